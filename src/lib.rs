@@ -1,0 +1,5 @@
+//! Keeps the groups of a Tencent Cloud IM (Chat) app in SQL.
+
+pub mod clock;
+pub mod model;
+pub mod tencent;

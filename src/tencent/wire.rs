@@ -1,0 +1,245 @@
+//! The JSON of `get_appid_group_list` (269/1614), for the client that reads it and the simulator that writes it.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{GroupIds, is_group_id};
+
+/// Path of the call under the data centre's host.
+pub const LIST_GROUPS_PATH: &str = "/v4/group_open_http_svc/get_appid_group_list";
+
+/// Most groups the API lists in one answer, and its default.
+pub const MAX_LIMIT: u32 = 10_000;
+
+/// Body of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListRequest {
+    pub limit: u32,
+    /// 0 first, then the `Next` of the answer before, sent back exactly: opaque and unsigned.
+    pub next: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_type: Option<String>,
+}
+
+/// Body of an answer. Everything is optional here, because anything may be missing in what a broken server sends;
+/// the client decides what is needed. Unknown fields are ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListAnswer {
+    pub action_status: Option<String>,
+    pub error_code: Option<i64>,
+    pub error_info: Option<String>,
+    pub total_count: Option<u64>,
+    pub group_id_list: Option<ListedIds>,
+    #[serde(default, deserialize_with = "number_or_numeric_text")]
+    pub next: Option<u64>,
+}
+
+/// The ids of one answer, packed, and how many were of no use.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ListedIds {
+    pub ids: GroupIds,
+    /// Ids that are not group ids (see [`is_group_id`]): counted, not kept.
+    pub unusable: u64,
+}
+
+impl<'de> Deserialize<'de> for ListedIds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = ListedIds;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects with a GroupId")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<ListedIds, A::Error> {
+        let mut listed = ListedIds::default();
+        while entries.next_element_seed(EntrySeed(&mut listed))?.is_some() {}
+        Ok(listed)
+    }
+}
+
+/// Reads one `{"GroupId": "…"}` straight into the packed list: no text of its own for each id.
+struct EntrySeed<'a>(&'a mut ListedIds);
+
+impl<'de> de::DeserializeSeed<'de> for EntrySeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for EntrySeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a GroupId")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let mut found = false;
+        while let Some(is_group_id) = fields.next_key_seed(IsGroupId)? {
+            if is_group_id && !found {
+                fields.next_value_seed(IdSeed(&mut *self.0))?;
+                found = true;
+            } else {
+                fields.next_value::<IgnoredAny>()?;
+            }
+        }
+        if found { Ok(()) } else { Err(de::Error::missing_field("GroupId")) }
+    }
+}
+
+struct IsGroupId;
+
+impl<'de> de::DeserializeSeed<'de> for IsGroupId {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for IsGroupId {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
+        Ok(name == "GroupId")
+    }
+}
+
+struct IdSeed<'a>(&'a mut ListedIds);
+
+impl<'de> de::DeserializeSeed<'de> for IdSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for IdSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a group id")
+    }
+
+    fn visit_str<E>(self, id: &str) -> Result<(), E> {
+        if is_group_id(id) {
+            self.0.ids.push(id);
+        } else {
+            self.0.unusable += 1;
+        }
+        Ok(())
+    }
+}
+
+fn number_or_numeric_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    struct CursorVisitor;
+
+    impl<'de> Visitor<'de> for CursorVisitor {
+        type Value = Option<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an unsigned 64-bit number")
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+            Ok(Some(number))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            text.parse().map(Some).map_err(|_| de::Error::invalid_value(de::Unexpected::Str(text), &self))
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_any(self)
+        }
+    }
+
+    deserializer.deserialize_any(CursorVisitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ListAnswer, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn the_documented_answer_is_read() {
+        // The example of 269/1614, whose Next is above 2^32 already.
+        let answer = parse(
+            r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"TotalCount":2,
+                "GroupIdList":[{"GroupId":"@TGS#2J4SZEAEL"},{"GroupId":"@TGS#2C5SZEAEF"}],"Next":4454685361}"#,
+        )
+        .unwrap();
+        assert_eq!(answer.next, Some(4_454_685_361));
+        assert_eq!(answer.total_count, Some(2));
+        let listed = answer.group_id_list.unwrap();
+        assert_eq!(listed.ids.iter().collect::<Vec<_>>(), ["@TGS#2J4SZEAEL", "@TGS#2C5SZEAEF"]);
+    }
+
+    #[test]
+    fn a_cursor_is_an_unsigned_64_bit_number_or_its_text_and_nothing_else() {
+        assert_eq!(parse(r#"{"Next":18446744073709551615}"#).unwrap().next, Some(u64::MAX));
+        assert_eq!(parse(r#"{"Next":"18446744073709551615"}"#).unwrap().next, Some(u64::MAX));
+        assert_eq!(parse(r#"{"Next":null}"#).unwrap().next, None);
+        assert_eq!(parse("{}").unwrap().next, None);
+        for bad in
+            [r#"{"Next":"soon"}"#, r#"{"Next":-1}"#, r#"{"Next":1.5}"#, r#"{"Next":18446744073709551616}"#]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_escapes_undone() {
+        let answer = parse(
+            r#"{"RequestId":"x","GroupIdList":[{"Type":"Public","GroupId":"a\"\u0041 \\","GroupId":"second"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(answer.group_id_list.unwrap().ids.iter().collect::<Vec<_>>(), ["a\"A \\"]);
+    }
+
+    #[test]
+    fn an_id_with_a_nul_byte_is_counted_and_not_kept() {
+        let listed = parse(r#"{"GroupIdList":[{"GroupId":"a\u0000b"},{"GroupId":"c"}]}"#)
+            .unwrap()
+            .group_id_list
+            .unwrap();
+        assert_eq!((listed.ids.len(), listed.unusable), (1, 1));
+    }
+
+    #[test]
+    fn an_entry_without_an_id_is_an_error() {
+        assert!(parse(r#"{"GroupIdList":[{"Id":"a"}]}"#).is_err());
+        assert!(parse(r#"{"GroupIdList":[{"GroupId":7}]}"#).is_err());
+        assert!(parse(r#"{"GroupIdList":["a"]}"#).is_err());
+    }
+}
