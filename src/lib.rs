@@ -2,4 +2,9 @@
 
 pub mod clock;
 pub mod model;
+pub mod pace;
+pub mod pages;
+pub mod reconcile;
+pub mod roll;
 pub mod tencent;
+pub mod verdict;

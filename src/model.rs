@@ -78,6 +78,16 @@ impl fmt::Display for GroupType {
     }
 }
 
+/// The number under which the database keeps a group type. [`TypeId::UNKNOWN`] stands for groups whose type no pass
+/// has told yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct TypeId(pub i64);
+
+impl TypeId {
+    pub const UNKNOWN: Self = Self(0);
+}
+
 /// Whether the project can keep this group id: 1 to 255 bytes without control characters.
 ///
 /// Documented ids are printable ASCII of at most 48 bytes, longer for topics (269/1615). A NUL would be
@@ -132,6 +142,7 @@ impl GroupIds {
     }
 
     /// The ids in the order they were pushed.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         let mut start = 0;
         self.ends.iter().map(move |&end| {

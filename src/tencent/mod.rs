@@ -1,4 +1,9 @@
 //! Tencent Cloud IM's REST API, as far as a crawl needs it. Knows nothing of SQL.
 
+pub mod client;
+pub mod error;
 pub mod usersig;
 pub mod wire;
+
+pub use client::{Client, ClientSettings, Page};
+pub use error::ApiError;

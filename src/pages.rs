@@ -1,0 +1,222 @@
+//! Follows `Next` from page to page, politely and for as long as it makes sense.
+//!
+//! Only an explicit `Next` of 0 ends a list, and only here is the [`EndOfList`] made that says so.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::model::{GroupType, ReasonCode};
+use crate::pace::{Attempt, Disposition, Pacer, Patience, Pause};
+use crate::tencent::wire::ListRequest;
+use crate::tencent::{ApiError, Client, Page};
+use crate::verdict::Counts;
+
+/// Pages in a row without an id, `Next` not 0, after which a list is called endless.
+const MAX_EMPTY_PAGES: u32 = 20;
+/// Pages of one pass: a billion groups at 10,000 a page, ten million even at 100.
+const MAX_PAGES: u32 = 100_000;
+
+/// The API said explicitly that a list is complete. It cannot be made anywhere else.
+#[derive(Debug)]
+pub struct EndOfList(());
+
+impl EndOfList {
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self(())
+    }
+}
+
+/// Why a list could not be followed to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum PagesError {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("the list does not end: {what}")]
+    Endless { what: String },
+}
+
+impl PagesError {
+    /// The word under which a crawl that fails on this is recorded.
+    #[must_use]
+    pub fn reason_code(&self) -> ReasonCode {
+        match self {
+            Self::Api(error) => error.reason_code(),
+            Self::Endless { .. } => ReasonCode::EndlessListing,
+        }
+    }
+
+    /// The API's error code, when it answered one.
+    #[must_use]
+    pub fn code(&self) -> Option<i64> {
+        match self {
+            Self::Api(error) => error.code(),
+            Self::Endless { .. } => None,
+        }
+    }
+}
+
+/// A pause before another attempt, for whoever shows what is going on.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub until: Instant,
+    pub why: String,
+}
+
+/// Makes the requests of one crawl: in turn, again where that may help, counted.
+pub struct Caller<'a> {
+    client: &'a Client,
+    pacer: &'a Pacer,
+    patience: Patience,
+    requests: u64,
+    on_wait: Box<dyn Fn(Option<Waiting>) + Send + Sync + 'a>,
+}
+
+impl std::fmt::Debug for Caller<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caller").field("requests", &self.requests).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// `on_wait` hears of every pause for a retry, and that it is over.
+    pub fn new(
+        client: &'a Client,
+        pacer: &'a Pacer,
+        patience: Patience,
+        on_wait: impl Fn(Option<Waiting>) + Send + Sync + 'a,
+    ) -> Self {
+        Self { client, pacer, patience, requests: 0, on_wait: Box::new(on_wait) }
+    }
+
+    /// Requests made so far, retries included.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// The number of groups in the whole app, from a request for a single one.
+    pub async fn count_app(&mut self) -> Result<Option<u64>, ApiError> {
+        let request = ListRequest { limit: 1, next: 0, group_type: None };
+        Ok(self.ask(&request).await?.total_count)
+    }
+
+    async fn ask(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
+        let Self { client, pacer, patience, requests, on_wait } = self;
+        let attempt = async |attempt: Attempt| {
+            *requests += 1;
+            on_wait(None);
+            if attempt.renew_signature {
+                client.renew_signature();
+            }
+            client.list_groups(request).await
+        };
+        let on_pause = |pause: Pause<'_, ApiError>| {
+            warn!(
+                group_type = request.group_type.as_deref(),
+                error_code = pause.error.code(),
+                pause_ms = u64::try_from(pause.pause.as_millis()).unwrap_or(u64::MAX),
+                "trying again: {}",
+                pause.error
+            );
+            if pause.pause > Duration::ZERO {
+                on_wait(Some(Waiting { until: Instant::now() + pause.pause, why: pause.error.to_string() }));
+            }
+        };
+        patience.request(pacer, attempt, ApiError::disposition, on_pause).await
+    }
+}
+
+/// The pages of one list, from its first.
+#[derive(Debug)]
+pub struct Pages {
+    group_type: Option<GroupType>,
+    limit: u32,
+    next: u64,
+    cursors: HashSet<u64>,
+    pages: u32,
+    empty_in_a_row: u32,
+    counts: Counts,
+}
+
+/// A page, and whether it was the last.
+#[derive(Debug)]
+pub struct Turned {
+    pub page: Page,
+    pub end: Option<EndOfList>,
+}
+
+impl Pages {
+    /// `None` lists all types.
+    #[must_use]
+    pub fn of(group_type: Option<GroupType>, limit: u32) -> Self {
+        Self {
+            group_type,
+            limit,
+            next: 0,
+            cursors: HashSet::new(),
+            pages: 0,
+            empty_in_a_row: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Fetches the next page. An answer that would be too large is asked for again at half the limit, from the same
+    /// cursor; the smaller limit stays for the rest of the list.
+    pub async fn turn(&mut self, caller: &mut Caller<'_>) -> Result<Turned, PagesError> {
+        let page = loop {
+            let group_type = self.group_type.as_ref().map(|group_type| group_type.as_str().to_owned());
+            let request = ListRequest { limit: self.limit, next: self.next, group_type };
+            match caller.ask(&request).await {
+                Err(error) if error.disposition() == Disposition::ReduceLimit && self.limit > 1 => {
+                    self.limit /= 2;
+                    warn!(
+                        limit = self.limit,
+                        error_code = error.code(),
+                        "asking for fewer groups a page: {error}"
+                    );
+                }
+                answer => break answer?,
+            }
+        };
+        self.pages += 1;
+        self.counts.add(page.total_count);
+        self.guard_against_endlessness(&page)?;
+        self.next = page.next;
+        let end = (page.next == 0).then_some(EndOfList(()));
+        Ok(Turned { page, end })
+    }
+
+    fn guard_against_endlessness(&mut self, page: &Page) -> Result<(), PagesError> {
+        let endless = |what| Err(PagesError::Endless { what });
+        if page.next == 0 {
+            return Ok(());
+        }
+        if !self.cursors.insert(page.next) {
+            return endless(format!("page {} has a Next that an earlier page had", self.pages));
+        }
+        self.empty_in_a_row = if page.ids.is_empty() { self.empty_in_a_row + 1 } else { 0 };
+        if self.empty_in_a_row >= MAX_EMPTY_PAGES {
+            return endless(format!("{MAX_EMPTY_PAGES} pages in a row are empty, and Next is not 0"));
+        }
+        if self.pages >= MAX_PAGES {
+            return endless(format!("it has {MAX_PAGES} pages, and Next is not 0"));
+        }
+        Ok(())
+    }
+
+    /// Pages fetched so far.
+    #[must_use]
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// The TotalCounts stated so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+}

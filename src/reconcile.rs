@@ -1,0 +1,206 @@
+//! What a crawl may conclude about groups that it did not list. Pure.
+//!
+//! | the group's type | decided by |
+//! |---|---|
+//! | has a pass in this crawl | that pass |
+//! | has none, or the API rejected it | the unfiltered pass, if one was made |
+//! | unknown | the unfiltered pass; without one, typed passes that account for the whole app, as if they had moved |
+//!
+//! Where nothing decides, nothing changes.
+
+use std::collections::BTreeMap;
+
+use crate::model::{TypeId, Verdict};
+use crate::roll::Mark;
+use crate::verdict::{Judgement, Proof};
+
+/// What becomes of a live group that no pass listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Proved gone.
+    Vanished,
+    /// Not listed once; gone if the next list that proves something misses it too.
+    Missing,
+    /// Nothing is proved, or only a person may decide.
+    Unchanged,
+}
+
+/// What a judged crawl says about absence, by type.
+#[derive(Debug)]
+pub struct Absences {
+    own: BTreeMap<TypeId, Option<Proof>>,
+    unfiltered: Option<Proof>,
+    unknown: Option<Proof>,
+}
+
+impl Absences {
+    #[must_use]
+    pub fn of(judgement: &Judgement, typed_account_for_app: bool) -> Self {
+        let mut own = BTreeMap::new();
+        let mut unfiltered = None;
+        for judged in &judgement.passes {
+            if judged.pass.type_id == TypeId::UNKNOWN {
+                unfiltered = judged.proof;
+            } else {
+                own.insert(judged.pass.type_id, judged.proof);
+            }
+        }
+        let all_concluded = !own.is_empty() && own.values().all(Option::is_some);
+        let accounted = own.values().flatten().next().filter(|_| typed_account_for_app && all_concluded);
+        let unknown = unfiltered.or(accounted.map(|proof| proof.weakened()));
+        Self { own, unfiltered, unknown }
+    }
+
+    /// The proof that decides for a type, if any.
+    #[must_use]
+    pub fn proof(&self, type_id: TypeId) -> Option<Proof> {
+        if type_id == TypeId::UNKNOWN {
+            return self.unknown;
+        }
+        self.own.get(&type_id).copied().unwrap_or(self.unfiltered)
+    }
+
+    /// The fate of an unlisted group of a type.
+    #[must_use]
+    pub fn fate(&self, type_id: TypeId, mark: Mark) -> Fate {
+        match self.proof(type_id) {
+            _ if mark.held => Fate::Unchanged,
+            None => Fate::Unchanged,
+            Some(proof) if proof.by_one_absence() || mark.missing => Fate::Vanished,
+            Some(_) => Fate::Missing,
+        }
+    }
+}
+
+/// How many groups the app has beyond those of the configured types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// The totals of the app were not told.
+    Unknown,
+    /// The typed passes account for every group.
+    None,
+    /// The app has at least this many more.
+    Groups(u64),
+}
+
+impl Leftover {
+    /// Compares the app's smaller total with what the typed passes claimed at most, one count a pass.
+    #[must_use]
+    pub fn of(
+        total_at_start: Option<u64>,
+        total_at_end: Option<u64>,
+        typed: impl Iterator<Item = u64>,
+    ) -> Self {
+        let (Some(start), Some(end)) = (total_at_start, total_at_end) else { return Self::Unknown };
+        match start.min(end).saturating_sub(typed.sum()) {
+            0 => Self::None,
+            more => Self::Groups(more),
+        }
+    }
+
+    /// Whether an unfiltered pass is worth its requests: not for a difference that one crawl saw in passing.
+    #[must_use]
+    pub fn calls_for_unfiltered_pass(self, first_crawl: bool, also_last_time: bool) -> bool {
+        matches!(self, Self::Groups(_)) && (first_crawl || also_last_time)
+    }
+}
+
+/// Whether typed passes that leave no leftover by their counts do so by the ids they listed too. A server that states
+/// the app's total for every type claims each group several times over; its claims account for nothing.
+#[must_use]
+pub fn typed_account_for_app(
+    leftover: Leftover,
+    judgement: &Judgement,
+    distinct: u64,
+    total: Option<u64>,
+) -> bool {
+    let passes = judgement.passes.iter().map(|judged| &judged.pass);
+    let moved: u64 = passes
+        .map(|pass| pass.first_listed + pass.counts.highest.unwrap_or(0) - pass.counts.lowest.unwrap_or(0))
+        .sum();
+    leftover == Leftover::None
+        && judgement.passes.iter().all(|judged| judged.verdict != Verdict::Short)
+        && total.is_some_and(|total| distinct + moved >= total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::judge;
+    use crate::verdict::tests::{evidence, pass};
+
+    const PLAIN: Mark = Mark { missing: false, held: false };
+    const MISSING: Mark = Mark { missing: true, held: false };
+    const HELD: Mark = Mark { missing: true, held: true };
+    const PUBLIC: TypeId = TypeId(1);
+    const PRIVATE: TypeId = TypeId(2);
+
+    #[test]
+    fn an_exact_pass_proves_its_own_type_gone_at_once_and_no_other() {
+        let absences = Absences::of(&judge(evidence(vec![pass(1, &[5], 5)])), false);
+        assert_eq!(absences.fate(PUBLIC, PLAIN), Fate::Vanished);
+        assert_eq!(absences.fate(PRIVATE, PLAIN), Fate::Unchanged);
+        assert_eq!(absences.fate(TypeId::UNKNOWN, PLAIN), Fate::Unchanged);
+    }
+
+    #[test]
+    fn a_moving_pass_makes_a_group_missing_first_and_vanished_the_second_time() {
+        let absences = Absences::of(&judge(evidence(vec![pass(1, &[5, 6], 6)])), false);
+        assert_eq!(absences.fate(PUBLIC, PLAIN), Fate::Missing);
+        assert_eq!(absences.fate(PUBLIC, MISSING), Fate::Vanished);
+    }
+
+    #[test]
+    fn a_short_pass_changes_nothing_even_for_what_was_missing_before() {
+        let absences = Absences::of(&judge(evidence(vec![pass(1, &[50], 5), pass(0, &[5], 5)])), false);
+        assert_eq!(absences.fate(PUBLIC, PLAIN), Fate::Unchanged);
+        assert_eq!(absences.fate(PUBLIC, MISSING), Fate::Unchanged);
+    }
+
+    #[test]
+    fn a_held_group_is_left_to_a_person() {
+        let absences = Absences::of(&judge(evidence(vec![pass(1, &[5], 5)])), false);
+        assert_eq!(absences.fate(PUBLIC, HELD), Fate::Unchanged);
+    }
+
+    #[test]
+    fn the_unfiltered_pass_decides_for_types_without_a_pass_and_for_the_unknown() {
+        let absences = Absences::of(&judge(evidence(vec![pass(1, &[5, 6], 6), pass(0, &[9], 9)])), false);
+        assert_eq!(absences.fate(PRIVATE, PLAIN), Fate::Vanished);
+        assert_eq!(absences.fate(TypeId::UNKNOWN, PLAIN), Fate::Vanished);
+        assert_eq!(absences.fate(PUBLIC, PLAIN), Fate::Missing);
+    }
+
+    #[test]
+    fn typed_passes_that_account_for_the_app_prove_unknown_groups_gone_the_second_time() {
+        let judgement = || judge(evidence(vec![pass(1, &[5], 5)]));
+        let absences = Absences::of(&judgement(), true);
+        assert_eq!(absences.fate(TypeId::UNKNOWN, PLAIN), Fate::Missing);
+        assert_eq!(absences.fate(TypeId::UNKNOWN, MISSING), Fate::Vanished);
+        assert_eq!(absences.fate(PRIVATE, PLAIN), Fate::Unchanged);
+    }
+
+    #[test]
+    fn a_leftover_is_what_the_smaller_total_has_beyond_the_typed_counts() {
+        let typed = || [40, 50].into_iter();
+        assert_eq!(Leftover::of(Some(100), Some(95), typed()), Leftover::Groups(5));
+        assert_eq!(Leftover::of(Some(100), Some(90), typed()), Leftover::None);
+        assert_eq!(Leftover::of(Some(100), None, typed()), Leftover::Unknown);
+    }
+
+    #[test]
+    fn an_unfiltered_pass_follows_in_the_first_crawl_or_when_two_crawls_running_see_more() {
+        assert!(Leftover::Groups(1).calls_for_unfiltered_pass(true, false));
+        assert!(Leftover::Groups(1).calls_for_unfiltered_pass(false, true));
+        assert!(!Leftover::Groups(1).calls_for_unfiltered_pass(false, false));
+        assert!(!Leftover::None.calls_for_unfiltered_pass(true, true));
+    }
+
+    #[test]
+    fn counts_that_claim_each_group_several_times_account_for_nothing() {
+        let judgement = judge(evidence(vec![pass(1, &[10], 10), pass(2, &[10], 10)]));
+        assert!(typed_account_for_app(Leftover::None, &judgement, 20, Some(20)));
+        assert!(!typed_account_for_app(Leftover::None, &judgement, 10, Some(20)));
+        assert!(!typed_account_for_app(Leftover::Groups(1), &judgement, 20, Some(20)));
+    }
+}

@@ -1,0 +1,350 @@
+//! One call, one answer: no loop, no retry, no pacing. The only place that builds an HTTP client, and the only one
+//! that sees a URL with a UserSig in it.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest::redirect::Policy;
+
+use super::error::{ApiError, advice};
+use super::usersig::{Claims, SecretKey, UserSig, sign};
+use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
+use crate::clock::Clock;
+use crate::model::{GroupIds, SdkAppId};
+
+/// Documented answers end at 1 MB; this leaves room and stops a bomb.
+const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// What the documentation advises at least (269/1671, error 70001).
+const SIGNATURE_LIFETIME: Duration = Duration::from_hours(24);
+/// A signature is renewed long before it expires, so that a slow or wrong clock does not matter.
+const SIGNATURE_RENEWAL: Duration = Duration::from_hours(6);
+
+/// Whom to call, and as whom.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    pub sdk_app_id: SdkAppId,
+    /// An administrator of the app.
+    pub identifier: String,
+    pub secret_key: SecretKey,
+    /// Scheme and host of the app's data centre.
+    pub base_url: Url,
+    /// For the advice in an error: the configured data centre and the others.
+    pub place: String,
+    /// From sending a request to the end of its answer. The API itself gives up after 3 s.
+    pub request_timeout: Duration,
+    pub clock: Clock,
+}
+
+/// One answer of `get_appid_group_list`.
+#[derive(Debug)]
+pub struct Page {
+    pub ids: GroupIds,
+    /// Listed ids that cannot be group ids: they are not kept and prove nothing.
+    pub unusable: u64,
+    /// The number of groups in the app, or of the type asked for.
+    pub total_count: Option<u64>,
+    /// 0: this was the last page.
+    pub next: u64,
+}
+
+/// The client could not be set up at all.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client could not be set up: {0}")]
+pub struct ClientError(String);
+
+/// Calls the API as one administrator of one app, over connections that are kept open.
+pub struct Client {
+    http: reqwest::Client,
+    settings: ClientSettings,
+    signature: Mutex<Option<Signature>>,
+}
+
+#[derive(Clone)]
+struct Signature {
+    usersig: UserSig,
+    issued_at: i64,
+}
+
+impl Client {
+    pub fn new(settings: ClientSettings) -> Result<Self, ClientError> {
+        let http = http_client(&settings).map_err(|error| ClientError(describe(error)))?;
+        Ok(Self { http, settings, signature: Mutex::new(None) })
+    }
+
+    /// Asks for one page.
+    pub async fn list_groups(&self, request: &ListRequest) -> Result<Page, ApiError> {
+        let usersig = self.usersig();
+        let body = self.post(LIST_GROUPS_PATH, request, &usersig).await?;
+        read_page(&body).map_err(|error| self.explain(error, &usersig))
+    }
+
+    /// Makes the next call sign anew: the API may have been told to forget earlier signatures.
+    pub fn renew_signature(&self) {
+        *self.signature.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn usersig(&self) -> UserSig {
+        let now = self.settings.clock.now().timestamp();
+        let mut cached = self.signature.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signature) = cached.as_ref()
+            // A clock that was set back makes a cached signature one from the future.
+            && (0..SIGNATURE_RENEWAL.as_secs().cast_signed()).contains(&(now - signature.issued_at))
+        {
+            return signature.usersig.clone();
+        }
+        let claims = Claims {
+            sdk_app_id: self.settings.sdk_app_id,
+            identifier: self.settings.identifier.clone(),
+            issued_at: now,
+            lifetime: SIGNATURE_LIFETIME,
+        };
+        let usersig = sign(&claims, &self.settings.secret_key);
+        *cached = Some(Signature { usersig: usersig.clone(), issued_at: now });
+        usersig
+    }
+
+    async fn post(&self, path: &str, body: &ListRequest, usersig: &UserSig) -> Result<Vec<u8>, ApiError> {
+        let mut url = self.settings.base_url.clone();
+        url.set_path(path);
+        url.query_pairs_mut()
+            .append_pair("sdkappid", &self.settings.sdk_app_id.to_string())
+            .append_pair("identifier", &self.settings.identifier)
+            .append_pair("usersig", usersig.expose())
+            .append_pair("random", &rand::random::<u32>().to_string())
+            .append_pair("contenttype", "json");
+        let json = serde_json::to_vec(body).expect("numbers and a string always serialise");
+        let failed = |error| self.transport_error(error);
+        let mut response = self
+            .http
+            .post(url)
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(json)
+            .send()
+            .await
+            .map_err(failed)?;
+        let status = response.status();
+        let mut answer = Vec::new();
+        // The body of an error is read too, or its connection could not be used again.
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if answer.len() + chunk.len() > MAX_BODY_BYTES {
+                return Err(ApiError::TooLarge { limit: MAX_BODY_BYTES });
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        if status.is_success() { Ok(answer) } else { Err(ApiError::Status { status: status.as_u16() }) }
+    }
+
+    /// The one way from reqwest's errors, which carry the URL, to ours, which do not.
+    fn transport_error(&self, error: reqwest::Error) -> ApiError {
+        if error.is_timeout() {
+            return ApiError::Timeout { after: self.settings.request_timeout };
+        }
+        let connecting = error.is_connect();
+        let detail = describe(error);
+        if connecting { ApiError::Connect { detail } } else { ApiError::Broken { detail } }
+    }
+
+    /// Adds what to change to an error the API answered, and makes sure it does not repeat the signature to us.
+    fn explain(&self, error: ApiError, usersig: &UserSig) -> ApiError {
+        let ApiError::Answered { code, info, .. } = error else { return error };
+        let info = info.replace(usersig.expose(), "(UserSig hidden)");
+        let info = info.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+        ApiError::Answered {
+            code,
+            info,
+            advice: advice(code, &self.settings.identifier, &self.settings.place),
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("sdk_app_id", &self.settings.sdk_app_id).finish_non_exhaustive()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one lawful place")]
+fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // Fails only if a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .https_only(settings.base_url.scheme() == "https")
+        .connect_timeout(settings.request_timeout)
+        .timeout(settings.request_timeout)
+        .tcp_nodelay(true)
+        .pool_max_idle_per_host(1);
+    if is_loopback(&settings.base_url) {
+        builder = builder.no_proxy();
+    }
+    builder.build()
+}
+
+/// Whether a URL stays on this machine.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => {
+            host.trim_matches(['[', ']']).parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+        }
+        None => false,
+    }
+}
+
+/// An HTTP error's causes without its URL.
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn read_page(body: &[u8]) -> Result<Page, ApiError> {
+    let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
+    let answer: ListAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
+    let code = answer.error_code.ok_or_else(|| malformed("no ErrorCode"))?;
+    if code != 0 {
+        let info = answer.error_info.unwrap_or_default();
+        return Err(ApiError::Answered { code, info, advice: None });
+    }
+    if answer.action_status.as_deref() != Some("OK") {
+        return Err(malformed("ErrorCode 0, but ActionStatus is not OK"));
+    }
+    let next = answer.next.ok_or_else(|| malformed("no Next: the end of the list cannot be told"))?;
+    let listed = match answer.group_id_list {
+        Some(listed) => listed,
+        // An empty list may well be left out, but only where the count says so too.
+        None if answer.total_count == Some(0) => super::wire::ListedIds::default(),
+        None => return Err(malformed("no GroupIdList")),
+    };
+    Ok(Page { ids: listed.ids, unusable: listed.unusable, total_count: answer.total_count, next })
+}
+
+/// Says what is wrong with a body without repeating it.
+fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
+    let start = body.trim_ascii_start();
+    let what = if start.starts_with(b"<") {
+        "HTML instead of JSON (a proxy or a captive portal may have answered)".to_owned()
+    } else if error.is_eof() {
+        format!("the JSON ends after {} bytes", body.len())
+    } else if error.is_data() {
+        format!("a field has the wrong type at line {} column {}", error.line(), error.column())
+    } else {
+        format!("no JSON at line {} column {}", error.line(), error.column())
+    };
+    ApiError::Malformed { what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(clock: &Clock) -> Client {
+        Client::new(ClientSettings {
+            sdk_app_id: SdkAppId::new(1_400_000_000).unwrap(),
+            identifier: "administrator".to_owned(),
+            secret_key: SecretKey::new("key"),
+            base_url: Url::parse("http://127.0.0.1:9").unwrap(),
+            place: String::new(),
+            request_timeout: Duration::from_secs(1),
+            clock: clock.clone(),
+        })
+        .unwrap()
+    }
+
+    fn error_of(body: &str) -> String {
+        read_page(body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_signature_is_kept_for_hours_and_made_anew_well_before_it_expires() {
+        let start = chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let clock = Clock::standing_at(start);
+        let client = client(&clock);
+        let first = client.usersig();
+        clock.set(start + Duration::from_hours(5));
+        assert_eq!(client.usersig().expose(), first.expose());
+        clock.set(start + Duration::from_hours(7));
+        assert_ne!(client.usersig().expose(), first.expose());
+    }
+
+    #[test]
+    fn a_clock_set_back_makes_a_new_signature() {
+        let start = chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let clock = Clock::standing_at(start);
+        let client = client(&clock);
+        let first = client.usersig();
+        clock.set(start - Duration::from_hours(1));
+        assert_ne!(client.usersig().expose(), first.expose());
+    }
+
+    #[test]
+    fn success_needs_error_code_zero_status_ok_and_an_explicit_next() {
+        let good =
+            r#"{"ActionStatus":"OK","ErrorCode":0,"TotalCount":1,"GroupIdList":[{"GroupId":"a"}],"Next":0}"#;
+        assert_eq!(read_page(good.as_bytes()).unwrap().next, 0);
+        assert!(error_of(r#"{"ActionStatus":"OK","ErrorCode":0,"GroupIdList":[]}"#).contains("no Next"));
+        assert!(
+            error_of(r#"{"ActionStatus":"FAIL","ErrorCode":0,"GroupIdList":[],"Next":0}"#)
+                .contains("ActionStatus")
+        );
+        assert!(error_of(r#"{"GroupIdList":[],"Next":0}"#).contains("no ErrorCode"));
+        assert!(
+            error_of(r#"{"ActionStatus":"OK","ErrorCode":0,"TotalCount":5,"Next":0}"#)
+                .contains("no GroupIdList")
+        );
+        assert!(read_page(br#"{"ActionStatus":"OK","ErrorCode":0,"TotalCount":0,"Next":0}"#).is_ok());
+    }
+
+    #[test]
+    fn a_body_that_is_no_answer_is_described_and_not_repeated() {
+        assert!(error_of("<html>secret</html>").contains("HTML instead of JSON"));
+        assert!(error_of(r#"{"ErrorCode":0,"GroupIdL"#).contains("ends after 24 bytes"));
+        let wrong_type = error_of(r#"{"ActionStatus":"OK","ErrorCode":0,"Next":"secret"}"#);
+        assert!(wrong_type.contains("wrong type") && !wrong_type.contains("secret"), "{wrong_type}");
+    }
+
+    #[tokio::test]
+    async fn neither_errors_nor_debug_show_a_url_or_a_signature() {
+        let client = client(&Clock::system());
+        let request = ListRequest { limit: 1, next: 0, group_type: None };
+        let error = client.list_groups(&request).await.unwrap_err();
+        for text in [format!("{error} {error:?}"), format!("{client:?}"), format!("{:?}", client.settings)] {
+            assert!(!text.contains("usersig=") && !text.contains("eJ"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_signature_the_api_repeats_is_taken_out_of_the_error() {
+        let client = client(&Clock::system());
+        let usersig = client.usersig();
+        let info = format!("bad sig {}", usersig.expose());
+        let error = client.explain(ApiError::Answered { code: 70003, info, advice: None }, &usersig);
+        assert!(!format!("{error} {error:?}").contains(usersig.expose()));
+    }
+
+    #[test]
+    fn loopback_is_told_from_other_hosts() {
+        for (url, expected) in [
+            ("http://127.0.0.1:80", true),
+            ("http://[::1]:80", true),
+            ("http://localhost", true),
+            ("https://console.tim.qq.com", false),
+            ("http://127.0.0.1.example.com", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), expected, "{url}");
+        }
+    }
+}

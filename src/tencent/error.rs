@@ -1,0 +1,270 @@
+//! What can go wrong with a call, what each error code means, and what it calls for.
+//!
+//! Codes and meanings: 269/1671 and the page of the call, 269/1614. The classes are this project's judgement.
+//! No text made here carries a URL: a URL carries the UserSig.
+
+use std::time::Duration;
+
+use crate::model::ReasonCode;
+use crate::pace::Disposition;
+
+/// Why a call gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("the API did not answer within {}", humantime::format_duration(*.after))]
+    Timeout { after: Duration },
+    #[error("no connection to the API: {detail}")]
+    Connect { detail: String },
+    #[error("the connection to the API broke before the answer was complete: {detail}")]
+    Broken { detail: String },
+    #[error("the API answered with HTTP status {status}")]
+    Status { status: u16 },
+    #[error("the API's answer is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the API's answer is not what its documentation describes: {what}")]
+    Malformed { what: String },
+    #[error("the API answered error {code}{}{}{}", meaning_in_text(*.code), info_in_text(.info), advice_in_text(.advice))]
+    Answered {
+        code: i64,
+        /// The API's own `ErrorInfo`, shortened.
+        info: String,
+        /// What to change, where the code tells.
+        advice: Option<String>,
+    },
+}
+
+impl ApiError {
+    /// What this failure calls for.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Timeout { .. }
+            | Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::Status { status: 500.. } => Disposition::Retry,
+            Self::Status { status: 429 } => Disposition::Throttle { at_least: THROTTLE },
+            Self::Status { .. } | Self::Malformed { .. } => Disposition::RetryBriefly,
+            // Documented answers end at 1 MB, so fewer groups are the only way to a smaller one.
+            Self::TooLarge { .. } => Disposition::ReduceLimit,
+            Self::Answered { code, .. } => class(*code),
+        }
+    }
+
+    /// The API's error code, when it answered one.
+    #[must_use]
+    pub fn code(&self) -> Option<i64> {
+        match self {
+            Self::Answered { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// The word under which a crawl that fails on this is recorded.
+    #[must_use]
+    pub fn reason_code(&self) -> ReasonCode {
+        match self {
+            Self::Timeout { .. } => ReasonCode::Timeout,
+            Self::Connect { .. } | Self::Broken { .. } | Self::Status { .. } => ReasonCode::Network,
+            Self::TooLarge { .. } | Self::Malformed { .. } => ReasonCode::MalformedAnswer,
+            Self::Answered { code, .. } => match class(*code) {
+                Disposition::Throttle { .. } => ReasonCode::Throttled,
+                Disposition::Resign => ReasonCode::Refused,
+                Disposition::Fatal if is_refusal(*code) => ReasonCode::Refused,
+                _ => ReasonCode::ApiError,
+            },
+        }
+    }
+}
+
+/// Pause after an answer that calls come too often; the limit is one call a second.
+const THROTTLE: Duration = Duration::from_secs(2);
+/// 70050 asks for a minute.
+const LOCKOUT: Duration = Duration::from_secs(60);
+
+fn class(code: i64) -> Disposition {
+    match code {
+        10002 | 60008 | 60013 | 60014 | 70169 | 70202 | 70500 | 90992 | 90994 | 90995 | 91000 => {
+            Disposition::Retry
+        }
+        10006 | 60007 | 60011 | 60018 | 60019 => Disposition::Throttle { at_least: THROTTLE },
+        70050 => Disposition::Throttle { at_least: LOCKOUT },
+        10008 | 60004 | 60005 | 70001 | 70002 | 70003 | 70005 => Disposition::Resign,
+        10018 => Disposition::ReduceLimit,
+        10004 => Disposition::RejectType,
+        10003 | 10007 | 10011 | 10012 | 10026 | 60000..70000 | 70000..80000 => Disposition::Fatal,
+        _ => Disposition::RetryBriefly,
+    }
+}
+
+/// Whether the API refused who calls, and not how: then someone has to change the configuration or the console.
+fn is_refusal(code: i64) -> bool {
+    matches!(
+        code,
+        10007
+            | 10012
+            | 10026
+            | 60006
+            | 60010
+            | 60012
+            | 60016
+            | 60017
+            | 60020
+            | 60021
+            | 70009
+            | 70013
+            | 70014
+            | 70016
+            | 70020
+            | 70051
+            | 70107
+            | 70114
+            | 70403
+    )
+}
+
+/// The documentation's meaning of a code.
+#[must_use]
+pub fn meaning(code: i64) -> Option<&'static str> {
+    Some(match code {
+        10002 => "internal error of the group service",
+        10003 => "illegal request command",
+        10004 => "a parameter is not accepted",
+        10006 => "the operation is called too often",
+        10007 => "no permission: the identifier is not an administrator of the app",
+        10008 => "illegal request, possibly the signature",
+        10011 => "the request's JSON could not be parsed",
+        10012 => "the operator's account is invalid",
+        10018 => "the answer would exceed 1 MB",
+        10026 => "the command is disabled for this SDKAppID",
+        60002 | 60009 => "the request's URL is wrong",
+        60003 => "the request's JSON could not be parsed",
+        60004 | 60005 => "wrong account or signature",
+        60006 => "the SDKAppID is invalid",
+        60007 | 60011 => "REST calls come too often",
+        60008 => "the service timed out",
+        60010 => "the call needs an administrator of the app",
+        60012 => "the SDKAppID is missing",
+        60013 => "the service could not parse its own answer",
+        60014 => "the service timed out on the account",
+        60016 => "the SDKAppID is disabled",
+        60017 => "requests are disabled",
+        60018 | 60019 => "too many requests, retry later",
+        60020 => "the app's package has expired or was stopped",
+        60021 => "requests from this address are not allowed",
+        70001 => "the UserSig has expired",
+        70002 => "the UserSig is empty",
+        70003 | 70005 => "the UserSig is illegal",
+        70009 => "the UserSig could not be verified",
+        70013 => "the identifier differs from the one in the UserSig",
+        70014 => "the SDKAppID differs from the one in the UserSig",
+        70016 => "no key was found for the SDKAppID",
+        70020 => "the SDKAppID was not found",
+        70050 => "the UserSig failed too often, retry after a minute",
+        70051 => "the account is blacklisted",
+        70107 => "the account does not exist",
+        70114 => "the account may not log in",
+        70169 | 70202 => "the service timed out",
+        70402 => "a parameter is wrong",
+        70403 => "the call needs an administrator of the app",
+        70500 => "internal error of the service",
+        _ => return None,
+    })
+}
+
+/// What to change, for the codes that tell. `place` names the configured data centre and the others.
+#[must_use]
+pub(super) fn advice(code: i64, identifier: &str, place: &str) -> Option<String> {
+    Some(match code {
+        10007 | 10012 | 60010 | 70107 | 70403 => format!(
+            "set the app's `identifier` to one of its administrators (now {identifier:?}; the console lists them under the app's basic configuration)"
+        ),
+        60006 | 60012 => "check the app's `sdk_app_id`".to_owned(),
+        60016 | 60017 | 10026 => "ask Tencent Cloud's support why the app is disabled".to_owned(),
+        60020 => "renew the package in the console; it takes about five minutes to have an effect".to_owned(),
+        60021 => "add this host's address to the app's IP allow-list in the console".to_owned(),
+        70001 => "check this machine's clock".to_owned(),
+        10008 | 60004 | 60005 | 70002 | 70003 | 70005 | 70009 => {
+            "check that the key in `secret_key_file` is the key of this `sdk_app_id` (console: the app's basic configuration); \
+             a Tencent Cloud API (CAM) SecretKey is another thing"
+                .to_owned()
+        }
+        70016 | 70020 => format!("check `sdk_app_id` and the data centre it was created in: {place}"),
+        _ => return None,
+    })
+}
+
+fn meaning_in_text(code: i64) -> String {
+    meaning(code).map_or_else(String::new, |meaning| format!(" ({meaning})"))
+}
+
+fn info_in_text(info: &str) -> String {
+    if info.is_empty() { String::new() } else { format!(", ErrorInfo {info:?}") }
+}
+
+fn advice_in_text(advice: &Option<String>) -> String {
+    advice.as_ref().map_or_else(String::new, |advice| format!(": {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: i64) -> ApiError {
+        ApiError::Answered { code, info: String::new(), advice: None }
+    }
+
+    #[test]
+    fn every_documented_code_is_in_its_class() {
+        let throttled = Disposition::Throttle { at_least: THROTTLE };
+        let classes: &[(Disposition, &[i64])] = &[
+            (
+                Disposition::Retry,
+                &[10002, 60008, 60013, 60014, 70169, 70202, 70500, 90992, 90994, 90995, 91000],
+            ),
+            (throttled, &[10006, 60007, 60011, 60018, 60019]),
+            (Disposition::Throttle { at_least: LOCKOUT }, &[70050]),
+            (Disposition::Resign, &[10008, 60004, 60005, 70001, 70002, 70003, 70005]),
+            (Disposition::ReduceLimit, &[10018]),
+            (Disposition::RejectType, &[10004]),
+            (
+                Disposition::Fatal,
+                &[
+                    10003, 10007, 10011, 10012, 10026, 60002, 60003, 60006, 60009, 60010, 60012, 60015,
+                    60016, 60017, 60020, 60021, 70009, 70013, 70014, 70016, 70020, 70051, 70107, 70114,
+                    70402, 70403, 60999, 79999,
+                ],
+            ),
+            (Disposition::RetryBriefly, &[1, -1, 10015, 30000, 80001, 123_456]),
+        ];
+        for (class, codes) in classes {
+            for code in *codes {
+                assert_eq!(answered(*code).disposition(), *class, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn refused_credentials_are_told_from_a_failing_service() {
+        for code in [10007, 60021, 70001, 70003, 70009, 70016, 70020] {
+            assert_eq!(answered(code).reason_code(), ReasonCode::Refused, "{code}");
+        }
+        for code in [10002, 10003, 10018, 60002, 123_456] {
+            assert_eq!(answered(code).reason_code(), ReasonCode::ApiError, "{code}");
+        }
+        assert_eq!(answered(60011).reason_code(), ReasonCode::Throttled);
+    }
+
+    #[test]
+    fn an_error_says_what_it_means_and_what_to_change() {
+        let error = ApiError::Answered {
+            code: 60021,
+            info: "ip not in allow list".to_owned(),
+            advice: advice(60021, "administrator", ""),
+        };
+        assert_eq!(
+            error.to_string(),
+            "the API answered error 60021 (requests from this address are not allowed), ErrorInfo \"ip not in allow list\": \
+             add this host's address to the app's IP allow-list in the console"
+        );
+    }
+}

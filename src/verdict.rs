@@ -1,0 +1,370 @@
+//! What the numbers of a crawl prove. Pure: numbers in, verdicts and proofs out.
+//!
+//! A deletion needs a [`Proof`], and only [`judge`] makes one, from passes that can show an [`EndOfList`]. A listing
+//! that broke off, or that falls short of its own count, therefore cannot delete: there is no value to do it with.
+
+use std::fmt;
+
+use crate::model::{ReasonCode, TypeId, Verdict};
+use crate::pages::EndOfList;
+
+/// The TotalCounts that the pages of one pass stated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub first: Option<u64>,
+    pub last: Option<u64>,
+    pub lowest: Option<u64>,
+    pub highest: Option<u64>,
+    /// Pages without a TotalCount.
+    pub absent: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, total_count: Option<u64>) {
+        let Some(count) = total_count else {
+            self.absent += 1;
+            return;
+        };
+        self.first.get_or_insert(count);
+        self.last = Some(count);
+        self.lowest = Some(self.lowest.map_or(count, |lowest| lowest.min(count)));
+        self.highest = Some(self.highest.map_or(count, |highest| highest.max(count)));
+    }
+
+    /// The count, if every page stated it and it never moved.
+    fn steady(&self) -> Option<u64> {
+        self.lowest.filter(|_| self.absent == 0 && self.lowest == self.highest)
+    }
+}
+
+/// What became of a type that had live groups and was listed as empty: it is asked once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recheck {
+    /// The pass listed groups, or there were none before.
+    NotNeeded,
+    /// Empty again, with TotalCount 0.
+    StillEmpty,
+    /// Not empty any more, or the count contradicts the empty list.
+    Contradicted,
+}
+
+/// A pass that reached its end, in numbers.
+#[derive(Debug)]
+pub struct FinishedPass {
+    /// [`TypeId::UNKNOWN`] for the unfiltered pass.
+    pub type_id: TypeId,
+    pub end: EndOfList,
+    pub counts: Counts,
+    /// Different ids listed by this pass.
+    pub distinct: u64,
+    /// Ids that this pass listed more than once.
+    pub repeats: u64,
+    /// Ids listed for the first time ever.
+    pub first_listed: u64,
+    /// Ids that cannot be kept; they are not among the distinct ones.
+    pub unusable: u64,
+    pub recheck: Recheck,
+}
+
+/// A whole crawl, in numbers.
+#[derive(Debug)]
+pub struct Evidence {
+    pub passes: Vec<FinishedPass>,
+    /// TotalCount of the whole app before the first pass and after the last.
+    pub total_at_start: Option<u64>,
+    pub total_at_end: Option<u64>,
+    /// Different ids listed by all passes together.
+    pub distinct: u64,
+    /// `deletion.max_shortfall`.
+    pub max_shortfall: f64,
+}
+
+/// How much absence from a pass proves. Made by [`judge`] alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof(Strength);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strength {
+    /// One absence is proof.
+    Once,
+    /// It takes two absences running: the list moved while it was read.
+    Twice,
+}
+
+impl Proof {
+    /// Whether a group that was listed until now is proved gone by this one absence.
+    #[must_use]
+    pub fn by_one_absence(self) -> bool {
+        self.0 == Strength::Once
+    }
+
+    /// The weaker proof, for groups that other passes only account for.
+    #[must_use]
+    pub fn weakened(self) -> Self {
+        Self(Strength::Twice)
+    }
+}
+
+/// A judged pass.
+#[derive(Debug)]
+pub struct JudgedPass {
+    pub pass: FinishedPass,
+    pub verdict: Verdict,
+    pub proof: Option<Proof>,
+}
+
+/// Why a pass is short, as a sentence with its numbers and the setting that would accept them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shortfall {
+    pub type_id: TypeId,
+    pub code: ReasonCode,
+    cause: ShortfallCause,
+    unusable: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum ShortfallCause {
+    Fewer { distinct: u64, lowest: u64, allowed: u64, setting: f64 },
+    NoCount { distinct: u64 },
+    EmptyOnce,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            ShortfallCause::Fewer { distinct, lowest, allowed, setting } => write!(
+                f,
+                "listed {distinct} different ids of a TotalCount of {lowest}, {} fewer, where {allowed} are explained by \
+                 changes during the crawl (deletion.max_shortfall = {setting} would accept it)",
+                lowest - distinct
+            )?,
+            ShortfallCause::NoCount { distinct } => {
+                write!(f, "listed {distinct} different ids without any TotalCount to compare them with")?;
+            }
+            ShortfallCause::EmptyOnce => {
+                write!(
+                    f,
+                    "listed nothing, and when asked again it was not empty or its TotalCount was not 0"
+                )?;
+            }
+        }
+        if self.unusable > 0 {
+            write!(f, "; {} listed ids cannot be group ids and do not count", self.unusable)?;
+        }
+        Ok(())
+    }
+}
+
+/// The outcome for the whole crawl.
+#[derive(Debug)]
+pub struct Judgement {
+    pub passes: Vec<JudgedPass>,
+    pub shortfalls: Vec<Shortfall>,
+}
+
+/// Judges the passes of a crawl that reached its end.
+#[must_use]
+pub fn judge(evidence: Evidence) -> Judgement {
+    let whole_app_listed = evidence
+        .total_at_start
+        .is_some_and(|total| evidence.total_at_end == Some(total) && evidence.distinct >= total);
+    let judged: Vec<_> = evidence
+        .passes
+        .into_iter()
+        .map(|pass| match shortfall(&pass, whole_app_listed, evidence.max_shortfall) {
+            Some(shortfall) => (pass, Err(shortfall)),
+            None if whole_app_listed || is_exact(&pass) => (pass, Ok(Verdict::Exact)),
+            None => (pass, Ok(Verdict::Moving)),
+        })
+        .collect();
+    let shortfalls: Vec<_> = judged.iter().filter_map(|(_, outcome)| outcome.clone().err()).collect();
+    let passes = judged
+        .into_iter()
+        .map(|(pass, outcome)| {
+            let verdict = outcome.unwrap_or(Verdict::Short);
+            let proof = match verdict {
+                // If the API was short on one type, its other lists are believed only the second time.
+                Verdict::Exact if shortfalls.is_empty() => Some(Proof(Strength::Once)),
+                Verdict::Exact | Verdict::Moving => Some(Proof(Strength::Twice)),
+                Verdict::Short | Verdict::Rejected => None,
+            };
+            JudgedPass { pass, verdict, proof }
+        })
+        .collect();
+    Judgement { passes, shortfalls }
+}
+
+fn is_exact(pass: &FinishedPass) -> bool {
+    pass.repeats == 0 && pass.counts.steady().is_some_and(|total| pass.distinct >= total)
+}
+
+fn shortfall(pass: &FinishedPass, whole_app_listed: bool, max_shortfall: f64) -> Option<Shortfall> {
+    let short = |cause| {
+        Some(Shortfall {
+            type_id: pass.type_id,
+            code: ReasonCode::ShortListing,
+            cause,
+            unusable: pass.unusable,
+        })
+    };
+    if pass.recheck == Recheck::Contradicted {
+        return short(ShortfallCause::EmptyOnce);
+    }
+    if whole_app_listed {
+        return None;
+    }
+    let (Some(lowest), Some(highest)) = (pass.counts.lowest, pass.counts.highest) else {
+        return short(ShortfallCause::NoCount { distinct: pass.distinct });
+    };
+    let allowed = (highest - lowest) + pass.first_listed + share(max_shortfall, highest);
+    let missing = lowest.saturating_sub(pass.distinct);
+    if missing <= allowed {
+        return None;
+    }
+    let setting = setting_that_accepts(missing - (allowed - share(max_shortfall, highest)), highest);
+    short(ShortfallCause::Fewer { distinct: pass.distinct, lowest, allowed, setting })
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts stay far below 2^52 and the share is between 0 and 1"
+)]
+fn share(fraction: f64, of: u64) -> u64 {
+    (fraction * of as f64).floor() as u64
+}
+
+/// The smallest setting, to four digits, under which this many may be missing.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn setting_that_accepts(missing: u64, of: u64) -> f64 {
+    let exact = missing as f64 / of.max(1) as f64;
+    ((exact * 10_000.0).ceil() / 10_000.0).min(1.0)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A pass of one type that listed `distinct` ids on pages that stated these counts.
+    pub(crate) fn pass(type_id: i64, counts: &[u64], distinct: u64) -> FinishedPass {
+        let mut stated = Counts::default();
+        counts.iter().for_each(|count| stated.add(Some(*count)));
+        FinishedPass {
+            type_id: TypeId(type_id),
+            end: EndOfList::for_test(),
+            counts: stated,
+            distinct,
+            repeats: 0,
+            first_listed: 0,
+            unusable: 0,
+            recheck: Recheck::NotNeeded,
+        }
+    }
+
+    pub(crate) fn evidence(passes: Vec<FinishedPass>) -> Evidence {
+        let distinct = passes.iter().map(|pass| pass.distinct).sum();
+        Evidence { passes, total_at_start: None, total_at_end: None, distinct, max_shortfall: 0.0 }
+    }
+
+    fn verdicts(evidence: Evidence) -> Vec<Verdict> {
+        judge(evidence).passes.iter().map(|judged| judged.verdict).collect()
+    }
+
+    #[test]
+    fn a_count_that_stood_still_and_was_reached_is_exact() {
+        assert_eq!(verdicts(evidence(vec![pass(1, &[5, 5, 5], 5)])), [Verdict::Exact]);
+        assert_eq!(verdicts(evidence(vec![pass(1, &[5], 6)])), [Verdict::Exact]);
+        assert_eq!(verdicts(evidence(vec![pass(1, &[0], 0)])), [Verdict::Exact]);
+    }
+
+    #[test]
+    fn a_listing_that_ends_early_is_short_and_proves_nothing() {
+        let judgement = judge(evidence(vec![pass(1, &[100_000], 10_000)]));
+        assert_eq!(judgement.passes[0].verdict, Verdict::Short);
+        assert_eq!(judgement.passes[0].proof, None);
+    }
+
+    #[test]
+    fn a_repeated_id_or_a_count_that_moved_or_lacked_makes_a_pass_moving() {
+        let repeated = FinishedPass { repeats: 1, ..pass(1, &[5, 5], 5) };
+        assert_eq!(verdicts(evidence(vec![repeated])), [Verdict::Moving]);
+        assert_eq!(verdicts(evidence(vec![pass(1, &[5, 6], 6)])), [Verdict::Moving]);
+        let mut lacking = pass(1, &[5], 5);
+        lacking.counts.add(None);
+        assert_eq!(verdicts(evidence(vec![lacking])), [Verdict::Moving]);
+    }
+
+    #[test]
+    fn what_moved_and_what_is_new_explains_a_shortfall_and_no_more() {
+        let explained = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 95) };
+        assert_eq!(verdicts(evidence(vec![explained])), [Verdict::Moving]);
+        let unexplained = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 94) };
+        assert_eq!(verdicts(evidence(vec![unexplained])), [Verdict::Short]);
+    }
+
+    #[test]
+    fn no_count_at_all_is_short() {
+        assert_eq!(verdicts(evidence(vec![pass(1, &[], 5)])), [Verdict::Short]);
+    }
+
+    #[test]
+    fn ids_that_reach_both_steady_totals_of_the_app_make_every_pass_exact() {
+        let passes = || vec![pass(1, &[30], 10), pass(2, &[], 20)];
+        let with = |start, end| Evidence { total_at_start: start, total_at_end: end, ..evidence(passes()) };
+        assert_eq!(verdicts(with(Some(30), Some(30))), [Verdict::Exact; 2]);
+        assert_eq!(verdicts(with(Some(30), Some(31))), [Verdict::Short; 2]);
+        assert_eq!(verdicts(with(Some(31), Some(31))), [Verdict::Short; 2]);
+        assert_eq!(verdicts(with(None, None)), [Verdict::Short; 2]);
+    }
+
+    #[test]
+    fn an_empty_type_that_is_not_empty_when_asked_again_is_short_whatever_the_totals_say() {
+        let emptied = FinishedPass { recheck: Recheck::Contradicted, ..pass(1, &[0], 0) };
+        let evidence = Evidence { total_at_start: Some(0), total_at_end: Some(0), ..evidence(vec![emptied]) };
+        assert_eq!(verdicts(evidence), [Verdict::Short]);
+        let empty = FinishedPass { recheck: Recheck::StillEmpty, ..pass(1, &[0], 0) };
+        assert_eq!(verdicts(super::tests::evidence(vec![empty])), [Verdict::Exact]);
+    }
+
+    #[test]
+    fn one_short_pass_weakens_the_exact_ones_beside_it() {
+        let alone = judge(evidence(vec![pass(1, &[5], 5)]));
+        assert!(alone.passes[0].proof.unwrap().by_one_absence());
+        let beside = judge(evidence(vec![pass(1, &[5], 5), pass(2, &[9], 1)]));
+        assert_eq!(beside.passes[0].verdict, Verdict::Exact);
+        assert!(!beside.passes[0].proof.unwrap().by_one_absence());
+    }
+
+    #[test]
+    fn a_moving_pass_proves_only_what_it_misses_twice() {
+        let judgement = judge(evidence(vec![pass(1, &[5, 6], 6)]));
+        assert!(!judgement.passes[0].proof.unwrap().by_one_absence());
+    }
+
+    #[test]
+    fn a_shortfall_names_its_numbers_and_the_setting_that_would_accept_it() {
+        let short = || pass(1, &[100_000], 99_000);
+        let judgement = judge(evidence(vec![short()]));
+        assert_eq!(
+            judgement.shortfalls[0].to_string(),
+            "listed 99000 different ids of a TotalCount of 100000, 1000 fewer, where 0 are explained by changes during the \
+             crawl (deletion.max_shortfall = 0.01 would accept it)"
+        );
+        let accepted = Evidence { max_shortfall: 0.01, ..evidence(vec![short()]) };
+        assert_eq!(verdicts(accepted), [Verdict::Moving]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_setting_a_shortfall_names_does_accept_it(total in 1u64..1_000_000, share in 0.0f64..1.0, first in 0u64..50) {
+            let distinct = super::share(share, total);
+            let short = || FinishedPass { first_listed: first, ..pass(1, &[total], distinct) };
+            let judgement = judge(evidence(vec![short()]));
+            if let Some(Shortfall { cause: ShortfallCause::Fewer { setting, .. }, .. }) = judgement.shortfalls.first() {
+                let accepted = Evidence { max_shortfall: *setting, ..evidence(vec![short()]) };
+                proptest::prop_assert_eq!(verdicts(accepted), [Verdict::Moving]);
+            }
+        }
+    }
+}
