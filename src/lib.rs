@@ -6,5 +6,6 @@ pub mod pace;
 pub mod pages;
 pub mod reconcile;
 pub mod roll;
+pub mod store;
 pub mod tencent;
 pub mod verdict;

@@ -137,7 +137,7 @@ pub struct Pages {
     limit: u32,
     next: u64,
     cursors: HashSet<u64>,
-    pages: u32,
+    turned: u32,
     empty_in_a_row: u32,
     counts: Counts,
 }
@@ -158,7 +158,7 @@ impl Pages {
             limit,
             next: 0,
             cursors: HashSet::new(),
-            pages: 0,
+            turned: 0,
             empty_in_a_row: 0,
             counts: Counts::default(),
         }
@@ -182,7 +182,7 @@ impl Pages {
                 answer => break answer?,
             }
         };
-        self.pages += 1;
+        self.turned += 1;
         self.counts.add(page.total_count);
         self.guard_against_endlessness(&page)?;
         self.next = page.next;
@@ -196,13 +196,13 @@ impl Pages {
             return Ok(());
         }
         if !self.cursors.insert(page.next) {
-            return endless(format!("page {} has a Next that an earlier page had", self.pages));
+            return endless(format!("page {} has a Next that an earlier page had", self.turned));
         }
         self.empty_in_a_row = if page.ids.is_empty() { self.empty_in_a_row + 1 } else { 0 };
         if self.empty_in_a_row >= MAX_EMPTY_PAGES {
             return endless(format!("{MAX_EMPTY_PAGES} pages in a row are empty, and Next is not 0"));
         }
-        if self.pages >= MAX_PAGES {
+        if self.turned >= MAX_PAGES {
             return endless(format!("it has {MAX_PAGES} pages, and Next is not 0"));
         }
         Ok(())
@@ -211,7 +211,7 @@ impl Pages {
     /// Pages fetched so far.
     #[must_use]
     pub fn pages(&self) -> u32 {
-        self.pages
+        self.turned
     }
 
     /// The TotalCounts stated so far.

@@ -8,9 +8,9 @@
 //!
 //! Where nothing decides, nothing changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{TypeId, Verdict};
+use crate::model::{GroupIds, TypeId, Verdict};
 use crate::roll::Mark;
 use crate::verdict::{Judgement, Proof};
 
@@ -60,6 +60,20 @@ impl Absences {
         self.own.get(&type_id).copied().unwrap_or(self.unfiltered)
     }
 
+    /// Starts a settlement. `unlisted` counts the live groups that no pass listed, by type.
+    #[must_use]
+    pub fn settlement(&self, roll_types: &[TypeId], unlisted: &BTreeMap<TypeId, u64>) -> Settlement {
+        let ended = self.own.keys().copied().chain(roll_types.iter().copied());
+        let types: BTreeSet<TypeId> = ended
+            .filter(|type_id| {
+                // A pass that reached its end and left no known group unlisted has seen them all, whatever its count.
+                let listed_all = self.own.contains_key(type_id) && !unlisted.contains_key(type_id);
+                self.proof(*type_id).is_some() || listed_all
+            })
+            .collect();
+        Settlement { concluded: types.into_iter().collect(), ..Settlement::default() }
+    }
+
     /// The fate of an unlisted group of a type.
     #[must_use]
     pub fn fate(&self, type_id: TypeId, mark: Mark) -> Fate {
@@ -69,6 +83,59 @@ impl Absences {
             Some(proof) if proof.by_one_absence() || mark.missing => Fate::Vanished,
             Some(_) => Fate::Missing,
         }
+    }
+}
+
+/// What a crawl concludes about the groups it did not list, by name. Comes from [`Absences`], and so from judged passes,
+/// or is empty: there is no other way to have something deleted.
+#[derive(Debug, Default)]
+pub struct Settlement {
+    vanished: BTreeMap<TypeId, GroupIds>,
+    were_missing: BTreeMap<TypeId, u64>,
+    missing: BTreeMap<TypeId, GroupIds>,
+    concluded: Vec<TypeId>,
+}
+
+impl Settlement {
+    /// Nothing is concluded: for a crawl that did not reach its end.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// Takes an unlisted live group into account.
+    pub fn consider(&mut self, absences: &Absences, type_id: TypeId, id: &str, mark: Mark) {
+        match absences.fate(type_id, mark) {
+            Fate::Vanished => {
+                self.vanished.entry(type_id).or_default().push(id);
+                *self.were_missing.entry(type_id).or_default() += u64::from(mark.missing);
+            }
+            // Missing since an earlier crawl already: its deletion waits, its mark stands.
+            Fate::Missing => self.missing.entry(type_id).or_default().push(id),
+            Fate::Unchanged => {}
+        }
+    }
+
+    /// Groups to be marked deleted.
+    pub fn vanished(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
+        self.vanished.iter().map(|(type_id, ids)| (*type_id, ids))
+    }
+
+    /// How many of the vanished groups of a type were missing before.
+    #[must_use]
+    pub fn were_missing(&self, type_id: TypeId) -> u64 {
+        self.were_missing.get(&type_id).copied().unwrap_or(0)
+    }
+
+    /// Groups to be marked missing.
+    pub fn missing(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
+        self.missing.iter().map(|(type_id, ids)| (*type_id, ids))
+    }
+
+    /// Types of which every live group has been accounted for: listed, or marked by this settlement.
+    #[must_use]
+    pub fn concluded(&self) -> &[TypeId] {
+        &self.concluded
     }
 }
 

@@ -23,7 +23,7 @@ pub enum ApiError {
     TooLarge { limit: usize },
     #[error("the API's answer is not what its documentation describes: {what}")]
     Malformed { what: String },
-    #[error("the API answered error {code}{}{}{}", meaning_in_text(*.code), info_in_text(.info), advice_in_text(.advice))]
+    #[error("the API answered error {code}{}{}{}", meaning_in_text(*.code), info_in_text(.info), advice_in_text(.advice.as_deref()))]
     Answered {
         code: i64,
         /// The API's own `ErrorInfo`, shortened.
@@ -132,17 +132,16 @@ pub fn meaning(code: i64) -> Option<&'static str> {
         10006 => "the operation is called too often",
         10007 => "no permission: the identifier is not an administrator of the app",
         10008 => "illegal request, possibly the signature",
-        10011 => "the request's JSON could not be parsed",
+        10011 | 60003 => "the request's JSON could not be parsed",
         10012 => "the operator's account is invalid",
         10018 => "the answer would exceed 1 MB",
         10026 => "the command is disabled for this SDKAppID",
         60002 | 60009 => "the request's URL is wrong",
-        60003 => "the request's JSON could not be parsed",
         60004 | 60005 => "wrong account or signature",
         60006 => "the SDKAppID is invalid",
         60007 | 60011 => "REST calls come too often",
-        60008 => "the service timed out",
-        60010 => "the call needs an administrator of the app",
+        60008 | 70169 | 70202 => "the service timed out",
+        60010 | 70403 => "the call needs an administrator of the app",
         60012 => "the SDKAppID is missing",
         60013 => "the service could not parse its own answer",
         60014 => "the service timed out on the account",
@@ -163,9 +162,7 @@ pub fn meaning(code: i64) -> Option<&'static str> {
         70051 => "the account is blacklisted",
         70107 => "the account does not exist",
         70114 => "the account may not log in",
-        70169 | 70202 => "the service timed out",
         70402 => "a parameter is wrong",
-        70403 => "the call needs an administrator of the app",
         70500 => "internal error of the service",
         _ => return None,
     })
@@ -201,8 +198,8 @@ fn info_in_text(info: &str) -> String {
     if info.is_empty() { String::new() } else { format!(", ErrorInfo {info:?}") }
 }
 
-fn advice_in_text(advice: &Option<String>) -> String {
-    advice.as_ref().map_or_else(String::new, |advice| format!(": {advice}"))
+fn advice_in_text(advice: Option<&str>) -> String {
+    advice.map_or_else(String::new, |advice| format!(": {advice}"))
 }
 
 #[cfg(test)]

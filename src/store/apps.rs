@@ -1,0 +1,169 @@
+//! Apps and group types, and what is kept of each type beside its groups.
+
+use std::collections::BTreeMap;
+
+use super::engine::{Store, reading, writing};
+use super::error::{Attempted as _, StoreError};
+use crate::model::{GroupType, SdkAppId, TypeId};
+
+/// The number under which the database keeps an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppId(pub i64);
+
+/// An app as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppIdentity {
+    pub sdk_app_id: SdkAppId,
+    pub name: String,
+}
+
+/// What is kept of one group type of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct TypeState {
+    type_id: i64,
+    live_count: i64,
+    baseline_crawl_id: Option<i64>,
+}
+
+impl TypeState {
+    #[must_use]
+    pub fn type_id(&self) -> TypeId {
+        TypeId(self.type_id)
+    }
+
+    /// Live groups, missing ones included.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        u64::try_from(self.live_count).unwrap_or(0)
+    }
+
+    /// Whether some pass of this type has reached its end already.
+    #[must_use]
+    pub fn past_baseline(&self) -> bool {
+        self.baseline_crawl_id.is_some()
+    }
+}
+
+const UPSERT_APP: &str = "
+INSERT INTO app (sdk_app_id, name) VALUES ($1, $2)
+ON CONFLICT (sdk_app_id) DO UPDATE SET name = excluded.name, configured = 1
+WHERE app.name <> excluded.name OR app.configured <> 1";
+const SELECT_APP: &str = "SELECT app_id FROM app WHERE sdk_app_id = $1";
+const UPSERT_TYPE: &str = "INSERT INTO group_type (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
+const SELECT_TYPE: &str = "SELECT type_id FROM group_type WHERE name = $1";
+const CONFIGURE_TYPE: &str = "
+INSERT INTO type_state (app_id, type_id, configured) VALUES ($1, $2, 1)
+ON CONFLICT (app_id, type_id) DO UPDATE SET configured = 1 WHERE type_state.configured <> 1";
+const UNCONFIGURE_TYPE: &str =
+    "UPDATE type_state SET configured = 0 WHERE app_id = $1 AND type_id = $2 AND configured <> 0";
+const TYPE_STATES: &str = "SELECT type_id, live_count, baseline_crawl_id FROM type_state WHERE app_id = $1";
+const CONFIGURED_APPS: &str = "SELECT app_id, sdk_app_id FROM app WHERE configured = 1";
+const UNCONFIGURE_APP: &str = "UPDATE app SET configured = 0 WHERE app_id = $1";
+const END_BASELINE: &str = "
+INSERT INTO type_state (app_id, type_id, baseline_crawl_id) VALUES ($1, $2, $3)
+ON CONFLICT (app_id, type_id) DO UPDATE SET baseline_crawl_id = excluded.baseline_crawl_id
+WHERE type_state.baseline_crawl_id IS NULL";
+
+impl Store {
+    /// Makes an app and its group types known, under their configured names, and returns their numbers.
+    pub async fn register_app(
+        &self,
+        app: &AppIdentity,
+        group_types: &[GroupType],
+    ) -> Result<(AppId, BTreeMap<GroupType, TypeId>), StoreError> {
+        const DOING: &str = "register an app";
+        writing!(self, DOING, |tx, dialect| {
+            sqlx::query(UPSERT_APP)
+                .bind(app.sdk_app_id.get())
+                .bind(&app.name)
+                .execute(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            let app_id: i64 = sqlx::query_scalar(SELECT_APP)
+                .bind(app.sdk_app_id.get())
+                .fetch_one(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            let mut type_ids = BTreeMap::new();
+            for group_type in group_types {
+                sqlx::query(UPSERT_TYPE)
+                    .bind(group_type.as_str())
+                    .execute(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+                let type_id: i64 = sqlx::query_scalar(SELECT_TYPE)
+                    .bind(group_type.as_str())
+                    .fetch_one(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+                sqlx::query(CONFIGURE_TYPE)
+                    .bind(app_id)
+                    .bind(type_id)
+                    .execute(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+                type_ids.insert(group_type.clone(), TypeId(type_id));
+            }
+            let states: Vec<TypeState> =
+                sqlx::query_as(TYPE_STATES).bind(app_id).fetch_all(&mut *tx).await.attempted(DOING)?;
+            for state in states {
+                if !type_ids.values().any(|type_id| *type_id == state.type_id()) {
+                    sqlx::query(UNCONFIGURE_TYPE)
+                        .bind(app_id)
+                        .bind(state.type_id)
+                        .execute(&mut *tx)
+                        .await
+                        .attempted(DOING)?;
+                }
+            }
+            Ok((AppId(app_id), type_ids))
+        })
+    }
+
+    /// Shows apps that are not among these as no longer configured. Their rows stay.
+    pub async fn set_configured(&self, configured: &[SdkAppId]) -> Result<(), StoreError> {
+        const DOING: &str = "record which apps are configured";
+        let known: Vec<(i64, i64)> =
+            reading!(self, pool => sqlx::query_as(CONFIGURED_APPS).fetch_all(pool).await).attempted(DOING)?;
+        let gone: Vec<i64> = known
+            .into_iter()
+            .filter(|(_, sdk_app_id)| !configured.iter().any(|app| app.get() == *sdk_app_id))
+            .map(|(app_id, _)| app_id)
+            .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        writing!(self, DOING, |tx, dialect| {
+            for app_id in gone {
+                sqlx::query(UNCONFIGURE_APP).bind(app_id).execute(&mut *tx).await.attempted(DOING)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What is kept of each type of an app.
+    pub async fn type_states(&self, app: AppId) -> Result<Vec<TypeState>, StoreError> {
+        reading!(self, pool => sqlx::query_as(TYPE_STATES).bind(app.0).fetch_all(pool).await)
+            .attempted("read the kept totals")
+    }
+
+    /// Records that a type's pass has reached its end for the first time: from now on new groups are events.
+    pub async fn end_baseline(
+        &self,
+        app: AppId,
+        type_id: TypeId,
+        crawl: crate::model::CrawlId,
+    ) -> Result<(), StoreError> {
+        const DOING: &str = "record a type's first list";
+        writing!(self, DOING, |tx, dialect| {
+            sqlx::query(END_BASELINE)
+                .bind(app.0)
+                .bind(type_id.0)
+                .bind(crawl.0)
+                .execute(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,312 @@
+//! A row a crawl, from its start to its end, and everything that becomes visible at its end in one transaction.
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::apps::AppId;
+use super::engine::{Store, reading, writing};
+use super::error::{Attempted as _, StoreError};
+use super::groups::{Tally, keep_tally};
+use crate::model::{CrawlId, CrawlStatus, Deletions, ReasonCode, Trigger, TypeId, Verdict};
+use crate::reconcile::Settlement;
+use crate::verdict::Counts;
+
+const IDS_PER_STATEMENT: usize = 20_000;
+
+/// A crawl about to start. Its app's lease must be held.
+#[derive(Clone, Debug)]
+pub struct NewCrawl {
+    pub app: AppId,
+    pub trigger: Trigger,
+    /// The tick of the schedule that it serves.
+    pub due_at: Option<DateTime<Utc>>,
+    pub started_at: DateTime<Utc>,
+    pub host: String,
+}
+
+/// Why a crawl did not simply complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    pub code: ReasonCode,
+    /// The API's error code.
+    pub error_code: Option<i64>,
+    /// A sentence with its numbers.
+    pub text: String,
+}
+
+/// One pass, for the record.
+#[derive(Clone, Debug)]
+pub struct PassRecord {
+    pub type_id: TypeId,
+    pub recorded_at: DateTime<Utc>,
+    /// `None` if the pass did not reach its end.
+    pub verdict: Option<Verdict>,
+    pub pages: u32,
+    pub counts: Counts,
+    pub distinct: u64,
+    pub repeats: u64,
+    pub first_listed: u64,
+    pub unusable: u64,
+}
+
+/// How a crawl ended.
+#[derive(Debug)]
+pub struct Closing<'a> {
+    pub crawl: CrawlId,
+    pub app: AppId,
+    pub started_at: DateTime<Utc>,
+    pub finished_at: DateTime<Utc>,
+    /// `finished_at` in the time zone of the app's schedule.
+    pub day: NaiveDate,
+    pub status: CrawlStatus,
+    pub reason: Option<Reason>,
+    pub requests: u64,
+    pub total_at_start: Option<u64>,
+    pub total_at_end: Option<u64>,
+    pub leftover: Option<u64>,
+    pub listed: u64,
+    pub passes: &'a [PassRecord],
+    pub settlement: &'a Settlement,
+}
+
+/// What earlier crawls of an app tell a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// Some crawl of this app reached its end before.
+    pub crawled_before: bool,
+    /// The last crawl that could tell saw groups beyond those of the configured types.
+    pub leftover_last_time: bool,
+}
+
+/// The events of a whole crawl.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct CrawlEvents {
+    pub appeared: i64,
+    pub vanished: i64,
+    pub reappeared: i64,
+    pub retyped: i64,
+}
+
+const RUNNING: &str =
+    "SELECT crawl_id, started_at FROM crawl WHERE app_id = $1 AND status = 'running' ORDER BY crawl_id";
+const OPEN: &str = "
+INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version)
+VALUES ($1, $2, $3, $4, 'running', $5, $6)
+ON CONFLICT (app_id, due_at) DO NOTHING
+RETURNING crawl_id";
+const CRAWLED_BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') LIMIT 1) AS one";
+const LAST_LEFTOVER: &str = "
+SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
+const LAST_START: &str = "SELECT max(started_at) FROM crawl WHERE app_id = $1";
+const CLOSE: &str = "
+UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
+    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12
+WHERE crawl_id = $1 AND status = 'running'";
+const SUM_UP: &str = "
+UPDATE crawl SET
+    appeared = (SELECT CAST(coalesce(sum(appeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
+    vanished = (SELECT CAST(coalesce(sum(vanished), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
+    reappeared = (SELECT CAST(coalesce(sum(reappeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
+    retyped = (SELECT CAST(coalesce(sum(retyped), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1)
+WHERE crawl_id = $1
+RETURNING appeared, vanished, reappeared, retyped";
+const RECORD_PASS: &str = "
+INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest, total_highest,
+                        listed_count, repeats, first_listed, unusable)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+// An older crawl that is closed late does not turn the time back.
+const CONCLUDE: &str = "
+INSERT INTO type_state (app_id, type_id, concluded_crawl_id, concluded_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (app_id, type_id) DO UPDATE SET
+    concluded_crawl_id = excluded.concluded_crawl_id,
+    concluded_at = CASE WHEN type_state.concluded_at > excluded.concluded_at THEN type_state.concluded_at
+                        ELSE excluded.concluded_at END
+WHERE coalesce(type_state.concluded_crawl_id, 0) < excluded.concluded_crawl_id";
+const ADD_TO_DAY: &str = "
+INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
+SELECT s.app_id, $2, s.type_id, s.live_count,
+       (SELECT max(p.total_count) FROM crawl_pass p WHERE p.crawl_id = $3 AND p.type_id = s.type_id AND p.type_id <> 0),
+       coalesce(k.appeared, 0), coalesce(k.vanished, 0), coalesce(k.reappeared, 0), coalesce(k.retyped, 0)
+FROM type_state s LEFT JOIN crawl_change k ON k.crawl_id = $3 AND k.type_id = s.type_id
+WHERE s.app_id = $1 AND (s.configured = 1 OR s.live_count > 0 OR k.crawl_id IS NOT NULL)
+ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    live_groups = excluded.live_groups,
+    total_count = coalesce(excluded.total_count, daily_count.total_count),
+    appeared = daily_count.appeared + excluded.appeared,
+    vanished = daily_count.vanished + excluded.vanished,
+    reappeared = daily_count.reappeared + excluded.reappeared,
+    retyped = daily_count.retyped + excluded.retyped";
+
+impl Store {
+    /// Records that a crawl starts, after closing those of its app that a dead process left open. `None` if the tick it
+    /// was to serve has been served.
+    pub async fn open_crawl(&self, new: &NewCrawl, day: NaiveDate) -> Result<Option<CrawlId>, StoreError> {
+        const DOING: &str = "record the start of a crawl";
+        let left_open: Vec<(i64, i64)> =
+            reading!(self, pool => sqlx::query_as(RUNNING).bind(new.app.0).fetch_all(pool).await)
+                .attempted(DOING)?;
+        for (crawl, started_at) in left_open {
+            self.close_crawl(&Closing {
+                crawl: CrawlId(crawl),
+                app: new.app,
+                started_at: DateTime::from_timestamp_millis(started_at).unwrap_or(new.started_at),
+                finished_at: new.started_at,
+                day,
+                status: CrawlStatus::Failed,
+                reason: Some(Reason {
+                    code: ReasonCode::ProcessEnded,
+                    error_code: None,
+                    text: "the process ended before the crawl did".to_owned(),
+                }),
+                requests: 0,
+                total_at_start: None,
+                total_at_end: None,
+                leftover: None,
+                listed: 0,
+                passes: &[],
+                settlement: &Settlement::nothing(),
+            })
+            .await?;
+        }
+        writing!(self, DOING, |tx, dialect| {
+            let crawl: Option<i64> = sqlx::query_scalar(OPEN)
+                .bind(new.app.0)
+                .bind(new.trigger.as_str())
+                .bind(new.due_at.map(|due_at| due_at.timestamp_millis()))
+                .bind(new.started_at.timestamp_millis())
+                .bind(&new.host)
+                .bind(env!("CARGO_PKG_VERSION"))
+                .fetch_optional(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            Ok(crawl.map(CrawlId))
+        })
+    }
+
+    /// What earlier crawls of an app tell a new one.
+    pub async fn past(&self, app: AppId) -> Result<Past, StoreError> {
+        const DOING: &str = "read the app's earlier crawls";
+        let before: i64 =
+            reading!(self, pool => sqlx::query_scalar(CRAWLED_BEFORE).bind(app.0).fetch_one(pool).await)
+                .attempted(DOING)?;
+        let leftover: Option<i64> =
+            reading!(self, pool => sqlx::query_scalar(LAST_LEFTOVER).bind(app.0).fetch_optional(pool).await)
+                .attempted(DOING)?;
+        Ok(Past { crawled_before: before > 0, leftover_last_time: leftover.unwrap_or(0) > 0 })
+    }
+
+    /// When the last crawl of an app started, whatever became of it.
+    pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let millis: Option<i64> =
+            reading!(self, pool => sqlx::query_scalar(LAST_START).bind(app.0).fetch_one(pool).await)
+                .attempted("read when the app was crawled last")?;
+        Ok(millis.and_then(DateTime::from_timestamp_millis))
+    }
+
+    /// Ends a crawl: deletion and missing marks, kept totals, counts and status, all at once or not at all.
+    pub async fn close_crawl(&self, closing: &Closing<'_>) -> Result<CrawlEvents, StoreError> {
+        const DOING: &str = "conclude a crawl";
+        let (app, crawl) = (closing.app, closing.crawl);
+        let finished_at = closing.finished_at.timestamp_millis();
+        let started_at = closing.started_at.timestamp_millis();
+        writing!(self, DOING, |tx, dialect| {
+            let mut tally = Tally::default();
+            for (type_id, ids) in closing.settlement.vanished() {
+                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(chunk);
+                    let marked = dialect::mark_vanished(&mut tx, (app, type_id, crawl), finished_at, &ids)
+                        .await
+                        .attempted(DOING)?
+                        .cast_signed();
+                    let delta = tally.deltas.entry(type_id).or_default();
+                    delta.live -= marked;
+                    delta.deleted += marked;
+                    tally.changes.entry(type_id).or_default().vanished += marked;
+                }
+                tally.deltas.entry(type_id).or_default().missing -=
+                    closing.settlement.were_missing(type_id).cast_signed();
+            }
+            for (type_id, ids) in closing.settlement.missing() {
+                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(chunk);
+                    let marked = dialect::mark_missing(&mut tx, (app, type_id), started_at, &ids)
+                        .await
+                        .attempted(DOING)?;
+                    tally.deltas.entry(type_id).or_default().missing += marked.cast_signed();
+                }
+            }
+            keep_tally!(tx, app, crawl, tally, DOING);
+            for type_id in closing.settlement.concluded() {
+                sqlx::query(CONCLUDE)
+                    .bind(app.0)
+                    .bind(type_id.0)
+                    .bind(crawl.0)
+                    .bind(started_at)
+                    .execute(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+            }
+            for (pass_no, pass) in (1i64..).zip(closing.passes) {
+                sqlx::query(RECORD_PASS)
+                    .bind(crawl.0)
+                    .bind(pass_no)
+                    .bind(pass.type_id.0)
+                    .bind(pass.recorded_at.timestamp_millis())
+                    .bind(pass.verdict.map(Verdict::as_str))
+                    .bind(i64::from(pass.pages))
+                    .bind(pass.counts.last.map(count))
+                    .bind(pass.counts.lowest.map(count))
+                    .bind(pass.counts.highest.map(count))
+                    .bind(count(pass.distinct))
+                    .bind(count(pass.repeats))
+                    .bind(count(pass.first_listed))
+                    .bind(count(pass.unusable))
+                    .execute(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+            }
+            let closed = sqlx::query(CLOSE)
+                .bind(crawl.0)
+                .bind(finished_at)
+                .bind(closing.status.as_str())
+                .bind(closing.deletions().map(Deletions::as_str))
+                .bind(count(closing.requests))
+                .bind(closing.total_at_start.map(count))
+                .bind(closing.total_at_end.map(count))
+                .bind(closing.leftover.map(count))
+                .bind(count(closing.listed))
+                .bind(closing.reason.as_ref().map(|reason| reason.code.as_str()))
+                .bind(closing.reason.as_ref().and_then(|reason| reason.error_code))
+                .bind(closing.reason.as_ref().map(|reason| reason.text.as_str()))
+                .execute(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            if closed.rows_affected() != 1 {
+                // Dropping the transaction takes its marks back.
+                return Err(StoreError::Superseded { crawl });
+            }
+            let events: CrawlEvents =
+                sqlx::query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
+            sqlx::query(ADD_TO_DAY)
+                .bind(app.0)
+                .bind(closing.day.to_string())
+                .bind(crawl.0)
+                .execute(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            Ok(events)
+        })
+    }
+}
+
+impl Closing<'_> {
+    fn deletions(&self) -> Option<Deletions> {
+        (self.status == CrawlStatus::Complete).then(|| {
+            if self.settlement.vanished().next().is_some() { Deletions::Applied } else { Deletions::None }
+        })
+    }
+}
+
+/// Both databases count in signed 64-bit numbers; a TotalCount beyond them is a server's nonsense, kept as the largest.
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,226 @@
+//! The groups themselves: read once a crawl, written only where something changed.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::apps::AppId;
+use super::engine::{Engine, Store, writing};
+use super::error::{Attempted as _, StoreError};
+use super::sqlite;
+use crate::model::{CrawlId, TypeId};
+use crate::roll::Mark;
+
+/// Ids in one statement: more make no statement faster, but the process bigger.
+const IDS_PER_STATEMENT: usize = 50_000;
+
+/// Listed groups of one type that the roll does not know, or knows otherwise.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    pub app: AppId,
+    pub crawl: CrawlId,
+    /// [`TypeId::UNKNOWN`] for the unfiltered pass, which leaves known types alone.
+    pub type_id: TypeId,
+    /// No pass of this type has reached its end before: new groups are no events.
+    pub in_baseline: bool,
+    pub at: DateTime<Utc>,
+    /// Different ids, in byte order: the order of the tables.
+    pub ids: Vec<&'a str>,
+}
+
+impl Batch<'_> {
+    pub(super) fn at_millis(&self) -> i64 {
+        self.at.timestamp_millis()
+    }
+}
+
+/// What a listed group was before it was listed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListedBefore {
+    pub(super) type_id: TypeId,
+    pub(super) deleted: bool,
+    pub(super) missing: bool,
+}
+
+/// So many listed groups have to change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Census {
+    pub(super) before: ListedBefore,
+    pub(super) groups: i64,
+}
+
+/// What a batch changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Groups never listed before.
+    pub first_listed: u64,
+    pub appeared: u64,
+    pub reappeared: u64,
+    pub retyped: u64,
+}
+
+impl std::ops::AddAssign for Written {
+    fn add_assign(&mut self, other: Self) {
+        self.first_listed += other.first_listed;
+        self.appeared += other.appeared;
+        self.reappeared += other.reappeared;
+        self.retyped += other.retyped;
+    }
+}
+
+/// How the kept totals of one type change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Delta {
+    pub(super) live: i64,
+    pub(super) missing: i64,
+    pub(super) deleted: i64,
+}
+
+/// How many events of each kind a transaction wrote, for one type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) appeared: i64,
+    pub(super) vanished: i64,
+    pub(super) reappeared: i64,
+    pub(super) retyped: i64,
+}
+
+/// What a transaction changed, by type: for the kept totals and the crawl's record.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) deltas: BTreeMap<TypeId, Delta>,
+    pub(super) changes: BTreeMap<TypeId, Changes>,
+}
+
+impl Tally {
+    fn listed(&mut self, listed_as: TypeId, census: &Census) {
+        let ListedBefore { type_id: old, deleted, missing } = census.before;
+        let new = if listed_as == TypeId::UNKNOWN { old } else { listed_as };
+        let groups = census.groups;
+        if deleted {
+            self.deltas.entry(old).or_default().deleted -= groups;
+            self.changes.entry(new).or_default().reappeared += groups;
+        } else {
+            self.deltas.entry(old).or_default().live -= groups;
+            if new != old && old != TypeId::UNKNOWN {
+                self.changes.entry(new).or_default().retyped += groups;
+            }
+        }
+        if missing {
+            self.deltas.entry(old).or_default().missing -= groups;
+        }
+        self.deltas.entry(new).or_default().live += groups;
+    }
+}
+
+pub(super) const ADD_TO_STATE: &str = "
+INSERT INTO type_state (app_id, type_id, live_count, missing_count, deleted_count) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (app_id, type_id) DO UPDATE SET
+    live_count = type_state.live_count + excluded.live_count,
+    missing_count = type_state.missing_count + excluded.missing_count,
+    deleted_count = type_state.deleted_count + excluded.deleted_count";
+pub(super) const ADD_TO_CHANGES: &str = "
+INSERT INTO crawl_change (crawl_id, type_id, appeared, vanished, reappeared, retyped) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (crawl_id, type_id) DO UPDATE SET
+    appeared = crawl_change.appeared + excluded.appeared,
+    vanished = crawl_change.vanished + excluded.vanished,
+    reappeared = crawl_change.reappeared + excluded.reappeared,
+    retyped = crawl_change.retyped + excluded.retyped";
+
+/// Writes a tally in the transaction that made it.
+macro_rules! keep_tally {
+    ($tx:expr, $app:expr, $crawl:expr, $tally:expr, $doing:expr) => {
+        for (type_id, delta) in &$tally.deltas {
+            if *delta != Default::default() {
+                crate::store::error::Attempted::attempted(
+                    sqlx::query(crate::store::groups::ADD_TO_STATE)
+                        .bind($app.0)
+                        .bind(type_id.0)
+                        .bind(delta.live)
+                        .bind(delta.missing)
+                        .bind(delta.deleted)
+                        .execute(&mut *$tx)
+                        .await,
+                    $doing,
+                )?;
+            }
+        }
+        for (type_id, changes) in &$tally.changes {
+            if *changes != Default::default() {
+                crate::store::error::Attempted::attempted(
+                    sqlx::query(crate::store::groups::ADD_TO_CHANGES)
+                        .bind($crawl.0)
+                        .bind(type_id.0)
+                        .bind(changes.appeared)
+                        .bind(changes.vanished)
+                        .bind(changes.reappeared)
+                        .bind(changes.retyped)
+                        .execute(&mut *$tx)
+                        .await,
+                    $doing,
+                )?;
+            }
+        }
+    };
+}
+pub(super) use keep_tally;
+
+impl Store {
+    /// Names every live group of an app, in order of id.
+    pub async fn for_each_live(
+        &self,
+        app: AppId,
+        mut each: impl FnMut(TypeId, &str, Mark),
+    ) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Sqlite(file) => sqlite::live_groups(&file.readers, app, |line| {
+                let (head, id) = line.split_once(':').unwrap_or((line, ""));
+                let digits = head.trim_end_matches(['m', 'h']);
+                let mark = Mark { missing: digits.len() < head.len(), held: head.ends_with('h') };
+                // The statement builds the line from an integer column.
+                each(TypeId(digits.parse().unwrap_or_default()), id, mark);
+            })
+            .await
+            .attempted("read the live groups"),
+        }
+    }
+
+    /// Writes listed groups: adds the unknown ones, makes the others live, of this type and not missing.
+    ///
+    /// One transaction. Doing it twice changes nothing the second time.
+    pub async fn write_listed(&self, batch: &Batch<'_>) -> Result<Written, StoreError> {
+        const DOING: &str = "write listed groups";
+        let listed_as = batch.type_id;
+        writing!(self, DOING, |tx, dialect| {
+            let mut written = Written::default();
+            let mut tally = Tally::default();
+            for chunk in batch.ids.chunks(IDS_PER_STATEMENT) {
+                let ids = dialect::Ids::of(chunk);
+                if !batch.in_baseline {
+                    written.appeared +=
+                        dialect::record_appeared(&mut tx, batch, &ids).await.attempted(DOING)?;
+                }
+                let unknown = dialect::insert_unknown(&mut tx, batch, &ids).await.attempted(DOING)?;
+                written.first_listed += unknown;
+                tally.deltas.entry(listed_as).or_default().live += unknown.cast_signed();
+                if unknown == chunk.len() as u64 {
+                    continue;
+                }
+                let changed = dialect::census(&mut tx, batch, &ids).await.attempted(DOING)?;
+                if !changed.is_empty() {
+                    dialect::change_listed(&mut tx, batch, &ids).await.attempted(DOING)?;
+                }
+                for census in &changed {
+                    tally.listed(listed_as, census);
+                }
+            }
+            tally.changes.entry(listed_as).or_default().appeared += written.appeared.cast_signed();
+            for changes in tally.changes.values() {
+                written.reappeared += changes.reappeared.cast_unsigned();
+                written.retyped += changes.retyped.cast_unsigned();
+            }
+            keep_tally!(tx, batch.app, batch.crawl, tally, DOING);
+            Ok(written)
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! Keeps apps, groups, events, counts and crawls in SQL. Knows nothing of the API.
+//!
+//! Statements are written once, in the SQL that SQLite and PostgreSQL share (`$1` binds, `ON CONFLICT`, `excluded`,
+//! `RETURNING`; times are unix milliseconds). The handful that work on thousands of group ids at once differ on
+//! purpose and live in `sqlite` and `postgres`, as functions of the same names.
+
+mod apps;
+mod crawls;
+mod engine;
+mod error;
+mod groups;
+mod lease;
+mod sqlite;
+mod status;
+
+pub use apps::{AppId, AppIdentity, TypeState};
+pub use crawls::{Closing, CrawlEvents, NewCrawl, PassRecord, Past, Reason};
+pub use engine::{DatabaseUrl, Store};
+pub use error::StoreError;
+pub use groups::{Batch, Written};
+pub use lease::Lease;
+pub use status::{AppStatus, CrawlRow, TypeStatus};

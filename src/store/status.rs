@@ -1,0 +1,135 @@
+//! What `status`, `demo` and a starting service read: a few rows from the kept totals, never a scan.
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+
+use super::engine::{Store, reading};
+use super::error::{Attempted as _, StoreError};
+
+/// One app, as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct AppStatus {
+    pub app: String,
+    pub sdk_app_id: i64,
+    pub configured: bool,
+    pub types: Vec<TypeStatus>,
+    /// The newest complete crawl.
+    pub last_complete_crawl: Option<CrawlRow>,
+    /// The newest crawl that ended.
+    pub last_crawl: Option<CrawlRow>,
+    /// A crawl that has not ended.
+    pub running_crawl: Option<CrawlRow>,
+}
+
+/// One group type of an app.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct TypeStatus {
+    /// `None`: groups whose type is not known.
+    pub group_type: Option<String>,
+    pub configured: i64,
+    /// Live groups, missing ones included.
+    pub live: i64,
+    pub missing: i64,
+    pub deleted: i64,
+}
+
+/// One crawl.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct CrawlRow {
+    pub crawl_id: i64,
+    pub trigger: String,
+    #[serde(serialize_with = "as_time")]
+    pub started_at: i64,
+    #[serde(serialize_with = "as_optional_time")]
+    pub finished_at: Option<i64>,
+    pub status: String,
+    pub deletions: Option<String>,
+    pub requests: i64,
+    pub groups_listed: i64,
+    pub appeared: i64,
+    pub vanished: i64,
+    pub reappeared: i64,
+    pub retyped: i64,
+    pub withheld: i64,
+    pub reason_code: Option<String>,
+    pub error_code: Option<i64>,
+    pub reason: Option<String>,
+    pub host: String,
+}
+
+impl CrawlRow {
+    /// When it ended, if it has.
+    #[must_use]
+    pub fn finished(&self) -> Option<DateTime<Utc>> {
+        self.finished_at.and_then(DateTime::from_timestamp_millis)
+    }
+
+    #[must_use]
+    pub fn started(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_millis(self.started_at)
+    }
+}
+
+const APPS: &str = "SELECT app_id, sdk_app_id, name, configured FROM app ORDER BY name";
+const TYPES: &str = "
+SELECT t.name AS group_type, s.configured, s.live_count AS live, s.missing_count AS missing, s.deleted_count AS deleted
+FROM type_state s JOIN group_type t ON t.type_id = s.type_id
+WHERE s.app_id = $1 ORDER BY t.type_id";
+
+macro_rules! crawl_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT crawl_id, trigger, started_at, finished_at, status, deletions, requests, listed_count AS groups_listed,
+                    appeared, vanished, reappeared, retyped, withheld, reason_code, error_code, reason, host
+             FROM crawl WHERE app_id = $1 AND ",
+            $condition,
+            " ORDER BY crawl_id DESC LIMIT 1"
+        )
+    };
+}
+const LAST_COMPLETE: &str = crawl_where!("status = 'complete'");
+const LAST_ENDED: &str = crawl_where!("status <> 'running'");
+const RUNNING: &str = crawl_where!("status = 'running'");
+
+impl Store {
+    /// Every app the database knows, configured or not, by name.
+    pub async fn app_statuses(&self) -> Result<Vec<AppStatus>, StoreError> {
+        const DOING: &str = "read the apps' status";
+        let apps: Vec<(i64, i64, String, i64)> =
+            reading!(self, pool => sqlx::query_as(APPS).fetch_all(pool).await).attempted(DOING)?;
+        let mut statuses = Vec::with_capacity(apps.len());
+        for (app_id, sdk_app_id, app, configured) in apps {
+            let types = reading!(self, pool => sqlx::query_as(TYPES).bind(app_id).fetch_all(pool).await)
+                .attempted(DOING)?;
+            let mut crawls = Vec::with_capacity(3);
+            for query in [LAST_COMPLETE, LAST_ENDED, RUNNING] {
+                let crawl: Option<CrawlRow> =
+                    reading!(self, pool => sqlx::query_as(query).bind(app_id).fetch_optional(pool).await)
+                        .attempted(DOING)?;
+                crawls.push(crawl);
+            }
+            let [last_complete_crawl, last_crawl, running_crawl] =
+                <[Option<CrawlRow>; 3]>::try_from(crawls).unwrap_or_default();
+            statuses.push(AppStatus {
+                app,
+                sdk_app_id,
+                configured: configured != 0,
+                types,
+                last_complete_crawl,
+                last_crawl,
+                running_crawl,
+            });
+        }
+        Ok(statuses)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn as_time<S: Serializer>(millis: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    DateTime::from_timestamp_millis(*millis).serialize(serializer)
+}
+
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn as_optional_time<S: Serializer>(millis: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    millis.and_then(DateTime::from_timestamp_millis).serialize(serializer)
+}
