@@ -14,6 +14,8 @@ mod fault;
 mod line;
 mod server;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
