@@ -6,6 +6,7 @@ pub mod pace;
 pub mod pages;
 pub mod reconcile;
 pub mod roll;
+pub mod simulator;
 pub mod store;
 pub mod tencent;
 pub mod verdict;

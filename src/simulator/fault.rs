@@ -1,0 +1,188 @@
+//! What can go wrong with an answer, and which requests it goes wrong for.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::SeenRequest;
+use super::server::Draft;
+use super::state::mixed;
+
+/// Bigger than any sane cap on an answer.
+const OVERSIZED_BYTES: usize = 64 << 20;
+
+/// The requests that a fault or a hold is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    Every,
+    /// The n-th request since the start, counted from 1.
+    Request(u64),
+    Requests(RangeInclusive<u64>),
+    /// Every request for this group type.
+    Type(String),
+    /// This page of this group type, counted from 1 at a `Next` of 0. Asking again with the same `Next` is the same
+    /// page: it fails again for a client that tries again, and again in the next pass.
+    Page(String, u64),
+    /// One request of this many, chosen by the seed.
+    OneIn(u64),
+}
+
+impl At {
+    pub(super) fn matches(&self, request: &SeenRequest, seed: u64) -> bool {
+        let is_for = |group_type: &String| request.group_type.as_ref() == Some(group_type);
+        match self {
+            Self::Every => true,
+            Self::Request(number) => request.number == *number,
+            Self::Requests(numbers) => numbers.contains(&request.number),
+            Self::Type(group_type) => is_for(group_type),
+            Self::Page(group_type, page) => is_for(group_type) && request.page == *page,
+            Self::OneIn(many) => mixed(seed ^ request.number).is_multiple_of(*many),
+        }
+    }
+}
+
+/// What goes wrong. Several faults for one request add up, in the order they were scripted, as far as they can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// This HTTP status instead of an answer.
+    Status(u16),
+    /// The answer comes, but late.
+    Delay(Duration),
+    /// No answer until the client gives up.
+    Timeout,
+    /// The connection closes without an answer.
+    Reset,
+    /// The connection closes in the middle of the answer's body.
+    TruncatedBody,
+    NotJson,
+    /// What a captive portal or a proxy says.
+    HtmlWith200,
+    /// Far more bytes than any answer has, without a length in advance.
+    OversizedBody,
+    /// A redirect to the same call: a client that follows it gets an answer, and shows up as another request.
+    Redirect,
+    /// The API refuses with this code.
+    ErrorCode(i64),
+
+    /// Lists all types, as if the filter had not been sent.
+    IgnoreGroupType,
+    /// The page is served, but `Next` says that it was the last.
+    EarlyEnd,
+    /// `Next` leads to this same page again.
+    RepeatCursor,
+    NoNext,
+    /// The right `Next`, but written as a text.
+    NextAsText,
+    /// This text for a `Next`.
+    NextIs(String),
+    /// No ids, though the list goes on: `Next` is new and leads to the groups this page should have listed.
+    EmptyPage,
+    /// An app, or a type, without groups.
+    EmptyList,
+    /// Each id of the page comes twice.
+    DuplicateIds,
+    /// More ids than there are groups, such as one that no group can have.
+    ExtraIds(Vec<String>),
+    NoTotalCount,
+    /// A `TotalCount` that is not true.
+    TotalCount(u64),
+    /// The `TotalCount` of the whole app, in spite of the filter.
+    AppTotalCount,
+}
+
+impl Fault {
+    /// What is sent if nothing of an answer is.
+    pub(super) fn instead(&self, uri: &Uri) -> Option<Response> {
+        let html = [(CONTENT_TYPE, "text/html")];
+        match self {
+            Self::Status(status) => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Some((status, html, "<html><body>scripted</body></html>").into_response())
+            }
+            Self::NotJson => {
+                Some("{\"ActionStatus\":\"OK\",\"ErrorCode\":0,\"GroupIdList\":[{".into_response())
+            }
+            Self::HtmlWith200 => Some((html, "<html><body>Please log in</body></html>").into_response()),
+            Self::OversizedBody => {
+                let body = Body::from(vec![0; OVERSIZED_BYTES]).into_data_stream();
+                Some(Body::from_stream(body).into_response())
+            }
+            Self::Redirect => {
+                let location = [(LOCATION, uri.to_string())];
+                Some((StatusCode::TEMPORARY_REDIRECT, location).into_response())
+            }
+            _ => None,
+        }
+    }
+
+    /// Makes a wrong answer of a right one.
+    pub(super) fn bend(&self, draft: &mut Draft) {
+        match self {
+            Self::EarlyEnd => draft.next = Some(0.into()),
+            Self::RepeatCursor => draft.next = Some(draft.page.again.into()),
+            Self::NoNext => draft.next = None,
+            Self::NextAsText => draft.next = Some(draft.page.next.to_string().into()),
+            Self::NextIs(text) => draft.next = Some(text.as_str().into()),
+            Self::EmptyPage => {
+                draft.page.ids.clear();
+                draft.next = Some(draft.page.elsewhere.into());
+            }
+            Self::EmptyList => {
+                draft.page.ids.clear();
+                draft.total_count = Some(0);
+                draft.next = Some(0.into());
+            }
+            Self::DuplicateIds => {
+                let once = draft.page.ids.clone();
+                once.iter().for_each(|id| draft.page.ids.push(id));
+            }
+            Self::ExtraIds(ids) => ids.iter().for_each(|id| draft.page.ids.push(id)),
+            Self::NoTotalCount => draft.total_count = None,
+            Self::TotalCount(count) => draft.total_count = Some(*count),
+            Self::AppTotalCount => draft.total_count = Some(draft.page.app_total),
+            _ => {}
+        }
+    }
+}
+
+/// Requests held back: received, but not answered until this is released or dropped.
+#[derive(Debug)]
+pub struct Held {
+    reached: CancellationToken,
+    _release: DropGuard,
+}
+
+impl Held {
+    /// Waits until the first of the requests has come.
+    pub async fn reached(&self) {
+        self.reached.cancelled().await;
+    }
+
+    /// Lets the held requests be answered, and all that come later.
+    pub fn release(self) {}
+}
+
+/// The server's side of a [`Held`]. Its tokens are used as switches that can be waited for.
+#[derive(Clone)]
+pub(super) struct Gate {
+    reached: CancellationToken,
+    released: CancellationToken,
+}
+
+impl Gate {
+    pub(super) fn new() -> (Self, Held) {
+        let gate = Self { reached: CancellationToken::new(), released: CancellationToken::new() };
+        let held = Held { reached: gate.reached.clone(), _release: gate.released.clone().drop_guard() };
+        (gate, held)
+    }
+
+    pub(super) async fn pass(&self) {
+        self.reached.cancel();
+        self.released.cancelled().await;
+    }
+}
