@@ -1,5 +1,6 @@
 //! Keeps the groups of a Tencent Cloud IM (Chat) app in SQL.
 
+pub mod alarm;
 pub mod clock;
 pub mod model;
 pub mod schedule;
