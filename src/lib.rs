@@ -1,11 +1,14 @@
 //! Keeps the groups of a Tencent Cloud IM (Chat) app in SQL.
 
+pub mod alarm;
 pub mod clock;
+pub mod lifecycle;
 pub mod model;
 pub mod pace;
 pub mod pages;
 pub mod reconcile;
 pub mod roll;
+pub mod schedule;
 pub mod simulator;
 pub mod store;
 pub mod tencent;
