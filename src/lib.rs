@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod clock;
+pub mod crawl;
 pub mod lifecycle;
 pub mod model;
 pub mod pace;

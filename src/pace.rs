@@ -50,6 +50,12 @@ impl Pacer {
         *next_turn = Instant::now() + self.interval;
     }
 
+    /// Puts the next turn off until this moment, if it is later.
+    pub async fn not_before(&self, moment: Instant) {
+        let mut next_turn = self.next_turn.lock().await;
+        *next_turn = moment.max(*next_turn);
+    }
+
     /// When the next request may be sent: what a successor in another process has to wait for.
     pub async fn next_turn(&self) -> Instant {
         *self.next_turn.lock().await
@@ -219,7 +225,7 @@ mod tests {
     async fn a_passing_failure_is_retried_with_growing_pauses() {
         let (result, made) = play(&mut Patience::new(POLICY), &[Disposition::Retry; 5]).await;
         assert_eq!(result, Ok(()));
-        let gaps: Vec<_> = made.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        let gaps: Vec<_> = made.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).collect();
         for (n, gap) in gaps.iter().enumerate() {
             let least = Duration::from_secs(1 << n);
             assert!((least..=least * 2 + Duration::from_millis(60)).contains(gap), "pause {n}: {gap:?}");
@@ -279,6 +285,9 @@ mod tests {
     async fn retries_wait_for_their_turn_too() {
         let quick = RetryPolicy { first_pause: Duration::from_millis(1), ..POLICY };
         let (_, made) = play(&mut Patience::new(quick), &[Disposition::Retry; 3]).await;
-        assert!(made.windows(2).all(|pair| pair[1].0 - pair[0].0 >= Duration::from_millis(1050)), "{made:?}");
+        assert!(
+            made.windows(2).all(|pair| pair[1].0.saturating_sub(pair[0].0) >= Duration::from_millis(1050)),
+            "{made:?}"
+        );
     }
 }

@@ -283,6 +283,12 @@ impl Roll {
         self.known.get(&type_id).map_or(0, |run| run.hashes.len() as u64)
     }
 
+    /// Live groups of all types when the crawl began.
+    #[must_use]
+    pub fn live_before_in_all(&self) -> u64 {
+        self.known.values().map(|run| run.hashes.len() as u64).sum()
+    }
+
     /// Live groups that no pass has listed, by the type they are known under; types without any are left out.
     #[must_use]
     pub fn unlisted(&self) -> BTreeMap<TypeId, u64> {

@@ -176,7 +176,7 @@ impl Store {
         let mut sql = String::new();
         for migration in migrations.iter() {
             let (version, description) = (migration.version, &migration.description);
-            sql.push_str(&format!("-- {version:04} {description}\n{}\n", migration.sql.as_str()));
+            sql.extend([&format!("-- {version:04} {description}\n"), migration.sql.as_str(), "\n"]);
         }
         sql
     }

@@ -129,7 +129,7 @@ fn as_time<S: Serializer>(millis: &i64, serializer: S) -> Result<S::Ok, S::Error
     DateTime::from_timestamp_millis(*millis).serialize(serializer)
 }
 
-#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
 fn as_optional_time<S: Serializer>(millis: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
     millis.and_then(DateTime::from_timestamp_millis).serialize(serializer)
 }
