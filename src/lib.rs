@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod clock;
+pub mod config;
 pub mod crawl;
 pub mod lifecycle;
 pub mod model;

@@ -1,0 +1,127 @@
+//! The database's URL: which database it names, and a password that only the driver sees.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use reqwest::Url;
+
+use super::document::Reading;
+use super::problems::Mistake;
+use super::values::{did_you_mean, path};
+
+/// Where the tables are. Neither `Debug` nor `Display` shows a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    Sqlite(PathBuf),
+    Postgres(PostgresUrl),
+}
+
+/// A URL of PostgreSQL, whose password shows to the driver only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(Url);
+
+impl DatabaseUrl {
+    /// Reads `sqlite:PATH` or `postgres://…`; a relative path counts from `folder`. A mistake never shows the URL.
+    pub fn parse(text: &str, folder: &Path) -> Result<Self, Mistake> {
+        if let Some(rest) = text.strip_prefix("sqlite:") {
+            let rest = rest.strip_prefix("//").unwrap_or(rest);
+            let fix =
+                "Write for example \"sqlite:groups.db\" or \"sqlite:/var/lib/tim-group-sync/groups.db\"";
+            return match rest {
+                "" | ":memory:" => Err(Mistake::new("must name a file: what is kept in memory is lost", fix)),
+                _ if rest.contains('?') => Err(Mistake::new("must be a path without options", fix)),
+                _ => path(rest, folder).map(Self::Sqlite),
+            };
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return postgres(text).map(|url| Self::Postgres(PostgresUrl(url)));
+        }
+        let fix = "Write for example \"sqlite:groups.db\" or \"postgres://user@host:5432/db\"";
+        Err(Mistake::new("must begin with sqlite: or postgres://", fix))
+    }
+}
+
+/// The parameters that sqlx knows. It logs others with their values, and a mistyped `password` would be one.
+const POSTGRES_PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+fn postgres(text: &str) -> Reading<Url> {
+    let url = Url::parse(text).map_err(|error| {
+        Mistake::new(format!("is not a URL: {error}"), "Write for example \"postgres://user@host:5432/db\"")
+    })?;
+    for (name, value) in url.query_pairs() {
+        if !POSTGRES_PARAMETERS.contains(&&*name) && !name.starts_with("options[") {
+            let fix = did_you_mean(&name, POSTGRES_PARAMETERS);
+            return Err(Mistake::new("has a parameter that is not known", fix));
+        }
+        let modes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+        if matches!(&*name, "sslmode" | "ssl-mode") && !modes.contains(&&*value) {
+            return Err(Mistake::new(format!("sslmode must be one of {}", modes.join(", ")), ""));
+        }
+    }
+    Ok(url)
+}
+
+impl PostgresUrl {
+    /// The URL for the driver, with the password it may carry.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.0.password().is_some() || self.0.query_pairs().any(|(name, _)| name == "password")
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.has_password() {
+            return f.write_str(self.0.as_str());
+        }
+        let mut masked = self.0.clone();
+        // Fails for a URL without a host, which cannot carry a password before it.
+        masked.set_password(self.0.password().map(|_| "***")).ok();
+        let mask = |(name, value)| if name == "password" { (name, "***".into()) } else { (name, value) };
+        let pairs: Vec<_> = self.0.query_pairs().map(mask).collect();
+        masked.set_query(None);
+        if !pairs.is_empty() {
+            masked.query_pairs_mut().extend_pairs(pairs);
+        }
+        f.write_str(masked.as_str())
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(url) => url.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! A TOML document read key by key. Every key has a reader, which says what is wrong with a value; this module adds
+//! where, remembers where each value came from, and reports the keys that nobody asked for.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::problems::{ConfigProblems, Mistake, Problem, holds_key, names_secret, nearest};
+
+pub(super) type Reading<T> = Result<T, Mistake>;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File { file: String, line: usize },
+    Environment(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { file, line } => write!(f, "{file}:{line}"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+        }
+    }
+}
+
+/// One value in effect. Its `Display` is a line of TOML.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub key: String,
+    /// As TOML, with passwords masked.
+    pub value: String,
+    pub origin: Origin,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}  # {}", self.key, self.value, self.origin)
+    }
+}
+
+/// What was learned so far while a file is read.
+pub(super) struct Document<'t> {
+    file: String,
+    text: &'t str,
+    problems: RefCell<Vec<Problem>>,
+    settings: RefCell<Vec<Setting>>,
+}
+
+impl<'t> Document<'t> {
+    pub(super) fn new(file: &Path, text: &'t str) -> Self {
+        let file = file.display().to_string();
+        Self { file, text, problems: RefCell::default(), settings: RefCell::default() }
+    }
+
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<Setting>) {
+        (self.problems.into_inner(), self.settings.into_inner())
+    }
+
+    /// Parses the text. toml's own report of an error shows the line, so only its message is taken.
+    pub(super) fn table(&self) -> Result<DeTable<'t>, ConfigProblems> {
+        DeTable::parse(self.text).map(toml::Spanned::into_inner).map_err(|error| {
+            let line = error.span().map(|span| self.line(span.start));
+            let fix = "Texts stand in quotes; the line is not shown, as it may hold a secret";
+            let mistake = Mistake::new(format!("is not TOML: {}", error.message()), fix);
+            ConfigProblems::new(vec![Problem::new(&self.file, line, String::new(), None, mistake)])
+        })
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+    }
+
+    fn report(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Notes a value in effect; a later note of the key replaces an earlier one.
+    fn note(&self, key: String, value: String, origin: Origin) {
+        let mut settings = self.settings.borrow_mut();
+        settings.retain(|setting| setting.key != key);
+        settings.push(Setting { key, value, origin });
+    }
+
+    fn show(&self, key: &str, value: &str) {
+        let mut settings = self.settings.borrow_mut();
+        settings
+            .iter_mut()
+            .filter(|setting| setting.key == key)
+            .for_each(|setting| value.clone_into(&mut setting.value));
+    }
+}
+
+/// A value found in the file.
+pub(super) struct Entry<'d> {
+    pub(super) name: &'d str,
+    pub(super) value: &'d DeValue<'d>,
+    line: usize,
+    /// Found in the general section: its mistakes have been reported there.
+    inherited: bool,
+}
+
+impl Entry<'_> {
+    pub(super) fn shown(&self) -> String {
+        render(self.value)
+    }
+}
+
+/// A table of the file, also one that is not there. What it lacks is looked up in the general section, if there is one.
+pub(super) struct Section<'d> {
+    document: &'d Document<'d>,
+    path: String,
+    line: Option<usize>,
+    table: Option<&'d DeTable<'d>>,
+    general: Option<&'d Section<'d>>,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'d> Section<'d> {
+    pub(super) fn root(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
+        let (path, asked) = (String::new(), RefCell::default());
+        Self { document, path, line: None, table: Some(table), general: None, asked }
+    }
+
+    /// The section of that name, whose values default to those of `general`.
+    pub(super) fn section(&self, name: &'static str, general: Option<&'d Section<'d>>) -> Self {
+        self.ask(name);
+        match self.own(name) {
+            Some(entry) => Self { general, ..self.section_at(&entry) },
+            None => Self { path: self.key(name), table: None, general, asked: RefCell::default(), ..*self },
+        }
+    }
+
+    pub(super) fn section_at(&self, entry: &Entry<'d>) -> Self {
+        let table = entry.value.as_table();
+        if table.is_none() {
+            let fix = format!("Write it as a section: [{}]", self.key(entry.name));
+            let mistake = Mistake::new(format!("must be a table, not {}", kind(entry.value)), fix);
+            self.report(entry.name, Some(entry.line), None, mistake);
+        }
+        let (path, line) = (self.key(entry.name), Some(entry.line));
+        Self { document: self.document, path, line, table, general: None, asked: RefCell::default() }
+    }
+
+    /// Everything in this very section, in the order of the file.
+    pub(super) fn entries(&self) -> Vec<Entry<'d>> {
+        let mut entries: Vec<_> = self.table.into_iter().flatten().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        entries.into_iter().filter_map(|(key, _)| self.own(key.get_ref())).collect()
+    }
+
+    fn ask(&self, name: &'static str) {
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&name) {
+            asked.push(name);
+        }
+    }
+
+    fn own(&self, name: &str) -> Option<Entry<'d>> {
+        let (key, value) = self.table?.get_key_value(name)?;
+        let line = self.document.line(key.span().start);
+        Some(Entry { name: key.get_ref(), value: value.get_ref(), line, inherited: false })
+    }
+
+    pub(super) fn find(&self, name: &'static str) -> Option<Entry<'d>> {
+        self.ask(name);
+        let inherited = || Some(Entry { inherited: true, ..self.general?.own(name)? });
+        self.own(name).or_else(inherited)
+    }
+
+    /// The value of a key that may be absent.
+    pub(super) fn optional<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(&DeValue<'_>) -> Reading<T>,
+    ) -> Option<T> {
+        let entry = self.find(name)?;
+        match read(entry.value) {
+            Ok(value) => {
+                self.note(name, entry.shown(), self.origin(&entry));
+                Some(value)
+            }
+            Err(mistake) => {
+                self.complain(&entry, mistake);
+                None
+            }
+        }
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn required<T>(
+        &self,
+        name: &'static str,
+        example: &str,
+        read: impl Fn(&DeValue<'_>) -> Reading<T>,
+    ) -> Option<T> {
+        if self.find(name).is_none() {
+            self.reject(name, Mistake::new("is missing", format!("Write {name} = {example}")));
+        }
+        self.optional(name, read)
+    }
+
+    /// The value of a key, or its default, which is written as in the file and goes through the same reader.
+    pub(super) fn or_default<T>(
+        &self,
+        name: &'static str,
+        default: &str,
+        read: impl Fn(&DeValue<'_>) -> Reading<T>,
+    ) -> T {
+        self.optional(name, &read).unwrap_or_else(|| {
+            self.note(name, default.to_owned(), Origin::Default);
+            let value = DeValue::parse(default).expect("a default is TOML");
+            read(value.get_ref()).expect("a default keeps the rules of its key")
+        })
+    }
+
+    /// The value that a variable has instead of the file, or the report of its mistake, which never shows it.
+    pub(super) fn overridden<T>(&self, name: &str, variable: &'static str, reading: Reading<T>) -> Option<T> {
+        let report = |mistake| {
+            self.document.report(Problem::new("environment", None, variable.to_owned(), None, mistake));
+        };
+        let value = reading.map_err(report).ok()?;
+        self.note(name, String::new(), Origin::Environment(variable));
+        Some(value)
+    }
+
+    pub(super) fn complain(&self, entry: &Entry<'_>, mistake: Mistake) {
+        if !entry.inherited {
+            let value = (!entry.value.is_table()).then(|| entry.shown());
+            self.report(entry.name, Some(entry.line), value, mistake);
+        }
+    }
+
+    /// Reports a key whose value is lawful by itself, or one that is missing.
+    pub(super) fn reject(&self, name: &str, mistake: Mistake) {
+        match self.own(name) {
+            Some(entry) => self.complain(&entry, mistake),
+            None => self.report(name, self.line, None, mistake),
+        }
+    }
+
+    fn report(&self, name: &str, line: Option<usize>, value: Option<String>, mistake: Mistake) {
+        self.document.report(Problem::new(&self.document.file, line, self.key(name), value, mistake));
+    }
+
+    pub(super) fn note(&self, name: &str, value: String, origin: Origin) {
+        self.document.note(self.key(name), value, origin);
+    }
+
+    /// Shows a value as it is in effect rather than as it was written.
+    pub(super) fn show(&self, name: &str, value: &str) {
+        self.document.show(&self.key(name), value);
+    }
+
+    pub(super) fn origin(&self, entry: &Entry<'_>) -> Origin {
+        Origin::File { file: self.document.file.clone(), line: entry.line }
+    }
+
+    /// Reports the keys that were never asked for.
+    pub(super) fn finish(&self) {
+        let asked = self.asked.borrow();
+        for entry in self.entries().iter().filter(|entry| !asked.contains(&entry.name)) {
+            let mistake = if names_secret(entry.name) {
+                let file = if self.path == "database" { "password_file" } else { "secret_key_file" };
+                Mistake::new(
+                    "secrets live in files, never here; the value is not shown",
+                    format!(
+                        "Put it alone into a file of mode 0600 and write {file} = \"/path/of/that/file\""
+                    ),
+                )
+            } else if let Some(near) = nearest(entry.name, asked.iter().copied()) {
+                Mistake::new("unknown key", format!("Did you mean {near}?"))
+            } else {
+                Mistake::new("unknown key", format!("Known here: {}", asked.join(", ")))
+            };
+            self.report(entry.name, Some(entry.line), None, mistake);
+        }
+    }
+
+    fn key(&self, name: &str) -> String {
+        let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let name = match name {
+            _ if holds_key(name) => "(not shown)".to_owned(),
+            _ if bare && !name.is_empty() => name.to_owned(),
+            _ => quoted(name),
+        };
+        if self.path.is_empty() { name } else { format!("{}.{name}", self.path) }
+    }
+}
+
+/// A text as a TOML string on one line; JSON escapes alike.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn render(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => quoted(text),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(values) => {
+            let values: Vec<_> = values.iter().map(|value| render(value.get_ref())).collect();
+            format!("[{}]", values.join(", "))
+        }
+        DeValue::Table(_) => "{ … }".to_owned(),
+    }
+}
+
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,120 @@
+//! Secrets live in files. What goes wrong with such a file is told by its path, never by its content.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{App, Database, DatabaseUrl};
+use crate::tencent::usersig::SecretKey;
+
+/// Longer than any key or password; what is longer is another file.
+const MAX_BYTES: u64 = 4096;
+
+/// A file that holds one secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    pub path: PathBuf,
+    /// systemd put it there and guards it by other means than the file's mode.
+    pub is_credential: bool,
+}
+
+/// An app's key, and what looked odd about its file.
+#[derive(Debug)]
+pub struct SecretKeyRead {
+    pub key: SecretKey,
+    pub warnings: Vec<String>,
+}
+
+/// The database's password, and what looked odd about its file.
+#[derive(Debug)]
+pub struct PasswordRead {
+    pub password: SecretString,
+    pub warnings: Vec<String>,
+}
+
+/// Why a file gave no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    #[error("cannot read {}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{} is empty; the secret stands in it alone", path.display())]
+    Empty { path: PathBuf },
+    #[error("{} is longer than 4 KiB, so it is not a secret's file", path.display())]
+    TooLong { path: PathBuf },
+    #[error("{} is not UTF-8 text", path.display())]
+    NotText { path: PathBuf },
+    #[error("{} holds {what}; the secret stands in it alone, on one line", path.display())]
+    NotAlone { path: PathBuf, what: &'static str },
+}
+
+impl App {
+    /// Reads the app's key. Reading again gives the key that is in the file then.
+    pub fn read_secret_key(&self) -> Result<SecretKeyRead, SecretFileError> {
+        let file = &self.secret_key_file;
+        let (text, mut warnings) = file.read()?;
+        if text.expose_secret().contains(char::is_whitespace) {
+            return Err(SecretFileError::NotAlone { path: file.path.clone(), what: "white space" });
+        }
+        let key = SecretKey::new(text.expose_secret());
+        if !key.looks_usual() {
+            warnings.push(format!(
+                "{} does not hold 64 hexadecimal digits as an IM app's key does; the SecretKey of a Tencent Cloud \
+                 API key (CAM) is another thing: the app's is in the console under IM, application, basic \
+                 configuration, key",
+                file.path.display()
+            ));
+        }
+        Ok(SecretKeyRead { key, warnings })
+    }
+}
+
+impl Database {
+    /// Reads the password of a PostgreSQL database: `None` if there is no `password_file`, or if the URL, which can
+    /// only be the environment's then, carries a password of its own.
+    pub fn read_password(&self) -> Result<Option<PasswordRead>, SecretFileError> {
+        match (&self.url, &self.password_file) {
+            (DatabaseUrl::Postgres(url), Some(file)) if !url.has_password() => {
+                let (password, warnings) = file.read()?;
+                if password.expose_secret().contains(char::is_control) {
+                    let what = "a line break or another control character";
+                    return Err(SecretFileError::NotAlone { path: file.path.clone(), what });
+                }
+                Ok(Some(PasswordRead { password, warnings }))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl SecretFile {
+    fn read(&self) -> Result<(SecretString, Vec<String>), SecretFileError> {
+        let path = || self.path.clone();
+        let unreadable = |source| SecretFileError::Unreadable { path: path(), source };
+        let file = File::open(&self.path).map_err(unreadable)?;
+        let warnings = if self.is_credential { None } else { lax_mode(&file, &self.path) };
+        let mut bytes = Vec::with_capacity(4097);
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(SecretFileError::TooLong { path: path() });
+        }
+        let mut text = String::from_utf8(bytes).map_err(|_| SecretFileError::NotText { path: path() })?;
+        let line =
+            text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+        text.truncate(line.len());
+        if text.trim().is_empty() {
+            return Err(SecretFileError::Empty { path: path() });
+        }
+        Ok((SecretString::from(text), warnings.into_iter().collect()))
+    }
+}
+
+/// A warning if others than the owner may read the file.
+fn lax_mode(file: &File, path: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = file.metadata().ok()?.permissions().mode() & 0o777;
+    let path = path.display();
+    (mode & 0o077 != 0)
+        .then(|| format!("{path} can be read by others than its owner (mode {mode:04o}): chmod 600 {path}"))
+}

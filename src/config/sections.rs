@@ -1,0 +1,374 @@
+//! The sections of the file: which keys there are, their defaults, and the rules between them.
+//! A default stands here as it would stand in the file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::document::{Document, Entry, Origin, Reading, Section, quoted};
+use super::environment::Environment;
+use super::problems::{ConfigProblems, Mistake};
+use super::secrets::SecretFile;
+use super::values::{
+    base_url, boolean, choice, cron, duration, fraction, integer, is_loopback, listen, log_level, role,
+    schema, secret_file, text, timezone,
+};
+use super::{App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Schedule};
+use crate::model::{GroupType, SdkAppId};
+use crate::tencent::region::Region;
+
+/// A crawl has room for 62 passes, two of them unfiltered.
+const MAX_GROUP_TYPES: usize = 60;
+
+/// Where the file is and what surrounds it.
+struct Place<'p> {
+    folder: &'p Path,
+    env: &'p Environment,
+}
+
+pub(super) fn read(text: &str, file: &Path, env: &Environment) -> Result<Config, ConfigProblems> {
+    let document = Document::new(file, text);
+    let table = document.table()?;
+    let place = Place { folder: file.parent().unwrap_or(Path::new("")), env };
+    let config = whole(&Section::root(&document, &table), &place);
+    let (problems, settings) = document.finish();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Config { settings, ..config }),
+        _ => Err(ConfigProblems::new(problems)),
+    }
+}
+
+fn whole(root: &Section<'_>, place: &Place<'_>) -> Option<Config> {
+    let database = database(&root.section("database", None), place);
+    // The general sections are read for their mistakes; what is in effect is read again for each app.
+    let schedules = root.section("schedule", None);
+    schedule(&schedules);
+    let deletions = root.section("deletion", None);
+    let (_, shares) = deletion(&deletions, &BTreeMap::new());
+    let (metrics, dashboard) = listeners(root);
+    let log = log(&root.section("log", None), place);
+    retention(&root.section("retention", None));
+    let general = General { schedule: &schedules, deletion: &deletions, shares: &shares };
+    let section = root.section("apps", None);
+    let mut ids = BTreeMap::new();
+    let apps: Vec<_> =
+        section.entries().iter().map(|entry| app(&section, entry, &mut ids, &general, place)).collect();
+    if apps.is_empty() {
+        let fix = "Write a section [apps.prod] with sdk_app_id and secret_key_file";
+        root.reject("apps", Mistake::new("there must be an app to crawl", fix));
+    }
+    root.finish();
+    let apps = apps.into_iter().collect::<Option<_>>()?;
+    Some(Config { database: database?, metrics, dashboard, log, apps, settings: Vec::new() })
+}
+
+fn database(section: &Section<'_>, place: &Place<'_>) -> Option<Database> {
+    let in_file = section.optional("url", |value| {
+        let url = DatabaseUrl::parse(text(value)?, place.folder)?;
+        if matches!(&url, DatabaseUrl::Postgres(url) if url.has_password()) {
+            return Err(Mistake::new(
+                "must not carry a password in this file; the value is not shown",
+                "Take it out and write password_file = \"/path/of/a/file/that/holds/it\"",
+            ));
+        }
+        Ok(url)
+    });
+    let variable = "TIM_GROUP_SYNC_DATABASE_URL";
+    let url = if let Some(text) = place.env.get(variable) {
+        section.overridden("url", variable, DatabaseUrl::parse(text, Path::new("")))
+    } else if section.find("url").is_some() {
+        in_file
+    } else if let Some(path) = place.env.default_database() {
+        section.note("url", String::new(), Origin::Default);
+        Some(DatabaseUrl::Sqlite(path))
+    } else {
+        let rule = "has no default, as neither STATE_DIRECTORY nor XDG_DATA_HOME nor HOME is set";
+        section.reject("url", Mistake::new(rule, "Write for example url = \"sqlite:groups.db\""));
+        None
+    };
+    if let Some(url) = &url {
+        section.show("url", &quoted(&url.to_string()));
+    }
+    let password_file =
+        section.optional("password_file", |value| secret_file(value, place.folder, place.env));
+    show_path(section, "password_file", password_file.as_ref());
+    let schema = section.or_default("schema", "\"tim\"", schema);
+    let reader_role = section.optional("reader_role", role);
+    let auto_migrate = section.or_default("auto_migrate", "true", boolean);
+    section.finish();
+    Some(Database { url: url?, password_file, schema, reader_role, auto_migrate })
+}
+
+fn show_path(section: &Section<'_>, name: &str, file: Option<&SecretFile>) {
+    if let Some(file) = file {
+        section.show(name, &quoted(&file.path.display().to_string()));
+    }
+}
+
+fn listeners(root: &Section<'_>) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let section = root.section("metrics", None);
+    let metrics = section.or_default("listen", "\"127.0.0.1:9878\"", listen);
+    section.finish();
+    let section = root.section("dashboard", None);
+    let dashboard = section.or_default("listen", "\"127.0.0.1:9879\"", listen);
+    let allow_remote = section.or_default("allow_remote", "false", boolean);
+    section.finish();
+    if dashboard.is_some_and(|address| !address.ip().is_loopback() && !allow_remote) {
+        let rule = "must be loopback: the page asks nobody who they are";
+        let fix = "Write \"127.0.0.1:9879\", or allow_remote = true beside it";
+        section.reject("listen", Mistake::new(rule, fix));
+    }
+    if dashboard.is_some_and(|address| Some(address) == metrics && address.port() != 0) {
+        section.reject("listen", Mistake::new("is metrics.listen too", "Give each a port of its own"));
+    }
+    (metrics, dashboard)
+}
+
+fn log(section: &Section<'_>, place: &Place<'_>) -> Log {
+    let mut level = section.or_default("level", "\"info\"", |value| log_level(text(value)?));
+    let variable = "TIM_GROUP_SYNC_LOG";
+    if let Some(text) = place.env.get(variable) {
+        let overriding = section.overridden("level", variable, log_level(text));
+        level = overriding.unwrap_or(level);
+        section.show("level", &quoted(&level));
+    }
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = section.or_default("format", "\"auto\"", |value| choice(value, &formats));
+    section.finish();
+    Log { level, format }
+}
+
+fn retention(section: &Section<'_>) {
+    for name in ["deleted_groups", "events", "counts"] {
+        if section.find(name).is_some() {
+            section.reject(
+                name,
+                Mistake::new("is not available in this version", "Remove it: all rows are kept"),
+            );
+        }
+    }
+    section.finish();
+}
+
+fn schedule(section: &Section<'_>) -> Schedule {
+    let (cron, pattern) =
+        section.or_default("cron", "\"0 * * * *\"", |value| Ok((text(value)?.to_owned(), cron(value)?)));
+    let timezone = section.or_default("timezone", "\"UTC\"", timezone);
+    let catch_up = section.or_default("catch_up", "true", boolean);
+    section.finish();
+    Schedule { cron, pattern, timezone, catch_up }
+}
+
+/// A share for one group type, as written and from where.
+type Shares = BTreeMap<GroupType, (f64, String, Origin)>;
+
+fn deletion(section: &Section<'_>, general_shares: &Shares) -> (Deletion, Shares) {
+    let modes = [("apply", DeletionMode::Apply), ("review", DeletionMode::Review)];
+    let mode = section.or_default("mode", "\"apply\"", |value| choice(value, &modes));
+    let max_fraction = section.or_default("max_fraction", "0.2", fraction);
+    let min_groups = section.or_default("min_groups", "100", |value| {
+        u64::try_from(integer(value)?).map_err(|_| Mistake::new("must be 0 or more", ""))
+    });
+    let max_shortfall = section.or_default("max_shortfall", "0.0", fraction);
+    let confirm = section.or_default("confirm", "false", |value| {
+        let fix = "Write confirm = false, or leave it out";
+        let unavailable = || Mistake::new("is not available in this version", fix);
+        if boolean(value)? { Err(unavailable()) } else { Ok(false) }
+    });
+    let shares = shares_by_type(&section.section("max_fraction_by_type", None), general_shares);
+    section.finish();
+    let max_fraction_by_type = shares.iter().map(|(kind, (share, ..))| (kind.clone(), *share)).collect();
+    (Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type }, shares)
+}
+
+/// The shares of the section over the general ones over the default, type by type.
+fn shares_by_type(section: &Section<'_>, general: &Shares) -> Shares {
+    let live = GroupType::new("AVChatRoom").expect("a documented type has a lawful name");
+    let mut shares = Shares::from([(live, (1.0, "1.0".to_owned(), Origin::Default))]);
+    shares.extend(general.clone());
+    let mut own: BTreeMap<GroupType, &str> = BTreeMap::new();
+    for entry in section.entries() {
+        let reading = group_type(entry.name).and_then(|kind| Ok((kind, fraction(entry.value)?)));
+        match reading {
+            Ok((kind, _)) if own.contains_key(&kind) => {
+                section.complain(&entry, one_type_twice(own[&kind], entry.name, &kind));
+            }
+            Ok((kind, share)) => {
+                own.insert(kind.clone(), entry.name);
+                shares.insert(kind, (share, entry.shown(), section.origin(&entry)));
+            }
+            Err(mistake) => section.complain(&entry, mistake),
+        }
+    }
+    for (kind, (_, shown, origin)) in &shares {
+        section.note(kind.as_str(), shown.clone(), origin.clone());
+    }
+    shares
+}
+
+fn group_type(name: &str) -> Reading<GroupType> {
+    GroupType::new(name).ok_or_else(|| {
+        let rule =
+            format!("{} is no group type: a name has 1 to 64 ASCII letters, digits, _ and -", quoted(name));
+        Mistake::new(rule, "Write for example \"Public\"")
+    })
+}
+
+fn one_type_twice(first: &str, second: &str, kind: &GroupType) -> Mistake {
+    let rule = if first == second {
+        format!("names {} twice", quoted(first))
+    } else {
+        format!("names {} and {}, which are one type: {kind}", quoted(first), quoted(second))
+    };
+    Mistake::new(rule, "Keep one of them")
+}
+
+/// What the apps fall back on.
+struct General<'g> {
+    schedule: &'g Section<'g>,
+    deletion: &'g Section<'g>,
+    shares: &'g Shares,
+}
+
+fn app<'d>(
+    apps: &Section<'d>,
+    entry: &Entry<'d>,
+    ids: &mut BTreeMap<SdkAppId, &'d str>,
+    general: &General<'d>,
+    place: &Place<'_>,
+) -> Option<App> {
+    let name = app_name(apps, entry);
+    let section = apps.section_at(entry);
+    let sdk_app_id =
+        section.required("sdk_app_id", "1400000000, the app's SDKAppID in the console", |value| {
+            SdkAppId::new(integer(value)?)
+                .ok_or_else(|| Mistake::new("must be positive", "Write the app's SDKAppID from the console"))
+        });
+    if let Some(other) = sdk_app_id.and_then(|id| ids.insert(id, entry.name)) {
+        let rule = format!("apps.{other} and apps.{} have one SDKAppID", entry.name);
+        section.reject("sdk_app_id", Mistake::new(rule, "Keep one of them; an app is crawled once"));
+    }
+    let identifier = section.or_default("identifier", "\"administrator\"", |value| match text(value)? {
+        text if (1..=32).contains(&text.len()) && !text.contains(char::is_control) => Ok(text.to_owned()),
+        _ => Err(Mistake::new(
+            "must be 1 to 32 bytes without control characters",
+            "Write an app administrator's UserID, such as \"administrator\"",
+        )),
+    });
+    let example = "\"/etc/tim-group-sync/prod.key\", a file of mode 0600 that holds the app's key alone";
+    let secret_key_file =
+        section.required("secret_key_file", example, |value| secret_file(value, place.folder, place.env));
+    show_path(&section, "secret_key_file", secret_key_file.as_ref());
+    let (api, is_local) = endpoint(&section);
+    let group_types = section.or_default(
+        "group_types",
+        r#"["Public", "Private", "ChatRoom", "AVChatRoom", "BChatRoom", "Community"]"#,
+        group_types,
+    );
+    let names: Vec<_> = group_types.iter().map(|kind| quoted(kind.as_str())).collect();
+    section.show("group_types", &format!("[{}]", names.join(", ")));
+    let page_limit = section.or_default("page_limit", "10000", |value| {
+        let limit = u32::try_from(integer(value)?).ok().filter(|limit| (1..=10_000).contains(limit));
+        limit.ok_or_else(|| Mistake::new("must be from 1 to 10000, the most the API lists in one answer", ""))
+    });
+    let request_interval =
+        section.or_default("request_interval", "\"1050ms\"", |value| request_interval(value, is_local));
+    let request_timeout =
+        section.or_default("request_timeout", "\"10s\"", |value| request_timeout(value, is_local));
+    let retry_for = section.or_default("retry_for", "\"5m\"", |value| match duration(value)? {
+        time if time <= Duration::from_secs(3600) => Ok(time),
+        _ => Err(Mistake::new("must be at most 1h; the next crawl is another attempt", "Write \"5m\"")),
+    });
+    let schedule = schedule(&section.section("schedule", Some(general.schedule)));
+    let (deletion, _) = deletion(&section.section("deletion", Some(general.deletion)), general.shares);
+    section.finish();
+    Some(App {
+        name: name?,
+        sdk_app_id: sdk_app_id?,
+        identifier,
+        secret_key_file: secret_key_file?,
+        api: api?,
+        group_types,
+        page_limit,
+        request_interval,
+        request_timeout,
+        retry_for,
+        schedule,
+        deletion,
+    })
+}
+
+fn app_name(apps: &Section<'_>, entry: &Entry<'_>) -> Option<String> {
+    let name = entry.name;
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+    let lawful = plain && name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase());
+    if !lawful {
+        let rule = "an app's name has 1 to 64 lower-case letters, digits, _ and -, a letter first";
+        apps.complain(entry, Mistake::new(rule, "Write for example [apps.prod]"));
+    }
+    lawful.then(|| name.to_owned())
+}
+
+/// The endpoint, and whether the vendor's limits do not hold there, as nobody can say if its URL is wrong.
+fn endpoint(section: &Section<'_>) -> (Option<Endpoint>, bool) {
+    let allow_http = section.or_default("allow_http", "false", boolean);
+    let Some(entry) = section.find("base_url") else {
+        let region = section.or_default("region", "\"china\"", |value| choice(value, &Region::ALL));
+        return (Some(Endpoint { base_url: region.base_url(), region: Some(region) }), false);
+    };
+    if section.find("region").is_some() {
+        let rule = "region and base_url exclude each other: both say where the API is";
+        section.complain(&entry, Mistake::new(rule, "Keep one of them"));
+    }
+    let url = section.optional("base_url", |value| base_url(value, allow_http));
+    let is_local = url.as_ref().is_none_or(is_loopback);
+    (url.map(|base_url| Endpoint { base_url, region: None }), is_local)
+}
+
+fn group_types(value: &DeValue<'_>) -> Reading<Vec<GroupType>> {
+    let fix = "Write for example [\"Public\", \"Private\"], or [] for one unfiltered pass";
+    let values = value.as_array().ok_or_else(|| Mistake::new("must be a list of group types", fix))?;
+    if values.len() > MAX_GROUP_TYPES {
+        return Err(Mistake::new(format!("must name at most {MAX_GROUP_TYPES} types"), ""));
+    }
+    let mut types: Vec<GroupType> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    for value in values {
+        let name = text(value.get_ref()).map_err(|_| Mistake::new("must hold texts only", fix))?;
+        let kind = group_type(name)?;
+        if let Some(n) = types.iter().position(|known| *known == kind) {
+            return Err(one_type_twice(names[n], name, &kind));
+        }
+        types.push(kind);
+        names.push(name);
+    }
+    Ok(types)
+}
+
+fn request_interval(value: &DeValue<'_>, is_local: bool) -> Reading<Duration> {
+    match duration(value)? {
+        time if time > Duration::from_secs(3600) => {
+            Err(Mistake::new("must be at most 1h", "Write \"1050ms\""))
+        }
+        time if is_local || time >= Duration::from_secs(1) => Ok(time),
+        _ => {
+            let rule = "must be at least 1s, unless base_url is loopback; the API allows one call a second";
+            Err(Mistake::new(rule, "Write \"1050ms\""))
+        }
+    }
+}
+
+fn request_timeout(value: &DeValue<'_>, is_local: bool) -> Reading<Duration> {
+    let least = Duration::from_secs(if is_local { 0 } else { 3 });
+    match duration(value)? {
+        time if time > least && time <= Duration::from_secs(60) => Ok(time),
+        _ if is_local => Err(Mistake::new("must be more than 0s and at most 60s", "Write \"10s\"")),
+        _ => {
+            let rule = "must be more than 3s, which is the API's own timeout, and at most 60s";
+            Err(Mistake::new(rule, "Write \"10s\""))
+        }
+    }
+}

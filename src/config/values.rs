@@ -1,0 +1,256 @@
+//! Readers of single values: each takes what the file says and answers with a typed value or the rule it breaks.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use croner::Cron;
+use croner::errors::CronError;
+use croner::parser::{CronParser, Seconds, Year};
+use reqwest::Url;
+use toml::de::{DeFloat, DeInteger, DeValue};
+use tracing_subscriber::EnvFilter;
+
+use super::document::{Reading, kind, quoted};
+use super::environment::Environment;
+use super::problems::{Mistake, holds_key, nearest};
+use super::secrets::SecretFile;
+
+fn wrong_type(wanted: &str, value: &DeValue<'_>, fix: &str) -> Mistake {
+    Mistake::new(format!("must be {wanted}, not {}", kind(value)), fix)
+}
+
+pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Reading<&'v str> {
+    value.as_str().ok_or_else(|| wrong_type("a text", value, "Put it in quotes"))
+}
+
+pub(super) fn boolean(value: &DeValue<'_>) -> Reading<bool> {
+    value.as_bool().ok_or_else(|| wrong_type("true or false", value, "Write true or false without quotes"))
+}
+
+pub(super) fn integer(value: &DeValue<'_>) -> Reading<i64> {
+    let number = value
+        .as_integer()
+        .ok_or_else(|| wrong_type("a whole number", value, "Write digits without quotes"))
+        .map_err(
+            |mistake| if value.is_float() { Mistake::new("must be a whole number", "") } else { mistake },
+        )?;
+    i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| Mistake::new("is too large", ""))
+}
+
+/// A share between 0 and 1.
+pub(super) fn fraction(value: &DeValue<'_>) -> Reading<f64> {
+    let number = value.as_float().map(DeFloat::as_str).or(value.as_integer().map(DeInteger::as_str));
+    let number = number.ok_or_else(|| wrong_type("a number", value, "Write it without quotes"))?;
+    match number.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        Ok(share) if (1.0..=100.0).contains(&share) => {
+            Err(Mistake::new("must be a share from 0 to 1", format!("Write {} for {share} %", share / 100.0)))
+        }
+        _ => Err(Mistake::new("must be a share from 0 to 1", "Write for example 0.2 for 20 %")),
+    }
+}
+
+pub(super) fn duration(value: &DeValue<'_>) -> Reading<Duration> {
+    let fix = "Write for example \"1050ms\", \"10s\" or \"5m\"";
+    let text = value.as_str().ok_or_else(|| wrong_type("a text with a unit", value, fix))?;
+    humantime::parse_duration(text).map_err(|error| Mistake::new(format!("is not a duration: {error}"), fix))
+}
+
+pub(super) fn choice<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Reading<T> {
+    let text = text(value)?;
+    words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        Mistake::new(format!("must be one of {}", known.join(", ")), did_you_mean(text, known))
+    })
+}
+
+pub(super) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(word, candidates).map_or_else(String::new, |near| format!("Did you mean \"{near}\"?"))
+}
+
+/// An address to listen on; "" is none.
+pub(super) fn listen(value: &DeValue<'_>) -> Reading<Option<SocketAddr>> {
+    let text = text(value)?;
+    let fix = "Write for example \"127.0.0.1:9878\", or \"\" for off";
+    let parsed = (!text.is_empty()).then(|| text.parse()).transpose();
+    parsed.map_err(|_| Mistake::new("must be an IP address and a port", fix))
+}
+
+/// A level, or directives of `tracing_subscriber`, where a bare word that is no level would silence everything.
+pub(super) fn log_level(text: &str) -> Reading<String> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let bare: Vec<_> =
+        text.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', ']', '}'])).collect();
+    let stray = bare.iter().find(|part| !levels.contains(&part.to_lowercase().as_str()));
+    if let Some(stray) = stray.filter(|_| !text.contains('[')) {
+        let fix = nearest(stray, levels)
+            .map_or("Write for example \"info,tim_group_sync=debug\"".to_owned(), |near| {
+                format!("Did you mean \"{near}\"?")
+            });
+        return Err(Mistake::new(format!("must be one of {}, or a filter", levels.join(", ")), fix));
+    }
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Mistake::new(
+            format!("is not a log filter: {error}"),
+            "Write for example \"info,tim_group_sync=debug\"",
+        )),
+    }
+}
+
+/// Reads a cron expression of five or six fields. An error says in which field it is.
+pub(super) fn cron(value: &DeValue<'_>) -> Reading<Cron> {
+    let text = text(value)?;
+    let fix = "Write minute, hour, day of month, month and day of week, such as \"0 * * * *\" for every hour";
+    let cron = parse_cron(text).map_err(|error| {
+        let fields: Vec<_> = text.split_whitespace().collect();
+        let rule = match (fields.len(), wrong_field(&fields)) {
+            (5 | 6, Some((name, field))) => {
+                format!("is not a cron expression: {name} {}: {}", quoted(field), explain(&error))
+            }
+            (5 | 6, None) => format!("is not a cron expression: {}", explain(&error)),
+            (1, _) if text.starts_with('@') => {
+                "must be one of @hourly, @daily, @weekly, @monthly, @yearly, or five or six fields".to_owned()
+            }
+            (count, _) => format!("must have five fields, or six with the seconds first, not {count}"),
+        };
+        Mistake::new(rule, fix)
+    })?;
+    // Any day serves: a lawful expression comes round within the calendar's 400 years or never does.
+    let some_day = chrono::DateTime::UNIX_EPOCH;
+    match cron.find_next_occurrence(&some_day, false) {
+        Ok(_) => Ok(cron),
+        Err(_) => Err(Mistake::new("never comes: there is no such date", fix)),
+    }
+}
+
+fn parse_cron(text: &str) -> Result<Cron, CronError> {
+    CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build().parse(text)
+}
+
+/// The first field that is wrong all by itself.
+fn wrong_field<'f>(fields: &[&'f str]) -> Option<(&'static str, &'f str)> {
+    let names = [
+        "second (0-59)",
+        "minute (0-59)",
+        "hour (0-23)",
+        "day of month (1-31)",
+        "month (1-12)",
+        "day of week (0-7)",
+    ];
+    let names = &names[names.len().saturating_sub(fields.len())..];
+    names.iter().zip(fields).enumerate().find_map(|(n, (name, field))| {
+        let mut alone = vec!["*"; fields.len()];
+        alone[n] = field;
+        parse_cron(&alone.join(" ")).is_err().then_some((*name, *field))
+    })
+}
+
+fn explain(error: &CronError) -> String {
+    let text = match error {
+        CronError::InvalidPattern(text)
+        | CronError::IllegalCharacters(text)
+        | CronError::ComponentError(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.trim_end_matches('.').to_owned()
+}
+
+pub(super) fn timezone(value: &DeValue<'_>) -> Reading<Tz> {
+    let text = text(value)?;
+    text.parse().map_err(|_| {
+        let near = did_you_mean(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
+        let fix =
+            if near.is_empty() { "Write for example \"UTC\" or \"Asia/Shanghai\"".to_owned() } else { near };
+        Mistake::new("must be an IANA time zone", fix)
+    })
+}
+
+/// The root of an API: scheme, host and port, nothing else.
+pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> Reading<Url> {
+    let text = text(value)?;
+    let fix = "Write for example \"https://console.tim.qq.com\"";
+    let url = Url::parse(text).map_err(|error| Mistake::new(format!("is not a URL: {error}"), fix))?;
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") {
+        Err(Mistake::new("must begin with https://", fix))
+    } else if !bare || !url.username().is_empty() || url.password().is_some() {
+        Err(Mistake::new("must be scheme, host and port only: no user, path, query or fragment", fix))
+    } else if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
+        Err(Mistake::new(
+            "must be https, or whoever listens on the way gets a UserSig with full admin rights",
+            "Write https://, or allow_http = true beside it",
+        ))
+    } else {
+        Ok(url)
+    }
+}
+
+pub(super) fn is_loopback(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
+}
+
+/// A name that PostgreSQL takes without quotes, short enough for `_private` behind it.
+pub(super) fn schema(value: &DeValue<'_>) -> Reading<String> {
+    let name = text(value)?;
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let lawful = plain && !name.is_empty() && name.len() <= 55 && !name.as_bytes()[0].is_ascii_digit();
+    if lawful && !name.starts_with("pg_") {
+        return Ok(name.to_owned());
+    }
+    Err(Mistake::new(
+        "must be 1 to 55 lower-case letters, digits and _, not beginning with a digit or pg_",
+        "Write for example \"tim\"",
+    ))
+}
+
+pub(super) fn role(value: &DeValue<'_>) -> Reading<String> {
+    let name = text(value)?;
+    let lawful = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.');
+    if lawful && (1..=63).contains(&name.len()) {
+        return Ok(name.to_owned());
+    }
+    Err(Mistake::new("must be 1 to 63 letters, digits, _, - and .", "Write for example \"tim_reader\""))
+}
+
+/// A path that counts from `folder`; nothing in it is expanded.
+pub(super) fn path(text: &str, folder: &Path) -> Reading<PathBuf> {
+    match text.as_bytes().first() {
+        None => Err(Mistake::new("must be a path, not empty", "")),
+        Some(b'~') => Err(Mistake::new("~ is not expanded", "Write the whole path")),
+        Some(b'$') => Err(Mistake::new(
+            "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of a secret's file",
+            "Write the whole path",
+        )),
+        Some(_) if text.contains('\0') => Err(Mistake::new("must not hold a NUL", "")),
+        Some(_) => Ok(folder.join(text)),
+    }
+}
+
+pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment) -> Reading<SecretFile> {
+    let text = text(value)?;
+    if let Some(name) = text.strip_prefix("$CREDENTIALS_DIRECTORY/") {
+        let folder = env.directory("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+            let fix = format!("Start it as a systemd service with LoadCredential={name}:/path/of/the/file");
+            Mistake::new(
+                "CREDENTIALS_DIRECTORY is not set; systemd sets it for services with credentials",
+                fix,
+            )
+        })?;
+        return Ok(SecretFile { path: path(name, &folder)?, is_credential: true });
+    }
+    if !text.contains(['/', '.']) && holds_key(text) {
+        return Err(Mistake::new(
+            "must be the path of a file, but looks like the key itself; it is not shown",
+            "Put it alone into a file of mode 0600 and write that file's path",
+        ));
+    }
+    let path = path(text, folder)?;
+    let is_credential = env.directory("CREDENTIALS_DIRECTORY").is_some_and(|folder| path.starts_with(folder));
+    Ok(SecretFile { path, is_credential })
+}
