@@ -1,0 +1,6 @@
+//! Everything that needs a server or a database: one binary, so that it links once.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
+mod crawls;
+mod support;
