@@ -1,6 +1,7 @@
 //! Keeps the groups of a Tencent Cloud IM (Chat) app in SQL.
 
 pub mod alarm;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crawl;
@@ -13,5 +14,6 @@ pub mod roll;
 pub mod schedule;
 pub mod simulator;
 pub mod store;
+pub mod telemetry;
 pub mod tencent;
 pub mod verdict;

@@ -106,13 +106,13 @@ impl<'a> Caller<'a> {
 
     async fn ask(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
         let Self { client, pacer, patience, requests, on_wait } = self;
-        let attempt = async |attempt: Attempt| {
+        let attempt = |attempt: Attempt| {
             *requests += 1;
             on_wait(None);
             if attempt.renew_signature {
                 client.renew_signature();
             }
-            client.list_groups(request).await
+            client.list_groups(request)
         };
         let on_pause = |pause: Pause<'_, ApiError>| {
             warn!(

@@ -17,7 +17,7 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 use self::pass::{PassEnd, PassPlan, PassTally};
 pub use self::progress::{Progress, Step};
 use crate::clock::Clock;
-use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, Verdict};
+use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::{Caller, Pages, PagesError};
 use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
@@ -71,6 +71,8 @@ pub enum WhenBusy {
 pub struct CrawlReport {
     pub crawl: CrawlId,
     pub status: CrawlStatus,
+    /// Only a complete crawl says what became of its deletions.
+    pub deletions: Option<Deletions>,
     pub reason: Option<Reason>,
     pub started_at: DateTime<Utc>,
     pub finished_at: DateTime<Utc>,
@@ -175,20 +177,6 @@ impl Crawler {
     #[must_use]
     pub fn identity(&self) -> &AppIdentity {
         &self.settings.identity
-    }
-
-    /// Asks the API for the number of groups, the cheapest call that needs working credentials. Takes the lease, because
-    /// it counts against the call rate.
-    pub async fn probe(&self, when_busy: WhenBusy) -> Result<Result<Option<u64>, ApiError>, CrawlError> {
-        let lease = self.lease(when_busy, &CancellationToken::new()).await?;
-        let once = RetryPolicy {
-            retry_for: self.settings.retry.retry_for.min(Duration::from_secs(20)),
-            ..self.settings.retry
-        };
-        let mut caller = Caller::new(&self.client, &self.pacer, Patience::new(once), |_| ());
-        let total = caller.count_app().await;
-        self.release(lease).await;
-        Ok(total)
     }
 
     /// Crawls the app once. A crawl that fails at the API or is stopped is a report; an error means that not even its
@@ -308,6 +296,7 @@ impl Crawler {
         let report = CrawlReport {
             crawl,
             status,
+            deletions: closing.deletions(),
             reason: closing.reason,
             started_at,
             finished_at,

@@ -299,7 +299,9 @@ impl Store {
 }
 
 impl Closing<'_> {
-    fn deletions(&self) -> Option<Deletions> {
+    /// What becomes of the crawl's deletions; only a complete crawl says.
+    #[must_use]
+    pub fn deletions(&self) -> Option<Deletions> {
         (self.status == CrawlStatus::Complete).then(|| {
             if self.settlement.vanished().next().is_some() { Deletions::Applied } else { Deletions::None }
         })

@@ -1,6 +1,5 @@
 //! A simulated API, a database and a crawler between them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
