@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this module is for")]
 
+mod approve;
 mod check;
 mod crawl;
 mod demo;
@@ -44,6 +45,8 @@ enum Command {
     /// Crawl every app once, now
     #[command(alias = "sync")]
     Crawl(crawl::CrawlArgs),
+    /// Apply the deletions that a crawl withheld
+    Approve(approve::Approve),
     /// Check the configuration, the database and the credentials
     Check(check::Check),
     /// Show each app's groups and how its last crawls went
@@ -93,6 +96,7 @@ impl Cli {
             Command::Demo(demo) => demo.run().await,
             Command::Run(run) => run.run(&setup).await,
             Command::Crawl(crawl) => crawl.run(&setup).await,
+            Command::Approve(approve) => approve.run(&setup).await,
             Command::Check(check) => check.run(&setup).await,
             Command::Status(status) => status.run(&setup).await,
             Command::Usersig(usersig) => usersig.run(&setup),

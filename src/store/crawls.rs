@@ -136,6 +136,13 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
     reappeared = daily_count.reappeared + excluded.reappeared,
     retyped = daily_count.retyped + excluded.retyped";
 
+/// Adds deletions that were approved later to the day they were approved on.
+pub(super) const ADD_CHANGES_TO_DAY: &str = "
+INSERT INTO daily_count (app_id, day, type_id, live_groups, vanished)
+SELECT s.app_id, $2, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3
+ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    live_groups = excluded.live_groups, vanished = daily_count.vanished + excluded.vanished";
+
 impl Store {
     /// Records that a crawl starts, after closing those of its app that a dead process left open. `None` if the tick it
     /// was to serve has been served.
@@ -203,6 +210,7 @@ impl Store {
     }
 
     /// Ends a crawl: deletion and missing marks, kept totals, counts and status, all at once or not at all.
+    #[expect(clippy::too_many_lines, reason = "one transaction, told in its order")]
     pub async fn close_crawl(&self, closing: &Closing<'_>) -> Result<CrawlEvents, StoreError> {
         const DOING: &str = "conclude a crawl";
         let (app, crawl) = (closing.app, closing.crawl);

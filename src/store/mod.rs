@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod groups;
 mod lease;
+mod settle;
 mod sqlite;
 mod status;
 
@@ -19,4 +20,5 @@ pub use engine::{DatabaseUrl, Store};
 pub use error::StoreError;
 pub use groups::{Batch, Written};
 pub use lease::Lease;
+pub use settle::HeldCrawl;
 pub use status::{AppStatus, CrawlRow, TypeStatus};
