@@ -4,10 +4,11 @@
 //! and the simulated API are processes of their own; each measures itself through /proc. Nothing is paced.
 
 #![expect(
+    clippy::cast_precision_loss,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a program for developers"
+    reason = "a program for developers that prints figures"
 )]
 
 use std::io::{BufRead as _, BufReader, Write as _};

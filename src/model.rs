@@ -152,12 +152,22 @@ impl GroupIds {
         })
     }
 
-    /// The same ids in byte order: the order of both databases' indexes.
-    #[must_use]
-    pub fn sorted(&self) -> Vec<&str> {
-        let mut ids: Vec<&str> = self.iter().collect();
-        ids.sort_unstable();
-        ids
+    /// The same ids in byte order, the order of both databases' indexes, in lists of at most so many.
+    pub fn sorted_chunks(&self, size: usize) -> impl Iterator<Item = Vec<&str>> {
+        let mut order: Vec<u32> = (0u32..).take(self.len()).collect();
+        order.sort_unstable_by_key(|&index| self.get(index));
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let chunk = order.get(from..order.len().min(from + size)).filter(|chunk| !chunk.is_empty())?;
+            from += chunk.len();
+            Some(chunk.iter().map(|&index| self.get(index)).collect())
+        })
+    }
+
+    fn get(&self, index: u32) -> &str {
+        let index = index as usize;
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.text[start as usize..self.ends[index] as usize]
     }
 }
 
@@ -341,7 +351,7 @@ mod tests {
     fn packed_ids_come_back_as_they_were_pushed_and_sort_by_bytes() {
         let ids: GroupIds = ["b", "", "a b", "Z"].into_iter().collect();
         assert_eq!(ids.iter().collect::<Vec<_>>(), ["b", "", "a b", "Z"]);
-        assert_eq!(ids.sorted(), ["", "Z", "a b", "b"]);
+        assert_eq!(ids.sorted_chunks(3).collect::<Vec<_>>(), [vec!["", "Z", "a b"], vec!["b"]]);
         assert_eq!((ids.len(), ids.text_len()), (4, 5));
     }
 }

@@ -27,16 +27,17 @@ INSERT INTO group_type (type_id, name, sdk_name, name_zh) VALUES
 
 -- One row a group ever listed. Clustered by app and id: an app's groups are one range, and there is no second b-tree.
 -- A live group that the last crawls listed is never rewritten: its last_seen_at is a floor, the view says more.
+-- The columns that a scan asks for come first: a row is decoded only as far as it is needed.
 CREATE TABLE group_row (
     app_id         INTEGER NOT NULL,
     group_id       TEXT    NOT NULL,
     type_id        INTEGER NOT NULL,
-    in_baseline    INTEGER NOT NULL,
-    first_seen_at  INTEGER NOT NULL,
-    last_seen_at   INTEGER NOT NULL,
     deleted_at     INTEGER,
     missing_since  INTEGER,
     held_crawl_id  INTEGER,
+    in_baseline    INTEGER NOT NULL,
+    first_seen_at  INTEGER NOT NULL,
+    last_seen_at   INTEGER NOT NULL,
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 

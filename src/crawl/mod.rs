@@ -12,6 +12,7 @@ use chrono_tz::Tz;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use self::pass::{PassEnd, PassPlan, PassTally};
@@ -147,6 +148,8 @@ enum Interrupted {
     Pages(#[from] PagesError),
     #[error("the API rejects every configured group type ({0})")]
     AllRejected(String),
+    #[error("reading the known groups broke off: {0}")]
+    Panicked(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -342,14 +345,9 @@ impl Crawler {
         self.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
         let states = site.store.type_states(site.app).await?;
         let past = site.store.past(site.app).await?;
-        // The count is on its way while the roll is read.
-        let (total, roll) = tokio::join!(
-            biased;
-            site.unless_stopped(caller.count_app()),
-            load_roll(site, &states)
-        );
-        let mut roll = roll?;
-        findings.total_at_start = total??;
+        // The roll is read while the first pages come in.
+        let mut roll = RollRead::begin(site, &states);
+        findings.total_at_start = site.unless_stopped(caller.count_app()).await??;
         self.progress.send_modify(|progress| progress.total = findings.total_at_start);
 
         let plans = self.plans(types, &states);
@@ -358,7 +356,7 @@ impl Crawler {
         }
         self.note_rejected(findings)?;
         self.progress.send_modify(|progress| progress.step = Step::Checking);
-        let mut rechecks = self.ask_emptied_types_again(site, caller, &roll, findings).await?;
+        let mut rechecks = self.ask_emptied_types_again(site, caller, roll.ready().await?, findings).await?;
         findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
         let leftover = self.leftover(findings);
         if leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time) {
@@ -366,7 +364,7 @@ impl Crawler {
             self.pass(site, plan, caller, &mut roll, findings).await?;
             rechecks.push(Recheck::NotNeeded);
         }
-        Ok(self.conclude(site, types, &roll, leftover, rechecks, findings).await?)
+        Ok(self.conclude(site, types, roll.ready().await?, leftover, rechecks, findings).await?)
     }
 
     fn plans(&self, types: &BTreeMap<GroupType, TypeId>, states: &[TypeState]) -> Vec<PassPlan> {
@@ -391,11 +389,11 @@ impl Crawler {
         site: &CrawlSite<'_>,
         plan: PassPlan,
         caller: &mut Caller<'_>,
-        roll: &mut Roll,
+        roll: &mut RollRead,
         findings: &mut Findings,
     ) -> Result<(), Interrupted> {
-        let mut tally = PassTally::new(plan, self.settings.page_limit);
-        let end = pass::run(site, caller, roll, &mut tally).await;
+        let mut tally = PassTally::new(plan);
+        let end = pass::run(site, caller, self.settings.page_limit, roll, &mut tally).await;
         findings.listed = roll.listed();
         findings.tallies.push(tally);
         findings.ends.push(Some(end?));
@@ -456,8 +454,7 @@ impl Crawler {
         if self.settings.group_types.is_empty() {
             return Leftover::Unknown;
         }
-        let claimed =
-            findings.tallies.iter().map(|tally| tally.pages.counts().highest.unwrap_or(tally.distinct));
+        let claimed = findings.tallies.iter().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));
         let leftover = Leftover::of(findings.total_at_start, findings.total_at_end, claimed);
         findings.leftover = match leftover {
             Leftover::Unknown => None,
@@ -603,10 +600,48 @@ fn unfiltered(states: &[TypeState], index: usize) -> PassPlan {
     }
 }
 
-async fn load_roll(site: &CrawlSite<'_>, states: &[TypeState]) -> Result<Roll, StoreError> {
-    let mut builder = RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
-    site.store.for_each_live(site.app, |type_id, id, mark| builder.add(type_id, id, mark)).await?;
-    Ok(builder.finish())
+/// The roll, perhaps still being read by a task of its own.
+enum RollRead {
+    Reading(AbortOnDropHandle<Result<Roll, StoreError>>),
+    Read(Box<Roll>),
+}
+
+impl RollRead {
+    fn begin(site: &CrawlSite<'_>, states: &[TypeState]) -> Self {
+        let mut builder = RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
+        if states.iter().all(|state| state.live() == 0) {
+            return Self::Read(Box::new(builder.finish()));
+        }
+        let (store, app) = (site.store.clone(), site.app);
+        let reading = tokio::spawn(async move {
+            store.for_each_live(app, |type_id, id, mark| builder.add(type_id, id, mark)).await?;
+            Ok(builder.finish())
+        });
+        Self::Reading(AbortOnDropHandle::new(reading))
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Read(_))
+    }
+
+    async fn ready(&mut self) -> Result<&mut Roll, Interrupted> {
+        if let Self::Reading(reading) = self {
+            let roll = reading.await.map_err(|panic| Interrupted::Panicked(panic.to_string()))??;
+            *self = Self::Read(Box::new(roll));
+        }
+        match self {
+            Self::Read(roll) => Ok(roll),
+            Self::Reading(_) => Err(Interrupted::Stopped),
+        }
+    }
+
+    /// Different ids listed so far.
+    fn listed(&self) -> u64 {
+        match self {
+            Self::Read(roll) => roll.listed(),
+            Self::Reading(_) => 0,
+        }
+    }
 }
 
 impl CrawlSite<'_> {
@@ -631,8 +666,8 @@ impl Findings {
             type_id: tally.plan.type_id,
             recorded_at: tally.ended_at.unwrap_or(started_at),
             verdict: self.verdicts.get(&tally.plan.type_id).copied(),
-            pages: tally.pages.pages(),
-            counts: tally.pages.counts(),
+            pages: tally.pages,
+            counts: tally.counts,
             distinct: tally.distinct,
             repeats: tally.repeats,
             first_listed: tally.first_listed,
@@ -648,7 +683,7 @@ impl Interrupted {
             Self::Stopped => (ReasonCode::Cancelled, None),
             Self::Pages(error) => (error.reason_code(), error.code()),
             Self::AllRejected(_) => (ReasonCode::RejectedTypes, Some(10004)),
-            Self::Store(_) => (ReasonCode::Database, None),
+            Self::Store(_) | Self::Panicked(_) => (ReasonCode::Database, None),
         };
         Reason { code, error_code, text: self.to_string() }
     }

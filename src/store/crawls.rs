@@ -219,8 +219,8 @@ impl Store {
         writing!(self, DOING, |tx, dialect| {
             let mut tally = Tally::default();
             for (type_id, ids) in closing.settlement.vanished() {
-                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
-                    let ids = dialect::Ids::of(chunk);
+                for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(&chunk);
                     let marked = dialect::mark_vanished(&mut tx, (app, type_id, crawl), finished_at, &ids)
                         .await
                         .attempted(DOING)?
@@ -234,8 +234,8 @@ impl Store {
                     closing.settlement.were_missing(type_id).cast_signed();
             }
             for (type_id, ids) in closing.settlement.missing() {
-                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
-                    let ids = dialect::Ids::of(chunk);
+                for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(&chunk);
                     let marked = dialect::mark_missing(&mut tx, (app, type_id), started_at, &ids)
                         .await
                         .attempted(DOING)?;
@@ -244,8 +244,8 @@ impl Store {
             }
             let mut withheld = 0;
             for (type_id, ids) in closing.settlement.withheld() {
-                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
-                    let ids = dialect::Ids::of(chunk);
+                for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(&chunk);
                     let held = dialect::mark_withheld(&mut tx, (app, type_id, crawl), started_at, &ids)
                         .await
                         .attempted(DOING)?

@@ -130,7 +130,9 @@ impl Store {
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .idle_timeout(Duration::from_secs(60))
-            .connect_lazy_with(options.create_if_missing(false).read_only(true));
+            .connect_lazy_with(
+                options.create_if_missing(false).read_only(true).pragma("cache_size", "-2048"),
+            );
         Ok(Self { engine: Engine::Sqlite(SqliteFile { path: path.to_owned(), writer, readers }) })
     }
 

@@ -8,7 +8,7 @@ use super::apps::AppId;
 use super::engine::{Engine, Store, writing};
 use super::error::{Attempted as _, StoreError};
 use super::sqlite;
-use crate::model::{CrawlId, TypeId};
+use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::roll::Mark;
 
 /// Ids in one statement: more make no statement faster, but the process bigger.
@@ -24,8 +24,8 @@ pub struct Batch<'a> {
     /// No pass of this type has reached its end before: new groups are no events.
     pub in_baseline: bool,
     pub at: DateTime<Utc>,
-    /// Different ids, in byte order: the order of the tables.
-    pub ids: Vec<&'a str>,
+    /// Different ids.
+    pub ids: &'a GroupIds,
 }
 
 impl Batch<'_> {
@@ -170,18 +170,12 @@ impl Store {
     pub async fn for_each_live(
         &self,
         app: AppId,
-        mut each: impl FnMut(TypeId, &str, Mark),
+        each: impl FnMut(TypeId, &str, Mark),
     ) -> Result<(), StoreError> {
         match &self.engine {
-            Engine::Sqlite(file) => sqlite::live_groups(&file.readers, app, |line| {
-                let (head, id) = line.split_once(':').unwrap_or((line, ""));
-                let digits = head.trim_end_matches(['m', 'h']);
-                let mark = Mark { missing: digits.len() < head.len(), held: head.ends_with('h') };
-                // The statement builds the line from an integer column.
-                each(TypeId(digits.parse().unwrap_or_default()), id, mark);
-            })
-            .await
-            .attempted("read the live groups"),
+            Engine::Sqlite(file) => {
+                sqlite::live_groups(&file.readers, app, each).await.attempted("read the live groups")
+            }
         }
     }
 
@@ -194,8 +188,8 @@ impl Store {
         writing!(self, DOING, |tx, dialect| {
             let mut written = Written::default();
             let mut tally = Tally::default();
-            for chunk in batch.ids.chunks(IDS_PER_STATEMENT) {
-                let ids = dialect::Ids::of(chunk);
+            for chunk in batch.ids.sorted_chunks(IDS_PER_STATEMENT) {
+                let ids = dialect::Ids::of(&chunk);
                 if !batch.in_baseline {
                     written.appeared +=
                         dialect::record_appeared(&mut tx, batch, &ids).await.attempted(DOING)?;
