@@ -174,6 +174,18 @@ impl Crawler {
         self.progress.subscribe()
     }
 
+    /// When the last crawl of the app started, whichever process made it. Makes the app known to the database.
+    pub async fn last_start(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let (app, _) = self.store.register_app(&self.settings.identity, &self.settings.group_types).await?;
+        self.store.last_start(app).await
+    }
+
+    /// Least time between two requests.
+    #[must_use]
+    pub fn request_interval(&self) -> Duration {
+        self.settings.request_interval
+    }
+
     #[must_use]
     pub fn identity(&self) -> &AppIdentity {
         &self.settings.identity
