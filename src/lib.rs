@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod crawl;
 pub mod daemon;
+pub mod guard;
 pub mod lifecycle;
 pub mod model;
 pub mod pace;

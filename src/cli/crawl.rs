@@ -103,6 +103,7 @@ pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
         (events.reappeared, "reappeared"),
         (events.retyped, "retyped"),
         (i64::try_from(report.missing).unwrap_or(i64::MAX), "missing"),
+        (i64::try_from(report.withheld).unwrap_or(i64::MAX), "withheld"),
     ]
     .into_iter()
     .filter(|(groups, _)| *groups > 0)
@@ -149,6 +150,7 @@ fn as_json(outcomes: &[(String, Outcome)]) -> Result<String, Failure> {
                 "reappeared": report.events.reappeared,
                 "retyped": report.events.retyped,
                 "missing": report.missing,
+                "withheld": report.withheld,
             }),
             Err(error) => serde_json::json!({ "app": app, "status": null, "reason": error.to_string() }),
         })

@@ -13,7 +13,7 @@ use super::exit::{Exit, Failure};
 use super::simulate::populate;
 use super::text;
 use crate::clock::Clock;
-use crate::crawl::{CrawlSettings, Crawler, WhenBusy};
+use crate::crawl::{CrawlSettings, Crawler, GuardPolicy, WhenBusy};
 use crate::lifecycle::Lifecycle;
 use crate::model::{GroupType, SdkAppId};
 use crate::pace::RetryPolicy;
@@ -152,6 +152,7 @@ fn crawler(
         request_interval: INTERVAL + INTERVAL / 20,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         max_shortfall: 0.0,
+        guard: GuardPolicy { max_fraction: 0.2, min_groups: 100, ..GuardPolicy::default() },
         timezone: chrono_tz::UTC,
         host: "demo".to_owned(),
     };

@@ -6,8 +6,8 @@ use tracing::warn;
 
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::config::{self, App, Config, Environment, LogFormat};
-use crate::crawl::{CrawlSettings, Crawler};
+use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat};
+use crate::crawl::{CrawlSettings, Crawler, GuardPolicy};
 use crate::pace::RetryPolicy;
 use crate::store::{AppIdentity, DatabaseUrl, Store};
 use crate::telemetry;
@@ -72,6 +72,12 @@ impl Setup {
             request_interval: app.request_interval,
             retry: RetryPolicy::lasting(app.retry_for),
             max_shortfall: app.deletion.max_shortfall,
+            guard: GuardPolicy {
+                review: app.deletion.mode == DeletionMode::Review,
+                max_fraction: app.deletion.max_fraction,
+                min_groups: app.deletion.min_groups,
+                max_fraction_by_type: app.deletion.max_fraction_by_type.clone(),
+            },
             timezone: app.schedule.timezone,
             host: host(),
         };

@@ -17,6 +17,7 @@ use tracing::{Instrument as _, error, info, info_span, warn};
 use self::pass::{PassEnd, PassPlan, PassTally};
 pub use self::progress::{Progress, Step};
 use crate::clock::Clock;
+use crate::guard::{Change, GuardSettings, Withholding, withhold};
 use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::{Caller, Pages, PagesError};
@@ -45,10 +46,22 @@ pub struct CrawlSettings {
     pub retry: RetryPolicy,
     /// `deletion.max_shortfall`.
     pub max_shortfall: f64,
+    /// When deletions are withheld.
+    pub guard: GuardPolicy,
     /// Whose days the daily counts are of.
     pub timezone: Tz,
     /// The name of this machine.
     pub host: String,
+}
+
+/// `[deletion]`, by the names of types.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GuardPolicy {
+    /// `mode = "review"`.
+    pub review: bool,
+    pub max_fraction: f64,
+    pub min_groups: u64,
+    pub max_fraction_by_type: BTreeMap<GroupType, f64>,
 }
 
 /// What a crawl is for.
@@ -85,6 +98,8 @@ pub struct CrawlReport {
     pub events: CrawlEvents,
     /// Groups that are missing now and were not before.
     pub missing: u64,
+    /// Deletions that wait for someone's approval.
+    pub withheld: u64,
 }
 
 /// A crawl that could not be recorded.
@@ -158,6 +173,7 @@ struct Findings {
 struct Concluded {
     settlement: Settlement,
     judgement: Judgement,
+    withholding: Option<Withholding>,
 }
 
 impl Crawler {
@@ -273,11 +289,14 @@ impl Crawler {
         let concluded = self.investigate(&site, &types, &mut caller, &mut findings).await;
         self.progress.send_modify(|progress| progress.step = Step::Concluding);
         let (status, reason, settlement) = match concluded {
-            Ok(Concluded { settlement, judgement }) if judgement.shortfalls.is_empty() => {
-                (CrawlStatus::Complete, None, settlement)
-            }
-            Ok(Concluded { settlement, judgement }) => {
-                (CrawlStatus::Incomplete, Some(shortfall_reason(&judgement, &types)), settlement)
+            Ok(Concluded { settlement, judgement, withholding }) => {
+                let withheld =
+                    withholding.map(|withholding| withheld_reason(&withholding, &settlement, &types, crawl));
+                if judgement.shortfalls.is_empty() {
+                    (CrawlStatus::Complete, withheld, settlement)
+                } else {
+                    (CrawlStatus::Incomplete, Some(shortfall_reason(&judgement, &types)), settlement)
+                }
             }
             Err(interrupted) => {
                 let status = match interrupted {
@@ -318,6 +337,7 @@ impl Crawler {
             total: closing.total_at_end.or(closing.total_at_start),
             events,
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
+            withheld: settlement.withheld().map(|(_, ids)| ids.len() as u64).sum(),
         };
         report.log();
         Ok(report)
@@ -358,7 +378,7 @@ impl Crawler {
             self.pass(site, plan, caller, &mut roll, findings).await?;
             rechecks.push(Recheck::NotNeeded);
         }
-        Ok(self.conclude(site, &roll, &states, leftover, rechecks, findings).await?)
+        Ok(self.conclude(site, types, &roll, leftover, rechecks, findings).await?)
     }
 
     fn plans(&self, types: &BTreeMap<GroupType, TypeId>, states: &[TypeState]) -> Vec<PassPlan> {
@@ -463,8 +483,8 @@ impl Crawler {
     async fn conclude(
         &self,
         site: &CrawlSite<'_>,
+        types: &BTreeMap<GroupType, TypeId>,
         roll: &Roll,
-        states: &[TypeState],
         leftover: Leftover,
         rechecks: Vec<Recheck>,
         findings: &mut Findings,
@@ -491,6 +511,7 @@ impl Crawler {
         let accounted = typed_account_for_app(leftover, &judgement, findings.listed, total);
         let absences = Absences::of(&judgement, accounted);
         let unlisted = roll.unlisted();
+        let states = site.store.type_states(site.app).await?;
         let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
         let mut settlement = absences.settlement(&known, &unlisted);
         if !unlisted.is_empty() {
@@ -502,14 +523,27 @@ impl Crawler {
                 })
                 .await?;
         }
-        Ok(Concluded { settlement, judgement })
+        let withholding = withhold(&self.guard(types), &changes(roll, &states, &settlement));
+        if let Some(withholding) = &withholding {
+            settlement.withhold(&withholding.types);
+        }
+        Ok(Concluded { settlement, judgement, withholding })
+    }
+
+    fn guard(&self, types: &BTreeMap<GroupType, TypeId>) -> GuardSettings {
+        let policy = &self.settings.guard;
+        let own = policy.max_fraction_by_type.iter();
+        GuardSettings {
+            review: policy.review,
+            max_fraction: policy.max_fraction,
+            min_groups: policy.min_groups,
+            max_fraction_by_type: own.filter_map(|(name, share)| Some((*types.get(name)?, *share))).collect(),
+        }
     }
 }
 
 fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) -> Reason {
-    let name = |type_id: TypeId| {
-        types.iter().find(|(_, of)| **of == type_id).map_or("the unfiltered list", |(name, _)| name.as_str())
-    };
+    let name = |type_id| type_name(types, type_id).unwrap_or("the unfiltered list");
     let sentences: Vec<String> = judgement
         .shortfalls
         .iter()
@@ -520,6 +554,52 @@ fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) 
         error_code: None,
         text: format!("{}; nothing of it was marked deleted", sentences.join("; ")),
     }
+}
+
+/// What the settlement would do to each type. `states` has what this crawl listed already.
+fn changes(roll: &Roll, states: &[TypeState], settlement: &Settlement) -> BTreeMap<TypeId, Change> {
+    let mut changes: BTreeMap<TypeId, Change> = states
+        .iter()
+        .map(|state| {
+            let type_id = state.type_id();
+            (type_id, Change { before: roll.live_before(type_id), after: state.live(), vanished: 0 })
+        })
+        .collect();
+    for (type_id, ids) in settlement.vanished() {
+        let change = changes.entry(type_id).or_default();
+        change.vanished = ids.len() as u64;
+        change.after = change.after.saturating_sub(change.vanished);
+    }
+    changes
+}
+
+fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&str> {
+    types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
+}
+
+fn withheld_reason(
+    withholding: &Withholding,
+    settlement: &Settlement,
+    types: &BTreeMap<GroupType, TypeId>,
+    crawl: CrawlId,
+) -> Reason {
+    let groups: usize = settlement.withheld().map(|(_, ids)| ids.len()).sum();
+    let why = if withholding.exceeded.is_empty() {
+        "deletion.mode is \"review\"".to_owned()
+    } else {
+        let sentence = |(type_id, change): &(Option<TypeId>, Change)| {
+            let what = type_id
+                .map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
+            format!("{what} would shrink from {} to {} live groups", change.before, change.after)
+        };
+        let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
+        format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))
+    };
+    let text = format!(
+        "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
+         `tim-group-sync approve --crawl {crawl}`"
+    );
+    Reason { code: withholding.code, error_code: None, text }
 }
 
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
@@ -609,6 +689,7 @@ impl CrawlReport {
                     reappeared = self.events.reappeared,
                     retyped = self.events.retyped,
                     missing = self.missing,
+                    withheld = self.withheld,
                     requests = self.requests,
                     took = %humantime::format_duration(took),
                     "crawl {}{}{reason}",
@@ -620,6 +701,7 @@ impl CrawlReport {
         match self.status {
             CrawlStatus::Failed => line!(error),
             CrawlStatus::Incomplete => line!(warn),
+            CrawlStatus::Complete if self.withheld > 0 => line!(warn),
             _ => line!(info),
         }
     }

@@ -99,7 +99,7 @@ SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY c
 const LAST_START: &str = "SELECT max(started_at) FROM crawl WHERE app_id = $1";
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
-    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12
+    leftover = $8, listed_count = $9, withheld = $10, reason_code = $11, error_code = $12, reason = $13
 WHERE crawl_id = $1 AND status = 'running'";
 const SUM_UP: &str = "
 UPDATE crawl SET
@@ -234,6 +234,20 @@ impl Store {
                     tally.deltas.entry(type_id).or_default().missing += marked.cast_signed();
                 }
             }
+            let mut withheld = 0;
+            for (type_id, ids) in closing.settlement.withheld() {
+                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(chunk);
+                    let held = dialect::mark_withheld(&mut tx, (app, type_id, crawl), started_at, &ids)
+                        .await
+                        .attempted(DOING)?
+                        .cast_signed();
+                    tally.deltas.entry(type_id).or_default().missing += held;
+                    withheld += held;
+                }
+                tally.deltas.entry(type_id).or_default().missing -=
+                    closing.settlement.were_missing(type_id).cast_signed();
+            }
             keep_tally!(tx, app, crawl, tally, DOING);
             for type_id in closing.settlement.concluded() {
                 sqlx::query(CONCLUDE)
@@ -274,6 +288,7 @@ impl Store {
                 .bind(closing.total_at_end.map(count))
                 .bind(closing.leftover.map(count))
                 .bind(count(closing.listed))
+                .bind(withheld)
                 .bind(closing.reason.as_ref().map(|reason| reason.code.as_str()))
                 .bind(closing.reason.as_ref().and_then(|reason| reason.error_code))
                 .bind(closing.reason.as_ref().map(|reason| reason.text.as_str()))
@@ -303,7 +318,13 @@ impl Closing<'_> {
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
         (self.status == CrawlStatus::Complete).then(|| {
-            if self.settlement.vanished().next().is_some() { Deletions::Applied } else { Deletions::None }
+            if self.settlement.withheld().next().is_some() {
+                Deletions::Withheld
+            } else if self.settlement.vanished().next().is_some() {
+                Deletions::Applied
+            } else {
+                Deletions::None
+            }
         })
     }
 }

@@ -207,6 +207,32 @@ pub(super) async fn mark_missing(
     Ok(done.rows_affected())
 }
 
+const WITHHELD: &str = "
+UPDATE group_row
+SET held_crawl_id = ?5, missing_since = ifnull(missing_since, ?4),
+    last_seen_at = CASE WHEN missing_since IS NULL THEN max(last_seen_at, ifnull(
+        (SELECT concluded_at FROM type_state s WHERE s.app_id = ?1 AND s.type_id = ?2), 0)) ELSE last_seen_at END
+WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
+  AND deleted_at IS NULL AND held_crawl_id IS NULL AND type_id = ?2";
+
+/// Marks live groups of a type missing and held, for a person to decide on, and returns how many.
+pub(super) async fn mark_withheld(
+    tx: &mut Tx<'_>,
+    (app, type_id, crawl): (AppId, TypeId, CrawlId),
+    since_millis: i64,
+    ids: &Ids,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(WITHHELD)
+        .bind(app.0)
+        .bind(type_id.0)
+        .bind(&ids.0)
+        .bind(since_millis)
+        .bind(crawl.0)
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected())
+}
+
 /// A list of ids as this engine binds it.
 pub(super) struct Ids(String);
 
