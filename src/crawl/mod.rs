@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use self::pass::{PassEnd, PassPlan, PassTally};
-pub use self::progress::{Progress, Step};
+pub use self::progress::{Progress, Step, Waiting};
 use crate::clock::Clock;
 use crate::guard::{Change, GuardSettings, Withholding, withhold};
 use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict};

@@ -260,7 +260,7 @@ fn short(groups: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pages::Waiting;
+    use crate::crawl::Waiting;
 
     fn apps(names: &[&str]) -> (watch::Sender<Apps>, Vec<Entry>) {
         let board = watch::Sender::new(Apps::new());

@@ -10,7 +10,7 @@ use reqwest::Url;
 use tempfile::TempDir;
 use tim_group_sync::alarm::{Alarm, AlarmClock, Hand};
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlSettings, Crawler};
+use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy};
 use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Phase};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal, Systemd};
 use tim_group_sync::model::{GroupType, SdkAppId};
@@ -116,6 +116,7 @@ impl Stage {
                 retry_for: wish.retry_for,
             },
             max_shortfall: 0.0,
+            guard: GuardPolicy::default(),
             timezone: chrono_tz::UTC,
             host: "test".to_owned(),
         };
