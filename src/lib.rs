@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crawl;
+pub mod daemon;
 pub mod guard;
 pub mod lifecycle;
 pub mod model;

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use self::pass::{PassEnd, PassPlan, PassTally};
-pub use self::progress::{Progress, Step};
+pub use self::progress::{Progress, Step, Waiting};
 use crate::clock::Clock;
 use crate::guard::{Change, GuardSettings, Withholding, withhold};
 use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict};
@@ -191,6 +191,18 @@ impl Crawler {
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    /// When the last crawl of the app started, whichever process made it. Makes the app known to the database.
+    pub async fn last_start(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let (app, _) = self.store.register_app(&self.settings.identity, &self.settings.group_types).await?;
+        self.store.last_start(app).await
+    }
+
+    /// Least time between two requests.
+    #[must_use]
+    pub fn request_interval(&self) -> Duration {
+        self.settings.request_interval
     }
 
     #[must_use]

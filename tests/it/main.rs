@@ -7,4 +7,5 @@
 )]
 
 mod crawls;
+mod daemon;
 mod support;
