@@ -59,7 +59,7 @@ CREATE TABLE crawl (
     crawl_id        INTEGER PRIMARY KEY AUTOINCREMENT,
     app_id          INTEGER NOT NULL REFERENCES app (app_id),
     trigger         TEXT    NOT NULL,
-    due_at          INTEGER,                -- the tick it serves, once
+    due_at          INTEGER,                -- the tick it serves
     started_at      INTEGER NOT NULL,
     finished_at     INTEGER,
     status          TEXT    NOT NULL,
@@ -78,9 +78,12 @@ CREATE TABLE crawl (
     error_code      INTEGER,
     reason          TEXT,
     host            TEXT    NOT NULL,
-    version         TEXT    NOT NULL,
-    UNIQUE (app_id, due_at)
+    version         TEXT    NOT NULL
 ) STRICT;
+
+-- A tick is served once, unless the crawl that was to serve it was cut short.
+CREATE UNIQUE INDEX crawl_by_tick ON crawl (app_id, due_at)
+WHERE status <> 'cancelled' AND coalesce(reason_code, '') <> 'process_ended';
 
 CREATE INDEX crawl_by_app ON crawl (app_id, crawl_id);
 
