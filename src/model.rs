@@ -185,6 +185,36 @@ impl fmt::Debug for GroupIds {
     }
 }
 
+/// The TotalCounts that the pages of one pass stated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub first: Option<u64>,
+    pub last: Option<u64>,
+    pub lowest: Option<u64>,
+    pub highest: Option<u64>,
+    /// Pages without a TotalCount.
+    pub absent: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, total_count: Option<u64>) {
+        let Some(count) = total_count else {
+            self.absent += 1;
+            return;
+        };
+        self.first.get_or_insert(count);
+        self.last = Some(count);
+        self.lowest = Some(self.lowest.map_or(count, |lowest| lowest.min(count)));
+        self.highest = Some(self.highest.map_or(count, |highest| highest.max(count)));
+    }
+
+    /// The count, if every page stated it and it never moved.
+    #[must_use]
+    pub fn steady(&self) -> Option<u64> {
+        self.lowest.filter(|_| self.absent == 0 && self.lowest == self.highest)
+    }
+}
+
 /// Names a crawl; a later crawl has a greater id, whatever the clock said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

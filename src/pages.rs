@@ -8,11 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::model::{GroupType, ReasonCode};
+use crate::model::{Counts, GroupType, ReasonCode};
 use crate::pace::{Attempt, Disposition, Pacer, Patience, Pause};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client, Page};
-use crate::verdict::Counts;
 
 /// Pages in a row without an id, `Next` not 0, after which a list is called endless.
 const MAX_EMPTY_PAGES: u32 = 20;

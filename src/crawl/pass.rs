@@ -11,13 +11,13 @@ use tracing::warn;
 
 use super::progress::{Progress, Step};
 use super::{CrawlSite, Interrupted, RollRead};
-use crate::model::{GroupIds, GroupType, TypeId};
+use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pace::Disposition;
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
 use crate::roll::{PassNo, Roll, Sighting};
 use crate::store::Batch;
 use crate::tencent::Page;
-use crate::verdict::{Counts, FinishedPass, Recheck};
+use crate::verdict::{FinishedPass, Recheck};
 
 /// New and changed ids are written when so much text of them has been gathered: some 400,000 ids. They are spread over the
 /// whole table, so that twice as many at once cost little more …

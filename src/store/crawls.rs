@@ -6,9 +6,8 @@ use super::apps::AppId;
 use super::engine::{Store, reading, writing};
 use super::error::{Attempted as _, StoreError};
 use super::groups::{Tally, keep_tally};
-use crate::model::{CrawlId, CrawlStatus, Deletions, ReasonCode, Trigger, TypeId, Verdict};
+use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, ReasonCode, Trigger, TypeId, Verdict};
 use crate::reconcile::Settlement;
-use crate::verdict::Counts;
 
 const IDS_PER_STATEMENT: usize = 20_000;
 

@@ -6,6 +6,7 @@
     reason = "a test binary has no outside, and a failed test is a panic"
 )]
 
+mod architecture;
 mod crawls;
 mod daemon;
 mod support;
