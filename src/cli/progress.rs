@@ -75,7 +75,11 @@ async fn lines(crawls: Vec<(String, watch::Receiver<Progress>)>) {
                 continue;
             }
             let total = now.total.map_or_else(String::new, |total| format!(" of {}", HumanCount(total)));
-            eprintln!("{name}: {} of {}{total} groups", words(&now), HumanCount(now.listed));
+            let so_far = match now.listed {
+                0 => String::new(),
+                listed => format!(", {}{total} groups so far", HumanCount(listed)),
+            };
+            eprintln!("{name}: {}{so_far}", words(&now));
             *last = now.step;
             *since = Instant::now();
         }

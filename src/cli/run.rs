@@ -97,6 +97,8 @@ async fn wait_for_database(
         let pause = DATABASE_PAUSES[DATABASE_PAUSES.len().min(attempt + 1) - 1];
         let chain = format!("{:#}", anyhow::Error::from(error));
         warn!(pause_s = pause.as_secs(), "waiting for the database: {chain}");
+        // The service is up and does what it can: systemd shall not restart it for want of a database.
+        systemd.ready();
         systemd.status(&format!("waiting for the database: {chain}"));
         systemd.watchdog();
         tokio::select! {

@@ -39,6 +39,9 @@ fn live_text(types: &[i64]) -> String {
     )
 }
 
+/// As many as two characters can stand for.
+const MOST_TYPES: i64 = 30 * 30;
+
 /// Two characters from U+0001 to U+001E.
 fn type_code(type_id: i64) -> String {
     let digit = |number: i64| char::from(u8::try_from(number % 30).unwrap_or(0) + 1);
@@ -65,6 +68,9 @@ pub(super) async fn live_groups(
     let types: Vec<i64> = sqlx::query_scalar(LIVE_TYPES).bind(app.0).fetch_all(pool).await?;
     if types.is_empty() {
         return Ok(());
+    }
+    if types.iter().any(|type_id| !(0..MOST_TYPES).contains(type_id)) {
+        return Err(sqlx::Error::Protocol(format!("more than {MOST_TYPES} group types")));
     }
     let sql = live_text(&types);
     let read = async |after: &str, end: Option<&str>| -> Result<Option<String>, sqlx::Error> {
