@@ -194,7 +194,6 @@ impl fmt::Debug for GroupIds {
 /// The TotalCounts that the pages of one pass stated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    pub first: Option<u64>,
     pub last: Option<u64>,
     pub lowest: Option<u64>,
     pub highest: Option<u64>,
@@ -208,7 +207,6 @@ impl Counts {
             self.absent += 1;
             return;
         };
-        self.first.get_or_insert(count);
         self.last = Some(count);
         self.lowest = Some(self.lowest.map_or(count, |lowest| lowest.min(count)));
         self.highest = Some(self.highest.map_or(count, |highest| highest.max(count)));
@@ -240,9 +238,6 @@ macro_rules! words {
         pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant,)+ }
 
         impl $name {
-            /// Every word, in the order of the documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
@@ -328,17 +323,6 @@ words! {
         Cancelled = "cancelled",
         /// The program ended without closing the crawl (killed, power loss).
         ProcessEnded = "process_ended",
-    }
-}
-
-words! {
-    /// What happened to a group.
-    GroupEvent {
-        Appeared = "appeared",
-        Vanished = "vanished",
-        Reappeared = "reappeared",
-        Retyped = "retyped",
-        Undeleted = "undeleted",
     }
 }
 

@@ -11,7 +11,6 @@ use super::text;
 use crate::config::{App, Config, Environment};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::Caller;
-use crate::schedule::Schedule;
 use crate::store::{DatabaseUrl, Lease, Store, StoreError};
 use crate::tencent::ApiError;
 use tokio::time::Instant;
@@ -172,12 +171,12 @@ fn report_credentials(app: &App, counted: Result<Option<u64>, ApiError>) -> Exit
 }
 
 fn print_next_runs(setup: &Setup, app: &App) {
-    // The configuration has parsed the pattern already.
-    let Ok(schedule) = Schedule::parse(&app.schedule.cron, app.schedule.timezone) else { return };
-    let runs: Vec<String> = schedule
+    let runs: Vec<String> = app
+        .schedule
+        .ticks
         .upcoming(setup.clock.now(), 5)
         .into_iter()
-        .map(|at| at.with_timezone(&app.schedule.timezone).format("%F %T %Z").to_string())
+        .map(|at| at.with_timezone(&app.schedule.ticks.timezone()).format("%F %T %Z").to_string())
         .collect();
     println!("      {:<14} next runs: {}", "", runs.join(", "));
 }

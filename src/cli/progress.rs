@@ -32,22 +32,26 @@ async fn bars(crawls: Vec<(String, watch::Receiver<Progress>)>) {
     };
     let unknown = style("{prefix:.bold} {spinner} {msg}");
     let known = style("{prefix:.bold} {bar:30} {human_pos}/{human_len} groups, {eta} left  {msg}");
-    let mut shown: Vec<(ProgressBar, watch::Receiver<Progress>)> = crawls
+    let mut shown: Vec<(ProgressBar, watch::Receiver<Progress>, bool)> = crawls
         .into_iter()
         .map(|(name, progress)| {
             let bar = all.add(ProgressBar::no_length().with_style(unknown.clone()).with_prefix(name));
-            (bar, progress)
+            (bar, progress, false)
         })
         .collect();
     let mut tick = interval(Duration::from_millis(100));
     loop {
         tick.tick().await;
-        for (bar, progress) in &mut shown {
+        for (bar, progress, begun) in &mut shown {
             let progress = progress.borrow_and_update().clone();
             if progress.step == Step::Idle {
-                bar.finish_and_clear();
+                // A finished bar never shows again, so a crawl that has not begun must not finish it.
+                if *begun {
+                    bar.finish_and_clear();
+                }
                 continue;
             }
+            *begun = true;
             if let Some(total) = progress.total
                 && bar.length() != Some(total.max(progress.listed))
             {

@@ -12,7 +12,6 @@ use crate::alarm::AlarmClock;
 use crate::config::{Config, Origin};
 use crate::daemon::{self, AppPlan};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
-use crate::schedule::Schedule;
 use crate::store::{Store, StoreError};
 
 /// Pauses between attempts to reach the database at the start, the last one for ever.
@@ -37,13 +36,11 @@ impl Run {
         let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
         let mut plans = Vec::new();
         for app in &config.apps {
-            let schedule = Schedule::parse(&app.schedule.cron, app.schedule.timezone)
-                .map_err(|error| Failure::new(Exit::Config, error))?;
             // One app without a readable key does not keep the others from being crawled.
             match setup.crawler(app, &store) {
                 Ok(crawler) => plans.push(AppPlan {
                     crawler: Arc::new(crawler),
-                    schedule,
+                    schedule: app.schedule.ticks.clone(),
                     catch_up: app.schedule.catch_up,
                     alarm: alarm_clock.alarm(),
                 }),

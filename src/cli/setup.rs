@@ -78,7 +78,7 @@ impl Setup {
                 min_groups: app.deletion.min_groups,
                 max_fraction_by_type: app.deletion.max_fraction_by_type.clone(),
             },
-            timezone: app.schedule.timezone,
+            timezone: app.schedule.ticks.timezone(),
             host: host(),
         };
         Ok(Crawler::new(settings, self.client(app)?, store.clone(), self.clock.clone()))

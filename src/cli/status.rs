@@ -9,7 +9,6 @@ use super::exit::{Exit, Failure};
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
-use crate::schedule::Schedule;
 use crate::store::{AppStatus, CrawlRow, Store};
 
 #[derive(Debug, Args)]
@@ -71,7 +70,7 @@ fn is_fresh(app: &AppStatus, max_age: Duration, now: Time) -> bool {
 
 fn next_crawl(config: &Config, status: &AppStatus, now: Time) -> Option<Time> {
     let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id)?;
-    Schedule::parse(&app.schedule.cron, app.schedule.timezone).ok()?.next_after(now)
+    app.schedule.ticks.next_after(now)
 }
 
 fn print_app(app: &AppStatus, next: Option<Time>, now: Time) {

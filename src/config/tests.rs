@@ -49,7 +49,7 @@ fn the_shortest_file_means_what_the_contract_says() {
     assert_eq!(app.group_types, GroupType::documented());
     assert_eq!((app.page_limit, app.request_interval), (10_000, Duration::from_millis(1050)));
     assert_eq!((app.request_timeout, app.retry_for), (Duration::from_secs(10), Duration::from_secs(300)));
-    assert_eq!((app.schedule.cron.as_str(), app.schedule.timezone), ("0 * * * *", Tz::UTC));
+    assert_eq!(app.schedule.ticks.to_string(), "0 * * * * in UTC");
     assert!(app.schedule.catch_up);
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
     let (mode, max_fraction_by_type) = (DeletionMode::Apply, live);
@@ -437,7 +437,7 @@ fn an_app_overrides_schedule_and_deletion_key_by_key() {
          [deletion]\nmode = \"review\"\nmax_fraction_by_type = {{ Private = 0.1, Public = 0.3 }}\n"
     );
     let app = parse(&text).unwrap().apps.remove(0);
-    assert_eq!((app.schedule.cron.as_str(), app.schedule.timezone), ("@daily", Tz::Asia__Shanghai));
+    assert_eq!(app.schedule.ticks.to_string(), "@daily in Asia/Shanghai");
     assert_eq!((app.deletion.mode, app.deletion.min_groups), (DeletionMode::Review, 5));
     let shares: Vec<_> =
         app.deletion.max_fraction_by_type.iter().map(|(t, share)| (t.as_str(), *share)).collect();

@@ -96,8 +96,7 @@ const CRAWLED_BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM crawl WHERE ap
 const LAST_LEFTOVER: &str = "
 SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
 const LAST_START: &str = "
-SELECT max(started_at) FROM crawl
-WHERE app_id = $1 AND status NOT IN ('running', 'cancelled') AND coalesce(reason_code, '') <> 'process_ended'";
+SELECT started_at FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
     leftover = $8, listed_count = $9, withheld = $10, reason_code = $11, error_code = $12, reason = $13
@@ -202,10 +201,10 @@ impl Store {
         Ok(Past { crawled_before: before > 0, leftover_last_time: leftover.unwrap_or(0) > 0 })
     }
 
-    /// When the last crawl of an app started that was not cut short by the end of its process.
+    /// When the last crawl of an app started that reached its end.
     pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
         let millis: Option<i64> =
-            reading!(self, pool => sqlx::query_scalar(LAST_START).bind(app.0).fetch_one(pool).await)
+            reading!(self, pool => sqlx::query_scalar(LAST_START).bind(app.0).fetch_optional(pool).await)
                 .attempted("read when the app was crawled last")?;
         Ok(millis.and_then(DateTime::from_timestamp_millis))
     }

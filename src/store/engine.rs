@@ -124,6 +124,9 @@ impl Store {
             .pragma("trusted_schema", "OFF");
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            // As long as this connection is open, so are the side files, without which others cannot read.
+            .idle_timeout(None)
+            .max_lifetime(None)
             .connect_with(options.clone().optimize_on_close(true, 400))
             .await
             .map_err(open_error)?;

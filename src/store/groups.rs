@@ -166,7 +166,7 @@ macro_rules! keep_tally {
 pub(super) use keep_tally;
 
 impl Store {
-    /// Names every live group of an app, in order of id.
+    /// Names every live group of an app, in any order.
     pub async fn for_each_live(
         &self,
         app: AppId,

@@ -2,7 +2,8 @@
 //!
 //! The row-at-a-time alternative costs five times as much, because every statement crosses to the driver's thread.
 
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use futures_util::TryStreamExt as _;
+use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 
 use super::apps::AppId;
 use super::groups::{Batch, Census, ListedBefore};
@@ -99,10 +100,9 @@ pub(super) async fn live_groups(
     hand_on(chunk.as_deref(), &mut each);
     let missing: i64 = sqlx::query_scalar(MISSING_COUNT).bind(app.0).fetch_one(pool).await?;
     if missing > 0 {
-        let rows: Vec<(i64, String, bool)> =
-            sqlx::query_as(MISSING_GROUPS).bind(app.0).fetch_all(pool).await?;
-        for (type_id, id, held) in rows {
-            each(TypeId(type_id), &id, Mark { missing: true, held });
+        let mut rows = sqlx::query(MISSING_GROUPS).bind(app.0).fetch(pool);
+        while let Some(row) = rows.try_next().await? {
+            each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
         }
     }
     Ok(())
