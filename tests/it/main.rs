@@ -3,4 +3,6 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 
 mod crawls;
+mod faults;
+mod properties;
 mod support;
