@@ -444,7 +444,7 @@ async fn a_wrong_key_says_which_key_to_set(mut world: World) {
 }
 
 async fn an_identifier_that_is_no_administrator_is_named(mut world: World) {
-    world.credentials.identifier = "somebody".to_owned();
+    "somebody".clone_into(&mut world.credentials.identifier);
     let report = world.crawl().await;
     assert_eq!((outcome(&report).as_str(), report.requests), ("failed refused 10007", 1));
     assert!(

@@ -90,7 +90,7 @@ pub struct World {
     pub request_interval: Duration,
     pub request_timeout: Duration,
     pub retry_for: Duration,
-    engine: Engine,
+    pub engine: Engine,
     database: Database,
     upstream: Arc<Mutex<Upstream>>,
     /// The last crawler, and what it was made from.
@@ -214,6 +214,12 @@ impl World {
     /// Lets something happen at the API after the n-th request from now on arrived, and before it is answered.
     pub fn during_request(&self, n: u64, errand: impl FnOnce(&SimulatedApp) + Send + 'static) {
         lock(&self.upstream).errands.push((self.request(n), Box::new(errand)));
+    }
+
+    /// Forgets what was to happen at requests that did not come, and all faults.
+    pub fn call_off_what_did_not_happen(&self) {
+        lock(&self.upstream).errands.clear();
+        self.api.heal();
     }
 
     /// Spoils the n-th request from now on, once.
