@@ -69,6 +69,9 @@ on_every_engine! {
     a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing,
     a_crawl_that_is_cancelled_before_it_began_lists_nothing,
     a_second_crawler_of_the_same_app_gives_up_or_waits,
+    waiting_for_another_crawler_can_be_cancelled,
+    another_process_keeps_the_pace_of_the_one_before,
+    a_database_that_refuses_to_write_fails_the_crawl,
     a_crawl_that_is_killed_at_any_request_is_closed_and_put_right_by_the_next,
     a_crawl_that_is_killed_at_any_moment_is_closed_and_put_right_by_the_next,
     a_crawl_after_a_kill_starts_from_the_first_page,
@@ -663,6 +666,56 @@ async fn a_second_crawler_of_the_same_app_gives_up_or_waits(world: World) {
     assert!(first.crawl < second.crawl && first.finished_at <= second.started_at);
     world.assert_invariants().await;
     world.assert_table_is_the_truth().await;
+}
+
+async fn waiting_for_another_crawler_can_be_cancelled(world: World) {
+    world.begin_watching();
+    let held = world.api.hold(At::Request(1));
+    let (first, second) = (world.crawler(), world.another_crawler());
+    let (go_on, stop) = (CancellationToken::new(), CancellationToken::new());
+    let meanwhile = async {
+        held.reached().await;
+        let mut progress = second.progress();
+        let waiting = async {
+            progress.wait_for(|progress| progress.step == Step::WaitingForLease).await.unwrap();
+            stop.cancel();
+        };
+        let (stopped, ()) = tokio::join!(second.crawl(ON_COMMAND, WhenBusy::Wait, &stop), waiting);
+        assert!(matches!(stopped, Err(CrawlError::Stopped)));
+        held.release();
+    };
+    let (report, ()) = tokio::join!(first.crawl(ON_COMMAND, WhenBusy::GiveUp, &go_on), meanwhile);
+    assert_eq!(outcome(&report.unwrap()), "complete");
+    assert_eq!(world.value("SELECT count(*) FROM crawls").await, "1");
+}
+
+async fn another_process_keeps_the_pace_of_the_one_before(mut world: World) {
+    const INTERVAL: Duration = Duration::from_millis(100);
+    world.request_interval = INTERVAL;
+    let (first, second, stop) = (world.crawler(), world.another_crawler(), CancellationToken::new());
+    world.begin_watching();
+    let start = Instant::now();
+    first.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap();
+    let turns = u32::try_from(world.requests_so_far()).unwrap();
+    second.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap();
+    let requests = world.api.requests();
+    assert!(requests[turns as usize].arrived_at >= start + INTERVAL * turns);
+    world.assert_invariants().await;
+}
+
+async fn a_database_that_refuses_to_write_fails_the_crawl(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("a");
+    world.create("Public", "c");
+    world.forbid_changes_to_groups().await;
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "failed database");
+    assert_eq!(world.table().await, ["a Public", "b Public"]);
+    world.allow_changes_to_groups().await;
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+    assert_eq!(world.events().await, ["3 a vanished Public>NULL", "3 c appeared NULL>Public"]);
 }
 
 async fn a_crawl_that_is_killed_at_any_request_is_closed_and_put_right_by_the_next(world: World) {

@@ -60,6 +60,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         Fault::ErrorCode(10018),
         Fault::ErrorCode(60021),
         Fault::ErrorCode(70001),
+        Fault::EarlyEnd,
         Fault::RepeatCursor,
         Fault::NoNext,
         Fault::EmptyPage,
