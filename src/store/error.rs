@@ -9,6 +9,8 @@ use crate::model::CrawlId;
 pub enum StoreError {
     #[error("cannot open the database {at}")]
     Open { at: String, source: sqlx::Error },
+    #[error("there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` make one")]
+    Absent { at: String },
     #[error("cannot create the folder {} for the database", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot bring the database's tables up to date")]

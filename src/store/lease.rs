@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,9 +45,20 @@ impl Store {
         match &self.engine {
             Engine::Sqlite(file) => {
                 let path = beside(&file.path, &format!("app-{app}.lock"));
-                let Some(mut lock) = FileLock::try_take(&path)? else { return Ok(None) };
+                let Some(mut lock) = FileLock::try_take(&path, &file.path)? else { return Ok(None) };
                 let not_before = lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
                 Ok(Some(Lease { lock, not_before }))
+            }
+        }
+    }
+
+    /// Whether someone holds the lease of an app right now.
+    #[expect(clippy::unused_async, reason = "PostgreSQL has to ask its server")]
+    pub async fn is_leased(&self, app: SdkAppId) -> bool {
+        match &self.engine {
+            Engine::Sqlite(file) => {
+                let lock = File::open(beside(&file.path, &format!("app-{app}.lock")));
+                lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
             }
         }
     }
@@ -74,7 +86,8 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    pub(super) fn try_take(path: &Path) -> Result<Option<Self>, StoreError> {
+    /// `None` if another process, or another part of this one, has it.
+    pub(super) fn try_take(path: &Path, database: &Path) -> Result<Option<Self>, StoreError> {
         let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
         let file = OpenOptions::new()
             .read(true)
@@ -83,6 +96,7 @@ impl FileLock {
             .truncate(false)
             .open(path)
             .map_err(lock_error)?;
+        share_owner(&file, database);
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file, path: path.to_owned() })),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -90,9 +104,9 @@ impl FileLock {
         }
     }
 
-    pub(super) async fn take(path: &Path) -> Result<Self, StoreError> {
+    pub(super) async fn take(path: &Path, database: &Path) -> Result<Self, StoreError> {
         loop {
-            if let Some(lock) = Self::try_take(path)? {
+            if let Some(lock) = Self::try_take(path, database)? {
                 return Ok(lock);
             }
             tokio::time::sleep(POLL).await;
@@ -112,5 +126,14 @@ impl FileLock {
             .and_then(|()| self.file.set_len(0))
             .and_then(|()| self.file.write_all(text.as_bytes()))
             .map_err(|source| StoreError::Lock { path: self.path.clone(), source })
+    }
+}
+
+/// Gives a file to the owner of the database: what root makes beside it, the service could not open.
+fn share_owner(file: &File, database: &Path) {
+    let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
+    if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
+        // Only root may; for others the file is their own, and that is as good.
+        let _ = fchown(file, Some(database.uid()), Some(database.gid()));
     }
 }

@@ -9,4 +9,6 @@
 mod architecture;
 mod crawls;
 mod daemon;
+mod faults;
+mod properties;
 mod support;
