@@ -172,18 +172,19 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ("page_limits = 5", "apps.prod.page_limits: unknown key. Did you mean page_limit?"),
     (
         "schedule.cron = \"0 25 * * *\"",
-        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: hour (0-23) \"25\": Number out of bounds. Write minute, hour, day of month, month and day of week, such as \"0 * * * *\" \
-         for every hour",
+        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: column 3: \"25\" is no hour (number out of \
+         bounds): lawful are 0-23; of 5 fields the first is the minute; seconds would be a 6th, in front of it. For every \
+         hour write \"0 * * * *\"",
     ),
     (
         "schedule.cron = \"hourly\"",
-        "apps.prod.schedule.cron = \"hourly\": must have five fields, or six with the seconds first, not 1. Write \
-         minute, hour, day of month, month and day of week, such as \"0 * * * *\" for every hour",
+        "apps.prod.schedule.cron = \"hourly\": is not a cron expression: 1 fields: a pattern has 5 (minute, hour, day of \
+         month, month, day of week) or 6 (second first). For every hour write \"0 * * * *\"",
     ),
     (
         "schedule.cron = \"0 0 30 2 *\"",
-        "apps.prod.schedule.cron = \"0 0 30 2 *\": never comes: there is no such date. Write minute, hour, day of \
-         month, month and day of week, such as \"0 * * * *\" for every hour",
+        "apps.prod.schedule.cron = \"0 0 30 2 *\": is not a cron expression: never due: no date has day of month \"30\", \
+         month \"2\" and day of week \"*\". For every hour write \"0 * * * *\"",
     ),
     (
         "schedule.timezone = \"Asia/Shangai\"",

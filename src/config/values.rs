@@ -102,8 +102,7 @@ pub(super) fn log_level(text: &str) -> Reading<String> {
 /// Reads a cron expression; the time zone is another key's.
 pub(super) fn cron(value: &DeValue<'_>) -> Reading<Schedule> {
     Schedule::parse(text(value)?, Tz::UTC).map_err(|invalid| {
-        let fix =
-            "Write minute, hour, day of month, month and day of week, such as \"0 * * * *\" for every hour";
+        let fix = "For every hour write \"0 * * * *\"";
         Mistake::new(format!("is not a cron expression: {invalid}"), fix)
     })
 }

@@ -272,8 +272,8 @@ async fn an_empty_answer_in_the_middle_deletes_nothing(world: World) {
 
 async fn ids_that_come_twice_are_one_group(world: World) {
     let later = "complete (later)";
-    let outcomes = ["complete", later, later, "complete"];
-    Campaign::run(world, Fault::DuplicateIds, outcomes, outcomes).await;
+    let once = ["complete", later, later, "complete"];
+    Campaign::run(world, Fault::DuplicateIds, once, [later, later, later, "complete"]).await;
 }
 
 async fn an_id_that_cannot_be_one_does_no_harm_to_the_others(world: World) {
