@@ -95,12 +95,8 @@ impl TypeId {
 #[must_use]
 pub fn is_group_id(id: &str) -> bool {
     // Nearly all ids are ASCII, and this is asked of every listed one.
-    let has_control = if id.is_ascii() {
-        id.bytes().any(|byte| byte.is_ascii_control())
-    } else {
-        id.chars().any(char::is_control)
-    };
-    (1..=255).contains(&id.len()) && !has_control
+    let printable = id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    (1..=255).contains(&id.len()) && (printable || !id.chars().any(char::is_control))
 }
 
 /// A list of group ids packed into one text: two allocations for a page of 10,000 ids instead of 10,000.

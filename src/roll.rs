@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
-use crate::model::TypeId;
+use crate::model::{GroupIds, TypeId};
 
 /// Most passes a crawl can have: a pass is six bits of a group's state.
 pub const MAX_PASSES: usize = 62;
@@ -232,11 +232,23 @@ impl std::fmt::Debug for Roll {
 }
 
 impl Roll {
-    /// Ticks an id off as listed by a pass. `of` is the pass's type; [`TypeId::UNKNOWN`] stands for the unfiltered
-    /// pass, which says nothing of types.
-    pub fn list(&mut self, pass: PassNo, of: TypeId, id: &str) -> Sighting {
-        let hash = hash_of(&self.key, id);
-        let Some((known_type, state)) = self.find(of, hash) else {
+    /// Ticks a page off as listed by a pass, telling what each id means. `of` is the pass's type;
+    /// [`TypeId::UNKNOWN`] stands for the unfiltered pass, which says nothing of types.
+    pub fn list(&mut self, pass: PassNo, of: TypeId, ids: &GroupIds, mut tell: impl FnMut(&str, Sighting)) {
+        // Step by step over the whole page, so that the processor fetches many places of the roll at once: one id after
+        // the other, each waits for memory.
+        let hashes: Vec<u64> = ids.iter().map(|id| hash_of(&self.key, id)).collect();
+        let places: Vec<Option<usize>> = match self.known.get(&of) {
+            Some(run) => hashes.iter().map(|hash| run.find(*hash)).collect(),
+            None => vec![None; hashes.len()],
+        };
+        for ((id, hash), place) in ids.iter().zip(hashes).zip(places) {
+            tell(id, self.list_one(pass, of, hash, place));
+        }
+    }
+
+    fn list_one(&mut self, pass: PassNo, of: TypeId, hash: u64, place: Option<usize>) -> Sighting {
+        let Some((known_type, state)) = self.find(of, hash, place) else {
             let mut state = State::default();
             state.listed_by(pass);
             self.pending.insert(hash, state);
@@ -260,16 +272,13 @@ impl Roll {
         sighting
     }
 
-    fn find(&mut self, likely: TypeId, hash: u64) -> Option<(TypeId, &mut State)> {
-        let mut place = self.known.get(&likely).and_then(|run| run.find(hash)).map(|at| (likely, at));
-        if place.is_none() {
-            place = self
-                .known
-                .iter()
-                .filter(|(type_id, _)| **type_id != likely)
-                .find_map(|(type_id, run)| run.find(hash).map(|at| (*type_id, at)));
-        }
-        if let Some((type_id, at)) = place {
+    /// Finds a group wherever it is; `place` is where it is among those of the likely type.
+    fn find(&mut self, likely: TypeId, hash: u64, place: Option<usize>) -> Option<(TypeId, &mut State)> {
+        let elsewhere = || {
+            let mut others = self.known.iter().filter(|(type_id, _)| **type_id != likely);
+            others.find_map(|(type_id, run)| run.find(hash).map(|at| (*type_id, at)))
+        };
+        if let Some((type_id, at)) = place.map(|at| (likely, at)).or_else(elsewhere) {
             return self.known.get_mut(&type_id).map(|run| (type_id, &mut run.states[at]));
         }
         if let Some(at) = self.fresh.find(hash) {
@@ -341,11 +350,19 @@ mod tests {
         builder.finish()
     }
 
+    impl Roll {
+        fn list_id(&mut self, pass: PassNo, of: TypeId, id: &str) -> Sighting {
+            let mut told = None;
+            self.list(pass, of, &[id].into_iter().collect(), |_, sighting| told = Some(sighting));
+            told.unwrap()
+        }
+    }
+
     #[test]
     fn a_known_group_is_ticked_off_and_a_second_listing_is_a_repeat() {
         let mut roll = roll(&[(PUBLIC, "a", Mark::default())]);
-        assert_eq!(roll.list(PassNo::nth(0), PUBLIC, "a"), Sighting::Known);
-        assert_eq!(roll.list(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Known);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
         assert_eq!(roll.listed(), 1);
         assert!(roll.unlisted().is_empty());
     }
@@ -353,46 +370,56 @@ mod tests {
     #[test]
     fn a_new_group_is_new_once_before_and_after_it_was_settled() {
         let mut roll = roll(&[]);
-        assert_eq!(roll.list(PassNo::nth(0), PUBLIC, "a"), Sighting::New);
-        assert_eq!(roll.list(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::New);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
         roll.settle();
-        assert_eq!(roll.list(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
-        assert_eq!(roll.list(PassNo::nth(1), PRIVATE, "a"), Sighting::Elsewhere);
-        assert_eq!(roll.list(PassNo::nth(1), PRIVATE, "a"), Sighting::Repeat);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
+        assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), Sighting::Elsewhere);
+        assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), Sighting::Repeat);
         assert_eq!(roll.listed(), 1);
     }
 
     #[test]
     fn another_type_is_a_change_and_the_first_pass_that_lists_a_group_wins() {
         let mut roll = roll(&[(PUBLIC, "a", Mark::default())]);
-        assert_eq!(roll.list(PassNo::nth(0), PRIVATE, "a"), Sighting::Changed);
-        assert_eq!(roll.list(PassNo::nth(1), PUBLIC, "a"), Sighting::Elsewhere);
+        assert_eq!(roll.list_id(PassNo::nth(0), PRIVATE, "a"), Sighting::Changed);
+        assert_eq!(roll.list_id(PassNo::nth(1), PUBLIC, "a"), Sighting::Elsewhere);
         assert!(roll.unlisted().is_empty());
     }
 
     #[test]
     fn a_missing_group_that_is_listed_again_is_a_change() {
         let mut roll = roll(&[(PUBLIC, "a", Mark { missing: true, held: true })]);
-        assert_eq!(roll.list(PassNo::nth(0), PUBLIC, "a"), Sighting::Changed);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Changed);
     }
 
     #[test]
     fn the_unfiltered_pass_says_nothing_of_types_but_brings_missing_groups_back() {
         let missing = Mark { missing: true, held: false };
         let mut roll = roll(&[(PUBLIC, "a", Mark::default()), (PUBLIC, "b", missing)]);
-        assert_eq!(roll.list(PassNo::nth(0), TypeId::UNKNOWN, "a"), Sighting::Known);
-        assert_eq!(roll.list(PassNo::nth(0), TypeId::UNKNOWN, "b"), Sighting::Changed);
-        assert_eq!(roll.list(PassNo::nth(0), TypeId::UNKNOWN, "c"), Sighting::New);
+        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "a"), Sighting::Known);
+        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "b"), Sighting::Changed);
+        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "c"), Sighting::New);
     }
 
     #[test]
     fn what_no_pass_listed_is_counted_by_type_and_can_be_named() {
         let plain = Mark::default();
         let mut roll = roll(&[(PUBLIC, "a", plain), (PUBLIC, "b", plain), (PRIVATE, "c", plain)]);
-        roll.list(PassNo::nth(0), PUBLIC, "a");
+        roll.list_id(PassNo::nth(0), PUBLIC, "a");
         assert_eq!(roll.unlisted(), BTreeMap::from([(PUBLIC, 1), (PRIVATE, 1)]));
         assert!(roll.is_unlisted(PUBLIC, "b") && !roll.is_unlisted(PUBLIC, "a"));
         assert!(!roll.is_unlisted(PUBLIC, "never heard of"));
+    }
+
+    #[test]
+    fn a_page_is_told_id_by_id_in_its_order() {
+        let mut roll = roll(&[(PUBLIC, "b", Mark::default())]);
+        let page: GroupIds = ["a", "b", "a"].into_iter().collect();
+        let mut told = Vec::new();
+        roll.list(PassNo::nth(0), PUBLIC, &page, |id, sighting| told.push((id.to_owned(), sighting)));
+        let expected = [("a", Sighting::New), ("b", Sighting::Known), ("a", Sighting::Repeat)];
+        assert_eq!(told, expected.map(|(id, sighting)| (id.to_owned(), sighting)));
     }
 
     proptest! {
@@ -411,7 +438,7 @@ mod tests {
                     (true, true) => Sighting::Known,
                     (true, false) => Sighting::New,
                 };
-                prop_assert_eq!(roll.list(PassNo::nth(0), PUBLIC, &id.to_string()), expected);
+                prop_assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, &id.to_string()), expected);
                 if settle {
                     roll.settle();
                 }

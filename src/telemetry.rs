@@ -48,7 +48,7 @@ pub fn init(filter: &str, format: Format) {
     let registry = tracing_subscriber::registry();
     // A second call in one process, as in tests, changes nothing.
     let _ = if json {
-        registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init()
+        registry.with(lines.json().flatten_event(true).with_span_list(false).with_filter(filter)).try_init()
     } else {
         registry.with(lines.compact().with_filter(filter)).try_init()
     };

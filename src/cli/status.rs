@@ -95,6 +95,7 @@ fn print_app(Shown { status: app, next_crawl_at, crawled_now }: &Shown, now: Tim
     let rows: Vec<Vec<String>> = app
         .types
         .iter()
+        .filter(|kind| kind.configured != 0 || kind.live + kind.deleted > 0)
         .map(|kind| {
             let name = kind.group_type.clone().unwrap_or_else(|| "(unknown)".to_owned());
             vec![name, text::number(kind.live), text::number(kind.missing), text::number(kind.deleted)]

@@ -194,24 +194,25 @@ async fn take(
     gathered: &mut Gathered,
     page: &Page,
 ) -> Result<(), Interrupted> {
-    let distinct_before = tally.distinct;
-    tally.unusable += page.unusable;
-    for id in page.ids.iter() {
-        match roll.list(tally.plan.no, tally.plan.type_id, id) {
-            Sighting::Known => tally.distinct += 1,
-            Sighting::New | Sighting::Changed => {
-                tally.distinct += 1;
-                gathered.add(id);
-            }
-            Sighting::Elsewhere => {
-                tally.distinct += 1;
-                tally.elsewhere += 1;
-            }
-            Sighting::Repeat => tally.repeats += 1,
+    let plan = &tally.plan;
+    let (mut distinct, mut elsewhere, mut repeats) = (0, 0, 0);
+    roll.list(plan.no, plan.type_id, &page.ids, |id, sighting| match sighting {
+        Sighting::Known => distinct += 1,
+        Sighting::New | Sighting::Changed => {
+            distinct += 1;
+            gathered.ids.push(id);
         }
-    }
-    tally.pages_without_news =
-        if tally.distinct > distinct_before { 0 } else { tally.pages_without_news + 1 };
+        Sighting::Elsewhere => {
+            distinct += 1;
+            elsewhere += 1;
+        }
+        Sighting::Repeat => repeats += 1,
+    });
+    tally.distinct += distinct;
+    tally.elsewhere += elsewhere;
+    tally.repeats += repeats;
+    tally.unusable += page.unusable;
+    tally.pages_without_news = if distinct > 0 { 0 } else { tally.pages_without_news + 1 };
     if tally.pages_without_news >= MAX_PAGES_WITHOUT_NEWS {
         let what =
             format!("{MAX_PAGES_WITHOUT_NEWS} pages in a row list only ids that this pass listed before");
@@ -259,10 +260,6 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn add(&mut self, id: &str) {
-        self.ids.push(id);
-    }
-
     fn is_enough(&mut self, in_baseline: bool) -> bool {
         if self.ids.is_empty() {
             return false;

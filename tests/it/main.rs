@@ -7,6 +7,7 @@
 )]
 
 mod architecture;
+mod cli;
 mod crawls;
 mod daemon;
 mod faults;

@@ -1,0 +1,496 @@
+//! The program as people and scripts meet it: commands, output, exit codes.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
+use tim_group_sync::tencent::usersig::{SecretKey, verify};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A folder with a configuration and a key, and the simulated API it names.
+struct Place {
+    api: Simulator,
+    folder: TempDir,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let api = Simulator::start(Settings::default()).await.unwrap();
+        let place = Self { api, folder: tempfile::tempdir().unwrap() };
+        place.write_key(KEY);
+        place.configure("");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_key(&self, key: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(self.path("app.key"), format!("{key}\n")).unwrap();
+        std::fs::set_permissions(self.path("app.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Writes a configuration with these lines more in the app's section.
+    fn configure(&self, lines: &str) {
+        let text = format!(
+            "[database]\nurl = \"sqlite:groups.db\"\n[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\n\
+             base_url = \"{}\"\nrequest_interval = \"0s\"\nrequest_timeout = \"2s\"\nretry_for = \"1s\"\n{lines}",
+            self.api.base_url()
+        );
+        std::fs::write(self.path("config.toml"), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).current_dir(self.folder.path()).env_clear();
+        command.env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.command(arguments);
+        // The simulated API runs on this runtime, so nothing may block it.
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        Ended::from(output)
+    }
+
+    async fn query(&self, sql: &str) -> String {
+        let (database, sql) = (self.path("groups.db"), sql.to_owned());
+        rows(&database, &sql).await.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+async fn rows(database: &Path, sql: &str) -> Vec<Vec<String>> {
+    use sqlx::{AssertSqlSafe, Row as _};
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database).read_only(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&pool).await.unwrap();
+    let text = |row: &sqlx::sqlite::SqliteRow, column| {
+        row.try_get_unchecked::<Option<String>, _>(column).unwrap().unwrap_or_default()
+    };
+    let rows = rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect();
+    pool.close().await;
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_prints_one_line_and_fills_the_table() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    let ended = place.run(&["crawl"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(
+        ended.out.starts_with("prod: crawl 1 complete: 30 groups listed, 30 listed for the first time;"),
+        "{ended:?}"
+    );
+    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "30");
+    let again = place.run(&["sync", "--json"]).await;
+    let report: serde_json::Value = serde_json::from_str(&again.out).unwrap();
+    assert_eq!(report[0]["status"], "complete");
+    assert_eq!(report[0]["groups_listed"], 30);
+    assert_eq!(report[0]["first_listed"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_listing_exits_4_and_says_which_setting_would_accept_it() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    place.run(&["crawl"]).await;
+    place.api.script(At::Type("Public".to_owned()), Fault::TotalCount(300));
+    let ended = place.run(&["crawl"]).await;
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.out.contains("deletion.max_shortfall = 0.9"), "{ended:?}");
+    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "30");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn withheld_deletions_exit_3_and_are_settled_by_approve() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 400);
+    place.run(&["crawl"]).await;
+    place.api.dissolve_some(300);
+    let ended = place.run(&["crawl"]).await;
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.out.contains("tim-group-sync approve --crawl 2"), "{ended:?}");
+    let state = "SELECT count(*), sum(held), sum(missing_since IS NOT NULL) FROM live_groups";
+    assert_eq!(place.query(state).await, "400 300 300");
+    assert!(place.run(&["status"]).await.out.contains("approve --crawl 2"));
+    let listed = place.run(&["approve", "--crawl", "2", "--dry-run"]).await;
+    assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 300), "{listed:?}");
+    assert_eq!(place.query(state).await, "400 300 300");
+    let approved = place.run(&["approve", "--crawl", "2"]).await;
+    assert_eq!(approved.code, Some(0), "{approved:?}");
+    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "100");
+    assert_eq!(
+        place.query("SELECT deletions, vanished, withheld FROM crawls WHERE crawl_id = 2").await,
+        "approved 300 300"
+    );
+    assert_eq!(place.query("SELECT event, count(*) FROM group_events GROUP BY 1").await, "vanished 300");
+    assert_eq!(place.query("SELECT sum(live_groups), sum(vanished) FROM daily_counts").await, "100 300");
+    assert_eq!(place.query("SELECT live_count, missing_count FROM app_status").await, "100 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn approving_what_is_not_there_or_settled_changes_nothing_and_says_so() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 400);
+    place.run(&["crawl"]).await;
+    for (crawl, sentence) in [("7", "there is no crawl 7"), ("1", "withheld no deletions")] {
+        let ended = place.run(&["approve", "--crawl", crawl]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.err.contains(sentence), "{ended:?}");
+    }
+    place.api.dissolve_some(300);
+    place.run(&["crawl"]).await;
+    place.run(&["approve", "--crawl", "2"]).await;
+    let ended = place.run(&["approve", "--crawl", "2"]).await;
+    assert!(ended.code == Some(1) && ended.err.contains("nothing to settle"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn withheld_groups_that_are_listed_again_clear_themselves() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 400);
+    place.run(&["crawl"]).await;
+    place.api.script(At::Type("Public".to_owned()), Fault::EmptyList);
+    assert_eq!(place.run(&["crawl"]).await.code, Some(3));
+    place.api.heal();
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(place.query("SELECT count(*), sum(held) FROM live_groups").await, "400 0");
+    assert_eq!(place.query("SELECT count(*) FROM group_events").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_review_a_single_deletion_waits() {
+    let place = Place::new().await;
+    place.configure("[apps.prod.deletion]\nmode = \"review\"\n");
+    place.api.create_many("Public", 3);
+    place.run(&["crawl"]).await;
+    place.api.dissolve_some(1);
+    let ended = place.run(&["crawl"]).await;
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert_eq!(
+        place.query("SELECT status, deletions, reason_code, withheld FROM crawls WHERE crawl_id = 2").await,
+        "complete withheld review 1"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_key_exits_78_and_says_what_to_change() {
+    let place = Place::new().await;
+    place.write_key(&KEY.replace('0', "1"));
+    for command in ["crawl", "check"] {
+        let ended = place.run(&[command]).await;
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        assert!(ended.out.contains("secret_key_file"), "{ended:?}");
+    }
+    place.write_key("AKIDnotanimkey");
+    let ended = place.run(&["check"]).await;
+    assert!(ended.err.contains("64 hexadecimal digits"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_not_in_this_data_centre_is_told_of_the_others() {
+    let place = Place::new().await;
+    place.api.script(At::Every, Fault::ErrorCode(70020));
+    let ended = place.run(&["check"]).await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.out.contains("base_url is http://127.0.0.1"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_app_does_not_keep_the_others_from_being_crawled() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    place.configure(&format!(
+        "[apps.other]\nsdk_app_id = 1400000001\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\n",
+        place.api.base_url()
+    ));
+    let ended = place.run(&["crawl"]).await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.out.contains("prod: crawl") && ended.out.contains("3 groups listed"), "{ended:?}");
+    assert_eq!(
+        place.query("SELECT app, status, reason_code FROM crawls ORDER BY app").await,
+        "other failed refused\nprod complete "
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mistake_in_the_configuration_is_told_at_once() {
+    let place = Place::new().await;
+    place.configure("page_limit = 0\nregion = \"mars\"\nregoin = \"china\"\n");
+    let ended = place.run(&["crawl"]).await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    for key in ["page_limit", "region", "regoin"] {
+        assert!(ended.err.contains(&format!("apps.prod.{key}")), "{key}: {ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_configuration_at_all_says_where_it_was_looked_for() {
+    let place = Place::new().await;
+    let mut command = place.command(&["crawl"]);
+    command.env_clear().env("HOME", place.folder.path()).env("XDG_CONFIG_HOME", place.path("nowhere"));
+    let ended = Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap());
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.err.contains("/etc/tim-group-sync/config.toml") && ended.err.contains("demo"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_exits_2_and_help_exits_0() {
+    let place = Place::new().await;
+    assert_eq!(place.run(&["crawl", "--fast"]).await.code, Some(2));
+    assert_eq!(place.run(&["crawl", "--app", "nobody"]).await.code, Some(2));
+    assert_eq!(place.run(&["--help"]).await.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_being_crawled_exits_75_without_waiting() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    let held = place.api.hold(At::Request(2));
+    let mut first = place.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    held.reached().await;
+    let ended = place.run(&["crawl", "--no-wait"]).await;
+    assert_eq!(ended.code, Some(75), "{ended:?}");
+    assert!(ended.out.contains("another process"), "{ended:?}");
+    held.release();
+    assert!(tokio::task::spawn_blocking(move || first.wait().unwrap()).await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_makes_no_database_and_prints_the_next_runs() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    let ended = place.run(&["check"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("3 groups") && ended.out.contains("next runs"), "{ended:?}");
+    assert!(!place.path("groups.db").exists());
+    let json: serde_json::Value = serde_json::from_str(&place.run(&["check", "--json"]).await.out).unwrap();
+    assert_eq!(json[2]["next_runs"].as_array().unwrap().len(), 5);
+    let shown = place.run(&["check", "--show-config"]).await;
+    assert!(shown.out.contains("apps.prod.page_limit = 10000") && !shown.out.contains(KEY), "{shown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_a_fresh_table_from_a_stale_one_and_from_none() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    let none = place.run(&["status"]).await;
+    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    place.run(&["crawl"]).await;
+    let fresh = place.run(&["status", "--max-age", "1h"]).await;
+    assert_eq!(fresh.code, Some(0), "{fresh:?}");
+    assert!(fresh.out.contains("Public"), "{fresh:?}");
+    let stale = place.run(&["status", "--max-age", "0s"]).await;
+    assert_eq!(stale.code, Some(1), "{stale:?}");
+    let json: serde_json::Value = serde_json::from_str(&place.run(&["status", "--json"]).await.out).unwrap();
+    assert_eq!(json[0]["types"][0]["live"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_printed_usersig_verifies_and_comes_with_a_warning() {
+    let place = Place::new().await;
+    let ended = place.run(&["usersig", "--app", "prod", "--expires", "5m"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.err.contains("full admin rights"), "{ended:?}");
+    let claims = verify(ended.out.trim(), &SecretKey::new(KEY), 0).unwrap();
+    assert_eq!((claims.identifier.as_str(), claims.lifetime), ("administrator", Duration::from_secs(300)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_makes_the_tables_and_print_only_shows_them() {
+    let place = Place::new().await;
+    let printed = place.run(&["migrate", "--print"]).await;
+    assert!(printed.out.contains("CREATE VIEW groups"), "{printed:?}");
+    assert!(!place.path("groups.db").exists());
+    assert_eq!(place.run(&["migrate"]).await.code, Some(0));
+    assert_eq!(place.query("SELECT count(*) FROM groups").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_does_the_whole_job_and_its_queries_are_answered() {
+    let place = Place::new().await;
+    let ended = place.run(&["demo", "--groups", "1000"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("10 appeared, 10 vanished"), "{ended:?}");
+    assert!(ended.out.contains("nothing changed"), "{ended:?}");
+    let database = place.path("tim-group-sync-demo.db");
+    let counts = "SELECT (SELECT count(*) FROM groups), (SELECT count(*) FROM live_groups), (SELECT count(*) FROM crawls)";
+    assert_eq!(rows(&database, counts).await, [["1011", "999", "4"]]);
+    // An earlier demo's database is replaced, another file never.
+    assert_eq!(place.run(&["demo", "--groups", "100"]).await.code, Some(0));
+    std::fs::write(place.path("other.db"), "precious").unwrap();
+    let refused = place.run(&["demo", "--database", "sqlite:other.db"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(place.path("other.db")).unwrap(), "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_refuses_the_database_of_an_app_that_is_called_demo() {
+    let place = Place::new().await;
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    std::fs::write(place.path("config.toml"), config.replace("apps.prod", "apps.demo")).unwrap();
+    place.run(&["crawl"]).await;
+    let refused = place.run(&["demo", "--database", "sqlite:groups.db"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(place.query("SELECT count(*) FROM crawls").await, "1");
+}
+
+/// The daemon as a process, with its log lines.
+struct Daemon {
+    process: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+impl Daemon {
+    fn start(place: &Place) -> Self {
+        let mut process = place.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    /// Waits for a line with this text.
+    async fn says(mut self, text: &'static str) -> Self {
+        tokio::task::spawn_blocking(move || {
+            let found = self.lines.by_ref().map(Result::unwrap).any(|line| line.contains(text));
+            assert!(found, "the daemon ended without saying {text:?}");
+            self
+        })
+        .await
+        .unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    async fn ends(mut self) -> Option<i32> {
+        tokio::task::spawn_blocking(move || {
+            let mut rest = String::new();
+            for line in self.lines {
+                rest.push_str(&line.unwrap());
+            }
+            let code = self.process.wait().unwrap().code();
+            assert_ne!(code, None, "{rest}");
+            code
+        })
+        .await
+        .unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_crawls_at_its_first_start_and_when_asked_to_and_ends_when_told() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    let daemon = Daemon::start(&place).says("crawl complete").await;
+    daemon.signal(Signal::USR1);
+    let daemon = daemon.says("crawl complete").await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(place.query("SELECT trigger, status FROM crawls").await, "catch_up complete\nsignal complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_stops_in_the_middle_of_a_crawl_and_catches_it_up_at_the_next_start() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    let held = place.api.hold(At::Request(2));
+    let daemon = Daemon::start(&place);
+    held.reached().await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ends().await, Some(0));
+    held.release();
+    assert_eq!(place.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
+    let daemon = Daemon::start(&place).says("crawl complete").await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(
+        place.query("SELECT trigger, status FROM crawls").await,
+        "catch_up cancelled\ncatch_up complete"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_daemon_leaves_a_crawl_that_the_next_start_closes() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    let held = place.api.hold(At::Request(3));
+    let daemon = Daemon::start(&place);
+    held.reached().await;
+    daemon.signal(Signal::KILL);
+    let mut process = daemon.process;
+    tokio::task::spawn_blocking(move || process.wait().unwrap()).await.unwrap();
+    held.release();
+    assert!(place.run(&["status"]).await.out.contains("its process ended"));
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(
+        place.query("SELECT status, reason_code FROM crawls").await,
+        "failed process_ended\ncomplete "
+    );
+    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_goes_on_beside_an_app_whose_credentials_are_refused() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    place.configure(&format!(
+        "[apps.other]\nsdk_app_id = 1400000001\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\n",
+        place.api.base_url()
+    ));
+    let daemon = Daemon::start(&place).says("crawl complete").await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ends().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulator_prints_a_configuration_that_works() {
+    let place = Place::new().await;
+    let mut simulator = place
+        .command(&["simulate", "--listen", "127.0.0.1:0", "--groups", "100", "--rate", "0s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(simulator.stdout.take().unwrap());
+    let mut configuration = String::new();
+    while !configuration.contains("request_interval") {
+        assert_ne!(output.read_line(&mut configuration).unwrap(), 0, "{configuration}");
+    }
+    let (_, toml) = configuration.split_once("configuration:").unwrap();
+    std::fs::write(place.path("config.toml"), format!("database.url = \"sqlite:simulated.db\"\n{toml}"))
+        .unwrap();
+    std::fs::write(place.path("simulated.key"), KEY).unwrap();
+    let ended = place.run(&["crawl"]).await;
+    simulator.kill().unwrap();
+    simulator.wait().unwrap();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("100 groups listed"), "{ended:?}");
+}
