@@ -76,6 +76,7 @@ impl Exit {
 
     fn of_store(error: &StoreError) -> Self {
         match error {
+            StoreError::Absent { .. } => Self::Busy,
             error if error.is_passing() => Self::Busy,
             StoreError::Newer { .. } | StoreError::NotMigrated => Self::Config,
             _ => Self::Failed,
