@@ -23,8 +23,8 @@ use crate::pages::{Caller, Pages, PagesError};
 use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
 use crate::roll::{MAX_PASSES, PassNo, Roll, RollBuilder};
 use crate::store::{
-    AppId, AppIdentity, Closing, CrawlEvents, Lease, NewCrawl, PassRecord, Reason, Store, StoreError,
-    TypeState,
+    AppId, AppIdentity, Closing, CrawlEvents, Lease, NewCrawl, PassRecord, RENEW_EVERY, Reason, Store,
+    StoreError, TypeState,
 };
 use crate::tencent::{ApiError, Client};
 use crate::verdict::{Evidence, Judgement, Recheck, judge};
@@ -114,6 +114,7 @@ pub struct Crawler {
 /// Where a crawl takes place: what every pass needs and none changes.
 struct CrawlSite<'a> {
     store: &'a Store,
+    lease: &'a Lease,
     clock: &'a Clock,
     app: AppId,
     crawl: CrawlId,
@@ -202,7 +203,7 @@ impl Crawler {
         let app = self.settings.identity.name.as_str();
         let outcome = async {
             let lease = self.lease(when_busy, stop).await?;
-            let report = self.crawl_with_lease(occasion, stop).await;
+            let report = self.crawl_with_lease(&lease, occasion, stop).await;
             self.release(lease).await;
             report
         }
@@ -241,11 +242,12 @@ impl Crawler {
 
     async fn release(&self, lease: Lease) {
         let wait = self.pacer.next_turn().await.saturating_duration_since(Instant::now());
-        lease.release(self.clock.now() + wait);
+        lease.release(self.clock.now(), wait).await;
     }
 
     async fn crawl_with_lease(
         &self,
+        lease: &Lease,
         occasion: Occasion,
         stop: &CancellationToken,
     ) -> Result<CrawlReport, CrawlError> {
@@ -260,17 +262,24 @@ impl Crawler {
             host: settings.host.clone(),
         };
         let day = |at: DateTime<Utc>| at.with_timezone(&settings.timezone).date_naive();
-        let Some(crawl) = self.store.open_crawl(&new, day(started_at)).await? else {
+        let Some(crawl) = self.store.open_crawl(lease, &new, day(started_at)).await? else {
             return Err(CrawlError::Served { due_at: occasion.due_at.unwrap_or(started_at) });
         };
-        let site =
-            CrawlSite { store: &self.store, clock: &self.clock, app, crawl, stop, progress: &self.progress };
+        let site = CrawlSite {
+            store: &self.store,
+            lease,
+            clock: &self.clock,
+            app,
+            crawl,
+            stop,
+            progress: &self.progress,
+        };
         let patience = Patience::new(settings.retry);
         let mut caller = Caller::new(&self.client, &self.pacer, patience, |waiting| {
             self.progress.send_modify(|progress| progress.waiting = waiting);
         });
         let mut findings = Findings::default();
-        let concluded = self.investigate(&site, &types, &mut caller, &mut findings).await;
+        let concluded = Box::pin(self.investigate(&site, &types, &mut caller, &mut findings)).await;
         self.progress.send_modify(|progress| progress.step = Step::Concluding);
         let (status, reason, settlement) = match concluded {
             Ok(Concluded { settlement, judgement }) if judgement.shortfalls.is_empty() => {
@@ -304,7 +313,7 @@ impl Crawler {
             passes: &findings.records(started_at),
             settlement: &settlement,
         };
-        let events = self.store.close_crawl(&closing).await?;
+        let events = keeping(lease, self.store.close_crawl(lease, &closing)).await??;
         let report = CrawlReport {
             crawl,
             status,
@@ -334,13 +343,10 @@ impl Crawler {
         let states = site.store.type_states(site.app).await?;
         let past = site.store.past(site.app).await?;
         // The count is on its way while the roll is read.
-        let (total, roll) = tokio::join!(
-            biased;
-            site.unless_stopped(caller.count_app()),
-            load_roll(site, &states)
-        );
+        let both = Box::pin(async { tokio::join!(biased; caller.count_app(), load_roll(site, &states)) });
+        let (total, roll) = site.unless_stopped(both).await?;
         let mut roll = roll?;
-        findings.total_at_start = total??;
+        findings.total_at_start = total?;
         self.progress.send_modify(|progress| progress.total = findings.total_at_start);
 
         let plans = self.plans(types, &states);
@@ -493,13 +499,12 @@ impl Crawler {
         let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
         let mut settlement = absences.settlement(&known, &unlisted);
         if !unlisted.is_empty() {
-            site.store
-                .for_each_live(site.app, |type_id, id, mark| {
-                    if roll.is_unlisted(type_id, id) {
-                        settlement.consider(&absences, type_id, id, mark);
-                    }
-                })
-                .await?;
+            let naming = site.store.for_each_live(site.app, |type_id, id, mark| {
+                if roll.is_unlisted(type_id, id) {
+                    settlement.consider(&absences, type_id, id, mark);
+                }
+            });
+            keeping(site.lease, naming).await??;
         }
         Ok(Concluded { settlement, judgement })
     }
@@ -540,13 +545,31 @@ async fn load_roll(site: &CrawlSite<'_>, states: &[TypeState]) -> Result<Roll, S
     Ok(builder.finish())
 }
 
+/// Runs something that may be abandoned at any point, and keeps the lease meanwhile: a pause before another attempt, or
+/// a statement over millions of groups, can be longer than it lasts.
+async fn keeping<T>(lease: &Lease, run: impl Future<Output = T>) -> Result<T, StoreError> {
+    let renewing = async {
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            if let Err(lost) = lease.renew().await {
+                break lost;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = run => Ok(outcome),
+        lost = renewing => Err(lost),
+    }
+}
+
 impl CrawlSite<'_> {
     /// Runs something that may be abandoned at any point, unless the program is to stop.
     async fn unless_stopped<T>(&self, run: impl Future<Output = T>) -> Result<T, Interrupted> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Interrupted::Stopped),
-            outcome = run => Ok(outcome),
+            outcome = keeping(self.lease, run) => Ok(outcome?),
         }
     }
 }

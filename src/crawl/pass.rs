@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::progress::{Progress, Step};
-use super::{CrawlSite, Interrupted};
+use super::{CrawlSite, Interrupted, keeping};
 use crate::model::{GroupIds, GroupType, TypeId};
 use crate::pace::Disposition;
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
@@ -103,7 +103,7 @@ pub(super) async fn run(
     if matches!(end, PassEnd::Complete(_)) {
         tally.ended_at = Some(site.clock.now());
         if tally.plan.in_baseline {
-            site.store.end_baseline(site.app, tally.plan.type_id, site.crawl).await?;
+            site.store.end_baseline(site.lease, site.app, tally.plan.type_id, site.crawl).await?;
         }
         tally.warn_of_oddities();
     }
@@ -176,7 +176,11 @@ async fn take(
             format!("{MAX_PAGES_WITHOUT_NEWS} pages in a row list only ids that this pass listed before");
         return Err(Interrupted::Pages(PagesError::Endless { what }));
     }
-    if gathered.is_enough() { gathered.write(site, roll, tally).await } else { Ok(()) }
+    if gathered.is_enough() {
+        gathered.write(site, roll, tally).await
+    } else {
+        Ok(site.lease.renew().await?)
+    }
 }
 
 impl PassTally {
@@ -240,17 +244,15 @@ impl Gathered {
         if self.ids.is_empty() {
             return Ok(());
         }
-        let written = site
-            .store
-            .write_listed(&Batch {
-                app: site.app,
-                crawl: site.crawl,
-                type_id: tally.plan.type_id,
-                in_baseline: tally.plan.in_baseline,
-                at: site.clock.now(),
-                ids: self.ids.sorted(),
-            })
-            .await?;
+        let batch = Batch {
+            app: site.app,
+            crawl: site.crawl,
+            type_id: tally.plan.type_id,
+            in_baseline: tally.plan.in_baseline,
+            at: site.clock.now(),
+            ids: self.ids.sorted(),
+        };
+        let written = keeping(site.lease, site.store.write_listed(site.lease, &batch)).await??;
         tally.first_listed += written.first_listed;
         roll.settle();
         *self = Self::default();

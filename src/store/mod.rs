@@ -10,6 +10,9 @@ mod engine;
 mod error;
 mod groups;
 mod lease;
+mod migrations;
+mod postgres;
+mod server;
 mod sqlite;
 mod status;
 
@@ -18,5 +21,6 @@ pub use crawls::{Closing, CrawlEvents, NewCrawl, PassRecord, Past, Reason};
 pub use engine::{DatabaseUrl, Store};
 pub use error::StoreError;
 pub use groups::{Batch, Written};
-pub use lease::Lease;
+pub use lease::{Lease, LeaseHolder, RENEW_EVERY};
+pub use server::PostgresDatabase;
 pub use status::{AppStatus, CrawlRow, TypeStatus};

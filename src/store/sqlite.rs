@@ -5,8 +5,12 @@
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
 use super::apps::AppId;
+use super::engine::{query, query_as};
+use super::error::StoreError;
 use super::groups::{Batch, Census, ListedBefore};
+use super::lease::Lease;
 use crate::model::{CrawlId, TypeId};
+use crate::roll::Mark;
 
 type Tx<'a> = Transaction<'a, Sqlite>;
 
@@ -22,18 +26,24 @@ FROM (SELECT group_id, type_id, missing_since, held_crawl_id FROM group_row
 
 const LIVE_CHUNK: i64 = 20_000;
 
-/// Hands the live groups of an app to `each`, chunk by chunk, a line a group.
+/// Hands the live groups of an app to `each`, chunk by chunk.
 pub(super) async fn live_groups(
     pool: &SqlitePool,
     app: AppId,
-    mut each: impl FnMut(&str),
+    mut each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), sqlx::Error> {
     let mut after = String::new();
     loop {
         let (last, lines): (Option<String>, Option<String>) =
-            sqlx::query_as(LIVE).bind(app.0).bind(&after).bind(LIVE_CHUNK).fetch_one(pool).await?;
+            query_as(LIVE).bind(app.0).bind(&after).bind(LIVE_CHUNK).fetch_one(pool).await?;
         let (Some(last), Some(lines)) = (last, lines) else { return Ok(()) };
-        lines.split('\n').for_each(&mut each);
+        for line in lines.split('\n') {
+            let (head, id) = line.split_once(':').unwrap_or((line, ""));
+            let digits = head.trim_end_matches(['m', 'h']);
+            let mark = Mark { missing: digits.len() < head.len(), held: head.ends_with('h') };
+            // The statement builds the line from an integer column.
+            each(TypeId(digits.parse().unwrap_or_default()), id, mark);
+        }
         after = last;
     }
 }
@@ -49,7 +59,7 @@ pub(super) async fn record_appeared(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(APPEARED)
+    let done = query(APPEARED)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -71,7 +81,7 @@ pub(super) async fn insert_unknown(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -94,12 +104,8 @@ pub(super) async fn census(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<Vec<Census>, sqlx::Error> {
-    let rows: Vec<(i64, bool, bool, i64)> = sqlx::query_as(CENSUS)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(&ids.0)
-        .fetch_all(&mut **tx)
-        .await?;
+    let rows: Vec<(i64, bool, bool, i64)> =
+        query_as(CENSUS).bind(batch.app.0).bind(batch.type_id.0).bind(&ids.0).fetch_all(&mut **tx).await?;
     Ok(rows
         .into_iter()
         .map(|(type_id, deleted, missing, groups)| Census {
@@ -126,7 +132,7 @@ WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
 /// Makes listed groups live, of the listed type and not missing, with the events that go with it. Events first: they
 /// need the old values.
 pub(super) async fn change_listed(tx: &mut Tx<'_>, batch: &Batch<'_>, ids: &Ids) -> Result<(), sqlx::Error> {
-    sqlx::query(CHANGED)
+    query(CHANGED)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -134,7 +140,7 @@ pub(super) async fn change_listed(tx: &mut Tx<'_>, batch: &Batch<'_>, ids: &Ids)
         .bind(batch.crawl.0)
         .execute(&mut **tx)
         .await?;
-    sqlx::query(CHANGE)
+    query(CHANGE)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -165,7 +171,7 @@ pub(super) async fn mark_vanished(
     at_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    sqlx::query(VANISHED)
+    query(VANISHED)
         .bind(app.0)
         .bind(type_id.0)
         .bind(&ids.0)
@@ -173,13 +179,8 @@ pub(super) async fn mark_vanished(
         .bind(crawl.0)
         .execute(&mut **tx)
         .await?;
-    let done = sqlx::query(DELETE)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(&ids.0)
-        .bind(at_millis)
-        .execute(&mut **tx)
-        .await?;
+    let done =
+        query(DELETE).bind(app.0).bind(type_id.0).bind(&ids.0).bind(at_millis).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -197,14 +198,15 @@ pub(super) async fn mark_missing(
     since_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(MISSING)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(&ids.0)
-        .bind(since_millis)
-        .execute(&mut **tx)
-        .await?;
+    let done =
+        query(MISSING).bind(app.0).bind(type_id.0).bind(&ids.0).bind(since_millis).execute(&mut **tx).await?;
     Ok(done.rows_affected())
+}
+
+/// Nothing to do: a file's lock cannot be lost.
+#[expect(clippy::unused_async, reason = "PostgreSQL's has to ask")]
+pub(super) async fn confirm_lease(_: &mut Tx<'_>, _: &Lease) -> Result<(), StoreError> {
+    Ok(())
 }
 
 /// A list of ids as this engine binds it.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use super::engine::{Store, reading};
+use super::engine::{Store, query_as, reading};
 use super::error::{Attempted as _, StoreError};
 
 /// One app, as it stands.
@@ -96,15 +96,15 @@ impl Store {
     pub async fn app_statuses(&self) -> Result<Vec<AppStatus>, StoreError> {
         const DOING: &str = "read the apps' status";
         let apps: Vec<(i64, i64, String, i64)> =
-            reading!(self, pool => sqlx::query_as(APPS).fetch_all(pool).await).attempted(DOING)?;
+            reading!(self, on => query_as(APPS).fetch_all(on).await).attempted(DOING)?;
         let mut statuses = Vec::with_capacity(apps.len());
         for (app_id, sdk_app_id, app, configured) in apps {
-            let types = reading!(self, pool => sqlx::query_as(TYPES).bind(app_id).fetch_all(pool).await)
-                .attempted(DOING)?;
+            let types =
+                reading!(self, on => query_as(TYPES).bind(app_id).fetch_all(on).await).attempted(DOING)?;
             let mut crawls = Vec::with_capacity(3);
-            for query in [LAST_COMPLETE, LAST_ENDED, RUNNING] {
+            for statement in [LAST_COMPLETE, LAST_ENDED, RUNNING] {
                 let crawl: Option<CrawlRow> =
-                    reading!(self, pool => sqlx::query_as(query).bind(app_id).fetch_optional(pool).await)
+                    reading!(self, on => query_as(statement).bind(app_id).fetch_optional(on).await)
                         .attempted(DOING)?;
                 crawls.push(crawl);
             }
