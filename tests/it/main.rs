@@ -1,6 +1,13 @@
 //! Everything that needs a server or a database: one binary, so that it links once.
 
-#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test binary has no outside, and a failed test is a panic"
+)]
 
 mod crawls;
+mod store_contract;
 mod support;
+mod support_engines;
+mod support_postgres;
