@@ -1,9 +1,12 @@
 //! Keeps the groups of a Tencent Cloud IM (Chat) app in SQL.
 
 pub mod alarm;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crawl;
+pub mod daemon;
+pub mod guard;
 pub mod lifecycle;
 pub mod model;
 pub mod pace;
@@ -13,5 +16,6 @@ pub mod roll;
 pub mod schedule;
 pub mod simulator;
 pub mod store;
+pub mod telemetry;
 pub mod tencent;
 pub mod verdict;

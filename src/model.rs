@@ -152,12 +152,22 @@ impl GroupIds {
         })
     }
 
-    /// The same ids in byte order: the order of both databases' indexes.
-    #[must_use]
-    pub fn sorted(&self) -> Vec<&str> {
-        let mut ids: Vec<&str> = self.iter().collect();
-        ids.sort_unstable();
-        ids
+    /// The same ids in byte order, the order of both databases' indexes, in lists of at most so many.
+    pub fn sorted_chunks(&self, size: usize) -> impl Iterator<Item = Vec<&str>> {
+        let mut order: Vec<u32> = (0u32..).take(self.len()).collect();
+        order.sort_unstable_by_key(|&index| self.get(index));
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let chunk = order.get(from..order.len().min(from + size)).filter(|chunk| !chunk.is_empty())?;
+            from += chunk.len();
+            Some(chunk.iter().map(|&index| self.get(index)).collect())
+        })
+    }
+
+    fn get(&self, index: u32) -> &str {
+        let index = index as usize;
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.text[start as usize..self.ends[index] as usize]
     }
 }
 
@@ -172,6 +182,36 @@ impl<'a> FromIterator<&'a str> for GroupIds {
 impl fmt::Debug for GroupIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// The TotalCounts that the pages of one pass stated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub first: Option<u64>,
+    pub last: Option<u64>,
+    pub lowest: Option<u64>,
+    pub highest: Option<u64>,
+    /// Pages without a TotalCount.
+    pub absent: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, total_count: Option<u64>) {
+        let Some(count) = total_count else {
+            self.absent += 1;
+            return;
+        };
+        self.first.get_or_insert(count);
+        self.last = Some(count);
+        self.lowest = Some(self.lowest.map_or(count, |lowest| lowest.min(count)));
+        self.highest = Some(self.highest.map_or(count, |highest| highest.max(count)));
+    }
+
+    /// The count, if every page stated it and it never moved.
+    #[must_use]
+    pub fn steady(&self) -> Option<u64> {
+        self.lowest.filter(|_| self.absent == 0 && self.lowest == self.highest)
     }
 }
 
@@ -341,7 +381,7 @@ mod tests {
     fn packed_ids_come_back_as_they_were_pushed_and_sort_by_bytes() {
         let ids: GroupIds = ["b", "", "a b", "Z"].into_iter().collect();
         assert_eq!(ids.iter().collect::<Vec<_>>(), ["b", "", "a b", "Z"]);
-        assert_eq!(ids.sorted(), ["", "Z", "a b", "b"]);
+        assert_eq!(ids.sorted_chunks(3).collect::<Vec<_>>(), [vec!["", "Z", "a b"], vec!["b"]]);
         assert_eq!((ids.len(), ids.text_len()), (4, 5));
     }
 }

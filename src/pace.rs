@@ -110,10 +110,10 @@ impl Patience {
     ///
     /// # Errors
     /// The last attempt's failure.
-    pub async fn request<T, E>(
+    pub async fn request<T, E, F: Future<Output = Result<T, E>>>(
         &mut self,
         pacer: &Pacer,
-        mut attempt: impl AsyncFnMut(Attempt) -> Result<T, E>,
+        mut attempt: impl FnMut(Attempt) -> F,
         disposition: impl Fn(&E) -> Disposition,
         mut on_pause: impl FnMut(Pause<'_, E>),
     ) -> Result<T, E> {
@@ -197,9 +197,9 @@ mod tests {
         let result = patience
             .request(
                 &pacer(),
-                async |attempt: Attempt| {
+                |attempt: Attempt| {
                     made.push((start.elapsed(), attempt.renew_signature));
-                    failures.next().map_or(Ok(()), |failure| Err(*failure))
+                    std::future::ready(failures.next().map_or(Ok(()), |failure| Err(*failure)))
                 },
                 |failure| *failure,
                 |_| (),

@@ -8,11 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::model::{GroupType, ReasonCode};
+use crate::model::{Counts, GroupType, ReasonCode};
 use crate::pace::{Attempt, Disposition, Pacer, Patience, Pause};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client, Page};
-use crate::verdict::Counts;
 
 /// Pages in a row without an id, `Next` not 0, after which a list is called endless.
 const MAX_EMPTY_PAGES: u32 = 20;
@@ -106,13 +105,13 @@ impl<'a> Caller<'a> {
 
     async fn ask(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
         let Self { client, pacer, patience, requests, on_wait } = self;
-        let attempt = async |attempt: Attempt| {
+        let attempt = |attempt: Attempt| {
             *requests += 1;
             on_wait(None);
             if attempt.renew_signature {
                 client.renew_signature();
             }
-            client.list_groups(request).await
+            client.list_groups(request)
         };
         let on_pause = |pause: Pause<'_, ApiError>| {
             warn!(

@@ -93,6 +93,7 @@ pub struct Settlement {
     vanished: BTreeMap<TypeId, GroupIds>,
     were_missing: BTreeMap<TypeId, u64>,
     missing: BTreeMap<TypeId, GroupIds>,
+    withheld: BTreeMap<TypeId, GroupIds>,
     concluded: Vec<TypeId>,
 }
 
@@ -116,12 +117,26 @@ impl Settlement {
         }
     }
 
+    /// Keeps the vanished groups of these types for a person to decide on.
+    pub fn withhold(&mut self, types: &[TypeId]) {
+        for type_id in types {
+            if let Some(ids) = self.vanished.remove(type_id) {
+                self.withheld.insert(*type_id, ids);
+            }
+        }
+    }
+
+    /// Groups that would be deleted, but stay live, missing and held.
+    pub fn withheld(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
+        self.withheld.iter().map(|(type_id, ids)| (*type_id, ids))
+    }
+
     /// Groups to be marked deleted.
     pub fn vanished(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
         self.vanished.iter().map(|(type_id, ids)| (*type_id, ids))
     }
 
-    /// How many of the vanished groups of a type were missing before.
+    /// How many of the vanished or withheld groups of a type were missing before.
     #[must_use]
     pub fn were_missing(&self, type_id: TypeId) -> u64 {
         self.were_missing.get(&type_id).copied().unwrap_or(0)

@@ -12,6 +12,10 @@ use crate::model::TypeId;
 /// Most passes a crawl can have: a pass is six bits of a group's state.
 pub const MAX_PASSES: usize = 62;
 
+/// New ids are filed when there are so many: each filing moves all that were filed before.
+const PENDING_LEAST: usize = 20_000;
+const PENDING_MOST: usize = 250_000;
+
 /// The number of a pass within its crawl, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PassNo(u8);
@@ -207,9 +211,9 @@ impl RollBuilder {
 pub struct Roll {
     hasher: RandomState,
     known: BTreeMap<TypeId, Run>,
-    /// Ids that this crawl listed first, once [`Roll::settle`]d.
+    /// Ids that this crawl listed first.
     fresh: Run,
-    /// The same since then.
+    /// The same, not filed yet.
     pending: HashMap<u64, State>,
     listed: u64,
 }
@@ -230,6 +234,9 @@ impl Roll {
             state.listed_by(pass);
             self.pending.insert(hash, state);
             self.listed += 1;
+            if self.pending.len() >= (self.fresh.hashes.len() / 8).clamp(PENDING_LEAST, PENDING_MOST) {
+                self.settle();
+            }
             return Sighting::New;
         };
         let listed_by = state.pass();
@@ -264,11 +271,9 @@ impl Roll {
         self.pending.get_mut(&hash).map(|state| (likely, state))
     }
 
-    /// Files the ids that were new since the last call, so that they cost nine bytes each like the others.
-    pub fn settle(&mut self) {
-        if !self.pending.is_empty() {
-            self.fresh.merge(self.pending.drain().collect());
-        }
+    /// Files the ids that were new lately, so that they cost nine bytes each like the others.
+    fn settle(&mut self) {
+        self.fresh.merge(std::mem::take(&mut self.pending).into_iter().collect());
     }
 
     /// Distinct ids that all passes together have listed.

@@ -5,37 +5,8 @@
 
 use std::fmt;
 
-use crate::model::{ReasonCode, TypeId, Verdict};
+use crate::model::{Counts, ReasonCode, TypeId, Verdict};
 use crate::pages::EndOfList;
-
-/// The TotalCounts that the pages of one pass stated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub first: Option<u64>,
-    pub last: Option<u64>,
-    pub lowest: Option<u64>,
-    pub highest: Option<u64>,
-    /// Pages without a TotalCount.
-    pub absent: u64,
-}
-
-impl Counts {
-    pub fn add(&mut self, total_count: Option<u64>) {
-        let Some(count) = total_count else {
-            self.absent += 1;
-            return;
-        };
-        self.first.get_or_insert(count);
-        self.last = Some(count);
-        self.lowest = Some(self.lowest.map_or(count, |lowest| lowest.min(count)));
-        self.highest = Some(self.highest.map_or(count, |highest| highest.max(count)));
-    }
-
-    /// The count, if every page stated it and it never moved.
-    fn steady(&self) -> Option<u64> {
-        self.lowest.filter(|_| self.absent == 0 && self.lowest == self.highest)
-    }
-}
 
 /// What became of a type that had live groups and was listed as empty: it is asked once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,16 +27,17 @@ INSERT INTO group_type (type_id, name, sdk_name, name_zh) VALUES
 
 -- One row a group ever listed. Clustered by app and id: an app's groups are one range, and there is no second b-tree.
 -- A live group that the last crawls listed is never rewritten: its last_seen_at is a floor, the view says more.
+-- The columns that a scan asks for come first: a row is decoded only as far as it is needed.
 CREATE TABLE group_row (
     app_id         INTEGER NOT NULL,
     group_id       TEXT    NOT NULL,
     type_id        INTEGER NOT NULL,
-    in_baseline    INTEGER NOT NULL,
-    first_seen_at  INTEGER NOT NULL,
-    last_seen_at   INTEGER NOT NULL,
     deleted_at     INTEGER,
     missing_since  INTEGER,
     held_crawl_id  INTEGER,
+    in_baseline    INTEGER NOT NULL,
+    first_seen_at  INTEGER NOT NULL,
+    last_seen_at   INTEGER NOT NULL,
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -58,7 +59,7 @@ CREATE TABLE crawl (
     crawl_id        INTEGER PRIMARY KEY AUTOINCREMENT,
     app_id          INTEGER NOT NULL REFERENCES app (app_id),
     trigger         TEXT    NOT NULL,
-    due_at          INTEGER,                -- the tick it serves, once
+    due_at          INTEGER,                -- the tick it serves
     started_at      INTEGER NOT NULL,
     finished_at     INTEGER,
     status          TEXT    NOT NULL,
@@ -77,9 +78,12 @@ CREATE TABLE crawl (
     error_code      INTEGER,
     reason          TEXT,
     host            TEXT    NOT NULL,
-    version         TEXT    NOT NULL,
-    UNIQUE (app_id, due_at)
+    version         TEXT    NOT NULL
 ) STRICT;
+
+-- A tick is served once, unless the crawl that was to serve it was cut short.
+CREATE UNIQUE INDEX crawl_by_tick ON crawl (app_id, due_at)
+WHERE status <> 'cancelled' AND coalesce(reason_code, '') <> 'process_ended';
 
 CREATE INDEX crawl_by_app ON crawl (app_id, crawl_id);
 

@@ -12,12 +12,14 @@ use chrono_tz::Tz;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use self::pass::{PassEnd, PassPlan, PassTally};
-pub use self::progress::{Progress, Step};
+pub use self::progress::{Progress, Step, Waiting};
 use crate::clock::Clock;
-use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, Verdict};
+use crate::guard::{Change, GuardSettings, Withholding, withhold};
+use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::{Caller, Pages, PagesError};
 use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
@@ -45,10 +47,22 @@ pub struct CrawlSettings {
     pub retry: RetryPolicy,
     /// `deletion.max_shortfall`.
     pub max_shortfall: f64,
+    /// When deletions are withheld.
+    pub guard: GuardPolicy,
     /// Whose days the daily counts are of.
     pub timezone: Tz,
     /// The name of this machine.
     pub host: String,
+}
+
+/// `[deletion]`, by the names of types.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GuardPolicy {
+    /// `mode = "review"`.
+    pub review: bool,
+    pub max_fraction: f64,
+    pub min_groups: u64,
+    pub max_fraction_by_type: BTreeMap<GroupType, f64>,
 }
 
 /// What a crawl is for.
@@ -71,6 +85,8 @@ pub enum WhenBusy {
 pub struct CrawlReport {
     pub crawl: CrawlId,
     pub status: CrawlStatus,
+    /// Only a complete crawl says what became of its deletions.
+    pub deletions: Option<Deletions>,
     pub reason: Option<Reason>,
     pub started_at: DateTime<Utc>,
     pub finished_at: DateTime<Utc>,
@@ -83,6 +99,8 @@ pub struct CrawlReport {
     pub events: CrawlEvents,
     /// Groups that are missing now and were not before.
     pub missing: u64,
+    /// Deletions that wait for someone's approval.
+    pub withheld: u64,
 }
 
 /// A crawl that could not be recorded.
@@ -131,6 +149,8 @@ enum Interrupted {
     Pages(#[from] PagesError),
     #[error("the API rejects every configured group type ({0})")]
     AllRejected(String),
+    #[error("reading the known groups broke off: {0}")]
+    Panicked(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -157,6 +177,7 @@ struct Findings {
 struct Concluded {
     settlement: Settlement,
     judgement: Judgement,
+    withholding: Option<Withholding>,
 }
 
 impl Crawler {
@@ -173,23 +194,21 @@ impl Crawler {
         self.progress.subscribe()
     }
 
+    /// When the last crawl of the app started, whichever process made it. Makes the app known to the database.
+    pub async fn last_start(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let (app, _) = self.store.register_app(&self.settings.identity, &self.settings.group_types).await?;
+        self.store.last_start(app).await
+    }
+
+    /// Least time between two requests.
+    #[must_use]
+    pub fn request_interval(&self) -> Duration {
+        self.settings.request_interval
+    }
+
     #[must_use]
     pub fn identity(&self) -> &AppIdentity {
         &self.settings.identity
-    }
-
-    /// Asks the API for the number of groups, the cheapest call that needs working credentials. Takes the lease, because
-    /// it counts against the call rate.
-    pub async fn probe(&self, when_busy: WhenBusy) -> Result<Result<Option<u64>, ApiError>, CrawlError> {
-        let lease = self.lease(when_busy, &CancellationToken::new()).await?;
-        let once = RetryPolicy {
-            retry_for: self.settings.retry.retry_for.min(Duration::from_secs(20)),
-            ..self.settings.retry
-        };
-        let mut caller = Caller::new(&self.client, &self.pacer, Patience::new(once), |_| ());
-        let total = caller.count_app().await;
-        self.release(lease).await;
-        Ok(total)
     }
 
     /// Crawls the app once. A crawl that fails at the API or is stopped is a report; an error means that not even its
@@ -279,14 +298,18 @@ impl Crawler {
             self.progress.send_modify(|progress| progress.waiting = waiting);
         });
         let mut findings = Findings::default();
-        let concluded = Box::pin(self.investigate(&site, &types, &mut caller, &mut findings)).await;
+        let investigating = Box::pin(self.investigate(&site, &types, &mut caller, &mut findings));
+        let concluded = keeping(lease, investigating).await.unwrap_or_else(|lost| Err(lost.into()));
         self.progress.send_modify(|progress| progress.step = Step::Concluding);
         let (status, reason, settlement) = match concluded {
-            Ok(Concluded { settlement, judgement }) if judgement.shortfalls.is_empty() => {
-                (CrawlStatus::Complete, None, settlement)
-            }
-            Ok(Concluded { settlement, judgement }) => {
-                (CrawlStatus::Incomplete, Some(shortfall_reason(&judgement, &types)), settlement)
+            Ok(Concluded { settlement, judgement, withholding }) => {
+                let withheld =
+                    withholding.map(|withholding| withheld_reason(&withholding, &settlement, &types, crawl));
+                if judgement.shortfalls.is_empty() {
+                    (CrawlStatus::Complete, withheld, settlement)
+                } else {
+                    (CrawlStatus::Incomplete, Some(shortfall_reason(&judgement, &types)), settlement)
+                }
             }
             Err(interrupted) => {
                 let status = match interrupted {
@@ -317,6 +340,7 @@ impl Crawler {
         let report = CrawlReport {
             crawl,
             status,
+            deletions: closing.deletions(),
             reason: closing.reason,
             started_at,
             finished_at,
@@ -326,6 +350,7 @@ impl Crawler {
             total: closing.total_at_end.or(closing.total_at_start),
             events,
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
+            withheld: settlement.withheld().map(|(_, ids)| ids.len() as u64).sum(),
         };
         report.log();
         Ok(report)
@@ -342,11 +367,9 @@ impl Crawler {
         self.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
         let states = site.store.type_states(site.app).await?;
         let past = site.store.past(site.app).await?;
-        // The count is on its way while the roll is read.
-        let both = Box::pin(async { tokio::join!(biased; caller.count_app(), load_roll(site, &states)) });
-        let (total, roll) = site.unless_stopped(both).await?;
-        let mut roll = roll?;
-        findings.total_at_start = total?;
+        // The roll is read while the first pages come in.
+        let mut roll = RollRead::begin(site, &states);
+        findings.total_at_start = site.unless_stopped(caller.count_app()).await??;
         self.progress.send_modify(|progress| progress.total = findings.total_at_start);
 
         let plans = self.plans(types, &states);
@@ -355,7 +378,7 @@ impl Crawler {
         }
         self.note_rejected(findings)?;
         self.progress.send_modify(|progress| progress.step = Step::Checking);
-        let mut rechecks = self.ask_emptied_types_again(site, caller, &roll, findings).await?;
+        let mut rechecks = self.ask_emptied_types_again(site, caller, roll.ready().await?, findings).await?;
         findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
         let leftover = self.leftover(findings);
         if leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time) {
@@ -363,7 +386,7 @@ impl Crawler {
             self.pass(site, plan, caller, &mut roll, findings).await?;
             rechecks.push(Recheck::NotNeeded);
         }
-        Ok(self.conclude(site, &roll, &states, leftover, rechecks, findings).await?)
+        Ok(self.conclude(site, types, roll.ready().await?, leftover, rechecks, findings).await?)
     }
 
     fn plans(&self, types: &BTreeMap<GroupType, TypeId>, states: &[TypeState]) -> Vec<PassPlan> {
@@ -388,11 +411,11 @@ impl Crawler {
         site: &CrawlSite<'_>,
         plan: PassPlan,
         caller: &mut Caller<'_>,
-        roll: &mut Roll,
+        roll: &mut RollRead,
         findings: &mut Findings,
     ) -> Result<(), Interrupted> {
-        let mut tally = PassTally::new(plan, self.settings.page_limit);
-        let end = pass::run(site, caller, roll, &mut tally).await;
+        let mut tally = PassTally::new(plan);
+        let end = pass::run(site, caller, self.settings.page_limit, roll, &mut tally).await;
         findings.listed = roll.listed();
         findings.tallies.push(tally);
         findings.ends.push(Some(end?));
@@ -453,8 +476,7 @@ impl Crawler {
         if self.settings.group_types.is_empty() {
             return Leftover::Unknown;
         }
-        let claimed =
-            findings.tallies.iter().map(|tally| tally.pages.counts().highest.unwrap_or(tally.distinct));
+        let claimed = findings.tallies.iter().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));
         let leftover = Leftover::of(findings.total_at_start, findings.total_at_end, claimed);
         findings.leftover = match leftover {
             Leftover::Unknown => None,
@@ -468,8 +490,8 @@ impl Crawler {
     async fn conclude(
         &self,
         site: &CrawlSite<'_>,
+        types: &BTreeMap<GroupType, TypeId>,
         roll: &Roll,
-        states: &[TypeState],
         leftover: Leftover,
         rechecks: Vec<Recheck>,
         findings: &mut Findings,
@@ -496,24 +518,39 @@ impl Crawler {
         let accounted = typed_account_for_app(leftover, &judgement, findings.listed, total);
         let absences = Absences::of(&judgement, accounted);
         let unlisted = roll.unlisted();
+        let states = site.store.type_states(site.app).await?;
         let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
         let mut settlement = absences.settlement(&known, &unlisted);
         if !unlisted.is_empty() {
-            let naming = site.store.for_each_live(site.app, |type_id, id, mark| {
-                if roll.is_unlisted(type_id, id) {
-                    settlement.consider(&absences, type_id, id, mark);
-                }
-            });
-            keeping(site.lease, naming).await??;
+            site.store
+                .for_each_live(site.app, |type_id, id, mark| {
+                    if roll.is_unlisted(type_id, id) {
+                        settlement.consider(&absences, type_id, id, mark);
+                    }
+                })
+                .await?;
         }
-        Ok(Concluded { settlement, judgement })
+        let withholding = withhold(&self.guard(types), &changes(roll, &states, &settlement));
+        if let Some(withholding) = &withholding {
+            settlement.withhold(&withholding.types);
+        }
+        Ok(Concluded { settlement, judgement, withholding })
+    }
+
+    fn guard(&self, types: &BTreeMap<GroupType, TypeId>) -> GuardSettings {
+        let policy = &self.settings.guard;
+        let own = policy.max_fraction_by_type.iter();
+        GuardSettings {
+            review: policy.review,
+            max_fraction: policy.max_fraction,
+            min_groups: policy.min_groups,
+            max_fraction_by_type: own.filter_map(|(name, share)| Some((*types.get(name)?, *share))).collect(),
+        }
     }
 }
 
 fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) -> Reason {
-    let name = |type_id: TypeId| {
-        types.iter().find(|(_, of)| **of == type_id).map_or("the unfiltered list", |(name, _)| name.as_str())
-    };
+    let name = |type_id| type_name(types, type_id).unwrap_or("the unfiltered list");
     let sentences: Vec<String> = judgement
         .shortfalls
         .iter()
@@ -524,6 +561,52 @@ fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) 
         error_code: None,
         text: format!("{}; nothing of it was marked deleted", sentences.join("; ")),
     }
+}
+
+/// What the settlement would do to each type. `states` has what this crawl listed already.
+fn changes(roll: &Roll, states: &[TypeState], settlement: &Settlement) -> BTreeMap<TypeId, Change> {
+    let mut changes: BTreeMap<TypeId, Change> = states
+        .iter()
+        .map(|state| {
+            let type_id = state.type_id();
+            (type_id, Change { before: roll.live_before(type_id), after: state.live(), vanished: 0 })
+        })
+        .collect();
+    for (type_id, ids) in settlement.vanished() {
+        let change = changes.entry(type_id).or_default();
+        change.vanished = ids.len() as u64;
+        change.after = change.after.saturating_sub(change.vanished);
+    }
+    changes
+}
+
+fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&str> {
+    types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
+}
+
+fn withheld_reason(
+    withholding: &Withholding,
+    settlement: &Settlement,
+    types: &BTreeMap<GroupType, TypeId>,
+    crawl: CrawlId,
+) -> Reason {
+    let groups: usize = settlement.withheld().map(|(_, ids)| ids.len()).sum();
+    let why = if withholding.exceeded.is_empty() {
+        "deletion.mode is \"review\"".to_owned()
+    } else {
+        let sentence = |(type_id, change): &(Option<TypeId>, Change)| {
+            let what = type_id
+                .map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
+            format!("{what} would shrink from {} to {} live groups", change.before, change.after)
+        };
+        let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
+        format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))
+    };
+    let text = format!(
+        "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
+         `tim-group-sync approve --crawl {crawl}`"
+    );
+    Reason { code: withholding.code, error_code: None, text }
 }
 
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
@@ -539,14 +622,51 @@ fn unfiltered(states: &[TypeState], index: usize) -> PassPlan {
     }
 }
 
-async fn load_roll(site: &CrawlSite<'_>, states: &[TypeState]) -> Result<Roll, StoreError> {
-    let mut builder = RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
-    site.store.for_each_live(site.app, |type_id, id, mark| builder.add(type_id, id, mark)).await?;
-    Ok(builder.finish())
+/// The roll, perhaps still being read by a task of its own.
+enum RollRead {
+    Reading(AbortOnDropHandle<Result<Roll, StoreError>>),
+    Read(Box<Roll>),
 }
 
-/// Runs something that may be abandoned at any point, and keeps the lease meanwhile: a pause before another attempt, or
-/// a statement over millions of groups, can be longer than it lasts.
+impl RollRead {
+    fn begin(site: &CrawlSite<'_>, states: &[TypeState]) -> Self {
+        let mut builder = RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
+        if states.iter().all(|state| state.live() == 0) {
+            return Self::Read(Box::new(builder.finish()));
+        }
+        let (store, app) = (site.store.clone(), site.app);
+        let reading = tokio::spawn(async move {
+            store.for_each_live(app, |type_id, id, mark| builder.add(type_id, id, mark)).await?;
+            Ok(builder.finish())
+        });
+        Self::Reading(AbortOnDropHandle::new(reading))
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Read(_))
+    }
+
+    async fn ready(&mut self) -> Result<&mut Roll, Interrupted> {
+        if let Self::Reading(reading) = self {
+            let roll = reading.await.map_err(|panic| Interrupted::Panicked(panic.to_string()))??;
+            *self = Self::Read(Box::new(roll));
+        }
+        match self {
+            Self::Read(roll) => Ok(roll),
+            Self::Reading(_) => Err(Interrupted::Stopped),
+        }
+    }
+
+    /// Different ids listed so far.
+    fn listed(&self) -> u64 {
+        match self {
+            Self::Read(roll) => roll.listed(),
+            Self::Reading(_) => 0,
+        }
+    }
+}
+
+/// Runs something, and keeps the lease meanwhile. What runs is abandoned if the lease was lost all the same.
 async fn keeping<T>(lease: &Lease, run: impl Future<Output = T>) -> Result<T, StoreError> {
     let renewing = async {
         loop {
@@ -569,7 +689,7 @@ impl CrawlSite<'_> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Interrupted::Stopped),
-            outcome = keeping(self.lease, run) => Ok(outcome?),
+            outcome = run => Ok(outcome),
         }
     }
 }
@@ -585,8 +705,8 @@ impl Findings {
             type_id: tally.plan.type_id,
             recorded_at: tally.ended_at.unwrap_or(started_at),
             verdict: self.verdicts.get(&tally.plan.type_id).copied(),
-            pages: tally.pages.pages(),
-            counts: tally.pages.counts(),
+            pages: tally.pages,
+            counts: tally.counts,
             distinct: tally.distinct,
             repeats: tally.repeats,
             first_listed: tally.first_listed,
@@ -602,7 +722,7 @@ impl Interrupted {
             Self::Stopped => (ReasonCode::Cancelled, None),
             Self::Pages(error) => (error.reason_code(), error.code()),
             Self::AllRejected(_) => (ReasonCode::RejectedTypes, Some(10004)),
-            Self::Store(_) => (ReasonCode::Database, None),
+            Self::Store(_) | Self::Panicked(_) => (ReasonCode::Database, None),
         };
         Reason { code, error_code, text: self.to_string() }
     }
@@ -631,6 +751,7 @@ impl CrawlReport {
                     reappeared = self.events.reappeared,
                     retyped = self.events.retyped,
                     missing = self.missing,
+                    withheld = self.withheld,
                     requests = self.requests,
                     took = %humantime::format_duration(took),
                     "crawl {}{}{reason}",
@@ -642,6 +763,7 @@ impl CrawlReport {
         match self.status {
             CrawlStatus::Failed => line!(error),
             CrawlStatus::Incomplete => line!(warn),
+            CrawlStatus::Complete if self.withheld > 0 => line!(warn),
             _ => line!(info),
         }
     }

@@ -1,15 +1,17 @@
 //! One pass: every page of one group type, ticked off on the roll while the next page is under way.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::progress::{Progress, Step};
-use super::{CrawlSite, Interrupted, keeping};
-use crate::model::{GroupIds, GroupType, TypeId};
+use super::{CrawlSite, Interrupted, RollRead};
+use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pace::Disposition;
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
 use crate::roll::{PassNo, Roll, Sighting};
@@ -17,12 +19,17 @@ use crate::store::Batch;
 use crate::tencent::Page;
 use crate::verdict::{FinishedPass, Recheck};
 
-/// New and changed ids are written when so many have been gathered …
-const GATHER_IDS: usize = 100_000;
-/// … or when the first of them has waited this long.
+/// New and changed ids are written when so much text of them has been gathered: some 400,000 ids. They are spread over the
+/// whole table, so that twice as many at once cost little more …
+const GATHER_BYTES: usize = 8 * 1024 * 1024;
+/// … or when the first of them has waited this long, unless the whole type is new.
 const GATHER_FOR: Duration = Duration::from_secs(10);
 /// Pages in a row that list nothing this pass has not listed before.
 const MAX_PAGES_WITHOUT_NEWS: u32 = 20;
+/// Pages fetched ahead of the one in hand …
+const PAGES_AHEAD: usize = 1;
+/// … and while the roll is still being read: some 16 MB.
+const PAGES_AHEAD_OF_ROLL: usize = 64;
 
 /// What a pass is about.
 #[derive(Clone, Debug)]
@@ -38,7 +45,8 @@ pub(super) struct PassPlan {
 #[derive(Debug)]
 pub(super) struct PassTally {
     pub(super) plan: PassPlan,
-    pub(super) pages: Pages,
+    pub(super) pages: u32,
+    pub(super) counts: Counts,
     pub(super) distinct: u64,
     pub(super) repeats: u64,
     /// Ids that an earlier typed pass had listed under its own type.
@@ -59,10 +67,11 @@ pub(super) enum PassEnd {
 }
 
 impl PassTally {
-    pub(super) fn new(plan: PassPlan, limit: u32) -> Self {
+    pub(super) fn new(plan: PassPlan) -> Self {
         Self {
-            pages: Pages::of(plan.group_type.clone(), limit),
             plan,
+            pages: 0,
+            counts: Counts::default(),
             distinct: 0,
             repeats: 0,
             elsewhere: 0,
@@ -78,7 +87,7 @@ impl PassTally {
         FinishedPass {
             type_id: self.plan.type_id,
             end,
-            counts: self.pages.counts(),
+            counts: self.counts,
             distinct: self.distinct,
             repeats: self.repeats,
             first_listed: self.first_listed,
@@ -92,14 +101,23 @@ impl PassTally {
 pub(super) async fn run(
     site: &CrawlSite<'_>,
     caller: &mut Caller<'_>,
-    roll: &mut Roll,
+    limit: u32,
+    roll: &mut RollRead,
     tally: &mut PassTally,
 ) -> Result<PassEnd, Interrupted> {
     let mut gathered = Gathered::default();
-    let walked = walk(site, caller, roll, tally, &mut gathered).await;
+    let ahead = if roll.is_ready() { PAGES_AHEAD } else { PAGES_AHEAD_OF_ROLL };
+    let (fetched, mut pages) = mpsc::channel(ahead);
+    let fetching = fetch(site, caller, Pages::of(tally.plan.group_type.clone(), limit), fetched);
+    // The next page is asked for first and under way while the one in hand is taken in.
+    let taken = tokio::select! {
+        biased;
+        never = fetching => match never {},
+        taken = take_all(site, &mut pages, roll, tally, &mut gathered) => taken,
+    };
     // What was listed is true, however the pass ended.
-    gathered.write(site, roll, tally).await?;
-    let end = walked?;
+    gathered.write(site, tally).await?;
+    let end = taken?;
     if matches!(end, PassEnd::Complete(_)) {
         tally.ended_at = Some(site.clock.now());
         if tally.plan.in_baseline {
@@ -110,38 +128,59 @@ pub(super) async fn run(
     Ok(end)
 }
 
-async fn walk(
+/// What became of asking for a page, and what the pass had been told until then.
+struct Fetched {
+    outcome: Result<Turned, Interrupted>,
+    counts: Counts,
+    pages: u32,
+}
+
+/// Fetches page after page, to the last one or the first failure, and then waits to be dropped.
+async fn fetch(
     site: &CrawlSite<'_>,
     caller: &mut Caller<'_>,
-    roll: &mut Roll,
+    mut pages: Pages,
+    fetched: mpsc::Sender<Fetched>,
+) -> Infallible {
+    loop {
+        let outcome = match site.unless_stopped(pages.turn(caller)).await {
+            Ok(turned) => turned.map_err(Interrupted::from),
+            Err(stopped) => Err(stopped),
+        };
+        site.progress.send_modify(|progress| progress.requests = caller.requests());
+        let more = matches!(&outcome, Ok(Turned { end: None, .. }));
+        let page = Fetched { outcome, counts: pages.counts(), pages: pages.pages() };
+        if fetched.send(page).await.is_err() || !more {
+            return pending().await;
+        }
+    }
+}
+
+async fn take_all(
+    site: &CrawlSite<'_>,
+    pages: &mut mpsc::Receiver<Fetched>,
+    roll: &mut RollRead,
     tally: &mut PassTally,
     gathered: &mut Gathered,
 ) -> Result<PassEnd, Interrupted> {
-    let first = match site.unless_stopped(tally.pages.turn(caller)).await? {
-        Err(PagesError::Api(error)) if error.disposition() == Disposition::RejectType => {
-            return Ok(PassEnd::Rejected);
-        }
-        turned => turned?,
-    };
-    let Turned { mut page, mut end } = first;
     loop {
-        let PassTally { pages, .. } = tally;
+        // The fetching side keeps its end of the channel for as long as this runs.
+        let Fetched { outcome, counts, pages } = pages.recv().await.ok_or(Interrupted::Stopped)?;
+        let Turned { page, end } = match outcome {
+            Err(Interrupted::Pages(PagesError::Api(error)))
+                if error.disposition() == Disposition::RejectType && tally.pages == 0 =>
+            {
+                return Ok(PassEnd::Rejected);
+            }
+            outcome => outcome?,
+        };
+        (tally.counts, tally.pages) = (counts, pages);
+        let roll = roll.ready().await?;
+        take(site, roll, tally, gathered, &page).await?;
+        tally.show(site.progress, roll);
         if let Some(end) = end {
-            take(site, roll, tally, gathered, &page).await?;
-            tally.show(site.progress, roll, caller);
             return Ok(PassEnd::Complete(end));
         }
-        // The next page is asked for first and on its way while this one is taken in.
-        let mut walking = std::mem::replace(pages, Pages::of(None, 1));
-        let (turned, taken) = tokio::join!(
-            biased;
-            site.unless_stopped(walking.turn(caller)),
-            take(site, roll, tally, gathered, &page)
-        );
-        tally.pages = walking;
-        taken?;
-        tally.show(site.progress, roll, caller);
-        Turned { page, end } = turned??;
     }
 }
 
@@ -176,22 +215,17 @@ async fn take(
             format!("{MAX_PAGES_WITHOUT_NEWS} pages in a row list only ids that this pass listed before");
         return Err(Interrupted::Pages(PagesError::Endless { what }));
     }
-    if gathered.is_enough() {
-        gathered.write(site, roll, tally).await
-    } else {
-        Ok(site.lease.renew().await?)
-    }
+    if gathered.is_enough(tally.plan.in_baseline) { gathered.write(site, tally).await } else { Ok(()) }
 }
 
 impl PassTally {
-    fn show(&self, progress: &watch::Sender<Progress>, roll: &Roll, caller: &Caller<'_>) {
+    fn show(&self, progress: &watch::Sender<Progress>, roll: &Roll) {
         progress.send_modify(|progress| {
             progress.listed = roll.listed();
-            progress.requests = caller.requests();
             progress.step = Step::Listing {
                 group_type: self.plan.group_type.clone(),
                 listed: self.distinct,
-                total: self.pages.counts().last,
+                total: self.counts.last,
             };
         });
     }
@@ -227,20 +261,15 @@ impl Gathered {
         self.ids.push(id);
     }
 
-    fn is_enough(&mut self) -> bool {
+    fn is_enough(&mut self, in_baseline: bool) -> bool {
         if self.ids.is_empty() {
             return false;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        self.ids.len() >= GATHER_IDS || since.elapsed() >= GATHER_FOR
+        self.ids.text_len() >= GATHER_BYTES || (!in_baseline && since.elapsed() >= GATHER_FOR)
     }
 
-    async fn write(
-        &mut self,
-        site: &CrawlSite<'_>,
-        roll: &mut Roll,
-        tally: &mut PassTally,
-    ) -> Result<(), Interrupted> {
+    async fn write(&mut self, site: &CrawlSite<'_>, tally: &mut PassTally) -> Result<(), Interrupted> {
         if self.ids.is_empty() {
             return Ok(());
         }
@@ -250,11 +279,10 @@ impl Gathered {
             type_id: tally.plan.type_id,
             in_baseline: tally.plan.in_baseline,
             at: site.clock.now(),
-            ids: self.ids.sorted(),
+            ids: &self.ids,
         };
-        let written = keeping(site.lease, site.store.write_listed(site.lease, &batch)).await??;
+        let written = site.store.write_listed(site.lease, &batch).await?;
         tally.first_listed += written.first_listed;
-        roll.settle();
         *self = Self::default();
         Ok(())
     }

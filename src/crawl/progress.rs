@@ -1,7 +1,7 @@
 //! How far a crawl has come, for whoever watches: a progress bar, a log line, systemd's status.
 
 use crate::model::GroupType;
-use crate::pages::Waiting;
+pub use crate::pages::Waiting;
 
 /// A crawl under way.
 #[derive(Clone, Debug, Default)]

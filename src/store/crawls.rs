@@ -7,9 +7,8 @@ use super::engine::{Store, query, query_as, query_scalar, reading, writing};
 use super::error::{Attempted as _, StoreError};
 use super::groups::{Tally, keep_tally};
 use super::lease::Lease;
-use crate::model::{CrawlId, CrawlStatus, Deletions, ReasonCode, Trigger, TypeId, Verdict};
+use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, ReasonCode, Trigger, TypeId, Verdict};
 use crate::reconcile::Settlement;
-use crate::verdict::Counts;
 
 const IDS_PER_STATEMENT: usize = 20_000;
 
@@ -92,16 +91,19 @@ const RUNNING: &str =
 const OPEN: &str = "
 INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version)
 VALUES ($1, $2, $3, $4, 'running', $5, $6)
-ON CONFLICT (app_id, due_at) DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING crawl_id";
 const CRAWLED_BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') LIMIT 1) AS one";
 const LAST_LEFTOVER: &str = "
 SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
-const LAST_START: &str = "SELECT max(started_at) FROM crawl WHERE app_id = $1";
+const LAST_START: &str = "
+SELECT max(started_at) FROM crawl
+WHERE app_id = $1 AND status NOT IN ('running', 'cancelled') AND coalesce(reason_code, '') <> 'process_ended'";
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
     leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12
 WHERE crawl_id = $1 AND status = 'running'";
+const NOTE_WITHHELD: &str = "UPDATE crawl SET withheld = $2 WHERE crawl_id = $1";
 const CLOSED_LIKE_THIS: &str = "
 SELECT appeared, vanished, reappeared, retyped FROM crawl
 WHERE crawl_id = $1 AND finished_at = $2 AND status = $3 AND started_at = $4";
@@ -139,6 +141,13 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
     vanished = daily_count.vanished + excluded.vanished,
     reappeared = daily_count.reappeared + excluded.reappeared,
     retyped = daily_count.retyped + excluded.retyped";
+
+/// Adds deletions that were approved later to the day they were approved on.
+pub(super) const ADD_CHANGES_TO_DAY: &str = "
+INSERT INTO daily_count (app_id, day, type_id, live_groups, vanished)
+SELECT s.app_id, $2, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3
+ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    live_groups = excluded.live_groups, vanished = daily_count.vanished + excluded.vanished";
 
 impl Store {
     /// Records that a crawl starts, after closing those of its app that a dead process left open. `None` if the tick it
@@ -208,7 +217,7 @@ impl Store {
         Ok(Past { crawled_before: before > 0, leftover_last_time: leftover.unwrap_or(0) > 0 })
     }
 
-    /// When the last crawl of an app started, whatever became of it.
+    /// When the last crawl of an app started that was not cut short by the end of its process.
     pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
         let millis: Option<i64> =
             reading!(self, on => query_scalar(LAST_START).bind(app.0).fetch_one(on).await)
@@ -217,7 +226,7 @@ impl Store {
     }
 
     /// Ends a crawl: deletion and missing marks, kept totals, counts and status, all at once or not at all.
-    #[expect(clippy::too_many_lines, reason = "one transaction, statement after statement")]
+    #[expect(clippy::too_many_lines, reason = "one transaction, told in its order")]
     pub async fn close_crawl(&self, lease: &Lease, closing: &Closing<'_>) -> Result<CrawlEvents, StoreError> {
         const DOING: &str = "conclude a crawl";
         let (app, crawl) = (closing.app, closing.crawl);
@@ -260,8 +269,8 @@ impl Store {
             }
             let mut tally = Tally::default();
             for (type_id, ids) in closing.settlement.vanished() {
-                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
-                    let ids = dialect::Ids::of(chunk);
+                for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(&chunk);
                     let marked = dialect::mark_vanished(&mut tx, (app, type_id, crawl), finished_at, &ids)
                         .await
                         .attempted(DOING)?
@@ -275,13 +284,27 @@ impl Store {
                     closing.settlement.were_missing(type_id).cast_signed();
             }
             for (type_id, ids) in closing.settlement.missing() {
-                for chunk in ids.sorted().chunks(IDS_PER_STATEMENT) {
-                    let ids = dialect::Ids::of(chunk);
+                for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(&chunk);
                     let marked = dialect::mark_missing(&mut tx, (app, type_id), started_at, &ids)
                         .await
                         .attempted(DOING)?;
                     tally.deltas.entry(type_id).or_default().missing += marked.cast_signed();
                 }
+            }
+            let mut withheld = 0;
+            for (type_id, ids) in closing.settlement.withheld() {
+                for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+                    let ids = dialect::Ids::of(&chunk);
+                    let held = dialect::mark_withheld(&mut tx, (app, type_id, crawl), started_at, &ids)
+                        .await
+                        .attempted(DOING)?
+                        .cast_signed();
+                    tally.deltas.entry(type_id).or_default().missing += held;
+                    withheld += held;
+                }
+                tally.deltas.entry(type_id).or_default().missing -=
+                    closing.settlement.were_missing(type_id).cast_signed();
             }
             keep_tally!(tx, app, crawl, tally, DOING);
             for type_id in closing.settlement.concluded() {
@@ -313,6 +336,9 @@ impl Store {
                     .await
                     .attempted(DOING)?;
             }
+            if withheld > 0 {
+                query(NOTE_WITHHELD).bind(crawl.0).bind(withheld).execute(&mut *tx).await.attempted(DOING)?;
+            }
             let events: CrawlEvents =
                 query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
             query(ADD_TO_DAY)
@@ -329,9 +355,17 @@ impl Store {
 }
 
 impl Closing<'_> {
-    fn deletions(&self) -> Option<Deletions> {
+    /// What becomes of the crawl's deletions; only a complete crawl says.
+    #[must_use]
+    pub fn deletions(&self) -> Option<Deletions> {
         (self.status == CrawlStatus::Complete).then(|| {
-            if self.settlement.vanished().next().is_some() { Deletions::Applied } else { Deletions::None }
+            if self.settlement.withheld().next().is_some() {
+                Deletions::Withheld
+            } else if self.settlement.vanished().next().is_some() {
+                Deletions::Applied
+            } else {
+                Deletions::None
+            }
         })
     }
 }

@@ -9,7 +9,7 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Database, FromRow};
+use sqlx::{Database, FromRow, SqlSafeStr};
 
 use super::error::StoreError;
 use super::server::{Intent, PostgresDatabase, Server};
@@ -59,7 +59,7 @@ pub(super) struct SqliteFile {
 /// A statement, as all of the store's are made: not kept prepared by the server, because the next transaction may meet
 /// another server behind a pooler. Inside a transaction preparing anew is safe, and costs less than its network way.
 pub(super) fn query<DB: Database + HasStatementCache>(
-    sql: &'static str,
+    sql: impl SqlSafeStr,
 ) -> Query<'static, DB, DB::Arguments> {
     #[expect(clippy::disallowed_methods, reason = "the one place that makes statements")]
     sqlx::query(sql).persistent(false)
@@ -67,7 +67,7 @@ pub(super) fn query<DB: Database + HasStatementCache>(
 
 /// A statement whose rows become values of a type.
 pub(super) fn query_as<DB: Database + HasStatementCache, O: for<'r> FromRow<'r, DB::Row>>(
-    sql: &'static str,
+    sql: impl SqlSafeStr,
 ) -> QueryAs<'static, DB, O, DB::Arguments> {
     #[expect(clippy::disallowed_methods, reason = "the one place that makes statements")]
     sqlx::query_as(sql).persistent(false)
@@ -75,7 +75,7 @@ pub(super) fn query_as<DB: Database + HasStatementCache, O: for<'r> FromRow<'r, 
 
 /// A statement whose rows have one column.
 pub(super) fn query_scalar<DB: Database + HasStatementCache, O>(
-    sql: &'static str,
+    sql: impl SqlSafeStr,
 ) -> QueryScalar<'static, DB, O, DB::Arguments>
 where
     (O,): for<'r> FromRow<'r, DB::Row>,
@@ -212,7 +212,9 @@ impl Store {
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .idle_timeout(Duration::from_secs(60))
-            .connect_lazy_with(options.create_if_missing(false).read_only(true));
+            .connect_lazy_with(
+                options.create_if_missing(false).read_only(true).pragma("cache_size", "-2048"),
+            );
         Ok(Self { engine: Engine::Sqlite(SqliteFile { path: path.to_owned(), writer, readers }) })
     }
 

@@ -9,7 +9,7 @@ use super::engine::{Engine, Store, writing};
 use super::error::{Attempted as _, StoreError};
 use super::lease::Lease;
 use super::{postgres, sqlite};
-use crate::model::{CrawlId, TypeId};
+use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::roll::Mark;
 
 /// Ids in one statement: more make no statement faster, but the process bigger.
@@ -25,8 +25,8 @@ pub struct Batch<'a> {
     /// No pass of this type has reached its end before: new groups are no events.
     pub in_baseline: bool,
     pub at: DateTime<Utc>,
-    /// Different ids, in byte order: the order of the tables.
-    pub ids: Vec<&'a str>,
+    /// Different ids.
+    pub ids: &'a GroupIds,
 }
 
 impl Batch<'_> {
@@ -191,8 +191,8 @@ impl Store {
         writing!(self, DOING, |tx, dialect| {
             let mut written = Written::default();
             let mut tally = Tally::default();
-            for chunk in batch.ids.chunks(IDS_PER_STATEMENT) {
-                let ids = dialect::Ids::of(chunk);
+            for chunk in batch.ids.sorted_chunks(IDS_PER_STATEMENT) {
+                let ids = dialect::Ids::of(&chunk);
                 if !batch.in_baseline {
                     written.appeared +=
                         dialect::record_appeared(&mut tx, batch, &ids).await.attempted(DOING)?;

@@ -153,6 +153,13 @@ impl Lease {
         }
     }
 
+    /// Gives the lease up when no request was sent: what the last holder left word of still stands.
+    pub async fn give_back(self) {
+        if matches!(self.hold, Hold::Row(_)) {
+            self.release(DateTime::UNIX_EPOCH, Duration::ZERO).await;
+        }
+    }
+
     /// What a transaction in PostgreSQL has to find unchanged.
     pub(super) fn fence(&self) -> Option<Fence> {
         match &self.hold {

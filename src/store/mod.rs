@@ -13,6 +13,7 @@ mod lease;
 mod migrations;
 mod postgres;
 mod server;
+mod settle;
 mod sqlite;
 mod status;
 
@@ -23,4 +24,5 @@ pub use error::StoreError;
 pub use groups::{Batch, Written};
 pub use lease::{Lease, LeaseHolder, RENEW_EVERY};
 pub use server::PostgresDatabase;
+pub use settle::HeldCrawl;
 pub use status::{AppStatus, CrawlRow, TypeStatus};

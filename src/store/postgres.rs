@@ -195,6 +195,32 @@ pub(super) async fn mark_missing(
     Ok(done.rows_affected())
 }
 
+const WITHHELD: &str = "
+UPDATE group_row g
+SET held_crawl_id = $5, missing_since = coalesce(g.missing_since, $4),
+    last_seen_at = CASE WHEN g.missing_since IS NULL THEN greatest(g.last_seen_at,
+        (SELECT s.concluded_at FROM type_state s WHERE s.app_id = $1 AND s.type_id = $2)) ELSE g.last_seen_at END
+FROM unnest($3::text[]) AS j (id)
+WHERE g.app_id = $1 AND g.group_id = j.id AND g.deleted_at IS NULL AND g.held_crawl_id IS NULL AND g.type_id = $2";
+
+/// Marks live groups of a type missing and held, for a person to decide on, and returns how many.
+pub(super) async fn mark_withheld(
+    tx: &mut Tx<'_>,
+    (app, type_id, crawl): (AppId, TypeId, CrawlId),
+    since_millis: i64,
+    ids: &Ids<'_>,
+) -> Result<u64, sqlx::Error> {
+    let done = query(WITHHELD)
+        .bind(app.0)
+        .bind(type_id.0)
+        .bind(ids.0)
+        .bind(since_millis)
+        .bind(crawl.0)
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected())
+}
+
 /// A list of ids as this engine binds it.
 pub(super) struct Ids<'a>(&'a [&'a str]);
 

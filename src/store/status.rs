@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
+use sqlx::{Column as _, Row as _};
 
 use super::engine::{Store, query_as, reading};
 use super::error::{Attempted as _, StoreError};
@@ -92,6 +93,27 @@ const LAST_ENDED: &str = crawl_where!("status <> 'running'");
 const RUNNING: &str = crawl_where!("status = 'running'");
 
 impl Store {
+    /// Runs a query that only reads and returns its columns' names and its rows as text, NULL as the empty text.
+    pub async fn read(&self, sql: &'static str) -> Result<(Vec<String>, Vec<Vec<String>>), StoreError> {
+        const DOING: &str = "run a query";
+        let read = reading!(self, on => async {
+            let rows = sqlx::raw_sql(sql).fetch_all(on).await?;
+            let header = rows.first().map(|row| row.columns().iter().map(|column| column.name().to_owned()).collect());
+            let mut texts = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let mut cells = Vec::with_capacity(row.len());
+                for index in 0..row.len() {
+                    let cell: Option<String> = row.try_get_unchecked(index)?;
+                    cells.push(cell.unwrap_or_default());
+                }
+                texts.push(cells);
+            }
+            Ok((header.unwrap_or_default(), texts))
+        }
+        .await);
+        read.attempted(DOING)
+    }
+
     /// Every app the database knows, configured or not, by name.
     pub async fn app_statuses(&self) -> Result<Vec<AppStatus>, StoreError> {
         const DOING: &str = "read the apps' status";

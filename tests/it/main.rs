@@ -6,7 +6,10 @@
     reason = "a test binary has no outside, and a failed test is a panic"
 )]
 
+mod architecture;
 mod crawls;
+mod daemon;
+mod postgres;
 mod store_contract;
 mod support;
 mod support_engines;

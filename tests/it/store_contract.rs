@@ -3,16 +3,17 @@
 #![deny(dead_code)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use tim_group_sync::model::{CrawlStatus, ReasonCode, SdkAppId, TypeId, Verdict};
+use tim_group_sync::clock::Clock;
+use tim_group_sync::model::{Counts, CrawlStatus, ReasonCode, SdkAppId, TypeId, Verdict};
 use tim_group_sync::reconcile::Settlement;
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
     AppIdentity, Closing, CrawlEvents, DatabaseUrl, PassRecord, Past, Reason, Store, StoreError, Written,
 };
-use tim_group_sync::verdict::Counts;
 
-use crate::support_engines::{Bench, Place, Scene, at, group_types, on_both_engines, sdk_app_id};
+use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
 use crate::support_postgres::{PostgresServer, TestDatabase};
 
 on_both_engines![
@@ -41,6 +42,8 @@ on_both_engines![
     crawls_of_dead_processes_are_closed_by_the_next,
     a_tick_is_served_once,
     the_day_adds_up_its_crawls_and_keeps_the_last_totals,
+    withheld_deletions_leave_groups_live_missing_and_held_until_approved,
+    a_held_group_that_is_listed_again_is_free,
     passes_show_in_the_counts_once_the_crawl_has_ended,
     what_earlier_crawls_tell_is_read_from_those_that_reached_their_end,
     events_of_a_running_crawl_do_not_show,
@@ -283,7 +286,7 @@ async fn ids_are_kept_byte_for_byte(bench: &Bench) {
     let gone: Vec<&str> = ids.into_iter().filter(|id| *id != "a ").collect();
     let settlement = scene.settle(&[(scene.public, Verdict::Exact)], &gone).await;
     let events = scene.close(crawl, at(2, 0), at(2, 2), &settlement).await.unwrap();
-    assert_eq!(events.vanished, gone.len() as i64);
+    assert_eq!(events.vanished.cast_unsigned(), gone.len() as u64);
     assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["a "]);
 }
 
@@ -525,6 +528,71 @@ async fn the_day_adds_up_its_crawls_and_keeps_the_last_totals(bench: &Bench) {
     );
 }
 
+async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let missing = scene.settle(&[(scene.public, Verdict::Moving)], &["b"]).await;
+    scene.close(crawl, at(2, 0), at(2, 1), &missing).await.unwrap();
+    let crawl = scene.open(at(3, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
+    withheld.withhold(&[scene.public]);
+    let events = scene.close(crawl, at(3, 0), at(3, 2), &withheld).await.unwrap();
+    assert_eq!(events, CrawlEvents::default());
+    bench.assert_consistent().await;
+    assert_eq!(
+        scene.groups().await,
+        [
+            "a|Public|01:01|02:00|NULL|03:00|1|1",
+            "b|Public|01:01|01:01|NULL|02:00|1|1",
+            "c|Public|01:01|03:00|NULL|NULL|0|1"
+        ]
+    );
+    let shown = format!("SELECT status, deletions, withheld, vanished FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&shown).await, ["complete|withheld|2|0"]);
+    let mut marks = Vec::new();
+    bench.store.for_each_live(scene.app, |_, id, mark| marks.push((id.to_owned(), mark))).await.unwrap();
+    marks.sort_by(|a, b| a.0.cmp(&b.0));
+    let held = Mark { missing: true, held: true };
+    assert_eq!(marks, [("a".to_owned(), held), ("b".to_owned(), held), ("c".to_owned(), Mark::default())]);
+
+    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!((waiting.withheld, waiting.sdk_app_id()), (2, Some(sdk_app_id())));
+    assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["a", "b"]);
+    let approve = || bench.store.approve(&scene.lease, &waiting, crawl, at(4, 0), day());
+    assert_eq!(approve().await.unwrap(), 2);
+    bench.assert_consistent().await;
+    assert_eq!(
+        scene.groups().await,
+        [
+            "a|Public|01:01|02:00|04:00|NULL|0|1",
+            "b|Public|01:01|01:01|04:00|NULL|0|1",
+            "c|Public|01:01|03:00|NULL|NULL|0|1"
+        ]
+    );
+    assert_eq!(bench.lines(&shown).await, ["complete|approved|2|2"]);
+    assert_eq!(
+        scene.events().await,
+        [format!("vanished|a|Public|NULL|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")]
+    );
+    assert_eq!(approve().await.unwrap(), 0);
+    assert_eq!(bench.lines(&shown).await, ["complete|approved|2|2"]);
+}
+
+async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
+    withheld.withhold(&[scene.public]);
+    scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
+    let next = scene.open(at(3, 0)).await;
+    assert_eq!(scene.list(next, scene.public, at(3, 1), &["a"]).await, Written::default());
+    scene.complete(next, at(3, 0), at(3, 2), &[scene.public]).await;
+    let shown = "SELECT group_id, held, missing_since FROM groups ORDER BY group_id";
+    assert_eq!(bench.lines(shown).await, ["a|0|NULL", "b|1|2026-03-01T02:00:00Z"]);
+    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["b"]);
+}
+
 async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {
     let scene = Scene::on(bench).await;
     let crawl = scene.open(at(2, 0)).await;
@@ -623,30 +691,30 @@ async fn one_of_two_holds_the_lease_and_the_other_waits(bench: &Bench) {
     let mut said = 0;
     let waiting = other.lease(sdk_app_id(), || said += 1);
     let releasing = async {
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        lease.release(chrono::Utc::now(), std::time::Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lease.release(Clock::system().now(), Duration::from_millis(400)).await;
         std::time::Instant::now()
     };
     let (taken, released) = tokio::join!(waiting, releasing);
     let taken = taken.unwrap();
     assert_eq!(said, 1);
     // The pause is waited out either by whoever takes the lease, or before.
-    let left = taken.not_before().map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
+    let left = taken.not_before().map(|at| (at - Clock::system().now()).to_std().unwrap_or_default());
     let first_request = released.elapsed() + left.unwrap_or_default();
-    assert!(first_request >= std::time::Duration::from_millis(380), "{first_request:?}");
+    assert!(first_request >= Duration::from_millis(380), "{first_request:?}");
 }
 
 async fn the_holder_of_the_lease_can_be_told(bench: &Bench) {
     let other = bench.another_store().await;
     assert_eq!(other.lease_holder(sdk_app_id()).await.unwrap(), None);
     let scene = Scene::on(bench).await;
-    let crawl = scene.open(chrono::Utc::now()).await;
+    let crawl = scene.open(Clock::system().now()).await;
     let holder = other.lease_holder(sdk_app_id()).await.unwrap().expect("the lease is held");
     assert!(!holder.host.is_empty());
-    let since = chrono::Utc::now() - holder.since.expect("it is known of a crawl");
+    let since = Clock::system().now() - holder.since.expect("it is known of a crawl");
     assert!(since.abs() < chrono::Duration::seconds(60), "{since}");
     scene.fail(crawl, at(2, 0), at(2, 1)).await;
-    scene.lease.release(chrono::Utc::now(), std::time::Duration::ZERO).await;
+    scene.lease.release(Clock::system().now(), Duration::ZERO).await;
     assert_eq!(other.lease_holder(sdk_app_id()).await.unwrap(), None);
 }
 
@@ -764,7 +832,7 @@ async fn beside(bench: &Bench) -> (Store, DatabaseUrl, Option<TestDatabase>) {
             (Store::open(&url).await.unwrap(), url, None)
         }
         Place::Postgres(_) => {
-            let database = PostgresServer::shared().await.empty_database().await;
+            let database = PostgresServer::shared().await.empty_database().await.reached_like(&bench.place);
             let url = database.database_url();
             (Store::open(&url).await.unwrap(), url, Some(database))
         }

@@ -1,6 +1,5 @@
 //! A simulated API, a database and a crawler between them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use chrono::{DateTime, Utc};
 use reqwest::Url;
 use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::simulator::{Settings, Simulator};
@@ -69,6 +68,7 @@ impl World {
                 retry_for: Duration::from_secs(1),
             },
             max_shortfall: self.max_shortfall,
+            guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
             timezone: chrono_tz::UTC,
             host: "test".to_owned(),
         };

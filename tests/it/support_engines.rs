@@ -14,7 +14,7 @@ use sqlx::{
 use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::model::{
-    CrawlId, CrawlStatus, GroupType, ReasonCode, SdkAppId, Trigger, TypeId, Verdict,
+    Counts, CrawlId, CrawlStatus, GroupIds, GroupType, ReasonCode, SdkAppId, Trigger, TypeId, Verdict,
 };
 use tim_group_sync::pace::{Pacer, Patience, RetryPolicy};
 use tim_group_sync::pages::{Caller, EndOfList, Pages};
@@ -25,9 +25,9 @@ use tim_group_sync::store::{
     Written,
 };
 use tim_group_sync::tencent::{Client, ClientSettings};
-use tim_group_sync::verdict::{Counts, Evidence, FinishedPass, Recheck, judge};
+use tim_group_sync::verdict::{Evidence, FinishedPass, Recheck, judge};
 
-use crate::support_postgres::{PostgresServer, TestDatabase};
+use crate::support_postgres::{Pooler, PostgresServer, TestDatabase};
 
 /// Declares each of these behaviours as a test on SQLite and one on PostgreSQL. Whatever a behaviour leaves behind has
 /// to be consistent. One that is not named here is dead code, which does not compile.
@@ -40,6 +40,23 @@ macro_rules! on_both_engines {
                 super::$behaviour(&bench).await;
                 bench.assert_consistent().await;
             })+
+        }
+        mod on_pgbouncer {
+            /// All of them one after another, through a pooler in transaction mode.
+            #[tokio::test]
+            async fn every_behaviour() {
+                let Some(pooler) = crate::support_postgres::Pooler::start().await else {
+                    eprintln!("SKIPPED: there is no pgbouncer; `tests/run` installs it");
+                    return;
+                };
+                $({
+                    println!("{}", stringify!($behaviour));
+                    let bench = crate::support_engines::Bench::through(&pooler).await;
+                    Box::pin(super::$behaviour(&bench)).await;
+                    bench.assert_consistent().await;
+                    bench.store.close().await;
+                })+
+            }
         }
         mod on_postgres {
             $(#[tokio::test]
@@ -74,6 +91,12 @@ impl Bench {
 
     pub async fn postgres() -> Self {
         let database = PostgresServer::shared().await.database().await;
+        let store = Store::open(&database.database_url()).await.unwrap();
+        Self { store, place: Place::Postgres(database) }
+    }
+
+    pub async fn through(pooler: &Pooler) -> Self {
+        let database = pooler.database().await;
         let store = Store::open(&database.database_url()).await.unwrap();
         Self { store, place: Place::Postgres(database) }
     }
@@ -343,10 +366,8 @@ impl<'a> Scene<'a> {
         at: DateTime<Utc>,
         ids: &[&str],
     ) -> Result<Written, StoreError> {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let batch = Batch { app: self.app, crawl, type_id, in_baseline, at, ids };
+        let ids: GroupIds = ids.iter().copied().collect();
+        let batch = Batch { app: self.app, crawl, type_id, in_baseline, at, ids: &ids };
         self.bench.store.write_listed(&self.lease, &batch).await
     }
 

@@ -13,11 +13,13 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::store::{DatabaseUrl, PostgresDatabase, Store};
 use tokio::sync::OnceCell;
 
+use crate::support_engines::Place;
+
 const MISSING: &str = "these tests need a PostgreSQL server and found none: run `tests/run`, which installs one, or name \
                        its programs' folder in PG_BIN, or a server in TIM_GROUP_SYNC_TEST_DATABASE_URL";
 
 /// Starts the server in a folder of its own and says where that is; ends both when its input ends.
-const KEEPER: &str = r#"
+const SERVER_SCRIPT: &str = r#"
 set -eu
 bin=$1
 dir=$(mktemp -d /tmp/tim-group-sync-pg.XXXXXX)
@@ -73,6 +75,65 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 pub struct TestDatabase {
     pub name: String,
     pub url: String,
+    /// The folder of the socket of a pooler through which stores go.
+    pooler: Option<PathBuf>,
+}
+
+/// A pgbouncer before the run's own server that gives every transaction another connection.
+pub struct Pooler {
+    folder: PathBuf,
+    _keeper: Keeper,
+}
+
+const POOLER_SCRIPT: &str = r#"
+set -eu
+program=$1
+server=$2
+dir=$(mktemp -d /tmp/tim-group-sync-pooler.XXXXXX)
+cd "$dir"
+trap 'cd /; rm -rf "$dir"' EXIT
+cat >pooler.ini <<CONF
+[databases]
+* = host=$server
+[pgbouncer]
+pool_mode = transaction
+listen_port = 6432
+unix_socket_dir = $dir
+auth_type = trust
+auth_file = $dir/users
+default_pool_size = 4
+server_round_robin = 1
+CONF
+echo '"postgres" ""' >users
+"$program" pooler.ini >log 2>&1 &
+pooler=$!
+trap 'kill -INT $pooler 2>/dev/null; wait $pooler; cd /; rm -rf "$dir"' EXIT
+tries=0
+until [ -S "$dir/.s.PGSQL.6432" ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 100 ] && kill -0 $pooler || { cat log >&2; exit 1; }
+    sleep 0.1
+done
+echo "$dir"
+cat >/dev/null
+"#;
+
+impl Pooler {
+    /// `None` where there is no pgbouncer, or no server of the tests' own behind it.
+    pub async fn start() -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
+        let program = program.into_iter().find(|program| program.exists())?;
+        let ServerUrl::Socket(server) = &PostgresServer::shared().await.url else { return None };
+        let (folder, keeper) = Keeper::of(POOLER_SCRIPT, &[program, server]);
+        Some(Self { folder, _keeper: keeper })
+    }
+
+    /// A database whose stores go through the pooler.
+    pub async fn database(&self) -> TestDatabase {
+        let mut database = PostgresServer::shared().await.database().await;
+        database.pooler = Some(self.folder.clone());
+        database
+    }
 }
 
 impl PostgresServer {
@@ -83,12 +144,11 @@ impl PostgresServer {
 
     async fn start() -> Self {
         let named = std::env::var("TIM_GROUP_SYNC_TEST_DATABASE_URL").ok().filter(|url| !url.is_empty());
-        let (url, keeper) = match named {
-            Some(url) => (ServerUrl::Named(url), None),
-            None => {
-                let (folder, keeper) = Keeper::start();
-                (ServerUrl::Socket(folder), Some(keeper))
-            }
+        let (url, keeper) = if let Some(url) = named {
+            (ServerUrl::Named(url), None)
+        } else {
+            let (folder, keeper) = Keeper::of(SERVER_SCRIPT, &[&programs().expect(MISSING)]);
+            (ServerUrl::Socket(folder), Some(keeper))
         };
         let text = match &url {
             ServerUrl::Named(url) => url.clone(),
@@ -140,7 +200,7 @@ impl PostgresServer {
     async fn new_database(&self, how: &str) -> TestDatabase {
         let name = format!("tgs_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         self.administer(&format!("CREATE DATABASE {name} {how}")).await;
-        TestDatabase { url: self.url(&name), name }
+        TestDatabase { url: self.url(&name), name, pooler: None }
     }
 
     /// The URL of a database of this server.
@@ -167,12 +227,9 @@ impl PostgresServer {
         DatabaseUrl::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
     }
 
-    /// The folder of the socket, if the server is the tests' own.
-    pub fn socket_folder(&self) -> Option<&Path> {
-        match &self.url {
-            ServerUrl::Socket(folder) => Some(folder),
-            ServerUrl::Named(_) => None,
-        }
+    /// Whether roles and passwords are the tests' own to make.
+    pub fn is_own(&self) -> bool {
+        self.keeper.is_some()
     }
 }
 
@@ -184,7 +241,19 @@ async fn migrate(database: &DatabaseUrl) {
 
 impl TestDatabase {
     pub fn settings(&self) -> PostgresDatabase {
-        PostgresDatabase::new(&self.url).unwrap()
+        let url = match &self.pooler {
+            Some(folder) => socket_url("postgres", folder, &self.name) + "&port=6432",
+            None => self.url.clone(),
+        };
+        PostgresDatabase::new(&url).unwrap()
+    }
+
+    /// The same database, through another's pooler if there is one.
+    pub fn reached_like(mut self, other: &Place) -> Self {
+        if let Place::Postgres(other) = other {
+            self.pooler.clone_from(&other.pooler);
+        }
+        self
     }
 
     pub fn database_url(&self) -> DatabaseUrl {
@@ -217,26 +286,26 @@ impl Drop for TestDatabase {
 }
 
 impl Keeper {
-    fn start() -> (PathBuf, Self) {
-        let bin = programs().expect(MISSING);
+    /// Runs a script that says on its first line where its folder is and ends with its input.
+    fn of(script: &str, arguments: &[&Path]) -> (PathBuf, Self) {
         let mut shell = as_ordinary_user();
-        shell.args(["sh", "-c", KEEPER, "keeper"]).arg(&bin);
+        shell.args(["sh", "-c", script, "keeper"]).args(arguments);
         let mut child = shell
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .current_dir("/")
             .spawn()
-            .expect("the shell of the tests' PostgreSQL starts");
+            .expect("a shell starts");
         let alive = child.stdin.take().expect("it was asked for");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("it was asked for")).read_line(&mut line).unwrap();
-        assert!(line.ends_with('\n'), "the tests' PostgreSQL does not start; what it said is above");
+        assert!(line.ends_with('\n'), "a server of the tests' own does not start; what it said is above");
         (PathBuf::from(line.trim()), Self { _shell: child, _alive: alive })
     }
 }
 
 /// PostgreSQL refuses to run as root.
-pub fn as_ordinary_user() -> Command {
+fn as_ordinary_user() -> Command {
     use std::os::unix::fs::MetadataExt as _;
     let root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if root {

@@ -1,0 +1,74 @@
+//! `approve`: applies the deletions that a guard withheld. Asks no API and needs no key.
+
+use clap::Args;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::setup::{Setup, location};
+use super::text;
+use crate::model::CrawlId;
+use crate::store::Store;
+
+#[derive(Debug, Args)]
+pub(super) struct Approve {
+    /// The crawl whose deletions were withheld
+    #[arg(long, value_name = "ID")]
+    crawl: i64,
+    /// List the groups that would be marked deleted, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Approve {
+    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        let config = setup.config_for_command()?;
+        let store = Store::open_existing(&location(&config)?).await?;
+        store.check_migrated().await?;
+        let crawl = CrawlId(self.crawl);
+        let refuse = |text: String| Err(Failure::new(Exit::Failed, anyhow::anyhow!(text)));
+        let Some(held) = store.held_crawl(crawl).await? else {
+            return refuse(format!("there is no crawl {crawl}; `tim-group-sync status` names the last ones"));
+        };
+        let Some(sdk_app_id) = held.sdk_app_id() else {
+            return refuse(format!("the database has no lawful SDKAppID for crawl {crawl}"));
+        };
+        if held.withheld == 0 {
+            return refuse(format!("crawl {crawl} of {} withheld no deletions", held.app));
+        }
+        // A crawl under way believes the held groups live.
+        let waiting = || eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+        let lease = store.lease(sdk_app_id, waiting).await?;
+        let groups = store.held_groups(&held, crawl).await?;
+        if groups.is_empty() {
+            lease.give_back().await;
+            return refuse(format!(
+                "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"
+            ));
+        }
+        let now = setup.clock.now();
+        if !self.dry_run {
+            let timezone = config.apps.iter().find(|app| app.sdk_app_id == sdk_app_id);
+            let timezone = timezone.map_or(chrono_tz::UTC, |app| app.schedule.timezone);
+            store.approve(&lease, &held, crawl, now, now.with_timezone(&timezone).date_naive()).await?;
+        }
+        lease.give_back().await;
+        store.close().await;
+        if self.json {
+            let result =
+                json!({ "crawl_id": crawl, "app": held.app, "dry_run": self.dry_run, "groups": groups });
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&result).map_err(|error| Failure::new(Exit::Failed, error))?
+            );
+        } else if self.dry_run {
+            groups.iter().for_each(|group| println!("{group}"));
+            eprintln!("{} groups would be marked deleted", text::number(groups.len() as u64));
+        } else {
+            println!("{}: {} groups marked deleted", held.app, text::number(groups.len() as u64));
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,159 @@
+//! `crawl`: one crawl of every app, now.
+
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::task::JoinSet;
+
+use super::exit::{Exit, Failure};
+use super::setup::{Setup, selected};
+use super::{progress, text};
+use crate::crawl::{CrawlError, CrawlReport, Crawler, Occasion, WhenBusy};
+use crate::lifecycle::{Lifecycle, Stop};
+use crate::model::{CrawlStatus, Trigger};
+
+#[derive(Debug, Args)]
+pub(super) struct CrawlArgs {
+    /// Crawl this app only
+    #[arg(long, value_name = "NAME")]
+    app: Option<String>,
+    /// Do not wait for another process that crawls the app: exit 75
+    #[arg(long)]
+    no_wait: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl CrawlArgs {
+    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        let config = setup.config_for_command()?;
+        let apps = selected(&config, self.app.as_deref())?;
+        let store = setup.store(&config).await?;
+        let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
+        store.set_configured(&configured).await?;
+        let mut crawlers = Vec::new();
+        for app in apps {
+            crawlers.push(Arc::new(setup.crawler(app, &store)?));
+        }
+        let lifecycle = Lifecycle::install()?;
+        let when_busy = if self.no_wait { WhenBusy::GiveUp } else { WhenBusy::Wait };
+        let outcomes = crawl_all(&crawlers, when_busy, lifecycle.stop()).await?;
+        store.close().await;
+        if self.json {
+            println!("{}", as_json(&outcomes)?);
+        } else {
+            outcomes.iter().for_each(|(app, outcome)| println!("{}", sentence(app, outcome)));
+        }
+        Ok(Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_crawl(outcome))))
+    }
+}
+
+type Outcome = Result<CrawlReport, CrawlError>;
+
+/// Crawls all apps at once, each at its own pace, with their progress shown.
+pub(super) async fn crawl_all(
+    crawlers: &[Arc<Crawler>],
+    when_busy: WhenBusy,
+    stop: &Stop,
+) -> Result<Vec<(String, Outcome)>, Failure> {
+    let mut crawls = JoinSet::new();
+    for (index, crawler) in crawlers.iter().enumerate() {
+        let (crawler, soft) = (Arc::clone(crawler), stop.soft().clone());
+        crawls.spawn(async move {
+            let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+            (index, crawler.crawl(occasion, when_busy, &soft).await)
+        });
+    }
+    let shown =
+        crawlers.iter().map(|crawler| (crawler.identity().name.clone(), crawler.progress())).collect();
+    let mut ended = Vec::new();
+    let all_ended = async {
+        while let Some(crawl) = crawls.join_next().await {
+            ended.push(crawl.map_err(|panic| Failure::new(Exit::Failed, panic))?);
+        }
+        Ok::<(), Failure>(())
+    };
+    tokio::select! {
+        all = all_ended => all?,
+        () = progress::show(shown) => {}
+        () = stop.hard().cancelled() => {
+            return Err(Failure::new(Exit::Failed, anyhow::anyhow!("interrupted; the crawl is recorded as failed by the next one")));
+        }
+    }
+    ended.sort_by_key(|(index, _)| *index);
+    let name = |index: usize| crawlers[index].identity().name.clone();
+    Ok(ended.into_iter().map(|(index, outcome)| (name(index), outcome)).collect())
+}
+
+/// One line about how a crawl ended.
+pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => return format!("{app}: not crawled: {error}"),
+    };
+    let took = (report.finished_at - report.started_at).to_std().unwrap_or_default();
+    let took = humantime::format_duration(std::time::Duration::from_millis(
+        u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    ));
+    let events = &report.events;
+    let mut changes: Vec<String> = [
+        (events.appeared, "appeared"),
+        (events.vanished, "vanished"),
+        (events.reappeared, "reappeared"),
+        (events.retyped, "retyped"),
+        (i64::try_from(report.missing).unwrap_or(i64::MAX), "missing"),
+        (i64::try_from(report.withheld).unwrap_or(i64::MAX), "withheld"),
+    ]
+    .into_iter()
+    .filter(|(groups, _)| *groups > 0)
+    .map(|(groups, what)| format!("{} {what}", text::number(groups)))
+    .collect();
+    let first = report.first_listed.saturating_sub(events.appeared.unsigned_abs());
+    if first > 0 {
+        changes.insert(0, format!("{} listed for the first time", text::number(first)));
+    }
+    let changes = if changes.is_empty() { "nothing changed".to_owned() } else { changes.join(", ") };
+    let reason = match (&report.reason, report.status) {
+        (Some(reason), _) => format!("\n  because: {}", reason.text),
+        (None, CrawlStatus::Complete) => String::new(),
+        (None, _) => "\n  no reason was recorded".to_owned(),
+    };
+    format!(
+        "{app}: crawl {} {}: {} groups listed, {changes}; {} requests in {took}{reason}",
+        report.crawl,
+        report.status,
+        text::number(report.listed),
+        report.requests,
+    )
+}
+
+fn as_json(outcomes: &[(String, Outcome)]) -> Result<String, Failure> {
+    let list: Vec<serde_json::Value> = outcomes
+        .iter()
+        .map(|(app, outcome)| match outcome {
+            Ok(report) => serde_json::json!({
+                "app": app,
+                "crawl_id": report.crawl,
+                "status": report.status,
+                "deletions": report.deletions,
+                "reason_code": report.reason.as_ref().map(|reason| reason.code),
+                "error_code": report.reason.as_ref().and_then(|reason| reason.error_code),
+                "reason": report.reason.as_ref().map(|reason| &reason.text),
+                "started_at": report.started_at,
+                "finished_at": report.finished_at,
+                "requests": report.requests,
+                "groups_listed": report.listed,
+                "first_listed": report.first_listed,
+                "appeared": report.events.appeared,
+                "vanished": report.events.vanished,
+                "reappeared": report.events.reappeared,
+                "retyped": report.events.retyped,
+                "missing": report.missing,
+                "withheld": report.withheld,
+            }),
+            Err(error) => serde_json::json!({ "app": app, "status": null, "reason": error.to_string() }),
+        })
+        .collect();
+    serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))
+}

@@ -1,0 +1,165 @@
+//! How a command ends: the exit codes that scripts rely on, and errors with their causes.
+
+use std::process::ExitCode;
+
+use crate::config::{ConfigProblems, NoConfigFile, SecretFileError};
+use crate::crawl::{CrawlError, CrawlReport};
+use crate::model::{CrawlStatus, Deletions, ReasonCode};
+use crate::store::StoreError;
+
+/// An exit code of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    Done,
+    Failed,
+    Usage,
+    /// A crawl is complete, but its deletions wait for approval.
+    Withheld,
+    /// A crawl ended without proving everything.
+    Incomplete,
+    /// The app is being crawled, or the database is out of reach: the same may work later.
+    Busy,
+    /// The configuration or the credentials: someone has to change something.
+    Config,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Withheld => 3,
+            Self::Incomplete => 4,
+            Self::Busy => 75,
+            Self::Config => 78,
+        }
+    }
+
+    /// The one that speaks for several apps.
+    pub(super) fn worst(exits: impl IntoIterator<Item = Self>) -> Self {
+        let rank = |exit: &Self| match exit {
+            Self::Config => 6,
+            Self::Failed => 5,
+            Self::Incomplete => 4,
+            Self::Busy => 3,
+            Self::Withheld => 2,
+            Self::Usage => 1,
+            Self::Done => 0,
+        };
+        exits.into_iter().max_by_key(rank).unwrap_or(Self::Done)
+    }
+
+    pub(super) fn of_crawl(outcome: &Result<CrawlReport, CrawlError>) -> Self {
+        match outcome {
+            Ok(report) => match report.status {
+                CrawlStatus::Complete if report.deletions == Some(Deletions::Withheld) => Self::Withheld,
+                CrawlStatus::Complete => Self::Done,
+                CrawlStatus::Incomplete => Self::Incomplete,
+                _ if report.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Refused) => {
+                    Self::Config
+                }
+                _ => Self::Failed,
+            },
+            Err(error) => Self::of_crawl_error(error),
+        }
+    }
+
+    fn of_crawl_error(error: &CrawlError) -> Self {
+        match error {
+            CrawlError::Busy { .. } => Self::Busy,
+            CrawlError::Store(error) => Self::of_store(error),
+            CrawlError::Served { .. } | CrawlError::Stopped => Self::Failed,
+        }
+    }
+
+    fn of_store(error: &StoreError) -> Self {
+        match error {
+            error if error.is_passing() => Self::Busy,
+            error if error.is_configuration() => Self::Config,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// Why a command failed, and the code it ends with.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) error: anyhow::Error,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+
+    /// Prints the error and its causes, one a line.
+    pub(super) fn print(&self) {
+        eprintln!("error: {}", self.error);
+        for cause in self.error.chain().skip(1) {
+            eprintln!("  because: {cause}");
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(Exit::of_store(&error), error)
+    }
+}
+
+impl From<CrawlError> for Failure {
+    fn from(error: CrawlError) -> Self {
+        Self::new(Exit::of_crawl_error(&error), error)
+    }
+}
+
+impl From<ConfigProblems> for Failure {
+    fn from(problems: ConfigProblems) -> Self {
+        Self::new(Exit::Config, problems)
+    }
+}
+
+impl From<NoConfigFile> for Failure {
+    fn from(error: NoConfigFile) -> Self {
+        Self::new(Exit::Config, error)
+    }
+}
+
+impl From<SecretFileError> for Failure {
+    fn from(error: SecretFileError) -> Self {
+        Self::new(Exit::Config, error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Failed, error }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_apps_the_one_that_needs_a_person_most_speaks() {
+        assert_eq!(Exit::worst([]), Exit::Done);
+        assert_eq!(Exit::worst([Exit::Done, Exit::Withheld, Exit::Busy]), Exit::Busy);
+        assert_eq!(Exit::worst([Exit::Incomplete, Exit::Busy]), Exit::Incomplete);
+        assert_eq!(Exit::worst([Exit::Incomplete, Exit::Failed, Exit::Config]), Exit::Config);
+    }
+}

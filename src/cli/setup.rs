@@ -1,0 +1,162 @@
+//! From the configuration to the parts of the program: the only place that hands each part its settings.
+
+use std::path::PathBuf;
+
+use tracing::warn;
+
+use super::exit::{Exit, Failure};
+use crate::clock::Clock;
+use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, PasswordRead};
+use crate::crawl::{CrawlSettings, Crawler, GuardPolicy};
+use crate::pace::RetryPolicy;
+use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
+use crate::telemetry;
+use crate::tencent::region::Region;
+use crate::tencent::{Client, ClientSettings};
+
+/// What every command but `demo` and `simulate` starts from.
+#[derive(Debug)]
+pub(super) struct Setup {
+    file: Option<PathBuf>,
+    pub(super) environment: Environment,
+    pub(super) clock: Clock,
+}
+
+impl Setup {
+    pub(super) fn new(file: Option<PathBuf>) -> Self {
+        Self { file, environment: Environment::of_process(), clock: Clock::system() }
+    }
+
+    /// Reads the configuration and starts logging as it says.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let config = self.read(&self.environment)?;
+        telemetry::init(&config.log.level, format(config.log.format));
+        Ok(config)
+    }
+
+    /// Reads the configuration for a command that people run by hand: only what they must know is logged, as text.
+    pub(super) fn config_for_command(&self) -> Result<Config, Failure> {
+        let config = self.read(&self.environment)?;
+        let by_hand = config.log.level == "info";
+        let level = if by_hand { "warn" } else { &config.log.level };
+        telemetry::init(level, format(config.log.format));
+        Ok(config)
+    }
+
+    /// Where the configuration is.
+    pub(super) fn locate(&self) -> Result<PathBuf, Failure> {
+        Ok(Config::locate(self.file.as_deref(), &self.environment)?)
+    }
+
+    pub(super) fn read(&self, environment: &Environment) -> Result<Config, Failure> {
+        Ok(Config::load(&self.locate()?, environment)?)
+    }
+
+    /// Opens the database for writing, with its tables up to date.
+    pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
+        let store = Store::open(&location(config)?).await?;
+        if config.database.auto_migrate {
+            store.migrate().await?;
+        } else {
+            store.check_migrated().await?;
+        }
+        Ok(store)
+    }
+
+    /// The crawler of an app, its key read from its file.
+    pub(super) fn crawler(&self, app: &App, store: &Store) -> Result<Crawler, Failure> {
+        let settings = CrawlSettings {
+            identity: AppIdentity { sdk_app_id: app.sdk_app_id, name: app.name.clone() },
+            group_types: app.group_types.clone(),
+            page_limit: app.page_limit,
+            request_interval: app.request_interval,
+            retry: RetryPolicy::lasting(app.retry_for),
+            max_shortfall: app.deletion.max_shortfall,
+            guard: GuardPolicy {
+                review: app.deletion.mode == DeletionMode::Review,
+                max_fraction: app.deletion.max_fraction,
+                min_groups: app.deletion.min_groups,
+                max_fraction_by_type: app.deletion.max_fraction_by_type.clone(),
+            },
+            timezone: app.schedule.timezone,
+            host: host(),
+        };
+        Ok(Crawler::new(settings, self.client(app)?, store.clone(), self.clock.clone()))
+    }
+
+    pub(super) fn client(&self, app: &App) -> Result<Client, Failure> {
+        let read = app.read_secret_key()?;
+        for warning in read.warnings {
+            warn!(app = app.name, "{warning}");
+        }
+        let settings = ClientSettings {
+            sdk_app_id: app.sdk_app_id,
+            identifier: app.identifier.clone(),
+            secret_key: read.key,
+            base_url: app.api.base_url.clone(),
+            place: place(app),
+            request_timeout: app.request_timeout,
+            clock: self.clock.clone(),
+        };
+        Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))
+    }
+}
+
+/// The database's place in the store's own terms.
+pub(super) fn location(config: &Config) -> Result<DatabaseUrl, Failure> {
+    match &config.database.url {
+        config::DatabaseUrl::Sqlite(path) => Ok(DatabaseUrl::Sqlite(path.clone())),
+        config::DatabaseUrl::Postgres(url) => {
+            let database = PostgresDatabase::new(url.expose())?
+                .schema(&config.database.schema)?
+                .reader_role(config.database.reader_role.as_deref());
+            let read = config.database.read_password();
+            let read = read.map_err(|error| Failure::new(Exit::Config, error))?;
+            Ok(DatabaseUrl::Postgres(match read {
+                Some(PasswordRead { password, warnings }) => {
+                    warnings.iter().for_each(|warning| warn!("{warning}"));
+                    database.password(&password)
+                }
+                None => database,
+            }))
+        }
+    }
+}
+
+/// The apps that a command is for.
+pub(super) fn selected<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a App>, Failure> {
+    let apps: Vec<&App> = config.apps.iter().filter(|app| name.is_none_or(|name| app.name == name)).collect();
+    if apps.is_empty() {
+        let names: Vec<&str> = config.apps.iter().map(|app| app.name.as_str()).collect();
+        let name = name.unwrap_or_default();
+        let error = anyhow::anyhow!("no app is called {name:?}; the configuration has {}", names.join(", "));
+        return Err(Failure::new(Exit::Usage, error));
+    }
+    Ok(apps)
+}
+
+/// The configured data centre and the others, for an error that says the app is not there.
+fn place(app: &App) -> String {
+    let Some(configured) = app.api.region else {
+        return format!("base_url is {}", app.api.base_url);
+    };
+    let others: Vec<&str> =
+        Region::ALL.iter().filter(|(_, region)| *region != configured).map(|(name, _)| *name).collect();
+    format!(
+        "region is {configured:?}, the others are {}",
+        others.join(", "),
+        configured = configured.to_string()
+    )
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn format(format: LogFormat) -> telemetry::Format {
+    match format {
+        LogFormat::Auto => telemetry::Format::Auto,
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
+    }
+}

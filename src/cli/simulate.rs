@@ -1,0 +1,181 @@
+//! `simulate`: the simulated API as a server of its own, to try the program against.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::exit::{Exit, Failure};
+use crate::lifecycle::Lifecycle;
+use crate::simulator::{At, Cursor, Fault, Listing, Order, Settings, SimulatedApp, Simulator};
+use crate::tencent::usersig::SecretKey;
+
+/// The key of the simulated app, unless a file gives another: it opens nothing but the simulation.
+pub(super) const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Shares of the documented types in a made-up app, in percent.
+pub(super) const SHARES: [(&str, usize); 6] = [
+    ("Public", 40),
+    ("Private", 30),
+    ("ChatRoom", 15),
+    ("AVChatRoom", 10),
+    ("BChatRoom", 1),
+    ("Community", 4),
+];
+
+#[derive(Debug, Args)]
+pub(super) struct Simulate {
+    /// Address to listen at
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
+    listen: SocketAddr,
+    /// Groups at the start, spread over the six documented types
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    groups: usize,
+    /// Groups created, and as many dissolved, a second
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 0.0)]
+    churn: f64,
+    /// Least time between two calls; calls that come sooner are answered with an error, as the real API does
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    rate: Duration,
+    /// Order of the list
+    #[arg(long, value_enum, default_value_t = OrderArg::Oldest)]
+    order: OrderArg,
+    /// What Next stands for: the last listed group, or a position that shifts when groups before it come and go
+    #[arg(long, value_enum, default_value_t = CursorArg::Key)]
+    cursor: CursorArg,
+    /// Answer one call in N with a fault
+    #[arg(long, value_name = "N", requires = "fault")]
+    one_in: Option<u64>,
+    /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html, early-end, empty
+    #[arg(long, value_name = "FAULT", value_parser = fault)]
+    fault: Option<Fault>,
+    /// File with the app's key, instead of the simulator's own
+    #[arg(long, value_name = "FILE")]
+    secret_key_file: Option<PathBuf>,
+    /// Seed of everything that is made up
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OrderArg {
+    Oldest,
+    Newest,
+    Shuffled,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CursorArg {
+    Key,
+    Position,
+}
+
+impl Simulate {
+    pub(super) async fn run(self) -> Result<Exit, Failure> {
+        if !(0.0..=1000.0).contains(&self.churn) {
+            return Err(Failure::new(
+                Exit::Usage,
+                anyhow::anyhow!("--churn must be between 0 and 1000 a second"),
+            ));
+        }
+        let settings = self.settings()?;
+        let sdk_app_id = settings.sdk_app_id;
+        let simulator = Simulator::start(settings).await.map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                anyhow::Error::from(error).context(format!("cannot listen at {}", self.listen)),
+            )
+        })?;
+        populate(&simulator, self.groups);
+        if let Some(fault) = self.fault.clone() {
+            simulator.script(self.one_in.map_or(At::Every, At::OneIn), fault);
+        }
+        println!("simulated API with {} groups at {}", self.groups, simulator.base_url());
+        if self.secret_key_file.is_none() {
+            println!("its key, to be put into a file: {KEY}");
+        }
+        println!(
+            "configuration:\n\n[apps.simulated]\nsdk_app_id = {sdk_app_id}\nbase_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
+            simulator.base_url()
+        );
+        if self.rate < Duration::from_secs(1) {
+            println!("request_interval = \"{}\"", humantime::format_duration(self.rate + self.rate / 20));
+        }
+        let lifecycle = Lifecycle::install()?;
+        tokio::select! {
+            () = lifecycle.stop().soft().cancelled() => {}
+            () = churn(&simulator, self.churn) => {}
+        }
+        Ok(Exit::Done)
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
+        let key = match &self.secret_key_file {
+            Some(file) => std::fs::read_to_string(file).map_err(|error| {
+                Failure::new(
+                    Exit::Config,
+                    anyhow::Error::from(error).context(format!("cannot read {}", file.display())),
+                )
+            })?,
+            None => KEY.to_owned(),
+        };
+        Ok(Settings {
+            listen: self.listen,
+            secret_key: SecretKey::new(key.trim_end()),
+            min_interval: (self.rate > Duration::ZERO).then_some(self.rate),
+            listing: Listing {
+                order: match self.order {
+                    OrderArg::Oldest => Order::OldestFirst,
+                    OrderArg::Newest => Order::NewestFirst,
+                    OrderArg::Shuffled => Order::Shuffled,
+                },
+                cursor: match self.cursor {
+                    CursorArg::Key => Cursor::Key,
+                    CursorArg::Position => Cursor::Position,
+                },
+            },
+            seed: self.seed,
+            ..Settings::default()
+        })
+    }
+}
+
+/// Creates so many groups, spread over the documented types.
+pub(super) fn populate(app: &SimulatedApp, groups: usize) {
+    let mut created = 0;
+    for (group_type, share) in &SHARES[1..] {
+        let of_type = groups * share / 100;
+        app.create_many(group_type, of_type);
+        created += of_type;
+    }
+    app.create_many(SHARES[0].0, groups - created);
+}
+
+/// Creates and dissolves groups for ever, so many of each a second.
+async fn churn(app: &SimulatedApp, per_second: f64) {
+    if per_second == 0.0 {
+        return std::future::pending().await;
+    }
+    let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / per_second));
+    for turn in 0.. {
+        tick.tick().await;
+        let (group_type, _) = SHARES[turn % SHARES.len()];
+        app.create_many(group_type, 1);
+        app.dissolve_some(1);
+    }
+}
+
+fn fault(text: &str) -> Result<Fault, String> {
+    Ok(match text {
+        "timeout" => Fault::Timeout,
+        "reset" => Fault::Reset,
+        "truncated" => Fault::TruncatedBody,
+        "html" => Fault::HtmlWith200,
+        "early-end" => Fault::EarlyEnd,
+        "empty" => Fault::EmptyList,
+        code => Fault::ErrorCode(
+            code.parse().map_err(|_| "not an error code and not the name of a fault".to_owned())?,
+        ),
+    })
+}

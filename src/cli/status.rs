@@ -1,0 +1,122 @@
+//! `status`: what the database says about each app. Needs no key and asks no API.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+use super::setup::{Setup, location};
+use super::text;
+use crate::config::Config;
+use crate::schedule::Schedule;
+use crate::store::{AppStatus, CrawlRow, Store};
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Exit 1 if any configured app's last complete crawl ended longer ago than this
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_age: Option<Duration>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        let config = setup.config_for_command()?;
+        let store = Store::open_existing(&location(&config)?).await?;
+        store.check_migrated().await?;
+        let apps = store.app_statuses().await?;
+        store.close().await;
+        let now = setup.clock.now();
+        let next = |app: &AppStatus| next_crawl(&config, app, now);
+        if self.json {
+            let list: Vec<_> =
+                apps.iter().map(|app| json!({ "status": app, "next_crawl_at": next(app) })).collect();
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))?
+            );
+        } else {
+            apps.iter().for_each(|app| print_app(app, next(app), now));
+            never_crawled(&config, &apps).for_each(|name| println!("{name}: never crawled yet\n"));
+        }
+        let Some(max_age) = self.max_age else { return Ok(Exit::Done) };
+        let mut stale: Vec<String> = never_crawled(&config, &apps).map(str::to_owned).collect();
+        stale.extend(
+            apps.iter()
+                .filter(|app| app.configured && !is_fresh(app, max_age, now))
+                .map(|app| app.app.clone()),
+        );
+        if stale.is_empty() {
+            return Ok(Exit::Done);
+        }
+        eprintln!("no complete crawl within {}: {}", humantime::format_duration(max_age), stale.join(", "));
+        Ok(Exit::Failed)
+    }
+}
+
+type Time = chrono::DateTime<chrono::Utc>;
+
+fn never_crawled<'a>(config: &'a Config, known: &'a [AppStatus]) -> impl Iterator<Item = &'a str> {
+    let is_known = |id: i64| known.iter().any(|app| app.sdk_app_id == id);
+    config.apps.iter().filter(move |app| !is_known(app.sdk_app_id.get())).map(|app| app.name.as_str())
+}
+
+fn is_fresh(app: &AppStatus, max_age: Duration, now: Time) -> bool {
+    let finished = app.last_complete_crawl.as_ref().and_then(CrawlRow::finished);
+    finished.is_some_and(|finished| (now - finished).to_std().unwrap_or_default() <= max_age)
+}
+
+fn next_crawl(config: &Config, status: &AppStatus, now: Time) -> Option<Time> {
+    let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id)?;
+    Schedule::parse(&app.schedule.cron, app.schedule.timezone).ok()?.next_after(now)
+}
+
+fn print_app(app: &AppStatus, next: Option<Time>, now: Time) {
+    let gone = if app.configured { "" } else { "  not configured any more" };
+    println!("{} (SDKAppID {}){gone}", app.app, app.sdk_app_id);
+    let rows: Vec<Vec<String>> = app
+        .types
+        .iter()
+        .map(|kind| {
+            let name = kind.group_type.clone().unwrap_or_else(|| "(unknown)".to_owned());
+            vec![name, text::number(kind.live), text::number(kind.missing), text::number(kind.deleted)]
+        })
+        .collect();
+    println!("{}", text::table(&["group type", "live", "missing", "deleted"], &rows));
+    match &app.last_complete_crawl {
+        Some(crawl) => println!("  last complete crawl  {}", crawl_in_words(crawl, now)),
+        None => println!("  last complete crawl  none yet"),
+    }
+    if let Some(crawl) = &app.last_crawl
+        && crawl.status != "complete"
+    {
+        println!("  last crawl           {}", crawl_in_words(crawl, now));
+        if let Some(reason) = &crawl.reason {
+            println!("                       because: {reason}");
+        }
+    }
+    if let Some(crawl) = &app.running_crawl {
+        let since =
+            crawl.started().map_or_else(String::new, |at| format!(", started {}", text::ago(at, now)));
+        println!("  running              crawl {} on {}{since}", crawl.crawl_id, crawl.host);
+    }
+    if let Some(next) = next {
+        println!("  next by schedule     {}", text::time(next));
+    }
+    println!();
+}
+
+fn crawl_in_words(crawl: &CrawlRow, now: Time) -> String {
+    let when = crawl
+        .finished()
+        .map_or_else(String::new, |at| format!(", {} ({})", text::time(at), text::ago(at, now)));
+    format!(
+        "crawl {} {}{when}, {} groups listed",
+        crawl.crawl_id,
+        crawl.status,
+        text::number(crawl.groups_listed)
+    )
+}

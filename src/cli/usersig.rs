@@ -1,0 +1,53 @@
+//! `usersig`: a signature for the vendor's online debugger. The one command that prints a secret.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::exit::{Exit, Failure};
+use super::setup::{Setup, selected};
+use crate::tencent::usersig::{Claims, sign};
+
+/// The documentation's shorter maximum (trtc.io/document/34456 says ten years, 269/32688 says fifty).
+const LONGEST: Duration = Duration::from_hours(24 * 365 * 10);
+
+#[derive(Debug, Args)]
+pub(super) struct PrintUserSig {
+    /// The app to sign for
+    #[arg(long, value_name = "NAME")]
+    app: String,
+    /// How long it is valid
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    expires: Duration,
+}
+
+impl PrintUserSig {
+    pub(super) fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        if self.expires.as_secs() == 0 || self.expires > LONGEST {
+            let error = anyhow::anyhow!("--expires must be between 1s and 10 years");
+            return Err(Failure::new(Exit::Usage, error));
+        }
+        let config = setup.config_for_command()?;
+        let [app] = selected(&config, Some(&self.app))?[..] else {
+            let error = anyhow::anyhow!("app names are unique, but {:?} is there more than once", self.app);
+            return Err(Failure::new(Exit::Config, error));
+        };
+        let read = app.read_secret_key()?;
+        read.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        let claims = Claims {
+            sdk_app_id: app.sdk_app_id,
+            identifier: app.identifier.clone(),
+            issued_at: setup.clock.now().timestamp(),
+            lifetime: self.expires,
+        };
+        eprintln!(
+            "warning: for {} from now on, whoever has this UserSig acts as the administrator {:?} of app {}: it grants full \
+             admin rights",
+            humantime::format_duration(self.expires),
+            app.identifier,
+            app.sdk_app_id
+        );
+        println!("{}", sign(&claims, &read.key).expose());
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,148 @@
+//! How many deletions are too many to apply unseen. Pure.
+//!
+//! What counts is by how much a type, or the app, would shrink in all: a thousand groups that go while a thousand come
+//! are turnover. A list that is complete by its own numbers can still be absurd, and then a person decides.
+
+use std::collections::BTreeMap;
+
+use crate::model::{ReasonCode, TypeId};
+
+/// When deletions wait for approval.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GuardSettings {
+    /// Every deletion waits.
+    pub review: bool,
+    /// A type, or the app, may shrink by this share …
+    pub max_fraction: f64,
+    /// … or by this many groups, whichever is more.
+    pub min_groups: u64,
+    /// Types with a share of their own. The app as a whole is guarded without them.
+    pub max_fraction_by_type: BTreeMap<TypeId, f64>,
+}
+
+/// What a crawl would do to the live groups of a type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Live when the crawl began.
+    pub before: u64,
+    /// Live if its deletions are applied.
+    pub after: u64,
+    /// Groups to be deleted.
+    pub vanished: u64,
+}
+
+/// Deletions that are not applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withholding {
+    pub types: Vec<TypeId>,
+    pub code: ReasonCode,
+    /// Where the limit is exceeded; `None` is the app as a whole. Empty in review.
+    pub exceeded: Vec<(Option<TypeId>, Change)>,
+}
+
+/// Decides which types' deletions are withheld; `None` if all are applied.
+#[must_use]
+pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) -> Option<Withholding> {
+    let deleting = || changes.iter().filter(|(_, change)| change.vanished > 0).map(|(type_id, _)| *type_id);
+    if settings.review {
+        let types: Vec<TypeId> = deleting().collect();
+        return (!types.is_empty()).then(|| Withholding {
+            types,
+            code: ReasonCode::Review,
+            exceeded: Vec::new(),
+        });
+    }
+    let own = |type_id: &TypeId| settings.max_fraction_by_type.get(type_id).copied();
+    let mut exceeded: Vec<(Option<TypeId>, Change)> = changes
+        .iter()
+        .filter(|(type_id, change)| {
+            change.vanished > 0
+                && exceeds(change, own(type_id).unwrap_or(settings.max_fraction), settings.min_groups)
+        })
+        .map(|(type_id, change)| (Some(*type_id), *change))
+        .collect();
+    let mut types: Vec<TypeId> = exceeded.iter().filter_map(|(type_id, _)| *type_id).collect();
+    let guarded = changes.iter().filter(|(type_id, _)| own(type_id).is_none());
+    let app = guarded.fold(Change::default(), |sum, (_, change)| Change {
+        before: sum.before + change.before,
+        after: sum.after + change.after,
+        vanished: sum.vanished + change.vanished,
+    });
+    if app.vanished > 0 && exceeds(&app, settings.max_fraction, settings.min_groups) {
+        exceeded.push((None, app));
+        types = deleting().filter(|type_id| own(type_id).is_none() || types.contains(type_id)).collect();
+    }
+    (!types.is_empty()).then_some(Withholding { types, code: ReasonCode::Guard, exceeded })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn exceeds(change: &Change, max_fraction: f64, min_groups: u64) -> bool {
+    let shrinks_by = change.before.saturating_sub(change.after);
+    shrinks_by > min_groups && shrinks_by as f64 > max_fraction * change.before as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PUBLIC: TypeId = TypeId(1);
+    const ROOMS: TypeId = TypeId(4);
+
+    fn settings() -> GuardSettings {
+        GuardSettings {
+            review: false,
+            max_fraction: 0.2,
+            min_groups: 100,
+            max_fraction_by_type: BTreeMap::from([(ROOMS, 1.0)]),
+        }
+    }
+
+    fn change(before: u64, appeared: u64, vanished: u64) -> Change {
+        Change { before, after: before + appeared - vanished, vanished }
+    }
+
+    fn withheld(changes: &[(TypeId, Change)]) -> Vec<TypeId> {
+        let changes = changes.iter().copied().collect();
+        withhold(&settings(), &changes).map(|withholding| withholding.types).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_type_may_lose_a_fifth_and_no_more() {
+        assert_eq!(withheld(&[(PUBLIC, change(1000, 0, 200))]), []);
+        assert_eq!(withheld(&[(PUBLIC, change(1000, 0, 201))]), [PUBLIC]);
+    }
+
+    #[test]
+    fn a_hundred_groups_may_always_go() {
+        assert_eq!(withheld(&[(PUBLIC, change(100, 0, 100))]), []);
+        assert_eq!(withheld(&[(PUBLIC, change(101, 0, 101))]), [PUBLIC]);
+    }
+
+    #[test]
+    fn turnover_is_no_shrinkage() {
+        assert_eq!(withheld(&[(PUBLIC, change(1000, 900, 1000))]), []);
+    }
+
+    #[test]
+    fn a_type_with_a_share_of_its_own_is_not_counted_for_the_app() {
+        assert_eq!(withheld(&[(ROOMS, change(5000, 0, 5000)), (PUBLIC, change(1000, 0, 10))]), []);
+        assert_eq!(withheld(&[(ROOMS, change(5000, 0, 5000)), (PUBLIC, change(1000, 0, 500))]), [PUBLIC]);
+    }
+
+    #[test]
+    fn an_app_that_shrinks_too_much_keeps_all_its_guarded_types() {
+        let small = TypeId(2);
+        let changes = [(PUBLIC, change(1000, 0, 900)), (small, change(60, 0, 60))];
+        assert_eq!(withheld(&changes), [PUBLIC, small]);
+    }
+
+    #[test]
+    fn in_review_every_deletion_waits_and_nothing_else_does() {
+        let review = GuardSettings { review: true, ..settings() };
+        let changes = BTreeMap::from([(PUBLIC, change(1000, 0, 1)), (ROOMS, change(5, 1, 0))]);
+        let withholding = withhold(&review, &changes).unwrap();
+        assert_eq!((withholding.types, withholding.code), (vec![PUBLIC], ReasonCode::Review));
+        let nothing = BTreeMap::from([(PUBLIC, change(1000, 5, 0))]);
+        assert_eq!(withhold(&review, &nothing), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! Settling what a guard withheld, by a person's word: from the database alone.
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::apps::AppId;
+use super::crawls::ADD_CHANGES_TO_DAY;
+use super::engine::{Store, query, query_as, query_scalar, reading, writing};
+use super::error::{Attempted as _, StoreError};
+use super::groups::{Tally, keep_tally};
+use super::lease::Lease;
+use crate::model::{CrawlId, SdkAppId, TypeId};
+
+/// A crawl whose deletions may be waiting.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct HeldCrawl {
+    app_id: i64,
+    sdk_app_id: i64,
+    pub app: String,
+    pub status: String,
+    pub deletions: Option<String>,
+    /// How many deletions it withheld.
+    pub withheld: i64,
+}
+
+impl HeldCrawl {
+    /// The app it crawled, if the database names a lawful one.
+    #[must_use]
+    pub fn sdk_app_id(&self) -> Option<SdkAppId> {
+        SdkAppId::new(self.sdk_app_id)
+    }
+}
+
+const CRAWL: &str = "
+SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld
+FROM crawl c JOIN app a ON a.app_id = c.app_id WHERE c.crawl_id = $1";
+const HELD: &str = "
+SELECT group_id FROM group_row WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL ORDER BY group_id";
+const HELD_BY_TYPE: &str = "
+SELECT type_id, count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL GROUP BY type_id";
+const VANISHED: &str = "
+INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
+SELECT $3, $2, app_id, group_id, 'v', type_id
+FROM group_row WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL";
+const DELETE: &str = "
+UPDATE group_row SET deleted_at = $3, missing_since = NULL, held_crawl_id = NULL
+WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL";
+const APPROVED: &str = "
+UPDATE crawl SET vanished = vanished + $2, deletions = CASE WHEN deletions IS NULL THEN NULL ELSE 'approved' END
+WHERE crawl_id = $1";
+
+impl Store {
+    /// A crawl by its id.
+    pub async fn held_crawl(&self, crawl: CrawlId) -> Result<Option<HeldCrawl>, StoreError> {
+        reading!(self, on => query_as(CRAWL).bind(crawl.0).fetch_optional(on).await)
+            .attempted("look a crawl up")
+    }
+
+    /// The groups whose deletion a crawl withheld and nothing has settled since.
+    pub async fn held_groups(&self, held: &HeldCrawl, crawl: CrawlId) -> Result<Vec<String>, StoreError> {
+        reading!(self, on => query_scalar(HELD).bind(held.app_id).bind(crawl.0).fetch_all(on).await)
+            .attempted("list the withheld deletions")
+    }
+
+    /// Applies the deletions that a crawl withheld, for the groups that are still held, and returns how many. The lease
+    /// of its app must be held: a crawl under way believes these groups live.
+    pub async fn approve(
+        &self,
+        lease: &Lease,
+        held: &HeldCrawl,
+        crawl: CrawlId,
+        at: DateTime<Utc>,
+        day: NaiveDate,
+    ) -> Result<u64, StoreError> {
+        const DOING: &str = "apply the withheld deletions";
+        let app = AppId(held.app_id);
+        let mut most = 0;
+        writing!(self, DOING, |tx, dialect| {
+            let by_type: Vec<(i64, i64)> = query_as(HELD_BY_TYPE)
+                .bind(app.0)
+                .bind(crawl.0)
+                .fetch_all(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            let mut tally = Tally::default();
+            let mut approved = 0;
+            for (type_id, groups) in by_type {
+                let delta = tally.deltas.entry(TypeId(type_id)).or_default();
+                delta.live -= groups;
+                delta.missing -= groups;
+                delta.deleted += groups;
+                tally.changes.entry(TypeId(type_id)).or_default().vanished += groups;
+                approved += groups;
+            }
+            for statement in [VANISHED, DELETE] {
+                let marking = query(statement).bind(app.0).bind(crawl.0);
+                marking.bind(at.timestamp_millis()).execute(&mut *tx).await.attempted(DOING)?;
+            }
+            keep_tally!(tx, app, crawl, tally, DOING);
+            query(APPROVED).bind(crawl.0).bind(approved).execute(&mut *tx).await.attempted(DOING)?;
+            for (type_id, changes) in &tally.changes {
+                query(ADD_CHANGES_TO_DAY)
+                    .bind(app.0)
+                    .bind(day.to_string())
+                    .bind(type_id.0)
+                    .bind(changes.vanished)
+                    .execute(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+            }
+            dialect::confirm_lease(&mut tx, lease).await?;
+            // Another attempt after a commit that nobody heard of finds nothing left to do.
+            most = approved.max(most);
+            Ok(most.cast_unsigned())
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! Log lines on stderr: text on a terminal, JSON elsewhere, never a secret.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use indicatif::MultiProgress;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Libraries that see URLs, headers or statements: nothing finer of theirs is logged, whatever the filter says.
+const CAPPED: [(&str, Level); 7] = [
+    ("h2", Level::INFO),
+    ("hyper", Level::INFO),
+    ("hyper_util", Level::INFO),
+    ("reqwest", Level::INFO),
+    ("rustls", Level::INFO),
+    ("sqlx", Level::WARN),
+    // Says at every wake-up that it made a job.
+    ("tokio_cron_scheduler", Level::WARN),
+];
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Text,
+    Json,
+}
+
+/// The progress bars on the terminal, which a log line must not cut in two.
+static BARS: OnceLock<Mutex<MultiProgress>> = OnceLock::new();
+
+/// Starts logging. The first call counts; a filter that cannot be read is taken for `info`.
+pub fn init(filter: &str, format: Format) {
+    let json = match format {
+        Format::Json => true,
+        Format::Text => false,
+        Format::Auto => !io::stderr().is_terminal(),
+    };
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter.and(filter_fn(|metadata| !is_capped(metadata)));
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = fmt::layer().with_writer(|| Stderr).with_target(false).with_ansi(colour);
+    let registry = tracing_subscriber::registry();
+    // A second call in one process, as in tests, changes nothing.
+    let _ = if json {
+        registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init()
+    } else {
+        registry.with(lines.compact().with_filter(filter)).try_init()
+    };
+}
+
+/// Lets log lines go around these bars.
+pub fn share_terminal_with(bars: &MultiProgress) {
+    let shared = BARS.get_or_init(|| Mutex::new(bars.clone()));
+    *shared.lock().unwrap_or_else(PoisonError::into_inner) = bars.clone();
+}
+
+fn is_capped(metadata: &Metadata<'_>) -> bool {
+    CAPPED.iter().any(|(library, cap)| {
+        let of_library = metadata
+            .target()
+            .strip_prefix(library)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::") || rest.starts_with('_'));
+        of_library && metadata.level() > cap
+    })
+}
+
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let write = || io::stderr().write(line);
+        match BARS.get() {
+            Some(bars) => bars.lock().unwrap_or_else(PoisonError::into_inner).suspend(write),
+            None => write(),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
