@@ -1,6 +1,9 @@
 //! What PostgreSQL does its own way: statements over thousands of ids, bound as one array.
 //!
-//! `OFFSET 0` keeps the planner from turning a look-up of listed ids into a scan of the whole table.
+//! Ids are looked up in the index one by one (`OFFSET 0`) and written by the places of their rows (`ctid`). Left to
+//! itself the planner joins a chunk of 20,000 ids with a scan of the whole table, so that marking costs by the size of the
+//! table: 1.4 s instead of 0.6 s a chunk at two million groups. Only the holder of the app's lease changes these rows, so
+//! none moves between being found and being written.
 
 use futures_util::TryStreamExt as _;
 use sqlx::{Postgres, Row as _, Transaction};
@@ -109,16 +112,16 @@ pub(super) async fn census(
 
 const CHANGE: &str = "
 WITH old AS (
-    SELECT j.id, g.type_id, g.deleted_at
+    SELECT j.id, g.place, g.type_id, g.deleted_at
     FROM unnest($3::text[]) AS j (id)
-    CROSS JOIN LATERAL (SELECT type_id, deleted_at, missing_since
+    CROSS JOIN LATERAL (SELECT ctid AS place, type_id, deleted_at, missing_since
                         FROM group_row WHERE app_id = $1 AND group_id = j.id OFFSET 0) g
     WHERE g.deleted_at IS NOT NULL OR g.missing_since IS NOT NULL OR ($2 <> 0 AND g.type_id <> $2)
 ), changed AS (
     UPDATE group_row g
     SET type_id = CASE WHEN $2 = 0 THEN g.type_id ELSE $2 END,
         deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, last_seen_at = greatest(g.last_seen_at, $4)
-    FROM old WHERE g.app_id = $1 AND g.group_id = old.id
+    WHERE g.ctid = ANY (ARRAY(SELECT old.place FROM old))
 )
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
 SELECT $4, $5, $1, old.id, CASE WHEN old.deleted_at IS NULL THEN 't' ELSE 'r' END, old.type_id,
@@ -151,8 +154,10 @@ WITH vanished AS (
     SET deleted_at = $4, missing_since = NULL, held_crawl_id = NULL,
         last_seen_at = CASE WHEN g.missing_since IS NULL THEN greatest(g.last_seen_at,
             (SELECT s.concluded_at FROM type_state s WHERE s.app_id = $1 AND s.type_id = $2)) ELSE g.last_seen_at END
-    FROM unnest($3::text[]) AS j (id)
-    WHERE g.app_id = $1 AND g.group_id = j.id AND g.deleted_at IS NULL AND g.type_id = $2
+    WHERE g.ctid = ANY (ARRAY(
+        SELECT h.place FROM unnest($3::text[]) AS j (id) CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM group_row
+            WHERE app_id = $1 AND group_id = j.id AND deleted_at IS NULL AND type_id = $2 OFFSET 0) h))
     RETURNING g.group_id
 )
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
@@ -180,8 +185,10 @@ const MISSING: &str = "
 UPDATE group_row g
 SET missing_since = $4, last_seen_at = greatest(g.last_seen_at,
         (SELECT s.concluded_at FROM type_state s WHERE s.app_id = $1 AND s.type_id = $2))
-FROM unnest($3::text[]) AS j (id)
-WHERE g.app_id = $1 AND g.group_id = j.id AND g.deleted_at IS NULL AND g.missing_since IS NULL AND g.type_id = $2";
+WHERE g.ctid = ANY (ARRAY(
+    SELECT h.place FROM unnest($3::text[]) AS j (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM group_row
+        WHERE app_id = $1 AND group_id = j.id AND deleted_at IS NULL AND missing_since IS NULL AND type_id = $2 OFFSET 0) h))";
 
 /// Marks live groups of a type missing and returns how many were not before.
 pub(super) async fn mark_missing(
@@ -200,8 +207,10 @@ UPDATE group_row g
 SET held_crawl_id = $5, missing_since = coalesce(g.missing_since, $4),
     last_seen_at = CASE WHEN g.missing_since IS NULL THEN greatest(g.last_seen_at,
         (SELECT s.concluded_at FROM type_state s WHERE s.app_id = $1 AND s.type_id = $2)) ELSE g.last_seen_at END
-FROM unnest($3::text[]) AS j (id)
-WHERE g.app_id = $1 AND g.group_id = j.id AND g.deleted_at IS NULL AND g.held_crawl_id IS NULL AND g.type_id = $2";
+WHERE g.ctid = ANY (ARRAY(
+    SELECT h.place FROM unnest($3::text[]) AS j (id) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM group_row
+        WHERE app_id = $1 AND group_id = j.id AND deleted_at IS NULL AND held_crawl_id IS NULL AND type_id = $2 OFFSET 0) h))";
 
 /// Marks live groups of a type missing and held, for a person to decide on, and returns how many.
 pub(super) async fn mark_withheld(
