@@ -7,9 +7,13 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 use tim_group_sync::clock::Clock;
-use tim_group_sync::model::{CrawlId, Verdict};
+use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
+use tim_group_sync::model::{CrawlId, Trigger, Verdict};
+use tim_group_sync::simulator::At;
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
+use tokio_util::sync::CancellationToken;
 
+use crate::support::World;
 use crate::support_engines::{Bench, Place, Scene, at, group_types, sdk_app_id};
 use crate::support_postgres::{PostgresServer, TestDatabase};
 
@@ -96,6 +100,31 @@ async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
     assert_eq!(bench.value(&status).await, "failed");
     quick.complete(next, at(3, 0), at(3, 1), &[quick.public]).await;
     bench.assert_consistent().await;
+}
+
+#[tokio::test]
+async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
+    let bench = Bench::postgres().await;
+    let mut world = World::new().await;
+    world.store = bench.store.clone();
+    world.api.create_many("Public", 10);
+    let held = world.api.hold(At::Request(2));
+    let crawler = world.crawler();
+    let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+    let stop = CancellationToken::new();
+    let crawling = crawler.crawl(occasion, WhenBusy::GiveUp, &stop);
+    let taking_over = async {
+        held.reached().await;
+        assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+        let_leases_run_out(&bench).await;
+        let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+        held.release();
+        lease
+    };
+    let (crawled, _lease) = tokio::join!(crawling, taking_over);
+    assert!(matches!(crawled, Err(CrawlError::Store(StoreError::LeaseLost { .. }))), "{crawled:?}");
+    assert_eq!(bench.value("SELECT count(*) FROM group_row").await, "0");
+    assert_eq!(bench.value("SELECT status FROM crawl").await, "running");
 }
 
 /// Lets the first `times` insertions of groups fail like this.

@@ -13,6 +13,7 @@ use tim_group_sync::store::{
     AppIdentity, Closing, CrawlEvents, DatabaseUrl, PassRecord, Past, Reason, Store, StoreError, Written,
 };
 
+use crate::support::World;
 use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
 use crate::support_postgres::{PostgresServer, TestDatabase};
 
@@ -53,6 +54,7 @@ on_both_engines![
     views_have_the_columns_of_the_contract_in_their_order,
     a_crawl_without_changes_rewrites_no_group,
     readers_see_all_deletions_of_a_crawl_at_once,
+    crawls_keep_the_table_true_to_the_api,
     a_status_tells_counts_and_crawls,
     a_database_without_tables_is_told_apart_from_a_newer_one,
     the_printed_sql_makes_the_same_tables,
@@ -794,6 +796,32 @@ async fn readers_see_all_deletions_of_a_crawl_at_once(bench: &Bench) {
     seen.dedup();
     assert_eq!(seen.last().unwrap(), "0|25000|complete|25000|0");
     assert!(seen.len() <= 2 && (seen.len() == 1 || seen[0] == "25000|0|running|0|25000"), "{seen:?}");
+}
+
+async fn crawls_keep_the_table_true_to_the_api(bench: &Bench) {
+    let mut world = World::new().await;
+    world.store = bench.store.clone();
+    world.api.create_many("Public", 20);
+    world.api.create_many("Private", 7);
+    let mut deletions = Vec::new();
+    for round in 0..5 {
+        let report = world.crawl().await;
+        assert_eq!(report.status, CrawlStatus::Complete, "{:?}", report.reason);
+        deletions.push(report.events.vanished);
+        bench.assert_consistent().await;
+        let kept = bench.lines("SELECT group_id, group_type FROM live_groups ORDER BY group_id").await;
+        let truth: Vec<String> =
+            world.api.truth().iter().map(|(id, group_type)| format!("{id}|{group_type}")).collect();
+        assert_eq!(kept, truth, "round {round}");
+        let gone = world.api.dissolve_some(3);
+        if round == 2 {
+            world.api.create("Private", &gone[0]);
+        }
+        world.api.create_many("Public", 2);
+        world.api.retype(truth[round].split('|').next().unwrap(), "Private");
+    }
+    assert_eq!(deletions[0], 0);
+    assert!(deletions[1..].iter().all(|vanished| *vanished > 0), "{deletions:?}");
 }
 
 async fn a_status_tells_counts_and_crawls(bench: &Bench) {
