@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench crawl` runs 100,000 and 1,000,000 groups; `-- --groups 10000000` any other number. Every phase
 //! and the simulated API are processes of their own; each measures itself through /proc. Nothing is paced.
+//!
+//! `-- --paced` crawls 1,000,000 groups twice at the real pace, some four minutes, and compares the time with the pace's.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -29,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 const TYPES: [&str; 3] = ["Public", "Private", "Community"];
 const REPEATS: usize = 5;
+/// The default `request_interval`.
+const PACE: Duration = Duration::from_millis(1050);
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 fn main() {
@@ -37,10 +41,14 @@ fn main() {
     match arguments[..] {
         ["role", "simulator", groups] => runtime().block_on(simulate(groups.parse().unwrap())),
         ["role", "floor", url] => runtime().block_on(floor(url)),
-        ["role", "crawl", url, database] => runtime().block_on(crawl(url, Path::new(database))),
+        ["role", "crawl", url, database] => {
+            runtime().block_on(crawl(url, Path::new(database), Duration::ZERO));
+        }
+        ["role", "paced", url, database] => runtime().block_on(crawl(url, Path::new(database), PACE)),
+        ["--paced"] => compare_with_pace(1_000_000),
         ["--groups", groups] => compare(groups.parse().unwrap()),
         [] => [100_000, 1_000_000].into_iter().for_each(compare),
-        _ => eprintln!("usage: cargo bench --bench crawl [-- --groups N]"),
+        _ => eprintln!("usage: cargo bench --bench crawl [-- --groups N | --paced]"),
     }
 }
 
@@ -52,6 +60,8 @@ fn runtime() -> tokio::runtime::Runtime {
 #[derive(Clone, Copy, serde::Deserialize, serde::Serialize)]
 struct Figures {
     groups: u64,
+    #[serde(default)]
+    requests: u64,
     wall: f64,
     cpu: f64,
     written: u64,
@@ -59,7 +69,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn print_own(groups: u64, wall: Duration) {
+    fn print_own(groups: u64, requests: u64, wall: Duration) {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
         let after_name: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
         let ticks: f64 = after_name[11].parse::<f64>().unwrap() + after_name[12].parse::<f64>().unwrap();
@@ -70,6 +80,7 @@ impl Figures {
         };
         let figures = Self {
             groups,
+            requests,
             wall: wall.as_secs_f64(),
             // Linux counts in hundredths of a second for every process.
             cpu: ticks / 100.0,
@@ -176,17 +187,17 @@ async fn floor(url: &str) {
             }
         }
     }
-    Figures::print_own(groups, started.elapsed());
+    Figures::print_own(groups, caller.requests(), started.elapsed());
 }
 
-async fn crawl(url: &str, database: &Path) {
+async fn crawl(url: &str, database: &Path, request_interval: Duration) {
     let store = Store::open(&DatabaseUrl::Sqlite(database.to_owned())).await.unwrap();
     store.migrate().await.unwrap();
     let settings = CrawlSettings {
         identity: AppIdentity { sdk_app_id: Settings::default().sdk_app_id, name: "bench".to_owned() },
         group_types: TYPES.map(|name| GroupType::new(name).unwrap()).to_vec(),
         page_limit: 10_000,
-        request_interval: Duration::ZERO,
+        request_interval,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         max_shortfall: 0.0,
         guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
@@ -200,7 +211,7 @@ async fn crawl(url: &str, database: &Path) {
     let wall = started.elapsed();
     assert_eq!(report.status, CrawlStatus::Complete, "{report:?}");
     store.close().await;
-    Figures::print_own(report.listed, wall);
+    Figures::print_own(report.listed, report.requests, wall);
 }
 
 fn phase(arguments: &[&str]) -> Figures {
@@ -247,4 +258,18 @@ fn compare(groups: u64) {
     println!("- unchanged reaches {:.2} of the floor's groups/s", floor.wall / unchanged.wall);
     println!("- unchanged needs {:.2} of the hand-written upsert's CPU seconds", unchanged.cpu / upsert.cpu);
     println!("- table: {:.1} MB", std::fs::metadata(database).unwrap().len() as f64 / 1e6);
+}
+
+fn compare_with_pace(groups: u64) {
+    let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let database: PathBuf = folder.path().join("groups.db");
+    let api = Api::start(groups);
+    println!("\n### {groups} groups at the real pace\n");
+    println!("| phase | requests | wall s | 1.02 × (requests − 1) × interval + 2 s |");
+    println!("|---|---|---|---|");
+    for what in ["first load", "unchanged"] {
+        let figures = phase(&["paced", &api.url, database.to_str().unwrap()]);
+        let allowed = 1.02 * (figures.requests - 1) as f64 * PACE.as_secs_f64() + 2.0;
+        println!("| {what} | {} | {:.2} | {allowed:.2} |", figures.requests, figures.wall);
+    }
 }

@@ -123,13 +123,12 @@ impl Patience {
             .with_jitter()
             .without_max_times()
             .build();
-        let mut attempts = 0;
+        let mut nonsense = 0;
         let mut renewed = false;
         let mut failing_since = None;
         let mut next = Attempt { renew_signature: false };
         loop {
             pacer.turn().await;
-            attempts += 1;
             let error = match attempt(next).await {
                 Ok(answer) => {
                     self.spend(failing_since);
@@ -141,7 +140,10 @@ impl Patience {
             let disposition = disposition(&error);
             let at_least = match disposition {
                 Disposition::Retry => Duration::ZERO,
-                Disposition::RetryBriefly if attempts < BRIEF_ATTEMPTS => Duration::ZERO,
+                Disposition::RetryBriefly if nonsense + 1 < BRIEF_ATTEMPTS => {
+                    nonsense += 1;
+                    Duration::ZERO
+                }
                 Disposition::Throttle { at_least } => at_least,
                 Disposition::Resign if !renewed => {
                     renewed = true;

@@ -125,7 +125,12 @@ impl<'a> Caller<'a> {
                 on_wait(Some(Waiting { until: Instant::now() + pause.pause, why: pause.error.to_string() }));
             }
         };
-        patience.request(pacer, attempt, ApiError::disposition, on_pause).await
+        let disposition = |error: &ApiError| match error.disposition() {
+            // One group cannot be too large an answer: this is nonsense, and may pass as other nonsense does.
+            Disposition::ReduceLimit if request.limit <= 1 => Disposition::RetryBriefly,
+            disposition => disposition,
+        };
+        patience.request(pacer, attempt, disposition, on_pause).await
     }
 }
 

@@ -5,7 +5,7 @@
 //! million at 10 million groups) hides one group from one crawl and not from the next.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use crate::model::TypeId;
 
@@ -153,6 +153,13 @@ impl Run {
     }
 }
 
+/// The hash of an id under a roll's key. One write; hashing a `str` would make two.
+fn hash_of(key: &RandomState, id: &str) -> u64 {
+    let mut hasher = key.build_hasher();
+    hasher.write(id.as_bytes());
+    hasher.finish()
+}
+
 fn slot_of(hash: u64, shift: u32) -> usize {
     usize::try_from(hash >> shift).expect("a slot number is smaller than the number of hashes")
 }
@@ -164,7 +171,7 @@ fn position(at: usize) -> u32 {
 /// Collects the live groups of an app, as the database names them.
 #[derive(Default)]
 pub struct RollBuilder {
-    hasher: RandomState,
+    key: RandomState,
     known: BTreeMap<TypeId, Vec<u64>>,
     marked: Vec<(TypeId, u64, Mark)>,
 }
@@ -185,7 +192,7 @@ impl RollBuilder {
     }
 
     pub fn add(&mut self, type_id: TypeId, id: &str, mark: Mark) {
-        let hash = self.hasher.hash_one(id);
+        let hash = hash_of(&self.key, id);
         self.known.entry(type_id).or_default().push(hash);
         if mark != Mark::default() {
             self.marked.push((type_id, hash, mark));
@@ -203,13 +210,13 @@ impl RollBuilder {
                 run.states[at] = State::marked(mark);
             }
         }
-        Roll { hasher: self.hasher, known, fresh: Run::default(), pending: HashMap::new(), listed: 0 }
+        Roll { key: self.key, known, fresh: Run::default(), pending: HashMap::new(), listed: 0 }
     }
 }
 
 /// The roll. See the module's documentation.
 pub struct Roll {
-    hasher: RandomState,
+    key: RandomState,
     known: BTreeMap<TypeId, Run>,
     /// Ids that this crawl listed first.
     fresh: Run,
@@ -228,7 +235,7 @@ impl Roll {
     /// Ticks an id off as listed by a pass. `of` is the pass's type; [`TypeId::UNKNOWN`] stands for the unfiltered
     /// pass, which says nothing of types.
     pub fn list(&mut self, pass: PassNo, of: TypeId, id: &str) -> Sighting {
-        let hash = self.hasher.hash_one(id);
+        let hash = hash_of(&self.key, id);
         let Some((known_type, state)) = self.find(of, hash) else {
             let mut state = State::default();
             state.listed_by(pass);
@@ -309,7 +316,7 @@ impl Roll {
     /// Whether a live group was listed by no pass.
     #[must_use]
     pub fn is_unlisted(&self, type_id: TypeId, id: &str) -> bool {
-        let hash = self.hasher.hash_one(id);
+        let hash = hash_of(&self.key, id);
         self.known
             .get(&type_id)
             .and_then(|run| run.find(hash).map(|at| run.states[at].pass() == 0))

@@ -83,10 +83,10 @@ impl Schedule {
         }
     }
 
-    /// The pattern as it was written.
+    /// The same pattern in another zone.
     #[must_use]
-    pub fn pattern(&self) -> &str {
-        &self.pattern
+    pub fn in_timezone(self, timezone: Tz) -> Self {
+        Self { timezone, ..self }
     }
 
     #[must_use]

@@ -136,15 +136,17 @@ pub struct Judgement {
 /// Judges the passes of a crawl that reached its end.
 #[must_use]
 pub fn judge(evidence: Evidence) -> Judgement {
-    let whole_app_listed = evidence
-        .total_at_start
-        .is_some_and(|total| evidence.total_at_end == Some(total) && evidence.distinct >= total);
+    let first_listed: u64 = evidence.passes.iter().map(|pass| pass.first_listed).sum();
+    // More ids than the app claims to have, new ones aside, and its total counts something else than the lists do.
+    let whole_app_listed = evidence.total_at_start.is_some_and(|total| {
+        evidence.total_at_end == Some(total) && (total..=total + first_listed).contains(&evidence.distinct)
+    });
     let judged: Vec<_> = evidence
         .passes
         .into_iter()
         .map(|pass| match shortfall(&pass, whole_app_listed, evidence.max_shortfall) {
             Some(shortfall) => (pass, Err(shortfall)),
-            None if whole_app_listed || is_exact(&pass) => (pass, Ok(Verdict::Exact)),
+            None if is_exact(&pass, whole_app_listed) => (pass, Ok(Verdict::Exact)),
             None => (pass, Ok(Verdict::Moving)),
         })
         .collect();
@@ -165,8 +167,12 @@ pub fn judge(evidence: Evidence) -> Judgement {
     Judgement { passes, shortfalls }
 }
 
-fn is_exact(pass: &FinishedPass) -> bool {
-    pass.repeats == 0 && pass.counts.steady().is_some_and(|total| pass.distinct >= total)
+/// A list that moved under the cursor is never exact, whatever the totals say: a new group can stand in the count for
+/// one that slipped past.
+fn is_exact(pass: &FinishedPass, whole_app_listed: bool) -> bool {
+    let steady = pass.counts.lowest == pass.counts.highest;
+    let reached = pass.counts.steady().is_some_and(|total| pass.distinct >= total);
+    pass.repeats == 0 && steady && (reached || whole_app_listed)
 }
 
 fn shortfall(pass: &FinishedPass, whole_app_listed: bool, max_shortfall: f64) -> Option<Shortfall> {
@@ -287,6 +293,23 @@ pub(crate) mod tests {
         assert_eq!(verdicts(with(Some(30), Some(31))), [Verdict::Short; 2]);
         assert_eq!(verdicts(with(Some(31), Some(31))), [Verdict::Short; 2]);
         assert_eq!(verdicts(with(None, None)), [Verdict::Short; 2]);
+    }
+
+    #[test]
+    fn steady_totals_of_the_app_do_not_make_a_pass_exact_whose_own_list_moved() {
+        let moved = || vec![pass(1, &[10, 11], 10), pass(2, &[20], 20)];
+        let repeated = || vec![FinishedPass { repeats: 1, ..pass(1, &[10], 10) }, pass(2, &[20], 20)];
+        let with = |passes| Evidence { total_at_start: Some(30), total_at_end: Some(30), ..evidence(passes) };
+        assert_eq!(verdicts(with(moved())), [Verdict::Moving, Verdict::Exact]);
+        assert_eq!(verdicts(with(repeated())), [Verdict::Moving, Verdict::Exact]);
+    }
+
+    #[test]
+    fn a_total_below_the_listed_ids_counts_something_else_and_proves_nothing() {
+        let passes = || vec![pass(1, &[400], 300), pass(2, &[200], 200)];
+        let with =
+            |passes| Evidence { total_at_start: Some(400), total_at_end: Some(400), ..evidence(passes) };
+        assert_eq!(verdicts(with(passes())), [Verdict::Short, Verdict::Exact]);
     }
 
     #[test]

@@ -84,9 +84,9 @@ CREATE TABLE tim_private.crawl (
     version         TEXT   NOT NULL
 );
 
--- A tick is served once, unless the crawl that was to serve it was cut short.
+-- A tick is served once, by a crawl that reaches its end.
 CREATE UNIQUE INDEX crawl_by_tick ON tim_private.crawl (app_id, due_at)
-WHERE status <> 'cancelled' AND coalesce(reason_code, '') <> 'process_ended';
+WHERE status IN ('running', 'complete', 'incomplete');
 
 CREATE INDEX crawl_by_app ON tim_private.crawl (app_id, crawl_id);
 

@@ -81,9 +81,8 @@ CREATE TABLE crawl (
     version         TEXT    NOT NULL
 ) STRICT;
 
--- A tick is served once, unless the crawl that was to serve it was cut short.
-CREATE UNIQUE INDEX crawl_by_tick ON crawl (app_id, due_at)
-WHERE status <> 'cancelled' AND coalesce(reason_code, '') <> 'process_ended';
+-- A tick is served once, by a crawl that reaches its end.
+CREATE UNIQUE INDEX crawl_by_tick ON crawl (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete');
 
 CREATE INDEX crawl_by_app ON crawl (app_id, crawl_id);
 

@@ -51,7 +51,7 @@ impl Approve {
         let now = setup.clock.now();
         if !self.dry_run {
             let timezone = config.apps.iter().find(|app| app.sdk_app_id == sdk_app_id);
-            let timezone = timezone.map_or(chrono_tz::UTC, |app| app.schedule.timezone);
+            let timezone = timezone.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());
             store.approve(&lease, &held, crawl, now, now.with_timezone(&timezone).date_naive()).await?;
         }
         lease.give_back().await;

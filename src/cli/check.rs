@@ -3,18 +3,19 @@
 use std::path::Path;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use clap::Args;
+use serde::Serialize;
+use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::{App, Config, Environment};
+use crate::model::ReasonCode;
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::Caller;
-use crate::schedule::Schedule;
 use crate::store::{DatabaseUrl, Lease, Store, StoreError};
-use crate::tencent::ApiError;
-use tokio::time::Instant;
 
 /// How long a passing failure is retried: `check` is run by people who wait for it.
 const RETRY_FOR: Duration = Duration::from_secs(15);
@@ -29,6 +30,34 @@ pub(super) struct Check {
     /// Print the configuration in effect and where each value comes from, secrets masked
     #[arg(long)]
     show_config: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was looked at and how it stands.
+#[derive(Serialize)]
+struct Finding {
+    #[serde(skip)]
+    exit: Exit,
+    /// `ok`, `busy` or `FAIL`.
+    outcome: &'static str,
+    /// The configuration, the database, or an app.
+    what: String,
+    text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    next_runs: Vec<String>,
+}
+
+impl Finding {
+    fn new(exit: Exit, what: &str, text: String) -> Self {
+        let outcome = match exit {
+            Exit::Done => "ok",
+            Exit::Busy => "busy",
+            _ => "FAIL",
+        };
+        Self { exit, outcome, what: what.to_owned(), text, next_runs: Vec::new() }
+    }
 }
 
 impl Check {
@@ -43,53 +72,65 @@ impl Check {
             return Ok(Exit::Done);
         }
         let file = setup.locate()?;
-        println!("ok    configuration  {}, {} app(s)", file.display(), config.apps.len());
-        if self.no_environment {
-            return Ok(Exit::Done);
+        let apps = format!("{}, {} app(s)", file.display(), config.apps.len());
+        let mut findings = vec![Finding::new(Exit::Done, "configuration", apps)];
+        if !self.no_environment {
+            let (database, store) = check_database(&config).await?;
+            findings.push(database);
+            for app in &config.apps {
+                findings.push(check_app(setup, app, store.as_ref()).await?);
+            }
+            if let Some(store) = store {
+                store.close().await;
+            }
         }
-        let (mut exits, store) = check_database(&config).await?;
-        for app in &config.apps {
-            exits.push(check_app(setup, app, store.as_ref()).await?);
+        if self.json {
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(Exit::Failed, error))?
+            );
+        } else {
+            findings.iter().for_each(print);
         }
-        if let Some(store) = store {
-            store.close().await;
-        }
-        Ok(Exit::worst(exits))
+        Ok(Exit::worst(findings.iter().map(|finding| finding.exit)))
+    }
+}
+
+fn print(finding: &Finding) {
+    println!("{:<5} {:<14} {}", finding.outcome, finding.what, finding.text);
+    if !finding.next_runs.is_empty() {
+        println!("{:<5} {:<14} next runs: {}", "", "", finding.next_runs.join(", "));
     }
 }
 
 /// Looks at the database without making one: what root makes here, the service's user could not write.
-async fn check_database(config: &Config) -> Result<(Vec<Exit>, Option<Store>), Failure> {
+async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Failure> {
     let location = location(config)?;
     if let DatabaseUrl::Sqlite(path) = &location
         && !path.exists()
     {
-        return Ok((vec![check_folder(path)], None));
+        return Ok((check_folder(path), None));
     }
     let looked = async {
         let store = Store::open_existing(&location).await?;
         let tables = store.check_migrated().await;
         Ok::<_, StoreError>((store, tables))
     };
-    let failed = |failure: &Failure| println!("FAIL  database       {location}: {:#}", failure.error);
+    let finding = |exit, text: String| Finding::new(exit, "database", format!("{location}{text}"));
     match looked.await {
-        Ok((store, Ok(()))) => {
-            println!("ok    database       {location}, tables up to date");
-            Ok((vec![Exit::Done], Some(store)))
-        }
+        Ok((store, Ok(()))) => Ok((finding(Exit::Done, ", tables up to date".to_owned()), Some(store))),
         Ok((store, Err(StoreError::NotMigrated))) if config.database.auto_migrate => {
-            println!("ok    database       {location}, tables are brought up to date at the next start");
-            Ok((vec![Exit::Done], Some(store)))
+            let text = ", tables are brought up to date at the next start".to_owned();
+            Ok((finding(Exit::Done, text), Some(store)))
         }
         Ok((_, Err(error))) | Err(error) => {
             let failure = Failure::from(error);
-            failed(&failure);
-            Ok((vec![failure.exit], None))
+            Ok((finding(failure.exit, format!(": {:#}", failure.error)), None))
         }
     }
 }
 
-fn check_folder(database: &Path) -> Exit {
+fn check_folder(database: &Path) -> Finding {
     let mut folder = database.parent().unwrap_or(Path::new("/"));
     if folder.as_os_str().is_empty() {
         folder = Path::new(".");
@@ -97,47 +138,42 @@ fn check_folder(database: &Path) -> Exit {
     while !folder.exists() {
         folder = folder.parent().unwrap_or(Path::new("/"));
     }
-    match tempfile_in(folder) {
+    match try_to_write(folder) {
         Ok(()) => {
-            println!("ok    database       {}, made at the first crawl", database.display());
-            Exit::Done
+            Finding::new(Exit::Done, "database", format!("{}, made at the first crawl", database.display()))
         }
         Err(error) => {
-            println!(
-                "FAIL  database       {} cannot be made: {} is not writable ({error}); \
+            let text = format!(
+                "{} cannot be made: {} is not writable ({error}); \
                  set database.url to another place, or run as the user who owns it",
                 database.display(),
                 folder.display()
             );
-            Exit::Failed
+            Finding::new(Exit::Failed, "database", text)
         }
     }
 }
 
 /// Whether a file can be made in a folder.
-fn tempfile_in(folder: &Path) -> std::io::Result<()> {
+fn try_to_write(folder: &Path) -> std::io::Result<()> {
     let path = folder.join(format!(".tim-group-sync-check-{}", std::process::id()));
     std::fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
     std::fs::remove_file(path)
 }
 
-async fn check_app(setup: &Setup, app: &App, store: Option<&Store>) -> Result<Exit, Failure> {
-    let name = &app.name;
+async fn check_app(setup: &Setup, app: &App, store: Option<&Store>) -> Result<Finding, Failure> {
     let client = match setup.client(app) {
         Ok(client) => client,
-        Err(failure) => {
-            println!("FAIL  {name:<14} {:#}", failure.error);
-            return Ok(failure.exit);
-        }
+        Err(failure) => return Ok(Finding::new(failure.exit, &app.name, format!("{:#}", failure.error))),
     };
     let lease = match store {
         Some(store) => {
             let waiting =
-                || eprintln!("{name} is being crawled; waiting up to {} s", WAIT_FOR_LEASE.as_secs());
+                || eprintln!("{} is being crawled; waiting up to {} s", app.name, WAIT_FOR_LEASE.as_secs());
             let waited = tokio::time::timeout(WAIT_FOR_LEASE, store.lease(app.sdk_app_id, waiting)).await;
             let Ok(lease) = waited else {
-                println!("busy  {name:<14} is being crawled right now, so its credentials were not tried");
-                return Ok(Exit::Busy);
+                let text = "is being crawled right now, so its credentials were not tried".to_owned();
+                return Ok(Finding::new(Exit::Busy, &app.name, text));
             };
             Some(lease?)
         }
@@ -151,34 +187,19 @@ async fn check_app(setup: &Setup, app: &App, store: Option<&Store>) -> Result<Ex
     if let Some(lease) = lease {
         lease.release(setup.clock.now(), app.request_interval).await;
     }
-    let exit = report_credentials(app, counted);
-    print_next_runs(setup, app);
-    Ok(exit)
-}
-
-fn report_credentials(app: &App, counted: Result<Option<u64>, ApiError>) -> Exit {
-    let name = &app.name;
-    match counted {
+    let (exit, text) = match counted {
         Ok(total) => {
             let total = total.map_or_else(|| "an unknown number of".to_owned(), text::number);
-            println!("ok    {name:<14} the API accepts the credentials; the app has {total} groups");
-            Exit::Done
+            (Exit::Done, format!("the API accepts the credentials; the app has {total} groups"))
         }
-        Err(error) => {
-            println!("FAIL  {name:<14} {error}");
-            let refused = error.reason_code() == crate::model::ReasonCode::Refused;
-            if refused { Exit::Config } else { Exit::Failed }
-        }
-    }
+        Err(error) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
+        Err(error) => (Exit::Failed, error.to_string()),
+    };
+    Ok(Finding { next_runs: next_runs(setup, app), ..Finding::new(exit, &app.name, text) })
 }
 
-fn print_next_runs(setup: &Setup, app: &App) {
-    // The configuration has parsed the pattern already.
-    let Ok(schedule) = Schedule::parse(&app.schedule.cron, app.schedule.timezone) else { return };
-    let runs: Vec<String> = schedule
-        .upcoming(setup.clock.now(), 5)
-        .into_iter()
-        .map(|at| at.with_timezone(&app.schedule.timezone).format("%F %T %Z").to_string())
-        .collect();
-    println!("      {:<14} next runs: {}", "", runs.join(", "));
+fn next_runs(setup: &Setup, app: &App) -> Vec<String> {
+    let ticks = &app.schedule.ticks;
+    let text = |at: DateTime<Utc>| at.with_timezone(&ticks.timezone()).format("%F %T %Z").to_string();
+    ticks.upcoming(setup.clock.now(), 5).into_iter().map(text).collect()
 }

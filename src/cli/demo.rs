@@ -25,6 +25,8 @@ use crate::tencent::{Client, ClientSettings};
 /// The API allows a call a second; the simulated one ten, so that nobody has to wait.
 const INTERVAL: Duration = Duration::from_millis(100);
 const APP: &str = "demo";
+/// In place of this machine's name, so that a demo's database can be told from any other.
+const HOST: &str = "(demo)";
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
@@ -159,7 +161,7 @@ fn crawler(
         max_shortfall: 0.0,
         guard: GuardPolicy { max_fraction: 0.2, min_groups: 100, ..GuardPolicy::default() },
         timezone: chrono_tz::UTC,
-        host: "demo".to_owned(),
+        host: HOST.to_owned(),
     };
     Ok(Crawler::new(
         settings,
@@ -174,11 +176,11 @@ async fn clear_earlier_demo(path: &Path) -> Result<(), Failure> {
     if !path.exists() {
         return Ok(());
     }
-    let is_demo = match Store::open_existing(&DatabaseUrl::Sqlite(path.to_owned())).await {
+    let is_demo = match Store::open_to_read(&DatabaseUrl::Sqlite(path.to_owned())).await {
         Ok(store) => {
             let apps = store.app_statuses().await.unwrap_or_default();
             store.close().await;
-            matches!(&apps[..], [app] if app.app == APP)
+            matches!(&apps[..], [app] if app.app == APP && app.last_crawl.as_ref().is_none_or(|crawl| crawl.host == HOST))
         }
         Err(_) => false,
     };

@@ -54,7 +54,8 @@ impl Exit {
         match outcome {
             Ok(report) => match report.status {
                 CrawlStatus::Complete if report.deletions == Some(Deletions::Withheld) => Self::Withheld,
-                CrawlStatus::Complete => Self::Done,
+                // Whoever stopped it knows; the next crawl starts anew.
+                CrawlStatus::Complete | CrawlStatus::Cancelled => Self::Done,
                 CrawlStatus::Incomplete => Self::Incomplete,
                 _ if report.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Refused) => {
                     Self::Config

@@ -11,6 +11,9 @@ pub(super) struct Migrate {
     /// Print the SQL for a database administrator instead, and change nothing
     #[arg(long)]
     print: bool,
+    /// Print the result as JSON
+    #[arg(long, conflicts_with = "print")]
+    json: bool,
 }
 
 impl Migrate {
@@ -24,7 +27,11 @@ impl Migrate {
         let store = Store::open(&location).await?;
         store.migrate().await?;
         store.close().await;
-        println!("{location}: the tables are up to date");
+        if self.json {
+            println!("{}", serde_json::json!({ "database": location.to_string(), "up_to_date": true }));
+        } else {
+            println!("{location}: the tables are up to date");
+        }
         Ok(Exit::Done)
     }
 }

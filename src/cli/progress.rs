@@ -32,22 +32,26 @@ async fn bars(crawls: Vec<(String, watch::Receiver<Progress>)>) {
     };
     let unknown = style("{prefix:.bold} {spinner} {msg}");
     let known = style("{prefix:.bold} {bar:30} {human_pos}/{human_len} groups, {eta} left  {msg}");
-    let mut shown: Vec<(ProgressBar, watch::Receiver<Progress>)> = crawls
+    let mut shown: Vec<(ProgressBar, watch::Receiver<Progress>, bool)> = crawls
         .into_iter()
         .map(|(name, progress)| {
             let bar = all.add(ProgressBar::no_length().with_style(unknown.clone()).with_prefix(name));
-            (bar, progress)
+            (bar, progress, false)
         })
         .collect();
     let mut tick = interval(Duration::from_millis(100));
     loop {
         tick.tick().await;
-        for (bar, progress) in &mut shown {
+        for (bar, progress, begun) in &mut shown {
             let progress = progress.borrow_and_update().clone();
             if progress.step == Step::Idle {
-                bar.finish_and_clear();
+                // A finished bar never shows again, so a crawl that has not begun must not finish it.
+                if *begun {
+                    bar.finish_and_clear();
+                }
                 continue;
             }
+            *begun = true;
             if let Some(total) = progress.total
                 && bar.length() != Some(total.max(progress.listed))
             {
@@ -75,7 +79,11 @@ async fn lines(crawls: Vec<(String, watch::Receiver<Progress>)>) {
                 continue;
             }
             let total = now.total.map_or_else(String::new, |total| format!(" of {}", HumanCount(total)));
-            eprintln!("{name}: {} of {}{total} groups", words(&now), HumanCount(now.listed));
+            let so_far = match now.listed {
+                0 => String::new(),
+                listed => format!(", {}{total} groups so far", HumanCount(listed)),
+            };
+            eprintln!("{name}: {}{so_far}", words(&now));
             *last = now.step;
             *since = Instant::now();
         }

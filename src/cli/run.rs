@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, location};
+use super::setup::{Setup, location, open};
 use crate::alarm::AlarmClock;
-use crate::config::{Config, Origin};
+use crate::config::{App, Config, Origin};
 use crate::daemon::{self, AppPlan};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
-use crate::schedule::Schedule;
-use crate::store::{Store, StoreError};
+use crate::store::{DatabaseUrl, Store};
+use crate::tencent::Client;
 
-/// Pauses between attempts to reach the database at the start, the last one for ever.
-const DATABASE_PAUSES: [Duration; 4] =
-    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
+/// Pauses between attempts to reach the database at the start. They stay below half of the unit's WatchdogSec.
+const DATABASE_PAUSES: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(super) struct Run {}
@@ -28,39 +29,24 @@ impl Run {
         warn_of_missing_listeners(&config);
         let lifecycle = Lifecycle::install()?;
         let systemd = Systemd::from_environment();
-        // What cannot mend itself ends the start; a database that is away is waited for.
-        let Some(store) = wait_for_database(&config, &lifecycle, systemd).await? else {
+        // Exit 78 is for a start that only a person can mend, so what can need one comes before READY.
+        let clients = clients(setup, &config)?;
+        let location = location(&config)?;
+        let Some(store) = wait_for_database(&location, &config, &lifecycle, systemd).await? else {
             return Ok(Exit::Done);
         };
         let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
         store.set_configured(&configured).await?;
         let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
-        let mut plans = Vec::new();
-        for app in &config.apps {
-            let schedule = Schedule::parse(&app.schedule.cron, app.schedule.timezone)
-                .map_err(|error| Failure::new(Exit::Config, error))?;
-            // One app without a readable key does not keep the others from being crawled.
-            match setup.crawler(app, &store) {
-                Ok(crawler) => plans.push(AppPlan {
-                    crawler: Arc::new(crawler),
-                    schedule,
-                    catch_up: app.schedule.catch_up,
-                    alarm: alarm_clock.alarm(),
-                }),
-                Err(failure) if config.apps.len() > 1 => {
-                    tracing::error!(
-                        app = app.name,
-                        "this app is not crawled until the next start: {:#}",
-                        failure.error
-                    );
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        if plans.is_empty() {
-            let error = anyhow::anyhow!("no app has a key that can be read; see the log above");
-            return Err(Failure::new(Exit::Config, error));
-        }
+        let plans: Vec<AppPlan> = clients
+            .into_iter()
+            .map(|(app, client)| AppPlan {
+                crawler: Arc::new(setup.crawler(app, client, &store)),
+                schedule: app.schedule.ticks.clone(),
+                catch_up: app.schedule.catch_up,
+                alarm: alarm_clock.alarm(),
+            })
+            .collect();
         info!(apps = plans.len(), version = env!("CARGO_PKG_VERSION"), "started");
         let _states = daemon::start(plans, &setup.clock, &lifecycle, systemd);
         systemd.ready();
@@ -82,21 +68,52 @@ impl Run {
     }
 }
 
+/// The apps whose keys can be read. One without does not keep the others from being crawled.
+fn clients<'a>(setup: &Setup, config: &'a Config) -> Result<Vec<(&'a App, Client)>, Failure> {
+    let mut clients = Vec::new();
+    let mut last_failure = None;
+    for app in &config.apps {
+        match setup.client(app) {
+            Ok(client) => clients.push((app, client)),
+            Err(failure) => {
+                error!(app = app.name, "this app is not crawled until the next start: {:#}", failure.error);
+                last_failure = Some(failure);
+            }
+        }
+    }
+    match last_failure {
+        Some(failure) if clients.is_empty() => Err(failure),
+        _ => Ok(clients),
+    }
+}
+
 /// Opens the database and brings its tables up to date, waiting while it is out of reach. `None` if told to stop.
 async fn wait_for_database(
+    location: &DatabaseUrl,
     config: &Config,
     lifecycle: &Lifecycle,
     systemd: Systemd,
 ) -> Result<Option<Store>, Failure> {
-    for attempt in 0.. {
-        let error = match open(config).await {
-            Ok(store) => return Ok(Some(store)),
-            Err(Attempt::Lasting(failure)) => return Err(failure),
-            Err(Attempt::Passing(error)) => error,
+    let mut pauses = DATABASE_PAUSES.into_iter().chain(std::iter::repeat(LONGEST_PAUSE));
+    let mut waited = false;
+    loop {
+        let opened = tokio::select! {
+            opened = open(location, config) => opened,
+            () = lifecycle.stop().soft().cancelled() => return Ok(None),
         };
-        let pause = DATABASE_PAUSES[DATABASE_PAUSES.len().min(attempt + 1) - 1];
+        let error = match opened {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if error.is_passing() => error,
+            // After READY 78 would keep systemd from ever trying again.
+            Err(error) if waited => return Err(Failure::new(Exit::Failed, error)),
+            Err(error) => return Err(error.into()),
+        };
+        waited = true;
+        let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
         let chain = format!("{:#}", anyhow::Error::from(error));
         warn!(pause_s = pause.as_secs(), "waiting for the database: {chain}");
+        // The service is up and does what it can: systemd shall not restart it for want of a database.
+        systemd.ready();
         systemd.status(&format!("waiting for the database: {chain}"));
         systemd.watchdog();
         tokio::select! {
@@ -104,28 +121,6 @@ async fn wait_for_database(
             () = lifecycle.stop().soft().cancelled() => return Ok(None),
         }
     }
-    Ok(None)
-}
-
-enum Attempt {
-    Passing(StoreError),
-    Lasting(Failure),
-}
-
-async fn open(config: &Config) -> Result<Store, Attempt> {
-    let location = location(config).map_err(Attempt::Lasting)?;
-    let opened = async {
-        let store = Store::open(&location).await?;
-        if config.database.auto_migrate {
-            store.migrate().await?;
-        } else {
-            store.check_migrated().await?;
-        }
-        Ok(store)
-    };
-    opened.await.map_err(|error: StoreError| {
-        if error.is_passing() { Attempt::Passing(error) } else { Attempt::Lasting(error.into()) }
-    })
 }
 
 /// This version has no listeners: whoever asks for one explicitly has to know.

@@ -6,10 +6,10 @@ use tracing::warn;
 
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, PasswordRead};
+use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, Origin, PasswordRead};
 use crate::crawl::{CrawlSettings, Crawler, GuardPolicy};
 use crate::pace::RetryPolicy;
-use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
+use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
@@ -37,9 +37,11 @@ impl Setup {
     /// Reads the configuration for a command that people run by hand: only what they must know is logged, as text.
     pub(super) fn config_for_command(&self) -> Result<Config, Failure> {
         let config = self.read(&self.environment)?;
-        let by_hand = config.log.level == "info";
-        let level = if by_hand { "warn" } else { &config.log.level };
-        telemetry::init(level, format(config.log.format));
+        let chosen = config
+            .settings
+            .iter()
+            .any(|setting| setting.key == "log.level" && !matches!(setting.origin, Origin::Default));
+        telemetry::init(if chosen { &config.log.level } else { "warn" }, format(config.log.format));
         Ok(config)
     }
 
@@ -52,19 +54,13 @@ impl Setup {
         Ok(Config::load(&self.locate()?, environment)?)
     }
 
-    /// Opens the database for writing, with its tables up to date.
+    /// The configuration's database, opened for writing, with its tables up to date.
     pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
-        let store = Store::open(&location(config)?).await?;
-        if config.database.auto_migrate {
-            store.migrate().await?;
-        } else {
-            store.check_migrated().await?;
-        }
-        Ok(store)
+        Ok(open(&location(config)?, config).await?)
     }
 
-    /// The crawler of an app, its key read from its file.
-    pub(super) fn crawler(&self, app: &App, store: &Store) -> Result<Crawler, Failure> {
+    /// The crawler of an app.
+    pub(super) fn crawler(&self, app: &App, client: Client, store: &Store) -> Crawler {
         let settings = CrawlSettings {
             identity: AppIdentity { sdk_app_id: app.sdk_app_id, name: app.name.clone() },
             group_types: app.group_types.clone(),
@@ -78,12 +74,13 @@ impl Setup {
                 min_groups: app.deletion.min_groups,
                 max_fraction_by_type: app.deletion.max_fraction_by_type.clone(),
             },
-            timezone: app.schedule.timezone,
+            timezone: app.schedule.ticks.timezone(),
             host: host(),
         };
-        Ok(Crawler::new(settings, self.client(app)?, store.clone(), self.clock.clone()))
+        Crawler::new(settings, client, store.clone(), self.clock.clone())
     }
 
+    /// The client of an app, its key read from its file.
     pub(super) fn client(&self, app: &App) -> Result<Client, Failure> {
         let read = app.read_secret_key()?;
         for warning in read.warnings {
@@ -100,6 +97,17 @@ impl Setup {
         };
         Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))
     }
+}
+
+/// Opens a database for writing, with its tables up to date.
+pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Store, StoreError> {
+    let store = Store::open(location).await?;
+    if config.database.auto_migrate {
+        store.migrate().await?;
+    } else {
+        store.check_migrated().await?;
+    }
+    Ok(store)
 }
 
 /// The database's place in the store's own terms.

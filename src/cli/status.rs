@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::exit::{Exit, Failure};
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
-use crate::schedule::Schedule;
+use crate::model::SdkAppId;
 use crate::store::{AppStatus, CrawlRow, Store};
 
 #[derive(Debug, Args)]
@@ -25,27 +25,32 @@ pub(super) struct Status {
 impl Status {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = Store::open_existing(&location(&config)?).await?;
-        store.check_migrated().await?;
-        let apps = store.app_statuses().await?;
-        store.close().await;
         let now = setup.clock.now();
-        let next = |app: &AppStatus| next_crawl(&config, app, now);
+        let store = Store::open_to_read(&location(&config)?).await?;
+        store.check_migrated().await?;
+        let mut apps = Vec::new();
+        for status in store.app_statuses().await? {
+            let crawled_now = match SdkAppId::new(status.sdk_app_id) {
+                Some(app) => store.is_leased(app).await,
+                None => false,
+            };
+            apps.push(Shown { next_crawl_at: next_crawl(&config, &status, now), crawled_now, status });
+        }
+        store.close().await;
         if self.json {
-            let list: Vec<_> =
-                apps.iter().map(|app| json!({ "status": app, "next_crawl_at": next(app) })).collect();
             println!(
                 "{}",
-                serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))?
+                serde_json::to_string_pretty(&apps).map_err(|error| Failure::new(Exit::Failed, error))?
             );
         } else {
-            apps.iter().for_each(|app| print_app(app, next(app), now));
+            apps.iter().for_each(|app| print_app(app, now));
             never_crawled(&config, &apps).for_each(|name| println!("{name}: never crawled yet\n"));
         }
         let Some(max_age) = self.max_age else { return Ok(Exit::Done) };
         let mut stale: Vec<String> = never_crawled(&config, &apps).map(str::to_owned).collect();
         stale.extend(
             apps.iter()
+                .map(|app| &app.status)
                 .filter(|app| app.configured && !is_fresh(app, max_age, now))
                 .map(|app| app.app.clone()),
         );
@@ -57,10 +62,20 @@ impl Status {
     }
 }
 
+/// An app's status with what the database does not know.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: AppStatus,
+    next_crawl_at: Option<Time>,
+    /// Some process holds the app's lease.
+    crawled_now: bool,
+}
+
 type Time = chrono::DateTime<chrono::Utc>;
 
-fn never_crawled<'a>(config: &'a Config, known: &'a [AppStatus]) -> impl Iterator<Item = &'a str> {
-    let is_known = |id: i64| known.iter().any(|app| app.sdk_app_id == id);
+fn never_crawled<'a>(config: &'a Config, known: &'a [Shown]) -> impl Iterator<Item = &'a str> {
+    let is_known = |id: i64| known.iter().any(|app| app.status.sdk_app_id == id);
     config.apps.iter().filter(move |app| !is_known(app.sdk_app_id.get())).map(|app| app.name.as_str())
 }
 
@@ -71,10 +86,10 @@ fn is_fresh(app: &AppStatus, max_age: Duration, now: Time) -> bool {
 
 fn next_crawl(config: &Config, status: &AppStatus, now: Time) -> Option<Time> {
     let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id)?;
-    Schedule::parse(&app.schedule.cron, app.schedule.timezone).ok()?.next_after(now)
+    app.schedule.ticks.next_after(now)
 }
 
-fn print_app(app: &AppStatus, next: Option<Time>, now: Time) {
+fn print_app(Shown { status: app, next_crawl_at, crawled_now }: &Shown, now: Time) {
     let gone = if app.configured { "" } else { "  not configured any more" };
     println!("{} (SDKAppID {}){gone}", app.app, app.sdk_app_id);
     let rows: Vec<Vec<String>> = app
@@ -91,7 +106,7 @@ fn print_app(app: &AppStatus, next: Option<Time>, now: Time) {
         None => println!("  last complete crawl  none yet"),
     }
     if let Some(crawl) = &app.last_crawl
-        && crawl.status != "complete"
+        && (crawl.status != "complete" || crawl.reason.is_some())
     {
         println!("  last crawl           {}", crawl_in_words(crawl, now));
         if let Some(reason) = &crawl.reason {
@@ -101,10 +116,17 @@ fn print_app(app: &AppStatus, next: Option<Time>, now: Time) {
     if let Some(crawl) = &app.running_crawl {
         let since =
             crawl.started().map_or_else(String::new, |at| format!(", started {}", text::ago(at, now)));
-        println!("  running              crawl {} on {}{since}", crawl.crawl_id, crawl.host);
+        if *crawled_now {
+            println!("  running              crawl {} on {}{since}", crawl.crawl_id, crawl.host);
+        } else {
+            println!(
+                "  left open            crawl {}{since}; its process ended, the next crawl closes it",
+                crawl.crawl_id
+            );
+        }
     }
-    if let Some(next) = next {
-        println!("  next by schedule     {}", text::time(next));
+    if let Some(next) = next_crawl_at {
+        println!("  next by schedule     {}", text::time(*next));
     }
     println!();
 }

@@ -92,7 +92,7 @@ impl fmt::Display for NoConfigFile {
         write!(
             f,
             "no configuration file: looked at {}\n\
-             name one with --config FILE or TIM_GROUP_SYNC_CONFIG, let `tim-group-sync init` write one, \
+             name one with --config FILE or TIM_GROUP_SYNC_CONFIG, \
              or try `tim-group-sync demo`, which needs none\n\
              the shortest one is:\n{SHORTEST}",
             places.join(" and ")

@@ -18,10 +18,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono_tz::Tz;
 use reqwest::Url;
 
 use crate::model::{GroupType, SdkAppId};
+use crate::schedule::Schedule as Ticks;
+use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
 
 pub use database_url::{DatabaseUrl, PostgresUrl};
@@ -105,17 +106,14 @@ impl Endpoint {
     /// Whether requests stay on this machine, where the vendor's rate does not hold.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        values::is_loopback(&self.base_url)
+        is_loopback(&self.base_url)
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// As it was written.
-    pub cron: String,
-    /// The same, parsed.
-    pub pattern: croner::Cron,
-    pub timezone: Tz,
+    /// When, in which time zone.
+    pub ticks: Ticks,
     pub catch_up: bool,
 }
 
@@ -141,8 +139,7 @@ impl Config {
     /// Reads and checks a file.
     pub fn load(file: &Path, env: &Environment) -> Result<Self, ConfigProblems> {
         let problem = |rule| {
-            let mistake =
-                Mistake::new(rule, "Name another with --config, or let `tim-group-sync init` write one");
+            let mistake = Mistake::new(rule, "Name another with --config");
             ConfigProblems::new(vec![Problem::new(
                 &file.display().to_string(),
                 None,

@@ -88,11 +88,6 @@ impl ConfigProblems {
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }
-
-    #[must_use]
-    pub fn into_problems(self) -> Vec<Problem> {
-        self.0
-    }
 }
 
 impl fmt::Display for ConfigProblems {

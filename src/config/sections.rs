@@ -13,11 +13,12 @@ use super::environment::Environment;
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
-    base_url, boolean, choice, cron, duration, fraction, integer, is_loopback, listen, log_level, role,
-    schema, secret_file, text, timezone,
+    base_url, boolean, choice, cron, duration, fraction, integer, listen, log_level, role, schema,
+    secret_file, text, timezone,
 };
 use super::{App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Schedule};
 use crate::model::{GroupType, SdkAppId};
+use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
 
 /// A crawl has room for 62 passes, two of them unfiltered.
@@ -154,12 +155,11 @@ fn retention(section: &Section<'_>) {
 }
 
 fn schedule(section: &Section<'_>) -> Schedule {
-    let (cron, pattern) =
-        section.or_default("cron", "\"0 * * * *\"", |value| Ok((text(value)?.to_owned(), cron(value)?)));
+    let ticks = section.or_default("cron", "\"0 * * * *\"", cron);
     let timezone = section.or_default("timezone", "\"UTC\"", timezone);
     let catch_up = section.or_default("catch_up", "true", boolean);
     section.finish();
-    Schedule { cron, pattern, timezone, catch_up }
+    Schedule { ticks: ticks.in_timezone(timezone), catch_up }
 }
 
 /// A share for one group type, as written and from where.

@@ -49,7 +49,7 @@ fn the_shortest_file_means_what_the_contract_says() {
     assert_eq!(app.group_types, GroupType::documented());
     assert_eq!((app.page_limit, app.request_interval), (10_000, Duration::from_millis(1050)));
     assert_eq!((app.request_timeout, app.retry_for), (Duration::from_secs(10), Duration::from_secs(300)));
-    assert_eq!((app.schedule.cron.as_str(), app.schedule.timezone), ("0 * * * *", Tz::UTC));
+    assert_eq!(app.schedule.ticks.to_string(), "0 * * * * in UTC");
     assert!(app.schedule.catch_up);
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
     let (mode, max_fraction_by_type) = (DeletionMode::Apply, live);
@@ -172,18 +172,19 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ("page_limits = 5", "apps.prod.page_limits: unknown key. Did you mean page_limit?"),
     (
         "schedule.cron = \"0 25 * * *\"",
-        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: hour (0-23) \"25\": Number out of bounds. Write minute, hour, day of month, month and day of week, such as \"0 * * * *\" \
-         for every hour",
+        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: column 3: \"25\" is no hour (number out of \
+         bounds): lawful are 0-23; of 5 fields the first is the minute; seconds would be a 6th, in front of it. For every \
+         hour write \"0 * * * *\"",
     ),
     (
         "schedule.cron = \"hourly\"",
-        "apps.prod.schedule.cron = \"hourly\": must have five fields, or six with the seconds first, not 1. Write \
-         minute, hour, day of month, month and day of week, such as \"0 * * * *\" for every hour",
+        "apps.prod.schedule.cron = \"hourly\": is not a cron expression: 1 fields: a pattern has 5 (minute, hour, day of \
+         month, month, day of week) or 6 (second first). For every hour write \"0 * * * *\"",
     ),
     (
         "schedule.cron = \"0 0 30 2 *\"",
-        "apps.prod.schedule.cron = \"0 0 30 2 *\": never comes: there is no such date. Write minute, hour, day of \
-         month, month and day of week, such as \"0 * * * *\" for every hour",
+        "apps.prod.schedule.cron = \"0 0 30 2 *\": is not a cron expression: never due: no date has day of month \"30\", \
+         month \"2\" and day of week \"*\". For every hour write \"0 * * * *\"",
     ),
     (
         "schedule.timezone = \"Asia/Shangai\"",
@@ -437,7 +438,7 @@ fn an_app_overrides_schedule_and_deletion_key_by_key() {
          [deletion]\nmode = \"review\"\nmax_fraction_by_type = {{ Private = 0.1, Public = 0.3 }}\n"
     );
     let app = parse(&text).unwrap().apps.remove(0);
-    assert_eq!((app.schedule.cron.as_str(), app.schedule.timezone), ("@daily", Tz::Asia__Shanghai));
+    assert_eq!(app.schedule.ticks.to_string(), "@daily in Asia/Shanghai");
     assert_eq!((app.deletion.mode, app.deletion.min_groups), (DeletionMode::Review, 5));
     let shares: Vec<_> =
         app.deletion.max_fraction_by_type.iter().map(|(t, share)| (t.as_str(), *share)).collect();

@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono_tz::Tz;
-use croner::Cron;
-use croner::errors::CronError;
-use croner::parser::{CronParser, Seconds, Year};
 use reqwest::Url;
 use toml::de::{DeFloat, DeInteger, DeValue};
 use tracing_subscriber::EnvFilter;
 
-use super::document::{Reading, kind, quoted};
+use super::document::{Reading, kind};
 use super::environment::Environment;
 use super::problems::{Mistake, holds_key, nearest};
 use super::secrets::SecretFile;
+use crate::schedule::Schedule;
+use crate::tencent::client::is_loopback;
 
 fn wrong_type(wanted: &str, value: &DeValue<'_>, fix: &str) -> Mistake {
     Mistake::new(format!("must be {wanted}, not {}", kind(value)), fix)
@@ -100,62 +99,12 @@ pub(super) fn log_level(text: &str) -> Reading<String> {
     }
 }
 
-/// Reads a cron expression of five or six fields. An error says in which field it is.
-pub(super) fn cron(value: &DeValue<'_>) -> Reading<Cron> {
-    let text = text(value)?;
-    let fix = "Write minute, hour, day of month, month and day of week, such as \"0 * * * *\" for every hour";
-    let cron = parse_cron(text).map_err(|error| {
-        let fields: Vec<_> = text.split_whitespace().collect();
-        let rule = match (fields.len(), wrong_field(&fields)) {
-            (5 | 6, Some((name, field))) => {
-                format!("is not a cron expression: {name} {}: {}", quoted(field), explain(&error))
-            }
-            (5 | 6, None) => format!("is not a cron expression: {}", explain(&error)),
-            (1, _) if text.starts_with('@') => {
-                "must be one of @hourly, @daily, @weekly, @monthly, @yearly, or five or six fields".to_owned()
-            }
-            (count, _) => format!("must have five fields, or six with the seconds first, not {count}"),
-        };
-        Mistake::new(rule, fix)
-    })?;
-    // Any day serves: a lawful expression comes round within the calendar's 400 years or never does.
-    let some_day = chrono::DateTime::UNIX_EPOCH;
-    match cron.find_next_occurrence(&some_day, false) {
-        Ok(_) => Ok(cron),
-        Err(_) => Err(Mistake::new("never comes: there is no such date", fix)),
-    }
-}
-
-fn parse_cron(text: &str) -> Result<Cron, CronError> {
-    CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build().parse(text)
-}
-
-/// The first field that is wrong all by itself.
-fn wrong_field<'f>(fields: &[&'f str]) -> Option<(&'static str, &'f str)> {
-    let names = [
-        "second (0-59)",
-        "minute (0-59)",
-        "hour (0-23)",
-        "day of month (1-31)",
-        "month (1-12)",
-        "day of week (0-7)",
-    ];
-    let names = &names[names.len().saturating_sub(fields.len())..];
-    names.iter().zip(fields).enumerate().find_map(|(n, (name, field))| {
-        let mut alone = vec!["*"; fields.len()];
-        alone[n] = field;
-        parse_cron(&alone.join(" ")).is_err().then_some((*name, *field))
+/// Reads a cron expression; the time zone is another key's.
+pub(super) fn cron(value: &DeValue<'_>) -> Reading<Schedule> {
+    Schedule::parse(text(value)?, Tz::UTC).map_err(|invalid| {
+        let fix = "For every hour write \"0 * * * *\"";
+        Mistake::new(format!("is not a cron expression: {invalid}"), fix)
     })
-}
-
-fn explain(error: &CronError) -> String {
-    let text = match error {
-        CronError::InvalidPattern(text)
-        | CronError::IllegalCharacters(text)
-        | CronError::ComponentError(text) => text.clone(),
-        other => other.to_string(),
-    };
-    text.trim_end_matches('.').to_owned()
 }
 
 pub(super) fn timezone(value: &DeValue<'_>) -> Reading<Tz> {
@@ -186,13 +135,6 @@ pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> Reading<Url> {
     } else {
         Ok(url)
     }
-}
-
-pub(super) fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-    })
 }
 
 /// A name that PostgreSQL takes without quotes, short enough for `_private` behind it.

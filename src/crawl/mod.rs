@@ -23,16 +23,13 @@ use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigg
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::{Caller, Pages, PagesError};
 use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
-use crate::roll::{MAX_PASSES, PassNo, Roll, RollBuilder};
+use crate::roll::{PassNo, Roll, RollBuilder};
 use crate::store::{
     AppId, AppIdentity, Closing, CrawlEvents, Lease, NewCrawl, PassRecord, RENEW_EVERY, Reason, Store,
     StoreError, TypeState,
 };
 use crate::tencent::{ApiError, Client};
 use crate::verdict::{Evidence, Judgement, Recheck, judge};
-
-/// Most types that can be configured: each is a pass, and the unfiltered pass may follow.
-pub const MAX_TYPES: usize = MAX_PASSES - 1;
 
 /// How an app is to be crawled.
 #[derive(Clone, Debug)]
@@ -211,8 +208,8 @@ impl Crawler {
         &self.settings.identity
     }
 
-    /// Crawls the app once. A crawl that fails at the API or is stopped is a report; an error means that not even its
-    /// end could be recorded.
+    /// Crawls the app once. A crawl that fails at the API or is stopped is a report; an error means that there was no
+    /// crawl, or that its end could not be recorded.
     pub async fn crawl(
         &self,
         occasion: Occasion,
@@ -308,7 +305,9 @@ impl Crawler {
                 if judgement.shortfalls.is_empty() {
                     (CrawlStatus::Complete, withheld, settlement)
                 } else {
-                    (CrawlStatus::Incomplete, Some(shortfall_reason(&judgement, &types)), settlement)
+                    let mut short = shortfall_reason(&judgement, &types);
+                    short.text.extend(withheld.iter().flat_map(|withheld| ["; ", &withheld.text]));
+                    (CrawlStatus::Incomplete, Some(short), settlement)
                 }
             }
             Err(interrupted) => {
@@ -336,7 +335,7 @@ impl Crawler {
             passes: &findings.records(started_at),
             settlement: &settlement,
         };
-        let events = keeping(lease, self.store.close_crawl(lease, &closing)).await??;
+        let events = keeping(lease, Box::pin(self.store.close_crawl(lease, &closing))).await??;
         let report = CrawlReport {
             crawl,
             status,
@@ -378,15 +377,21 @@ impl Crawler {
         }
         self.note_rejected(findings)?;
         self.progress.send_modify(|progress| progress.step = Step::Checking);
-        let mut rechecks = self.ask_emptied_types_again(site, caller, roll.ready().await?, findings).await?;
+        let mut rechecks = self.ask_emptied_types_again(site, caller, &mut roll, findings).await?;
         findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
         let leftover = self.leftover(findings);
         if leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time) {
             let plan = unfiltered(&states, findings.tallies.len());
             self.pass(site, plan, caller, &mut roll, findings).await?;
-            rechecks.push(Recheck::NotNeeded);
+            // There were more groups than the typed passes listed: a list without any contradicts that.
+            let empty = findings.tallies.last().is_some_and(|tally| tally.distinct == 0);
+            rechecks.push(if empty { Recheck::Contradicted } else { Recheck::NotNeeded });
+            // What came while this pass ran may stand in the earlier count for what it missed.
+            findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
         }
-        Ok(self.conclude(site, types, roll.ready().await?, leftover, rechecks, findings).await?)
+        let roll = site.unless_stopped(roll.ready()).await??;
+        let concluding = self.conclude(site, types, roll, leftover, rechecks, findings);
+        Ok(site.unless_stopped(concluding).await??)
     }
 
     fn plans(&self, types: &BTreeMap<GroupType, TypeId>, states: &[TypeState]) -> Vec<PassPlan> {
@@ -450,9 +455,10 @@ impl Crawler {
         &self,
         site: &CrawlSite<'_>,
         caller: &mut Caller<'_>,
-        roll: &Roll,
+        roll: &mut RollRead,
         findings: &Findings,
     ) -> Result<Vec<Recheck>, Interrupted> {
+        let roll = site.unless_stopped(roll.ready()).await??;
         let mut rechecks = Vec::with_capacity(findings.tallies.len());
         for (tally, end) in findings.ended() {
             let had_groups = match tally.plan.group_type {
@@ -724,7 +730,13 @@ impl Interrupted {
             Self::AllRejected(_) => (ReasonCode::RejectedTypes, Some(10004)),
             Self::Store(_) | Self::Panicked(_) => (ReasonCode::Database, None),
         };
-        Reason { code, error_code, text: self.to_string() }
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.extend([": ", &error.to_string()]);
+            cause = error.source();
+        }
+        Reason { code, error_code, text }
     }
 }
 

@@ -168,14 +168,16 @@ async fn take_all(
         let Fetched { outcome, counts, pages } = pages.recv().await.ok_or(Interrupted::Stopped)?;
         let Turned { page, end } = match outcome {
             Err(Interrupted::Pages(PagesError::Api(error)))
-                if error.disposition() == Disposition::RejectType && tally.pages == 0 =>
+                if error.disposition() == Disposition::RejectType
+                    && tally.pages == 0
+                    && tally.plan.group_type.is_some() =>
             {
                 return Ok(PassEnd::Rejected);
             }
             outcome => outcome?,
         };
         (tally.counts, tally.pages) = (counts, pages);
-        let roll = roll.ready().await?;
+        let roll = site.unless_stopped(roll.ready()).await??;
         take(site, roll, tally, gathered, &page).await?;
         tally.show(site.progress, roll);
         if let Some(end) = end {

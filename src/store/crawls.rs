@@ -97,8 +97,7 @@ const CRAWLED_BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM crawl WHERE ap
 const LAST_LEFTOVER: &str = "
 SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
 const LAST_START: &str = "
-SELECT max(started_at) FROM crawl
-WHERE app_id = $1 AND status NOT IN ('running', 'cancelled') AND coalesce(reason_code, '') <> 'process_ended'";
+SELECT started_at FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
     leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12
@@ -133,7 +132,8 @@ SELECT s.app_id, $2, s.type_id, s.live_count,
        (SELECT max(p.total_count) FROM crawl_pass p WHERE p.crawl_id = $3 AND p.type_id = s.type_id AND p.type_id <> 0),
        coalesce(k.appeared, 0), coalesce(k.vanished, 0), coalesce(k.reappeared, 0), coalesce(k.retyped, 0)
 FROM type_state s LEFT JOIN crawl_change k ON k.crawl_id = $3 AND k.type_id = s.type_id
-WHERE s.app_id = $1 AND (s.configured = 1 OR s.live_count > 0 OR k.crawl_id IS NOT NULL)
+WHERE s.app_id = $1 AND (s.configured = 1 OR s.live_count > 0 OR k.crawl_id IS NOT NULL
+    OR EXISTS (SELECT 1 FROM daily_count d WHERE d.app_id = $1 AND d.day = $2 AND d.type_id = s.type_id))
 ON CONFLICT (app_id, day, type_id) DO UPDATE SET
     live_groups = excluded.live_groups,
     total_count = coalesce(excluded.total_count, daily_count.total_count),
@@ -217,10 +217,10 @@ impl Store {
         Ok(Past { crawled_before: before > 0, leftover_last_time: leftover.unwrap_or(0) > 0 })
     }
 
-    /// When the last crawl of an app started that was not cut short by the end of its process.
+    /// When the last crawl of an app started that reached its end.
     pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
         let millis: Option<i64> =
-            reading!(self, on => query_scalar(LAST_START).bind(app.0).fetch_one(on).await)
+            reading!(self, on => query_scalar(LAST_START).bind(app.0).fetch_optional(on).await)
                 .attempted("read when the app was crawled last")?;
         Ok(millis.and_then(DateTime::from_timestamp_millis))
     }

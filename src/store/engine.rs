@@ -48,6 +48,13 @@ pub(super) enum Engine {
     Postgres(Server),
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Create,
+    Write,
+    Read,
+}
+
 /// SQLite has one writer at a time, so there is one connection that writes, and others that cannot.
 #[derive(Clone, Debug)]
 pub(super) struct SqliteFile {
@@ -173,16 +180,25 @@ impl Store {
                     std::fs::create_dir_all(folder)
                         .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
                 }
-                Self::open_sqlite(path, true).await
+                Self::open_sqlite(path, Access::Create).await
             }
             DatabaseUrl::Postgres(database) => Self::open_postgres(database, Intent::Write).await,
         }
     }
 
-    /// Opens a database that must exist, be it one that can only be read.
+    /// Opens a database that must exist.
     pub async fn open_existing(url: &DatabaseUrl) -> Result<Self, StoreError> {
         match url {
-            DatabaseUrl::Sqlite(path) => Self::open_sqlite(path, false).await,
+            DatabaseUrl::Sqlite(path) => Self::open_sqlite(path, Access::Write).await,
+            DatabaseUrl::Postgres(database) => Self::open_postgres(database, Intent::Write).await,
+        }
+    }
+
+    /// Opens a database that must exist, to read it and nothing else: an SQLite file is not touched, and a replica
+    /// will do.
+    pub async fn open_to_read(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        match url {
+            DatabaseUrl::Sqlite(path) => Self::open_sqlite(path, Access::Read).await,
             DatabaseUrl::Postgres(database) => Self::open_postgres(database, Intent::Read).await,
         }
     }
@@ -191,22 +207,33 @@ impl Store {
         Ok(Self { engine: Engine::Postgres(Server::connect(database, intent).await?) })
     }
 
-    async fn open_sqlite(path: &Path, create: bool) -> Result<Self, StoreError> {
-        let open_error =
-            |source| StoreError::Open { at: DatabaseUrl::Sqlite(path.to_owned()).to_string(), source };
-        let options = SqliteConnectOptions::new()
+    async fn open_sqlite(path: &Path, access: Access) -> Result<Self, StoreError> {
+        let at = || DatabaseUrl::Sqlite(path.to_owned()).to_string();
+        if access != Access::Create && !path.exists() {
+            return Err(StoreError::Absent { at: at() });
+        }
+        let open_error = |source| StoreError::Open { at: at(), source };
+        let mut options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(create)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .create_if_missing(access == Access::Create)
             .busy_timeout(Duration::from_secs(10))
             .foreign_keys(true)
             // In KiB. A larger cache makes nothing faster, because each page is touched in order, but the process bigger.
             .pragma("cache_size", "-8192")
             .pragma("trusted_schema", "OFF");
+        options = match access {
+            Access::Read => options.read_only(true),
+            Access::Write | Access::Create => options
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .optimize_on_close(true, 400),
+        };
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .connect_with(options.clone().optimize_on_close(true, 400))
+            // As long as this connection is open, so are the side files, without which others cannot read.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
             .await
             .map_err(open_error)?;
         let readers = SqlitePoolOptions::new()

@@ -29,6 +29,8 @@ pub enum StoreError {
     Rights { grant: String },
     #[error("there is no role {role:?} to grant the views to; as an administrator, run: {create}")]
     NoSuchRole { role: String, create: String },
+    #[error("there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` make one")]
+    Absent { at: String },
     #[error("cannot create the folder {} for the database", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot bring the database's tables up to date")]

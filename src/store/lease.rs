@@ -10,6 +10,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -236,7 +237,7 @@ impl Store {
         match &self.engine {
             Engine::Sqlite(file) => {
                 let path = beside(&file.path, &format!("app-{app}.lock"));
-                let Some(mut lock) = FileLock::try_take(&path)? else { return Ok(None) };
+                let Some(mut lock) = FileLock::try_take(&path, &file.path)? else { return Ok(None) };
                 let not_before = lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
                 Ok(Some(Lease { hold: Hold::File(lock), not_before }))
             }
@@ -273,6 +274,11 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Whether someone holds the lease of an app right now.
+    pub async fn is_leased(&self, app: SdkAppId) -> bool {
+        matches!(self.lease_holder(app).await, Ok(Some(_)))
     }
 
     /// Takes the lease of an app, waiting for it. `on_wait` is called once, before the first wait.
@@ -368,7 +374,8 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    pub(super) fn try_take(path: &Path) -> Result<Option<Self>, StoreError> {
+    /// `None` if another process, or another part of this one, has it.
+    pub(super) fn try_take(path: &Path, database: &Path) -> Result<Option<Self>, StoreError> {
         let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
         let file = OpenOptions::new()
             .read(true)
@@ -377,6 +384,7 @@ impl FileLock {
             .truncate(false)
             .open(path)
             .map_err(lock_error)?;
+        share_owner(&file, database);
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file, path: path.to_owned() })),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -384,9 +392,9 @@ impl FileLock {
         }
     }
 
-    pub(super) async fn take(path: &Path) -> Result<Self, StoreError> {
+    pub(super) async fn take(path: &Path, database: &Path) -> Result<Self, StoreError> {
         loop {
-            if let Some(lock) = Self::try_take(path)? {
+            if let Some(lock) = Self::try_take(path, database)? {
                 return Ok(lock);
             }
             tokio::time::sleep(POLL).await;
@@ -406,5 +414,14 @@ impl FileLock {
             .and_then(|()| self.file.set_len(0))
             .and_then(|()| self.file.write_all(text.as_bytes()))
             .map_err(|source| StoreError::Lock { path: self.path.clone(), source })
+    }
+}
+
+/// Gives a file to the owner of the database: what root makes beside it, the service could not open.
+fn share_owner(file: &File, database: &Path) {
+    let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
+    if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
+        // Only root may; for others the file is their own, and that is as good.
+        let _ = fchown(file, Some(database.uid()), Some(database.gid()));
     }
 }

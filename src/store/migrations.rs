@@ -173,7 +173,7 @@ fn recorded(migration: &Migration, table: &str, before: &str, after: &str) -> St
 
 async fn migrate_sqlite(file: &SqliteFile) -> Result<(), StoreError> {
     // SQLite has no lock for this, and two programs may start at once on an empty file.
-    let _lock = FileLock::take(&beside(&file.path, "migrate.lock")).await?;
+    let _lock = FileLock::take(&beside(&file.path, "migrate.lock"), &file.path).await?;
     SQLITE_MIGRATIONS.run(&file.writer).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => StoreError::Newer { version },
         error => StoreError::Migrate { source: Box::new(error) },

@@ -206,13 +206,26 @@ impl Server {
 
     /// Begins a transaction that writes. The tables go by their bare names in it.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        // Quoted, and checked to be plain names.
-        self.pool.begin_with(AssertSqlSafe(Arc::clone(&self.begin))).await
+        self.begin_with(&self.begin).await
     }
 
     /// Begins a transaction that cannot write.
     pub(super) async fn begin_to_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.pool.begin_with(AssertSqlSafe(Arc::clone(&self.begin_to_read))).await
+        self.begin_with(&self.begin_to_read).await
+    }
+
+    /// In a task of its own, so that it comes to its end when whoever asked is gone. sqlx 0.9.0 notes that a transaction
+    /// is open only once the server has said so: dropped before that, the connection would go back to the pool inside a
+    /// transaction that nobody ends, and the next one would begin, read-only perhaps, in the middle of it.
+    async fn begin_with(&self, statement: &Arc<str>) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        // The names in it are quoted, and checked to be plain.
+        let (pool, statement) = (self.pool.clone(), AssertSqlSafe(Arc::clone(statement)));
+        match tokio::spawn(async move { pool.begin_with(statement).await }).await {
+            Ok(begun) => begun,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is going down.
+            Err(_) => Err(sqlx::Error::PoolClosed),
+        }
     }
 
     pub(super) async fn close(&self) {

@@ -2,7 +2,8 @@
 //!
 //! The row-at-a-time alternative costs five times as much, because every statement crosses to the driver's thread.
 
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use futures_util::TryStreamExt as _;
+use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 
 use super::apps::AppId;
 use super::engine::{query, query_as, query_scalar};
@@ -42,6 +43,9 @@ fn live_text(types: &[i64]) -> String {
     )
 }
 
+/// As many as two characters can stand for.
+const MOST_TYPES: i64 = 30 * 30;
+
 /// Two characters from U+0001 to U+001E.
 fn type_code(type_id: i64) -> String {
     let digit = |number: i64| char::from(u8::try_from(number % 30).unwrap_or(0) + 1);
@@ -68,6 +72,9 @@ pub(super) async fn live_groups(
     let types: Vec<i64> = query_scalar(LIVE_TYPES).bind(app.0).fetch_all(pool).await?;
     if types.is_empty() {
         return Ok(());
+    }
+    if types.iter().any(|type_id| !(0..MOST_TYPES).contains(type_id)) {
+        return Err(sqlx::Error::Protocol(format!("more than {MOST_TYPES} group types")));
     }
     let sql = live_text(&types);
     let read = async |after: &str, end: Option<&str>| -> Result<Option<String>, sqlx::Error> {
@@ -96,9 +103,9 @@ pub(super) async fn live_groups(
     hand_on(chunk.as_deref(), &mut each);
     let missing: i64 = query_scalar(MISSING_COUNT).bind(app.0).fetch_one(pool).await?;
     if missing > 0 {
-        let rows: Vec<(i64, String, bool)> = query_as(MISSING_GROUPS).bind(app.0).fetch_all(pool).await?;
-        for (type_id, id, held) in rows {
-            each(TypeId(type_id), &id, Mark { missing: true, held });
+        let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(pool);
+        while let Some(row) = rows.try_next().await? {
+            each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
         }
     }
     Ok(())

@@ -1,16 +1,826 @@
-use crate::support::World;
+//! What a crawl concludes: the rules of 'A crawl', each as a story of an app whose groups come and go.
 
-#[tokio::test]
-async fn smoke() {
-    let world = World::new().await;
-    world.api.create_many("Public", 10);
-    world.api.create_many("Private", 5);
-    println!("{:#?}", world.crawl().await);
-    world.api.dissolve_some(3);
-    world.api.create_many("Public", 2);
-    println!("{:#?}", world.crawl().await);
-    println!("{:#?}", world.crawl().await);
-    println!("{}", serde_json::to_string_pretty(&world.store.app_statuses().await.unwrap()).unwrap());
-    let out = std::process::Command::new("sqlite3").arg("-box").arg(world.database()).arg("select * from groups; select * from group_events; select * from crawls; select * from type_counts; select * from app_counts; select * from daily_counts; select * from app_status; select * from type_status").output().unwrap();
-    println!("{}", String::from_utf8_lossy(&out.stdout));
+use chrono_tz::Tz;
+use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
+use tim_group_sync::model::Trigger;
+use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{ON_COMMAND, World, group_types, on_every_engine, outcome, stamp, why};
+
+on_every_engine! {
+    // What happens to a group.
+    the_first_list_is_a_baseline_of_groups_without_events,
+    a_type_that_is_configured_later_has_its_own_baseline,
+    a_new_group_appears,
+    a_group_that_is_gone_vanishes_at_once_from_an_app_that_stands_still,
+    a_group_that_returns_has_reappeared_and_is_as_old_as_before,
+    an_id_that_is_recreated_between_crawls_is_the_same_group,
+    a_group_of_another_type_is_retyped_once_in_either_order_of_the_passes,
+    a_return_under_another_type_is_one_reappearance,
+    a_group_that_two_passes_list_keeps_the_type_of_the_first,
+    the_newer_names_of_types_are_those_of_the_rest_api,
+
+    // What is recorded.
+    every_crawl_counts_the_app_a_failed_one_too,
+    every_pass_counts_its_type_and_one_that_broke_off_has_no_verdict,
+    a_day_adds_its_crawls_up_and_ends_at_midnight_of_the_schedules_zone,
+    a_crawl_is_recorded_with_what_it_was_for_and_what_it_took,
+    a_tick_of_the_schedule_is_served_once,
+    status_tells_the_last_crawl_and_the_last_complete_one,
+    events_and_deletions_show_when_the_crawl_has_ended_and_new_groups_before,
+
+    // What is not written.
+    an_unchanged_crawl_writes_no_group_and_no_event_and_yet_sees_every_group,
+    a_short_pass_that_leaves_no_known_group_unlisted_has_seen_them_too,
+    a_short_pass_that_leaves_a_known_group_unlisted_has_seen_none,
+
+    // Lists that move.
+    a_group_that_a_growing_list_misses_is_missing_first_and_vanishes_when_missed_again,
+    a_group_that_two_moving_lists_miss_has_vanished,
+    a_standing_group_skipped_by_a_shifting_list_is_missing_until_it_is_listed_again,
+    a_group_that_a_shifting_list_repeats_makes_the_pass_moving,
+    groups_listed_for_the_first_time_explain_a_count_they_do_not_reach,
+    a_pass_is_exact_when_all_passes_reach_both_totals_of_the_app,
+
+    // Lists that are too short.
+    a_short_pass_marks_nothing_and_says_which_setting_would_accept_it,
+    a_missing_group_does_not_vanish_by_a_short_pass,
+    one_short_pass_weakens_the_exact_ones_beside_it,
+    max_shortfall_accepts_a_total_that_is_always_too_high,
+    a_list_without_any_total_count_proves_nothing,
+
+    // Types that were emptied.
+    a_type_that_was_emptied_is_asked_once_more_and_settled_by_one_crawl,
+    a_type_that_is_empty_only_once_keeps_its_groups,
+    a_type_that_is_empty_twice_but_counts_groups_keeps_them,
+    an_app_that_was_emptied_is_settled_by_one_crawl,
+    an_unfiltered_list_that_is_empty_only_once_keeps_its_groups,
+
+    // Groups of other types.
+    the_first_crawl_lists_groups_of_other_types_without_a_type,
+    a_passing_difference_does_not_call_for_an_unfiltered_pass_and_two_running_do,
+    a_type_that_is_learned_later_is_no_event,
+    an_unfiltered_pass_speaks_for_types_that_are_no_longer_configured,
+    an_unfiltered_pass_speaks_for_rejected_types,
+    without_group_types_one_unfiltered_pass_decides_everything,
+    types_that_are_known_stay_when_no_types_are_configured_any_more,
+    typed_passes_that_account_for_the_app_settle_groups_without_a_type_in_two_crawls,
+    a_server_that_states_the_apps_total_for_every_type_deletes_no_group_without_a_type,
+
+    // Types that the API rejects.
+    a_rejected_type_is_skipped_and_its_groups_stay,
+    a_type_the_api_has_never_heard_of_is_skipped,
+    a_type_that_is_rejected_in_the_middle_fails_the_crawl,
+    a_crawl_whose_types_are_all_rejected_fails,
+}
+
+async fn the_first_list_is_a_baseline_of_groups_without_events(world: World) {
+    world.create("Public", "a b c d");
+    world.create("Private", "e");
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!((report.listed, report.first_listed, report.total), (5, 5, Some(5)));
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Public", "d Public", "e Private"]);
+    assert_eq!(world.events().await, [""; 0]);
+    assert_eq!(world.lines("SELECT DISTINCT in_baseline FROM groups").await, ["1"]);
+    assert_eq!(world.lines("SELECT status, deletions, appeared FROM crawls").await, ["complete none 0"]);
+}
+
+async fn a_type_that_is_configured_later_has_its_own_baseline(mut world: World) {
+    world.group_types = group_types(&["Public"]);
+    world.create("Public", "a");
+    world.crawl().await;
+    world.group_types = group_types(&["Public", "Private"]);
+    world.create("Private", "b");
+    world.create("Public", "c");
+    world.crawl().await;
+    assert_eq!(world.events().await, ["2 c appeared NULL>Public"]);
+    let baseline = "SELECT group_id, in_baseline FROM groups ORDER BY group_id";
+    assert_eq!(world.lines(baseline).await, ["a 1", "b 1", "c 0"]);
+}
+
+async fn a_new_group_appears(world: World) {
+    world.create("Public", "a");
+    world.crawl().await;
+    world.create("Private", "b");
+    let second = world.crawl().await;
+    assert_eq!(world.events().await, ["2 b appeared NULL>Private"]);
+    assert_eq!(second.events.appeared, 1);
+    let b = world.rows("SELECT first_seen_at, in_baseline FROM groups WHERE group_id = 'b'").await;
+    assert!(stamp(second.started_at) < b[0][0] && b[0][0] < stamp(second.finished_at), "{b:?}");
+    assert_eq!(b[0][1], "0");
+    assert_eq!(world.value("SELECT occurred_at FROM group_events").await, b[0][0]);
+}
+
+async fn a_group_that_is_gone_vanishes_at_once_from_an_app_that_stands_still(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    let last_listed = world.crawl().await;
+    world.dissolve("b");
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Public deleted"]);
+    assert_eq!(world.events().await, ["3 b vanished Public>NULL"]);
+    assert_eq!(world.lines("SELECT group_id FROM live_groups").await, ["a"]);
+    let gone = world.rows("SELECT last_seen_at, deleted_at FROM groups WHERE group_id = 'b'").await;
+    assert_eq!(gone[0], [stamp(last_listed.started_at), stamp(report.finished_at)]);
+    assert_eq!(world.value("SELECT deletions FROM crawls WHERE crawl_id = 3").await, "applied");
+}
+
+async fn a_group_that_returns_has_reappeared_and_is_as_old_as_before(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    let first_seen = world.value("SELECT first_seen_at FROM groups WHERE group_id = 'b'").await;
+    world.dissolve("b");
+    world.crawl().await;
+    world.create("Public", "b");
+    let report = world.crawl().await;
+    assert_eq!((report.events.appeared, report.events.reappeared, report.first_listed), (0, 1, 0));
+    assert_eq!(world.table().await, ["a Public", "b Public"]);
+    assert_eq!(world.events().await, ["2 b vanished Public>NULL", "3 b reappeared Public>Public"]);
+    assert_eq!(world.value("SELECT first_seen_at FROM groups WHERE group_id = 'b'").await, first_seen);
+}
+
+async fn an_id_that_is_recreated_between_crawls_is_the_same_group(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    let before = world.rows("SELECT group_id, first_seen_at, in_baseline FROM groups ORDER BY 1").await;
+    world.dissolve("a");
+    world.create("Public", "a");
+    world.crawl().await;
+    assert_eq!(world.events().await, [""; 0]);
+    assert_eq!(
+        world.rows("SELECT group_id, first_seen_at, in_baseline FROM groups ORDER BY 1").await,
+        before
+    );
+}
+
+async fn a_group_of_another_type_is_retyped_once_in_either_order_of_the_passes(world: World) {
+    for order in [["Public", "Private"], ["Private", "Public"]] {
+        let mut world = world.afresh().await;
+        world.group_types = group_types(&order);
+        world.create("Public", "a b");
+        world.create("Private", "c");
+        world.crawl().await;
+        world.api.retype("a", "Private");
+        let report = world.crawl().await;
+        assert_eq!(outcome(&report), "complete");
+        assert_eq!(world.table().await, ["a Private", "b Public", "c Private"]);
+        assert_eq!(world.events().await, ["2 a retyped Public>Private"]);
+    }
+}
+
+async fn a_return_under_another_type_is_one_reappearance(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("a");
+    world.crawl().await;
+    world.create("Private", "a");
+    let report = world.crawl().await;
+    assert_eq!((report.events.reappeared, report.events.retyped), (1, 0));
+    assert_eq!(world.events().await, ["2 a vanished Public>NULL", "3 a reappeared Public>Private"]);
+    assert_eq!(world.table().await, ["a Private", "b Public"]);
+}
+
+async fn a_group_that_two_passes_list_keeps_the_type_of_the_first(world: World) {
+    world.create("Public", "a b");
+    world.create("Private", "c");
+    world.crawl().await;
+    world.api.script(At::Type("Private".to_owned()), Fault::ExtraIds(vec!["a".to_owned(), "new".to_owned()]));
+    world.api.script(At::Type("Public".to_owned()), Fault::ExtraIds(vec!["new".to_owned()]));
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Private", "new Public"]);
+    assert_eq!(world.events().await, ["2 new appeared NULL>Public"]);
+}
+
+async fn the_newer_names_of_types_are_those_of_the_rest_api(mut world: World) {
+    world.group_types = group_types(&["Work", "Meeting"]);
+    world.create("Work", "a");
+    world.create("Meeting", "b");
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Private", "b ChatRoom"]);
+    let names =
+        "SELECT group_type, sdk_name, live_count FROM type_status WHERE live_count > 0 ORDER BY group_type";
+    assert_eq!(world.lines(names).await, ["ChatRoom Meeting 1", "Private Work 1"]);
+}
+
+async fn every_crawl_counts_the_app_a_failed_one_too(world: World) {
+    world.create("Public", "a b c d");
+    let first = world.crawl().await;
+    world.create("Private", "e");
+    world.during_request(3, |api| api.create("Private", "f"));
+    world.crawl().await;
+    world.fault_from_request(3, Fault::ErrorCode(10003));
+    let failed = world.crawl().await;
+    world.api.heal();
+    world.fault_from_request(1, Fault::ErrorCode(10003));
+    world.crawl().await;
+    let counts =
+        "SELECT crawl_id, total_count_at_start, total_count, listed_count FROM app_counts ORDER BY crawl_id";
+    assert_eq!(world.lines(counts).await, ["1 4 4 4", "2 5 6 6", "3 6 6 3", "4 NULL NULL 0"]);
+    let recorded =
+        world.lines("SELECT recorded_at FROM app_counts WHERE crawl_id IN (1, 3) ORDER BY 1").await;
+    assert_eq!(recorded, [stamp(first.finished_at), stamp(failed.finished_at)]);
+}
+
+async fn every_pass_counts_its_type_and_one_that_broke_off_has_no_verdict(world: World) {
+    world.create("Public", "a b c d");
+    world.create("ChatRoom", "x");
+    world.crawl().await;
+    world.during_request(3, |api| api.create("Public", "e"));
+    world.crawl().await;
+    world.fault_from_request(3, Fault::ErrorCode(10003));
+    world.crawl().await;
+    let counts =
+        "SELECT crawl_id, group_type, total_count, total_count_min, total_count_max, listed_count, verdict
+                  FROM type_counts ORDER BY crawl_id, recorded_at";
+    // The unfiltered pass of the first crawl has no row: it is of no type.
+    let expected = [
+        "1 Public 4 4 4 4 exact",
+        "1 Private 0 0 0 0 exact",
+        "2 Public 5 4 5 5 moving",
+        "2 Private 0 0 0 0 exact",
+        "3 Public 5 5 5 3 NULL",
+    ];
+    let counted = world.lines(counts).await;
+    assert_eq!(counted[..4], expected[..4]);
+    assert_eq!(counted[counted.len() - 1], expected[4]);
+}
+
+async fn a_day_adds_its_crawls_up_and_ends_at_midnight_of_the_schedules_zone(mut world: World) {
+    world.timezone = Tz::Asia__Shanghai; // eight hours ahead: the test starts there at 16:00
+    world.create("Public", "a b");
+    world.crawl().await; // 17:00
+    world.create("Public", "c");
+    world.dissolve("a");
+    world.crawl().await; // 18:00
+    world.api.retype("c", "Private");
+    world.crawl().await; // 19:00
+    let days = "SELECT day, group_type, live_groups, total_count, appeared, vanished, reappeared, retyped
+                FROM daily_counts ORDER BY day, group_type";
+    let first_day = ["2026-03-01 Private 1 1 0 0 0 1", "2026-03-01 Public 1 1 1 1 0 0"];
+    assert_eq!(world.lines(days).await, first_day);
+    for _ in 0..5 {
+        world.crawl().await; // … 24:00
+    }
+    world.create("Public", "a");
+    world.crawl().await;
+    let both_days = [&first_day[..], &["2026-03-02 Private 1 1 0 0 0 0", "2026-03-02 Public 2 2 0 0 1 0"]];
+    assert_eq!(world.lines(days).await, both_days.concat());
+}
+
+async fn a_crawl_is_recorded_with_what_it_was_for_and_what_it_took(world: World) {
+    world.create("Public", "a b c d");
+    world.fault_at_request(2, Fault::Status(500));
+    let report = world.crawl().await;
+    assert_eq!(report.requests, world.requests_so_far());
+    assert_eq!(world.requests_after(0), ["count", "Public 1", "Public 1", "Public 2", "Private 1", "count"]);
+    let row =
+        "SELECT app, trigger, due_at, started_at, finished_at, status, requests, groups_listed, withheld,
+                      reason_code, error_code, reason, host FROM crawls";
+    let (started, finished) = (stamp(report.started_at), stamp(report.finished_at));
+    assert_eq!(
+        world.lines(row).await,
+        [format!("prod command NULL {started} {finished} complete 6 4 0 NULL NULL NULL test")]
+    );
+}
+
+async fn a_tick_of_the_schedule_is_served_once(world: World) {
+    let occasion = Occasion { trigger: Trigger::Schedule, due_at: Some(world.clock.now()) };
+    let crawl = async || world.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await;
+    crawl().await.unwrap();
+    assert!(matches!(crawl().await, Err(CrawlError::Served { .. })));
+    assert_eq!(world.lines("SELECT trigger, due_at FROM crawls").await, ["schedule 2026-03-01T08:00:00Z"]);
+    world.assert_invariants().await;
+}
+
+async fn status_tells_the_last_crawl_and_the_last_complete_one(world: World) {
+    world.create("Public", "a b");
+    let complete = world.crawl().await;
+    world.fault_from_request(2, Fault::ErrorCode(60021));
+    let failed = world.crawl().await;
+    let status =
+        "SELECT configured, live_count, last_complete_crawl_at, last_crawl_status, last_crawl_deletions,
+                         last_crawl_reason FROM app_status";
+    let expected = format!("1 2 {} failed NULL {}", stamp(complete.finished_at), why(&failed));
+    assert_eq!(world.lines(status).await, [expected]);
+    let as_of = "SELECT as_of FROM type_status WHERE group_type = 'Public'";
+    assert_eq!(world.value(as_of).await, stamp(complete.started_at));
+}
+
+async fn events_and_deletions_show_when_the_crawl_has_ended_and_new_groups_before(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.create("Public", "c");
+    world.begin_watching();
+    let closing_count = world.api.hold(At::Request(world.request(4)));
+    let (crawler, stop) = (world.crawler(), CancellationToken::new());
+    let while_it_runs = async {
+        closing_count.reached().await;
+        assert_eq!(world.table().await, ["a Public", "b Public", "c Public"]);
+        assert_eq!(world.events().await, [""; 0]);
+        assert_eq!(world.lines("SELECT status FROM crawls").await, ["complete", "running"]);
+        assert_eq!(world.value("SELECT count(*) FROM app_counts").await, "1");
+        assert_eq!(world.value("SELECT count(*) FROM type_counts").await, "2");
+        closing_count.release();
+    };
+    let (report, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), while_it_runs);
+    assert_eq!(outcome(&report.unwrap()), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Public deleted", "c Public"]);
+    assert_eq!(world.events().await, ["2 b vanished Public>NULL", "2 c appeared NULL>Public"]);
+    world.assert_invariants().await;
+}
+
+async fn an_unchanged_crawl_writes_no_group_and_no_event_and_yet_sees_every_group(world: World) {
+    world.api.create_many("Public", 50);
+    world.api.create_many("Private", 50);
+    world.crawl().await;
+    let stored = world.rows("SELECT * FROM group_row ORDER BY group_id").await;
+    world.forbid_changes_to_groups().await;
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(world.rows("SELECT * FROM group_row ORDER BY group_id").await, stored);
+    assert_eq!(world.lines("SELECT DISTINCT last_seen_at FROM groups").await, [stamp(report.started_at)]);
+}
+
+async fn a_short_pass_that_leaves_no_known_group_unlisted_has_seen_them_too(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.fault_from_request(1, Fault::TotalCount(100));
+    world.create("Public", "c");
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    let seen = "SELECT last_seen_at FROM groups WHERE group_id IN ('a', 'b')";
+    assert_eq!(world.lines(seen).await, vec![stamp(report.started_at); 2]);
+    assert_eq!(world.events().await, ["2 c appeared NULL>Public"]);
+}
+
+async fn a_short_pass_that_leaves_a_known_group_unlisted_has_seen_none(world: World) {
+    world.create("Public", "a b");
+    let first = world.crawl().await;
+    world.dissolve("b");
+    world.fault_from_request(1, Fault::TotalCount(100));
+    world.crawl().await;
+    let seen = world.rows("SELECT last_seen_at FROM groups").await;
+    assert!(seen.iter().all(|row| row[0] < stamp(first.finished_at)), "{seen:?}");
+}
+
+async fn a_group_that_a_growing_list_misses_is_missing_first_and_vanishes_when_missed_again(world: World) {
+    world.create("Public", "a b c d e f");
+    world.crawl().await;
+    world.dissolve("a");
+    world.during_request(3, |api| api.create("Public", "g"));
+    let moving = world.crawl().await;
+    assert_eq!(outcome(&moving), "complete");
+    assert_eq!((moving.missing, moving.events.vanished), (1, 0));
+    assert_eq!(world.table().await[0], "a Public missing");
+    let a = world
+        .rows("SELECT first_seen_at, last_seen_at, missing_since, held FROM groups WHERE group_id = 'a'")
+        .await;
+    assert_eq!(a[0][1..], [a[0][0].clone(), stamp(moving.started_at), "0".to_owned()]);
+    assert_eq!(world.value("SELECT missing_count FROM app_status").await, "1");
+    assert_eq!(world.value("SELECT deletions FROM crawls WHERE crawl_id = 2").await, "none");
+    let quiet = world.crawl().await;
+    assert_eq!(quiet.events.vanished, 1);
+    assert_eq!(world.events().await, ["2 g appeared NULL>Public", "3 a vanished Public>NULL"]);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_group_that_two_moving_lists_miss_has_vanished(world: World) {
+    world.create("Public", "a b c d e");
+    world.crawl().await;
+    world.dissolve("a");
+    for (id, left) in [("f", "a Public missing"), ("g", "a Public deleted")] {
+        world.during_request(3, |api| api.create("Public", id));
+        world.crawl().await;
+        assert_eq!(world.table().await[0], left);
+    }
+    let verdicts = "SELECT verdict FROM type_counts WHERE group_type = 'Public' ORDER BY crawl_id";
+    assert_eq!(world.lines(verdicts).await, ["exact", "moving", "moving"]);
+}
+
+/// Oldest first, by an index: what is dissolved before it shifts the list forward under the cursor.
+fn shifting(order: Order) -> Settings {
+    Settings { listing: Listing { order, cursor: Cursor::Position }, ..Settings::default() }
+}
+
+async fn a_standing_group_skipped_by_a_shifting_list_is_missing_until_it_is_listed_again(world: World) {
+    let world = world.with_api(shifting(Order::OldestFirst)).await;
+    world.create("Public", "a b c d e f g");
+    world.crawl().await;
+    world.during_request(3, |api| assert!(api.dissolve("a")));
+    let report = world.crawl().await;
+    // Page 1 was a b c, and page 2 begins at the fourth of b c d e f g.
+    assert_eq!((report.missing, report.events.vanished), (1, 0));
+    assert_eq!(world.table().await[3], "d Public missing");
+    let report = world.crawl().await;
+    assert_eq!(report.events.vanished, 1);
+    assert_eq!(world.events().await, ["3 a vanished Public>NULL"]);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_group_that_a_shifting_list_repeats_makes_the_pass_moving(world: World) {
+    let world = world.with_api(shifting(Order::NewestFirst)).await;
+    world.create("Public", "a b c d e");
+    world.crawl().await;
+    world.dissolve("c");
+    // Page 1 is e d b, and page 2 begins at the fourth of f e d b a.
+    world.during_request(3, |api| api.create("Public", "f"));
+    let report = world.crawl().await;
+    assert_eq!((report.listed, report.missing, report.events.vanished), (4, 1, 0));
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Public missing", "d Public", "e Public"]);
+    world.crawl().await;
+    world.dissolve("a");
+    // A repeated id tells that the list moved, even where the count stands still.
+    world.fault_at_request(1, Fault::NoTotalCount);
+    world.fault_at_request(2, Fault::DuplicateIds);
+    assert_eq!(world.crawl().await.missing, 1);
+    let pass = "SELECT total_count_min, total_count_max, verdict FROM type_counts WHERE crawl_id = 4 AND group_type = 'Public'";
+    assert_eq!(world.lines(pass).await, ["4 4 moving"]);
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+}
+
+async fn groups_listed_for_the_first_time_explain_a_count_they_do_not_reach(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.create("Public", "c d");
+    // Two of six are not listed, and two were never listed before.
+    world.fault_from_request(1, Fault::TotalCount(6));
+    world.api.script(At::Type("Private".to_owned()), Fault::TotalCount(0));
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    let verdicts = "SELECT group_type, verdict FROM type_counts WHERE crawl_id = 2 ORDER BY 1";
+    assert_eq!(world.lines(verdicts).await, ["Private exact", "Public moving"]);
+}
+
+async fn a_pass_is_exact_when_all_passes_reach_both_totals_of_the_app(world: World) {
+    world.create("Public", "a b c d");
+    world.create("Private", "e f");
+    world.crawl().await;
+    world.dissolve("d e");
+    for fault in [Fault::NoTotalCount, Fault::AppTotalCount, Fault::TotalCount(1000)] {
+        world.api.script(At::Type("Public".to_owned()), fault.clone());
+        world.api.script(At::Type("Private".to_owned()), fault);
+    }
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(report.events.vanished, 2);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_short_pass_marks_nothing_and_says_which_setting_would_accept_it(world: World) {
+    world.create("Public", "a b c d e f g h");
+    world.crawl().await;
+    world.dissolve("a");
+    world.fault_at_request(2, Fault::EarlyEnd);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    assert_eq!(
+        why(&report),
+        "Public listed 3 different ids of a TotalCount of 7, 4 fewer, where 0 are explained by changes during the crawl \
+         (deletion.max_shortfall = 0.5715 would accept it); nothing of it was marked deleted"
+    );
+    assert_eq!((report.missing, report.events.vanished), (0, 0));
+    let row = "SELECT status, deletions, reason_code, error_code FROM crawls WHERE crawl_id = 2";
+    assert_eq!(world.lines(row).await, ["incomplete NULL short_listing NULL"]);
+    assert_eq!(world.value("SELECT reason FROM crawls WHERE crawl_id = 2").await, why(&report));
+    let verdict = "SELECT verdict FROM type_counts WHERE crawl_id = 2 AND group_type = 'Public'";
+    assert_eq!(world.value(verdict).await, "short");
+    world.crawl().await;
+    assert_eq!(world.events().await, ["3 a vanished Public>NULL"]);
+}
+
+async fn a_missing_group_does_not_vanish_by_a_short_pass(world: World) {
+    world.create("Public", "a b c d e f g");
+    world.crawl().await;
+    world.dissolve("g");
+    world.during_request(3, |api| api.create("Public", "h"));
+    world.crawl().await;
+    world.fault_at_request(2, Fault::EarlyEnd);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    assert_eq!(world.table().await[6], "g Public missing");
+    world.crawl().await;
+    assert_eq!(world.table().await[6], "g Public deleted");
+}
+
+async fn one_short_pass_weakens_the_exact_ones_beside_it(world: World) {
+    world.create("Public", "a b c d");
+    world.create("Private", "e f");
+    world.crawl().await;
+    world.dissolve("e");
+    world.fault_at_request(2, Fault::EarlyEnd);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    let verdicts = "SELECT group_type, verdict FROM type_counts WHERE crawl_id = 2 ORDER BY 1";
+    assert_eq!(world.lines(verdicts).await, ["Private exact", "Public short"]);
+    assert_eq!(world.table().await[4], "e Private missing");
+    world.fault_at_request(2, Fault::EarlyEnd);
+    world.crawl().await;
+    assert_eq!(world.table().await[4], "e Private deleted");
+}
+
+async fn max_shortfall_accepts_a_total_that_is_always_too_high(mut world: World) {
+    world.create("Public", "a b c d e f g h");
+    world.crawl().await;
+    world.dissolve("h");
+    world.fault_from_request(1, Fault::TotalCount(8));
+    let refused = world.crawl().await;
+    assert!(
+        why(&refused).contains("Public listed 7 different ids of a TotalCount of 8"),
+        "{}",
+        why(&refused)
+    );
+    assert!(why(&refused).contains("Private listed 0 different ids of a TotalCount of 8"));
+    world.api.script(At::Type("Private".to_owned()), Fault::TotalCount(0));
+    world.max_shortfall = 0.124;
+    assert_eq!(outcome(&world.crawl().await), "incomplete short_listing");
+    world.max_shortfall = 0.125;
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    assert_eq!(world.table().await[7], "h Public missing");
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    assert_eq!(world.table().await[7], "h Public deleted");
+}
+
+async fn a_list_without_any_total_count_proves_nothing(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.create("Public", "c");
+    world.fault_from_request(1, Fault::NoTotalCount);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    assert!(
+        why(&report).contains("Public listed 2 different ids without any TotalCount"),
+        "{}",
+        why(&report)
+    );
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Public"]);
+    let counts = "SELECT total_count_at_start, total_count FROM app_counts WHERE crawl_id = 2";
+    assert_eq!(world.lines(counts).await, ["NULL NULL"]);
+}
+
+async fn a_type_that_was_emptied_is_asked_once_more_and_settled_by_one_crawl(world: World) {
+    world.create("Public", "a b");
+    world.create("Private", "c d");
+    world.crawl().await;
+    world.dissolve("c d");
+    let before = world.requests_so_far();
+    let report = world.crawl().await;
+    assert_eq!(world.requests_after(before), ["count", "Public 1", "Private 1", "Private 1", "count"]);
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Private deleted", "d Private deleted"]);
+    let before = world.requests_so_far();
+    world.crawl().await;
+    assert_eq!(world.requests_after(before), ["count", "Public 1", "Private 1", "count"]);
+}
+
+async fn a_type_that_is_empty_only_once_keeps_its_groups(world: World) {
+    world.create("Public", "a b");
+    world.create("Private", "c d");
+    world.crawl().await;
+    world.fault_at_request(3, Fault::EmptyList);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    assert!(why(&report).contains("Private listed nothing, and when asked again"), "{}", why(&report));
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_type_that_is_empty_twice_but_counts_groups_keeps_them(world: World) {
+    world.create("Public", "a b");
+    world.create("Private", "c d");
+    world.crawl().await;
+    world.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
+    // The second time with a count.
+    world.fault_at_request(4, Fault::TotalCount(2));
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    world.assert_table_is_the_truth().await;
+}
+
+async fn an_app_that_was_emptied_is_settled_by_one_crawl(world: World) {
+    world.create("Public", "a b");
+    world.create("Private", "c");
+    world.crawl().await;
+    world.dissolve("a b c");
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(report.events.vanished, 3);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn an_unfiltered_list_that_is_empty_only_once_keeps_its_groups(mut world: World) {
+    world.group_types = Vec::new();
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.fault_at_request(2, Fault::EmptyList);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    assert!(why(&report).starts_with("the unfiltered list listed nothing"), "{}", why(&report));
+    assert_eq!(world.table().await, ["a NULL", "b NULL"]);
+}
+
+async fn the_first_crawl_lists_groups_of_other_types_without_a_type(world: World) {
+    world.create("Public", "a");
+    world.create("ChatRoom", "x y");
+    let report = world.crawl().await;
+    assert_eq!(world.requests_after(0), ["count", "Public 1", "Private 1", "count", "all 1", "count"]);
+    assert_eq!((report.listed, report.total), (3, Some(3)));
+    assert_eq!(world.table().await, ["a Public", "x NULL", "y NULL"]);
+    assert_eq!(world.lines("SELECT DISTINCT in_baseline FROM groups").await, ["1"]);
+    assert_eq!(world.events().await, [""; 0]);
+    let unknown = "SELECT live_count, configured FROM type_status WHERE group_type IS NULL";
+    assert_eq!(world.lines(unknown).await, ["2 0"]);
+}
+
+async fn a_passing_difference_does_not_call_for_an_unfiltered_pass_and_two_running_do(world: World) {
+    const TYPED: [&str; 4] = ["count", "Public 1", "Private 1", "count"];
+    world.create("Public", "a");
+    world.crawl().await;
+    let crawl = async || {
+        let before = world.requests_so_far();
+        world.crawl().await;
+        world.requests_after(before)
+    };
+    world.create("ChatRoom", "x");
+    assert_eq!(crawl().await, TYPED);
+    world.dissolve("x");
+    assert_eq!(crawl().await, TYPED);
+    world.create("ChatRoom", "y");
+    assert_eq!(crawl().await, TYPED);
+    assert_eq!(world.table().await, ["a Public"]);
+    assert_eq!(crawl().await, ["count", "Public 1", "Private 1", "count", "all 1", "count"]);
+    assert_eq!(world.table().await, ["a Public", "y NULL"]);
+    // A crawl that failed before it could compare changes nothing about that.
+    world.fault_from_request(1, Fault::ErrorCode(10003));
+    crawl().await;
+    world.api.heal();
+    world.create("ChatRoom", "z");
+    assert!(crawl().await.contains(&"all 1".to_owned()));
+    // By now the groups without a type have a baseline behind them.
+    assert_eq!(world.events().await, ["7 z appeared NULL>NULL"]);
+}
+
+async fn a_type_that_is_learned_later_is_no_event(mut world: World) {
+    world.create("Public", "a");
+    world.create("ChatRoom", "x");
+    world.crawl().await;
+    let first_seen = world.value("SELECT first_seen_at FROM groups WHERE group_id = 'x'").await;
+    world.group_types = group_types(&["Public", "Private", "ChatRoom"]);
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "x ChatRoom"]);
+    assert_eq!(world.events().await, [""; 0]);
+    let x = "SELECT first_seen_at, in_baseline FROM groups WHERE group_id = 'x'";
+    assert_eq!(world.lines(x).await, [format!("{first_seen} 1")]);
+}
+
+async fn an_unfiltered_pass_speaks_for_types_that_are_no_longer_configured(mut world: World) {
+    world.group_types = group_types(&["Public", "ChatRoom"]);
+    world.create("Public", "a");
+    world.create("ChatRoom", "x y");
+    world.crawl().await;
+    world.group_types = group_types(&["Public"]);
+    world.dissolve("x");
+    // One crawl without an unfiltered pass says nothing of that type.
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "x ChatRoom", "y ChatRoom"]);
+    let last_seen = "SELECT last_seen_at FROM groups WHERE group_id = 'y'";
+    let before = world.value(last_seen).await;
+    let report = world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "x ChatRoom deleted", "y ChatRoom"]);
+    assert!(before < stamp(report.started_at));
+    assert_eq!(world.value(last_seen).await, stamp(report.started_at));
+}
+
+async fn an_unfiltered_pass_speaks_for_rejected_types(world: World) {
+    world.create("Public", "a");
+    world.create("Private", "b c");
+    world.crawl().await;
+    world.api.script(At::Type("Private".to_owned()), Fault::ErrorCode(10004));
+    world.dissolve("b");
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "b Private", "c Private"]);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Private deleted", "c Private"]);
+}
+
+async fn without_group_types_one_unfiltered_pass_decides_everything(mut world: World) {
+    world.group_types = Vec::new();
+    world.create("Public", "a b");
+    world.create("ChatRoom", "c d");
+    world.crawl().await;
+    assert_eq!(world.requests_after(0), ["count", "all 1", "all 2", "count"]);
+    world.dissolve("a d");
+    world.create("Community", "e");
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(world.table().await, ["a NULL deleted", "b NULL", "c NULL", "d NULL deleted", "e NULL"]);
+    let expected = ["2 a vanished NULL>NULL", "2 d vanished NULL>NULL", "2 e appeared NULL>NULL"];
+    assert_eq!(world.events().await, expected);
+    assert_eq!(world.value("SELECT count(*) FROM type_counts").await, "0");
+}
+
+async fn types_that_are_known_stay_when_no_types_are_configured_any_more(mut world: World) {
+    world.create("Public", "a b");
+    world.create("Private", "c");
+    world.crawl().await;
+    world.group_types = Vec::new();
+    world.dissolve("a");
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Public deleted", "b Public", "c Private"]);
+    world.create("Private", "a");
+    world.crawl().await;
+    // The unfiltered pass says that it is back, and not as what.
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Private"]);
+    assert_eq!(world.events().await, ["2 a vanished Public>NULL", "3 a reappeared Public>Public"]);
+}
+
+async fn typed_passes_that_account_for_the_app_settle_groups_without_a_type_in_two_crawls(world: World) {
+    world.create("Public", "a b");
+    world.create("ChatRoom", "x");
+    world.crawl().await;
+    world.dissolve("x");
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "b Public", "x NULL missing"]);
+    let report = world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "b Public", "x NULL deleted"]);
+    assert_eq!(report.events.vanished, 1);
+}
+
+async fn a_server_that_states_the_apps_total_for_every_type_deletes_no_group_without_a_type(
+    mut world: World,
+) {
+    world.create("Public", "a b");
+    world.create("Private", "c");
+    world.create("ChatRoom", "x");
+    world.crawl().await;
+    // Taken at their word, two typed passes claim eight groups of an app of four, and so there would be no others.
+    world.max_shortfall = 1.0;
+    world.api.script(At::Type("Public".to_owned()), Fault::AppTotalCount);
+    world.api.script(At::Type("Private".to_owned()), Fault::AppTotalCount);
+    for _ in 0..3 {
+        assert_eq!(outcome(&world.crawl().await), "complete");
+        assert_eq!(world.table().await, ["a Public", "b Public", "c Private", "x NULL"]);
+    }
+}
+
+async fn a_rejected_type_is_skipped_and_its_groups_stay(world: World) {
+    world.create("Public", "a b");
+    world.create("Private", "c");
+    world.crawl().await;
+    world.dissolve("b");
+    world.api.script(At::Type("Private".to_owned()), Fault::ErrorCode(10004));
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Public deleted", "c Private"]);
+    let pass = "SELECT verdict FROM type_counts WHERE crawl_id = 2 AND group_type = 'Private'";
+    assert_eq!(world.value(pass).await, "rejected");
+    world.api.heal();
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_type_the_api_has_never_heard_of_is_skipped(mut world: World) {
+    world.group_types = group_types(&["Live", "Public"]);
+    world.create("Public", "a");
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    world.create("Live", "x");
+    world.crawl().await;
+    assert_eq!(world.table().await, ["a Public", "x Live"]);
+    // Its baseline begins with the first list that the API gave of it.
+    assert_eq!(world.events().await, [""; 0]);
+}
+
+async fn a_type_that_is_rejected_in_the_middle_fails_the_crawl(world: World) {
+    world.create("Public", "a b c d f");
+    world.create("Private", "e");
+    world.crawl().await;
+    world.dissolve("a e");
+    // The opening count, a page that is not the first, and a page that is asked for once more.
+    for (request, requests) in [(1, 1), (3, 3), (5, 5)] {
+        world.fault_at_request(request, Fault::ErrorCode(10004));
+        let report = world.crawl().await;
+        assert_eq!(outcome(&report), "failed api_error 10004");
+        assert_eq!(report.requests, requests);
+        assert_eq!(world.events().await, [""; 0]);
+    }
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_crawl_whose_types_are_all_rejected_fails(world: World) {
+    world.create("Public", "a");
+    world.create("Private", "b");
+    world.crawl().await;
+    world.dissolve("a");
+    world.api.script(At::Type("Public".to_owned()), Fault::ErrorCode(10004));
+    world.api.script(At::Type("Private".to_owned()), Fault::ErrorCode(10004));
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "failed rejected_types 10004");
+    assert_eq!(why(&report), "the API rejects every configured group type (Private, Public)");
+    assert_eq!(world.table().await, ["a Public", "b Private"]);
 }

@@ -9,7 +9,9 @@
 mod architecture;
 mod crawls;
 mod daemon;
+mod faults;
 mod postgres;
+mod properties;
 mod store_contract;
 mod support;
 mod support_engines;

@@ -13,7 +13,7 @@ use tim_group_sync::simulator::At;
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::World;
+use crate::support::{Engine, World};
 use crate::support_engines::{Bench, Place, Scene, at, group_types, sdk_app_id};
 use crate::support_postgres::{PostgresServer, TestDatabase};
 
@@ -28,11 +28,6 @@ async fn execute(bench: &Bench, sql: &str) {
     Bench::execute(&bench.url(), sql).await;
 }
 
-/// As if nobody had renewed any lease for long.
-async fn let_leases_run_out(bench: &Bench) {
-    execute(bench, "UPDATE lease SET expires_at = 0").await;
-}
-
 #[tokio::test]
 async fn a_lease_that_is_not_renewed_passes_to_the_next_who_asks() {
     let bench = Bench::postgres().await;
@@ -42,7 +37,7 @@ async fn a_lease_that_is_not_renewed_passes_to_the_next_who_asks() {
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_none());
     let left = "SELECT round((expires_at - extract(epoch FROM now()) * 1000) / 10000) FROM lease";
     assert_eq!(bench.value(left).await, "3", "tens of seconds");
-    let_leases_run_out(&bench).await;
+    bench.let_leases_run_out().await;
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_some());
     assert_eq!(bench.value("SELECT fence FROM lease").await, "2");
 }
@@ -51,7 +46,7 @@ async fn a_lease_that_is_not_renewed_passes_to_the_next_who_asks() {
 async fn a_lease_is_renewed_by_the_work_and_tells_when_it_was_lost() {
     let bench = Bench::postgres().await;
     let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    let_leases_run_out(&bench).await;
+    bench.let_leases_run_out().await;
     // Just taken: nothing to do.
     lease.renew().await.unwrap();
     assert_eq!(bench.value("SELECT expires_at FROM lease").await, "0");
@@ -61,7 +56,7 @@ async fn a_lease_is_renewed_by_the_work_and_tells_when_it_was_lost() {
     // Run out, but nobody took it.
     lease.renew().await.unwrap();
     assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
-    let_leases_run_out(&bench).await;
+    bench.let_leases_run_out().await;
     let other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(6)).await;
@@ -84,7 +79,7 @@ async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
     let slow = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
     let crawl = slow.open(at(2, 0)).await;
     let gone = slow.settle(&[(slow.public, Verdict::Exact)], &["a"]).await;
-    let_leases_run_out(&bench).await;
+    bench.let_leases_run_out().await;
     let quick = Scene::on(&bench).await;
     let before = bench.lines("SELECT * FROM group_row ORDER BY group_id").await;
 
@@ -104,9 +99,8 @@ async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
 
 #[tokio::test]
 async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
-    let bench = Bench::postgres().await;
-    let mut world = World::new().await;
-    world.store = bench.store.clone();
+    let world = World::on(Engine::Postgres).await;
+    let bench = &world.bench;
     world.api.create_many("Public", 10);
     let held = world.api.hold(At::Request(2));
     let crawler = world.crawler();
@@ -116,7 +110,7 @@ async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
     let taking_over = async {
         held.reached().await;
         assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
-        let_leases_run_out(&bench).await;
+        bench.let_leases_run_out().await;
         let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
         held.release();
         lease
@@ -372,7 +366,7 @@ async fn a_database_that_can_only_be_read_is_refused_by_who_would_write() {
     .await;
     let refused = Store::open(&bench.url()).await.unwrap_err();
     assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_passing(), "{refused:?}");
-    let reader = Store::open_existing(&bench.url()).await.unwrap();
+    let reader = Store::open_to_read(&bench.url()).await.unwrap();
     reader.check_migrated().await.unwrap();
     assert!(reader.app_statuses().await.unwrap().is_empty());
     reader.close().await;

@@ -1,88 +1,546 @@
 //! A simulated API, a database and a crawler between them.
+//!
+//! Time stands still but for an hour before each crawl and a second with each request, so that every moment has a time
+//! of its own and a test can name it. What a test reads it reads through the public views.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use reqwest::Url;
-use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
-use tim_group_sync::simulator::{Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::simulator::{At, Fault, Settings, SimulatedApp, Simulator};
+use tim_group_sync::store::{AppIdentity, Store};
+use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
-/// When the standing clock of a test starts.
-pub fn start_of_test() -> DateTime<Utc> {
-    "2026-03-01T08:00:00Z".parse().unwrap()
+use crate::support_engines::{Bench, Place};
+
+/// The databases that every story runs on.
+#[derive(Clone, Copy, Debug)]
+pub enum Engine {
+    Sqlite,
+    Postgres,
 }
 
-/// One app with its simulated API and its own database.
+/// Declares stories, each an `async fn(World)`, as tests on every engine. The list of engines is here and nowhere else.
+macro_rules! on_every_engine {
+    (@ $module:ident $engine:ident $($story:ident)+) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $story() {
+                    super::$story(crate::support::World::on(crate::support::Engine::$engine).await).await;
+                }
+            )+
+        }
+    };
+    ($($story:ident,)+) => {
+        crate::support::on_every_engine!(@ sqlite Sqlite $($story)+);
+        crate::support::on_every_engine!(@ postgres Postgres $($story)+);
+    };
+}
+pub(crate) use on_every_engine;
+
+/// A crawl that someone asked for.
+pub const ON_COMMAND: Occasion = Occasion { trigger: Trigger::Command, due_at: None };
+
+/// How the views write a time.
+pub fn stamp(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// How a crawl ended, in a line: its status, its reason and the API's error code, as far as there are any.
+pub fn outcome(report: &CrawlReport) -> String {
+    let mut line = report.status.to_string();
+    if let Some(reason) = &report.reason {
+        line = format!("{line} {}", reason.code);
+        if let Some(code) = reason.error_code {
+            line = format!("{line} {code}");
+        }
+    }
+    line
+}
+
+/// Why a crawl ended as it did, in its own words.
+pub fn why(report: &CrawlReport) -> &str {
+    report.reason.as_ref().map_or("", |reason| reason.text.as_str())
+}
+
+pub fn group_types(names: &[&str]) -> Vec<GroupType> {
+    names.iter().map(|name| GroupType::new(name).unwrap()).collect()
+}
+
+/// One app with its simulated API, its own database, and how it is to be crawled.
 pub struct World {
     pub api: Simulator,
     pub store: Store,
     pub clock: Clock,
+    /// Whose number, identifier and key the crawler uses.
+    pub credentials: Settings,
     pub group_types: Vec<GroupType>,
-    pub max_shortfall: f64,
     pub page_limit: u32,
-    folder: TempDir,
+    pub max_shortfall: f64,
+    pub timezone: Tz,
+    pub request_interval: Duration,
+    pub request_timeout: Duration,
+    pub retry_for: Duration,
+    pub engine: Engine,
+    pub bench: Bench,
+    upstream: Arc<Mutex<Upstream>>,
+    /// The last crawler, and what it was made from.
+    crawler: Mutex<Option<(String, Arc<Crawler>)>>,
+    /// `first_seen_at` and whether it is in the baseline, of every group ever read.
+    origins: Mutex<BTreeMap<String, (String, String)>>,
 }
 
+/// What happens at the API while it is being crawled.
+#[derive(Default)]
+struct Upstream {
+    /// Groups that were there, of one type, since the last crawl began.
+    standing: BTreeMap<String, String>,
+    errands: Vec<(u64, Errand)>,
+    /// The API says the same untruth again and again, and so has to be believed.
+    lies: bool,
+}
+
+type Errand = Box<dyn FnOnce(&SimulatedApp) + Send>;
+
 impl World {
-    pub async fn new() -> Self {
-        Self::with(Settings::default()).await
+    pub async fn on(engine: Engine) -> Self {
+        let bench = match engine {
+            Engine::Sqlite => Bench::sqlite().await,
+            Engine::Postgres => Bench::postgres().await,
+        };
+        let clock = Clock::standing_at("2026-03-01T08:00:00Z".parse().unwrap());
+        let settings = Settings { clock: clock.clone(), ..Settings::default() };
+        let world = Self {
+            api: Simulator::start(settings.clone()).await.unwrap(),
+            store: bench.store.clone(),
+            clock,
+            credentials: settings,
+            group_types: group_types(&["Public", "Private"]),
+            page_limit: 3,
+            max_shortfall: 0.0,
+            timezone: Tz::UTC,
+            request_interval: Duration::ZERO,
+            request_timeout: Duration::from_secs(10),
+            retry_for: Duration::from_millis(50),
+            engine,
+            bench,
+            upstream: Arc::default(),
+            crawler: Mutex::default(),
+            origins: Mutex::default(),
+        };
+        world.watch_the_api();
+        world
     }
 
-    pub async fn with(settings: Settings) -> Self {
-        let clock = Clock::standing_at(start_of_test());
-        let api = Simulator::start(Settings { clock: clock.clone(), ..settings }).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
-        store.migrate().await.unwrap();
-        let group_types = ["Public", "Private"].map(|name| GroupType::new(name).unwrap()).to_vec();
-        Self { api, store, clock, group_types, max_shortfall: 0.0, page_limit: 3, folder }
+    /// Another one on the same engine, where nothing has happened yet.
+    pub async fn afresh(&self) -> Self {
+        Self::on(self.engine).await
     }
 
-    pub fn crawler(&self) -> Crawler {
-        let settings = Settings::default();
+    /// The same with another API, where there are no groups yet.
+    pub async fn with_api(mut self, settings: Settings) -> Self {
+        self.api = Simulator::start(Settings { clock: self.clock.clone(), ..settings }).await.unwrap();
+        self.watch_the_api();
+        self
+    }
+
+    fn watch_the_api(&self) {
+        let (upstream, clock) = (Arc::clone(&self.upstream), self.clock.clone());
+        self.api.on_request(move |api, request| {
+            clock.set(clock.now() + Duration::from_secs(1));
+            let due: Vec<Errand> = {
+                let mut upstream = lock(&upstream);
+                upstream.still_standing(api);
+                let due = upstream.errands.extract_if(.., |(number, _)| *number == request.number);
+                due.map(|(_, errand)| errand).collect()
+            };
+            for errand in due {
+                errand(api);
+            }
+        });
+    }
+}
+
+impl Upstream {
+    fn still_standing(&mut self, api: &SimulatedApp) {
+        let truth = api.truth();
+        self.standing.retain(|id, group_type| truth.get(id) == Some(group_type));
+    }
+}
+
+/// What happens at the API.
+impl World {
+    /// Creates groups with these ids, which stand in one text with spaces between them.
+    pub fn create(&self, group_type: &str, ids: &str) {
+        ids.split(' ').for_each(|id| self.api.create(group_type, id));
+    }
+
+    /// Dissolves groups, which must be there.
+    pub fn dissolve(&self, ids: &str) {
+        ids.split(' ').for_each(|id| assert!(self.api.dissolve(id), "{id} is not there"));
+    }
+
+    /// The number of the n-th request from now on, counted from 1.
+    pub fn request(&self, n: u64) -> u64 {
+        self.requests_so_far() + n
+    }
+
+    /// From now on nobody expects that what stands at the API is spared.
+    pub fn let_the_api_be_believed_when_it_lies(&self) {
+        lock(&self.upstream).lies = true;
+    }
+
+    pub fn requests_so_far(&self) -> u64 {
+        self.api.requests().last().map_or(0, |request| request.number)
+    }
+
+    /// Lets something happen at the API after the n-th request from now on arrived, and before it is answered.
+    pub fn during_request(&self, n: u64, errand: impl FnOnce(&SimulatedApp) + Send + 'static) {
+        lock(&self.upstream).errands.push((self.request(n), Box::new(errand)));
+    }
+
+    /// Forgets what was to happen at requests that did not come, and all faults.
+    pub fn call_off_what_did_not_happen(&self) {
+        lock(&self.upstream).errands.clear();
+        self.api.heal();
+    }
+
+    /// Spoils the n-th request from now on, once.
+    pub fn fault_at_request(&self, n: u64, fault: Fault) {
+        self.api.script(At::Request(self.request(n)), fault);
+    }
+
+    /// Spoils the n-th request from now on and all that follow.
+    pub fn fault_from_request(&self, n: u64, fault: Fault) {
+        self.api.script(At::Requests(self.request(n)..=u64::MAX), fault);
+    }
+
+    /// What the requests since the first `skip` were about: the type and the page, `count` for the app's total.
+    pub fn requests_after(&self, skip: u64) -> Vec<String> {
+        let requests = self.api.requests();
+        let since = requests.iter().filter(|request| request.number > skip);
+        since
+            .map(|request| match &request.group_type {
+                Some(group_type) => format!("{group_type} {}", request.page),
+                None if request.limit == 1 => "count".to_owned(),
+                None => format!("all {}", request.page),
+            })
+            .collect()
+    }
+}
+
+/// Crawls.
+impl World {
+    /// The crawler, which stays the same for as long as its settings do, as in a daemon.
+    pub fn crawler(&self) -> Arc<Crawler> {
+        let settings = format!("{:?} {:?}", self.crawl_settings(), self.signature(0).expose());
+        let settings = format!("{settings} {:?} {}", self.request_timeout, self.api.base_url());
+        let mut crawler = lock(&self.crawler);
+        match &*crawler {
+            Some((made_from, crawler)) if *made_from == settings => Arc::clone(crawler),
+            _ => Arc::clone(&crawler.insert((settings, Arc::new(self.another_crawler()))).1),
+        }
+    }
+
+    /// A crawler as another process would have it.
+    pub fn another_crawler(&self) -> Crawler {
         let client = Client::new(ClientSettings {
-            sdk_app_id: settings.sdk_app_id,
-            identifier: settings.identifier,
-            secret_key: settings.secret_key,
+            sdk_app_id: self.credentials.sdk_app_id,
+            identifier: self.credentials.identifier.clone(),
+            secret_key: self.credentials.secret_key.clone(),
             base_url: Url::parse(&self.api.base_url()).unwrap(),
-            place: "china".to_owned(),
-            request_timeout: Duration::from_secs(5),
+            place: "china; the others are singapore and seoul".to_owned(),
+            request_timeout: self.request_timeout,
             clock: self.clock.clone(),
         });
-        let crawl_settings = CrawlSettings {
-            identity: AppIdentity { sdk_app_id: settings.sdk_app_id, name: "prod".to_owned() },
+        Crawler::new(self.crawl_settings(), client.unwrap(), self.store.clone(), self.clock.clone())
+    }
+
+    fn crawl_settings(&self) -> CrawlSettings {
+        CrawlSettings {
+            identity: AppIdentity { sdk_app_id: self.credentials.sdk_app_id, name: "prod".to_owned() },
             group_types: self.group_types.clone(),
             page_limit: self.page_limit,
-            request_interval: Duration::ZERO,
+            request_interval: self.request_interval,
             retry: RetryPolicy {
                 first_pause: Duration::from_millis(1),
                 longest_pause: Duration::from_millis(2),
-                retry_for: Duration::from_secs(1),
+                retry_for: self.retry_for,
             },
             max_shortfall: self.max_shortfall,
             guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
-            timezone: chrono_tz::UTC,
+            timezone: self.timezone,
             host: "test".to_owned(),
+        }
+    }
+
+    /// The UserSig that a crawler makes at this time, in seconds since 1970.
+    pub fn signature(&self, issued_at: i64) -> UserSig {
+        let claims = Claims {
+            sdk_app_id: self.credentials.sdk_app_id,
+            identifier: self.credentials.identifier.clone(),
+            issued_at,
+            lifetime: Duration::from_hours(24),
         };
-        Crawler::new(crawl_settings, client.unwrap(), self.store.clone(), self.clock.clone())
+        sign(&claims, &self.credentials.secret_key)
     }
 
     /// One crawl, an hour after the one before.
     pub async fn crawl(&self) -> CrawlReport {
-        self.clock.set(self.clock.now() + Duration::from_hours(1));
-        let occasion = Occasion { trigger: Trigger::Command, due_at: None };
-        self.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap()
+        self.crawl_unless(&CancellationToken::new()).await
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.folder.path().join("groups.db")
+    /// One crawl that can be cancelled.
+    pub async fn crawl_unless(&self, stop: &CancellationToken) -> CrawlReport {
+        self.begin_watching();
+        let report = self.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, stop).await.unwrap();
+        self.assert_invariants().await;
+        report
     }
+
+    /// One crawl that is dropped, as by a kill, when the other future ends first.
+    pub async fn crawl_killed_by(&self, end: impl Future<Output = ()>) -> Option<CrawlReport> {
+        self.begin_watching();
+        let (crawler, stop) = (self.crawler(), CancellationToken::new());
+        let report = tokio::select! {
+            biased;
+            () = end => None,
+            report = crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop) => Some(report.unwrap()),
+        };
+        if report.is_some() {
+            self.assert_invariants().await;
+        } else {
+            self.bench.let_leases_run_out().await;
+            self.assert_rows_are_sound().await;
+        }
+        report
+    }
+
+    /// For a crawl that the test itself runs: an hour passes, and from now on it is noted what stands at the API.
+    pub fn begin_watching(&self) {
+        self.clock.set(self.clock.now() + Duration::from_hours(1));
+        lock(&self.upstream).standing = self.api.truth();
+    }
+}
+
+/// What the database says.
+impl World {
+    /// The answer to a query, every value as a text. The connection cannot write.
+    pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
+        self.bench.rows(sql).await
+    }
+
+    /// The answer to a query, a line a row.
+    pub async fn lines(&self, sql: &str) -> Vec<String> {
+        self.rows(sql).await.iter().map(|row| row.join(" ")).collect()
+    }
+
+    /// The answer to a query, which must be a single value.
+    pub async fn value(&self, sql: &str) -> String {
+        let mut rows = self.rows(sql).await;
+        assert!(rows.len() == 1 && rows[0].len() == 1, "{sql}: {rows:?}");
+        rows.remove(0).remove(0)
+    }
+
+    /// Every group: id, type, and `deleted` or `missing` if it is.
+    pub async fn table(&self) -> Vec<String> {
+        let sql = "SELECT group_id, group_type, deleted_at, missing_since FROM groups ORDER BY group_id";
+        let line = |row: &Vec<String>| {
+            let deleted = if row[2] == "NULL" { "" } else { " deleted" };
+            let missing = if row[3] == "NULL" { "" } else { " missing" };
+            format!("{} {}{deleted}{missing}", row[0], row[1])
+        };
+        self.rows(sql).await.iter().map(line).collect()
+    }
+
+    /// Every event: the crawl, the group, what happened, and the types.
+    pub async fn events(&self) -> Vec<String> {
+        let sql = "SELECT crawl_id, group_id, event, old_type, new_type FROM group_events ORDER BY crawl_id, group_id";
+        let line = |row: &Vec<String>| format!("{} {} {} {}>{}", row[0], row[1], row[2], row[3], row[4]);
+        self.rows(sql).await.iter().map(line).collect()
+    }
+
+    pub async fn live(&self) -> BTreeMap<String, String> {
+        let rows = self.rows("SELECT group_id, group_type FROM live_groups").await;
+        rows.into_iter().map(|mut row| (row.remove(0), row.remove(0))).collect()
+    }
+
+    /// The live groups are those that stand at the API, each of its type, and none is missing.
+    pub async fn assert_table_is_the_truth(&self) {
+        assert_eq!(self.live().await, self.api.truth());
+        assert_eq!(self.value("SELECT missing_count FROM app_status").await, "0");
+    }
+
+    /// Makes the database refuse whatever adds or changes a group, or writes an event.
+    pub async fn forbid_changes_to_groups(&self) {
+        let refusal = match self.bench.place {
+            Place::Sqlite(_) => "BEGIN SELECT RAISE(ABORT, 'a group was written'); END",
+            Place::Postgres(_) => {
+                let refuse =
+                    "CREATE OR REPLACE FUNCTION tim_private.refuse() RETURNS trigger LANGUAGE plpgsql
+                              AS $$ BEGIN RAISE EXCEPTION 'a group was written'; END $$";
+                self.alter([refuse.to_owned()]).await;
+                "FOR EACH ROW EXECUTE FUNCTION tim_private.refuse()"
+            }
+        };
+        let guards = GUARDED.map(|(table, verb)| {
+            format!("CREATE TRIGGER no_{verb}_{table} BEFORE {verb} ON {table} {refusal}")
+        });
+        self.alter(guards).await;
+    }
+
+    pub async fn allow_changes_to_groups(&self) {
+        let of = |table| match self.bench.place {
+            Place::Sqlite(_) => String::new(),
+            Place::Postgres(_) => format!(" ON {table}"),
+        };
+        self.alter(GUARDED.map(|(table, verb)| format!("DROP TRIGGER no_{verb}_{table}{}", of(table)))).await;
+    }
+
+    async fn alter(&self, statements: impl IntoIterator<Item = String>) {
+        for statement in statements {
+            Bench::execute(&self.bench.url(), &statement).await;
+        }
+    }
+}
+
+const GUARDED: [(&str, &str); 3] =
+    [("group_row", "INSERT"), ("group_row", "UPDATE"), ("group_event", "INSERT")];
+
+/// What holds after every crawl, whatever happened in it.
+impl World {
+    pub async fn assert_invariants(&self) {
+        self.assert_rows_are_sound().await;
+        self.assert_events_tell_the_table().await;
+        self.assert_crawls_and_days_add_up().await;
+        self.assert_what_stood_was_spared().await;
+    }
+
+    /// What holds while a crawl runs, too.
+    async fn assert_rows_are_sound(&self) {
+        let now = stamp(self.clock.now());
+        let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
+                          deleted_at, missing_since, group_type FROM groups";
+        let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        let (mut live_in_all, mut missing_in_all) = (0, 0);
+        for row in self.rows(sql).await {
+            let [id, first_seen, baseline, last_seen, deleted, missing, group_type] =
+                <[String; 7]>::try_from(row).unwrap().map(or_nothing);
+            assert!(first_seen <= last_seen && last_seen <= now, "{id}: {first_seen} {last_seen} {now}");
+            assert!(deleted.is_empty() || missing.is_empty(), "{id} is both deleted and missing");
+            assert!(deleted.is_empty() || (last_seen <= deleted && deleted <= now), "{id}: {deleted}");
+            let (live, gone) = counted.entry(group_type).or_default();
+            *(if deleted.is_empty() { live } else { gone }) += 1;
+            live_in_all += u64::from(deleted.is_empty());
+            missing_in_all += u64::from(!missing.is_empty());
+            let origin = (first_seen, baseline);
+            let mut origins = lock(&self.origins);
+            let known = origins.entry(id.clone()).or_insert_with(|| origin.clone());
+            assert_eq!(*known, origin, "the origin of {id} has changed");
+        }
+        let kept =
+            self.rows("SELECT coalesce(group_type, ''), live_count, deleted_count FROM type_status").await;
+        for row in kept {
+            let counted = counted.remove(&row[0]).unwrap_or_default();
+            assert_eq!((number(&row[1]), number(&row[2])), counted, "the kept totals of {:?}", row[0]);
+        }
+        assert_eq!(counted, BTreeMap::new(), "types without kept totals");
+        let kept = self.lines("SELECT live_count, missing_count FROM app_status").await;
+        assert!(kept.iter().all(|kept| *kept == format!("{live_in_all} {missing_in_all}")), "{kept:?}");
+    }
+
+    /// The events of each group are a possible story, and it ends where the table says.
+    async fn assert_events_tell_the_table(&self) {
+        let sql = "SELECT group_id, event, coalesce(old_type, ''), coalesce(new_type, '') FROM group_events ORDER BY event_id";
+        let mut stories: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+        for mut row in self.rows(sql).await {
+            stories.entry(row.remove(0)).or_default().push(row);
+        }
+        let sql =
+            "SELECT group_id, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, coalesce(group_type, ''),
+                          CASE WHEN deleted_at IS NULL THEN '' ELSE 'deleted' END FROM groups";
+        for row in self.rows(sql).await {
+            let story = stories.remove(&row[0]).unwrap_or_default();
+            // A group of the baseline was there, of a type that no event tells.
+            let (mut live, mut of_type) = (row[1] == "baseline", String::new());
+            for step in &story {
+                let (event, old, new) = (step[0].as_str(), &step[1], &step[2]);
+                let possible = match event {
+                    "appeared" => !live && step == &story[0] && row[1] == "new",
+                    "vanished" | "retyped" => live,
+                    "reappeared" => !live && step != &story[0],
+                    _ => false,
+                };
+                let known = |name: &str| !name.is_empty();
+                let fits = event == "appeared" || !known(&of_type) || !known(old) || *old == of_type;
+                let changes = event != "retyped" || (known(old) && known(new) && old != new);
+                assert!(possible && fits && changes, "the story of {}: {story:?}", row[0]);
+                live = event != "vanished";
+                of_type.clone_from(if event == "vanished" { old } else { new });
+            }
+            assert_eq!(live, row[3].is_empty(), "{} ends otherwise than its story: {story:?}", row[0]);
+            let as_told = of_type.is_empty() || of_type == row[2];
+            assert!(as_told, "{} is of {:?}, its story says {story:?}", row[0], row[2]);
+        }
+        assert_eq!(stories, BTreeMap::new(), "events of groups that are not there");
+    }
+
+    /// Nothing runs any more, every crawl counts its own events, and every day those of its crawls.
+    async fn assert_crawls_and_days_add_up(&self) {
+        assert_eq!(self.value("SELECT count(*) FROM crawls WHERE status = 'running'").await, "0");
+        for event in ["appeared", "vanished", "reappeared", "retyped"] {
+            let unequal = format!(
+                "SELECT crawl_id, {event} FROM crawls c WHERE {event} <>
+                 (SELECT count(*) FROM group_events e WHERE e.crawl_id = c.crawl_id AND e.event = '{event}')"
+            );
+            assert_eq!(self.lines(&unequal).await, [""; 0], "crawls that miscount what {event}");
+            let all = self.value(&format!("SELECT count(*) FROM group_events WHERE event = '{event}'")).await;
+            let days = self.value(&format!("SELECT sum({event}) FROM daily_counts")).await;
+            assert_eq!(days, all, "what {event} in all days together");
+        }
+        let stale = "SELECT d.group_type, d.live_groups, s.live_count FROM daily_counts d
+                     JOIN type_status s ON coalesce(s.group_type, '') = coalesce(d.group_type, '')
+                     WHERE d.day = (SELECT max(day) FROM daily_counts) AND d.live_groups <> s.live_count";
+        assert_eq!(self.lines(stale).await, [""; 0], "live groups of the last day that are not those of now");
+    }
+
+    /// No group that the API would have listed for the whole of the last crawl was deleted by it. One that has become a
+    /// group of a type without a pass is not listed: what was known of it is gone.
+    async fn assert_what_stood_was_spared(&self) {
+        let deleted = "SELECT group_id, old_type FROM group_events
+                       WHERE event = 'vanished' AND crawl_id = (SELECT max(crawl_id) FROM crawls)";
+        let deleted = self.rows(deleted).await;
+        let mut upstream = lock(&self.upstream);
+        upstream.still_standing(&self.api);
+        for row in deleted {
+            let Some(group_type) = upstream.standing.get(&row[0]).filter(|_| !upstream.lies) else {
+                continue;
+            };
+            let has_a_pass = self.group_types.iter().any(|configured| configured.as_str() == group_type);
+            let as_known = row[1] == *group_type || row[1] == "NULL";
+            assert!(!has_a_pass && !as_known, "{} stood all the time and is deleted", row[0]);
+        }
+    }
+}
+
+fn or_nothing(text: String) -> String {
+    if text == "NULL" { String::new() } else { text }
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
 }

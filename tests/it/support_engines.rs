@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use reqwest::Url;
-use sqlx::postgres::PgRow;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Row, TypeInfo as _, ValueRef as _,
 };
@@ -73,7 +73,14 @@ pub(crate) use on_both_engines;
 /// One store with its own database.
 pub struct Bench {
     pub store: Store,
+    reader: Reader,
     pub place: Place,
+}
+
+/// A connection that cannot write.
+enum Reader {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
 }
 
 pub enum Place {
@@ -86,19 +93,38 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
         store.migrate().await.unwrap();
-        Self { store, place: Place::Sqlite(folder) }
+        let read_only = SqliteConnectOptions::new().filename(sqlite_file(&folder)).read_only(true);
+        let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
+        Self { store, reader: Reader::Sqlite(reader), place: Place::Sqlite(folder) }
     }
 
     pub async fn postgres() -> Self {
-        let database = PostgresServer::shared().await.database().await;
-        let store = Store::open(&database.database_url()).await.unwrap();
-        Self { store, place: Place::Postgres(database) }
+        Self::on_postgres(PostgresServer::shared().await.database().await).await
     }
 
     pub async fn through(pooler: &Pooler) -> Self {
-        let database = pooler.database().await;
+        Self::on_postgres(pooler.database().await).await
+    }
+
+    async fn on_postgres(database: TestDatabase) -> Self {
         let store = Store::open(&database.database_url()).await.unwrap();
-        Self { store, place: Place::Postgres(database) }
+        let read_only = [("search_path", "tim_private,tim"), ("default_transaction_read_only", "on")];
+        let options = database.url.parse::<PgConnectOptions>().unwrap().options(read_only);
+        let reader = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        Self { store, reader: Reader::Postgres(reader), place: Place::Postgres(database) }
+    }
+
+    /// As if whoever holds one had not renewed it for long. SQLite's end with their holders.
+    pub async fn let_leases_run_out(&self) {
+        if let Place::Postgres(_) = self.place {
+            // What a dropped crawl was about to commit is committed or taken back by then.
+            let busy = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
+            while self.value(busy).await != "0" {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Self::execute(&self.url(), "UPDATE lease SET expires_at = 0").await;
+        }
     }
 
     pub fn url(&self) -> DatabaseUrl {
@@ -115,24 +141,16 @@ impl Bench {
 
     /// What a query gives, in text, the same on both engines: NULL, 0 and 1 for claims, RFC 3339 in seconds for times.
     pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
-        match &self.place {
-            Place::Sqlite(folder) => {
-                let options = SqliteConnectOptions::new().filename(sqlite_file(folder)).read_only(true);
-                let mut connection = options.connect().await.unwrap();
-                let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await;
-                let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
-                connection.close().await.unwrap();
-                rows.iter().map(sqlite_texts).collect()
+        let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        let rows = match &self.reader {
+            Reader::Sqlite(reader) => {
+                query.fetch_all(reader).await.map(|rows| rows.iter().map(sqlite_texts).collect())
             }
-            Place::Postgres(database) => {
-                let mut connection = database.connect().await;
-                let sql = format!("SET search_path TO tim_private, tim; {sql}");
-                let rows = sqlx::raw_sql(AssertSqlSafe(sql.clone())).fetch_all(&mut connection).await;
-                let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
-                connection.close().await.unwrap();
-                rows.iter().map(postgres_texts).collect()
+            Reader::Postgres(reader) => {
+                query.fetch_all(reader).await.map(|rows| rows.iter().map(postgres_texts).collect())
             }
-        }
+        };
+        rows.unwrap_or_else(|error: sqlx::Error| panic!("{sql}: {error}"))
     }
 
     /// The same with a bar between columns.

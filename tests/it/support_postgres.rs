@@ -259,11 +259,6 @@ impl TestDatabase {
     pub fn database_url(&self) -> DatabaseUrl {
         DatabaseUrl::Postgres(self.settings())
     }
-
-    /// A connection beside the store's.
-    pub async fn connect(&self) -> PgConnection {
-        self.url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap()
-    }
 }
 
 impl Drop for TestDatabase {

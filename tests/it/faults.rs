@@ -1,0 +1,871 @@
+//! What goes wrong: every fault at every place of a crawl, every error code, bad input, and crawls that are interrupted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tim_group_sync::crawl::{CrawlError, CrawlReport, Step, WhenBusy};
+use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
+use tim_group_sync::tencent::usersig::SecretKey;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::support::{ON_COMMAND, World, group_types, on_every_engine, outcome, why};
+
+on_every_engine! {
+    // Every fault at the opening count, a middle page, a last page and the closing count.
+    a_server_error_is_tried_again,
+    another_http_status_is_tried_again_briefly,
+    a_late_answer_is_waited_for,
+    an_answer_that_never_comes_is_asked_for_again,
+    a_reset_connection_is_made_again,
+    a_truncated_body_is_asked_for_again,
+    a_body_that_is_not_json_is_asked_for_again_briefly,
+    a_captive_portal_is_no_answer,
+    an_oversized_body_is_not_read_to_its_end,
+    a_redirect_is_not_an_answer,
+    an_ignored_filter_still_gives_the_right_ids,
+    an_early_end_is_a_short_list,
+    a_repeated_cursor_fails_the_crawl,
+    a_missing_next_is_not_the_end,
+    a_next_written_as_text_is_followed,
+    a_next_that_is_no_number_is_not_followed,
+    an_empty_page_is_not_the_end,
+    an_empty_answer_in_the_middle_deletes_nothing,
+    ids_that_come_twice_are_one_group,
+    an_id_that_cannot_be_one_does_no_harm_to_the_others,
+    a_total_count_may_be_missing_now_and_then,
+    a_total_count_that_is_too_high_proves_nothing,
+    a_total_count_that_is_too_low_is_reached,
+    the_apps_total_in_place_of_the_types_is_reached_by_all_types_together,
+    an_api_that_twice_says_empty_with_a_count_of_zero_is_believed,
+
+    // Error codes.
+    every_error_code_of_a_passing_trouble_is_waited_out,
+    every_error_code_that_is_final_fails_the_crawl_at_once,
+    an_undocumented_error_is_tried_again_twice,
+    a_refused_signature_is_renewed_once_and_not_again,
+    calls_that_come_too_often_wait,
+    an_answer_that_would_be_too_large_is_asked_for_in_halves_from_the_same_cursor,
+    a_wrong_key_says_which_key_to_set,
+    an_identifier_that_is_no_administrator_is_named,
+    a_wrong_data_centre_names_the_configured_one_and_the_others,
+    an_address_that_is_not_allowed_says_where_to_allow_it,
+    an_app_that_was_refused_is_crawled_when_it_is_accepted_again,
+
+    // Bad input and guards.
+    an_id_with_a_nul_byte_is_not_stored_and_nothing_is_deleted,
+    an_id_of_128_bytes_with_quotes_and_spaces_is_stored_exactly,
+    cursors_beyond_63_bits_are_sent_back_exactly,
+    pages_that_list_the_same_ids_for_ever_fail_the_crawl,
+    a_group_that_an_answer_lists_by_mistake_vanishes_again,
+    a_redirect_is_not_followed,
+    no_request_comes_sooner_than_the_interval_allows,
+
+    // Interruptions.
+    a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing,
+    a_crawl_that_is_cancelled_before_it_began_lists_nothing,
+    a_second_crawler_of_the_same_app_gives_up_or_waits,
+    waiting_for_another_crawler_can_be_cancelled,
+    another_process_keeps_the_pace_of_the_one_before,
+    a_database_that_refuses_to_write_fails_the_crawl,
+    a_crawl_that_is_killed_at_any_request_is_closed_and_put_right_by_the_next,
+    a_crawl_that_is_killed_at_any_moment_is_closed_and_put_right_by_the_next,
+    a_crawl_after_a_kill_starts_from_the_first_page,
+
+    // Secrets.
+    neither_the_key_nor_a_signature_is_ever_logged,
+}
+
+const EVERYWHERE: [u64; 4] = [OPENING_COUNT, MIDDLE_PAGE, LAST_PAGE, CLOSING_COUNT];
+const OPENING_COUNT: u64 = 1;
+/// The second page of three of the first type.
+const MIDDLE_PAGE: u64 = 3;
+/// The last page of the last type.
+const LAST_PAGE: u64 = 6;
+const CLOSING_COUNT: u64 = 7;
+
+fn ids(groups: &BTreeMap<String, String>) -> BTreeSet<String> {
+    groups.keys().cloned().collect()
+}
+
+/// An app of seven and four groups, of which with every crawl one of each type is new and one is gone.
+struct Campaign {
+    world: World,
+    round: u32,
+}
+
+impl Campaign {
+    async fn begin(world: World) -> Self {
+        let (public, private) = (0..7, 0..4);
+        public.for_each(|n| world.create("Public", &format!("public-{n}")));
+        private.for_each(|n| world.create("Private", &format!("private-{n}")));
+        let report = world.crawl().await;
+        assert_eq!((outcome(&report).as_str(), report.requests), ("complete", CLOSING_COUNT));
+        Self { world, round: 0 }
+    }
+
+    /// One crawl with groups that come and go before it.
+    async fn crawl(&mut self) -> CrawlReport {
+        let n = self.round;
+        self.round += 1;
+        self.world.dissolve(&format!("public-{n} private-{n}"));
+        self.world.create("Public", &format!("public-{}", n + 7));
+        self.world.create("Private", &format!("private-{}", n + 4));
+        self.world.crawl().await
+    }
+
+    /// Spoils one request, and then every request from there on, at each of the four places. Expected is, for each
+    /// place, how the crawl ends: if it is complete, the table is the truth, unless it says
+    /// `(later)`: groups that are gone are still there, and missing, or standing groups are missing;
+    /// `(ids)`: the groups are right, their types are not.
+    /// An empty text leaves a place out. Then the API is healed, and the next crawl must bring the table to the truth.
+    async fn run(world: World, fault: Fault, once: [&str; 4], for_good: [&str; 4]) {
+        let mut campaign = Self::begin(world).await;
+        for (lasting, expected) in [(false, once), (true, for_good)] {
+            for (place, expected) in EVERYWHERE.into_iter().zip(expected) {
+                if !expected.is_empty() {
+                    campaign.strike(&fault, place, lasting, expected).await;
+                }
+            }
+        }
+    }
+
+    async fn strike(&mut self, fault: &Fault, place: u64, lasting: bool, expected: &str) {
+        let what = format!("{fault:?} at request {place}, lasting: {lasting}");
+        if lasting {
+            self.world.fault_from_request(place, fault.clone());
+        } else {
+            self.world.fault_at_request(place, fault.clone());
+        }
+        let before = ids(&self.world.live().await);
+        let report = self.crawl().await;
+        let (ending, proviso) = expected.split_once(" (").unwrap_or((expected, ""));
+        assert_eq!(outcome(&report), ending, "{what}: {}", why(&report));
+        let (live, truth) = (self.world.live().await, self.world.api.truth());
+        match (ending, proviso) {
+            ("complete", "") => self.world.assert_table_is_the_truth().await,
+            ("complete", "ids)") => assert_eq!(ids(&live), ids(&truth), "{what}"),
+            ("complete", _) => {
+                assert!(before.intersection(&ids(&truth)).all(|id| live.contains_key(id)), "{what}");
+                assert!(report.missing > 0, "{what}");
+            }
+            _ => assert_eq!(report.events.vanished, 0, "{what}"),
+        }
+        self.world.api.heal();
+        let report = self.crawl().await;
+        assert_eq!(outcome(&report), "complete", "after {what}: {}", why(&report));
+        self.world.assert_table_is_the_truth().await;
+    }
+}
+
+async fn a_server_error_is_tried_again(world: World) {
+    Campaign::run(world, Fault::Status(502), ["complete"; 4], ["failed network"; 4]).await;
+}
+
+async fn another_http_status_is_tried_again_briefly(world: World) {
+    Campaign::run(world.afresh().await, Fault::Status(403), ["complete"; 4], ["failed network"; 4]).await;
+    Campaign::run(world, Fault::Status(429), ["complete"; 4], ["failed network"; 4]).await;
+}
+
+async fn a_late_answer_is_waited_for(world: World) {
+    let late = Fault::Delay(Duration::from_millis(20));
+    Campaign::run(world, late, ["complete"; 4], ["complete"; 4]).await;
+}
+
+async fn an_answer_that_never_comes_is_asked_for_again(mut world: World) {
+    world.request_timeout = Duration::from_millis(200);
+    world.retry_for = Duration::from_millis(300);
+    Campaign::run(world, Fault::Timeout, ["complete"; 4], ["failed timeout"; 4]).await;
+}
+
+async fn a_reset_connection_is_made_again(world: World) {
+    Campaign::run(world, Fault::Reset, ["complete"; 4], ["failed network"; 4]).await;
+}
+
+async fn a_truncated_body_is_asked_for_again(world: World) {
+    Campaign::run(world, Fault::TruncatedBody, ["complete"; 4], ["failed network"; 4]).await;
+}
+
+async fn a_body_that_is_not_json_is_asked_for_again_briefly(world: World) {
+    Campaign::run(world, Fault::NotJson, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+}
+
+async fn a_captive_portal_is_no_answer(world: World) {
+    Campaign::run(world, Fault::HtmlWith200, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+}
+
+async fn an_oversized_body_is_not_read_to_its_end(world: World) {
+    Campaign::run(world, Fault::OversizedBody, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+}
+
+async fn a_redirect_is_not_an_answer(world: World) {
+    Campaign::run(world, Fault::Redirect, ["complete"; 4], ["failed network"; 4]).await;
+}
+
+async fn an_ignored_filter_still_gives_the_right_ids(world: World) {
+    // A list that changes its filter in the middle has a cursor that the API does not know.
+    let in_the_middle = "failed api_error 10004";
+    Campaign::run(
+        world,
+        Fault::IgnoreGroupType,
+        ["complete", in_the_middle, in_the_middle, "complete"],
+        ["complete (ids)", in_the_middle, in_the_middle, "complete"],
+    )
+    .await;
+}
+
+async fn an_early_end_is_a_short_list(world: World) {
+    let short = "incomplete short_listing";
+    Campaign::run(
+        world,
+        Fault::EarlyEnd,
+        ["complete", short, "complete", "complete"],
+        [short, short, "complete", "complete"],
+    )
+    .await;
+}
+
+async fn a_repeated_cursor_fails_the_crawl(world: World) {
+    let endless = "failed endless_listing";
+    Campaign::run(
+        world,
+        Fault::RepeatCursor,
+        ["complete", endless, endless, "complete"],
+        [endless, endless, endless, "complete"],
+    )
+    .await;
+}
+
+async fn a_missing_next_is_not_the_end(world: World) {
+    Campaign::run(world, Fault::NoNext, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+}
+
+async fn a_next_written_as_text_is_followed(world: World) {
+    Campaign::run(world, Fault::NextAsText, ["complete"; 4], ["complete"; 4]).await;
+}
+
+async fn a_next_that_is_no_number_is_not_followed(world: World) {
+    let soon = Fault::NextIs("soon".to_owned());
+    Campaign::run(world, soon, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+}
+
+async fn an_empty_page_is_not_the_end(world: World) {
+    let endless = "failed endless_listing";
+    Campaign::run(world, Fault::EmptyPage, ["complete"; 4], [endless, endless, endless, "complete"]).await;
+}
+
+async fn an_empty_answer_in_the_middle_deletes_nothing(world: World) {
+    // Where the API says for good that there is nothing, it is believed; see below.
+    let later = "complete (later)";
+    Campaign::run(
+        world,
+        Fault::EmptyList,
+        ["complete", later, later, "complete"],
+        ["", "", later, "complete"],
+    )
+    .await;
+}
+
+async fn ids_that_come_twice_are_one_group(world: World) {
+    let later = "complete (later)";
+    let once = ["complete", later, later, "complete"];
+    Campaign::run(world, Fault::DuplicateIds, once, [later, later, later, "complete"]).await;
+}
+
+async fn an_id_that_cannot_be_one_does_no_harm_to_the_others(world: World) {
+    let extra = Fault::ExtraIds(vec!["a\0b".to_owned(), String::new(), "x".repeat(256)]);
+    Campaign::run(world, extra, ["complete"; 4], ["complete"; 4]).await;
+}
+
+async fn a_total_count_may_be_missing_now_and_then(world: World) {
+    let short = "incomplete short_listing";
+    Campaign::run(
+        world,
+        Fault::NoTotalCount,
+        ["complete"; 4],
+        [short, short, "complete (later)", "complete"],
+    )
+    .await;
+}
+
+async fn a_total_count_that_is_too_high_proves_nothing(world: World) {
+    let (short, later) = ("incomplete short_listing", "complete (later)");
+    Campaign::run(
+        world,
+        Fault::TotalCount(1000),
+        ["complete", later, later, "complete"],
+        [short, short, later, "complete"],
+    )
+    .await;
+}
+
+async fn a_total_count_that_is_too_low_is_reached(world: World) {
+    let later = "complete (later)";
+    let once = ["complete", later, later, "complete"];
+    Campaign::run(world, Fault::TotalCount(2), once, once).await;
+}
+
+async fn the_apps_total_in_place_of_the_types_is_reached_by_all_types_together(world: World) {
+    let later = "complete (later)";
+    let outcomes = ["complete", later, later, "complete"];
+    Campaign::run(world, Fault::AppTotalCount, outcomes, outcomes).await;
+}
+
+async fn an_api_that_twice_says_empty_with_a_count_of_zero_is_believed(world: World) {
+    world.create("Public", "a");
+    world.create("Private", "b c");
+    world.crawl().await;
+    world.let_the_api_be_believed_when_it_lies();
+    world.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Private deleted", "c Private deleted"]);
+    world.api.heal();
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+}
+
+const PASSING: [i64; 17] = [
+    10002, 60008, 60013, 60014, 70169, 70202, 70500, 90992, 90994, 90995, 91000, 10006, 60007, 60011, 60018,
+    60019, 70050,
+];
+const SIGNATURE: [i64; 7] = [10008, 60004, 60005, 70001, 70002, 70003, 70005];
+const REFUSALS: [i64; 19] = [
+    10007, 10012, 10026, 60006, 60010, 60012, 60016, 60017, 60020, 60021, 70009, 70013, 70014, 70016, 70020,
+    70051, 70107, 70114, 70403,
+];
+const FATAL: [i64; 9] = [10003, 10011, 60002, 60003, 60009, 60015, 70402, 60999, 79999];
+
+async fn every_error_code_of_a_passing_trouble_is_waited_out(world: World) {
+    let mut campaign = Campaign::begin(world).await;
+    for code in PASSING.into_iter().chain(SIGNATURE) {
+        campaign.world.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        let report = campaign.crawl().await;
+        assert_eq!((outcome(&report).as_str(), report.requests), ("complete", 8), "{code}");
+        campaign.world.assert_table_is_the_truth().await;
+    }
+    let throttled = [10006, 60007, 60011, 60018, 60019, 70050];
+    for code in PASSING {
+        campaign.world.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        let report = campaign.crawl().await;
+        let reason = if throttled.contains(&code) { "throttled" } else { "api_error" };
+        assert_eq!(outcome(&report), format!("failed {reason} {code}"));
+        assert_eq!(report.events.vanished, 0);
+        campaign.world.api.heal();
+    }
+    campaign.crawl().await;
+    campaign.world.assert_table_is_the_truth().await;
+}
+
+async fn every_error_code_that_is_final_fails_the_crawl_at_once(world: World) {
+    let mut campaign = Campaign::begin(world).await;
+    for (code, reason) in
+        REFUSALS.map(|code| (code, "refused")).into_iter().chain(FATAL.map(|code| (code, "api_error")))
+    {
+        campaign.world.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        let report = campaign.crawl().await;
+        assert_eq!(outcome(&report), format!("failed {reason} {code}"));
+        assert_eq!((report.requests, report.events.vanished), (MIDDLE_PAGE, 0), "{code}");
+        let row = format!(
+            "SELECT status, deletions, reason_code, error_code FROM crawls WHERE crawl_id = {}",
+            report.crawl
+        );
+        assert_eq!(campaign.world.lines(&row).await, [format!("failed NULL {reason} {code}")]);
+    }
+    campaign.crawl().await;
+    campaign.world.assert_table_is_the_truth().await;
+}
+
+async fn an_undocumented_error_is_tried_again_twice(world: World) {
+    let mut campaign = Campaign::begin(world).await;
+    for code in [1, -1, 10015, 30000, 80001] {
+        campaign.world.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        let report = campaign.crawl().await;
+        assert_eq!(outcome(&report), format!("failed api_error {code}"));
+        assert_eq!(report.requests, MIDDLE_PAGE + 2, "{code}");
+        campaign.world.api.heal();
+    }
+}
+
+async fn a_refused_signature_is_renewed_once_and_not_again(world: World) {
+    let mut campaign = Campaign::begin(world).await;
+    for code in SIGNATURE {
+        campaign.world.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        let report = campaign.crawl().await;
+        assert_eq!(outcome(&report), format!("failed refused {code}"));
+        assert_eq!(report.requests, MIDDLE_PAGE + 1, "{code}");
+        campaign.world.api.heal();
+    }
+    campaign.world.fault_from_request(1, Fault::ErrorCode(70001));
+    let report = campaign.crawl().await;
+    assert!(why(&report).ends_with("check this machine's clock"), "{}", why(&report));
+}
+
+async fn calls_that_come_too_often_wait(mut world: World) {
+    world.retry_for = Duration::from_secs(30);
+    let min_interval = Some(Duration::from_millis(10));
+    let world = world.with_api(Settings { min_interval, ..Settings::default() }).await;
+    world.create("Public", "a b c d e f g");
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    let throttled = world.api.requests().iter().filter(|request| request.answered == Some(10006)).count();
+    assert!(throttled > 0);
+    assert_eq!(report.requests, 6 + throttled as u64);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn an_answer_that_would_be_too_large_is_asked_for_in_halves_from_the_same_cursor(mut world: World) {
+    // Room for two ids.
+    let settings = Settings { max_answer_bytes: 200, ..Settings::default() };
+    world.page_limit = 8;
+    let world = world.with_api(settings).await;
+    let id = |n: u32| format!("{n:0>20}");
+    (0..3).for_each(|n| world.create("Public", &n.to_string()));
+    (3..5).for_each(|n| world.create("Public", &id(n)));
+    (5..7).for_each(|n| world.create("Public", &format!("{n}{}", id(n).repeat(3))));
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "complete");
+    world.assert_table_is_the_truth().await;
+    let requests = world.api.requests();
+    let refused: Vec<_> = requests.iter().filter(|request| request.answered == Some(10018)).collect();
+    assert!(refused.len() > 2);
+    for request in refused {
+        let next = requests.iter().find(|other| other.number == request.number + 1).unwrap();
+        assert_eq!((next.limit, next.next), (request.limit / 2, request.next));
+    }
+    // The smaller limit stays for the rest of the list, and is not that of the next.
+    let limits: Vec<u32> = requests.iter().map(|request| request.limit).collect();
+    assert!(limits[1..limits.len() - 2].is_sorted_by(|a, b| a >= b), "{limits:?}");
+    assert_eq!(limits[limits.len() - 2..], [8, 1]);
+}
+
+async fn a_wrong_key_says_which_key_to_set(mut world: World) {
+    world.credentials.secret_key = SecretKey::new(&"f".repeat(64));
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.requests), ("failed refused 70009", 1));
+    for word in ["secret_key_file", "sdk_app_id", "CAM"] {
+        assert!(why(&report).contains(word), "{}", why(&report));
+    }
+}
+
+async fn an_identifier_that_is_no_administrator_is_named(mut world: World) {
+    "somebody".clone_into(&mut world.credentials.identifier);
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.requests), ("failed refused 10007", 1));
+    assert!(
+        why(&report).contains("`identifier`") && why(&report).contains("\"somebody\""),
+        "{}",
+        why(&report)
+    );
+}
+
+async fn a_wrong_data_centre_names_the_configured_one_and_the_others(world: World) {
+    for code in [70016, 70020] {
+        world.fault_at_request(1, Fault::ErrorCode(code));
+        let report = world.crawl().await;
+        assert_eq!(outcome(&report), format!("failed refused {code}"));
+        let advice = "check `sdk_app_id` and the data centre it was created in: china; the others are singapore and seoul";
+        assert!(why(&report).ends_with(advice), "{}", why(&report));
+    }
+}
+
+async fn an_address_that_is_not_allowed_says_where_to_allow_it(world: World) {
+    for (code, advice) in [(60021, "IP allow-list"), (60020, "renew the package")] {
+        world.fault_at_request(1, Fault::ErrorCode(code));
+        let report = world.crawl().await;
+        assert_eq!(outcome(&report), format!("failed refused {code}"));
+        assert!(why(&report).contains(advice), "{}", why(&report));
+    }
+}
+
+async fn an_app_that_was_refused_is_crawled_when_it_is_accepted_again(mut world: World) {
+    let right = world.credentials.secret_key.clone();
+    world.create("Public", "a b");
+    world.credentials.secret_key = SecretKey::new("wrong");
+    world.crawl().await;
+    assert_eq!(world.table().await, [""; 0]);
+    world.credentials.secret_key = right;
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    world.assert_table_is_the_truth().await;
+    // The crawl that was refused listed nothing: the baseline is that of the second.
+    assert_eq!(world.events().await, [""; 0]);
+}
+
+async fn an_id_with_a_nul_byte_is_not_stored_and_nothing_is_deleted(world: World) {
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.dissolve("b");
+    world.api.create("Public", "x\0y");
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "incomplete short_listing");
+    assert!(why(&report).contains("1 listed ids cannot be group ids"), "{}", why(&report));
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Public"]);
+    world.dissolve("x\0y");
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+}
+
+async fn an_id_of_128_bytes_with_quotes_and_spaces_is_stored_exactly(world: World) {
+    let long = format!("it's \"quoted\" \\n {{\\u0041}} %_?$1; -- {}", "' \" ".repeat(32));
+    let long = format!("{}.", &long[..127]);
+    assert_eq!(long.len(), 128);
+    let ids = [long.as_str(), " a ", "a", "A", "a ", "m:h:0", "群组", "\u{1f600}"];
+    ids.iter().for_each(|id| world.api.create("Public", id));
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+    world.api.retype(&long, "Private");
+    world.crawl().await;
+    let vanishing: Vec<&str> = ids.into_iter().filter(|id| *id != "a" && *id != long).collect();
+    vanishing.iter().for_each(|id| assert!(world.api.dissolve(id)));
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+    let told: BTreeSet<Vec<String>> =
+        world.rows("SELECT group_id, event FROM group_events").await.into_iter().collect();
+    let mut expected: BTreeSet<Vec<String>> =
+        vanishing.iter().map(|id| vec![(*id).to_owned(), "vanished".to_owned()]).collect();
+    expected.insert(vec![long, "retyped".to_owned()]);
+    assert_eq!(told, expected);
+}
+
+async fn cursors_beyond_63_bits_are_sent_back_exactly(world: World) {
+    for cursor in [Cursor::Key, Cursor::Position] {
+        for order in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled] {
+            let world = world.afresh().await;
+            let mut world =
+                world.with_api(Settings { listing: Listing { order, cursor }, ..Settings::default() }).await;
+            world.page_limit = 7;
+            world.api.create_many("Public", 50);
+            // The simulator rejects a cursor that it did not hand out.
+            assert_eq!(outcome(&world.crawl().await), "complete");
+            world.assert_table_is_the_truth().await;
+            assert!(world.api.requests().iter().filter(|request| request.next > 1 << 63).count() == 7);
+        }
+    }
+}
+
+async fn pages_that_list_the_same_ids_for_ever_fail_the_crawl(world: World) {
+    let listing = Listing { order: Order::NewestFirst, cursor: Cursor::Position };
+    let mut world = world.with_api(Settings { listing, ..Settings::default() }).await;
+    world.page_limit = 1;
+    world.create("Public", "a b");
+    world.crawl().await;
+    // With every page a group is created before it, and so the next page lists the same group again.
+    world.api.on_request(|api, request| {
+        if request.group_type.as_deref() == Some("Public") {
+            api.create("Public", &format!("new-{}", request.number));
+        }
+    });
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "failed endless_listing");
+    assert!(why(&report).contains("20 pages in a row"), "{}", why(&report));
+    assert!(report.requests < 30);
+}
+
+async fn a_group_that_an_answer_lists_by_mistake_vanishes_again(world: World) {
+    world.create("Public", "a");
+    world.crawl().await;
+    world.fault_at_request(2, Fault::ExtraIds(vec!["ghost".to_owned()]));
+    world.crawl().await;
+    world.crawl().await;
+    assert_eq!(world.events().await, ["2 ghost appeared NULL>Public", "3 ghost vanished Public>NULL"]);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_redirect_is_not_followed(world: World) {
+    world.create("Public", "a");
+    world.fault_from_request(2, Fault::Redirect);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "failed network");
+    // A client that followed it would have made more requests than it knows of.
+    assert_eq!((report.requests, world.requests_so_far()), (4, 4));
+}
+
+/// Arrivals are compared with the earliest moments at which requests may have been sent, never with each other: an
+/// arrival is late by as much as the machine is busy, and then the next seems early.
+async fn no_request_comes_sooner_than_the_interval_allows(mut world: World) {
+    const INTERVAL: Duration = Duration::from_millis(20);
+    const LATE: Duration = Duration::from_millis(100);
+    world.request_interval = INTERVAL;
+    world.retry_for = Duration::from_secs(30);
+    world.create("Public", "a b c d e f g");
+    world.create("Private", "h i j k");
+    world.create("ChatRoom", "x");
+    // Eight attempts at one page: without turns of their own they would take hardly longer than one.
+    (3..=10).for_each(|n| world.fault_at_request(n, Fault::ErrorCode(10002)));
+    world.fault_at_request(11, Fault::ErrorCode(70001));
+    world.fault_at_request(13, Fault::Reset);
+    world.fault_at_request(15, Fault::Delay(LATE));
+    world.fault_at_request(17, Fault::NotJson);
+    let start = Instant::now();
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    world.crawl().await;
+    let arrivals: Vec<Instant> = world.api.requests().iter().map(|request| request.arrived_at).collect();
+    assert!(arrivals.len() > 20, "{}", arrivals.len());
+    let assert_paced = |arrivals: &[Instant], first_turn: Instant| {
+        for (turns, arrival) in (0..).zip(arrivals) {
+            assert!(*arrival >= first_turn + INTERVAL * turns, "{turns} turns after the first");
+        }
+    };
+    assert_paced(&arrivals, start);
+    // The answer to the fifteenth was late; the turns that passed meanwhile are not made up for.
+    assert_paced(&arrivals[15..], arrivals[14] + LATE);
+}
+
+async fn a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing(world: World) {
+    world.create("Public", "a b c d e f");
+    world.create("Private", "g");
+    world.crawl().await;
+    world.dissolve("a f g");
+    world.create("Public", "x");
+    world.create("Public", "y z");
+    let held = world.api.hold(At::Request(world.request(4)));
+    let (crawler, stop) = (world.crawler(), CancellationToken::new());
+    let (report, ()) = tokio::join!(world.crawl_unless(&stop), async {
+        held.reached().await;
+        // The pages are taken in once the known groups have been read.
+        crawler.progress().wait_for(|progress| progress.listed == 6).await.unwrap();
+        stop.cancel();
+    });
+    assert_eq!(outcome(&report), "cancelled cancelled");
+    assert_eq!((report.requests, report.listed), (4, 6));
+    // Two pages were listed: b c d, and e x y.
+    let listed = ["a Public", "b Public", "c Public", "d Public", "e Public", "f Public", "g Private"];
+    assert_eq!(world.table().await, [&listed[..], &["x Public", "y Public"]].concat());
+    assert_eq!(world.events().await, ["2 x appeared NULL>Public", "2 y appeared NULL>Public"]);
+    held.release();
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_crawl_that_is_cancelled_before_it_began_lists_nothing(world: World) {
+    world.create("Public", "a");
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let report = world.crawl_unless(&stop).await;
+    assert_eq!(outcome(&report), "cancelled cancelled");
+    assert_eq!(world.requests_so_far(), 0);
+    assert_eq!(world.table().await, [""; 0]);
+}
+
+async fn a_second_crawler_of_the_same_app_gives_up_or_waits(world: World) {
+    world.create("Public", "a b c d");
+    world.begin_watching();
+    let held = world.api.hold(At::Request(2));
+    let (first, second, stop) = (world.crawler(), world.another_crawler(), CancellationToken::new());
+    let crawl = first.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop);
+    let meanwhile = async {
+        held.reached().await;
+        let busy = second.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await;
+        assert!(matches!(busy, Err(CrawlError::Busy { app }) if app == "prod"));
+        let mut progress = second.progress();
+        let waiting = async {
+            progress.wait_for(|progress| progress.step == Step::WaitingForLease).await.unwrap();
+            assert_eq!(world.requests_so_far(), 2);
+            held.release();
+        };
+        tokio::join!(second.crawl(ON_COMMAND, WhenBusy::Wait, &stop), waiting).0
+    };
+    let (first, second) = tokio::join!(crawl, meanwhile);
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!((outcome(&first).as_str(), outcome(&second).as_str()), ("complete", "complete"));
+    assert!(first.crawl < second.crawl && first.finished_at <= second.started_at);
+    world.assert_invariants().await;
+    world.assert_table_is_the_truth().await;
+}
+
+async fn waiting_for_another_crawler_can_be_cancelled(world: World) {
+    world.begin_watching();
+    let held = world.api.hold(At::Request(1));
+    let (first, second) = (world.crawler(), world.another_crawler());
+    let (go_on, stop) = (CancellationToken::new(), CancellationToken::new());
+    let meanwhile = async {
+        held.reached().await;
+        let mut progress = second.progress();
+        let waiting = async {
+            progress.wait_for(|progress| progress.step == Step::WaitingForLease).await.unwrap();
+            stop.cancel();
+        };
+        let (stopped, ()) = tokio::join!(second.crawl(ON_COMMAND, WhenBusy::Wait, &stop), waiting);
+        assert!(matches!(stopped, Err(CrawlError::Stopped)));
+        held.release();
+    };
+    let (report, ()) = tokio::join!(first.crawl(ON_COMMAND, WhenBusy::GiveUp, &go_on), meanwhile);
+    assert_eq!(outcome(&report.unwrap()), "complete");
+    assert_eq!(world.value("SELECT count(*) FROM crawls").await, "1");
+}
+
+async fn another_process_keeps_the_pace_of_the_one_before(mut world: World) {
+    const INTERVAL: Duration = Duration::from_millis(100);
+    world.request_interval = INTERVAL;
+    let (first, second, stop) = (world.crawler(), world.another_crawler(), CancellationToken::new());
+    world.begin_watching();
+    let start = Instant::now();
+    first.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap();
+    let turns = u32::try_from(world.requests_so_far()).unwrap();
+    second.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap();
+    let requests = world.api.requests();
+    assert!(requests[turns as usize].arrived_at >= start + INTERVAL * turns);
+    world.assert_invariants().await;
+}
+
+async fn a_database_that_refuses_to_write_fails_the_crawl(world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("a");
+    world.create("Public", "c");
+    world.forbid_changes_to_groups().await;
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "failed database");
+    assert_eq!(world.table().await, ["a Public", "b Public"]);
+    world.allow_changes_to_groups().await;
+    world.crawl().await;
+    world.assert_table_is_the_truth().await;
+    assert_eq!(world.events().await, ["3 a vanished Public>NULL", "3 c appeared NULL>Public"]);
+}
+
+async fn a_crawl_that_is_killed_at_any_request_is_closed_and_put_right_by_the_next(world: World) {
+    let mut campaign = Campaign::begin(world).await;
+    for request in 1..=CLOSING_COUNT {
+        let world = &campaign.world;
+        world.dissolve(&format!("public-{} private-{}", campaign.round, campaign.round));
+        world.create("Public", &format!("public-{}", campaign.round + 7));
+        world.create("Private", &format!("private-{}", campaign.round + 4));
+        campaign.round += 1;
+        let held = world.api.hold(At::Request(world.request(request)));
+        assert!(world.crawl_killed_by(held.reached()).await.is_none());
+        drop(held);
+        let last = "SELECT status, reason_code FROM crawls ORDER BY crawl_id DESC LIMIT 1";
+        assert_eq!(world.lines(last).await, ["running NULL"]);
+        let killed = world.value("SELECT max(crawl_id) FROM crawls").await;
+        let report = campaign.crawl().await;
+        let world = &campaign.world;
+        assert_eq!(outcome(&report), "complete");
+        world.assert_table_is_the_truth().await;
+        let closed =
+            format!("SELECT status, reason_code, deletions, vanished FROM crawls WHERE crawl_id = {killed}");
+        assert_eq!(world.lines(&closed).await, ["failed process_ended NULL 0"]);
+        // Whatever the killed crawl had written is told by its own events, or those of the next.
+        let new = "SELECT count(*) FROM group_events WHERE event = 'appeared'";
+        assert_eq!(world.value(new).await, (2 * campaign.round).to_string());
+    }
+}
+
+/// Polls a future so many times and no more.
+async fn polled<F: Future>(future: F, times: u32) -> Option<F::Output> {
+    let (mut future, mut left) = (pin!(future), times);
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+async fn a_crawl_that_is_killed_at_any_moment_is_closed_and_put_right_by_the_next(world: World) {
+    let mut campaign = Campaign::begin(world).await;
+    let mut polls = 1;
+    loop {
+        campaign.world.dissolve(&format!("public-{} private-{}", campaign.round, campaign.round));
+        campaign.world.create("Public", &format!("public-{}", campaign.round + 7));
+        campaign.world.create("Private", &format!("private-{}", campaign.round + 4));
+        campaign.round += 1;
+        campaign.world.begin_watching();
+        let (crawler, stop) = (campaign.world.crawler(), CancellationToken::new());
+        let crawl = polled(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), polls).await;
+        if let Some(report) = crawl {
+            assert_eq!(outcome(&report.unwrap()), "complete");
+            break;
+        }
+        campaign.world.bench.let_leases_run_out().await;
+        assert_eq!(outcome(&campaign.crawl().await), "complete", "after {polls} polls");
+        campaign.world.assert_table_is_the_truth().await;
+        polls += 3;
+    }
+    assert!(polls > 20, "{polls}");
+}
+
+async fn a_crawl_after_a_kill_starts_from_the_first_page(world: World) {
+    world.create("Public", "a b c d e f g");
+    let held = world.api.hold(At::Request(4));
+    assert!(world.crawl_killed_by(held.reached()).await.is_none());
+    drop(held);
+    let before = world.requests_so_far();
+    world.crawl().await;
+    assert_eq!(
+        world.requests_after(before),
+        ["count", "Public 1", "Public 2", "Public 3", "Private 1", "count"]
+    );
+    // The first list that reaches its end is the baseline.
+    assert_eq!(world.events().await, [""; 0]);
+    world.assert_table_is_the_truth().await;
+}
+
+/// What this thread logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn neither_the_key_nor_a_signature_is_ever_logged(mut world: World) {
+    // While there is only one subscriber, a thread without any settles for all threads what nobody listens to.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = subscriber.set_default();
+    let key = "0123456789abcdef".repeat(4);
+    world.credentials.secret_key = SecretKey::new(&key);
+    world.request_timeout = Duration::from_millis(200);
+    world.group_types = group_types(&["Public", "Private"]);
+    world.create("Public", "a b c d");
+    let mut signatures = Vec::new();
+    for fault in [
+        None,
+        Some(Fault::ErrorCode(70001)),
+        Some(Fault::ErrorCode(60021)),
+        Some(Fault::Status(500)),
+        Some(Fault::Redirect),
+        Some(Fault::Reset),
+        Some(Fault::Timeout),
+        Some(Fault::TruncatedBody),
+        Some(Fault::HtmlWith200),
+        Some(Fault::EarlyEnd),
+    ] {
+        if let Some(fault) = fault {
+            world.fault_from_request(2, fault);
+        }
+        tracing::info!("{:?}", world.crawler());
+        let report = world.crawl().await;
+        signatures.extend(report.started_at.timestamp()..=report.finished_at.timestamp());
+        world.api.heal();
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for expected in ["crawl complete", "trying again", "DEBUG", "error 60021", "ERROR"] {
+        assert!(log.contains(expected), "the log was not captured: no {expected:?}");
+    }
+    for secret in [key.as_str(), "usersig=", "eJyrVg", "eJw"] {
+        assert!(!log.contains(secret), "{secret:?} was logged");
+    }
+    for issued_at in signatures {
+        let signature = world.signature(issued_at);
+        assert!(!log.contains(signature.expose()) && !log.contains(&signature.expose()[8..40]));
+    }
+}
