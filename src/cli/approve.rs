@@ -43,6 +43,7 @@ impl Approve {
         let lease = store.lease(sdk_app_id, waiting).await?;
         let groups = store.held_groups(&held, crawl).await?;
         if groups.is_empty() {
+            lease.give_back().await;
             return refuse(format!(
                 "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"
             ));
@@ -51,9 +52,9 @@ impl Approve {
         if !self.dry_run {
             let timezone = config.apps.iter().find(|app| app.sdk_app_id == sdk_app_id);
             let timezone = timezone.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());
-            store.approve(&held, crawl, now, now.with_timezone(&timezone).date_naive()).await?;
+            store.approve(&lease, &held, crawl, now, now.with_timezone(&timezone).date_naive()).await?;
         }
-        drop(lease);
+        lease.give_back().await;
         store.close().await;
         if self.json {
             let result =

@@ -106,8 +106,9 @@ fn print(finding: &Finding) {
 /// Looks at the database without making one: what root makes here, the service's user could not write.
 async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Failure> {
     let location = location(config)?;
-    let DatabaseUrl::Sqlite(path) = &location;
-    if !path.exists() {
+    if let DatabaseUrl::Sqlite(path) = &location
+        && !path.exists()
+    {
         return Ok((check_folder(path), None));
     }
     let looked = async {
@@ -184,7 +185,7 @@ async fn check_app(setup: &Setup, app: &App, store: Option<&Store>) -> Result<Fi
     let patience = Patience::new(RetryPolicy::lasting(RETRY_FOR));
     let counted = Caller::new(&client, &pacer, patience, |_| ()).count_app().await;
     if let Some(lease) = lease {
-        lease.release(setup.clock.now() + app.request_interval);
+        lease.release(setup.clock.now(), app.request_interval).await;
     }
     let (exit, text) = match counted {
         Ok(total) => {

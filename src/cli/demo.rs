@@ -57,10 +57,15 @@ FROM crawls c JOIN app_counts a USING (crawl_id) ORDER BY c.crawl_id",
     ),
 ];
 
+const ONLY_FILES: &str =
+    "the demo keeps to a file of its own (sqlite:FILE), so that it can remove what it made";
+
 impl Demo {
     pub(super) async fn run(self) -> Result<Exit, Failure> {
         telemetry::init("warn", telemetry::Format::Auto);
-        let DatabaseUrl::Sqlite(path) = &self.database;
+        let DatabaseUrl::Sqlite(path) = &self.database else {
+            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("{ONLY_FILES}")));
+        };
         clear_earlier_demo(path).await?;
         let store = Store::open(&self.database).await?;
         store.migrate().await?;
@@ -200,9 +205,7 @@ async fn clear_earlier_demo(path: &Path) -> Result<(), Failure> {
 fn database(text: &str) -> Result<DatabaseUrl, String> {
     match crate::config::DatabaseUrl::parse(text, Path::new("")) {
         Ok(crate::config::DatabaseUrl::Sqlite(path)) => Ok(DatabaseUrl::Sqlite(path)),
-        Ok(crate::config::DatabaseUrl::Postgres(_)) => {
-            Err("PostgreSQL is not available in this version".to_owned())
-        }
+        Ok(crate::config::DatabaseUrl::Postgres(_)) => Err(ONLY_FILES.to_owned()),
         Err(mistake) => Err(format!("{} {}", mistake.rule, mistake.fix)),
     }
 }

@@ -78,7 +78,7 @@ impl Exit {
         match error {
             StoreError::Absent { .. } => Self::Busy,
             error if error.is_passing() => Self::Busy,
-            StoreError::Newer { .. } | StoreError::NotMigrated => Self::Config,
+            error if error.is_configuration() => Self::Config,
             _ => Self::Failed,
         }
     }

@@ -6,10 +6,10 @@ use tracing::warn;
 
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, Origin};
+use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, Origin, PasswordRead};
 use crate::crawl::{CrawlSettings, Crawler, GuardPolicy};
 use crate::pace::RetryPolicy;
-use crate::store::{AppIdentity, DatabaseUrl, Store, StoreError};
+use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
@@ -114,11 +114,19 @@ pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Stor
 pub(super) fn location(config: &Config) -> Result<DatabaseUrl, Failure> {
     match &config.database.url {
         config::DatabaseUrl::Sqlite(path) => Ok(DatabaseUrl::Sqlite(path.clone())),
-        config::DatabaseUrl::Postgres(_) => {
-            let error = anyhow::anyhow!(
-                "PostgreSQL is not available in this version; use database.url = \"sqlite:groups.db\""
-            );
-            Err(Failure::new(Exit::Config, error))
+        config::DatabaseUrl::Postgres(url) => {
+            let database = PostgresDatabase::new(url.expose())?
+                .schema(&config.database.schema)?
+                .reader_role(config.database.reader_role.as_deref());
+            let read = config.database.read_password();
+            let read = read.map_err(|error| Failure::new(Exit::Config, error))?;
+            Ok(DatabaseUrl::Postgres(match read {
+                Some(PasswordRead { password, warnings }) => {
+                    warnings.iter().for_each(|warning| warn!("{warning}"));
+                    database.password(&password)
+                }
+                None => database,
+            }))
         }
     }
 }

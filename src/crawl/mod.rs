@@ -25,8 +25,8 @@ use crate::pages::{Caller, Pages, PagesError};
 use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
 use crate::roll::{PassNo, Roll, RollBuilder};
 use crate::store::{
-    AppId, AppIdentity, Closing, CrawlEvents, Lease, NewCrawl, PassRecord, Reason, Store, StoreError,
-    TypeState,
+    AppId, AppIdentity, Closing, CrawlEvents, Lease, NewCrawl, PassRecord, RENEW_EVERY, Reason, Store,
+    StoreError, TypeState,
 };
 use crate::tencent::{ApiError, Client};
 use crate::verdict::{Evidence, Judgement, Recheck, judge};
@@ -129,6 +129,7 @@ pub struct Crawler {
 /// Where a crawl takes place: what every pass needs and none changes.
 struct CrawlSite<'a> {
     store: &'a Store,
+    lease: &'a Lease,
     clock: &'a Clock,
     app: AppId,
     crawl: CrawlId,
@@ -218,7 +219,7 @@ impl Crawler {
         let app = self.settings.identity.name.as_str();
         let outcome = async {
             let lease = self.lease(when_busy, stop).await?;
-            let report = self.crawl_with_lease(occasion, stop).await;
+            let report = self.crawl_with_lease(&lease, occasion, stop).await;
             self.release(lease).await;
             report
         }
@@ -257,11 +258,12 @@ impl Crawler {
 
     async fn release(&self, lease: Lease) {
         let wait = self.pacer.next_turn().await.saturating_duration_since(Instant::now());
-        lease.release(self.clock.now() + wait);
+        lease.release(self.clock.now(), wait).await;
     }
 
     async fn crawl_with_lease(
         &self,
+        lease: &Lease,
         occasion: Occasion,
         stop: &CancellationToken,
     ) -> Result<CrawlReport, CrawlError> {
@@ -276,17 +278,25 @@ impl Crawler {
             host: settings.host.clone(),
         };
         let day = |at: DateTime<Utc>| at.with_timezone(&settings.timezone).date_naive();
-        let Some(crawl) = self.store.open_crawl(&new, day(started_at)).await? else {
+        let Some(crawl) = self.store.open_crawl(lease, &new, day(started_at)).await? else {
             return Err(CrawlError::Served { due_at: occasion.due_at.unwrap_or(started_at) });
         };
-        let site =
-            CrawlSite { store: &self.store, clock: &self.clock, app, crawl, stop, progress: &self.progress };
+        let site = CrawlSite {
+            store: &self.store,
+            lease,
+            clock: &self.clock,
+            app,
+            crawl,
+            stop,
+            progress: &self.progress,
+        };
         let patience = Patience::new(settings.retry);
         let mut caller = Caller::new(&self.client, &self.pacer, patience, |waiting| {
             self.progress.send_modify(|progress| progress.waiting = waiting);
         });
         let mut findings = Findings::default();
-        let concluded = self.investigate(&site, &types, &mut caller, &mut findings).await;
+        let investigating = Box::pin(self.investigate(&site, &types, &mut caller, &mut findings));
+        let concluded = keeping(lease, investigating).await.unwrap_or_else(|lost| Err(lost.into()));
         self.progress.send_modify(|progress| progress.step = Step::Concluding);
         let (status, reason, settlement) = match concluded {
             Ok(Concluded { settlement, judgement, withholding }) => {
@@ -325,7 +335,7 @@ impl Crawler {
             passes: &findings.records(started_at),
             settlement: &settlement,
         };
-        let events = self.store.close_crawl(&closing).await?;
+        let events = keeping(lease, Box::pin(self.store.close_crawl(lease, &closing))).await??;
         let report = CrawlReport {
             crawl,
             status,
@@ -659,6 +669,23 @@ impl RollRead {
             Self::Read(roll) => roll.listed(),
             Self::Reading(_) => 0,
         }
+    }
+}
+
+/// Runs something, and keeps the lease meanwhile. What runs is abandoned if the lease was lost all the same.
+async fn keeping<T>(lease: &Lease, run: impl Future<Output = T>) -> Result<T, StoreError> {
+    let renewing = async {
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            if let Err(lost) = lease.renew().await {
+                break lost;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = run => Ok(outcome),
+        lost = renewing => Err(lost),
     }
 }
 

@@ -121,7 +121,7 @@ pub(super) async fn run(
     if matches!(end, PassEnd::Complete(_)) {
         tally.ended_at = Some(site.clock.now());
         if tally.plan.in_baseline {
-            site.store.end_baseline(site.app, tally.plan.type_id, site.crawl).await?;
+            site.store.end_baseline(site.lease, site.app, tally.plan.type_id, site.crawl).await?;
         }
         tally.warn_of_oddities();
     }
@@ -272,17 +272,15 @@ impl Gathered {
         if self.ids.is_empty() {
             return Ok(());
         }
-        let written = site
-            .store
-            .write_listed(&Batch {
-                app: site.app,
-                crawl: site.crawl,
-                type_id: tally.plan.type_id,
-                in_baseline: tally.plan.in_baseline,
-                at: site.clock.now(),
-                ids: &self.ids,
-            })
-            .await?;
+        let batch = Batch {
+            app: site.app,
+            crawl: site.crawl,
+            type_id: tally.plan.type_id,
+            in_baseline: tally.plan.in_baseline,
+            at: site.clock.now(),
+            ids: &self.ids,
+        };
+        let written = site.store.write_listed(site.lease, &batch).await?;
         tally.first_listed += written.first_listed;
         *self = Self::default();
         Ok(())

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::engine::{Store, reading, writing};
+use super::engine::{Store, query, query_as, query_scalar, reading, writing};
 use super::error::{Attempted as _, StoreError};
-use crate::model::{GroupType, SdkAppId, TypeId};
+use super::lease::Lease;
+use crate::model::{CrawlId, GroupType, SdkAppId, TypeId};
 
 /// The number under which the database keeps an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,16 +45,20 @@ impl TypeState {
     }
 }
 
+// What stands already is looked for first: an insert that only finds a conflict uses up a number and locks a row.
 const UPSERT_APP: &str = "
-INSERT INTO app (sdk_app_id, name) VALUES ($1, $2)
-ON CONFLICT (sdk_app_id) DO UPDATE SET name = excluded.name, configured = 1
-WHERE app.name <> excluded.name OR app.configured <> 1";
+INSERT INTO app (sdk_app_id, name)
+SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM app WHERE sdk_app_id = $1 AND name = $2 AND configured = 1)
+ON CONFLICT (sdk_app_id) DO UPDATE SET name = excluded.name, configured = 1";
 const SELECT_APP: &str = "SELECT app_id FROM app WHERE sdk_app_id = $1";
-const UPSERT_TYPE: &str = "INSERT INTO group_type (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
+const UPSERT_TYPE: &str = "
+INSERT INTO group_type (name) SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM group_type WHERE name = $1)
+ON CONFLICT (name) DO NOTHING";
 const SELECT_TYPE: &str = "SELECT type_id FROM group_type WHERE name = $1";
 const CONFIGURE_TYPE: &str = "
-INSERT INTO type_state (app_id, type_id, configured) VALUES ($1, $2, 1)
-ON CONFLICT (app_id, type_id) DO UPDATE SET configured = 1 WHERE type_state.configured <> 1";
+INSERT INTO type_state (app_id, type_id, configured)
+SELECT $1, $2, 1 WHERE NOT EXISTS (SELECT 1 FROM type_state WHERE app_id = $1 AND type_id = $2 AND configured = 1)
+ON CONFLICT (app_id, type_id) DO UPDATE SET configured = 1";
 const UNCONFIGURE_TYPE: &str =
     "UPDATE type_state SET configured = 0 WHERE app_id = $1 AND type_id = $2 AND configured <> 0";
 const TYPE_STATES: &str = "SELECT type_id, live_count, baseline_crawl_id FROM type_state WHERE app_id = $1";
@@ -73,42 +78,33 @@ impl Store {
     ) -> Result<(AppId, BTreeMap<GroupType, TypeId>), StoreError> {
         const DOING: &str = "register an app";
         writing!(self, DOING, |tx, dialect| {
-            sqlx::query(UPSERT_APP)
+            query(UPSERT_APP)
                 .bind(app.sdk_app_id.get())
                 .bind(&app.name)
                 .execute(&mut *tx)
                 .await
                 .attempted(DOING)?;
-            let app_id: i64 = sqlx::query_scalar(SELECT_APP)
+            let app_id: i64 = query_scalar(SELECT_APP)
                 .bind(app.sdk_app_id.get())
                 .fetch_one(&mut *tx)
                 .await
                 .attempted(DOING)?;
             let mut type_ids = BTreeMap::new();
             for group_type in group_types {
-                sqlx::query(UPSERT_TYPE)
-                    .bind(group_type.as_str())
-                    .execute(&mut *tx)
-                    .await
-                    .attempted(DOING)?;
-                let type_id: i64 = sqlx::query_scalar(SELECT_TYPE)
+                query(UPSERT_TYPE).bind(group_type.as_str()).execute(&mut *tx).await.attempted(DOING)?;
+                let type_id: i64 = query_scalar(SELECT_TYPE)
                     .bind(group_type.as_str())
                     .fetch_one(&mut *tx)
                     .await
                     .attempted(DOING)?;
-                sqlx::query(CONFIGURE_TYPE)
-                    .bind(app_id)
-                    .bind(type_id)
-                    .execute(&mut *tx)
-                    .await
-                    .attempted(DOING)?;
+                query(CONFIGURE_TYPE).bind(app_id).bind(type_id).execute(&mut *tx).await.attempted(DOING)?;
                 type_ids.insert(group_type.clone(), TypeId(type_id));
             }
             let states: Vec<TypeState> =
-                sqlx::query_as(TYPE_STATES).bind(app_id).fetch_all(&mut *tx).await.attempted(DOING)?;
+                query_as(TYPE_STATES).bind(app_id).fetch_all(&mut *tx).await.attempted(DOING)?;
             for state in states {
                 if !type_ids.values().any(|type_id| *type_id == state.type_id()) {
-                    sqlx::query(UNCONFIGURE_TYPE)
+                    query(UNCONFIGURE_TYPE)
                         .bind(app_id)
                         .bind(state.type_id)
                         .execute(&mut *tx)
@@ -124,7 +120,7 @@ impl Store {
     pub async fn set_configured(&self, configured: &[SdkAppId]) -> Result<(), StoreError> {
         const DOING: &str = "record which apps are configured";
         let known: Vec<(i64, i64)> =
-            reading!(self, pool => sqlx::query_as(CONFIGURED_APPS).fetch_all(pool).await).attempted(DOING)?;
+            reading!(self, on => query_as(CONFIGURED_APPS).fetch_all(on).await).attempted(DOING)?;
         let gone: Vec<i64> = known
             .into_iter()
             .filter(|(_, sdk_app_id)| !configured.iter().any(|app| app.get() == *sdk_app_id))
@@ -134,8 +130,8 @@ impl Store {
             return Ok(());
         }
         writing!(self, DOING, |tx, dialect| {
-            for app_id in gone {
-                sqlx::query(UNCONFIGURE_APP).bind(app_id).execute(&mut *tx).await.attempted(DOING)?;
+            for app_id in &gone {
+                query(UNCONFIGURE_APP).bind(app_id).execute(&mut *tx).await.attempted(DOING)?;
             }
             Ok(())
         })
@@ -143,26 +139,28 @@ impl Store {
 
     /// What is kept of each type of an app.
     pub async fn type_states(&self, app: AppId) -> Result<Vec<TypeState>, StoreError> {
-        reading!(self, pool => sqlx::query_as(TYPE_STATES).bind(app.0).fetch_all(pool).await)
+        reading!(self, on => query_as(TYPE_STATES).bind(app.0).fetch_all(on).await)
             .attempted("read the kept totals")
     }
 
     /// Records that a type's pass has reached its end for the first time: from now on new groups are events.
     pub async fn end_baseline(
         &self,
+        lease: &Lease,
         app: AppId,
         type_id: TypeId,
-        crawl: crate::model::CrawlId,
+        crawl: CrawlId,
     ) -> Result<(), StoreError> {
         const DOING: &str = "record a type's first list";
         writing!(self, DOING, |tx, dialect| {
-            sqlx::query(END_BASELINE)
+            query(END_BASELINE)
                 .bind(app.0)
                 .bind(type_id.0)
                 .bind(crawl.0)
                 .execute(&mut *tx)
                 .await
                 .attempted(DOING)?;
+            dialect::confirm_lease(&mut tx, lease).await?;
             Ok(())
         })
     }

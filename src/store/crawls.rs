@@ -3,9 +3,10 @@
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::apps::AppId;
-use super::engine::{Store, reading, writing};
+use super::engine::{Store, query, query_as, query_scalar, reading, writing};
 use super::error::{Attempted as _, StoreError};
 use super::groups::{Tally, keep_tally};
+use super::lease::Lease;
 use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, ReasonCode, Trigger, TypeId, Verdict};
 use crate::reconcile::Settlement;
 
@@ -99,8 +100,12 @@ const LAST_START: &str = "
 SELECT started_at FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
-    leftover = $8, listed_count = $9, withheld = $10, reason_code = $11, error_code = $12, reason = $13
+    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12
 WHERE crawl_id = $1 AND status = 'running'";
+const NOTE_WITHHELD: &str = "UPDATE crawl SET withheld = $2 WHERE crawl_id = $1";
+const CLOSED_LIKE_THIS: &str = "
+SELECT appeared, vanished, reappeared, retyped FROM crawl
+WHERE crawl_id = $1 AND finished_at = $2 AND status = $3 AND started_at = $4";
 const SUM_UP: &str = "
 UPDATE crawl SET
     appeared = (SELECT CAST(coalesce(sum(appeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
@@ -147,13 +152,17 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
 impl Store {
     /// Records that a crawl starts, after closing those of its app that a dead process left open. `None` if the tick it
     /// was to serve has been served.
-    pub async fn open_crawl(&self, new: &NewCrawl, day: NaiveDate) -> Result<Option<CrawlId>, StoreError> {
+    pub async fn open_crawl(
+        &self,
+        lease: &Lease,
+        new: &NewCrawl,
+        day: NaiveDate,
+    ) -> Result<Option<CrawlId>, StoreError> {
         const DOING: &str = "record the start of a crawl";
         let left_open: Vec<(i64, i64)> =
-            reading!(self, pool => sqlx::query_as(RUNNING).bind(new.app.0).fetch_all(pool).await)
-                .attempted(DOING)?;
+            reading!(self, on => query_as(RUNNING).bind(new.app.0).fetch_all(on).await).attempted(DOING)?;
         for (crawl, started_at) in left_open {
-            self.close_crawl(&Closing {
+            let orphan = Closing {
                 crawl: CrawlId(crawl),
                 app: new.app,
                 started_at: DateTime::from_timestamp_millis(started_at).unwrap_or(new.started_at),
@@ -172,11 +181,17 @@ impl Store {
                 listed: 0,
                 passes: &[],
                 settlement: &Settlement::nothing(),
-            })
-            .await?;
+            };
+            self.close_crawl(lease, &orphan).await?;
         }
         writing!(self, DOING, |tx, dialect| {
-            let crawl: Option<i64> = sqlx::query_scalar(OPEN)
+            // With the lease held and the others closed, a crawl that runs is this one, from an earlier attempt.
+            let own: Option<(i64, i64)> =
+                query_as(RUNNING).bind(new.app.0).fetch_optional(&mut *tx).await.attempted(DOING)?;
+            if let Some((crawl, _)) = own {
+                return Ok(Some(CrawlId(crawl)));
+            }
+            let crawl: Option<i64> = query_scalar(OPEN)
                 .bind(new.app.0)
                 .bind(new.trigger.as_str())
                 .bind(new.due_at.map(|due_at| due_at.timestamp_millis()))
@@ -186,6 +201,7 @@ impl Store {
                 .fetch_optional(&mut *tx)
                 .await
                 .attempted(DOING)?;
+            dialect::confirm_lease(&mut tx, lease).await?;
             Ok(crawl.map(CrawlId))
         })
     }
@@ -193,11 +209,10 @@ impl Store {
     /// What earlier crawls of an app tell a new one.
     pub async fn past(&self, app: AppId) -> Result<Past, StoreError> {
         const DOING: &str = "read the app's earlier crawls";
-        let before: i64 =
-            reading!(self, pool => sqlx::query_scalar(CRAWLED_BEFORE).bind(app.0).fetch_one(pool).await)
-                .attempted(DOING)?;
+        let before: i64 = reading!(self, on => query_scalar(CRAWLED_BEFORE).bind(app.0).fetch_one(on).await)
+            .attempted(DOING)?;
         let leftover: Option<i64> =
-            reading!(self, pool => sqlx::query_scalar(LAST_LEFTOVER).bind(app.0).fetch_optional(pool).await)
+            reading!(self, on => query_scalar(LAST_LEFTOVER).bind(app.0).fetch_optional(on).await)
                 .attempted(DOING)?;
         Ok(Past { crawled_before: before > 0, leftover_last_time: leftover.unwrap_or(0) > 0 })
     }
@@ -205,19 +220,53 @@ impl Store {
     /// When the last crawl of an app started that reached its end.
     pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
         let millis: Option<i64> =
-            reading!(self, pool => sqlx::query_scalar(LAST_START).bind(app.0).fetch_optional(pool).await)
+            reading!(self, on => query_scalar(LAST_START).bind(app.0).fetch_optional(on).await)
                 .attempted("read when the app was crawled last")?;
         Ok(millis.and_then(DateTime::from_timestamp_millis))
     }
 
     /// Ends a crawl: deletion and missing marks, kept totals, counts and status, all at once or not at all.
     #[expect(clippy::too_many_lines, reason = "one transaction, told in its order")]
-    pub async fn close_crawl(&self, closing: &Closing<'_>) -> Result<CrawlEvents, StoreError> {
+    pub async fn close_crawl(&self, lease: &Lease, closing: &Closing<'_>) -> Result<CrawlEvents, StoreError> {
         const DOING: &str = "conclude a crawl";
         let (app, crawl) = (closing.app, closing.crawl);
         let finished_at = closing.finished_at.timestamp_millis();
         let started_at = closing.started_at.timestamp_millis();
+        let mut attempts = 0;
         writing!(self, DOING, |tx, dialect| {
+            attempts += 1;
+            // First, so that a crawl that is closed already is left alone.
+            let closed = query(CLOSE)
+                .bind(crawl.0)
+                .bind(finished_at)
+                .bind(closing.status.as_str())
+                .bind(closing.deletions().map(Deletions::as_str))
+                .bind(count(closing.requests))
+                .bind(closing.total_at_start.map(count))
+                .bind(closing.total_at_end.map(count))
+                .bind(closing.leftover.map(count))
+                .bind(count(closing.listed))
+                .bind(closing.reason.as_ref().map(|reason| reason.code.as_str()))
+                .bind(closing.reason.as_ref().and_then(|reason| reason.error_code))
+                .bind(closing.reason.as_ref().map(|reason| reason.text.as_str()))
+                .execute(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            if closed.rows_affected() != 1 {
+                let own: Option<CrawlEvents> = query_as(CLOSED_LIKE_THIS)
+                    .bind(crawl.0)
+                    .bind(finished_at)
+                    .bind(closing.status.as_str())
+                    .bind(started_at)
+                    .fetch_optional(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+                // Closed like this by an earlier attempt, whose commit nobody heard of.
+                return match own {
+                    Some(events) if attempts > 1 => Ok(events),
+                    _ => Err(StoreError::Superseded { crawl }),
+                };
+            }
             let mut tally = Tally::default();
             for (type_id, ids) in closing.settlement.vanished() {
                 for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
@@ -259,7 +308,7 @@ impl Store {
             }
             keep_tally!(tx, app, crawl, tally, DOING);
             for type_id in closing.settlement.concluded() {
-                sqlx::query(CONCLUDE)
+                query(CONCLUDE)
                     .bind(app.0)
                     .bind(type_id.0)
                     .bind(crawl.0)
@@ -269,7 +318,7 @@ impl Store {
                     .attempted(DOING)?;
             }
             for (pass_no, pass) in (1i64..).zip(closing.passes) {
-                sqlx::query(RECORD_PASS)
+                query(RECORD_PASS)
                     .bind(crawl.0)
                     .bind(pass_no)
                     .bind(pass.type_id.0)
@@ -287,36 +336,19 @@ impl Store {
                     .await
                     .attempted(DOING)?;
             }
-            let closed = sqlx::query(CLOSE)
-                .bind(crawl.0)
-                .bind(finished_at)
-                .bind(closing.status.as_str())
-                .bind(closing.deletions().map(Deletions::as_str))
-                .bind(count(closing.requests))
-                .bind(closing.total_at_start.map(count))
-                .bind(closing.total_at_end.map(count))
-                .bind(closing.leftover.map(count))
-                .bind(count(closing.listed))
-                .bind(withheld)
-                .bind(closing.reason.as_ref().map(|reason| reason.code.as_str()))
-                .bind(closing.reason.as_ref().and_then(|reason| reason.error_code))
-                .bind(closing.reason.as_ref().map(|reason| reason.text.as_str()))
-                .execute(&mut *tx)
-                .await
-                .attempted(DOING)?;
-            if closed.rows_affected() != 1 {
-                // Dropping the transaction takes its marks back.
-                return Err(StoreError::Superseded { crawl });
+            if withheld > 0 {
+                query(NOTE_WITHHELD).bind(crawl.0).bind(withheld).execute(&mut *tx).await.attempted(DOING)?;
             }
             let events: CrawlEvents =
-                sqlx::query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
-            sqlx::query(ADD_TO_DAY)
+                query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
+            query(ADD_TO_DAY)
                 .bind(app.0)
                 .bind(closing.day.to_string())
                 .bind(crawl.0)
                 .execute(&mut *tx)
                 .await
                 .attempted(DOING)?;
+            dialect::confirm_lease(&mut tx, lease).await?;
             Ok(events)
         })
     }

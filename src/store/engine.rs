@@ -1,29 +1,31 @@
-//! The connection pools, and the two macros through which every statement runs.
+//! The two engines, and the macros through which every statement runs on either.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::database::HasStatementCache;
+use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{Database, FromRow, SqlSafeStr};
 
 use super::error::StoreError;
-use super::lease::FileLock;
-
-static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+use super::server::{Intent, PostgresDatabase, Server};
 
 /// Where the tables are.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum DatabaseUrl {
     Sqlite(PathBuf),
+    Postgres(PostgresDatabase),
 }
 
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(database) => database.fmt(f),
         }
     }
 }
@@ -43,6 +45,7 @@ pub struct Store {
 #[derive(Clone, Debug)]
 pub(super) enum Engine {
     Sqlite(SqliteFile),
+    Postgres(Server),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,13 +63,60 @@ pub(super) struct SqliteFile {
     pub(super) readers: SqlitePool,
 }
 
-/// Runs an expression on a pool that reads.
+/// A statement, as all of the store's are made: not kept prepared by the server, because the next transaction may meet
+/// another server behind a pooler. Inside a transaction preparing anew is safe, and costs less than its network way.
+pub(super) fn query<DB: Database + HasStatementCache>(
+    sql: impl SqlSafeStr,
+) -> Query<'static, DB, DB::Arguments> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that makes statements")]
+    sqlx::query(sql).persistent(false)
+}
+
+/// A statement whose rows become values of a type.
+pub(super) fn query_as<DB: Database + HasStatementCache, O: for<'r> FromRow<'r, DB::Row>>(
+    sql: impl SqlSafeStr,
+) -> QueryAs<'static, DB, O, DB::Arguments> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that makes statements")]
+    sqlx::query_as(sql).persistent(false)
+}
+
+/// A statement whose rows have one column.
+pub(super) fn query_scalar<DB: Database + HasStatementCache, O>(
+    sql: impl SqlSafeStr,
+) -> QueryScalar<'static, DB, O, DB::Arguments>
+where
+    (O,): for<'r> FromRow<'r, DB::Row>,
+{
+    #[expect(clippy::disallowed_methods, reason = "the one place that makes statements")]
+    sqlx::query_scalar(sql).persistent(false)
+}
+
+/// Runs an expression that reads through `$on`, once, and gives its `Result<_, sqlx::Error>`. On PostgreSQL it may be
+/// evaluated again after a failure that passes.
 macro_rules! reading {
-    ($store:expr, $pool:ident => $run:expr) => {
+    ($store:expr, $on:ident => $run:expr) => {
         match &$store.engine {
             crate::store::engine::Engine::Sqlite(file) => {
-                let $pool = &file.readers;
+                let $on = &file.readers;
                 $run
+            }
+            crate::store::engine::Engine::Postgres(server) => {
+                let mut retries = crate::store::server::Retries::default();
+                loop {
+                    let outcome: Result<_, sqlx::Error> = Box::pin(async {
+                        let mut transaction = server.begin_to_read().await?;
+                        let $on = &mut *transaction;
+                        let outcome: Result<_, sqlx::Error> = $run;
+                        let outcome = outcome?;
+                        transaction.commit().await?;
+                        Ok(outcome)
+                    })
+                    .await;
+                    match outcome {
+                        Err(error) if retries.again(&error).await => {}
+                        outcome => break outcome,
+                    }
+                }
             }
         }
     };
@@ -75,6 +125,10 @@ pub(super) use reading;
 
 /// Runs a block in a transaction that writes, and commits it. In the block, `$tx` is the transaction and `$dialect`
 /// the module with the engine's own statements.
+///
+/// On PostgreSQL the block may run several times: the transaction of an earlier time was taken back, or, if the
+/// connection broke during its commit, perhaps was not. So a block starts from values of its own, and doing it twice
+/// must come to the same as doing it once.
 macro_rules! writing {
     ($store:expr, $doing:expr, |$tx:ident, $dialect:ident| $run:block) => {
         match &$store.engine {
@@ -86,9 +140,31 @@ macro_rules! writing {
                     file.writer.begin_with("BEGIN IMMEDIATE").await,
                     $doing,
                 )?;
-                let outcome = $run;
+                let outcome: Result<_, crate::store::error::StoreError> = $run;
+                let outcome = outcome?;
                 crate::store::error::Attempted::attempted($tx.commit().await, $doing)?;
-                outcome
+                Ok(outcome)
+            }
+            crate::store::engine::Engine::Postgres(server) => {
+                #[allow(unused_imports, clippy::allow_attributes, reason = "few blocks have statements of the engine's own")]
+                use crate::store::postgres as $dialect;
+                let mut retries = crate::store::server::Retries::default();
+                loop {
+                    let outcome: Result<_, crate::store::error::StoreError> = Box::pin(async {
+                        let mut $tx =
+                            crate::store::error::Attempted::attempted(server.begin().await, $doing)?;
+                        let outcome: Result<_, crate::store::error::StoreError> = $run;
+                        let outcome = outcome?;
+                        crate::store::error::Attempted::attempted($tx.commit().await, $doing)?;
+                        Ok(outcome)
+                    })
+                    .await;
+                    match outcome {
+                        Err(crate::store::error::StoreError::Query { source, .. })
+                            if retries.again(&source).await => {}
+                        outcome => break outcome,
+                    }
+                }
             }
         }
     };
@@ -106,6 +182,7 @@ impl Store {
                 }
                 Self::open_sqlite(path, Access::Create).await
             }
+            DatabaseUrl::Postgres(database) => Self::open_postgres(database, Intent::Write).await,
         }
     }
 
@@ -113,14 +190,21 @@ impl Store {
     pub async fn open_existing(url: &DatabaseUrl) -> Result<Self, StoreError> {
         match url {
             DatabaseUrl::Sqlite(path) => Self::open_sqlite(path, Access::Write).await,
+            DatabaseUrl::Postgres(database) => Self::open_postgres(database, Intent::Write).await,
         }
     }
 
-    /// Opens a database that must exist, to read it and nothing else: the file is not touched.
+    /// Opens a database that must exist, to read it and nothing else: an SQLite file is not touched, and a replica
+    /// will do.
     pub async fn open_to_read(url: &DatabaseUrl) -> Result<Self, StoreError> {
         match url {
             DatabaseUrl::Sqlite(path) => Self::open_sqlite(path, Access::Read).await,
+            DatabaseUrl::Postgres(database) => Self::open_postgres(database, Intent::Read).await,
         }
+    }
+
+    async fn open_postgres(database: &PostgresDatabase, intent: Intent) -> Result<Self, StoreError> {
+        Ok(Self { engine: Engine::Postgres(Server::connect(database, intent).await?) })
     }
 
     async fn open_sqlite(path: &Path, access: Access) -> Result<Self, StoreError> {
@@ -161,53 +245,6 @@ impl Store {
         Ok(Self { engine: Engine::Sqlite(SqliteFile { path: path.to_owned(), writer, readers }) })
     }
 
-    /// Brings the tables up to date; does nothing if they are.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
-        match &self.engine {
-            Engine::Sqlite(file) => {
-                // SQLite has no lock for this, and two programs may start at once on an empty file.
-                let _lock = FileLock::take(&beside(&file.path, "migrate.lock"), &file.path).await?;
-                SQLITE_MIGRATIONS.run(&file.writer).await.map_err(|error| match error {
-                    MigrateError::VersionMissing(version) => StoreError::Newer { version },
-                    error => StoreError::Migrate { source: Box::new(error) },
-                })
-            }
-        }
-    }
-
-    /// Whether all tables are there, none newer than this program knows.
-    pub async fn check_migrated(&self) -> Result<(), StoreError> {
-        const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
-        let known = SQLITE_MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-        let applied: Vec<i64> = match reading!(self, pool => sqlx::query_scalar(APPLIED).fetch_all(pool).await)
-        {
-            Ok(applied) => applied,
-            Err(sqlx::Error::Database(_)) => return Err(StoreError::NotMigrated),
-            Err(source) => {
-                return Err(StoreError::Query { doing: "read which migrations were applied", source });
-            }
-        };
-        match applied.last() {
-            Some(&version) if version > known => Err(StoreError::Newer { version }),
-            Some(&version) if version == known => Ok(()),
-            _ => Err(StoreError::NotMigrated),
-        }
-    }
-
-    /// The SQL of all migrations, for a database administrator who applies them by hand.
-    #[must_use]
-    pub fn migration_sql(url: &DatabaseUrl) -> String {
-        let migrations = match url {
-            DatabaseUrl::Sqlite(_) => &SQLITE_MIGRATIONS,
-        };
-        let mut sql = String::new();
-        for migration in migrations.iter() {
-            let (version, description) = (migration.version, &migration.description);
-            sql.extend([&format!("-- {version:04} {description}\n"), migration.sql.as_str(), "\n"]);
-        }
-        sql
-    }
-
     /// Gives all connections back.
     pub async fn close(&self) {
         match &self.engine {
@@ -216,6 +253,7 @@ impl Store {
                 file.readers.close().await;
                 file.writer.close().await;
             }
+            Engine::Postgres(server) => server.close().await,
         }
     }
 }

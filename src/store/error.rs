@@ -2,13 +2,33 @@
 
 use std::path::PathBuf;
 
-use crate::model::CrawlId;
+use crate::model::{CrawlId, SdkAppId};
 
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot open the database {at}")]
     Open { at: String, source: sqlx::Error },
+    #[error("the database's URL cannot be used")]
+    InvalidUrl { source: sqlx::Error },
+    #[error(
+        "the database's schema cannot be called {name:?}: it must be a plain lower-case name of at most 55 bytes"
+    )]
+    InvalidSchema { name: String },
+    #[error(
+        "cannot open the database {at} securely; other hosts than loopback must show a certificate that the system trusts, unless the URL says something else (?sslrootcert=FILE, ?sslmode=require)"
+    )]
+    Insecure { at: String, source: sqlx::Error },
+    #[error("the database {at} is PostgreSQL {version}; this program needs version 14 or later")]
+    TooOld { at: String, version: String },
+    #[error(
+        "the database {at} can only be read: it is a replica, or its transactions are read-only; name the primary server"
+    )]
+    ReadOnly { at: String },
+    #[error("the database's role lacks a right; as an administrator, run: {grant}")]
+    Rights { grant: String },
+    #[error("there is no role {role:?} to grant the views to; as an administrator, run: {create}")]
+    NoSuchRole { role: String, create: String },
     #[error("there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` make one")]
     Absent { at: String },
     #[error("cannot create the folder {} for the database", .path.display())]
@@ -27,6 +47,10 @@ pub enum StoreError {
     Query { doing: &'static str, source: sqlx::Error },
     #[error("crawl {crawl} was closed by another process meanwhile; nothing of its end was written")]
     Superseded { crawl: CrawlId },
+    #[error(
+        "another process has taken over app {app}: this one did not renew its lease in time, and writes nothing more"
+    )]
+    LeaseLost { app: SdkAppId },
     #[error("cannot use the lock file {}", .path.display())]
     Lock { path: PathBuf, source: std::io::Error },
 }
@@ -40,6 +64,28 @@ impl StoreError {
             Self::Migrate { source } => {
                 matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_passing(error))
             }
+            // After a failover the old primary answers until its name leads to the new one.
+            Self::ReadOnly { .. } | Self::LeaseLost { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether nothing will help until someone changes the configuration, or the database's.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::InvalidUrl { .. }
+            | Self::InvalidSchema { .. }
+            | Self::Insecure { .. }
+            | Self::TooOld { .. }
+            | Self::Rights { .. }
+            | Self::NoSuchRole { .. }
+            | Self::Newer { .. }
+            | Self::NotMigrated => true,
+            // Refused credentials (28), a database that does not exist (3D).
+            Self::Open { source: sqlx::Error::Database(error), .. } => {
+                error.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D"))
+            }
             _ => false,
         }
     }
@@ -50,10 +96,11 @@ fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
             true
         }
-        // SQLite: busy (5), locked (6) and their extended codes. PostgreSQL: connection, resources, operator, retry.
+        // SQLite: busy (5), locked (6) and their extended codes. PostgreSQL: connection, resources, operator, retry, and
+        // a primary that has become a replica.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| match code.parse::<u32>() {
             Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 5 | 6),
-            _ => ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
+            _ => code == "25006" || ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
         }),
         _ => false,
     }

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use super::apps::AppId;
 use super::engine::{Engine, Store, writing};
 use super::error::{Attempted as _, StoreError};
-use super::sqlite;
+use super::lease::Lease;
+use super::{postgres, sqlite};
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::roll::Mark;
 
@@ -133,7 +134,7 @@ macro_rules! keep_tally {
         for (type_id, delta) in &$tally.deltas {
             if *delta != Default::default() {
                 crate::store::error::Attempted::attempted(
-                    sqlx::query(crate::store::groups::ADD_TO_STATE)
+                    crate::store::engine::query(crate::store::groups::ADD_TO_STATE)
                         .bind($app.0)
                         .bind(type_id.0)
                         .bind(delta.live)
@@ -148,7 +149,7 @@ macro_rules! keep_tally {
         for (type_id, changes) in &$tally.changes {
             if *changes != Default::default() {
                 crate::store::error::Attempted::attempted(
-                    sqlx::query(crate::store::groups::ADD_TO_CHANGES)
+                    crate::store::engine::query(crate::store::groups::ADD_TO_CHANGES)
                         .bind($crawl.0)
                         .bind(type_id.0)
                         .bind(changes.appeared)
@@ -166,23 +167,25 @@ macro_rules! keep_tally {
 pub(super) use keep_tally;
 
 impl Store {
-    /// Names every live group of an app, in any order.
+    /// Names every live group of an app once, in no order: sorting ten million ids takes PostgreSQL longer than reading
+    /// them.
     pub async fn for_each_live(
         &self,
         app: AppId,
         each: impl FnMut(TypeId, &str, Mark),
     ) -> Result<(), StoreError> {
         match &self.engine {
-            Engine::Sqlite(file) => {
-                sqlite::live_groups(&file.readers, app, each).await.attempted("read the live groups")
-            }
+            Engine::Sqlite(file) => sqlite::live_groups(&file.readers, app, each).await,
+            // Not run again when it fails: what was named was named.
+            Engine::Postgres(server) => postgres::live_groups(server, app, each).await,
         }
+        .attempted("read the live groups")
     }
 
     /// Writes listed groups: adds the unknown ones, makes the others live, of this type and not missing.
     ///
     /// One transaction. Doing it twice changes nothing the second time.
-    pub async fn write_listed(&self, batch: &Batch<'_>) -> Result<Written, StoreError> {
+    pub async fn write_listed(&self, lease: &Lease, batch: &Batch<'_>) -> Result<Written, StoreError> {
         const DOING: &str = "write listed groups";
         let listed_as = batch.type_id;
         writing!(self, DOING, |tx, dialect| {
@@ -214,6 +217,7 @@ impl Store {
                 written.retyped += changes.retyped.cast_unsigned();
             }
             keep_tally!(tx, batch.app, batch.crawl, tally, DOING);
+            dialect::confirm_lease(&mut tx, lease).await?;
             Ok(written)
         })
     }

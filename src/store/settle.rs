@@ -4,9 +4,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use super::apps::AppId;
 use super::crawls::ADD_CHANGES_TO_DAY;
-use super::engine::{Store, reading, writing};
+use super::engine::{Store, query, query_as, query_scalar, reading, writing};
 use super::error::{Attempted as _, StoreError};
 use super::groups::{Tally, keep_tally};
+use super::lease::Lease;
 use crate::model::{CrawlId, SdkAppId, TypeId};
 
 /// A crawl whose deletions may be waiting.
@@ -50,13 +51,13 @@ WHERE crawl_id = $1";
 impl Store {
     /// A crawl by its id.
     pub async fn held_crawl(&self, crawl: CrawlId) -> Result<Option<HeldCrawl>, StoreError> {
-        reading!(self, pool => sqlx::query_as(CRAWL).bind(crawl.0).fetch_optional(pool).await)
+        reading!(self, on => query_as(CRAWL).bind(crawl.0).fetch_optional(on).await)
             .attempted("look a crawl up")
     }
 
     /// The groups whose deletion a crawl withheld and nothing has settled since.
     pub async fn held_groups(&self, held: &HeldCrawl, crawl: CrawlId) -> Result<Vec<String>, StoreError> {
-        reading!(self, pool => sqlx::query_scalar(HELD).bind(held.app_id).bind(crawl.0).fetch_all(pool).await)
+        reading!(self, on => query_scalar(HELD).bind(held.app_id).bind(crawl.0).fetch_all(on).await)
             .attempted("list the withheld deletions")
     }
 
@@ -64,6 +65,7 @@ impl Store {
     /// of its app must be held: a crawl under way believes these groups live.
     pub async fn approve(
         &self,
+        lease: &Lease,
         held: &HeldCrawl,
         crawl: CrawlId,
         at: DateTime<Utc>,
@@ -71,8 +73,9 @@ impl Store {
     ) -> Result<u64, StoreError> {
         const DOING: &str = "apply the withheld deletions";
         let app = AppId(held.app_id);
+        let mut most = 0;
         writing!(self, DOING, |tx, dialect| {
-            let by_type: Vec<(i64, i64)> = sqlx::query_as(HELD_BY_TYPE)
+            let by_type: Vec<(i64, i64)> = query_as(HELD_BY_TYPE)
                 .bind(app.0)
                 .bind(crawl.0)
                 .fetch_all(&mut *tx)
@@ -89,13 +92,13 @@ impl Store {
                 approved += groups;
             }
             for statement in [VANISHED, DELETE] {
-                let query = sqlx::query(statement).bind(app.0).bind(crawl.0);
-                query.bind(at.timestamp_millis()).execute(&mut *tx).await.attempted(DOING)?;
+                let marking = query(statement).bind(app.0).bind(crawl.0);
+                marking.bind(at.timestamp_millis()).execute(&mut *tx).await.attempted(DOING)?;
             }
             keep_tally!(tx, app, crawl, tally, DOING);
-            sqlx::query(APPROVED).bind(crawl.0).bind(approved).execute(&mut *tx).await.attempted(DOING)?;
+            query(APPROVED).bind(crawl.0).bind(approved).execute(&mut *tx).await.attempted(DOING)?;
             for (type_id, changes) in &tally.changes {
-                sqlx::query(ADD_CHANGES_TO_DAY)
+                query(ADD_CHANGES_TO_DAY)
                     .bind(app.0)
                     .bind(day.to_string())
                     .bind(type_id.0)
@@ -104,7 +107,10 @@ impl Store {
                     .await
                     .attempted(DOING)?;
             }
-            Ok(approved.cast_unsigned())
+            dialect::confirm_lease(&mut tx, lease).await?;
+            // Another attempt after a commit that nobody heard of finds nothing left to do.
+            most = approved.max(most);
+            Ok(most.cast_unsigned())
         })
     }
 }

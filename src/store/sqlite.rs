@@ -6,7 +6,10 @@ use futures_util::TryStreamExt as _;
 use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 
 use super::apps::AppId;
+use super::engine::{query, query_as, query_scalar};
+use super::error::StoreError;
 use super::groups::{Batch, Census, ListedBefore};
+use super::lease::Lease;
 use crate::model::{CrawlId, TypeId};
 use crate::roll::Mark;
 
@@ -66,7 +69,7 @@ pub(super) async fn live_groups(
     app: AppId,
     mut each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), sqlx::Error> {
-    let types: Vec<i64> = sqlx::query_scalar(LIVE_TYPES).bind(app.0).fetch_all(pool).await?;
+    let types: Vec<i64> = query_scalar(LIVE_TYPES).bind(app.0).fetch_all(pool).await?;
     if types.is_empty() {
         return Ok(());
     }
@@ -77,11 +80,11 @@ pub(super) async fn live_groups(
     let read = async |after: &str, end: Option<&str>| -> Result<Option<String>, sqlx::Error> {
         // Nothing but numbers from the database was put into the text.
         let sql = sqlx::AssertSqlSafe(sql.as_str());
-        sqlx::query_scalar(sql).bind(app.0).bind(after).bind(end).fetch_one(pool).await
+        query_scalar(sql).bind(app.0).bind(after).bind(end).fetch_one(pool).await
     };
     let find_end = async |after: Option<&str>| -> Result<Option<String>, sqlx::Error> {
         let Some(after) = after else { return Ok(None) };
-        sqlx::query_scalar(CHUNK_END).bind(app.0).bind(after).bind(CHUNK).fetch_optional(pool).await
+        query_scalar(CHUNK_END).bind(app.0).bind(after).bind(CHUNK).fetch_optional(pool).await
     };
     let mut end = find_end(Some("")).await?;
     let mut next_end = find_end(end.as_deref()).await?;
@@ -98,9 +101,9 @@ pub(super) async fn live_groups(
         (chunk, end, next_end) = (next_chunk?, next_end, end_after_next?);
     }
     hand_on(chunk.as_deref(), &mut each);
-    let missing: i64 = sqlx::query_scalar(MISSING_COUNT).bind(app.0).fetch_one(pool).await?;
+    let missing: i64 = query_scalar(MISSING_COUNT).bind(app.0).fetch_one(pool).await?;
     if missing > 0 {
-        let mut rows = sqlx::query(MISSING_GROUPS).bind(app.0).fetch(pool);
+        let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(pool);
         while let Some(row) = rows.try_next().await? {
             each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
         }
@@ -130,7 +133,7 @@ pub(super) async fn record_appeared(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(APPEARED)
+    let done = query(APPEARED)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -152,7 +155,7 @@ pub(super) async fn insert_unknown(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(INSERT)
+    let done = query(INSERT)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -175,12 +178,8 @@ pub(super) async fn census(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<Vec<Census>, sqlx::Error> {
-    let rows: Vec<(i64, bool, bool, i64)> = sqlx::query_as(CENSUS)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(&ids.0)
-        .fetch_all(&mut **tx)
-        .await?;
+    let rows: Vec<(i64, bool, bool, i64)> =
+        query_as(CENSUS).bind(batch.app.0).bind(batch.type_id.0).bind(&ids.0).fetch_all(&mut **tx).await?;
     Ok(rows
         .into_iter()
         .map(|(type_id, deleted, missing, groups)| Census {
@@ -207,7 +206,7 @@ WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
 /// Makes listed groups live, of the listed type and not missing, with the events that go with it. Events first: they
 /// need the old values.
 pub(super) async fn change_listed(tx: &mut Tx<'_>, batch: &Batch<'_>, ids: &Ids) -> Result<(), sqlx::Error> {
-    sqlx::query(CHANGED)
+    query(CHANGED)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -215,7 +214,7 @@ pub(super) async fn change_listed(tx: &mut Tx<'_>, batch: &Batch<'_>, ids: &Ids)
         .bind(batch.crawl.0)
         .execute(&mut **tx)
         .await?;
-    sqlx::query(CHANGE)
+    query(CHANGE)
         .bind(batch.app.0)
         .bind(batch.type_id.0)
         .bind(&ids.0)
@@ -246,7 +245,7 @@ pub(super) async fn mark_vanished(
     at_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    sqlx::query(VANISHED)
+    query(VANISHED)
         .bind(app.0)
         .bind(type_id.0)
         .bind(&ids.0)
@@ -254,13 +253,8 @@ pub(super) async fn mark_vanished(
         .bind(crawl.0)
         .execute(&mut **tx)
         .await?;
-    let done = sqlx::query(DELETE)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(&ids.0)
-        .bind(at_millis)
-        .execute(&mut **tx)
-        .await?;
+    let done =
+        query(DELETE).bind(app.0).bind(type_id.0).bind(&ids.0).bind(at_millis).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -278,13 +272,8 @@ pub(super) async fn mark_missing(
     since_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(MISSING)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(&ids.0)
-        .bind(since_millis)
-        .execute(&mut **tx)
-        .await?;
+    let done =
+        query(MISSING).bind(app.0).bind(type_id.0).bind(&ids.0).bind(since_millis).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -303,7 +292,7 @@ pub(super) async fn mark_withheld(
     since_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(WITHHELD)
+    let done = query(WITHHELD)
         .bind(app.0)
         .bind(type_id.0)
         .bind(&ids.0)
@@ -312,6 +301,12 @@ pub(super) async fn mark_withheld(
         .execute(&mut **tx)
         .await?;
     Ok(done.rows_affected())
+}
+
+/// Nothing to do: a file's lock cannot be lost.
+#[expect(clippy::unused_async, reason = "PostgreSQL's has to ask")]
+pub(super) async fn confirm_lease(_: &mut Tx<'_>, _: &Lease) -> Result<(), StoreError> {
+    Ok(())
 }
 
 /// A list of ids as this engine binds it.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 use sqlx::{Column as _, Row as _};
 
-use super::engine::{Store, reading};
+use super::engine::{Store, query_as, reading};
 use super::error::{Attempted as _, StoreError};
 
 /// One app, as it stands.
@@ -96,35 +96,37 @@ impl Store {
     /// Runs a query that only reads and returns its columns' names and its rows as text, NULL as the empty text.
     pub async fn read(&self, sql: &'static str) -> Result<(Vec<String>, Vec<Vec<String>>), StoreError> {
         const DOING: &str = "run a query";
-        reading!(self, pool => {
-            let rows = sqlx::raw_sql(sql).fetch_all(pool).await.attempted(DOING)?;
+        let read = reading!(self, on => async {
+            let rows = sqlx::raw_sql(sql).fetch_all(on).await?;
             let header = rows.first().map(|row| row.columns().iter().map(|column| column.name().to_owned()).collect());
             let mut texts = Vec::with_capacity(rows.len());
             for row in &rows {
                 let mut cells = Vec::with_capacity(row.len());
                 for index in 0..row.len() {
-                    let cell: Option<String> = row.try_get_unchecked(index).attempted(DOING)?;
+                    let cell: Option<String> = row.try_get_unchecked(index)?;
                     cells.push(cell.unwrap_or_default());
                 }
                 texts.push(cells);
             }
             Ok((header.unwrap_or_default(), texts))
-        })
+        }
+        .await);
+        read.attempted(DOING)
     }
 
     /// Every app the database knows, configured or not, by name.
     pub async fn app_statuses(&self) -> Result<Vec<AppStatus>, StoreError> {
         const DOING: &str = "read the apps' status";
         let apps: Vec<(i64, i64, String, i64)> =
-            reading!(self, pool => sqlx::query_as(APPS).fetch_all(pool).await).attempted(DOING)?;
+            reading!(self, on => query_as(APPS).fetch_all(on).await).attempted(DOING)?;
         let mut statuses = Vec::with_capacity(apps.len());
         for (app_id, sdk_app_id, app, configured) in apps {
-            let types = reading!(self, pool => sqlx::query_as(TYPES).bind(app_id).fetch_all(pool).await)
-                .attempted(DOING)?;
+            let types =
+                reading!(self, on => query_as(TYPES).bind(app_id).fetch_all(on).await).attempted(DOING)?;
             let mut crawls = Vec::with_capacity(3);
-            for query in [LAST_COMPLETE, LAST_ENDED, RUNNING] {
+            for statement in [LAST_COMPLETE, LAST_ENDED, RUNNING] {
                 let crawl: Option<CrawlRow> =
-                    reading!(self, pool => sqlx::query_as(query).bind(app_id).fetch_optional(pool).await)
+                    reading!(self, on => query_as(statement).bind(app_id).fetch_optional(on).await)
                         .attempted(DOING)?;
                 crawls.push(crawl);
             }

@@ -622,9 +622,11 @@ async fn a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing(world: World
     world.create("Public", "x");
     world.create("Public", "y z");
     let held = world.api.hold(At::Request(world.request(4)));
-    let stop = CancellationToken::new();
+    let (crawler, stop) = (world.crawler(), CancellationToken::new());
     let (report, ()) = tokio::join!(world.crawl_unless(&stop), async {
         held.reached().await;
+        // The pages are taken in once the known groups have been read.
+        crawler.progress().wait_for(|progress| progress.listed == 6).await.unwrap();
         stop.cancel();
     });
     assert_eq!(outcome(&report), "cancelled cancelled");
@@ -779,6 +781,7 @@ async fn a_crawl_that_is_killed_at_any_moment_is_closed_and_put_right_by_the_nex
             assert_eq!(outcome(&report.unwrap()), "complete");
             break;
         }
+        campaign.world.bench.let_leases_run_out().await;
         assert_eq!(outcome(&campaign.crawl().await), "complete", "after {polls} polls");
         campaign.world.assert_table_is_the_truth().await;
         polls += 3;

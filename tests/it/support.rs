@@ -10,23 +10,23 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use reqwest::Url;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, Row as _};
-use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::simulator::{At, Fault, Settings, SimulatedApp, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::store::{AppIdentity, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
+
+use crate::support_engines::{Bench, Place};
 
 /// The databases that every story runs on.
 #[derive(Clone, Copy, Debug)]
 pub enum Engine {
     Sqlite,
+    Postgres,
 }
 
 /// Declares stories, each an `async fn(World)`, as tests on every engine. The list of engines is here and nowhere else.
@@ -43,6 +43,7 @@ macro_rules! on_every_engine {
     };
     ($($story:ident,)+) => {
         crate::support::on_every_engine!(@ sqlite Sqlite $($story)+);
+        crate::support::on_every_engine!(@ postgres Postgres $($story)+);
     };
 }
 pub(crate) use on_every_engine;
@@ -91,7 +92,7 @@ pub struct World {
     pub request_timeout: Duration,
     pub retry_for: Duration,
     pub engine: Engine,
-    database: Database,
+    pub bench: Bench,
     upstream: Arc<Mutex<Upstream>>,
     /// The last crawler, and what it was made from.
     crawler: Mutex<Option<(String, Arc<Crawler>)>>,
@@ -111,25 +112,17 @@ struct Upstream {
 
 type Errand = Box<dyn FnOnce(&SimulatedApp) + Send>;
 
-struct Database {
-    reader: SqlitePool,
-    folder: TempDir,
-}
-
 impl World {
     pub async fn on(engine: Engine) -> Self {
-        let Engine::Sqlite = engine;
+        let bench = match engine {
+            Engine::Sqlite => Bench::sqlite().await,
+            Engine::Postgres => Bench::postgres().await,
+        };
         let clock = Clock::standing_at("2026-03-01T08:00:00Z".parse().unwrap());
         let settings = Settings { clock: clock.clone(), ..Settings::default() };
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("groups.db");
-        let store = Store::open(&DatabaseUrl::Sqlite(path.clone())).await.unwrap();
-        store.migrate().await.unwrap();
-        let read_only = SqliteConnectOptions::new().filename(path).read_only(true);
-        let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
         let world = Self {
             api: Simulator::start(settings.clone()).await.unwrap(),
-            store,
+            store: bench.store.clone(),
             clock,
             credentials: settings,
             group_types: group_types(&["Public", "Private"]),
@@ -140,7 +133,7 @@ impl World {
             request_timeout: Duration::from_secs(10),
             retry_for: Duration::from_millis(50),
             engine,
-            database: Database { reader, folder },
+            bench,
             upstream: Arc::default(),
             crawler: Mutex::default(),
             origins: Mutex::default(),
@@ -324,9 +317,11 @@ impl World {
             () = end => None,
             report = crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop) => Some(report.unwrap()),
         };
-        match &report {
-            Some(_) => self.assert_invariants().await,
-            None => self.assert_rows_are_sound().await,
+        if report.is_some() {
+            self.assert_invariants().await;
+        } else {
+            self.bench.let_leases_run_out().await;
+            self.assert_rows_are_sound().await;
         }
         report
     }
@@ -342,13 +337,7 @@ impl World {
 impl World {
     /// The answer to a query, every value as a text. The connection cannot write.
     pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
-        let query = sqlx::query(AssertSqlSafe(sql.to_owned()));
-        let rows = query.fetch_all(&self.database.reader).await.unwrap();
-        let text = |row: &sqlx::sqlite::SqliteRow, at| {
-            let value: Option<String> = row.get_unchecked(at);
-            value.unwrap_or_else(|| "NULL".to_owned())
-        };
-        rows.iter().map(|row| (0..row.len()).map(|at| text(row, at)).collect()).collect()
+        self.bench.rows(sql).await
     }
 
     /// The answer to a query, a line a row.
@@ -394,26 +383,34 @@ impl World {
 
     /// Makes the database refuse whatever adds or changes a group, or writes an event.
     pub async fn forbid_changes_to_groups(&self) {
+        let refusal = match self.bench.place {
+            Place::Sqlite(_) => "BEGIN SELECT RAISE(ABORT, 'a group was written'); END",
+            Place::Postgres(_) => {
+                let refuse =
+                    "CREATE OR REPLACE FUNCTION tim_private.refuse() RETURNS trigger LANGUAGE plpgsql
+                              AS $$ BEGIN RAISE EXCEPTION 'a group was written'; END $$";
+                self.alter([refuse.to_owned()]).await;
+                "FOR EACH ROW EXECUTE FUNCTION tim_private.refuse()"
+            }
+        };
         let guards = GUARDED.map(|(table, verb)| {
-            format!(
-                "CREATE TRIGGER no_{verb}_{table} BEFORE {verb} ON {table} \
-                 BEGIN SELECT RAISE(ABORT, 'a group was written'); END"
-            )
+            format!("CREATE TRIGGER no_{verb}_{table} BEFORE {verb} ON {table} {refusal}")
         });
         self.alter(guards).await;
     }
 
     pub async fn allow_changes_to_groups(&self) {
-        self.alter(GUARDED.map(|(table, verb)| format!("DROP TRIGGER no_{verb}_{table}"))).await;
+        let of = |table| match self.bench.place {
+            Place::Sqlite(_) => String::new(),
+            Place::Postgres(_) => format!(" ON {table}"),
+        };
+        self.alter(GUARDED.map(|(table, verb)| format!("DROP TRIGGER no_{verb}_{table}{}", of(table)))).await;
     }
 
     async fn alter(&self, statements: impl IntoIterator<Item = String>) {
-        let path = self.database.folder.path().join("groups.db");
-        let writer = SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.unwrap();
         for statement in statements {
-            sqlx::query(AssertSqlSafe(statement)).execute(&writer).await.unwrap();
+            Bench::execute(&self.bench.url(), &statement).await;
         }
-        writer.close().await;
     }
 }
 
@@ -433,12 +430,12 @@ impl World {
     async fn assert_rows_are_sound(&self) {
         let now = stamp(self.clock.now());
         let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
-                          coalesce(deleted_at, ''), coalesce(missing_since, ''), coalesce(group_type, '') FROM groups";
+                          deleted_at, missing_since, group_type FROM groups";
         let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let (mut live_in_all, mut missing_in_all) = (0, 0);
         for row in self.rows(sql).await {
             let [id, first_seen, baseline, last_seen, deleted, missing, group_type] =
-                <[String; 7]>::try_from(row).unwrap();
+                <[String; 7]>::try_from(row).unwrap().map(or_nothing);
             assert!(first_seen <= last_seen && last_seen <= now, "{id}: {first_seen} {last_seen} {now}");
             assert!(deleted.is_empty() || missing.is_empty(), "{id} is both deleted and missing");
             assert!(deleted.is_empty() || (last_seen <= deleted && deleted <= now), "{id}: {deleted}");
@@ -471,7 +468,7 @@ impl World {
         }
         let sql =
             "SELECT group_id, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, coalesce(group_type, ''),
-                          coalesce(deleted_at, '') FROM groups";
+                          CASE WHEN deleted_at IS NULL THEN '' ELSE 'deleted' END FROM groups";
         for row in self.rows(sql).await {
             let story = stories.remove(&row[0]).unwrap_or_default();
             // A group of the baseline was there, of a type that no event tells.
@@ -534,6 +531,10 @@ impl World {
             assert!(!has_a_pass && !as_known, "{} stood all the time and is deleted", row[0]);
         }
     }
+}
+
+fn or_nothing(text: String) -> String {
+    if text == "NULL" { String::new() } else { text }
 }
 
 fn number(text: &str) -> u64 {

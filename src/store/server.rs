@@ -1,0 +1,311 @@
+//! A PostgreSQL server: how it is reached, and how transactions run on it.
+//!
+//! Between the program and the server may stand a pooler that gives each transaction another connection. So nothing is
+//! kept in a session: every statement runs in a transaction, which begins by saying where its tables are, and no
+//! statement outlives its transaction.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Postgres, Transaction};
+use tracing::{log::LevelFilter, warn};
+
+use super::engine::query_as;
+use super::error::StoreError;
+
+/// A crawl holds one connection while it writes and none while it waits for the API, which is most of the time: ten
+/// serve fifty apps, and leave room for others under PostgreSQL's default of a hundred.
+const CONNECTIONS: u32 = 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Writing 50,000 groups takes seconds on a slow disk; that is news only beyond this.
+const SLOW_STATEMENT: Duration = Duration::from_secs(30);
+/// `server_version_num` of the oldest release that is tested for.
+const OLDEST_VERSION: i64 = 14_00_00;
+const DEFAULT_SCHEMA: &str = "tim";
+
+/// A database on a PostgreSQL server, and how to get at it. Shows without its password.
+#[derive(Clone)]
+pub struct PostgresDatabase {
+    options: Box<PgConnectOptions>,
+    pub(super) schema: Schema,
+    pub(super) reader_role: Option<String>,
+}
+
+/// The name of the schema of the views, from which that of the tables follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Schema(String);
+
+impl Schema {
+    /// Room is left for `_private` in PostgreSQL's 63 bytes.
+    const MAX_BYTES: usize = 55;
+
+    fn new(name: &str) -> Option<Self> {
+        let lawful = (1..=Self::MAX_BYTES).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            && !name.starts_with(|first: char| first.is_ascii_digit())
+            && !name.starts_with("pg_");
+        lawful.then(|| Self(name.to_owned()))
+    }
+
+    /// Where the views are.
+    pub(super) fn public(&self) -> &str {
+        &self.0
+    }
+
+    /// Where the tables are.
+    pub(super) fn private(&self) -> String {
+        format!("{}_private", self.0)
+    }
+}
+
+impl PostgresDatabase {
+    /// From a `postgres://` URL; what it does not say comes from PGPASSWORD and its like, and from `.pgpass`. Another
+    /// host than loopback is asked for its certificate, unless the URL or PGSSLMODE says what else will do.
+    pub fn new(url: &str) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl { source })?;
+        let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+        let says_how = std::env::var_os("PGSSLMODE").is_some()
+            || parameters
+                .split('&')
+                .any(|pair| pair.starts_with("sslmode=") || pair.starts_with("ssl-mode="));
+        let options =
+            if says_how || is_local(&options) { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
+        let options = options
+            // A start-up parameter that poolers refuse; no number of ours has a fraction.
+            .extra_float_digits(None)
+            .log_statements(LevelFilter::Trace)
+            .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
+        let options = match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("tim-group-sync"),
+        };
+        let schema = Schema(DEFAULT_SCHEMA.to_owned());
+        Ok(Self { options: Box::new(options), schema, reader_role: None })
+    }
+
+    /// The password, whatever the URL or the environment says.
+    #[must_use]
+    pub fn password(self, password: &SecretString) -> Self {
+        Self { options: Box::new(self.options.password(password.expose_secret())), ..self }
+    }
+
+    /// The schema of the views, a plain lower-case name of at most 55 bytes; the tables are in `<schema>_private`.
+    pub fn schema(self, name: &str) -> Result<Self, StoreError> {
+        let schema = Schema::new(name).ok_or_else(|| StoreError::InvalidSchema { name: name.to_owned() })?;
+        Ok(Self { schema, ..self })
+    }
+
+    /// A role that is granted the views after every migration.
+    #[must_use]
+    pub fn reader_role(self, role: Option<&str>) -> Self {
+        Self { reader_role: role.map(str::to_owned), ..self }
+    }
+}
+
+impl fmt::Display for PostgresDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.options;
+        write!(f, "postgres://{}@", options.get_username())?;
+        match options.get_socket() {
+            Some(folder) => write!(f, "{}", folder.display())?,
+            None => write!(f, "{}:{}", options.get_host(), options.get_port())?,
+        }
+        write!(f, "/{}", options.get_database().unwrap_or(options.get_username()))
+    }
+}
+
+impl fmt::Debug for PostgresDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whether the way to the server stays on this machine.
+fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intent {
+    Write,
+    Read,
+}
+
+/// An open server. Clones share their connections.
+#[derive(Clone)]
+pub(super) struct Server {
+    pool: PgPool,
+    begin: Arc<str>,
+    begin_to_read: Arc<str>,
+    pub(super) database: Arc<PostgresDatabase>,
+    pub(super) intent: Intent,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.database.fmt(f)
+    }
+}
+
+const ABOUT: &str = "
+SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('server_version'),
+       current_setting('transaction_read_only') = 'on'";
+
+impl Server {
+    /// Connects once to see whether the server will do; the pool connects again when it is needed.
+    pub(super) async fn connect(database: &PostgresDatabase, intent: Intent) -> Result<Self, StoreError> {
+        let open_error = |source| match source {
+            sqlx::Error::Tls(_) => StoreError::Insecure { at: database.to_string(), source },
+            source => StoreError::Open { at: database.to_string(), source },
+        };
+        let about = async {
+            let mut connection: PgConnection = database.options.connect().await?;
+            let mut transaction = connection.begin().await?;
+            let about: (i64, String, bool) = query_as(ABOUT).fetch_one(&mut *transaction).await?;
+            transaction.commit().await?;
+            connection.close().await?;
+            Ok(about)
+        };
+        let (number, version, read_only) = match tokio::time::timeout(CONNECT_TIMEOUT, about).await {
+            Ok(about) => about.map_err(open_error)?,
+            Err(_) => return Err(open_error(sqlx::Error::PoolTimedOut)),
+        };
+        if number < OLDEST_VERSION {
+            return Err(StoreError::TooOld { at: database.to_string(), version });
+        }
+        if read_only && intent == Intent::Write {
+            return Err(StoreError::ReadOnly { at: database.to_string() });
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .idle_timeout(IDLE_TIMEOUT)
+            .connect_lazy_with((*database.options).clone());
+        let schema = &database.schema;
+        let place = format!("SET LOCAL search_path TO \"{}\", \"{}\"", schema.private(), schema.public());
+        Ok(Self {
+            pool,
+            begin: format!("BEGIN; {place}").into(),
+            begin_to_read: format!("BEGIN READ ONLY; {place}").into(),
+            database: Arc::new(database.clone()),
+            intent,
+        })
+    }
+
+    /// Begins a transaction that writes. The tables go by their bare names in it.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.begin_with(&self.begin).await
+    }
+
+    /// Begins a transaction that cannot write.
+    pub(super) async fn begin_to_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.begin_with(&self.begin_to_read).await
+    }
+
+    /// In a task of its own, so that it comes to its end when whoever asked is gone. sqlx 0.9.0 notes that a transaction
+    /// is open only once the server has said so: dropped before that, the connection would go back to the pool inside a
+    /// transaction that nobody ends, and the next one would begin, read-only perhaps, in the middle of it.
+    async fn begin_with(&self, statement: &Arc<str>) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        // The names in it are quoted, and checked to be plain.
+        let (pool, statement) = (self.pool.clone(), AssertSqlSafe(Arc::clone(statement)));
+        match tokio::spawn(async move { pool.begin_with(statement).await }).await {
+            Ok(begun) => begun,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is going down.
+            Err(_) => Err(sqlx::Error::PoolClosed),
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Patience with one transaction, from its first failure on.
+#[derive(Debug, Default)]
+pub(super) struct Retries {
+    made: u32,
+}
+
+impl Retries {
+    /// Six seconds in all: a server's restart, or its stand-in's promotion, and less than a lease lasts.
+    const MOST: u32 = 7;
+    const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+    /// Whether the transaction is worth running again; pauses first if it is.
+    pub(super) async fn again(&mut self, error: &sqlx::Error) -> bool {
+        if self.made == Self::MOST || !passes_soon(error) {
+            return false;
+        }
+        let pause = Self::FIRST_PAUSE * 2u32.pow(self.made);
+        self.made += 1;
+        warn!(%error, pause = %humantime::format_duration(pause), "running a transaction again");
+        tokio::time::sleep(pause).await;
+        true
+    }
+}
+
+/// Whether a failure says that the same transaction, run again, may well succeed.
+fn passes_soon(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Conflict with another transaction, deadlock; the server stops, has crashed, is starting; the connection.
+            matches!(&*code, "40001" | "40P01" | "57P01" | "57P02" | "57P03") || code.starts_with("08")
+        }),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(url: &str) -> PostgresDatabase {
+        PostgresDatabase::new(url).unwrap()
+    }
+
+    #[test]
+    fn other_hosts_than_loopback_must_prove_who_they_are() {
+        let mode = |url: &str| database(url).options.get_ssl_mode();
+        for far in ["postgres://u@db.example/d", "postgres://u@10.0.0.1/d", "postgres://u@[2001:db8::1]/d"] {
+            assert!(matches!(mode(far), PgSslMode::VerifyFull), "{far}");
+        }
+        for near in ["localhost/d", "127.0.0.1/d", "[::1]/d", "%2Frun/d", "db.example/d?host=/run/postgresql"]
+        {
+            assert!(matches!(mode(&format!("postgres://u@{near}")), PgSslMode::Prefer), "{near}");
+        }
+        assert!(matches!(mode("postgres://u@db.example/d?sslmode=require"), PgSslMode::Require));
+        assert!(matches!(mode("postgres://u@db.example/d?a=b&ssl-mode=disable"), PgSslMode::Disable));
+    }
+
+    #[test]
+    fn a_password_shows_nowhere() {
+        let database = database("postgres://u:geheim@db.example:5433/d?sslmode=disable")
+            .password(&SecretString::from("noch geheimer"));
+        assert_eq!(database.to_string(), "postgres://u@db.example:5433/d");
+        assert_eq!(format!("{database:?}"), "postgres://u@db.example:5433/d");
+        let error = PostgresDatabase::new("postgres://u:geheim@db.example:port/d").unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("geheim"), "{error:?}");
+    }
+
+    #[test]
+    fn a_schema_is_a_plain_name_with_room_for_its_private_twin() {
+        for bad in ["", "Tim", "a b", "a\"b", "1a", "pg_tim", "ä", &"x".repeat(56)] {
+            assert_eq!(Schema::new(bad), None, "{bad:?}");
+        }
+        assert_eq!(Schema::new("order").unwrap().private(), "order_private");
+    }
+}

@@ -1,0 +1,891 @@
+//! One contract, two engines: every behaviour of the store is written once and runs on both.
+
+#![deny(dead_code)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tim_group_sync::clock::Clock;
+use tim_group_sync::model::{Counts, CrawlStatus, ReasonCode, SdkAppId, TypeId, Verdict};
+use tim_group_sync::reconcile::Settlement;
+use tim_group_sync::roll::Mark;
+use tim_group_sync::store::{
+    AppIdentity, Closing, CrawlEvents, DatabaseUrl, PassRecord, Past, Reason, Store, StoreError, Written,
+};
+
+use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
+use crate::support_postgres::{PostgresServer, TestDatabase};
+
+on_both_engines![
+    an_app_keeps_its_number_when_it_is_renamed,
+    registering_again_what_stands_uses_up_no_numbers,
+    a_type_that_is_no_longer_configured_stays_known,
+    an_app_that_is_not_in_the_configuration_shows_as_not_configured_until_it_returns,
+    the_first_list_of_a_type_is_no_news,
+    a_group_that_is_listed_later_has_appeared,
+    listing_the_same_groups_again_changes_nothing,
+    a_deleted_group_that_is_listed_again_has_reappeared_under_the_listed_type,
+    a_live_group_listed_under_another_type_is_retyped,
+    a_type_learned_for_a_group_without_one_is_no_event,
+    an_unfiltered_list_leaves_known_types_alone_and_revives_under_the_old_type,
+    a_listed_group_is_missing_no_more,
+    ids_are_kept_byte_for_byte,
+    more_ids_than_fit_a_statement_are_written_in_one_transaction,
+    a_group_in_two_batches_is_written_once,
+    apps_do_not_see_each_others_groups,
+    a_complete_crawl_that_misses_nothing_deletes_nothing,
+    an_exact_absence_deletes_at_once_and_is_seen_last_when_its_type_was_concluded_last,
+    a_moving_absence_is_missing_first_and_vanished_the_second_time,
+    a_missing_group_keeps_the_time_it_was_seen_last,
+    a_failed_crawl_concludes_nothing_but_keeps_its_counts_and_reason,
+    a_crawl_is_closed_once_and_a_second_end_writes_nothing,
+    crawls_of_dead_processes_are_closed_by_the_next,
+    a_tick_is_served_once,
+    the_day_adds_up_its_crawls_and_keeps_the_last_totals,
+    withheld_deletions_leave_groups_live_missing_and_held_until_approved,
+    a_held_group_that_is_listed_again_is_free,
+    passes_show_in_the_counts_once_the_crawl_has_ended,
+    what_earlier_crawls_tell_is_read_from_those_that_reached_their_end,
+    events_of_a_running_crawl_do_not_show,
+    every_live_group_is_named_once_with_its_type_and_marks,
+    one_of_two_holds_the_lease_and_the_other_waits,
+    the_holder_of_the_lease_can_be_told,
+    views_have_the_columns_of_the_contract_in_their_order,
+    a_crawl_without_changes_rewrites_no_group,
+    readers_see_all_deletions_of_a_crawl_at_once,
+    a_status_tells_counts_and_crawls,
+    a_database_without_tables_is_told_apart_from_a_newer_one,
+    the_printed_sql_makes_the_same_tables,
+    two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated,
+];
+
+async fn an_app_keeps_its_number_when_it_is_renamed(bench: &Bench) {
+    let named = |name: &str| AppIdentity { sdk_app_id: sdk_app_id(), name: name.to_owned() };
+    let (first, _) = bench.store.register_app(&named("prod"), &[]).await.unwrap();
+    let (second, _) = bench.store.register_app(&named("live"), &[]).await.unwrap();
+    assert_eq!(first, second);
+    assert_eq!(bench.lines("SELECT app, configured FROM app_status").await, ["live|1"]);
+}
+
+async fn registering_again_what_stands_uses_up_no_numbers(bench: &Bench) {
+    let own = group_types(&["Public", "Own1"]);
+    let identity = |number: i64| AppIdentity {
+        sdk_app_id: SdkAppId::new(number).unwrap(),
+        name: format!("app{number}"),
+    };
+    for _ in 0..5 {
+        bench.store.register_app(&identity(1), &own).await.unwrap();
+    }
+    let (_, types) = bench.store.register_app(&identity(2), &group_types(&["Own1", "Own2"])).await.unwrap();
+    assert_eq!(types.values().map(|type_id| type_id.0).collect::<Vec<_>>(), [7, 8]);
+    assert_eq!(bench.lines("SELECT app_id FROM app ORDER BY 1").await, ["1", "2"]);
+}
+
+async fn a_type_that_is_no_longer_configured_stays_known(bench: &Bench) {
+    let identity = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
+    bench.store.register_app(&identity, &group_types(&["Public", "Community"])).await.unwrap();
+    bench.store.register_app(&identity, &group_types(&["Public", "Work"])).await.unwrap();
+    assert_eq!(
+        bench.lines("SELECT group_type, sdk_name, name_zh, configured FROM type_status ORDER BY 1").await,
+        ["Community|Community|社群|0", "Private|Work|好友工作群|1", "Public|Public|陌生人社交群|1"]
+    );
+}
+
+async fn an_app_that_is_not_in_the_configuration_shows_as_not_configured_until_it_returns(bench: &Bench) {
+    let identity = |number: i64| AppIdentity {
+        sdk_app_id: SdkAppId::new(number).unwrap(),
+        name: format!("app{number}"),
+    };
+    for number in [1, 2, 3] {
+        bench.store.register_app(&identity(number), &[]).await.unwrap();
+    }
+    bench.store.set_configured(&[SdkAppId::new(2).unwrap(), SdkAppId::new(9).unwrap()]).await.unwrap();
+    let configured = "SELECT app, configured FROM app_status ORDER BY app";
+    assert_eq!(bench.lines(configured).await, ["app1|0", "app2|1", "app3|0"]);
+    bench.store.register_app(&identity(3), &[]).await.unwrap();
+    assert_eq!(bench.lines(configured).await, ["app1|0", "app2|1", "app3|1"]);
+}
+
+async fn the_first_list_of_a_type_is_no_news(bench: &Bench) {
+    let scene = Scene::on(bench).await;
+    let crawl = scene.open(at(1, 0)).await;
+    let written = scene.list_baseline(crawl, scene.public, at(1, 1), &["b", "a"]).await;
+    assert_eq!(written, Written { first_listed: 2, ..Written::default() });
+    bench.store.end_baseline(&scene.lease, scene.app, scene.public, crawl).await.unwrap();
+    let events = scene.complete(crawl, at(1, 0), at(1, 2), &[scene.public]).await;
+    assert_eq!(events, CrawlEvents::default());
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|01:01|NULL|NULL|0|1", "b|Public|01:01|01:01|NULL|NULL|0|1"]
+    );
+    assert!(scene.events().await.is_empty());
+    let states = bench.store.type_states(scene.app).await.unwrap();
+    let past: BTreeMap<TypeId, bool> =
+        states.iter().map(|state| (state.type_id(), state.past_baseline())).collect();
+    assert_eq!(past, BTreeMap::from([(scene.public, true), (scene.private, false)]));
+    // Later ends do not move it.
+    let second = scene.open(at(2, 0)).await;
+    bench.store.end_baseline(&scene.lease, scene.app, scene.public, second).await.unwrap();
+    let first = format!("SELECT baseline_crawl_id FROM type_state WHERE type_id = {}", scene.public.0);
+    assert_eq!(bench.value(&first).await, crawl.to_string());
+}
+
+async fn a_group_that_is_listed_later_has_appeared(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let written = scene.list(crawl, scene.public, at(2, 1), &["a", "b"]).await;
+    assert_eq!(written, Written { first_listed: 1, appeared: 1, ..Written::default() });
+    let events = scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    assert_eq!(events, CrawlEvents { appeared: 1, ..CrawlEvents::default() });
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|02:00|NULL|NULL|0|1", "b|Public|02:01|02:01|NULL|NULL|0|0"]
+    );
+    assert_eq!(scene.events().await, [format!("appeared|b|NULL|Public|{crawl}")]);
+}
+
+async fn listing_the_same_groups_again_changes_nothing(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a"], &["p"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let first = scene.list(crawl, scene.public, at(2, 1), &["a", "b", "p"]).await;
+    assert_eq!(first, Written { first_listed: 1, appeared: 1, reappeared: 0, retyped: 1 });
+    let rows = bench.lines("SELECT * FROM group_row ORDER BY group_id").await;
+    let again = scene.list(crawl, scene.public, at(2, 5), &["a", "b", "p"]).await;
+    assert_eq!(again, Written::default());
+    assert_eq!(bench.lines("SELECT * FROM group_row ORDER BY group_id").await, rows);
+    assert_eq!(bench.value("SELECT count(*) FROM group_event").await, "2");
+}
+
+async fn a_deleted_group_that_is_listed_again_has_reappeared_under_the_listed_type(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    bench.assert_consistent().await;
+    let crawl = scene.open(at(3, 0)).await;
+    let written = scene.list(crawl, scene.private, at(3, 1), &["a"]).await;
+    assert_eq!(written, Written { reappeared: 1, ..Written::default() });
+    let written = scene.list(crawl, scene.public, at(3, 1), &["b"]).await;
+    assert_eq!(written, Written { reappeared: 1, ..Written::default() });
+    let events = scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public, scene.private]).await;
+    assert_eq!(events, CrawlEvents { reappeared: 2, ..CrawlEvents::default() });
+    assert_eq!(
+        scene.groups().await,
+        ["a|Private|01:01|03:01|NULL|NULL|0|1", "b|Public|01:01|03:01|NULL|NULL|0|1"]
+    );
+    assert_eq!(
+        scene.events().await[2..],
+        [format!("reappeared|a|Public|Private|{crawl}"), format!("reappeared|b|Public|Public|{crawl}")]
+    );
+}
+
+async fn a_live_group_listed_under_another_type_is_retyped(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let written = scene.list(crawl, scene.private, at(2, 1), &["a"]).await;
+    assert_eq!(written, Written { retyped: 1, ..Written::default() });
+    let events = scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public, scene.private]).await;
+    assert_eq!(events, CrawlEvents { retyped: 1, ..CrawlEvents::default() });
+    assert_eq!(scene.events().await, [format!("retyped|a|Public|Private|{crawl}")]);
+    let counts = "SELECT group_type, live_count FROM type_status ORDER BY group_type";
+    assert_eq!(bench.lines(counts).await, ["Private|1", "Public|1"]);
+}
+
+async fn a_type_learned_for_a_group_without_one_is_no_event(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &[], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.list(crawl, TypeId::UNKNOWN, at(2, 1), &["x", "y"]).await;
+    let learned = scene.list(crawl, scene.private, at(2, 2), &["x"]).await;
+    assert_eq!(learned, Written::default());
+    scene.complete(crawl, at(2, 0), at(2, 3), &[scene.private]).await;
+    let shown = bench.lines("SELECT group_id, group_type FROM groups ORDER BY group_id").await;
+    assert_eq!(shown, ["x|Private", "y|NULL"]);
+    assert_eq!(
+        scene.events().await,
+        [format!("appeared|x|NULL|NULL|{crawl}"), format!("appeared|y|NULL|NULL|{crawl}")]
+    );
+}
+
+async fn an_unfiltered_list_leaves_known_types_alone_and_revives_under_the_old_type(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["b"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let crawl = scene.open(at(3, 0)).await;
+    let written = scene.list(crawl, TypeId::UNKNOWN, at(3, 1), &["a", "b"]).await;
+    assert_eq!(written, Written { reappeared: 1, ..Written::default() });
+    scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public]).await;
+    let shown = bench.lines("SELECT group_id, group_type, deleted_at FROM groups ORDER BY group_id").await;
+    assert_eq!(shown, ["a|Public|NULL", "b|Public|NULL"]);
+    assert_eq!(scene.events().await[1..], [format!("reappeared|b|Public|Public|{crawl}")]);
+}
+
+async fn a_listed_group_is_missing_no_more(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let missing = scene.settle(&[(scene.public, Verdict::Moving)], &["a", "b"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
+    bench.assert_consistent().await;
+    assert_eq!(bench.value("SELECT missing_count FROM app_status").await, "2");
+    let crawl = scene.open(at(3, 0)).await;
+    // Once by its own type, once by another: neither is more than a sighting and a new type.
+    assert_eq!(scene.list(crawl, scene.public, at(3, 1), &["a"]).await, Written::default());
+    let retyped = scene.list(crawl, scene.private, at(3, 1), &["b"]).await;
+    assert_eq!(retyped, Written { retyped: 1, ..Written::default() });
+    scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public, scene.private]).await;
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|03:01|NULL|NULL|0|1", "b|Private|01:01|03:01|NULL|NULL|0|1"]
+    );
+    assert_eq!(bench.value("SELECT missing_count FROM app_status").await, "0");
+}
+
+async fn ids_are_kept_byte_for_byte(bench: &Bench) {
+    let long = "x".repeat(128);
+    let longest = "y".repeat(255);
+    let ids = [
+        "@TGS#_@TGS#cQVLVHIM62CJ",
+        "A",
+        "a",
+        "a ",
+        " a",
+        "a'b",
+        "a\"b",
+        "a\\b",
+        "a\\\\b",
+        "{a,b}",
+        "NULL",
+        "null",
+        "[\"a\"]",
+        "a;--",
+        "$1",
+        "%s",
+        "ä",
+        "a\u{308}",
+        "群组",
+        "👩‍👩‍👧",
+        "\u{200b}",
+        "ß",
+        "ss",
+        &long,
+        &longest,
+    ];
+    let scene = Scene::after_baseline(bench, &[], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let written = scene.list(crawl, scene.public, at(2, 1), &ids).await;
+    assert_eq!(written.first_listed, ids.len() as u64);
+    assert_eq!(scene.list(crawl, scene.public, at(2, 1), &ids).await, Written::default());
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    let mut named = Vec::new();
+    bench.store.for_each_live(scene.app, |_, id, _| named.push(id.to_owned())).await.unwrap();
+    named.sort_unstable();
+    assert_eq!(named, sorted);
+    assert_eq!(bench.lines("SELECT group_id FROM groups ORDER BY group_id").await, sorted);
+    // All but one vanish, by name.
+    let gone: Vec<&str> = ids.into_iter().filter(|id| *id != "a ").collect();
+    let settlement = scene.settle(&[(scene.public, Verdict::Exact)], &gone).await;
+    let events = scene.close(crawl, at(2, 0), at(2, 2), &settlement).await.unwrap();
+    assert_eq!(events.vanished.cast_unsigned(), gone.len() as u64);
+    assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["a "]);
+}
+
+async fn more_ids_than_fit_a_statement_are_written_in_one_transaction(bench: &Bench) {
+    let ids: Vec<String> = (0..50_003).map(|n| format!("@TGS#{n:06}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::on(bench).await;
+    let crawl = scene.open(at(1, 0)).await;
+    assert_eq!(scene.list_baseline(crawl, scene.public, at(1, 1), &ids).await.first_listed, 50_003);
+    let again = scene.list_baseline(crawl, scene.private, at(1, 2), &ids[..20_001]).await;
+    assert_eq!(again, Written { retyped: 20_001, ..Written::default() });
+    let mut counted = 0;
+    bench.store.for_each_live(scene.app, |_, _, _| counted += 1).await.unwrap();
+    assert_eq!(counted, 50_003);
+    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Moving)];
+    let settlement = scene.settle_all(&passes).await;
+    let events = scene.close(crawl, at(1, 0), at(1, 3), &settlement).await.unwrap();
+    assert_eq!(events, CrawlEvents { vanished: 30_002, retyped: 20_001, ..CrawlEvents::default() });
+    assert_eq!(bench.value("SELECT missing_count FROM app_status").await, "20001");
+}
+
+async fn a_group_in_two_batches_is_written_once(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &[], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let first = scene.list(crawl, scene.public, at(2, 1), &["a", "b"]).await;
+    let second = scene.list(crawl, scene.public, at(2, 2), &["b", "c"]).await;
+    assert_eq!((first.appeared, second.appeared), (2, 1));
+    assert_eq!(second.first_listed, 1);
+}
+
+async fn apps_do_not_see_each_others_groups(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let other = AppIdentity { sdk_app_id: SdkAppId::new(7).unwrap(), name: "test".to_owned() };
+    let (app, _) = bench.store.register_app(&other, &group_types(&["Public"])).await.unwrap();
+    let lease = bench.store.try_lease(other.sdk_app_id).await.unwrap().unwrap();
+    let other = Scene { bench, app, public: scene.public, private: scene.private, lease };
+    let crawl = other.open(at(2, 0)).await;
+    assert_eq!(other.list(crawl, scene.public, at(2, 1), &["a", "z"]).await.first_listed, 2);
+    let settlement = other.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    other.close(crawl, at(2, 0), at(2, 2), &settlement).await.unwrap();
+    let shown = bench.lines("SELECT app, group_id FROM live_groups ORDER BY app, group_id").await;
+    assert_eq!(shown, ["prod|a", "prod|b", "test|z"]);
+}
+
+async fn a_complete_crawl_that_misses_nothing_deletes_nothing(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a"], &["p"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    let crawls = "SELECT status, deletions, requests, groups_listed, started_at, finished_at, reason FROM crawls WHERE crawl_id = ";
+    assert_eq!(
+        bench.lines(&format!("{crawls}{crawl}")).await,
+        ["complete|none|4|6|2026-03-01T02:00:00Z|2026-03-01T02:02:00Z|NULL"]
+    );
+    // Only the concluded type's groups were seen again.
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|02:00|NULL|NULL|0|1", "p|Private|01:01|01:01|NULL|NULL|0|1"]
+    );
+    let as_of = bench.lines("SELECT group_type, as_of FROM type_status ORDER BY group_type").await;
+    assert_eq!(as_of, ["Private|2026-03-01T01:00:00Z", "Public|2026-03-01T02:00:00Z"]);
+}
+
+async fn an_exact_absence_deletes_at_once_and_is_seen_last_when_its_type_was_concluded_last(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public, scene.private]).await;
+    let crawl = scene.open(at(3, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)], &["a"]).await;
+    let events = scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+    assert_eq!(events, CrawlEvents { vanished: 1, ..CrawlEvents::default() });
+    assert_eq!(
+        scene.groups().await,
+        [
+            "a|Public|01:01|02:00|03:02|NULL|0|1",
+            "b|Public|01:01|03:00|NULL|NULL|0|1",
+            "p|Private|01:01|03:00|NULL|NULL|0|1"
+        ]
+    );
+    assert_eq!(scene.events().await, [format!("vanished|a|Public|NULL|{crawl}")]);
+    let crawls = format!("SELECT status, deletions, vanished FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&crawls).await, ["complete|applied|1"]);
+    let counts = "SELECT group_type, live_count, deleted_count FROM type_status ORDER BY group_type";
+    assert_eq!(bench.lines(counts).await, ["Private|1|0", "Public|1|1"]);
+}
+
+async fn a_moving_absence_is_missing_first_and_vanished_the_second_time(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let moving = [(scene.public, Verdict::Moving)];
+    let crawl = scene.open(at(2, 0)).await;
+    let missing = scene.settle(&moving, &["a"]).await;
+    let events = scene.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
+    assert_eq!(events, CrawlEvents::default());
+    bench.assert_consistent().await;
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|01:01|NULL|02:00|0|1", "b|Public|01:01|02:00|NULL|NULL|0|1"]
+    );
+    let deletions = format!("SELECT status, deletions FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&deletions).await, ["complete|none"]);
+    let crawl = scene.open(at(3, 0)).await;
+    let gone = scene.settle(&moving, &["a"]).await;
+    let events = scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+    assert_eq!(events, CrawlEvents { vanished: 1, ..CrawlEvents::default() });
+    assert_eq!(scene.groups().await[0], "a|Public|01:01|01:01|03:02|NULL|0|1");
+}
+
+async fn a_missing_group_keeps_the_time_it_was_seen_last(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    let crawl = scene.open(at(3, 0)).await;
+    let missing = scene.settle(&[(scene.public, Verdict::Moving)], &["a"]).await;
+    scene.close(crawl, at(3, 0), at(3, 2), &missing).await.unwrap();
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|02:00|NULL|03:00|0|1", "b|Public|01:01|03:00|NULL|NULL|0|1"]
+    );
+}
+
+async fn a_failed_crawl_concludes_nothing_but_keeps_its_counts_and_reason(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.list(crawl, scene.public, at(2, 1), &["b"]).await;
+    scene.fail(crawl, at(2, 0), at(2, 2)).await;
+    let shown = format!(
+        "SELECT status, deletions, appeared, reason_code, error_code, reason FROM crawls WHERE crawl_id = {crawl}"
+    );
+    assert_eq!(bench.lines(&shown).await, ["failed|NULL|1|timeout|NULL|no answer within 10s"]);
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|01:01|NULL|NULL|0|1", "b|Public|02:01|02:01|NULL|NULL|0|0"]
+    );
+    let counts = "SELECT total_count, total_count_at_start, listed_count, recorded_at FROM app_counts ORDER BY crawl_id DESC LIMIT 1";
+    assert_eq!(bench.lines(counts).await, ["8|7|6|2026-03-01T02:02:00Z"]);
+    assert_eq!(
+        bench
+            .lines("SELECT last_complete_crawl_at, last_crawl_status, last_crawl_reason FROM app_status")
+            .await,
+        ["2026-03-01T01:02:00Z|failed|no answer within 10s"]
+    );
+}
+
+async fn a_crawl_is_closed_once_and_a_second_end_writes_nothing(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    let everything = || async {
+        let mut all = scene.groups().await;
+        all.extend(bench.lines("SELECT * FROM crawls ORDER BY crawl_id").await);
+        all.extend(bench.lines("SELECT * FROM type_status ORDER BY group_type").await);
+        all.extend(bench.lines("SELECT * FROM daily_counts ORDER BY group_type").await);
+        all
+    };
+    let before = everything().await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    for finished_at in [at(2, 2), at(2, 9)] {
+        let again = scene.close(crawl, at(2, 0), finished_at, &gone).await;
+        assert!(matches!(again, Err(StoreError::Superseded { crawl: which }) if which == crawl), "{again:?}");
+    }
+    assert_eq!(everything().await, before);
+}
+
+async fn crawls_of_dead_processes_are_closed_by_the_next(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
+    let dead = scene.open(at(2, 0)).await;
+    scene.list(dead, scene.public, at(2, 1), &["b"]).await;
+    let next = scene.open(at(3, 0)).await;
+    assert!(next > dead);
+    let shown = format!(
+        "SELECT status, deletions, appeared, reason_code, reason, finished_at FROM crawls WHERE crawl_id = {dead}"
+    );
+    assert_eq!(
+        bench.lines(&shown).await,
+        ["failed|NULL|1|process_ended|the process ended before the crawl did|2026-03-01T03:00:00Z"]
+    );
+    assert_eq!(scene.events().await, [format!("appeared|b|NULL|Public|{dead}")]);
+}
+
+async fn a_tick_is_served_once(bench: &Bench) {
+    let scene = Scene::on(bench).await;
+    // Not by a crawl that does not reach its end.
+    let crawl = scene.try_open(at(2, 0), Some(at(2, 0))).await.unwrap();
+    scene.fail(crawl, at(2, 0), at(2, 1)).await;
+    let crawl = scene.try_open(at(2, 2), Some(at(2, 0))).await.unwrap();
+    scene.complete(crawl, at(2, 2), at(2, 3), &[]).await;
+    assert_eq!(scene.try_open(at(2, 4), Some(at(2, 0))).await, None);
+    // Crawls without a tick are none of its business.
+    for minute in [10, 20] {
+        let crawl = scene.open(at(3, minute)).await;
+        scene.complete(crawl, at(3, minute), at(3, minute + 1), &[]).await;
+    }
+    let crawl = scene.open(at(3, 30)).await;
+    scene.fail(crawl, at(3, 30), at(3, 31)).await;
+    assert_eq!(bench.store.last_start(scene.app).await.unwrap(), Some(at(3, 20)));
+    let dues = bench.lines("SELECT trigger, due_at FROM crawls ORDER BY crawl_id").await;
+    assert_eq!(
+        dues,
+        [
+            "schedule|2026-03-01T02:00:00Z",
+            "schedule|2026-03-01T02:00:00Z",
+            "command|NULL",
+            "command|NULL",
+            "command|NULL"
+        ]
+    );
+}
+
+fn pass(type_id: TypeId, verdict: Option<Verdict>, stated: &[u64], distinct: u64) -> PassRecord {
+    let mut counts = Counts::default();
+    stated.iter().for_each(|count| counts.add(Some(*count)));
+    PassRecord {
+        type_id,
+        recorded_at: at(2, 1),
+        verdict,
+        pages: 1,
+        counts,
+        distinct,
+        repeats: 0,
+        first_listed: 0,
+        unusable: 0,
+    }
+}
+
+async fn the_day_adds_up_its_crawls_and_keeps_the_last_totals(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.list(crawl, scene.public, at(2, 1), &["c", "d"]).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
+    let closing = Closing { passes: &passes, ..scene.closing(crawl, at(2, 0), at(2, 2), &gone) };
+    bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+    let crawl = scene.open(at(3, 0)).await;
+    scene.list(crawl, scene.private, at(3, 1), &["d"]).await;
+    // The pass got no count: the earlier one stays.
+    let passes = [pass(scene.public, None, &[], 0)];
+    let nothing = Settlement::nothing();
+    let closing = Closing {
+        passes: &passes,
+        status: CrawlStatus::Cancelled,
+        ..scene.closing(crawl, at(3, 0), at(3, 2), &nothing)
+    };
+    bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+    let shown = "SELECT day, group_type, live_groups, total_count, appeared, vanished, reappeared, retyped
+                 FROM daily_counts ORDER BY group_type";
+    assert_eq!(
+        bench.lines(shown).await,
+        ["2026-03-01|Private|1|NULL|0|0|0|1", "2026-03-01|Public|2|9|2|1|0|0"]
+    );
+}
+
+async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let missing = scene.settle(&[(scene.public, Verdict::Moving)], &["b"]).await;
+    scene.close(crawl, at(2, 0), at(2, 1), &missing).await.unwrap();
+    let crawl = scene.open(at(3, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
+    withheld.withhold(&[scene.public]);
+    let events = scene.close(crawl, at(3, 0), at(3, 2), &withheld).await.unwrap();
+    assert_eq!(events, CrawlEvents::default());
+    bench.assert_consistent().await;
+    assert_eq!(
+        scene.groups().await,
+        [
+            "a|Public|01:01|02:00|NULL|03:00|1|1",
+            "b|Public|01:01|01:01|NULL|02:00|1|1",
+            "c|Public|01:01|03:00|NULL|NULL|0|1"
+        ]
+    );
+    let shown = format!("SELECT status, deletions, withheld, vanished FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&shown).await, ["complete|withheld|2|0"]);
+    let mut marks = Vec::new();
+    bench.store.for_each_live(scene.app, |_, id, mark| marks.push((id.to_owned(), mark))).await.unwrap();
+    marks.sort_by(|a, b| a.0.cmp(&b.0));
+    let held = Mark { missing: true, held: true };
+    assert_eq!(marks, [("a".to_owned(), held), ("b".to_owned(), held), ("c".to_owned(), Mark::default())]);
+
+    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!((waiting.withheld, waiting.sdk_app_id()), (2, Some(sdk_app_id())));
+    assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["a", "b"]);
+    let approve = || bench.store.approve(&scene.lease, &waiting, crawl, at(4, 0), day());
+    assert_eq!(approve().await.unwrap(), 2);
+    bench.assert_consistent().await;
+    assert_eq!(
+        scene.groups().await,
+        [
+            "a|Public|01:01|02:00|04:00|NULL|0|1",
+            "b|Public|01:01|01:01|04:00|NULL|0|1",
+            "c|Public|01:01|03:00|NULL|NULL|0|1"
+        ]
+    );
+    assert_eq!(bench.lines(&shown).await, ["complete|approved|2|2"]);
+    assert_eq!(
+        scene.events().await,
+        [format!("vanished|a|Public|NULL|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")]
+    );
+    assert_eq!(approve().await.unwrap(), 0);
+    assert_eq!(bench.lines(&shown).await, ["complete|approved|2|2"]);
+}
+
+async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
+    withheld.withhold(&[scene.public]);
+    scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
+    let next = scene.open(at(3, 0)).await;
+    assert_eq!(scene.list(next, scene.public, at(3, 1), &["a"]).await, Written::default());
+    scene.complete(next, at(3, 0), at(3, 2), &[scene.public]).await;
+    let shown = "SELECT group_id, held, missing_since FROM groups ORDER BY group_id";
+    assert_eq!(bench.lines(shown).await, ["a|0|NULL", "b|1|2026-03-01T02:00:00Z"]);
+    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["b"]);
+}
+
+async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {
+    let scene = Scene::on(bench).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let shown =
+        "SELECT group_type, total_count, total_count_min, total_count_max, listed_count, verdict, recorded_at
+                 FROM type_counts ORDER BY group_type";
+    assert!(bench.lines(shown).await.is_empty());
+    assert!(bench.lines("SELECT * FROM app_counts").await.is_empty());
+    let passes = [
+        pass(scene.public, Some(Verdict::Moving), &[7, 9, 8], 9),
+        pass(scene.private, Some(Verdict::Rejected), &[], 0),
+        pass(TypeId::UNKNOWN, Some(Verdict::Exact), &[20], 20),
+    ];
+    let nothing = Settlement::nothing();
+    let closing = Closing {
+        passes: &passes,
+        total_at_end: None,
+        total_at_start: Some(u64::MAX),
+        ..scene.closing(crawl, at(2, 0), at(2, 2), &nothing)
+    };
+    bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+    assert_eq!(
+        bench.lines(shown).await,
+        [
+            "Private|NULL|NULL|NULL|0|rejected|2026-03-01T02:01:00Z",
+            "Public|8|7|9|9|moving|2026-03-01T02:01:00Z"
+        ]
+    );
+    // A TotalCount beyond what databases count to is kept as the largest number.
+    assert_eq!(bench.value("SELECT total_count FROM app_counts").await, i64::MAX.to_string());
+}
+
+async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(bench: &Bench) {
+    let scene = Scene::on(bench).await;
+    assert_eq!(bench.store.past(scene.app).await.unwrap(), Past::default());
+    assert_eq!(bench.store.last_start(scene.app).await.unwrap(), None);
+    let close = async |hour, status, leftover| {
+        let crawl = scene.open(at(hour, 0)).await;
+        let nothing = Settlement::nothing();
+        let closing =
+            Closing { status, leftover, ..scene.closing(crawl, at(hour, 0), at(hour, 1), &nothing) };
+        bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+        bench.store.past(scene.app).await.unwrap()
+    };
+    let past = |crawled_before, leftover_last_time| Past { crawled_before, leftover_last_time };
+    assert_eq!(close(2, CrawlStatus::Failed, None).await, past(false, false));
+    assert_eq!(close(3, CrawlStatus::Incomplete, Some(3)).await, past(true, true));
+    assert_eq!(close(4, CrawlStatus::Failed, None).await, past(true, true));
+    assert_eq!(close(5, CrawlStatus::Complete, Some(0)).await, past(true, false));
+}
+
+async fn events_of_a_running_crawl_do_not_show(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &[], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.list(crawl, scene.public, at(2, 1), &["a"]).await;
+    assert!(scene.events().await.is_empty());
+    assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["a"]);
+    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    assert_eq!(scene.events().await.len(), 1);
+}
+
+async fn every_live_group_is_named_once_with_its_type_and_marks(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &["p", "q"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let passes = [(scene.public, Verdict::Moving), (scene.private, Verdict::Moving)];
+    let missing = scene.settle(&passes, &["b", "q"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
+    let crawl = scene.open(at(3, 0)).await;
+    scene.list(crawl, scene.private, at(3, 1), &["q"]).await;
+    let gone = scene.settle(&[(scene.private, Verdict::Exact)], &["p"]).await;
+    scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+    let mut named = Vec::new();
+    let naming =
+        bench.store.for_each_live(scene.app, |type_id, id, mark| named.push((id.to_owned(), type_id, mark)));
+    naming.await.unwrap();
+    named.sort_by(|a, b| a.0.cmp(&b.0));
+    let plain = Mark::default();
+    assert_eq!(
+        named,
+        [
+            ("a".to_owned(), scene.public, plain),
+            ("b".to_owned(), scene.public, Mark { missing: true, held: false }),
+            ("c".to_owned(), scene.public, plain),
+            ("q".to_owned(), scene.private, plain),
+        ]
+    );
+}
+
+async fn one_of_two_holds_the_lease_and_the_other_waits(bench: &Bench) {
+    let other = bench.another_store().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    assert!(other.try_lease(sdk_app_id()).await.unwrap().is_none());
+    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    // Another app is another lease.
+    assert!(other.try_lease(SdkAppId::new(7).unwrap()).await.unwrap().is_some());
+    let mut said = 0;
+    let waiting = other.lease(sdk_app_id(), || said += 1);
+    let releasing = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lease.release(Clock::system().now(), Duration::from_millis(400)).await;
+        std::time::Instant::now()
+    };
+    let (taken, released) = tokio::join!(waiting, releasing);
+    let taken = taken.unwrap();
+    assert_eq!(said, 1);
+    // The pause is waited out either by whoever takes the lease, or before.
+    let left = taken.not_before().map(|at| (at - Clock::system().now()).to_std().unwrap_or_default());
+    let first_request = released.elapsed() + left.unwrap_or_default();
+    assert!(first_request >= Duration::from_millis(380), "{first_request:?}");
+}
+
+async fn the_holder_of_the_lease_can_be_told(bench: &Bench) {
+    let other = bench.another_store().await;
+    assert_eq!(other.lease_holder(sdk_app_id()).await.unwrap(), None);
+    let scene = Scene::on(bench).await;
+    let crawl = scene.open(Clock::system().now()).await;
+    let holder = other.lease_holder(sdk_app_id()).await.unwrap().expect("the lease is held");
+    assert!(!holder.host.is_empty());
+    let since = Clock::system().now() - holder.since.expect("it is known of a crawl");
+    assert!(since.abs() < chrono::Duration::seconds(60), "{since}");
+    scene.fail(crawl, at(2, 0), at(2, 1)).await;
+    scene.lease.release(Clock::system().now(), Duration::ZERO).await;
+    assert_eq!(other.lease_holder(sdk_app_id()).await.unwrap(), None);
+}
+
+async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
+    let groups = "group_id group_type first_seen_at in_baseline last_seen_at deleted_at missing_since held";
+    for (view, columns) in [
+        ("groups", groups),
+        ("live_groups", groups),
+        ("group_events", "event_id occurred_at group_id event old_type new_type crawl_id"),
+        ("app_counts", "recorded_at total_count total_count_at_start listed_count crawl_id"),
+        (
+            "type_counts",
+            "recorded_at group_type total_count total_count_min total_count_max listed_count verdict crawl_id",
+        ),
+        ("daily_counts", "day group_type live_groups total_count appeared vanished reappeared retyped"),
+        (
+            "crawls",
+            "crawl_id trigger due_at started_at finished_at status deletions requests groups_listed appeared vanished \
+             reappeared retyped withheld reason_code error_code reason host version",
+        ),
+        (
+            "app_status",
+            "configured live_count missing_count last_complete_crawl_at last_crawl_status last_crawl_deletions \
+             last_crawl_reason",
+        ),
+        ("type_status", "group_type sdk_name name_zh live_count deleted_count as_of configured"),
+    ] {
+        let expected: Vec<&str> = ["sdk_app_id", "app"].into_iter().chain(columns.split(' ')).collect();
+        assert_eq!(bench.columns(view).await, expected, "{view}");
+    }
+}
+
+async fn a_crawl_without_changes_rewrites_no_group(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
+    let written = match &bench.place {
+        Place::Postgres(_) => {
+            "SELECT string_agg(group_id || ctid::text || xmin::text, ' ' ORDER BY group_id) FROM group_row"
+        }
+        // SQLite has no such marks: the rows themselves must be the same.
+        Place::Sqlite(_) => "SELECT group_concat(group_id || last_seen_at, ' ') FROM group_row",
+    };
+    let before = bench.value(written).await;
+    let crawl = scene.open(at(2, 0)).await;
+    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public, scene.private]).await;
+    assert_eq!(bench.value(written).await, before);
+    // And still they were seen since.
+    assert!(
+        scene.groups().await.iter().all(|group| group.contains("|02:00|NULL")),
+        "{:?}",
+        scene.groups().await
+    );
+}
+
+async fn readers_see_all_deletions_of_a_crawl_at_once(bench: &Bench) {
+    let ids: Vec<String> = (0..25_000).map(|n| format!("{n:05}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::on(bench).await;
+    let crawl = scene.open(at(1, 0)).await;
+    scene.list_baseline(crawl, scene.public, at(1, 1), &ids).await;
+    let gone = scene.settle_all(&[(scene.public, Verdict::Exact)]).await;
+    let closing = scene.close(crawl, at(1, 0), at(1, 2), &gone);
+    tokio::pin!(closing);
+    let shown =
+        "SELECT (SELECT count(*) FROM live_groups), (SELECT count(*) FROM group_events), status, vanished,
+                        (SELECT live_count FROM app_status) FROM crawls";
+    let mut seen = Vec::new();
+    loop {
+        tokio::select! {
+            closed = &mut closing => {
+                closed.unwrap();
+                break;
+            }
+            lines = bench.lines(shown) => seen.push(lines.join("")),
+        }
+    }
+    seen.push(bench.lines(shown).await.join(""));
+    seen.dedup();
+    assert_eq!(seen.last().unwrap(), "0|25000|complete|25000|0");
+    assert!(seen.len() <= 2 && (seen.len() == 1 || seen[0] == "25000|0|running|0|25000"), "{seen:?}");
+}
+
+async fn a_status_tells_counts_and_crawls(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let nothing = Settlement::nothing();
+    let reason = Reason {
+        code: ReasonCode::ShortListing,
+        error_code: Some(10006),
+        text: "Public listed 1 of 2".to_owned(),
+    };
+    let closing = Closing {
+        status: CrawlStatus::Incomplete,
+        reason: Some(reason),
+        ..scene.closing(crawl, at(2, 0), at(2, 2), &nothing)
+    };
+    bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+    let running = scene.open(at(3, 0)).await;
+    let statuses = bench.store.app_statuses().await.unwrap();
+    let [status] = &statuses[..] else { panic!("{statuses:?}") };
+    assert_eq!((status.app.as_str(), status.configured), ("prod", true));
+    let types: Vec<_> =
+        status.types.iter().map(|row| (row.group_type.as_deref(), row.live, row.configured)).collect();
+    assert_eq!(types, [(Some("Public"), 2, 1), (Some("Private"), 1, 1)]);
+    assert_eq!(status.last_complete_crawl.as_ref().unwrap().finished(), Some(at(1, 2)));
+    let last = status.last_crawl.as_ref().unwrap();
+    assert_eq!((last.crawl_id, last.status.as_str(), last.error_code), (crawl.0, "incomplete", Some(10006)));
+    assert_eq!(status.running_crawl.as_ref().unwrap().crawl_id, running.0);
+}
+
+/// An empty database beside the bench's.
+async fn beside(bench: &Bench) -> (Store, DatabaseUrl, Option<TestDatabase>) {
+    match &bench.place {
+        Place::Sqlite(folder) => {
+            let url = DatabaseUrl::Sqlite(folder.path().join("other.db"));
+            (Store::open(&url).await.unwrap(), url, None)
+        }
+        Place::Postgres(_) => {
+            let database = PostgresServer::shared().await.empty_database().await.reached_like(&bench.place);
+            let url = database.database_url();
+            (Store::open(&url).await.unwrap(), url, Some(database))
+        }
+    }
+}
+
+async fn a_database_without_tables_is_told_apart_from_a_newer_one(bench: &Bench) {
+    let (store, url, _keep) = beside(bench).await;
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    store.migrate().await.unwrap();
+    store.migrate().await.unwrap();
+    store.check_migrated().await.unwrap();
+    Bench::execute(&url, "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9001, 'x', TRUE, '', 0)")
+        .await;
+    assert!(matches!(store.check_migrated().await, Err(StoreError::Newer { version: 9001 })));
+    let refused = store.migrate().await;
+    assert!(matches!(refused, Err(StoreError::Newer { version: 9001 })), "{refused:?}");
+}
+
+async fn the_printed_sql_makes_the_same_tables(bench: &Bench) {
+    let (store, url, _keep) = beside(bench).await;
+    Bench::execute(&url, &Store::migration_sql(&url)).await;
+    store.check_migrated().await.unwrap();
+    store.migrate().await.unwrap();
+    let identity = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
+    store.register_app(&identity, &group_types(&["Public"])).await.unwrap();
+    assert_eq!(store.app_statuses().await.unwrap().len(), 1);
+    store.close().await;
+}
+
+async fn two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated(bench: &Bench) {
+    let (first, url, _keep) = beside(bench).await;
+    let mut stores = vec![first];
+    for _ in 0..5 {
+        stores.push(Store::open(&url).await.unwrap());
+    }
+    let starts = stores.iter().map(|store| async move {
+        store.migrate().await?;
+        store.check_migrated().await
+    });
+    for started in futures_util::future::join_all(starts).await {
+        started.unwrap();
+    }
+    for store in stores {
+        store.close().await;
+    }
+}

@@ -1,0 +1,328 @@
+//! A PostgreSQL of the tests' own: started once a run, as an ordinary user, gone when the run ends, however it ends.
+//!
+//! A small shell owns it: it waits for the end of a pipe that this process holds open, so that a panic, an abort or a
+//! kill -9 of the tests ends the server too, and then removes its folder.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use tim_group_sync::store::{DatabaseUrl, PostgresDatabase, Store};
+use tokio::sync::OnceCell;
+
+use crate::support_engines::Place;
+
+const MISSING: &str = "these tests need a PostgreSQL server and found none: run `tests/run`, which installs one, or name \
+                       its programs' folder in PG_BIN, or a server in TIM_GROUP_SYNC_TEST_DATABASE_URL";
+
+/// Starts the server in a folder of its own and says where that is; ends both when its input ends.
+const SERVER_SCRIPT: &str = r#"
+set -eu
+bin=$1
+dir=$(mktemp -d /tmp/tim-group-sync-pg.XXXXXX)
+cd "$dir"
+trap 'cd /; rm -rf "$dir"' EXIT
+"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C --no-sync >log 2>&1 || { cat log >&2; exit 1; }
+cat >>data/postgresql.conf <<CONF
+listen_addresses = ''
+unix_socket_directories = '$dir'
+fsync = off
+full_page_writes = off
+max_connections = 300
+shared_buffers = 64MB
+CONF
+printf 'local all +locked scram-sha-256\nlocal all all trust\n' >data/pg_hba.conf
+"$bin/postgres" -D data >>log 2>&1 &
+server=$!
+trap 'kill -INT $server 2>/dev/null; wait $server; cd /; rm -rf "$dir"' EXIT
+tries=0
+until [ -S "$dir/.s.PGSQL.5432" ] && grep -q 'ready to accept' log; do
+    tries=$((tries + 1))
+    [ $tries -lt 300 ] && kill -0 $server || { cat log >&2; exit 1; }
+    sleep 0.1
+done
+echo "$dir"
+cat >/dev/null
+"#;
+
+/// A running server.
+pub struct PostgresServer {
+    /// Where its databases are, without a name at the end.
+    options: PgConnectOptions,
+    url: ServerUrl,
+    template: String,
+    keeper: Option<Keeper>,
+}
+
+enum ServerUrl {
+    Socket(PathBuf),
+    Named(String),
+}
+
+struct Keeper {
+    _shell: Child,
+    /// Its end is the server's end.
+    _alive: ChildStdin,
+}
+
+static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// A database of one test's own, dropped with this.
+pub struct TestDatabase {
+    pub name: String,
+    pub url: String,
+    /// The folder of the socket of a pooler through which stores go.
+    pooler: Option<PathBuf>,
+}
+
+/// A pgbouncer before the run's own server that gives every transaction another connection.
+pub struct Pooler {
+    folder: PathBuf,
+    _keeper: Keeper,
+}
+
+const POOLER_SCRIPT: &str = r#"
+set -eu
+program=$1
+server=$2
+dir=$(mktemp -d /tmp/tim-group-sync-pooler.XXXXXX)
+cd "$dir"
+trap 'cd /; rm -rf "$dir"' EXIT
+cat >pooler.ini <<CONF
+[databases]
+* = host=$server
+[pgbouncer]
+pool_mode = transaction
+listen_port = 6432
+unix_socket_dir = $dir
+auth_type = trust
+auth_file = $dir/users
+default_pool_size = 4
+server_round_robin = 1
+CONF
+echo '"postgres" ""' >users
+"$program" pooler.ini >log 2>&1 &
+pooler=$!
+trap 'kill -INT $pooler 2>/dev/null; wait $pooler; cd /; rm -rf "$dir"' EXIT
+tries=0
+until [ -S "$dir/.s.PGSQL.6432" ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 100 ] && kill -0 $pooler || { cat log >&2; exit 1; }
+    sleep 0.1
+done
+echo "$dir"
+cat >/dev/null
+"#;
+
+impl Pooler {
+    /// `None` where there is no pgbouncer, or no server of the tests' own behind it.
+    pub async fn start() -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
+        let program = program.into_iter().find(|program| program.exists())?;
+        let ServerUrl::Socket(server) = &PostgresServer::shared().await.url else { return None };
+        let (folder, keeper) = Keeper::of(POOLER_SCRIPT, &[program, server]);
+        Some(Self { folder, _keeper: keeper })
+    }
+
+    /// A database whose stores go through the pooler.
+    pub async fn database(&self) -> TestDatabase {
+        let mut database = PostgresServer::shared().await.database().await;
+        database.pooler = Some(self.folder.clone());
+        database
+    }
+}
+
+impl PostgresServer {
+    /// The run's server, started by the first test that asks.
+    pub async fn shared() -> &'static Self {
+        SERVER.get_or_init(Self::start).await
+    }
+
+    async fn start() -> Self {
+        let named = std::env::var("TIM_GROUP_SYNC_TEST_DATABASE_URL").ok().filter(|url| !url.is_empty());
+        let (url, keeper) = if let Some(url) = named {
+            (ServerUrl::Named(url), None)
+        } else {
+            let (folder, keeper) = Keeper::of(SERVER_SCRIPT, &[&programs().expect(MISSING)]);
+            (ServerUrl::Socket(folder), Some(keeper))
+        };
+        let text = match &url {
+            ServerUrl::Named(url) => url.clone(),
+            ServerUrl::Socket(folder) => socket_url("postgres", folder, "postgres"),
+        };
+        let options: PgConnectOptions = text.parse().unwrap();
+        let template = format!("tgs_template_{}", std::process::id());
+        let server = Self { options, url, template, keeper };
+        if server.keeper.is_some() {
+            server.administer(&format!("CREATE DATABASE {}", server.template)).await;
+            migrate(&server.database_url(&server.template)).await;
+        }
+        server
+    }
+
+    /// Runs a statement as the server's administrator.
+    pub async fn administer(&self, sql: &str) {
+        let mut connection: PgConnection = self.options.connect().await.unwrap();
+        connection
+            .execute(AssertSqlSafe(sql.to_owned()))
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        connection.close().await.unwrap();
+    }
+
+    /// Runs SQL in a database of this server.
+    pub async fn execute(&self, database: &str, sql: &str) -> Result<(), sqlx::Error> {
+        let mut connection: PgConnection = self.url(database).parse::<PgConnectOptions>()?.connect().await?;
+        connection.execute(AssertSqlSafe(sql.to_owned())).await?;
+        connection.close().await
+    }
+
+    /// A new database with all tables.
+    pub async fn database(&self) -> TestDatabase {
+        if self.keeper.is_some() {
+            return self.new_database(&format!("TEMPLATE {}", self.template)).await;
+        }
+        // Nobody would remove a template from a server that stays.
+        let database = self.empty_database().await;
+        migrate(&database.database_url()).await;
+        database
+    }
+
+    /// A new database without any.
+    pub async fn empty_database(&self) -> TestDatabase {
+        self.new_database("").await
+    }
+
+    async fn new_database(&self, how: &str) -> TestDatabase {
+        let name = format!("tgs_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
+        self.administer(&format!("CREATE DATABASE {name} {how}")).await;
+        TestDatabase { url: self.url(&name), name, pooler: None }
+    }
+
+    /// The URL of a database of this server.
+    pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", database)
+    }
+
+    /// The same for another role, where the server is the tests' own.
+    pub fn url_as(&self, role: &str, database: &str) -> String {
+        match &self.url {
+            ServerUrl::Socket(folder) => socket_url(role, folder, database),
+            ServerUrl::Named(url) => {
+                let mut url = reqwest::Url::parse(url).unwrap();
+                url.set_path(database);
+                if role != "postgres" {
+                    url.set_username(role).unwrap();
+                }
+                url.into()
+            }
+        }
+    }
+
+    fn database_url(&self, database: &str) -> DatabaseUrl {
+        DatabaseUrl::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
+    }
+
+    /// Whether roles and passwords are the tests' own to make.
+    pub fn is_own(&self) -> bool {
+        self.keeper.is_some()
+    }
+}
+
+async fn migrate(database: &DatabaseUrl) {
+    let store = Store::open(database).await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+}
+
+impl TestDatabase {
+    pub fn settings(&self) -> PostgresDatabase {
+        let url = match &self.pooler {
+            Some(folder) => socket_url("postgres", folder, &self.name) + "&port=6432",
+            None => self.url.clone(),
+        };
+        PostgresDatabase::new(&url).unwrap()
+    }
+
+    /// The same database, through another's pooler if there is one.
+    pub fn reached_like(mut self, other: &Place) -> Self {
+        if let Place::Postgres(other) = other {
+            self.pooler.clone_from(&other.pooler);
+        }
+        self
+    }
+
+    pub fn database_url(&self) -> DatabaseUrl {
+        DatabaseUrl::Postgres(self.settings())
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let Some(server) = SERVER.get() else { return };
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let options = server.options.clone();
+        // The test's own runtime may be ending, and cannot be blocked on.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut connection: PgConnection = options.connect().await?;
+                connection.execute(AssertSqlSafe(drop)).await?;
+                connection.close().await?;
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+            })
+        });
+        let _ = dropping.join();
+    }
+}
+
+impl Keeper {
+    /// Runs a script that says on its first line where its folder is and ends with its input.
+    fn of(script: &str, arguments: &[&Path]) -> (PathBuf, Self) {
+        let mut shell = as_ordinary_user();
+        shell.args(["sh", "-c", script, "keeper"]).args(arguments);
+        let mut child = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .current_dir("/")
+            .spawn()
+            .expect("a shell starts");
+        let alive = child.stdin.take().expect("it was asked for");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it was asked for")).read_line(&mut line).unwrap();
+        assert!(line.ends_with('\n'), "a server of the tests' own does not start; what it said is above");
+        (PathBuf::from(line.trim()), Self { _shell: child, _alive: alive })
+    }
+}
+
+/// PostgreSQL refuses to run as root.
+fn as_ordinary_user() -> Command {
+    use std::os::unix::fs::MetadataExt as _;
+    let root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if root {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]);
+        command
+    } else {
+        Command::new("env")
+    }
+}
+
+/// The folder of `initdb` and `postgres`.
+fn programs() -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::env::var_os("PG_BIN").map(PathBuf::from).into_iter().collect();
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut installed: Vec<PathBuf> = installed.map(|version| version.path().join("bin")).collect();
+    installed.sort();
+    folders.extend(installed.into_iter().rev());
+    folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgresql/bin"));
+    folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+}
+
+fn socket_url(role: &str, folder: &Path, database: &str) -> String {
+    format!("postgres://{role}@localhost/{database}?host={}", folder.display())
+}
