@@ -2,6 +2,8 @@
 
 mod pass;
 mod progress;
+mod report;
+mod roll_read;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,21 +14,23 @@ use chrono_tz::Tz;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument as _, error, info, info_span, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 use self::pass::{PassEnd, PassPlan, PassTally};
 pub use self::progress::{Progress, Step, Waiting};
+pub use self::report::CrawlReport;
+use self::report::{shortfall_reason, withheld_reason};
+use self::roll_read::RollRead;
 use crate::clock::Clock;
 use crate::guard::{Change, GuardSettings, Withholding, withhold};
-use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict};
+use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, Verdict};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::{Caller, Pages, PagesError};
 use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
-use crate::roll::{PassNo, Roll, RollBuilder};
+use crate::roll::{PassNo, Roll};
 use crate::store::{
-    AppId, AppIdentity, Closing, CrawlEvents, Lease, NewCrawl, PassRecord, RENEW_EVERY, Reason, Store,
-    StoreError, TypeState,
+    AppId, AppIdentity, Closing, Lease, NewCrawl, PassRecord, RENEW_EVERY, Reason, Store, StoreError,
+    TypeState,
 };
 use crate::tencent::{ApiError, Client};
 use crate::verdict::{Evidence, Judgement, Recheck, judge};
@@ -75,29 +79,6 @@ pub struct Occasion {
 pub enum WhenBusy {
     Wait,
     GiveUp,
-}
-
-/// A crawl that was recorded, however it ended.
-#[derive(Clone, Debug)]
-pub struct CrawlReport {
-    pub crawl: CrawlId,
-    pub status: CrawlStatus,
-    /// Only a complete crawl says what became of its deletions.
-    pub deletions: Option<Deletions>,
-    pub reason: Option<Reason>,
-    pub started_at: DateTime<Utc>,
-    pub finished_at: DateTime<Utc>,
-    pub requests: u64,
-    /// Different ids listed.
-    pub listed: u64,
-    /// Groups never listed before, those of a first list included.
-    pub first_listed: u64,
-    pub total: Option<u64>,
-    pub events: CrawlEvents,
-    /// Groups that are missing now and were not before.
-    pub missing: u64,
-    /// Deletions that wait for someone's approval.
-    pub withheld: u64,
 }
 
 /// A crawl that could not be recorded.
@@ -555,20 +536,6 @@ impl Crawler {
     }
 }
 
-fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) -> Reason {
-    let name = |type_id| type_name(types, type_id).unwrap_or("the unfiltered list");
-    let sentences: Vec<String> = judgement
-        .shortfalls
-        .iter()
-        .map(|shortfall| format!("{} {shortfall}", name(shortfall.type_id)))
-        .collect();
-    Reason {
-        code: ReasonCode::ShortListing,
-        error_code: None,
-        text: format!("{}; nothing of it was marked deleted", sentences.join("; ")),
-    }
-}
-
 /// What the settlement would do to each type. `states` has what this crawl listed already.
 fn changes(roll: &Roll, states: &[TypeState], settlement: &Settlement) -> BTreeMap<TypeId, Change> {
     let mut changes: BTreeMap<TypeId, Change> = states
@@ -586,35 +553,6 @@ fn changes(roll: &Roll, states: &[TypeState], settlement: &Settlement) -> BTreeM
     changes
 }
 
-fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&str> {
-    types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
-}
-
-fn withheld_reason(
-    withholding: &Withholding,
-    settlement: &Settlement,
-    types: &BTreeMap<GroupType, TypeId>,
-    crawl: CrawlId,
-) -> Reason {
-    let groups: usize = settlement.withheld().map(|(_, ids)| ids.len()).sum();
-    let why = if withholding.exceeded.is_empty() {
-        "deletion.mode is \"review\"".to_owned()
-    } else {
-        let sentence = |(type_id, change): &(Option<TypeId>, Change)| {
-            let what = type_id
-                .map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
-            format!("{what} would shrink from {} to {} live groups", change.before, change.after)
-        };
-        let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
-        format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))
-    };
-    let text = format!(
-        "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
-         `tim-group-sync approve --crawl {crawl}`"
-    );
-    Reason { code: withholding.code, error_code: None, text }
-}
-
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
     !states.iter().any(|state| state.type_id() == type_id && state.past_baseline())
 }
@@ -625,50 +563,6 @@ fn unfiltered(states: &[TypeState], index: usize) -> PassPlan {
         group_type: None,
         type_id: TypeId::UNKNOWN,
         in_baseline: in_baseline(states, TypeId::UNKNOWN),
-    }
-}
-
-/// The roll, perhaps still being read by a task of its own.
-enum RollRead {
-    Reading(AbortOnDropHandle<Result<Roll, StoreError>>),
-    Read(Box<Roll>),
-}
-
-impl RollRead {
-    fn begin(site: &CrawlSite<'_>, states: &[TypeState]) -> Self {
-        let mut builder = RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
-        if states.iter().all(|state| state.live() == 0) {
-            return Self::Read(Box::new(builder.finish()));
-        }
-        let (store, app) = (site.store.clone(), site.app);
-        let reading = tokio::spawn(async move {
-            store.for_each_live(app, |type_id, id, mark| builder.add(type_id, id, mark)).await?;
-            Ok(builder.finish())
-        });
-        Self::Reading(AbortOnDropHandle::new(reading))
-    }
-
-    fn is_ready(&self) -> bool {
-        matches!(self, Self::Read(_))
-    }
-
-    async fn ready(&mut self) -> Result<&mut Roll, Interrupted> {
-        if let Self::Reading(reading) = self {
-            let roll = reading.await.map_err(|panic| Interrupted::Panicked(panic.to_string()))??;
-            *self = Self::Read(Box::new(roll));
-        }
-        match self {
-            Self::Read(roll) => Ok(roll),
-            Self::Reading(_) => Err(Interrupted::Stopped),
-        }
-    }
-
-    /// Different ids listed so far.
-    fn listed(&self) -> u64 {
-        match self {
-            Self::Read(roll) => roll.listed(),
-            Self::Reading(_) => 0,
-        }
     }
 }
 
@@ -737,46 +631,5 @@ impl Interrupted {
             cause = error.source();
         }
         Reason { code, error_code, text }
-    }
-}
-
-impl CrawlReport {
-    fn log(&self) {
-        let (reason_code, error_code) = self
-            .reason
-            .as_ref()
-            .map_or((None, None), |reason| (Some(reason.code.as_str()), reason.error_code));
-        let reason = self.reason.as_ref().map_or("", |reason| reason.text.as_str());
-        let took = (self.finished_at - self.started_at).to_std().unwrap_or_default();
-        macro_rules! line {
-            ($level:ident) => {
-                $level!(
-                    crawl_id = self.crawl.0,
-                    status = self.status.as_str(),
-                    reason_code,
-                    error_code,
-                    listed = self.listed,
-                    total = self.total,
-                    first_listed = self.first_listed,
-                    appeared = self.events.appeared,
-                    vanished = self.events.vanished,
-                    reappeared = self.events.reappeared,
-                    retyped = self.events.retyped,
-                    missing = self.missing,
-                    withheld = self.withheld,
-                    requests = self.requests,
-                    took = %humantime::format_duration(took),
-                    "crawl {}{}{reason}",
-                    self.status,
-                    if reason.is_empty() { "" } else { ": " },
-                )
-            };
-        }
-        match self.status {
-            CrawlStatus::Failed => line!(error),
-            CrawlStatus::Incomplete => line!(warn),
-            CrawlStatus::Complete if self.withheld > 0 => line!(warn),
-            _ => line!(info),
-        }
     }
 }

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::progress::{Progress, Step};
-use super::{CrawlSite, Interrupted, RollRead};
+use super::roll_read::RollRead;
+use super::{CrawlSite, Interrupted};
 use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pace::Disposition;
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};

@@ -1,0 +1,119 @@
+//! What is said about a crawl that ended: its report, its log line, and why it did not simply complete.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use tracing::{error, info, warn};
+
+use crate::guard::{Change, Withholding};
+use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId};
+use crate::reconcile::Settlement;
+use crate::store::{CrawlEvents, Reason};
+use crate::verdict::Judgement;
+
+/// A crawl that was recorded, however it ended.
+#[derive(Clone, Debug)]
+pub struct CrawlReport {
+    pub crawl: CrawlId,
+    pub status: CrawlStatus,
+    /// Only a complete crawl says what became of its deletions.
+    pub deletions: Option<Deletions>,
+    pub reason: Option<Reason>,
+    pub started_at: DateTime<Utc>,
+    pub finished_at: DateTime<Utc>,
+    pub requests: u64,
+    /// Different ids listed.
+    pub listed: u64,
+    /// Groups never listed before, those of a first list included.
+    pub first_listed: u64,
+    pub total: Option<u64>,
+    pub events: CrawlEvents,
+    /// Groups that are missing now and were not before.
+    pub missing: u64,
+    /// Deletions that wait for someone's approval.
+    pub withheld: u64,
+}
+
+impl CrawlReport {
+    pub(super) fn log(&self) {
+        let (reason_code, error_code) = self
+            .reason
+            .as_ref()
+            .map_or((None, None), |reason| (Some(reason.code.as_str()), reason.error_code));
+        let reason = self.reason.as_ref().map_or("", |reason| reason.text.as_str());
+        let took = (self.finished_at - self.started_at).to_std().unwrap_or_default();
+        macro_rules! line {
+            ($level:ident) => {
+                $level!(
+                    crawl_id = self.crawl.0,
+                    status = self.status.as_str(),
+                    reason_code,
+                    error_code,
+                    listed = self.listed,
+                    total = self.total,
+                    first_listed = self.first_listed,
+                    appeared = self.events.appeared,
+                    vanished = self.events.vanished,
+                    reappeared = self.events.reappeared,
+                    retyped = self.events.retyped,
+                    missing = self.missing,
+                    withheld = self.withheld,
+                    requests = self.requests,
+                    took = %humantime::format_duration(took),
+                    "crawl {}{}{reason}",
+                    self.status,
+                    if reason.is_empty() { "" } else { ": " },
+                )
+            };
+        }
+        match self.status {
+            CrawlStatus::Failed => line!(error),
+            CrawlStatus::Incomplete => line!(warn),
+            CrawlStatus::Complete if self.withheld > 0 => line!(warn),
+            _ => line!(info),
+        }
+    }
+}
+
+pub(super) fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) -> Reason {
+    let name = |type_id| type_name(types, type_id).unwrap_or("the unfiltered list");
+    let sentences: Vec<String> = judgement
+        .shortfalls
+        .iter()
+        .map(|shortfall| format!("{} {shortfall}", name(shortfall.type_id)))
+        .collect();
+    Reason {
+        code: ReasonCode::ShortListing,
+        error_code: None,
+        text: format!("{}; nothing of it was marked deleted", sentences.join("; ")),
+    }
+}
+
+fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&str> {
+    types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
+}
+
+pub(super) fn withheld_reason(
+    withholding: &Withholding,
+    settlement: &Settlement,
+    types: &BTreeMap<GroupType, TypeId>,
+    crawl: CrawlId,
+) -> Reason {
+    let groups: usize = settlement.withheld().map(|(_, ids)| ids.len()).sum();
+    let why = if withholding.exceeded.is_empty() {
+        "deletion.mode is \"review\"".to_owned()
+    } else {
+        let sentence = |(type_id, change): &(Option<TypeId>, Change)| {
+            let what = type_id
+                .map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
+            format!("{what} would shrink from {} to {} live groups", change.before, change.after)
+        };
+        let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
+        format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))
+    };
+    let text = format!(
+        "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
+         `tim-group-sync approve --crawl {crawl}`"
+    );
+    Reason { code: withholding.code, error_code: None, text }
+}
