@@ -143,6 +143,12 @@ impl GroupIds {
         self.ends.clear();
     }
 
+    /// Gives back the room that growing has left over.
+    pub fn shrink_to_fit(&mut self) {
+        self.text.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
     /// The ids in the order they were pushed.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {

@@ -1,6 +1,6 @@
 //! The roll of one crawl: which groups are known to be live, and which of them this crawl has listed.
 //!
-//! Pure and in memory: nine bytes a group and a quarter for the index. Group ids are kept as 64-bit keyed hashes. The
+//! Pure and in memory: nine bytes a group and half a byte for the index. Group ids are kept as 64-bit keyed hashes. The
 //! key is random and new for every crawl, so that nobody can choose colliding ids, and a chance collision (3 in a
 //! million at 10 million groups) hides one group from one crawl and not from the next.
 
@@ -98,9 +98,9 @@ impl Run {
         run
     }
 
-    /// Rebuilds the index: about 16 hashes a slot, so that a search touches two or three cache lines.
+    /// Rebuilds the index: about eight hashes a slot, so that a search touches two or three cache lines.
     fn index(&mut self) {
-        let slots = (self.hashes.len() / 16).next_power_of_two().max(2);
+        let slots = (self.hashes.len() / 8).next_power_of_two().max(2);
         self.shift = 64 - slots.trailing_zeros();
         self.starts.clear();
         self.starts.reserve_exact(slots + 1);

@@ -5,7 +5,8 @@ CREATE TABLE app (
     app_id      INTEGER PRIMARY KEY,
     sdk_app_id  INTEGER NOT NULL UNIQUE,
     name        TEXT    NOT NULL,
-    configured  INTEGER NOT NULL DEFAULT 1
+    configured  INTEGER NOT NULL DEFAULT 1,
+    chunk_ends  TEXT                    -- ids, a line each, that cut the app's groups into parts to be read by
 ) STRICT;
 
 -- Types are an open set. 0 stands for "not known yet", so that no query on the big table has to compare NULLs.

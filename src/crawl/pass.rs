@@ -29,8 +29,8 @@ const GATHER_FOR: Duration = Duration::from_secs(10);
 const MAX_PAGES_WITHOUT_NEWS: u32 = 20;
 /// Pages fetched ahead of the one in hand …
 const PAGES_AHEAD: usize = 1;
-/// … and while the roll is still being read: some 16 MB.
-const PAGES_AHEAD_OF_ROLL: usize = 64;
+/// … and while the roll is still being read: some 12 MB.
+const PAGES_AHEAD_OF_ROLL: usize = 48;
 
 /// What a pass is about.
 #[derive(Clone, Debug)]

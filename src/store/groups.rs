@@ -175,7 +175,7 @@ impl Store {
         each: impl FnMut(TypeId, &str, Mark),
     ) -> Result<(), StoreError> {
         match &self.engine {
-            Engine::Sqlite(file) => sqlite::live_groups(&file.readers, app, each).await,
+            Engine::Sqlite(file) => sqlite::live_groups(file, app, each).await,
             // Not run again when it fails: what was named was named.
             Engine::Postgres(server) => postgres::live_groups(server, app, each).await,
         }

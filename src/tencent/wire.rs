@@ -64,6 +64,8 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<ListedIds, A::Error> {
         let mut listed = ListedIds::default();
         while entries.next_element_seed(EntrySeed(&mut listed))?.is_some() {}
+        // Pages may wait for the roll by the hundred.
+        listed.ids.shrink_to_fit();
         Ok(listed)
     }
 }
