@@ -24,7 +24,7 @@ use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy, Occasion, WhenB
 use tim_group_sync::model::{CrawlStatus, GroupType, Trigger};
 use tim_group_sync::pace::{Pacer, Patience, RetryPolicy};
 use tim_group_sync::pages::{Caller, Pages};
-use tim_group_sync::simulator::{Settings, Simulator};
+use tim_group_sync::simulator::{KEY, Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,6 @@ const TYPES: [&str; 3] = ["Public", "Private", "Community"];
 const REPEATS: usize = 9;
 /// The default `request_interval`.
 const PACE: Duration = Duration::from_millis(1050);
-const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();

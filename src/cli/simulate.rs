@@ -8,11 +8,8 @@ use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
 use crate::lifecycle::Lifecycle;
-use crate::simulator::{At, Cursor, Fault, Listing, Order, Settings, SimulatedApp, Simulator};
+use crate::simulator::{At, Cursor, Fault, KEY, Listing, Order, Settings, SimulatedApp, Simulator};
 use crate::tencent::usersig::SecretKey;
-
-/// The key of the simulated app, unless a file gives another: it opens nothing but the simulation.
-pub(super) const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// Shares of the documented types in a made-up app, in percent.
 pub(super) const SHARES: [(&str, usize); 6] = [

@@ -123,8 +123,6 @@ pub struct Deletion {
     pub max_fraction: f64,
     pub min_groups: u64,
     pub max_shortfall: f64,
-    /// Always false: this version refuses true.
-    pub confirm: bool,
     /// What holds for these types instead of `max_fraction`.
     pub max_fraction_by_type: BTreeMap<GroupType, f64>,
 }

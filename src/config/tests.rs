@@ -53,8 +53,8 @@ fn the_shortest_file_means_what_the_contract_says() {
     assert!(app.schedule.catch_up);
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
     let (mode, max_fraction_by_type) = (DeletionMode::Apply, live);
-    let (max_fraction, min_groups, max_shortfall, confirm) = (0.2, 100, 0.0, false);
-    let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type };
+    let (max_fraction, min_groups, max_shortfall) = (0.2, 100, 0.0);
+    let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, max_fraction_by_type };
     assert_eq!(app.deletion, expected);
 }
 

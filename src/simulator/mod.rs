@@ -59,13 +59,16 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// The key of the simulated app, unless its settings have another. It opens nothing but the simulation.
+pub const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             sdk_app_id: SdkAppId::new(1_400_000_000).expect("the number is positive"),
             identifier: "administrator".to_owned(),
-            secret_key: SecretKey::new(&"0123456789abcdef".repeat(4)),
+            secret_key: SecretKey::new(KEY),
             min_interval: None,
             listing: Listing::default(),
             max_answer_bytes: 1 << 20,

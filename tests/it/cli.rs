@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
+use tim_group_sync::simulator::{At, Fault, KEY, Settings, Simulator};
 use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
-const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// A folder with a configuration and a key, and the simulated API it names.
 struct Place {
