@@ -120,8 +120,10 @@ async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Fai
     match looked.await {
         Ok((store, Ok(()))) => Ok((finding(Exit::Done, ", tables up to date".to_owned()), Some(store))),
         Ok((store, Err(StoreError::NotMigrated))) if config.database.auto_migrate => {
+            store.close().await;
             let text = ", tables are brought up to date at the next start".to_owned();
-            Ok((finding(Exit::Done, text), Some(store)))
+            // Without tables there is no lease to take, and nobody who could hold it.
+            Ok((finding(Exit::Done, text), None))
         }
         Ok((_, Err(error))) | Err(error) => {
             let failure = Failure::from(error);

@@ -104,9 +104,14 @@ impl Failure {
 
     /// Prints the error and its causes, one a line.
     pub(super) fn print(&self) {
-        eprintln!("error: {}", self.error);
-        for cause in self.error.chain().skip(1) {
-            eprintln!("  because: {cause}");
+        let mut said = self.error.to_string();
+        eprintln!("error: {said}");
+        for cause in self.error.chain().skip(1).map(ToString::to_string) {
+            // Some drivers' errors repeat what they wrap.
+            if !said.ends_with(&cause) {
+                eprintln!("  because: {cause}");
+            }
+            said = cause;
         }
     }
 }

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use tim_group_sync::simulator::{At, Fault, KEY, Settings, Simulator};
 use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
+use crate::support_postgres::PostgresServer;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// A folder with a configuration and a key, and the simulated API it names.
@@ -361,6 +363,28 @@ async fn the_demo_refuses_the_database_of_an_app_that_is_called_demo() {
     let refused = place.run(&["demo", "--database", "sqlite:groups.db"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert_eq!(place.query("SELECT count(*) FROM crawls").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    let server = PostgresServer::shared().await;
+    let database = server.empty_database().await;
+    let run = async |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url(&database.name));
+        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    };
+    let checked = run(&["check"]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.out.contains("30 groups"), "{checked:?}");
+    let crawled = run(&["crawl"]).await;
+    assert_eq!(crawled.code, Some(0), "{crawled:?}");
+    let status = run(&["status"]).await;
+    assert!(status.code == Some(0) && status.out.contains("30"), "{status:?}");
+    let checked = run(&["check"]).await;
+    assert!(checked.code == Some(0) && checked.out.contains("tables up to date"), "{checked:?}");
 }
 
 /// The daemon as a process, with its log lines.
