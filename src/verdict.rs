@@ -138,15 +138,16 @@ pub struct Judgement {
 pub fn judge(evidence: Evidence) -> Judgement {
     let first_listed: u64 = evidence.passes.iter().map(|pass| pass.first_listed).sum();
     // More ids than the app claims to have, new ones aside, and its total counts something else than the lists do.
-    let whole_app_listed = evidence.total_at_start.is_some_and(|total| {
-        evidence.total_at_end == Some(total) && (total..=total + first_listed).contains(&evidence.distinct)
+    let whole_app = evidence.total_at_start.filter(|total| {
+        evidence.total_at_end == Some(*total) && (*total..=total + first_listed).contains(&evidence.distinct)
     });
     let judged: Vec<_> = evidence
         .passes
         .into_iter()
-        .map(|pass| match shortfall(&pass, whole_app_listed, evidence.max_shortfall) {
+        .map(|pass| (told_by_app(&pass, whole_app), pass))
+        .map(|(told, pass)| match shortfall(&pass, told, evidence.max_shortfall) {
             Some(shortfall) => (pass, Err(shortfall)),
-            None if is_exact(&pass, whole_app_listed) => (pass, Ok(Verdict::Exact)),
+            None if is_exact(&pass, told) => (pass, Ok(Verdict::Exact)),
             None => (pass, Ok(Verdict::Moving)),
         })
         .collect();
@@ -165,6 +166,12 @@ pub fn judge(evidence: Evidence) -> Judgement {
         })
         .collect();
     Judgement { passes, shortfalls }
+}
+
+/// Whether the totals of the whole app, all of whose groups were listed, say what a pass's own count does not: it states
+/// none, or the app's. A count of its own stands, or new groups of one type could stand for missed ones of another.
+fn told_by_app(pass: &FinishedPass, whole_app: Option<u64>) -> bool {
+    whole_app.is_some_and(|total| pass.counts.highest.is_none_or(|count| count == total))
 }
 
 /// A list that moved under the cursor is never exact, whatever the totals say: a new group can stand in the count for
@@ -309,6 +316,14 @@ pub(crate) mod tests {
         let passes = || vec![pass(1, &[400], 300), pass(2, &[200], 200)];
         let with =
             |passes| Evidence { total_at_start: Some(400), total_at_end: Some(400), ..evidence(passes) };
+        assert_eq!(verdicts(with(passes())), [Verdict::Short, Verdict::Exact]);
+    }
+
+    #[test]
+    fn new_groups_of_one_type_do_not_stand_for_missed_ones_of_another() {
+        let passes = || vec![pass(1, &[400], 350), FinishedPass { first_listed: 50, ..pass(2, &[650], 650) }];
+        let with =
+            |passes| Evidence { total_at_start: Some(1000), total_at_end: Some(1000), ..evidence(passes) };
         assert_eq!(verdicts(with(passes())), [Verdict::Short, Verdict::Exact]);
     }
 

@@ -51,7 +51,7 @@ impl Status {
         stale.extend(
             apps.iter()
                 .map(|app| &app.status)
-                .filter(|app| app.configured && !is_fresh(app, max_age, now))
+                .filter(|app| is_configured(&config, app) && !is_fresh(app, max_age, now))
                 .map(|app| app.app.clone()),
         );
         if stale.is_empty() {
@@ -77,6 +77,11 @@ type Time = chrono::DateTime<chrono::Utc>;
 fn never_crawled<'a>(config: &'a Config, known: &'a [Shown]) -> impl Iterator<Item = &'a str> {
     let is_known = |id: i64| known.iter().any(|app| app.status.sdk_app_id == id);
     config.apps.iter().filter(move |app| !is_known(app.sdk_app_id.get())).map(|app| app.name.as_str())
+}
+
+/// By this file: another process with another one may have marked the app otherwise.
+fn is_configured(config: &Config, status: &AppStatus) -> bool {
+    config.apps.iter().any(|app| app.sdk_app_id.get() == status.sdk_app_id)
 }
 
 fn is_fresh(app: &AppStatus, max_age: Duration, now: Time) -> bool {

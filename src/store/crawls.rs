@@ -189,6 +189,7 @@ impl Store {
             let own: Option<(i64, i64)> =
                 query_as(RUNNING).bind(new.app.0).fetch_optional(&mut *tx).await.attempted(DOING)?;
             if let Some((crawl, _)) = own {
+                dialect::confirm_lease(&mut tx, lease).await?;
                 return Ok(Some(CrawlId(crawl)));
             }
             let crawl: Option<i64> = query_scalar(OPEN)

@@ -233,6 +233,8 @@ impl Store {
             // As long as this connection is open, so are the side files, without which others cannot read.
             .idle_timeout(None)
             .max_lifetime(None)
+            // Many apps at once queue for it.
+            .acquire_timeout(Duration::from_secs(600))
             .connect_with(options.clone())
             .await
             .map_err(open_error)?;
@@ -242,7 +244,13 @@ impl Store {
             .connect_lazy_with(
                 options.create_if_missing(false).read_only(true).pragma("cache_size", "-2048"),
             );
-        Ok(Self { engine: Engine::Sqlite(SqliteFile { path: path.to_owned(), writer, readers }) })
+        Ok(Self {
+            engine: Engine::Sqlite(SqliteFile {
+                path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+                writer,
+                readers,
+            }),
+        })
     }
 
     /// Gives all connections back.

@@ -22,6 +22,8 @@ use super::error::StoreError;
 /// serve fifty apps, and leave room for others under PostgreSQL's default of a hundred.
 const CONNECTIONS: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Many apps at once queue for the connections, a bulk write each.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Writing 50,000 groups takes seconds on a slow disk; that is news only beyond this.
 const SLOW_STATEMENT: Duration = Duration::from_secs(30);
@@ -190,7 +192,7 @@ impl Server {
         }
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(CONNECT_TIMEOUT)
+            .acquire_timeout(QUEUE_TIMEOUT)
             .idle_timeout(IDLE_TIMEOUT)
             .connect_lazy_with((*database.options).clone());
         let schema = &database.schema;

@@ -100,8 +100,13 @@ pub(super) async fn live_groups(
     let mut chunks = futures_util::stream::iter(ranges)
         .map(|(after, end)| read_chunk(pool.clone(), Arc::clone(&sql), app, after, end))
         .buffered(2);
+    let mut largest = 0;
     while let Some(chunk) = chunks.try_next().await? {
-        hand_on(chunk.as_deref(), &mut each);
+        largest = largest.max(hand_on(chunk.as_deref(), &mut each));
+    }
+    if largest > 4 * CHUNK {
+        // Groups have come mostly in one place; the next time the ends are counted anew.
+        keep_ends(file, app, None).await;
     }
     if missing > 0 {
         let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(pool);
@@ -141,19 +146,27 @@ async fn chunk_ends(file: &SqliteFile, app: AppId, rows: usize) -> Result<Vec<St
         let Some(end) = end else { break };
         ends.push(end);
     }
-    query(KEEP_ENDS).bind(app.0).bind(ends.join("\n")).execute(&file.writer).await?;
+    keep_ends(file, app, Some(ends.join("\n"))).await;
     Ok(ends)
 }
 
-fn hand_on(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) {
-    let Some(chunk) = chunk else { return };
-    let mut rest = chunk;
+async fn keep_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
+    // They save time and nothing else: without them the next crawl counts again.
+    let _ = query(KEEP_ENDS).bind(app.0).bind(ends).execute(&file.writer).await;
+}
+
+/// Hands a chunk's groups on and counts them.
+fn hand_on(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
+    let mut rest = chunk.unwrap_or_default();
+    let mut groups = 0;
     while let Some((code, tail)) = rest.split_at_checked(2) {
         let length = tail.bytes().position(|byte| byte < 0x20).unwrap_or(tail.len());
         let (id, next) = tail.split_at(length);
         each(type_of_code(code.as_bytes()), id, Mark::default());
+        groups += 1;
         rest = next;
     }
+    groups
 }
 
 const APPEARED: &str = "

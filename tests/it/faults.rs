@@ -282,14 +282,9 @@ async fn an_id_that_cannot_be_one_does_no_harm_to_the_others(world: World) {
 }
 
 async fn a_total_count_may_be_missing_now_and_then(world: World) {
-    let short = "incomplete short_listing";
-    Campaign::run(
-        world,
-        Fault::NoTotalCount,
-        ["complete"; 4],
-        [short, short, "complete (later)", "complete"],
-    )
-    .await;
+    let (short, later) = ("incomplete short_listing", "complete (later)");
+    let once = ["complete", later, later, "complete"];
+    Campaign::run(world, Fault::NoTotalCount, once, [short, short, later, "complete"]).await;
 }
 
 async fn a_total_count_that_is_too_high_proves_nothing(world: World) {
