@@ -10,7 +10,7 @@ use super::setup::{Setup, selected};
 use super::{progress, text};
 use crate::crawl::{CrawlError, CrawlReport, Crawler, Occasion, WhenBusy};
 use crate::lifecycle::{Lifecycle, Stop};
-use crate::model::{CrawlStatus, Trigger};
+use crate::model::{CrawlStatus, Trigger, with_causes};
 
 #[derive(Debug, Args)]
 pub(super) struct CrawlArgs {
@@ -90,7 +90,7 @@ pub(super) async fn crawl_all(
 pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
     let report = match outcome {
         Ok(report) => report,
-        Err(error) => return format!("{app}: not crawled: {error}"),
+        Err(error) => return format!("{app}: not crawled: {}", with_causes(error)),
     };
     let took = (report.finished_at - report.started_at).to_std().unwrap_or_default();
     let took = humantime::format_duration(std::time::Duration::from_millis(
@@ -152,7 +152,7 @@ fn as_json(outcomes: &[(String, Outcome)]) -> Result<String, Failure> {
                 "missing": report.missing,
                 "withheld": report.withheld,
             }),
-            Err(error) => serde_json::json!({ "app": app, "status": null, "reason": error.to_string() }),
+            Err(error) => serde_json::json!({ "app": app, "status": null, "reason": with_causes(error) }),
         })
         .collect();
     serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))

@@ -1,12 +1,13 @@
 //! One crawl of one app: lease, count, a pass for each type, the verdict, and everything concluded from it at once.
 
+mod investigation;
 mod pass;
 mod progress;
 mod report;
 mod roll_read;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,26 +15,19 @@ use chrono_tz::Tz;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, info_span, warn};
 
-use self::pass::{PassEnd, PassPlan, PassTally};
+use self::investigation::{Concluded, Findings};
 pub use self::progress::{Progress, Step, Waiting};
 pub use self::report::CrawlReport;
 use self::report::{shortfall_reason, withheld_reason};
-use self::roll_read::RollRead;
 use crate::clock::Clock;
-use crate::guard::{Change, GuardSettings, Withholding, withhold};
-use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, Verdict};
+use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, with_causes};
 use crate::pace::{Pacer, Patience, RetryPolicy};
-use crate::pages::{Caller, Pages, PagesError};
-use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
-use crate::roll::{PassNo, Roll};
-use crate::store::{
-    AppId, AppIdentity, Closing, Lease, NewCrawl, PassRecord, RENEW_EVERY, Reason, Store, StoreError,
-    TypeState,
-};
+use crate::pages::{Caller, PagesError};
+use crate::reconcile::Settlement;
+use crate::store::{AppId, AppIdentity, Closing, Lease, NewCrawl, RENEW_EVERY, Reason, Store, StoreError};
 use crate::tencent::{ApiError, Client};
-use crate::verdict::{Evidence, Judgement, Recheck, judge};
 
 /// How an app is to be crawled.
 #[derive(Clone, Debug)]
@@ -137,25 +131,6 @@ impl From<ApiError> for Interrupted {
     fn from(error: ApiError) -> Self {
         Self::Pages(error.into())
     }
-}
-
-/// A crawl as far as it has come. Filled while it runs, so that a crawl that is interrupted is recorded too.
-#[derive(Debug, Default)]
-struct Findings {
-    total_at_start: Option<u64>,
-    total_at_end: Option<u64>,
-    leftover: Option<u64>,
-    listed: u64,
-    tallies: Vec<PassTally>,
-    ends: Vec<Option<PassEnd>>,
-    verdicts: BTreeMap<TypeId, Verdict>,
-}
-
-/// A crawl that reached its end.
-struct Concluded {
-    settlement: Settlement,
-    judgement: Judgement,
-    withholding: Option<Withholding>,
 }
 
 impl Crawler {
@@ -335,235 +310,6 @@ impl Crawler {
         report.log();
         Ok(report)
     }
-
-    /// Makes all requests of a crawl and writes what they list; concludes nothing about what they do not.
-    async fn investigate(
-        &self,
-        site: &CrawlSite<'_>,
-        types: &BTreeMap<GroupType, TypeId>,
-        caller: &mut Caller<'_>,
-        findings: &mut Findings,
-    ) -> Result<Concluded, Interrupted> {
-        self.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
-        let states = site.store.type_states(site.app).await?;
-        let past = site.store.past(site.app).await?;
-        // The roll is read while the first pages come in.
-        let mut roll = RollRead::begin(site, &states);
-        findings.total_at_start = site.unless_stopped(caller.count_app()).await??;
-        self.progress.send_modify(|progress| progress.total = findings.total_at_start);
-
-        let plans = self.plans(types, &states);
-        for plan in plans {
-            self.pass(site, plan, caller, &mut roll, findings).await?;
-        }
-        self.note_rejected(findings)?;
-        self.progress.send_modify(|progress| progress.step = Step::Checking);
-        let mut rechecks = self.ask_emptied_types_again(site, caller, &mut roll, findings).await?;
-        findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
-        let leftover = self.leftover(findings);
-        if leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time) {
-            let plan = unfiltered(&states, findings.tallies.len());
-            self.pass(site, plan, caller, &mut roll, findings).await?;
-            // There were more groups than the typed passes listed: a list without any contradicts that.
-            let empty = findings.tallies.last().is_some_and(|tally| tally.distinct == 0);
-            rechecks.push(if empty { Recheck::Contradicted } else { Recheck::NotNeeded });
-            // What came while this pass ran may stand in the earlier count for what it missed.
-            findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
-        }
-        let roll = site.unless_stopped(roll.ready()).await??;
-        let concluding = self.conclude(site, types, roll, leftover, rechecks, findings);
-        Ok(site.unless_stopped(concluding).await??)
-    }
-
-    fn plans(&self, types: &BTreeMap<GroupType, TypeId>, states: &[TypeState]) -> Vec<PassPlan> {
-        if self.settings.group_types.is_empty() {
-            return vec![unfiltered(states, 0)];
-        }
-        // In the order of the configuration: the first pass that lists a group decides its type.
-        let typed = self.settings.group_types.iter().filter_map(|name| Some((name, *types.get(name)?)));
-        typed
-            .enumerate()
-            .map(|(index, (name, type_id))| PassPlan {
-                no: PassNo::nth(index),
-                group_type: Some(name.clone()),
-                type_id,
-                in_baseline: in_baseline(states, type_id),
-            })
-            .collect()
-    }
-
-    async fn pass(
-        &self,
-        site: &CrawlSite<'_>,
-        plan: PassPlan,
-        caller: &mut Caller<'_>,
-        roll: &mut RollRead,
-        findings: &mut Findings,
-    ) -> Result<(), Interrupted> {
-        let mut tally = PassTally::new(plan);
-        let end = pass::run(site, caller, self.settings.page_limit, roll, &mut tally).await;
-        findings.listed = roll.listed();
-        findings.tallies.push(tally);
-        findings.ends.push(Some(end?));
-        Ok(())
-    }
-
-    /// Says which types the API rejects when that changes; all of them are a failure.
-    fn note_rejected(&self, findings: &Findings) -> Result<(), Interrupted> {
-        let rejected: BTreeSet<GroupType> = findings
-            .ended()
-            .filter(|(_, end)| matches!(end, PassEnd::Rejected))
-            .filter_map(|(tally, _)| tally.plan.group_type.clone())
-            .collect();
-        let mut before = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        for group_type in rejected.difference(&before) {
-            warn!(%group_type, error_code = 10004, "the API rejects this group type; its groups stay as they are");
-        }
-        for group_type in before.difference(&rejected) {
-            info!(%group_type, "the API accepts this group type again");
-        }
-        let all = !rejected.is_empty() && rejected.len() == findings.tallies.len();
-        before.clone_from(&rejected);
-        if all {
-            let names: Vec<&str> = rejected.iter().map(GroupType::as_str).collect();
-            return Err(Interrupted::AllRejected(names.join(", ")));
-        }
-        Ok(())
-    }
-
-    /// Asks each type that had live groups and was listed as empty for its first page once more.
-    async fn ask_emptied_types_again(
-        &self,
-        site: &CrawlSite<'_>,
-        caller: &mut Caller<'_>,
-        roll: &mut RollRead,
-        findings: &Findings,
-    ) -> Result<Vec<Recheck>, Interrupted> {
-        let roll = site.unless_stopped(roll.ready()).await??;
-        let mut rechecks = Vec::with_capacity(findings.tallies.len());
-        for (tally, end) in findings.ended() {
-            let had_groups = match tally.plan.group_type {
-                Some(_) => roll.live_before(tally.plan.type_id) > 0,
-                None => roll.live_before_in_all() > 0,
-            };
-            if tally.distinct > 0 || !had_groups || matches!(end, PassEnd::Rejected) {
-                rechecks.push(Recheck::NotNeeded);
-                continue;
-            }
-            let mut pages = Pages::of(tally.plan.group_type.clone(), self.settings.page_limit);
-            let again = site.unless_stopped(pages.turn(caller)).await??;
-            let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
-            let confirmed = empty && again.page.total_count == Some(0);
-            rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });
-        }
-        Ok(rechecks)
-    }
-
-    fn leftover(&self, findings: &mut Findings) -> Leftover {
-        if self.settings.group_types.is_empty() {
-            return Leftover::Unknown;
-        }
-        let claimed = findings.tallies.iter().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));
-        let leftover = Leftover::of(findings.total_at_start, findings.total_at_end, claimed);
-        findings.leftover = match leftover {
-            Leftover::Unknown => None,
-            Leftover::None => Some(0),
-            Leftover::Groups(groups) => Some(groups),
-        };
-        leftover
-    }
-
-    /// Judges the passes and names what they prove gone.
-    async fn conclude(
-        &self,
-        site: &CrawlSite<'_>,
-        types: &BTreeMap<GroupType, TypeId>,
-        roll: &Roll,
-        leftover: Leftover,
-        rechecks: Vec<Recheck>,
-        findings: &mut Findings,
-    ) -> Result<Concluded, StoreError> {
-        let mut passes = Vec::with_capacity(rechecks.len());
-        for ((tally, end), recheck) in findings.tallies.iter().zip(&mut findings.ends).zip(rechecks) {
-            match end.take() {
-                Some(PassEnd::Complete(end)) => passes.push(tally.finished(end, recheck)),
-                Some(PassEnd::Rejected) => {
-                    findings.verdicts.insert(tally.plan.type_id, Verdict::Rejected);
-                }
-                None => {}
-            }
-        }
-        let judgement = judge(Evidence {
-            passes,
-            total_at_start: findings.total_at_start,
-            total_at_end: findings.total_at_end,
-            distinct: findings.listed,
-            max_shortfall: self.settings.max_shortfall,
-        });
-        findings.verdicts.extend(judgement.passes.iter().map(|judged| (judged.pass.type_id, judged.verdict)));
-        let total = findings.total_at_start.min(findings.total_at_end);
-        let accounted = typed_account_for_app(leftover, &judgement, findings.listed, total);
-        let absences = Absences::of(&judgement, accounted);
-        let unlisted = roll.unlisted();
-        let states = site.store.type_states(site.app).await?;
-        let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
-        let mut settlement = absences.settlement(&known, &unlisted);
-        if !unlisted.is_empty() {
-            site.store
-                .for_each_live(site.app, |type_id, id, mark| {
-                    if roll.is_unlisted(type_id, id) {
-                        settlement.consider(&absences, type_id, id, mark);
-                    }
-                })
-                .await?;
-        }
-        let withholding = withhold(&self.guard(types), &changes(roll, &states, &settlement));
-        if let Some(withholding) = &withholding {
-            settlement.withhold(&withholding.types);
-        }
-        Ok(Concluded { settlement, judgement, withholding })
-    }
-
-    fn guard(&self, types: &BTreeMap<GroupType, TypeId>) -> GuardSettings {
-        let policy = &self.settings.guard;
-        let own = policy.max_fraction_by_type.iter();
-        GuardSettings {
-            review: policy.review,
-            max_fraction: policy.max_fraction,
-            min_groups: policy.min_groups,
-            max_fraction_by_type: own.filter_map(|(name, share)| Some((*types.get(name)?, *share))).collect(),
-        }
-    }
-}
-
-/// What the settlement would do to each type. `states` has what this crawl listed already.
-fn changes(roll: &Roll, states: &[TypeState], settlement: &Settlement) -> BTreeMap<TypeId, Change> {
-    let mut changes: BTreeMap<TypeId, Change> = states
-        .iter()
-        .map(|state| {
-            let type_id = state.type_id();
-            (type_id, Change { before: roll.live_before(type_id), after: state.live(), vanished: 0 })
-        })
-        .collect();
-    for (type_id, ids) in settlement.vanished() {
-        let change = changes.entry(type_id).or_default();
-        change.vanished = ids.len() as u64;
-        change.after = change.after.saturating_sub(change.vanished);
-    }
-    changes
-}
-
-fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
-    !states.iter().any(|state| state.type_id() == type_id && state.past_baseline())
-}
-
-fn unfiltered(states: &[TypeState], index: usize) -> PassPlan {
-    PassPlan {
-        no: PassNo::nth(index),
-        group_type: None,
-        type_id: TypeId::UNKNOWN,
-        in_baseline: in_baseline(states, TypeId::UNKNOWN),
-    }
 }
 
 /// Runs something, and keeps the lease meanwhile. What runs is abandoned if the lease was lost all the same.
@@ -594,28 +340,6 @@ impl CrawlSite<'_> {
     }
 }
 
-impl Findings {
-    /// The passes that ended, with how.
-    fn ended(&self) -> impl Iterator<Item = (&PassTally, &PassEnd)> {
-        self.tallies.iter().zip(&self.ends).filter_map(|(tally, end)| Some((tally, end.as_ref()?)))
-    }
-
-    fn records(&self, started_at: DateTime<Utc>) -> Vec<PassRecord> {
-        let record = |tally: &PassTally| PassRecord {
-            type_id: tally.plan.type_id,
-            recorded_at: tally.ended_at.unwrap_or(started_at),
-            verdict: self.verdicts.get(&tally.plan.type_id).copied(),
-            pages: tally.pages,
-            counts: tally.counts,
-            distinct: tally.distinct,
-            repeats: tally.repeats,
-            first_listed: tally.first_listed,
-            unusable: tally.unusable,
-        };
-        self.tallies.iter().map(record).collect()
-    }
-}
-
 impl Interrupted {
     fn reason(&self) -> Reason {
         let (code, error_code) = match self {
@@ -624,12 +348,6 @@ impl Interrupted {
             Self::AllRejected(_) => (ReasonCode::RejectedTypes, Some(10004)),
             Self::Store(_) | Self::Panicked(_) => (ReasonCode::Database, None),
         };
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.extend([": ", &error.to_string()]);
-            cause = error.source();
-        }
-        Reason { code, error_code, text }
+        Reason { code, error_code, text: with_causes(self) }
     }
 }

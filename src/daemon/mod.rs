@@ -27,7 +27,7 @@ use crate::alarm::{Alarm, Woken};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, Crawler, Occasion, WhenBusy};
 use crate::lifecycle::{CrawlRequests, Lifecycle, Stop, Systemd};
-use crate::model::{CrawlStatus, ReasonCode, Trigger};
+use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 use crate::schedule::Schedule;
 
 /// Pauses after failed crawls.
@@ -351,16 +351,6 @@ impl AppLoop {
 
 fn text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

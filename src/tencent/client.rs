@@ -1,7 +1,6 @@
 //! One call, one answer: no loop, no retry, no pacing. The only place that builds an HTTP client, and the only one
 //! that sees a URL with a UserSig in it.
 
-use std::error::Error as _;
 use std::fmt;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use super::error::{ApiError, advice};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
 use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{GroupIds, SdkAppId};
+use crate::model::{GroupIds, SdkAppId, with_causes};
 
 /// Documented answers end at 1 MB; this leaves room and stops a bomb.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
@@ -201,14 +200,7 @@ pub fn is_loopback(url: &Url) -> bool {
 
 /// An HTTP error's causes without its URL.
 fn describe(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    with_causes(&error.without_url())
 }
 
 fn read_page(body: &[u8]) -> Result<Page, ApiError> {
