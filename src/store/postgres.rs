@@ -6,6 +6,8 @@
 //! none moves between being found and being written.
 
 use futures_util::TryStreamExt as _;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use sqlx::{Postgres, Row as _, Transaction};
 
 use super::apps::AppId;
@@ -52,10 +54,7 @@ pub(super) async fn record_appeared(
     batch: &Batch<'_>,
     ids: &Ids<'_>,
 ) -> Result<u64, sqlx::Error> {
-    let done = query(APPEARED)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(ids.0)
+    let done = on_ids(APPEARED, (batch.app, batch.type_id), ids)
         .bind(batch.at_millis())
         .bind(batch.crawl.0)
         .execute(&mut **tx)
@@ -74,10 +73,7 @@ pub(super) async fn insert_unknown(
     batch: &Batch<'_>,
     ids: &Ids<'_>,
 ) -> Result<u64, sqlx::Error> {
-    let done = query(INSERT)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(ids.0)
+    let done = on_ids(INSERT, (batch.app, batch.type_id), ids)
         .bind(batch.in_baseline)
         .bind(batch.at_millis())
         .execute(&mut **tx)
@@ -136,10 +132,7 @@ pub(super) async fn change_listed(
     batch: &Batch<'_>,
     ids: &Ids<'_>,
 ) -> Result<(), sqlx::Error> {
-    query(CHANGE)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(ids.0)
+    on_ids(CHANGE, (batch.app, batch.type_id), ids)
         .bind(batch.at_millis())
         .bind(batch.crawl.0)
         .execute(&mut **tx)
@@ -170,14 +163,7 @@ pub(super) async fn mark_vanished(
     at_millis: i64,
     ids: &Ids<'_>,
 ) -> Result<u64, sqlx::Error> {
-    let done = query(VANISH)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(ids.0)
-        .bind(at_millis)
-        .bind(crawl.0)
-        .execute(&mut **tx)
-        .await?;
+    let done = on_ids(VANISH, (app, type_id), ids).bind(at_millis).bind(crawl.0).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -197,8 +183,7 @@ pub(super) async fn mark_missing(
     since_millis: i64,
     ids: &Ids<'_>,
 ) -> Result<u64, sqlx::Error> {
-    let done =
-        query(MISSING).bind(app.0).bind(type_id.0).bind(ids.0).bind(since_millis).execute(&mut **tx).await?;
+    let done = on_ids(MISSING, (app, type_id), ids).bind(since_millis).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -219,15 +204,18 @@ pub(super) async fn mark_withheld(
     since_millis: i64,
     ids: &Ids<'_>,
 ) -> Result<u64, sqlx::Error> {
-    let done = query(WITHHELD)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(ids.0)
-        .bind(since_millis)
-        .bind(crawl.0)
-        .execute(&mut **tx)
-        .await?;
+    let done =
+        on_ids(WITHHELD, (app, type_id), ids).bind(since_millis).bind(crawl.0).execute(&mut **tx).await?;
     Ok(done.rows_affected())
+}
+
+/// A statement about ids of one type of an app: its first three binds, which all of them share.
+fn on_ids<'q>(
+    sql: &'static str,
+    (app, type_id): (AppId, TypeId),
+    ids: &Ids<'q>,
+) -> Query<'q, Postgres, PgArguments> {
+    query(sql).bind(app.0).bind(type_id.0).bind(ids.0)
 }
 
 /// A list of ids as this engine binds it.

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 
 use super::apps::AppId;
@@ -180,10 +182,7 @@ pub(super) async fn record_appeared(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = query(APPEARED)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(&ids.0)
+    let done = on_ids(APPEARED, (batch.app, batch.type_id), ids)
         .bind(batch.at_millis())
         .bind(batch.crawl.0)
         .execute(&mut **tx)
@@ -202,10 +201,7 @@ pub(super) async fn insert_unknown(
     batch: &Batch<'_>,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = query(INSERT)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(&ids.0)
+    let done = on_ids(INSERT, (batch.app, batch.type_id), ids)
         .bind(batch.in_baseline)
         .bind(batch.at_millis())
         .execute(&mut **tx)
@@ -253,21 +249,12 @@ WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
 /// Makes listed groups live, of the listed type and not missing, with the events that go with it. Events first: they
 /// need the old values.
 pub(super) async fn change_listed(tx: &mut Tx<'_>, batch: &Batch<'_>, ids: &Ids) -> Result<(), sqlx::Error> {
-    query(CHANGED)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(&ids.0)
+    on_ids(CHANGED, (batch.app, batch.type_id), ids)
         .bind(batch.at_millis())
         .bind(batch.crawl.0)
         .execute(&mut **tx)
         .await?;
-    query(CHANGE)
-        .bind(batch.app.0)
-        .bind(batch.type_id.0)
-        .bind(&ids.0)
-        .bind(batch.at_millis())
-        .execute(&mut **tx)
-        .await?;
+    on_ids(CHANGE, (batch.app, batch.type_id), ids).bind(batch.at_millis()).execute(&mut **tx).await?;
     Ok(())
 }
 
@@ -292,16 +279,8 @@ pub(super) async fn mark_vanished(
     at_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    query(VANISHED)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(&ids.0)
-        .bind(at_millis)
-        .bind(crawl.0)
-        .execute(&mut **tx)
-        .await?;
-    let done =
-        query(DELETE).bind(app.0).bind(type_id.0).bind(&ids.0).bind(at_millis).execute(&mut **tx).await?;
+    on_ids(VANISHED, (app, type_id), ids).bind(at_millis).bind(crawl.0).execute(&mut **tx).await?;
+    let done = on_ids(DELETE, (app, type_id), ids).bind(at_millis).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -319,8 +298,7 @@ pub(super) async fn mark_missing(
     since_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done =
-        query(MISSING).bind(app.0).bind(type_id.0).bind(&ids.0).bind(since_millis).execute(&mut **tx).await?;
+    let done = on_ids(MISSING, (app, type_id), ids).bind(since_millis).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -339,14 +317,8 @@ pub(super) async fn mark_withheld(
     since_millis: i64,
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done = query(WITHHELD)
-        .bind(app.0)
-        .bind(type_id.0)
-        .bind(&ids.0)
-        .bind(since_millis)
-        .bind(crawl.0)
-        .execute(&mut **tx)
-        .await?;
+    let done =
+        on_ids(WITHHELD, (app, type_id), ids).bind(since_millis).bind(crawl.0).execute(&mut **tx).await?;
     Ok(done.rows_affected())
 }
 
@@ -354,6 +326,15 @@ pub(super) async fn mark_withheld(
 #[expect(clippy::unused_async, reason = "PostgreSQL's has to ask")]
 pub(super) async fn confirm_lease(_: &mut Tx<'_>, _: &Lease) -> Result<(), StoreError> {
     Ok(())
+}
+
+/// A statement about ids of one type of an app: its first three binds, which all of them share.
+fn on_ids<'q>(
+    sql: &'static str,
+    (app, type_id): (AppId, TypeId),
+    ids: &'q Ids,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    query(sql).bind(app.0).bind(type_id.0).bind(&ids.0)
 }
 
 /// A list of ids as this engine binds it.
