@@ -21,7 +21,7 @@ db.execute("PRAGMA journal_mode = WAL")
 db.execute("""CREATE TABLE IF NOT EXISTS groups (group_id TEXT PRIMARY KEY, group_type TEXT,
               first_seen REAL, last_seen REAL, deleted_at REAL)""")
 api = HTTPConnection(urllib.parse.urlsplit(base_url).netloc)
-started, listed = time.time(), 0
+started, listed, before = time.time(), 0, resource.getrusage(resource.RUSAGE_SELF)
 for group_type in types:
     cursor = 0
     while True:
@@ -48,5 +48,6 @@ db.close()
 
 used = resource.getrusage(resource.RUSAGE_SELF)
 written = next(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("write_bytes"))
-print(json.dumps({"groups": listed, "wall": time.time() - started, "cpu": used.ru_utime + used.ru_stime,
+print(json.dumps({"groups": listed, "wall": time.time() - started,
+                  "cpu": used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
                   "written": written, "rss": used.ru_maxrss * 1024}))

@@ -8,9 +8,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
-use tim_group_sync::model::{CrawlId, Trigger, Verdict};
+use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
 use tim_group_sync::simulator::At;
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
+use tim_group_sync::store::{AppId, AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Engine, World};
@@ -427,4 +427,64 @@ async fn an_unchanged_crawl_of_many_groups_writes_next_to_nothing() {
     scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
     assert_eq!(named, 20_000);
     assert_eq!(bench.value(rows).await, before);
+}
+
+/// Fills the table: of ten groups one is deleted, one missing, one held.
+async fn fill(bench: &Bench, app: AppId, groups: u32, types: u32) {
+    let app = app.0;
+    let row = "INSERT INTO group_row (app_id, type_id, first_seen_at, last_seen_at, deleted_at, missing_since, held_crawl_id,
+                   in_baseline, group_id)";
+    let state = "INSERT INTO type_state (app_id, type_id, live_count, missing_count, deleted_count)";
+    execute(
+        bench,
+        &format!(
+            "{row} SELECT {app}, 1 + i % {types}, 0, 0, CASE i % 10 WHEN 0 THEN 5 END,
+                          CASE WHEN i % 10 IN (1, 2) THEN 5 END, CASE i % 10 WHEN 2 THEN 1 END, true, '@TGS#' || i
+             FROM generate_series(1, {groups}) i;
+             DELETE FROM type_state WHERE app_id = {app};
+             {state} SELECT app_id, type_id, count(*) FILTER (WHERE deleted_at IS NULL), count(missing_since), count(deleted_at)
+             FROM group_row WHERE app_id = {app} GROUP BY 1, 2"
+        ),
+    )
+    .await;
+}
+
+async fn assert_every_live_group_is_named_once(bench: &Bench, app: AppId) {
+    let mut named = Vec::new();
+    let naming = bench.store.for_each_live(app, |type_id, id, mark| {
+        named.push(format!("{id} {} {} {}", type_id.0, mark.missing, mark.held));
+    });
+    naming.await.unwrap();
+    let live = format!(
+        "SELECT group_id || ' ' || type_id || ' ' || (missing_since IS NOT NULL) || ' ' || (held_crawl_id IS NOT NULL)
+         FROM group_row WHERE app_id = {} AND deleted_at IS NULL",
+        app.0
+    );
+    let mut live = bench.lines(&live).await;
+    named.sort();
+    live.sort();
+    assert!(named == live, "{} named, {} live", named.len(), live.len());
+}
+
+#[tokio::test]
+async fn every_live_group_is_named_once_whichever_way_the_table_is_read() {
+    let bench = Bench::postgres().await;
+    let identity =
+        |number| AppIdentity { sdk_app_id: SdkAppId::new(number).unwrap(), name: format!("app-{number}") };
+    let (large, _) = bench.store.register_app(&identity(1), &[]).await.unwrap();
+    let (small, _) = bench.store.register_app(&identity(2), &[]).await.unwrap();
+    let (many_types, _) = bench.store.register_app(&identity(3), &[]).await.unwrap();
+    // Each beside the others' groups, between which its own must be found.
+    for part in [small, large, many_types] {
+        fill(
+            &bench,
+            part,
+            if part == large { 160_000 } else { 500 },
+            if part == many_types { 70 } else { 6 },
+        )
+        .await;
+    }
+    for app in [large, small, many_types] {
+        assert_every_live_group_is_named_once(&bench, app).await;
+    }
 }
