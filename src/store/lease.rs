@@ -197,7 +197,7 @@ impl Row {
     async fn update(&self, statement: &'static str, lasting: Duration) -> Result<(), StoreError> {
         let Fence { app, number } = self.fence;
         let update = async || {
-            let mut tx = self.server.begin().await?;
+            let mut tx = self.server.begin_for_lease().await?;
             let done =
                 query(statement).bind(app.get()).bind(number).bind(millis(lasting)).execute(&mut *tx).await?;
             tx.commit().await?;

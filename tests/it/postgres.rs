@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
-use tim_group_sync::model::{CrawlId, Trigger, Verdict};
+use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
 use tim_group_sync::simulator::At;
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -50,23 +50,70 @@ async fn a_lease_is_renewed_by_the_work_and_tells_when_it_was_lost() {
     // Just taken: nothing to do.
     lease.renew().await.unwrap();
     assert_eq!(bench.value("SELECT expires_at FROM lease").await, "0");
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(6)).await;
-    tokio::time::resume();
+    let_seconds_pass(6).await;
     // Run out, but nobody took it.
     lease.renew().await.unwrap();
     assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
     bench.let_leases_run_out().await;
     let other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(6)).await;
-    tokio::time::resume();
+    let_seconds_pass(6).await;
     assert!(matches!(lease.renew().await, Err(StoreError::LeaseLost { .. })));
     // What the loser gives up is not the other's.
     lease.release(Clock::system().now(), Duration::ZERO).await;
     assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     other.give_back().await;
     assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_some());
+}
+
+/// Keeps everyone else from changing a table until this is dropped, or ended.
+async fn lock_table(bench: &Bench, table: &str) -> PgConnection {
+    let mut locking = database(bench).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+    let lock = format!("BEGIN; LOCK TABLE tim_private.{table} IN EXCLUSIVE MODE");
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut locking).await.unwrap();
+    locking
+}
+
+/// Waits until so many of the store's connections wait for a lock.
+async fn waiting_for_a_lock(bench: &Bench, connections: &str) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while bench.value(waiting).await != connections {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Lets time pass for this process alone.
+async fn let_seconds_pass(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
+    let bench = Bench::postgres().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    bench.let_leases_run_out().await;
+    let locking = lock_table(&bench, "app").await;
+    let writes = (0..20).map(|number| {
+        let app =
+            AppIdentity { sdk_app_id: SdkAppId::new(number + 1).unwrap(), name: format!("app{number}") };
+        let store = bench.store.clone();
+        tokio::spawn(async move { store.register_app(&app, &[]).await.map(drop) })
+    });
+    let writes: Vec<_> = writes.collect();
+    waiting_for_a_lock(&bench, "10").await;
+    let_seconds_pass(6).await;
+    let beside_them = async {
+        lease.renew().await.unwrap();
+        assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
+        lease.give_back().await;
+        assert_eq!(bench.value("SELECT count(holder) FROM lease").await, "0");
+    };
+    tokio::time::timeout(Duration::from_secs(10), beside_them).await.expect("it waits for no write");
+    locking.close().await.unwrap();
+    for write in writes {
+        write.await.unwrap().unwrap();
+    }
 }
 
 fn lost<T>(outcome: &Result<T, StoreError>) -> bool {
