@@ -185,17 +185,27 @@ async fn check_app(setup: &Setup, app: &App, store: Option<&Store>) -> Result<Fi
     let first_turn = wait.and_then(Result::ok).unwrap_or_default().min(app.request_interval);
     let pacer = Pacer::new(app.request_interval, Instant::now() + first_turn);
     let patience = Patience::new(RetryPolicy::lasting(RETRY_FOR));
-    let counted = Caller::new(&client, &pacer, patience, |_| ()).count_app().await;
-    if let Some(lease) = lease {
-        lease.release(setup.clock.now(), app.request_interval).await;
-    }
+    let mut caller = Caller::new(&client, &pacer, patience, |_| ());
+    let counted = match lease {
+        Some(lease) => {
+            // A request and its retries may take longer than a lease lasts.
+            let counted = lease.keeping(caller.count_app()).await;
+            lease.release(setup.clock.now(), app.request_interval).await;
+            counted
+        }
+        None => Ok(caller.count_app().await),
+    };
     let (exit, text) = match counted {
-        Ok(total) => {
+        Err(lost) => {
+            let failure = Failure::from(lost);
+            (failure.exit, format!("its credentials were not tried: {:#}", failure.error))
+        }
+        Ok(Ok(total)) => {
             let total = total.map_or_else(|| "an unknown number of".to_owned(), text::number);
             (Exit::Done, format!("the API accepts the credentials; the app has {total} groups"))
         }
-        Err(error) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
-        Err(error) => (Exit::Failed, error.to_string()),
+        Ok(Err(error)) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
+        Ok(Err(error)) => (Exit::Failed, error.to_string()),
     };
     Ok(Finding { next_runs: next_runs(setup, app), ..Finding::new(exit, &app.name, text) })
 }

@@ -31,7 +31,7 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(30);
 /// It is renewed at most so often …
 const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// … and, while the API or a pause is waited for, at least so often.
-pub const RENEW_EVERY: Duration = Duration::from_secs(8);
+const RENEW_EVERY: Duration = Duration::from_secs(8);
 
 /// The right to crawl an app. Given up when dropped, in PostgreSQL only by running out; [`Lease::release`] also leaves
 /// word for the next holder.
@@ -135,6 +135,24 @@ impl Lease {
                 Ok(())
             }
             renewed => renewed,
+        }
+    }
+
+    /// Runs something, and keeps the lease meanwhile, however long it takes. What runs is abandoned if the lease was
+    /// lost all the same.
+    pub async fn keeping<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
+        let renewing = async {
+            loop {
+                tokio::time::sleep(RENEW_EVERY).await;
+                if let Err(lost) = self.renew().await {
+                    break lost;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = run => Ok(outcome),
+            lost = renewing => Err(lost),
         }
     }
 

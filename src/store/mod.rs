@@ -22,7 +22,7 @@ pub use crawls::{Closing, CrawlEvents, NewCrawl, PassRecord, Past, Reason};
 pub use engine::{DatabaseUrl, Store};
 pub use error::StoreError;
 pub use groups::{Batch, Written};
-pub use lease::{Lease, LeaseHolder, RENEW_EVERY};
+pub use lease::{Lease, LeaseHolder};
 pub use server::PostgresDatabase;
 pub use settle::HeldCrawl;
 pub use status::{AppStatus, CrawlRow, TypeStatus};

@@ -14,7 +14,7 @@ use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, S
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Engine, World};
-use crate::support_engines::{Bench, Place, Scene, at, group_types, sdk_app_id};
+use crate::support_engines::{Bench, Place, Scene, at, day, group_types, sdk_app_id};
 use crate::support_postgres::{PostgresServer, TestDatabase};
 
 fn database(bench: &Bench) -> &TestDatabase {
@@ -114,6 +114,45 @@ async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
     for write in writes {
         write.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_approval_that_takes_long_keeps_its_lease() {
+    let bench = Bench::postgres().await;
+    let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    withheld.withhold(&[scene.public]);
+    scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+
+    bench.let_leases_run_out().await;
+    let locking = lock_table(&bench, "group_event").await;
+    let approving = scene.lease.keeping(bench.store.approve(&scene.lease, &held, crawl, at(3, 0), day()));
+    let meanwhile = async {
+        waiting_for_a_lock(&bench, "1").await;
+        let_seconds_pass(9).await;
+        while bench.value("SELECT expires_at FROM lease").await == "0" {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+        locking.close().await.unwrap();
+    };
+    let (approved, ()) = tokio::join!(approving, meanwhile);
+    assert_eq!(approved.unwrap().unwrap(), 1);
+    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    bench.assert_consistent().await;
+}
+
+#[tokio::test]
+async fn what_runs_under_a_lease_is_abandoned_once_another_has_it() {
+    let bench = Bench::postgres().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    bench.let_leases_run_out().await;
+    let _other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    let endless = lease.keeping(std::future::pending::<()>());
+    let (outcome, ()) = tokio::join!(endless, let_seconds_pass(9));
+    assert!(lost(&outcome), "{outcome:?}");
 }
 
 fn lost<T>(outcome: &Result<T, StoreError>) -> bool {
