@@ -113,13 +113,18 @@ async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Fai
     }
     let looked = async {
         let store = Store::open_existing(&location).await?;
-        let tables = store.check_migrated().await;
+        let tables = match store.check_migrated().await {
+            Err(StoreError::NotMigrated) if config.database.auto_migrate => {
+                store.check_migratable().await.map(|()| false)
+            }
+            tables => tables.map(|()| true),
+        };
         Ok::<_, StoreError>((store, tables))
     };
     let finding = |exit, text: String| Finding::new(exit, "database", format!("{location}{text}"));
     match looked.await {
-        Ok((store, Ok(()))) => Ok((finding(Exit::Done, ", tables up to date".to_owned()), Some(store))),
-        Ok((store, Err(StoreError::NotMigrated))) if config.database.auto_migrate => {
+        Ok((store, Ok(true))) => Ok((finding(Exit::Done, ", tables up to date".to_owned()), Some(store))),
+        Ok((store, Ok(false))) => {
             store.close().await;
             let text = ", tables are brought up to date at the next start".to_owned();
             // Without tables there is no lease to take, and nobody who could hold it.

@@ -387,6 +387,30 @@ async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
     assert!(checked.code == Some(0) && checked.out.contains("tables up to date"), "{checked:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
+    let place = Place::new().await;
+    let server = PostgresServer::shared().await;
+    let database = server.empty_database().await;
+    let role = format!("checking_{}", std::process::id());
+    server.administer(&format!("CREATE ROLE {role} LOGIN")).await;
+    let check = async || {
+        let mut command = place.command(&["check"]);
+        command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url_as(&role, &database.name));
+        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    };
+    let grant = format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\"", database.name);
+    let refused = check().await;
+    assert!(refused.code == Some(78) && refused.out.contains(&grant), "{refused:?}");
+    server.administer(&grant).await;
+    let checked = check().await;
+    assert!(checked.code == Some(0) && checked.out.contains("at the next start"), "{checked:?}");
+    let schemas =
+        "DO $$ BEGIN ASSERT NOT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname LIKE 'tim%'); END $$";
+    server.execute(&database.name, schemas).await.unwrap();
+    server.execute(&database.name, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}
+
 /// The daemon as a process, with its log lines.
 struct Daemon {
     process: Child,

@@ -399,11 +399,57 @@ async fn the_one_missing_grant_is_named_when_tables_cannot_be_made() {
     let store = Store::open(&url).await.unwrap();
     let grant = missing_grant(&store.migrate().await.unwrap_err());
     assert_eq!(grant, format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\"", database.name));
+    assert_eq!(missing_grant(&store.check_migratable().await.unwrap_err()), grant);
     // Nothing was half made.
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     Bench::execute(&database.database_url(), &grant).await;
+    store.check_migratable().await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn the_one_missing_grant_is_named_when_somebody_else_made_the_schemas() {
+    let role = format!("guest_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    Bench::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
+    let store = Store::open(&url).await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    let grant = missing_grant(&store.check_migratable().await.unwrap_err());
+    assert_eq!(grant, format!("GRANT USAGE, CREATE ON SCHEMA \"tim\", \"tim_private\" TO \"{role}\""));
+    Bench::execute(&database.database_url(), &grant).await;
+    store.check_migratable().await.unwrap();
+    store.migrate().await.unwrap();
+    store.check_migrated().await.unwrap();
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
+    let role = format!("tenant_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    let owner = Store::open(&database.database_url()).await.unwrap();
+    owner.migrate().await.unwrap();
+    owner.close().await;
+    let newest = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
+    let rights = format!(
+        "GRANT ALL ON SCHEMA tim, tim_private TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role}"
+    );
+    Bench::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
+    let store = Store::open(&url).await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    for refused in [store.check_migratable().await, store.migrate().await] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, StoreError::OtherOwner { .. }), "{refused:?}");
+        assert!(refused.is_configuration() && refused.to_string().contains(&role), "{refused}");
+    }
     store.close().await;
     Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
         .await;
