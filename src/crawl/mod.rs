@@ -232,6 +232,7 @@ impl Crawler {
             due_at: occasion.due_at,
             started_at,
             host: settings.host.clone(),
+            group_types: settings.group_types.clone(),
         };
         let day = |at: DateTime<Utc>| at.with_timezone(&settings.timezone).date_naive();
         let Some(crawl) = self.store.open_crawl(lease, &new, day(started_at)).await? else {

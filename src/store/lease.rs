@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -69,7 +70,7 @@ impl fmt::Debug for Row {
 }
 
 /// Who may crawl an app at present.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeaseHolder {
     pub host: String,
     /// In SQLite known only of crawls.
@@ -292,11 +293,6 @@ impl Store {
                 }
             }
         }
-    }
-
-    /// Whether someone holds the lease of an app right now.
-    pub async fn is_leased(&self, app: SdkAppId) -> bool {
-        matches!(self.lease_holder(app).await, Ok(Some(_)))
     }
 
     /// Takes the lease of an app, waiting for it. `on_wait` is called once, before the first wait.

@@ -25,4 +25,4 @@ pub use groups::{Batch, Written};
 pub use lease::{Lease, LeaseHolder};
 pub use server::PostgresDatabase;
 pub use settle::HeldCrawl;
-pub use status::{AppStatus, CrawlRow, TypeStatus};
+pub use status::{AppStatus, CrawlRow, HostTypes, TypeStatus};

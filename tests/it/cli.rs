@@ -317,6 +317,45 @@ async fn status_tells_a_fresh_table_from_a_stale_one_and_from_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn status_tells_who_holds_the_lease_and_that_replicas_crawl_different_types() {
+    let place = Place::new().await;
+    let server = PostgresServer::shared().await;
+    let database = server.empty_database().await;
+    let run = async |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url(&database.name));
+        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    };
+    place.api.create_many("Public", 3);
+    assert_eq!(run(&["crawl"]).await.code, Some(0));
+    let other = "UPDATE tim_private.crawl SET host = 'host-a', group_types = 'Private,Public'";
+    server.execute(&database.name, other).await.unwrap();
+    place.configure("group_types = [\"Public\"]\n");
+    assert_eq!(run(&["crawl"]).await.code, Some(0));
+    let apart = "UPDATE tim_private.crawl SET host = 'host-b' WHERE host <> 'host-a';
+                 UPDATE tim_private.lease SET holder = 'x', host = 'host-c', taken_at = 1772323200000, expires_at = 9e15";
+    server.execute(&database.name, apart).await.unwrap();
+    let status = run(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    let sentence = "replicas crawl different group types: host-a Private, Public; host-b Public. Give them the same group_types";
+    assert!(status.out.contains(sentence), "{status:?}");
+    assert!(status.out.contains("held by host-c since 2026-03-01T00:00:00Z"), "{status:?}");
+    let json: serde_json::Value = serde_json::from_str(&run(&["status", "--json"]).await.out).unwrap();
+    assert_eq!(json[0]["crawled_now"], true);
+    assert_eq!(
+        json[0]["lease_holder"],
+        serde_json::json!({ "host": "host-c", "since": "2026-03-01T00:00:00Z" })
+    );
+    assert_eq!(
+        json[0]["differing_group_types"],
+        serde_json::json!([
+            { "host": "host-a", "group_types": ["Private", "Public"] },
+            { "host": "host-b", "group_types": ["Public"] }
+        ])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_printed_usersig_verifies_and_comes_with_a_warning() {
     let place = Place::new().await;
     let ended = place.run(&["usersig", "--app", "prod", "--expires", "5m"]).await;

@@ -358,8 +358,23 @@ impl<'a> Scene<'a> {
             due_at,
             started_at,
             host: "bench".to_owned(),
+            group_types: group_types(&["Public", "Private"]),
         };
         self.bench.store.open_crawl(&self.lease, &new, day()).await.unwrap()
+    }
+
+    /// A whole crawl by a host, configured with these types.
+    pub async fn crawl_on(&self, host: &str, hour: u32, types: &[&str]) {
+        let new = NewCrawl {
+            app: self.app,
+            trigger: Trigger::Command,
+            due_at: None,
+            started_at: at(hour, 0),
+            host: host.to_owned(),
+            group_types: group_types(types),
+        };
+        let crawl = self.bench.store.open_crawl(&self.lease, &new, day()).await.unwrap().unwrap();
+        self.complete(crawl, at(hour, 0), at(hour, 1), &[]).await;
     }
 
     pub async fn list(&self, crawl: CrawlId, type_id: TypeId, at: DateTime<Utc>, ids: &[&str]) -> Written {
