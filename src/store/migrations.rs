@@ -57,6 +57,13 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner,
 const HAS_RECORD: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = '_sqlx_migrations'";
+/// What is in both schemas, and what in the public one that no migration made.
+const RELATIONS: &str = "
+SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' AND c.relname = ANY ($3)))
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ($1, $2)";
+/// Answered by the tables of every version.
+const OF_OTHERS: &str = "
+SELECT (SELECT count(*) FROM app WHERE name <> $1) + (SELECT count(*) FROM crawl WHERE host <> $2)";
 const APPLIED_WITH_CHECKSUMS: &str = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
 const TABLES_WITHOUT_RIGHT: &str = "
 SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
@@ -148,6 +155,38 @@ impl Store {
             check_role(&mut tx, role).await?;
         }
         tx.commit().await.attempted(DOING)
+    }
+
+    /// Removes the two schemas of a server's database if all that is in them is of this app and was crawled by this host;
+    /// `false`, and nothing is removed, if anything else is. Schemas that are not there are removed already.
+    pub async fn remove_schemas_of(&self, app: &str, host: &str) -> Result<bool, StoreError> {
+        const DOING: &str = "remove the tables of an earlier demo";
+        // An SQLite file is removed as a file.
+        let Engine::Postgres(server) = &self.engine else { return Ok(false) };
+        let schema = &server.database.schema;
+        let mut tx = server.begin().await.attempted(DOING)?;
+        let (relations, others): (i64, i64) = query_as(RELATIONS)
+            .bind(schema.public())
+            .bind(schema.private())
+            .bind(VIEWS.map(str::to_owned).to_vec())
+            .fetch_one(&mut *tx)
+            .await
+            .attempted(DOING)?;
+        if relations == 0 {
+            return Ok(true);
+        }
+        if others > 0 || !has_record(&mut tx, schema).await? {
+            return Ok(false);
+        }
+        let others: i64 =
+            query_scalar(OF_OTHERS).bind(app).bind(host).fetch_one(&mut *tx).await.attempted(DOING)?;
+        if others > 0 {
+            return Ok(false);
+        }
+        let (public, private) = (quoted(schema.public()), quoted(&schema.private()));
+        run(&mut tx, format!("DROP SCHEMA {public}, {private} CASCADE")).await?;
+        tx.commit().await.attempted(DOING)?;
+        Ok(true)
     }
 
     /// The SQL of all migrations, for a database administrator who applies them by hand to a database without any.

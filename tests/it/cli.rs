@@ -405,6 +405,72 @@ async fn the_demo_refuses_the_database_of_an_app_that_is_called_demo() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_printed() {
+    let place = Place::new().await;
+    let server = PostgresServer::shared().await;
+    let database = server.database().await;
+    // A server that asks for none lets any password pass.
+    let mut url = reqwest::Url::parse(&server.url(&database.name)).unwrap();
+    if server.is_own() {
+        url.set_password(Some("geheim")).unwrap();
+    }
+    let demo = async |groups: &str| {
+        let ended = place.run(&["demo", "--groups", groups, "--database", url.as_str()]).await;
+        assert!(!format!("{}{}", ended.out, ended.err).contains("geheim"), "{ended:?}");
+        ended
+    };
+    let holds = async |sql: &str| {
+        let assertion = format!("DO $$ BEGIN ASSERT ({sql}), '{}'; END $$", sql.replace('\'', "''"));
+        server.execute(&database.name, &assertion).await.unwrap();
+    };
+    let ended = demo("1000").await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("10 appeared, 10 vanished"), "{ended:?}");
+    holds("SELECT count(*) = 1010 FROM tim_demo.groups").await;
+    holds("SELECT count(*) = 4 FROM tim_demo.crawls").await;
+    holds("SELECT count(*) = 0 FROM tim.app_status").await;
+    let printed = ended.out.split("\n\n").filter(|part| part.ends_with(';'));
+    let printed: Vec<&str> =
+        printed.filter(|part| part.starts_with("SET") || part.starts_with("SELECT")).collect();
+    assert_eq!(printed.len(), 4, "{ended:?}");
+    server.execute(&database.name, &printed.join("\n")).await.unwrap();
+    let removal = ended.out.lines().find_map(|line| line.strip_prefix("To remove it: ")).unwrap();
+
+    // An earlier demo is replaced, anything else never.
+    assert_eq!(demo("100").await.code, Some(0));
+    holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
+    for (strange, back) in [
+        ("CREATE TABLE tim_demo.mine (x int)", "DROP TABLE tim_demo.mine"),
+        (
+            "INSERT INTO tim_demo_private.app VALUES (9, 9, 'prod')",
+            "DELETE FROM tim_demo_private.app WHERE app_id = 9",
+        ),
+        ("UPDATE tim_demo_private.crawl SET host = 'real'", "SELECT 1"),
+    ] {
+        server.execute(&database.name, strange).await.unwrap();
+        let refused = demo("100").await;
+        assert!(
+            refused.code == Some(1) && refused.err.contains("other things than an earlier demo"),
+            "{refused:?}"
+        );
+        holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
+        server.execute(&database.name, back).await.unwrap();
+    }
+    server.execute(&database.name, removal).await.unwrap();
+    holds("SELECT count(*) = 0 FROM pg_namespace WHERE nspname LIKE 'tim_demo%'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_database_is_wrong_does_not_repeat_the_url() {
+    let place = Place::new().await;
+    for url in ["postgre://u:geheim@localhost/d", "postgres://u:geheim@localhost:port/d"] {
+        let refused = place.run(&["demo", "--database", url]).await;
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(!format!("{refused:?}").contains("geheim"), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
     let place = Place::new().await;
     place.api.create_many("Public", 30);
