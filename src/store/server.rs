@@ -32,7 +32,7 @@ const LEASE_QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Writing 50,000 groups takes seconds on a slow disk; that is news only beyond this.
 const SLOW_STATEMENT: Duration = Duration::from_secs(30);
-/// `server_version_num` of the oldest release that is tested for.
+/// The first release 14: the oldest that is tested for.
 const OLDEST_VERSION: i64 = 14_00_00;
 const DEFAULT_SCHEMA: &str = "tim";
 
@@ -174,9 +174,13 @@ SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('s
 impl Server {
     /// Connects once to see whether the server will do; the pools connect again when they are needed.
     pub(super) async fn connect(database: &PostgresDatabase, intent: Intent) -> Result<Self, StoreError> {
-        let open_error = |source| match source {
-            sqlx::Error::Tls(_) => StoreError::Insecure { at: database.to_string(), source },
-            source => StoreError::Open { at: database.to_string(), source },
+        let open_error = |source| {
+            let at = database.to_string();
+            if is_about_tls(&source) {
+                StoreError::Insecure { at, source }
+            } else {
+                StoreError::Open { at, source }
+            }
         };
         let about = async {
             let mut connection: PgConnection = database.options.connect().await?;
@@ -190,7 +194,7 @@ impl Server {
             Ok(about) => about.map_err(open_error)?,
             Err(_) => return Err(open_error(sqlx::Error::PoolTimedOut)),
         };
-        if number < OLDEST_VERSION {
+        if !is_new_enough(number) {
             return Err(StoreError::TooOld { at: database.to_string(), version });
         }
         if read_only && intent == Intent::Write {
@@ -234,6 +238,21 @@ impl Server {
         self.pool.close().await;
         self.leases.close().await;
     }
+}
+
+/// Whether what failed was the proof of who the server is, or that it has none.
+fn is_about_tls(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        // What rustls refuses during the handshake comes as if it were the connection's doing.
+        sqlx::Error::Io(error) => matches!(error.get_ref(), Some(cause) if cause.is::<rustls::Error>()),
+        _ => false,
+    }
+}
+
+/// Whether this is tested for, by a server's `server_version_num`.
+fn is_new_enough(number: i64) -> bool {
+    number >= OLDEST_VERSION
 }
 
 /// In a task of its own, so that it comes to its end when whoever asked is gone. sqlx 0.9.0 notes that a transaction is
@@ -319,6 +338,16 @@ mod tests {
         assert_eq!(format!("{database:?}"), "postgres://u@db.example:5433/d");
         let error = PostgresDatabase::new("postgres://u:geheim@db.example:port/d").unwrap_err();
         assert!(!format!("{error:?} {error}").contains("geheim"), "{error:?}");
+    }
+
+    #[test]
+    fn servers_before_version_14_are_too_old() {
+        for old in [9_06_24, 10_00_23, 13_00_00, 13_00_22, 13_99_99] {
+            assert!(!is_new_enough(old), "{old}");
+        }
+        for new in [14_00_00, 14_00_19, 18_00_00] {
+            assert!(is_new_enough(new), "{new}");
+        }
     }
 
     #[test]
