@@ -106,7 +106,7 @@ impl Bench {
         Self::on_postgres(pooler.database().await).await
     }
 
-    async fn on_postgres(database: TestDatabase) -> Self {
+    pub async fn on_postgres(database: TestDatabase) -> Self {
         let store = Store::open(&database.database_url()).await.unwrap();
         let read_only = [("search_path", "tim_private,tim"), ("default_transaction_read_only", "on")];
         let options = database.url.parse::<PgConnectOptions>().unwrap().options(read_only);
