@@ -129,7 +129,7 @@ impl Demo {
             }
         }
         if let DatabaseUrl::Postgres(_) = database {
-            println!("SET search_path TO {SCHEMA};\n");
+            println!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n");
         }
         for (question, sql) in QUERIES {
             let (header, rows) = store.read(sql).await?;

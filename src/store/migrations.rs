@@ -57,9 +57,15 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner,
 const HAS_RECORD: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = '_sqlx_migrations'";
-/// What is in both schemas, and what in the public one that no migration made.
+/// What is in both schemas, and what of it no migration made, or what elsewhere would go with it.
 const RELATIONS: &str = "
 SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' AND c.relname = ANY ($3)))
+    + (SELECT count(*) FROM pg_catalog.pg_depend d
+       JOIN pg_catalog.pg_class used ON used.oid = d.refobjid AND d.refclassid = 'pg_catalog.pg_class'::regclass
+       JOIN pg_catalog.pg_namespace here ON here.oid = used.relnamespace AND here.nspname IN ($1, $2)
+       JOIN pg_catalog.pg_rewrite rule ON rule.oid = d.objid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+       JOIN pg_catalog.pg_class view ON view.oid = rule.ev_class
+       JOIN pg_catalog.pg_namespace there ON there.oid = view.relnamespace AND there.nspname NOT IN ($1, $2))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ($1, $2)";
 /// Answered by the tables of every version.
 const OF_OTHERS: &str = "
@@ -158,7 +164,8 @@ impl Store {
     }
 
     /// Removes the two schemas of a server's database if all that is in them is of this app and was crawled by this host;
-    /// `false`, and nothing is removed, if anything else is. Schemas that are not there are removed already.
+    /// `false`, and nothing is removed, if anything else is, or is built on them. Schemas that are not there are removed
+    /// already.
     pub async fn remove_schemas_of(&self, app: &str, host: &str) -> Result<bool, StoreError> {
         const DOING: &str = "remove the tables of an earlier demo";
         // An SQLite file is removed as a file.

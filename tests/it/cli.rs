@@ -445,6 +445,7 @@ async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_pri
             "INSERT INTO tim_demo_private.app VALUES (9, 9, 'prod')",
             "DELETE FROM tim_demo_private.app WHERE app_id = 9",
         ),
+        ("CREATE VIEW public.mine AS SELECT * FROM tim_demo.groups", "DROP VIEW public.mine"),
         ("UPDATE tim_demo_private.crawl SET host = 'real'", "SELECT 1"),
     ] {
         server.execute(&database.name, strange).await.unwrap();
