@@ -57,6 +57,7 @@ on_both_engines![
     hosts_that_crawl_different_group_types_are_told,
     crawls_from_before_group_types_were_recorded_disagree_with_nobody,
     a_database_without_tables_is_told_apart_from_a_newer_one,
+    tables_of_an_earlier_version_are_brought_up_to_date_with_what_is_in_them,
     the_printed_sql_makes_the_same_tables,
     two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated,
 ];
@@ -896,6 +897,21 @@ async fn a_database_without_tables_is_told_apart_from_a_newer_one(bench: &Bench)
     assert!(matches!(store.check_migrated().await, Err(StoreError::Newer { version: 9001 })));
     let refused = store.migrate().await;
     assert!(matches!(refused, Err(StoreError::Newer { version: 9001 })), "{refused:?}");
+}
+
+async fn tables_of_an_earlier_version_are_brought_up_to_date_with_what_is_in_them(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
+    let earlier = "ALTER TABLE crawl DROP COLUMN group_types; DELETE FROM _sqlx_migrations WHERE version = 3";
+    Bench::execute(&bench.url(), earlier).await;
+    assert!(matches!(bench.store.check_migrated().await, Err(StoreError::NotMigrated)));
+    bench.store.check_migratable().await.unwrap();
+    bench.store.migrate().await.unwrap();
+    bench.store.check_migrated().await.unwrap();
+    let crawl = scene.open(at(2, 0)).await;
+    scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
+    let recorded = "SELECT status, group_types FROM crawl ORDER BY crawl_id";
+    assert_eq!(bench.lines(recorded).await, ["complete|NULL", "complete|Private,Public"]);
+    assert_eq!(scene.groups().await, ["a|Public|01:01|02:00|NULL|NULL|0|1"]);
 }
 
 async fn the_printed_sql_makes_the_same_tables(bench: &Bench) {
