@@ -41,21 +41,26 @@ impl Approve {
         // A crawl under way believes the held groups live.
         let waiting = || eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
         let lease = store.lease(sdk_app_id, waiting).await?;
-        let groups = store.held_groups(&held, crawl).await?;
+        let settling = async {
+            let groups = store.held_groups(&held, crawl).await?;
+            if !groups.is_empty() && !self.dry_run {
+                let timezone = config.apps.iter().find(|app| app.sdk_app_id == sdk_app_id);
+                let timezone = timezone.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());
+                let now = setup.clock.now();
+                store.approve(&lease, &held, crawl, now, now.with_timezone(&timezone).date_naive()).await?;
+            }
+            Ok(groups)
+        };
+        // Millions of groups take longer than a lease lasts.
+        let settled = lease.keeping(settling).await.flatten();
+        lease.give_back().await;
+        let groups = settled?;
+        store.close().await;
         if groups.is_empty() {
-            lease.give_back().await;
             return refuse(format!(
                 "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"
             ));
         }
-        let now = setup.clock.now();
-        if !self.dry_run {
-            let timezone = config.apps.iter().find(|app| app.sdk_app_id == sdk_app_id);
-            let timezone = timezone.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());
-            store.approve(&lease, &held, crawl, now, now.with_timezone(&timezone).date_naive()).await?;
-        }
-        lease.give_back().await;
-        store.close().await;
         if self.json {
             let result =
                 json!({ "crawl_id": crawl, "app": held.app, "dry_run": self.dry_run, "groups": groups });

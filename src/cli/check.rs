@@ -113,13 +113,18 @@ async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Fai
     }
     let looked = async {
         let store = Store::open_existing(&location).await?;
-        let tables = store.check_migrated().await;
+        let tables = match store.check_migrated().await {
+            Err(StoreError::NotMigrated) if config.database.auto_migrate => {
+                store.check_migratable().await.map(|()| false)
+            }
+            tables => tables.map(|()| true),
+        };
         Ok::<_, StoreError>((store, tables))
     };
     let finding = |exit, text: String| Finding::new(exit, "database", format!("{location}{text}"));
     match looked.await {
-        Ok((store, Ok(()))) => Ok((finding(Exit::Done, ", tables up to date".to_owned()), Some(store))),
-        Ok((store, Err(StoreError::NotMigrated))) if config.database.auto_migrate => {
+        Ok((store, Ok(true))) => Ok((finding(Exit::Done, ", tables up to date".to_owned()), Some(store))),
+        Ok((store, Ok(false))) => {
             store.close().await;
             let text = ", tables are brought up to date at the next start".to_owned();
             // Without tables there is no lease to take, and nobody who could hold it.
@@ -185,17 +190,27 @@ async fn check_app(setup: &Setup, app: &App, store: Option<&Store>) -> Result<Fi
     let first_turn = wait.and_then(Result::ok).unwrap_or_default().min(app.request_interval);
     let pacer = Pacer::new(app.request_interval, Instant::now() + first_turn);
     let patience = Patience::new(RetryPolicy::lasting(RETRY_FOR));
-    let counted = Caller::new(&client, &pacer, patience, |_| ()).count_app().await;
-    if let Some(lease) = lease {
-        lease.release(setup.clock.now(), app.request_interval).await;
-    }
+    let mut caller = Caller::new(&client, &pacer, patience, |_| ());
+    let counted = match lease {
+        Some(lease) => {
+            // A request and its retries may take longer than a lease lasts.
+            let counted = lease.keeping(caller.count_app()).await;
+            lease.release(setup.clock.now(), app.request_interval).await;
+            counted
+        }
+        None => Ok(caller.count_app().await),
+    };
     let (exit, text) = match counted {
-        Ok(total) => {
+        Err(lost) => {
+            let failure = Failure::from(lost);
+            (failure.exit, format!("its credentials were not tried: {:#}", failure.error))
+        }
+        Ok(Ok(total)) => {
             let total = total.map_or_else(|| "an unknown number of".to_owned(), text::number);
             (Exit::Done, format!("the API accepts the credentials; the app has {total} groups"))
         }
-        Err(error) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
-        Err(error) => (Exit::Failed, error.to_string()),
+        Ok(Err(error)) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
+        Ok(Err(error)) => (Exit::Failed, error.to_string()),
     };
     Ok(Finding { next_runs: next_runs(setup, app), ..Finding::new(exit, &app.name, text) })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use reqwest::Url;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::crawl::{crawl_all, sentence};
 use super::exit::{Exit, Failure};
@@ -18,7 +19,7 @@ use crate::lifecycle::Lifecycle;
 use crate::model::{GroupType, SdkAppId};
 use crate::pace::RetryPolicy;
 use crate::simulator::{Settings, Simulator};
-use crate::store::{AppIdentity, DatabaseUrl, Store};
+use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
 use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
 
@@ -33,12 +34,13 @@ pub(super) struct Demo {
     /// Groups in the simulated app
     #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     groups: u32,
-    /// Database to crawl into
-    #[arg(long, value_name = "URL", default_value = "sqlite:tim-group-sync-demo.db", value_parser = database)]
-    database: DatabaseUrl,
+    /// Database to crawl into: sqlite:FILE, or postgres://…, where the demo keeps to the schema tim_demo
+    // It may carry a password, which must not show when it is wrong.
+    #[arg(long, value_name = "URL", default_value = "sqlite:tim-group-sync-demo.db")]
+    database: SecretString,
 }
 
-/// Three questions, each a query that anyone can repeat with the sqlite3 shell.
+/// Three questions, each a query that anyone can repeat with the sqlite3 shell or psql.
 const QUERIES: [(&str, &str); 3] = [
     (
         "How many groups are there, by type?",
@@ -57,17 +59,24 @@ FROM crawls c JOIN app_counts a USING (crawl_id) ORDER BY c.crawl_id",
     ),
 ];
 
-const ONLY_FILES: &str =
-    "the demo keeps to a file of its own (sqlite:FILE), so that it can remove what it made";
+/// On a server: nobody's but the demo's, as its twin for the tables is.
+const SCHEMA: &str = "tim_demo";
 
 impl Demo {
     pub(super) async fn run(self) -> Result<Exit, Failure> {
         telemetry::init("warn", telemetry::Format::Auto);
-        let DatabaseUrl::Sqlite(path) = &self.database else {
-            return Err(Failure::new(Exit::Usage, anyhow::anyhow!("{ONLY_FILES}")));
+        let database = database(self.database.expose_secret())?;
+        let store = match &database {
+            DatabaseUrl::Sqlite(path) => {
+                remove_earlier_file(path).await?;
+                Store::open(&database).await?
+            }
+            DatabaseUrl::Postgres(_) => {
+                let store = Store::open(&database).await?;
+                remove_earlier_schemas(&store, &database).await?;
+                store
+            }
         };
-        clear_earlier_demo(path).await?;
-        let store = Store::open(&self.database).await?;
         store.migrate().await?;
 
         let settings = Settings { min_interval: Some(INTERVAL), ..Settings::default() };
@@ -81,7 +90,7 @@ impl Demo {
             text::number(self.groups),
             api.base_url()
         );
-        println!("Crawling it into {}, a page of up to 10,000 ids at a time.\n", path.display());
+        println!("Crawling it into {}, a page of up to 10,000 ids at a time.\n", place(&database));
         let crawler = Arc::new(crawler(sdk_app_id, identifier, secret_key, &api.base_url(), &store)?);
         let lifecycle = Lifecycle::install()?;
 
@@ -119,13 +128,24 @@ impl Demo {
                 return Ok(Exit::worst(exits));
             }
         }
+        if let DatabaseUrl::Postgres(_) = database {
+            println!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n");
+        }
         for (question, sql) in QUERIES {
             let (header, rows) = store.read(sql).await?;
             let header: Vec<&str> = header.iter().map(String::as_str).collect();
             println!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows));
         }
         store.close().await;
-        println!("The table stays in {}: sqlite3 {0} 'SELECT * FROM groups LIMIT 5'", path.display());
+        match &database {
+            DatabaseUrl::Sqlite(path) => {
+                println!("The table stays in {}: sqlite3 {0} 'SELECT * FROM groups LIMIT 5'", path.display());
+            }
+            DatabaseUrl::Postgres(_) => {
+                println!("The table stays in {}: SELECT * FROM {SCHEMA}.groups LIMIT 5;", place(&database));
+                println!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;");
+            }
+        }
         println!(
             "Next: put your own app's sdk_app_id and key file into a config.toml (see config.example.toml) and run"
         );
@@ -172,7 +192,7 @@ fn crawler(
 }
 
 /// Removes the database of an earlier demo, and refuses to touch any other file.
-async fn clear_earlier_demo(path: &Path) -> Result<(), Failure> {
+async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     if !path.exists() {
         return Ok(());
     }
@@ -202,10 +222,35 @@ async fn clear_earlier_demo(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn database(text: &str) -> Result<DatabaseUrl, String> {
-    match crate::config::DatabaseUrl::parse(text, Path::new("")) {
+/// Removes the schemas of an earlier demo, and refuses to touch any other's.
+async fn remove_earlier_schemas(store: &Store, database: &DatabaseUrl) -> Result<(), Failure> {
+    if store.remove_schemas_of(APP, HOST).await? {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!(
+        "{database} has schemas {SCHEMA} or {SCHEMA}_private that hold other things than an earlier demo; \
+         name another database with --database postgres://…, or rename them"
+    );
+    Err(Failure::new(Exit::Failed, error))
+}
+
+/// Where the demo's tables are, in words.
+fn place(database: &DatabaseUrl) -> String {
+    match database {
+        DatabaseUrl::Sqlite(path) => path.display().to_string(),
+        DatabaseUrl::Postgres(_) => format!("{database}, schema {SCHEMA}"),
+    }
+}
+
+fn database(url: &str) -> Result<DatabaseUrl, Failure> {
+    match crate::config::DatabaseUrl::parse(url, Path::new("")) {
         Ok(crate::config::DatabaseUrl::Sqlite(path)) => Ok(DatabaseUrl::Sqlite(path)),
-        Ok(crate::config::DatabaseUrl::Postgres(_)) => Err(ONLY_FILES.to_owned()),
-        Err(mistake) => Err(format!("{} {}", mistake.rule, mistake.fix)),
+        Ok(crate::config::DatabaseUrl::Postgres(url)) => {
+            Ok(DatabaseUrl::Postgres(PostgresDatabase::new(url.expose())?.schema(SCHEMA)?))
+        }
+        Err(mistake) => {
+            let error = anyhow::anyhow!("the URL of --database {}. {}", mistake.rule, mistake.fix);
+            Err(Failure::new(Exit::Usage, error))
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
 use crate::model::SdkAppId;
-use crate::store::{AppStatus, CrawlRow, Store};
+use crate::store::{AppStatus, CrawlRow, HostTypes, LeaseHolder, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -30,11 +30,17 @@ impl Status {
         store.check_migrated().await?;
         let mut apps = Vec::new();
         for status in store.app_statuses().await? {
-            let crawled_now = match SdkAppId::new(status.sdk_app_id) {
-                Some(app) => store.is_leased(app).await,
-                None => false,
+            let lease_holder = match SdkAppId::new(status.sdk_app_id) {
+                // A lock file that this user may not read is no reason to say nothing of the rest.
+                Some(app) => store.lease_holder(app).await.unwrap_or_default(),
+                None => None,
             };
-            apps.push(Shown { next_crawl_at: next_crawl(&config, &status, now), crawled_now, status });
+            apps.push(Shown {
+                next_crawl_at: next_crawl(&config, &status, now),
+                crawled_now: lease_holder.is_some(),
+                lease_holder,
+                status,
+            });
         }
         store.close().await;
         if self.json {
@@ -70,6 +76,7 @@ struct Shown {
     next_crawl_at: Option<Time>,
     /// Some process holds the app's lease.
     crawled_now: bool,
+    lease_holder: Option<LeaseHolder>,
 }
 
 type Time = chrono::DateTime<chrono::Utc>;
@@ -94,7 +101,7 @@ fn next_crawl(config: &Config, status: &AppStatus, now: Time) -> Option<Time> {
     app.schedule.ticks.next_after(now)
 }
 
-fn print_app(Shown { status: app, next_crawl_at, crawled_now }: &Shown, now: Time) {
+fn print_app(Shown { status: app, next_crawl_at, lease_holder, .. }: &Shown, now: Time) {
     let gone = if app.configured { "" } else { "  not configured any more" };
     println!("{} (SDKAppID {}){gone}", app.app, app.sdk_app_id);
     let rows: Vec<Vec<String>> = app
@@ -122,8 +129,8 @@ fn print_app(Shown { status: app, next_crawl_at, crawled_now }: &Shown, now: Tim
     if let Some(crawl) = &app.running_crawl {
         let since =
             crawl.started().map_or_else(String::new, |at| format!(", started {}", text::ago(at, now)));
-        if *crawled_now {
-            println!("  running              crawl {} on {}{since}", crawl.crawl_id, crawl.host);
+        if lease_holder.is_some() {
+            println!("  running              crawl {}{since}", crawl.crawl_id);
         } else {
             println!(
                 "  left open            crawl {}{since}; its process ended, the next crawl closes it",
@@ -131,10 +138,29 @@ fn print_app(Shown { status: app, next_crawl_at, crawled_now }: &Shown, now: Tim
             );
         }
     }
+    if let Some(LeaseHolder { host, since }) = lease_holder {
+        let since = since
+            .map_or_else(String::new, |at| format!(" since {} ({})", text::time(at), text::ago(at, now)));
+        println!("  lease                held by {host}{since}");
+    }
+    if !app.differing_group_types.is_empty() {
+        let hosts: Vec<String> = app.differing_group_types.iter().map(types_in_words).collect();
+        println!(
+            "  replicas crawl different group types: {}. Give them the same group_types",
+            hosts.join("; ")
+        );
+    }
     if let Some(next) = next_crawl_at {
         println!("  next by schedule     {}", text::time(*next));
     }
     println!();
+}
+
+fn types_in_words(HostTypes { host, group_types }: &HostTypes) -> String {
+    if group_types.is_empty() {
+        return format!("{host} all in one pass (group_types = [])");
+    }
+    format!("{host} {}", group_types.join(", "))
 }
 
 fn crawl_in_words(crawl: &CrawlRow, now: Time) -> String {

@@ -26,7 +26,7 @@ use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, with_ca
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::{Caller, PagesError};
 use crate::reconcile::Settlement;
-use crate::store::{AppId, AppIdentity, Closing, Lease, NewCrawl, RENEW_EVERY, Reason, Store, StoreError};
+use crate::store::{AppId, AppIdentity, Closing, Lease, NewCrawl, Reason, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
 /// How an app is to be crawled.
@@ -232,6 +232,7 @@ impl Crawler {
             due_at: occasion.due_at,
             started_at,
             host: settings.host.clone(),
+            group_types: settings.group_types.clone(),
         };
         let day = |at: DateTime<Utc>| at.with_timezone(&settings.timezone).date_naive();
         let Some(crawl) = self.store.open_crawl(lease, &new, day(started_at)).await? else {
@@ -252,7 +253,7 @@ impl Crawler {
         });
         let mut findings = Findings::default();
         let investigating = Box::pin(self.investigate(&site, &types, &mut caller, &mut findings));
-        let concluded = keeping(lease, investigating).await.unwrap_or_else(|lost| Err(lost.into()));
+        let concluded = lease.keeping(investigating).await.unwrap_or_else(|lost| Err(lost.into()));
         self.progress.send_modify(|progress| progress.step = Step::Concluding);
         let (status, reason, settlement) = match concluded {
             Ok(Concluded { settlement, judgement, withholding }) => {
@@ -291,7 +292,7 @@ impl Crawler {
             passes: &findings.records(started_at),
             settlement: &settlement,
         };
-        let events = keeping(lease, Box::pin(self.store.close_crawl(lease, &closing))).await??;
+        let events = lease.keeping(Box::pin(self.store.close_crawl(lease, &closing))).await??;
         let report = CrawlReport {
             crawl,
             status,
@@ -309,23 +310,6 @@ impl Crawler {
         };
         report.log();
         Ok(report)
-    }
-}
-
-/// Runs something, and keeps the lease meanwhile. What runs is abandoned if the lease was lost all the same.
-async fn keeping<T>(lease: &Lease, run: impl Future<Output = T>) -> Result<T, StoreError> {
-    let renewing = async {
-        loop {
-            tokio::time::sleep(RENEW_EVERY).await;
-            if let Err(lost) = lease.renew().await {
-                break lost;
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        outcome = run => Ok(outcome),
-        lost = renewing => Err(lost),
     }
 }
 

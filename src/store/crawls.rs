@@ -1,5 +1,7 @@
 //! A row a crawl, from its start to its end, and everything that becomes visible at its end in one transaction.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::apps::AppId;
@@ -7,7 +9,9 @@ use super::engine::{Store, query, query_as, query_scalar, reading, writing};
 use super::error::{Attempted as _, StoreError};
 use super::groups::{Tally, keep_tally};
 use super::lease::Lease;
-use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, ReasonCode, Trigger, TypeId, Verdict};
+use crate::model::{
+    Counts, CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict,
+};
 use crate::reconcile::Settlement;
 
 const IDS_PER_STATEMENT: usize = 20_000;
@@ -21,6 +25,8 @@ pub struct NewCrawl {
     pub due_at: Option<DateTime<Utc>>,
     pub started_at: DateTime<Utc>,
     pub host: String,
+    /// The configured ones; none: one pass over everything.
+    pub group_types: Vec<GroupType>,
 }
 
 /// Why a crawl did not simply complete.
@@ -89,8 +95,8 @@ pub struct CrawlEvents {
 const RUNNING: &str =
     "SELECT crawl_id, started_at FROM crawl WHERE app_id = $1 AND status = 'running' ORDER BY crawl_id";
 const OPEN: &str = "
-INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version)
-VALUES ($1, $2, $3, $4, 'running', $5, $6)
+INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version, group_types)
+VALUES ($1, $2, $3, $4, 'running', $5, $6, $7)
 ON CONFLICT DO NOTHING
 RETURNING crawl_id";
 const CRAWLED_BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') LIMIT 1) AS one";
@@ -184,6 +190,8 @@ impl Store {
             };
             self.close_crawl(lease, &orphan).await?;
         }
+        let group_types: BTreeSet<&str> = new.group_types.iter().map(GroupType::as_str).collect();
+        let group_types = Vec::from_iter(group_types).join(",");
         writing!(self, DOING, |tx, dialect| {
             // With the lease held and the others closed, a crawl that runs is this one, from an earlier attempt.
             let own: Option<(i64, i64)> =
@@ -199,6 +207,7 @@ impl Store {
                 .bind(new.started_at.timestamp_millis())
                 .bind(&new.host)
                 .bind(env!("CARGO_PKG_VERSION"))
+                .bind(&group_types)
                 .fetch_optional(&mut *tx)
                 .await
                 .attempted(DOING)?;

@@ -27,6 +27,10 @@ pub enum StoreError {
     ReadOnly { at: String },
     #[error("the database's role lacks a right; as an administrator, run: {grant}")]
     Rights { grant: String },
+    #[error(
+        "the database's tables belong to {owner:?} and have to be brought up to date; run `tim-group-sync migrate` once as that role, or make {role:?} a member of it"
+    )]
+    OtherOwner { owner: String, role: String },
     #[error("there is no role {role:?} to grant the views to; as an administrator, run: {create}")]
     NoSuchRole { role: String, create: String },
     #[error("there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` make one")]
@@ -79,6 +83,7 @@ impl StoreError {
             | Self::Insecure { .. }
             | Self::TooOld { .. }
             | Self::Rights { .. }
+            | Self::OtherOwner { .. }
             | Self::NoSuchRole { .. }
             | Self::Newer { .. }
             | Self::NotMigrated => true,

@@ -51,7 +51,7 @@ pub(super) struct Census {
 }
 
 /// What a batch changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Written {
     /// Groups never listed before.
     pub first_listed: u64,
@@ -188,6 +188,7 @@ impl Store {
     pub async fn write_listed(&self, lease: &Lease, batch: &Batch<'_>) -> Result<Written, StoreError> {
         const DOING: &str = "write listed groups";
         let listed_as = batch.type_id;
+        let mut most = Written::default();
         writing!(self, DOING, |tx, dialect| {
             let mut written = Written::default();
             let mut tally = Tally::default();
@@ -218,7 +219,9 @@ impl Store {
             }
             keep_tally!(tx, batch.app, batch.crawl, tally, DOING);
             dialect::confirm_lease(&mut tx, lease).await?;
-            Ok(written)
+            // Another attempt after a commit that nobody heard of finds nothing left to do.
+            most = written.max(most);
+            Ok(most)
         })
     }
 }

@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -31,7 +32,7 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(30);
 /// It is renewed at most so often …
 const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// … and, while the API or a pause is waited for, at least so often.
-pub const RENEW_EVERY: Duration = Duration::from_secs(8);
+const RENEW_EVERY: Duration = Duration::from_secs(8);
 
 /// The right to crawl an app. Given up when dropped, in PostgreSQL only by running out; [`Lease::release`] also leaves
 /// word for the next holder.
@@ -69,7 +70,7 @@ impl fmt::Debug for Row {
 }
 
 /// Who may crawl an app at present.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeaseHolder {
     pub host: String,
     /// In SQLite known only of crawls.
@@ -138,6 +139,24 @@ impl Lease {
         }
     }
 
+    /// Runs something, and keeps the lease meanwhile, however long it takes. What runs is abandoned if the lease was
+    /// lost all the same.
+    pub async fn keeping<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
+        let renewing = async {
+            loop {
+                tokio::time::sleep(RENEW_EVERY).await;
+                if let Err(lost) = self.renew().await {
+                    break lost;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = run => Ok(outcome),
+            lost = renewing => Err(lost),
+        }
+    }
+
     /// Gives the lease up; nobody may send a request until `pause` after `now`.
     pub async fn release(self, now: DateTime<Utc>, pause: Duration) {
         // Without word of it the next holder may be throttled once, which its retry mends, or waits until the lease
@@ -197,7 +216,7 @@ impl Row {
     async fn update(&self, statement: &'static str, lasting: Duration) -> Result<(), StoreError> {
         let Fence { app, number } = self.fence;
         let update = async || {
-            let mut tx = self.server.begin().await?;
+            let mut tx = self.server.begin_for_lease().await?;
             let done =
                 query(statement).bind(app.get()).bind(number).bind(millis(lasting)).execute(&mut *tx).await?;
             tx.commit().await?;
@@ -274,11 +293,6 @@ impl Store {
                 }
             }
         }
-    }
-
-    /// Whether someone holds the lease of an app right now.
-    pub async fn is_leased(&self, app: SdkAppId) -> bool {
-        matches!(self.lease_holder(app).await, Ok(Some(_)))
     }
 
     /// Takes the lease of an app, waiting for it. `on_wait` is called once, before the first wait.

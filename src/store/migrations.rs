@@ -49,9 +49,27 @@ SELECT CAST(nspname AS TEXT), has_schema_privilege(oid, 'USAGE'), has_schema_pri
 FROM pg_catalog.pg_namespace WHERE nspname IN ($1, $2)";
 const MAY_CREATE_SCHEMA: &str = "
 SELECT has_database_privilege(current_database(), 'CREATE'), CAST(current_database() AS TEXT), CAST(current_user AS TEXT)";
+/// Only who owns a table can change it; there is no right to grant.
+const OTHER_OWNER: &str = "
+SELECT CAST(pg_get_userbyid(c.relowner) AS TEXT)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1 LIMIT 1";
 const HAS_RECORD: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = '_sqlx_migrations'";
+/// What is in both schemas, and what of it no migration made, or what elsewhere would go with it.
+const RELATIONS: &str = "
+SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' AND c.relname = ANY ($3)))
+    + (SELECT count(*) FROM pg_catalog.pg_depend d
+       JOIN pg_catalog.pg_class used ON used.oid = d.refobjid AND d.refclassid = 'pg_catalog.pg_class'::regclass
+       JOIN pg_catalog.pg_namespace here ON here.oid = used.relnamespace AND here.nspname IN ($1, $2)
+       JOIN pg_catalog.pg_rewrite rule ON rule.oid = d.objid AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+       JOIN pg_catalog.pg_class view ON view.oid = rule.ev_class
+       JOIN pg_catalog.pg_namespace there ON there.oid = view.relnamespace AND there.nspname NOT IN ($1, $2))
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ($1, $2)";
+/// Answered by the tables of every version.
+const OF_OTHERS: &str = "
+SELECT (SELECT count(*) FROM app WHERE name <> $1) + (SELECT count(*) FROM crawl WHERE host <> $2)";
 const APPLIED_WITH_CHECKSUMS: &str = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
 const TABLES_WITHOUT_RIGHT: &str = "
 SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
@@ -132,6 +150,52 @@ impl Store {
         }
     }
 
+    /// Whether the tables could be made or brought up to date here. Nothing is.
+    pub async fn check_migratable(&self) -> Result<(), StoreError> {
+        const DOING: &str = "read what the database's role may do";
+        let Engine::Postgres(server) = &self.engine else { return Ok(()) };
+        let schema = &server.database.schema;
+        let mut tx = server.begin_to_read().await.attempted(DOING)?;
+        Rights::of(&mut tx, schema).await?.to_migrate(schema)?;
+        if let Some(role) = &server.database.reader_role {
+            check_role(&mut tx, role).await?;
+        }
+        tx.commit().await.attempted(DOING)
+    }
+
+    /// Removes the two schemas of a server's database if all that is in them is of this app and was crawled by this host;
+    /// `false`, and nothing is removed, if anything else is, or is built on them. Schemas that are not there are removed
+    /// already.
+    pub async fn remove_schemas_of(&self, app: &str, host: &str) -> Result<bool, StoreError> {
+        const DOING: &str = "remove the tables of an earlier demo";
+        // An SQLite file is removed as a file.
+        let Engine::Postgres(server) = &self.engine else { return Ok(false) };
+        let schema = &server.database.schema;
+        let mut tx = server.begin().await.attempted(DOING)?;
+        let (relations, others): (i64, i64) = query_as(RELATIONS)
+            .bind(schema.public())
+            .bind(schema.private())
+            .bind(VIEWS.map(str::to_owned).to_vec())
+            .fetch_one(&mut *tx)
+            .await
+            .attempted(DOING)?;
+        if relations == 0 {
+            return Ok(true);
+        }
+        if others > 0 || !has_record(&mut tx, schema).await? {
+            return Ok(false);
+        }
+        let others: i64 =
+            query_scalar(OF_OTHERS).bind(app).bind(host).fetch_one(&mut *tx).await.attempted(DOING)?;
+        if others > 0 {
+            return Ok(false);
+        }
+        let (public, private) = (quoted(schema.public()), quoted(&schema.private()));
+        run(&mut tx, format!("DROP SCHEMA {public}, {private} CASCADE")).await?;
+        tx.commit().await.attempted(DOING)?;
+        Ok(true)
+    }
+
     /// The SQL of all migrations, for a database administrator who applies them by hand to a database without any.
     #[must_use]
     pub fn migration_sql(url: &DatabaseUrl) -> String {
@@ -209,7 +273,9 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
         }
     }
     if !pending.is_empty() {
-        create_schemas(&mut tx, schema).await?;
+        for absent in Rights::of(&mut tx, schema).await?.to_migrate(schema)? {
+            run(&mut tx, format!("CREATE SCHEMA {}", quoted(&absent))).await?;
+        }
         run(&mut tx, placed(POSTGRES_RECORD, schema)).await?;
     }
     for migration in pending {
@@ -239,9 +305,7 @@ async fn applied_to(
     tx: &mut Transaction<'_, Postgres>,
     schema: &Schema,
 ) -> Result<BTreeMap<i64, Vec<u8>>, StoreError> {
-    let records: i64 =
-        query_scalar(HAS_RECORD).bind(schema.private()).fetch_one(&mut **tx).await.attempted(DOING)?;
-    if records == 0 {
+    if !has_record(tx, schema).await? {
         return Ok(BTreeMap::new());
     }
     let rights = Rights::of(tx, schema).await?;
@@ -251,19 +315,11 @@ async fn applied_to(
     Ok(applied.into_iter().collect())
 }
 
-async fn create_schemas(tx: &mut Transaction<'_, Postgres>, schema: &Schema) -> Result<(), StoreError> {
-    let rights = Rights::of(tx, schema).await?;
-    for name in [schema.public(), &schema.private()] {
-        match rights.schemas.get(name) {
-            Some((true, true)) => {}
-            Some(_) => return Err(rights.missing(&format!("USAGE, CREATE ON SCHEMA {}", quoted(name)))),
-            None if rights.may_create_schemas => run(tx, format!("CREATE SCHEMA {}", quoted(name))).await?,
-            None => {
-                return Err(rights.missing(&format!("CREATE ON DATABASE {}", quoted(&rights.database))));
-            }
-        }
-    }
-    Ok(())
+/// Whether some migration was applied; visible to every role.
+async fn has_record(tx: &mut Transaction<'_, Postgres>, schema: &Schema) -> Result<bool, StoreError> {
+    let records: i64 =
+        query_scalar(HAS_RECORD).bind(schema.private()).fetch_one(&mut **tx).await.attempted(DOING)?;
+    Ok(records > 0)
 }
 
 /// What this role may do.
@@ -273,6 +329,8 @@ struct Rights {
     may_create_schemas: bool,
     /// By name, those that exist: whether they may be used, and created in.
     schemas: BTreeMap<String, (bool, bool)>,
+    /// Who made the tables, if it was somebody else, whose rights this role does not have.
+    other_owner: Option<String>,
 }
 
 impl Rights {
@@ -285,19 +343,45 @@ impl Rights {
             .attempted(DOING)?;
         let (may_create_schemas, database, role): (bool, String, String) =
             query_as(MAY_CREATE_SCHEMA).fetch_one(&mut **tx).await.attempted(DOING)?;
+        let other_owner: Option<String> = query_scalar(OTHER_OWNER)
+            .bind(schema.private())
+            .fetch_optional(&mut **tx)
+            .await
+            .attempted(DOING)?;
         let schemas = schemas.into_iter().map(|(name, using, creating)| (name, (using, creating))).collect();
-        Ok(Self { role, database, may_create_schemas, schemas })
+        Ok(Self { role, database, may_create_schemas, schemas, other_owner })
     }
 
     fn missing(&self, what: &str) -> StoreError {
         StoreError::Rights { grant: format!("GRANT {what} TO {}", quoted(&self.role)) }
     }
 
+    /// The schemas that have to be made before the tables can be, or what keeps this role from it.
+    fn to_migrate(&self, schema: &Schema) -> Result<Vec<String>, StoreError> {
+        if let Some(owner) = &self.other_owner {
+            return Err(StoreError::OtherOwner { owner: owner.clone(), role: self.role.clone() });
+        }
+        let (mut absent, mut closed) = (Vec::new(), Vec::new());
+        for name in [schema.public().to_owned(), schema.private()] {
+            match self.schemas.get(&name) {
+                Some((true, true)) => {}
+                Some(_) => closed.push(quoted(&name)),
+                None => absent.push(name),
+            }
+        }
+        if !closed.is_empty() {
+            return Err(self.missing(&format!("USAGE, CREATE ON SCHEMA {}", closed.join(", "))));
+        }
+        if !absent.is_empty() && !self.may_create_schemas {
+            return Err(self.missing(&format!("CREATE ON DATABASE {}", quoted(&self.database))));
+        }
+        Ok(absent)
+    }
+
     fn to_use(&self, name: &str) -> Result<(), StoreError> {
         match self.schemas.get(name) {
-            None => Err(StoreError::NotMigrated),
-            Some((true, _)) => Ok(()),
-            Some(_) => Err(self.missing(&format!("USAGE ON SCHEMA {}", quoted(name)))),
+            Some((false, _)) => Err(self.missing(&format!("USAGE ON SCHEMA {}", quoted(name)))),
+            _ => Ok(()),
         }
     }
 }
@@ -306,6 +390,9 @@ impl Rights {
 async fn check_rights(server: &Server) -> Result<(), StoreError> {
     let schema = &server.database.schema;
     let mut tx = server.begin_to_read().await.attempted("read what the database's role may do")?;
+    if !has_record(&mut tx, schema).await? {
+        return Err(StoreError::NotMigrated);
+    }
     let rights = Rights::of(&mut tx, schema).await?;
     rights.to_use(&schema.private())?;
     let (unreadable, unwritable): (i64, i64) =
@@ -320,11 +407,7 @@ async fn check_rights(server: &Server) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn grant_views(
-    tx: &mut Transaction<'_, Postgres>,
-    schema: &Schema,
-    role: &str,
-) -> Result<(), StoreError> {
+async fn check_role(tx: &mut Transaction<'_, Postgres>, role: &str) -> Result<(), StoreError> {
     let roles: i64 = query_scalar(ROLE_EXISTS).bind(role).fetch_one(&mut **tx).await.attempted(DOING)?;
     if roles == 0 {
         return Err(StoreError::NoSuchRole {
@@ -332,6 +415,15 @@ async fn grant_views(
             create: format!("CREATE ROLE {} NOLOGIN", quoted(role)),
         });
     }
+    Ok(())
+}
+
+async fn grant_views(
+    tx: &mut Transaction<'_, Postgres>,
+    schema: &Schema,
+    role: &str,
+) -> Result<(), StoreError> {
+    check_role(tx, role).await?;
     let may_use: bool = query_scalar(MAY_USE_SCHEMA)
         .bind(role)
         .bind(schema.public())

@@ -24,10 +24,15 @@ const CONNECTIONS: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Many apps at once queue for the connections, a bulk write each.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Leases are renewed beside the bulk writes, not behind them, where a first load of many apps would let them run out.
+/// A renewal takes milliseconds, so one connection serves fifty apps, and the second a server that just answers late.
+const LEASE_CONNECTIONS: u32 = 2;
+/// Short enough for a second try before a lease runs out, long enough for a new connection to a busy server.
+const LEASE_QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Writing 50,000 groups takes seconds on a slow disk; that is news only beyond this.
 const SLOW_STATEMENT: Duration = Duration::from_secs(30);
-/// `server_version_num` of the oldest release that is tested for.
+/// The first release 14: the oldest that is tested for.
 const OLDEST_VERSION: i64 = 14_00_00;
 const DEFAULT_SCHEMA: &str = "tim";
 
@@ -149,6 +154,7 @@ pub(super) enum Intent {
 #[derive(Clone)]
 pub(super) struct Server {
     pool: PgPool,
+    leases: PgPool,
     begin: Arc<str>,
     begin_to_read: Arc<str>,
     pub(super) database: Arc<PostgresDatabase>,
@@ -166,11 +172,15 @@ SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('s
        current_setting('transaction_read_only') = 'on'";
 
 impl Server {
-    /// Connects once to see whether the server will do; the pool connects again when it is needed.
+    /// Connects once to see whether the server will do; the pools connect again when they are needed.
     pub(super) async fn connect(database: &PostgresDatabase, intent: Intent) -> Result<Self, StoreError> {
-        let open_error = |source| match source {
-            sqlx::Error::Tls(_) => StoreError::Insecure { at: database.to_string(), source },
-            source => StoreError::Open { at: database.to_string(), source },
+        let open_error = |source| {
+            let at = database.to_string();
+            if is_about_tls(&source) {
+                StoreError::Insecure { at, source }
+            } else {
+                StoreError::Open { at, source }
+            }
         };
         let about = async {
             let mut connection: PgConnection = database.options.connect().await?;
@@ -184,21 +194,24 @@ impl Server {
             Ok(about) => about.map_err(open_error)?,
             Err(_) => return Err(open_error(sqlx::Error::PoolTimedOut)),
         };
-        if number < OLDEST_VERSION {
+        if !is_new_enough(number) {
             return Err(StoreError::TooOld { at: database.to_string(), version });
         }
         if read_only && intent == Intent::Write {
             return Err(StoreError::ReadOnly { at: database.to_string() });
         }
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(QUEUE_TIMEOUT)
-            .idle_timeout(IDLE_TIMEOUT)
-            .connect_lazy_with((*database.options).clone());
+        let pool = |connections, queue_timeout| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(queue_timeout)
+                .idle_timeout(IDLE_TIMEOUT)
+                .connect_lazy_with((*database.options).clone())
+        };
         let schema = &database.schema;
         let place = format!("SET LOCAL search_path TO \"{}\", \"{}\"", schema.private(), schema.public());
         Ok(Self {
-            pool,
+            pool: pool(CONNECTIONS, QUEUE_TIMEOUT),
+            leases: pool(LEASE_CONNECTIONS, LEASE_QUEUE_TIMEOUT),
             begin: format!("BEGIN; {place}").into(),
             begin_to_read: format!("BEGIN READ ONLY; {place}").into(),
             database: Arc::new(database.clone()),
@@ -208,30 +221,54 @@ impl Server {
 
     /// Begins a transaction that writes. The tables go by their bare names in it.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.begin_with(&self.begin).await
+        begin_on(&self.pool, &self.begin).await
     }
 
     /// Begins a transaction that cannot write.
     pub(super) async fn begin_to_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.begin_with(&self.begin_to_read).await
+        begin_on(&self.pool, &self.begin_to_read).await
     }
 
-    /// In a task of its own, so that it comes to its end when whoever asked is gone. sqlx 0.9.0 notes that a transaction
-    /// is open only once the server has said so: dropped before that, the connection would go back to the pool inside a
-    /// transaction that nobody ends, and the next one would begin, read-only perhaps, in the middle of it.
-    async fn begin_with(&self, statement: &Arc<str>) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        // The names in it are quoted, and checked to be plain.
-        let (pool, statement) = (self.pool.clone(), AssertSqlSafe(Arc::clone(statement)));
-        match tokio::spawn(async move { pool.begin_with(statement).await }).await {
-            Ok(begun) => begun,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is going down.
-            Err(_) => Err(sqlx::Error::PoolClosed),
-        }
+    /// Begins a transaction that keeps a lease or gives it up, and does nothing else: it waits for no bulk write.
+    pub(super) async fn begin_for_lease(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        begin_on(&self.leases, &self.begin).await
     }
 
     pub(super) async fn close(&self) {
         self.pool.close().await;
+        self.leases.close().await;
+    }
+}
+
+/// Whether what failed was the proof of who the server is, or that it has none.
+fn is_about_tls(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        // What rustls refuses during the handshake comes as if it were the connection's doing.
+        sqlx::Error::Io(error) => matches!(error.get_ref(), Some(cause) if cause.is::<rustls::Error>()),
+        _ => false,
+    }
+}
+
+/// Whether this is tested for, by a server's `server_version_num`.
+fn is_new_enough(number: i64) -> bool {
+    number >= OLDEST_VERSION
+}
+
+/// In a task of its own, so that it comes to its end when whoever asked is gone. sqlx 0.9.0 notes that a transaction is
+/// open only once the server has said so: dropped before that, the connection would go back to the pool inside a
+/// transaction that nobody ends, and the next one would begin, read-only perhaps, in the middle of it.
+async fn begin_on(
+    pool: &PgPool,
+    statement: &Arc<str>,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    // The names in it are quoted, and checked to be plain.
+    let (pool, statement) = (pool.clone(), AssertSqlSafe(Arc::clone(statement)));
+    match tokio::spawn(async move { pool.begin_with(statement).await }).await {
+        Ok(begun) => begun,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is going down.
+        Err(_) => Err(sqlx::Error::PoolClosed),
     }
 }
 
@@ -301,6 +338,16 @@ mod tests {
         assert_eq!(format!("{database:?}"), "postgres://u@db.example:5433/d");
         let error = PostgresDatabase::new("postgres://u:geheim@db.example:port/d").unwrap_err();
         assert!(!format!("{error:?} {error}").contains("geheim"), "{error:?}");
+    }
+
+    #[test]
+    fn servers_before_version_14_are_too_old() {
+        for old in [9_06_24, 10_00_23, 13_00_00, 13_00_22, 13_99_99] {
+            assert!(!is_new_enough(old), "{old}");
+        }
+        for new in [14_00_00, 14_00_19, 18_00_00] {
+            assert!(is_new_enough(new), "{new}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What `status`, `demo` and a starting service read: a few rows from the kept totals, never a scan.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 use sqlx::{Column as _, Row as _};
@@ -20,6 +22,17 @@ pub struct AppStatus {
     pub last_crawl: Option<CrawlRow>,
     /// A crawl that has not ended.
     pub running_crawl: Option<CrawlRow>,
+    /// What each host's crawls are for, if they do not agree: then some types are crawled only by turns. Empty if they
+    /// agree.
+    pub differing_group_types: Vec<HostTypes>,
+}
+
+/// The group types of a host's newest crawl.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostTypes {
+    pub host: String,
+    /// None: one pass over everything.
+    pub group_types: Vec<String>,
 }
 
 /// One group type of an app.
@@ -91,6 +104,11 @@ macro_rules! crawl_where {
 const LAST_COMPLETE: &str = crawl_where!("status = 'complete'");
 const LAST_ENDED: &str = crawl_where!("status <> 'running'");
 const RUNNING: &str = crawl_where!("status = 'running'");
+// Few enough that a host whose configuration was mended, or that is gone, is soon not spoken of any more.
+const LATELY_CRAWLED: &str = "
+SELECT host, group_types FROM (
+    SELECT crawl_id, host, group_types FROM crawl WHERE app_id = $1 ORDER BY crawl_id DESC LIMIT 20
+) AS newest ORDER BY crawl_id";
 
 impl Store {
     /// Runs a query that only reads and returns its columns' names and its rows as text, NULL as the empty text.
@@ -132,6 +150,9 @@ impl Store {
             }
             let [last_complete_crawl, last_crawl, running_crawl] =
                 <[Option<CrawlRow>; 3]>::try_from(crawls).unwrap_or_default();
+            let lately: Vec<(String, Option<String>)> =
+                reading!(self, on => query_as(LATELY_CRAWLED).bind(app_id).fetch_all(on).await)
+                    .attempted(DOING)?;
             statuses.push(AppStatus {
                 app,
                 sdk_app_id,
@@ -140,10 +161,23 @@ impl Store {
                 last_complete_crawl,
                 last_crawl,
                 running_crawl,
+                differing_group_types: differing(lately),
             });
         }
         Ok(statuses)
     }
+}
+
+/// By host, what its newest crawl was for, unless that was the same for all. Oldest crawls first.
+fn differing(crawls: Vec<(String, Option<String>)>) -> Vec<HostTypes> {
+    let newest: BTreeMap<String, Option<String>> = crawls.into_iter().collect();
+    let known = newest.into_iter().filter_map(|(host, group_types)| Some((host, group_types?)));
+    let known: Vec<(String, String)> = known.collect();
+    if known.iter().map(|(_, group_types)| group_types).collect::<BTreeSet<_>>().len() < 2 {
+        return Vec::new();
+    }
+    let names = |list: String| list.split_terminator(',').map(str::to_owned).collect();
+    known.into_iter().map(|(host, list)| HostTypes { host, group_types: names(list) }).collect()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]

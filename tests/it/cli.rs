@@ -317,6 +317,45 @@ async fn status_tells_a_fresh_table_from_a_stale_one_and_from_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn status_tells_who_holds_the_lease_and_that_replicas_crawl_different_types() {
+    let place = Place::new().await;
+    let server = PostgresServer::shared().await;
+    let database = server.empty_database().await;
+    let run = async |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url(&database.name));
+        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    };
+    place.api.create_many("Public", 3);
+    assert_eq!(run(&["crawl"]).await.code, Some(0));
+    let other = "UPDATE tim_private.crawl SET host = 'host-a', group_types = 'Private,Public'";
+    server.execute(&database.name, other).await.unwrap();
+    place.configure("group_types = [\"Public\"]\n");
+    assert_eq!(run(&["crawl"]).await.code, Some(0));
+    let apart = "UPDATE tim_private.crawl SET host = 'host-b' WHERE host <> 'host-a';
+                 UPDATE tim_private.lease SET holder = 'x', host = 'host-c', taken_at = 1772323200000, expires_at = 9e15";
+    server.execute(&database.name, apart).await.unwrap();
+    let status = run(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    let sentence = "replicas crawl different group types: host-a Private, Public; host-b Public. Give them the same group_types";
+    assert!(status.out.contains(sentence), "{status:?}");
+    assert!(status.out.contains("held by host-c since 2026-03-01T00:00:00Z"), "{status:?}");
+    let json: serde_json::Value = serde_json::from_str(&run(&["status", "--json"]).await.out).unwrap();
+    assert_eq!(json[0]["crawled_now"], true);
+    assert_eq!(
+        json[0]["lease_holder"],
+        serde_json::json!({ "host": "host-c", "since": "2026-03-01T00:00:00Z" })
+    );
+    assert_eq!(
+        json[0]["differing_group_types"],
+        serde_json::json!([
+            { "host": "host-a", "group_types": ["Private", "Public"] },
+            { "host": "host-b", "group_types": ["Public"] }
+        ])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_printed_usersig_verifies_and_comes_with_a_warning() {
     let place = Place::new().await;
     let ended = place.run(&["usersig", "--app", "prod", "--expires", "5m"]).await;
@@ -366,6 +405,73 @@ async fn the_demo_refuses_the_database_of_an_app_that_is_called_demo() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_printed() {
+    let place = Place::new().await;
+    let server = PostgresServer::shared().await;
+    let database = server.database().await;
+    // A server that asks for none lets any password pass.
+    let mut url = reqwest::Url::parse(&server.url(&database.name)).unwrap();
+    if server.is_own() {
+        url.set_password(Some("geheim")).unwrap();
+    }
+    let demo = async |groups: &str| {
+        let ended = place.run(&["demo", "--groups", groups, "--database", url.as_str()]).await;
+        assert!(!format!("{}{}", ended.out, ended.err).contains("geheim"), "{ended:?}");
+        ended
+    };
+    let holds = async |sql: &str| {
+        let assertion = format!("DO $$ BEGIN ASSERT ({sql}), '{}'; END $$", sql.replace('\'', "''"));
+        server.execute(&database.name, &assertion).await.unwrap();
+    };
+    let ended = demo("1000").await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("10 appeared, 10 vanished"), "{ended:?}");
+    holds("SELECT count(*) = 1010 FROM tim_demo.groups").await;
+    holds("SELECT count(*) = 4 FROM tim_demo.crawls").await;
+    holds("SELECT count(*) = 0 FROM tim.app_status").await;
+    let printed = ended.out.split("\n\n").filter(|part| part.ends_with(';'));
+    let printed: Vec<&str> =
+        printed.filter(|part| part.starts_with("SET") || part.starts_with("SELECT")).collect();
+    assert_eq!(printed.len(), 4, "{ended:?}");
+    server.execute(&database.name, &printed.join("\n")).await.unwrap();
+    let removal = ended.out.lines().find_map(|line| line.strip_prefix("To remove it: ")).unwrap();
+
+    // An earlier demo is replaced, anything else never.
+    assert_eq!(demo("100").await.code, Some(0));
+    holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
+    for (strange, back) in [
+        ("CREATE TABLE tim_demo.mine (x int)", "DROP TABLE tim_demo.mine"),
+        (
+            "INSERT INTO tim_demo_private.app VALUES (9, 9, 'prod')",
+            "DELETE FROM tim_demo_private.app WHERE app_id = 9",
+        ),
+        ("CREATE VIEW public.mine AS SELECT * FROM tim_demo.groups", "DROP VIEW public.mine"),
+        ("UPDATE tim_demo_private.crawl SET host = 'real'", "SELECT 1"),
+    ] {
+        server.execute(&database.name, strange).await.unwrap();
+        let refused = demo("100").await;
+        assert!(
+            refused.code == Some(1) && refused.err.contains("other things than an earlier demo"),
+            "{refused:?}"
+        );
+        holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
+        server.execute(&database.name, back).await.unwrap();
+    }
+    server.execute(&database.name, removal).await.unwrap();
+    holds("SELECT count(*) = 0 FROM pg_namespace WHERE nspname LIKE 'tim_demo%'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_database_is_wrong_does_not_repeat_the_url() {
+    let place = Place::new().await;
+    for url in ["postgre://u:geheim@localhost/d", "postgres://u:geheim@localhost:port/d"] {
+        let refused = place.run(&["demo", "--database", url]).await;
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(!format!("{refused:?}").contains("geheim"), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
     let place = Place::new().await;
     place.api.create_many("Public", 30);
@@ -385,6 +491,30 @@ async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
     assert!(status.code == Some(0) && status.out.contains("30"), "{status:?}");
     let checked = run(&["check"]).await;
     assert!(checked.code == Some(0) && checked.out.contains("tables up to date"), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
+    let place = Place::new().await;
+    let server = PostgresServer::shared().await;
+    let database = server.empty_database().await;
+    let role = format!("checking_{}", std::process::id());
+    server.administer(&format!("CREATE ROLE {role} LOGIN")).await;
+    let check = async || {
+        let mut command = place.command(&["check"]);
+        command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url_as(&role, &database.name));
+        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    };
+    let grant = format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\"", database.name);
+    let refused = check().await;
+    assert!(refused.code == Some(78) && refused.out.contains(&grant), "{refused:?}");
+    server.administer(&grant).await;
+    let checked = check().await;
+    assert!(checked.code == Some(0) && checked.out.contains("at the next start"), "{checked:?}");
+    let schemas =
+        "DO $$ BEGIN ASSERT NOT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname LIKE 'tim%'); END $$";
+    server.execute(&database.name, schemas).await.unwrap();
+    server.execute(&database.name, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
 
 /// The daemon as a process, with its log lines.

@@ -321,7 +321,7 @@ async fn events_and_deletions_show_when_the_crawl_has_ended_and_new_groups_befor
         closing_count.reached().await;
         assert_eq!(world.table().await, ["a Public", "b Public", "c Public"]);
         assert_eq!(world.events().await, [""; 0]);
-        assert_eq!(world.lines("SELECT status FROM crawls").await, ["complete", "running"]);
+        assert_eq!(world.lines("SELECT status FROM crawls ORDER BY crawl_id").await, ["complete", "running"]);
         assert_eq!(world.value("SELECT count(*) FROM app_counts").await, "1");
         assert_eq!(world.value("SELECT count(*) FROM type_counts").await, "2");
         closing_count.release();

@@ -12,6 +12,7 @@ mod crawls;
 mod daemon;
 mod faults;
 mod postgres;
+mod postgres_servers;
 mod properties;
 mod store_contract;
 mod support;

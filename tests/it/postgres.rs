@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
@@ -14,7 +14,7 @@ use tim_group_sync::store::{AppId, AppIdentity, DatabaseUrl, PostgresDatabase, S
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Engine, World};
-use crate::support_engines::{Bench, Place, Scene, at, group_types, sdk_app_id};
+use crate::support_engines::{Bench, Place, Scene, at, day, group_types, sdk_app_id};
 use crate::support_postgres::{PostgresServer, TestDatabase};
 
 fn database(bench: &Bench) -> &TestDatabase {
@@ -50,23 +50,114 @@ async fn a_lease_is_renewed_by_the_work_and_tells_when_it_was_lost() {
     // Just taken: nothing to do.
     lease.renew().await.unwrap();
     assert_eq!(bench.value("SELECT expires_at FROM lease").await, "0");
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(6)).await;
-    tokio::time::resume();
+    let_seconds_pass(6).await;
     // Run out, but nobody took it.
     lease.renew().await.unwrap();
     assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
     bench.let_leases_run_out().await;
     let other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(6)).await;
-    tokio::time::resume();
+    let_seconds_pass(6).await;
     assert!(matches!(lease.renew().await, Err(StoreError::LeaseLost { .. })));
     // What the loser gives up is not the other's.
     lease.release(Clock::system().now(), Duration::ZERO).await;
     assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     other.give_back().await;
     assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_some());
+}
+
+/// Keeps everyone else from changing a table until this is dropped, or ended.
+async fn lock_table(bench: &Bench, table: &str) -> PgConnection {
+    let mut locking = database(bench).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+    let lock = format!("BEGIN; LOCK TABLE tim_private.{table} IN EXCLUSIVE MODE");
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut locking).await.unwrap();
+    locking
+}
+
+/// Waits until so many of the store's connections wait for a lock.
+async fn waiting_for_a_lock(bench: &Bench, connections: &str) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while bench.value(waiting).await != connections {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What would never end if the rule under test were broken. Some of the time is let pass by the test itself.
+async fn soon<T>(run: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), run).await.expect("it does not end")
+}
+
+/// Lets time pass for this process alone.
+async fn let_seconds_pass(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
+    let bench = Bench::postgres().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    bench.let_leases_run_out().await;
+    let locking = lock_table(&bench, "app").await;
+    let writes = (0..20).map(|number| {
+        let app =
+            AppIdentity { sdk_app_id: SdkAppId::new(number + 1).unwrap(), name: format!("app{number}") };
+        let store = bench.store.clone();
+        tokio::spawn(async move { store.register_app(&app, &[]).await.map(drop) })
+    });
+    let writes: Vec<_> = writes.collect();
+    waiting_for_a_lock(&bench, "10").await;
+    let_seconds_pass(6).await;
+    let beside_them = async {
+        lease.renew().await.unwrap();
+        assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
+        lease.give_back().await;
+        assert_eq!(bench.value("SELECT count(holder) FROM lease").await, "0");
+    };
+    soon(beside_them).await;
+    locking.close().await.unwrap();
+    for write in writes {
+        write.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_approval_that_takes_long_keeps_its_lease() {
+    let bench = Bench::postgres().await;
+    let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    withheld.withhold(&[scene.public]);
+    scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+
+    bench.let_leases_run_out().await;
+    let locking = lock_table(&bench, "group_event").await;
+    let approving = scene.lease.keeping(bench.store.approve(&scene.lease, &held, crawl, at(3, 0), day()));
+    let meanwhile = async {
+        waiting_for_a_lock(&bench, "1").await;
+        let_seconds_pass(9).await;
+        while bench.value("SELECT expires_at FROM lease").await == "0" {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+        locking.close().await.unwrap();
+    };
+    let (approved, ()) = soon(Box::pin(async { tokio::join!(approving, meanwhile) })).await;
+    assert_eq!(approved.unwrap().unwrap(), 1);
+    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    bench.assert_consistent().await;
+}
+
+#[tokio::test]
+async fn what_runs_under_a_lease_is_abandoned_once_another_has_it() {
+    let bench = Bench::postgres().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    bench.let_leases_run_out().await;
+    let _other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    let endless = lease.keeping(std::future::pending::<()>());
+    let (outcome, ()) = soon(async { tokio::join!(endless, let_seconds_pass(9)) }).await;
+    assert!(lost(&outcome), "{outcome:?}");
 }
 
 fn lost<T>(outcome: &Result<T, StoreError>) -> bool {
@@ -313,11 +404,57 @@ async fn the_one_missing_grant_is_named_when_tables_cannot_be_made() {
     let store = Store::open(&url).await.unwrap();
     let grant = missing_grant(&store.migrate().await.unwrap_err());
     assert_eq!(grant, format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\"", database.name));
+    assert_eq!(missing_grant(&store.check_migratable().await.unwrap_err()), grant);
     // Nothing was half made.
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     Bench::execute(&database.database_url(), &grant).await;
+    store.check_migratable().await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn the_one_missing_grant_is_named_when_somebody_else_made_the_schemas() {
+    let role = format!("guest_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    Bench::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
+    let store = Store::open(&url).await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    let grant = missing_grant(&store.check_migratable().await.unwrap_err());
+    assert_eq!(grant, format!("GRANT USAGE, CREATE ON SCHEMA \"tim\", \"tim_private\" TO \"{role}\""));
+    Bench::execute(&database.database_url(), &grant).await;
+    store.check_migratable().await.unwrap();
+    store.migrate().await.unwrap();
+    store.check_migrated().await.unwrap();
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
+    let role = format!("tenant_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    let owner = Store::open(&database.database_url()).await.unwrap();
+    owner.migrate().await.unwrap();
+    owner.close().await;
+    let newest = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
+    let rights = format!(
+        "GRANT ALL ON SCHEMA tim, tim_private TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role}"
+    );
+    Bench::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
+    let store = Store::open(&url).await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    for refused in [store.check_migratable().await, store.migrate().await] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, StoreError::OtherOwner { .. }), "{refused:?}");
+        assert!(refused.is_configuration() && refused.to_string().contains(&role), "{refused}");
+    }
     store.close().await;
     Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
         .await;

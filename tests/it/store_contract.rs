@@ -54,7 +54,10 @@ on_both_engines![
     a_crawl_without_changes_rewrites_no_group,
     readers_see_all_deletions_of_a_crawl_at_once,
     a_status_tells_counts_and_crawls,
+    hosts_that_crawl_different_group_types_are_told,
+    crawls_from_before_group_types_were_recorded_disagree_with_nobody,
     a_database_without_tables_is_told_apart_from_a_newer_one,
+    tables_of_an_earlier_version_are_brought_up_to_date_with_what_is_in_them,
     the_printed_sql_makes_the_same_tables,
     two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated,
 ];
@@ -833,6 +836,41 @@ async fn a_status_tells_counts_and_crawls(bench: &Bench) {
     assert_eq!(status.running_crawl.as_ref().unwrap().crawl_id, running.0);
 }
 
+async fn hosts_that_crawl_different_group_types_are_told(bench: &Bench) {
+    let scene = Scene::on(bench).await;
+    let told = async || {
+        let statuses = bench.store.app_statuses().await.unwrap();
+        let lines = statuses[0].differing_group_types.iter();
+        lines.map(|on| format!("{} {}", on.host, on.group_types.join("+"))).collect::<Vec<_>>()
+    };
+    assert_eq!(told().await, [""; 0]);
+    scene.crawl_on("b", 1, &["Public"]).await;
+    assert_eq!(told().await, [""; 0]);
+    // The order makes no difference, nor does the name that the SDK has for a type.
+    scene.crawl_on("a", 2, &["Public", "Work"]).await;
+    scene.crawl_on("c", 3, &["Private", "Public"]).await;
+    assert_eq!(told().await, ["a Private+Public", "b Public", "c Private+Public"]);
+    scene.crawl_on("c", 4, &[]).await;
+    assert_eq!(told().await, ["a Private+Public", "b Public", "c "]);
+    let recorded = "SELECT host, group_types FROM crawl ORDER BY crawl_id";
+    assert_eq!(bench.lines(recorded).await, ["b|Public", "a|Private,Public", "c|Private,Public", "c|"]);
+    // Mended, or not heard of for twenty crawls.
+    scene.crawl_on("b", 5, &["Private", "Public"]).await;
+    assert_eq!(told().await, ["a Private+Public", "b Private+Public", "c "]);
+    for _ in 0..20 {
+        scene.crawl_on("a", 6, &["Private", "Public"]).await;
+    }
+    assert_eq!(told().await, [""; 0]);
+}
+
+async fn crawls_from_before_group_types_were_recorded_disagree_with_nobody(bench: &Bench) {
+    let scene = Scene::on(bench).await;
+    scene.crawl_on("a", 1, &["Public"]).await;
+    Bench::execute(&bench.url(), "UPDATE crawl SET group_types = NULL").await;
+    scene.crawl_on("b", 2, &["Private"]).await;
+    assert_eq!(bench.store.app_statuses().await.unwrap()[0].differing_group_types, []);
+}
+
 /// An empty database beside the bench's.
 async fn beside(bench: &Bench) -> (Store, DatabaseUrl, Option<TestDatabase>) {
     match &bench.place {
@@ -859,6 +897,21 @@ async fn a_database_without_tables_is_told_apart_from_a_newer_one(bench: &Bench)
     assert!(matches!(store.check_migrated().await, Err(StoreError::Newer { version: 9001 })));
     let refused = store.migrate().await;
     assert!(matches!(refused, Err(StoreError::Newer { version: 9001 })), "{refused:?}");
+}
+
+async fn tables_of_an_earlier_version_are_brought_up_to_date_with_what_is_in_them(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
+    let earlier = "ALTER TABLE crawl DROP COLUMN group_types; DELETE FROM _sqlx_migrations WHERE version = 3";
+    Bench::execute(&bench.url(), earlier).await;
+    assert!(matches!(bench.store.check_migrated().await, Err(StoreError::NotMigrated)));
+    bench.store.check_migratable().await.unwrap();
+    bench.store.migrate().await.unwrap();
+    bench.store.check_migrated().await.unwrap();
+    let crawl = scene.open(at(2, 0)).await;
+    scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
+    let recorded = "SELECT status, group_types FROM crawl ORDER BY crawl_id";
+    assert_eq!(bench.lines(recorded).await, ["complete|NULL", "complete|Private,Public"]);
+    assert_eq!(scene.groups().await, ["a|Public|01:01|02:00|NULL|NULL|0|1"]);
 }
 
 async fn the_printed_sql_makes_the_same_tables(bench: &Bench) {

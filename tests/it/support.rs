@@ -118,6 +118,11 @@ impl World {
             Engine::Sqlite => Bench::sqlite().await,
             Engine::Postgres => Bench::postgres().await,
         };
+        Self::beside(bench, engine).await
+    }
+
+    /// The same with a database that somebody chose.
+    pub async fn beside(bench: Bench, engine: Engine) -> Self {
         let clock = Clock::standing_at("2026-03-01T08:00:00Z".parse().unwrap());
         let settings = Settings { clock: clock.clone(), ..Settings::default() };
         let world = Self {

@@ -106,7 +106,7 @@ impl Bench {
         Self::on_postgres(pooler.database().await).await
     }
 
-    async fn on_postgres(database: TestDatabase) -> Self {
+    pub async fn on_postgres(database: TestDatabase) -> Self {
         let store = Store::open(&database.database_url()).await.unwrap();
         let read_only = [("search_path", "tim_private,tim"), ("default_transaction_read_only", "on")];
         let options = database.url.parse::<PgConnectOptions>().unwrap().options(read_only);
@@ -358,8 +358,23 @@ impl<'a> Scene<'a> {
             due_at,
             started_at,
             host: "bench".to_owned(),
+            group_types: group_types(&["Public", "Private"]),
         };
         self.bench.store.open_crawl(&self.lease, &new, day()).await.unwrap()
+    }
+
+    /// A whole crawl by a host, configured with these types.
+    pub async fn crawl_on(&self, host: &str, hour: u32, types: &[&str]) {
+        let new = NewCrawl {
+            app: self.app,
+            trigger: Trigger::Command,
+            due_at: None,
+            started_at: at(hour, 0),
+            host: host.to_owned(),
+            group_types: group_types(types),
+        };
+        let crawl = self.bench.store.open_crawl(&self.lease, &new, day()).await.unwrap().unwrap();
+        self.complete(crawl, at(hour, 0), at(hour, 1), &[]).await;
     }
 
     pub async fn list(&self, crawl: CrawlId, type_id: TypeId, at: DateTime<Utc>, ids: &[&str]) -> Written {

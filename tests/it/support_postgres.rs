@@ -3,10 +3,11 @@
 //! A small shell owns it: it waits for the end of a pipe that this process holds open, so that a panic, an abort or a
 //! kill -9 of the tests ends the server too, and then removes its folder.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
@@ -65,7 +66,8 @@ enum ServerUrl {
 struct Keeper {
     _shell: Child,
     /// Its end is the server's end.
-    _alive: ChildStdin,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
 }
 
 static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
@@ -75,8 +77,10 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 pub struct TestDatabase {
     pub name: String,
     pub url: String,
-    /// The folder of the socket of a pooler through which stores go.
-    pooler: Option<PathBuf>,
+    /// The folder of the socket, for port 6432, of a pooler or its like through which stores go.
+    pub pooler: Option<PathBuf>,
+    /// Whether it ends with its server, of which it is the only one.
+    is_only: bool,
 }
 
 /// A pgbouncer before the run's own server that gives every transaction another connection.
@@ -200,7 +204,7 @@ impl PostgresServer {
     async fn new_database(&self, how: &str) -> TestDatabase {
         let name = format!("tgs_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         self.administer(&format!("CREATE DATABASE {name} {how}")).await;
-        TestDatabase { url: self.url(&name), name, pooler: None }
+        TestDatabase { url: self.url(&name), name, pooler: None, is_only: false }
     }
 
     /// The URL of a database of this server.
@@ -230,6 +234,154 @@ impl PostgresServer {
     /// Whether roles and passwords are the tests' own to make.
     pub fn is_own(&self) -> bool {
         self.keeper.is_some()
+    }
+}
+
+/// A server of one test's own, which can be stopped, started and copied.
+pub struct OwnServer {
+    pub folder: PathBuf,
+    keeper: Arc<Mutex<Keeper>>,
+}
+
+/// As the script of the shared one, but the server also does as it is told, a line an order. With a certificate and its
+/// key it listens on the first of these ports that is free, to nobody without TLS.
+const OWN_SERVER_SCRIPT: &str = r#"
+set -eu
+bin=$1
+certificate=$2
+key=$3
+shift 3
+dir=$(mktemp -d /tmp/tim-group-sync-own-pg.XXXXXX)
+cd "$dir"
+umask 077
+end() {
+    for data in copy data; do
+        if [ -e $data/postmaster.pid ]; then "$bin/pg_ctl" -D $data -m immediate stop >>log 2>&1 || true; fi
+    done
+    cd /
+    rm -rf "$dir"
+}
+trap end EXIT
+start() {
+    "$bin/pg_ctl" -D "$1" -l "$1.log" -w -t 30 start >>log 2>&1 </dev/null
+}
+give_up() {
+    cat log ./*.log >&2
+    exit 1
+}
+"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C --no-sync >log 2>&1 || give_up
+cat >>data/postgresql.conf <<CONF
+listen_addresses = ''
+unix_socket_directories = '$dir'
+fsync = off
+max_connections = 50
+shared_buffers = 16MB
+CONF
+if [ -n "$certificate" ]; then
+    echo "$certificate" >server.crt
+    echo "$key" >server.key
+    echo 'hostssl all all 127.0.0.1/32 trust' >data/pg_hba.conf
+    cat >>data/postgresql.conf <<CONF
+listen_addresses = '127.0.0.1'
+ssl = on
+ssl_cert_file = '$dir/server.crt'
+ssl_key_file = '$dir/server.key'
+CONF
+    started=no
+    for port in "$@"; do
+        echo "port = $port" >>data/postgresql.conf
+        echo "$port" >port
+        if start data; then started=yes; break; fi
+    done
+    [ $started = yes ] || give_up
+else
+    start data || give_up
+fi
+echo "$dir"
+while read -r order; do
+    case $order in
+        stop) "$bin/pg_ctl" -D data -m immediate stop >>log 2>&1 || give_up ;;
+        start) start data || give_up ;;
+        copy)
+            mkdir standby
+            "$bin/pg_basebackup" -h "$dir" -U postgres -D copy -R -c fast --no-sync >>log 2>&1 || give_up
+            echo "unix_socket_directories = '$dir/standby'" >>copy/postgresql.conf
+            start copy || give_up
+            ;;
+    esac
+    echo "$order"
+done
+"#;
+
+impl OwnServer {
+    /// `None` where a named server stands in for the programs that this needs.
+    pub fn start() -> Option<Self> {
+        Self::run(&["", ""])
+    }
+
+    /// One that listens on a port of 127.0.0.1 and speaks TLS only.
+    pub fn with_certificate(certificate: &str, key: &str) -> Option<Self> {
+        // Free now; another process may be quicker.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let [one, two, three] = [free(), free(), free()].map(|port| port.to_string());
+        Self::run(&[certificate, key, &one, &two, &three])
+    }
+
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    fn run(arguments: &[&str]) -> Option<Self> {
+        let Some(programs) = programs() else {
+            assert!(std::env::var_os("TIM_GROUP_SYNC_TEST_DATABASE_URL").is_some(), "{MISSING}");
+            eprintln!(
+                "SKIPPED: a named server cannot be stopped and copied; name PostgreSQL's programs in PG_BIN"
+            );
+            return None;
+        };
+        let arguments: Vec<&Path> =
+            std::iter::once(&*programs).chain(arguments.iter().map(Path::new)).collect();
+        let (folder, keeper) = Keeper::of(OWN_SERVER_SCRIPT, &arguments);
+        Some(Self { folder, keeper: Arc::new(Mutex::new(keeper)) })
+    }
+
+    /// The port of one with a certificate.
+    pub fn port(&self) -> u16 {
+        std::fs::read_to_string(self.folder.join("port")).unwrap().trim().parse().unwrap()
+    }
+
+    /// Its only database, with all tables.
+    pub async fn database(&self) -> TestDatabase {
+        let url = socket_url("postgres", &self.folder, "postgres");
+        let database = TestDatabase { url, name: "postgres".to_owned(), pooler: None, is_only: true };
+        migrate(&database.database_url()).await;
+        database
+    }
+
+    /// Runs SQL in it.
+    pub async fn execute(&self, sql: &str) {
+        let url = socket_url("postgres", &self.folder, "postgres");
+        let mut connection = url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+        connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Ends it as a crash would.
+    pub async fn crash(&self) {
+        self.tell("stop").await;
+    }
+
+    pub async fn start_again(&self) {
+        self.tell("start").await;
+    }
+
+    /// Makes a replica that follows it, and says where.
+    pub async fn replica(&self) -> DatabaseUrl {
+        self.tell("copy").await;
+        let url = socket_url("postgres", &self.folder.join("standby"), "postgres");
+        DatabaseUrl::Postgres(PostgresDatabase::new(&url).unwrap())
+    }
+
+    async fn tell(&self, order: &'static str) {
+        let keeper = Arc::clone(&self.keeper);
+        tokio::task::spawn_blocking(move || keeper.lock().unwrap().tell(order)).await.unwrap();
     }
 }
 
@@ -263,7 +415,7 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let Some(server) = SERVER.get() else { return };
+        let Some(server) = SERVER.get().filter(|_| !self.is_only) else { return };
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
         let options = server.options.clone();
         // The test's own runtime may be ending, and cannot be blocked on.
@@ -291,11 +443,22 @@ impl Keeper {
             .current_dir("/")
             .spawn()
             .expect("a shell starts");
-        let alive = child.stdin.take().expect("it was asked for");
+        let orders = child.stdin.take().expect("it was asked for");
+        let answers = BufReader::new(child.stdout.take().expect("it was asked for"));
+        let mut keeper = Self { _shell: child, orders, answers };
+        (PathBuf::from(keeper.answer()), keeper)
+    }
+
+    fn answer(&mut self) -> String {
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it was asked for")).read_line(&mut line).unwrap();
+        self.answers.read_line(&mut line).unwrap();
         assert!(line.ends_with('\n'), "a server of the tests' own does not start; what it said is above");
-        (PathBuf::from(line.trim()), Self { _shell: child, _alive: alive })
+        line.trim().to_owned()
+    }
+
+    fn tell(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
+        assert_eq!(self.answer(), order);
     }
 }
 
