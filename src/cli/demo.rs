@@ -35,7 +35,7 @@ pub(super) struct Demo {
     #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     groups: u32,
     /// Database to crawl into: sqlite:FILE, or postgres://…, where the demo keeps to the schema tim_demo
-    // It may carry a password, which must not show when it is wrong.
+    // Whoever writes a password into it must not see it repeated.
     #[arg(long, value_name = "URL", default_value = "sqlite:tim-group-sync-demo.db")]
     database: SecretString,
 }
@@ -245,6 +245,13 @@ fn place(database: &DatabaseUrl) -> String {
 fn database(url: &str) -> Result<DatabaseUrl, Failure> {
     match crate::config::DatabaseUrl::parse(url, Path::new("")) {
         Ok(crate::config::DatabaseUrl::Sqlite(path)) => Ok(DatabaseUrl::Sqlite(path)),
+        Ok(crate::config::DatabaseUrl::Postgres(url)) if url.has_password() => {
+            let error = anyhow::anyhow!(
+                "the URL of --database carries a password, which every process on this machine can see; put it into \
+                 ~/.pgpass or PGPASSWORD, and leave it out of the URL"
+            );
+            Err(Failure::new(Exit::Usage, error))
+        }
         Ok(crate::config::DatabaseUrl::Postgres(url)) => {
             Ok(DatabaseUrl::Postgres(PostgresDatabase::new(url.expose())?.schema(SCHEMA)?))
         }
