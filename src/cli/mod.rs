@@ -14,6 +14,7 @@ mod setup;
 mod simulate;
 mod status;
 mod text;
+mod undelete;
 mod usersig;
 
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ enum Command {
     Crawl(crawl::CrawlArgs),
     /// Apply the deletions that a crawl withheld
     Approve(approve::Approve),
+    /// Make live again what a crawl marked deleted
+    Undelete(undelete::Undelete),
     /// Check the configuration, the database and the credentials
     Check(check::Check),
     /// Show each app's groups and how its last crawls went
@@ -97,6 +100,7 @@ impl Cli {
             Command::Run(run) => run.run(&setup).await,
             Command::Crawl(crawl) => crawl.run(&setup).await,
             Command::Approve(approve) => approve.run(&setup).await,
+            Command::Undelete(undelete) => undelete.run(&setup).await,
             Command::Check(check) => check.run(&setup).await,
             Command::Status(status) => status.run(&setup).await,
             Command::Usersig(usersig) => usersig.run(&setup),

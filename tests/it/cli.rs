@@ -176,6 +176,60 @@ async fn approving_what_is_not_there_or_settled_changes_nothing_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn deletions_that_were_wrong_are_undone_and_stay_so() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 40);
+    place.run(&["crawl"]).await;
+    place.api.dissolve_some(30);
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    let listed = place.run(&["undelete", "--crawl", "2", "--dry-run"]).await;
+    assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 30), "{listed:?}");
+    let state = "SELECT count(*), coalesce(sum(held), 0), count(missing_since) FROM live_groups";
+    assert_eq!(place.query(state).await, "10 0 0");
+    let undone = place.run(&["undelete", "--crawl", "2", "--json"]).await;
+    assert_eq!(undone.code, Some(0), "{undone:?}");
+    let result: serde_json::Value = serde_json::from_str(&undone.out).unwrap();
+    assert_eq!((result["crawl_id"].as_i64(), result["groups"].as_array().unwrap().len()), (Some(2), 30));
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(place.query(state).await, "40 30 30");
+    let crawl = "SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = 2";
+    assert_eq!(place.query(crawl).await, "withheld 30 30 30");
+    assert_eq!(place.run(&["approve", "--crawl", "2"]).await.code, Some(0));
+    assert_eq!(place.query(state).await, "10 0 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 40);
+    let none = place.run(&["undelete", "--crawl", "1"]).await;
+    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    place.run(&["crawl"]).await;
+    place.api.dissolve_some(1);
+    place.run(&["crawl"]).await;
+    let refused = async |crawl: &str, sentence: &str| {
+        let all =
+            "SELECT * FROM group_row UNION ALL SELECT event_id, kind, 1, 1, 1, 1, 1, 1, 1 FROM group_event";
+        let before = place.query(all).await;
+        let ended = place.run(&["undelete", "--crawl", crawl]).await;
+        assert!(ended.code == Some(1) && ended.err.contains(sentence), "{ended:?}");
+        assert_eq!(place.query(all).await, before);
+    };
+    refused("7", "there is no crawl 7").await;
+    refused("1", "crawl 1 of prod marked no group deleted").await;
+    place.run(&["undelete", "--crawl", "2"]).await;
+    refused("2", "the deletions of crawl 2 were undone already (1 groups)").await;
+    let held = place.api.hold(At::Request(place.api.requests().len() as u64 + 2));
+    let mut running = place.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    held.reached().await;
+    refused("3", "crawl 3 of prod is still running").await;
+    running.kill().unwrap();
+    tokio::task::spawn_blocking(move || running.wait().unwrap()).await.unwrap();
+    held.release();
+    refused("3", "crawl 3 of prod was cut short").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn withheld_groups_that_are_listed_again_clear_themselves() {
     let place = Place::new().await;
     place.api.create_many("Public", 400);

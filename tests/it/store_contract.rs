@@ -44,6 +44,9 @@ on_both_engines![
     the_day_adds_up_its_crawls_and_keeps_the_last_totals,
     withheld_deletions_leave_groups_live_missing_and_held_until_approved,
     a_held_group_that_is_listed_again_is_free,
+    what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since,
+    an_approved_deletion_is_undone_and_approved_again,
+    what_an_undone_group_is_listed_as_later_is_no_reappearance,
     passes_show_in_the_counts_once_the_crawl_has_ended,
     what_earlier_crawls_tell_is_read_from_those_that_reached_their_end,
     events_of_a_running_crawl_do_not_show,
@@ -602,6 +605,100 @@ async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
     assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["b"]);
 }
 
+async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c", "d"], &["p"]).await;
+    let first = scene.open(at(2, 0)).await;
+    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
+    let gone = scene.settle(&passes, &["a", "b", "p"]).await;
+    scene.close(first, at(2, 0), at(2, 2), &gone).await.unwrap();
+    // One of them returns, and is deleted again by another crawl: that is not the first one's to undo.
+    let second = scene.open(at(3, 0)).await;
+    scene.list(second, scene.public, at(3, 1), &["b"]).await;
+    scene.complete(second, at(3, 0), at(3, 2), &[scene.public]).await;
+    let third = scene.open(at(4, 0)).await;
+    let gone = scene.settle(&passes, &["b", "c"]).await;
+    scene.close(third, at(4, 0), at(4, 2), &gone).await.unwrap();
+
+    let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
+    assert_eq!((crawl.vanished, crawl.undeleted), (3, 0));
+    assert_eq!(bench.store.deleted_groups(&crawl, first).await.unwrap(), ["a", "p"]);
+    let undelete = || bench.store.undelete(&scene.lease, &crawl, first, at(5, 0), day());
+    assert_eq!(undelete().await.unwrap(), 2);
+    bench.assert_consistent().await;
+    assert_eq!(
+        scene.groups().await,
+        [
+            "a|Public|01:01|01:01|NULL|02:00|1|1",
+            "b|Public|01:01|03:01|04:02|NULL|0|1",
+            "c|Public|01:01|03:00|04:02|NULL|0|1",
+            "d|Public|01:01|04:00|NULL|NULL|0|1",
+            "p|Private|01:01|01:01|NULL|02:00|1|1"
+        ]
+    );
+    let told = scene.events().await;
+    assert_eq!(
+        told[told.len() - 2..],
+        [format!("undeleted|a|Public|Public|{first}"), format!("undeleted|p|Private|Private|{first}")]
+    );
+    let shown =
+        format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {first}");
+    assert_eq!(bench.lines(&shown).await, ["withheld|3|2|2"]);
+    let days = "SELECT group_type, live_groups, vanished FROM daily_counts ORDER BY group_type";
+    assert_eq!(bench.lines(days).await, ["Private|1|1", "Public|2|4"]);
+    assert_eq!(undelete().await.unwrap(), 0);
+    assert_eq!(bench.lines(&shown).await, ["withheld|3|2|2"]);
+    // What the next crawl misses of them stays as it is, and someone's word deletes it again.
+    let next = scene.open(at(6, 0)).await;
+    let absent = scene.settle(&passes, &["a", "p"]).await;
+    assert_eq!(scene.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
+    let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
+    assert_eq!(bench.store.approve(&scene.lease, &crawl, first, at(7, 0), day()).await.unwrap(), 2);
+    assert_eq!(bench.lines(&shown).await, ["approved|5|2|2"]);
+    assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["d"]);
+}
+
+async fn an_approved_deletion_is_undone_and_approved_again(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
+    let mut gone = scene.settle(&passes, &["a", "b", "p"]).await;
+    gone.withhold(&[scene.public]);
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let held = async || bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    let shown =
+        format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {crawl}");
+    // What was deleted at once becomes one more that waits.
+    let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(3, 0), day()).await.unwrap();
+    assert_eq!((undone, bench.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
+    bench.assert_consistent().await;
+    for (minute, vanished, undeleted) in [(0, 4, 4), (10, 7, 7)] {
+        let approved = bench.store.approve(&scene.lease, &held().await, crawl, at(4, minute), day()).await;
+        assert_eq!(approved.unwrap(), 3);
+        bench.assert_consistent().await;
+        let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(4, minute + 5), day()).await;
+        assert_eq!(undone.unwrap(), 3);
+        bench.assert_consistent().await;
+        assert_eq!(bench.lines(&shown).await, [format!("withheld|{vanished}|3|{undeleted}")]);
+    }
+    assert_eq!(bench.value("SELECT count(*) FROM live_groups WHERE held").await, "3");
+}
+
+async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    bench.store.undelete(&scene.lease, &held, crawl, at(3, 0), day()).await.unwrap();
+    let next = scene.open(at(4, 0)).await;
+    assert_eq!(scene.list(next, scene.public, at(4, 1), &["a"]).await, Written::default());
+    scene.complete(next, at(4, 0), at(4, 2), &[scene.public]).await;
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|04:01|NULL|NULL|0|1", "b|Public|01:01|04:00|NULL|NULL|0|1"]
+    );
+}
+
 async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {
     let scene = Scene::on(bench).await;
     let crawl = scene.open(at(2, 0)).await;
@@ -742,7 +839,8 @@ async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
         (
             "crawls",
             "crawl_id trigger due_at started_at finished_at status deletions requests groups_listed appeared vanished \
-             reappeared retyped withheld reason_code error_code reason host version",
+             reappeared retyped withheld reason_code error_code reason host version undeleted spared purged_groups \
+             purged_events purged_counts",
         ),
         (
             "app_status",

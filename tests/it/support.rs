@@ -479,6 +479,7 @@ impl World {
                     "appeared" => !live && step == &story[0] && row[1] == "new",
                     "vanished" | "retyped" => live,
                     "reappeared" => !live && step != &story[0],
+                    "undeleted" => !live && step != &story[0] && old == new,
                     _ => false,
                 };
                 let known = |name: &str| !name.is_empty();
