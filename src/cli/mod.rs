@@ -7,6 +7,7 @@ mod check;
 mod crawl;
 mod demo;
 mod exit;
+mod forget;
 mod migrate;
 mod progress;
 mod run;
@@ -50,6 +51,8 @@ enum Command {
     Approve(approve::Approve),
     /// Make live again what a crawl marked deleted
     Undelete(undelete::Undelete),
+    /// Remove an app that is no longer configured
+    Forget(forget::Forget),
     /// Check the configuration, the database and the credentials
     Check(check::Check),
     /// Show each app's groups and how its last crawls went
@@ -101,6 +104,7 @@ impl Cli {
             Command::Crawl(crawl) => crawl.run(&setup).await,
             Command::Approve(approve) => approve.run(&setup).await,
             Command::Undelete(undelete) => undelete.run(&setup).await,
+            Command::Forget(forget) => forget.run(&setup).await,
             Command::Check(check) => check.run(&setup).await,
             Command::Status(status) => status.run(&setup).await,
             Command::Usersig(usersig) => usersig.run(&setup),

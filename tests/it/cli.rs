@@ -230,6 +230,37 @@ async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    place.run(&["crawl"]).await;
+    let apps = "SELECT app FROM app_status";
+    let refused = async |app: &str, arguments: &[&str], code: i32, sentence: &str| {
+        let ended = place.run(&[&["forget", "--app", app], arguments].concat()).await;
+        assert!(ended.code == Some(code) && ended.err.contains(sentence), "{ended:?}");
+        assert_eq!(place.query("SELECT count(*) FROM groups").await, "30");
+    };
+    refused("prod", &["--yes"], 1, "\"prod\" is configured").await;
+    refused("nobody", &["--yes"], 1, "the database knows no app \"nobody\"").await;
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let config = config.replace("apps.prod", "apps.prod2").replace("1400000000", "1400000001");
+    std::fs::write(place.path("config.toml"), config).unwrap();
+    refused("prod", &[], 2, "--yes").await;
+    let shown = place.run(&["forget", "--app", "prod", "--dry-run"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let expected = "prod (SDKAppID 1400000000): 30 groups, 0 events, 1 crawls, 1 days of counts\n";
+    assert_eq!((shown.out.as_str(), place.query(apps).await.as_str()), (expected, "prod"));
+    let removed = place.run(&["forget", "--app", "prod", "--yes", "--json"]).await;
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    let result: serde_json::Value = serde_json::from_str(&removed.out).unwrap();
+    assert_eq!((result["groups"].as_i64(), result["dry_run"].as_bool()), (Some(30), Some(false)));
+    assert_eq!(place.query(apps).await, "");
+    assert_eq!(place.query("SELECT count(*) FROM group_row").await, "0");
+    let again = place.run(&["forget", "--app", "prod", "--yes"]).await;
+    assert_eq!(again.code, Some(1), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn withheld_groups_that_are_listed_again_clear_themselves() {
     let place = Place::new().await;
     place.api.create_many("Public", 400);

@@ -10,7 +10,8 @@ use tim_group_sync::model::{Counts, CrawlStatus, ReasonCode, SdkAppId, TypeId, V
 use tim_group_sync::reconcile::Settlement;
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AppIdentity, Closing, CrawlEvents, DatabaseUrl, PassRecord, Past, Reason, Store, StoreError, Written,
+    AppIdentity, Closing, CrawlEvents, DatabaseUrl, Holdings, PassRecord, Past, Reason, Store, StoreError,
+    Written,
 };
 
 use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
@@ -47,6 +48,9 @@ on_both_engines![
     what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since,
     an_approved_deletion_is_undone_and_approved_again,
     what_an_undone_group_is_listed_as_later_is_no_reappearance,
+    a_forgotten_app_leaves_no_row_and_leaves_others_alone,
+    what_was_forgotten_half_way_is_finished_later,
+    an_app_that_was_forgotten_half_way_can_be_crawled_again,
     passes_show_in_the_counts_once_the_crawl_has_ended,
     what_earlier_crawls_tell_is_read_from_those_that_reached_their_end,
     events_of_a_running_crawl_do_not_show,
@@ -697,6 +701,115 @@ async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(bench: &Benc
         scene.groups().await,
         ["a|Public|01:01|04:01|NULL|NULL|0|1", "b|Public|01:01|04:00|NULL|NULL|0|1"]
     );
+}
+
+/// Two apps with everything that an app can have.
+async fn two_apps(bench: &Bench) -> [Scene<'_>; 2] {
+    let ids: Vec<String> = (0..20_100).map(|n| format!("{n:06}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::after_baseline(bench, &ids, &["p"]).await;
+    let other = AppIdentity { sdk_app_id: SdkAppId::new(7).unwrap(), name: "other".to_owned() };
+    let (app, _) = bench.store.register_app(&other, &group_types(&["Public", "Private"])).await.unwrap();
+    let lease = bench.store.try_lease(other.sdk_app_id).await.unwrap().unwrap();
+    let other = Scene { bench, app, public: scene.public, private: scene.private, lease };
+    let crawl = other.open(at(1, 0)).await;
+    other.list(crawl, other.public, at(1, 1), &["a", "b", "000001"]).await;
+    other.complete(crawl, at(1, 0), at(1, 2), &[other.public]).await;
+    for (scene, gone) in [(&scene, &ids[..12_000]), (&other, &["a"][..])] {
+        let crawl = scene.open(at(2, 0)).await;
+        scene.list(crawl, scene.public, at(2, 1), &["new"]).await;
+        let settlement = scene.settle(&[(scene.public, Verdict::Exact)], gone).await;
+        let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
+        let closing = Closing { passes: &passes, ..scene.closing(crawl, at(2, 0), at(2, 2), &settlement) };
+        bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+    }
+    [scene, other]
+}
+
+/// Every table with rows of apps, and how many rows it has of each.
+async fn rows_by_app(bench: &Bench) -> Vec<String> {
+    let mut rows = Vec::new();
+    for (table, of) in [
+        ("group_row", "app_id"),
+        ("group_event", "app_id"),
+        ("daily_count", "app_id"),
+        ("type_state", "app_id"),
+        ("crawl", "app_id"),
+        ("app", "app_id"),
+        ("crawl_pass", "(SELECT app_id FROM crawl c WHERE c.crawl_id = r.crawl_id)"),
+        ("crawl_change", "(SELECT app_id FROM crawl c WHERE c.crawl_id = r.crawl_id)"),
+    ] {
+        let counted = format!("SELECT {of}, count(*) FROM {table} r GROUP BY 1 ORDER BY 1");
+        rows.extend(bench.lines(&counted).await.iter().map(|line| format!("{table} {line}")));
+    }
+    rows
+}
+
+async fn a_forgotten_app_leaves_no_row_and_leaves_others_alone(bench: &Bench) {
+    let [scene, other] = two_apps(bench).await;
+    let known = bench.store.apps_called("prod").await.unwrap();
+    assert_eq!(
+        known.iter().map(|app| (app.id(), app.name.as_str())).collect::<Vec<_>>(),
+        [(scene.app, "prod")]
+    );
+    assert_eq!(bench.store.apps_called("7").await.unwrap()[0].id(), other.app);
+    assert!(bench.store.apps_called("nobody").await.unwrap().is_empty());
+    let holdings = bench.store.holdings(scene.app).await.unwrap();
+    assert_eq!(holdings, Holdings { groups: 20_102, events: 12_001, crawls: 2, days: 1 });
+    let of_other = format!(" {}|", other.app.0);
+    let expected: Vec<String> =
+        rows_by_app(bench).await.into_iter().filter(|line| line.contains(&of_other)).collect();
+    let mut batches = Vec::new();
+    bench.store.forget(&scene.lease, scene.app, |rows| batches.push(rows)).await.unwrap();
+    assert_eq!(rows_by_app(bench).await, expected);
+    assert!(batches.len() > 4 && batches.iter().all(|rows| *rows <= 10_000), "{batches:?}");
+    // Once more is once too often, and harmless.
+    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
+    assert_eq!(rows_by_app(bench).await, expected);
+}
+
+async fn what_was_forgotten_half_way_is_finished_later(bench: &Bench) {
+    let [scene, other] = two_apps(bench).await;
+    forget_some_of(&scene).await;
+    assert_eq!(bench.store.apps_called("prod").await.unwrap().len(), 1);
+    let totals = "SELECT sum(live_count + deleted_count) FROM type_state WHERE app_id = ";
+    let counted = "SELECT count(*) FROM group_row WHERE app_id = ";
+    let left = bench.value(&format!("{counted}{}", scene.app.0)).await;
+    assert_eq!(bench.value(&format!("{totals}{}", scene.app.0)).await, left);
+    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
+    assert_eq!(bench.lines("SELECT app FROM app_status").await, ["other"]);
+    assert_eq!(bench.lines("SELECT DISTINCT app_id FROM group_row").await, [other.app.0.to_string()]);
+}
+
+async fn an_app_that_was_forgotten_half_way_can_be_crawled_again(bench: &Bench) {
+    let [scene, _other] = two_apps(bench).await;
+    forget_some_of(&scene).await;
+    let states = bench.store.type_states(scene.app).await.unwrap();
+    assert!(states.iter().all(|state| !state.past_baseline()), "{states:?}");
+    let crawl = scene.open(at(5, 0)).await;
+    scene.list_baseline(crawl, scene.public, at(5, 1), &["000000", "new"]).await;
+    scene.complete(crawl, at(5, 0), at(5, 2), &[scene.public]).await;
+    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
+}
+
+/// Breaks off when the first groups are gone.
+async fn forget_some_of(scene: &Scene<'_>) {
+    let (bench, app) = (scene.bench, scene.app);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let groups = bench.store.holdings(app).await.unwrap().groups.unsigned_abs();
+    let mut removed = 0;
+    let forgetting = bench.store.forget(&scene.lease, app, |rows| {
+        removed += rows;
+        // All but the groups are fewer rows than this.
+        if removed > groups {
+            stop.cancel();
+        }
+    });
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        done = forgetting => panic!("nothing was broken off: {done:?}"),
+    }
 }
 
 async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {
