@@ -34,7 +34,7 @@ impl CrawlArgs {
         store.set_configured(&configured).await?;
         let mut crawlers = Vec::new();
         for app in apps {
-            crawlers.push(Arc::new(setup.crawler(app, setup.client(app)?, &store)));
+            crawlers.push(Arc::new(setup.crawler(&config, app, setup.client(app)?, &store)));
         }
         let lifecycle = Lifecycle::install()?;
         let when_busy = if self.no_wait { WhenBusy::GiveUp } else { WhenBusy::Wait };

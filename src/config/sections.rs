@@ -13,10 +13,12 @@ use super::environment::Environment;
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
-    base_url, boolean, choice, cron, duration, fraction, integer, listen, log_level, role, schema,
+    base_url, boolean, choice, cron, days, duration, fraction, integer, listen, log_level, role, schema,
     secret_file, text, timezone,
 };
-use super::{App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Schedule};
+use super::{
+    App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Retention, Schedule,
+};
 use crate::model::{GroupType, SdkAppId};
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
@@ -51,7 +53,7 @@ fn whole(root: &Section<'_>, place: &Place<'_>) -> Option<Config> {
     let (_, shares) = deletion(&deletions, &BTreeMap::new());
     let (metrics, dashboard) = listeners(root);
     let log = log(&root.section("log", None), place);
-    retention(&root.section("retention", None));
+    let retention = retention(&root.section("retention", None));
     let general = General { schedule: &schedules, deletion: &deletions, shares: &shares };
     let section = root.section("apps", None);
     let mut ids = BTreeMap::new();
@@ -63,7 +65,7 @@ fn whole(root: &Section<'_>, place: &Place<'_>) -> Option<Config> {
     }
     root.finish();
     let apps = apps.into_iter().collect::<Option<_>>()?;
-    Some(Config { database: database?, metrics, dashboard, log, apps, settings: Vec::new() })
+    Some(Config { database: database?, metrics, dashboard, log, retention, apps, settings: Vec::new() })
 }
 
 fn database(section: &Section<'_>, place: &Place<'_>) -> Option<Database> {
@@ -142,16 +144,12 @@ fn log(section: &Section<'_>, place: &Place<'_>) -> Log {
     Log { level, format }
 }
 
-fn retention(section: &Section<'_>) {
-    for name in ["deleted_groups", "events", "counts"] {
-        if section.find(name).is_some() {
-            section.reject(
-                name,
-                Mistake::new("is not available in this version", "Remove it: all rows are kept"),
-            );
-        }
-    }
+fn retention(section: &Section<'_>) -> Retention {
+    let days = |name| section.optional(name, days);
+    let retention =
+        Retention { deleted_groups: days("deleted_groups"), events: days("events"), counts: days("counts") };
     section.finish();
+    retention
 }
 
 fn schedule(section: &Section<'_>) -> Schedule {

@@ -59,6 +59,14 @@ fn the_shortest_file_means_what_the_contract_says() {
 }
 
 #[test]
+fn rows_are_kept_for_so_many_days_or_for_ever() {
+    assert_eq!(parse(APP).unwrap().retention, Retention::default());
+    let text = format!("[retention]\nevents = 30\ncounts = 3650\n{APP}");
+    let expected = Retention { deleted_groups: None, events: Some(30), counts: Some(3650) };
+    assert_eq!(parse(&text).unwrap().retention, expected);
+}
+
+#[test]
 fn the_shortest_file_that_an_error_shows_is_lawful() {
     parse(environment::SHORTEST).unwrap();
 }
@@ -88,10 +96,7 @@ fn what_the_example_has_in_comments_are_keys_too() {
     let env = Environment::new([("CREDENTIALS_DIRECTORY", "/run/credentials/x")]);
     let problems = parse_in(&uncommented, &env).unwrap_err();
     let keys: Vec<_> = problems.problems().iter().map(|problem| problem.key.as_str()).collect();
-    assert_eq!(
-        keys,
-        ["apps.prod.base_url", "retention.deleted_groups", "retention.events", "retention.counts"]
-    );
+    assert_eq!(keys, ["apps.prod.base_url"]);
 }
 
 /// Mistakes in the lines of an app, which begin at line 4, and what is said about them.
@@ -216,8 +221,9 @@ const APP_MISTAKES: &[(&str, &str)] = &[
 /// Mistakes in a section of its own, which begins at line 4.
 const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
-        "[retention]\nevents = 365",
-        "5: retention.events = 365: is not available in this version. Remove it: all rows are kept",
+        "[retention]\nevents = 0",
+        "5: retention.events = 0: must be a number of days from 1 to 36500. Write for example 365, or leave it out to \
+         keep all rows",
     ),
     (
         "[deletion]\nconfirm = true",

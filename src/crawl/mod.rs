@@ -4,6 +4,7 @@ mod investigation;
 mod pass;
 mod progress;
 mod report;
+mod retention;
 mod roll_read;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use self::investigation::{Concluded, Findings};
 pub use self::progress::{Progress, Step, Waiting};
 pub use self::report::CrawlReport;
 use self::report::{shortfall_reason, withheld_reason};
+pub use self::retention::Retention;
 use crate::clock::Clock;
 use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, with_causes};
 use crate::pace::{Pacer, Patience, RetryPolicy};
@@ -92,6 +94,7 @@ pub enum CrawlError {
 #[derive(Debug)]
 pub struct Crawler {
     settings: CrawlSettings,
+    retention: Retention,
     client: Client,
     store: Store,
     clock: Clock,
@@ -138,7 +141,14 @@ impl Crawler {
     pub fn new(settings: CrawlSettings, client: Client, store: Store, clock: Clock) -> Self {
         let pacer = Pacer::new(settings.request_interval, Instant::now());
         let (progress, _) = watch::channel(Progress::default());
-        Self { settings, client, store, clock, pacer, progress, rejected: Mutex::default() }
+        let (retention, rejected) = (Retention::default(), Mutex::default());
+        Self { settings, retention, client, store, clock, pacer, progress, rejected }
+    }
+
+    /// Removes rows once they are older than this; without, all are kept.
+    #[must_use]
+    pub fn with_retention(self, retention: Retention) -> Self {
+        Self { retention, ..self }
     }
 
     /// How far the current crawl has come.
@@ -308,6 +318,9 @@ impl Crawler {
             withheld: settlement.withheld().map(|(_, ids)| ids.len() as u64).sum(),
         };
         report.log();
+        if matches!(status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
+            self.purge(lease, (app, crawl), finished_at, stop).await;
+        }
         Ok(report)
     }
 }

@@ -24,7 +24,7 @@ pub use engine::{DatabaseUrl, Store};
 pub use error::StoreError;
 pub use groups::{Batch, Written};
 pub use lease::{Lease, LeaseHolder, RENEW_EVERY};
-pub use purge::{Holdings, KnownApp};
+pub use purge::{AgeLimits, Holdings, KnownApp, Purged};
 pub use server::PostgresDatabase;
 pub use settle::HeldCrawl;
 pub use status::{AppStatus, CrawlRow, TypeStatus};

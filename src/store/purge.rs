@@ -1,8 +1,9 @@
-//! Removes rows: of an app that is forgotten.
+//! Removes rows: of an app that is forgotten, and those that are older than they need to be kept.
 //!
 //! A few thousand rows a transaction, so that others can write in between, and each of them leaves the kept totals
 //! right. What is broken off goes on where it stopped: removed rows are not found again.
 
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use super::apps::AppId;
@@ -41,6 +42,25 @@ pub struct Holdings {
     pub crawls: i64,
     /// Days with counts.
     pub days: i64,
+}
+
+/// Rows from before these times are removed; `None`: none are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgeLimits {
+    /// By the time they were deleted.
+    pub deleted_groups: Option<DateTime<Utc>>,
+    pub events: Option<DateTime<Utc>>,
+    /// Crawls and their passes by the time, counts of days by the day.
+    pub counts: Option<(DateTime<Utc>, NaiveDate)>,
+}
+
+/// So many rows were removed for their age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub groups: u64,
+    pub events: u64,
+    /// Crawls, passes and types on a day.
+    pub counts: u64,
 }
 
 /// Where a walk through a table goes on, and what its last step removed.
@@ -87,6 +107,78 @@ macro_rules! doomed_groups {
     };
 }
 const ALL_GROUPS: DoomedGroups = doomed_groups!("(deleted_at IS NULL OR deleted_at <= $3)");
+const LONG_DELETED: DoomedGroups = doomed_groups!("deleted_at < $3");
+const ANY_DELETED: &str = "SELECT count(*) FROM type_state WHERE app_id = $1 AND deleted_count > 0";
+
+// Events come in the order of time, but for clocks that are set back: what these hide is found on a later day.
+const NEXT_EVENTS: &str = "
+SELECT max(event_id), min(occurred_at) FROM (
+    SELECT event_id, occurred_at FROM group_event WHERE event_id > $1 ORDER BY event_id LIMIT 10000) AS stretch";
+const OLD_EVENTS: &str =
+    "DELETE FROM group_event WHERE app_id = $1 AND event_id > $2 AND event_id <= $3 AND occurred_at < $4";
+
+const OLD_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day < $2";
+const NEXT_CRAWLS: &str = "
+SELECT max(crawl_id) FROM (
+    SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id > $2 AND finished_at < $3 ORDER BY crawl_id LIMIT 1000) AS stretch";
+/// Old crawls of a stretch, without those that the next crawl, or a person, will ask for.
+macro_rules! old_crawls {
+    ($statement:literal, $condition:literal) => {
+        concat!(
+            $statement,
+            " WHERE crawl_id IN (
+    SELECT c.crawl_id FROM crawl c
+    WHERE c.app_id = $1 AND c.crawl_id > $2 AND c.finished_at < $3 AND c.crawl_id <= $4 AND c.crawl_id NOT IN (
+        SELECT max(crawl_id) FROM crawl WHERE app_id = $1 GROUP BY status
+        UNION ALL SELECT coalesce(max(crawl_id), 0) FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL
+        UNION ALL SELECT coalesce(baseline_crawl_id, 0) FROM type_state WHERE app_id = $1
+        UNION ALL SELECT coalesce(concluded_crawl_id, 0) FROM type_state WHERE app_id = $1)",
+            $condition,
+            ")"
+        )
+    };
+}
+/// A crawl stays for as long as an event or a held group names it. Only one that withheld can have held groups; that is
+/// asked first, for they have no index.
+macro_rules! old_crawls_that_nothing_names {
+    ($statement:literal) => {
+        old_crawls!(
+            $statement,
+            " AND NOT EXISTS (SELECT 1 FROM group_event e WHERE e.crawl_id = c.crawl_id)
+        AND (c.withheld = 0 OR c.deletions = 'approved'
+             OR NOT EXISTS (SELECT 1 FROM group_row g WHERE g.app_id = $1 AND g.held_crawl_id = c.crawl_id))"
+        )
+    };
+}
+/// With whether the rows count as removed ones.
+const OLD_CRAWLS: [(&str, bool); 3] = [
+    (old_crawls!("DELETE FROM crawl_pass", ""), true),
+    (old_crawls_that_nothing_names!("DELETE FROM crawl_change"), false),
+    (old_crawls_that_nothing_names!("DELETE FROM crawl"), true),
+];
+const NOTE: &str = "
+UPDATE crawl SET purged_groups = purged_groups + $2, purged_events = purged_events + $3, purged_counts = purged_counts + $4
+WHERE crawl_id = $1";
+const ENDED_BEFORE: &str = "
+SELECT finished_at FROM crawl WHERE app_id = $1 AND crawl_id < $2 AND status IN ('complete', 'incomplete')
+ORDER BY crawl_id DESC LIMIT 1";
+
+/// Notes in the transaction that removed rows how many these were.
+macro_rules! note {
+    ($tx:expr, $crawl:expr, $purged:expr, $doing:expr) => {{
+        let Purged { groups, events, counts } = $purged;
+        if groups + events + counts > 0 {
+            query(NOTE)
+                .bind($crawl.0)
+                .bind(groups.cast_signed())
+                .bind(events.cast_signed())
+                .bind(counts.cast_signed())
+                .execute(&mut *$tx)
+                .await
+                .attempted($doing)?;
+        }
+    }};
+}
 
 // Crawled again before it is forgotten to the end, an app is like one that was never crawled.
 const FORGET_BASELINES: &str = "UPDATE type_state SET baseline_crawl_id = NULL, concluded_crawl_id = NULL, concluded_at = NULL WHERE app_id = $1";
@@ -142,7 +234,8 @@ impl Store {
             }
         }
         let mut after = String::new();
-        while let Some(walked) = self.remove_groups(lease, app, &ALL_GROUPS, (&after, i64::MAX)).await? {
+        while let Some(walked) = self.remove_groups(lease, app, &ALL_GROUPS, (&after, i64::MAX), None).await?
+        {
             each(walked.removed);
             after = walked.to;
         }
@@ -176,6 +269,7 @@ impl Store {
         app: AppId,
         doomed: &DoomedGroups,
         (after, before): (&str, i64),
+        noted: Option<CrawlId>,
     ) -> Result<Option<Walked<String>>, StoreError> {
         const DOING: &str = "remove groups";
         writing!(self, DOING, |tx, dialect| {
@@ -206,8 +300,136 @@ impl Store {
             let removed = deleting.execute(&mut *tx).await.attempted(DOING)?.rows_affected();
             // There are no changes in it, which would be a crawl's.
             keep_tally!(tx, app, CrawlId(0), tally, DOING);
+            if let Some(crawl) = noted {
+                note!(tx, crawl, Purged { groups: removed, ..Purged::default() }, DOING);
+            }
             dialect::confirm_lease(&mut tx, lease).await?;
             Ok(Some(Walked { to: last, removed }))
+        })
+    }
+
+    /// When the last crawl of an app before this one ended that reached its end.
+    pub async fn ended_before(
+        &self,
+        app: AppId,
+        crawl: CrawlId,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let millis: Option<i64> =
+            reading!(self, on => query_scalar(ENDED_BEFORE).bind(app.0).bind(crawl.0).fetch_optional(on).await)
+                .attempted("read when the app was crawled last")?;
+        Ok(millis.and_then(DateTime::from_timestamp_millis))
+    }
+
+    /// Removes the rows of an app that are older than this, and notes on a crawl how many these were. The app's lease
+    /// must be held. `each` hears of every batch.
+    pub async fn purge(
+        &self,
+        lease: &Lease,
+        (app, crawl): (AppId, CrawlId),
+        limits: &AgeLimits,
+        mut each: impl FnMut(),
+    ) -> Result<Purged, StoreError> {
+        let mut purged = Purged::default();
+        if let Some(before) = limits.deleted_groups
+            && self.has_deleted(app).await?
+        {
+            let (mut after, before) = (String::new(), before.timestamp_millis());
+            while let Some(walked) =
+                self.remove_groups(lease, app, &LONG_DELETED, (&after, before), Some(crawl)).await?
+            {
+                purged.groups += walked.removed;
+                after = walked.to;
+                each();
+            }
+        }
+        if let Some(before) = limits.events {
+            let mut after = 0;
+            while let Some(walked) = self.purge_events(lease, (app, crawl), after, before).await? {
+                purged.events += walked.removed;
+                after = walked.to;
+                each();
+            }
+        }
+        if let Some((before, day)) = limits.counts {
+            purged.counts += self.purge_days(lease, (app, crawl), day).await?;
+            let mut after = 0;
+            while let Some(walked) = self.purge_crawls(lease, (app, crawl), after, before).await? {
+                purged.counts += walked.removed;
+                after = walked.to;
+                each();
+            }
+        }
+        Ok(purged)
+    }
+
+    async fn has_deleted(&self, app: AppId) -> Result<bool, StoreError> {
+        let types: i64 = reading!(self, on => query_scalar(ANY_DELETED).bind(app.0).fetch_one(on).await)
+            .attempted("read the kept totals")?;
+        Ok(types > 0)
+    }
+
+    async fn purge_events(
+        &self,
+        lease: &Lease,
+        (app, crawl): (AppId, CrawlId),
+        after: i64,
+        before: DateTime<Utc>,
+    ) -> Result<Option<Walked<i64>>, StoreError> {
+        const DOING: &str = "remove old events";
+        let before = before.timestamp_millis();
+        writing!(self, DOING, |tx, dialect| {
+            let next: (Option<i64>, Option<i64>) =
+                query_as(NEXT_EVENTS).bind(after).fetch_one(&mut *tx).await.attempted(DOING)?;
+            let (Some(to), Some(oldest)) = next else { return Ok(None) };
+            if oldest >= before {
+                return Ok(None);
+            }
+            let deleting = query(OLD_EVENTS).bind(app.0).bind(after).bind(to).bind(before);
+            let removed = deleting.execute(&mut *tx).await.attempted(DOING)?.rows_affected();
+            note!(tx, crawl, Purged { events: removed, ..Purged::default() }, DOING);
+            dialect::confirm_lease(&mut tx, lease).await?;
+            Ok(Some(Walked { to, removed }))
+        })
+    }
+
+    async fn purge_days(
+        &self,
+        lease: &Lease,
+        (app, crawl): (AppId, CrawlId),
+        day: NaiveDate,
+    ) -> Result<u64, StoreError> {
+        const DOING: &str = "remove old counts";
+        writing!(self, DOING, |tx, dialect| {
+            let deleting = query(OLD_DAYS).bind(app.0).bind(day.to_string());
+            let counts = deleting.execute(&mut *tx).await.attempted(DOING)?.rows_affected();
+            note!(tx, crawl, Purged { counts, ..Purged::default() }, DOING);
+            dialect::confirm_lease(&mut tx, lease).await?;
+            Ok(counts)
+        })
+    }
+
+    async fn purge_crawls(
+        &self,
+        lease: &Lease,
+        (app, crawl): (AppId, CrawlId),
+        after: i64,
+        before: DateTime<Utc>,
+    ) -> Result<Option<Walked<i64>>, StoreError> {
+        const DOING: &str = "remove old crawls";
+        let before = before.timestamp_millis();
+        writing!(self, DOING, |tx, dialect| {
+            let next = query_scalar(NEXT_CRAWLS).bind(app.0).bind(after).bind(before);
+            let to: Option<i64> = next.fetch_one(&mut *tx).await.attempted(DOING)?;
+            let Some(to) = to else { return Ok(None) };
+            let mut removed = 0;
+            for (statement, counts) in OLD_CRAWLS {
+                let deleting = query(statement).bind(app.0).bind(after).bind(before).bind(to);
+                let rows = deleting.execute(&mut *tx).await.attempted(DOING)?.rows_affected();
+                removed += if counts { rows } else { 0 };
+            }
+            note!(tx, crawl, Purged { counts: removed, ..Purged::default() }, DOING);
+            dialect::confirm_lease(&mut tx, lease).await?;
+            Ok(Some(Walked { to, removed }))
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What a crawl concludes: the rules of 'A crawl', each as a story of an app whose groups come and go.
 
 use chrono_tz::Tz;
-use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlError, CrawlReport, Occasion, Retention, Step, WhenBusy};
 use tim_group_sync::model::Trigger;
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,12 @@ on_every_engine! {
     a_type_the_api_has_never_heard_of_is_skipped,
     a_type_that_is_rejected_in_the_middle_fails_the_crawl,
     a_crawl_whose_types_are_all_rejected_fails,
+
+    // What is removed for its age.
+    old_rows_are_removed_after_the_first_crawl_of_a_day,
+    a_group_that_returns_after_it_was_removed_is_a_new_one,
+    a_crawl_that_does_not_reach_its_end_removes_nothing,
+    whoever_stops_the_program_does_not_wait_for_old_rows,
 }
 
 async fn the_first_list_is_a_baseline_of_groups_without_events(world: World) {
@@ -823,4 +829,97 @@ async fn a_crawl_whose_types_are_all_rejected_fails(world: World) {
     assert_eq!(outcome(&report), "failed rejected_types 10004");
     assert_eq!(why(&report), "the API rejects every configured group type (Private, Public)");
     assert_eq!(world.table().await, ["a Public", "b Private"]);
+}
+
+/// A crawl after which the events need not tell the whole table.
+async fn crawl_and_purge(world: &World) -> CrawlReport {
+    world.begin_watching();
+    let report = world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await;
+    world.bench.assert_consistent().await;
+    report.unwrap()
+}
+
+async fn old_rows_are_removed_after_the_first_crawl_of_a_day(mut world: World) {
+    world.create("Public", "a b c d");
+    world.crawl().await; // 9:00
+    world.dissolve("b");
+    world.crawl().await; // 10:00
+    world.dissolve("c");
+    world.crawl().await; // 11:00
+    world.retention = Retention { deleted_groups: Some(10), events: Some(10), counts: Some(10) };
+    let purged =
+        "SELECT purged_groups, purged_events, purged_counts FROM crawls ORDER BY crawl_id DESC LIMIT 1";
+    world.clock.set("2026-03-11T09:30:00Z".parse().unwrap());
+    assert_eq!(outcome(&crawl_and_purge(&world).await), "complete");
+    // The second crawl with its two passes. The first is the baseline's, the third has the event of c.
+    assert_eq!(world.lines(purged).await, ["1 1 3"]);
+    assert_eq!(world.table().await, ["a Public", "c Public deleted", "d Public"]);
+    assert_eq!(world.events().await, ["3 c vanished Public>NULL"]);
+    crawl_and_purge(&world).await; // 11:30
+    assert_eq!(world.lines(purged).await, ["0 0 0"]);
+    world.clock.set("2026-03-12T08:00:00Z".parse().unwrap());
+    crawl_and_purge(&world).await;
+    // The third crawl, two passes, and two types of one day.
+    assert_eq!(world.lines(purged).await, ["1 1 5"]);
+    assert_eq!(world.table().await, ["a Public", "d Public"]);
+    assert_eq!(world.lines("SELECT crawl_id FROM crawls ORDER BY 1").await, ["1", "4", "5", "6"]);
+    assert_eq!(
+        world.lines("SELECT DISTINCT day FROM daily_counts ORDER BY 1").await,
+        ["2026-03-11", "2026-03-12"]
+    );
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_group_that_returns_after_it_was_removed_is_a_new_one(mut world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.crawl().await;
+    world.retention = Retention { deleted_groups: Some(1), ..Retention::default() };
+    world.clock.set("2026-03-03T08:00:00Z".parse().unwrap());
+    crawl_and_purge(&world).await;
+    world.create("Public", "b");
+    let report = crawl_and_purge(&world).await;
+    assert_eq!((report.events.appeared, report.events.reappeared, report.first_listed), (1, 0, 1));
+    let seen =
+        "SELECT in_baseline FROM groups WHERE group_id = 'b' AND first_seen_at > '2026-03-03T00:00:00Z'";
+    assert_eq!(world.lines(seen).await, ["0"]);
+    assert_eq!(world.events().await, ["2 b vanished Public>NULL", "4 b appeared NULL>Public"]);
+}
+
+async fn a_crawl_that_does_not_reach_its_end_removes_nothing(mut world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.crawl().await;
+    world.retention = Retention { deleted_groups: Some(1), events: Some(1), counts: Some(1) };
+    world.clock.set("2026-03-09T08:00:00Z".parse().unwrap());
+    world.fault_from_request(3, Fault::ErrorCode(10003));
+    assert_eq!(outcome(&crawl_and_purge(&world).await), "failed api_error 10003");
+    assert_eq!(world.table().await, ["a Public", "b Public deleted"]);
+    world.api.heal();
+    // A short one has reached it.
+    world.fault_from_request(1, Fault::TotalCount(100));
+    assert_eq!(outcome(&crawl_and_purge(&world).await), "incomplete short_listing");
+    assert_eq!(world.table().await, ["a Public"]);
+}
+
+async fn whoever_stops_the_program_does_not_wait_for_old_rows(mut world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.crawl().await;
+    world.retention = Retention { deleted_groups: Some(1), events: Some(1), counts: Some(1) };
+    world.clock.set("2026-03-09T08:00:00Z".parse().unwrap());
+    world.begin_watching();
+    let (crawler, stop) = (world.crawler(), CancellationToken::new());
+    let mut progress = crawler.progress();
+    let stopping = async {
+        // Too late for the crawl itself.
+        progress.wait_for(|progress| progress.step == Step::Concluding).await.unwrap();
+        stop.cancel();
+    };
+    let (report, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), stopping);
+    assert_eq!(outcome(&report.unwrap()), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Public deleted"]);
 }

@@ -10,8 +10,8 @@ use tim_group_sync::model::{Counts, CrawlStatus, ReasonCode, SdkAppId, TypeId, V
 use tim_group_sync::reconcile::Settlement;
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AppIdentity, Closing, CrawlEvents, DatabaseUrl, Holdings, PassRecord, Past, Reason, Store, StoreError,
-    Written,
+    AgeLimits, AppIdentity, Closing, CrawlEvents, DatabaseUrl, Holdings, PassRecord, Past, Purged, Reason,
+    Store, StoreError, Written,
 };
 
 use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
@@ -51,6 +51,9 @@ on_both_engines![
     a_forgotten_app_leaves_no_row_and_leaves_others_alone,
     what_was_forgotten_half_way_is_finished_later,
     an_app_that_was_forgotten_half_way_can_be_crawled_again,
+    long_deleted_groups_are_removed_in_batches_and_totals_stay_right,
+    old_events_go_and_younger_ones_and_other_apps_stay,
+    old_crawls_go_but_those_that_something_still_names,
     passes_show_in_the_counts_once_the_crawl_has_ended,
     what_earlier_crawls_tell_is_read_from_those_that_reached_their_end,
     events_of_a_running_crawl_do_not_show,
@@ -810,6 +813,94 @@ async fn forget_some_of(scene: &Scene<'_>) {
         () = stop.cancelled() => {}
         done = forgetting => panic!("nothing was broken off: {done:?}"),
     }
+}
+
+async fn long_deleted_groups_are_removed_in_batches_and_totals_stay_right(bench: &Bench) {
+    let [scene, other] = two_apps(bench).await;
+    let crawl = scene.open(at(3, 0)).await;
+    let gone = scene.settle(&[(scene.private, Verdict::Exact)], &["p"]).await;
+    scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+    for (minute, groups, batches) in [(2, 0, 0), (3, 12_000, 2)] {
+        let limits = AgeLimits { deleted_groups: Some(at(2, minute)), ..AgeLimits::default() };
+        let mut each = 0;
+        let purged =
+            bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || each += 1).await.unwrap();
+        assert_eq!((purged, each), (Purged { groups, ..Purged::default() }, batches));
+    }
+    let left = format!(
+        "SELECT group_id, deleted_at FROM group_row WHERE app_id = {} AND deleted_at IS NOT NULL",
+        scene.app.0
+    );
+    assert_eq!(bench.lines(&left).await.len(), 1);
+    let noted =
+        format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&noted).await, ["12000|0|0"]);
+    assert_eq!(bench.value("SELECT sum(deleted_count) FROM type_status WHERE app = 'other'").await, "1");
+    drop(other);
+}
+
+async fn old_events_go_and_younger_ones_and_other_apps_stay(bench: &Bench) {
+    let [scene, _other] = two_apps(bench).await;
+    let crawl = scene.open(at(3, 0)).await;
+    scene.list(crawl, scene.public, at(3, 1), &["newer"]).await;
+    scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public]).await;
+    let limits = AgeLimits { events: Some(at(3, 1)), ..AgeLimits::default() };
+    let purged = bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || ()).await.unwrap();
+    assert_eq!(purged, Purged { events: 12_001, ..Purged::default() });
+    let left = "SELECT app, group_id FROM group_events ORDER BY app, group_id";
+    assert_eq!(
+        bench.lines(left).await,
+        ["other|000001", "other|a", "other|a", "other|b", "other|new", "prod|newer"]
+    );
+    assert_eq!(
+        bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || ()).await.unwrap(),
+        Purged::default()
+    );
+    let noted =
+        format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&noted).await, ["0|12001|0"]);
+}
+
+async fn old_crawls_go_but_those_that_something_still_names(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &[]).await;
+    let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
+    let close = async |hour, status, leftover, settlement: &Settlement| {
+        let crawl = scene.open(at(hour, 0)).await;
+        let closing = scene.closing(crawl, at(hour, 0), at(hour, 1), settlement);
+        let closing = Closing { passes: &passes, status, leftover, ..closing };
+        bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+        crawl
+    };
+    let nothing = Settlement::nothing();
+    let exact = [(scene.public, Verdict::Exact)];
+    close(2, CrawlStatus::Complete, Some(0), &nothing).await;
+    let with_event = close(3, CrawlStatus::Complete, None, &scene.settle(&exact, &["a"]).await).await;
+    let mut held = scene.settle(&exact, &["b"]).await;
+    held.withhold(&[scene.public]);
+    let holding = close(4, CrawlStatus::Complete, None, &held).await;
+    close(5, CrawlStatus::Failed, None, &nothing).await;
+    let leftover = close(6, CrawlStatus::Incomplete, Some(3), &nothing).await;
+    let incomplete = close(7, CrawlStatus::Incomplete, None, &nothing).await;
+    close(8, CrawlStatus::Failed, None, &nothing).await;
+    let failed = close(9, CrawlStatus::Failed, None, &nothing).await;
+    let complete = close(10, CrawlStatus::Complete, None, &nothing).await;
+    let running = scene.open(at(11, 0)).await;
+    let before =
+        (bench.store.past(scene.app).await.unwrap(), bench.store.last_start(scene.app).await.unwrap());
+    let days = day().succ_opt().unwrap();
+    let limits = AgeLimits { counts: Some((at(12, 0), days)), ..AgeLimits::default() };
+    let purged = bench.store.purge(&scene.lease, (scene.app, running), &limits, || ()).await.unwrap();
+    // Three crawls, their passes and those of one that stays for its event alone, and two types of one day.
+    assert_eq!(purged, Purged { counts: 3 + 3 + 1 + 2, ..Purged::default() });
+    let first = bench.value("SELECT min(crawl_id) FROM crawl").await.parse().unwrap();
+    let expected =
+        [first, with_event.0, holding.0, leftover.0, incomplete.0, failed.0, complete.0, running.0];
+    assert_eq!(bench.lines("SELECT crawl_id FROM crawl ORDER BY 1").await, expected.map(|id| id.to_string()));
+    let after =
+        (bench.store.past(scene.app).await.unwrap(), bench.store.last_start(scene.app).await.unwrap());
+    assert_eq!(after, before);
+    assert!(bench.lines("SELECT * FROM daily_counts").await.is_empty());
+    scene.fail(running, at(11, 0), at(11, 1)).await;
 }
 
 async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {

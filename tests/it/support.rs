@@ -11,7 +11,9 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
+use tim_group_sync::crawl::{
+    CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, Retention, WhenBusy,
+};
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::simulator::{At, Fault, Settings, SimulatedApp, Simulator};
@@ -88,6 +90,7 @@ pub struct World {
     pub page_limit: u32,
     pub max_shortfall: f64,
     pub timezone: Tz,
+    pub retention: Retention,
     pub request_interval: Duration,
     pub request_timeout: Duration,
     pub retry_for: Duration,
@@ -129,6 +132,7 @@ impl World {
             page_limit: 3,
             max_shortfall: 0.0,
             timezone: Tz::UTC,
+            retention: Retention::default(),
             request_interval: Duration::ZERO,
             request_timeout: Duration::from_secs(10),
             retry_for: Duration::from_millis(50),
@@ -244,7 +248,8 @@ impl World {
     /// The crawler, which stays the same for as long as its settings do, as in a daemon.
     pub fn crawler(&self) -> Arc<Crawler> {
         let settings = format!("{:?} {:?}", self.crawl_settings(), self.signature(0).expose());
-        let settings = format!("{settings} {:?} {}", self.request_timeout, self.api.base_url());
+        let settings =
+            format!("{settings} {:?} {:?} {}", self.retention, self.request_timeout, self.api.base_url());
         let mut crawler = lock(&self.crawler);
         match &*crawler {
             Some((made_from, crawler)) if *made_from == settings => Arc::clone(crawler),
@@ -264,6 +269,7 @@ impl World {
             clock: self.clock.clone(),
         });
         Crawler::new(self.crawl_settings(), client.unwrap(), self.store.clone(), self.clock.clone())
+            .with_retention(self.retention)
     }
 
     fn crawl_settings(&self) -> CrawlSettings {
