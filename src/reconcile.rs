@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{GroupIds, TypeId, Verdict};
+use crate::model::{CrawlStatus, Deletions, GroupIds, TypeId, Verdict};
 use crate::roll::Mark;
 use crate::verdict::{Judgement, Proof};
 
@@ -145,6 +145,20 @@ impl Settlement {
     /// Groups to be marked missing.
     pub fn missing(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
         self.missing.iter().map(|(type_id, ids)| (*type_id, ids))
+    }
+
+    /// What becomes of the deletions of a crawl that ends like this; only a complete one says.
+    #[must_use]
+    pub fn deletions(&self, status: CrawlStatus) -> Option<Deletions> {
+        (status == CrawlStatus::Complete).then_some({
+            if !self.withheld.is_empty() {
+                Deletions::Withheld
+            } else if !self.vanished.is_empty() {
+                Deletions::Applied
+            } else {
+                Deletions::None
+            }
+        })
     }
 
     /// Types of which every live group has been accounted for: listed, or marked by this settlement.

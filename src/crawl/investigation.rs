@@ -47,7 +47,7 @@ impl Crawler {
         findings: &mut Findings,
     ) -> Result<Concluded, Interrupted> {
         self.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
-        let states = site.store.type_states(site.app).await?;
+        let states = site.type_states().await?;
         let past = site.store.past(site.app).await?;
         // The roll is read while the first pages come in.
         let mut roll = RollRead::begin(site, &states);
@@ -207,7 +207,7 @@ impl Crawler {
         let accounted = typed_account_for_app(leftover, &judgement, findings.listed, total);
         let absences = Absences::of(&judgement, accounted);
         let unlisted = roll.unlisted();
-        let states = site.store.type_states(site.app).await?;
+        let states = site.type_states().await?;
         let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
         let mut settlement = absences.settlement(&known, &unlisted);
         if !unlisted.is_empty() {

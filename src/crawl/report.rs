@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use tracing::{error, info, warn};
 
+use super::ledger::Foreseen;
 use crate::guard::{Change, Withholding};
 use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId};
 use crate::reconcile::Settlement;
@@ -32,6 +33,19 @@ pub struct CrawlReport {
     pub missing: u64,
     /// Deletions that wait for someone's approval.
     pub withheld: u64,
+}
+
+/// What a crawl would have done, had it not been a dry run.
+#[derive(Clone, Debug)]
+pub struct DryRun {
+    pub status: CrawlStatus,
+    pub deletions: Option<Deletions>,
+    pub reason: Option<Reason>,
+    pub requests: u64,
+    /// Different ids listed.
+    pub listed: u64,
+    pub total: Option<u64>,
+    pub changes: Vec<Foreseen>,
 }
 
 impl CrawlReport {
@@ -97,7 +111,7 @@ pub(super) fn withheld_reason(
     withholding: &Withholding,
     settlement: &Settlement,
     types: &BTreeMap<GroupType, TypeId>,
-    crawl: CrawlId,
+    crawl: Option<CrawlId>,
 ) -> Reason {
     let groups: usize = settlement.withheld().map(|(_, ids)| ids.len()).sum();
     let why = if withholding.exceeded.is_empty() {
@@ -111,9 +125,12 @@ pub(super) fn withheld_reason(
         let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
         format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))
     };
-    let text = format!(
-        "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
-         `tim-group-sync approve --crawl {crawl}`"
-    );
+    let text = match crawl {
+        Some(crawl) => format!(
+            "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
+             `tim-group-sync approve --crawl {crawl}`"
+        ),
+        None => format!("{why}: {groups} deletions would be withheld"),
+    };
     Reason { code: withholding.code, error_code: None, text }
 }

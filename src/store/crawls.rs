@@ -359,15 +359,7 @@ impl Closing<'_> {
     /// What becomes of the crawl's deletions; only a complete crawl says.
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
-        (self.status == CrawlStatus::Complete).then(|| {
-            if self.settlement.withheld().next().is_some() {
-                Deletions::Withheld
-            } else if self.settlement.vanished().next().is_some() {
-                Deletions::Applied
-            } else {
-                Deletions::None
-            }
-        })
+        self.settlement.deletions(self.status)
     }
 }
 

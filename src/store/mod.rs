@@ -22,7 +22,7 @@ pub use apps::{AppId, AppIdentity, TypeState};
 pub use crawls::{Closing, CrawlEvents, NewCrawl, PassRecord, Past, Reason};
 pub use engine::{DatabaseUrl, Store};
 pub use error::StoreError;
-pub use groups::{Batch, Written};
+pub use groups::{Batch, KnownGroup, Written};
 pub use lease::{Lease, LeaseHolder, RENEW_EVERY};
 pub use purge::{AgeLimits, Holdings, KnownApp, Purged};
 pub use server::PostgresDatabase;

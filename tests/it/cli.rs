@@ -261,6 +261,40 @@ async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_prints_what_a_crawl_would_do_and_exits_like_it() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 400);
+    let none = place.run(&["crawl", "--dry-run"]).await;
+    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    place.run(&["migrate"]).await;
+    let first = place.run(&["crawl", "--dry-run"]).await;
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let expected = "prod: dry run, the crawl would be complete: 400 groups listed, 400 listed for the first time (Public); ";
+    assert!(first.out.starts_with(expected) && first.out.lines().count() == 1, "{first:?}");
+    assert_eq!(place.query("SELECT count(*) FROM app").await, "0");
+    place.run(&["crawl"]).await;
+    let gone = place.api.dissolve_some(1).remove(0);
+    let dry = place.run(&["crawl", "--dry-run"]).await;
+    assert!(
+        dry.code == Some(0) && dry.out.starts_with(&format!("prod: vanished {gone} (Public)\n")),
+        "{dry:?}"
+    );
+    place.api.dissolve_some(300);
+    let json = place.run(&["crawl", "--dry-run", "--json"]).await;
+    assert_eq!(json.code, Some(3), "{json:?}");
+    let result: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(
+        (&result[0]["deletions"], &result[0]["changes"][0]["change"]),
+        (&"withheld".into(), &"withheld".into())
+    );
+    assert_eq!(result[0]["changes"][0]["group_ids"].as_array().unwrap().len(), 301);
+    place.api.script(At::Type("Public".to_owned()), Fault::TotalCount(1000));
+    assert_eq!(place.run(&["crawl", "--dry-run"]).await.code, Some(4));
+    let left = "SELECT (SELECT count(*) FROM live_groups), (SELECT count(*) FROM crawls)";
+    assert_eq!(place.query(left).await, "400 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn withheld_groups_that_are_listed_again_clear_themselves() {
     let place = Place::new().await;
     place.api.create_many("Public", 400);

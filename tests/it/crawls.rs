@@ -2,7 +2,7 @@
 
 use chrono_tz::Tz;
 use tim_group_sync::crawl::{CrawlError, CrawlReport, Occasion, Retention, Step, WhenBusy};
-use tim_group_sync::model::Trigger;
+use tim_group_sync::model::{CrawlStatus, Trigger};
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +79,14 @@ on_every_engine! {
     a_group_that_returns_after_it_was_removed_is_a_new_one,
     a_crawl_that_does_not_reach_its_end_removes_nothing,
     whoever_stops_the_program_does_not_wait_for_old_rows,
+
+    // What is only foretold.
+    a_dry_run_of_an_app_that_was_never_crawled_makes_everything_a_baseline,
+    a_dry_run_foretells_every_change_and_writes_nothing,
+    a_dry_run_foretells_what_the_guard_withholds_and_why,
+    a_dry_run_of_a_short_list_foretells_an_incomplete_crawl,
+    a_dry_run_holds_the_lease_and_leaves_word_of_the_pace,
+    a_dry_run_that_fails_says_what_it_saw_until_then,
 }
 
 async fn the_first_list_is_a_baseline_of_groups_without_events(world: World) {
@@ -922,4 +930,115 @@ async fn whoever_stops_the_program_does_not_wait_for_old_rows(mut world: World) 
     let (report, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), stopping);
     assert_eq!(outcome(&report.unwrap()), "complete");
     assert_eq!(world.table().await, ["a Public", "b Public deleted"]);
+}
+
+async fn a_dry_run_of_an_app_that_was_never_crawled_makes_everything_a_baseline(mut world: World) {
+    world.group_types = group_types(&["Public", "Own"]);
+    world.create("Public", "a b");
+    world.create("Own", "c");
+    world.create("ChatRoom", "d");
+    let (dry_run, said) = world.foretell().await;
+    let expected =
+        ["a baseline NULL>Public", "b baseline NULL>Public", "c baseline NULL>Own", "d baseline NULL>NULL"];
+    assert_eq!(said, expected);
+    assert_eq!((dry_run.listed, dry_run.total), (4, Some(4)));
+    assert_eq!(world.value("SELECT count(*) FROM app_status").await, "0");
+    let report = world.foretold_crawl().await;
+    assert_eq!((report.first_listed, report.crawl.0), (4, 1));
+}
+
+async fn a_dry_run_foretells_every_change_and_writes_nothing(world: World) {
+    world.create("Public", "a b c d e f i j k");
+    world.create("Private", "p q");
+    world.crawl().await;
+    world.dissolve("a b");
+    world.crawl().await;
+    world.create("Public", "a new");
+    world.create("Private", "b");
+    world.api.retype("c", "Private");
+    world.dissolve("d p");
+    let (_, said) = world.foretell().await;
+    let expected = [
+        "a reappeared Public>Public",
+        "b reappeared Public>Private",
+        "c retyped Public>Private",
+        "d vanished Public>NULL",
+        "new appeared NULL>Public",
+        "p vanished Private>NULL",
+    ];
+    assert_eq!(said, expected);
+    world.foretold_crawl().await;
+    // A list that moves: missing first, then gone, or back.
+    world.dissolve("e f");
+    world.during_request(3, |api| api.create("Public", "g"));
+    assert_eq!(
+        world.foretell().await.1,
+        ["e missing Public>NULL", "f missing Public>NULL", "g appeared NULL>Public"]
+    );
+    world.during_request(3, |api| api.create("Public", "h"));
+    world.crawl().await;
+    world.create("Public", "f");
+    assert_eq!(world.foretell().await.1, ["e vanished Public>NULL"]);
+    world.foretold_crawl().await;
+    let quiet = world.foretell().await;
+    assert!(quiet.1.is_empty(), "{quiet:?}");
+    world.foretold_crawl().await;
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_dry_run_foretells_what_the_guard_withholds_and_why(mut world: World) {
+    world.guard.max_fraction = 0.4;
+    world.create("Public", "a b c d");
+    world.create("Private", "p q r");
+    world.crawl().await;
+    world.dissolve("a b c p");
+    world.create("Public", "new");
+    let (dry_run, said) = world.foretell().await;
+    let withheld = ["a withheld Public>NULL", "b withheld Public>NULL", "c withheld Public>NULL"];
+    assert_eq!(said, [&withheld[..], &["new appeared NULL>Public", "p withheld Private>NULL"]].concat());
+    let reason = dry_run.reason.unwrap().text;
+    assert!(
+        reason.contains("Public would shrink from 4 to 2 live groups")
+            && reason.ends_with("4 deletions would be withheld"),
+        "{reason}"
+    );
+    let report = world.foretold_crawl().await;
+    assert_eq!(outcome(&report), "complete guard");
+}
+
+async fn a_dry_run_of_a_short_list_foretells_an_incomplete_crawl(world: World) {
+    world.create("Public", "a b c d e");
+    world.crawl().await;
+    world.api.script(At::Page("Public".to_owned(), 1), Fault::EarlyEnd);
+    let (dry_run, said) = world.foretell().await;
+    assert_eq!((dry_run.status, dry_run.deletions, said.len()), (CrawlStatus::Incomplete, None, 0));
+    assert_eq!(outcome(&world.foretold_crawl().await), "incomplete short_listing");
+}
+
+async fn a_dry_run_holds_the_lease_and_leaves_word_of_the_pace(world: World) {
+    world.create("Public", "a");
+    world.crawl().await;
+    let held = world.api.hold(At::Request(world.request(2)));
+    let (crawler, stop) = (world.crawler(), CancellationToken::new());
+    let meanwhile = async {
+        held.reached().await;
+        let other = world.another_crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await;
+        assert!(matches!(other, Err(CrawlError::Busy { .. })), "{other:?}");
+        held.release();
+    };
+    let (dry_run, ()) = tokio::join!(crawler.dry_run(WhenBusy::GiveUp, &stop), meanwhile);
+    assert_eq!(dry_run.unwrap().status, CrawlStatus::Complete);
+    world.crawl().await;
+}
+
+async fn a_dry_run_that_fails_says_what_it_saw_until_then(world: World) {
+    world.create("Public", "a");
+    world.crawl().await;
+    world.create("Public", "b");
+    world.dissolve("a");
+    world.fault_from_request(3, Fault::ErrorCode(10003));
+    let (dry_run, said) = world.foretell().await;
+    assert_eq!((dry_run.status, dry_run.deletions), (CrawlStatus::Failed, None));
+    assert_eq!(said, ["b appeared NULL>Public"]);
+    assert_eq!(dry_run.reason.unwrap().error_code, Some(10003));
 }

@@ -32,6 +32,7 @@ enum Change {
 enum Step {
     Change(Change),
     Crawl,
+    ForetoldCrawl,
     CrawlWhile(u64, Change),
     CrawlWithFault(u64, Fault, bool),
     Kill(u64),
@@ -75,7 +76,8 @@ fn step() -> impl Strategy<Value = Step> {
     let request = 1..9u64;
     prop_oneof![
         6 => change().prop_map(Step::Change),
-        2 => Just(Step::Crawl),
+        1 => Just(Step::Crawl),
+        1 => Just(Step::ForetoldCrawl),
         2 => (request.clone(), change()).prop_map(|(n, change)| Step::CrawlWhile(n, change)),
         2 => (request.clone(), fault(), any::<bool>())
             .prop_map(|(n, fault, lasting)| Step::CrawlWithFault(n, fault, lasting)),
@@ -111,6 +113,9 @@ impl Step {
             Self::Change(change) => change.happen(&world.api),
             Self::Crawl => {
                 world.crawl().await;
+            }
+            Self::ForetoldCrawl => {
+                world.foretold_crawl().await;
             }
             Self::CrawlWhile(n, Change::Recreate(id)) => {
                 let of =

@@ -12,7 +12,7 @@ use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{
-    CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, Retention, WhenBusy,
+    CrawlReport, CrawlSettings, Crawler, DryRun, GuardPolicy, Occasion, Retention, WhenBusy,
 };
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
@@ -89,6 +89,7 @@ pub struct World {
     pub group_types: Vec<GroupType>,
     pub page_limit: u32,
     pub max_shortfall: f64,
+    pub guard: GuardPolicy,
     pub timezone: Tz,
     pub retention: Retention,
     pub request_interval: Duration,
@@ -131,6 +132,7 @@ impl World {
             group_types: group_types(&["Public", "Private"]),
             page_limit: 3,
             max_shortfall: 0.0,
+            guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
             timezone: Tz::UTC,
             retention: Retention::default(),
             request_interval: Duration::ZERO,
@@ -284,7 +286,7 @@ impl World {
                 retry_for: self.retry_for,
             },
             max_shortfall: self.max_shortfall,
-            guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
+            guard: self.guard.clone(),
             timezone: self.timezone,
             host: "test".to_owned(),
         }
@@ -312,6 +314,83 @@ impl World {
         let report = self.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, stop).await.unwrap();
         self.assert_invariants().await;
         report
+    }
+
+    /// What a dry run says now, which writes nothing: a line a group, as [`World::events`] would have it.
+    pub async fn foretell(&self) -> (DryRun, Vec<String>) {
+        let before = self.every_row().await;
+        let dry_run = self.crawler().dry_run(WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+        assert_eq!(self.every_row().await, before, "a dry run has written");
+        let mut lines = Vec::new();
+        for foreseen in &dry_run.changes {
+            let [old, new] =
+                [&foreseen.old_type, &foreseen.new_type].map(|name| name.as_deref().unwrap_or("NULL"));
+            let line = |id| format!("{id} {} {old}>{new}", foreseen.change.as_str());
+            lines.extend(foreseen.groups.iter().map(line));
+        }
+        lines.sort_unstable();
+        (dry_run, lines)
+    }
+
+    /// One crawl, which does what a dry run said just before.
+    pub async fn foretold_crawl(&self) -> CrawlReport {
+        let (dry_run, said) = self.foretell().await;
+        let missing_before = self.missing().await;
+        let report = self.crawl().await;
+        let events = format!(
+            "SELECT group_id, event, old_type, new_type FROM group_events WHERE crawl_id = {}",
+            report.crawl
+        );
+        let mut done: Vec<String> = self
+            .rows(&events)
+            .await
+            .iter()
+            .map(|row| format!("{} {} {}>{}", row[0], row[1], row[2], row[3]))
+            .collect();
+        done.extend(self.missing().await.into_iter().filter(|line| !missing_before.contains(line)));
+        done.sort_unstable();
+        let events: Vec<&String> = said.iter().filter(|line| !line.contains(" baseline ")).collect();
+        assert_eq!(events, done.iter().collect::<Vec<_>>());
+        assert_eq!(
+            (said.len() - events.len()) as u64 + report.events.appeared.unsigned_abs(),
+            report.first_listed
+        );
+        assert_eq!(
+            (dry_run.status, dry_run.deletions, dry_run.listed),
+            (report.status, report.deletions, report.listed)
+        );
+        assert_eq!(
+            dry_run.reason.map(|reason| reason.code),
+            report.reason.as_ref().map(|reason| reason.code)
+        );
+        report
+    }
+
+    /// The groups that are missing, as a dry run would put it.
+    async fn missing(&self) -> Vec<String> {
+        let sql =
+            "SELECT group_id, CASE WHEN held THEN 'withheld' ELSE 'missing' END, group_type FROM live_groups
+                   WHERE missing_since IS NOT NULL";
+        self.rows(sql).await.iter().map(|row| format!("{} {} {}>NULL", row[0], row[1], row[2])).collect()
+    }
+
+    /// Every row of every table, but for leases.
+    async fn every_row(&self) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        for table in [
+            "app",
+            "group_type",
+            "group_row",
+            "type_state",
+            "crawl",
+            "crawl_pass",
+            "crawl_change",
+            "daily_count",
+            "group_event",
+        ] {
+            rows.extend(self.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
+        }
+        rows
     }
 
     /// One crawl that is dropped, as by a kill, when the other future ends first.
