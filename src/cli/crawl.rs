@@ -145,6 +145,7 @@ pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
         (events.retyped, "retyped"),
         (i64::try_from(report.missing).unwrap_or(i64::MAX), "missing"),
         (i64::try_from(report.withheld).unwrap_or(i64::MAX), "withheld"),
+        (i64::try_from(report.spared).unwrap_or(i64::MAX), "not listed but standing"),
     ]
     .into_iter()
     .filter(|(groups, _)| *groups > 0)
@@ -192,6 +193,7 @@ fn as_json(outcomes: &[(String, Outcome)]) -> Result<String, Failure> {
                 "retyped": report.events.retyped,
                 "missing": report.missing,
                 "withheld": report.withheld,
+                "spared": report.spared,
             }),
             Err(error) => serde_json::json!({ "app": app, "status": null, "reason": with_causes(error) }),
         })
@@ -230,6 +232,9 @@ fn print_dry_run(app: &str, outcome: &Result<DryRun, CrawlError>) {
         changes.push(format!("{groups} {} ({types})", foreseen.change.as_str()));
         foreseen.groups.iter().for_each(|id| println!("{app}: {} {id} ({types})", foreseen.change.as_str()));
     }
+    if dry_run.spared > 0 {
+        changes.push(format!("{} not listed but standing", text::number(dry_run.spared)));
+    }
     let changes = if changes.is_empty() { "nothing would change".to_owned() } else { changes.join(", ") };
     let reason = dry_run.reason.as_ref().map(|reason| format!("\n  because: {}", reason.text));
     println!(
@@ -264,6 +269,7 @@ fn dry_runs_as_json(outcomes: &[(String, Result<DryRun, CrawlError>)]) -> Result
                 "requests": dry_run.requests,
                 "groups_listed": dry_run.listed,
                 "total_count": dry_run.total,
+                "spared": dry_run.spared,
                 "changes": dry_run.changes.iter().map(change).collect::<Vec<_>>(),
             }),
             Err(error) => {

@@ -73,6 +73,7 @@ impl Setup {
                 max_fraction: app.deletion.max_fraction,
                 min_groups: app.deletion.min_groups,
                 max_fraction_by_type: app.deletion.max_fraction_by_type.clone(),
+                confirm: app.deletion.confirm,
             },
             timezone: app.schedule.ticks.timezone(),
             host: host(),

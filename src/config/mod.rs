@@ -132,6 +132,8 @@ pub struct Deletion {
     pub max_fraction: f64,
     pub min_groups: u64,
     pub max_shortfall: f64,
+    /// Whether each vanished group is asked about first.
+    pub confirm: bool,
     /// What holds for these types instead of `max_fraction`.
     pub max_fraction_by_type: BTreeMap<GroupType, f64>,
 }

@@ -171,15 +171,11 @@ fn deletion(section: &Section<'_>, general_shares: &Shares) -> (Deletion, Shares
         u64::try_from(integer(value)?).map_err(|_| Mistake::new("must be 0 or more", ""))
     });
     let max_shortfall = section.or_default("max_shortfall", "0.0", fraction);
-    section.or_default("confirm", "false", |value| {
-        let fix = "Write confirm = false, or leave it out";
-        let unavailable = || Mistake::new("is not available in this version", fix);
-        if boolean(value)? { Err(unavailable()) } else { Ok(()) }
-    });
+    let confirm = section.or_default("confirm", "false", boolean);
     let shares = shares_by_type(&section.section("max_fraction_by_type", None), general_shares);
     section.finish();
     let max_fraction_by_type = shares.iter().map(|(kind, (share, ..))| (kind.clone(), *share)).collect();
-    (Deletion { mode, max_fraction, min_groups, max_shortfall, max_fraction_by_type }, shares)
+    (Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type }, shares)
 }
 
 /// The shares of the section over the general ones over the default, type by type.

@@ -54,7 +54,8 @@ fn the_shortest_file_means_what_the_contract_says() {
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
     let (mode, max_fraction_by_type) = (DeletionMode::Apply, live);
     let (max_fraction, min_groups, max_shortfall) = (0.2, 100, 0.0);
-    let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, max_fraction_by_type };
+    let confirm = false;
+    let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type };
     assert_eq!(app.deletion, expected);
 }
 
@@ -204,8 +205,8 @@ const APP_MISTAKES: &[(&str, &str)] = &[
         "apps.prod.deletion.mode = \"reviewed\": must be one of apply, review. Did you mean \"review\"?",
     ),
     (
-        "deletion.confirm = true",
-        "apps.prod.deletion.confirm = true: is not available in this version. Write confirm = false, or leave it out",
+        "deletion.confirm = 1",
+        "apps.prod.deletion.confirm = 1: must be true or false, not a number. Write true or false without quotes",
     ),
     (
         "deletion.max_fraction_by_type = { Meeting = 0.5, ChatRoom = 0.5 }",
@@ -226,8 +227,8 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
          keep all rows",
     ),
     (
-        "[deletion]\nconfirm = true",
-        "5: deletion.confirm = true: is not available in this version. Write confirm = false, or leave it out",
+        "[deletion]\nconfirm = \"yes\"",
+        "5: deletion.confirm = \"yes\": must be true or false, not a text. Write true or false without quotes",
     ),
     ("[databse]\nschema = \"x\"", "4: databse: unknown key. Did you mean database?"),
     (

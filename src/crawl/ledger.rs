@@ -60,16 +60,16 @@ pub struct Foreseen {
 type Key = (Change, Option<TypeId>, Option<TypeId>);
 
 /// What a dry run has found out so far.
-#[derive(Debug, Default)]
 pub(super) struct Foresight {
+    types: DryTypes,
     changes: BTreeMap<Key, GroupIds>,
     /// By how much the live groups of each type would differ.
     live: BTreeMap<TypeId, i64>,
 }
 
 impl Ledger {
-    pub(super) fn dry() -> Self {
-        Self::Dry(Mutex::default())
+    pub(super) fn dry(types: DryTypes) -> Self {
+        Self::Dry(Mutex::new(Foresight { types, changes: BTreeMap::new(), live: BTreeMap::new() }))
     }
 
     /// The crawl that the database knows; a dry run is none.
@@ -112,6 +112,14 @@ impl CrawlSite<'_> {
         match &self.ledger {
             Ledger::Real(crawl) => self.store.end_baseline(self.lease, self.app, type_id, *crawl).await,
             Ledger::Dry(_) => Ok(()),
+        }
+    }
+
+    /// The number of a type that need not be among the configured ones.
+    pub(super) async fn type_id(&self, group_type: &GroupType) -> Result<TypeId, StoreError> {
+        match &self.ledger {
+            Ledger::Real(_) => self.store.register_type(self.lease, group_type).await,
+            Ledger::Dry(foresight) => Ok(lock(foresight).types.number(group_type)),
         }
     }
 
@@ -166,9 +174,9 @@ impl Foresight {
     }
 
     fn settle(&mut self, settlement: &Settlement) {
-        let vanished = settlement.vanished().map(|(type_id, ids)| (Change::Vanished, type_id, ids));
+        let vanished = settlement.vanished().map(|(of, ids)| (Change::Vanished, of.type_id, ids));
         let missing = settlement.missing().map(|(type_id, ids)| (Change::Missing, type_id, ids));
-        let withheld = settlement.withheld().map(|(type_id, ids)| (Change::Withheld, type_id, ids));
+        let withheld = settlement.withheld().map(|(of, ids)| (Change::Withheld, of.type_id, ids));
         for (change, type_id, ids) in vanished.chain(missing).chain(withheld) {
             ids.iter().for_each(|id| self.note((change, Some(type_id), None), id));
         }
@@ -176,13 +184,14 @@ impl Foresight {
 }
 
 /// What a dry run saw coming, by the names of types.
-pub(super) fn foreseen(ledger: Ledger, settlement: &Settlement, types: &DryTypes) -> Vec<Foreseen> {
+pub(super) fn foreseen(ledger: Ledger, settlement: &Settlement) -> Vec<Foreseen> {
     let Ledger::Dry(foresight) = ledger else { return Vec::new() };
     let mut foresight = foresight.into_inner().unwrap_or_else(PoisonError::into_inner);
     foresight.settle(settlement);
+    let Foresight { types, changes, .. } = foresight;
     let name = |type_id: Option<TypeId>| types.names.get(&type_id?).cloned();
-    let changes = foresight.changes.into_iter();
     changes
+        .into_iter()
         .map(|((change, old, new), groups)| Foreseen {
             change,
             old_type: name(old),
@@ -204,14 +213,17 @@ impl DryTypes {
 
     /// The numbers of these types, made up for those that the database does not know.
     pub(super) fn numbers(&mut self, group_types: &[GroupType]) -> BTreeMap<GroupType, TypeId> {
-        let mut numbers = BTreeMap::new();
-        for group_type in group_types {
-            let known = self.names.iter().find(|(_, name)| *name == group_type.as_str());
-            let type_id = known.map_or_else(|| self.unused(), |(type_id, _)| *type_id);
-            self.names.insert(type_id, group_type.as_str().to_owned());
-            numbers.insert(group_type.clone(), type_id);
+        group_types.iter().map(|group_type| (group_type.clone(), self.number(group_type))).collect()
+    }
+
+    fn number(&mut self, group_type: &GroupType) -> TypeId {
+        let known = self.names.iter().find(|(_, name)| *name == group_type.as_str());
+        if let Some((type_id, _)) = known {
+            return *type_id;
         }
-        numbers
+        let type_id = self.unused();
+        self.names.insert(type_id, group_type.as_str().to_owned());
+        type_id
     }
 
     fn unused(&self) -> TypeId {

@@ -1,5 +1,6 @@
 //! One crawl of one app: lease, count, a pass for each type, the verdict, and everything concluded from it at once.
 
+mod confirm;
 mod investigation;
 mod ledger;
 mod pass;
@@ -63,6 +64,8 @@ pub struct GuardPolicy {
     pub max_fraction: f64,
     pub min_groups: u64,
     pub max_fraction_by_type: BTreeMap<GroupType, f64>,
+    /// Ask about each vanished group before it is marked deleted.
+    pub confirm: bool,
 }
 
 /// What a crawl is for.
@@ -310,6 +313,7 @@ impl Crawler {
             events,
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
             withheld: settlement.withheld().map(|(_, ids)| ids.len() as u64).sum(),
+            spared: settlement.spared(),
         };
         report.log();
         if matches!(status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
@@ -329,7 +333,7 @@ impl Crawler {
         let app = store.find_app(settings.identity.sdk_app_id).await?.unwrap_or(AppId(0));
         let mut dry_types = DryTypes::read(&store).await?;
         let types = dry_types.numbers(&settings.group_types);
-        let site = self.site(lease, &store, app, Ledger::dry(), stop);
+        let site = self.site(lease, &store, app, Ledger::dry(dry_types), stop);
         let Ended { status, reason, settlement, findings, requests } = self.find_out(&site, &types).await;
         Ok(DryRun {
             status,
@@ -338,7 +342,8 @@ impl Crawler {
             requests,
             listed: findings.listed,
             total: findings.total_at_end.or(findings.total_at_start),
-            changes: foreseen(site.ledger, &settlement, &dry_types),
+            spared: settlement.spared(),
+            changes: foreseen(site.ledger, &settlement),
         })
     }
 
@@ -363,10 +368,9 @@ impl Crawler {
         let investigating = Box::pin(self.investigate(site, types, &mut caller, &mut findings));
         let concluded = keeping(site.lease, investigating).await.unwrap_or_else(|lost| Err(lost.into()));
         let (status, reason, settlement) = match concluded {
-            Ok(Concluded { settlement, judgement, withholding }) => {
+            Ok(Concluded { settlement, judgement, withholding, unconfirmed }) => {
                 let crawl = site.ledger.crawl();
-                let withheld =
-                    withholding.map(|withholding| withheld_reason(&withholding, &settlement, types, crawl));
+                let withheld = withheld_reason(withholding, unconfirmed, &settlement, types, crawl);
                 if judgement.shortfalls.is_empty() {
                     (CrawlStatus::Complete, withheld, settlement)
                 } else {

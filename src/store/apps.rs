@@ -99,6 +99,21 @@ impl Store {
         Ok(names.into_iter().map(|(type_id, name)| (TypeId(type_id), name)).collect())
     }
 
+    /// The number of a group type, which becomes known by that. The app's lease must be held.
+    pub async fn register_type(&self, lease: &Lease, group_type: &GroupType) -> Result<TypeId, StoreError> {
+        const DOING: &str = "register a group type";
+        writing!(self, DOING, |tx, dialect| {
+            query(UPSERT_TYPE).bind(group_type.as_str()).execute(&mut *tx).await.attempted(DOING)?;
+            let type_id: i64 = query_scalar(SELECT_TYPE)
+                .bind(group_type.as_str())
+                .fetch_one(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            dialect::confirm_lease(&mut tx, lease).await?;
+            Ok(TypeId(type_id))
+        })
+    }
+
     /// Makes an app and its group types known, under their configured names, and returns their numbers.
     pub async fn register_app(
         &self,

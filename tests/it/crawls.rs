@@ -2,7 +2,7 @@
 
 use chrono_tz::Tz;
 use tim_group_sync::crawl::{CrawlError, CrawlReport, Occasion, Retention, Step, WhenBusy};
-use tim_group_sync::model::{CrawlStatus, Trigger};
+use tim_group_sync::model::{CrawlStatus, Deletions, Trigger};
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
 use tokio_util::sync::CancellationToken;
 
@@ -87,6 +87,19 @@ on_every_engine! {
     a_dry_run_of_a_short_list_foretells_an_incomplete_crawl,
     a_dry_run_holds_the_lease_and_leaves_word_of_the_pace,
     a_dry_run_that_fails_says_what_it_saw_until_then,
+
+    // What is asked about before it is deleted.
+    each_vanished_group_is_asked_about_fifty_at_a_time,
+    a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed,
+    a_standing_group_that_two_moving_lists_skipped_is_missing_no_more,
+    the_true_type_of_a_standing_group_is_learned_from_the_answer,
+    a_group_about_which_nothing_is_learned_is_missing,
+    when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete,
+    without_permission_to_ask_everything_is_withheld_and_the_reason_says_so,
+    what_the_guard_withholds_is_not_asked_about,
+    the_code_of_a_whole_answer_means_nothing_beside_its_groups,
+    a_dry_run_asks_too,
+    a_crawl_is_stopped_while_it_asks,
 }
 
 async fn the_first_list_is_a_baseline_of_groups_without_events(world: World) {
@@ -335,7 +348,7 @@ async fn events_and_deletions_show_when_the_crawl_has_ended_and_new_groups_befor
         closing_count.reached().await;
         assert_eq!(world.table().await, ["a Public", "b Public", "c Public"]);
         assert_eq!(world.events().await, [""; 0]);
-        assert_eq!(world.lines("SELECT status FROM crawls").await, ["complete", "running"]);
+        assert_eq!(world.lines("SELECT status FROM crawls ORDER BY crawl_id").await, ["complete", "running"]);
         assert_eq!(world.value("SELECT count(*) FROM app_counts").await, "1");
         assert_eq!(world.value("SELECT count(*) FROM type_counts").await, "2");
         closing_count.release();
@@ -1041,4 +1054,214 @@ async fn a_dry_run_that_fails_says_what_it_saw_until_then(world: World) {
     assert_eq!((dry_run.status, dry_run.deletions), (CrawlStatus::Failed, None));
     assert_eq!(said, ["b appeared NULL>Public"]);
     assert_eq!(dry_run.reason.unwrap().error_code, Some(10003));
+}
+
+async fn each_vanished_group_is_asked_about_fifty_at_a_time(mut world: World) {
+    world.guard.confirm = true;
+    world.page_limit = 1000;
+    world.api.create_many("Public", 70);
+    world.create("Private", "p q");
+    world.crawl().await;
+    world.api.dissolve_some(60);
+    world.create("Private", "r");
+    let before = world.requests_so_far();
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.spared), ("complete", 60, 0));
+    let requests = world.requests_after(before);
+    assert_eq!(requests, ["count", "Public 1", "Private 1", "count", "about 50", "about 10"]);
+    assert_eq!(report.requests, 6);
+    world.assert_table_is_the_truth().await;
+    let before = world.requests_so_far();
+    world.crawl().await;
+    assert_eq!(world.requests_after(before).len(), 4);
+}
+
+async fn a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.api.hide(&["b"]);
+    world.dissolve("c");
+    let report = world.crawl().await;
+    assert_eq!(
+        (outcome(&report).as_str(), report.events.vanished, report.spared, report.missing),
+        ("complete", 1, 1, 0)
+    );
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Public deleted"]);
+    assert_eq!(world.events().await, ["2 c vanished Public>NULL"]);
+    let seen = "SELECT last_seen_at FROM groups WHERE group_id = 'b'";
+    assert_eq!(world.value(seen).await, stamp(report.started_at));
+    assert_eq!(world.value("SELECT spared FROM crawls WHERE crawl_id = 2").await, "1");
+    world.assert_table_is_the_truth().await;
+    // It is asked about again for as long as no list has it.
+    assert_eq!(world.crawl().await.spared, 1);
+    world.dissolve("b");
+    world.crawl().await;
+    assert_eq!(world.table().await[1], "b Public deleted");
+}
+
+async fn a_standing_group_that_two_moving_lists_skipped_is_missing_no_more(world: World) {
+    let mut world = world.with_api(shifting(Order::OldestFirst)).await;
+    world.guard.confirm = true;
+    world.create("Public", "a b c d e f g h i");
+    world.crawl().await;
+    // Page 1 was a b c, and page 2 begins at the fourth of b c d e …
+    world.during_request(3, |api| assert!(api.dissolve("a")));
+    assert_eq!(world.crawl().await.spared, 0);
+    assert_eq!(world.table().await[3], "d Public missing");
+    // The next list moves too, and happens to skip it again.
+    world.api.hide(&["d"]);
+    world.during_request(3, |api| assert!(api.dissolve("b")));
+    assert_eq!(world.crawl().await.spared, 1);
+    assert_eq!(world.table().await[3], "d Public");
+    assert_eq!(world.lines("SELECT event FROM group_events WHERE group_id = 'd'").await, [""; 0]);
+}
+
+async fn the_true_type_of_a_standing_group_is_learned_from_the_answer(mut world: World) {
+    world.group_types = group_types(&[]);
+    world.guard.confirm = true;
+    world.create("Private", "a b c");
+    world.crawl().await;
+    world.api.hide(&["a", "b"]);
+    assert_eq!(world.crawl().await.spared, 2);
+    assert_eq!(world.table().await, ["a Private", "b Private", "c NULL"]);
+    assert_eq!(world.events().await, [""; 0]);
+    // Another type than the one that is known, and one that no configuration and no crawl has named.
+    world.api.retype("a", "Public");
+    world.api.retype("b", "Own");
+    world.api.hide(&["a", "b"]);
+    let report = world.foretold_crawl().await;
+    assert_eq!((report.spared, report.events.retyped), (2, 2));
+    assert_eq!(world.table().await, ["a Public", "b Own", "c NULL"]);
+    assert_eq!(world.events().await, ["3 a retyped Private>Public", "3 b retyped Private>Own"]);
+    // An answer without types keeps the known ones.
+    world.api.script(At::Info, Fault::NoGroupTypes);
+    assert_eq!(world.crawl().await.spared, 2);
+    assert_eq!(world.table().await, ["a Public", "b Own", "c NULL"]);
+}
+
+async fn a_group_about_which_nothing_is_learned_is_missing(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c d");
+    world.crawl().await;
+    world.dissolve("b c d");
+    // An internal error, and an id that is called illegal: neither says that the group is gone.
+    world.api.script(At::Info, Fault::GroupCode("b".to_owned(), 10002));
+    world.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10015));
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.missing), ("complete", 1, 2));
+    assert_eq!(world.table().await, ["a Public", "b Public missing", "c Public missing", "d Public deleted"]);
+    let since = world.lines("SELECT missing_since FROM live_groups WHERE group_id <> 'a'").await;
+    let report = world.crawl().await;
+    assert_eq!((report.events.vanished, report.missing), (0, 0));
+    assert_eq!(world.lines("SELECT missing_since FROM live_groups WHERE group_id <> 'a'").await, since);
+    world.api.heal();
+    assert_eq!(world.crawl().await.events.vanished, 2);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete(mut world: World) {
+    world.guard.confirm = true;
+    world.page_limit = 1000;
+    world.api.create_many("Public", 70);
+    world.crawl().await;
+    world.api.dissolve_some(60);
+    for fault in [Fault::Status(500), Fault::NotJson, Fault::ErrorCode(10004)] {
+        world.api.script(At::Info, fault);
+        let report = world.crawl().await;
+        assert_eq!((outcome(&report).as_str(), report.events.vanished), ("complete", 0));
+        assert_eq!(world.value("SELECT missing_count FROM app_status").await, "60");
+        world.api.heal();
+    }
+    // What was told before it failed holds.
+    world.fault_from_request(6, Fault::Reset);
+    assert_eq!(world.crawl().await.events.vanished, 50);
+    world.api.heal();
+    assert_eq!(world.crawl().await.events.vanished, 10);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn without_permission_to_ask_everything_is_withheld_and_the_reason_says_so(world: World) {
+    for code in [10007, 60010, 10026] {
+        let mut world = world.afresh().await;
+        world.guard.confirm = true;
+        world.create("Public", "a b c");
+        world.create("Private", "p");
+        world.crawl().await;
+        world.dissolve("b p");
+        world.api.script(At::Info, Fault::ErrorCode(code));
+        let report = world.foretold_crawl().await;
+        assert_eq!(outcome(&report), format!("complete confirm_refused {code}"));
+        assert!(
+            why(&report).contains("get_group_info may not be asked")
+                && why(&report).contains("approve --crawl 2")
+        );
+        assert_eq!((report.withheld, report.deletions), (2, Some(Deletions::Withheld)));
+        assert_eq!(world.table().await, ["a Public", "b Public missing", "c Public", "p Private missing"]);
+        // They are no candidates any more, so nobody asks again.
+        world.api.heal();
+        let before = world.requests_so_far();
+        assert_eq!(outcome(&world.crawl().await), "complete");
+        assert!(!world.requests_after(before).iter().any(|request| request.starts_with("about")));
+        assert_eq!(world.value("SELECT count(*) FROM live_groups WHERE held").await, "2");
+    }
+}
+
+async fn what_the_guard_withholds_is_not_asked_about(mut world: World) {
+    world.guard.confirm = true;
+    world.guard.max_fraction = 0.5;
+    world.create("Public", "a b c d");
+    world.create("Private", "p q r s t u v");
+    world.crawl().await;
+    world.dissolve("a b c p");
+    let before = world.requests_so_far();
+    let report = world.crawl().await;
+    assert_eq!(
+        (outcome(&report).as_str(), report.withheld, report.events.vanished),
+        ("complete guard", 3, 1)
+    );
+    assert_eq!(world.requests_after(before).last().unwrap(), "about 1");
+}
+
+async fn the_code_of_a_whole_answer_means_nothing_beside_its_groups(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.dissolve("b");
+    world.api.hide(&["c"]);
+    world.api.script(At::Info, Fault::CodeBesideGroups(10007));
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.spared), ("complete", 1, 1));
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_dry_run_asks_too(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.api.retype("b", "Own");
+    world.api.hide(&["b"]);
+    world.dissolve("c");
+    let (dry_run, said) = world.foretell().await;
+    assert_eq!(
+        (dry_run.spared, said),
+        (1, vec!["b retyped Public>Own".to_owned(), "c vanished Public>NULL".to_owned()])
+    );
+    assert_eq!(world.foretold_crawl().await.spared, 1);
+}
+
+async fn a_crawl_is_stopped_while_it_asks(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    let held = world.api.hold(At::Info);
+    let stop = CancellationToken::new();
+    let stopping = async {
+        held.reached().await;
+        stop.cancel();
+    };
+    let (report, ()) = tokio::join!(world.crawl_unless(&stop), stopping);
+    assert_eq!(outcome(&report), "cancelled cancelled");
+    assert_eq!(world.table().await, ["a Public", "b Public"]);
 }

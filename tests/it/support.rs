@@ -16,7 +16,7 @@ use tim_group_sync::crawl::{
 };
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
-use tim_group_sync::simulator::{At, Fault, Settings, SimulatedApp, Simulator};
+use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
 use tim_group_sync::store::{AppIdentity, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
@@ -237,6 +237,7 @@ impl World {
         let since = requests.iter().filter(|request| request.number > skip);
         since
             .map(|request| match &request.group_type {
+                _ if request.call == Call::Info => format!("about {}", request.groups.len()),
                 Some(group_type) => format!("{group_type} {}", request.page),
                 None if request.limit == 1 => "count".to_owned(),
                 None => format!("all {}", request.page),
@@ -612,6 +613,11 @@ impl World {
             let Some(group_type) = upstream.standing.get(&row[0]).filter(|_| !upstream.lies) else {
                 continue;
             };
+            assert!(
+                !self.guard.confirm,
+                "{} stood all the time, could be asked about, and is deleted",
+                row[0]
+            );
             let has_a_pass = self.group_types.iter().any(|configured| configured.as_str() == group_type);
             let as_known = row[1] == *group_type || row[1] == "NULL";
             assert!(!has_a_pass && !as_known, "{} stood all the time and is deleted", row[0]);
