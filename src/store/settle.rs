@@ -84,7 +84,7 @@ const UNDONE: &str = "
 UPDATE crawl SET undeleted = undeleted + $3,
     deletions = CASE WHEN deletions IS NULL THEN NULL ELSE 'withheld' END,
     withheld = (SELECT count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2)
-WHERE crawl_id = $2";
+WHERE crawl_id = $2 AND $3 > 0";
 
 impl Store {
     /// A crawl by its id.

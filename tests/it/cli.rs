@@ -8,8 +8,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tim_group_sync::simulator::{At, Fault, KEY, Settings, Simulator};
+use tim_group_sync::store::DatabaseUrl;
 use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
+use crate::support_engines::Bench;
 use crate::support_postgres::PostgresServer;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
@@ -258,6 +260,46 @@ async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so()
     assert_eq!(place.query("SELECT count(*) FROM group_row").await, "0");
     let again = place.run(&["forget", "--app", "prod", "--yes"]).await;
     assert_eq!(again.code, Some(1), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_deleted_is_asked_about_if_the_configuration_says_so() {
+    let place = Place::new().await;
+    place.configure("[apps.prod.deletion]\nconfirm = true\n");
+    ["a", "b", "c"].iter().for_each(|id| place.api.create("Public", id));
+    place.run(&["crawl"]).await;
+    place.api.hide(&["a"]);
+    place.api.dissolve("b");
+    let asked = place.run(&["crawl"]).await;
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    assert!(asked.out.contains("1 vanished, 1 not listed but standing"), "{asked:?}");
+    assert!(asked.err.contains("\"groups\":1") && asked.err.contains("they are kept"), "{asked:?}");
+    place.api.script(At::Info, Fault::ErrorCode(10007));
+    for command in [&["crawl", "--dry-run"][..], &["crawl"]] {
+        let refused = place.run(command).await;
+        assert_eq!(refused.code, Some(3), "{refused:?}");
+        assert!(refused.out.contains("get_group_info may not be asked"), "{refused:?}");
+    }
+    assert_eq!(
+        place.query("SELECT reason_code, error_code, withheld, spared FROM crawls WHERE crawl_id = 3").await,
+        "confirm_refused 10007 1 0"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_rows_are_removed_if_the_configuration_says_so() {
+    let place = Place::new().await;
+    place.configure("[retention]\ndeleted_groups = 365\n");
+    ["a", "b", "c"].iter().for_each(|id| place.api.create("Public", id));
+    place.run(&["crawl"]).await;
+    ["a", "b"].iter().for_each(|id| assert!(place.api.dissolve(id)));
+    place.run(&["crawl"]).await;
+    let long_ago =
+        "UPDATE group_row SET deleted_at = 1 WHERE group_id = 'a'; UPDATE crawl SET finished_at = 1";
+    Bench::execute(&DatabaseUrl::Sqlite(place.path("groups.db")), long_ago).await;
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(place.query("SELECT group_id FROM groups ORDER BY 1").await, "b\nc");
+    assert_eq!(place.query("SELECT purged_groups FROM crawls WHERE crawl_id = 3").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,6 +48,7 @@ on_both_engines![
     what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since,
     an_approved_deletion_is_undone_and_approved_again,
     what_an_undone_group_is_listed_as_later_is_no_reappearance,
+    undoing_deletions_that_a_listing_has_undone_changes_nothing,
     a_forgotten_app_leaves_no_row_and_leaves_others_alone,
     what_was_forgotten_half_way_is_finished_later,
     an_app_that_was_forgotten_half_way_can_be_crawled_again,
@@ -704,6 +705,27 @@ async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(bench: &Benc
         scene.groups().await,
         ["a|Public|01:01|04:01|NULL|NULL|0|1", "b|Public|01:01|04:00|NULL|NULL|0|1"]
     );
+}
+
+async fn undoing_deletions_that_a_listing_has_undone_changes_nothing(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let next = scene.open(at(3, 0)).await;
+    scene.list(next, scene.public, at(3, 1), &["a"]).await;
+    scene.complete(next, at(3, 0), at(3, 2), &[scene.public]).await;
+    let everything = async || {
+        let mut all = scene.groups().await;
+        for table in ["crawl", "group_event", "daily_count", "type_state"] {
+            all.extend(bench.lines(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
+        }
+        all
+    };
+    let before = everything().await;
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!(bench.store.undelete(&scene.lease, &held, crawl, at(4, 0), day()).await.unwrap(), 0);
+    assert_eq!(everything().await, before);
 }
 
 /// Two apps with everything that an app can have.
