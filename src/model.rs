@@ -303,6 +303,8 @@ words! {
         Guard = "guard",
         /// `deletion.mode = "review"`.
         Review = "review",
+        /// `deletion.confirm = true`, but the API does not let the identifier ask about groups.
+        ConfirmRefused = "confirm_refused",
         /// The API kept answering that calls come too often.
         Throttled = "throttled",
         /// The API refused the key, the identifier, the SDKAppID or this host's address.

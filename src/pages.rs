@@ -11,12 +11,15 @@ use tracing::warn;
 use crate::model::{Counts, GroupType, ReasonCode};
 use crate::pace::{Attempt, Disposition, Pacer, Patience, Pause};
 use crate::tencent::wire::ListRequest;
-use crate::tencent::{ApiError, Client, Page};
+use crate::tencent::{ApiError, Client, GroupState, Page};
 
 /// Pages in a row without an id, `Next` not 0, after which a list is called endless.
 const MAX_EMPTY_PAGES: u32 = 20;
 /// Pages of one pass: a billion groups at 10,000 a page, ten million even at 100.
 const MAX_PAGES: u32 = 100_000;
+
+/// Least time between two calls about single groups, of which the API allows 200 a second.
+const INFO_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The API said explicitly that a list is complete. It cannot be made anywhere else.
 #[derive(Debug)]
@@ -67,8 +70,15 @@ pub struct Waiting {
 
 /// Makes the requests of one crawl: in turn, again where that may help, counted.
 pub struct Caller<'a> {
-    client: &'a Client,
     pacer: &'a Pacer,
+    /// Turns of the calls about single groups, which have a limit of their own.
+    info_pacer: Pacer,
+    attempts: Attempts<'a>,
+}
+
+/// What all calls of a crawl share.
+struct Attempts<'a> {
+    client: &'a Client,
     patience: Patience,
     requests: u64,
     on_wait: Box<dyn Fn(Option<Waiting>) + Send + Sync + 'a>,
@@ -76,7 +86,7 @@ pub struct Caller<'a> {
 
 impl std::fmt::Debug for Caller<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Caller").field("requests", &self.requests).finish_non_exhaustive()
+        f.debug_struct("Caller").field("requests", &self.requests()).finish_non_exhaustive()
     }
 }
 
@@ -88,13 +98,15 @@ impl<'a> Caller<'a> {
         patience: Patience,
         on_wait: impl Fn(Option<Waiting>) + Send + Sync + 'a,
     ) -> Self {
-        Self { client, pacer, patience, requests: 0, on_wait: Box::new(on_wait) }
+        let info_pacer = Pacer::new(INFO_INTERVAL, Instant::now());
+        let attempts = Attempts { client, patience, requests: 0, on_wait: Box::new(on_wait) };
+        Self { pacer, info_pacer, attempts }
     }
 
     /// Requests made so far, retries included.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.requests
+        self.attempts.requests
     }
 
     /// The number of groups in the whole app, from a request for a single one.
@@ -103,19 +115,44 @@ impl<'a> Caller<'a> {
         Ok(self.ask(&request).await?.total_count)
     }
 
+    /// What the API says of single groups, in their order: [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS) at most.
+    pub async fn ask_about(&mut self, ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
+        let client = self.attempts.client;
+        let disposition = ApiError::disposition;
+        self.attempts.make(&self.info_pacer, None, || client.group_states(ids), disposition).await
+    }
+
     async fn ask(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
-        let Self { client, pacer, patience, requests, on_wait } = self;
+        let disposition = |error: &ApiError| match error.disposition() {
+            // One group cannot be too large an answer: this is nonsense, and may pass as other nonsense does.
+            Disposition::ReduceLimit if request.limit <= 1 => Disposition::RetryBriefly,
+            disposition => disposition,
+        };
+        let (client, group_type) = (self.attempts.client, request.group_type.as_deref());
+        self.attempts.make(self.pacer, group_type, || client.list_groups(request), disposition).await
+    }
+}
+
+impl Attempts<'_> {
+    async fn make<T, F: Future<Output = Result<T, ApiError>>>(
+        &mut self,
+        pacer: &Pacer,
+        group_type: Option<&str>,
+        send: impl Fn() -> F,
+        disposition: impl Fn(&ApiError) -> Disposition,
+    ) -> Result<T, ApiError> {
+        let Self { client, patience, requests, on_wait } = self;
         let attempt = |attempt: Attempt| {
             *requests += 1;
             on_wait(None);
             if attempt.renew_signature {
                 client.renew_signature();
             }
-            client.list_groups(request)
+            send()
         };
         let on_pause = |pause: Pause<'_, ApiError>| {
             warn!(
-                group_type = request.group_type.as_deref(),
+                group_type,
                 error_code = pause.error.code(),
                 pause_ms = u64::try_from(pause.pause.as_millis()).unwrap_or(u64::MAX),
                 "trying again: {}",
@@ -124,11 +161,6 @@ impl<'a> Caller<'a> {
             if pause.pause > Duration::ZERO {
                 on_wait(Some(Waiting { until: Instant::now() + pause.pause, why: pause.error.to_string() }));
             }
-        };
-        let disposition = |error: &ApiError| match error.disposition() {
-            // One group cannot be too large an answer: this is nonsense, and may pass as other nonsense does.
-            Disposition::ReduceLimit if request.limit <= 1 => Disposition::RetryBriefly,
-            disposition => disposition,
         };
         patience.request(pacer, attempt, disposition, on_pause).await
     }

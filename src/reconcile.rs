@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{GroupIds, TypeId, Verdict};
+use crate::model::{CrawlStatus, Deletions, GroupIds, TypeId, Verdict};
 use crate::roll::Mark;
 use crate::verdict::{Judgement, Proof};
 
@@ -86,15 +86,31 @@ impl Absences {
     }
 }
 
+/// Groups of a type, and whether they were missing before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Absent {
+    pub type_id: TypeId,
+    pub were_missing: bool,
+}
+
+/// What was learned about a group that is to be deleted, by asking about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learned {
+    Gone,
+    /// It is there: some list skipped it.
+    Stands,
+    Nothing,
+}
+
 /// What a crawl concludes about the groups it did not list, by name. Comes from [`Absences`], and so from judged passes,
 /// or is empty: there is no other way to have something deleted.
 #[derive(Debug, Default)]
 pub struct Settlement {
-    vanished: BTreeMap<TypeId, GroupIds>,
-    were_missing: BTreeMap<TypeId, u64>,
+    vanished: BTreeMap<Absent, GroupIds>,
     missing: BTreeMap<TypeId, GroupIds>,
-    withheld: BTreeMap<TypeId, GroupIds>,
+    withheld: BTreeMap<Absent, GroupIds>,
     concluded: Vec<TypeId>,
+    spared: u64,
 }
 
 impl Settlement {
@@ -108,8 +124,8 @@ impl Settlement {
     pub fn consider(&mut self, absences: &Absences, type_id: TypeId, id: &str, mark: Mark) {
         match absences.fate(type_id, mark) {
             Fate::Vanished => {
-                self.vanished.entry(type_id).or_default().push(id);
-                *self.were_missing.entry(type_id).or_default() += u64::from(mark.missing);
+                let absent = Absent { type_id, were_missing: mark.missing };
+                self.vanished.entry(absent).or_default().push(id);
             }
             // Missing since an earlier crawl already: its deletion waits, its mark stands.
             Fate::Missing => self.missing.entry(type_id).or_default().push(id),
@@ -119,32 +135,69 @@ impl Settlement {
 
     /// Keeps the vanished groups of these types for a person to decide on.
     pub fn withhold(&mut self, types: &[TypeId]) {
-        for type_id in types {
-            if let Some(ids) = self.vanished.remove(type_id) {
-                self.withheld.insert(*type_id, ids);
+        let waiting = self.vanished.extract_if(.., |absent, _| types.contains(&absent.type_id));
+        self.withheld.extend(waiting);
+    }
+
+    /// Keeps every vanished group for a person to decide on.
+    pub fn withhold_all(&mut self) {
+        self.withheld.append(&mut self.vanished);
+    }
+
+    /// Takes groups out of the vanished ones by what was learned about each, in their order: one that stands is no longer
+    /// among them, and one of which nothing was learned is missing. Nothing is ever added to them.
+    pub fn doubt(&mut self, learned: &[Learned]) {
+        let mut learned = learned.iter().copied().chain(std::iter::repeat(Learned::Nothing));
+        for (absent, ids) in std::mem::take(&mut self.vanished) {
+            let mut gone = GroupIds::new();
+            for (id, learned) in ids.iter().zip(&mut learned) {
+                match learned {
+                    Learned::Gone => gone.push(id),
+                    Learned::Stands => self.spared += 1,
+                    // What was missing before is so still.
+                    Learned::Nothing if absent.were_missing => {}
+                    Learned::Nothing => self.missing.entry(absent.type_id).or_default().push(id),
+                }
+            }
+            if !gone.is_empty() {
+                self.vanished.insert(absent, gone);
             }
         }
     }
 
     /// Groups that would be deleted, but stay live, missing and held.
-    pub fn withheld(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
-        self.withheld.iter().map(|(type_id, ids)| (*type_id, ids))
+    pub fn withheld(&self) -> impl Iterator<Item = (Absent, &GroupIds)> {
+        self.withheld.iter().map(|(absent, ids)| (*absent, ids))
     }
 
     /// Groups to be marked deleted.
-    pub fn vanished(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
-        self.vanished.iter().map(|(type_id, ids)| (*type_id, ids))
+    pub fn vanished(&self) -> impl Iterator<Item = (Absent, &GroupIds)> {
+        self.vanished.iter().map(|(absent, ids)| (*absent, ids))
     }
 
-    /// How many of the vanished or withheld groups of a type were missing before.
+    /// How many groups were found standing when they were asked about.
     #[must_use]
-    pub fn were_missing(&self, type_id: TypeId) -> u64 {
-        self.were_missing.get(&type_id).copied().unwrap_or(0)
+    pub fn spared(&self) -> u64 {
+        self.spared
     }
 
     /// Groups to be marked missing.
     pub fn missing(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
         self.missing.iter().map(|(type_id, ids)| (*type_id, ids))
+    }
+
+    /// What becomes of the deletions of a crawl that ends like this; only a complete one says.
+    #[must_use]
+    pub fn deletions(&self, status: CrawlStatus) -> Option<Deletions> {
+        (status == CrawlStatus::Complete).then_some({
+            if !self.withheld.is_empty() {
+                Deletions::Withheld
+            } else if !self.vanished.is_empty() {
+                Deletions::Applied
+            } else {
+                Deletions::None
+            }
+        })
     }
 
     /// Types of which every live group has been accounted for: listed, or marked by this settlement.
@@ -260,6 +313,31 @@ mod tests {
         assert_eq!(absences.fate(TypeId::UNKNOWN, PLAIN), Fate::Missing);
         assert_eq!(absences.fate(TypeId::UNKNOWN, MISSING), Fate::Vanished);
         assert_eq!(absences.fate(PRIVATE, PLAIN), Fate::Unchanged);
+    }
+
+    #[test]
+    fn asking_takes_groups_out_of_the_vanished_ones_and_adds_none() {
+        use Learned::{Gone, Nothing, Stands};
+        let absences = Absences::of(&judge(evidence(vec![pass(1, &[5], 5)])), false);
+        let mut settlement = absences.settlement(&[PUBLIC], &BTreeMap::from([(PUBLIC, 6)]));
+        for (id, mark) in
+            [("a", PLAIN), ("b", PLAIN), ("c", PLAIN), ("d", MISSING), ("e", MISSING), ("f", MISSING)]
+        {
+            settlement.consider(&absences, PUBLIC, id, mark);
+        }
+        let asked: Vec<&str> = settlement.vanished().flat_map(|(_, ids)| ids.iter()).collect();
+        assert_eq!(asked, ["a", "b", "c", "d", "e", "f"]);
+        settlement.doubt(&[Gone, Stands, Nothing, Gone, Stands]);
+        let vanished: Vec<_> = settlement
+            .vanished()
+            .flat_map(|(of, ids)| ids.iter().map(move |id| (id, of.were_missing)))
+            .collect();
+        assert_eq!(vanished, [("a", false), ("d", true)]);
+        let missing: Vec<&str> = settlement.missing().flat_map(|(_, ids)| ids.iter()).collect();
+        assert_eq!((missing, settlement.spared()), (vec!["c"], 2));
+        settlement.doubt(&[Stands, Stands]);
+        assert!(settlement.vanished().next().is_none());
+        assert_eq!(settlement.deletions(CrawlStatus::Complete), Some(Deletions::None));
     }
 
     #[test]

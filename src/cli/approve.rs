@@ -1,13 +1,15 @@
 //! `approve`: applies the deletions that a guard withheld. Asks no API and needs no key.
 
+use chrono::{DateTime, NaiveDate, Utc};
 use clap::Args;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::setup::{Setup, location};
 use super::text;
-use crate::model::CrawlId;
-use crate::store::Store;
+use crate::config::Config;
+use crate::model::{CrawlId, SdkAppId};
+use crate::store::{HeldCrawl, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Approve {
@@ -28,15 +30,9 @@ impl Approve {
         let store = Store::open_existing(&location(&config)?).await?;
         store.check_migrated().await?;
         let crawl = CrawlId(self.crawl);
-        let refuse = |text: String| Err(Failure::new(Exit::Failed, anyhow::anyhow!(text)));
-        let Some(held) = store.held_crawl(crawl).await? else {
-            return refuse(format!("there is no crawl {crawl}; `tim-group-sync status` names the last ones"));
-        };
-        let Some(sdk_app_id) = held.sdk_app_id() else {
-            return refuse(format!("the database has no lawful SDKAppID for crawl {crawl}"));
-        };
+        let (held, sdk_app_id) = find(&store, crawl).await?;
         if held.withheld == 0 {
-            return refuse(format!("crawl {crawl} of {} withheld no deletions", held.app));
+            return Err(refused(format!("crawl {crawl} of {} withheld no deletions", held.app)));
         }
         // A crawl under way believes the held groups live.
         let waiting = || eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
@@ -44,10 +40,8 @@ impl Approve {
         let settling = async {
             let groups = store.held_groups(&held, crawl).await?;
             if !groups.is_empty() && !self.dry_run {
-                let timezone = config.apps.iter().find(|app| app.sdk_app_id == sdk_app_id);
-                let timezone = timezone.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());
                 let now = setup.clock.now();
-                store.approve(&lease, &held, crawl, now, now.with_timezone(&timezone).date_naive()).await?;
+                store.approve(&lease, &held, crawl, now, day(&config, sdk_app_id, now)).await?;
             }
             Ok(groups)
         };
@@ -57,9 +51,9 @@ impl Approve {
         let groups = settled?;
         store.close().await;
         if groups.is_empty() {
-            return refuse(format!(
+            return Err(refused(format!(
                 "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"
-            ));
+            )));
         }
         if self.json {
             let result =
@@ -76,4 +70,28 @@ impl Approve {
         }
         Ok(Exit::Done)
     }
+}
+
+/// A crawl that someone names, and its app.
+pub(super) async fn find(store: &Store, crawl: CrawlId) -> Result<(HeldCrawl, SdkAppId), Failure> {
+    let Some(held) = store.held_crawl(crawl).await? else {
+        return Err(refused(format!(
+            "there is no crawl {crawl}; `tim-group-sync status` names the last ones"
+        )));
+    };
+    match held.sdk_app_id() {
+        Some(sdk_app_id) => Ok((held, sdk_app_id)),
+        None => Err(refused(format!("the database has no lawful SDKAppID for crawl {crawl}"))),
+    }
+}
+
+pub(super) fn refused(text: String) -> Failure {
+    Failure::new(Exit::Failed, anyhow::Error::msg(text))
+}
+
+/// The day it is where the app's schedule is.
+pub(super) fn day(config: &Config, app: SdkAppId, now: DateTime<Utc>) -> NaiveDate {
+    let configured = config.apps.iter().find(|configured| configured.sdk_app_id == app);
+    let timezone = configured.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());
+    now.with_timezone(&timezone).date_naive()
 }

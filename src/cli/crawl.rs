@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, selected};
+use super::setup::{Setup, location, selected};
 use super::{progress, text};
-use crate::crawl::{CrawlError, CrawlReport, Crawler, Occasion, WhenBusy};
+use crate::crawl::{Change, CrawlError, CrawlReport, Crawler, DryRun, Occasion, WhenBusy};
 use crate::lifecycle::{Lifecycle, Stop};
 use crate::model::{CrawlStatus, Trigger, with_causes};
+use crate::store::{DatabaseUrl, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct CrawlArgs {
@@ -20,6 +22,9 @@ pub(super) struct CrawlArgs {
     /// Do not wait for another process that crawls the app: exit 75
     #[arg(long)]
     no_wait: bool,
+    /// Report what would appear, vanish, reappear and be retyped, by the same requests, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -29,15 +34,30 @@ impl CrawlArgs {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
         let apps = selected(&config, self.app.as_deref())?;
-        let store = setup.store(&config).await?;
-        let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
-        store.set_configured(&configured).await?;
+        let store = if self.dry_run {
+            open_for_dry_run(&location(&config)?).await?
+        } else {
+            let store = setup.store(&config).await?;
+            let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
+            store.set_configured(&configured).await?;
+            store
+        };
         let mut crawlers = Vec::new();
         for app in apps {
-            crawlers.push(Arc::new(setup.crawler(app, setup.client(app)?, &store)));
+            crawlers.push(Arc::new(setup.crawler(&config, app, setup.client(app)?, &store)));
         }
         let lifecycle = Lifecycle::install()?;
         let when_busy = if self.no_wait { WhenBusy::GiveUp } else { WhenBusy::Wait };
+        if self.dry_run {
+            let outcomes = dry_run_all(&crawlers, when_busy, lifecycle.stop()).await?;
+            store.close().await;
+            if self.json {
+                println!("{}", dry_runs_as_json(&outcomes)?);
+            } else {
+                outcomes.iter().for_each(|(app, outcome)| print_dry_run(app, outcome));
+            }
+            return Ok(Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_dry_run(outcome))));
+        }
         let outcomes = crawl_all(&crawlers, when_busy, lifecycle.stop()).await?;
         store.close().await;
         if self.json {
@@ -57,13 +77,34 @@ pub(super) async fn crawl_all(
     when_busy: WhenBusy,
     stop: &Stop,
 ) -> Result<Vec<(String, Outcome)>, Failure> {
+    let crawl = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
+        let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+        crawler.crawl(occasion, when_busy, &stop).await
+    };
+    all(crawlers, crawl, stop).await
+}
+
+/// The same, but nothing is written.
+async fn dry_run_all(
+    crawlers: &[Arc<Crawler>],
+    when_busy: WhenBusy,
+    stop: &Stop,
+) -> Result<Vec<(String, Result<DryRun, CrawlError>)>, Failure> {
+    let dry_run = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
+        crawler.dry_run(when_busy, &stop).await
+    };
+    all(crawlers, dry_run, stop).await
+}
+
+async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    crawlers: &[Arc<Crawler>],
+    crawl: impl Fn(Arc<Crawler>, CancellationToken) -> F,
+    stop: &Stop,
+) -> Result<Vec<(String, T)>, Failure> {
     let mut crawls = JoinSet::new();
     for (index, crawler) in crawlers.iter().enumerate() {
-        let (crawler, soft) = (Arc::clone(crawler), stop.soft().clone());
-        crawls.spawn(async move {
-            let occasion = Occasion { trigger: Trigger::Command, due_at: None };
-            (index, crawler.crawl(occasion, when_busy, &soft).await)
-        });
+        let crawling = crawl(Arc::clone(crawler), stop.soft().clone());
+        crawls.spawn(async move { (index, crawling.await) });
     }
     let shown =
         crawlers.iter().map(|crawler| (crawler.identity().name.clone(), crawler.progress())).collect();
@@ -104,6 +145,7 @@ pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
         (events.retyped, "retyped"),
         (i64::try_from(report.missing).unwrap_or(i64::MAX), "missing"),
         (i64::try_from(report.withheld).unwrap_or(i64::MAX), "withheld"),
+        (i64::try_from(report.spared).unwrap_or(i64::MAX), "not listed but standing"),
     ]
     .into_iter()
     .filter(|(groups, _)| *groups > 0)
@@ -151,8 +193,88 @@ fn as_json(outcomes: &[(String, Outcome)]) -> Result<String, Failure> {
                 "retyped": report.events.retyped,
                 "missing": report.missing,
                 "withheld": report.withheld,
+                "spared": report.spared,
             }),
             Err(error) => serde_json::json!({ "app": app, "status": null, "reason": with_causes(error) }),
+        })
+        .collect();
+    serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+/// Opens a database of which nothing but the lease is to change: on a server that is a row.
+async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
+    let store = match location {
+        DatabaseUrl::Sqlite(_) => Store::open_to_read(location).await?,
+        DatabaseUrl::Postgres(_) => Store::open_existing(location).await?,
+    };
+    store.check_migrated().await?;
+    Ok(store)
+}
+
+/// A line a group, but for those of a first list, and then how it would end.
+fn print_dry_run(app: &str, outcome: &Result<DryRun, CrawlError>) {
+    let dry_run = match outcome {
+        Ok(dry_run) => dry_run,
+        Err(error) => return println!("{app}: not crawled: {}", with_causes(error)),
+    };
+    let mut changes: Vec<String> = Vec::new();
+    for foreseen in &dry_run.changes {
+        let (old, new) = (foreseen.old_type.as_deref(), foreseen.new_type.as_deref());
+        let types = match (old, new) {
+            (Some(old), Some(new)) if old != new => format!("{old} to {new}"),
+            (old, new) => new.or(old).unwrap_or("type unknown").to_owned(),
+        };
+        let groups = text::number(foreseen.groups.len() as u64);
+        if foreseen.change == Change::Baseline {
+            changes.push(format!("{groups} listed for the first time ({types})"));
+            continue;
+        }
+        changes.push(format!("{groups} {} ({types})", foreseen.change.as_str()));
+        foreseen.groups.iter().for_each(|id| println!("{app}: {} {id} ({types})", foreseen.change.as_str()));
+    }
+    if dry_run.spared > 0 {
+        changes.push(format!("{} not listed but standing", text::number(dry_run.spared)));
+    }
+    let changes = if changes.is_empty() { "nothing would change".to_owned() } else { changes.join(", ") };
+    let reason = dry_run.reason.as_ref().map(|reason| format!("\n  because: {}", reason.text));
+    println!(
+        "{app}: dry run, the crawl would be {}: {} groups listed, {changes}; {} requests, nothing was written{}",
+        dry_run.status,
+        text::number(dry_run.listed),
+        dry_run.requests,
+        reason.unwrap_or_default()
+    );
+}
+
+fn dry_runs_as_json(outcomes: &[(String, Result<DryRun, CrawlError>)]) -> Result<String, Failure> {
+    let change = |foreseen: &crate::crawl::Foreseen| {
+        serde_json::json!({
+            "change": foreseen.change.as_str(),
+            "old_type": foreseen.old_type,
+            "new_type": foreseen.new_type,
+            "group_ids": foreseen.groups.iter().collect::<Vec<_>>(),
+        })
+    };
+    let list: Vec<serde_json::Value> = outcomes
+        .iter()
+        .map(|(app, outcome)| match outcome {
+            Ok(dry_run) => serde_json::json!({
+                "app": app,
+                "dry_run": true,
+                "status": dry_run.status,
+                "deletions": dry_run.deletions,
+                "reason_code": dry_run.reason.as_ref().map(|reason| reason.code),
+                "error_code": dry_run.reason.as_ref().and_then(|reason| reason.error_code),
+                "reason": dry_run.reason.as_ref().map(|reason| &reason.text),
+                "requests": dry_run.requests,
+                "groups_listed": dry_run.listed,
+                "total_count": dry_run.total,
+                "spared": dry_run.spared,
+                "changes": dry_run.changes.iter().map(change).collect::<Vec<_>>(),
+            }),
+            Err(error) => {
+                serde_json::json!({ "app": app, "dry_run": true, "status": null, "reason": with_causes(error) })
+            }
         })
         .collect();
     serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use crate::config::{ConfigProblems, NoConfigFile, SecretFileError};
-use crate::crawl::{CrawlError, CrawlReport};
+use crate::crawl::{CrawlError, CrawlReport, DryRun};
 use crate::model::{CrawlStatus, Deletions, ReasonCode};
-use crate::store::StoreError;
+use crate::store::{Reason, StoreError};
 
 /// An exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,17 +52,26 @@ impl Exit {
 
     pub(super) fn of_crawl(outcome: &Result<CrawlReport, CrawlError>) -> Self {
         match outcome {
-            Ok(report) => match report.status {
-                CrawlStatus::Complete if report.deletions == Some(Deletions::Withheld) => Self::Withheld,
-                // Whoever stopped it knows; the next crawl starts anew.
-                CrawlStatus::Complete | CrawlStatus::Cancelled => Self::Done,
-                CrawlStatus::Incomplete => Self::Incomplete,
-                _ if report.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Refused) => {
-                    Self::Config
-                }
-                _ => Self::Failed,
-            },
+            Ok(report) => Self::of_ended(report.status, report.deletions, report.reason.as_ref()),
             Err(error) => Self::of_crawl_error(error),
+        }
+    }
+
+    pub(super) fn of_dry_run(outcome: &Result<DryRun, CrawlError>) -> Self {
+        match outcome {
+            Ok(dry_run) => Self::of_ended(dry_run.status, dry_run.deletions, dry_run.reason.as_ref()),
+            Err(error) => Self::of_crawl_error(error),
+        }
+    }
+
+    fn of_ended(status: CrawlStatus, deletions: Option<Deletions>, reason: Option<&Reason>) -> Self {
+        match status {
+            CrawlStatus::Complete if deletions == Some(Deletions::Withheld) => Self::Withheld,
+            // Whoever stopped it knows; the next crawl starts anew.
+            CrawlStatus::Complete | CrawlStatus::Cancelled => Self::Done,
+            CrawlStatus::Incomplete => Self::Incomplete,
+            _ if reason.is_some_and(|reason| reason.code == ReasonCode::Refused) => Self::Config,
+            _ => Self::Failed,
         }
     }
 

@@ -7,6 +7,7 @@ mod check;
 mod crawl;
 mod demo;
 mod exit;
+mod forget;
 mod migrate;
 mod progress;
 mod run;
@@ -14,6 +15,7 @@ mod setup;
 mod simulate;
 mod status;
 mod text;
+mod undelete;
 mod usersig;
 
 use std::path::PathBuf;
@@ -47,6 +49,10 @@ enum Command {
     Crawl(crawl::CrawlArgs),
     /// Apply the deletions that a crawl withheld
     Approve(approve::Approve),
+    /// Make live again what a crawl marked deleted
+    Undelete(undelete::Undelete),
+    /// Remove an app that is no longer configured
+    Forget(forget::Forget),
     /// Check the configuration, the database and the credentials
     Check(check::Check),
     /// Show each app's groups and how its last crawls went
@@ -97,6 +103,8 @@ impl Cli {
             Command::Run(run) => run.run(&setup).await,
             Command::Crawl(crawl) => crawl.run(&setup).await,
             Command::Approve(approve) => approve.run(&setup).await,
+            Command::Undelete(undelete) => undelete.run(&setup).await,
+            Command::Forget(forget) => forget.run(&setup).await,
             Command::Check(check) => check.run(&setup).await,
             Command::Status(status) => status.run(&setup).await,
             Command::Usersig(usersig) => usersig.run(&setup),

@@ -41,7 +41,7 @@ impl Run {
         let plans: Vec<AppPlan> = clients
             .into_iter()
             .map(|(app, client)| AppPlan {
-                crawler: Arc::new(setup.crawler(app, client, &store)),
+                crawler: Arc::new(setup.crawler(&config, app, client, &store)),
                 schedule: app.schedule.ticks.clone(),
                 catch_up: app.schedule.catch_up,
                 alarm: alarm_clock.alarm(),

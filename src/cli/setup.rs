@@ -7,7 +7,7 @@ use tracing::warn;
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, Origin, PasswordRead};
-use crate::crawl::{CrawlSettings, Crawler, GuardPolicy};
+use crate::crawl::{CrawlSettings, Crawler, GuardPolicy, Retention};
 use crate::pace::RetryPolicy;
 use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use crate::telemetry;
@@ -60,7 +60,7 @@ impl Setup {
     }
 
     /// The crawler of an app.
-    pub(super) fn crawler(&self, app: &App, client: Client, store: &Store) -> Crawler {
+    pub(super) fn crawler(&self, config: &Config, app: &App, client: Client, store: &Store) -> Crawler {
         let settings = CrawlSettings {
             identity: AppIdentity { sdk_app_id: app.sdk_app_id, name: app.name.clone() },
             group_types: app.group_types.clone(),
@@ -73,11 +73,14 @@ impl Setup {
                 max_fraction: app.deletion.max_fraction,
                 min_groups: app.deletion.min_groups,
                 max_fraction_by_type: app.deletion.max_fraction_by_type.clone(),
+                confirm: app.deletion.confirm,
             },
             timezone: app.schedule.ticks.timezone(),
             host: host(),
         };
-        Crawler::new(settings, client, store.clone(), self.clock.clone())
+        let config::Retention { deleted_groups, events, counts } = config.retention;
+        let retention = Retention { deleted_groups, events, counts };
+        Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(retention)
     }
 
     /// The client of an app, its key read from its file.

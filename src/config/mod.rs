@@ -40,6 +40,7 @@ pub struct Config {
     /// Where the page is served; `None` is off. Other than loopback only if the file allows it.
     pub dashboard: Option<SocketAddr>,
     pub log: Log,
+    pub retention: Retention,
     /// In the order of the file, at least one, each with a name and an SDKAppID of its own.
     pub apps: Vec<App>,
     /// Every value in effect and where it came from, for people.
@@ -71,6 +72,14 @@ pub enum LogFormat {
     Auto,
     Text,
     Json,
+}
+
+/// For how many days rows are kept; `None` is for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    pub deleted_groups: Option<u32>,
+    pub events: Option<u32>,
+    pub counts: Option<u32>,
 }
 
 /// One SDKAppID and how it is crawled.
@@ -123,6 +132,8 @@ pub struct Deletion {
     pub max_fraction: f64,
     pub min_groups: u64,
     pub max_shortfall: f64,
+    /// Whether each vanished group is asked about first.
+    pub confirm: bool,
     /// What holds for these types instead of `max_fraction`.
     pub max_fraction_by_type: BTreeMap<GroupType, f64>,
 }

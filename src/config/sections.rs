@@ -13,10 +13,12 @@ use super::environment::Environment;
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
-    base_url, boolean, choice, cron, duration, fraction, integer, listen, log_level, role, schema,
+    base_url, boolean, choice, cron, days, duration, fraction, integer, listen, log_level, role, schema,
     secret_file, text, timezone,
 };
-use super::{App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Schedule};
+use super::{
+    App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Retention, Schedule,
+};
 use crate::model::{GroupType, SdkAppId};
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
@@ -51,7 +53,7 @@ fn whole(root: &Section<'_>, place: &Place<'_>) -> Option<Config> {
     let (_, shares) = deletion(&deletions, &BTreeMap::new());
     let (metrics, dashboard) = listeners(root);
     let log = log(&root.section("log", None), place);
-    retention(&root.section("retention", None));
+    let retention = retention(&root.section("retention", None));
     let general = General { schedule: &schedules, deletion: &deletions, shares: &shares };
     let section = root.section("apps", None);
     let mut ids = BTreeMap::new();
@@ -63,7 +65,7 @@ fn whole(root: &Section<'_>, place: &Place<'_>) -> Option<Config> {
     }
     root.finish();
     let apps = apps.into_iter().collect::<Option<_>>()?;
-    Some(Config { database: database?, metrics, dashboard, log, apps, settings: Vec::new() })
+    Some(Config { database: database?, metrics, dashboard, log, retention, apps, settings: Vec::new() })
 }
 
 fn database(section: &Section<'_>, place: &Place<'_>) -> Option<Database> {
@@ -142,16 +144,12 @@ fn log(section: &Section<'_>, place: &Place<'_>) -> Log {
     Log { level, format }
 }
 
-fn retention(section: &Section<'_>) {
-    for name in ["deleted_groups", "events", "counts"] {
-        if section.find(name).is_some() {
-            section.reject(
-                name,
-                Mistake::new("is not available in this version", "Remove it: all rows are kept"),
-            );
-        }
-    }
+fn retention(section: &Section<'_>) -> Retention {
+    let days = |name| section.optional(name, days);
+    let retention =
+        Retention { deleted_groups: days("deleted_groups"), events: days("events"), counts: days("counts") };
     section.finish();
+    retention
 }
 
 fn schedule(section: &Section<'_>) -> Schedule {
@@ -173,15 +171,11 @@ fn deletion(section: &Section<'_>, general_shares: &Shares) -> (Deletion, Shares
         u64::try_from(integer(value)?).map_err(|_| Mistake::new("must be 0 or more", ""))
     });
     let max_shortfall = section.or_default("max_shortfall", "0.0", fraction);
-    section.or_default("confirm", "false", |value| {
-        let fix = "Write confirm = false, or leave it out";
-        let unavailable = || Mistake::new("is not available in this version", fix);
-        if boolean(value)? { Err(unavailable()) } else { Ok(()) }
-    });
+    let confirm = section.or_default("confirm", "false", boolean);
     let shares = shares_by_type(&section.section("max_fraction_by_type", None), general_shares);
     section.finish();
     let max_fraction_by_type = shares.iter().map(|(kind, (share, ..))| (kind.clone(), *share)).collect();
-    (Deletion { mode, max_fraction, min_groups, max_shortfall, max_fraction_by_type }, shares)
+    (Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type }, shares)
 }
 
 /// The shares of the section over the general ones over the default, type by type.

@@ -54,8 +54,17 @@ fn the_shortest_file_means_what_the_contract_says() {
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
     let (mode, max_fraction_by_type) = (DeletionMode::Apply, live);
     let (max_fraction, min_groups, max_shortfall) = (0.2, 100, 0.0);
-    let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, max_fraction_by_type };
+    let confirm = false;
+    let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type };
     assert_eq!(app.deletion, expected);
+}
+
+#[test]
+fn rows_are_kept_for_so_many_days_or_for_ever() {
+    assert_eq!(parse(APP).unwrap().retention, Retention::default());
+    let text = format!("[retention]\nevents = 30\ncounts = 3650\n{APP}");
+    let expected = Retention { deleted_groups: None, events: Some(30), counts: Some(3650) };
+    assert_eq!(parse(&text).unwrap().retention, expected);
 }
 
 #[test]
@@ -88,10 +97,7 @@ fn what_the_example_has_in_comments_are_keys_too() {
     let env = Environment::new([("CREDENTIALS_DIRECTORY", "/run/credentials/x")]);
     let problems = parse_in(&uncommented, &env).unwrap_err();
     let keys: Vec<_> = problems.problems().iter().map(|problem| problem.key.as_str()).collect();
-    assert_eq!(
-        keys,
-        ["apps.prod.base_url", "retention.deleted_groups", "retention.events", "retention.counts"]
-    );
+    assert_eq!(keys, ["apps.prod.base_url"]);
 }
 
 /// Mistakes in the lines of an app, which begin at line 4, and what is said about them.
@@ -199,8 +205,8 @@ const APP_MISTAKES: &[(&str, &str)] = &[
         "apps.prod.deletion.mode = \"reviewed\": must be one of apply, review. Did you mean \"review\"?",
     ),
     (
-        "deletion.confirm = true",
-        "apps.prod.deletion.confirm = true: is not available in this version. Write confirm = false, or leave it out",
+        "deletion.confirm = 1",
+        "apps.prod.deletion.confirm = 1: must be true or false, not a number. Write true or false without quotes",
     ),
     (
         "deletion.max_fraction_by_type = { Meeting = 0.5, ChatRoom = 0.5 }",
@@ -216,12 +222,13 @@ const APP_MISTAKES: &[(&str, &str)] = &[
 /// Mistakes in a section of its own, which begins at line 4.
 const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
-        "[retention]\nevents = 365",
-        "5: retention.events = 365: is not available in this version. Remove it: all rows are kept",
+        "[retention]\nevents = 0",
+        "5: retention.events = 0: must be a number of days from 1 to 36500. Write for example 365, or leave it out to \
+         keep all rows",
     ),
     (
-        "[deletion]\nconfirm = true",
-        "5: deletion.confirm = true: is not available in this version. Write confirm = false, or leave it out",
+        "[deletion]\nconfirm = \"yes\"",
+        "5: deletion.confirm = \"yes\": must be true or false, not a text. Write true or false without quotes",
     ),
     ("[databse]\nschema = \"x\"", "4: databse: unknown key. Did you mean database?"),
     (

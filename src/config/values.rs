@@ -51,6 +51,13 @@ pub(super) fn fraction(value: &DeValue<'_>) -> Reading<f64> {
     }
 }
 
+/// A number of days to keep something.
+pub(super) fn days(value: &DeValue<'_>) -> Reading<u32> {
+    let fix = "Write for example 365, or leave it out to keep all rows";
+    let days = u32::try_from(integer(value)?).ok().filter(|days| (1..=36_500).contains(days));
+    days.ok_or_else(|| Mistake::new("must be a number of days from 1 to 36500", fix))
+}
+
 pub(super) fn duration(value: &DeValue<'_>) -> Reading<Duration> {
     let fix = "Write for example \"1050ms\", \"10s\" or \"5m\"";
     let text = value.as_str().ok_or_else(|| wrong_type("a text with a unit", value, fix))?;

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use chrono::{DateTime, Utc};
 use tracing::{info, warn};
 
+use super::confirm::confirm;
 use super::pass::{self, PassEnd, PassPlan, PassTally};
 use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
@@ -16,6 +17,7 @@ use crate::pages::{Caller, Pages};
 use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
 use crate::roll::{PassNo, Roll};
 use crate::store::{PassRecord, StoreError, TypeState};
+use crate::tencent::ApiError;
 use crate::verdict::{Evidence, Judgement, Recheck, judge};
 
 /// A crawl as far as it has come. Filled while it runs, so that a crawl that is interrupted is recorded too.
@@ -35,6 +37,8 @@ pub(super) struct Concluded {
     pub(super) settlement: Settlement,
     pub(super) judgement: Judgement,
     pub(super) withholding: Option<Withholding>,
+    /// Why nobody may ask about the vanished groups: then they are withheld.
+    pub(super) unconfirmed: Option<ApiError>,
 }
 
 impl Crawler {
@@ -47,7 +51,7 @@ impl Crawler {
         findings: &mut Findings,
     ) -> Result<Concluded, Interrupted> {
         self.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
-        let states = site.store.type_states(site.app).await?;
+        let states = site.type_states().await?;
         let past = site.store.past(site.app).await?;
         // The roll is read while the first pages come in.
         let mut roll = RollRead::begin(site, &states);
@@ -74,7 +78,11 @@ impl Crawler {
         }
         let roll = site.unless_stopped(roll.ready()).await??;
         let concluding = self.conclude(site, types, roll, leftover, rechecks, findings);
-        Ok(site.unless_stopped(concluding).await??)
+        let mut concluded = site.unless_stopped(concluding).await??;
+        if self.settings.guard.confirm {
+            concluded.unconfirmed = confirm(site, types, caller, &mut concluded.settlement).await?;
+        }
+        Ok(concluded)
     }
 
     fn plans(&self, types: &BTreeMap<GroupType, TypeId>, states: &[TypeState]) -> Vec<PassPlan> {
@@ -207,7 +215,7 @@ impl Crawler {
         let accounted = typed_account_for_app(leftover, &judgement, findings.listed, total);
         let absences = Absences::of(&judgement, accounted);
         let unlisted = roll.unlisted();
-        let states = site.store.type_states(site.app).await?;
+        let states = site.type_states().await?;
         let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
         let mut settlement = absences.settlement(&known, &unlisted);
         if !unlisted.is_empty() {
@@ -223,7 +231,7 @@ impl Crawler {
         if let Some(withholding) = &withholding {
             settlement.withhold(&withholding.types);
         }
-        Ok(Concluded { settlement, judgement, withholding })
+        Ok(Concluded { settlement, judgement, withholding, unconfirmed: None })
     }
 
     fn guard(&self, types: &BTreeMap<GroupType, TypeId>) -> GuardSettings {
@@ -269,10 +277,10 @@ fn changes(roll: &Roll, states: &[TypeState], settlement: &Settlement) -> BTreeM
             (type_id, Change { before: roll.live_before(type_id), after: state.live(), vanished: 0 })
         })
         .collect();
-    for (type_id, ids) in settlement.vanished() {
-        let change = changes.entry(type_id).or_default();
-        change.vanished = ids.len() as u64;
-        change.after = change.after.saturating_sub(change.vanished);
+    for (of, ids) in settlement.vanished() {
+        let change = changes.entry(of.type_id).or_default();
+        change.vanished += ids.len() as u64;
+        change.after = change.after.saturating_sub(ids.len() as u64);
     }
     changes
 }

@@ -1,9 +1,12 @@
 //! One crawl of one app: lease, count, a pass for each type, the verdict, and everything concluded from it at once.
 
+mod confirm;
 mod investigation;
+mod ledger;
 mod pass;
 mod progress;
 mod report;
+mod retention;
 mod roll_read;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,11 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info_span, warn};
 
 use self::investigation::{Concluded, Findings};
+pub use self::ledger::{Change, Foreseen};
+use self::ledger::{DryTypes, Ledger, foreseen};
 pub use self::progress::{Progress, Step, Waiting};
-pub use self::report::CrawlReport;
+pub use self::report::{CrawlReport, DryRun};
 use self::report::{shortfall_reason, withheld_reason};
+pub use self::retention::Retention;
 use crate::clock::Clock;
-use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger, with_causes};
+use crate::model::{CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, with_causes};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 use crate::pages::{Caller, PagesError};
 use crate::reconcile::Settlement;
@@ -58,6 +64,8 @@ pub struct GuardPolicy {
     pub max_fraction: f64,
     pub min_groups: u64,
     pub max_fraction_by_type: BTreeMap<GroupType, f64>,
+    /// Ask about each vanished group before it is marked deleted.
+    pub confirm: bool,
 }
 
 /// What a crawl is for.
@@ -92,6 +100,7 @@ pub enum CrawlError {
 #[derive(Debug)]
 pub struct Crawler {
     settings: CrawlSettings,
+    retention: Retention,
     client: Client,
     store: Store,
     clock: Clock,
@@ -107,9 +116,18 @@ struct CrawlSite<'a> {
     lease: &'a Lease,
     clock: &'a Clock,
     app: AppId,
-    crawl: CrawlId,
+    ledger: Ledger,
     stop: &'a CancellationToken,
     progress: &'a watch::Sender<Progress>,
+}
+
+/// How a crawl ended, before that is recorded.
+struct Ended {
+    status: CrawlStatus,
+    reason: Option<Reason>,
+    settlement: Settlement,
+    findings: Findings,
+    requests: u64,
 }
 
 /// Why a crawl did not reach its end.
@@ -138,7 +156,14 @@ impl Crawler {
     pub fn new(settings: CrawlSettings, client: Client, store: Store, clock: Clock) -> Self {
         let pacer = Pacer::new(settings.request_interval, Instant::now());
         let (progress, _) = watch::channel(Progress::default());
-        Self { settings, client, store, clock, pacer, progress, rejected: Mutex::default() }
+        let (retention, rejected) = (Retention::default(), Mutex::default());
+        Self { settings, retention, client, store, clock, pacer, progress, rejected }
+    }
+
+    /// Removes rows once they are older than this; without, all are kept.
+    #[must_use]
+    pub fn with_retention(self, retention: Retention) -> Self {
+        Self { retention, ..self }
     }
 
     /// How far the current crawl has come.
@@ -172,15 +197,30 @@ impl Crawler {
         when_busy: WhenBusy,
         stop: &CancellationToken,
     ) -> Result<CrawlReport, CrawlError> {
-        let app = self.settings.identity.name.as_str();
-        let outcome = async {
+        let crawling = async {
             let lease = self.lease(when_busy, stop).await?;
             let report = self.crawl_with_lease(&lease, occasion, stop).await;
             self.release(lease).await;
             report
-        }
-        .instrument(info_span!("crawl", app))
-        .await;
+        };
+        self.shown(crawling).await
+    }
+
+    /// Finds out what a crawl would do now, by the same requests, and writes nothing.
+    pub async fn dry_run(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<DryRun, CrawlError> {
+        let running = async {
+            let lease = self.lease(when_busy, stop).await?;
+            let report = self.dry_run_with_lease(&lease, stop).await;
+            self.release(lease).await;
+            report
+        };
+        self.shown(running).await
+    }
+
+    /// Crawls with the app's name on every line of the log, and without progress when it has ended.
+    async fn shown<T>(&self, crawling: impl Future<Output = Result<T, CrawlError>>) -> Result<T, CrawlError> {
+        let app = self.settings.identity.name.as_str();
+        let outcome = crawling.instrument(info_span!("crawl", app)).await;
         self.progress.send_replace(Progress::default());
         outcome
     }
@@ -238,43 +278,10 @@ impl Crawler {
         let Some(crawl) = self.store.open_crawl(lease, &new, day(started_at)).await? else {
             return Err(CrawlError::Served { due_at: occasion.due_at.unwrap_or(started_at) });
         };
-        let site = CrawlSite {
-            store: &self.store,
-            lease,
-            clock: &self.clock,
-            app,
-            crawl,
-            stop,
-            progress: &self.progress,
-        };
-        let patience = Patience::new(settings.retry);
-        let mut caller = Caller::new(&self.client, &self.pacer, patience, |waiting| {
-            self.progress.send_modify(|progress| progress.waiting = waiting);
-        });
-        let mut findings = Findings::default();
-        let investigating = Box::pin(self.investigate(&site, &types, &mut caller, &mut findings));
-        let concluded = lease.keeping(investigating).await.unwrap_or_else(|lost| Err(lost.into()));
+        let site = self.site(lease, &self.store, app, Ledger::Real(crawl), stop);
+        let ended = self.find_out(&site, &types).await;
         self.progress.send_modify(|progress| progress.step = Step::Concluding);
-        let (status, reason, settlement) = match concluded {
-            Ok(Concluded { settlement, judgement, withholding }) => {
-                let withheld =
-                    withholding.map(|withholding| withheld_reason(&withholding, &settlement, &types, crawl));
-                if judgement.shortfalls.is_empty() {
-                    (CrawlStatus::Complete, withheld, settlement)
-                } else {
-                    let mut short = shortfall_reason(&judgement, &types);
-                    short.text.extend(withheld.iter().flat_map(|withheld| ["; ", &withheld.text]));
-                    (CrawlStatus::Incomplete, Some(short), settlement)
-                }
-            }
-            Err(interrupted) => {
-                let status = match interrupted {
-                    Interrupted::Stopped => CrawlStatus::Cancelled,
-                    _ => CrawlStatus::Failed,
-                };
-                (status, Some(interrupted.reason()), Settlement::nothing())
-            }
-        };
+        let Ended { status, reason, settlement, findings, requests } = ended;
         let finished_at = self.clock.now();
         let closing = Closing {
             crawl,
@@ -284,7 +291,7 @@ impl Crawler {
             day: day(finished_at),
             status,
             reason,
-            requests: caller.requests(),
+            requests,
             total_at_start: findings.total_at_start,
             total_at_end: findings.total_at_end,
             leftover: findings.leftover,
@@ -307,9 +314,81 @@ impl Crawler {
             events,
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
             withheld: settlement.withheld().map(|(_, ids)| ids.len() as u64).sum(),
+            spared: settlement.spared(),
         };
         report.log();
+        if matches!(status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
+            self.purge(lease, (app, crawl), finished_at, stop).await;
+        }
         Ok(report)
+    }
+
+    async fn dry_run_with_lease(
+        &self,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) -> Result<DryRun, CrawlError> {
+        let settings = &self.settings;
+        let store = self.store.only_reading();
+        // No app has this number: one that is not known yet has no groups.
+        let app = store.find_app(settings.identity.sdk_app_id).await?.unwrap_or(AppId(0));
+        let mut dry_types = DryTypes::read(&store).await?;
+        let types = dry_types.numbers(&settings.group_types);
+        let site = self.site(lease, &store, app, Ledger::dry(dry_types), stop);
+        let Ended { status, reason, settlement, findings, requests } = self.find_out(&site, &types).await;
+        Ok(DryRun {
+            status,
+            deletions: settlement.deletions(status),
+            reason,
+            requests,
+            listed: findings.listed,
+            total: findings.total_at_end.or(findings.total_at_start),
+            spared: settlement.spared(),
+            changes: foreseen(site.ledger, &settlement),
+        })
+    }
+
+    fn site<'a>(
+        &'a self,
+        lease: &'a Lease,
+        store: &'a Store,
+        app: AppId,
+        ledger: Ledger,
+        stop: &'a CancellationToken,
+    ) -> CrawlSite<'a> {
+        CrawlSite { store, lease, clock: &self.clock, app, ledger, stop, progress: &self.progress }
+    }
+
+    /// Makes a crawl, up to what is to be concluded from it.
+    async fn find_out(&self, site: &CrawlSite<'_>, types: &BTreeMap<GroupType, TypeId>) -> Ended {
+        let patience = Patience::new(self.settings.retry);
+        let mut caller = Caller::new(&self.client, &self.pacer, patience, |waiting| {
+            self.progress.send_modify(|progress| progress.waiting = waiting);
+        });
+        let mut findings = Findings::default();
+        let investigating = Box::pin(self.investigate(site, types, &mut caller, &mut findings));
+        let concluded = site.lease.keeping(investigating).await.unwrap_or_else(|lost| Err(lost.into()));
+        let (status, reason, settlement) = match concluded {
+            Ok(Concluded { settlement, judgement, withholding, unconfirmed }) => {
+                let crawl = site.ledger.crawl();
+                let withheld = withheld_reason(withholding, unconfirmed, &settlement, types, crawl);
+                if judgement.shortfalls.is_empty() {
+                    (CrawlStatus::Complete, withheld, settlement)
+                } else {
+                    let mut short = shortfall_reason(&judgement, types);
+                    short.text.extend(withheld.iter().flat_map(|withheld| ["; ", &withheld.text]));
+                    (CrawlStatus::Incomplete, Some(short), settlement)
+                }
+            }
+            Err(interrupted) => {
+                let status = match interrupted {
+                    Interrupted::Stopped => CrawlStatus::Cancelled,
+                    _ => CrawlStatus::Failed,
+                };
+                (status, Some(interrupted.reason()), Settlement::nothing())
+            }
+        };
+        Ended { status, reason, settlement, findings, requests: caller.requests() }
     }
 }
 

@@ -16,7 +16,6 @@ use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pace::Disposition;
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
 use crate::roll::{PassNo, Roll, Sighting};
-use crate::store::Batch;
 use crate::tencent::Page;
 use crate::verdict::{FinishedPass, Recheck};
 
@@ -122,7 +121,7 @@ pub(super) async fn run(
     if matches!(end, PassEnd::Complete(_)) {
         tally.ended_at = Some(site.clock.now());
         if tally.plan.in_baseline {
-            site.store.end_baseline(site.lease, site.app, tally.plan.type_id, site.crawl).await?;
+            site.end_baseline(tally.plan.type_id).await?;
         }
         tally.warn_of_oddities();
     }
@@ -273,15 +272,8 @@ impl Gathered {
         if self.ids.is_empty() {
             return Ok(());
         }
-        let batch = Batch {
-            app: site.app,
-            crawl: site.crawl,
-            type_id: tally.plan.type_id,
-            in_baseline: tally.plan.in_baseline,
-            at: site.clock.now(),
-            ids: &self.ids,
-        };
-        let written = site.store.write_listed(site.lease, &batch).await?;
+        let plan = &tally.plan;
+        let written = site.write_listed(plan.type_id, plan.in_baseline, &self.ids).await?;
         tally.first_listed += written.first_listed;
         *self = Self::default();
         Ok(())

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use tracing::{error, info, warn};
 
+use super::ledger::Foreseen;
 use crate::guard::{Change, Withholding};
-use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId};
+use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId, with_causes};
 use crate::reconcile::Settlement;
 use crate::store::{CrawlEvents, Reason};
+use crate::tencent::ApiError;
 use crate::verdict::Judgement;
 
 /// A crawl that was recorded, however it ended.
@@ -32,6 +34,23 @@ pub struct CrawlReport {
     pub missing: u64,
     /// Deletions that wait for someone's approval.
     pub withheld: u64,
+    /// Groups that were found standing when they were asked about.
+    pub spared: u64,
+}
+
+/// What a crawl would have done, had it not been a dry run.
+#[derive(Clone, Debug)]
+pub struct DryRun {
+    pub status: CrawlStatus,
+    pub deletions: Option<Deletions>,
+    pub reason: Option<Reason>,
+    pub requests: u64,
+    /// Different ids listed.
+    pub listed: u64,
+    pub total: Option<u64>,
+    /// Groups that were found standing when they were asked about.
+    pub spared: u64,
+    pub changes: Vec<Foreseen>,
 }
 
 impl CrawlReport {
@@ -58,6 +77,7 @@ impl CrawlReport {
                     retyped = self.events.retyped,
                     missing = self.missing,
                     withheld = self.withheld,
+                    spared = self.spared,
                     requests = self.requests,
                     took = %humantime::format_duration(took),
                     "crawl {}{}{reason}",
@@ -93,27 +113,50 @@ fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&st
     types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
 }
 
+/// Why deletions are withheld, if any are.
 pub(super) fn withheld_reason(
-    withholding: &Withholding,
+    withholding: Option<Withholding>,
+    unconfirmed: Option<ApiError>,
     settlement: &Settlement,
     types: &BTreeMap<GroupType, TypeId>,
-    crawl: CrawlId,
-) -> Reason {
+    crawl: Option<CrawlId>,
+) -> Option<Reason> {
     let groups: usize = settlement.withheld().map(|(_, ids)| ids.len()).sum();
-    let why = if withholding.exceeded.is_empty() {
-        "deletion.mode is \"review\"".to_owned()
-    } else {
-        let sentence = |(type_id, change): &(Option<TypeId>, Change)| {
-            let what = type_id
-                .map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
-            format!("{what} would shrink from {} to {} live groups", change.before, change.after)
-        };
-        let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
-        format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))
+    let mut whys = Vec::new();
+    let (mut code, mut error_code) = (None, None);
+    if let Some(withholding) = withholding {
+        code = Some(withholding.code);
+        whys.push(guard_speaks(&withholding, types));
+    }
+    // Refused for the sake of groups that all stand, it changed nothing.
+    if let Some(error) = unconfirmed.filter(|_| groups > 0) {
+        error_code = error.code();
+        code = code.or(Some(ReasonCode::ConfirmRefused));
+        whys.push(format!(
+            "deletion.confirm is true, and get_group_info may not be asked: {}",
+            with_causes(&error)
+        ));
+    }
+    let why = whys.join("; ");
+    let text = match crawl {
+        Some(crawl) => format!(
+            "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
+             `tim-group-sync approve --crawl {crawl}`"
+        ),
+        None => format!("{why}: {groups} deletions would be withheld"),
     };
-    let text = format!(
-        "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
-         `tim-group-sync approve --crawl {crawl}`"
-    );
-    Reason { code: withholding.code, error_code: None, text }
+    Some(Reason { code: code?, error_code, text })
+}
+
+fn guard_speaks(withholding: &Withholding, types: &BTreeMap<GroupType, TypeId>) -> String {
+    if withholding.exceeded.is_empty() {
+        return "deletion.mode is \"review\"".to_owned();
+    }
+    let sentence = |(type_id, change): &(Option<TypeId>, Change)| {
+        let what =
+            type_id.map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
+        format!("{what} would shrink from {} to {} live groups", change.before, change.after)
+    };
+    let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
+    format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))
 }

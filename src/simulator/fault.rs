@@ -9,9 +9,9 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::SeenRequest;
 use super::server::Draft;
 use super::state::mixed;
+use super::{Call, SeenRequest};
 
 /// Bigger than any sane cap on an answer.
 const OVERSIZED_BYTES: usize = 64 << 20;
@@ -23,6 +23,8 @@ pub enum At {
     /// The n-th request since the start, counted from 1.
     Request(u64),
     Requests(RangeInclusive<u64>),
+    /// Every request about single groups.
+    Info,
     /// Every request for this group type.
     Type(String),
     /// This page of this group type, counted from 1 at a `Next` of 0. Asking again with the same `Next` is the same
@@ -39,6 +41,7 @@ impl At {
             Self::Every => true,
             Self::Request(number) => request.number == *number,
             Self::Requests(numbers) => numbers.contains(&request.number),
+            Self::Info => request.call == Call::Info,
             Self::Type(group_type) => is_for(group_type),
             Self::Page(group_type, page) => is_for(group_type) && request.page == *page,
             Self::OneIn(many) => mixed(seed ^ request.number).is_multiple_of(*many),
@@ -93,6 +96,13 @@ pub enum Fault {
     TotalCount(u64),
     /// The `TotalCount` of the whole app, in spite of the filter.
     AppTotalCount,
+
+    /// What is said of this group is this code.
+    GroupCode(String, i64),
+    /// The code of the whole answer about single groups, which means nothing beside what is said of each.
+    CodeBesideGroups(i64),
+    /// The answer does not tell the types of groups.
+    NoGroupTypes,
 }
 
 impl Fault {

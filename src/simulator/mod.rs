@@ -3,7 +3,7 @@
 //!
 //! It is the upstream of `demo` and `simulate`, of all tests and of the benchmark, so it models the API's
 //! documentation and what the documentation leaves open (the order of the list, what a `Next` points at), and knows
-//! nothing of the crawler. One call exists, `get_appid_group_list`; another is a route in `server.rs`.
+//! nothing of the crawler. Two calls exist, `get_appid_group_list` and `get_group_info`; another is a route in `server.rs`.
 //!
 //! - [`Simulator`] is the running server; it stops when dropped.
 //! - [`SimulatedApp`] is what it serves. Its verbs are what happens to an app: groups are created and dissolved,
@@ -103,21 +103,49 @@ pub enum Cursor {
     Position,
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// A page of the list of groups.
+    List,
+    /// What there is to say of single groups.
+    Info,
+}
+
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
     /// Counted from 1.
     pub number: u64,
     pub arrived_at: Instant,
+    pub call: Call,
+    /// The groups asked about.
+    pub groups: Vec<String>,
     /// The filter.
     pub group_type: Option<String>,
-    /// 0, as `next`, if the body could not be read.
+    /// 0, as `next`, if the body could not be read, or is not about a list.
     pub limit: u32,
     pub next: u64,
     /// Page of the pass over this filter, counted from 1; see [`At::Page`].
     pub page: u64,
     /// The error code of the answer, 0 for a page; `None` if there is no answer of the API, or none yet.
     pub answered: Option<i64>,
+}
+
+impl SeenRequest {
+    fn of(call: Call, arrived_at: Instant) -> Self {
+        Self {
+            number: 0,
+            arrived_at,
+            call,
+            groups: Vec::new(),
+            group_type: None,
+            limit: 0,
+            next: 0,
+            page: 0,
+            answered: None,
+        }
+    }
 }
 
 /// The server. Dereferences to the app it serves; stops, answering nothing more, when dropped.
@@ -205,6 +233,17 @@ impl SimulatedApp {
         let mut groups = lock(&self.groups);
         groups.dissolve(id);
         groups.create(&rest_name(group_type), id);
+    }
+
+    /// Leaves these groups out of every list and every count, though they stand and can be asked about.
+    pub fn hide(&self, ids: &[&str]) {
+        let mut groups = lock(&self.groups);
+        ids.iter().for_each(|id| groups.hide(id));
+    }
+
+    /// Lists every hidden group again.
+    pub fn show_all(&self) {
+        lock(&self.groups).show_all();
     }
 
     /// Every group with its type.
@@ -309,14 +348,13 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn note(
+    fn note_list(
         &mut self,
         arrived_at: Instant,
         group_type: Option<String>,
         limit: u32,
         next: u64,
     ) -> SeenRequest {
-        self.received += 1;
         let (last_next, page) = self.passes.entry(group_type.clone()).or_default();
         *page = match next {
             0 => 1,
@@ -324,9 +362,17 @@ impl Traffic {
             _ => *page + 1,
         };
         *last_next = next;
-        let number = self.received;
-        let request =
-            SeenRequest { number, arrived_at, group_type, limit, next, page: *page, answered: None };
+        let page = *page;
+        self.note(SeenRequest { group_type, limit, next, page, ..SeenRequest::of(Call::List, arrived_at) })
+    }
+
+    fn note_info(&mut self, arrived_at: Instant, groups: Vec<String>) -> SeenRequest {
+        self.note(SeenRequest { groups, ..SeenRequest::of(Call::Info, arrived_at) })
+    }
+
+    fn note(&mut self, request: SeenRequest) -> SeenRequest {
+        self.received += 1;
+        let request = SeenRequest { number: self.received, ..request };
         if self.log.len() == MAX_LOGGED {
             self.log.pop_front();
         }

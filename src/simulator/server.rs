@@ -13,6 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::error::Category;
 
@@ -22,7 +23,7 @@ use super::state::Page;
 use super::{SeenRequest, SimulatedApp, lock};
 use crate::model::{GroupIds, SdkAppId};
 use crate::tencent::usersig::{self, InvalidUserSig};
-use crate::tencent::wire::{LIST_GROUPS_PATH, MAX_LIMIT};
+use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH, MAX_INFO_IDS, MAX_LIMIT};
 
 /// A little more than the head of an answer has.
 const HEAD_BYTES: usize = 128;
@@ -33,6 +34,7 @@ pub(super) fn router(app: Arc<SimulatedApp>) -> Router {
     let wrong_path = || async { Refusal(60009, "no such resource, check the URL").into_response() };
     Router::new()
         .route(LIST_GROUPS_PATH, post(list_groups).fallback(wrong_method))
+        .route(GROUP_INFO_PATH, post(group_info).fallback(wrong_method))
         .fallback(wrong_path)
         .with_state(app)
 }
@@ -43,14 +45,32 @@ async fn list_groups(
     uri: Uri,
     body: Bytes,
 ) -> Response {
+    let received = app.receive_list(&uri, &body);
+    respond(&app, &cut, &uri, received).await
+}
+
+async fn group_info(
+    State(app): State<Arc<SimulatedApp>>,
+    ConnectInfo(cut): ConnectInfo<Cut>,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    let received = app.receive_info(&uri, &body);
+    respond(&app, &cut, &uri, received).await
+}
+
+/// A request that was noted, and what it asks for or why it may not.
+type Received = (SeenRequest, Result<Asked, Refusal>);
+
+async fn respond(app: &SimulatedApp, cut: &Cut, uri: &Uri, received: Received) -> Response {
     tokio::select! {
-        response = answer(&app, &cut, &uri, &body) => response,
-        () = app.stopped.cancelled() => cut_off(&cut),
+        response = answer(app, cut, uri, received) => response,
+        () = app.stopped.cancelled() => cut_off(cut),
     }
 }
 
-async fn answer(app: &SimulatedApp, cut: &Cut, uri: &Uri, body: &[u8]) -> Response {
-    let (request, mut asked) = app.receive(uri, body);
+async fn answer(app: &SimulatedApp, cut: &Cut, uri: &Uri, received: Received) -> Response {
+    let (request, mut asked) = received;
     app.call_hooks(&request);
     for gate in app.gates(&request) {
         gate.pass().await;
@@ -70,7 +90,11 @@ async fn answer(app: &SimulatedApp, cut: &Cut, uri: &Uri, body: &[u8]) -> Respon
             },
         }
     }
-    let (code, body) = match asked.and_then(|asked| app.list(&asked, &on_page)) {
+    let answered = asked.and_then(|asked| match asked {
+        Asked::List(asked) => app.list(&asked, &on_page),
+        Asked::Info(asked) => Ok(app.tell(&asked, &on_page)),
+    });
+    let (code, body) = match answered {
         Ok(body) => (0, body),
         Err(refusal) => (refusal.0, refusal.body()),
     };
@@ -108,33 +132,46 @@ impl Refusal {
     }
 }
 
-/// The body of a request. `{}` is a whole one.
+enum Asked {
+    List(AskedList),
+    Info(AskedInfo),
+}
+
+/// The body of a request for a page. `{}` is a whole one.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Asked {
+struct AskedList {
     limit: u32,
     next: u64,
     group_type: Option<String>,
 }
 
-impl Default for Asked {
+impl Default for AskedList {
     fn default() -> Self {
         Self { limit: MAX_LIMIT, next: 0, group_type: None }
     }
 }
 
-impl Asked {
-    fn read(body: &[u8]) -> Result<Self, Refusal> {
-        let asked: Self = serde_json::from_slice(body).map_err(|error| match error.classify() {
-            Category::Data => Refusal(10004, "a field is not of the documented type"),
-            _ => Refusal(60003, "the request is not JSON"),
-        })?;
-        if (1..=MAX_LIMIT).contains(&asked.limit) {
-            Ok(asked)
-        } else {
-            Err(Refusal(10004, "Limit must be between 1 and 10000"))
-        }
-    }
+/// The body of a request about single groups.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AskedInfo {
+    group_id_list: Vec<String>,
+    #[serde(default)]
+    response_filter: AskedFilter,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AskedFilter {
+    group_base_info_filter: Option<Vec<String>>,
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => Refusal(10004, "a field is not of the documented type"),
+        _ => Refusal(60003, "the request is not JSON"),
+    })
 }
 
 /// An answer that faults may still bend.
@@ -168,15 +205,17 @@ fn entries<S: Serializer>(ids: &GroupIds, serializer: S) -> Result<S::Ok, S::Err
 }
 
 impl SimulatedApp {
-    /// Notes a request, and finds out what it asks for or why it may not.
-    fn receive(&self, uri: &Uri, body: &[u8]) -> (SeenRequest, Result<Asked, Refusal>) {
+    fn receive_list(&self, uri: &Uri, body: &[u8]) -> Received {
         let authentic = self.authenticate(uri);
-        let asked = Asked::read(body);
+        let asked = read::<AskedList>(body).and_then(|asked| {
+            let lawful = (1..=MAX_LIMIT).contains(&asked.limit);
+            if lawful { Ok(asked) } else { Err(Refusal(10004, "Limit must be between 1 and 10000")) }
+        });
         let mut traffic = lock(&self.traffic);
         let arrived_at = Instant::now();
         let (group_type, limit, next) =
             asked.as_ref().map_or((None, 0, 0), |asked| (asked.group_type.clone(), asked.limit, asked.next));
-        let request = traffic.note(arrived_at, group_type, limit, next);
+        let request = traffic.note_list(arrived_at, group_type, limit, next);
         let admitted = authentic.and_then(|()| {
             let too_early =
                 self.settings.min_interval.is_some_and(|interval| !traffic.admit(arrived_at, interval));
@@ -184,7 +223,19 @@ impl SimulatedApp {
             // explains with this very call (api facts, section 1).
             if too_early { Err(Refusal(10006, "operations come too frequently")) } else { Ok(()) }
         });
-        (request, admitted.and(asked))
+        (request, admitted.and(asked).map(Asked::List))
+    }
+
+    /// The limit of this call, 200 a second, is not simulated.
+    fn receive_info(&self, uri: &Uri, body: &[u8]) -> Received {
+        let authentic = self.authenticate(uri);
+        let asked = read::<AskedInfo>(body).and_then(|asked| {
+            let lawful = (1..=MAX_INFO_IDS).contains(&asked.group_id_list.len());
+            if lawful { Ok(asked) } else { Err(Refusal(10004, "GroupIdList must have 1 to 50 groups")) }
+        });
+        let groups = asked.as_ref().map_or_else(|_| Vec::new(), |asked| asked.group_id_list.clone());
+        let request = lock(&self.traffic).note_info(Instant::now(), groups);
+        (request, authentic.and(asked).map(Asked::Info))
     }
 
     fn authenticate(&self, uri: &Uri) -> Result<(), Refusal> {
@@ -224,7 +275,7 @@ impl SimulatedApp {
         Ok(())
     }
 
-    fn list(&self, asked: &Asked, faults: &[Fault]) -> Result<Vec<u8>, Refusal> {
+    fn list(&self, asked: &AskedList, faults: &[Fault]) -> Result<Vec<u8>, Refusal> {
         let filter = asked.group_type.as_deref().filter(|_| !faults.contains(&Fault::IgnoreGroupType));
         let page = lock(&self.groups)
             .page(filter, asked.next, asked.limit as usize)
@@ -247,6 +298,43 @@ impl SimulatedApp {
         } else {
             Err(Refusal(10018, "the answer would be too large"))
         }
+    }
+}
+
+impl SimulatedApp {
+    /// What there is to say of single groups: of each its type, or why not.
+    fn tell(&self, asked: &AskedInfo, faults: &[Fault]) -> Vec<u8> {
+        let filter = asked.response_filter.group_base_info_filter.as_deref();
+        let with_type = filter.is_none_or(|fields| fields.iter().any(|field| field == "Type"))
+            && !faults.contains(&Fault::NoGroupTypes);
+        let groups = lock(&self.groups);
+        let tell = |id: &String| {
+            let scripted = faults.iter().find_map(|fault| match fault {
+                Fault::GroupCode(of, code) if of == id => Some(*code),
+                _ => None,
+            });
+            let code = match scripted {
+                Some(code) => code,
+                None if groups.type_of(id).is_some() => 0,
+                None => 10010,
+            };
+            let mut told = serde_json::json!({ "GroupId": id, "ErrorCode": code, "ErrorInfo": "" });
+            if let Some(group_type) = groups.type_of(id).filter(|_| code == 0 && with_type) {
+                told["Type"] = group_type.into();
+            }
+            told
+        };
+        let told: Vec<serde_json::Value> = asked.group_id_list.iter().map(tell).collect();
+        let code = faults.iter().find_map(|fault| match fault {
+            Fault::CodeBesideGroups(code) => Some(*code),
+            _ => None,
+        });
+        let status = if code.is_some() { "FAIL" } else { "OK" };
+        serde_json::json!({
+            "ActionStatus": status, "ErrorCode": code.unwrap_or(0), "ErrorInfo": "", "GroupInfo": told
+        })
+        .to_string()
+        .into_bytes()
     }
 }
 

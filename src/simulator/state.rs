@@ -32,6 +32,8 @@ pub(super) struct Groups {
     created: u64,
     /// By type. A type that once had a group keeps its list, as the API keeps knowing it.
     lists: BTreeMap<String, Vec<Group>>,
+    /// Groups that stand and are in no list, with their types.
+    hidden: BTreeMap<Box<str>, String>,
 }
 
 /// One page, before it becomes JSON and while a fault may still bend it.
@@ -51,11 +53,11 @@ pub(super) struct Page {
 impl Groups {
     pub(super) fn new(listing: Listing, seed: u64) -> Self {
         let lists = GroupType::documented().iter().map(|t| (t.as_str().to_owned(), Vec::new())).collect();
-        Self { listing, seed, rng: StdRng::seed_from_u64(seed), created: 0, lists }
+        Self { listing, seed, rng: StdRng::seed_from_u64(seed), created: 0, lists, hidden: BTreeMap::new() }
     }
 
     pub(super) fn create(&mut self, group_type: &str, id: &str) -> bool {
-        let new = self.find(id).is_none();
+        let new = self.type_of(id).is_none();
         if new {
             let group = self.group(id.into());
             self.add(group_type, vec![group]);
@@ -78,7 +80,27 @@ impl Groups {
         {
             list.remove(*index);
         }
-        found.is_some()
+        self.hidden.remove(id).is_some() || found.is_some()
+    }
+
+    /// Takes a group out of the lists, though it stands.
+    pub(super) fn hide(&mut self, id: &str) {
+        if let Some((group_type, _)) = self.find(id) {
+            self.dissolve(id);
+            self.hidden.insert(id.into(), group_type);
+        }
+    }
+
+    /// Lists every hidden group again, as the youngest.
+    pub(super) fn show_all(&mut self) {
+        for (id, group_type) in std::mem::take(&mut self.hidden) {
+            self.create(&group_type, &id);
+        }
+    }
+
+    /// The type of a group that stands.
+    pub(super) fn type_of(&self, id: &str) -> Option<String> {
+        self.hidden.get(id).cloned().or_else(|| Some(self.find(id)?.0))
     }
 
     pub(super) fn dissolve_some(&mut self, n: usize) -> Vec<String> {
@@ -99,7 +121,11 @@ impl Groups {
     }
 
     pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.lists.iter().flat_map(|(group_type, list)| list.iter().map(|g| (&*g.id, group_type.as_str())))
+        let listed = self
+            .lists
+            .iter()
+            .flat_map(|(group_type, list)| list.iter().map(|g| (&*g.id, group_type.as_str())));
+        listed.chain(self.hidden.iter().map(|(id, group_type)| (&**id, group_type.as_str())))
     }
 
     pub(super) fn counts(&self) -> BTreeMap<String, usize> {

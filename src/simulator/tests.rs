@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::tencent::usersig::{self, Claims};
-use crate::tencent::wire::LIST_GROUPS_PATH;
+use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH};
 
 const NOW: i64 = 1_700_000_000;
 
@@ -60,7 +60,16 @@ impl Caller {
     }
 
     async fn post(&self, simulator: &Simulator, body: String) -> reqwest::Result<reqwest::Response> {
-        let url = simulator.base_url() + LIST_GROUPS_PATH;
+        self.post_to(simulator, LIST_GROUPS_PATH, body).await
+    }
+
+    async fn post_to(
+        &self,
+        simulator: &Simulator,
+        path: &str,
+        body: String,
+    ) -> reqwest::Result<reqwest::Response> {
+        let url = simulator.base_url() + path;
         self.http.post(url).query(&self.parameters).body(body).send().await
     }
 
@@ -527,4 +536,46 @@ async fn a_dropped_simulator_ends_the_requests_it_holds_and_takes_no_more() {
     while caller.http.post(&url).send().await.is_ok() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn single_groups_are_told_one_by_one_hidden_ones_too() {
+    let (simulator, caller) = start(settings()).await;
+    ["a", "b", "c", "d"].iter().for_each(|id| simulator.create("Work", id));
+    simulator.hide(&["b", "nobody"]);
+    simulator.dissolve("c");
+    assert_eq!(caller.crawl(&simulator, Some("Private"), 10).await, [["a", "d"]]);
+    assert_eq!(simulator.truth().keys().collect::<Vec<_>>(), ["a", "b", "d"]);
+    let ask = async |body: Value| -> Value {
+        let response = caller.post_to(&simulator, GROUP_INFO_PATH, body.to_string()).await.unwrap();
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+    };
+    let types = json!({ "GroupBaseInfoFilter": ["Type"] });
+    let question = json!({ "GroupIdList": ["a", "b", "c"], "ResponseFilter": types });
+    let told = |answer: &Value| -> Vec<(Value, Value)> {
+        let groups = answer["GroupInfo"].as_array().unwrap();
+        groups.iter().map(|group| (group["ErrorCode"].clone(), group["Type"].clone())).collect()
+    };
+    let private = (json!(0), json!("Private"));
+    let answer = ask(question.clone()).await;
+    assert_eq!(answer["ErrorCode"], 0);
+    assert_eq!(told(&answer), [private.clone(), private.clone(), (json!(10010), Value::Null)]);
+    simulator.script(At::Info, Fault::GroupCode("a".to_owned(), 10002));
+    simulator.script(At::Info, Fault::CodeBesideGroups(10010));
+    let answer = ask(question.clone()).await;
+    assert_eq!((&answer["ErrorCode"], &told(&answer)[0].0), (&json!(10010), &json!(10002)));
+    simulator.script(At::Info, Fault::ErrorCode(10007));
+    assert_eq!(
+        ask(question).await,
+        json!({ "ActionStatus": "FAIL", "ErrorCode": 10007, "ErrorInfo": "scripted" })
+    );
+    for ids in [vec![], vec!["x"; 51]] {
+        simulator.heal();
+        assert_eq!(ask(json!({ "GroupIdList": ids })).await["ErrorCode"], 10004);
+    }
+    simulator.show_all();
+    assert_eq!(caller.crawl(&simulator, None, 10).await, [["a", "d", "b"]]);
+    let asked: Vec<usize> =
+        simulator.requests().iter().filter(|r| r.call == Call::Info).map(|r| r.groups.len()).collect();
+    assert_eq!(asked, [3, 3, 3, 0, 0]);
 }

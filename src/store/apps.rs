@@ -27,6 +27,18 @@ pub struct TypeState {
 }
 
 impl TypeState {
+    /// A type of which nothing is kept yet.
+    #[must_use]
+    pub fn of(type_id: TypeId) -> Self {
+        Self { type_id: type_id.0, live_count: 0, baseline_crawl_id: None }
+    }
+
+    /// The same with so many more live groups.
+    #[must_use]
+    pub fn with_more(self, live: i64) -> Self {
+        Self { live_count: self.live_count + live, ..self }
+    }
+
     #[must_use]
     pub fn type_id(&self) -> TypeId {
         TypeId(self.type_id)
@@ -69,7 +81,39 @@ INSERT INTO type_state (app_id, type_id, baseline_crawl_id) VALUES ($1, $2, $3)
 ON CONFLICT (app_id, type_id) DO UPDATE SET baseline_crawl_id = excluded.baseline_crawl_id
 WHERE type_state.baseline_crawl_id IS NULL";
 
+const TYPE_NAMES: &str = "SELECT type_id, name FROM group_type WHERE name IS NOT NULL";
+
 impl Store {
+    /// The number of an app, if it is known.
+    pub async fn find_app(&self, app: SdkAppId) -> Result<Option<AppId>, StoreError> {
+        let app_id: Option<i64> =
+            reading!(self, on => query_scalar(SELECT_APP).bind(app.get()).fetch_optional(on).await)
+                .attempted("look an app up")?;
+        Ok(app_id.map(AppId))
+    }
+
+    /// Every group type that is known, whichever apps have it.
+    pub async fn type_names(&self) -> Result<BTreeMap<TypeId, String>, StoreError> {
+        let names: Vec<(i64, String)> = reading!(self, on => query_as(TYPE_NAMES).fetch_all(on).await)
+            .attempted("read the group types")?;
+        Ok(names.into_iter().map(|(type_id, name)| (TypeId(type_id), name)).collect())
+    }
+
+    /// The number of a group type, which becomes known by that. The app's lease must be held.
+    pub async fn register_type(&self, lease: &Lease, group_type: &GroupType) -> Result<TypeId, StoreError> {
+        const DOING: &str = "register a group type";
+        writing!(self, DOING, |tx, dialect| {
+            query(UPSERT_TYPE).bind(group_type.as_str()).execute(&mut *tx).await.attempted(DOING)?;
+            let type_id: i64 = query_scalar(SELECT_TYPE)
+                .bind(group_type.as_str())
+                .fetch_one(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            dialect::confirm_lease(&mut tx, lease).await?;
+            Ok(TypeId(type_id))
+        })
+    }
+
     /// Makes an app and its group types known, under their configured names, and returns their numbers.
     pub async fn register_app(
         &self,

@@ -12,7 +12,7 @@ use super::lease::Lease;
 use crate::model::{
     Counts, CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict,
 };
-use crate::reconcile::Settlement;
+use crate::reconcile::{Absent, Settlement};
 
 const IDS_PER_STATEMENT: usize = 20_000;
 
@@ -108,7 +108,7 @@ const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
     leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12
 WHERE crawl_id = $1 AND status = 'running'";
-const NOTE_WITHHELD: &str = "UPDATE crawl SET withheld = $2 WHERE crawl_id = $1";
+const NOTE_KEPT: &str = "UPDATE crawl SET withheld = $2, spared = $3 WHERE crawl_id = $1";
 const CLOSED_LIKE_THIS: &str = "
 SELECT appeared, vanished, reappeared, retyped FROM crawl
 WHERE crawl_id = $1 AND finished_at = $2 AND status = $3 AND started_at = $4";
@@ -278,7 +278,7 @@ impl Store {
                 };
             }
             let mut tally = Tally::default();
-            for (type_id, ids) in closing.settlement.vanished() {
+            for (Absent { type_id, were_missing }, ids) in closing.settlement.vanished() {
                 for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
                     let ids = dialect::Ids::of(&chunk);
                     let marked = dialect::mark_vanished(&mut tx, (app, type_id, crawl), finished_at, &ids)
@@ -288,10 +288,9 @@ impl Store {
                     let delta = tally.deltas.entry(type_id).or_default();
                     delta.live -= marked;
                     delta.deleted += marked;
+                    delta.missing -= if were_missing { marked } else { 0 };
                     tally.changes.entry(type_id).or_default().vanished += marked;
                 }
-                tally.deltas.entry(type_id).or_default().missing -=
-                    closing.settlement.were_missing(type_id).cast_signed();
             }
             for (type_id, ids) in closing.settlement.missing() {
                 for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
@@ -303,18 +302,16 @@ impl Store {
                 }
             }
             let mut withheld = 0;
-            for (type_id, ids) in closing.settlement.withheld() {
+            for (Absent { type_id, were_missing }, ids) in closing.settlement.withheld() {
                 for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
                     let ids = dialect::Ids::of(&chunk);
                     let held = dialect::mark_withheld(&mut tx, (app, type_id, crawl), started_at, &ids)
                         .await
                         .attempted(DOING)?
                         .cast_signed();
-                    tally.deltas.entry(type_id).or_default().missing += held;
+                    tally.deltas.entry(type_id).or_default().missing += if were_missing { 0 } else { held };
                     withheld += held;
                 }
-                tally.deltas.entry(type_id).or_default().missing -=
-                    closing.settlement.were_missing(type_id).cast_signed();
             }
             keep_tally!(tx, app, crawl, tally, DOING);
             for type_id in closing.settlement.concluded() {
@@ -346,8 +343,10 @@ impl Store {
                     .await
                     .attempted(DOING)?;
             }
-            if withheld > 0 {
-                query(NOTE_WITHHELD).bind(crawl.0).bind(withheld).execute(&mut *tx).await.attempted(DOING)?;
+            let spared = count(closing.settlement.spared());
+            if withheld + spared > 0 {
+                let noting = query(NOTE_KEPT).bind(crawl.0).bind(withheld).bind(spared);
+                noting.execute(&mut *tx).await.attempted(DOING)?;
             }
             let events: CrawlEvents =
                 query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
@@ -368,15 +367,7 @@ impl Closing<'_> {
     /// What becomes of the crawl's deletions; only a complete crawl says.
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
-        (self.status == CrawlStatus::Complete).then(|| {
-            if self.settlement.withheld().next().is_some() {
-                Deletions::Withheld
-            } else if self.settlement.vanished().next().is_some() {
-                Deletions::Applied
-            } else {
-                Deletions::None
-            }
-        })
+        self.settlement.deletions(self.status)
     }
 }
 

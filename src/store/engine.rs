@@ -253,6 +253,19 @@ impl Store {
         })
     }
 
+    /// The same database for someone who only reads: an SQLite file cannot be written through it.
+    #[must_use]
+    pub fn only_reading(&self) -> Self {
+        let engine = match &self.engine {
+            Engine::Sqlite(file) => {
+                Engine::Sqlite(SqliteFile { writer: file.readers.clone(), ..file.clone() })
+            }
+            // Reads have transactions of their own there, which cannot write.
+            Engine::Postgres(server) => Engine::Postgres(server.clone()),
+        };
+        Self { engine }
+    }
+
     /// Gives all connections back.
     pub async fn close(&self) {
         match &self.engine {

@@ -1,6 +1,6 @@
 //! The groups themselves: read once a crawl, written only where something changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 
@@ -41,6 +41,13 @@ pub(super) struct ListedBefore {
     pub(super) type_id: TypeId,
     pub(super) deleted: bool,
     pub(super) missing: bool,
+}
+
+/// A group as the database knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownGroup {
+    pub type_id: TypeId,
+    pub deleted: bool,
 }
 
 /// So many listed groups have to change.
@@ -180,6 +187,29 @@ impl Store {
             Engine::Postgres(server) => postgres::live_groups(server, app, each).await,
         }
         .attempted("read the live groups")
+    }
+
+    /// Tells of each of these ids, in no order, whether and how it is known.
+    pub async fn look_up(
+        &self,
+        app: AppId,
+        ids: &GroupIds,
+        mut each: impl FnMut(&str, Option<KnownGroup>),
+    ) -> Result<(), StoreError> {
+        const DOING: &str = "look groups up";
+        for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+            let known = match &self.engine {
+                Engine::Sqlite(file) => sqlite::known(file, app, &sqlite::Ids::of(&chunk)).await,
+                Engine::Postgres(server) => postgres::known(server, app, &postgres::Ids::of(&chunk)).await,
+            };
+            let known: HashMap<String, KnownGroup> = known
+                .attempted(DOING)?
+                .into_iter()
+                .map(|(id, type_id, deleted)| (id, KnownGroup { type_id: TypeId(type_id), deleted }))
+                .collect();
+            chunk.iter().for_each(|id| each(id, known.get(*id).copied()));
+        }
+        Ok(())
     }
 
     /// Writes listed groups: adds the unknown ones, makes the others live, of this type and not missing.

@@ -152,6 +152,24 @@ pub(super) async fn live_groups(
     tx.commit().await
 }
 
+const KNOWN: &str = "
+SELECT j.id, g.type_id, g.deleted
+FROM unnest($2::text[]) AS j (id)
+CROSS JOIN LATERAL (SELECT type_id, deleted_at IS NOT NULL AS deleted
+                    FROM group_row WHERE app_id = $1 AND group_id = j.id OFFSET 0) g";
+
+/// Those of these ids that are in the table, with their types and whether they are deleted.
+pub(super) async fn known(
+    server: &Server,
+    app: AppId,
+    ids: &Ids<'_>,
+) -> Result<Vec<(String, i64, bool)>, sqlx::Error> {
+    let mut tx = server.begin_to_read().await?;
+    let known = query_as(KNOWN).bind(app.0).bind(ids.0).fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(known)
+}
+
 const APPEARED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, new_type)
 SELECT $4, $5, $1, j.id, 'a', $2

@@ -1,4 +1,4 @@
-//! Settling what a guard withheld, by a person's word: from the database alone.
+//! Settling what a guard withheld, and undoing what a crawl deleted, by a person's word: from the database alone.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -10,7 +10,7 @@ use super::groups::{Tally, keep_tally};
 use super::lease::Lease;
 use crate::model::{CrawlId, SdkAppId, TypeId};
 
-/// A crawl whose deletions may be waiting.
+/// A crawl whose deletions may be waiting, or undone.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct HeldCrawl {
     app_id: i64,
@@ -20,6 +20,11 @@ pub struct HeldCrawl {
     pub deletions: Option<String>,
     /// How many deletions it withheld.
     pub withheld: i64,
+    /// How many groups it marked deleted, at once or when someone approved.
+    pub vanished: i64,
+    /// How many of these were undone.
+    pub undeleted: i64,
+    started_at: i64,
 }
 
 impl HeldCrawl {
@@ -31,7 +36,7 @@ impl HeldCrawl {
 }
 
 const CRAWL: &str = "
-SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld
+SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld, c.vanished, c.undeleted, c.started_at
 FROM crawl c JOIN app a ON a.app_id = c.app_id WHERE c.crawl_id = $1";
 const HELD: &str = "
 SELECT group_id FROM group_row WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL ORDER BY group_id";
@@ -47,6 +52,39 @@ WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL";
 const APPROVED: &str = "
 UPDATE crawl SET vanished = vanished + $2, deletions = CASE WHEN deletions IS NULL THEN NULL ELSE 'approved' END
 WHERE crawl_id = $1";
+
+/// The groups whose last event is that this crawl marked them deleted.
+macro_rules! deleted_by_crawl {
+    ($select:literal, $after:literal) => {
+        concat!(
+            "SELECT ",
+            $select,
+            " FROM group_event e JOIN group_row g ON g.app_id = e.app_id AND g.group_id = e.group_id
+WHERE e.crawl_id = $2 AND e.app_id = $1 AND e.kind = 'v' AND g.deleted_at IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM group_event l WHERE l.app_id = e.app_id AND l.group_id = e.group_id AND l.event_id > e.event_id)",
+            $after
+        )
+    };
+}
+const DELETED: &str = deleted_by_crawl!("g.group_id", " ORDER BY g.group_id");
+const DELETED_BY_TYPE: &str = deleted_by_crawl!("g.type_id, count(*)", " GROUP BY g.type_id");
+const REVIVE: &str = concat!(
+    "UPDATE group_row SET deleted_at = NULL, missing_since = $3, held_crawl_id = $2 WHERE app_id = $1 AND group_id IN (",
+    deleted_by_crawl!("g.group_id", ""),
+    ")"
+);
+// A held group is live: that the last thing told of it is its deletion is so only of those revived just now.
+const UNDELETED: &str = "
+INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
+SELECT $3, $2, g.app_id, g.group_id, 'u', g.type_id, g.type_id FROM group_row g
+WHERE g.app_id = $1 AND g.held_crawl_id = $2 AND 'v' = (
+    SELECT l.kind FROM group_event l WHERE l.app_id = g.app_id AND l.group_id = g.group_id ORDER BY l.event_id DESC LIMIT 1)
+ORDER BY g.group_id";
+const UNDONE: &str = "
+UPDATE crawl SET undeleted = undeleted + $3,
+    deletions = CASE WHEN deletions IS NULL THEN NULL ELSE 'withheld' END,
+    withheld = (SELECT count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2)
+WHERE crawl_id = $2 AND $3 > 0";
 
 impl Store {
     /// A crawl by its id.
@@ -110,6 +148,65 @@ impl Store {
             dialect::confirm_lease(&mut tx, lease).await?;
             // Another attempt after a commit that nobody heard of finds nothing left to do.
             most = approved.max(most);
+            Ok(most.cast_unsigned())
+        })
+    }
+
+    /// The groups that a crawl marked deleted and nothing has touched since.
+    pub async fn deleted_groups(&self, held: &HeldCrawl, crawl: CrawlId) -> Result<Vec<String>, StoreError> {
+        reading!(self, on => query_scalar(DELETED).bind(held.app_id).bind(crawl.0).fetch_all(on).await)
+            .attempted("list what a crawl deleted")
+    }
+
+    /// Makes the groups live again that a crawl marked deleted and nothing has touched since, and returns how many. They
+    /// are missing and held, as if their deletion had been withheld. The lease of its app must be held.
+    pub async fn undelete(
+        &self,
+        lease: &Lease,
+        held: &HeldCrawl,
+        crawl: CrawlId,
+        at: DateTime<Utc>,
+        day: NaiveDate,
+    ) -> Result<u64, StoreError> {
+        const DOING: &str = "undo the deletions of a crawl";
+        let app = AppId(held.app_id);
+        let mut most = 0;
+        writing!(self, DOING, |tx, dialect| {
+            let by_type: Vec<(i64, i64)> = query_as(DELETED_BY_TYPE)
+                .bind(app.0)
+                .bind(crawl.0)
+                .fetch_all(&mut *tx)
+                .await
+                .attempted(DOING)?;
+            let mut tally = Tally::default();
+            let mut undone = 0;
+            for (type_id, groups) in by_type {
+                let delta = tally.deltas.entry(TypeId(type_id)).or_default();
+                delta.live += groups;
+                delta.missing += groups;
+                delta.deleted -= groups;
+                undone += groups;
+            }
+            for (statement, number) in
+                [(REVIVE, held.started_at), (UNDELETED, at.timestamp_millis()), (UNDONE, undone)]
+            {
+                let marking = query(statement).bind(app.0).bind(crawl.0).bind(number);
+                marking.execute(&mut *tx).await.attempted(DOING)?;
+            }
+            keep_tally!(tx, app, crawl, tally, DOING);
+            for type_id in tally.deltas.keys() {
+                query(ADD_CHANGES_TO_DAY)
+                    .bind(app.0)
+                    .bind(day.to_string())
+                    .bind(type_id.0)
+                    .bind(0i64)
+                    .execute(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+            }
+            dialect::confirm_lease(&mut tx, lease).await?;
+            // As for an approval.
+            most = undone.max(most);
             Ok(most.cast_unsigned())
         })
     }

@@ -171,6 +171,19 @@ fn hand_on(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) -> us
     groups
 }
 
+const KNOWN: &str = "
+SELECT g.group_id, g.type_id, g.deleted_at IS NOT NULL
+FROM json_each(?2) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value";
+
+/// Those of these ids that are in the table, with their types and whether they are deleted.
+pub(super) async fn known(
+    file: &SqliteFile,
+    app: AppId,
+    ids: &Ids,
+) -> Result<Vec<(String, i64, bool)>, sqlx::Error> {
+    query_as(KNOWN).bind(app.0).bind(&ids.0).fetch_all(&file.readers).await
+}
+
 const APPEARED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, new_type)
 SELECT ?4, ?5, ?1, j.value, 'a', ?2 FROM json_each(?3) j

@@ -1,18 +1,20 @@
 //! One call, one answer: no loop, no retry, no pacing. The only place that builds an HTTP client, and the only one
 //! that sees a URL with a UserSig in it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::redirect::Policy;
+use serde::Serialize;
 
 use super::error::{ApiError, advice};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
-use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
+use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{GroupIds, SdkAppId, with_causes};
+use crate::model::{GroupIds, GroupType, SdkAppId, with_causes};
 
 /// Documented answers end at 1 MB; this leaves room and stops a bomb.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
@@ -49,6 +51,17 @@ pub struct Page {
     pub next: u64,
 }
 
+/// What the API says of a single group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// It is there; of this type, if the answer tells.
+    Stands(Option<GroupType>),
+    /// It does not exist, or was disbanded.
+    Gone,
+    /// The answer has another error code for it, or leaves it out.
+    Untold(Option<i64>),
+}
+
 /// The client could not be set up at all.
 #[derive(Debug, thiserror::Error)]
 #[error("the HTTP client could not be set up: {0}")]
@@ -80,6 +93,13 @@ impl Client {
         read_page(&body).map_err(|error| self.explain(error, &usersig))
     }
 
+    /// Asks about single groups, [`super::wire::MAX_INFO_IDS`] at most. The answer is in their order.
+    pub async fn group_states(&self, ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
+        let usersig = self.usersig();
+        let body = self.post(GROUP_INFO_PATH, &InfoRequest::types_of(ids), &usersig).await?;
+        read_states(&body, ids).map_err(|error| self.explain(error, &usersig))
+    }
+
     /// Makes the next call sign anew: the API may have been told to forget earlier signatures.
     pub fn renew_signature(&self) {
         *self.signature.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -105,7 +125,12 @@ impl Client {
         usersig
     }
 
-    async fn post(&self, path: &str, body: &ListRequest, usersig: &UserSig) -> Result<Vec<u8>, ApiError> {
+    async fn post(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+        usersig: &UserSig,
+    ) -> Result<Vec<u8>, ApiError> {
         let mut url = self.settings.base_url.clone();
         url.set_path(path);
         url.query_pairs_mut()
@@ -114,7 +139,7 @@ impl Client {
             .append_pair("usersig", usersig.expose())
             .append_pair("random", &rand::random::<u32>().to_string())
             .append_pair("contenttype", "json");
-        let json = serde_json::to_vec(body).expect("numbers and a string always serialise");
+        let json = serde_json::to_vec(body).expect("numbers and strings always serialise");
         let failed = |error| self.transport_error(error);
         let mut response = self
             .http
@@ -224,6 +249,36 @@ fn read_page(body: &[u8]) -> Result<Page, ApiError> {
     Ok(Page { ids: listed.ids, unusable: listed.unusable, total_count: answer.total_count, next })
 }
 
+/// The group does not exist, or was disbanded. That an id is illegal (10015) is not the same: it says something about the
+/// question, and the API itself listed the id.
+const NO_SUCH_GROUP: i64 = 10010;
+
+fn read_states(body: &[u8], ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
+    let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
+    let answer: InfoAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
+    // The code of the whole answer counts only where nothing is said of single groups (269/1616).
+    let Some(entries) = answer.group_info else {
+        return Err(match answer.error_code {
+            Some(code) if code != 0 => {
+                ApiError::Answered { code, info: answer.error_info.unwrap_or_default(), advice: None }
+            }
+            _ => malformed("no GroupInfo"),
+        });
+    };
+    let told: HashMap<&str, GroupState> = entries
+        .iter()
+        .map(|entry| {
+            let state = match entry.error_code {
+                Some(0) => GroupState::Stands(entry.group_type.as_deref().and_then(GroupType::new)),
+                Some(NO_SUCH_GROUP) => GroupState::Gone,
+                code => GroupState::Untold(code),
+            };
+            (entry.group_id.as_str(), state)
+        })
+        .collect();
+    Ok(ids.iter().map(|id| told.get(id).cloned().unwrap_or(GroupState::Untold(None))).collect())
+}
+
 /// Says what is wrong with a body without repeating it.
 fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
     let start = body.trim_ascii_start();
@@ -298,6 +353,31 @@ mod tests {
                 .contains("no GroupIdList")
         );
         assert!(read_page(br#"{"ActionStatus":"OK","ErrorCode":0,"TotalCount":0,"Next":0}"#).is_ok());
+    }
+
+    #[test]
+    fn only_the_code_for_a_group_that_does_not_exist_says_that_it_is_gone() {
+        let states = |body: &str| read_states(body.as_bytes(), &["a", "b", "c", "d", "e", "f"]);
+        let answer = r#"{"ActionStatus":"FAIL","ErrorCode":10010,"GroupInfo":[
+            {"GroupId":"b","ErrorCode":10010},{"GroupId":"a","ErrorCode":0,"Type":"Work","Name":"x"},
+            {"GroupId":"c","ErrorCode":10015},{"GroupId":"d"},{"GroupId":"E","ErrorCode":10010},
+            {"GroupId":"f","ErrorCode":0}]}"#;
+        let private = GroupState::Stands(GroupType::new("Private"));
+        let untold = GroupState::Untold;
+        let expected = [
+            private,
+            GroupState::Gone,
+            untold(Some(10015)),
+            untold(None),
+            untold(None),
+            GroupState::Stands(None),
+        ];
+        assert_eq!(states(answer).unwrap(), expected);
+        let refused = states(r#"{"ActionStatus":"FAIL","ErrorCode":10007,"ErrorInfo":"no"}"#).unwrap_err();
+        assert_eq!(refused.code(), Some(10007));
+        for nonsense in [r#"{"ActionStatus":"OK","ErrorCode":0}"#, "{}", "[]", r#"{"GroupInfo":[{}]}"#] {
+            assert!(matches!(states(nonsense), Err(ApiError::Malformed { .. })), "{nonsense}");
+        }
     }
 
     #[test]

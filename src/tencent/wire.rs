@@ -1,4 +1,4 @@
-//! The JSON of `get_appid_group_list` (269/1614), for the client that reads it and the simulator that writes it.
+//! The JSON of `get_appid_group_list` (269/1614) and of `get_group_info` (269/1616), for the client that reads it and the simulator that writes it.
 
 use std::fmt;
 
@@ -9,6 +9,12 @@ use crate::model::{GroupIds, is_group_id};
 
 /// Path of the call under the data centre's host.
 pub const LIST_GROUPS_PATH: &str = "/v4/group_open_http_svc/get_appid_group_list";
+
+/// Path of the call that tells of single groups.
+pub const GROUP_INFO_PATH: &str = "/v4/group_open_http_svc/get_group_info";
+
+/// Most groups that one request may ask about.
+pub const MAX_INFO_IDS: usize = 50;
 
 /// Most groups the API lists in one answer, and its default.
 pub const MAX_LIMIT: u32 = 10_000;
@@ -36,6 +42,48 @@ pub struct ListAnswer {
     pub group_id_list: Option<ListedIds>,
     #[serde(default, deserialize_with = "number_or_numeric_text")]
     pub next: Option<u64>,
+}
+
+/// Body of a request about single groups. Without a filter the API sends everything, members included.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InfoRequest<'a> {
+    pub group_id_list: &'a [&'a str],
+    response_filter: ResponseFilter,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ResponseFilter {
+    group_base_info_filter: [&'static str; 1],
+}
+
+impl<'a> InfoRequest<'a> {
+    /// Asks for nothing but the types of these groups.
+    #[must_use]
+    pub fn types_of(ids: &'a [&'a str]) -> Self {
+        Self { group_id_list: ids, response_filter: ResponseFilter { group_base_info_filter: ["Type"] } }
+    }
+}
+
+/// Body of an answer about single groups.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InfoAnswer {
+    /// Means nothing where there is a `GroupInfo`.
+    pub error_code: Option<i64>,
+    pub error_info: Option<String>,
+    pub group_info: Option<Vec<InfoEntry>>,
+}
+
+/// What is said of one group.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InfoEntry {
+    pub group_id: String,
+    pub error_code: Option<i64>,
+    #[serde(rename = "Type")]
+    pub group_type: Option<String>,
 }
 
 /// The ids of one answer, packed, and how many were of no use.
@@ -236,6 +284,15 @@ mod tests {
             .group_id_list
             .unwrap();
         assert_eq!((listed.ids.len(), listed.unusable), (1, 1));
+    }
+
+    #[test]
+    fn a_question_about_groups_asks_for_their_types_and_nothing_else() {
+        let request = serde_json::to_value(InfoRequest::types_of(&["a", "b"])).unwrap();
+        let expected = serde_json::json!({
+            "GroupIdList": ["a", "b"], "ResponseFilter": { "GroupBaseInfoFilter": ["Type"] }
+        });
+        assert_eq!(request, expected);
     }
 
     #[test]

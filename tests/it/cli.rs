@@ -8,8 +8,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tim_group_sync::simulator::{At, Fault, KEY, Settings, Simulator};
+use tim_group_sync::store::DatabaseUrl;
 use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
+use crate::support_engines::Bench;
 use crate::support_postgres::PostgresServer;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
@@ -173,6 +175,165 @@ async fn approving_what_is_not_there_or_settled_changes_nothing_and_says_so() {
     place.run(&["approve", "--crawl", "2"]).await;
     let ended = place.run(&["approve", "--crawl", "2"]).await;
     assert!(ended.code == Some(1) && ended.err.contains("nothing to settle"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_that_were_wrong_are_undone_and_stay_so() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 40);
+    place.run(&["crawl"]).await;
+    place.api.dissolve_some(30);
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    let listed = place.run(&["undelete", "--crawl", "2", "--dry-run"]).await;
+    assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 30), "{listed:?}");
+    let state = "SELECT count(*), coalesce(sum(held), 0), count(missing_since) FROM live_groups";
+    assert_eq!(place.query(state).await, "10 0 0");
+    let undone = place.run(&["undelete", "--crawl", "2", "--json"]).await;
+    assert_eq!(undone.code, Some(0), "{undone:?}");
+    let result: serde_json::Value = serde_json::from_str(&undone.out).unwrap();
+    assert_eq!((result["crawl_id"].as_i64(), result["groups"].as_array().unwrap().len()), (Some(2), 30));
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(place.query(state).await, "40 30 30");
+    let crawl = "SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = 2";
+    assert_eq!(place.query(crawl).await, "withheld 30 30 30");
+    assert_eq!(place.run(&["approve", "--crawl", "2"]).await.code, Some(0));
+    assert_eq!(place.query(state).await, "10 0 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 40);
+    let none = place.run(&["undelete", "--crawl", "1"]).await;
+    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    place.run(&["crawl"]).await;
+    place.api.dissolve_some(1);
+    place.run(&["crawl"]).await;
+    let refused = async |crawl: &str, sentence: &str| {
+        let all =
+            "SELECT * FROM group_row UNION ALL SELECT event_id, kind, 1, 1, 1, 1, 1, 1, 1 FROM group_event";
+        let before = place.query(all).await;
+        let ended = place.run(&["undelete", "--crawl", crawl]).await;
+        assert!(ended.code == Some(1) && ended.err.contains(sentence), "{ended:?}");
+        assert_eq!(place.query(all).await, before);
+    };
+    refused("7", "there is no crawl 7").await;
+    refused("1", "crawl 1 of prod marked no group deleted").await;
+    place.run(&["undelete", "--crawl", "2"]).await;
+    refused("2", "the deletions of crawl 2 were undone already (1 groups)").await;
+    let held = place.api.hold(At::Request(place.api.requests().len() as u64 + 2));
+    let mut running = place.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    held.reached().await;
+    refused("3", "crawl 3 of prod is still running").await;
+    running.kill().unwrap();
+    tokio::task::spawn_blocking(move || running.wait().unwrap()).await.unwrap();
+    held.release();
+    refused("3", "crawl 3 of prod was cut short").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    place.run(&["crawl"]).await;
+    let apps = "SELECT app FROM app_status";
+    let refused = async |app: &str, arguments: &[&str], code: i32, sentence: &str| {
+        let ended = place.run(&[&["forget", "--app", app], arguments].concat()).await;
+        assert!(ended.code == Some(code) && ended.err.contains(sentence), "{ended:?}");
+        assert_eq!(place.query("SELECT count(*) FROM groups").await, "30");
+    };
+    refused("prod", &["--yes"], 1, "\"prod\" is configured").await;
+    refused("nobody", &["--yes"], 1, "the database knows no app \"nobody\"").await;
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let config = config.replace("apps.prod", "apps.prod2").replace("1400000000", "1400000001");
+    std::fs::write(place.path("config.toml"), config).unwrap();
+    refused("prod", &[], 2, "--yes").await;
+    let shown = place.run(&["forget", "--app", "prod", "--dry-run"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let expected = "prod (SDKAppID 1400000000): 30 groups, 0 events, 1 crawls, 1 days of counts\n";
+    assert_eq!((shown.out.as_str(), place.query(apps).await.as_str()), (expected, "prod"));
+    let removed = place.run(&["forget", "--app", "prod", "--yes", "--json"]).await;
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    let result: serde_json::Value = serde_json::from_str(&removed.out).unwrap();
+    assert_eq!((result["groups"].as_i64(), result["dry_run"].as_bool()), (Some(30), Some(false)));
+    assert_eq!(place.query(apps).await, "");
+    assert_eq!(place.query("SELECT count(*) FROM group_row").await, "0");
+    let again = place.run(&["forget", "--app", "prod", "--yes"]).await;
+    assert_eq!(again.code, Some(1), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_deleted_is_asked_about_if_the_configuration_says_so() {
+    let place = Place::new().await;
+    place.configure("[apps.prod.deletion]\nconfirm = true\n");
+    ["a", "b", "c"].iter().for_each(|id| place.api.create("Public", id));
+    place.run(&["crawl"]).await;
+    place.api.hide(&["a"]);
+    place.api.dissolve("b");
+    let asked = place.run(&["crawl"]).await;
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    assert!(asked.out.contains("1 vanished, 1 not listed but standing"), "{asked:?}");
+    assert!(asked.err.contains("\"groups\":1") && asked.err.contains("they are kept"), "{asked:?}");
+    place.api.script(At::Info, Fault::ErrorCode(10007));
+    for command in [&["crawl", "--dry-run"][..], &["crawl"]] {
+        let refused = place.run(command).await;
+        assert_eq!(refused.code, Some(3), "{refused:?}");
+        assert!(refused.out.contains("get_group_info may not be asked"), "{refused:?}");
+    }
+    assert_eq!(
+        place.query("SELECT reason_code, error_code, withheld, spared FROM crawls WHERE crawl_id = 3").await,
+        "confirm_refused 10007 1 0"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_rows_are_removed_if_the_configuration_says_so() {
+    let place = Place::new().await;
+    place.configure("[retention]\ndeleted_groups = 365\n");
+    ["a", "b", "c"].iter().for_each(|id| place.api.create("Public", id));
+    place.run(&["crawl"]).await;
+    ["a", "b"].iter().for_each(|id| assert!(place.api.dissolve(id)));
+    place.run(&["crawl"]).await;
+    let long_ago =
+        "UPDATE group_row SET deleted_at = 1 WHERE group_id = 'a'; UPDATE crawl SET finished_at = 1";
+    Bench::execute(&DatabaseUrl::Sqlite(place.path("groups.db")), long_ago).await;
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(place.query("SELECT group_id FROM groups ORDER BY 1").await, "b\nc");
+    assert_eq!(place.query("SELECT purged_groups FROM crawls WHERE crawl_id = 3").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_prints_what_a_crawl_would_do_and_exits_like_it() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 400);
+    let none = place.run(&["crawl", "--dry-run"]).await;
+    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    place.run(&["migrate"]).await;
+    let first = place.run(&["crawl", "--dry-run"]).await;
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let expected = "prod: dry run, the crawl would be complete: 400 groups listed, 400 listed for the first time (Public); ";
+    assert!(first.out.starts_with(expected) && first.out.lines().count() == 1, "{first:?}");
+    assert_eq!(place.query("SELECT count(*) FROM app").await, "0");
+    place.run(&["crawl"]).await;
+    let gone = place.api.dissolve_some(1).remove(0);
+    let dry = place.run(&["crawl", "--dry-run"]).await;
+    assert!(
+        dry.code == Some(0) && dry.out.starts_with(&format!("prod: vanished {gone} (Public)\n")),
+        "{dry:?}"
+    );
+    place.api.dissolve_some(300);
+    let json = place.run(&["crawl", "--dry-run", "--json"]).await;
+    assert_eq!(json.code, Some(3), "{json:?}");
+    let result: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(
+        (&result[0]["deletions"], &result[0]["changes"][0]["change"]),
+        (&"withheld".into(), &"withheld".into())
+    );
+    assert_eq!(result[0]["changes"][0]["group_ids"].as_array().unwrap().len(), 301);
+    place.api.script(At::Type("Public".to_owned()), Fault::TotalCount(1000));
+    assert_eq!(place.run(&["crawl", "--dry-run"]).await.code, Some(4));
+    let left = "SELECT (SELECT count(*) FROM live_groups), (SELECT count(*) FROM crawls)";
+    assert_eq!(place.query(left).await, "400 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,8 @@
 //! What a crawl concludes: the rules of 'A crawl', each as a story of an app whose groups come and go.
 
 use chrono_tz::Tz;
-use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
-use tim_group_sync::model::Trigger;
+use tim_group_sync::crawl::{CrawlError, CrawlReport, Occasion, Retention, Step, WhenBusy};
+use tim_group_sync::model::{CrawlStatus, Deletions, Trigger};
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,33 @@ on_every_engine! {
     a_type_the_api_has_never_heard_of_is_skipped,
     a_type_that_is_rejected_in_the_middle_fails_the_crawl,
     a_crawl_whose_types_are_all_rejected_fails,
+
+    // What is removed for its age.
+    old_rows_are_removed_after_the_first_crawl_of_a_day,
+    a_group_that_returns_after_it_was_removed_is_a_new_one,
+    a_crawl_that_does_not_reach_its_end_removes_nothing,
+    whoever_stops_the_program_does_not_wait_for_old_rows,
+
+    // What is only foretold.
+    a_dry_run_of_an_app_that_was_never_crawled_makes_everything_a_baseline,
+    a_dry_run_foretells_every_change_and_writes_nothing,
+    a_dry_run_foretells_what_the_guard_withholds_and_why,
+    a_dry_run_of_a_short_list_foretells_an_incomplete_crawl,
+    a_dry_run_holds_the_lease_and_leaves_word_of_the_pace,
+    a_dry_run_that_fails_says_what_it_saw_until_then,
+
+    // What is asked about before it is deleted.
+    each_vanished_group_is_asked_about_fifty_at_a_time,
+    a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed,
+    a_standing_group_that_two_moving_lists_skipped_is_missing_no_more,
+    the_true_type_of_a_standing_group_is_learned_from_the_answer,
+    a_group_about_which_nothing_is_learned_is_missing,
+    when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete,
+    without_permission_to_ask_everything_is_withheld_and_the_reason_says_so,
+    what_the_guard_withholds_is_not_asked_about,
+    the_code_of_a_whole_answer_means_nothing_beside_its_groups,
+    a_dry_run_asks_too,
+    a_crawl_is_stopped_while_it_asks,
 }
 
 async fn the_first_list_is_a_baseline_of_groups_without_events(world: World) {
@@ -823,4 +850,418 @@ async fn a_crawl_whose_types_are_all_rejected_fails(world: World) {
     assert_eq!(outcome(&report), "failed rejected_types 10004");
     assert_eq!(why(&report), "the API rejects every configured group type (Private, Public)");
     assert_eq!(world.table().await, ["a Public", "b Private"]);
+}
+
+/// A crawl after which the events need not tell the whole table.
+async fn crawl_and_purge(world: &World) -> CrawlReport {
+    world.begin_watching();
+    let report = world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await;
+    world.bench.assert_consistent().await;
+    report.unwrap()
+}
+
+async fn old_rows_are_removed_after_the_first_crawl_of_a_day(mut world: World) {
+    world.create("Public", "a b c d");
+    world.crawl().await; // 9:00
+    world.dissolve("b");
+    world.crawl().await; // 10:00
+    world.dissolve("c");
+    world.crawl().await; // 11:00
+    world.retention = Retention { deleted_groups: Some(10), events: Some(10), counts: Some(10) };
+    let purged =
+        "SELECT purged_groups, purged_events, purged_counts FROM crawls ORDER BY crawl_id DESC LIMIT 1";
+    world.clock.set("2026-03-11T09:30:00Z".parse().unwrap());
+    assert_eq!(outcome(&crawl_and_purge(&world).await), "complete");
+    // The second crawl with its two passes. The first is the baseline's, the third has the event of c.
+    assert_eq!(world.lines(purged).await, ["1 1 3"]);
+    assert_eq!(world.table().await, ["a Public", "c Public deleted", "d Public"]);
+    assert_eq!(world.events().await, ["3 c vanished Public>NULL"]);
+    crawl_and_purge(&world).await; // 11:30
+    assert_eq!(world.lines(purged).await, ["0 0 0"]);
+    world.clock.set("2026-03-12T08:00:00Z".parse().unwrap());
+    crawl_and_purge(&world).await;
+    // The third crawl, two passes, and two types of one day.
+    assert_eq!(world.lines(purged).await, ["1 1 5"]);
+    assert_eq!(world.table().await, ["a Public", "d Public"]);
+    assert_eq!(world.lines("SELECT crawl_id FROM crawls ORDER BY 1").await, ["1", "4", "5", "6"]);
+    assert_eq!(
+        world.lines("SELECT DISTINCT day FROM daily_counts ORDER BY 1").await,
+        ["2026-03-11", "2026-03-12"]
+    );
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_group_that_returns_after_it_was_removed_is_a_new_one(mut world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.crawl().await;
+    world.retention = Retention { deleted_groups: Some(1), ..Retention::default() };
+    world.clock.set("2026-03-03T08:00:00Z".parse().unwrap());
+    crawl_and_purge(&world).await;
+    world.create("Public", "b");
+    let report = crawl_and_purge(&world).await;
+    assert_eq!((report.events.appeared, report.events.reappeared, report.first_listed), (1, 0, 1));
+    let seen =
+        "SELECT in_baseline FROM groups WHERE group_id = 'b' AND first_seen_at > '2026-03-03T00:00:00Z'";
+    assert_eq!(world.lines(seen).await, ["0"]);
+    assert_eq!(world.events().await, ["2 b vanished Public>NULL", "4 b appeared NULL>Public"]);
+}
+
+async fn a_crawl_that_does_not_reach_its_end_removes_nothing(mut world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.crawl().await;
+    world.retention = Retention { deleted_groups: Some(1), events: Some(1), counts: Some(1) };
+    world.clock.set("2026-03-09T08:00:00Z".parse().unwrap());
+    world.fault_from_request(3, Fault::ErrorCode(10003));
+    assert_eq!(outcome(&crawl_and_purge(&world).await), "failed api_error 10003");
+    assert_eq!(world.table().await, ["a Public", "b Public deleted"]);
+    world.api.heal();
+    // A short one has reached it.
+    world.fault_from_request(1, Fault::TotalCount(100));
+    assert_eq!(outcome(&crawl_and_purge(&world).await), "incomplete short_listing");
+    assert_eq!(world.table().await, ["a Public"]);
+}
+
+async fn whoever_stops_the_program_does_not_wait_for_old_rows(mut world: World) {
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    world.crawl().await;
+    world.retention = Retention { deleted_groups: Some(1), events: Some(1), counts: Some(1) };
+    world.clock.set("2026-03-09T08:00:00Z".parse().unwrap());
+    world.begin_watching();
+    let (crawler, stop) = (world.crawler(), CancellationToken::new());
+    let mut progress = crawler.progress();
+    let stopping = async {
+        // Too late for the crawl itself.
+        progress.wait_for(|progress| progress.step == Step::Concluding).await.unwrap();
+        stop.cancel();
+    };
+    let (report, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), stopping);
+    assert_eq!(outcome(&report.unwrap()), "complete");
+    assert_eq!(world.table().await, ["a Public", "b Public deleted"]);
+}
+
+async fn a_dry_run_of_an_app_that_was_never_crawled_makes_everything_a_baseline(mut world: World) {
+    world.group_types = group_types(&["Public", "Own"]);
+    world.create("Public", "a b");
+    world.create("Own", "c");
+    world.create("ChatRoom", "d");
+    let (dry_run, said) = world.foretell().await;
+    let expected =
+        ["a baseline NULL>Public", "b baseline NULL>Public", "c baseline NULL>Own", "d baseline NULL>NULL"];
+    assert_eq!(said, expected);
+    assert_eq!((dry_run.listed, dry_run.total), (4, Some(4)));
+    assert_eq!(world.value("SELECT count(*) FROM app_status").await, "0");
+    let report = world.foretold_crawl().await;
+    assert_eq!((report.first_listed, report.crawl.0), (4, 1));
+}
+
+async fn a_dry_run_foretells_every_change_and_writes_nothing(world: World) {
+    world.create("Public", "a b c d e f i j k");
+    world.create("Private", "p q");
+    world.crawl().await;
+    world.dissolve("a b");
+    world.crawl().await;
+    world.create("Public", "a new");
+    world.create("Private", "b");
+    world.api.retype("c", "Private");
+    world.dissolve("d p");
+    let (_, said) = world.foretell().await;
+    let expected = [
+        "a reappeared Public>Public",
+        "b reappeared Public>Private",
+        "c retyped Public>Private",
+        "d vanished Public>NULL",
+        "new appeared NULL>Public",
+        "p vanished Private>NULL",
+    ];
+    assert_eq!(said, expected);
+    world.foretold_crawl().await;
+    // A list that moves: missing first, then gone, or back.
+    world.dissolve("e f");
+    world.during_request(3, |api| api.create("Public", "g"));
+    assert_eq!(
+        world.foretell().await.1,
+        ["e missing Public>NULL", "f missing Public>NULL", "g appeared NULL>Public"]
+    );
+    world.during_request(3, |api| api.create("Public", "h"));
+    world.crawl().await;
+    world.create("Public", "f");
+    assert_eq!(world.foretell().await.1, ["e vanished Public>NULL"]);
+    world.foretold_crawl().await;
+    let quiet = world.foretell().await;
+    assert!(quiet.1.is_empty(), "{quiet:?}");
+    world.foretold_crawl().await;
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_dry_run_foretells_what_the_guard_withholds_and_why(mut world: World) {
+    world.guard.max_fraction = 0.4;
+    world.create("Public", "a b c d");
+    world.create("Private", "p q r");
+    world.crawl().await;
+    world.dissolve("a b c p");
+    world.create("Public", "new");
+    let (dry_run, said) = world.foretell().await;
+    let withheld = ["a withheld Public>NULL", "b withheld Public>NULL", "c withheld Public>NULL"];
+    assert_eq!(said, [&withheld[..], &["new appeared NULL>Public", "p withheld Private>NULL"]].concat());
+    let reason = dry_run.reason.unwrap().text;
+    assert!(
+        reason.contains("Public would shrink from 4 to 2 live groups")
+            && reason.ends_with("4 deletions would be withheld"),
+        "{reason}"
+    );
+    let report = world.foretold_crawl().await;
+    assert_eq!(outcome(&report), "complete guard");
+}
+
+async fn a_dry_run_of_a_short_list_foretells_an_incomplete_crawl(world: World) {
+    world.create("Public", "a b c d e");
+    world.crawl().await;
+    world.api.script(At::Page("Public".to_owned(), 1), Fault::EarlyEnd);
+    let (dry_run, said) = world.foretell().await;
+    assert_eq!((dry_run.status, dry_run.deletions, said.len()), (CrawlStatus::Incomplete, None, 0));
+    assert_eq!(outcome(&world.foretold_crawl().await), "incomplete short_listing");
+}
+
+async fn a_dry_run_holds_the_lease_and_leaves_word_of_the_pace(world: World) {
+    world.create("Public", "a");
+    world.crawl().await;
+    let held = world.api.hold(At::Request(world.request(2)));
+    let (crawler, stop) = (world.crawler(), CancellationToken::new());
+    let meanwhile = async {
+        held.reached().await;
+        let other = world.another_crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await;
+        assert!(matches!(other, Err(CrawlError::Busy { .. })), "{other:?}");
+        held.release();
+    };
+    let (dry_run, ()) = tokio::join!(crawler.dry_run(WhenBusy::GiveUp, &stop), meanwhile);
+    assert_eq!(dry_run.unwrap().status, CrawlStatus::Complete);
+    world.crawl().await;
+}
+
+async fn a_dry_run_that_fails_says_what_it_saw_until_then(world: World) {
+    world.create("Public", "a");
+    world.crawl().await;
+    world.create("Public", "b");
+    world.dissolve("a");
+    world.fault_from_request(3, Fault::ErrorCode(10003));
+    let (dry_run, said) = world.foretell().await;
+    assert_eq!((dry_run.status, dry_run.deletions), (CrawlStatus::Failed, None));
+    assert_eq!(said, ["b appeared NULL>Public"]);
+    assert_eq!(dry_run.reason.unwrap().error_code, Some(10003));
+}
+
+async fn each_vanished_group_is_asked_about_fifty_at_a_time(mut world: World) {
+    world.guard.confirm = true;
+    world.page_limit = 1000;
+    world.api.create_many("Public", 70);
+    world.create("Private", "p q");
+    world.crawl().await;
+    world.api.dissolve_some(60);
+    world.create("Private", "r");
+    let before = world.requests_so_far();
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.spared), ("complete", 60, 0));
+    let requests = world.requests_after(before);
+    assert_eq!(requests, ["count", "Public 1", "Private 1", "count", "about 50", "about 10"]);
+    assert_eq!(report.requests, 6);
+    world.assert_table_is_the_truth().await;
+    let before = world.requests_so_far();
+    world.crawl().await;
+    assert_eq!(world.requests_after(before).len(), 4);
+}
+
+async fn a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.api.hide(&["b"]);
+    world.dissolve("c");
+    let report = world.crawl().await;
+    assert_eq!(
+        (outcome(&report).as_str(), report.events.vanished, report.spared, report.missing),
+        ("complete", 1, 1, 0)
+    );
+    assert_eq!(world.table().await, ["a Public", "b Public", "c Public deleted"]);
+    assert_eq!(world.events().await, ["2 c vanished Public>NULL"]);
+    let seen = "SELECT last_seen_at FROM groups WHERE group_id = 'b'";
+    assert_eq!(world.value(seen).await, stamp(report.started_at));
+    assert_eq!(world.value("SELECT spared FROM crawls WHERE crawl_id = 2").await, "1");
+    world.assert_table_is_the_truth().await;
+    // It is asked about again for as long as no list has it.
+    assert_eq!(world.crawl().await.spared, 1);
+    world.dissolve("b");
+    world.crawl().await;
+    assert_eq!(world.table().await[1], "b Public deleted");
+}
+
+async fn a_standing_group_that_two_moving_lists_skipped_is_missing_no_more(world: World) {
+    let mut world = world.with_api(shifting(Order::OldestFirst)).await;
+    world.guard.confirm = true;
+    world.create("Public", "a b c d e f g h i");
+    world.crawl().await;
+    // Page 1 was a b c, and page 2 begins at the fourth of b c d e …
+    world.during_request(3, |api| assert!(api.dissolve("a")));
+    assert_eq!(world.crawl().await.spared, 0);
+    assert_eq!(world.table().await[3], "d Public missing");
+    // The next list moves too, and happens to skip it again.
+    world.api.hide(&["d"]);
+    world.during_request(3, |api| assert!(api.dissolve("b")));
+    assert_eq!(world.crawl().await.spared, 1);
+    assert_eq!(world.table().await[3], "d Public");
+    assert_eq!(world.lines("SELECT event FROM group_events WHERE group_id = 'd'").await, [""; 0]);
+}
+
+async fn the_true_type_of_a_standing_group_is_learned_from_the_answer(mut world: World) {
+    world.group_types = group_types(&[]);
+    world.guard.confirm = true;
+    world.create("Private", "a b c");
+    world.crawl().await;
+    world.api.hide(&["a", "b"]);
+    assert_eq!(world.crawl().await.spared, 2);
+    assert_eq!(world.table().await, ["a Private", "b Private", "c NULL"]);
+    assert_eq!(world.events().await, [""; 0]);
+    // Another type than the one that is known, and one that no configuration and no crawl has named.
+    world.api.retype("a", "Public");
+    world.api.retype("b", "Own");
+    world.api.hide(&["a", "b"]);
+    let report = world.foretold_crawl().await;
+    assert_eq!((report.spared, report.events.retyped), (2, 2));
+    assert_eq!(world.table().await, ["a Public", "b Own", "c NULL"]);
+    assert_eq!(world.events().await, ["3 a retyped Private>Public", "3 b retyped Private>Own"]);
+    // An answer without types keeps the known ones.
+    world.api.script(At::Info, Fault::NoGroupTypes);
+    assert_eq!(world.crawl().await.spared, 2);
+    assert_eq!(world.table().await, ["a Public", "b Own", "c NULL"]);
+}
+
+async fn a_group_about_which_nothing_is_learned_is_missing(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c d");
+    world.crawl().await;
+    world.dissolve("b c d");
+    // An internal error, and an id that is called illegal: neither says that the group is gone.
+    world.api.script(At::Info, Fault::GroupCode("b".to_owned(), 10002));
+    world.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10015));
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.missing), ("complete", 1, 2));
+    assert_eq!(world.table().await, ["a Public", "b Public missing", "c Public missing", "d Public deleted"]);
+    let since = world.lines("SELECT missing_since FROM live_groups WHERE group_id <> 'a'").await;
+    let report = world.crawl().await;
+    assert_eq!((report.events.vanished, report.missing), (0, 0));
+    assert_eq!(world.lines("SELECT missing_since FROM live_groups WHERE group_id <> 'a'").await, since);
+    world.api.heal();
+    assert_eq!(world.crawl().await.events.vanished, 2);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete(mut world: World) {
+    world.guard.confirm = true;
+    world.page_limit = 1000;
+    world.api.create_many("Public", 70);
+    world.crawl().await;
+    world.api.dissolve_some(60);
+    for fault in [Fault::Status(500), Fault::NotJson, Fault::ErrorCode(10004)] {
+        world.api.script(At::Info, fault);
+        let report = world.crawl().await;
+        assert_eq!((outcome(&report).as_str(), report.events.vanished), ("complete", 0));
+        assert_eq!(world.value("SELECT missing_count FROM app_status").await, "60");
+        world.api.heal();
+    }
+    // What was told before it failed holds.
+    world.fault_from_request(6, Fault::Reset);
+    assert_eq!(world.crawl().await.events.vanished, 50);
+    world.api.heal();
+    assert_eq!(world.crawl().await.events.vanished, 10);
+    world.assert_table_is_the_truth().await;
+}
+
+async fn without_permission_to_ask_everything_is_withheld_and_the_reason_says_so(world: World) {
+    for code in [10007, 60010, 10026] {
+        let mut world = world.afresh().await;
+        world.guard.confirm = true;
+        world.create("Public", "a b c");
+        world.create("Private", "p");
+        world.crawl().await;
+        world.dissolve("b p");
+        world.api.script(At::Info, Fault::ErrorCode(code));
+        let report = world.foretold_crawl().await;
+        assert_eq!(outcome(&report), format!("complete confirm_refused {code}"));
+        assert!(
+            why(&report).contains("get_group_info may not be asked")
+                && why(&report).contains("approve --crawl 2")
+        );
+        assert_eq!((report.withheld, report.deletions), (2, Some(Deletions::Withheld)));
+        assert_eq!(world.table().await, ["a Public", "b Public missing", "c Public", "p Private missing"]);
+        // They are no candidates any more, so nobody asks again.
+        world.api.heal();
+        let before = world.requests_so_far();
+        assert_eq!(outcome(&world.crawl().await), "complete");
+        assert!(!world.requests_after(before).iter().any(|request| request.starts_with("about")));
+        assert_eq!(world.value("SELECT count(*) FROM live_groups WHERE held").await, "2");
+    }
+}
+
+async fn what_the_guard_withholds_is_not_asked_about(mut world: World) {
+    world.guard.confirm = true;
+    world.guard.max_fraction = 0.5;
+    world.create("Public", "a b c d");
+    world.create("Private", "p q r s t u v");
+    world.crawl().await;
+    world.dissolve("a b c p");
+    let before = world.requests_so_far();
+    let report = world.crawl().await;
+    assert_eq!(
+        (outcome(&report).as_str(), report.withheld, report.events.vanished),
+        ("complete guard", 3, 1)
+    );
+    assert_eq!(world.requests_after(before).last().unwrap(), "about 1");
+}
+
+async fn the_code_of_a_whole_answer_means_nothing_beside_its_groups(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.dissolve("b");
+    world.api.hide(&["c"]);
+    world.api.script(At::Info, Fault::CodeBesideGroups(10007));
+    let report = world.crawl().await;
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.spared), ("complete", 1, 1));
+    world.assert_table_is_the_truth().await;
+}
+
+async fn a_dry_run_asks_too(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.api.retype("b", "Own");
+    world.api.hide(&["b"]);
+    world.dissolve("c");
+    let (dry_run, said) = world.foretell().await;
+    assert_eq!(
+        (dry_run.spared, said),
+        (1, vec!["b retyped Public>Own".to_owned(), "c vanished Public>NULL".to_owned()])
+    );
+    assert_eq!(world.foretold_crawl().await.spared, 1);
+}
+
+async fn a_crawl_is_stopped_while_it_asks(mut world: World) {
+    world.guard.confirm = true;
+    world.create("Public", "a b");
+    world.crawl().await;
+    world.dissolve("b");
+    let held = world.api.hold(At::Info);
+    let stop = CancellationToken::new();
+    let stopping = async {
+        held.reached().await;
+        stop.cancel();
+    };
+    let (report, ()) = tokio::join!(world.crawl_unless(&stop), stopping);
+    assert_eq!(outcome(&report), "cancelled cancelled");
+    assert_eq!(world.table().await, ["a Public", "b Public"]);
 }

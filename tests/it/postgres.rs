@@ -322,8 +322,8 @@ async fn views_speak_in_the_types_of_postgresql() {
                      WHEN column_name IN ('configured', 'held', 'in_baseline') THEN 'boolean'
                      WHEN column_name = 'day' THEN 'date'
                      WHEN column_name IN ('sdk_app_id', 'crawl_id', 'event_id', 'requests', 'groups_listed', 'live_groups',
-                         'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code')
-                       OR column_name LIKE '%count%' THEN 'bigint'
+                         'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code', 'undeleted', 'spared')
+                       OR column_name LIKE '%count%' OR column_name LIKE 'purged%' THEN 'bigint'
                      ELSE 'text' END";
     assert_eq!(bench.lines(odd).await, [""; 0]);
 }

@@ -13,6 +13,7 @@ use crate::support::{Engine, World, group_types, on_every_engine, outcome};
 on_every_engine! {
     after_any_history_quiet_crawls_make_the_table_the_truth,
     after_any_history_groups_of_a_type_that_is_not_configured_are_known_too,
+    no_history_deletes_a_group_that_stands_and_can_be_asked_about,
 }
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -25,6 +26,8 @@ enum Change {
     Dissolve(usize),
     Retype(usize, usize),
     Recreate(usize),
+    /// From now on no list has the group, though it stands.
+    Hide(usize),
 }
 
 /// What happens between and during crawls; requests are counted from 1 in each crawl.
@@ -32,15 +35,18 @@ enum Change {
 enum Step {
     Change(Change),
     Crawl,
+    ForetoldCrawl,
     CrawlWhile(u64, Change),
     CrawlWithFault(u64, Fault, bool),
     Kill(u64),
     Cancel(u64),
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn change(hiding: bool) -> impl Strategy<Value = Change> {
     let (id, group_type) = (0..IDS.len(), 0..TYPES.len());
+    let hides = u32::from(hiding) * 2;
     prop_oneof![
+        hides => id.clone().prop_map(Change::Hide),
         3 => (id.clone(), group_type.clone()).prop_map(|(id, of)| Change::Create(id, of)),
         2 => id.clone().prop_map(Change::Dissolve),
         1 => (id.clone(), group_type).prop_map(|(id, to)| Change::Retype(id, to)),
@@ -71,12 +77,13 @@ fn fault() -> impl Strategy<Value = Fault> {
     ])
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(hiding: bool) -> impl Strategy<Value = Step> {
     let request = 1..9u64;
     prop_oneof![
-        6 => change().prop_map(Step::Change),
-        2 => Just(Step::Crawl),
-        2 => (request.clone(), change()).prop_map(|(n, change)| Step::CrawlWhile(n, change)),
+        6 => change(hiding).prop_map(Step::Change),
+        1 => Just(Step::Crawl),
+        1 => Just(Step::ForetoldCrawl),
+        2 => (request.clone(), change(hiding)).prop_map(|(n, change)| Step::CrawlWhile(n, change)),
         2 => (request.clone(), fault(), any::<bool>())
             .prop_map(|(n, fault, lasting)| Step::CrawlWithFault(n, fault, lasting)),
         1 => request.clone().prop_map(Step::Kill),
@@ -96,6 +103,7 @@ impl Change {
                     api.retype(IDS[id], TYPES[to]);
                 }
             }
+            Self::Hide(id) => api.hide(&[IDS[id]]),
             Self::Recreate(id) => {
                 if let Some(of) = api.truth().get(IDS[id]) {
                     api.retype(IDS[id], of);
@@ -111,6 +119,9 @@ impl Step {
             Self::Change(change) => change.happen(&world.api),
             Self::Crawl => {
                 world.crawl().await;
+            }
+            Self::ForetoldCrawl => {
+                world.foretold_crawl().await;
             }
             Self::CrawlWhile(n, Change::Recreate(id)) => {
                 let of =
@@ -155,10 +166,12 @@ impl Step {
     }
 }
 
-/// Runs histories, each in a world of its own, and then what must hold at the end.
+/// Runs histories, each in a world of its own, and then what must hold at the end. Groups are asked about before they are
+/// deleted if the lists may skip standing ones.
 async fn after_any_history(
     engine: Engine,
     configured: &'static [&'static str],
+    cursor: Cursor,
     end: impl AsyncFn(&World) + Send + 'static,
 ) {
     let cases = std::env::var("PROPTEST_CASES").map_or(24, |cases| cases.parse().unwrap());
@@ -169,15 +182,16 @@ async fn after_any_history(
         max_shrink_iters: 300,
         ..Config::default()
     };
+    let skipping = cursor == Cursor::Position;
     let live_through = move |(history, newest_first): (Vec<Step>, bool)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            // With cursors that skip no standing group. What others may cost is told in crawls.rs.
             let order = if newest_first { Order::NewestFirst } else { Order::OldestFirst };
-            let listing = Listing { order, cursor: Cursor::Key };
+            let listing = Listing { order, cursor };
             let mut world =
                 World::on(engine).await.with_api(Settings { listing, ..Settings::default() }).await;
             world.page_limit = 2;
+            world.guard.confirm = skipping;
             world.group_types = group_types(configured);
             for step in history {
                 step.happen(&world).await;
@@ -189,7 +203,7 @@ async fn after_any_history(
     };
     // The runner is not async and the cases have runtimes of their own, so it gets a thread that may block.
     let outcome = tokio::task::spawn_blocking(move || {
-        let history = prop::collection::vec(step(), 0..30);
+        let history = prop::collection::vec(step(skipping), 0..30);
         TestRunner::new(config)
             .run(&(history, any::<bool>()), live_through)
             .map_err(|error| error.to_string())
@@ -207,7 +221,7 @@ async fn an_unchanged_crawl_changes_nothing(world: &World) {
 }
 
 async fn after_any_history_quiet_crawls_make_the_table_the_truth(world: World) {
-    after_any_history(world.engine, &TYPES, async |world| {
+    after_any_history(world.engine, &TYPES, Cursor::Key, async |world| {
         quiet_crawl(world).await;
         // One crawl is enough, but for groups whose type was never told: nothing but two absences speaks for them.
         let truth = world.api.truth();
@@ -223,7 +237,7 @@ async fn after_any_history_quiet_crawls_make_the_table_the_truth(world: World) {
 
 async fn after_any_history_groups_of_a_type_that_is_not_configured_are_known_too(world: World) {
     const CONFIGURED: [&str; 2] = ["Public", "Private"];
-    after_any_history(world.engine, &CONFIGURED, async |world| {
+    after_any_history(world.engine, &CONFIGURED, Cursor::Key, async |world| {
         quiet_crawl(world).await;
         quiet_crawl(world).await;
         let truth = world.api.truth();
@@ -233,6 +247,21 @@ async fn after_any_history_groups_of_a_type_that_is_not_configured_are_known_too
             assert!(live[&id] == group_type || !CONFIGURED.contains(&group_type.as_str()), "{id}: {live:?}");
         }
         an_unchanged_crawl_changes_nothing(world).await;
+    })
+    .await;
+}
+
+/// After every crawl [`World::assert_invariants`] looks whether a group was deleted that stood all the time.
+async fn no_history_deletes_a_group_that_stands_and_can_be_asked_about(world: World) {
+    after_any_history(world.engine, &TYPES, Cursor::Position, async |world| {
+        quiet_crawl(world).await;
+        world.api.show_all();
+        quiet_crawl(world).await;
+        let truth = world.api.truth();
+        let mut live = world.live().await;
+        let held = world.lines("SELECT group_id FROM live_groups WHERE held").await;
+        live.retain(|id, group_type| truth.contains_key(id) || (group_type != "NULL" && !held.contains(id)));
+        assert_eq!(live, truth);
     })
     .await;
 }

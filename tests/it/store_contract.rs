@@ -10,7 +10,8 @@ use tim_group_sync::model::{Counts, CrawlStatus, ReasonCode, SdkAppId, TypeId, V
 use tim_group_sync::reconcile::Settlement;
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AppIdentity, Closing, CrawlEvents, DatabaseUrl, PassRecord, Past, Reason, Store, StoreError, Written,
+    AgeLimits, AppIdentity, Closing, CrawlEvents, DatabaseUrl, Holdings, PassRecord, Past, Purged, Reason,
+    Store, StoreError, Written,
 };
 
 use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
@@ -44,6 +45,16 @@ on_both_engines![
     the_day_adds_up_its_crawls_and_keeps_the_last_totals,
     withheld_deletions_leave_groups_live_missing_and_held_until_approved,
     a_held_group_that_is_listed_again_is_free,
+    what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since,
+    an_approved_deletion_is_undone_and_approved_again,
+    what_an_undone_group_is_listed_as_later_is_no_reappearance,
+    undoing_deletions_that_a_listing_has_undone_changes_nothing,
+    a_forgotten_app_leaves_no_row_and_leaves_others_alone,
+    what_was_forgotten_half_way_is_finished_later,
+    an_app_that_was_forgotten_half_way_can_be_crawled_again,
+    long_deleted_groups_are_removed_in_batches_and_totals_stay_right,
+    old_events_go_and_younger_ones_and_other_apps_stay,
+    old_crawls_go_but_those_that_something_still_names,
     passes_show_in_the_counts_once_the_crawl_has_ended,
     what_earlier_crawls_tell_is_read_from_those_that_reached_their_end,
     events_of_a_running_crawl_do_not_show,
@@ -605,6 +616,318 @@ async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
     assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["b"]);
 }
 
+async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c", "d"], &["p"]).await;
+    let first = scene.open(at(2, 0)).await;
+    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
+    let gone = scene.settle(&passes, &["a", "b", "p"]).await;
+    scene.close(first, at(2, 0), at(2, 2), &gone).await.unwrap();
+    // One of them returns, and is deleted again by another crawl: that is not the first one's to undo.
+    let second = scene.open(at(3, 0)).await;
+    scene.list(second, scene.public, at(3, 1), &["b"]).await;
+    scene.complete(second, at(3, 0), at(3, 2), &[scene.public]).await;
+    let third = scene.open(at(4, 0)).await;
+    let gone = scene.settle(&passes, &["b", "c"]).await;
+    scene.close(third, at(4, 0), at(4, 2), &gone).await.unwrap();
+
+    let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
+    assert_eq!((crawl.vanished, crawl.undeleted), (3, 0));
+    assert_eq!(bench.store.deleted_groups(&crawl, first).await.unwrap(), ["a", "p"]);
+    let undelete = || bench.store.undelete(&scene.lease, &crawl, first, at(5, 0), day());
+    assert_eq!(undelete().await.unwrap(), 2);
+    bench.assert_consistent().await;
+    assert_eq!(
+        scene.groups().await,
+        [
+            "a|Public|01:01|01:01|NULL|02:00|1|1",
+            "b|Public|01:01|03:01|04:02|NULL|0|1",
+            "c|Public|01:01|03:00|04:02|NULL|0|1",
+            "d|Public|01:01|04:00|NULL|NULL|0|1",
+            "p|Private|01:01|01:01|NULL|02:00|1|1"
+        ]
+    );
+    let told = scene.events().await;
+    assert_eq!(
+        told[told.len() - 2..],
+        [format!("undeleted|a|Public|Public|{first}"), format!("undeleted|p|Private|Private|{first}")]
+    );
+    let shown =
+        format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {first}");
+    assert_eq!(bench.lines(&shown).await, ["withheld|3|2|2"]);
+    let days = "SELECT group_type, live_groups, vanished FROM daily_counts ORDER BY group_type";
+    assert_eq!(bench.lines(days).await, ["Private|1|1", "Public|2|4"]);
+    assert_eq!(undelete().await.unwrap(), 0);
+    assert_eq!(bench.lines(&shown).await, ["withheld|3|2|2"]);
+    // What the next crawl misses of them stays as it is, and someone's word deletes it again.
+    let next = scene.open(at(6, 0)).await;
+    let absent = scene.settle(&passes, &["a", "p"]).await;
+    assert_eq!(scene.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
+    let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
+    assert_eq!(bench.store.approve(&scene.lease, &crawl, first, at(7, 0), day()).await.unwrap(), 2);
+    assert_eq!(bench.lines(&shown).await, ["approved|5|2|2"]);
+    assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["d"]);
+}
+
+async fn an_approved_deletion_is_undone_and_approved_again(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
+    let mut gone = scene.settle(&passes, &["a", "b", "p"]).await;
+    gone.withhold(&[scene.public]);
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let held = async || bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    let shown =
+        format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {crawl}");
+    // What was deleted at once becomes one more that waits.
+    let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(3, 0), day()).await.unwrap();
+    assert_eq!((undone, bench.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
+    bench.assert_consistent().await;
+    for (minute, vanished, undeleted) in [(0, 4, 4), (10, 7, 7)] {
+        let approved = bench.store.approve(&scene.lease, &held().await, crawl, at(4, minute), day()).await;
+        assert_eq!(approved.unwrap(), 3);
+        bench.assert_consistent().await;
+        let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(4, minute + 5), day()).await;
+        assert_eq!(undone.unwrap(), 3);
+        bench.assert_consistent().await;
+        assert_eq!(bench.lines(&shown).await, [format!("withheld|{vanished}|3|{undeleted}")]);
+    }
+    assert_eq!(bench.value("SELECT count(*) FROM live_groups WHERE held").await, "3");
+}
+
+async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    bench.store.undelete(&scene.lease, &held, crawl, at(3, 0), day()).await.unwrap();
+    let next = scene.open(at(4, 0)).await;
+    assert_eq!(scene.list(next, scene.public, at(4, 1), &["a"]).await, Written::default());
+    scene.complete(next, at(4, 0), at(4, 2), &[scene.public]).await;
+    assert_eq!(
+        scene.groups().await,
+        ["a|Public|01:01|04:01|NULL|NULL|0|1", "b|Public|01:01|04:00|NULL|NULL|0|1"]
+    );
+}
+
+async fn undoing_deletions_that_a_listing_has_undone_changes_nothing(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let next = scene.open(at(3, 0)).await;
+    scene.list(next, scene.public, at(3, 1), &["a"]).await;
+    scene.complete(next, at(3, 0), at(3, 2), &[scene.public]).await;
+    let everything = async || {
+        let mut all = scene.groups().await;
+        for table in ["crawl", "group_event", "daily_count", "type_state"] {
+            all.extend(bench.lines(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
+        }
+        all
+    };
+    let before = everything().await;
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!(bench.store.undelete(&scene.lease, &held, crawl, at(4, 0), day()).await.unwrap(), 0);
+    assert_eq!(everything().await, before);
+}
+
+/// Two apps with everything that an app can have.
+async fn two_apps(bench: &Bench) -> [Scene<'_>; 2] {
+    let ids: Vec<String> = (0..20_100).map(|n| format!("{n:06}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let scene = Scene::after_baseline(bench, &ids, &["p"]).await;
+    let other = AppIdentity { sdk_app_id: SdkAppId::new(7).unwrap(), name: "other".to_owned() };
+    let (app, _) = bench.store.register_app(&other, &group_types(&["Public", "Private"])).await.unwrap();
+    let lease = bench.store.try_lease(other.sdk_app_id).await.unwrap().unwrap();
+    let other = Scene { bench, app, public: scene.public, private: scene.private, lease };
+    let crawl = other.open(at(1, 0)).await;
+    other.list(crawl, other.public, at(1, 1), &["a", "b", "000001"]).await;
+    other.complete(crawl, at(1, 0), at(1, 2), &[other.public]).await;
+    for (scene, gone) in [(&scene, &ids[..12_000]), (&other, &["a"][..])] {
+        let crawl = scene.open(at(2, 0)).await;
+        scene.list(crawl, scene.public, at(2, 1), &["new"]).await;
+        let settlement = scene.settle(&[(scene.public, Verdict::Exact)], gone).await;
+        let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
+        let closing = Closing { passes: &passes, ..scene.closing(crawl, at(2, 0), at(2, 2), &settlement) };
+        bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+    }
+    [scene, other]
+}
+
+/// Every table with rows of apps, and how many rows it has of each.
+async fn rows_by_app(bench: &Bench) -> Vec<String> {
+    let mut rows = Vec::new();
+    for (table, of) in [
+        ("group_row", "app_id"),
+        ("group_event", "app_id"),
+        ("daily_count", "app_id"),
+        ("type_state", "app_id"),
+        ("crawl", "app_id"),
+        ("app", "app_id"),
+        ("crawl_pass", "(SELECT app_id FROM crawl c WHERE c.crawl_id = r.crawl_id)"),
+        ("crawl_change", "(SELECT app_id FROM crawl c WHERE c.crawl_id = r.crawl_id)"),
+    ] {
+        let counted = format!("SELECT {of}, count(*) FROM {table} r GROUP BY 1 ORDER BY 1");
+        rows.extend(bench.lines(&counted).await.iter().map(|line| format!("{table} {line}")));
+    }
+    rows
+}
+
+async fn a_forgotten_app_leaves_no_row_and_leaves_others_alone(bench: &Bench) {
+    let [scene, other] = two_apps(bench).await;
+    let known = bench.store.apps_called("prod").await.unwrap();
+    assert_eq!(
+        known.iter().map(|app| (app.id(), app.name.as_str())).collect::<Vec<_>>(),
+        [(scene.app, "prod")]
+    );
+    assert_eq!(bench.store.apps_called("7").await.unwrap()[0].id(), other.app);
+    assert!(bench.store.apps_called("nobody").await.unwrap().is_empty());
+    let holdings = bench.store.holdings(scene.app).await.unwrap();
+    assert_eq!(holdings, Holdings { groups: 20_102, events: 12_001, crawls: 2, days: 1 });
+    let of_other = format!(" {}|", other.app.0);
+    let expected: Vec<String> =
+        rows_by_app(bench).await.into_iter().filter(|line| line.contains(&of_other)).collect();
+    let mut batches = Vec::new();
+    bench.store.forget(&scene.lease, scene.app, |rows| batches.push(rows)).await.unwrap();
+    assert_eq!(rows_by_app(bench).await, expected);
+    assert!(batches.len() > 4 && batches.iter().all(|rows| *rows <= 10_000), "{batches:?}");
+    // Once more is once too often, and harmless.
+    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
+    assert_eq!(rows_by_app(bench).await, expected);
+}
+
+async fn what_was_forgotten_half_way_is_finished_later(bench: &Bench) {
+    let [scene, other] = two_apps(bench).await;
+    forget_some_of(&scene).await;
+    assert_eq!(bench.store.apps_called("prod").await.unwrap().len(), 1);
+    let totals = "SELECT sum(live_count + deleted_count) FROM type_state WHERE app_id = ";
+    let counted = "SELECT count(*) FROM group_row WHERE app_id = ";
+    let left = bench.value(&format!("{counted}{}", scene.app.0)).await;
+    assert_eq!(bench.value(&format!("{totals}{}", scene.app.0)).await, left);
+    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
+    assert_eq!(bench.lines("SELECT app FROM app_status").await, ["other"]);
+    assert_eq!(bench.lines("SELECT DISTINCT app_id FROM group_row").await, [other.app.0.to_string()]);
+}
+
+async fn an_app_that_was_forgotten_half_way_can_be_crawled_again(bench: &Bench) {
+    let [scene, _other] = two_apps(bench).await;
+    forget_some_of(&scene).await;
+    let states = bench.store.type_states(scene.app).await.unwrap();
+    assert!(states.iter().all(|state| !state.past_baseline()), "{states:?}");
+    let crawl = scene.open(at(5, 0)).await;
+    scene.list_baseline(crawl, scene.public, at(5, 1), &["000000", "new"]).await;
+    scene.complete(crawl, at(5, 0), at(5, 2), &[scene.public]).await;
+    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
+}
+
+/// Breaks off when the first groups are gone.
+async fn forget_some_of(scene: &Scene<'_>) {
+    let (bench, app) = (scene.bench, scene.app);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let groups = bench.store.holdings(app).await.unwrap().groups.unsigned_abs();
+    let mut removed = 0;
+    let forgetting = bench.store.forget(&scene.lease, app, |rows| {
+        removed += rows;
+        // All but the groups are fewer rows than this.
+        if removed > groups {
+            stop.cancel();
+        }
+    });
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        done = forgetting => panic!("nothing was broken off: {done:?}"),
+    }
+}
+
+async fn long_deleted_groups_are_removed_in_batches_and_totals_stay_right(bench: &Bench) {
+    let [scene, other] = two_apps(bench).await;
+    let crawl = scene.open(at(3, 0)).await;
+    let gone = scene.settle(&[(scene.private, Verdict::Exact)], &["p"]).await;
+    scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+    for (minute, groups, batches) in [(2, 0, 0), (3, 12_000, 2)] {
+        let limits = AgeLimits { deleted_groups: Some(at(2, minute)), ..AgeLimits::default() };
+        let mut each = 0;
+        let purged =
+            bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || each += 1).await.unwrap();
+        assert_eq!((purged, each), (Purged { groups, ..Purged::default() }, batches));
+    }
+    let left = format!(
+        "SELECT group_id, deleted_at FROM group_row WHERE app_id = {} AND deleted_at IS NOT NULL",
+        scene.app.0
+    );
+    assert_eq!(bench.lines(&left).await.len(), 1);
+    let noted =
+        format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&noted).await, ["12000|0|0"]);
+    assert_eq!(bench.value("SELECT sum(deleted_count) FROM type_status WHERE app = 'other'").await, "1");
+    drop(other);
+}
+
+async fn old_events_go_and_younger_ones_and_other_apps_stay(bench: &Bench) {
+    let [scene, _other] = two_apps(bench).await;
+    let crawl = scene.open(at(3, 0)).await;
+    scene.list(crawl, scene.public, at(3, 1), &["newer"]).await;
+    scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public]).await;
+    let limits = AgeLimits { events: Some(at(3, 1)), ..AgeLimits::default() };
+    let purged = bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || ()).await.unwrap();
+    assert_eq!(purged, Purged { events: 12_001, ..Purged::default() });
+    let left = "SELECT app, group_id FROM group_events ORDER BY app, group_id";
+    assert_eq!(
+        bench.lines(left).await,
+        ["other|000001", "other|a", "other|a", "other|b", "other|new", "prod|newer"]
+    );
+    assert_eq!(
+        bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || ()).await.unwrap(),
+        Purged::default()
+    );
+    let noted =
+        format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
+    assert_eq!(bench.lines(&noted).await, ["0|12001|0"]);
+}
+
+async fn old_crawls_go_but_those_that_something_still_names(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &[]).await;
+    let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
+    let close = async |hour, status, leftover, settlement: &Settlement| {
+        let crawl = scene.open(at(hour, 0)).await;
+        let closing = scene.closing(crawl, at(hour, 0), at(hour, 1), settlement);
+        let closing = Closing { passes: &passes, status, leftover, ..closing };
+        bench.store.close_crawl(&scene.lease, &closing).await.unwrap();
+        crawl
+    };
+    let nothing = Settlement::nothing();
+    let exact = [(scene.public, Verdict::Exact)];
+    close(2, CrawlStatus::Complete, Some(0), &nothing).await;
+    let with_event = close(3, CrawlStatus::Complete, None, &scene.settle(&exact, &["a"]).await).await;
+    let mut held = scene.settle(&exact, &["b"]).await;
+    held.withhold(&[scene.public]);
+    let holding = close(4, CrawlStatus::Complete, None, &held).await;
+    close(5, CrawlStatus::Failed, None, &nothing).await;
+    let leftover = close(6, CrawlStatus::Incomplete, Some(3), &nothing).await;
+    let incomplete = close(7, CrawlStatus::Incomplete, None, &nothing).await;
+    close(8, CrawlStatus::Failed, None, &nothing).await;
+    let failed = close(9, CrawlStatus::Failed, None, &nothing).await;
+    let complete = close(10, CrawlStatus::Complete, None, &nothing).await;
+    let running = scene.open(at(11, 0)).await;
+    let before =
+        (bench.store.past(scene.app).await.unwrap(), bench.store.last_start(scene.app).await.unwrap());
+    let days = day().succ_opt().unwrap();
+    let limits = AgeLimits { counts: Some((at(12, 0), days)), ..AgeLimits::default() };
+    let purged = bench.store.purge(&scene.lease, (scene.app, running), &limits, || ()).await.unwrap();
+    // Three crawls, their passes and those of one that stays for its event alone, and two types of one day.
+    assert_eq!(purged, Purged { counts: 3 + 3 + 1 + 2, ..Purged::default() });
+    let first = bench.value("SELECT min(crawl_id) FROM crawl").await.parse().unwrap();
+    let expected =
+        [first, with_event.0, holding.0, leftover.0, incomplete.0, failed.0, complete.0, running.0];
+    assert_eq!(bench.lines("SELECT crawl_id FROM crawl ORDER BY 1").await, expected.map(|id| id.to_string()));
+    let after =
+        (bench.store.past(scene.app).await.unwrap(), bench.store.last_start(scene.app).await.unwrap());
+    assert_eq!(after, before);
+    assert!(bench.lines("SELECT * FROM daily_counts").await.is_empty());
+    scene.fail(running, at(11, 0), at(11, 1)).await;
+}
+
 async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {
     let scene = Scene::on(bench).await;
     let crawl = scene.open(at(2, 0)).await;
@@ -745,7 +1068,8 @@ async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
         (
             "crawls",
             "crawl_id trigger due_at started_at finished_at status deletions requests groups_listed appeared vanished \
-             reappeared retyped withheld reason_code error_code reason host version",
+             reappeared retyped withheld reason_code error_code reason host version undeleted spared purged_groups \
+             purged_events purged_counts",
         ),
         (
             "app_status",

@@ -11,10 +11,12 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
+use tim_group_sync::crawl::{
+    CrawlReport, CrawlSettings, Crawler, DryRun, GuardPolicy, Occasion, Retention, WhenBusy,
+};
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
-use tim_group_sync::simulator::{At, Fault, Settings, SimulatedApp, Simulator};
+use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
 use tim_group_sync::store::{AppIdentity, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
@@ -87,7 +89,9 @@ pub struct World {
     pub group_types: Vec<GroupType>,
     pub page_limit: u32,
     pub max_shortfall: f64,
+    pub guard: GuardPolicy,
     pub timezone: Tz,
+    pub retention: Retention,
     pub request_interval: Duration,
     pub request_timeout: Duration,
     pub retry_for: Duration,
@@ -133,7 +137,9 @@ impl World {
             group_types: group_types(&["Public", "Private"]),
             page_limit: 3,
             max_shortfall: 0.0,
+            guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
             timezone: Tz::UTC,
+            retention: Retention::default(),
             request_interval: Duration::ZERO,
             request_timeout: Duration::from_secs(10),
             retry_for: Duration::from_millis(50),
@@ -236,6 +242,7 @@ impl World {
         let since = requests.iter().filter(|request| request.number > skip);
         since
             .map(|request| match &request.group_type {
+                _ if request.call == Call::Info => format!("about {}", request.groups.len()),
                 Some(group_type) => format!("{group_type} {}", request.page),
                 None if request.limit == 1 => "count".to_owned(),
                 None => format!("all {}", request.page),
@@ -249,7 +256,8 @@ impl World {
     /// The crawler, which stays the same for as long as its settings do, as in a daemon.
     pub fn crawler(&self) -> Arc<Crawler> {
         let settings = format!("{:?} {:?}", self.crawl_settings(), self.signature(0).expose());
-        let settings = format!("{settings} {:?} {}", self.request_timeout, self.api.base_url());
+        let settings =
+            format!("{settings} {:?} {:?} {}", self.retention, self.request_timeout, self.api.base_url());
         let mut crawler = lock(&self.crawler);
         match &*crawler {
             Some((made_from, crawler)) if *made_from == settings => Arc::clone(crawler),
@@ -269,6 +277,7 @@ impl World {
             clock: self.clock.clone(),
         });
         Crawler::new(self.crawl_settings(), client.unwrap(), self.store.clone(), self.clock.clone())
+            .with_retention(self.retention)
     }
 
     fn crawl_settings(&self) -> CrawlSettings {
@@ -283,7 +292,7 @@ impl World {
                 retry_for: self.retry_for,
             },
             max_shortfall: self.max_shortfall,
-            guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
+            guard: self.guard.clone(),
             timezone: self.timezone,
             host: "test".to_owned(),
         }
@@ -311,6 +320,83 @@ impl World {
         let report = self.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, stop).await.unwrap();
         self.assert_invariants().await;
         report
+    }
+
+    /// What a dry run says now, which writes nothing: a line a group, as [`World::events`] would have it.
+    pub async fn foretell(&self) -> (DryRun, Vec<String>) {
+        let before = self.every_row().await;
+        let dry_run = self.crawler().dry_run(WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+        assert_eq!(self.every_row().await, before, "a dry run has written");
+        let mut lines = Vec::new();
+        for foreseen in &dry_run.changes {
+            let [old, new] =
+                [&foreseen.old_type, &foreseen.new_type].map(|name| name.as_deref().unwrap_or("NULL"));
+            let line = |id| format!("{id} {} {old}>{new}", foreseen.change.as_str());
+            lines.extend(foreseen.groups.iter().map(line));
+        }
+        lines.sort_unstable();
+        (dry_run, lines)
+    }
+
+    /// One crawl, which does what a dry run said just before.
+    pub async fn foretold_crawl(&self) -> CrawlReport {
+        let (dry_run, said) = self.foretell().await;
+        let missing_before = self.missing().await;
+        let report = self.crawl().await;
+        let events = format!(
+            "SELECT group_id, event, old_type, new_type FROM group_events WHERE crawl_id = {}",
+            report.crawl
+        );
+        let mut done: Vec<String> = self
+            .rows(&events)
+            .await
+            .iter()
+            .map(|row| format!("{} {} {}>{}", row[0], row[1], row[2], row[3]))
+            .collect();
+        done.extend(self.missing().await.into_iter().filter(|line| !missing_before.contains(line)));
+        done.sort_unstable();
+        let events: Vec<&String> = said.iter().filter(|line| !line.contains(" baseline ")).collect();
+        assert_eq!(events, done.iter().collect::<Vec<_>>());
+        assert_eq!(
+            (said.len() - events.len()) as u64 + report.events.appeared.unsigned_abs(),
+            report.first_listed
+        );
+        assert_eq!(
+            (dry_run.status, dry_run.deletions, dry_run.listed),
+            (report.status, report.deletions, report.listed)
+        );
+        assert_eq!(
+            dry_run.reason.map(|reason| reason.code),
+            report.reason.as_ref().map(|reason| reason.code)
+        );
+        report
+    }
+
+    /// The groups that are missing, as a dry run would put it.
+    async fn missing(&self) -> Vec<String> {
+        let sql =
+            "SELECT group_id, CASE WHEN held THEN 'withheld' ELSE 'missing' END, group_type FROM live_groups
+                   WHERE missing_since IS NOT NULL";
+        self.rows(sql).await.iter().map(|row| format!("{} {} {}>NULL", row[0], row[1], row[2])).collect()
+    }
+
+    /// Every row of every table, but for leases.
+    async fn every_row(&self) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        for table in [
+            "app",
+            "group_type",
+            "group_row",
+            "type_state",
+            "crawl",
+            "crawl_pass",
+            "crawl_change",
+            "daily_count",
+            "group_event",
+        ] {
+            rows.extend(self.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
+        }
+        rows
     }
 
     /// One crawl that is dropped, as by a kill, when the other future ends first.
@@ -484,6 +570,7 @@ impl World {
                     "appeared" => !live && step == &story[0] && row[1] == "new",
                     "vanished" | "retyped" => live,
                     "reappeared" => !live && step != &story[0],
+                    "undeleted" => !live && step != &story[0] && old == new,
                     _ => false,
                 };
                 let known = |name: &str| !name.is_empty();
@@ -531,6 +618,11 @@ impl World {
             let Some(group_type) = upstream.standing.get(&row[0]).filter(|_| !upstream.lies) else {
                 continue;
             };
+            assert!(
+                !self.guard.confirm,
+                "{} stood all the time, could be asked about, and is deleted",
+                row[0]
+            );
             let has_a_pass = self.group_types.iter().any(|configured| configured.as_str() == group_type);
             let as_known = row[1] == *group_type || row[1] == "NULL";
             assert!(!has_a_pass && !as_known, "{} stood all the time and is deleted", row[0]);

@@ -1,0 +1,117 @@
+//! `forget`: removes an app that is no longer configured. Asks no API and needs no key.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use clap::Args;
+use serde_json::json;
+
+use super::approve::refused;
+use super::exit::{Exit, Failure};
+use super::setup::{Setup, location};
+use super::text;
+use crate::config::Config;
+use crate::model::SdkAppId;
+use crate::store::{KnownApp, Store};
+
+#[derive(Debug, Args)]
+pub(super) struct Forget {
+    /// The app, by the name it had in the configuration, or by its SDKAppID
+    #[arg(long, value_name = "NAME")]
+    app: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Show what would be removed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Forget {
+    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        let config = setup.config_for_command()?;
+        let store = Store::open_existing(&location(&config)?).await?;
+        store.check_migrated().await?;
+        let (app, sdk_app_id) = self.find(&config, store.apps_called(&self.app).await?)?;
+        let holdings = store.holdings(app.id()).await?;
+        let name = &app.name;
+        let shown = format!(
+            "{name} (SDKAppID {sdk_app_id}): {} groups, {} events, {} crawls, {} days of counts",
+            text::number(holdings.groups),
+            text::number(holdings.events),
+            text::number(holdings.crawls),
+            text::number(holdings.days)
+        );
+        if !self.dry_run {
+            if !self.yes && !confirmed(&shown)? {
+                return Err(refused(format!("{name} was not removed")));
+            }
+            let waiting = || eprintln!("{name} is being crawled; waiting for the crawl to finish");
+            let lease = store.lease(sdk_app_id, waiting).await?;
+            let forgotten = lease.keeping(store.forget(&lease, app.id(), |_| ())).await.flatten();
+            lease.give_back().await;
+            forgotten?;
+        }
+        store.close().await;
+        if self.json {
+            let result = json!({
+                "app": name, "sdk_app_id": sdk_app_id, "dry_run": self.dry_run, "groups": holdings.groups,
+                "events": holdings.events, "crawls": holdings.crawls, "days": holdings.days,
+            });
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&result).map_err(|error| Failure::new(Exit::Failed, error))?
+            );
+        } else {
+            println!("{shown}{}", if self.dry_run { "" } else { ": removed" });
+        }
+        Ok(Exit::Done)
+    }
+
+    /// The one app that is meant, if it may go. What counts is this configuration: the database may not have heard yet
+    /// that an app was taken out.
+    fn find(&self, config: &Config, called: Vec<KnownApp>) -> Result<(KnownApp, SdkAppId), Failure> {
+        let asked = &self.app;
+        let is_configured =
+            |app: &KnownApp| config.apps.iter().any(|c| Some(c.sdk_app_id) == app.sdk_app_id());
+        let (configured, mut gone): (Vec<_>, Vec<_>) = called.into_iter().partition(is_configured);
+        let app = match (gone.pop(), gone.is_empty()) {
+            (Some(app), true) => app,
+            (Some(_), false) => {
+                return Err(refused(format!(
+                    "several apps were called {asked:?}; name the one to forget by its SDKAppID (see `tim-group-sync status`)"
+                )));
+            }
+            (None, _) if configured.is_empty() => {
+                return Err(refused(format!(
+                    "the database knows no app {asked:?}; `tim-group-sync status` names those it does"
+                )));
+            }
+            (None, _) => {
+                return Err(refused(format!(
+                    "{asked:?} is configured and would be crawled again; take its section out of the configuration, and \
+                     reload or stop the service, first"
+                )));
+            }
+        };
+        match app.sdk_app_id() {
+            Some(sdk_app_id) => Ok((app, sdk_app_id)),
+            None => Err(refused(format!("the database has no lawful SDKAppID for {asked:?}"))),
+        }
+    }
+}
+
+/// Asks on a terminal. Elsewhere nobody could answer.
+fn confirmed(what: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        let error = anyhow::anyhow!("{what}: removing it cannot be undone; say so with --yes");
+        return Err(Failure::new(Exit::Usage, error));
+    }
+    eprint!("{what}\nRemove all of it? This cannot be undone. [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,108 @@
+//! `undelete`: makes live again what a crawl marked deleted. Asks no API and needs no key.
+
+use clap::Args;
+use serde_json::json;
+
+use super::approve::{day, find, refused};
+use super::exit::{Exit, Failure};
+use super::setup::{Setup, location};
+use super::text;
+use crate::model::{CrawlId, CrawlStatus};
+use crate::store::{HeldCrawl, Store};
+
+#[derive(Debug, Args)]
+pub(super) struct Undelete {
+    /// The crawl whose deletions were wrong
+    #[arg(long, value_name = "ID")]
+    crawl: i64,
+    /// List the groups that would be live again, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Undelete {
+    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        let config = setup.config_for_command()?;
+        let store = Store::open_existing(&location(&config)?).await?;
+        store.check_migrated().await?;
+        let crawl = CrawlId(self.crawl);
+        let (held, sdk_app_id) = find(&store, crawl).await?;
+        if held.status == CrawlStatus::Running.as_str() && store.is_leased(sdk_app_id).await {
+            return Err(refused(format!(
+                "crawl {crawl} of {} is still running; it marks groups deleted only at its end, and can be undone then",
+                held.app
+            )));
+        }
+        // A crawl under way believes the deleted groups gone.
+        let waiting = || eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+        let lease = store.lease(sdk_app_id, waiting).await?;
+        let undoing = async {
+            // As it stands now that nobody else can change it.
+            let (held, _) = find(&store, crawl).await?;
+            if let Some(refusal) = refusal(&held, crawl) {
+                return Err(refused(refusal));
+            }
+            // What is not printed need not be named: there may be millions.
+            let groups =
+                if self.dry_run || self.json { Some(store.deleted_groups(&held, crawl).await?) } else { None };
+            let now = setup.clock.now();
+            let undone = match &groups {
+                Some(groups) if self.dry_run => groups.len() as u64,
+                _ => store.undelete(&lease, &held, crawl, now, day(&config, sdk_app_id, now)).await?,
+            };
+            Ok((held, groups, undone))
+        };
+        // Millions of groups take longer than a lease lasts.
+        let undone = lease.keeping(undoing).await.map_err(Failure::from).flatten();
+        lease.give_back().await;
+        let (held, groups, undone) = undone?;
+        store.close().await;
+        if undone == 0 {
+            return Err(refused(nothing_left(&held, crawl)));
+        }
+        if self.json {
+            let result =
+                json!({ "crawl_id": crawl, "app": held.app, "dry_run": self.dry_run, "groups": groups });
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&result).map_err(|error| Failure::new(Exit::Failed, error))?
+            );
+        } else if self.dry_run {
+            groups.iter().flatten().for_each(|group| println!("{group}"));
+            eprintln!("{} groups would be live again", text::number(undone));
+        } else {
+            println!(
+                "{}: {} groups live again, missing and held until the API lists them or someone runs \
+                 `tim-group-sync approve --crawl {crawl}`",
+                held.app,
+                text::number(undone)
+            );
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn refusal(held: &HeldCrawl, crawl: CrawlId) -> Option<String> {
+    if held.status == CrawlStatus::Running.as_str() {
+        return Some(format!(
+            "crawl {crawl} of {} was cut short and deleted nothing; the next crawl closes it",
+            held.app
+        ));
+    }
+    (held.vanished == 0).then(|| format!("crawl {crawl} of {} marked no group deleted", held.app))
+}
+
+fn nothing_left(held: &HeldCrawl, crawl: CrawlId) -> String {
+    if held.undeleted == 0 {
+        return format!(
+            "nothing to undo: the groups that crawl {crawl} marked deleted were listed again since, or removed for their age"
+        );
+    }
+    format!(
+        "nothing to undo: the deletions of crawl {crawl} were undone already ({} groups)",
+        text::number(held.undeleted)
+    )
+}
