@@ -12,7 +12,7 @@ use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
-use tim_group_sync::model::{CrawlId, GroupType, Trigger};
+use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::simulator::{At, Fault, Settings, SimulatedApp, Simulator};
 use tim_group_sync::store::{AppIdentity, Store};
@@ -339,21 +339,6 @@ impl World {
             self.assert_what_stood_was_spared().await;
         }
         report
-    }
-
-    /// Applies every deletion that any crawl withheld, as someone who approves of them would.
-    pub async fn approve_all_that_is_held(&self) {
-        let held = "SELECT DISTINCT held_crawl_id FROM group_row WHERE held_crawl_id IS NOT NULL ORDER BY 1";
-        for crawl in self.rows(held).await {
-            let crawl = CrawlId(crawl[0].parse().unwrap());
-            let held = self.store.held_crawl(crawl).await.unwrap().unwrap();
-            let lease = self.store.try_lease(self.credentials.sdk_app_id).await.unwrap().unwrap();
-            let now = self.clock.now();
-            let day = now.with_timezone(&self.timezone).date_naive();
-            assert!(self.store.approve(&lease, &held, crawl, now, day).await.unwrap() > 0);
-            lease.give_back().await;
-        }
-        self.assert_rows_are_sound().await;
     }
 
     /// For a crawl that the test itself runs: an hour passes, and from now on it is noted what stands at the API.
