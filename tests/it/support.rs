@@ -521,6 +521,10 @@ impl World {
             assert!(as_told, "{} is of {:?}, its story says {story:?}", row[0], row[2]);
         }
         assert_eq!(stories, BTreeMap::new(), "events of groups that are not there");
+        let twice = "SELECT crawl_id, group_id FROM group_events GROUP BY crawl_id, group_id
+                     HAVING sum(CASE WHEN event = 'undeleted' THEN 0 ELSE 1 END)
+                            > 1 + sum(CASE WHEN event = 'undeleted' THEN 1 ELSE 0 END)";
+        assert_eq!(self.lines(twice).await, [""; 0], "groups that one crawl changed twice");
     }
 
     /// Nothing runs any more, every crawl counts its own events, and every day those of its crawls.

@@ -250,11 +250,6 @@ impl Bench {
                  WHERE NOT CAST(g.in_baseline AS BOOLEAN) AND coalesce(e.kind, '') <> 'a'",
             ),
             (
-                "changed twice by one crawl, unless it was undeleted in between",
-                "SELECT group_id FROM group_event GROUP BY crawl_id, app_id, group_id
-                 HAVING sum(CASE WHEN kind = 'u' THEN 0 ELSE 1 END) > 1 + sum(CASE WHEN kind = 'u' THEN 1 ELSE 0 END)",
-            ),
-            (
                 "in an event, but not in the table",
                 "SELECT e.group_id FROM group_event e LEFT JOIN group_row g ON g.app_id = e.app_id AND g.group_id = e.group_id
                  WHERE g.group_id IS NULL",
