@@ -11,6 +11,7 @@ mod cli;
 mod crawls;
 mod daemon;
 mod faults;
+mod kills;
 mod postgres;
 mod postgres_servers;
 mod properties;

@@ -89,6 +89,7 @@ pub struct World {
     pub group_types: Vec<GroupType>,
     pub page_limit: u32,
     pub max_shortfall: f64,
+    /// Withholds nothing, unless a test says otherwise.
     pub guard: GuardPolicy,
     pub timezone: Tz,
     pub retention: Retention,
@@ -102,6 +103,10 @@ pub struct World {
     crawler: Mutex<Option<(String, Arc<Crawler>)>>,
     /// `first_seen_at` and whether it is in the baseline, of every group ever read.
     origins: Mutex<BTreeMap<String, (String, String)>>,
+    /// The latest time that the clock has shown, and whether it was ever set back.
+    latest: Mutex<(DateTime<Utc>, bool)>,
+    /// The last crawl whose deletions were held against the API.
+    last_judged: Mutex<i64>,
 }
 
 /// What happens at the API while it is being crawled.
@@ -148,6 +153,8 @@ impl World {
             upstream: Arc::default(),
             crawler: Mutex::default(),
             origins: Mutex::default(),
+            latest: Mutex::default(),
+            last_judged: Mutex::default(),
         };
         world.watch_the_api();
         world
@@ -413,6 +420,7 @@ impl World {
         } else {
             self.bench.let_leases_run_out().await;
             self.assert_rows_are_sound().await;
+            self.assert_what_stood_was_spared().await;
         }
         report
     }
@@ -517,19 +525,23 @@ impl World {
         self.assert_what_stood_was_spared().await;
     }
 
-    /// What holds while a crawl runs, too.
-    async fn assert_rows_are_sound(&self) {
-        let now = stamp(self.clock.now());
+    /// What holds while a crawl runs, too, and after it was killed: of the tables, of what people see of them, and of
+    /// what was seen before.
+    pub async fn assert_rows_are_sound(&self) {
+        self.bench.assert_consistent().await;
+        let (now, steady) = self.latest();
         let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
-                          deleted_at, missing_since, group_type FROM groups";
+                          deleted_at, missing_since, group_type, CASE WHEN held THEN 'held' ELSE '' END FROM groups";
         let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let (mut live_in_all, mut missing_in_all) = (0, 0);
         for row in self.rows(sql).await {
-            let [id, first_seen, baseline, last_seen, deleted, missing, group_type] =
-                <[String; 7]>::try_from(row).unwrap().map(or_nothing);
+            let [id, first_seen, baseline, last_seen, deleted, missing, group_type, held] =
+                <[String; 8]>::try_from(row).unwrap().map(or_nothing);
             assert!(first_seen <= last_seen && last_seen <= now, "{id}: {first_seen} {last_seen} {now}");
             assert!(deleted.is_empty() || missing.is_empty(), "{id} is both deleted and missing");
-            assert!(deleted.is_empty() || (last_seen <= deleted && deleted <= now), "{id}: {deleted}");
+            assert!(held.is_empty() || !missing.is_empty(), "{id} is held and not missing");
+            assert!(deleted.is_empty() || deleted <= now, "{id}: {deleted}");
+            assert!(deleted.is_empty() || !steady || last_seen <= deleted, "{id}: {last_seen} {deleted}");
             let (live, gone) = counted.entry(group_type).or_default();
             *(if deleted.is_empty() { live } else { gone }) += 1;
             live_in_all += u64::from(deleted.is_empty());
@@ -550,6 +562,14 @@ impl World {
         assert!(kept.iter().all(|kept| *kept == format!("{live_in_all} {missing_in_all}")), "{kept:?}");
     }
 
+    /// The latest time that there was, and whether it only ever went on.
+    fn latest(&self) -> (String, bool) {
+        let (now, mut latest) = (self.clock.now(), lock(&self.latest));
+        latest.1 |= now < latest.0;
+        latest.0 = latest.0.max(now);
+        (stamp(latest.0), !latest.1)
+    }
+
     /// The events of each group are a possible story, and it ends where the table says.
     async fn assert_events_tell_the_table(&self) {
         let sql = "SELECT group_id, event, coalesce(old_type, ''), coalesce(new_type, '') FROM group_events ORDER BY event_id";
@@ -564,20 +584,21 @@ impl World {
             let story = stories.remove(&row[0]).unwrap_or_default();
             // A group of the baseline was there, of a type that no event tells.
             let (mut live, mut of_type) = (row[1] == "baseline", String::new());
+            let mut told = false;
             for step in &story {
                 let (event, old, new) = (step[0].as_str(), &step[1], &step[2]);
                 let possible = match event {
-                    "appeared" => !live && step == &story[0] && row[1] == "new",
+                    "appeared" => !live && !told && row[1] == "new",
                     "vanished" | "retyped" => live,
-                    "reappeared" => !live && step != &story[0],
-                    "undeleted" => !live && step != &story[0] && old == new,
+                    "reappeared" => !live && told,
+                    "undeleted" => !live && told && old == new,
                     _ => false,
                 };
                 let known = |name: &str| !name.is_empty();
                 let fits = event == "appeared" || !known(&of_type) || !known(old) || *old == of_type;
                 let changes = event != "retyped" || (known(old) && known(new) && old != new);
                 assert!(possible && fits && changes, "the story of {}: {story:?}", row[0]);
-                live = event != "vanished";
+                (live, told) = (event != "vanished", true);
                 of_type.clone_from(if event == "vanished" { old } else { new });
             }
             assert_eq!(live, row[3].is_empty(), "{} ends otherwise than its story: {story:?}", row[0]);
@@ -585,10 +606,15 @@ impl World {
             assert!(as_told, "{} is of {:?}, its story says {story:?}", row[0], row[2]);
         }
         assert_eq!(stories, BTreeMap::new(), "events of groups that are not there");
+        let twice = "SELECT crawl_id, group_id FROM group_events GROUP BY crawl_id, group_id
+                     HAVING sum(CASE WHEN event = 'undeleted' THEN 0 ELSE 1 END)
+                            > 1 + sum(CASE WHEN event = 'undeleted' THEN 1 ELSE 0 END)";
+        assert_eq!(self.lines(twice).await, [""; 0], "groups that one crawl changed twice");
     }
 
     /// Nothing runs any more, every crawl counts its own events, and every day those of its crawls.
     async fn assert_crawls_and_days_add_up(&self) {
+        let today = self.clock.now().with_timezone(&self.timezone).date_naive();
         assert_eq!(self.value("SELECT count(*) FROM crawls WHERE status = 'running'").await, "0");
         for event in ["appeared", "vanished", "reappeared", "retyped"] {
             let unequal = format!(
@@ -600,18 +626,24 @@ impl World {
             let days = self.value(&format!("SELECT sum({event}) FROM daily_counts")).await;
             assert_eq!(days, all, "what {event} in all days together");
         }
-        let stale = "SELECT d.group_type, d.live_groups, s.live_count FROM daily_counts d
-                     JOIN type_status s ON coalesce(s.group_type, '') = coalesce(d.group_type, '')
-                     WHERE d.day = (SELECT max(day) FROM daily_counts) AND d.live_groups <> s.live_count";
-        assert_eq!(self.lines(stale).await, [""; 0], "live groups of the last day that are not those of now");
+        let stale = format!(
+            "SELECT d.group_type, d.live_groups, s.live_count FROM daily_counts d
+             JOIN type_status s ON coalesce(s.group_type, '') = coalesce(d.group_type, '')
+             WHERE d.day = '{today}' AND d.live_groups <> s.live_count"
+        );
+        assert_eq!(self.lines(&stale).await, [""; 0], "live groups of today that are not those of now");
     }
 
-    /// No group that the API would have listed for the whole of the last crawl was deleted by it. One that has become a
-    /// group of a type without a pass is not listed: what was known of it is gone.
+    /// No crawl since the last look has deleted a group that the API would have listed all the while. One that has
+    /// become a group of a type without a pass is not listed: what was known of it is gone.
     async fn assert_what_stood_was_spared(&self) {
-        let deleted = "SELECT group_id, old_type FROM group_events
-                       WHERE event = 'vanished' AND crawl_id = (SELECT max(crawl_id) FROM crawls)";
-        let deleted = self.rows(deleted).await;
+        let last: i64 = self.value("SELECT coalesce(max(crawl_id), 0) FROM crawls").await.parse().unwrap();
+        let judged = std::mem::replace(&mut *lock(&self.last_judged), last);
+        let deleted = self
+            .rows(&format!(
+                "SELECT group_id, old_type FROM group_events WHERE event = 'vanished' AND crawl_id > {judged}"
+            ))
+            .await;
         let mut upstream = lock(&self.upstream);
         upstream.still_standing(&self.api);
         for row in deleted {
