@@ -30,7 +30,7 @@ impl Undelete {
         store.check_migrated().await?;
         let crawl = CrawlId(self.crawl);
         let (held, sdk_app_id) = find(&store, crawl).await?;
-        if held.status == CrawlStatus::Running.as_str() && store.is_leased(sdk_app_id).await {
+        if held.status == CrawlStatus::Running.as_str() && store.lease_holder(sdk_app_id).await?.is_some() {
             return Err(refused(format!(
                 "crawl {crawl} of {} is still running; it marks groups deleted only at its end, and can be undone then",
                 held.app
@@ -46,8 +46,11 @@ impl Undelete {
                 return Err(refused(refusal));
             }
             // What is not printed need not be named: there may be millions.
-            let groups =
-                if self.dry_run || self.json { Some(store.deleted_groups(&held, crawl).await?) } else { None };
+            let groups = if self.dry_run || self.json {
+                Some(store.deleted_groups(&held, crawl).await?)
+            } else {
+                None
+            };
             let now = setup.clock.now();
             let undone = match &groups {
                 Some(groups) if self.dry_run => groups.len() as u64,
