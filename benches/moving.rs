@@ -23,7 +23,7 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
-use tim_group_sync::simulator::{Cursor, Listing, Order, Settings, SimulatedApp, Simulator};
+use tim_group_sync::simulator::{Call, Cursor, Listing, Order, Settings, SimulatedApp, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
@@ -48,8 +48,10 @@ struct Scenario {
 const MIXED: &[(&str, f64)] = &[("Public", 0.7), ("Private", 0.25), ("Community", 0.05)];
 const MINUTE: TimeDelta = TimeDelta::seconds(60);
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 6] = [
     Scenario { what: "quiet", groups: 100_000, rate: 0.0, types: MIXED, pause: MINUTE, crawls: CRAWLS },
+    // What comes and goes between two pages cancels out most often at about this rate.
+    Scenario { what: "0.1 a second", groups: 100_000, rate: 0.1, types: MIXED, pause: MINUTE, crawls: 200 },
     Scenario {
         what: "0.3 a second",
         groups: 100_000,
@@ -89,7 +91,12 @@ const ORDERS: [(Order, &str); 3] = [
     (Order::NewestFirst, "newest first"),
     (Order::Shuffled, "by no age"),
 ];
-const CURSORS: [(Cursor, &str); 2] = [(Cursor::Key, "key"), (Cursor::Position, "position")];
+/// With whether each group is asked about before it is deleted.
+const CURSORS: [(Cursor, bool, &str); 3] = [
+    (Cursor::Key, false, "key"),
+    (Cursor::Position, false, "position"),
+    (Cursor::Position, true, "position, `confirm`"),
+];
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -104,8 +111,9 @@ fn main() {
             continue;
         }
         for (order, order_name) in ORDERS {
-            for (cursor, cursor_name) in CURSORS {
-                let outcome = runtime.block_on(live_through(scenario, Listing { order, cursor }));
+            for (cursor, confirm, cursor_name) in CURSORS {
+                let listing = Listing { order, cursor };
+                let outcome = runtime.block_on(live_through(scenario, listing, confirm));
                 println!(
                     "| {} | {} | {order_name} | {cursor_name} | {} of {} | {} | {} | {} | {} | {} |",
                     scenario.what,
@@ -186,7 +194,7 @@ impl Life {
     }
 }
 
-async fn live_through(scenario: Scenario, listing: Listing) -> Outcome {
+async fn live_through(scenario: Scenario, listing: Listing, confirm: bool) -> Outcome {
     let folder = tempfile::Builder::new().prefix("moving-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let clock = Clock::standing_at(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
     let api =
@@ -208,7 +216,8 @@ async fn live_through(scenario: Scenario, listing: Listing) -> Outcome {
     let lives = Arc::clone(&life);
     api.on_request(move |app, _| lives.pass(app, PACE));
 
-    let (store, crawler) = crawler(scenario, &api, clock.clone(), folder.path().join("groups.db")).await;
+    let database = folder.path().join("groups.db");
+    let (store, crawler) = crawler(scenario, confirm, &api, clock.clone(), database).await;
     let mut outcome = Outcome::default();
     for _ in 0..scenario.crawls {
         let before = api.requests().len();
@@ -216,7 +225,9 @@ async fn live_through(scenario: Scenario, listing: Listing) -> Outcome {
         let report = crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         outcome.concluded += u32::from(report.status == CrawlStatus::Complete);
         let unfiltered = api.requests().into_iter().skip(before);
-        let unfiltered = unfiltered.filter(|request| request.group_type.is_none() && request.limit > 1);
+        let unfiltered = unfiltered.filter(|request| {
+            request.call == Call::List && request.group_type.is_none() && request.limit > 1
+        });
         outcome.unfiltered_passes += usize::from(unfiltered.count() > 0);
         let truth: BTreeSet<String> = api.truth().into_keys().collect();
         let marked = marked_by(&store, report.crawl.0).await;
@@ -236,7 +247,13 @@ async fn live_through(scenario: Scenario, listing: Listing) -> Outcome {
     outcome
 }
 
-async fn crawler(scenario: Scenario, api: &Simulator, clock: Clock, database: PathBuf) -> (Store, Crawler) {
+async fn crawler(
+    scenario: Scenario,
+    confirm: bool,
+    api: &Simulator,
+    clock: Clock,
+    database: PathBuf,
+) -> (Store, Crawler) {
     let simulated = Settings::default();
     let client = Client::new(ClientSettings {
         sdk_app_id: simulated.sdk_app_id,
@@ -260,6 +277,7 @@ async fn crawler(scenario: Scenario, api: &Simulator, clock: Clock, database: Pa
         guard: GuardPolicy {
             max_fraction: 0.2,
             min_groups: 100,
+            confirm,
             max_fraction_by_type: BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]),
             ..GuardPolicy::default()
         },

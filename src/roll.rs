@@ -1,20 +1,19 @@
 //! The roll of one crawl: which groups are known to be live, and which of them this crawl has listed.
 //!
-//! Pure and in memory: nine bytes a group and half a byte for the index. Group ids are kept as 64-bit keyed hashes. The
-//! key is random and new for every crawl, so that nobody can choose colliding ids, and a chance collision (3 in a
-//! million at 10 million groups) hides one group from one crawl and not from the next.
+//! Pure and in memory: some nine bytes a group. Group ids are kept as 60-bit keyed hashes. The key is random and new for
+//! every crawl, so that nobody can choose colliding ids, and a chance collision (4 in 100,000 crawls of 10 million groups)
+//! costs one crawl its proof, or hides one group from it, and not from the next.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use crate::model::{GroupIds, TypeId};
 
-/// Most passes a crawl can have: a pass is six bits of a group's state.
+/// Most passes a crawl can have.
 pub const MAX_PASSES: usize = 62;
 
-/// New ids are filed when there are so many: each filing moves all that were filed before.
-const PENDING_LEAST: usize = 20_000;
-const PENDING_MOST: usize = 250_000;
+/// Ids looked for at once.
+const AT_A_TIME: usize = 64;
 
 /// The number of a pass within its crawl, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,126 +53,168 @@ pub enum Sighting {
     Elsewhere,
 }
 
-/// One group's state in a byte: the last pass that listed it (0: none), missing, held.
-#[derive(Clone, Copy, Default)]
-struct State(u8);
+/// A group: its hash, and in the last four bits its state. 0 is no group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry(u64);
 
-impl State {
-    const PASS: u8 = 0b0011_1111;
-    const MISSING: u8 = 0b0100_0000;
-    const HELD: u8 = 0b1000_0000;
+impl Entry {
+    const STATE: u64 = 0b1111;
+    const BEFORE: u64 = 0b0001;
+    const NOW: u64 = 0b0010;
+    const LISTED: u64 = Self::BEFORE | Self::NOW;
+    const MISSING: u64 = 0b0100;
+    const HELD: u64 = 0b1000;
 
-    fn marked(mark: Mark) -> Self {
-        Self(u8::from(mark.missing) * Self::MISSING + u8::from(mark.held) * Self::HELD)
+    /// A group that no pass has listed.
+    fn of(hash: u64) -> Self {
+        Self((hash & !Self::STATE).max(Self::STATE + 1))
     }
 
-    fn mark(self) -> Mark {
-        Mark { missing: self.0 & Self::MISSING != 0, held: self.0 & Self::HELD != 0 }
+    fn is(self, other: Self) -> bool {
+        (self.0 ^ other.0) <= Self::STATE
     }
 
-    fn pass(self) -> u8 {
-        self.0 & Self::PASS
+    fn mark(&mut self, mark: Mark) {
+        self.0 |= u64::from(mark.missing) * Self::MISSING + u64::from(mark.held) * Self::HELD;
     }
 
-    fn listed_by(&mut self, pass: PassNo) {
-        self.0 = self.0 & !Self::PASS | pass.0;
+    fn is_missing(self) -> bool {
+        self.0 & Self::MISSING != 0
+    }
+
+    fn is_listed(self) -> bool {
+        self.0 & Self::LISTED != 0
+    }
+
+    fn was_listed_before(self) -> bool {
+        self.0 & Self::BEFORE != 0
+    }
+
+    fn list(&mut self) {
+        self.0 = self.0 & !Self::LISTED | Self::NOW;
+    }
+
+    /// What the current pass listed, an earlier one did once the next pass begins.
+    fn begin_pass(&mut self) {
+        self.0 -= (self.0 & Self::NOW) / 2;
     }
 }
 
-/// Hashes in order, with their states beside them and an index of where each leading bit pattern starts.
+/// Groups in the order of their hashes, with gaps: as hashes are spread evenly, each stands near the place its own hash
+/// tells, and without a gap in between. So a search costs one access to memory, another group is put in by moving a few
+/// along, and the table grows where it is.
 #[derive(Default)]
-struct Run {
-    hashes: Vec<u64>,
-    states: Vec<State>,
-    starts: Vec<u32>,
-    shift: u32,
+struct Table {
+    slots: Vec<Entry>,
+    /// Places that hashes tell. A few more slots follow, for what the last ones have to push along.
+    places: usize,
+    groups: usize,
 }
 
-impl Run {
-    fn of(mut hashes: Vec<u64>) -> Self {
-        hashes.sort_unstable();
-        hashes.dedup();
-        let mut run = Self { states: vec![State::default(); hashes.len()], hashes, ..Self::default() };
-        run.index();
-        run
+impl Table {
+    /// Of eight places, seven are taken at most.
+    fn places_for(groups: usize) -> usize {
+        groups + groups / 7 + 1
     }
 
-    /// Rebuilds the index: about eight hashes a slot, so that a search touches two or three cache lines.
-    fn index(&mut self) {
-        let slots = (self.hashes.len() / 8).next_power_of_two().max(2);
-        self.shift = 64 - slots.trailing_zeros();
-        self.starts.clear();
-        self.starts.reserve_exact(slots + 1);
-        for (at, &hash) in self.hashes.iter().enumerate() {
-            let slot = slot_of(hash, self.shift);
-            while self.starts.len() <= slot {
-                self.starts.push(position(at));
-            }
-        }
-        self.starts.resize(slots + 1, position(self.hashes.len()));
+    /// So many slots more than places. That more are pushed beyond the last place is less likely than 10⁻³⁰.
+    fn slots_for(places: usize) -> usize {
+        places + places.min(256)
     }
 
-    fn find(&self, hash: u64) -> Option<usize> {
-        if self.hashes.is_empty() {
-            return None;
-        }
-        let slot = slot_of(hash, self.shift);
-        let (from, to) = (self.starts[slot] as usize, self.starts[slot + 1] as usize);
-        self.hashes[from..to].binary_search(&hash).ok().map(|at| from + at)
+    fn with_room(groups: usize) -> Vec<Entry> {
+        Vec::with_capacity(Self::slots_for(Self::places_for(groups)))
     }
 
-    /// Adds hashes that are not in it, in place: from the back, so that nothing is moved twice.
-    fn merge(&mut self, mut added: Vec<(u64, State)>) {
-        added.sort_unstable_by_key(|entry| entry.0);
-        let (mut old, mut new) = (self.hashes.len(), added.len());
-        let total = old + new;
-        if total > self.hashes.capacity() {
-            // Doubling would cost twice the memory at the end; an eighth more is seldom enough to copy.
-            let room = new.max(old / 8);
-            self.hashes.reserve_exact(room);
-            self.states.reserve_exact(room);
-        }
-        self.hashes.resize(total, 0);
-        self.states.resize(total, State::default());
-        for at in (0..total).rev() {
-            let take_old = new == 0 || (old > 0 && self.hashes[old - 1] > added[new - 1].0);
-            if take_old {
-                old -= 1;
-                self.hashes[at] = self.hashes[old];
-                self.states[at] = self.states[old];
-            } else {
-                new -= 1;
-                (self.hashes[at], self.states[at]) = added[new];
+    /// Takes groups in any order.
+    fn of(mut groups: Vec<Entry>) -> Self {
+        groups.sort_unstable();
+        groups.dedup();
+        let mut table = Self { groups: groups.len(), slots: groups, places: 0 };
+        table.spread(Self::places_for(table.groups));
+        table
+    }
+
+    fn place_of(&self, entry: Entry) -> usize {
+        let place = (u128::from(entry.0) * self.places as u128) >> 64;
+        usize::try_from(place).expect("a place is smaller than their number")
+    }
+
+    /// Gives the groups as many places, at least as many as before. In place: they are pushed together at the end, and
+    /// from there each comes forward to where it belongs, which is never behind it.
+    fn spread(&mut self, places: usize) {
+        let before = self.slots.len();
+        let slots = Self::slots_for(places);
+        self.slots.reserve_exact(slots.saturating_sub(before));
+        self.slots.resize(slots.max(before), Entry::default());
+        self.places = places;
+        let mut first = self.slots.len();
+        for at in (0..before).rev() {
+            let entry = std::mem::take(&mut self.slots[at]);
+            if entry != Entry::default() {
+                first -= 1;
+                self.slots[first] = entry;
             }
-            if new == 0 {
-                break;
-            }
         }
-        self.index();
+        let mut next = 0;
+        for at in first..self.slots.len() {
+            let entry = std::mem::take(&mut self.slots[at]);
+            let place = self.place_of(entry).max(next);
+            assert!(place <= at, "hundreds of groups share the last places");
+            self.slots[place] = entry;
+            next = place + 1;
+        }
+    }
+
+    /// Where a group is, or where it would be.
+    fn search(&self, entry: Entry) -> Result<usize, usize> {
+        let from = self.place_of(entry);
+        // An empty slot ends the search, like a group with a greater hash.
+        let comes_first = |other: &Entry| other.0.wrapping_sub(1) < entry.0 - 1;
+        let slots = self.slots.get(from..).unwrap_or_default();
+        let at = from + slots.iter().position(|other| !comes_first(other)).unwrap_or(slots.len());
+        match self.slots.get(at) {
+            Some(other) if other.is(entry) => Ok(at),
+            _ => Err(at),
+        }
+    }
+
+    fn find(&self, entry: Entry) -> Option<usize> {
+        self.search(entry).ok()
+    }
+
+    /// Puts in a group that is not there yet.
+    fn insert(&mut self, entry: Entry) {
+        if Self::places_for(self.groups + 1) > self.places {
+            // Doubling would cost twice the memory at the end; an eighth more is seldom enough to move.
+            self.spread(Self::places_for(self.groups + (self.groups / 8).max(64)));
+        }
+        let at = self.search(entry).unwrap_or_else(|at| at);
+        let gap = self.slots[at..].iter().position(|other| *other == Entry::default());
+        let gap = at + gap.expect("hundreds of groups share the last places");
+        self.slots.copy_within(at..gap, at + 1);
+        self.slots[at] = entry;
+        self.groups += 1;
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.slots.iter().copied().filter(|entry| *entry != Entry::default())
     }
 }
 
 /// The hash of an id under a roll's key. One write; hashing a `str` would make two.
-fn hash_of(key: &RandomState, id: &str) -> u64 {
+fn entry_of(key: &RandomState, id: &str) -> Entry {
     let mut hasher = key.build_hasher();
     hasher.write(id.as_bytes());
-    hasher.finish()
-}
-
-fn slot_of(hash: u64, shift: u32) -> usize {
-    usize::try_from(hash >> shift).expect("a slot number is smaller than the number of hashes")
-}
-
-fn position(at: usize) -> u32 {
-    u32::try_from(at).expect("an app has fewer than four billion groups")
+    Entry::of(hasher.finish())
 }
 
 /// Collects the live groups of an app, as the database names them.
 #[derive(Default)]
 pub struct RollBuilder {
     key: RandomState,
-    known: BTreeMap<TypeId, Vec<u64>>,
-    marked: Vec<(TypeId, u64, Mark)>,
+    known: BTreeMap<TypeId, Vec<Entry>>,
+    marked: Vec<(TypeId, Entry, Mark)>,
 }
 
 impl std::fmt::Debug for RollBuilder {
@@ -186,42 +227,42 @@ impl RollBuilder {
     /// Takes room for as many groups of each type as the kept totals promise; more are welcome.
     #[must_use]
     pub fn with_room(expected: impl IntoIterator<Item = (TypeId, u64)>) -> Self {
-        let room = |groups| Vec::with_capacity(usize::try_from(groups).unwrap_or(0));
+        let room = |groups| Table::with_room(usize::try_from(groups).unwrap_or(0));
         let known = expected.into_iter().map(|(type_id, groups)| (type_id, room(groups))).collect();
         Self { known, ..Self::default() }
     }
 
     pub fn add(&mut self, type_id: TypeId, id: &str, mark: Mark) {
-        let hash = hash_of(&self.key, id);
-        self.known.entry(type_id).or_default().push(hash);
+        let entry = entry_of(&self.key, id);
+        self.known.entry(type_id).or_default().push(entry);
         if mark != Mark::default() {
-            self.marked.push((type_id, hash, mark));
+            self.marked.push((type_id, entry, mark));
         }
     }
 
     #[must_use]
     pub fn finish(self) -> Roll {
-        let mut known: BTreeMap<TypeId, Run> =
-            self.known.into_iter().map(|(type_id, hashes)| (type_id, Run::of(hashes))).collect();
-        for (type_id, hash, mark) in self.marked {
-            if let Some(run) = known.get_mut(&type_id)
-                && let Some(at) = run.find(hash)
+        let mut known: BTreeMap<TypeId, Table> =
+            self.known.into_iter().map(|(type_id, groups)| (type_id, Table::of(groups))).collect();
+        for (type_id, entry, mark) in self.marked {
+            if let Some(table) = known.get_mut(&type_id)
+                && let Some(at) = table.find(entry)
             {
-                run.states[at] = State::marked(mark);
+                table.slots[at].mark(mark);
             }
         }
-        Roll { key: self.key, known, fresh: Run::default(), pending: HashMap::new(), listed: 0 }
+        Roll { key: self.key, known, fresh: Table::default(), pass: None, listed: 0 }
     }
 }
 
 /// The roll. See the module's documentation.
 pub struct Roll {
     key: RandomState,
-    known: BTreeMap<TypeId, Run>,
+    known: BTreeMap<TypeId, Table>,
     /// Ids that this crawl listed first.
-    fresh: Run,
-    /// The same, not filed yet.
-    pending: HashMap<u64, State>,
+    fresh: Table,
+    /// The pass that lists.
+    pass: Option<PassNo>,
     listed: u64,
 }
 
@@ -233,63 +274,57 @@ impl std::fmt::Debug for Roll {
 
 impl Roll {
     /// Ticks a page off as listed by a pass, telling what each id means. `of` is the pass's type;
-    /// [`TypeId::UNKNOWN`] stands for the unfiltered pass, which says nothing of types.
+    /// [`TypeId::UNKNOWN`] stands for the unfiltered pass, which says nothing of types. A pass that another one has
+    /// followed lists no more.
     pub fn list(&mut self, pass: PassNo, of: TypeId, ids: &GroupIds, mut tell: impl FnMut(&str, Sighting)) {
-        // Step by step over the whole page, so that the processor fetches many places of the roll at once: one id after
-        // the other, each waits for memory.
-        let hashes: Vec<u64> = ids.iter().map(|id| hash_of(&self.key, id)).collect();
-        let places: Vec<Option<usize>> = match self.known.get(&of) {
-            Some(run) => hashes.iter().map(|hash| run.find(*hash)).collect(),
-            None => vec![None; hashes.len()],
-        };
-        for ((id, hash), place) in ids.iter().zip(hashes).zip(places) {
-            tell(id, self.list_one(pass, of, hash, place));
+        if self.pass != Some(pass) {
+            self.pass = Some(pass);
+            let tables = self.known.values_mut().chain([&mut self.fresh]);
+            tables.flat_map(|table| &mut table.slots).for_each(Entry::begin_pass);
+        }
+        // Some at a time, so that the processor fetches many places of the roll at once: one id after the other, each waits
+        // for memory. Few enough that a place is still at hand when it is written to.
+        let ids: Vec<&str> = ids.iter().collect();
+        for ids in ids.chunks(AT_A_TIME) {
+            let entries: Vec<Entry> = ids.iter().map(|id| entry_of(&self.key, id)).collect();
+            let places: Vec<Option<usize>> = match self.known.get(&of) {
+                Some(table) => entries.iter().map(|entry| table.find(*entry)).collect(),
+                None => vec![None; entries.len()],
+            };
+            for ((id, entry), place) in ids.iter().zip(entries).zip(places) {
+                tell(id, self.list_one(of, entry, place));
+            }
         }
     }
 
-    fn list_one(&mut self, pass: PassNo, of: TypeId, hash: u64, place: Option<usize>) -> Sighting {
-        let Some((known_type, state)) = self.find(of, hash, place) else {
-            let mut state = State::default();
-            state.listed_by(pass);
-            self.pending.insert(hash, state);
+    fn list_one(&mut self, of: TypeId, entry: Entry, place: Option<usize>) -> Sighting {
+        let Some((known_type, found)) = self.find(of, entry, place) else {
+            let mut entry = entry;
+            entry.list();
+            self.fresh.insert(entry);
             self.listed += 1;
-            if self.pending.len() >= (self.fresh.hashes.len() / 8).clamp(PENDING_LEAST, PENDING_MOST) {
-                self.settle();
-            }
             return Sighting::New;
         };
-        let listed_by = state.pass();
-        state.listed_by(pass);
-        if listed_by == pass.0 {
-            return Sighting::Repeat;
-        }
-        if listed_by != 0 {
-            return Sighting::Elsewhere;
+        let before = *found;
+        found.list();
+        if before.is_listed() {
+            return if before.was_listed_before() { Sighting::Elsewhere } else { Sighting::Repeat };
         }
         let right_type = of == TypeId::UNKNOWN || known_type == of;
-        let sighting = if right_type && !state.mark().missing { Sighting::Known } else { Sighting::Changed };
         self.listed += 1;
-        sighting
+        if right_type && !before.is_missing() { Sighting::Known } else { Sighting::Changed }
     }
 
     /// Finds a group wherever it is; `place` is where it is among those of the likely type.
-    fn find(&mut self, likely: TypeId, hash: u64, place: Option<usize>) -> Option<(TypeId, &mut State)> {
+    fn find(&mut self, likely: TypeId, entry: Entry, place: Option<usize>) -> Option<(TypeId, &mut Entry)> {
         let elsewhere = || {
             let mut others = self.known.iter().filter(|(type_id, _)| **type_id != likely);
-            others.find_map(|(type_id, run)| run.find(hash).map(|at| (*type_id, at)))
+            others.find_map(|(type_id, table)| table.find(entry).map(|at| (*type_id, at)))
         };
         if let Some((type_id, at)) = place.map(|at| (likely, at)).or_else(elsewhere) {
-            return self.known.get_mut(&type_id).map(|run| (type_id, &mut run.states[at]));
+            return self.known.get_mut(&type_id).map(|table| (type_id, &mut table.slots[at]));
         }
-        if let Some(at) = self.fresh.find(hash) {
-            return Some((likely, &mut self.fresh.states[at]));
-        }
-        self.pending.get_mut(&hash).map(|state| (likely, state))
-    }
-
-    /// Files the ids that were new lately, so that they cost nine bytes each like the others.
-    fn settle(&mut self) {
-        self.fresh.merge(std::mem::take(&mut self.pending).into_iter().collect());
+        self.fresh.find(entry).map(|at| (likely, &mut self.fresh.slots[at]))
     }
 
     /// Distinct ids that all passes together have listed.
@@ -301,13 +336,13 @@ impl Roll {
     /// Live groups of a type when the crawl began.
     #[must_use]
     pub fn live_before(&self, type_id: TypeId) -> u64 {
-        self.known.get(&type_id).map_or(0, |run| run.hashes.len() as u64)
+        self.known.get(&type_id).map_or(0, |table| table.groups as u64)
     }
 
     /// Live groups of all types when the crawl began.
     #[must_use]
     pub fn live_before_in_all(&self) -> u64 {
-        self.known.values().map(|run| run.hashes.len() as u64).sum()
+        self.known.values().map(|table| table.groups as u64).sum()
     }
 
     /// Live groups that no pass has listed, by the type they are known under; types without any are left out.
@@ -315,8 +350,8 @@ impl Roll {
     pub fn unlisted(&self) -> BTreeMap<TypeId, u64> {
         self.known
             .iter()
-            .map(|(type_id, run)| {
-                (*type_id, run.states.iter().filter(|state| state.pass() == 0).count() as u64)
+            .map(|(type_id, table)| {
+                (*type_id, table.entries().filter(|entry| !entry.is_listed()).count() as u64)
             })
             .filter(|(_, groups)| *groups > 0)
             .collect()
@@ -325,10 +360,10 @@ impl Roll {
     /// Whether a live group was listed by no pass.
     #[must_use]
     pub fn is_unlisted(&self, type_id: TypeId, id: &str) -> bool {
-        let hash = hash_of(&self.key, id);
+        let entry = entry_of(&self.key, id);
         self.known
             .get(&type_id)
-            .and_then(|run| run.find(hash).map(|at| run.states[at].pass() == 0))
+            .and_then(|table| table.find(entry).map(|at| !table.slots[at].is_listed()))
             .unwrap_or(false)
     }
 }
@@ -368,11 +403,9 @@ mod tests {
     }
 
     #[test]
-    fn a_new_group_is_new_once_before_and_after_it_was_settled() {
+    fn a_new_group_is_new_once_and_a_later_pass_finds_it_elsewhere() {
         let mut roll = roll(&[]);
         assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::New);
-        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
-        roll.settle();
         assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
         assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), Sighting::Elsewhere);
         assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), Sighting::Repeat);
@@ -426,28 +459,55 @@ mod tests {
         #[test]
         fn any_sequence_of_listings_agrees_with_sets(
             known in proptest::collection::btree_set(0u16..600, 0..400),
-            listed in proptest::collection::vec((0u16..900, any::<bool>()), 0..600),
+            listed in proptest::collection::vec((0u16..900, prop::bool::weighted(0.01)), 0..1200),
         ) {
             let mut builder = RollBuilder::default();
             known.iter().for_each(|id| builder.add(PUBLIC, &id.to_string(), Mark::default()));
             let mut roll = builder.finish();
-            let mut seen = BTreeSet::new();
-            for (id, settle) in listed {
-                let expected = match (seen.insert(id), known.contains(&id)) {
-                    (false, _) => Sighting::Repeat,
-                    (true, true) => Sighting::Known,
-                    (true, false) => Sighting::New,
-                };
-                prop_assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, &id.to_string()), expected);
-                if settle {
-                    roll.settle();
+            let (mut before, mut seen, mut pass) = (BTreeSet::new(), BTreeSet::new(), 0);
+            for (id, next_pass) in listed {
+                if next_pass && pass + 1 < MAX_PASSES {
+                    pass += 1;
+                    before.append(&mut seen);
                 }
+                let expected = match (before.contains(&id), known.contains(&id)) {
+                    _ if seen.contains(&id) => Sighting::Repeat,
+                    (true, _) => Sighting::Elsewhere,
+                    (false, true) => Sighting::Known,
+                    (false, false) => Sighting::New,
+                };
+                seen.insert(id);
+                prop_assert_eq!(roll.list_id(PassNo::nth(pass), PUBLIC, &id.to_string()), expected);
             }
+            seen.append(&mut before);
+            prop_assert_eq!(roll.listed(), seen.len() as u64);
             let unlisted: BTreeSet<_> = known.difference(&seen).copied().collect();
             prop_assert_eq!(roll.unlisted().get(&PUBLIC).copied().unwrap_or(0), unlisted.len() as u64);
             for id in known {
                 prop_assert_eq!(roll.is_unlisted(PUBLIC, &id.to_string()), unlisted.contains(&id));
             }
+        }
+
+        #[test]
+        fn a_table_finds_what_was_put_in_wherever_hashes_crowd(
+            hashes in proptest::collection::vec(prop_oneof![
+                any::<u64>(), 0u64..4096, u64::MAX - 4096..=u64::MAX, (1u64 << 63)..(1 << 63) + 4096,
+            ], 0..300),
+            at_first in 0usize..300,
+        ) {
+            let entries: Vec<Entry> = hashes.into_iter().map(Entry::of).collect();
+            let at_first = at_first.min(entries.len());
+            let mut table = Table::of(entries[..at_first].to_vec());
+            for entry in &entries {
+                if table.find(*entry).is_none() {
+                    table.insert(*entry);
+                }
+                prop_assert!(table.find(*entry).is_some());
+            }
+            let expected: BTreeSet<Entry> = entries.into_iter().collect();
+            prop_assert!(table.entries().eq(expected.iter().copied()), "in order, each once");
+            prop_assert_eq!(table.groups, expected.len());
+            prop_assert!(expected.iter().all(|entry| table.find(*entry).is_some()));
         }
     }
 }

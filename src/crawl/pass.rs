@@ -15,7 +15,7 @@ use super::{CrawlSite, Interrupted};
 use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pace::Disposition;
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
-use crate::roll::{PassNo, Roll, Sighting};
+use crate::roll::{PassNo, Sighting};
 use crate::tencent::Page;
 use crate::verdict::{FinishedPass, Recheck};
 
@@ -177,9 +177,9 @@ async fn take_all(
             outcome => outcome?,
         };
         (tally.counts, tally.pages) = (counts, pages);
-        let roll = site.unless_stopped(roll.ready()).await??;
-        take(site, roll, tally, gathered, &page).await?;
-        tally.show(site.progress, roll);
+        site.unless_stopped(roll.ready()).await??;
+        take(site, roll, tally, gathered, page).await?;
+        tally.show(site.progress, roll.listed());
         if let Some(end) = end {
             return Ok(PassEnd::Complete(end));
         }
@@ -189,29 +189,35 @@ async fn take_all(
 /// Ticks a page off and gathers what has to be written, writing it when it is enough.
 async fn take(
     site: &CrawlSite<'_>,
-    roll: &mut Roll,
+    roll: &mut RollRead,
     tally: &mut PassTally,
     gathered: &mut Gathered,
-    page: &Page,
+    page: Page,
 ) -> Result<(), Interrupted> {
-    let plan = &tally.plan;
-    let (mut distinct, mut elsewhere, mut repeats) = (0, 0, 0);
-    roll.list(plan.no, plan.type_id, &page.ids, |id, sighting| match sighting {
-        Sighting::Known => distinct += 1,
-        Sighting::New | Sighting::Changed => {
-            distinct += 1;
-            gathered.ids.push(id);
-        }
-        Sighting::Elsewhere => {
-            distinct += 1;
-            elsewhere += 1;
-        }
-        Sighting::Repeat => repeats += 1,
+    let (no, type_id) = (tally.plan.no, tally.plan.type_id);
+    let mut ids = std::mem::take(&mut gathered.ids);
+    let ticked_off = roll.work(move |roll| {
+        let (mut distinct, mut elsewhere, mut repeats) = (0, 0, 0);
+        roll.list(no, type_id, &page.ids, |id, sighting| match sighting {
+            Sighting::Known => distinct += 1,
+            Sighting::New | Sighting::Changed => {
+                distinct += 1;
+                ids.push(id);
+            }
+            Sighting::Elsewhere => {
+                distinct += 1;
+                elsewhere += 1;
+            }
+            Sighting::Repeat => repeats += 1,
+        });
+        (ids, page.unusable, distinct, elsewhere, repeats)
     });
+    let (ids, unusable, distinct, elsewhere, repeats) = ticked_off.await?;
+    gathered.ids = ids;
     tally.distinct += distinct;
     tally.elsewhere += elsewhere;
     tally.repeats += repeats;
-    tally.unusable += page.unusable;
+    tally.unusable += unusable;
     tally.pages_without_news = if distinct > 0 { 0 } else { tally.pages_without_news + 1 };
     if tally.pages_without_news >= MAX_PAGES_WITHOUT_NEWS {
         let what =
@@ -222,9 +228,9 @@ async fn take(
 }
 
 impl PassTally {
-    fn show(&self, progress: &watch::Sender<Progress>, roll: &Roll) {
+    fn show(&self, progress: &watch::Sender<Progress>, listed: u64) {
         progress.send_modify(|progress| {
-            progress.listed = roll.listed();
+            progress.listed = listed;
             progress.step = Step::Listing {
                 group_type: self.plan.group_type.clone(),
                 listed: self.distinct,

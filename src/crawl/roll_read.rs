@@ -10,6 +10,8 @@ use crate::store::{StoreError, TypeState};
 pub(super) enum RollRead {
     Reading(AbortOnDropHandle<Result<Roll, StoreError>>),
     Read(Box<Roll>),
+    /// With the thread that works on it; for good if that was not waited for, because the crawl is given up.
+    Lent,
 }
 
 impl RollRead {
@@ -37,15 +39,33 @@ impl RollRead {
         }
         match self {
             Self::Read(roll) => Ok(roll),
-            Self::Reading(_) => Err(Interrupted::Stopped),
+            Self::Reading(_) | Self::Lent => Err(Interrupted::Stopped),
         }
+    }
+
+    /// Works on the roll on a thread of its own, so that the next page is received meanwhile.
+    pub(super) async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Roll) -> T + Send + 'static,
+    ) -> Result<T, Interrupted> {
+        self.ready().await?;
+        let Self::Read(mut roll) = std::mem::replace(self, Self::Lent) else {
+            return Err(Interrupted::Stopped);
+        };
+        let working = tokio::task::spawn_blocking(move || {
+            let outcome = work(&mut roll);
+            (roll, outcome)
+        });
+        let (roll, outcome) = working.await.map_err(|panic| Interrupted::Panicked(panic.to_string()))?;
+        *self = Self::Read(roll);
+        Ok(outcome)
     }
 
     /// Different ids listed so far.
     pub(super) fn listed(&self) -> u64 {
         match self {
             Self::Read(roll) => roll.listed(),
-            Self::Reading(_) => 0,
+            Self::Reading(_) | Self::Lent => 0,
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Whatever happens at the API and to the crawler: in the end the table is the truth, and nothing that stood was deleted.
 //!
 //! The model is the simulated app itself, the invariants of [`World::assert_invariants`] hold after every crawl, and
-//! the histories are the same in every run. `PROPTEST_CASES=2000 cargo test --test it properties` looks further.
+//! the histories are the same in every run. `PROPTEST_CASES=2000 cargo test --test it properties` looks further;
+//! `HISTORY_STEPS=20000 HISTORY_SEED=7 cargo test --test it one_long_history` lives longer, and differently.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
+use tim_group_sync::model::CrawlId;
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings, SimulatedApp};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +17,7 @@ on_every_engine! {
     after_any_history_quiet_crawls_make_the_table_the_truth,
     after_any_history_groups_of_a_type_that_is_not_configured_are_known_too,
     no_history_deletes_a_group_that_stands_and_can_be_asked_about,
+    one_long_history_ends_with_the_truth,
 }
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -40,6 +44,17 @@ enum Step {
     CrawlWithFault(u64, Fault, bool),
     Kill(u64),
     Cancel(u64),
+    /// Two replicas at once.
+    CrawlTwice,
+    /// The clock is set, by so many hours.
+    SetClock(i32),
+    SetClockWhile(u64, i32),
+    /// Whether every deletion waits for someone's approval from now on.
+    Review(bool),
+    /// Someone approves what the crawl before so many others withheld.
+    Approve(usize),
+    /// Someone undoes what the crawl before so many others deleted.
+    Undelete(usize),
 }
 
 fn change(hiding: bool) -> impl Strategy<Value = Change> {
@@ -77,6 +92,11 @@ fn fault() -> impl Strategy<Value = Fault> {
     ])
 }
 
+/// Two days back, or forward beyond the life of a signature.
+fn hours() -> impl Strategy<Value = i32> {
+    -48..96i32
+}
+
 fn step(hiding: bool) -> impl Strategy<Value = Step> {
     let request = 1..9u64;
     prop_oneof![
@@ -87,7 +107,13 @@ fn step(hiding: bool) -> impl Strategy<Value = Step> {
         2 => (request.clone(), fault(), any::<bool>())
             .prop_map(|(n, fault, lasting)| Step::CrawlWithFault(n, fault, lasting)),
         1 => request.clone().prop_map(Step::Kill),
-        1 => request.prop_map(Step::Cancel),
+        1 => request.clone().prop_map(Step::Cancel),
+        1 => Just(Step::CrawlTwice),
+        1 => hours().prop_map(Step::SetClock),
+        1 => (request, hours()).prop_map(|(n, hours)| Step::SetClockWhile(n, hours)),
+        1 => any::<bool>().prop_map(Step::Review),
+        1 => (0..4usize).prop_map(Step::Approve),
+        1 => (0..4usize).prop_map(Step::Undelete),
     ]
 }
 
@@ -114,8 +140,28 @@ impl Change {
 }
 
 impl Step {
-    async fn happen(self, world: &World) {
+    async fn happen(self, world: &mut World) {
         match self {
+            Self::CrawlTwice => world.crawl_by_two_replicas().await,
+            Self::SetClock(hours) => world.set_clock_by(hours),
+            Self::SetClockWhile(n, hours) => {
+                let clock = world.clock.clone();
+                world.during_request(n, move |_| {
+                    clock.set(clock.now() + chrono::TimeDelta::hours(hours.into()));
+                });
+                world.crawl().await;
+            }
+            Self::Review(review) => world.guard.review = review,
+            Self::Approve(back) => {
+                if let Some(crawl) = nth(world, "withheld > 0", back).await {
+                    world.approve(crawl).await;
+                }
+            }
+            Self::Undelete(back) => {
+                if let Some(crawl) = nth(world, "vanished > undeleted", back).await {
+                    world.undelete(crawl).await;
+                }
+            }
             Self::Change(change) => change.happen(&world.api),
             Self::Crawl => {
                 world.crawl().await;
@@ -194,9 +240,10 @@ async fn after_any_history(
             world.guard.confirm = skipping;
             world.group_types = group_types(configured);
             for step in history {
-                step.happen(&world).await;
+                step.happen(&mut world).await;
                 world.call_off_what_did_not_happen();
             }
+            settle_all(&mut world).await;
             end(&world).await;
         });
         Ok(())
@@ -209,6 +256,20 @@ async fn after_any_history(
             .map_err(|error| error.to_string())
     });
     outcome.await.unwrap().unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// The last crawl but so many of which this is so.
+async fn nth(world: &World, condition: &str, back: usize) -> Option<CrawlId> {
+    let sql = format!("SELECT crawl_id FROM crawls WHERE {condition} ORDER BY crawl_id DESC");
+    world.lines(&sql).await.get(back).map(|id| CrawlId(id.parse().unwrap()))
+}
+
+/// Nothing is withheld any more, and nothing will be.
+async fn settle_all(world: &mut World) {
+    world.guard.review = false;
+    for id in world.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await {
+        world.approve(CrawlId(id.parse().unwrap())).await;
+    }
 }
 
 async fn quiet_crawl(world: &World) {
@@ -264,4 +325,28 @@ async fn no_history_deletes_a_group_that_stands_and_can_be_asked_about(world: Wo
         assert_eq!(live, truth);
     })
     .await;
+}
+
+/// The same, in one life: a table that many crawls have left their traces in. With a key as its cursor no list skips a
+/// standing group.
+#[expect(clippy::print_stdout, reason = "a failure has to be repeatable")]
+async fn one_long_history_ends_with_the_truth(mut world: World) {
+    let number =
+        |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
+    let (steps, seed) = (number("HISTORY_STEPS", 1000), number("HISTORY_SEED", 20_260_301));
+    world.group_types = group_types(&TYPES);
+    world.page_limit = 2;
+    let config = Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
+    let (mut runner, step) = (TestRunner::new(config), step(false));
+    for number in 0..steps {
+        let step = step.new_tree(&mut runner).unwrap().current();
+        println!("seed {seed}, step {number}: {step:?}");
+        step.happen(&mut world).await;
+        world.call_off_what_did_not_happen();
+    }
+    settle_all(&mut world).await;
+    quiet_crawl(&world).await;
+    quiet_crawl(&world).await;
+    world.assert_table_is_the_truth().await;
+    an_unchanged_crawl_changes_nothing(&world).await;
 }

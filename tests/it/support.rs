@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{
     CrawlReport, CrawlSettings, Crawler, DryRun, GuardPolicy, Occasion, Retention, WhenBusy,
 };
-use tim_group_sync::model::{GroupType, Trigger};
+use tim_group_sync::model::{CrawlId, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
-use tim_group_sync::store::{AppIdentity, Store};
+use tim_group_sync::store::{AppIdentity, HeldCrawl, Lease, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
@@ -425,6 +425,51 @@ impl World {
         report
     }
 
+    /// Two crawls that two processes begin at once; each of them makes its own.
+    pub async fn crawl_by_two_replicas(&self) {
+        self.begin_watching();
+        let (one, other, stop) = (self.crawler(), self.another_crawler(), CancellationToken::new());
+        let crawls = tokio::join!(
+            one.crawl(ON_COMMAND, WhenBusy::Wait, &stop),
+            other.crawl(ON_COMMAND, WhenBusy::Wait, &stop)
+        );
+        let ids = (crawls.0.unwrap().crawl, crawls.1.unwrap().crawl);
+        assert_ne!(ids.0, ids.1);
+        self.assert_invariants().await;
+    }
+
+    /// Someone approves what a crawl withheld; returns how many groups that were.
+    pub async fn approve(&self, crawl: CrawlId) -> u64 {
+        let (held, lease, now) = self.to_settle(crawl).await;
+        let settled = self.store.approve(&lease, &held, crawl, now, self.today()).await.unwrap();
+        lease.give_back().await;
+        self.assert_rows_are_sound().await;
+        settled
+    }
+
+    /// Someone undoes what a crawl deleted; returns how many groups that were.
+    pub async fn undelete(&self, crawl: CrawlId) -> u64 {
+        let (held, lease, now) = self.to_settle(crawl).await;
+        let settled = self.store.undelete(&lease, &held, crawl, now, self.today()).await.unwrap();
+        lease.give_back().await;
+        self.assert_rows_are_sound().await;
+        settled
+    }
+
+    async fn to_settle(&self, crawl: CrawlId) -> (HeldCrawl, Lease, DateTime<Utc>) {
+        let held = self.store.held_crawl(crawl).await.unwrap().unwrap();
+        let lease = self.store.try_lease(self.credentials.sdk_app_id).await.unwrap().unwrap();
+        (held, lease, self.clock.now())
+    }
+
+    fn today(&self) -> NaiveDate {
+        self.clock.now().with_timezone(&self.timezone).date_naive()
+    }
+
+    pub fn set_clock_by(&self, hours: i32) {
+        self.clock.set(self.clock.now() + TimeDelta::hours(hours.into()));
+    }
+
     /// For a crawl that the test itself runs: an hour passes, and from now on it is noted what stands at the API.
     pub fn begin_watching(&self) {
         self.clock.set(self.clock.now() + Duration::from_hours(1));
@@ -614,7 +659,7 @@ impl World {
 
     /// Nothing runs any more, every crawl counts its own events, and every day those of its crawls.
     async fn assert_crawls_and_days_add_up(&self) {
-        let today = self.clock.now().with_timezone(&self.timezone).date_naive();
+        let today = self.today();
         assert_eq!(self.value("SELECT count(*) FROM crawls WHERE status = 'running'").await, "0");
         for event in ["appeared", "vanished", "reappeared", "retyped"] {
             let unequal = format!(
