@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tim_group_sync::crawl::{CrawlError, CrawlReport, Step, WhenBusy};
 use tim_group_sync::model::CrawlStatus;
-use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
+use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings, SimulatedApp};
 use tim_group_sync::tencent::usersig::SecretKey;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -47,6 +47,10 @@ on_every_engine! {
     // Every fault at every request, whatever it is about.
     no_fault_at_any_request_harms_more_than_the_next_crawl_mends,
     no_fault_that_lasts_from_any_request_harms_more_than_the_next_crawl_mends,
+
+    // Everything that may happen at the API, at every request.
+    no_group_that_moves_while_it_is_listed_is_lost,
+    a_clock_that_is_set_during_a_crawl_harms_nothing,
 
     // Error codes.
     every_error_code_of_a_passing_trouble_is_waited_out,
@@ -273,6 +277,64 @@ async fn no_fault_at_any_request_harms_more_than_the_next_crawl_mends(world: Wor
 
 async fn no_fault_that_lasts_from_any_request_harms_more_than_the_next_crawl_mends(world: World) {
     strike_everywhere(world, true).await;
+}
+
+/// Groups change their type, and their place in the list, at each request of a crawl. If the list goes by places it may
+/// skip a standing group, and then each is asked about before it is deleted.
+async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
+    const REQUESTS: u64 = 7;
+    type Move = fn(&SimulatedApp);
+    const MOVES: [Move; 7] = [
+        |api| api.retype("public-1", "Private"),
+        |api| api.retype("private-2", "Public"),
+        // To the end of the list, or its beginning.
+        |api| api.retype("public-0", "Public"),
+        |api| api.retype("public-6", "Public"),
+        |api| assert!(api.dissolve("public-0")),
+        |api| api.create("Public", "new"),
+        |api| {
+            assert!(api.dissolve("public-1"));
+            api.create("Public", "new");
+        },
+    ];
+    for (order, cursor) in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled]
+        .into_iter()
+        .flat_map(|order| [Cursor::Key, Cursor::Position].map(|cursor| (order, cursor)))
+    {
+        let listing = Listing { order, cursor };
+        for (number, change) in MOVES.into_iter().enumerate() {
+            let mut world = world.afresh().await.with_api(Settings { listing, ..Settings::default() }).await;
+            world.guard.confirm = cursor == Cursor::Position;
+            for request in 1..=REQUESTS {
+                let known: Vec<String> = world.api.truth().into_keys().collect();
+                known.iter().for_each(|id| world.dissolve(id));
+                (0..7).for_each(|n| world.create("Public", &format!("public-{n}")));
+                (0..4).for_each(|n| world.create("Private", &format!("private-{n}")));
+                assert_eq!(outcome(&world.crawl().await), "complete");
+                world.during_request(request, change);
+                world.crawl().await;
+                assert_eq!(outcome(&world.crawl().await), "complete");
+                world.crawl().await;
+                let (live, truth) = (world.live().await, world.api.truth());
+                assert_eq!(live, truth, "{order:?} {cursor:?} {number} at {request}");
+            }
+        }
+    }
+}
+
+async fn a_clock_that_is_set_during_a_crawl_harms_nothing(world: World) {
+    let mut campaign = Campaign::begin(world).await;
+    for hours in [-30, 30, 2000, -2000] {
+        for request in 1..=CLOSING_COUNT {
+            let clock = campaign.world.clock.clone();
+            campaign.world.during_request(request, move |_| {
+                clock.set(clock.now() + chrono::TimeDelta::hours(hours));
+            });
+            let report = campaign.crawl().await;
+            assert_eq!(outcome(&report), "complete", "{hours} h at {request}: {}", why(&report));
+            campaign.world.assert_table_is_the_truth().await;
+        }
+    }
 }
 
 async fn a_server_error_is_tried_again(world: World) {

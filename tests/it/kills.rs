@@ -1,6 +1,7 @@
-//! The program itself, killed with SIGKILL: at every request, and inside the transaction that concludes a crawl.
+//! The program itself in trouble: killed with SIGKILL at every request and inside the transaction that concludes a crawl,
+//! with a disk that is full, with a file that it may not write.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::{At, KEY};
 
-use crate::support::{World, on_every_engine};
+use crate::support::{Engine, World, on_every_engine};
 use crate::support_engines::{Bench, Place};
 
 on_every_engine! {
@@ -60,6 +61,11 @@ impl Installed {
     }
 
     fn start(&self) -> Child {
+        self.start_by(&[])
+    }
+
+    /// Starts the program as the last argument of another one.
+    fn start_by(&self, by: &[&str]) -> Child {
         // The program goes by the machine's clock, and so must the API that judges its signatures.
         self.world.begin_watching();
         self.world.clock.set(Clock::system().now());
@@ -67,17 +73,17 @@ impl Installed {
             Place::Sqlite(folder) => format!("sqlite:{}", folder.path().join("groups.db").display()),
             Place::Postgres(database) => database.url.clone(),
         };
-        let mut command = Command::new(PROGRAM);
         // Whoever holds the lease yet would make it give up.
-        command.args(["crawl", "--no-wait"]).current_dir(self.folder.path()).env_clear();
+        let words = [by, &[PROGRAM, "crawl", "--no-wait"]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(self.folder.path()).env_clear();
         command.env("TIM_GROUP_SYNC_CONFIG", self.folder.path().join("config.toml"));
         command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     async fn crawl_to_the_truth(&mut self) {
-        let child = self.start();
-        let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let ended = end_of(self.start()).await;
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         self.world.clock.set(self.world.clock.now().max(Clock::system().now()));
         self.world.assert_invariants().await;
@@ -102,6 +108,10 @@ impl Installed {
             assert_eq!(self.world.value("PRAGMA integrity_check").await, "ok");
         }
     }
+}
+
+async fn end_of(child: Child) -> Output {
+    tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap()
 }
 
 /// SIGKILL; returns when the process is no more.
@@ -163,4 +173,66 @@ async fn a_program_killed_while_it_concludes_has_concluded_nothing(world: World)
         }
     }
     installed.is_made_up_for().await;
+}
+
+/// What becomes of a SQLite file does not depend on where the file ends that may not grow: files may have so many KiB.
+#[tokio::test]
+async fn a_program_whose_disk_is_full_loses_nothing_and_goes_on_when_there_is_room() {
+    let mut installed = Installed::crawled_once(World::on(Engine::Sqlite).await).await;
+    let (mut failures, mut room) = (0, 64);
+    loop {
+        // Enough to outgrow what there is, and something that has to be marked.
+        installed.churn();
+        for n in 0..500 {
+            installed.world.create("Public", &format!("room-for-{room}-{n:0>100}"));
+        }
+        // Each of these files has to fit: the database, its log, and the log's index.
+        let limited = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", 2 * room);
+        let ended = end_of(installed.start_by(&["sh", "-c", &limited, "sh"])).await;
+        installed.world.clock.set(installed.world.clock.now().max(Clock::system().now()));
+        installed.world.assert_rows_are_sound().await;
+        assert_eq!(installed.world.value("PRAGMA integrity_check").await, "ok", "{room} KiB");
+        if ended.status.success() {
+            break;
+        }
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && said.contains("groups.db"), "{room} KiB: {said}");
+        (failures, room) = (failures + 1, room + 32);
+        installed.crawl_to_the_truth().await;
+    }
+    assert!(failures > 2, "{failures}");
+    installed.crawl_to_the_truth().await;
+}
+
+#[tokio::test]
+async fn a_program_that_may_not_write_its_file_says_so_and_changes_nothing() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    let mut installed = Installed::crawled_once(World::on(Engine::Sqlite).await).await;
+    let Place::Sqlite(folder) = &installed.world.bench.place else { unreachable!("it is on SQLite") };
+    let folder = folder.path().to_owned();
+    let may = |folder_mode, file_mode| {
+        let file = folder.join("groups.db");
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(file_mode)).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(folder_mode)).unwrap();
+    };
+    // What is not allowed is allowed to root all the same.
+    let is_root = rustix::process::geteuid().is_root();
+    let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    if is_root {
+        for folder in [&folder, installed.folder.path()] {
+            for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                chown(path, Some(65534), Some(65534)).unwrap();
+            }
+            chown(folder, Some(65534), Some(65534)).unwrap();
+        }
+    }
+    let before = installed.world.table().await;
+    installed.churn();
+    may(0o500, 0o400);
+    let ended = end_of(installed.start_by(if is_root { &as_nobody } else { &[] })).await;
+    may(0o700, 0o600);
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success() && said.contains("groups.db"), "{:?}: {said}", ended.status);
+    assert_eq!(installed.world.table().await, before);
+    installed.crawl_to_the_truth().await;
 }

@@ -319,8 +319,18 @@ impl OwnServer {
         Self::run(&["", ""])
     }
 
-    /// One that listens on a port of 127.0.0.1 and speaks TLS only.
+    /// One that listens on a port of 127.0.0.1 and speaks TLS only, where the server's programs were built with it.
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub fn with_certificate(certificate: &str, key: &str) -> Option<Self> {
+        if let Some(programs) = programs() {
+            // Such a build carries this sentence, to refuse `ssl = on`.
+            let sentence = ["-aqF", "SSL is not supported by this build"];
+            let without = Command::new("grep").args(sentence).arg(programs.join("postgres")).status().unwrap();
+            if without.success() {
+                eprintln!("SKIPPED: {} was built without TLS", programs.join("postgres").display());
+                return None;
+            }
+        }
         // Free now; another process may be quicker.
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let [one, two, three] = [free(), free(), free()].map(|port| port.to_string());
