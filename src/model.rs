@@ -350,7 +350,11 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.extend([": ", &cause.to_string()]);
+        let said = cause.to_string();
+        // Some errors' own words end with their cause's.
+        if !text.ends_with(&said) {
+            text.extend([": ", &said]);
+        }
         source = cause.source();
     }
     text
@@ -359,6 +363,17 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_an_error_tells_itself_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Words(&'static str, #[source] Option<Box<Words>>);
+        let cause = |words| Some(Box::new(Words(words, None)));
+        let said = |words, cause| with_causes(&Words(words, cause));
+        assert_eq!(said("cannot read", cause("no such file")), "cannot read: no such file");
+        assert_eq!(said("cannot read: no such file", cause("no such file")), "cannot read: no such file");
+    }
 
     #[test]
     fn newer_names_of_a_type_become_the_names_of_the_rest_api() {

@@ -9,7 +9,7 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Database, FromRow, SqlSafeStr};
+use sqlx::{Connection as _, Database, FromRow, SqlSafeStr};
 
 use super::error::StoreError;
 use super::server::{Intent, PostgresDatabase, Server};
@@ -235,6 +235,14 @@ impl Store {
             .max_lifetime(None)
             // Many apps at once queue for it.
             .acquire_timeout(Duration::from_secs(600))
+            // A full disk makes SQLite itself take the transaction back, after which the driver's count of open
+            // transactions stays wrong: no further one could begin.
+            .after_release(|connection, _| {
+                Box::pin(async {
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
             .connect_with(options.clone())
             .await
             .map_err(open_error)?;

@@ -47,7 +47,7 @@ pub enum StoreError {
         "the database has no tables of this program yet; run `tim-group-sync migrate`, or set database.auto_migrate = true"
     )]
     NotMigrated,
-    #[error("cannot {doing}")]
+    #[error("cannot {doing}{}", what_to_do(.source))]
     Query { doing: &'static str, source: sqlx::Error },
     #[error("crawl {crawl} was closed by another process meanwhile; nothing of its end was written")]
     Superseded { crawl: CrawlId },
@@ -108,6 +108,25 @@ fn is_passing(error: &sqlx::Error) -> bool {
             _ => code == "25006" || ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
         }),
         _ => false,
+    }
+}
+
+/// For troubles whose driver's message leaves open what is to be done.
+fn what_to_do(error: &sqlx::Error) -> &'static str {
+    let sqlx::Error::Database(error) = error else { return "" };
+    let Some(code) = error.code() else { return "" };
+    match code.parse::<u32>() {
+        // SQLite: read-only (8), failed input or output (10), corrupt (11), full (13), not a database (26).
+        Ok(sqlite) if code.len() < 5 => match sqlite & 0xff {
+            8 => {
+                "; the database's file may not be written: see who owns it, its folder and the files beside it"
+            }
+            10 | 13 => "; the disk of the database's file is full or broken",
+            11 | 26 => "; the database's file is damaged: keep a copy of it and restore a backup",
+            _ => "",
+        },
+        _ if code == "53100" => "; the server's disk is full",
+        _ => "",
     }
 }
 

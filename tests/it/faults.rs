@@ -326,10 +326,7 @@ async fn a_clock_that_is_set_during_a_crawl_harms_nothing(world: World) {
     let mut campaign = Campaign::begin(world).await;
     for hours in [-30, 30, 2000, -2000] {
         for request in 1..=CLOSING_COUNT {
-            let clock = campaign.world.clock.clone();
-            campaign.world.during_request(request, move |_| {
-                clock.set(clock.now() + chrono::TimeDelta::hours(hours));
-            });
+            campaign.world.set_clock_during_request(request, hours);
             let report = campaign.crawl().await;
             assert_eq!(outcome(&report), "complete", "{hours} h at {request}: {}", why(&report));
             campaign.world.assert_table_is_the_truth().await;

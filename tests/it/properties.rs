@@ -145,10 +145,7 @@ impl Step {
             Self::CrawlTwice => world.crawl_by_two_replicas().await,
             Self::SetClock(hours) => world.set_clock_by(hours),
             Self::SetClockWhile(n, hours) => {
-                let clock = world.clock.clone();
-                world.during_request(n, move |_| {
-                    clock.set(clock.now() + chrono::TimeDelta::hours(hours.into()));
-                });
+                world.set_clock_during_request(n, hours);
                 world.crawl().await;
             }
             Self::Review(review) => world.guard.review = review,

@@ -68,7 +68,7 @@ on_both_engines![
     hosts_that_crawl_different_group_types_are_told,
     crawls_from_before_group_types_were_recorded_disagree_with_nobody,
     a_database_without_tables_is_told_apart_from_a_newer_one,
-    tables_of_an_earlier_version_are_brought_up_to_date_with_what_is_in_them,
+    tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_them,
     the_printed_sql_makes_the_same_tables,
     two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated,
 ];
@@ -1223,19 +1223,49 @@ async fn a_database_without_tables_is_told_apart_from_a_newer_one(bench: &Bench)
     assert!(matches!(refused, Err(StoreError::Newer { version: 9001 })), "{refused:?}");
 }
 
-async fn tables_of_an_earlier_version_are_brought_up_to_date_with_what_is_in_them(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
-    let earlier = "ALTER TABLE crawl DROP COLUMN group_types; DELETE FROM _sqlx_migrations WHERE version = 3";
-    Bench::execute(&bench.url(), earlier).await;
-    assert!(matches!(bench.store.check_migrated().await, Err(StoreError::NotMigrated)));
-    bench.store.check_migratable().await.unwrap();
-    bench.store.migrate().await.unwrap();
-    bench.store.check_migrated().await.unwrap();
-    let crawl = scene.open(at(2, 0)).await;
-    scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
-    let recorded = "SELECT status, group_types FROM crawl ORDER BY crawl_id";
-    assert_eq!(bench.lines(recorded).await, ["complete|NULL", "complete|Private,Public"]);
-    assert_eq!(scene.groups().await, ["a|Public|01:01|02:00|NULL|NULL|0|1"]);
+async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_them(bench: &Bench) {
+    // As the first version kept them.
+    const APP: &str = "INSERT INTO app (app_id, sdk_app_id, name) VALUES (1, 1400000000, 'prod')";
+    const TYPE: &str = "INSERT INTO type_state (app_id, type_id, configured, live_count, baseline_crawl_id, concluded_crawl_id, concluded_at)
+                        VALUES (1, 1, 1, 1, 1, 1, 1772326800000)";
+    const CRAWL: &str = "INSERT INTO crawl (crawl_id, app_id, trigger, started_at, finished_at, status, appeared, host, version)
+                         VALUES (1, 1, 'command', 1772326800000, 1772326801000, 'complete', 0, 'host', '0.1.0')";
+    const GROUP: &str =
+        "INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at)
+                         VALUES (1, 'a', 1, TRUE, 1772326800000, 1772326800000)";
+
+    let printed = Store::migration_sql(&bench.url());
+    let mut earlier = 0;
+    // Each migration begins with a heading, and the first is what a first version consists of.
+    while let Some(end) = printed.find(&format!("\n-- {:04} ", earlier + 2)) {
+        earlier += 1;
+        let old = bench.empty_one_like().await;
+        Bench::execute(&old.url(), &format!("{}\nCOMMIT;", &printed[..end])).await;
+        for row in [APP, TYPE, CRAWL, GROUP] {
+            Bench::execute(&old.url(), row).await;
+        }
+        assert!(matches!(old.store.check_migrated().await, Err(StoreError::NotMigrated)), "{earlier}");
+        old.store.check_migratable().await.unwrap();
+        old.store.migrate().await.unwrap();
+        old.store.check_migrated().await.unwrap();
+
+        if let Place::Postgres(_) = old.place {
+            // The row above took a number that the sequence does not know of.
+            Bench::execute(&old.url(), "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2").await;
+        }
+        let scene = Scene::on(&old).await;
+        let crawl = scene.open(at(2, 0)).await;
+        scene.list(crawl, scene.public, at(2, 0), &["a", "b"]).await;
+        scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
+        let recorded = "SELECT crawl_id, status, group_types, undeleted FROM crawl ORDER BY crawl_id";
+        assert_eq!(old.lines(recorded).await, ["1|complete|NULL|0", "2|complete|Private,Public|0"]);
+        let groups = "SELECT group_id, group_type, first_seen_at, deleted_at FROM groups ORDER BY group_id";
+        let expected = ["a|Public|2026-03-01T01:00:00Z|NULL", "b|Public|2026-03-01T02:00:00Z|NULL"];
+        assert_eq!(old.lines(groups).await, expected);
+        old.assert_consistent().await;
+        old.store.close().await;
+    }
+    assert!(earlier >= 3, "{earlier}");
 }
 
 async fn the_printed_sql_makes_the_same_tables(bench: &Bench) {

@@ -103,8 +103,7 @@ pub struct World {
     crawler: Mutex<Option<(String, Arc<Crawler>)>>,
     /// `first_seen_at` and whether it is in the baseline, of every group ever read.
     origins: Mutex<BTreeMap<String, (String, String)>>,
-    /// The latest time that the clock has shown, and whether it was ever set back.
-    latest: Mutex<(DateTime<Utc>, bool)>,
+    latest: Latest,
     /// The last crawl whose deletions were held against the API.
     last_judged: Mutex<i64>,
 }
@@ -117,6 +116,20 @@ struct Upstream {
     errands: Vec<(u64, Errand)>,
     /// The API says the same untruth again and again, and so has to be believed.
     lies: bool,
+}
+
+/// The latest time that the clock has shown, and whether it was ever set back.
+#[derive(Clone, Default)]
+struct Latest(Arc<Mutex<(DateTime<Utc>, bool)>>);
+
+impl Latest {
+    /// The latest time that there was, and whether it only ever went on.
+    fn note(&self, now: DateTime<Utc>) -> (String, bool) {
+        let mut latest = lock(&self.0);
+        latest.1 |= now < latest.0;
+        latest.0 = latest.0.max(now);
+        (stamp(latest.0), !latest.1)
+    }
 }
 
 type Errand = Box<dyn FnOnce(&SimulatedApp) + Send>;
@@ -153,7 +166,7 @@ impl World {
             upstream: Arc::default(),
             crawler: Mutex::default(),
             origins: Mutex::default(),
-            latest: Mutex::default(),
+            latest: Latest::default(),
             last_judged: Mutex::default(),
         };
         world.watch_the_api();
@@ -467,7 +480,19 @@ impl World {
     }
 
     pub fn set_clock_by(&self, hours: i32) {
+        self.latest.note(self.clock.now());
         self.clock.set(self.clock.now() + TimeDelta::hours(hours.into()));
+        self.latest.note(self.clock.now());
+    }
+
+    /// The same, when the n-th request from now on is served.
+    pub fn set_clock_during_request(&self, n: u64, hours: i32) {
+        let (clock, latest) = (self.clock.clone(), self.latest.clone());
+        self.during_request(n, move |_| {
+            latest.note(clock.now());
+            clock.set(clock.now() + TimeDelta::hours(hours.into()));
+            latest.note(clock.now());
+        });
     }
 
     /// For a crawl that the test itself runs: an hour passes, and from now on it is noted what stands at the API.
@@ -574,7 +599,7 @@ impl World {
     /// what was seen before.
     pub async fn assert_rows_are_sound(&self) {
         self.bench.assert_consistent().await;
-        let (now, steady) = self.latest();
+        let (now, steady) = self.latest.note(self.clock.now());
         let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
                           deleted_at, missing_since, group_type, CASE WHEN held THEN 'held' ELSE '' END FROM groups";
         let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
@@ -605,14 +630,6 @@ impl World {
         assert_eq!(counted, BTreeMap::new(), "types without kept totals");
         let kept = self.lines("SELECT live_count, missing_count FROM app_status").await;
         assert!(kept.iter().all(|kept| *kept == format!("{live_in_all} {missing_in_all}")), "{kept:?}");
-    }
-
-    /// The latest time that there was, and whether it only ever went on.
-    fn latest(&self) -> (String, bool) {
-        let (now, mut latest) = (self.clock.now(), lock(&self.latest));
-        latest.1 |= now < latest.0;
-        latest.0 = latest.0.max(now);
-        (stamp(latest.0), !latest.1)
     }
 
     /// The events of each group are a possible story, and it ends where the table says.

@@ -90,9 +90,13 @@ pub enum Place {
 
 impl Bench {
     pub async fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
-        store.migrate().await.unwrap();
+        let bench = Self::on_sqlite(tempfile::tempdir().unwrap()).await;
+        bench.store.migrate().await.unwrap();
+        bench
+    }
+
+    async fn on_sqlite(folder: TempDir) -> Self {
+        let store = Store::open(&DatabaseUrl::Sqlite(sqlite_file(&folder))).await.unwrap();
         let read_only = SqliteConnectOptions::new().filename(sqlite_file(&folder)).read_only(true);
         let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
         Self { store, reader: Reader::Sqlite(reader), place: Place::Sqlite(folder) }
@@ -112,6 +116,17 @@ impl Bench {
         let options = database.url.parse::<PgConnectOptions>().unwrap().options(read_only);
         let reader = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
         Self { store, reader: Reader::Postgres(reader), place: Place::Postgres(database) }
+    }
+
+    /// An empty database of the same engine, reached in the same way.
+    pub async fn empty_one_like(&self) -> Self {
+        match &self.place {
+            Place::Sqlite(_) => Self::on_sqlite(tempfile::tempdir().unwrap()).await,
+            place @ Place::Postgres(_) => {
+                let database = PostgresServer::shared().await.empty_database().await;
+                Self::on_postgres(database.reached_like(place)).await
+            }
+        }
     }
 
     /// As if whoever holds one had not renewed it for long. SQLite's end with their holders.

@@ -325,7 +325,8 @@ impl OwnServer {
         if let Some(programs) = programs() {
             // Such a build carries this sentence, to refuse `ssl = on`.
             let sentence = ["-aqF", "SSL is not supported by this build"];
-            let without = Command::new("grep").args(sentence).arg(programs.join("postgres")).status().unwrap();
+            let without =
+                Command::new("grep").args(sentence).arg(programs.join("postgres")).status().unwrap();
             if without.success() {
                 eprintln!("SKIPPED: {} was built without TLS", programs.join("postgres").display());
                 return None;
