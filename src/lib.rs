@@ -19,3 +19,4 @@ pub mod store;
 pub mod telemetry;
 pub mod tencent;
 pub mod verdict;
+pub mod web;

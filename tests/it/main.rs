@@ -19,3 +19,4 @@ mod store_contract;
 mod support;
 mod support_engines;
 mod support_postgres;
+mod web;
