@@ -106,7 +106,7 @@ const LAST_START: &str = "
 SELECT started_at FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
-    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12
+    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12, day = $13
 WHERE crawl_id = $1 AND status = 'running'";
 const NOTE_KEPT: &str = "UPDATE crawl SET withheld = $2, spared = $3 WHERE crawl_id = $1";
 const CLOSED_LIKE_THIS: &str = "
@@ -132,6 +132,11 @@ ON CONFLICT (app_id, type_id) DO UPDATE SET
     concluded_at = CASE WHEN type_state.concluded_at > excluded.concluded_at THEN type_state.concluded_at
                         ELSE excluded.concluded_at END
 WHERE coalesce(type_state.concluded_crawl_id, 0) < excluded.concluded_crawl_id";
+const KEEP_TOTALS: &str = "
+UPDATE type_state SET total_count = (
+    SELECT max(p.total_count) FROM crawl_pass p WHERE p.crawl_id = $2 AND p.type_id = type_state.type_id)
+WHERE app_id = $1 AND type_id IN (
+    SELECT p.type_id FROM crawl_pass p WHERE p.crawl_id = $2 AND p.type_id <> 0 AND p.total_count IS NOT NULL)";
 const ADD_TO_DAY: &str = "
 INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
 SELECT s.app_id, $2, s.type_id, s.live_count,
@@ -259,6 +264,7 @@ impl Store {
                 .bind(closing.reason.as_ref().map(|reason| reason.code.as_str()))
                 .bind(closing.reason.as_ref().and_then(|reason| reason.error_code))
                 .bind(closing.reason.as_ref().map(|reason| reason.text.as_str()))
+                .bind(closing.day.to_string())
                 .execute(&mut *tx)
                 .await
                 .attempted(DOING)?;
@@ -343,6 +349,7 @@ impl Store {
                     .await
                     .attempted(DOING)?;
             }
+            query(KEEP_TOTALS).bind(app.0).bind(crawl.0).execute(&mut *tx).await.attempted(DOING)?;
             let spared = count(closing.settlement.spared());
             if withheld + spared > 0 {
                 let noting = query(NOTE_KEPT).bind(crawl.0).bind(withheld).bind(spared);

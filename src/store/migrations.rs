@@ -92,7 +92,7 @@ const DOING: &str = "bring the database's tables up to date";
 const MOST_RACES: u32 = 5;
 
 /// What people read.
-const VIEWS: [&str; 9] = [
+const VIEWS: [&str; 11] = [
     "groups",
     "live_groups",
     "group_events",
@@ -102,6 +102,8 @@ const VIEWS: [&str; 9] = [
     "crawls",
     "app_status",
     "type_status",
+    "group_lifetimes",
+    "daily_crawls",
 ];
 
 impl Store {

@@ -138,15 +138,13 @@ macro_rules! old_crawls {
         )
     };
 }
-/// A crawl stays for as long as an event or a held group names it. Only one that withheld can have held groups; that is
-/// asked first, for they have no index.
+/// A crawl stays for as long as an event or a held group names it.
 macro_rules! old_crawls_that_nothing_names {
     ($statement:literal) => {
         old_crawls!(
             $statement,
             " AND NOT EXISTS (SELECT 1 FROM group_event e WHERE e.crawl_id = c.crawl_id)
-        AND (c.withheld = 0 OR c.deletions = 'approved'
-             OR NOT EXISTS (SELECT 1 FROM group_row g WHERE g.app_id = $1 AND g.held_crawl_id = c.crawl_id))"
+        AND NOT EXISTS (SELECT 1 FROM group_row g WHERE g.app_id = $1 AND g.held_crawl_id = c.crawl_id)"
         )
     };
 }
@@ -182,9 +180,11 @@ macro_rules! note {
 
 // Crawled again before it is forgotten to the end, an app is like one that was never crawled.
 const FORGET_BASELINES: &str = "UPDATE type_state SET baseline_crawl_id = NULL, concluded_crawl_id = NULL, concluded_at = NULL WHERE app_id = $1";
+// By their crawls: no index of the events leads with the app.
 const FORGET_EVENTS: &str = "
 DELETE FROM group_event WHERE event_id IN (
-    SELECT event_id FROM group_event WHERE app_id = $1 ORDER BY group_id LIMIT 10000)";
+    SELECT e.event_id FROM crawl c CROSS JOIN group_event e
+    WHERE c.app_id = $1 AND e.crawl_id = c.crawl_id LIMIT 10000)";
 const FORGET_DAYS: &str = "
 DELETE FROM daily_count WHERE app_id = $1 AND day IN (
     SELECT day FROM daily_count WHERE app_id = $1 ORDER BY day LIMIT 10000)";

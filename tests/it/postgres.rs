@@ -310,7 +310,7 @@ async fn every_view_and_every_column_says_what_it_means() {
                   WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL";
     assert_eq!(bench.lines(silent).await, [""; 0]);
     let views = "SELECT count(*) FROM pg_class WHERE relnamespace = 'tim'::regnamespace AND relkind = 'v'";
-    assert_eq!(bench.value(views).await, "9");
+    assert_eq!(bench.value(views).await, "11");
 }
 
 #[tokio::test]
@@ -318,12 +318,14 @@ async fn views_speak_in_the_types_of_postgresql() {
     let bench = Bench::postgres().await;
     let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
                  AND data_type <> CASE
-                     WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'as_of') THEN 'timestamp with time zone'
+                     WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of') THEN 'timestamp with time zone'
                      WHEN column_name IN ('configured', 'held', 'in_baseline') THEN 'boolean'
                      WHEN column_name = 'day' THEN 'date'
                      WHEN column_name IN ('sdk_app_id', 'crawl_id', 'event_id', 'requests', 'groups_listed', 'live_groups',
-                         'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code', 'undeleted', 'spared')
+                         'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code', 'undeleted', 'spared',
+                         'live_before', 'net_growth', 'lifetime_seconds', 'crawls', 'complete', 'incomplete', 'failed', 'cancelled')
                        OR column_name LIKE '%count%' OR column_name LIKE 'purged%' THEN 'bigint'
+                     WHEN column_name LIKE '%\\_seconds' OR column_name = 'success_rate' THEN 'double precision'
                      ELSE 'text' END";
     assert_eq!(bench.lines(odd).await, [""; 0]);
 }

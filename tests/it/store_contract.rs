@@ -1064,19 +1064,30 @@ async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
             "type_counts",
             "recorded_at group_type total_count total_count_min total_count_max listed_count verdict crawl_id",
         ),
-        ("daily_counts", "day group_type live_groups total_count appeared vanished reappeared retyped"),
+        (
+            "daily_counts",
+            "day group_type live_groups total_count appeared vanished reappeared retyped live_before net_growth",
+        ),
         (
             "crawls",
             "crawl_id trigger due_at started_at finished_at status deletions requests groups_listed appeared vanished \
              reappeared retyped withheld reason_code error_code reason host version undeleted spared purged_groups \
-             purged_events purged_counts",
+             purged_events purged_counts day duration_seconds held_count",
         ),
         (
             "app_status",
             "configured live_count missing_count last_complete_crawl_at last_crawl_status last_crawl_deletions \
-             last_crawl_reason",
+             last_crawl_reason last_crawl_at running_since total_count held_count",
         ),
-        ("type_status", "group_type sdk_name name_zh live_count deleted_count as_of configured"),
+        (
+            "type_status",
+            "group_type sdk_name name_zh live_count deleted_count as_of configured missing_count total_count",
+        ),
+        ("group_lifetimes", "group_id group_type first_seen_at deleted_at lifetime_seconds"),
+        (
+            "daily_crawls",
+            "day crawls complete incomplete failed cancelled success_rate requests total_seconds longest_seconds",
+        ),
     ] {
         let expected: Vec<&str> = ["sdk_app_id", "app"].into_iter().chain(columns.split(' ')).collect();
         assert_eq!(bench.columns(view).await, expected, "{view}");
