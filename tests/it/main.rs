@@ -19,4 +19,5 @@ mod store_contract;
 mod support;
 mod support_engines;
 mod support_postgres;
+mod views;
 mod web;
