@@ -27,7 +27,7 @@ pub(super) struct Approve {
 impl Approve {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = Store::open_existing(&location(&config)?).await?;
+        let store = setup.opened(Store::open_existing(&location(&config)?).await?);
         store.check_migrated().await?;
         let crawl = CrawlId(self.crawl);
         let (held, sdk_app_id) = find(&store, crawl).await?;
@@ -49,7 +49,6 @@ impl Approve {
         let settled = lease.keeping(settling).await.flatten();
         lease.give_back().await;
         let groups = settled?;
-        store.close().await;
         if groups.is_empty() {
             return Err(refused(format!(
                 "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"

@@ -75,13 +75,10 @@ impl Check {
         let apps = format!("{}, {} app(s)", file.display(), config.apps.len());
         let mut findings = vec![Finding::new(Exit::Done, "configuration", apps)];
         if !self.no_environment {
-            let (database, store) = check_database(&config).await?;
+            let (database, store) = check_database(setup, &config).await?;
             findings.push(database);
             for app in &config.apps {
                 findings.push(check_app(setup, app, store.as_ref()).await?);
-            }
-            if let Some(store) = store {
-                store.close().await;
             }
         }
         if self.json {
@@ -104,7 +101,7 @@ fn print(finding: &Finding) {
 }
 
 /// Looks at the database without making one: what root makes here, the service's user could not write.
-async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Failure> {
+async fn check_database(setup: &Setup, config: &Config) -> Result<(Finding, Option<Store>), Failure> {
     let location = location(config)?;
     if let DatabaseUrl::Sqlite(path) = &location
         && !path.exists()
@@ -112,7 +109,7 @@ async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Fai
         return Ok((check_folder(path), None));
     }
     let looked = async {
-        let store = Store::open_existing(&location).await?;
+        let store = setup.opened(Store::open_existing(&location).await?);
         let tables = match store.check_migrated().await {
             Err(StoreError::NotMigrated) if config.database.auto_migrate => {
                 store.check_migratable().await.map(|()| false)
@@ -124,8 +121,7 @@ async fn check_database(config: &Config) -> Result<(Finding, Option<Store>), Fai
     let finding = |exit, text: String| Finding::new(exit, "database", format!("{location}{text}"));
     match looked.await {
         Ok((store, Ok(true))) => Ok((finding(Exit::Done, ", tables up to date".to_owned()), Some(store))),
-        Ok((store, Ok(false))) => {
-            store.close().await;
+        Ok((_, Ok(false))) => {
             let text = ", tables are brought up to date at the next start".to_owned();
             // Without tables there is no lease to take, and nobody who could hold it.
             Ok((finding(Exit::Done, text), None))

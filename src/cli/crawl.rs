@@ -35,7 +35,7 @@ impl CrawlArgs {
         let config = setup.config_for_command()?;
         let apps = selected(&config, self.app.as_deref())?;
         let store = if self.dry_run {
-            open_for_dry_run(&location(&config)?).await?
+            setup.opened(open_for_dry_run(&location(&config)?).await?)
         } else {
             let store = setup.store(&config).await?;
             let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
@@ -50,7 +50,6 @@ impl CrawlArgs {
         let when_busy = if self.no_wait { WhenBusy::GiveUp } else { WhenBusy::Wait };
         if self.dry_run {
             let outcomes = dry_run_all(&crawlers, when_busy, lifecycle.stop()).await?;
-            store.close().await;
             if self.json {
                 println!("{}", dry_runs_as_json(&outcomes)?);
             } else {
@@ -59,7 +58,6 @@ impl CrawlArgs {
             return Ok(Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_dry_run(outcome))));
         }
         let outcomes = crawl_all(&crawlers, when_busy, lifecycle.stop()).await?;
-        store.close().await;
         if self.json {
             println!("{}", as_json(&outcomes)?);
         } else {

@@ -32,7 +32,7 @@ pub(super) struct Forget {
 impl Forget {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = Store::open_existing(&location(&config)?).await?;
+        let store = setup.opened(Store::open_existing(&location(&config)?).await?);
         store.check_migrated().await?;
         let (app, sdk_app_id) = self.find(&config, store.apps_called(&self.app).await?)?;
         let holdings = store.holdings(app.id()).await?;
@@ -54,7 +54,6 @@ impl Forget {
             lease.give_back().await;
             forgotten?;
         }
-        store.close().await;
         if self.json {
             let result = json!({
                 "app": name, "sdk_app_id": sdk_app_id, "dry_run": self.dry_run, "groups": holdings.groups,

@@ -24,9 +24,8 @@ impl Migrate {
             print!("{}", Store::migration_sql(&location));
             return Ok(Exit::Done);
         }
-        let store = Store::open(&location).await?;
+        let store = setup.opened(Store::open(&location).await?);
         store.migrate().await?;
-        store.close().await;
         if self.json {
             println!("{}", serde_json::json!({ "database": location.to_string(), "up_to_date": true }));
         } else {

@@ -98,18 +98,26 @@ pub fn main() -> ExitCode {
 impl Cli {
     async fn run(self) -> Result<Exit, Failure> {
         let setup = Setup::new(self.config);
-        match self.command {
-            Command::Demo(demo) => demo.run().await,
-            Command::Run(run) => run.run(&setup).await,
-            Command::Crawl(crawl) => crawl.run(&setup).await,
-            Command::Approve(approve) => approve.run(&setup).await,
-            Command::Undelete(undelete) => undelete.run(&setup).await,
-            Command::Forget(forget) => forget.run(&setup).await,
-            Command::Check(check) => check.run(&setup).await,
-            Command::Status(status) => status.run(&setup).await,
-            Command::Usersig(usersig) => usersig.run(&setup),
-            Command::Simulate(simulate) => simulate.run().await,
-            Command::Migrate(migrate) => migrate.run(&setup).await,
+        let ended = self.command.run(&setup).await;
+        setup.close_databases().await;
+        ended
+    }
+}
+
+impl Command {
+    async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        match self {
+            Self::Demo(demo) => demo.run().await,
+            Self::Run(run) => run.run(setup).await,
+            Self::Crawl(crawl) => crawl.run(setup).await,
+            Self::Approve(approve) => approve.run(setup).await,
+            Self::Undelete(undelete) => undelete.run(setup).await,
+            Self::Forget(forget) => forget.run(setup).await,
+            Self::Check(check) => check.run(setup).await,
+            Self::Status(status) => status.run(setup).await,
+            Self::Usersig(usersig) => usersig.run(setup),
+            Self::Simulate(simulate) => simulate.run().await,
+            Self::Migrate(migrate) => migrate.run(setup).await,
         }
     }
 }

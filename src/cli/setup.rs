@@ -1,7 +1,10 @@
 //! From the configuration to the parts of the program: the only place that hands each part its settings.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::exit::{Exit, Failure};
@@ -14,17 +17,26 @@ use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
 
+/// As long may it take to close a database.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// What every command but `demo` and `simulate` starts from.
 #[derive(Debug)]
 pub(super) struct Setup {
     file: Option<PathBuf>,
     pub(super) environment: Environment,
     pub(super) clock: Clock,
+    opened: Mutex<Vec<Store>>,
 }
 
 impl Setup {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        Self { file, environment: Environment::of_process(), clock: Clock::system() }
+        Self {
+            file,
+            environment: Environment::of_process(),
+            clock: Clock::system(),
+            opened: Mutex::default(),
+        }
     }
 
     /// Reads the configuration and starts logging as it says.
@@ -56,7 +68,21 @@ impl Setup {
 
     /// The configuration's database, opened for writing, with its tables up to date.
     pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
-        Ok(open(&location(config)?, config).await?)
+        Ok(self.opened(open(&location(config)?, config).await?))
+    }
+
+    /// Remembers a database that a command works with, so that it is closed however the command ends.
+    pub(super) fn opened(&self, store: Store) -> Store {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
+        store
+    }
+
+    /// Closes what the command opened. A server that does not answer any more is not waited for.
+    pub(super) async fn close_databases(&self) {
+        let opened = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
+        for store in opened {
+            let _ = timeout(CLOSING, store.close()).await;
+        }
     }
 
     /// The crawler of an app.
@@ -105,12 +131,12 @@ impl Setup {
 /// Opens a database for writing, with its tables up to date.
 pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Store, StoreError> {
     let store = Store::open(location).await?;
-    if config.database.auto_migrate {
-        store.migrate().await?;
-    } else {
-        store.check_migrated().await?;
+    let migrated =
+        if config.database.auto_migrate { store.migrate().await } else { store.check_migrated().await };
+    if migrated.is_err() {
+        store.close().await;
     }
-    Ok(store)
+    migrated.map(|()| store)
 }
 
 /// The database's place in the store's own terms.

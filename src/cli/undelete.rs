@@ -26,7 +26,7 @@ pub(super) struct Undelete {
 impl Undelete {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = Store::open_existing(&location(&config)?).await?;
+        let store = setup.opened(Store::open_existing(&location(&config)?).await?);
         store.check_migrated().await?;
         let crawl = CrawlId(self.crawl);
         let (held, sdk_app_id) = find(&store, crawl).await?;
@@ -62,7 +62,6 @@ impl Undelete {
         let undone = lease.keeping(undoing).await.map_err(Failure::from).flatten();
         lease.give_back().await;
         let (held, groups, undone) = undone?;
-        store.close().await;
         if undone == 0 {
             return Err(refused(nothing_left(&held, crawl)));
         }

@@ -10,6 +10,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{Connection as _, Database, FromRow, SqlSafeStr};
+use tracing::debug;
 
 use super::error::StoreError;
 use super::server::{Intent, PostgresDatabase, Server};
@@ -61,6 +62,8 @@ pub(super) struct SqliteFile {
     pub(super) path: PathBuf,
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
+    /// Whether `writer` may write.
+    writes: bool,
 }
 
 /// A statement, as all of the store's are made: not kept prepared by the server, because the next transaction may meet
@@ -223,10 +226,9 @@ impl Store {
             .pragma("trusted_schema", "OFF");
         options = match access {
             Access::Read => options.read_only(true),
-            Access::Write | Access::Create => options
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .optimize_on_close(true, 400),
+            Access::Write | Access::Create => {
+                options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full)
+            }
         };
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -257,6 +259,7 @@ impl Store {
                 path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
                 writer,
                 readers,
+                writes: access != Access::Read,
             }),
         })
     }
@@ -266,7 +269,7 @@ impl Store {
     pub fn only_reading(&self) -> Self {
         let engine = match &self.engine {
             Engine::Sqlite(file) => {
-                Engine::Sqlite(SqliteFile { writer: file.readers.clone(), ..file.clone() })
+                Engine::Sqlite(SqliteFile { writer: file.readers.clone(), writes: false, ..file.clone() })
             }
             // Reads have transactions of their own there, which cannot write.
             Engine::Postgres(server) => Engine::Postgres(server.clone()),
@@ -274,16 +277,37 @@ impl Store {
         Self { engine }
     }
 
-    /// Gives all connections back.
+    /// Gives all connections back, and leaves an SQLite file as others can read it.
     pub async fn close(&self) {
         match &self.engine {
             Engine::Sqlite(file) => {
-                // Readers first: the writer removes the side files only as the last one.
+                // Readers first: only the last connection can put the file away.
                 file.readers.close().await;
+                if file.writes
+                    && let Err(error) = file.put_away().await
+                {
+                    debug!("the database stays in WAL mode: {error}");
+                }
                 file.writer.close().await;
             }
             Engine::Postgres(server) => server.close().await,
         }
+    }
+}
+
+impl SqliteFile {
+    /// Takes the file out of WAL mode. In it a file can be opened only with its side files, which SQLite removes with the
+    /// last connection: after that, someone who may read the file but not write to its folder could not open it any more.
+    /// While someone else has the file open it cannot leave the mode, and then the side files stay: they serve as well.
+    async fn put_away(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.writer.acquire().await?;
+        // Statistics for the planner, while readers do not keep anyone from writing.
+        query("PRAGMA analysis_limit = 400").execute(&mut *connection).await?;
+        query("PRAGMA optimize").execute(&mut *connection).await?;
+        // Whoever reads now is not waited for.
+        query("PRAGMA busy_timeout = 0").execute(&mut *connection).await?;
+        query("PRAGMA journal_mode = DELETE").execute(&mut *connection).await?;
+        Ok(())
     }
 }
 
