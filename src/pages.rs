@@ -226,6 +226,15 @@ impl Pages {
         Ok(Turned { page, end })
     }
 
+    /// Whether the failure of the first request means that the API does not know the type.
+    #[must_use]
+    pub fn is_rejected(&self, error: &PagesError) -> bool {
+        let first_of_a_type = self.turned == 0 && self.group_type.is_some();
+        let rejects =
+            matches!(error, PagesError::Api(error) if error.disposition() == Disposition::RejectType);
+        first_of_a_type && rejects
+    }
+
     fn guard_against_endlessness(&mut self, page: &Page) -> Result<(), PagesError> {
         let endless = |what| Err(PagesError::Endless { what });
         if page.next == 0 {

@@ -92,7 +92,7 @@ async fn keep(
                 None => site.type_id(group_type).await?,
             },
         };
-        site.write_listed(type_id, false, ids).await?;
+        site.write_listed(type_id, false, site.clock.now(), ids).await?;
     }
     Ok(())
 }

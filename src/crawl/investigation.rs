@@ -58,10 +58,7 @@ impl Crawler {
         findings.total_at_start = site.unless_stopped(caller.count_app()).await??;
         self.progress.send_modify(|progress| progress.total = findings.total_at_start);
 
-        let plans = self.plans(types, &states);
-        for plan in plans {
-            self.pass(site, plan, caller, &mut roll, findings).await?;
-        }
+        self.list(site, self.plans(types, &states), caller, &mut roll, findings).await?;
         self.note_rejected(findings)?;
         self.progress.send_modify(|progress| progress.step = Step::Checking);
         let mut rechecks = self.ask_emptied_types_again(site, caller, &mut roll, findings).await?;
@@ -69,7 +66,7 @@ impl Crawler {
         let leftover = self.leftover(findings);
         if leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time) {
             let plan = unfiltered(&states, findings.tallies.len());
-            self.pass(site, plan, caller, &mut roll, findings).await?;
+            self.list(site, vec![plan], caller, &mut roll, findings).await?;
             // There were more groups than the typed passes listed: a list without any contradicts that.
             let empty = findings.tallies.last().is_some_and(|tally| tally.distinct == 0);
             rechecks.push(if empty { Recheck::Contradicted } else { Recheck::NotNeeded });
@@ -102,20 +99,20 @@ impl Crawler {
             .collect()
     }
 
-    async fn pass(
+    async fn list(
         &self,
         site: &CrawlSite<'_>,
-        plan: PassPlan,
+        plans: Vec<PassPlan>,
         caller: &mut Caller<'_>,
         roll: &mut RollRead,
         findings: &mut Findings,
     ) -> Result<(), Interrupted> {
-        let mut tally = PassTally::new(plan);
-        let end = pass::run(site, caller, self.settings.page_limit, roll, &mut tally).await;
-        findings.listed = roll.listed();
-        findings.tallies.push(tally);
-        findings.ends.push(Some(end?));
-        Ok(())
+        pass::run(site, caller, self.settings.page_limit, roll, plans, |tally, end, listed| {
+            findings.listed = listed;
+            findings.tallies.push(tally);
+            findings.ends.extend(end.map(Some));
+        })
+        .await
     }
 
     /// Says which types the API rejects when that changes; all of them are a failure.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
+
 use super::CrawlSite;
 use crate::model::{CrawlId, GroupIds, GroupType, TypeId};
 use crate::reconcile::Settlement;
@@ -82,16 +84,16 @@ impl Ledger {
 }
 
 impl CrawlSite<'_> {
-    /// Writes listed groups of a type, or finds out what that would change.
+    /// Writes groups of a type that were listed at some time, or finds out what that would change.
     pub(super) async fn write_listed(
         &self,
         type_id: TypeId,
         in_baseline: bool,
+        at: DateTime<Utc>,
         ids: &GroupIds,
     ) -> Result<Written, StoreError> {
         match &self.ledger {
             Ledger::Real(crawl) => {
-                let at = self.clock.now();
                 let batch = Batch { app: self.app, crawl: *crawl, type_id, in_baseline, at, ids };
                 self.store.write_listed(self.lease, &batch).await
             }

@@ -1,4 +1,4 @@
-//! One pass: every page of one group type, ticked off on the roll while the next page is under way.
+//! The passes of a crawl: every page of each group type, ticked off on the roll while the next page is under way.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -13,7 +13,6 @@ use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
 use super::{CrawlSite, Interrupted};
 use crate::model::{Counts, GroupIds, GroupType, TypeId};
-use crate::pace::Disposition;
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
 use crate::roll::{PassNo, Sighting};
 use crate::tencent::Page;
@@ -28,8 +27,8 @@ const GATHER_FOR: Duration = Duration::from_secs(10);
 const MAX_PAGES_WITHOUT_NEWS: u32 = 20;
 /// Pages fetched ahead of the one in hand …
 const PAGES_AHEAD: usize = 1;
-/// … and while the roll is still being read: some 12 MB.
-const PAGES_AHEAD_OF_ROLL: usize = 48;
+/// … and in a crawl that begins before its roll is read: some 20 MB.
+const PAGES_AHEAD_OF_ROLL: usize = 80;
 
 /// What a pass is about.
 #[derive(Clone, Debug)]
@@ -97,29 +96,106 @@ impl PassTally {
     }
 }
 
-/// Runs a pass to its end, or to what interrupts it. The tally is right in either case.
+/// Runs these passes one after the other, to their end or to what interrupts them, and tells `ended` of each, the
+/// interrupted one too: its tally is right, as far as it went.
 pub(super) async fn run(
     site: &CrawlSite<'_>,
     caller: &mut Caller<'_>,
     limit: u32,
     roll: &mut RollRead,
-    tally: &mut PassTally,
-) -> Result<PassEnd, Interrupted> {
-    let mut gathered = Gathered::default();
+    plans: Vec<PassPlan>,
+    mut ended: impl FnMut(PassTally, Option<PassEnd>, u64),
+) -> Result<(), Interrupted> {
     let ahead = if roll.is_ready() { PAGES_AHEAD } else { PAGES_AHEAD_OF_ROLL };
     let (fetched, mut pages) = mpsc::channel(ahead);
-    let fetching = fetch(site, caller, Pages::of(tally.plan.group_type.clone(), limit), fetched);
+    let lists = plans.iter().map(|plan| Pages::of(plan.group_type.clone(), limit)).collect();
+    let fetching = fetch(site, caller, lists, fetched);
+    let taking = async {
+        let mut gathered = Gathered::default();
+        for plan in plans {
+            let mut tally = PassTally::new(plan);
+            let end = take_pass(site, &mut pages, roll, &mut tally, &mut gathered).await;
+            let (end, interrupted) = match end {
+                Ok(end) => (Some(end), Ok(())),
+                Err(interrupted) => (None, Err(interrupted)),
+            };
+            ended(tally, end, roll.listed());
+            interrupted?;
+        }
+        Ok(())
+    };
     // The next page is asked for first and under way while the one in hand is taken in.
-    let taken = tokio::select! {
+    tokio::select! {
         biased;
         never = fetching => match never {},
-        taken = take_all(site, &mut pages, roll, tally, &mut gathered) => taken,
-    };
+        taken = taking => taken,
+    }
+}
+
+/// What became of asking for a page, when, and what its pass had been told until then.
+struct Fetched {
+    outcome: Outcome,
+    at: DateTime<Utc>,
+    counts: Counts,
+    pages: u32,
+}
+
+enum Outcome {
+    Page(Turned),
+    /// The API does not know the type.
+    Rejected,
+    Failed(Interrupted),
+}
+
+/// Fetches page after page of one list after the other, to the last one or the first failure, and then waits to be
+/// dropped.
+async fn fetch(
+    site: &CrawlSite<'_>,
+    caller: &mut Caller<'_>,
+    lists: Vec<Pages>,
+    fetched: mpsc::Sender<Fetched>,
+) -> Infallible {
+    for mut pages in lists {
+        loop {
+            let outcome = match site.unless_stopped(pages.turn(caller)).await {
+                Ok(Ok(turned)) => Outcome::Page(turned),
+                Ok(Err(error)) if pages.is_rejected(&error) => Outcome::Rejected,
+                Ok(Err(error)) => Outcome::Failed(error.into()),
+                Err(stopped) => Outcome::Failed(stopped),
+            };
+            site.progress.send_modify(|progress| progress.requests = caller.requests());
+            let (more, failed) = match &outcome {
+                Outcome::Page(turned) => (turned.end.is_none(), false),
+                Outcome::Rejected => (false, false),
+                Outcome::Failed(_) => (false, true),
+            };
+            let at = site.clock.now();
+            let page = Fetched { outcome, at, counts: pages.counts(), pages: pages.pages() };
+            if fetched.send(page).await.is_err() || failed {
+                return pending().await;
+            }
+            if !more {
+                break;
+            }
+        }
+    }
+    pending().await
+}
+
+/// Takes in the pages of one pass.
+async fn take_pass(
+    site: &CrawlSite<'_>,
+    pages: &mut mpsc::Receiver<Fetched>,
+    roll: &mut RollRead,
+    tally: &mut PassTally,
+    gathered: &mut Gathered,
+) -> Result<PassEnd, Interrupted> {
+    let taken = take_all(site, pages, roll, tally, gathered).await;
     // What was listed is true, however the pass ended.
     gathered.write(site, tally).await?;
-    let end = taken?;
+    let (end, at) = taken?;
     if matches!(end, PassEnd::Complete(_)) {
-        tally.ended_at = Some(site.clock.now());
+        tally.ended_at = Some(at);
         if tally.plan.in_baseline {
             site.end_baseline(tally.plan.type_id).await?;
         }
@@ -128,60 +204,28 @@ pub(super) async fn run(
     Ok(end)
 }
 
-/// What became of asking for a page, and what the pass had been told until then.
-struct Fetched {
-    outcome: Result<Turned, Interrupted>,
-    counts: Counts,
-    pages: u32,
-}
-
-/// Fetches page after page, to the last one or the first failure, and then waits to be dropped.
-async fn fetch(
-    site: &CrawlSite<'_>,
-    caller: &mut Caller<'_>,
-    mut pages: Pages,
-    fetched: mpsc::Sender<Fetched>,
-) -> Infallible {
-    loop {
-        let outcome = match site.unless_stopped(pages.turn(caller)).await {
-            Ok(turned) => turned.map_err(Interrupted::from),
-            Err(stopped) => Err(stopped),
-        };
-        site.progress.send_modify(|progress| progress.requests = caller.requests());
-        let more = matches!(&outcome, Ok(Turned { end: None, .. }));
-        let page = Fetched { outcome, counts: pages.counts(), pages: pages.pages() };
-        if fetched.send(page).await.is_err() || !more {
-            return pending().await;
-        }
-    }
-}
-
 async fn take_all(
     site: &CrawlSite<'_>,
     pages: &mut mpsc::Receiver<Fetched>,
     roll: &mut RollRead,
     tally: &mut PassTally,
     gathered: &mut Gathered,
-) -> Result<PassEnd, Interrupted> {
+) -> Result<(PassEnd, DateTime<Utc>), Interrupted> {
     loop {
         // The fetching side keeps its end of the channel for as long as this runs.
-        let Fetched { outcome, counts, pages } = pages.recv().await.ok_or(Interrupted::Stopped)?;
+        let Fetched { outcome, at, counts, pages } = pages.recv().await.ok_or(Interrupted::Stopped)?;
         let Turned { page, end } = match outcome {
-            Err(Interrupted::Pages(PagesError::Api(error)))
-                if error.disposition() == Disposition::RejectType
-                    && tally.pages == 0
-                    && tally.plan.group_type.is_some() =>
-            {
-                return Ok(PassEnd::Rejected);
-            }
-            outcome => outcome?,
+            Outcome::Page(turned) => turned,
+            Outcome::Rejected => return Ok((PassEnd::Rejected, at)),
+            Outcome::Failed(interrupted) => return Err(interrupted),
         };
         (tally.counts, tally.pages) = (counts, pages);
         site.unless_stopped(roll.ready()).await??;
+        gathered.at = at;
         take(site, roll, tally, gathered, page).await?;
         tally.show(site.progress, roll.listed());
         if let Some(end) = end {
-            return Ok(PassEnd::Complete(end));
+            return Ok((PassEnd::Complete(end), at));
         }
     }
 }
@@ -258,11 +302,14 @@ impl PassTally {
     }
 }
 
-/// New and changed ids on their way to the database.
+/// New and changed ids on their way to the database. One for all passes: a buffer of megabytes that is made anew each
+/// time, now on this thread and now on that, leaves a hole of its size with each of them.
 #[derive(Debug, Default)]
 struct Gathered {
     ids: GroupIds,
     since: Option<Instant>,
+    /// When the newest of them was listed.
+    at: DateTime<Utc>,
 }
 
 impl Gathered {
@@ -279,9 +326,10 @@ impl Gathered {
             return Ok(());
         }
         let plan = &tally.plan;
-        let written = site.write_listed(plan.type_id, plan.in_baseline, &self.ids).await?;
+        let written = site.write_listed(plan.type_id, plan.in_baseline, self.at, &self.ids).await?;
         tally.first_listed += written.first_listed;
-        *self = Self::default();
+        self.ids.clear();
+        self.since = None;
         Ok(())
     }
 }

@@ -728,7 +728,8 @@ async fn pages_that_list_the_same_ids_for_ever_fail_the_crawl(world: World) {
     let report = world.crawl().await;
     assert_eq!(outcome(&report), "failed endless_listing");
     assert!(why(&report).contains("20 pages in a row"), "{}", why(&report));
-    assert!(report.requests < 30);
+    // Those 20, the rest of the crawl's, and what was fetched ahead of them.
+    assert!(report.requests < 120, "{}", report.requests);
 }
 
 async fn a_group_that_an_answer_lists_by_mistake_vanishes_again(world: World) {
