@@ -46,7 +46,7 @@ impl Place {
         let entries = self.folder.path().read_dir().unwrap();
         let mut names: Vec<String> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.retain(|name| name.starts_with("groups.db") && !name.contains(".app-"));
+        names.retain(|name| name.starts_with("groups.db") && !name.contains("lock"));
         names.sort();
         names
     }
