@@ -16,6 +16,7 @@ mod postgres;
 mod postgres_servers;
 mod properties;
 mod readers;
+mod schema;
 mod store_contract;
 mod support;
 mod support_engines;
