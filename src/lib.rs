@@ -11,6 +11,7 @@ pub mod lifecycle;
 pub mod model;
 pub mod pace;
 pub mod pages;
+pub mod publish;
 pub mod reconcile;
 pub mod roll;
 pub mod schedule;

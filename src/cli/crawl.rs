@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, location, selected};
+use super::setup::{Setup, location, publication, selected};
 use super::{progress, text};
 use crate::crawl::{Change, CrawlError, CrawlReport, Crawler, DryRun, Occasion, WhenBusy};
 use crate::lifecycle::{Lifecycle, Stop};
@@ -58,6 +58,12 @@ impl CrawlArgs {
             return Ok(Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_dry_run(outcome))));
         }
         let outcomes = crawl_all(&crawlers, when_busy, lifecycle.stop()).await?;
+        if let Some(publication) = publication(&config) {
+            tokio::select! {
+                () = publication.publish_if_due(&store, &setup.clock) => {}
+                () = lifecycle.stop().soft().cancelled() => {}
+            }
+        }
         if self.json {
             println!("{}", as_json(&outcomes)?);
         } else {

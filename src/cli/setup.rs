@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, Origin, PasswordRead};
 use crate::crawl::{CrawlSettings, Crawler, GuardPolicy, Retention};
 use crate::pace::RetryPolicy;
+use crate::publish::Publication;
 use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use crate::telemetry;
 use crate::tencent::region::Region;
@@ -126,6 +127,12 @@ impl Setup {
         };
         Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))
     }
+}
+
+/// The copy for readers, if there is to be one.
+pub(super) fn publication(config: &Config) -> Option<Publication> {
+    let path = config.database.publish.clone()?;
+    Some(Publication { path, interval: config.database.publish_interval })
 }
 
 /// Opens a database for writing, with its tables up to date.

@@ -15,7 +15,7 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
@@ -57,6 +57,9 @@ pub struct Database {
     /// PostgreSQL only.
     pub reader_role: Option<String>,
     pub auto_migrate: bool,
+    /// SQLite only: where the copy for readers is.
+    pub publish: Option<PathBuf>,
+    pub publish_interval: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

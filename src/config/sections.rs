@@ -13,8 +13,8 @@ use super::environment::Environment;
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
-    base_url, boolean, choice, cron, days, duration, fraction, integer, listen, log_level, role, schema,
-    secret_file, text, timezone,
+    base_url, boolean, choice, cron, days, duration, fraction, integer, listen, log_level, path, role,
+    schema, secret_file, text, timezone,
 };
 use super::{
     App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Retention, Schedule,
@@ -25,6 +25,9 @@ use crate::tencent::region::Region;
 
 /// A crawl has room for 62 passes, two of them unfiltered.
 const MAX_GROUP_TYPES: usize = 60;
+
+/// Older than this a copy tells nobody what is.
+const MAX_PUBLISH_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where the file is and what surrounds it.
 struct Place<'p> {
@@ -101,8 +104,34 @@ fn database(section: &Section<'_>, place: &Place<'_>) -> Option<Database> {
     let schema = section.or_default("schema", "\"tim\"", schema);
     let reader_role = section.optional("reader_role", role);
     let auto_migrate = section.or_default("auto_migrate", "true", boolean);
+    let publish = section.optional("publish", |value| path(text(value)?, place.folder));
+    if let Some(copy) = &publish {
+        section.show("publish", &quoted(&copy.display().to_string()));
+        check_published_copy(section, copy, url.as_ref());
+    }
+    let publish_interval = section.or_default("publish_interval", "\"1h\"", |value| match duration(value)? {
+        time if time <= MAX_PUBLISH_INTERVAL => Ok(time),
+        _ => Err(Mistake::new("must be at most 7days", "Write \"1h\"")),
+    });
     section.finish();
-    Some(Database { url: url?, password_file, schema, reader_role, auto_migrate })
+    Some(Database { url: url?, password_file, schema, reader_role, auto_migrate, publish, publish_interval })
+}
+
+/// A copy is of a file, and no copy of itself.
+fn check_published_copy(section: &Section<'_>, copy: &Path, url: Option<&DatabaseUrl>) {
+    match url {
+        Some(DatabaseUrl::Postgres(_)) => {
+            let rule =
+                "is for SQLite: it publishes a copy of the database's file, and this database is PostgreSQL";
+            let fix = "Take it out; give readers a role, with reader_role";
+            section.reject("publish", Mistake::new(rule, fix));
+        }
+        Some(DatabaseUrl::Sqlite(database)) if database == copy => {
+            let rule = "is the database itself, which the copy would replace";
+            section.reject("publish", Mistake::new(rule, "Name another file, such as \"public/groups.db\""));
+        }
+        _ => {}
+    }
 }
 
 fn show_path(section: &Section<'_>, name: &str, file: Option<&SecretFile>) {

@@ -39,6 +39,7 @@ fn the_shortest_file_means_what_the_contract_says() {
     let data = Path::new("/home/ann/.local/share/tim-group-sync/groups.db");
     assert_eq!(config.database.url, DatabaseUrl::Sqlite(data.to_owned()));
     assert_eq!((config.database.schema.as_str(), config.database.auto_migrate), ("tim", true));
+    assert_eq!((config.database.publish, config.database.publish_interval), (None, Duration::from_hours(1)));
     assert_eq!(config.metrics, Some("127.0.0.1:9878".parse().unwrap()));
     assert_eq!(config.dashboard, Some("127.0.0.1:9879".parse().unwrap()));
     assert_eq!(config.log, Log { level: "info".to_owned(), format: LogFormat::Auto });
@@ -97,7 +98,8 @@ fn what_the_example_has_in_comments_are_keys_too() {
     let env = Environment::new([("CREDENTIALS_DIRECTORY", "/run/credentials/x")]);
     let problems = parse_in(&uncommented, &env).unwrap_err();
     let keys: Vec<_> = problems.problems().iter().map(|problem| problem.key.as_str()).collect();
-    assert_eq!(keys, ["apps.prod.base_url"]);
+    // Which do not go with that database, and with a region.
+    assert_eq!(keys, ["database.publish", "apps.prod.base_url"]);
 }
 
 /// Mistakes in the lines of an app, which begin at line 4, and what is said about them.
@@ -254,6 +256,20 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[database]\nurl = \"postgres://host/db?sslmod=require\"",
         "5: database.url: has a parameter that is not known. Did you mean \"sslmode\"?",
+    ),
+    (
+        "[database]\nurl = \"postgres://host/db\"\npublish = \"copy.db\"",
+        "6: database.publish = \"copy.db\": is for SQLite: it publishes a copy of the database's file, and this database is \
+         PostgreSQL. Take it out; give readers a role, with reader_role",
+    ),
+    (
+        "[database]\nurl = \"sqlite:groups.db\"\npublish = \"groups.db\"",
+        "6: database.publish = \"groups.db\": is the database itself, which the copy would replace. Name another file, such as \
+         \"public/groups.db\"",
+    ),
+    (
+        "[database]\npublish_interval = \"8days\"",
+        "5: database.publish_interval = \"8days\": must be at most 7days. Write \"1h\"",
     ),
     (
         "[metrics]\nlisten = \"localhost:9878\"",

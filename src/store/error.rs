@@ -57,6 +57,15 @@ pub enum StoreError {
     LeaseLost { app: SdkAppId },
     #[error("cannot use the lock file {}", .path.display())]
     Lock { path: PathBuf, source: std::io::Error },
+    #[error("only an SQLite database can be published as a file; give readers of PostgreSQL a role")]
+    NoFile,
+    #[error("cannot {doing} the published copy {}", .path.display())]
+    Publish { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(
+        "{} is something else than an earlier copy, and stays as it is; name another file in database.publish, or remove this one",
+        .path.display()
+    )]
+    NotACopy { path: PathBuf },
 }
 
 impl StoreError {

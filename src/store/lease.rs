@@ -432,7 +432,7 @@ impl FileLock {
 }
 
 /// Gives a file to the owner of the database: what root makes beside it, the service could not open.
-fn share_owner(file: &File, database: &Path) {
+pub(super) fn share_owner(file: &File, database: &Path) {
     let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
     if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
         // Only root may; for others the file is their own, and that is as good.

@@ -15,6 +15,7 @@ mod kills;
 mod postgres;
 mod postgres_servers;
 mod properties;
+mod published;
 mod readers;
 mod schema;
 mod store_contract;

@@ -1,0 +1,118 @@
+//! A whole copy of the SQLite file for readers who may not write: they need no other file beside it, and no right but to
+//! read it.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+
+use super::engine::{Engine, SqliteFile, Store, beside, query};
+use super::error::{Attempted as _, StoreError};
+use super::lease::{FileLock, share_owner};
+
+/// Tells a copy from every other file, so that no other is ever replaced by one. It stands in the header of the file.
+const APPLICATION_ID: i32 = 0x5447_5350;
+
+const COPY: &str = "VACUUM INTO $1";
+
+/// A copy that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Published {
+    pub bytes: u64,
+    pub took: Duration,
+}
+
+impl Store {
+    /// Puts a copy of the database at `to`, as of one moment, in place of an earlier copy: whoever has that one open can
+    /// go on reading it. `None` if another process is making one just now.
+    ///
+    /// It reads over a connection of its own, so that nobody waits for it; dropped, it leaves a part of a copy under
+    /// another name, which the next one replaces.
+    pub async fn publish(&self, to: &Path) -> Result<Option<Published>, StoreError> {
+        let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::NoFile) };
+        let trouble = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
+        let Some(_lock) = FileLock::try_take(&beside(&file.path, "publish.lock"), &file.path)? else {
+            return Ok(None);
+        };
+        if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).map_err(|source| trouble("make the folder of", source))?;
+        }
+        if !may_be_replaced(to, &file.path).map_err(|source| trouble("look at", source))? {
+            return Err(StoreError::NotACopy { path: to.to_owned() });
+        }
+        let began = Instant::now();
+        let part = beside(to, "part");
+        let published = copy(file, &part, to).await;
+        if published.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        let bytes = published?;
+        Ok(Some(Published { bytes, took: began.elapsed() }))
+    }
+}
+
+async fn copy(file: &SqliteFile, part: &Path, to: &Path) -> Result<u64, StoreError> {
+    const DOING: &str = "copy the database";
+    let trouble = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
+    remove_if_there(part).map_err(|source| trouble("remove what is left of an earlier", source))?;
+    let name = part.to_str().ok_or_else(|| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidFilename, "its name is not UTF-8");
+        trouble("write", source)
+    })?;
+
+    let mut reader: SqliteConnection = file.readers.connect_options().connect().await.attempted(DOING)?;
+    query(COPY).bind(name.to_owned()).execute(&mut reader).await.attempted(DOING)?;
+    reader.close().await.attempted(DOING)?;
+
+    let options = SqliteConnectOptions::new().filename(part).journal_mode(SqliteJournalMode::Delete);
+    let mut copy = options.synchronous(SqliteSynchronous::Full).connect().await.attempted(DOING)?;
+    let mark = AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION_ID}"));
+    query(mark).execute(&mut copy).await.attempted(DOING)?;
+    copy.close().await.attempted(DOING)?;
+
+    let (part, target, database) = (part.to_owned(), to.to_owned(), file.path.clone());
+    // Syncing many gigabytes can take long.
+    let moving = tokio::task::spawn_blocking(move || move_into_place(&part, &target, &database));
+    let moved = moving.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    moved.map_err(|source| trouble("move into its place", source))
+}
+
+fn move_into_place(part: &Path, to: &Path, database: &Path) -> std::io::Result<u64> {
+    let copy = File::open(part)?;
+    share_owner(&copy, database);
+    copy.sync_all()?;
+    let bytes = copy.metadata()?.len();
+    fs::rename(part, to)?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()?;
+    Ok(bytes)
+}
+
+/// Whether there is nothing, or an earlier copy that nobody has taken as the database itself.
+fn may_be_replaced(to: &Path, database: &Path) -> std::io::Result<bool> {
+    let mut header = Vec::new();
+    match File::open(to) {
+        Ok(file) => {
+            let (there, live) = (file.metadata()?, fs::metadata(database)?);
+            if (there.dev(), there.ino()) == (live.dev(), live.ino()) {
+                return Ok(false);
+            }
+            file.take(100).read_to_end(&mut header)?
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let mark = header.get(68..72);
+    Ok(header.starts_with(b"SQLite format 3\0") && mark == Some(&APPLICATION_ID.to_be_bytes()[..]))
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
