@@ -8,6 +8,11 @@ use std::fmt;
 use crate::model::{Counts, ReasonCode, TypeId, Verdict};
 use crate::pages::EndOfList;
 
+/// In a type's first list every group is listed for the first time, most of them long after they were made: there, new
+/// groups explain no more than this share of TotalCount, or half a list would pass for a whole one. An app's fastest turnover
+/// during one list is a small part of it.
+const EXPLAINED_IN_FIRST_LIST: f64 = 0.05;
+
 /// What became of a type that had live groups and was listed as empty: it is asked once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recheck {
@@ -32,6 +37,8 @@ pub struct FinishedPass {
     pub repeats: u64,
     /// Ids listed for the first time ever.
     pub first_listed: u64,
+    /// No pass of this type has listed it whole before.
+    pub in_baseline: bool,
     /// Ids that cannot be kept; they are not among the distinct ones.
     pub unusable: u64,
     pub recheck: Recheck,
@@ -200,13 +207,26 @@ fn shortfall(pass: &FinishedPass, whole_app_listed: bool, max_shortfall: f64) ->
     let (Some(lowest), Some(highest)) = (pass.counts.lowest, pass.counts.highest) else {
         return short(ShortfallCause::NoCount { distinct: pass.distinct });
     };
-    let allowed = (highest - lowest) + pass.first_listed + share(max_shortfall, highest);
+    let allowed = (highest - lowest) + explained_by_new(pass, highest) + share(max_shortfall, highest);
     let missing = lowest.saturating_sub(pass.distinct);
     if missing <= allowed {
         return None;
     }
     let setting = setting_that_accepts(missing - (allowed - share(max_shortfall, highest)), highest);
     short(ShortfallCause::Fewer { distinct: pass.distinct, lowest, allowed, setting })
+}
+
+/// How many groups may have come while the list was read, and stand in its count without being in it.
+fn explained_by_new(pass: &FinishedPass, highest: u64) -> u64 {
+    let most = if pass.in_baseline { share(EXPLAINED_IN_FIRST_LIST, highest) } else { u64::MAX };
+    pass.first_listed.min(most)
+}
+
+/// Whether a list is, by its own count, no fragment: it may be that its count is a little too high, but not that it broke
+/// off. Without a count nothing speaks against it.
+#[must_use]
+pub fn is_nearly_whole(counts: &Counts, distinct: u64) -> bool {
+    counts.lowest.is_none_or(|lowest| distinct + share(EXPLAINED_IN_FIRST_LIST, lowest) >= lowest)
 }
 
 #[expect(
@@ -241,6 +261,7 @@ pub(crate) mod tests {
             distinct,
             repeats: 0,
             first_listed: 0,
+            in_baseline: false,
             unusable: 0,
             recheck: Recheck::NotNeeded,
         }
@@ -285,6 +306,21 @@ pub(crate) mod tests {
         assert_eq!(verdicts(evidence(vec![explained])), [Verdict::Moving]);
         let unexplained = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 94) };
         assert_eq!(verdicts(evidence(vec![unexplained])), [Verdict::Short]);
+    }
+
+    #[test]
+    fn half_a_first_list_is_short_though_all_of_it_is_new() {
+        let first = |distinct| FinishedPass {
+            first_listed: distinct,
+            in_baseline: true,
+            ..pass(1, &[1000], distinct)
+        };
+        assert_eq!(verdicts(evidence(vec![first(500)])), [Verdict::Short]);
+        assert_eq!(verdicts(evidence(vec![first(949)])), [Verdict::Short]);
+        assert_eq!(verdicts(evidence(vec![first(950)])), [Verdict::Moving]);
+        assert_eq!(verdicts(evidence(vec![first(1000)])), [Verdict::Exact]);
+        let moved = FinishedPass { counts: pass(1, &[1000, 1100], 0).counts, ..first(846) };
+        assert_eq!(verdicts(evidence(vec![moved])), [Verdict::Moving]);
     }
 
     #[test]

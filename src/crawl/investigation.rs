@@ -18,7 +18,7 @@ use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
 use crate::roll::{PassNo, Roll};
 use crate::store::{PassRecord, StoreError, TypeState};
 use crate::tencent::ApiError;
-use crate::verdict::{Evidence, Judgement, Recheck, judge};
+use crate::verdict::{Evidence, Judgement, Recheck, is_nearly_whole, judge};
 
 /// A crawl as far as it has come. Filled while it runs, so that a crawl that is interrupted is recorded too.
 #[derive(Debug, Default)]
@@ -208,6 +208,13 @@ impl Crawler {
             max_shortfall: self.settings.max_shortfall,
         });
         findings.verdicts.extend(judgement.passes.iter().map(|judged| (judged.pass.type_id, judged.verdict)));
+        // A first list that broke off is no baseline: what it lacks would all seem to appear later. One whose own count is
+        // of something else may be whole all the same.
+        for judged in judgement.passes.iter().filter(|judged| judged.pass.in_baseline) {
+            if judged.proof.is_some() && !is_nearly_whole(&judged.pass.counts, judged.pass.distinct) {
+                site.end_baseline(judged.pass.type_id).await?;
+            }
+        }
         let total = findings.total_at_start.min(findings.total_at_end);
         let accounted = typed_account_for_app(leftover, &judgement, findings.listed, total);
         let absences = Absences::of(&judgement, accounted);

@@ -16,7 +16,7 @@ use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
 use crate::roll::{PassNo, Sighting};
 use crate::tencent::Page;
-use crate::verdict::{FinishedPass, Recheck};
+use crate::verdict::{FinishedPass, Recheck, is_nearly_whole};
 
 /// New and changed ids are written when so much text of them has been gathered: some 400,000 ids. They are spread over the
 /// whole table, so that twice as many at once cost little more …
@@ -90,6 +90,7 @@ impl PassTally {
             distinct: self.distinct,
             repeats: self.repeats,
             first_listed: self.first_listed,
+            in_baseline: self.plan.in_baseline,
             unusable: self.unusable,
             recheck,
         }
@@ -196,7 +197,7 @@ async fn take_pass(
     let (end, at) = taken?;
     if matches!(end, PassEnd::Complete(_)) {
         tally.ended_at = Some(at);
-        if tally.plan.in_baseline {
+        if tally.plan.in_baseline && is_nearly_whole(&tally.counts, tally.distinct) {
             site.end_baseline(tally.plan.type_id).await?;
         }
         tally.warn_of_oddities();

@@ -12,6 +12,9 @@ on_every_engine! {
     // What happens to a group.
     the_first_list_is_a_baseline_of_groups_without_events,
     a_type_that_is_configured_later_has_its_own_baseline,
+    a_first_list_that_breaks_off_is_no_baseline,
+    a_first_list_whose_count_is_a_little_too_high_is_one,
+    a_first_list_that_counts_the_whole_app_is_one,
     a_new_group_appears,
     a_group_that_is_gone_vanishes_at_once_from_an_app_that_stands_still,
     a_group_that_returns_has_reappeared_and_is_as_old_as_before,
@@ -125,6 +128,44 @@ async fn a_type_that_is_configured_later_has_its_own_baseline(mut world: World) 
     assert_eq!(world.events().await, ["2 c appeared NULL>Public"]);
     let baseline = "SELECT group_id, in_baseline FROM groups ORDER BY group_id";
     assert_eq!(world.lines(baseline).await, ["a 1", "b 1", "c 0"]);
+}
+
+async fn a_first_list_that_breaks_off_is_no_baseline(world: World) {
+    world.create("Public", "a b c d e f");
+    world.create("Private", "p");
+    world.fault_at_request(2, Fault::EarlyEnd);
+    // All that it has is new, and is half of what it counts.
+    assert_eq!(outcome(&world.crawl().await), "incomplete short_listing");
+    world.create("Private", "q");
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    assert_eq!(world.events().await, ["2 q appeared NULL>Private"]);
+    let baseline = "SELECT count(*) FROM groups WHERE in_baseline AND group_type = 'Public'";
+    assert_eq!(world.value(baseline).await, "6");
+    world.create("Public", "g");
+    world.crawl().await;
+    assert_eq!(world.events().await[1..], ["3 g appeared NULL>Public"]);
+}
+
+async fn a_first_list_whose_count_is_a_little_too_high_is_one(mut world: World) {
+    world.page_limit = 50;
+    world.api.create_many("Public", 98);
+    world.api.script(At::Type("Public".to_owned()), Fault::TotalCount(100));
+    world.api.script(At::Type("Private".to_owned()), Fault::TotalCount(0));
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    world.create("Public", "new");
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    assert_eq!(world.events().await, ["2 new appeared NULL>Public"]);
+}
+
+async fn a_first_list_that_counts_the_whole_app_is_one(world: World) {
+    world.create("Public", "a b c");
+    world.create("Private", "p q");
+    world.api.script(At::Type("Public".to_owned()), Fault::AppTotalCount);
+    world.api.script(At::Type("Private".to_owned()), Fault::AppTotalCount);
+    assert_eq!(outcome(&world.crawl().await), "complete");
+    world.create("Public", "d");
+    world.crawl().await;
+    assert_eq!(world.events().await, ["2 d appeared NULL>Public"]);
 }
 
 async fn a_new_group_appears(world: World) {

@@ -530,6 +530,7 @@ impl<'a> Scene<'a> {
                 distinct: 9,
                 repeats: 0,
                 first_listed: 0,
+                in_baseline: false,
                 unusable: 0,
                 recheck: Recheck::NotNeeded,
             });
