@@ -5,8 +5,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use indicatif::MultiProgress;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{FilterExt as _, filter_fn};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -42,15 +42,17 @@ pub fn init(filter: &str, format: Format) {
         Format::Auto => !io::stderr().is_terminal(),
     };
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let filter = filter.and(filter_fn(|metadata| !is_capped(metadata)));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = fmt::layer().with_writer(|| Stderr).with_target(false).with_ansi(colour);
-    let registry = tracing_subscriber::registry();
+    // For the whole registry: a filter of the layer's own remembers what it was asked last, and sqlx asks whether a line
+    // would be written without writing it, after which the thread's next line would be lost.
+    let registry =
+        tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_capped(metadata)));
     // A second call in one process, as in tests, changes nothing.
     let _ = if json {
-        registry.with(lines.json().flatten_event(true).with_span_list(false).with_filter(filter)).try_init()
+        registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
     } else {
-        registry.with(lines.compact().with_filter(filter)).try_init()
+        registry.with(lines.compact()).try_init()
     };
 }
 
