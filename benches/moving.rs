@@ -39,6 +39,8 @@ struct Scenario {
     groups: usize,
     /// Creations, and as many dissolutions, a second.
     rate: f64,
+    /// Whether they go on while the lists are read.
+    restless: bool,
     types: &'static [(&'static str, f64)],
     /// Between the end of a crawl and the start of the next.
     pause: TimeDelta,
@@ -49,13 +51,30 @@ const MIXED: &[(&str, f64)] = &[("Public", 0.7), ("Private", 0.25), ("Community"
 const MINUTE: TimeDelta = TimeDelta::seconds(60);
 
 const SCENARIOS: [Scenario; 6] = [
-    Scenario { what: "quiet", groups: 100_000, rate: 0.0, types: MIXED, pause: MINUTE, crawls: CRAWLS },
+    Scenario {
+        what: "quiet while it is listed",
+        groups: 100_000,
+        rate: 0.3,
+        restless: false,
+        types: MIXED,
+        pause: MINUTE,
+        crawls: CRAWLS,
+    },
     // What comes and goes between two pages cancels out most often at about this rate.
-    Scenario { what: "0.1 a second", groups: 100_000, rate: 0.1, types: MIXED, pause: MINUTE, crawls: 200 },
+    Scenario {
+        what: "0.1 a second",
+        groups: 100_000,
+        rate: 0.1,
+        restless: true,
+        types: MIXED,
+        pause: MINUTE,
+        crawls: 200,
+    },
     Scenario {
         what: "0.3 a second",
         groups: 100_000,
         rate: 0.3,
+        restless: true,
         types: MIXED,
         pause: MINUTE,
         crawls: CRAWLS,
@@ -64,6 +83,7 @@ const SCENARIOS: [Scenario; 6] = [
         what: "37 a second",
         groups: 100_000,
         rate: 37.0,
+        restless: true,
         types: MIXED,
         pause: MINUTE,
         crawls: CRAWLS,
@@ -72,6 +92,7 @@ const SCENARIOS: [Scenario; 6] = [
         what: "3 a second",
         groups: 1_000_000,
         rate: 3.0,
+        restless: true,
         types: MIXED,
         pause: MINUTE,
         crawls: CRAWLS,
@@ -80,6 +101,7 @@ const SCENARIOS: [Scenario; 6] = [
         what: "live rooms of 45 minutes",
         groups: 5_000,
         rate: 5_000.0 / (45.0 * 60.0),
+        restless: true,
         types: &[("AVChatRoom", 1.0)],
         pause: TimeDelta::seconds(3600),
         crawls: 48,
@@ -214,7 +236,13 @@ async fn live_through(scenario: Scenario, listing: Listing, confirm: bool) -> Ou
         state: Mutex::new(LifeState { due: 0.0, created: BTreeMap::new(), dissolved: BTreeMap::new() }),
     });
     let lives = Arc::clone(&life);
-    api.on_request(move |app, _| lives.pass(app, PACE));
+    api.on_request(move |app, _| {
+        if scenario.restless {
+            lives.pass(app, PACE);
+        } else {
+            lives.clock.set(lives.clock.now() + PACE);
+        }
+    });
 
     let database = folder.path().join("groups.db");
     let (store, crawler) = crawler(scenario, confirm, &api, clock.clone(), database).await;

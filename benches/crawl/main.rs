@@ -14,6 +14,7 @@
     reason = "a program for developers that prints figures"
 )]
 
+mod after_kill;
 mod by_hand;
 mod figures;
 mod phases;
@@ -24,8 +25,7 @@ use std::time::Duration;
 
 use crate::phases::Role;
 
-const USAGE: &str =
-    "usage: cargo bench --bench crawl [-- [--groups N]... [--sqlite | --postgres] | --apps N | --paced]";
+const USAGE: &str = "usage: cargo bench --bench crawl [-- [--groups N]... [--sqlite | --postgres] | --apps N | --paced | --after-kill]";
 
 /// The default `request_interval`.
 const PACE: Duration = Duration::from_millis(1050);
@@ -44,6 +44,7 @@ fn main() {
         match (argument, argument == "--groups" || argument == "--apps") {
             ("--sqlite", _) => engines = vec![report::Engine::Sqlite],
             ("--postgres", _) => engines = vec![report::Engine::Postgres],
+            ("--after-kill", _) => return after_kill::after_kill(&engines, 1_000_000),
             ("--paced", _) => return report::compare_with_pace(1_000_000),
             (option, true) => match (option, number()) {
                 ("--groups", Some(groups)) => sizes.push(groups),

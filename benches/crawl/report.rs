@@ -20,13 +20,13 @@ pub(crate) enum Engine {
 }
 
 /// Databases of one engine, in a folder or on a server of the run's own.
-enum Home {
+pub(crate) enum Home {
     Folder(tempfile::TempDir),
     Server(Server),
 }
 
 impl Home {
-    fn of(engine: Engine) -> Self {
+    pub(crate) fn of(engine: Engine) -> Self {
         match engine {
             Engine::Sqlite => {
                 let place = env!("CARGO_TARGET_TMPDIR");
@@ -36,7 +36,7 @@ impl Home {
         }
     }
 
-    fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         match self {
             Self::Folder(_) => "SQLite".to_owned(),
             Self::Server(server) => {
@@ -48,7 +48,7 @@ impl Home {
     }
 
     /// A new, empty database.
-    fn database(&self, name: &str) -> String {
+    pub(crate) fn database(&self, name: &str) -> String {
         match self {
             Self::Folder(folder) => folder.path().join(name).to_str().unwrap().to_owned(),
             Self::Server(server) => {

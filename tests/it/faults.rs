@@ -214,12 +214,13 @@ impl Campaign {
     }
 }
 
-/// What may go wrong, but for bodies of many megabytes and answers that never come: these take too long for everywhere.
+/// What may go wrong, but for bodies of many megabytes, which take too long for everywhere.
 fn all_faults() -> Vec<Fault> {
     let codes = [10002, 10004, 10006, 10018, 60021, 70001, 79999].map(Fault::ErrorCode);
     let others = [
         Fault::Status(502),
         Fault::Status(403),
+        Fault::Timeout,
         Fault::Reset,
         Fault::TruncatedBody,
         Fault::NotJson,
@@ -252,7 +253,10 @@ async fn strike_everywhere(world: World, lasting: bool) {
     let mut strikes = 0;
     for fault in all_faults() {
         // Afresh, because what is checked after each crawl takes longer with every crawl before it.
-        let world = world.afresh().await;
+        let mut world = world.afresh().await;
+        if fault == Fault::Timeout {
+            world.request_timeout = Duration::from_millis(300);
+        }
         world.create("ChatRoom", "room-1 room-2");
         (0..7).for_each(|n| world.create("Public", &format!("public-{n}")));
         (0..4).for_each(|n| world.create("Private", &format!("private-{n}")));

@@ -1,51 +1,42 @@
 //! The program itself in trouble: killed with SIGKILL at every request and inside the transaction that concludes a crawl,
-//! with a disk that is full, with a file that it may not write.
+//! given a tenth of a list, with a server that restarts and cuts connections, with a disk that is full, with a file that
+//! it may not write.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
+use rustix::process::Signal;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
-use tempfile::TempDir;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::clock::Clock;
-use tim_group_sync::simulator::{At, KEY};
+use tim_group_sync::simulator::{At, Fault};
 
 use crate::support::{Engine, World, on_every_engine};
 use crate::support_engines::{Bench, Place};
+use crate::support_postgres::OwnServer;
+use crate::support_program::{Installed, Service, end_of, kill};
 
 on_every_engine! {
     a_program_killed_at_any_request_is_made_up_for_by_the_next,
     a_program_killed_while_it_concludes_has_concluded_nothing,
+    a_service_that_was_killed_crawls_as_soon_as_it_is_started_again,
+    a_list_of_a_tenth_of_the_groups_it_counts_deletes_none,
 }
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 const REQUESTS: u64 = 7;
 
-/// The program, configured for the API and the database of a world.
-struct Installed {
-    world: World,
-    folder: TempDir,
-    round: u32,
-}
-
 impl Installed {
-    /// With seven and four groups, crawled once.
+    /// With seven and four groups.
+    fn with_groups(world: World) -> Self {
+        let installed = Self::new(world, "page_limit = 3\ngroup_types = [\"Public\", \"Private\"]\n");
+        (0..7).for_each(|n| installed.world.create("Public", &format!("public-{n}")));
+        (0..4).for_each(|n| installed.world.create("Private", &format!("private-{n}")));
+        installed
+    }
+
+    /// The same, crawled once.
     async fn crawled_once(world: World) -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let key = folder.path().join("app.key");
-        std::fs::write(&key, KEY).unwrap();
-        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let config = format!(
-            "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n\
-             request_interval = \"0s\"\npage_limit = 3\ngroup_types = [\"Public\", \"Private\"]\n\
-             [deletion]\nmax_fraction = 1.0\n",
-            world.api.base_url()
-        );
-        std::fs::write(folder.path().join("config.toml"), config).unwrap();
-        (0..7).for_each(|n| world.create("Public", &format!("public-{n}")));
-        (0..4).for_each(|n| world.create("Private", &format!("private-{n}")));
-        let mut installed = Self { world, folder, round: 0 };
+        let mut installed = Self::with_groups(world);
         installed.crawl_to_the_truth().await;
         assert_eq!(installed.world.requests_so_far(), REQUESTS);
         installed
@@ -58,36 +49,6 @@ impl Installed {
         self.world.dissolve(&format!("public-{n} private-{n}"));
         self.world.create("Public", &format!("public-{}", n + 7));
         self.world.create("Private", &format!("private-{}", n + 4));
-    }
-
-    fn start(&self) -> Child {
-        self.start_by(&[])
-    }
-
-    /// Starts the program as the last argument of another one.
-    fn start_by(&self, by: &[&str]) -> Child {
-        // The program goes by the machine's clock, and so must the API that judges its signatures.
-        self.world.begin_watching();
-        self.world.clock.set(Clock::system().now());
-        let url = match &self.world.bench.place {
-            Place::Sqlite(folder) => format!("sqlite:{}", folder.path().join("groups.db").display()),
-            Place::Postgres(database) => database.url.clone(),
-        };
-        // Whoever holds the lease yet would make it give up.
-        let words = [by, &[PROGRAM, "crawl", "--no-wait"]].concat();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).current_dir(self.folder.path()).env_clear();
-        command.env("TIM_GROUP_SYNC_CONFIG", self.folder.path().join("config.toml"));
-        command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    async fn crawl_to_the_truth(&mut self) {
-        let ended = end_of(self.start()).await;
-        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        self.world.clock.set(self.world.clock.now().max(Clock::system().now()));
-        self.world.assert_invariants().await;
-        self.world.assert_table_is_the_truth().await;
     }
 
     /// What a crawl finds that comes after a kill.
@@ -110,16 +71,6 @@ impl Installed {
     }
 }
 
-async fn end_of(child: Child) -> Output {
-    tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap()
-}
-
-/// SIGKILL; returns when the process is no more.
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    assert_eq!(child.wait().unwrap().code(), None);
-}
-
 async fn a_program_killed_at_any_request_is_made_up_for_by_the_next(world: World) {
     let mut installed = Installed::crawled_once(world).await;
     for request in 1..=REQUESTS {
@@ -133,46 +84,194 @@ async fn a_program_killed_at_any_request_is_made_up_for_by_the_next(world: World
     }
 }
 
+/// Killed at its first mark, and when only its last statement is missing. Until then people read the table as it was,
+/// without waiting.
 async fn a_program_killed_while_it_concludes_has_concluded_nothing(world: World) {
     let mut installed = Installed::crawled_once(world).await;
-    installed.churn();
-    // By the closing count everything that was listed is written.
-    let held = installed.world.api.hold(At::Request(installed.world.request(REQUESTS)));
-    let child = installed.start();
-    held.reached().await;
-    match &installed.world.bench.place {
-        Place::Sqlite(folder) => {
-            // The first group that is marked deleted takes for ever, in the middle of the transaction.
-            let url = installed.world.bench.url();
-            let endless = "CREATE VIEW endless AS WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c;
-                           CREATE TRIGGER endlessly AFTER UPDATE ON group_row BEGIN SELECT count(*) FROM endless; END";
-            Bench::execute(&url, endless).await;
-            drop(held);
-            let file = SqliteConnectOptions::new().filename(folder.path().join("groups.db"));
-            let mut other = file.busy_timeout(std::time::Duration::ZERO).connect().await.unwrap();
-            while other.execute("BEGIN IMMEDIATE").await.is_ok() {
-                other.execute("ROLLBACK").await.unwrap();
-                tokio::task::yield_now().await;
+    for (table, verb) in [("group_row", "UPDATE"), ("daily_count", "INSERT")] {
+        installed.churn();
+        // By the closing count everything that was listed is written.
+        let held = installed.world.api.hold(At::Request(installed.world.request(REQUESTS)));
+        let child = installed.start();
+        held.reached().await;
+        let before = installed.as_people_see_it().await;
+        match &installed.world.bench.place {
+            Place::Sqlite(folder) => {
+                // What the transaction comes to there takes for ever.
+                let url = installed.world.bench.url();
+                let endless = format!(
+                    "CREATE VIEW endless AS WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c;
+                     CREATE TRIGGER endlessly BEFORE {verb} ON {table} BEGIN SELECT count(*) FROM endless; END"
+                );
+                Bench::execute(&url, &endless).await;
+                drop(held);
+                let file = SqliteConnectOptions::new().filename(folder.path().join("groups.db"));
+                let mut other = file.busy_timeout(Duration::ZERO).connect().await.unwrap();
+                while other.execute("BEGIN IMMEDIATE").await.is_ok() {
+                    other.execute("ROLLBACK").await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(installed.as_people_see_it().await, before);
+                kill(child);
+                other.close().await.unwrap();
+                Bench::execute(&url, "DROP TRIGGER endlessly; DROP VIEW endless").await;
             }
-            kill(child);
-            other.close().await.unwrap();
-            Bench::execute(&url, "DROP TRIGGER endlessly; DROP VIEW endless").await;
-        }
-        Place::Postgres(database) => {
-            let options = database.url.parse::<PgConnectOptions>().unwrap();
-            let mut other: PgConnection = options.connect().await.unwrap();
-            other.execute("BEGIN; LOCK TABLE tim_private.group_row IN SHARE MODE").await.unwrap();
-            drop(held);
-            let waiting = "SELECT count(*) FROM pg_locks
-                           WHERE NOT granted AND relation = 'tim_private.group_row'::regclass";
-            while installed.world.value(waiting).await == "0" {
-                tokio::task::yield_now().await;
+            Place::Postgres(database) => {
+                let options = database.url.parse::<PgConnectOptions>().unwrap();
+                let mut other: PgConnection = options.connect().await.unwrap();
+                let lock = format!("BEGIN; LOCK TABLE tim_private.{table} IN SHARE MODE");
+                other.execute(AssertSqlSafe(lock)).await.unwrap();
+                drop(held);
+                let waiting = format!(
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tim_private.{table}'::regclass"
+                );
+                while installed.world.value(&waiting).await == "0" {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(installed.as_people_see_it().await, before);
+                kill(child);
+                other.close().await.unwrap();
             }
-            kill(child);
-            other.close().await.unwrap();
         }
+        installed.is_made_up_for().await;
     }
-    installed.is_made_up_for().await;
+}
+
+/// With a tick so far off that what the service crawls, it crawls because it starts or is told to.
+const ONCE_A_YEAR: &str =
+    "[schedule]\ncron = \"0 0 1 1 *\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n";
+
+/// With nothing to wait for but the lease, which on a server outlives its holder by half a minute and is let run out here.
+async fn a_service_that_was_killed_crawls_as_soon_as_it_is_started_again(world: World) {
+    let mut installed = Installed::crawled_once(world).await;
+    // Due long before the next tick, which is far off: what it crawls, it catches up.
+    let long_ago = "UPDATE crawl SET started_at = 1700000000000, finished_at = 1700000001000";
+    Bench::execute(&installed.world.bench.url(), long_ago).await;
+    installed.configure(ONCE_A_YEAR);
+    installed.churn();
+    let held = installed.world.api.hold(At::Request(installed.world.request(3)));
+    let killed = Service::start(&installed);
+    held.reached().await;
+    killed.kill();
+    drop(held);
+    installed.churn();
+    let mut again = Service::start(&installed);
+    if let Place::Postgres(_) = installed.world.bench.place {
+        again = again.says("waiting for it to finish").await;
+        installed.world.bench.let_leases_run_out().await;
+    }
+    let again = again.says("crawl complete").await;
+    assert_eq!(again.stop().await, Some(0));
+    let crawls = "SELECT trigger, CASE WHEN due_at IS NULL THEN 'now' ELSE 'due' END, status, reason_code
+                  FROM crawls ORDER BY crawl_id";
+    assert_eq!(
+        installed.world.lines(crawls).await[1..],
+        ["catch_up due failed process_ended", "catch_up due complete NULL"]
+    );
+    installed.world.assert_table_is_the_truth().await;
+}
+
+impl Installed {
+    /// The service, which has crawled once and waits to be told to crawl again.
+    async fn served(&self) -> Service {
+        self.configure(ONCE_A_YEAR);
+        Service::start(self).says("crawl complete").await
+    }
+
+    /// Lets the service crawl once for each of its requests, with this trouble before the request is answered. Trouble while
+    /// it reads the table may cost it that crawl, but not the next.
+    async fn survives(&mut self, trouble: impl AsyncFn()) {
+        let mut service = self.served().await;
+        for request in 1..=REQUESTS {
+            self.churn();
+            let held = self.world.api.hold(At::Request(self.world.request(request)));
+            service.signal(Signal::USR1);
+            service.until(held.reached()).await;
+            trouble().await;
+            held.release();
+            let crawled = service.ends_a_crawl().await;
+            self.world.clock.set(self.world.clock.now().max(Clock::system().now()));
+            self.world.assert_invariants().await;
+            if !crawled {
+                service.signal(Signal::USR1);
+                service = service.says("crawl complete").await;
+            }
+            self.world.assert_table_is_the_truth().await;
+        }
+        assert_eq!(service.stop().await, Some(0));
+        let new = "SELECT count(*) FROM group_events WHERE event = 'appeared'";
+        assert_eq!(self.world.value(new).await, (2 * self.round).to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_service_goes_on_when_its_connections_are_cut_at_any_request() {
+    let mut installed = Installed::with_groups(World::on(Engine::Postgres).await);
+    let url = installed.world.bench.url();
+    let cut = async || {
+        let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        Bench::execute(&url, others).await;
+    };
+    installed.survives(cut).await;
+}
+
+#[tokio::test]
+async fn a_service_goes_on_when_its_server_restarts_at_any_request() {
+    let Some(server) = OwnServer::start() else { return };
+    let world = World::beside(Bench::on_postgres(server.database().await).await, Engine::Postgres).await;
+    let restart = async || {
+        server.crash().await;
+        server.start_again().await;
+    };
+    Installed::with_groups(world).survives(restart).await;
+}
+
+/// For longer than a transaction is tried again.
+#[tokio::test]
+async fn a_service_whose_server_stays_away_crawls_when_the_server_is_back() {
+    let Some(server) = OwnServer::start() else { return };
+    let world = World::beside(Bench::on_postgres(server.database().await).await, Engine::Postgres).await;
+    let mut installed = Installed::with_groups(world);
+    let mut service = installed.served().await;
+    installed.churn();
+    let held = installed.world.api.hold(At::Request(installed.world.request(REQUESTS)));
+    service.signal(Signal::USR1);
+    service.until(held.reached()).await;
+    server.crash().await;
+    held.release();
+    let service = service.says("the database fails; waiting for it").await;
+    server.start_again().await;
+    // Of the holder, who could not give it back.
+    server.execute("UPDATE tim_private.lease SET expires_at = 0").await;
+    service.signal(Signal::USR1);
+    let service = service.says("crawl complete").await;
+    assert_eq!(service.stop().await, Some(0));
+    let last = "SELECT status, vanished FROM crawls ORDER BY crawl_id DESC LIMIT 2";
+    assert_eq!(installed.world.lines(last).await, ["complete 2", "failed 0"]);
+    installed.world.clock.set(installed.world.clock.now().max(Clock::system().now()));
+    installed.world.assert_invariants().await;
+    installed.world.assert_table_is_the_truth().await;
+}
+
+/// A script that upserts what is listed and marks the rest deletes ninety thousand groups here, and says that all is well.
+async fn a_list_of_a_tenth_of_the_groups_it_counts_deletes_none(world: World) {
+    let installed = Installed::new(world, "page_limit = 10000\ngroup_types = [\"Public\"]\n");
+    installed.world.api.create_many("Public", 100_000);
+    let whole = installed.run(&["crawl"]).await;
+    assert_eq!(whole.code, Some(0), "{whole:?}");
+    installed.world.api.script(At::Page("Public".to_owned(), 1), Fault::EarlyEnd);
+    let tenth = installed.run(&["crawl"]).await;
+    let sentence = "Public listed 10000 different ids of a TotalCount of 100000, 90000 fewer";
+    assert_eq!(tenth.code, Some(4), "{tenth:?}");
+    assert!(tenth.said.contains("incomplete") && tenth.said.contains(sentence), "{tenth:?}");
+    let crawl =
+        "SELECT status, reason_code, groups_listed, vanished, withheld FROM crawls WHERE crawl_id = 2";
+    assert_eq!(installed.world.lines(crawl).await, ["incomplete short_listing 10000 0 0"]);
+    let groups = "SELECT count(*), count(deleted_at), count(missing_since) FROM groups";
+    assert_eq!(installed.world.lines(groups).await, ["100000 0 0"]);
+    let status = installed.run(&["status"]).await;
+    assert!(status.said.contains("incomplete") && status.said.contains(sentence), "{status:?}");
 }
 
 /// What becomes of a SQLite file does not depend on where the file ends that may not grow: files may have so many KiB.

@@ -262,6 +262,8 @@ end() {
     rm -rf "$dir"
 }
 trap end EXIT
+# Whoever stops the tests with a signal to all of their processes stops this one too.
+trap 'exit 1' HUP INT TERM
 start() {
     "$bin/pg_ctl" -D "$1" -l "$1.log" -w -t 30 start >>log 2>&1 </dev/null
 }
