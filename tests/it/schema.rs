@@ -133,7 +133,7 @@ async fn assert_comments_are_the_document(bench: &Bench, view: &View) {
 }
 
 /// Two days and a bit in which everything happened that a column can tell: 1 March to 3 March in Shanghai.
-async fn eventful(mut world: World) -> World {
+pub async fn eventful(mut world: World) -> World {
     world.timezone = Tz::Asia__Shanghai;
     world.create("Public", "@TGS#2J4SZEAEL a b c d");
     world.create("Private", "p");
