@@ -49,6 +49,12 @@ impl Stop {
     pub fn hard(&self) -> &CancellationToken {
         &self.hard
     }
+
+    /// One that may also be cancelled, softly, without the process.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self { soft: self.soft.child_token(), hard: self.hard.clone() }
+    }
 }
 
 impl Default for Stop {
@@ -93,6 +99,7 @@ impl From<Ending> for ExitCode {
 pub struct Lifecycle {
     stop: Stop,
     crawl_now: watch::Sender<()>,
+    reload: watch::Sender<()>,
     tasks: TaskTracker,
     died: Arc<OnceLock<String>>,
 }
@@ -132,7 +139,8 @@ impl Lifecycle {
             sleep(PATIENCE).await;
             hard.cancel();
         });
-        Self { stop, crawl_now: watch::Sender::new(()), tasks: TaskTracker::new(), died: Arc::default() }
+        let [crawl_now, reload] = std::array::from_fn(|_| watch::Sender::new(()));
+        Self { stop, crawl_now, reload, tasks: TaskTracker::new(), died: Arc::default() }
     }
 
     /// The stages of stopping, to hand to those who have to stop.
@@ -143,8 +151,14 @@ impl Lifecycle {
 
     /// What `SIGUSR1` asks for, from now on.
     #[must_use]
-    pub fn crawl_requests(&self) -> CrawlRequests {
-        CrawlRequests(self.crawl_now.subscribe())
+    pub fn crawl_requests(&self) -> Requests {
+        Requests(self.crawl_now.subscribe())
+    }
+
+    /// What `SIGHUP` asks for, from now on.
+    #[must_use]
+    pub fn reload_requests(&self) -> Requests {
+        Requests(self.reload.subscribe())
     }
 
     /// Does what a signal asks for.
@@ -163,7 +177,8 @@ impl Lifecycle {
                 self.crawl_now.send_replace(());
             }
             Signal::Reload => {
-                tracing::warn!("this version does not reload its configuration: restart it to apply changes");
+                tracing::info!("asked to read the configuration again");
+                self.reload.send_replace(());
             }
         }
     }
@@ -174,7 +189,20 @@ impl Lifecycle {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let guard = Guard { name: name.into(), soft: self.stop.soft.clone(), died: Arc::clone(&self.died) };
+        self.supervise_part(name, &self.stop, task);
+    }
+
+    /// Runs a task that may also end once its own [`Stop::part`] is asked to.
+    pub fn supervise_part<F>(&self, name: impl Into<String>, part: &Stop, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let guard = Guard {
+            name: name.into(),
+            asked: part.soft.clone(),
+            process: self.stop.soft.clone(),
+            died: Arc::clone(&self.died),
+        };
         self.tasks.spawn(async move {
             let _guard = guard;
             task.await;
@@ -212,27 +240,28 @@ impl Lifecycle {
 #[derive(Debug)]
 struct Guard {
     name: String,
-    soft: CancellationToken,
+    asked: CancellationToken,
+    process: CancellationToken,
     died: Arc<OnceLock<String>>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.soft.is_cancelled() && !thread::panicking() {
+        if self.asked.is_cancelled() && !thread::panicking() {
             return;
         }
         tracing::error!(task = self.name, "a task died: ending, to be started again");
         // Only the first death is a cause; the others may follow from it.
         let _first = self.died.set(std::mem::take(&mut self.name));
-        self.soft.cancel();
+        self.process.cancel();
     }
 }
 
-/// One listener's view of "crawl now". Requests that come while it is busy are one request.
+/// One listener's view of a signal that asks for something. Requests that come while it is busy are one request.
 #[derive(Debug)]
-pub struct CrawlRequests(watch::Receiver<()>);
+pub struct Requests(watch::Receiver<()>);
 
-impl CrawlRequests {
+impl Requests {
     /// Waits for the next request. Nothing is lost if the future is dropped.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
@@ -257,25 +286,34 @@ impl Systemd {
         Self { listens, watchdog_interval: sd_notify::watchdog_enabled().map(|limit| limit / 2) }
     }
 
-    /// Started: configuration and listeners stand.
+    /// Started, or done with reloading: configuration and listeners stand.
     pub fn ready(self) {
-        self.tell(&NotifyState::Ready);
+        self.tell(&[NotifyState::Ready]);
+    }
+
+    /// Reads its configuration again; [`Systemd::ready`] has to follow, however that goes.
+    pub fn reloading(self) {
+        match NotifyState::monotonic_usec_now() {
+            // systemd compares the time with that of its own signal, and wants both in one message.
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the clock that systemd goes by cannot be read"),
+        }
     }
 
     pub fn stopping(self) {
-        self.tell(&NotifyState::Stopping);
+        self.tell(&[NotifyState::Stopping]);
     }
 
     /// The line that `systemctl status` shows.
     pub fn status(self, line: &str) {
         // A line break would end the message and begin another.
-        self.tell(&NotifyState::Status(&line.replace(char::is_control, " ")));
+        self.tell(&[NotifyState::Status(&line.replace(char::is_control, " "))]);
     }
 
     /// Says that the work goes on. Call it where work is done, not from a timer that turns while the work hangs.
     pub fn watchdog(self) {
         if self.watchdog_interval.is_some() {
-            self.tell(&NotifyState::Watchdog);
+            self.tell(&[NotifyState::Watchdog]);
         }
     }
 
@@ -285,11 +323,12 @@ impl Systemd {
         self.watchdog_interval
     }
 
-    fn tell(self, state: &NotifyState<'_>) {
+    fn tell(self, states: &[NotifyState<'_>]) {
         if self.listens
-            && let Err(error) = sd_notify::notify(std::slice::from_ref(state))
+            && let Err(error) = sd_notify::notify(states)
         {
-            tracing::warn!(%error, %state, "systemd does not listen");
+            let states: Vec<String> = states.iter().map(ToString::to_string).collect();
+            tracing::warn!(%error, states = states.join(" "), "systemd does not listen");
         }
     }
 }
@@ -385,10 +424,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reload_stops_nothing() {
+    async fn a_reload_is_heard_once_and_stops_nothing() {
         let life = Lifecycle::deaf();
+        let mut requests = life.reload_requests();
         life.signal(Signal::Reload);
+        life.signal(Signal::Reload);
+        requests.next().await;
+        let again = tokio::select! { biased; () = requests.next() => true, () = async {} => false };
+        assert!(!again && !life.stop().soft().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_part_that_is_asked_to_end_takes_nobody_along_unless_it_panics() {
+        let life = Lifecycle::deaf();
+        let (ends, panics) = (life.stop().part(), life.stop().part());
+        let ended = Arc::new(tokio::sync::Notify::new());
+        let (stop, word) = (ends.clone(), Arc::clone(&ended));
+        life.supervise_part("removed", &ends, async move {
+            stop.soft().cancelled().await;
+            word.notify_one();
+        });
+        ends.soft().cancel();
+        ended.notified().await;
         assert!(!life.stop().soft().is_cancelled());
+        let stop = panics.clone();
+        life.supervise_part("broken", &panics, async move {
+            stop.soft().cancelled().await;
+            panic!("a test wants this panic")
+        });
+        panics.soft().cancel();
+        assert_eq!(life.ended(QUIET).await, Ending::TaskDied("broken".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_part_is_asked_to_end_with_the_process() {
+        let life = Lifecycle::deaf();
+        let part = life.stop().part();
+        life.signal(Signal::Stop);
+        assert!(part.soft().is_cancelled() && !part.hard().is_cancelled());
+        life.signal(Signal::Stop);
+        assert!(part.hard().is_cancelled());
     }
 
     /// The environment belongs to the whole process, so a child of its own speaks to the socket.
@@ -399,6 +474,7 @@ mod tests {
             let systemd = Systemd::from_environment();
             assert_eq!(systemd.watchdog_interval(), Some(Duration::from_secs(30)));
             systemd.ready();
+            systemd.reloading();
             systemd.status("crawling prod\nMAINPID=1");
             systemd.watchdog();
             systemd.stopping();
@@ -417,10 +493,18 @@ mod tests {
             .output()
             .unwrap();
         assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
-        for expected in ["READY=1", "STATUS=crawling prod MAINPID=1", "WATCHDOG=1", "STOPPING=1"] {
+        let expected =
+            ["READY=1", "RELOADING=1", "STATUS=crawling prod MAINPID=1", "WATCHDOG=1", "STOPPING=1"];
+        for expected in expected {
             let mut message = [0; 256];
             let length = socket.recv(&mut message).unwrap();
-            assert_eq!(String::from_utf8_lossy(&message[..length]).trim_end(), expected);
+            let message = String::from_utf8_lossy(&message[..length]).trim_end().to_owned();
+            match message.split_once("\nMONOTONIC_USEC=") {
+                Some((first, usec)) => {
+                    assert!(first == expected && usec.parse::<u64>().is_ok(), "{message}");
+                }
+                None => assert!(message == expected && expected != "RELOADING=1", "{message}"),
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -81,7 +82,25 @@ struct Attempts<'a> {
     client: &'a Client,
     patience: Patience,
     requests: u64,
+    /// Whether a request waits for its answer.
+    in_hand: watch::Sender<bool>,
     on_wait: Box<dyn Fn(Option<Waiting>) + Send + Sync + 'a>,
+}
+
+/// Shows that a request waits for its answer, for as long as it does.
+struct InHand<'a>(&'a watch::Sender<bool>);
+
+impl<'a> InHand<'a> {
+    fn new(in_hand: &'a watch::Sender<bool>) -> Self {
+        in_hand.send_replace(true);
+        Self(in_hand)
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 impl std::fmt::Debug for Caller<'_> {
@@ -99,7 +118,8 @@ impl<'a> Caller<'a> {
         on_wait: impl Fn(Option<Waiting>) + Send + Sync + 'a,
     ) -> Self {
         let info_pacer = Pacer::new(INFO_INTERVAL, Instant::now());
-        let attempts = Attempts { client, patience, requests: 0, on_wait: Box::new(on_wait) };
+        let in_hand = watch::Sender::new(false);
+        let attempts = Attempts { client, patience, requests: 0, in_hand, on_wait: Box::new(on_wait) };
         Self { pacer, info_pacer, attempts }
     }
 
@@ -107,6 +127,12 @@ impl<'a> Caller<'a> {
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.attempts.requests
+    }
+
+    /// Whether a request waits for its answer, as opposed to its turn or another attempt.
+    #[must_use]
+    pub fn in_hand(&self) -> watch::Receiver<bool> {
+        self.attempts.in_hand.subscribe()
     }
 
     /// The number of groups in the whole app, from a request for a single one.
@@ -141,14 +167,20 @@ impl Attempts<'_> {
         send: impl Fn() -> F,
         disposition: impl Fn(&ApiError) -> Disposition,
     ) -> Result<T, ApiError> {
-        let Self { client, patience, requests, on_wait } = self;
+        let Self { client, patience, requests, in_hand, on_wait } = self;
         let attempt = |attempt: Attempt| {
             *requests += 1;
             on_wait(None);
             if attempt.renew_signature {
                 client.renew_signature();
             }
-            send()
+            let in_hand = InHand::new(in_hand);
+            let answer = send();
+            async move {
+                let answer = answer.await;
+                drop(in_hand);
+                answer
+            }
         };
         let on_pause = |pause: Pause<'_, ApiError>| {
             warn!(

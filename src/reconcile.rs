@@ -175,6 +175,13 @@ impl Settlement {
         self.vanished.iter().map(|(absent, ids)| (*absent, ids))
     }
 
+    /// How many groups it marks, in whatever way.
+    #[must_use]
+    pub fn marks(&self) -> u64 {
+        let absent = self.vanished.values().chain(self.withheld.values());
+        absent.chain(self.missing.values()).map(|ids| ids.len() as u64).sum()
+    }
+
     /// How many groups were found standing when they were asked about.
     #[must_use]
     pub fn spared(&self) -> u64 {

@@ -8,7 +8,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 /// Libraries that see URLs, headers or statements: nothing finer of theirs is logged, whatever the filter says.
 const CAPPED: [(&str, Level); 7] = [
@@ -34,6 +34,9 @@ pub enum Format {
 /// The progress bars on the terminal, which a log line must not cut in two.
 static BARS: OnceLock<Mutex<MultiProgress>> = OnceLock::new();
 
+/// The filter in effect.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Starts logging. The first call counts; a filter that cannot be read is taken for `info`.
 pub fn init(filter: &str, format: Format) {
     let json = match format {
@@ -41,19 +44,35 @@ pub fn init(filter: &str, format: Format) {
         Format::Text => false,
         Format::Auto => !io::stderr().is_terminal(),
     };
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = reload::Layer::new(read(filter));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = fmt::layer().with_writer(|| Stderr).with_target(false).with_ansi(colour);
     // For the whole registry: a filter of the layer's own remembers what it was asked last, and sqlx asks whether a line
     // would be written without writing it, after which the thread's next line would be lost.
     let registry =
         tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_capped(metadata)));
-    // A second call in one process, as in tests, changes nothing.
-    let _ = if json {
+    let started = if json {
         registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
     } else {
         registry.with(lines.compact()).try_init()
     };
+    // A second call in one process, as in tests, changes nothing.
+    if started.is_ok() {
+        let _first = FILTER.set(handle);
+    }
+}
+
+/// Filters by something else from now on.
+pub fn set_filter(filter: &str) {
+    if let Some(handle) = FILTER.get()
+        && let Err(error) = handle.reload(read(filter))
+    {
+        tracing::warn!(%error, "the log's filter stays as it was");
+    }
+}
+
+fn read(filter: &str) -> EnvFilter {
+    EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// Lets log lines go around these bars.

@@ -35,7 +35,11 @@ impl Approve {
             return Err(refused(format!("crawl {crawl} of {} withheld no deletions", held.app)));
         }
         // A crawl under way believes the held groups live.
-        let waiting = || eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+        let waiting = |waits| {
+            if waits == 0 {
+                eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+            }
+        };
         let lease = store.lease(sdk_app_id, waiting).await?;
         let settling = async {
             let groups = store.held_groups(&held, crawl).await?;

@@ -171,8 +171,11 @@ async fn check_app(setup: &Setup, app: &App, store: Option<&Store>) -> Result<Fi
     };
     let lease = match store {
         Some(store) => {
-            let waiting =
-                || eprintln!("{} is being crawled; waiting up to {} s", app.name, WAIT_FOR_LEASE.as_secs());
+            let waiting = |waits| {
+                if waits == 0 {
+                    eprintln!("{} is being crawled; waiting up to {} s", app.name, WAIT_FOR_LEASE.as_secs());
+                }
+            };
             let waited = tokio::time::timeout(WAIT_FOR_LEASE, store.lease(app.sdk_app_id, waiting)).await;
             let Ok(lease) = waited else {
                 let text = "is being crawled right now, so its credentials were not tried".to_owned();

@@ -48,7 +48,11 @@ impl Forget {
             if !self.yes && !confirmed(&shown)? {
                 return Err(refused(format!("{name} was not removed")));
             }
-            let waiting = || eprintln!("{name} is being crawled; waiting for the crawl to finish");
+            let waiting = |waits| {
+                if waits == 0 {
+                    eprintln!("{name} is being crawled; waiting for the crawl to finish");
+                }
+            };
             let lease = store.lease(sdk_app_id, waiting).await?;
             let forgotten = lease.keeping(store.forget(&lease, app.id(), |_| ())).await.flatten();
             lease.give_back().await;

@@ -4,56 +4,64 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::setup::{Setup, location, open};
 use crate::alarm::AlarmClock;
-use crate::config::{App, Config, Origin};
-use crate::daemon::{self, AppPlan};
+use crate::config::{App, Config, Origin, Setting};
+use crate::daemon::{AppPlan, Daemon, Database, keep_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
-use crate::store::{DatabaseUrl, Store};
-use crate::tencent::Client;
+use crate::telemetry;
 
-/// Pauses between attempts to reach the database at the start. They stay below half of the unit's WatchdogSec.
-const DATABASE_PAUSES: [Duration; 3] =
-    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// How long READY waits for the database: long enough for one that is there to say what is wrong with the configuration.
+const FIRST_ANSWER: Duration = Duration::from_millis(500);
+/// By then the database is closed or left as it is …
+const STOPPED_AFTER: Duration = Duration::from_millis(4_800);
+/// … even if everything else took its time.
+const LEAVING: Duration = Duration::from_millis(300);
+/// Sections, or keys, that are read at the start and never again.
+const FIXED: [&str; 4] = ["database.", "metrics.", "dashboard.", "log.format"];
 
 #[derive(Debug, Args)]
 pub(super) struct Run {}
 
 impl Run {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
-        let config = setup.config()?;
+        let config = Arc::new(setup.config()?);
         warn_of_missing_listeners(&config);
         let lifecycle = Lifecycle::install()?;
         let systemd = Systemd::from_environment();
-        // Exit 78 is for a start that only a person can mend, so what can need one comes before READY.
-        let clients = clients(setup, &config)?;
-        let location = location(&config)?;
-        let Some(store) = wait_for_database(&location, &config, &lifecycle, systemd).await? else {
-            return Ok(Exit::Done);
-        };
-        let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
-        store.set_configured(&configured).await?;
         let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
-        let plans: Vec<AppPlan> = clients
-            .into_iter()
-            .map(|(app, client)| AppPlan {
-                crawler: Arc::new(setup.crawler(&config, app, client, &store)),
-                schedule: app.schedule.ticks.clone(),
-                catch_up: app.schedule.catch_up,
-                alarm: alarm_clock.alarm(),
-            })
-            .collect();
-        info!(apps = plans.len(), version = env!("CARGO_PKG_VERSION"), "started");
-        let _states = daemon::start(plans, &setup.clock, &lifecycle, systemd);
+        let (place, opened) = (location(&config)?, Arc::clone(&config));
+        let database = keep_database(&lifecycle, move || {
+            let (place, config) = (place.clone(), Arc::clone(&opened));
+            async move { open(&place, &config).await }
+        });
+        let mut daemon = Daemon::new(&setup.clock, &lifecycle, systemd, database.clone());
+        // Exit 78 is for a start that only a person can mend, so what can need one comes before READY.
+        see_to_keys(&config)?;
+        see_to_database(database.clone(), &lifecycle).await?;
+        daemon.apply(plans(setup, &config), |_| alarm_clock.alarm());
+        info!(apps = config.apps.len(), version = env!("CARGO_PKG_VERSION"), "started");
         systemd.ready();
+
+        let reloading = Reloading { setup, at_start: &config, systemd, alarm_clock: &alarm_clock };
+        reloading.serve(Arc::clone(&config), &lifecycle, &mut daemon).await;
+        let asked = Instant::now();
         let ending = lifecycle.ended(systemd).await;
-        alarm_clock.stop().await;
+        let left = STOPPED_AFTER.saturating_sub(asked.elapsed()).max(LEAVING);
+        let store = database.borrow().store().cloned();
         // A connection whose transaction was dropped may wait for its server; nobody has to wait with it.
-        let _ = tokio::time::timeout(Duration::from_millis(300), store.close()).await;
+        let _ = tokio::time::timeout(left, async {
+            alarm_clock.stop().await;
+            if let Some(store) = store {
+                store.close().await;
+            }
+        })
+        .await;
         info!("stopped");
         match ending {
             Ending::Asked => Ok(Exit::Done),
@@ -69,58 +77,145 @@ impl Run {
     }
 }
 
-/// The apps whose keys can be read. One without does not keep the others from being crawled.
-fn clients<'a>(setup: &Setup, config: &'a Config) -> Result<Vec<(&'a App, Client)>, Failure> {
-    let mut clients = Vec::new();
-    let mut last_failure = None;
-    for app in &config.apps {
-        match setup.client(app) {
-            Ok(client) => clients.push((app, client)),
-            Err(failure) => {
-                error!(app = app.name, "this app is not crawled until the next start: {:#}", failure.error);
-                last_failure = Some(failure);
+/// What a reload needs.
+struct Reloading<'a> {
+    setup: &'a Setup,
+    /// The configuration that database and listeners are of.
+    at_start: &'a Config,
+    systemd: Systemd,
+    alarm_clock: &'a AlarmClock,
+}
+
+impl Reloading<'_> {
+    /// Reads the configuration again whenever SIGHUP asks for it, until the stop.
+    async fn serve(&self, mut config: Arc<Config>, lifecycle: &Lifecycle, daemon: &mut Daemon) {
+        let mut requests = lifecycle.reload_requests();
+        loop {
+            tokio::select! {
+                biased;
+                () = lifecycle.stop().soft().cancelled() => return,
+                () = requests.next() => {}
             }
+            self.systemd.reloading();
+            match self.setup.read(&self.setup.environment) {
+                Ok(new) => config = self.take_over(&config, new, daemon),
+                Err(failure) => {
+                    let problems = failure.error.to_string();
+                    problems.lines().for_each(|problem| error!("configuration: {problem}"));
+                    error!("the configuration was not reloaded: the one before stays in effect");
+                    let first = problems.lines().next().unwrap_or_default();
+                    let more = match problems.lines().count() {
+                        0 | 1 => String::new(),
+                        lines => format!(" (and {} more, see the log)", lines - 1),
+                    };
+                    daemon.refuse_reload(format!("the configuration was not reloaded: {first}{more}"));
+                }
+            }
+            self.systemd.ready();
         }
     }
-    match last_failure {
-        Some(failure) if clients.is_empty() => Err(failure),
-        _ => Ok(clients),
+
+    fn take_over(&self, before: &Config, new: Config, daemon: &mut Daemon) -> Arc<Config> {
+        let new = Arc::new(new);
+        telemetry::set_filter(&new.log.level);
+        let fixed = changed_settings(&self.at_start.settings, &new.settings);
+        if !fixed.is_empty() {
+            warn!("changed, but taken over only by a restart: {}", fixed.join(", "));
+        }
+        let names = |chosen: Vec<&App>| {
+            let names: Vec<&str> = chosen.iter().map(|app| app.name.as_str()).collect();
+            names.join(", ")
+        };
+        let other = |apps: &[App], app: &App| apps.iter().find(|other| other.name == app.name).cloned();
+        let added = new.apps.iter().filter(|app| other(&before.apps, app).is_none()).collect();
+        let removed = before.apps.iter().filter(|app| other(&new.apps, app).is_none()).collect();
+        let changed = new
+            .apps
+            .iter()
+            .filter(|app| {
+                let before_it = other(&before.apps, app);
+                before_it.is_some_and(|old| old != **app || before.retention != new.retention)
+            })
+            .collect();
+        info!(
+            apps = new.apps.len(),
+            added = names(added),
+            removed = names(removed),
+            changed = names(changed),
+            "configuration reloaded"
+        );
+        daemon.apply(plans(self.setup, &new), |_| self.alarm_clock.alarm());
+        new
     }
 }
 
-/// Opens the database and brings its tables up to date, waiting while it is out of reach. `None` if told to stop.
-async fn wait_for_database(
-    location: &DatabaseUrl,
-    config: &Config,
-    lifecycle: &Lifecycle,
-    systemd: Systemd,
-) -> Result<Option<Store>, Failure> {
-    let mut pauses = DATABASE_PAUSES.into_iter().chain(std::iter::repeat(LONGEST_PAUSE));
-    let mut waited = false;
-    loop {
-        let opened = tokio::select! {
-            opened = open(location, config) => opened,
-            () = lifecycle.stop().soft().cancelled() => return Ok(None),
-        };
-        let error = match opened {
-            Ok(store) => return Ok(Some(store)),
-            Err(error) if error.is_passing() => error,
-            // After READY 78 would keep systemd from ever trying again.
-            Err(error) if waited => return Err(Failure::new(Exit::Failed, error)),
-            Err(error) => return Err(error.into()),
-        };
-        waited = true;
-        let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
-        let chain = format!("{:#}", anyhow::Error::from(error));
-        warn!(pause_s = pause.as_secs(), "waiting for the database: {chain}");
-        // The service is up and does what it can: systemd shall not restart it for want of a database.
-        systemd.ready();
-        systemd.status(&format!("waiting for the database: {chain}"));
-        systemd.watchdog();
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = lifecycle.stop().soft().cancelled() => return Ok(None),
+/// The keys of settings that differ and are not read again.
+fn changed_settings(before: &[Setting], now: &[Setting]) -> Vec<String> {
+    let is_fixed = |setting: &&Setting| FIXED.iter().any(|fixed| setting.key.starts_with(fixed));
+    let differs = |setting: &Setting, others: &[Setting]| {
+        !others.iter().any(|other| other.key == setting.key && other.value == setting.value)
+    };
+    let mut keys: Vec<String> = now
+        .iter()
+        .filter(is_fixed)
+        .filter(|setting| differs(setting, before))
+        .chain(before.iter().filter(is_fixed).filter(|setting| differs(setting, now)))
+        .map(|setting| setting.key.clone())
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// What is crawled, and how. Each plan reads its key when its crawler is made.
+fn plans(setup: &Setup, config: &Arc<Config>) -> Vec<AppPlan> {
+    let plan = |app: &App| {
+        let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
+        AppPlan {
+            name: app.name.clone(),
+            sdk_app_id: app.sdk_app_id,
+            schedule: app.schedule.ticks.clone(),
+            catch_up: app.schedule.catch_up,
+            crawler: Box::new(move |store| {
+                let client = setup.client(&own).map_err(|failure| format!("{:#}", failure.error))?;
+                Ok(setup.crawler(&config, &own, client, store))
+            }),
         }
+    };
+    config.apps.iter().map(plan).collect()
+}
+
+/// Fails if no app's key can be read. One without does not keep the others from being crawled.
+fn see_to_keys(config: &Config) -> Result<(), Failure> {
+    let mut failure = None;
+    for app in &config.apps {
+        match app.read_secret_key() {
+            Ok(_) => return Ok(()),
+            Err(error) => failure = Some(error),
+        }
+    }
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Fails if the database says at once that its configuration is wrong. One that is away is waited for later.
+async fn see_to_database(
+    mut database: watch::Receiver<Database>,
+    lifecycle: &Lifecycle,
+) -> Result<(), Failure> {
+    let answer = database.wait_for(|database| !matches!(database, Database::Opening { .. }));
+    let answer = tokio::select! {
+        biased;
+        () = lifecycle.stop().soft().cancelled() => return Ok(()),
+        answer = tokio::time::timeout(FIRST_ANSWER, answer) => answer,
+    };
+    match answer {
+        Ok(Ok(answer)) => match &*answer {
+            Database::Away { error, .. } if error.is_configuration() => {
+                Err(Failure::new(Exit::Config, Arc::clone(error)))
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 

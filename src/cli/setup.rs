@@ -1,7 +1,7 @@
 //! From the configuration to the parts of the program: the only place that hands each part its settings.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -22,22 +22,17 @@ use crate::tencent::{Client, ClientSettings};
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// What every command but `demo` and `simulate` starts from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Setup {
     file: Option<PathBuf>,
     pub(super) environment: Environment,
     pub(super) clock: Clock,
-    opened: Mutex<Vec<Store>>,
+    opened: Arc<Mutex<Vec<Store>>>,
 }
 
 impl Setup {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        Self {
-            file,
-            environment: Environment::of_process(),
-            clock: Clock::system(),
-            opened: Mutex::default(),
-        }
+        Self { file, environment: Environment::of_process(), clock: Clock::system(), opened: Arc::default() }
     }
 
     /// Reads the configuration and starts logging as it says.

@@ -37,7 +37,11 @@ impl Undelete {
             )));
         }
         // A crawl under way believes the deleted groups gone.
-        let waiting = || eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+        let waiting = |waits| {
+            if waits == 0 {
+                eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+            }
+        };
         let lease = store.lease(sdk_app_id, waiting).await?;
         let undoing = async {
             // As it stands now that nobody else can change it.

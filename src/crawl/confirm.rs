@@ -27,7 +27,7 @@ pub(super) async fn confirm(
     let (mut learned, mut standing) = (Vec::with_capacity(ids.len()), Standing::new());
     let mut refused = None;
     for some in ids.chunks(MAX_INFO_IDS) {
-        match site.unless_stopped(caller.ask_about(some)).await? {
+        match site.asking(caller.in_hand(), caller.ask_about(some)).await? {
             Ok(states) => {
                 learned.extend(some.iter().zip(states).map(|(id, state)| learn(id, state, &mut standing)));
             }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::confirm::confirm;
 use super::pass::{self, PassEnd, PassPlan, PassTally};
-use super::progress::{Progress, Step};
+use super::progress::{Progress, SignsOfLife, Step};
 use super::roll_read::RollRead;
 use super::{CrawlSite, Crawler, Interrupted};
 use crate::guard::{Change, GuardSettings, Withholding, withhold};
@@ -55,14 +55,14 @@ impl Crawler {
         let past = site.store.past(site.app).await?;
         // The roll is read while the first pages come in.
         let mut roll = RollRead::begin(site, &states);
-        findings.total_at_start = site.unless_stopped(caller.count_app()).await??;
+        findings.total_at_start = site.asking(caller.in_hand(), caller.count_app()).await??;
         self.progress.send_modify(|progress| progress.total = findings.total_at_start);
 
         self.list(site, self.plans(types, &states), caller, &mut roll, findings).await?;
         self.note_rejected(findings)?;
         self.progress.send_modify(|progress| progress.step = Step::Checking);
         let mut rechecks = self.ask_emptied_types_again(site, caller, &mut roll, findings).await?;
-        findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
+        findings.total_at_end = site.asking(caller.in_hand(), caller.count_app()).await??;
         let leftover = self.leftover(findings);
         if leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time) {
             let plan = unfiltered(&states, findings.tallies.len());
@@ -71,7 +71,7 @@ impl Crawler {
             let empty = findings.tallies.last().is_some_and(|tally| tally.distinct == 0);
             rechecks.push(if empty { Recheck::Contradicted } else { Recheck::NotNeeded });
             // What came while this pass ran may stand in the earlier count for what it missed.
-            findings.total_at_end = site.unless_stopped(caller.count_app()).await??;
+            findings.total_at_end = site.asking(caller.in_hand(), caller.count_app()).await??;
         }
         let roll = site.unless_stopped(roll.ready()).await??;
         let concluding = self.conclude(site, types, roll, leftover, rechecks, findings);
@@ -158,7 +158,7 @@ impl Crawler {
                 continue;
             }
             let mut pages = Pages::of(tally.plan.group_type.clone(), self.settings.page_limit);
-            let again = site.unless_stopped(pages.turn(caller)).await??;
+            let again = site.asking(caller.in_hand(), pages.turn(caller)).await??;
             let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
             let confirmed = empty && again.page.total_count == Some(0);
             rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });
@@ -223,8 +223,10 @@ impl Crawler {
         let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
         let mut settlement = absences.settlement(&known, &unlisted);
         if !unlisted.is_empty() {
+            let mut signs = SignsOfLife::of(site.progress);
             site.store
                 .for_each_live(site.app, |type_id, id, mark| {
+                    signs.count();
                     if roll.is_unlisted(type_id, id) {
                         settlement.consider(&absences, type_id, id, mark);
                     }

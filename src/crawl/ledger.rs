@@ -95,7 +95,7 @@ impl CrawlSite<'_> {
         match &self.ledger {
             Ledger::Real(crawl) => {
                 let batch = Batch { app: self.app, crawl: *crawl, type_id, in_baseline, at, ids };
-                self.store.write_listed(self.lease, &batch).await
+                self.writing(self.store.write_listed(self.lease, &batch, || self.has_turn())).await
             }
             Ledger::Dry(foresight) => {
                 let mut written = Written::default();
@@ -112,7 +112,9 @@ impl CrawlSite<'_> {
     /// Records that a type's pass has reached its end for the first time.
     pub(super) async fn end_baseline(&self, type_id: TypeId) -> Result<(), StoreError> {
         match &self.ledger {
-            Ledger::Real(crawl) => self.store.end_baseline(self.lease, self.app, type_id, *crawl).await,
+            Ledger::Real(crawl) => {
+                self.writing(self.store.end_baseline(self.lease, self.app, type_id, *crawl)).await
+            }
             Ledger::Dry(_) => Ok(()),
         }
     }
@@ -120,7 +122,7 @@ impl CrawlSite<'_> {
     /// The number of a type that need not be among the configured ones.
     pub(super) async fn type_id(&self, group_type: &GroupType) -> Result<TypeId, StoreError> {
         match &self.ledger {
-            Ledger::Real(_) => self.store.register_type(self.lease, group_type).await,
+            Ledger::Real(_) => self.writing(self.store.register_type(self.lease, group_type)).await,
             Ledger::Dry(foresight) => Ok(lock(foresight).types.number(group_type)),
         }
     }

@@ -35,6 +35,10 @@ use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, Lease, NewCrawl, Reason, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
+/// What a request that waits for its answer gets once the program is to stop: it leaves as much again to write what it
+/// brought, before transactions are interrupted.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+
 /// How an app is to be crawled.
 #[derive(Clone, Debug)]
 pub struct CrawlSettings {
@@ -234,8 +238,14 @@ impl Crawler {
                 .await?
                 .ok_or_else(|| CrawlError::Busy { app: identity.name.clone() })?,
             WhenBusy::Wait => {
-                let waiting = || {
-                    warn!(app = identity.name, "another process crawls this app; waiting for it to finish");
+                let waiting = |waits| {
+                    if waits == 0 {
+                        warn!(
+                            app = identity.name,
+                            "another process crawls this app; waiting for it to finish"
+                        );
+                    }
+                    // Each wait is a sign of life.
                     self.progress.send_modify(|progress| progress.step = Step::WaitingForLease);
                 };
                 tokio::select! {
@@ -280,7 +290,6 @@ impl Crawler {
         };
         let site = self.site(lease, &self.store, app, Ledger::Real(crawl), stop);
         let ended = self.find_out(&site, &types).await;
-        self.progress.send_modify(|progress| progress.step = Step::Concluding);
         let Ended { status, reason, settlement, findings, requests } = ended;
         let finished_at = self.clock.now();
         let closing = Closing {
@@ -299,7 +308,16 @@ impl Crawler {
             passes: &findings.records(started_at),
             settlement: &settlement,
         };
-        let events = lease.keeping(Box::pin(self.store.close_crawl(lease, &closing))).await??;
+        let to_mark = settlement.marks();
+        let show = |queued, marked| {
+            self.progress.send_modify(|progress| {
+                progress.queued = queued;
+                progress.step = Step::Concluding { marked, to_mark };
+            });
+        };
+        show(true, 0);
+        let closing_it = self.store.close_crawl(lease, &closing, |marked| show(false, marked));
+        let events = lease.keeping(Box::pin(closing_it)).await??;
         let report = CrawlReport {
             crawl,
             status,
@@ -393,6 +411,42 @@ impl Crawler {
 }
 
 impl CrawlSite<'_> {
+    /// Makes a request, unless the program is to stop: then one that waits for its answer still gets some time, and no
+    /// other is sent.
+    async fn asking<T, E>(
+        &self,
+        mut in_hand: watch::Receiver<bool>,
+        request: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, Interrupted> {
+        let stopped = async {
+            self.stop.cancelled().await;
+            // Either way it is over: answered, or late.
+            let _ = tokio::time::timeout(LAST_ANSWER, in_hand.wait_for(|in_hand| !in_hand)).await;
+        };
+        tokio::select! {
+            biased;
+            () = stopped => Err(Interrupted::Stopped),
+            // One that failed meanwhile would have been made again.
+            outcome = request => match outcome {
+                Err(_) if self.stop.is_cancelled() => Err(Interrupted::Stopped),
+                outcome => Ok(outcome),
+            },
+        }
+    }
+
+    /// Writes something, and shows that it waits for its turn to, until [`Self::has_turn`] says otherwise.
+    async fn writing<T>(&self, write: impl Future<Output = T>) -> T {
+        self.progress.send_modify(|progress| progress.queued = true);
+        let outcome = write.await;
+        self.has_turn();
+        outcome
+    }
+
+    /// A sign of life from a transaction that has begun.
+    fn has_turn(&self) {
+        self.progress.send_modify(|progress| progress.queued = false);
+    }
+
     /// Runs something that may be abandoned at any point, unless the program is to stop.
     async fn unless_stopped<T>(&self, run: impl Future<Output = T>) -> Result<T, Interrupted> {
         tokio::select! {

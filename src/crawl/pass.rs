@@ -158,7 +158,7 @@ async fn fetch(
 ) -> Infallible {
     for mut pages in lists {
         loop {
-            let outcome = match site.unless_stopped(pages.turn(caller)).await {
+            let outcome = match site.asking(caller.in_hand(), pages.turn(caller)).await {
                 Ok(Ok(turned)) => Outcome::Page(turned),
                 Ok(Err(error)) if pages.is_rejected(&error) => Outcome::Rejected,
                 Ok(Err(error)) => Outcome::Failed(error.into()),

@@ -1,5 +1,7 @@
 //! How far a crawl has come, for whoever watches: a progress bar, a log line, systemd's status.
 
+use tokio::sync::watch;
+
 use crate::model::GroupType;
 pub use crate::pages::Waiting;
 
@@ -14,6 +16,8 @@ pub struct Progress {
     pub requests: u64,
     /// A pause before another attempt.
     pub waiting: Option<Waiting>,
+    /// Waits for its turn to write: with SQLite one app writes at a time.
+    pub queued: bool,
 }
 
 /// What a crawl is doing.
@@ -30,6 +34,29 @@ pub enum Step {
     Listing { group_type: Option<GroupType>, listed: u64, total: Option<u64> },
     /// Asks again what was listed as empty, and counts once more.
     Checking,
-    /// Writes the crawl's end.
-    Concluding,
+    /// Writes the crawl's end, by chunks of the groups that it marks.
+    Concluding { marked: u64, to_mark: u64 },
+}
+
+/// Shows that a long read goes on.
+pub(super) struct SignsOfLife {
+    progress: watch::Sender<Progress>,
+    groups: u32,
+}
+
+impl SignsOfLife {
+    const EVERY: u32 = 100_000;
+
+    pub(super) fn of(progress: &watch::Sender<Progress>) -> Self {
+        Self { progress: progress.clone(), groups: 0 }
+    }
+
+    /// Counts a group.
+    pub(super) fn count(&mut self) {
+        self.groups += 1;
+        if self.groups == Self::EVERY {
+            self.groups = 0;
+            self.progress.send_modify(|_| ());
+        }
+    }
 }

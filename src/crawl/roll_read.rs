@@ -2,6 +2,7 @@
 
 use tokio_util::task::AbortOnDropHandle;
 
+use super::progress::SignsOfLife;
 use super::{CrawlSite, Interrupted};
 use crate::roll::{Roll, RollBuilder};
 use crate::store::{StoreError, TypeState};
@@ -20,9 +21,13 @@ impl RollRead {
         if states.iter().all(|state| state.live() == 0) {
             return Self::Read(Box::new(builder.finish()));
         }
-        let (store, app) = (site.store.clone(), site.app);
+        let (store, app, mut signs) = (site.store.clone(), site.app, SignsOfLife::of(site.progress));
         let reading = tokio::spawn(async move {
-            store.for_each_live(app, |type_id, id, mark| builder.add(type_id, id, mark)).await?;
+            let each = |type_id, id: &str, mark| {
+                builder.add(type_id, id, mark);
+                signs.count();
+            };
+            store.for_each_live(app, each).await?;
             Ok(builder.finish())
         });
         Self::Reading(AbortOnDropHandle::new(reading))

@@ -1,104 +1,158 @@
 //! Crawls each app when it is due: one loop an app, so that no app waits for another and none is crawled twice at once.
 //!
-//! A loop waits for its alarm, for SIGUSR1 or for the stop; whatever woke it, it looks at the clock and decides anew.
-//! - A tick is served once: its time is the crawl's `due_at`, of which the database keeps one. Of several ticks that
-//!   passed (a long crawl, a suspended machine) the newest is served, or the next to come; the others are counted.
-//! - A failed crawl is tried again with growing pauses until the next tick. Refused credentials are tried so seldom
-//!   that ticks do not hurry them.
-//! - A clock that is set back is followed: the next tick is the first after the new time, so it is never further away
-//!   than a period. Ticks that come again are crawled again, but without their `due_at`, which is taken; until the clock
-//!   is where it was, replicas may therefore both crawl the same tick.
-//! - All waits are alarms at times of day, pauses too, so that suspends and steps of the clock are handled alike.
+//! Nothing has to be reachable for the daemon to stand: a task of its own opens the database, for as long as that takes,
+//! and each loop waits for it. The caller says which apps there are, at the start and whenever that changes.
 
+mod app_loop;
+mod database;
+mod health;
 mod status;
 
-use std::error::Error;
-use std::ops::ControlFlow;
-use std::pin::pin;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tokio::sync::watch;
-use tracing::{debug, error, info, warn};
+use tokio_util::sync::DropGuard;
+use tracing::info;
 
+use self::app_loop::AppLoop;
+pub use self::database::{Database, keep_database};
+pub use self::health::Health;
 use self::status::Entry;
 pub use self::status::{AppState, Apps, Phase};
-use crate::alarm::{Alarm, Woken};
+use crate::alarm::Alarm;
 use crate::clock::Clock;
-use crate::crawl::{CrawlError, CrawlReport, Crawler, Occasion, WhenBusy};
-use crate::lifecycle::{CrawlRequests, Lifecycle, Stop, Systemd};
-use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
+use crate::crawl::Crawler;
+use crate::lifecycle::{Lifecycle, Systemd};
+use crate::model::SdkAppId;
 use crate::schedule::Schedule;
+use crate::store::Store;
 
-/// Pauses after failed crawls.
-const CRAWL_AGAIN: Pauses = Pauses { first: TimeDelta::minutes(1), longest: TimeDelta::minutes(30) };
-/// Pauses at the start, while the database does not tell when the app was crawled last. Asking costs next to nothing.
-const DATABASE_AGAIN: Pauses = Pauses { first: TimeDelta::seconds(5), longest: TimeDelta::minutes(1) };
-/// A wake-up this late, or a clock set back this far, is worth a warning. Clocks are corrected by less all the time.
-const NOTABLE: TimeDelta = TimeDelta::minutes(1);
-
-/// One app to crawl.
-#[derive(Debug)]
+/// One app to crawl, and how.
 pub struct AppPlan {
-    pub crawler: Arc<Crawler>,
+    pub name: String,
+    pub sdk_app_id: SdkAppId,
     pub schedule: Schedule,
     /// Whether an app that was never crawled, or whose tick was missed while no daemon ran, is crawled at start.
     pub catch_up: bool,
-    pub alarm: Alarm,
+    pub crawler: MakeCrawler,
 }
 
-/// Starts a loop for each app, and one task that tells systemd about all of them. They run until `lifecycle` stops;
-/// the result shows how the apps stand.
-///
-/// Nothing has to be reachable: a loop waits for its database. The caller says when the service is ready.
-#[expect(clippy::must_use_candidate, reason = "the loops run whether or not someone watches")]
-pub fn start(
-    plans: Vec<AppPlan>,
-    clock: &Clock,
-    lifecycle: &Lifecycle,
-    systemd: Systemd,
-) -> watch::Receiver<Apps> {
-    let board = watch::Sender::new(Apps::new());
-    let apps = board.subscribe();
-    for plan in plans {
-        let app = plan.crawler.identity().name.clone();
-        let entry = Entry::new(board.clone(), &app, plan.crawler.request_interval());
-        let app_loop = AppLoop::new(plan, entry, clock.clone(), lifecycle);
-        lifecycle.supervise(format!("the crawls of {app}"), app_loop.run());
+/// Makes the app's crawler with the key that is in its file then; the error is a sentence. It may block.
+pub type MakeCrawler = Box<dyn Fn(&Store) -> Result<Crawler, String> + Send + Sync>;
+
+impl fmt::Debug for AppPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppPlan")
+            .field("name", &self.name)
+            .field("schedule", &self.schedule)
+            .finish_non_exhaustive()
     }
-    lifecycle.supervise("status", status::report(apps.clone(), systemd, lifecycle.stop().soft().clone()));
-    apps
 }
 
-struct AppLoop {
-    plan: AppPlan,
-    entry: Entry,
+/// The loops of all apps, and one task that tells systemd about them. They run until the process stops or this is dropped.
+#[derive(Debug)]
+pub struct Daemon {
     clock: Clock,
-    stop: Stop,
-    requests: CrawlRequests,
-    /// Whether the database has told when the app was crawled last.
-    started: bool,
-    /// Ticks up to here are served or skipped.
-    passed: DateTime<Utc>,
-    /// The newest time whose ticks are taken in the database, as far as known here.
-    newest: Option<DateTime<Utc>>,
-    retry: Option<Retry>,
-    /// Failures in a row since the last tick.
-    failures: u32,
-    /// What is wrong with the database, as it was logged.
-    trouble: Option<String>,
+    lifecycle: Lifecycle,
+    board: watch::Sender<Apps>,
+    database: watch::Receiver<Database>,
+    configured: watch::Sender<Vec<SdkAppId>>,
+    refused_reload: watch::Sender<Option<String>>,
+    loops: BTreeMap<String, Running>,
+    started: u64,
 }
 
-/// An attempt to come.
-#[derive(Clone, Copy)]
-struct Retry {
-    at: DateTime<Utc>,
-    pause: TimeDelta,
-    trigger: Trigger,
-    /// Ticks wait for it too.
-    holds_ticks: bool,
+/// The loop of one app. Dropped, it ends: a crawl under way is recorded as cancelled.
+#[derive(Debug)]
+struct Running {
+    sdk_app_id: SdkAppId,
+    plan: watch::Sender<Arc<AppPlan>>,
+    _stop: DropGuard,
 }
 
+impl Daemon {
+    /// A daemon without apps.
+    #[must_use]
+    pub fn new(
+        clock: &Clock,
+        lifecycle: &Lifecycle,
+        systemd: Systemd,
+        database: watch::Receiver<Database>,
+    ) -> Self {
+        let daemon = Self {
+            clock: clock.clone(),
+            lifecycle: lifecycle.clone(),
+            board: watch::Sender::new(Apps::new()),
+            database,
+            configured: watch::Sender::new(Vec::new()),
+            refused_reload: watch::Sender::new(None),
+            loops: BTreeMap::new(),
+            started: 0,
+        };
+        let stop = lifecycle.stop().soft();
+        lifecycle.supervise("status", status::report(daemon.health(), systemd, stop.clone()));
+        let (database, configured) = (daemon.database.clone(), daemon.configured.subscribe());
+        lifecycle
+            .supervise("the list of apps", database::record_configured(database, configured, stop.clone()));
+        daemon
+    }
+
+    /// How it stands, for all who want to know.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health::new(self.board.subscribe(), self.database.clone(), self.refused_reload.subscribe())
+    }
+
+    /// Crawls these apps from now on, and no others. One that is known goes over to its new plan once its crawl under
+    /// way has ended; one that is gone is stopped as if the process were.
+    pub fn apply(&mut self, plans: Vec<AppPlan>, mut alarm: impl FnMut(&str) -> Alarm) {
+        self.configured.send_replace(plans.iter().map(|plan| plan.sdk_app_id).collect());
+        self.refused_reload.send_replace(None);
+        let mut before = std::mem::take(&mut self.loops);
+        for plan in plans {
+            let name = plan.name.clone();
+            let running = match before.remove(&name) {
+                Some(running) if running.sdk_app_id == plan.sdk_app_id => {
+                    running.plan.send_replace(Arc::new(plan));
+                    running
+                }
+                _ => self.start(plan, alarm(&name)),
+            };
+            self.loops.insert(name, running);
+        }
+        for app in before.into_keys() {
+            info!(app, "no longer configured: a crawl of it under way is stopped");
+            self.board.send_modify(|apps| {
+                apps.remove(&app);
+            });
+        }
+    }
+
+    /// Notes why a changed configuration was not taken over.
+    pub fn refuse_reload(&self, why: String) {
+        self.refused_reload.send_replace(Some(why));
+    }
+
+    fn start(&mut self, plan: AppPlan, alarm: Alarm) -> Running {
+        self.started += 1;
+        let stop = self.lifecycle.stop().part();
+        let entry = Entry::new(self.board.clone(), &plan.name, self.started);
+        let name = format!("the crawls of {}", plan.name);
+        let sdk_app_id = plan.sdk_app_id;
+        let plan = watch::Sender::new(Arc::new(plan));
+        let requests = self.lifecycle.crawl_requests();
+        let (plans, database) = (plan.subscribe(), self.database.clone());
+        let app_loop =
+            AppLoop::new(plans, database, alarm, entry, self.clock.clone(), stop.clone(), requests);
+        self.lifecycle.supervise_part(name, &stop, app_loop.run());
+        Running { sdk_app_id, plan, _stop: stop.soft().clone().drop_guard() }
+    }
+}
+
+/// Growing pauses between attempts.
 #[derive(Clone, Copy)]
 struct Pauses {
     first: TimeDelta,
@@ -113,254 +167,6 @@ impl Pauses {
     }
 }
 
-impl AppLoop {
-    fn new(plan: AppPlan, entry: Entry, clock: Clock, lifecycle: &Lifecycle) -> Self {
-        let passed = clock.now();
-        info!(app = entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(passed).map(text), "scheduled");
-        Self {
-            plan,
-            entry,
-            clock,
-            stop: lifecycle.stop().clone(),
-            requests: lifecycle.crawl_requests(),
-            started: false,
-            passed,
-            newest: None,
-            retry: None,
-            failures: 0,
-            trouble: None,
-        }
-    }
-
-    async fn run(mut self) {
-        let mut occasion = None;
-        loop {
-            if !self.started {
-                occasion = self.begin(occasion).await;
-            }
-            if let Some(occasion) = occasion
-                && self.crawl(occasion).await.is_break()
-            {
-                return;
-            }
-            match self.next_occasion().await {
-                Some(next) => occasion = Some(next),
-                None => return,
-            }
-        }
-    }
-
-    /// Asks the database when the app was crawled last. Returns what is to be crawled now: what was missed, or else
-    /// what was asked for.
-    async fn begin(&mut self, asked: Option<Occasion>) -> Option<Occasion> {
-        let last_start = tokio::select! {
-            biased;
-            () = self.stop.soft().cancelled() => return None,
-            last_start = self.plan.crawler.last_start() => last_start,
-        };
-        match last_start {
-            Ok(last_start) => {
-                self.started = true;
-                self.recovered();
-                self.newest = self.newest.max(last_start);
-                let now = self.clock.now();
-                let missed = self.plan.schedule.latest_due(last_start, now);
-                if !self.plan.catch_up || (missed.is_none() && last_start.is_some()) {
-                    return asked.filter(|asked| asked.trigger != Trigger::CatchUp);
-                }
-                self.pass_ticks(now);
-                self.newest = self.newest.max(missed);
-                Some(Occasion { trigger: Trigger::CatchUp, due_at: missed })
-            }
-            Err(error) => {
-                self.database_fails(&error);
-                self.fail(DATABASE_AGAIN, asked.map_or(Trigger::CatchUp, |asked| asked.trigger));
-                None
-            }
-        }
-    }
-
-    /// Waits until there is a reason to crawl; `None` if the program is to stop.
-    async fn next_occasion(&mut self) -> Option<Occasion> {
-        let mut armed: Option<(DateTime<Utc>, Woken)> = None;
-        while !self.stop.soft().is_cancelled() {
-            let now = self.clock.now();
-            self.follow_clock(now);
-            let next = self.next_attempt(now);
-            if now >= next {
-                if let Some((due, woken)) = armed
-                    && now - due > NOTABLE
-                {
-                    let (app, rang) = (self.entry.app(), woken == Woken::Rung);
-                    warn!(app, due = %text(due), rang, "woken late: the machine slept, its clock was set, or an alarm was lost");
-                }
-                if let Some(occasion) = self.take_due(now) {
-                    return Some(occasion);
-                }
-            }
-            self.entry.wait_until(next);
-            self.plan.alarm.set(next).await;
-            tokio::select! {
-                biased;
-                () = self.stop.soft().cancelled() => {}
-                () = self.requests.next() => {
-                    self.failures = 0;
-                    return Some(Occasion { trigger: Trigger::Signal, due_at: None });
-                }
-                woken = self.plan.alarm.woken() => armed = Some((next, woken)),
-            }
-        }
-        None
-    }
-
-    fn next_attempt(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        // A schedule without another tick before the year 5000 is looked at daily.
-        let tick = self.plan.schedule.next_after(self.passed).unwrap_or(now + TimeDelta::days(1));
-        match self.retry {
-            Some(retry) if retry.holds_ticks => retry.at,
-            Some(retry) => retry.at.min(tick),
-            None => tick,
-        }
-    }
-
-    /// What is due at `now`: the newest tick, or another attempt.
-    fn take_due(&mut self, now: DateTime<Utc>) -> Option<Occasion> {
-        let retry = self.retry.take();
-        let ticks = self.pass_ticks(now);
-        if ticks == 0 {
-            return retry.map(|retry| Occasion { trigger: retry.trigger, due_at: None });
-        }
-        self.skip(ticks - 1);
-        self.failures = 0;
-        let tick = self.plan.schedule.latest_due(None, now);
-        let due_at = tick.filter(|_| tick > self.newest);
-        self.newest = self.newest.max(tick);
-        Some(Occasion { trigger: Trigger::Schedule, due_at })
-    }
-
-    /// Goes back with a clock that was set back, instead of waiting for it to catch up.
-    fn follow_clock(&mut self, now: DateTime<Utc>) {
-        if self.passed - now > NOTABLE {
-            let (app, before) = (self.entry.app(), text(self.passed));
-            warn!(app, before, now = %text(now), "the clock was set back; the schedule follows it");
-            self.passed = now;
-        }
-        if let Some(retry) = &mut self.retry {
-            retry.at = retry.at.min(now + retry.pause);
-        }
-    }
-
-    /// Counts the ticks since the last time.
-    fn pass_ticks(&mut self, now: DateTime<Utc>) -> u64 {
-        let ticks = self.plan.schedule.missed(self.passed, now);
-        self.passed = self.passed.max(now);
-        ticks
-    }
-
-    fn skip(&self, ticks: u64) {
-        if ticks > 0 {
-            warn!(app = self.entry.app(), ticks, "ticks of the schedule passed without a crawl of their own");
-            self.entry.change(|state| state.skipped_ticks += ticks);
-        }
-    }
-
-    /// Crawls to the end, unless interrupted: then nobody is left to be told.
-    async fn crawl(&mut self, occasion: Occasion) -> ControlFlow<()> {
-        let (crawler, stop) = (Arc::clone(&self.plan.crawler), self.stop.clone());
-        self.retry = None;
-        self.entry.crawl_since(self.clock.now(), self.plan.schedule.next_after(self.passed));
-        let mut progress = crawler.progress();
-        let mut crawl = pin!(crawler.crawl(occasion, WhenBusy::Wait, stop.soft()));
-        let result = loop {
-            tokio::select! {
-                biased;
-                () = stop.hard().cancelled() => return ControlFlow::Break(()),
-                result = &mut crawl => break result,
-                Ok(()) = progress.changed() => {
-                    let progress = progress.borrow_and_update().clone();
-                    self.entry.crawl_progress(progress);
-                }
-            }
-        };
-        self.settle(occasion, result);
-        let ticks = self.pass_ticks(self.clock.now());
-        self.skip(ticks);
-        ControlFlow::Continue(())
-    }
-
-    /// Decides what follows from a crawl.
-    fn settle(&mut self, occasion: Occasion, result: Result<CrawlReport, CrawlError>) {
-        match result {
-            Ok(report) => {
-                let reason = report.reason.as_ref().map(|reason| reason.code);
-                let refused = reason == Some(ReasonCode::Refused);
-                match report.status {
-                    CrawlStatus::Failed if refused => {
-                        self.fail_for(CRAWL_AGAIN.longest, occasion.trigger, true);
-                    }
-                    CrawlStatus::Failed => self.fail(CRAWL_AGAIN, occasion.trigger),
-                    _ => self.failures = 0,
-                }
-                if reason != Some(ReasonCode::Database) {
-                    self.recovered();
-                }
-                self.entry.crawled(report);
-            }
-            Err(CrawlError::Served { due_at }) => {
-                debug!(app = self.entry.app(), due_at = %text(due_at), "this tick has been served already");
-                self.failures = 0;
-                self.recovered();
-            }
-            Err(CrawlError::Stopped) => {}
-            Err(error @ (CrawlError::Store(_) | CrawlError::Busy { .. })) => {
-                self.database_fails(&error);
-                self.fail(CRAWL_AGAIN, occasion.trigger);
-            }
-        }
-    }
-
-    fn fail(&mut self, pauses: Pauses, trigger: Trigger) {
-        self.failures += 1;
-        self.fail_for(pauses.after(self.failures), trigger, false);
-    }
-
-    fn fail_for(&mut self, pause: TimeDelta, trigger: Trigger, holds_ticks: bool) {
-        let at = self.clock.now() + pause;
-        info!(app = self.entry.app(), at = %text(at), "trying again then, unless something earlier asks for it");
-        self.retry = Some(Retry { at, pause, trigger, holds_ticks });
-    }
-
-    fn database_fails(&mut self, error: &dyn Error) {
-        let trouble = with_causes(error);
-        if self.trouble.as_ref() == Some(&trouble) {
-            debug!(app = self.entry.app(), "the database still fails: {trouble}");
-            return;
-        }
-        error!(app = self.entry.app(), "the database fails; waiting for it: {trouble}");
-        self.entry.change(|state| state.trouble = Some(trouble.clone()));
-        self.trouble = Some(trouble);
-    }
-
-    fn recovered(&mut self) {
-        if self.trouble.take().is_some() {
-            info!(app = self.entry.app(), "the database works again");
-            self.entry.change(|state| state.trouble = None);
-        }
-    }
-}
-
 fn text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_half_an_hour() {
-        let minutes: Vec<i64> = (1..=7).map(|failures| CRAWL_AGAIN.after(failures).num_minutes()).collect();
-        assert_eq!(minutes, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(CRAWL_AGAIN.after(u32::MAX), CRAWL_AGAIN.longest);
-    }
 }

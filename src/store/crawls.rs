@@ -193,7 +193,7 @@ impl Store {
                 passes: &[],
                 settlement: &Settlement::nothing(),
             };
-            self.close_crawl(lease, &orphan).await?;
+            self.close_crawl(lease, &orphan, |_| ()).await?;
         }
         let group_types: BTreeSet<&str> = new.group_types.iter().map(GroupType::as_str).collect();
         let group_types = Vec::from_iter(group_types).join(",");
@@ -240,9 +240,15 @@ impl Store {
         Ok(millis.and_then(DateTime::from_timestamp_millis))
     }
 
-    /// Ends a crawl: deletion and missing marks, kept totals, counts and status, all at once or not at all.
+    /// Ends a crawl: deletion and missing marks, kept totals, counts and status, all at once or not at all. `each` hears
+    /// how many groups are marked: when the transaction has begun, and after every chunk.
     #[expect(clippy::too_many_lines, reason = "one transaction, told in its order")]
-    pub async fn close_crawl(&self, lease: &Lease, closing: &Closing<'_>) -> Result<CrawlEvents, StoreError> {
+    pub async fn close_crawl(
+        &self,
+        lease: &Lease,
+        closing: &Closing<'_>,
+        each: impl Fn(u64) + Sync,
+    ) -> Result<CrawlEvents, StoreError> {
         const DOING: &str = "conclude a crawl";
         let (app, crawl) = (closing.app, closing.crawl);
         let finished_at = closing.finished_at.timestamp_millis();
@@ -250,6 +256,8 @@ impl Store {
         let mut attempts = 0;
         writing!(self, DOING, |tx, dialect| {
             attempts += 1;
+            let mut done = 0;
+            each(done);
             // First, so that a crawl that is closed already is left alone.
             let closed = query(CLOSE)
                 .bind(crawl.0)
@@ -296,6 +304,8 @@ impl Store {
                     delta.deleted += marked;
                     delta.missing -= if were_missing { marked } else { 0 };
                     tally.changes.entry(type_id).or_default().vanished += marked;
+                    done += chunk.len() as u64;
+                    each(done);
                 }
             }
             for (type_id, ids) in closing.settlement.missing() {
@@ -305,6 +315,8 @@ impl Store {
                         .await
                         .attempted(DOING)?;
                     tally.deltas.entry(type_id).or_default().missing += marked.cast_signed();
+                    done += chunk.len() as u64;
+                    each(done);
                 }
             }
             let mut withheld = 0;
@@ -317,6 +329,8 @@ impl Store {
                         .cast_signed();
                     tally.deltas.entry(type_id).or_default().missing += if were_missing { 0 } else { held };
                     withheld += held;
+                    done += chunk.len() as u64;
+                    each(done);
                 }
             }
             keep_tally!(tx, app, crawl, tally, DOING);

@@ -214,8 +214,13 @@ impl Store {
 
     /// Writes listed groups: adds the unknown ones, makes the others live, of this type and not missing.
     ///
-    /// One transaction. Doing it twice changes nothing the second time.
-    pub async fn write_listed(&self, lease: &Lease, batch: &Batch<'_>) -> Result<Written, StoreError> {
+    /// One transaction. Doing it twice changes nothing the second time. `each` hears that it has begun, and of every chunk.
+    pub async fn write_listed(
+        &self,
+        lease: &Lease,
+        batch: &Batch<'_>,
+        each: impl Fn() + Sync,
+    ) -> Result<Written, StoreError> {
         const DOING: &str = "write listed groups";
         let listed_as = batch.type_id;
         let mut most = Written::default();
@@ -223,6 +228,7 @@ impl Store {
             let mut written = Written::default();
             let mut tally = Tally::default();
             for chunk in batch.ids.sorted_chunks(IDS_PER_STATEMENT) {
+                each();
                 let ids = dialect::Ids::of(&chunk);
                 if !batch.in_baseline {
                     written.appeared +=

@@ -33,6 +33,8 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(30);
 const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// … and, while the API or a pause is waited for, at least so often.
 const RENEW_EVERY: Duration = Duration::from_secs(8);
+/// A server that does not answer in this time is asked again; its network may have gone without a word.
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
 /// The right to crawl an app. Given up when dropped, in PostgreSQL only by running out; [`Lease::release`] also leaves
 /// word for the next holder.
@@ -222,7 +224,8 @@ impl Row {
             tx.commit().await?;
             Ok(done.rows_affected())
         };
-        match update().await.attempted("renew the lease of an app")? {
+        let updated = tokio::time::timeout(ANSWER_WITHIN, update()).await;
+        match updated.unwrap_or(Err(sqlx::Error::PoolTimedOut)).attempted("renew the lease of an app")? {
             0 => Err(StoreError::LeaseLost { app }),
             _ => Ok(()),
         }
@@ -295,17 +298,17 @@ impl Store {
         }
     }
 
-    /// Takes the lease of an app, waiting for it. `on_wait` is called once, before the first wait.
-    pub async fn lease(&self, app: SdkAppId, on_wait: impl FnOnce()) -> Result<Lease, StoreError> {
-        if let Some(lease) = self.try_lease(app).await? {
-            return Ok(lease);
-        }
-        on_wait();
+    /// Takes the lease of an app, waiting for it. `on_wait` is called before each of many short waits, with the number
+    /// of those before.
+    pub async fn lease(&self, app: SdkAppId, mut on_wait: impl FnMut(u64)) -> Result<Lease, StoreError> {
+        let mut waits = 0;
         loop {
-            tokio::time::sleep(POLL).await;
             if let Some(lease) = self.try_lease(app).await? {
                 return Ok(lease);
             }
+            on_wait(waits);
+            waits += 1;
+            tokio::time::sleep(POLL).await;
         }
     }
 

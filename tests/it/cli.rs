@@ -17,13 +17,13 @@ use crate::support_postgres::PostgresServer;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// A folder with a configuration and a key, and the simulated API it names.
-struct Place {
-    api: Simulator,
-    folder: TempDir,
+pub struct Place {
+    pub api: Simulator,
+    pub folder: TempDir,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let api = Simulator::start(Settings::default()).await.unwrap();
         let place = Self { api, folder: tempfile::tempdir().unwrap() };
         place.write_key(KEY);
@@ -31,18 +31,18 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write_key(&self, key: &str) {
+    pub fn write_key(&self, key: &str) {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::write(self.path("app.key"), format!("{key}\n")).unwrap();
         std::fs::set_permissions(self.path("app.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Writes a configuration with these lines more in the app's section.
-    fn configure(&self, lines: &str) {
+    pub fn configure(&self, lines: &str) {
         let text = format!(
             "[database]\nurl = \"sqlite:groups.db\"\n[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\n\
              base_url = \"{}\"\nrequest_interval = \"0s\"\nrequest_timeout = \"2s\"\nretry_for = \"1s\"\n{lines}",
@@ -51,21 +51,21 @@ impl Place {
         std::fs::write(self.path("config.toml"), text).unwrap();
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(arguments).current_dir(self.folder.path()).env_clear();
         command.env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
         command
     }
 
-    async fn run(&self, arguments: &[&str]) -> Ended {
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
         let mut command = self.command(arguments);
         // The simulated API runs on this runtime, so nothing may block it.
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         Ended::from(output)
     }
 
-    async fn query(&self, sql: &str) -> String {
+    pub async fn query(&self, sql: &str) -> String {
         let (database, sql) = (self.path("groups.db"), sql.to_owned());
         rows(&database, &sql).await.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("\n")
     }
@@ -73,10 +73,10 @@ impl Place {
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl From<Output> for Ended {
@@ -686,20 +686,24 @@ async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
 }
 
 /// The daemon as a process, with its log lines.
-struct Daemon {
-    process: Child,
+pub struct Daemon {
+    pub process: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
 }
 
 impl Daemon {
-    fn start(place: &Place) -> Self {
-        let mut process = place.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    pub fn start(place: &Place) -> Self {
+        Self::of(place.command(&["run"]))
+    }
+
+    pub fn of(mut command: Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
         Self { process, lines }
     }
 
     /// Waits for a line with this text.
-    async fn says(mut self, text: &'static str) -> Self {
+    pub async fn says(mut self, text: &'static str) -> Self {
         tokio::task::spawn_blocking(move || {
             let found = self.lines.by_ref().map(Result::unwrap).any(|line| line.contains(text));
             assert!(found, "the daemon ended without saying {text:?}");
@@ -709,11 +713,11 @@ impl Daemon {
         .unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    async fn ends(mut self) -> Option<i32> {
+    pub async fn ends(mut self) -> Option<i32> {
         tokio::task::spawn_blocking(move || {
             let mut rest = String::new();
             for line in self.lines {

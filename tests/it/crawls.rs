@@ -978,7 +978,7 @@ async fn whoever_stops_the_program_does_not_wait_for_old_rows(mut world: World) 
     let mut progress = crawler.progress();
     let stopping = async {
         // Too late for the crawl itself.
-        progress.wait_for(|progress| progress.step == Step::Concluding).await.unwrap();
+        progress.wait_for(|progress| matches!(progress.step, Step::Concluding { .. })).await.unwrap();
         stop.cancel();
     };
     let (report, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), stopping);

@@ -1,6 +1,7 @@
 //! The daemon with its time in the test's hands: the clock stands until it is set, alarms ring when they are rung,
 //! and a crawl lasts for as long as the simulator holds its request.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use tim_group_sync::alarm::{Alarm, AlarmClock, Hand};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy};
-use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Phase};
+use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Database, MakeCrawler, Phase};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal, Systemd};
 use tim_group_sync::model::{GroupType, SdkAppId};
 use tim_group_sync::pace::RetryPolicy;
@@ -24,55 +25,58 @@ use tokio::sync::watch;
 use tracing::subscriber::DefaultGuard;
 
 /// An API and a database, in which nothing has happened yet.
-struct Stage {
-    api: Simulator,
-    clock: Clock,
-    store: Store,
-    folder: TempDir,
+pub struct Stage {
+    pub api: Simulator,
+    pub clock: Clock,
+    pub store: Store,
+    pub folder: TempDir,
     log: Arc<Mutex<Vec<u8>>>,
     _logging: DefaultGuard,
 }
 
 /// An app as a test wants it. The default is crawled at every full hour.
-struct Wish {
-    app: &'static str,
-    sdk_app_id: i64,
-    cron: &'static str,
-    catch_up: bool,
+pub struct Wish {
+    pub app: &'static str,
+    pub sdk_app_id: i64,
+    pub cron: &'static str,
+    pub catch_up: bool,
     /// One that the API does not know.
-    wrong_key: bool,
-    retry_for: Duration,
+    pub wrong_key: bool,
+    pub retry_for: Duration,
+    pub group_type: &'static str,
 }
 
-const PROD: Wish = Wish {
+pub const PROD: Wish = Wish {
     app: "prod",
     sdk_app_id: 1_400_000_000,
     cron: "0 * * * *",
     catch_up: false,
     wrong_key: false,
     retry_for: Duration::from_secs(1),
+    group_type: "Public",
 };
 
-/// A daemon that runs one app.
-struct Daemon {
-    app: &'static str,
-    hand: Hand,
-    apps: watch::Receiver<Apps>,
-    life: Lifecycle,
+/// A daemon, seen from one of its apps.
+pub struct Daemon {
+    pub app: &'static str,
+    pub hand: Hand,
+    pub apps: watch::Receiver<Apps>,
+    pub life: Lifecycle,
+    pub whole: Arc<Mutex<daemon::Daemon>>,
 }
 
 /// A moment of the day on which all of this happens.
-fn at(time: &str) -> DateTime<Utc> {
+pub fn at(time: &str) -> DateTime<Utc> {
     format!("2026-03-10T{time}Z").parse().unwrap()
 }
 
-fn twenty_past_eight() -> Clock {
+pub fn twenty_past_eight() -> Clock {
     Clock::standing_at(at("08:20:00"))
 }
 
 impl Stage {
     /// A stage without tables.
-    async fn bare(clock: Clock) -> Self {
+    pub async fn bare(clock: Clock) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&log);
         let subscriber = tracing_subscriber::fmt()
@@ -87,16 +91,16 @@ impl Stage {
         Self { api, clock, store, folder, log, _logging: logging }
     }
 
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let stage = Self::bare(twenty_past_eight()).await;
         stage.store.migrate().await.unwrap();
         stage
     }
 
-    fn crawler(&self, api: &Simulator, wish: &Wish) -> Crawler {
+    pub fn crawler(&self, api: &Simulator, wish: &Wish) -> MakeCrawler {
         let simulated = Settings::default();
         let sdk_app_id = SdkAppId::new(wish.sdk_app_id).unwrap();
-        let client = Client::new(ClientSettings {
+        let client = ClientSettings {
             sdk_app_id,
             identifier: simulated.identifier,
             secret_key: if wish.wrong_key { SecretKey::new(&"f".repeat(64)) } else { simulated.secret_key },
@@ -104,10 +108,10 @@ impl Stage {
             place: "china".to_owned(),
             request_timeout: Duration::from_secs(30),
             clock: self.clock.clone(),
-        });
+        };
         let settings = CrawlSettings {
             identity: AppIdentity { sdk_app_id, name: wish.app.to_owned() },
-            group_types: vec![GroupType::new("Public").unwrap()],
+            group_types: vec![GroupType::new(wish.group_type).unwrap()],
             page_limit: 3,
             request_interval: Duration::ZERO,
             retry: RetryPolicy {
@@ -120,39 +124,64 @@ impl Stage {
             timezone: chrono_tz::UTC,
             host: "test".to_owned(),
         };
-        Crawler::new(settings, client.unwrap(), self.store.clone(), self.clock.clone())
+        let clock = self.clock.clone();
+        Box::new(move |store: &Store| {
+            let client = Client::new(client.clone()).unwrap();
+            Ok(Crawler::new(settings.clone(), client, store.clone(), clock.clone()))
+        })
     }
 
-    fn plan(&self, api: &Simulator, wish: &Wish) -> (AppPlan, Hand) {
-        let (alarm, hand) = Alarm::by_hand();
-        let schedule = Schedule::parse(wish.cron, chrono_tz::UTC).unwrap();
-        let crawler = Arc::new(self.crawler(api, wish));
-        (AppPlan { crawler, schedule, catch_up: wish.catch_up, alarm }, hand)
+    pub fn plan(&self, api: &Simulator, wish: &Wish) -> AppPlan {
+        AppPlan {
+            name: wish.app.to_owned(),
+            sdk_app_id: SdkAppId::new(wish.sdk_app_id).unwrap(),
+            schedule: Schedule::parse(wish.cron, chrono_tz::UTC).unwrap(),
+            catch_up: wish.catch_up,
+            crawler: self.crawler(api, wish),
+        }
     }
 
-    fn start(&self, wish: &Wish) -> Daemon {
-        let (plan, hand) = self.plan(&self.api, wish);
+    /// Starts a daemon with this app.
+    pub fn start(&self, wish: &Wish) -> Daemon {
+        let [daemon] = self.start_all([(wish.app, self.plan(&self.api, wish))]);
+        daemon
+    }
+
+    /// Starts a daemon with several apps.
+    pub fn start_all<const N: usize>(&self, apps: [(&'static str, AppPlan); N]) -> [Daemon; N] {
+        let names = apps.each_ref().map(|(app, _)| *app);
         let life = Lifecycle::deaf();
-        let apps = daemon::start(vec![plan], &self.clock, &life, Systemd::from_environment());
-        Daemon { app: wish.app, hand, apps, life }
+        let database = watch::Sender::new(Database::Open(self.store.clone())).subscribe();
+        let systemd = Systemd::from_environment();
+        let whole = daemon::Daemon::new(&self.clock, &life, systemd, database);
+        let seen = whole.health().apps();
+        let whole = Arc::new(Mutex::new(whole));
+        let mut hands = apply(&whole, apps.map(|(_, plan)| plan).into());
+        names.map(|app| Daemon {
+            app,
+            hand: hands.remove(app).unwrap(),
+            apps: seen.clone(),
+            life: life.clone(),
+            whole: Arc::clone(&whole),
+        })
     }
 
     /// A daemon whose app has been crawled at 08:20 and waits for 09:00.
-    async fn start_crawled(&self) -> Daemon {
+    pub async fn start_crawled(&self) -> Daemon {
         let mut daemon = self.start(&Wish { catch_up: true, ..PROD });
         daemon.has_crawled(1).await;
         daemon
     }
 
-    fn set_clock(&self, time: &str) {
+    pub fn set_clock(&self, time: &str) {
         self.clock.set(at(time));
     }
 
     /// Every crawl: why, which tick it served, and what became of it.
-    async fn crawls(&self) -> Vec<String> {
+    pub async fn crawls(&self) -> Vec<String> {
         let (_, rows) = self
             .store
-            .read("SELECT trigger, substr(due_at, 12, 5), status, app FROM crawls ORDER BY crawl_id")
+            .read("SELECT trigger, substr(CAST(due_at AS TEXT), 12, 5), status, app FROM crawls ORDER BY crawl_id")
             .await
             .unwrap();
         let line = |row: &Vec<String>| match row[3].as_str() {
@@ -162,25 +191,32 @@ impl Stage {
         rows.iter().map(line).collect()
     }
 
-    fn logged(&self, text: &str) -> usize {
+    pub fn logged(&self, text: &str) -> usize {
         String::from_utf8_lossy(&self.log.lock().unwrap()).matches(text).count()
     }
 }
 
-impl Daemon {
-    fn of(app: &'static str, hand: Hand, apps: &watch::Receiver<Apps>, life: &Lifecycle) -> Self {
-        Self { app, hand, apps: apps.clone(), life: life.clone() }
-    }
+/// Gives a daemon these apps and no others; returns the hands of the alarms of those that are new.
+pub fn apply(whole: &Mutex<daemon::Daemon>, plans: Vec<AppPlan>) -> BTreeMap<String, Hand> {
+    let mut hands = BTreeMap::new();
+    whole.lock().unwrap().apply(plans, |app| {
+        let (alarm, hand) = Alarm::by_hand();
+        hands.insert(app.to_owned(), hand);
+        alarm
+    });
+    hands
+}
 
+impl Daemon {
     /// Waits until the app stands so.
-    async fn is(&mut self, what: &str, so: impl Fn(&AppState) -> bool) {
+    pub async fn is(&mut self, what: &str, so: impl Fn(&AppState) -> bool) {
         let app = self.app;
         let wait = self.apps.wait_for(|apps| apps.get(app).is_some_and(&so));
         let came = tokio::time::timeout(Duration::from_secs(30), wait).await.is_ok();
         assert!(came, "never: {what}; but {:?}", self.apps.borrow().get(app));
     }
 
-    async fn has_crawled(&mut self, crawls: i64) {
+    pub async fn has_crawled(&mut self, crawls: i64) {
         self.is(&format!("{crawls} crawls made"), |state| {
             matches!(state.phase, Phase::Waiting)
                 && state.last.as_ref().is_some_and(|last| last.crawl.0 == crawls)
@@ -188,7 +224,16 @@ impl Daemon {
         .await;
     }
 
-    async fn waits_until(&mut self, next: &str) {
+    /// Waits until a crawl of the app has ended like this.
+    pub async fn has_ended(&mut self, status: &str) {
+        self.is(&format!("a crawl that is {status}"), |state| {
+            matches!(state.phase, Phase::Waiting)
+                && state.last.as_ref().is_some_and(|last| last.status.as_str() == status)
+        })
+        .await;
+    }
+
+    pub async fn waits_until(&mut self, next: &str) {
         self.is(&format!("waiting for {next}"), |state| {
             matches!(state.phase, Phase::Waiting) && state.next_at == Some(at(next))
         })
@@ -197,22 +242,22 @@ impl Daemon {
     }
 
     /// Rings, and waits until the loop has thought about it.
-    async fn rings_for_nothing(&mut self) {
+    pub async fn rings_for_nothing(&mut self) {
         self.apps.mark_unchanged();
         self.hand.ring();
         self.apps.changed().await.unwrap();
         self.is("waiting", |state| matches!(state.phase, Phase::Waiting)).await;
     }
 
-    fn skipped_ticks(&self) -> u64 {
+    pub fn skipped_ticks(&self) -> u64 {
         self.apps.borrow()[self.app].skipped_ticks
     }
 
-    fn refused(&self) -> bool {
+    pub fn refused(&self) -> bool {
         self.apps.borrow()[self.app].refused
     }
 
-    async fn stop(self) -> Ending {
+    pub async fn stop(self) -> Ending {
         self.life.signal(Signal::Stop);
         self.life.ended(Systemd::from_environment()).await
     }
@@ -435,13 +480,8 @@ async fn a_refused_app_is_tried_slowly_while_the_others_go_on() {
     .unwrap();
     let often = Wish { cron: "*/10 * * * *", catch_up: true, ..PROD };
     let bad = Wish { app: "bad", sdk_app_id: 1_400_000_001, wrong_key: true, ..often };
-    let (good_plan, good_hand) = stage.plan(&stage.api, &often);
-    let (bad_plan, bad_hand) = stage.plan(&other_api, &bad);
-    let life = Lifecycle::deaf();
-    let plans = vec![bad_plan, good_plan];
-    let apps = daemon::start(plans, &stage.clock, &life, Systemd::from_environment());
-    let mut good = Daemon::of("prod", good_hand, &apps, &life);
-    let mut bad = Daemon::of("bad", bad_hand, &apps, &life);
+    let [mut bad, mut good] =
+        stage.start_all([("bad", stage.plan(&other_api, &bad)), ("prod", stage.plan(&stage.api, &often))]);
 
     good.waits_until("08:30:00").await;
     bad.waits_until("08:50:00").await;
@@ -484,14 +524,12 @@ async fn a_hanging_app_delays_no_other() {
     .unwrap();
     let held = hanging_api.hold(At::Every);
     let wish = Wish { catch_up: true, ..PROD };
-    let (plan, hand) = stage.plan(&stage.api, &wish);
-    let (hanging_plan, _hand) =
-        stage.plan(&hanging_api, &Wish { app: "hanging", sdk_app_id: 1_400_000_001, ..wish });
-    let life = Lifecycle::deaf();
-    let plans = vec![hanging_plan, plan];
-    let apps = daemon::start(plans, &stage.clock, &life, Systemd::from_environment());
+    let hanging = Wish { app: "hanging", sdk_app_id: 1_400_000_001, ..wish };
+    let [_hanging, mut daemon] = stage.start_all([
+        ("hanging", stage.plan(&hanging_api, &hanging)),
+        ("prod", stage.plan(&stage.api, &wish)),
+    ]);
     held.reached().await;
-    let mut daemon = Daemon::of("prod", hand, &apps, &life);
     daemon.waits_until("09:00:00").await;
     stage.set_clock("09:00:00");
     daemon.hand.ring();
@@ -505,9 +543,42 @@ async fn a_stop_in_the_middle_of_a_crawl_ends_it_as_cancelled() {
     let held = stage.api.hold(At::Request(3));
     let daemon = stage.start(&Wish { catch_up: true, ..PROD });
     held.reached().await;
-    assert_eq!(daemon.stop().await, Ending::Asked);
+    daemon.life.signal(Signal::Stop);
+    held.release();
+    assert_eq!(daemon.life.ended(Systemd::from_environment()).await, Ending::Asked);
     assert_eq!(stage.crawls().await, ["catch_up 08:00 cancelled"]);
     assert_eq!(stage.logged("trying again"), 0);
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_is_given_up_two_seconds_after_the_stop_and_no_other_is_sent() {
+    let stage = Stage::new().await;
+    let held = stage.api.hold(At::Request(3));
+    let daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    held.reached().await;
+    let asked = std::time::Instant::now();
+    assert_eq!(daemon.stop().await, Ending::Asked);
+    let took = asked.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert_eq!(stage.crawls().await, ["catch_up 08:00 cancelled"]);
+    assert_eq!(stage.api.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn a_pause_before_another_attempt_ends_with_the_stop() {
+    let stage = Stage::new().await;
+    let wish = Wish { catch_up: true, retry_for: Duration::from_secs(60), ..PROD };
+    stage.api.script(At::Every, Fault::ErrorCode(10002));
+    let mut daemon = stage.start(&wish);
+    daemon
+        .is("pausing", |state| match &state.phase {
+            Phase::Crawling { progress, .. } => progress.waiting.is_some(),
+            _ => false,
+        })
+        .await;
+    let asked = std::time::Instant::now();
+    assert_eq!(daemon.stop().await, Ending::Asked);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -637,12 +708,12 @@ async fn an_app_whose_task_panics_takes_the_process_down() {
 async fn the_real_wake_up_clock_and_the_real_time_crawl_tick_after_tick() {
     let stage = Stage::bare(Clock::system()).await;
     stage.store.migrate().await.unwrap();
-    let (mut plan, hand) = stage.plan(&stage.api, &Wish { cron: "* * * * * *", ..PROD });
+    let plan = stage.plan(&stage.api, &Wish { cron: "* * * * * *", ..PROD });
     let wakes = AlarmClock::start().await.unwrap();
-    plan.alarm = wakes.alarm();
-    let life = Lifecycle::deaf();
-    let apps = daemon::start(vec![plan], &stage.clock, &life, Systemd::from_environment());
-    let mut daemon = Daemon::of("prod", hand, &apps, &life);
+    // The app that is started with an alarm by hand makes way for one with a real one.
+    let mut daemon = stage.start(&PROD);
+    apply(&daemon.whole, Vec::new());
+    daemon.whole.lock().unwrap().apply(vec![plan], |_| wakes.alarm());
     daemon.is("two ticks crawled", |state| state.last.as_ref().is_some_and(|last| last.crawl.0 >= 2)).await;
     assert_eq!(daemon.stop().await, Ending::Asked);
     wakes.stop().await;

@@ -6,6 +6,7 @@
     reason = "a test binary has no outside, and a failed test is a panic"
 )]
 
+mod apps;
 mod architecture;
 mod cli;
 mod crawls;
@@ -21,6 +22,7 @@ mod properties;
 mod published;
 mod readers;
 mod schema;
+mod service;
 mod store_contract;
 mod support;
 mod support_engines;

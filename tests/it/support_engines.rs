@@ -435,7 +435,7 @@ impl<'a> Scene<'a> {
     ) -> Result<Written, StoreError> {
         let ids: GroupIds = ids.iter().copied().collect();
         let batch = Batch { app: self.app, crawl, type_id, in_baseline, at, ids: &ids };
-        self.bench.store.write_listed(&self.lease, &batch).await
+        self.bench.store.write_listed(&self.lease, &batch, || ()).await
     }
 
     /// Ends a crawl that listed every live group of these types.
@@ -460,7 +460,7 @@ impl<'a> Scene<'a> {
         settlement: &Settlement,
     ) -> Result<CrawlEvents, StoreError> {
         let closing = self.closing(crawl, started_at, finished_at, settlement);
-        self.bench.store.close_crawl(&self.lease, &closing).await
+        self.bench.store.close_crawl(&self.lease, &closing, |_| ()).await
     }
 
     pub fn closing<'s>(
@@ -497,7 +497,7 @@ impl<'a> Scene<'a> {
             reason: Some(reason),
             ..self.closing(crawl, started_at, finished_at, &nothing)
         };
-        self.bench.store.close_crawl(&self.lease, &closing).await.unwrap();
+        self.bench.store.close_crawl(&self.lease, &closing, |_| ()).await.unwrap();
     }
 
     /// What passes with these verdicts conclude when they list nothing at all.
