@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
+use super::output::Output;
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
@@ -19,9 +20,8 @@ pub(super) struct Approve {
     /// List the groups that would be marked deleted, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 impl Approve {
@@ -58,20 +58,21 @@ impl Approve {
                 "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"
             )));
         }
-        if self.json {
-            let result =
-                json!({ "crawl_id": crawl, "app": held.app, "dry_run": self.dry_run, "groups": groups });
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&result).map_err(|error| Failure::new(Exit::Failed, error))?
-            );
-        } else if self.dry_run {
-            groups.iter().for_each(|group| println!("{group}"));
-            eprintln!("{} groups would be marked deleted", text::number(groups.len() as u64));
-        } else {
-            println!("{}: {} groups marked deleted", held.app, text::number(groups.len() as u64));
+        let result = json!({
+            "app": held.app, "sdk_app_id": sdk_app_id, "crawl_id": crawl, "dry_run": self.dry_run,
+            "groups": groups.len(), "group_ids": groups,
+        });
+        let shown = text::number(groups.len() as u64);
+        let exit = self.output.print(Exit::Done, result, |out| {
+            if !self.dry_run {
+                return writeln!(out, "{}: {shown} groups marked deleted", held.app);
+            }
+            groups.iter().try_for_each(|group| writeln!(out, "{group}"))
+        })?;
+        if self.dry_run {
+            eprintln!("{shown} groups would be marked deleted");
         }
-        Ok(Exit::Done)
+        Ok(exit)
     }
 }
 

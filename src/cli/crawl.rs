@@ -1,5 +1,6 @@
 //! `crawl`: one crawl of every app, now.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use clap::Args;
@@ -7,11 +8,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
+use super::output::Output;
 use super::setup::{Setup, location, publication, selected};
 use super::{progress, text};
+use crate::config::Config;
 use crate::crawl::{Change, CrawlError, CrawlReport, Crawler, DryRun, Occasion, WhenBusy};
 use crate::lifecycle::{Lifecycle, Stop};
-use crate::model::{CrawlStatus, Trigger, with_causes};
+use crate::model::{CrawlStatus, SdkAppId, Trigger, with_causes};
 use crate::store::{DatabaseUrl, Store};
 
 #[derive(Debug, Args)]
@@ -25,15 +28,17 @@ pub(super) struct CrawlArgs {
     /// Report what would appear, vanish, reappear and be retyped, by the same requests, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 impl CrawlArgs {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let apps = selected(&config, self.app.as_deref())?;
+        let mut clients = Vec::new();
+        for app in selected(&config, self.app.as_deref())? {
+            clients.push((app, setup.client(app)?));
+        }
         let store = if self.dry_run {
             setup.opened(open_for_dry_run(&location(&config)?).await?)
         } else {
@@ -42,20 +47,18 @@ impl CrawlArgs {
             store.set_configured(&configured).await?;
             store
         };
-        let mut crawlers = Vec::new();
-        for app in apps {
-            crawlers.push(Arc::new(setup.crawler(&config, app, setup.client(app)?, &store)));
-        }
+        let crawlers: Vec<_> = clients
+            .into_iter()
+            .map(|(app, client)| Arc::new(setup.crawler(&config, app, client, &store)))
+            .collect();
         let lifecycle = Lifecycle::install()?;
         let when_busy = if self.no_wait { WhenBusy::GiveUp } else { WhenBusy::Wait };
         if self.dry_run {
             let outcomes = dry_run_all(&crawlers, when_busy, lifecycle.stop()).await?;
-            if self.json {
-                println!("{}", dry_runs_as_json(&outcomes)?);
-            } else {
-                outcomes.iter().for_each(|(app, outcome)| print_dry_run(app, outcome));
-            }
-            return Ok(Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_dry_run(outcome))));
+            let exit = Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_dry_run(outcome)));
+            return self.output.print(exit, dry_runs_as_json(&config, &outcomes), |out| {
+                outcomes.iter().try_for_each(|(app, outcome)| print_dry_run(out, app, outcome))
+            });
         }
         let outcomes = crawl_all(&crawlers, when_busy, lifecycle.stop()).await?;
         if let Some(publication) = publication(&config) {
@@ -64,12 +67,10 @@ impl CrawlArgs {
                 () = lifecycle.stop().soft().cancelled() => {}
             }
         }
-        if self.json {
-            println!("{}", as_json(&outcomes)?);
-        } else {
-            outcomes.iter().for_each(|(app, outcome)| println!("{}", sentence(app, outcome)));
-        }
-        Ok(Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_crawl(outcome))))
+        let exit = Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_crawl(outcome)));
+        self.output.print(exit, as_json(&config, &outcomes), |out| {
+            outcomes.iter().try_for_each(|(app, outcome)| writeln!(out, "{}", sentence(app, outcome)))
+        })
     }
 }
 
@@ -174,12 +175,17 @@ pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
     )
 }
 
-fn as_json(outcomes: &[(String, Outcome)]) -> Result<String, Failure> {
-    let list: Vec<serde_json::Value> = outcomes
+fn sdk_app_id(config: &Config, name: &str) -> Option<SdkAppId> {
+    config.apps.iter().find(|app| app.name == name).map(|app| app.sdk_app_id)
+}
+
+fn as_json(config: &Config, outcomes: &[(String, Outcome)]) -> Vec<serde_json::Value> {
+    outcomes
         .iter()
         .map(|(app, outcome)| match outcome {
             Ok(report) => serde_json::json!({
                 "app": app,
+                "sdk_app_id": sdk_app_id(config, app),
                 "crawl_id": report.crawl,
                 "status": report.status,
                 "deletions": report.deletions,
@@ -199,10 +205,11 @@ fn as_json(outcomes: &[(String, Outcome)]) -> Result<String, Failure> {
                 "withheld": report.withheld,
                 "spared": report.spared,
             }),
-            Err(error) => serde_json::json!({ "app": app, "status": null, "reason": with_causes(error) }),
+            Err(error) => serde_json::json!({
+                "app": app, "sdk_app_id": sdk_app_id(config, app), "status": null, "reason": with_causes(error),
+            }),
         })
-        .collect();
-    serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))
+        .collect()
 }
 
 /// Opens a database of which nothing but the lease is to change: on a server that is a row.
@@ -216,10 +223,14 @@ async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
 }
 
 /// A line a group, but for those of a first list, and then how it would end.
-fn print_dry_run(app: &str, outcome: &Result<DryRun, CrawlError>) {
+fn print_dry_run(
+    out: &mut dyn Write,
+    app: &str,
+    outcome: &Result<DryRun, CrawlError>,
+) -> std::io::Result<()> {
     let dry_run = match outcome {
         Ok(dry_run) => dry_run,
-        Err(error) => return println!("{app}: not crawled: {}", with_causes(error)),
+        Err(error) => return writeln!(out, "{app}: not crawled: {}", with_causes(error)),
     };
     let mut changes: Vec<String> = Vec::new();
     for foreseen in &dry_run.changes {
@@ -234,23 +245,28 @@ fn print_dry_run(app: &str, outcome: &Result<DryRun, CrawlError>) {
             continue;
         }
         changes.push(format!("{groups} {} ({types})", foreseen.change.as_str()));
-        foreseen.groups.iter().for_each(|id| println!("{app}: {} {id} ({types})", foreseen.change.as_str()));
+        let change = foreseen.change.as_str();
+        foreseen.groups.iter().try_for_each(|id| writeln!(out, "{app}: {change} {id} ({types})"))?;
     }
     if dry_run.spared > 0 {
         changes.push(format!("{} not listed but standing", text::number(dry_run.spared)));
     }
     let changes = if changes.is_empty() { "nothing would change".to_owned() } else { changes.join(", ") };
     let reason = dry_run.reason.as_ref().map(|reason| format!("\n  because: {}", reason.text));
-    println!(
+    writeln!(
+        out,
         "{app}: dry run, the crawl would be {}: {} groups listed, {changes}; {} requests, nothing was written{}",
         dry_run.status,
         text::number(dry_run.listed),
         dry_run.requests,
         reason.unwrap_or_default()
-    );
+    )
 }
 
-fn dry_runs_as_json(outcomes: &[(String, Result<DryRun, CrawlError>)]) -> Result<String, Failure> {
+fn dry_runs_as_json(
+    config: &Config,
+    outcomes: &[(String, Result<DryRun, CrawlError>)],
+) -> Vec<serde_json::Value> {
     let change = |foreseen: &crate::crawl::Foreseen| {
         serde_json::json!({
             "change": foreseen.change.as_str(),
@@ -259,11 +275,12 @@ fn dry_runs_as_json(outcomes: &[(String, Result<DryRun, CrawlError>)]) -> Result
             "group_ids": foreseen.groups.iter().collect::<Vec<_>>(),
         })
     };
-    let list: Vec<serde_json::Value> = outcomes
+    outcomes
         .iter()
         .map(|(app, outcome)| match outcome {
             Ok(dry_run) => serde_json::json!({
                 "app": app,
+                "sdk_app_id": sdk_app_id(config, app),
                 "dry_run": true,
                 "status": dry_run.status,
                 "deletions": dry_run.deletions,
@@ -276,10 +293,10 @@ fn dry_runs_as_json(outcomes: &[(String, Result<DryRun, CrawlError>)]) -> Result
                 "spared": dry_run.spared,
                 "changes": dry_run.changes.iter().map(change).collect::<Vec<_>>(),
             }),
-            Err(error) => {
-                serde_json::json!({ "app": app, "dry_run": true, "status": null, "reason": with_causes(error) })
-            }
+            Err(error) => serde_json::json!({
+                "app": app, "sdk_app_id": sdk_app_id(config, app), "dry_run": true, "status": null,
+                "reason": with_causes(error),
+            }),
         })
-        .collect();
-    serde_json::to_string_pretty(&list).map_err(|error| Failure::new(Exit::Failed, error))
+        .collect()
 }

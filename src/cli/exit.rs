@@ -24,7 +24,7 @@ pub(super) enum Exit {
 }
 
 impl Exit {
-    fn code(self) -> u8 {
+    pub(super) fn code(self) -> u8 {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
@@ -113,15 +113,22 @@ impl Failure {
 
     /// Prints the error and its causes, one a line.
     pub(super) fn print(&self) {
-        let mut said = self.error.to_string();
-        eprintln!("error: {said}");
-        for cause in self.error.chain().skip(1).map(ToString::to_string) {
+        let causes = self.causes();
+        let Some((error, because)) = causes.split_first() else { return };
+        eprintln!("error: {error}");
+        because.iter().for_each(|cause| eprintln!("  because: {cause}"));
+    }
+
+    /// The error and what is behind it.
+    pub(super) fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        for cause in self.error.chain().map(ToString::to_string) {
             // Some drivers' errors repeat what they wrap.
-            if !said.ends_with(&cause) {
-                eprintln!("  because: {cause}");
+            if !causes.last().is_some_and(|said| said.ends_with(&cause)) {
+                causes.push(cause);
             }
-            said = cause;
         }
+        causes
     }
 }
 

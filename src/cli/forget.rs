@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::approve::refused;
 use super::exit::{Exit, Failure};
+use super::output::Output;
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
@@ -24,9 +25,8 @@ pub(super) struct Forget {
     /// Show what would be removed, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 impl Forget {
@@ -58,19 +58,12 @@ impl Forget {
             lease.give_back().await;
             forgotten?;
         }
-        if self.json {
-            let result = json!({
-                "app": name, "sdk_app_id": sdk_app_id, "dry_run": self.dry_run, "groups": holdings.groups,
-                "events": holdings.events, "crawls": holdings.crawls, "days": holdings.days,
-            });
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&result).map_err(|error| Failure::new(Exit::Failed, error))?
-            );
-        } else {
-            println!("{shown}{}", if self.dry_run { "" } else { ": removed" });
-        }
-        Ok(Exit::Done)
+        let result = json!({
+            "app": name, "sdk_app_id": sdk_app_id, "dry_run": self.dry_run, "groups": holdings.groups,
+            "events": holdings.events, "crawls": holdings.crawls, "days": holdings.days,
+        });
+        let removed = if self.dry_run { "" } else { ": removed" };
+        self.output.print(Exit::Done, result, |out| writeln!(out, "{shown}{removed}"))
     }
 
     /// The one app that is meant, if it may go. What counts is this configuration: the database may not have heard yet

@@ -3,17 +3,17 @@
 use clap::Args;
 
 use super::exit::{Exit, Failure};
+use super::output::{Output, to_stdout};
 use super::setup::{Setup, location};
 use crate::store::Store;
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
     /// Print the SQL for a database administrator instead, and change nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     print: bool,
-    /// Print the result as JSON
-    #[arg(long, conflicts_with = "print")]
-    json: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 impl Migrate {
@@ -21,16 +21,12 @@ impl Migrate {
         let config = setup.config_for_command()?;
         let location = location(&config)?;
         if self.print {
-            print!("{}", Store::migration_sql(&location));
+            to_stdout(|out| write!(out, "{}", Store::migration_sql(&location)))?;
             return Ok(Exit::Done);
         }
         let store = setup.opened(Store::open(&location).await?);
         store.migrate().await?;
-        if self.json {
-            println!("{}", serde_json::json!({ "database": location.to_string(), "up_to_date": true }));
-        } else {
-            println!("{location}: the tables are up to date");
-        }
-        Ok(Exit::Done)
+        let result = serde_json::json!({ "database": location.to_string(), "up_to_date": true });
+        self.output.print(Exit::Done, result, |out| writeln!(out, "{location}: the tables are up to date"))
     }
 }

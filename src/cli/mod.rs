@@ -4,11 +4,17 @@
 
 mod approve;
 mod check;
+mod completions;
 mod crawl;
 mod demo;
 mod exit;
 mod forget;
+mod hidden;
+mod init;
+mod man;
 mod migrate;
+mod output;
+mod owner;
 mod progress;
 mod run;
 mod setup;
@@ -24,6 +30,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::exit::{Exit, Failure};
+use self::output::Output;
 use self::setup::Setup;
 
 /// Keeps the groups of Tencent Cloud IM apps in SQL.
@@ -42,6 +49,8 @@ struct Cli {
 enum Command {
     /// Show everything with a simulated API: no account, no network, no configuration
     Demo(demo::Demo),
+    /// Write a configuration and a key file, asking for what is not given, and check them
+    Init(init::Init),
     /// Crawl every app on its schedule, until stopped
     Run(run::Run),
     /// Crawl every app once, now
@@ -63,6 +72,10 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Bring the database's tables up to date
     Migrate(migrate::Migrate),
+    /// Print a shell's completions
+    Completions(completions::Completions),
+    /// Print the manual page
+    Man(man::Man),
 }
 
 /// The program.
@@ -76,30 +89,38 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
-            return Exit::Failed.into();
-        }
-    };
-    let exit = match runtime.block_on(cli.run()) {
+    let output = cli.command.output();
+    let exit = match cli.run() {
         Ok(exit) => exit,
         Err(failure) => {
-            failure.print();
+            output.print_failure(&failure);
             failure.exit
         }
     };
-    // A name look-up under way would keep the process for as long as it takes.
-    runtime.shutdown_background();
     exit.into()
 }
 
 impl Cli {
-    async fn run(self) -> Result<Exit, Failure> {
+    fn run(mut self) -> Result<Exit, Failure> {
         let setup = Setup::new(self.config);
-        let ended = self.command.run(&setup).await;
-        setup.close_databases().await;
+        // What changes who the process is needs that there is one thread.
+        if let Command::Init(init) = &mut self.command {
+            init.write(&setup)?;
+        }
+        if self.command.needs_database() {
+            setup.become_owner()?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| anyhow::Error::from(error).context("cannot start the runtime"))?;
+        let ended = runtime.block_on(async {
+            let ended = self.command.run(&setup).await;
+            setup.close_databases().await;
+            ended
+        });
+        // A name look-up under way would keep the process for as long as it takes.
+        runtime.shutdown_background();
         ended
     }
 }
@@ -108,6 +129,7 @@ impl Command {
     async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         match self {
             Self::Demo(demo) => demo.run().await,
+            Self::Init(init) => init.check(setup).await,
             Self::Run(run) => run.run(setup).await,
             Self::Crawl(crawl) => crawl.run(setup).await,
             Self::Approve(approve) => approve.run(setup).await,
@@ -118,6 +140,44 @@ impl Command {
             Self::Usersig(usersig) => usersig.run(setup),
             Self::Simulate(simulate) => simulate.run().await,
             Self::Migrate(migrate) => migrate.run(setup).await,
+            Self::Completions(completions) => completions.run(),
+            Self::Man(man) => man.run(),
+        }
+    }
+
+    /// Whether the command works on the configuration's database.
+    fn needs_database(&self) -> bool {
+        match self {
+            Self::Init(_)
+            | Self::Run(_)
+            | Self::Crawl(_)
+            | Self::Approve(_)
+            | Self::Undelete(_)
+            | Self::Forget(_)
+            | Self::Check(_)
+            | Self::Status(_)
+            | Self::Migrate(_) => true,
+            Self::Demo(_) | Self::Usersig(_) | Self::Simulate(_) | Self::Completions(_) | Self::Man(_) => {
+                false
+            }
+        }
+    }
+
+    /// How the command's result is printed; as text where there is no choice.
+    fn output(&self) -> Output {
+        match self {
+            Self::Init(init) => init.output,
+            Self::Crawl(crawl) => crawl.output,
+            Self::Approve(approve) => approve.output,
+            Self::Undelete(undelete) => undelete.output,
+            Self::Forget(forget) => forget.output,
+            Self::Check(check) => check.output,
+            Self::Status(status) => status.output,
+            Self::Usersig(usersig) => usersig.output,
+            Self::Migrate(migrate) => migrate.output,
+            Self::Demo(_) | Self::Run(_) | Self::Simulate(_) | Self::Completions(_) | Self::Man(_) => {
+                Output::default()
+            }
         }
     }
 }

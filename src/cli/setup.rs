@@ -8,8 +8,9 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::exit::{Exit, Failure};
+use super::owner::become_owner;
 use crate::clock::Clock;
-use crate::config::{self, App, Config, DeletionMode, Environment, LogFormat, Origin, PasswordRead};
+use crate::config::{self, App, Config, DeletionMode, Environment, Home, LogFormat, Origin, PasswordRead};
 use crate::crawl::{CrawlSettings, Crawler, GuardPolicy, Retention};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
@@ -58,8 +59,30 @@ impl Setup {
         Ok(Config::locate(self.file.as_deref(), &self.environment)?)
     }
 
+    /// Where the configuration is to be.
+    pub(super) fn home(&self) -> Result<Home, Failure> {
+        Config::home(self.file.as_deref(), &self.environment)
+            .map_err(|error| Failure::new(Exit::Usage, error))
+    }
+
+    /// What a command line has to say so that it finds the same configuration.
+    pub(super) fn config_argument(&self) -> String {
+        self.file.as_ref().map_or_else(String::new, |file| format!(" --config {}", file.display()))
+    }
+
     pub(super) fn read(&self, environment: &Environment) -> Result<Config, Failure> {
         Ok(Config::load(&self.locate()?, environment)?)
+    }
+
+    /// Makes root the owner of the configuration's SQLite file. This has to come before there is a second thread.
+    pub(super) fn become_owner(&self) -> Result<(), Failure> {
+        match self.read(&self.environment) {
+            Ok(Config {
+                database: config::Database { url: config::DatabaseUrl::Sqlite(path), .. }, ..
+            }) => become_owner(&path),
+            // The command itself will tell what is wrong with the configuration.
+            _ => Ok(()),
+        }
     }
 
     /// The configuration's database, opened for writing, with its tables up to date.
@@ -107,10 +130,14 @@ impl Setup {
 
     /// The client of an app, its key read from its file.
     pub(super) fn client(&self, app: &App) -> Result<Client, Failure> {
+        let (client, warnings) = self.client_and_warnings(app)?;
+        warnings.iter().for_each(|warning| warn!(app = app.name, "{warning}"));
+        Ok(client)
+    }
+
+    /// The same, for whoever tells of what is odd about the key's file in their own way.
+    pub(super) fn client_and_warnings(&self, app: &App) -> Result<(Client, Vec<String>), Failure> {
         let read = app.read_secret_key()?;
-        for warning in read.warnings {
-            warn!(app = app.name, "{warning}");
-        }
         let settings = ClientSettings {
             sdk_app_id: app.sdk_app_id,
             identifier: app.identifier.clone(),
@@ -120,7 +147,8 @@ impl Setup {
             request_timeout: app.request_timeout,
             clock: self.clock.clone(),
         };
-        Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))
+        let client = Client::new(settings).map_err(|error| Failure::new(Exit::Failed, error))?;
+        Ok((client, read.warnings))
     }
 }
 
@@ -143,23 +171,27 @@ pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Stor
 
 /// The database's place in the store's own terms.
 pub(super) fn location(config: &Config) -> Result<DatabaseUrl, Failure> {
-    match &config.database.url {
-        config::DatabaseUrl::Sqlite(path) => Ok(DatabaseUrl::Sqlite(path.clone())),
-        config::DatabaseUrl::Postgres(url) => {
-            let database = PostgresDatabase::new(url.expose())?
-                .schema(&config.database.schema)?
-                .reader_role(config.database.reader_role.as_deref());
-            let read = config.database.read_password();
-            let read = read.map_err(|error| Failure::new(Exit::Config, error))?;
-            Ok(DatabaseUrl::Postgres(match read {
-                Some(PasswordRead { password, warnings }) => {
-                    warnings.iter().for_each(|warning| warn!("{warning}"));
-                    database.password(&password)
-                }
-                None => database,
-            }))
+    let (location, warnings) = location_and_warnings(config)?;
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok(location)
+}
+
+/// The same, for whoever tells of what is odd about the password's file in their own way.
+pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec<String>), Failure> {
+    let url = match &config.database.url {
+        config::DatabaseUrl::Sqlite(path) => return Ok((DatabaseUrl::Sqlite(path.clone()), Vec::new())),
+        config::DatabaseUrl::Postgres(url) => url,
+    };
+    let database = PostgresDatabase::new(url.expose())?
+        .schema(&config.database.schema)?
+        .reader_role(config.database.reader_role.as_deref());
+    let read = config.database.read_password().map_err(|error| Failure::new(Exit::Config, error))?;
+    Ok(match read {
+        Some(PasswordRead { password, warnings }) => {
+            (DatabaseUrl::Postgres(database.password(&password)), warnings)
         }
-    }
+        None => (DatabaseUrl::Postgres(database), Vec::new()),
+    })
 }
 
 /// The apps that a command is for.

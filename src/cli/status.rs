@@ -1,25 +1,26 @@
 //! `status`: what the database says about each app. Needs no key and asks no API.
 
+use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use super::output::Output;
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
 use crate::model::SdkAppId;
-use crate::store::{AppStatus, CrawlRow, HostTypes, LeaseHolder, Store};
+use crate::store::{AppStatus, CrawlRow, HostTypes, LeaseHolder, Store, Withheld};
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
     /// Exit 1 if any configured app's last complete crawl ended longer ago than this
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_age: Option<Duration>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 impl Status {
@@ -28,8 +29,12 @@ impl Status {
         let now = setup.clock.now();
         let store = Store::open_to_read(&location(&config)?).await?;
         store.check_migrated().await?;
+        let mut statuses = store.app_statuses().await?;
+        let is_known = |id: i64| statuses.iter().any(|status| status.sdk_app_id == id);
+        let unknown: Vec<_> = config.apps.iter().filter(|app| !is_known(app.sdk_app_id.get())).collect();
+        statuses.extend(unknown.into_iter().map(|app| AppStatus::never_crawled(&app.name, app.sdk_app_id)));
         let mut apps = Vec::new();
-        for status in store.app_statuses().await? {
+        for status in statuses {
             let lease_holder = match SdkAppId::new(status.sdk_app_id) {
                 // A lock file that this user may not read is no reason to say nothing of the rest.
                 Some(app) => store.lease_holder(app).await.unwrap_or_default(),
@@ -42,30 +47,24 @@ impl Status {
                 status,
             });
         }
-        store.close().await;
-        if self.json {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&apps).map_err(|error| Failure::new(Exit::Failed, error))?
-            );
-        } else {
-            apps.iter().for_each(|app| print_app(app, now));
-            never_crawled(&config, &apps).for_each(|name| println!("{name}: never crawled yet\n"));
+        let text = |out: &mut dyn Write| apps.iter().try_for_each(|app| print_app(out, app, now));
+        let stale = self.max_age.map_or_else(Vec::new, |max_age| stale(&config, &apps, max_age, now));
+        if let (Some(max_age), false) = (self.max_age, stale.is_empty()) {
+            let within = humantime::format_duration(max_age);
+            let error = format!("no complete crawl within {within}: {}", stale.join(", "));
+            return self.output.print_with_error((Exit::Failed, error), &apps, text);
         }
-        let Some(max_age) = self.max_age else { return Ok(Exit::Done) };
-        let mut stale: Vec<String> = never_crawled(&config, &apps).map(str::to_owned).collect();
-        stale.extend(
-            apps.iter()
-                .map(|app| &app.status)
-                .filter(|app| is_configured(&config, app) && !is_fresh(app, max_age, now))
-                .map(|app| app.app.clone()),
-        );
-        if stale.is_empty() {
-            return Ok(Exit::Done);
-        }
-        eprintln!("no complete crawl within {}: {}", humantime::format_duration(max_age), stale.join(", "));
-        Ok(Exit::Failed)
+        self.output.print(Exit::Done, &apps, text)
     }
+}
+
+/// The configured apps without a complete crawl so lately.
+fn stale(config: &Config, apps: &[Shown], max_age: Duration, now: Time) -> Vec<String> {
+    apps.iter()
+        .map(|app| &app.status)
+        .filter(|app| is_configured(config, app) && !is_fresh(app, max_age, now))
+        .map(|app| app.app.clone())
+        .collect()
 }
 
 /// An app's status with what the database does not know.
@@ -80,11 +79,6 @@ struct Shown {
 }
 
 type Time = chrono::DateTime<chrono::Utc>;
-
-fn never_crawled<'a>(config: &'a Config, known: &'a [Shown]) -> impl Iterator<Item = &'a str> {
-    let is_known = |id: i64| known.iter().any(|app| app.status.sdk_app_id == id);
-    config.apps.iter().filter(move |app| !is_known(app.sdk_app_id.get())).map(|app| app.name.as_str())
-}
 
 /// By this file: another process with another one may have marked the app otherwise.
 fn is_configured(config: &Config, status: &AppStatus) -> bool {
@@ -101,9 +95,13 @@ fn next_crawl(config: &Config, status: &AppStatus, now: Time) -> Option<Time> {
     app.schedule.ticks.next_after(now)
 }
 
-fn print_app(Shown { status: app, next_crawl_at, lease_holder, .. }: &Shown, now: Time) {
+fn print_app(
+    out: &mut dyn Write,
+    Shown { status: app, next_crawl_at, lease_holder, .. }: &Shown,
+    now: Time,
+) -> std::io::Result<()> {
     let gone = if app.configured { "" } else { "  not configured any more" };
-    println!("{} (SDKAppID {}){gone}", app.app, app.sdk_app_id);
+    writeln!(out, "{} (SDKAppID {}){gone}", app.app, app.sdk_app_id)?;
     let rows: Vec<Vec<String>> = app
         .types
         .iter()
@@ -113,47 +111,59 @@ fn print_app(Shown { status: app, next_crawl_at, lease_holder, .. }: &Shown, now
             vec![name, text::number(kind.live), text::number(kind.missing), text::number(kind.deleted)]
         })
         .collect();
-    println!("{}", text::table(&["group type", "live", "missing", "deleted"], &rows));
+    if !rows.is_empty() {
+        writeln!(out, "{}", text::table(&["group type", "live", "missing", "deleted"], &rows))?;
+    }
     match &app.last_complete_crawl {
-        Some(crawl) => println!("  last complete crawl  {}", crawl_in_words(crawl, now)),
-        None => println!("  last complete crawl  none yet"),
+        Some(crawl) => writeln!(out, "  last complete crawl  {}", crawl_in_words(crawl, now))?,
+        None => writeln!(out, "  last complete crawl  none yet")?,
     }
     if let Some(crawl) = &app.last_crawl
         && (crawl.status != "complete" || crawl.reason.is_some())
     {
-        println!("  last crawl           {}", crawl_in_words(crawl, now));
+        writeln!(out, "  last crawl           {}", crawl_in_words(crawl, now))?;
         if let Some(reason) = &crawl.reason {
-            println!("                       because: {reason}");
+            writeln!(out, "                       because: {reason}")?;
         }
+    }
+    for Withheld { crawl_id, groups } in &app.withheld {
+        writeln!(
+            out,
+            "  withheld             {} deletions of crawl {crawl_id}: `tim-group-sync approve --crawl {crawl_id}` applies them, \
+             with --dry-run it lists them",
+            text::number(*groups)
+        )?;
     }
     if let Some(crawl) = &app.running_crawl {
         let since =
             crawl.started().map_or_else(String::new, |at| format!(", started {}", text::ago(at, now)));
         if lease_holder.is_some() {
-            println!("  running              crawl {}{since}", crawl.crawl_id);
+            writeln!(out, "  running              crawl {}{since}", crawl.crawl_id)?;
         } else {
-            println!(
+            writeln!(
+                out,
                 "  left open            crawl {}{since}; its process ended, the next crawl closes it",
                 crawl.crawl_id
-            );
+            )?;
         }
     }
     if let Some(LeaseHolder { host, since }) = lease_holder {
         let since = since
             .map_or_else(String::new, |at| format!(" since {} ({})", text::time(at), text::ago(at, now)));
-        println!("  lease                held by {host}{since}");
+        writeln!(out, "  lease                held by {host}{since}")?;
     }
     if !app.differing_group_types.is_empty() {
         let hosts: Vec<String> = app.differing_group_types.iter().map(types_in_words).collect();
-        println!(
+        writeln!(
+            out,
             "  replicas crawl different group types: {}. Give them the same group_types",
             hosts.join("; ")
-        );
+        )?;
     }
     if let Some(next) = next_crawl_at {
-        println!("  next by schedule     {}", text::time(*next));
+        writeln!(out, "  next by schedule     {}", text::time(*next))?;
     }
-    println!();
+    writeln!(out)
 }
 
 fn types_in_words(HostTypes { host, group_types }: &HostTypes) -> String {

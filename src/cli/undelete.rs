@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::approve::{day, find, refused};
 use super::exit::{Exit, Failure};
+use super::output::Output;
 use super::setup::{Setup, location};
 use super::text;
 use crate::model::{CrawlId, CrawlStatus};
@@ -18,9 +19,8 @@ pub(super) struct Undelete {
     /// List the groups that would be live again, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 impl Undelete {
@@ -50,7 +50,7 @@ impl Undelete {
                 return Err(refused(refusal));
             }
             // What is not printed need not be named: there may be millions.
-            let groups = if self.dry_run || self.json {
+            let groups = if self.dry_run || self.output.is_json() {
                 Some(store.deleted_groups(&held, crawl).await?)
             } else {
                 None
@@ -69,25 +69,26 @@ impl Undelete {
         if undone == 0 {
             return Err(refused(nothing_left(&held, crawl)));
         }
-        if self.json {
-            let result =
-                json!({ "crawl_id": crawl, "app": held.app, "dry_run": self.dry_run, "groups": groups });
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&result).map_err(|error| Failure::new(Exit::Failed, error))?
-            );
-        } else if self.dry_run {
-            groups.iter().flatten().for_each(|group| println!("{group}"));
-            eprintln!("{} groups would be live again", text::number(undone));
-        } else {
-            println!(
-                "{}: {} groups live again, missing and held until the API lists them or someone runs \
-                 `tim-group-sync approve --crawl {crawl}`",
-                held.app,
-                text::number(undone)
-            );
+        let result = json!({
+            "app": held.app, "sdk_app_id": sdk_app_id, "crawl_id": crawl, "dry_run": self.dry_run,
+            "groups": undone, "group_ids": groups,
+        });
+        let shown = text::number(undone);
+        let exit = self.output.print(Exit::Done, result, |out| {
+            if !self.dry_run {
+                return writeln!(
+                    out,
+                    "{}: {shown} groups live again, missing and held until the API lists them or someone runs \
+                     `tim-group-sync approve --crawl {crawl}`",
+                    held.app,
+                );
+            }
+            groups.iter().flatten().try_for_each(|group| writeln!(out, "{group}"))
+        })?;
+        if self.dry_run {
+            eprintln!("{shown} groups would be live again");
         }
-        Ok(Exit::Done)
+        Ok(exit)
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::exit::{Exit, Failure};
+use super::output::Output;
 use super::setup::{Setup, selected};
+use super::text;
 use crate::tencent::usersig::{Claims, sign};
 
 /// The documentation's shorter maximum (trtc.io/document/34456 says ten years, 269/32688 says fifty).
@@ -19,6 +21,8 @@ pub(super) struct PrintUserSig {
     /// How long it is valid
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     expires: Duration,
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 impl PrintUserSig {
@@ -34,10 +38,11 @@ impl PrintUserSig {
         };
         let read = app.read_secret_key()?;
         read.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        let now = setup.clock.now();
         let claims = Claims {
             sdk_app_id: app.sdk_app_id,
             identifier: app.identifier.clone(),
-            issued_at: setup.clock.now().timestamp(),
+            issued_at: now.timestamp(),
             lifetime: self.expires,
         };
         eprintln!(
@@ -47,7 +52,12 @@ impl PrintUserSig {
             app.identifier,
             app.sdk_app_id
         );
-        println!("{}", sign(&claims, &read.key).expose());
-        Ok(Exit::Done)
+        let usersig = sign(&claims, &read.key);
+        let expires_at = now + self.expires;
+        let result = serde_json::json!({
+            "app": app.name, "sdk_app_id": app.sdk_app_id, "identifier": app.identifier,
+            "usersig": usersig.expose(), "expires_at": text::time(expires_at),
+        });
+        self.output.print(Exit::Done, result, |out| writeln!(out, "{}", usersig.expose()))
     }
 }

@@ -60,10 +60,19 @@ impl Environment {
         self.directory(name).or_else(|| Some(self.directory("HOME")?.join(at_home)))
     }
 
+    /// An ordinary user's configuration.
+    fn own_config(&self) -> Option<PathBuf> {
+        Some(self.xdg("XDG_CONFIG_HOME", ".config")?.join("tim-group-sync/config.toml"))
+    }
+
     /// Where the database is if nobody says.
     pub(super) fn default_database(&self) -> Option<PathBuf> {
-        let home = || Some(self.xdg("XDG_DATA_HOME", ".local/share")?.join("tim-group-sync"));
-        Some(self.directory("STATE_DIRECTORY").or_else(home)?.join("groups.db"))
+        let state = self.directory("STATE_DIRECTORY").map(|folder| folder.join("groups.db"));
+        state.or_else(|| self.home_database())
+    }
+
+    fn home_database(&self) -> Option<PathBuf> {
+        Some(self.xdg("XDG_DATA_HOME", ".local/share")?.join("tim-group-sync/groups.db"))
     }
 }
 
@@ -92,7 +101,8 @@ impl fmt::Display for NoConfigFile {
         write!(
             f,
             "no configuration file: looked at {}\n\
-             name one with --config FILE or TIM_GROUP_SYNC_CONFIG, \
+             `tim-group-sync init` writes one; \
+             name one with --config FILE or TIM_GROUP_SYNC_CONFIG; \
              or try `tim-group-sync demo`, which needs none\n\
              the shortest one is:\n{SHORTEST}",
             places.join(" and ")
@@ -106,16 +116,54 @@ pub(super) const SHORTEST: &str = "    [apps.prod]\n    \
     sdk_app_id = 1400000000\n    \
     secret_key_file = \"/etc/tim-group-sync/prod.key\"  # this file holds the app's key alone";
 
+/// Where a new configuration belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    pub config: PathBuf,
+    /// The database's URL as it is written there.
+    pub database_url: String,
+    /// The service's, which is root's to write.
+    pub is_system: bool,
+}
+
+/// Nobody says where a configuration belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither XDG_CONFIG_HOME nor HOME is set; name the file to write with --config FILE")]
+pub struct NoHome;
+
+const SYSTEM_CONFIG: &str = "/etc/tim-group-sync/config.toml";
+/// What the service has as its state directory.
+const SYSTEM_DATABASE: &str = "/var/lib/tim-group-sync/groups.db";
+
 impl Config {
+    /// Where a configuration is to be written, so that it is the one that is read then.
+    pub fn home(explicit: Option<&Path>, env: &Environment) -> Result<Home, NoHome> {
+        let named = explicit.or_else(|| env.get("TIM_GROUP_SYNC_CONFIG").map(Path::new));
+        let own = env.own_config();
+        let config = match named {
+            Some(named) => named.to_owned(),
+            None if env.is_root => PathBuf::from(SYSTEM_CONFIG),
+            None => own.clone().ok_or(NoHome)?,
+        };
+        let is_system = config == Path::new(SYSTEM_CONFIG);
+        // A relative path counts from the configuration.
+        let beside = || PathBuf::from("groups.db");
+        let database = match (is_system, own == Some(config.clone())) {
+            (true, _) => PathBuf::from(SYSTEM_DATABASE),
+            (false, true) => env.home_database().unwrap_or_else(beside),
+            (false, false) => beside(),
+        };
+        Ok(Home { config, database_url: format!("sqlite:{}", database.display()), is_system })
+    }
+
     /// The configuration file to read: the one that is named, else the first of the customary ones that is there.
     pub fn locate(explicit: Option<&Path>, env: &Environment) -> Result<PathBuf, NoConfigFile> {
         let named = explicit.or_else(|| env.get("TIM_GROUP_SYNC_CONFIG").map(Path::new));
         if let Some(named) = named {
             return Ok(named.to_owned());
         }
-        let own = if env.is_root { None } else { env.xdg("XDG_CONFIG_HOME", ".config") };
-        let folders = own.into_iter().chain([PathBuf::from("/etc")]);
-        let looked_at: Vec<_> = folders.map(|folder| folder.join("tim-group-sync/config.toml")).collect();
+        let own = if env.is_root { None } else { env.own_config() };
+        let looked_at: Vec<_> = own.into_iter().chain([PathBuf::from(SYSTEM_CONFIG)]).collect();
         // A file that may not be looked at is there: reading it says why it cannot be read.
         let is_there = |path: &&PathBuf| path.try_exists().unwrap_or(true);
         let found = looked_at.iter().find(is_there).cloned();

@@ -27,9 +27,10 @@ use crate::tencent::region::Region;
 
 pub use database_url::{DatabaseUrl, PostgresUrl};
 pub use document::{Origin, Setting};
-pub use environment::{Environment, NoConfigFile};
+pub use environment::{Environment, Home, NoConfigFile, NoHome};
 pub use problems::{ConfigProblems, Mistake, Problem};
-pub use secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead};
+pub use secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY};
+pub use sections::{APP_NAME, is_app_name};
 
 /// A whole, lawful configuration.
 #[derive(Clone, Debug, PartialEq)]

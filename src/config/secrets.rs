@@ -37,8 +37,14 @@ pub struct PasswordRead {
 /// Why a file gave no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}{}", path.display(), what_to_do(source))]
     Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "{} is a credential, and CREDENTIALS_DIRECTORY is not set: systemd sets it for services with LoadCredential=, and \
+         hands credentials to nobody else; `systemctl kill -s USR1 tim-group-sync` makes the service crawl now",
+        path.display()
+    )]
+    NoCredentials { path: PathBuf },
     #[error("{} is empty; the secret stands in it alone", path.display())]
     Empty { path: PathBuf },
     #[error("{} is longer than 4 KiB, so it is not a secret's file", path.display())]
@@ -52,21 +58,7 @@ pub enum SecretFileError {
 impl App {
     /// Reads the app's key. Reading again gives the key that is in the file then.
     pub fn read_secret_key(&self) -> Result<SecretKeyRead, SecretFileError> {
-        let file = &self.secret_key_file;
-        let (text, mut warnings) = file.read()?;
-        if text.expose_secret().contains(char::is_whitespace) {
-            return Err(SecretFileError::NotAlone { path: file.path.clone(), what: "white space" });
-        }
-        let key = SecretKey::new(text.expose_secret());
-        if !key.looks_usual() {
-            warnings.push(format!(
-                "{} does not hold 64 hexadecimal digits as an IM app's key does; the SecretKey of a Tencent Cloud \
-                 API key (CAM) is another thing: the app's is in the console under IM, application, basic \
-                 configuration, key",
-                file.path.display()
-            ));
-        }
-        Ok(SecretKeyRead { key, warnings })
+        self.secret_key_file.read_key()
     }
 }
 
@@ -88,9 +80,29 @@ impl Database {
     }
 }
 
+/// What a key that is none of an IM app's probably is, after the place where it stands.
+pub const UNUSUAL_KEY: &str = "does not hold 64 hexadecimal digits as an IM app's key does; the SecretKey of a Tencent \
+    Cloud API key (CAM) is another thing: the app's is in the console under IM, application, basic configuration, key";
+
 impl SecretFile {
+    /// Reads an app's key.
+    pub fn read_key(&self) -> Result<SecretKeyRead, SecretFileError> {
+        let (text, mut warnings) = self.read()?;
+        if text.expose_secret().contains(char::is_whitespace) {
+            return Err(SecretFileError::NotAlone { path: self.path.clone(), what: "white space" });
+        }
+        let key = SecretKey::new(text.expose_secret());
+        if !key.looks_usual() {
+            warnings.push(format!("{} {UNUSUAL_KEY}", self.path.display()));
+        }
+        Ok(SecretKeyRead { key, warnings })
+    }
+
     fn read(&self) -> Result<(SecretString, Vec<String>), SecretFileError> {
         let path = || self.path.clone();
+        if self.path.starts_with("$CREDENTIALS_DIRECTORY") {
+            return Err(SecretFileError::NoCredentials { path: path() });
+        }
         let unreadable = |source| SecretFileError::Unreadable { path: path(), source };
         let file = File::open(&self.path).map_err(unreadable)?;
         let warnings = if self.is_credential { None } else { lax_mode(&file, &self.path) };
@@ -107,6 +119,14 @@ impl SecretFile {
             return Err(SecretFileError::Empty { path: path() });
         }
         Ok((SecretString::from(text), warnings.into_iter().collect()))
+    }
+}
+
+fn what_to_do(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; put the secret alone into this file, and chmod 600 it",
+        io::ErrorKind::PermissionDenied => "; chown it to the user who runs this program, and chmod 600 it",
+        _ => "",
     }
 }
 

@@ -325,14 +325,21 @@ fn app<'d>(
 }
 
 fn app_name(apps: &Section<'_>, entry: &Entry<'_>) -> Option<String> {
-    let name = entry.name;
-    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
-    let lawful = plain && name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase());
-    if !lawful {
-        let rule = "an app's name has 1 to 64 lower-case letters, digits, _ and -, a letter first";
-        apps.complain(entry, Mistake::new(rule, "Write for example [apps.prod]"));
+    if !is_app_name(entry.name) {
+        apps.complain(entry, Mistake::new(APP_NAME, "Write for example [apps.prod]"));
+        return None;
     }
-    lawful.then(|| name.to_owned())
+    Some(entry.name.to_owned())
+}
+
+/// The rule for names of apps.
+pub const APP_NAME: &str = "an app's name has 1 to 64 lower-case letters, digits, _ and -, a letter first";
+
+/// Whether a name keeps that rule.
+#[must_use]
+pub fn is_app_name(name: &str) -> bool {
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+    plain && name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
 /// The endpoint, and whether the vendor's limits do not hold there, as nobody can say if its URL is wrong.

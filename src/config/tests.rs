@@ -300,11 +300,10 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
          crawled once",
     ),
     (
-        "[apps.test]\nsdk_app_id = 0\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/im.key\"",
+        "[apps.test]\nsdk_app_id = 0\nsecret_key_file = \"$HOME/im.key\"",
         "5: apps.test.sdk_app_id = 0: must be positive. Write the app's SDKAppID from the console\n\
-         config.toml:6: apps.test.secret_key_file = \"$CREDENTIALS_DIRECTORY/im.key\": CREDENTIALS_DIRECTORY is not set; \
-         systemd sets it for services with credentials. Start it as a systemd service with \
-         LoadCredential=im.key:/path/of/the/file",
+         config.toml:6: apps.test.secret_key_file = \"$HOME/im.key\": variables are not expanded, except \
+         $CREDENTIALS_DIRECTORY/ at the start of a secret's file. Write the whole path",
     ),
     (
         "[apps.test]",
@@ -531,6 +530,38 @@ fn paths_count_from_the_file_and_credentials_from_their_folder() {
 }
 
 #[test]
+fn a_credential_is_missed_only_by_whoever_needs_the_secret() {
+    let text = "[apps.a]\nsdk_app_id = 1\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/a.key\"";
+    let config = parse_in(text, &Environment::new([("HOME", "/home/u")])).unwrap();
+    let error = config.apps[0].read_secret_key().unwrap_err().to_string();
+    assert!(error.contains("CREDENTIALS_DIRECTORY is not set"), "{error}");
+    assert!(error.contains("$CREDENTIALS_DIRECTORY/a.key"), "{error}");
+}
+
+#[test]
+fn a_new_configuration_is_written_where_it_is_read() {
+    let env = Environment::new([("HOME", "/home/u")]);
+    let home = |explicit: Option<&str>, env: &Environment| {
+        let home = Config::home(explicit.map(Path::new), env).unwrap();
+        (home.config.display().to_string(), home.database_url, home.is_system)
+    };
+    let of = |config: &str, database: &str, is_system| (config.to_owned(), database.to_owned(), is_system);
+    let own = of(
+        "/home/u/.config/tim-group-sync/config.toml",
+        "sqlite:/home/u/.local/share/tim-group-sync/groups.db",
+        false,
+    );
+    let system = of("/etc/tim-group-sync/config.toml", "sqlite:/var/lib/tim-group-sync/groups.db", true);
+    assert_eq!(home(None, &env), own);
+    assert_eq!(home(None, &env.clone().as_root()), system);
+    assert_eq!(home(Some("/etc/tim-group-sync/config.toml"), &env), system);
+    assert_eq!(home(Some("my.toml"), &env), of("my.toml", "sqlite:groups.db", false));
+    let named = Environment::new([("TIM_GROUP_SYNC_CONFIG", "/srv/c.toml")]);
+    assert_eq!(home(None, &named), of("/srv/c.toml", "sqlite:groups.db", false));
+    assert!(Config::home(None, &Environment::new([("X", "y")])).is_err());
+}
+
+#[test]
 fn the_file_is_looked_for_in_the_customary_places() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().to_str().unwrap();
@@ -595,7 +626,10 @@ fn a_file_that_holds_no_key_is_told_by_its_path_alone() {
         assert!(!format!("{error:?}").contains("tiger"), "{error:?}");
     }
     let error = app_with("").read_secret_key().unwrap_err();
-    assert_eq!(error.to_string(), "cannot read /etc/tim-group-sync/prod.key");
+    assert_eq!(
+        error.to_string(),
+        "cannot read /etc/tim-group-sync/prod.key; put the secret alone into this file, and chmod 600 it"
+    );
 }
 
 #[test]

@@ -184,13 +184,9 @@ pub(super) fn path(text: &str, folder: &Path) -> Reading<PathBuf> {
 pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment) -> Reading<SecretFile> {
     let text = text(value)?;
     if let Some(name) = text.strip_prefix("$CREDENTIALS_DIRECTORY/") {
-        let folder = env.directory("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-            let fix = format!("Start it as a systemd service with LoadCredential={name}:/path/of/the/file");
-            Mistake::new(
-                "CREDENTIALS_DIRECTORY is not set; systemd sets it for services with credentials",
-                fix,
-            )
-        })?;
+        // Without it commands that need no secret work all the same; reading the file says what is amiss.
+        let folder = env.directory("CREDENTIALS_DIRECTORY");
+        let folder = folder.unwrap_or_else(|| PathBuf::from("$CREDENTIALS_DIRECTORY"));
         return Ok(SecretFile { path: path(name, &folder)?, is_credential: true });
     }
     if !text.contains(['/', '.']) && holds_key(text) {

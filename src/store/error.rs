@@ -7,7 +7,7 @@ use crate::model::{CrawlId, SdkAppId};
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot open the database {at}")]
+    #[error("cannot open the database {at}{}", what_to_do(.source))]
     Open { at: String, source: sqlx::Error },
     #[error("the database's URL cannot be used")]
     InvalidUrl { source: sqlx::Error },
@@ -122,19 +122,32 @@ fn is_passing(error: &sqlx::Error) -> bool {
 
 /// For troubles whose driver's message leaves open what is to be done.
 fn what_to_do(error: &sqlx::Error) -> &'static str {
-    let sqlx::Error::Database(error) = error else { return "" };
+    let error = match error {
+        sqlx::Error::Database(error) => error,
+        sqlx::Error::Io(_) => {
+            return "; see whether the server runs, and whether database.url leads to it from here";
+        }
+        _ => return "",
+    };
     let Some(code) = error.code() else { return "" };
     match code.parse::<u32>() {
-        // SQLite: read-only (8), failed input or output (10), corrupt (11), full (13), not a database (26).
+        // SQLite: busy (5), locked (6), read-only (8), failed input or output (10), corrupt (11), full (13), cannot open
+        // (14), not a database (26).
         Ok(sqlite) if code.len() < 5 => match sqlite & 0xff {
             8 => {
                 "; the database's file may not be written: see who owns it, its folder and the files beside it"
             }
+            5 | 6 => "; another program has it locked",
+            14 => "; see who owns the file, its folder and the files beside it",
             10 | 13 => "; the disk of the database's file is full or broken",
             11 | 26 => "; the database's file is damaged: keep a copy of it and restore a backup",
             _ => "",
         },
         _ if code == "53100" => "; the server's disk is full",
+        _ if code.starts_with("28") => {
+            "; see the user in database.url, and the password in database.password_file, PGPASSWORD or ~/.pgpass"
+        }
+        _ if code.starts_with("3D") => "; see the database's name in database.url, or CREATE DATABASE it",
         _ => "",
     }
 }

@@ -8,6 +8,7 @@ use sqlx::{Column as _, Row as _};
 
 use super::engine::{Store, query_as, reading};
 use super::error::{Attempted as _, StoreError};
+use crate::model::SdkAppId;
 
 /// One app, as it stands.
 #[derive(Clone, Debug, Serialize)]
@@ -22,9 +23,37 @@ pub struct AppStatus {
     pub last_crawl: Option<CrawlRow>,
     /// A crawl that has not ended.
     pub running_crawl: Option<CrawlRow>,
+    /// The crawls of which groups are held, the newest first.
+    pub withheld: Vec<Withheld>,
     /// What each host's crawls are for, if they do not agree: then some types are crawled only by turns. Empty if they
     /// agree.
     pub differing_group_types: Vec<HostTypes>,
+}
+
+impl AppStatus {
+    /// An app that the database has not heard of.
+    #[must_use]
+    pub fn never_crawled(name: &str, sdk_app_id: SdkAppId) -> Self {
+        Self {
+            app: name.to_owned(),
+            sdk_app_id: sdk_app_id.get(),
+            configured: true,
+            types: Vec::new(),
+            last_complete_crawl: None,
+            last_crawl: None,
+            running_crawl: None,
+            withheld: Vec::new(),
+            differing_group_types: Vec::new(),
+        }
+    }
+}
+
+/// A crawl whose deletions wait for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct Withheld {
+    pub crawl_id: i64,
+    /// The groups of it that wait still.
+    pub groups: i64,
 }
 
 /// The group types of a host's newest crawl.
@@ -104,6 +133,9 @@ macro_rules! crawl_where {
 const LAST_COMPLETE: &str = crawl_where!("status = 'complete'");
 const LAST_ENDED: &str = crawl_where!("status <> 'running'");
 const RUNNING: &str = crawl_where!("status = 'running'");
+const WITHHELD: &str = "
+SELECT held_crawl_id AS crawl_id, count(*) AS groups FROM group_row
+WHERE app_id = $1 AND held_crawl_id IS NOT NULL GROUP BY held_crawl_id ORDER BY held_crawl_id DESC";
 // Few enough that a host whose configuration was mended, or that is gone, is soon not spoken of any more.
 const LATELY_CRAWLED: &str = "
 SELECT host, group_types FROM (
@@ -150,6 +182,8 @@ impl Store {
             }
             let [last_complete_crawl, last_crawl, running_crawl] =
                 <[Option<CrawlRow>; 3]>::try_from(crawls).unwrap_or_default();
+            let withheld =
+                reading!(self, on => query_as(WITHHELD).bind(app_id).fetch_all(on).await).attempted(DOING)?;
             let lately: Vec<(String, Option<String>)> =
                 reading!(self, on => query_as(LATELY_CRAWLED).bind(app_id).fetch_all(on).await)
                     .attempted(DOING)?;
@@ -161,6 +195,7 @@ impl Store {
                 last_complete_crawl,
                 last_crawl,
                 running_crawl,
+                withheld,
                 differing_group_types: differing(lately),
             });
         }

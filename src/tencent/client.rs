@@ -2,6 +2,7 @@
 //! that sees a URL with a UserSig in it.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
@@ -166,6 +167,9 @@ impl Client {
         if error.is_timeout() {
             return ApiError::Timeout { after: self.settings.request_timeout };
         }
+        if let Some(detail) = untrusted(&error) {
+            return ApiError::Untrusted { detail };
+        }
         let connecting = error.is_connect();
         let detail = describe(error);
         if connecting { ApiError::Connect { detail } } else { ApiError::Broken { detail } }
@@ -226,6 +230,23 @@ pub fn is_loopback(url: &Url) -> bool {
 /// An HTTP error's causes without its URL.
 fn describe(error: reqwest::Error) -> String {
     with_causes(&error.without_url())
+}
+
+/// What is wrong with the server's certificate, if that is what went wrong.
+fn untrusted(error: &reqwest::Error) -> Option<String> {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(what)) = error.downcast_ref() {
+            return Some(what.to_string());
+        }
+        // An I/O error hides the one it was made of from `source`.
+        let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match hidden {
+            Some(hidden) => Some(hidden),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 fn read_page(body: &[u8]) -> Result<Page, ApiError> {

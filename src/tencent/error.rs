@@ -15,6 +15,12 @@ pub enum ApiError {
     Timeout { after: Duration },
     #[error("no connection to the API: {detail}")]
     Connect { detail: String },
+    #[error(
+        "the API's server shows a certificate that this machine does not trust ({detail}): if a proxy reads TLS on the way, \
+         add its CA to the system's (update-ca-certificates) or name a file with all CAs in SSL_CERT_FILE; otherwise \
+         look at base_url and at this machine's clock"
+    )]
+    Untrusted { detail: String },
     #[error("the connection to the API broke before the answer was complete: {detail}")]
     Broken { detail: String },
     #[error("the API answered with HTTP status {status}")]
@@ -40,6 +46,7 @@ impl ApiError {
         match self {
             Self::Timeout { .. }
             | Self::Connect { .. }
+            | Self::Untrusted { .. }
             | Self::Broken { .. }
             | Self::Status { status: 500.. } => Disposition::Retry,
             Self::Status { status: 429 } => Disposition::Throttle { at_least: THROTTLE },
@@ -64,7 +71,9 @@ impl ApiError {
     pub fn reason_code(&self) -> ReasonCode {
         match self {
             Self::Timeout { .. } => ReasonCode::Timeout,
-            Self::Connect { .. } | Self::Broken { .. } | Self::Status { .. } => ReasonCode::Network,
+            Self::Connect { .. } | Self::Untrusted { .. } | Self::Broken { .. } | Self::Status { .. } => {
+                ReasonCode::Network
+            }
             Self::TooLarge { .. } | Self::Malformed { .. } => ReasonCode::MalformedAnswer,
             Self::Answered { code, .. } => match class(*code) {
                 Disposition::Throttle { .. } => ReasonCode::Throttled,

@@ -54,6 +54,11 @@ impl SecretKey {
         key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit())
     }
 
+    /// The key itself, for the one command that writes it to its file.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
     fn authenticate(&self, text: &str) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret().as_bytes())
             .expect("HMAC takes a key of any length");

@@ -14,7 +14,7 @@ use tim_group_sync::tencent::usersig::{SecretKey, verify};
 use crate::support_engines::Bench;
 use crate::support_postgres::PostgresServer;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// A folder with a configuration and a key, and the simulated API it names.
 pub struct Place {
@@ -79,6 +79,15 @@ pub struct Ended {
     pub err: String,
 }
 
+impl Ended {
+    /// The result of a command that was asked for JSON, whose document has the code it ended with.
+    pub fn result(&self) -> serde_json::Value {
+        let mut document: serde_json::Value = serde_json::from_str(&self.out).unwrap();
+        assert_eq!(document["exit_code"].as_i64(), self.code.map(i64::from), "{self:?}");
+        document["result"].take()
+    }
+}
+
 impl From<Output> for Ended {
     fn from(output: Output) -> Self {
         Self {
@@ -114,7 +123,7 @@ async fn a_crawl_prints_one_line_and_fills_the_table() {
     );
     assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "30");
     let again = place.run(&["sync", "--json"]).await;
-    let report: serde_json::Value = serde_json::from_str(&again.out).unwrap();
+    let report = again.result();
     assert_eq!(report[0]["status"], "complete");
     assert_eq!(report[0]["groups_listed"], 30);
     assert_eq!(report[0]["first_listed"], 0);
@@ -190,8 +199,8 @@ async fn deletions_that_were_wrong_are_undone_and_stay_so() {
     assert_eq!(place.query(state).await, "10 0 0");
     let undone = place.run(&["undelete", "--crawl", "2", "--json"]).await;
     assert_eq!(undone.code, Some(0), "{undone:?}");
-    let result: serde_json::Value = serde_json::from_str(&undone.out).unwrap();
-    assert_eq!((result["crawl_id"].as_i64(), result["groups"].as_array().unwrap().len()), (Some(2), 30));
+    let result = undone.result();
+    assert_eq!((result["crawl_id"].as_i64(), result["group_ids"].as_array().unwrap().len()), (Some(2), 30));
     assert_eq!(place.run(&["crawl"]).await.code, Some(0));
     assert_eq!(place.query(state).await, "40 30 30");
     let crawl = "SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = 2";
@@ -254,7 +263,7 @@ async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so()
     assert_eq!((shown.out.as_str(), place.query(apps).await.as_str()), (expected, "prod"));
     let removed = place.run(&["forget", "--app", "prod", "--yes", "--json"]).await;
     assert_eq!(removed.code, Some(0), "{removed:?}");
-    let result: serde_json::Value = serde_json::from_str(&removed.out).unwrap();
+    let result = removed.result();
     assert_eq!((result["groups"].as_i64(), result["dry_run"].as_bool()), (Some(30), Some(false)));
     assert_eq!(place.query(apps).await, "");
     assert_eq!(place.query("SELECT count(*) FROM group_row").await, "0");
@@ -324,7 +333,7 @@ async fn a_dry_run_prints_what_a_crawl_would_do_and_exits_like_it() {
     place.api.dissolve_some(300);
     let json = place.run(&["crawl", "--dry-run", "--json"]).await;
     assert_eq!(json.code, Some(3), "{json:?}");
-    let result: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let result = json.result();
     assert_eq!(
         (&result[0]["deletions"], &result[0]["changes"][0]["change"]),
         (&"withheld".into(), &"withheld".into())
@@ -375,7 +384,7 @@ async fn a_wrong_key_exits_78_and_says_what_to_change() {
     }
     place.write_key("AKIDnotanimkey");
     let ended = place.run(&["check"]).await;
-    assert!(ended.err.contains("64 hexadecimal digits"), "{ended:?}");
+    assert!(ended.out.contains("64 hexadecimal digits"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -455,7 +464,7 @@ async fn check_makes_no_database_and_prints_the_next_runs() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.out.contains("3 groups") && ended.out.contains("next runs"), "{ended:?}");
     assert!(!place.path("groups.db").exists());
-    let json: serde_json::Value = serde_json::from_str(&place.run(&["check", "--json"]).await.out).unwrap();
+    let json = place.run(&["check", "--json"]).await.result();
     assert_eq!(json[2]["next_runs"].as_array().unwrap().len(), 5);
     let shown = place.run(&["check", "--show-config"]).await;
     assert!(shown.out.contains("apps.prod.page_limit = 10000") && !shown.out.contains(KEY), "{shown:?}");
@@ -473,7 +482,7 @@ async fn status_tells_a_fresh_table_from_a_stale_one_and_from_none() {
     assert!(fresh.out.contains("Public"), "{fresh:?}");
     let stale = place.run(&["status", "--max-age", "0s"]).await;
     assert_eq!(stale.code, Some(1), "{stale:?}");
-    let json: serde_json::Value = serde_json::from_str(&place.run(&["status", "--json"]).await.out).unwrap();
+    let json = place.run(&["status", "--json"]).await.result();
     assert_eq!(json[0]["types"][0]["live"], 3);
 }
 
@@ -501,7 +510,7 @@ async fn status_tells_who_holds_the_lease_and_that_replicas_crawl_different_type
     let sentence = "replicas crawl different group types: host-a Private, Public; host-b Public. Give them the same group_types";
     assert!(status.out.contains(sentence), "{status:?}");
     assert!(status.out.contains("held by host-c since 2026-03-01T00:00:00Z"), "{status:?}");
-    let json: serde_json::Value = serde_json::from_str(&run(&["status", "--json"]).await.out).unwrap();
+    let json = run(&["status", "--json"]).await.result();
     assert_eq!(json[0]["crawled_now"], true);
     assert_eq!(
         json[0]["lease_holder"],

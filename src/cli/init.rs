@@ -1,0 +1,349 @@
+//! `init`: a first configuration and its key file, from options or from questions. It never overwrites anything.
+
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::{self, BufRead as _, ErrorKind, IsTerminal as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use rustix::process::geteuid;
+use secrecy::{ExposeSecret as _, SecretString};
+use uzers::User;
+
+use super::check;
+use super::exit::{Exit, Failure};
+use super::hidden;
+use super::output::Output;
+use super::setup::Setup;
+use crate::config::{APP_NAME, Config, Home, SecretFile, UNUSUAL_KEY, is_app_name};
+use crate::model::SdkAppId;
+use crate::tencent::region::Region;
+use crate::tencent::usersig::SecretKey;
+
+/// The user that the service runs as, where it is installed.
+const SERVICE_USER: &str = "tim-group-sync";
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "On a terminal it asks for what is missing; the key is not shown. Nothing is ever overwritten.
+Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml, as root /etc/tim-group-sync/config.toml."
+)]
+pub(super) struct Init {
+    /// The app's SDKAppID, from the console
+    #[arg(long, value_name = "NUMBER", value_parser = sdk_app_id)]
+    sdk_app_id: Option<SdkAppId>,
+    /// The app's data centre
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Region::ALL.map(|(name, _)| name)))]
+    region: Option<String>,
+    /// Another address of the API instead of a region, such as the simulator's
+    #[arg(long, value_name = "URL", conflicts_with = "region")]
+    base_url: Option<String>,
+    /// A file that holds the app's key alone; it is copied to a file of mode 0600
+    #[arg(long, value_name = "FILE")]
+    secret_key_file: Option<PathBuf>,
+    /// The app's name in the configuration, which stands in every row
+    #[arg(long, value_name = "NAME", default_value = "prod", value_parser = app_name)]
+    name: String,
+    /// The administrator account that signs
+    #[arg(long, value_name = "USERID", default_value = "administrator")]
+    identifier: String,
+    /// The database: sqlite:FILE or postgres://…, without a password
+    // Whoever writes a password into it must not see it repeated.
+    #[arg(long, value_name = "URL")]
+    database: Option<SecretString>,
+    #[command(flatten)]
+    pub(super) output: Output,
+    #[arg(skip)]
+    written: Option<Written>,
+}
+
+/// What was written, for those who read how to go on.
+#[derive(Debug)]
+struct Written {
+    config_file: PathBuf,
+    secret_key_file: PathBuf,
+    /// Where the service is installed, its user.
+    service_user: Option<String>,
+}
+
+fn sdk_app_id(text: &str) -> Result<SdkAppId, String> {
+    let number = text.trim().parse().ok().and_then(SdkAppId::new);
+    number.ok_or_else(|| "an SDKAppID is a number such as 1400000000; the console shows it".to_owned())
+}
+
+fn app_name(text: &str) -> Result<String, &'static str> {
+    if is_app_name(text) { Ok(text.to_owned()) } else { Err(APP_NAME) }
+}
+
+impl Init {
+    /// Writes the files, while root is root still.
+    pub(super) fn write(&mut self, setup: &Setup) -> Result<(), Failure> {
+        let home = setup.home()?;
+        let key_file = home.config.with_file_name(format!("{}.key", self.name));
+        refuse_existing(&home.config, "edit it, or name another file with --config FILE")?;
+        let given = self.secret_key_file.as_deref();
+        let stays = given.is_some_and(|given| is_same_file(given, &key_file));
+        if !stays {
+            refuse_existing(&key_file, "say --secret-key-file with it to use it, or another --name")?;
+        }
+        // What cannot be asked for is told before any question.
+        let asking = io::stdin().is_terminal();
+        self.refuse_missing(asking)?;
+        let given_key = given.map(read_key).transpose()?;
+        let sdk_app_id = match self.sdk_app_id {
+            Some(sdk_app_id) => sdk_app_id,
+            None => ask_until("SDKAppID (console: IM, your app): ", sdk_app_id)?,
+        };
+        let place = match (&self.base_url, &self.region) {
+            (Some(url), _) => format!("base_url = {}", toml_text(url)),
+            (None, Some(region)) => format!("region = {}", toml_text(region)),
+            (None, None) => format!("region = {}", toml_text(&ask_region()?)),
+        };
+        let text = self.config_text(&home, sdk_app_id, &place);
+        if let Err(problems) = Config::parse(&text, &home.config, &setup.environment) {
+            let error = anyhow::Error::from(problems).context("these answers make no lawful configuration");
+            return Err(Failure::new(Exit::Usage, error));
+        }
+        let key = match given_key {
+            Some(key) => key,
+            None => ask_key()?,
+        };
+
+        let owner = service_user(&home);
+        make_folder(&home)?;
+        if !stays {
+            write_new(&key_file, key.expose(), 0o600, owner.as_ref())?;
+        }
+        if let Err(failure) = write_new(&home.config, &text, 0o644, None) {
+            if !stays {
+                // It was made a moment ago and is of no use without a configuration.
+                let _ = std::fs::remove_file(&key_file);
+            }
+            return Err(failure);
+        }
+        let service_user = owner.map(|user| user.name().to_string_lossy().into_owned());
+        eprintln!("wrote {}", home.config.display());
+        if !stays {
+            let whose = service_user.as_ref().map_or_else(String::new, |name| format!(", owner {name}"));
+            eprintln!("wrote {} (mode 0600{whose})", key_file.display());
+        }
+        self.written = Some(Written { config_file: home.config, secret_key_file: key_file, service_user });
+        Ok(())
+    }
+
+    /// Checks what was written.
+    pub(super) async fn check(self, setup: &Setup) -> Result<Exit, Failure> {
+        let findings = check::examine(setup, &setup.config_for_command()?).await?;
+        let exit = check::worst(&findings);
+        let written = self.written.expect("the files are written before they are checked");
+        let result = serde_json::json!({
+            "config_file": written.config_file, "secret_key_file": written.secret_key_file, "findings": findings,
+        });
+        self.output.print(exit, result, |out| {
+            check::print(out, &findings)?;
+            writeln!(out, "\n{}", next_steps(setup, &written, exit))
+        })
+    }
+
+    /// Names what is missing, if there is nobody to ask.
+    fn refuse_missing(&self, asking: bool) -> Result<(), Failure> {
+        let mut missing = Vec::new();
+        if self.sdk_app_id.is_none() {
+            missing.push("--sdk-app-id");
+        }
+        if self.region.is_none() && self.base_url.is_none() {
+            missing.push("--region");
+        }
+        if self.secret_key_file.is_none() {
+            missing.push("--secret-key-file");
+        }
+        if asking || missing.is_empty() {
+            return Ok(());
+        }
+        let error = anyhow::anyhow!("{} must be given: this is no terminal to ask on", missing.join(", "));
+        Err(Failure::new(Exit::Usage, error))
+    }
+
+    fn config_text(&self, home: &Home, sdk_app_id: SdkAppId, place: &str) -> String {
+        let database = self.database.as_ref().map_or(home.database_url.as_str(), |url| url.expose_secret());
+        format!(
+            "# `tim-group-sync check --show-config` shows every option, config.example.toml explains them.\n\
+             \n\
+             [database]\n\
+             # A SQLite file, or \"postgres://user@host/db\" with the password in a password_file.\n\
+             url = {database}\n\
+             \n\
+             [schedule]\n\
+             # Every hour; the time zone is also that of the days in daily_counts.\n\
+             cron = \"0 * * * *\"\n\
+             timezone = \"UTC\"\n\
+             \n\
+             # One section for each app; its name stands in every row.\n\
+             [apps.{name}]\n\
+             sdk_app_id = {sdk_app_id}\n\
+             # An administrator of the app.\n\
+             identifier = {identifier}\n\
+             # Holds the app's key alone; only the user that runs this program may read it.\n\
+             secret_key_file = {key_file}\n\
+             {place}\n",
+            database = toml_text(database),
+            name = self.name,
+            identifier = toml_text(&self.identifier),
+            key_file = toml_text(&format!("{}.key", self.name)),
+        )
+    }
+}
+
+fn toml_text(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+fn refuse_existing(path: &Path, instead: &str) -> Result<(), Failure> {
+    match path.symlink_metadata() {
+        Ok(_) => {
+            let error = anyhow::anyhow!("{} exists, and init overwrites nothing: {instead}", path.display());
+            Err(Failure::new(Exit::Failed, error))
+        }
+        Err(_) => Ok(()),
+    }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+fn read_key(file: &Path) -> Result<SecretKey, Failure> {
+    let read = SecretFile { path: file.to_owned(), is_credential: false }.read_key()?;
+    read.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    Ok(read.key)
+}
+
+/// Asks one question on the terminal.
+fn ask(question: &str) -> Result<String, Failure> {
+    eprint!("{question}");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    if io::stdin().lock().read_line(&mut answer)? == 0 {
+        return Err(unanswered());
+    }
+    Ok(answer.trim().to_owned())
+}
+
+fn unanswered() -> Failure {
+    Failure::new(Exit::Usage, anyhow::anyhow!("the questions were not all answered; nothing was written"))
+}
+
+fn ask_until<T>(question: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
+    loop {
+        match read(&ask(question)?) {
+            Ok(answer) => return Ok(answer),
+            Err(mistake) => eprintln!("{mistake}"),
+        }
+    }
+}
+
+fn ask_region() -> Result<String, Failure> {
+    let names = Region::ALL.map(|(name, _)| name);
+    let known = names.join(", ");
+    ask_until(&format!("Data centre ({known}) [china]: "), |answer| match answer {
+        "" => Ok("china".to_owned()),
+        name if names.contains(&name) => Ok(name.to_owned()),
+        _ => Err(format!("it is one of {known}")),
+    })
+}
+
+fn ask_key() -> Result<SecretKey, Failure> {
+    loop {
+        let typed =
+            hidden::ask("Key (console: basic configuration; it is not shown): ").map_err(|error| {
+                if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::Interrupted) {
+                    return unanswered();
+                }
+                let error =
+                    anyhow::Error::from(error).context("cannot ask for the key; say --secret-key-file");
+                Failure::new(Exit::Failed, error)
+            })?;
+        let text = typed.expose_secret().trim();
+        if text.is_empty() || text.contains(char::is_whitespace) {
+            eprintln!("a key has characters, and no spaces between them");
+            continue;
+        }
+        let key = SecretKey::new(text);
+        if key.looks_usual() {
+            return Ok(key);
+        }
+        eprintln!("this {UNUSUAL_KEY}");
+        if matches!(ask("Use it all the same? [y/N] ")?.as_str(), "y" | "Y" | "yes") {
+            return Ok(key);
+        }
+    }
+}
+
+/// The service's user, if this is the service's configuration and root who can give files away.
+fn service_user(home: &Home) -> Option<User> {
+    if !home.is_system || !geteuid().is_root() {
+        return None;
+    }
+    uzers::get_user_by_name(SERVICE_USER)
+}
+
+fn make_folder(home: &Home) -> Result<(), Failure> {
+    let Some(folder) = home.config.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if folder.exists() {
+        return Ok(());
+    }
+    // The service has to get in; nobody else has to.
+    let mode = if home.is_system { 0o755 } else { 0o700 };
+    let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
+    made.and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(mode)))
+        .map_err(|error| cannot_write(folder, error))
+}
+
+fn cannot_write(path: &Path, error: io::Error) -> Failure {
+    let error = anyhow::Error::from(error)
+        .context(format!("cannot write {}; name another place with --config FILE", path.display()));
+    Failure::new(Exit::Failed, error)
+}
+
+/// Writes a file that is not there yet, with this very mode whatever the umask says.
+fn write_new(path: &Path, text: &str, mode: u32, owner: Option<&User>) -> Result<(), Failure> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = opened.map_err(|error| cannot_write(path, error))?;
+    let mut fill = || {
+        writeln!(file, "{}", text.trim_end())?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        if let Some(user) = owner {
+            fchown(&file, Some(user.uid()), Some(user.primary_group_id()))?;
+        }
+        file.sync_all()
+    };
+    fill().map_err(|error| {
+        // Half a file would be in the way of the next attempt.
+        let _ = std::fs::remove_file(path);
+        cannot_write(path, error)
+    })
+}
+
+fn next_steps(setup: &Setup, written: &Written, exit: Exit) -> String {
+    let config = setup.config_argument();
+    let program = format!("tim-group-sync{config}");
+    if exit != Exit::Done {
+        return format!(
+            "Next: mend what is not ok above, in {}, and run\n  {program} check",
+            written.config_file.display()
+        );
+    }
+    if written.service_user.is_some() {
+        return "Next:\n  systemctl enable --now tim-group-sync   # crawls at once, then every hour\n  \
+                tim-group-sync status                   # what is in the table"
+            .to_owned();
+    }
+    format!(
+        "Next:\n  {program} crawl    # one crawl; --dry-run shows what it would change\n  \
+         {program} status   # what is in the table\n  \
+         {program} run      # the service: crawls every hour until stopped"
+    )
+}

@@ -1,0 +1,126 @@
+//! `man`: one page about everything, made from the definition of the command line.
+
+use std::io::{self, Write};
+
+use clap::{Args, CommandFactory as _};
+use clap_mangen::roff::{Roff, bold, roman};
+
+use super::Cli;
+use super::exit::{Exit, Failure};
+use super::output::to_stdout;
+
+#[derive(Debug, Args)]
+#[command(after_help = "To read it: tim-group-sync man | man -l -
+To install it for yourself: tim-group-sync man > ~/.local/share/man/man1/tim-group-sync.1")]
+pub(super) struct Man {}
+
+impl Man {
+    #[expect(clippy::unused_self, reason = "every command is run alike")]
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let page = String::from_utf8_lossy(&page()?).into_owned();
+        to_stdout(|out| page.chars().try_for_each(|c| write_char(out, c)))?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Formatters take other characters than ASCII for what they are only by their number.
+fn write_char(out: &mut dyn Write, c: char) -> io::Result<()> {
+    if c.is_ascii() { write!(out, "{c}") } else { write!(out, "\\[u{:04X}]", u32::from(c)) }
+}
+
+fn page() -> io::Result<Vec<u8>> {
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    let about_all = clap_mangen::Man::new(command.clone());
+    about_all.render_title(&mut page)?;
+    about_all.render_name_section(&mut page)?;
+    about_all.render_synopsis_section(&mut page)?;
+    about_all.render_description_section(&mut page)?;
+    about_all.render_options_section(&mut page)?;
+    let mut heading = Roff::new();
+    heading.control("SH", ["COMMANDS"]);
+    heading.to_writer(&mut page)?;
+    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+        write_command(&mut page, subcommand)?;
+    }
+    write_rest(&mut page)?;
+    Ok(page)
+}
+
+/// A command as a part of the section about all of them: its page without what every command has.
+fn write_command(page: &mut Vec<u8>, command: &clap::Command) -> io::Result<()> {
+    let mut heading = Roff::new();
+    heading.control("SS", [command.get_name()]);
+    heading.to_writer(page)?;
+    let own = command.clone().mut_args(|argument| {
+        let everywhere = ["config", "help", "version"].contains(&argument.get_id().as_str());
+        argument.hide(everywhere)
+    });
+    let own = clap_mangen::Man::new(own);
+    let mut parts = Vec::new();
+    own.render_synopsis_section(&mut parts)?;
+    writeln!(parts, ".PP")?;
+    own.render_description_section(&mut parts)?;
+    own.render_options_section(&mut parts)?;
+    for line in parts.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b".SH")) {
+        page.extend_from_slice(line);
+    }
+    if let Some(after) = command.get_after_help() {
+        let mut lines = Roff::new();
+        lines.control("PP", []);
+        lines.control("nf", []);
+        after.to_string().lines().for_each(|line| _ = lines.text([roman(line)]));
+        lines.control("fi", []);
+        lines.to_writer(page)?;
+    }
+    Ok(())
+}
+
+/// What no option tells.
+const EXIT_CODES: [(&str, &str); 7] = [
+    ("0", "Done."),
+    ("1", "Failed."),
+    ("2", "Wrong usage."),
+    ("3", "A crawl is complete, but its deletions are withheld until someone approves them."),
+    ("4", "A crawl is incomplete: nothing was marked deleted of what it could not account for."),
+    ("75", "An app is being crawled by another process, or the database is out of reach: try again later."),
+    ("78", "The configuration or the credentials are wrong: someone has to change something."),
+];
+const FILES: [(&str, &str); 2] = [
+    (
+        "$XDG_CONFIG_HOME/tim-group-sync/config.toml",
+        "An ordinary user's configuration; ~/.config by default.",
+    ),
+    ("/etc/tim-group-sync/config.toml", "The service's, root's, and that of users who have none."),
+];
+const VARIABLES: [(&str, &str); 5] = [
+    ("TIM_GROUP_SYNC_CONFIG", "The configuration file, where --config names none."),
+    ("TIM_GROUP_SYNC_DATABASE_URL", "Instead of database.url."),
+    ("TIM_GROUP_SYNC_LOG", "Instead of log.level: a level, or a filter such as info,tim_group_sync=debug."),
+    ("HTTPS_PROXY, NO_PROXY", "The proxy to the API, and where not to use it."),
+    ("NO_COLOR", "Log lines without colours."),
+];
+const SIGNALS: [(&str, &str); 3] = [
+    (
+        "SIGTERM, SIGINT",
+        "Finish the page in hand, record the crawl as cancelled, and end within 5 seconds; a second one aborts.",
+    ),
+    ("SIGHUP", "Read the configuration and the keys again, between crawls."),
+    ("SIGUSR1", "Crawl every app now."),
+];
+
+fn write_rest(page: &mut Vec<u8>) -> io::Result<()> {
+    let sections: [(&str, &[(&str, &str)]); 4] =
+        [("EXIT STATUS", &EXIT_CODES), ("FILES", &FILES), ("ENVIRONMENT", &VARIABLES), ("SIGNALS", &SIGNALS)];
+    let mut rest = Roff::new();
+    for (heading, entries) in sections {
+        rest.control("SH", [heading]);
+        for (name, meaning) in entries {
+            rest.control("TP", []);
+            rest.text([bold(*name)]);
+            rest.text([roman(*meaning)]);
+        }
+    }
+    rest.to_writer(page)
+}

@@ -1,0 +1,47 @@
+//! Root beside a service: before a SQLite file is opened, root becomes its owner, so that whatever is made beside it is
+//! the service's own.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::process::geteuid;
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+use rustix::{process::Gid, process::Uid};
+
+use super::exit::{Exit, Failure};
+
+/// Becomes the owner of a file, or of the folder in which it would be made. For others than root this does nothing.
+///
+/// There is no way back, and it is about the calling thread alone, so it comes before there is another one.
+pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
+    let metadata = |path| Some((path, std::fs::metadata(path).ok()?));
+    let Some((found, metadata)) = database.ancestors().find_map(metadata) else { return Ok(()) };
+    let (uid, gid) = (metadata.uid(), metadata.gid());
+    if !geteuid().is_root() || uid == 0 {
+        return Ok(());
+    }
+    let user = uzers::get_user_by_uid(uid);
+    let name =
+        user.as_ref().map_or_else(|| format!("#{uid}"), |user| user.name().to_string_lossy().into_owned());
+    // Other groups of theirs may be what lets them read the configuration.
+    let groups = user.as_ref().and_then(|user| uzers::get_user_groups(user.name(), gid)).unwrap_or_default();
+    let groups: Vec<u32> = groups.iter().map(uzers::Group::gid).collect();
+    become_user(uid, gid, &groups).map_err(|error| {
+        let error = anyhow::Error::from(error).context(format!(
+            "cannot become {name}, who owns {}; run the command as that user: sudo -u '{name}' tim-group-sync …",
+            found.display()
+        ));
+        Failure::new(Exit::Failed, error)
+    })?;
+    eprintln!("going on as {name}, who owns {}", found.display());
+    Ok(())
+}
+
+fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    set_thread_groups(&groups)?;
+    set_thread_gid(Gid::from_raw(gid))?;
+    set_thread_uid(Uid::from_raw(uid))?;
+    Ok(())
+}
