@@ -180,7 +180,8 @@ impl Campaign {
         let at_most = if *fault == Fault::IgnoreGroupType { 2 } else { 1 };
         for _ in 0..at_most {
             if ids(&self.world.live().await) != ids(&self.world.api.truth()) || self.missing().await {
-                self.crawl().await;
+                let report = self.crawl().await;
+                assert_eq!(outcome(&report), "complete", "after {what}: {}", why(&report));
             }
         }
         assert_eq!(ids(&self.world.live().await), ids(&self.world.api.truth()), "after {what}");

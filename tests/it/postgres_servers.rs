@@ -146,7 +146,7 @@ async fn a_replica_is_read_and_never_written() {
     let Some(server) = OwnServer::start() else { return };
     let bench = Bench::on_postgres(server.database().await).await;
     let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
-    let replica = server.replica().await;
+    let Some(replica) = server.replica().await else { return };
     let reader = Store::open_to_read(&replica).await.unwrap();
     reader.check_migrated().await.unwrap();
     let live = async || reader.app_statuses().await.unwrap()[0].types[0].live;

@@ -385,11 +385,17 @@ impl OwnServer {
         self.tell("start").await;
     }
 
-    /// Makes a replica that follows it, and says where.
-    pub async fn replica(&self) -> DatabaseUrl {
+    /// Makes a replica that follows it, and says where. `None` where the program for it is not beside the server's.
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    pub async fn replica(&self) -> Option<DatabaseUrl> {
+        let programs = programs().expect("it runs");
+        if !programs.join("pg_basebackup").exists() {
+            eprintln!("SKIPPED: there is no pg_basebackup in {}", programs.display());
+            return None;
+        }
         self.tell("copy").await;
         let url = socket_url("postgres", &self.folder.join("standby"), "postgres");
-        DatabaseUrl::Postgres(PostgresDatabase::new(&url).unwrap())
+        Some(DatabaseUrl::Postgres(PostgresDatabase::new(&url).unwrap()))
     }
 
     async fn tell(&self, order: &'static str) {
