@@ -12,6 +12,8 @@ mod cli;
 mod crawls;
 mod daemon;
 mod datasette;
+mod docs;
+mod docs_commands;
 mod faults;
 mod first_hour;
 mod grafana;

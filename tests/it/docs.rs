@@ -1,0 +1,352 @@
+//! What the pages show is so: each block of code says what it is, configurations are lawful, queries run, links lead somewhere,
+//! the two READMEs are one, and the page on troubles has what the sources say. docs_commands.rs runs the commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tim_group_sync::config::{Config, Environment};
+use tim_group_sync::model::ReasonCode;
+use tim_group_sync::pace::Disposition;
+use tim_group_sync::tencent::ApiError;
+use tim_group_sync::tencent::error::meaning;
+
+use crate::support::{Engine, World, on_every_engine};
+use crate::support_engines::Place;
+use crate::support_postgres::PostgresServer;
+
+/// A fenced block of a page.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// The page and the line of its fence.
+    pub at: String,
+    pub info: String,
+    pub text: String,
+}
+
+/// A page of the documentation, with its path from the root of the project.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub path: String,
+    pub text: String,
+}
+
+impl Page {
+    fn read(path: &str) -> Self {
+        Self { path: path.to_owned(), text: fs::read_to_string(root().join(path)).unwrap() }
+    }
+
+    pub fn blocks(&self) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        let mut open: Option<Block> = None;
+        for (number, line) in self.text.lines().enumerate() {
+            let fence = line.trim_start().strip_prefix("```");
+            match (open.take(), fence) {
+                (None, Some(info)) => {
+                    let at = format!("{}:{}", self.path, number + 1);
+                    open = Some(Block { at, info: info.trim().to_owned(), text: String::new() });
+                }
+                (Some(block), Some(_)) => blocks.push(block),
+                (Some(mut block), None) => {
+                    block.text.extend([line, "\n"]);
+                    open = Some(block);
+                }
+                (None, None) => {}
+            }
+        }
+        assert!(open.is_none(), "{}: a block is not closed", self.path);
+        blocks
+    }
+
+    /// The page without its blocks.
+    fn prose(&self) -> String {
+        self.text.split("```").step_by(2).collect()
+    }
+
+    fn headings(&self) -> Vec<(usize, String)> {
+        let prose = self.prose();
+        let lines = prose.lines().filter(|line| line.starts_with('#'));
+        let level = |line: &str| line.bytes().take_while(|byte| *byte == b'#').count();
+        lines.map(|line| (level(line), line.trim_start_matches('#').trim().to_owned())).collect()
+    }
+
+    fn chapter(&self, title: &str) -> &str {
+        let start = self.text.find(&format!("\n{title}\n")).unwrap_or_else(|| panic!("no chapter {title}"));
+        let level = format!("\n{} ", title.split(' ').next().unwrap());
+        let rest = &self.text[start + 1 + title.len()..];
+        &rest[..rest.find(&level).unwrap_or(rest.len())]
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// README.md, README.zh-CN.md and all of docs/.
+pub fn pages() -> Vec<Page> {
+    let mut paths: Vec<String> = vec!["README.md".to_owned(), "README.zh-CN.md".to_owned()];
+    let files =
+        fs::read_dir(root().join("docs")).unwrap().map(|entry| PathBuf::from(entry.unwrap().file_name()));
+    let pages = files.filter(|file| file.extension().is_some_and(|extension| extension == "md"));
+    paths.extend(pages.map(|file| format!("docs/{}", file.display())));
+    paths.sort();
+    paths.iter().map(|path| Page::read(path)).collect()
+}
+
+/// What blocks can be. Commands, queries and configurations are tried out; the others are only shown.
+const KINDS: [&str; 12] = [
+    "sh",
+    "console",
+    "sql",
+    "sql sqlite",
+    "sql postgres",
+    "toml",
+    "json",
+    "yaml",
+    "ini",
+    "promql",
+    "dockerfile",
+    "text",
+];
+
+#[test]
+fn every_block_says_what_it_is() {
+    for block in pages().iter().flat_map(Page::blocks) {
+        assert!(KINDS.contains(&block.info.as_str()), "{}: {:?}", block.at, block.info);
+        if block.info == "json" {
+            let json = serde_json::from_str::<serde_json::Value>(&block.text);
+            assert!(json.is_ok(), "{}: {json:?}", block.at);
+        }
+    }
+}
+
+#[test]
+fn every_configuration_of_the_pages_is_lawful() {
+    let blocks =
+        pages().iter().flat_map(Page::blocks).filter(|block| block.info == "toml").collect::<Vec<_>>();
+    assert!(blocks.len() > 4);
+    let service =
+        [("STATE_DIRECTORY", "/var/lib/tim-group-sync"), ("CREDENTIALS_DIRECTORY", "/run/credentials")];
+    for block in blocks {
+        let read = Config::parse(
+            &with_an_app(&block.text),
+            Path::new("/etc/tim-group-sync/config.toml"),
+            &Environment::new(service),
+        );
+        assert!(read.is_ok(), "{}: {}", block.at, read.unwrap_err());
+    }
+}
+
+/// A part of a configuration with what it leaves out: the app.
+fn with_an_app(part: &str) -> String {
+    let app = "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"prod.key\"\n";
+    match part {
+        _ if part.contains("sdk_app_id") => part.to_owned(),
+        _ if part.contains("[apps.prod]\n") => part.replacen("[apps.prod]\n", app, 1),
+        _ => format!("{part}\n{app}"),
+    }
+}
+
+on_every_engine! {
+    every_query_of_the_pages_runs,
+}
+
+async fn every_query_of_the_pages_runs(world: World) {
+    world.create("Public", "@TGS#2J4SZEAEL");
+    world.crawl().await;
+    for block in pages().iter().flat_map(Page::blocks) {
+        let meant = match (block.info.as_str(), world.engine) {
+            ("sql", _) => true,
+            ("sql sqlite", engine) => matches!(engine, Engine::Sqlite),
+            ("sql postgres", engine) => matches!(engine, Engine::Postgres),
+            _ => false,
+        };
+        if !meant {
+            continue;
+        }
+        match &world.bench.place {
+            Place::Sqlite(_) => drop(world.rows(&block.text).await),
+            // As an administrator, who may also make roles, and nothing of it stays.
+            Place::Postgres(database) => {
+                let sql = format!(
+                    "SET search_path TO tim; BEGIN; {}; ROLLBACK",
+                    block.text.trim().trim_end_matches(';')
+                );
+                let done = PostgresServer::shared().await.execute(&database.name, &sql).await;
+                done.unwrap_or_else(|error| panic!("{}: {error}", block.at));
+            }
+        }
+    }
+}
+
+/// The anchor that a heading gets.
+fn anchor(heading: &str) -> String {
+    let plain = heading.to_lowercase();
+    let kept = plain.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_between_files_leads_somewhere() {
+    let more = ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(Page::read);
+    for page in pages().into_iter().chain(more) {
+        let prose = page.prose();
+        for target in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") {
+                continue;
+            }
+            let (file, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let folder = Path::new(&page.path).parent().unwrap();
+            let path = if file.is_empty() { PathBuf::from(&page.path) } else { folder.join(file) };
+            assert!(root().join(&path).exists(), "{}: {target}", page.path);
+            if !fragment.is_empty() {
+                let headings = Page::read(path.to_str().unwrap()).headings();
+                let found = headings.iter().any(|(_, heading)| anchor(heading) == fragment);
+                assert!(found, "{}: {target}", page.path);
+            }
+        }
+    }
+}
+
+/// A block's lines without what is said about them, which may be in another language.
+fn without_comments(block: &Block) -> Vec<String> {
+    let mark = if block.info.starts_with("sql") { "--" } else { "#" };
+    let code = |line: &str| {
+        let comment =
+            line.match_indices(mark).map(|(at, _)| at).find(|at| *at == 0 || line[..*at].ends_with(' '));
+        line[..comment.unwrap_or(line.len())].trim_end().to_owned()
+    };
+    block.text.lines().map(code).filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn the_chinese_readme_has_the_headings_and_the_blocks_of_the_english_one() {
+    let [english, chinese] = ["README.md", "README.zh-CN.md"].map(Page::read);
+    let levels = |page: &Page| page.headings().iter().map(|(level, _)| *level).collect::<Vec<_>>();
+    assert_eq!(levels(&english), levels(&chinese), "{:?} {:?}", english.headings(), chinese.headings());
+    let (of_english, of_chinese) = (english.blocks(), chinese.blocks());
+    for (one, other) in of_english.iter().zip(&of_chinese) {
+        assert_eq!(one.info, other.info, "{} and {}", one.at, other.at);
+        assert_eq!(without_comments(one), without_comments(other), "{} and {}", one.at, other.at);
+    }
+    assert_eq!(of_english.len(), of_chinese.len());
+    let top = |page: &Page| page.text.lines().take(5).collect::<String>();
+    assert!(top(&english).contains("(README.zh-CN.md)") && top(&chinese).contains("(README.md)"));
+    let links = |page: &Page| page.prose().matches("](docs/").count();
+    assert_eq!(links(&english), links(&chinese), "links to docs/");
+}
+
+fn troubleshooting() -> Page {
+    Page::read("docs/troubleshooting.md")
+}
+
+/// The rows of the tables in a text, as their cells.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let lines = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| code |"));
+    lines.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+}
+
+/// The numbers of five digits in a text.
+fn codes(text: &str) -> BTreeSet<i64> {
+    let runs = text.split(|c: char| !c.is_ascii_digit()).filter(|run| run.len() == 5);
+    runs.map(|run| run.parse().unwrap()).collect()
+}
+
+#[test]
+fn every_code_that_the_program_tells_apart_is_on_the_page_in_its_class_with_its_meaning() {
+    let page = troubleshooting();
+    let is_of = |chapter: &str, disposition: Disposition| match chapter {
+        "### Somebody has to change something" => disposition == Disposition::Fatal,
+        "### The signature" => disposition == Disposition::Resign,
+        "### Calls come too often" => matches!(disposition, Disposition::Throttle { .. }),
+        "### The API's own troubles" => disposition == Disposition::Retry,
+        _ => matches!(
+            disposition,
+            Disposition::RejectType | Disposition::ReduceLimit | Disposition::RetryBriefly
+        ),
+    };
+    let mut documented = BTreeSet::new();
+    for (level, heading) in page.headings() {
+        let chapter = format!("### {heading}");
+        if level != 3 || !page.chapter("## Error codes of the API").contains(&format!("\n{chapter}\n")) {
+            continue;
+        }
+        for row in rows(page.chapter(&chapter)).filter(|row| !row[0].contains("other")) {
+            for code in codes(row[0]) {
+                let error = ApiError::Answered { code, info: String::new(), advice: None };
+                assert!(is_of(&chapter, error.disposition()), "{code} is not of {chapter:?}");
+                assert!(meaning(code).is_none_or(|meaning| meaning == row[1]), "{code}: {:?}", meaning(code));
+                if error.disposition() == Disposition::Fatal {
+                    let refused = !row[2].starts_with("`api_error`");
+                    assert_eq!(error.reason_code() == ReasonCode::Refused, refused, "{code}");
+                }
+                assert!(documented.insert(code), "{code} is there twice");
+            }
+        }
+    }
+    let source = fs::read_to_string(root().join("src/tencent/error.rs")).unwrap();
+    let mut known = codes(source.split("#[cfg(test)]").next().unwrap());
+    // The ends of the undocumented ranges.
+    known.retain(|code| code % 10_000 != 0);
+    assert!(known.len() > 40);
+    assert!(known.is_subset(&documented), "{:?}", known.difference(&documented));
+    let by_info = codes(page.chapter("## By ErrorInfo"));
+    assert!(by_info.is_subset(&documented), "{:?}", by_info.difference(&documented));
+}
+
+#[test]
+fn every_reason_and_every_exit_code_is_on_the_page() {
+    let page = troubleshooting();
+    let model = fs::read_to_string(root().join("src/model.rs")).unwrap();
+    let reasons = model.split("    ReasonCode {").nth(1).unwrap().split("\n    }").next().unwrap();
+    let reasons: Vec<&str> =
+        reasons.split(" = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(reasons.len() > 10);
+    let chapter = page.chapter("## Why a crawl did not simply complete");
+    reasons.iter().for_each(|reason| assert!(chapter.contains(&format!("`{reason}`")), "{reason}"));
+
+    let exit = fs::read_to_string(root().join("src/cli/exit.rs")).unwrap();
+    let exits = exit.split("fn code(self) -> u8 {").nth(1).unwrap().split("\n    }").next().unwrap();
+    let exits = exits.split("=> ").skip(1).filter_map(|rest| rest.split(',').next());
+    let documented: Vec<&str> = rows(page.chapter("## Exit codes")).map(|row| row[0]).collect();
+    exits.for_each(|exit| assert!(documented.contains(&exit), "{exit}"));
+}
+
+/// All sources in one line each way that a sentence can be written: without the breaks of long literals.
+fn sources() -> String {
+    fn gather(folder: &Path, into: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                gather(&path, into);
+            } else {
+                into.push_str(&fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut all = String::new();
+    gather(&root().join("src"), &mut all);
+    let joined: String = all
+        .split("\\\n")
+        .enumerate()
+        .map(|(n, part)| if n == 0 { part } else { part.trim_start() })
+        .collect();
+    joined.replace("\\\"", "\"")
+}
+
+#[test]
+fn what_the_page_quotes_is_what_the_program_says() {
+    let page = troubleshooting();
+    let sources = sources();
+    let mut quoted = BTreeMap::new();
+    for chapter in ["## No answer, or a strange one", "## What the program says"] {
+        for row in rows(page.chapter(chapter)).filter(|row| row[0].starts_with('`')) {
+            for sentence in row[0].split('`').skip(1).step_by(2) {
+                assert!(sources.contains(sentence), "nothing says {sentence:?}");
+                let twice = quoted.insert(sentence.to_owned(), chapter);
+                assert!(twice.is_none(), "{sentence:?} is there twice");
+            }
+        }
+    }
+    assert!(quoted.len() > 50);
+}
