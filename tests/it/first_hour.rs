@@ -331,7 +331,9 @@ async fn the_file_alone_is_checked_without_key_database_and_network() {
         let settings = shown.as_array().unwrap();
         settings.iter().find(|setting| setting["key"] == key).unwrap()["origin"].as_str().unwrap().to_owned()
     };
-    assert!(origin("apps.prod.sdk_app_id").ends_with("config.toml:4"));
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let line = 1 + config.lines().position(|line| line.starts_with("sdk_app_id")).unwrap();
+    assert!(origin("apps.prod.sdk_app_id").ends_with(&format!("config.toml:{line}")));
     assert_eq!(origin("schedule.cron"), "default");
     place.configure("page_limit = 0\n");
     assert_eq!(place.run(&["check", "--no-environment"]).await.code, Some(78));

@@ -1,8 +1,9 @@
 //! Key, UserSig and the database's password show nowhere, whatever happens, and nobody is trusted without a certificate.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Stdio;
+use std::process::{Child, ChildStderr, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -289,6 +290,98 @@ async fn no_secret_shows_to_whoever_looks_at_the_process() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert_says_no_secret(command, &ended);
     }
+}
+
+/// A daemon whose every log line is kept.
+struct Overheard {
+    process: Child,
+    lines: std::io::Lines<BufReader<ChildStderr>>,
+    log: String,
+}
+
+impl Overheard {
+    fn start(place: &Place) -> Self {
+        let mut command = place.command(&["run"]);
+        command.env("TIM_GROUP_SYNC_LOG", "trace").stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        Self { process, lines, log: String::new() }
+    }
+
+    /// Waits for a line with this text, and returns it.
+    async fn says(mut self, text: &'static str) -> (Self, String) {
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let Some(line) = self.lines.next() else { panic!("never said {text:?}: {}", self.log) };
+                let line = line.unwrap();
+                self.log.push_str(&line);
+                self.log.push('\n');
+                if line.contains(text) {
+                    return (self, line);
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+}
+
+/// The address that a log line names.
+fn address_in(line: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    line["address"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    place.configure("");
+    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let listening = lines.replace("listen = \"\"", "listen = \"127.0.0.1:0\"");
+    assert_ne!(listening, lines);
+    std::fs::write(place.path("config.toml"), &listening).unwrap();
+    let (daemon, metrics) = Overheard::start(&place).says("serving /metrics").await;
+    let (daemon, dashboard) = daemon.says("serving the dashboard").await;
+    let (daemon, _) = daemon.says("crawl complete").await;
+    let (metrics, dashboard) = (address_in(&metrics), address_in(&dashboard));
+    let asked = async |how_it_stands: &str| {
+        let pages = ["/metrics", "/healthz", "/readyz", "/readyz?usersig=x", "/nothing"];
+        let mut urls: Vec<String> = pages.iter().map(|page| format!("http://{metrics}{page}")).collect();
+        urls.push(format!("http://{dashboard}/"));
+        urls.push(format!("http://{dashboard}/api/apps"));
+        for of_app in
+            ["", "/crawls", "/app_counts", "/type_counts", "/daily_counts", "/group_events", "/groups"]
+        {
+            urls.push(format!("http://{dashboard}/api/apps/1400000000{of_app}"));
+        }
+        for url in urls {
+            let answer = reqwest::get(&url).await.unwrap();
+            let shown = format!("{:?} {}", answer.headers().clone(), answer.text().await.unwrap());
+            assert_no_secret(&format!("{url} while {how_it_stands}"), &shown);
+        }
+    };
+    asked("all is well").await;
+    place.write_key(WRONG_KEY);
+    daemon.signal(Signal::HUP);
+    let (daemon, _) = daemon.says("configuration reloaded").await;
+    daemon.signal(Signal::USR1);
+    let (daemon, _) = daemon.says("crawl failed").await;
+    asked("the key is refused").await;
+    std::fs::write(place.path("config.toml"), listening.replace("\"app.key\"", &format!("\"{KEY}\"")))
+        .unwrap();
+    daemon.signal(Signal::HUP);
+    let (daemon, _) = daemon.says("was not reloaded").await;
+    asked("the configuration holds a key").await;
+    daemon.signal(Signal::TERM);
+    let (mut daemon, _) = daemon.says("stopped").await;
+    assert_no_secret("the log", &daemon.log);
+    let code = tokio::task::spawn_blocking(move || daemon.process.wait().unwrap().code());
+    assert_eq!(code.await.unwrap(), Some(0));
 }
 
 #[tokio::test]
