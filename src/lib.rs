@@ -8,6 +8,7 @@ pub mod crawl;
 pub mod daemon;
 pub mod guard;
 pub mod lifecycle;
+pub mod metrics;
 pub mod model;
 pub mod pace;
 pub mod pages;

@@ -69,6 +69,31 @@ pub struct Waiting {
     pub why: String,
 }
 
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    /// It failed, and is made again.
+    Retried,
+    /// The API said that calls come too often; it is made again, unless patience is at its end.
+    Throttled,
+    /// It failed for good.
+    Failed,
+}
+
+/// What happens while requests are made, for whoever shows or counts it.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// A request is sent. A pause before it is over.
+    Asking,
+    /// The answer to a request, or its failure, came after so long.
+    Answered { took: Duration },
+    /// What is to become of a request whose answer has come.
+    Became { outcome: Outcome, error: Option<&'a ApiError> },
+    /// Before another attempt is a pause.
+    Pausing(Waiting),
+}
+
 /// Makes the requests of one crawl: in turn, again where that may help, counted.
 pub struct Caller<'a> {
     pacer: &'a Pacer,
@@ -84,7 +109,7 @@ struct Attempts<'a> {
     requests: u64,
     /// Whether a request waits for its answer.
     in_hand: watch::Sender<bool>,
-    on_wait: Box<dyn Fn(Option<Waiting>) + Send + Sync + 'a>,
+    on_news: Box<dyn Fn(News<'_>) + Send + Sync + 'a>,
 }
 
 /// Shows that a request waits for its answer, for as long as it does.
@@ -110,16 +135,16 @@ impl std::fmt::Debug for Caller<'_> {
 }
 
 impl<'a> Caller<'a> {
-    /// `on_wait` hears of every pause for a retry, and that it is over.
+    /// `on_news` hears of every request.
     pub fn new(
         client: &'a Client,
         pacer: &'a Pacer,
         patience: Patience,
-        on_wait: impl Fn(Option<Waiting>) + Send + Sync + 'a,
+        on_news: impl Fn(News<'_>) + Send + Sync + 'a,
     ) -> Self {
         let info_pacer = Pacer::new(INFO_INTERVAL, Instant::now());
         let in_hand = watch::Sender::new(false);
-        let attempts = Attempts { client, patience, requests: 0, in_hand, on_wait: Box::new(on_wait) };
+        let attempts = Attempts { client, patience, requests: 0, in_hand, on_news: Box::new(on_news) };
         Self { pacer, info_pacer, attempts }
     }
 
@@ -167,18 +192,20 @@ impl Attempts<'_> {
         send: impl Fn() -> F,
         disposition: impl Fn(&ApiError) -> Disposition,
     ) -> Result<T, ApiError> {
-        let Self { client, patience, requests, in_hand, on_wait } = self;
+        let Self { client, patience, requests, in_hand, on_news } = self;
+        let (client, in_hand, on_news) = (*client, &*in_hand, &*on_news);
         let attempt = |attempt: Attempt| {
             *requests += 1;
-            on_wait(None);
+            on_news(News::Asking);
             if attempt.renew_signature {
                 client.renew_signature();
             }
             let in_hand = InHand::new(in_hand);
-            let answer = send();
+            let (asked, answer) = (Instant::now(), send());
             async move {
                 let answer = answer.await;
                 drop(in_hand);
+                on_news(News::Answered { took: asked.elapsed() });
                 answer
             }
         };
@@ -190,11 +217,28 @@ impl Attempts<'_> {
                 "trying again: {}",
                 pause.error
             );
+            on_news(News::Became { outcome: became(pause.disposition, true), error: Some(pause.error) });
             if pause.pause > Duration::ZERO {
-                on_wait(Some(Waiting { until: Instant::now() + pause.pause, why: pause.error.to_string() }));
+                let why = pause.error.to_string();
+                on_news(News::Pausing(Waiting { until: Instant::now() + pause.pause, why }));
             }
         };
-        patience.request(pacer, attempt, disposition, on_pause).await
+        let answer = patience.request(pacer, attempt, &disposition, on_pause).await;
+        on_news(match &answer {
+            Ok(_) => News::Became { outcome: Outcome::Ok, error: None },
+            Err(error) => News::Became { outcome: became(disposition(error), false), error: Some(error) },
+        });
+        answer
+    }
+}
+
+fn became(disposition: Disposition, made_again: bool) -> Outcome {
+    match disposition {
+        Disposition::Throttle { .. } => Outcome::Throttled,
+        // For fewer groups.
+        Disposition::ReduceLimit => Outcome::Retried,
+        _ if made_again => Outcome::Retried,
+        _ => Outcome::Failed,
     }
 }
 
@@ -260,11 +304,9 @@ impl Pages {
 
     /// Whether the failure of the first request means that the API does not know the type.
     #[must_use]
-    pub fn is_rejected(&self, error: &PagesError) -> bool {
+    pub fn is_rejected(&self, error: &ApiError) -> bool {
         let first_of_a_type = self.turned == 0 && self.group_type.is_some();
-        let rejects =
-            matches!(error, PagesError::Api(error) if error.disposition() == Disposition::RejectType);
-        first_of_a_type && rejects
+        first_of_a_type && error.disposition() == Disposition::RejectType
     }
 
     fn guard_against_endlessness(&mut self, page: &Page) -> Result<(), PagesError> {

@@ -116,7 +116,13 @@ impl Schedule {
     /// How many ticks are later than `after` and not later than `until`, counted to [`MISSED_AT_MOST`].
     #[must_use]
     pub fn missed(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
-        self.ticks_after(after).take(MISSED_AT_MOST).take_while(|tick| *tick <= until).count() as u64
+        self.passed(after, until, MISSED_AT_MOST)
+    }
+
+    /// The same, counted to another number.
+    #[must_use]
+    pub fn passed(&self, after: DateTime<Utc>, until: DateTime<Utc>, at_most: usize) -> u64 {
+        self.ticks_after(after).take(at_most).take_while(|tick| *tick <= until).count() as u64
     }
 
     fn ticks_after(&self, time: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {

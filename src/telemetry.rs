@@ -1,11 +1,13 @@
-//! Log lines on stderr: text on a terminal, JSON elsewhere, never a secret.
+//! Log lines on stderr: text for people and the journal, JSON for collectors, never a secret.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use indicatif::MultiProgress;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
@@ -25,7 +27,7 @@ const CAPPED: [(&str, Level); 7] = [
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Text on a terminal, JSON elsewhere.
+    /// Text on a terminal and in the journal, JSON elsewhere.
     Auto,
     Text,
     Json,
@@ -39,20 +41,23 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging. The first call counts; a filter that cannot be read is taken for `info`.
 pub fn init(filter: &str, format: Format) {
+    let journal = is_journal();
     let json = match format {
         Format::Json => true,
         Format::Text => false,
-        Format::Auto => !io::stderr().is_terminal(),
+        Format::Auto => !journal && !io::stderr().is_terminal(),
     };
     let (filter, handle) = reload::Layer::new(read(filter));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(|| Stderr).with_target(false).with_ansi(colour);
+    let lines = fmt::layer().with_writer(Lines { journal }).with_target(false).with_ansi(colour);
     // For the whole registry: a filter of the layer's own remembers what it was asked last, and sqlx asks whether a line
     // would be written without writing it, after which the thread's next line would be lost.
     let registry =
         tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_capped(metadata)));
     let started = if json {
         registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
+    } else if journal {
+        registry.with(lines.compact().without_time()).try_init()
     } else {
         registry.with(lines.compact()).try_init()
     };
@@ -91,11 +96,54 @@ fn is_capped(metadata: &Metadata<'_>) -> bool {
     })
 }
 
-struct Stderr;
+/// Whether lines go to systemd's journal, which has a time for each and takes a priority before it: systemd.exec(5) says
+/// that it names the device and the inode of what it has connected.
+fn is_journal() -> bool {
+    let Ok(connected) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|stderr| connected == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
 
+#[derive(Clone, Copy)]
+struct Lines {
+    journal: bool,
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Stderr;
+
+    fn make_writer(&self) -> Stderr {
+        Stderr { priority: "" }
+    }
+
+    fn make_writer_for(&self, metadata: &Metadata<'_>) -> Stderr {
+        // sd-daemon(3)
+        let priority = match *metadata.level() {
+            _ if !self.journal => "",
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            Level::DEBUG | Level::TRACE => "<7>",
+        };
+        Stderr { priority }
+    }
+}
+
+struct Stderr {
+    priority: &'static str,
+}
+
+/// A line comes in one piece.
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let write = || io::stderr().write(line);
+        let write = || {
+            let mut stderr = io::stderr().lock();
+            if self.priority.is_empty() {
+                return stderr.write(line);
+            }
+            stderr.write_all(&[self.priority.as_bytes(), line].concat())?;
+            Ok(line.len())
+        };
         match BARS.get() {
             Some(bars) => bars.lock().unwrap_or_else(PoisonError::into_inner).suspend(write),
             None => write(),

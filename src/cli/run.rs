@@ -11,10 +11,12 @@ use tracing::{error, info, warn};
 use super::exit::{Exit, Failure};
 use super::setup::{Setup, location, open};
 use crate::alarm::AlarmClock;
-use crate::config::{App, Config, Origin, Setting};
+use crate::config::{App, Config, Setting};
 use crate::daemon::{AppPlan, Daemon, Database, keep_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
+use crate::metrics::Metrics;
 use crate::telemetry;
+use crate::web::{Hosts, Listener, health};
 
 /// How long READY waits for the database: long enough for one that is there to say what is wrong with the configuration.
 const FIRST_ANSWER: Duration = Duration::from_millis(500);
@@ -31,7 +33,6 @@ pub(super) struct Run {}
 impl Run {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = Arc::new(setup.config()?);
-        warn_of_missing_listeners(&config);
         let lifecycle = Lifecycle::install()?;
         let systemd = Systemd::from_environment();
         let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
@@ -41,14 +42,17 @@ impl Run {
             async move { open(&place, &config).await }
         });
         let mut daemon = Daemon::new(&setup.clock, &lifecycle, systemd, database.clone());
+        let metrics = Arc::new(Metrics::new(&setup.clock));
         // Exit 78 is for a start that only a person can mend, so what can need one comes before READY.
+        listen(&config, &daemon, &metrics, &lifecycle).await?;
         see_to_keys(&config)?;
         see_to_database(database.clone(), &lifecycle).await?;
-        daemon.apply(plans(setup, &config), |_| alarm_clock.alarm());
+        daemon.apply(plans(setup, &config, &metrics), |_| alarm_clock.alarm());
         info!(apps = config.apps.len(), version = env!("CARGO_PKG_VERSION"), "started");
         systemd.ready();
 
-        let reloading = Reloading { setup, at_start: &config, systemd, alarm_clock: &alarm_clock };
+        let reloading =
+            Reloading { setup, at_start: &config, systemd, alarm_clock: &alarm_clock, metrics: &metrics };
         reloading.serve(Arc::clone(&config), &lifecycle, &mut daemon).await;
         let asked = Instant::now();
         let ending = lifecycle.ended(systemd).await;
@@ -84,6 +88,7 @@ struct Reloading<'a> {
     at_start: &'a Config,
     systemd: Systemd,
     alarm_clock: &'a AlarmClock,
+    metrics: &'a Metrics,
 }
 
 impl Reloading<'_> {
@@ -144,7 +149,7 @@ impl Reloading<'_> {
             changed = names(changed),
             "configuration reloaded"
         );
-        daemon.apply(plans(self.setup, &new), |_| self.alarm_clock.alarm());
+        daemon.apply(plans(self.setup, &new, self.metrics), |_| self.alarm_clock.alarm());
         new
     }
 }
@@ -168,9 +173,10 @@ fn changed_settings(before: &[Setting], now: &[Setting]) -> Vec<String> {
 }
 
 /// What is crawled, and how. Each plan reads its key when its crawler is made.
-fn plans(setup: &Setup, config: &Arc<Config>) -> Vec<AppPlan> {
+fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan> {
     let plan = |app: &App| {
         let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
+        let observer = metrics.app(&app.name);
         AppPlan {
             name: app.name.clone(),
             sdk_app_id: app.sdk_app_id,
@@ -178,7 +184,7 @@ fn plans(setup: &Setup, config: &Arc<Config>) -> Vec<AppPlan> {
             catch_up: app.schedule.catch_up,
             crawler: Box::new(move |store| {
                 let client = setup.client(&own).map_err(|failure| format!("{:#}", failure.error))?;
-                Ok(setup.crawler(&config, &own, client, store))
+                Ok(setup.crawler(&config, &own, client, store).with_observer(Arc::clone(&observer)))
             }),
         }
     };
@@ -219,14 +225,20 @@ async fn see_to_database(
     }
 }
 
-/// This version has no listeners: whoever asks for one explicitly has to know.
-fn warn_of_missing_listeners(config: &Config) {
-    for key in ["metrics.listen", "dashboard.listen"] {
-        let asked_for = config.settings.iter().any(|setting| {
-            setting.key == key && !matches!(setting.origin, Origin::Default) && setting.value != "\"\""
-        });
-        if asked_for {
-            warn!("{key} is set, but this version serves neither metrics nor a dashboard");
-        }
+/// Opens the listeners that are configured.
+async fn listen(
+    config: &Config,
+    daemon: &Daemon,
+    metrics: &Arc<Metrics>,
+    lifecycle: &Lifecycle,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::new(Exit::Config, error);
+    if let Some(address) = config.metrics {
+        let listener = Listener::bind("metrics.listen", address).await.map_err(failed)?;
+        info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
+        let pages = health::pages(daemon.health(), Arc::clone(metrics));
+        let stop = lifecycle.stop().soft().clone();
+        lifecycle.supervise("the metrics listener", listener.serve(pages, Hosts::of(address), stop));
     }
+    Ok(())
 }

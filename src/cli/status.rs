@@ -1,10 +1,14 @@
 //! `status`: what the database says about each app. Needs no key and asks no API.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
@@ -13,6 +17,10 @@ use super::text;
 use crate::config::Config;
 use crate::model::SdkAppId;
 use crate::store::{AppStatus, CrawlRow, HostTypes, LeaseHolder, Store, Withheld};
+
+/// A daemon that does not answer has nothing to say. It asks its database for up to two seconds.
+const DAEMON_WITHIN: Duration = Duration::from_secs(3);
+const DAEMON_SAYS_AT_MOST: u64 = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -47,7 +55,11 @@ impl Status {
                 status,
             });
         }
-        let text = |out: &mut dyn Write| apps.iter().try_for_each(|app| print_app(out, app, now));
+        let troubles = troubles_of_daemon(config.metrics).await.unwrap_or_default();
+        let text = |out: &mut dyn Write| {
+            apps.iter().try_for_each(|app| print_app(out, app, now))?;
+            troubles.iter().try_for_each(|trouble| writeln!(out, "daemon: {trouble}"))
+        };
         let stale = self.max_age.map_or_else(Vec::new, |max_age| stale(&config, &apps, max_age, now));
         if let (Some(max_age), false) = (self.max_age, stale.is_empty()) {
             let within = humantime::format_duration(max_age);
@@ -65,6 +77,27 @@ fn stale(config: &Config, apps: &[Shown], max_age: Duration, now: Time) -> Vec<S
         .filter(|app| is_configured(config, app) && !is_fresh(app, max_age, now))
         .map(|app| app.app.clone())
         .collect()
+}
+
+/// What the daemon says that somebody should see to, if one listens where the configuration has it.
+async fn troubles_of_daemon(listener: Option<SocketAddr>) -> Option<Vec<String>> {
+    let mut address = listener?;
+    match address.ip() {
+        IpAddr::V4(all) if all.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(all) if all.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let asking = async {
+        let mut connection = TcpStream::connect(address).await?.take(DAEMON_SAYS_AT_MOST);
+        let request = format!("GET /readyz HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        connection.get_mut().write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = timeout(DAEMON_WITHIN, asking).await.ok()?.ok()?;
+    let (_, lines) = answer.split_once("\r\n\r\n")?;
+    Some(lines.lines().filter(|line| *line != "ready").map(str::to_owned).collect())
 }
 
 /// An app's status with what the database does not know.

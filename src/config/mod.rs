@@ -72,7 +72,7 @@ pub struct Log {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
+    /// Text on a terminal and in the journal, JSON elsewhere.
     Auto,
     Text,
     Json,

@@ -1,6 +1,6 @@
 //! What a crawl finds out: the passes and second looks that it takes, and what their numbers prove.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use chrono::{DateTime, Utc};
@@ -117,23 +117,25 @@ impl Crawler {
 
     /// Says which types the API rejects when that changes; all of them are a failure.
     fn note_rejected(&self, findings: &Findings) -> Result<(), Interrupted> {
-        let rejected: BTreeSet<GroupType> = findings
+        let rejected: BTreeMap<&GroupType, &ApiError> = findings
             .ended()
-            .filter(|(_, end)| matches!(end, PassEnd::Rejected))
-            .filter_map(|(tally, _)| tally.plan.group_type.clone())
+            .filter_map(|(tally, end)| match end {
+                PassEnd::Rejected(error) => Some((tally.plan.group_type.as_ref()?, error)),
+                PassEnd::Complete(_) => None,
+            })
             .collect();
         let mut before = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        for group_type in rejected.difference(&before) {
-            warn!(%group_type, error_code = 10004, "the API rejects this group type; its groups stay as they are");
+        for (group_type, error) in rejected.iter().filter(|(group_type, _)| !before.contains(**group_type)) {
+            warn!(%group_type, error_code = error.code(), "the API rejects this group type; its groups stay as they are: {error}");
         }
-        for group_type in before.difference(&rejected) {
+        for group_type in before.iter().filter(|group_type| !rejected.contains_key(*group_type)) {
             info!(%group_type, "the API accepts this group type again");
         }
-        let all = !rejected.is_empty() && rejected.len() == findings.tallies.len();
-        before.clone_from(&rejected);
-        if all {
-            let names: Vec<&str> = rejected.iter().map(GroupType::as_str).collect();
-            return Err(Interrupted::AllRejected(names.join(", ")));
+        *before = rejected.keys().map(|group_type| (*group_type).clone()).collect();
+        let all = rejected.len() == findings.tallies.len();
+        if let Some(error) = rejected.values().next().filter(|_| all) {
+            let names: Vec<&str> = rejected.keys().map(|group_type| group_type.as_str()).collect();
+            return Err(Interrupted::AllRejected { names: names.join(", "), error: error.to_string() });
         }
         Ok(())
     }
@@ -153,7 +155,7 @@ impl Crawler {
                 Some(_) => roll.live_before(tally.plan.type_id) > 0,
                 None => roll.live_before_in_all() > 0,
             };
-            if tally.distinct > 0 || !had_groups || matches!(end, PassEnd::Rejected) {
+            if tally.distinct > 0 || !had_groups || matches!(end, PassEnd::Rejected(_)) {
                 rechecks.push(Recheck::NotNeeded);
                 continue;
             }
@@ -194,7 +196,7 @@ impl Crawler {
         for ((tally, end), recheck) in findings.tallies.iter().zip(&mut findings.ends).zip(rechecks) {
             match end.take() {
                 Some(PassEnd::Complete(end)) => passes.push(tally.finished(end, recheck)),
-                Some(PassEnd::Rejected) => {
+                Some(PassEnd::Rejected(_)) => {
                     findings.verdicts.insert(tally.plan.type_id, Verdict::Rejected);
                 }
                 None => {}

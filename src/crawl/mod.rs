@@ -10,7 +10,7 @@ mod retention;
 mod roll_read;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -30,7 +30,8 @@ pub use self::retention::Retention;
 use crate::clock::Clock;
 use crate::model::{CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, with_causes};
 use crate::pace::{Pacer, Patience, RetryPolicy};
-use crate::pages::{Caller, PagesError};
+pub use crate::pages::Outcome;
+use crate::pages::{Caller, News, PagesError};
 use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, Lease, NewCrawl, Reason, Store, StoreError};
 use crate::tencent::{ApiError, Client};
@@ -100,6 +101,16 @@ pub enum CrawlError {
     Store(#[from] StoreError),
 }
 
+/// Hears what the crawls of an app come to, to count it.
+pub trait Observer: std::fmt::Debug + Send + Sync {
+    /// The answer to a request, or its failure, came after so long.
+    fn answered(&self, took: Duration);
+    /// What is to become of that request.
+    fn request(&self, outcome: Outcome, error: Option<&ApiError>);
+    /// A crawl ended and is recorded.
+    fn crawl(&self, report: &CrawlReport);
+}
+
 /// Crawls one app, again and again. Keeps the pace between crawls.
 #[derive(Debug)]
 pub struct Crawler {
@@ -112,6 +123,7 @@ pub struct Crawler {
     progress: watch::Sender<Progress>,
     /// Types that the API rejected last time: a change is news, the state is not.
     rejected: Mutex<BTreeSet<GroupType>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// Where a crawl takes place: what every pass needs and none changes.
@@ -141,8 +153,8 @@ enum Interrupted {
     Stopped,
     #[error(transparent)]
     Pages(#[from] PagesError),
-    #[error("the API rejects every configured group type ({0})")]
-    AllRejected(String),
+    #[error("the API rejects every configured group type ({names}): {error}")]
+    AllRejected { names: String, error: String },
     #[error("reading the known groups broke off: {0}")]
     Panicked(String),
     #[error(transparent)]
@@ -161,13 +173,19 @@ impl Crawler {
         let pacer = Pacer::new(settings.request_interval, Instant::now());
         let (progress, _) = watch::channel(Progress::default());
         let (retention, rejected) = (Retention::default(), Mutex::default());
-        Self { settings, retention, client, store, clock, pacer, progress, rejected }
+        Self { settings, retention, client, store, clock, pacer, progress, rejected, observer: None }
     }
 
     /// Removes rows once they are older than this; without, all are kept.
     #[must_use]
     pub fn with_retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
+    }
+
+    /// Tells this one what crawls come to.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// How far the current crawl has come.
@@ -335,6 +353,9 @@ impl Crawler {
             spared: settlement.spared(),
         };
         report.log();
+        if let Some(observer) = &self.observer {
+            observer.crawl(&report);
+        }
         if matches!(status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
             self.purge(lease, (app, crawl), finished_at, stop).await;
         }
@@ -377,12 +398,22 @@ impl Crawler {
         CrawlSite { store, lease, clock: &self.clock, app, ledger, stop, progress: &self.progress }
     }
 
+    fn hear(&self, news: News<'_>) {
+        match (news, &self.observer) {
+            (News::Asking, _) => self.progress.send_modify(|progress| progress.waiting = None),
+            (News::Pausing(waiting), _) => {
+                self.progress.send_modify(|progress| progress.waiting = Some(waiting));
+            }
+            (News::Answered { took }, Some(observer)) => observer.answered(took),
+            (News::Became { outcome, error }, Some(observer)) => observer.request(outcome, error),
+            (News::Answered { .. } | News::Became { .. }, None) => {}
+        }
+    }
+
     /// Makes a crawl, up to what is to be concluded from it.
     async fn find_out(&self, site: &CrawlSite<'_>, types: &BTreeMap<GroupType, TypeId>) -> Ended {
         let patience = Patience::new(self.settings.retry);
-        let mut caller = Caller::new(&self.client, &self.pacer, patience, |waiting| {
-            self.progress.send_modify(|progress| progress.waiting = waiting);
-        });
+        let mut caller = Caller::new(&self.client, &self.pacer, patience, |news| self.hear(news));
         let mut findings = Findings::default();
         let investigating = Box::pin(self.investigate(site, types, &mut caller, &mut findings));
         let concluded = site.lease.keeping(investigating).await.unwrap_or_else(|lost| Err(lost.into()));
@@ -462,7 +493,7 @@ impl Interrupted {
         let (code, error_code) = match self {
             Self::Stopped => (ReasonCode::Cancelled, None),
             Self::Pages(error) => (error.reason_code(), error.code()),
-            Self::AllRejected(_) => (ReasonCode::RejectedTypes, Some(10004)),
+            Self::AllRejected { .. } => (ReasonCode::RejectedTypes, Some(10004)),
             Self::Store(_) | Self::Panicked(_) => (ReasonCode::Database, None),
         };
         Reason { code, error_code, text: with_causes(self) }

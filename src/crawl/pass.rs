@@ -15,7 +15,7 @@ use super::{CrawlSite, Interrupted};
 use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
 use crate::roll::{PassNo, Sighting};
-use crate::tencent::Page;
+use crate::tencent::{ApiError, Page};
 use crate::verdict::{FinishedPass, Recheck, is_nearly_whole};
 
 /// New and changed ids are written when so much text of them has been gathered: some 400,000 ids. They are spread over the
@@ -62,7 +62,7 @@ pub(super) enum PassEnd {
     /// The API said that the list is complete.
     Complete(EndOfList),
     /// The API does not know the type.
-    Rejected,
+    Rejected(ApiError),
 }
 
 impl PassTally {
@@ -144,7 +144,7 @@ struct Fetched {
 enum Outcome {
     Page(Turned),
     /// The API does not know the type.
-    Rejected,
+    Rejected(ApiError),
     Failed(Interrupted),
 }
 
@@ -160,14 +160,14 @@ async fn fetch(
         loop {
             let outcome = match site.asking(caller.in_hand(), pages.turn(caller)).await {
                 Ok(Ok(turned)) => Outcome::Page(turned),
-                Ok(Err(error)) if pages.is_rejected(&error) => Outcome::Rejected,
+                Ok(Err(PagesError::Api(error))) if pages.is_rejected(&error) => Outcome::Rejected(error),
                 Ok(Err(error)) => Outcome::Failed(error.into()),
                 Err(stopped) => Outcome::Failed(stopped),
             };
             site.progress.send_modify(|progress| progress.requests = caller.requests());
             let (more, failed) = match &outcome {
                 Outcome::Page(turned) => (turned.end.is_none(), false),
-                Outcome::Rejected => (false, false),
+                Outcome::Rejected(_) => (false, false),
                 Outcome::Failed(_) => (false, true),
             };
             let at = site.clock.now();
@@ -217,7 +217,7 @@ async fn take_all(
         let Fetched { outcome, at, counts, pages } = pages.recv().await.ok_or(Interrupted::Stopped)?;
         let Turned { page, end } = match outcome {
             Outcome::Page(turned) => turned,
-            Outcome::Rejected => return Ok((PassEnd::Rejected, at)),
+            Outcome::Rejected(error) => return Ok((PassEnd::Rejected(error), at)),
             Outcome::Failed(interrupted) => return Err(interrupted),
         };
         (tally.counts, tally.pages) = (counts, pages);

@@ -139,6 +139,7 @@ impl AppLoop {
             // Ticks of the new schedule that have passed are nobody's.
             self.passed = self.passed.max(now);
             info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "scheduled anew");
+            self.entry.change(|state| state.schedule = plan.schedule.clone());
         }
         self.plan = plan;
         self.outdated = true;

@@ -139,7 +139,7 @@ impl Daemon {
     fn start(&mut self, plan: AppPlan, alarm: Alarm) -> Running {
         self.started += 1;
         let stop = self.lifecycle.stop().part();
-        let entry = Entry::new(self.board.clone(), &plan.name, self.started);
+        let entry = Entry::new(self.board.clone(), &plan.name, plan.schedule.clone(), self.started);
         let name = format!("the crawls of {}", plan.name);
         let sdk_app_id = plan.sdk_app_id;
         let plan = watch::Sender::new(Arc::new(plan));

@@ -15,6 +15,7 @@ use super::text;
 use crate::crawl::{CrawlReport, Progress, Step};
 use crate::lifecycle::Systemd;
 use crate::model::{CrawlStatus, GroupType, ReasonCode};
+use crate::schedule::Schedule;
 
 /// The longest that a loop at work is silent for, beyond the pace of its requests: a request's time-out of up to a
 /// minute, and a chunk of a transaction to a busy database.
@@ -35,6 +36,7 @@ pub type Apps = BTreeMap<String, AppState>;
 #[derive(Clone, Debug)]
 pub struct AppState {
     pub phase: Phase,
+    pub schedule: Schedule,
     /// When the next crawl begins, as far as it is known now.
     pub next_at: Option<DateTime<Utc>>,
     /// The last crawl since the start of this process.
@@ -76,9 +78,10 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The entry of an app's loop, which has a number of its own: another one of the same name may still be stopping.
-    pub(super) fn new(board: watch::Sender<Apps>, app: &str, number: u64) -> Self {
+    pub(super) fn new(board: watch::Sender<Apps>, app: &str, schedule: Schedule, number: u64) -> Self {
         let state = AppState {
             phase: Phase::WaitingForDatabase,
+            schedule,
             next_at: None,
             last: None,
             skipped_ticks: 0,
@@ -340,8 +343,10 @@ mod tests {
     impl Stage {
         async fn with(names: &[&str]) -> Self {
             let board = watch::Sender::new(Apps::new());
-            let entries: Vec<Entry> =
-                (1..).zip(names).map(|(number, app)| Entry::new(board.clone(), app, number)).collect();
+            let entries: Vec<Entry> = (1..)
+                .zip(names)
+                .map(|(number, app)| Entry::new(board.clone(), app, hourly(), number))
+                .collect();
             entries.iter().for_each(Entry::starts);
             let memory = crate::store::DatabaseUrl::Sqlite(":memory:".into());
             let store = crate::store::Store::open(&memory).await.unwrap();
@@ -358,6 +363,10 @@ mod tests {
         fn silent_for(&self, seconds: u64) -> Option<String> {
             silent_part(&self.health, Instant::now() + Duration::from_secs(seconds))
         }
+    }
+
+    fn hourly() -> Schedule {
+        Schedule::parse("@hourly", chrono_tz::UTC).unwrap()
     }
 
     fn ten() -> DateTime<Utc> {
@@ -425,7 +434,7 @@ mod tests {
     async fn a_loop_that_was_replaced_writes_nothing_more() {
         let stage = Stage::with(&["prod"]).await;
         let old = &stage.entries[0];
-        let new = Entry::new(old.board.clone(), "prod", 2);
+        let new = Entry::new(old.board.clone(), "prod", hourly(), 2);
         new.wait_until(ten());
         old.crawl_since(ten(), None);
         assert_eq!(stage.line(), "idle; next crawl of prod at 2026-11-23T10:00:00Z");

@@ -112,6 +112,8 @@ const HOLDER: &str = by_its_clock!(
     "SELECT host, taken_at FROM lease WHERE sdk_app_id = $1 AND holder IS NOT NULL AND expires_at > ",
     ""
 );
+const LEASED: &str =
+    by_its_clock!("SELECT sdk_app_id FROM lease WHERE holder IS NOT NULL AND expires_at > ", "");
 const RUNNING_SINCE: &str = "
 SELECT c.host, c.started_at FROM crawl c JOIN app a ON a.app_id = c.app_id
 WHERE a.sdk_app_id = $1 AND c.status = 'running' ORDER BY c.crawl_id DESC LIMIT 1";
@@ -333,6 +335,21 @@ impl Store {
             (None, Engine::Sqlite(_)) => Some(LeaseHolder { host: this_host(), since: None }),
             (None, Engine::Postgres(_)) => None,
         })
+    }
+
+    /// Of which of these apps somebody holds the lease.
+    pub async fn leased(&self, apps: &[SdkAppId]) -> Result<Vec<SdkAppId>, StoreError> {
+        let leased: Vec<i64> = match &self.engine {
+            Engine::Sqlite(file) => {
+                let lock = |app: &SdkAppId| beside(&file.path, &format!("app-{app}.lock"));
+                // One that may not be looked at is somebody's.
+                let is_leased = |app: &&SdkAppId| is_locked(&lock(app)).unwrap_or(true);
+                return Ok(apps.iter().filter(is_leased).copied().collect());
+            }
+            Engine::Postgres(_) => reading!(self, on => query_scalar(LEASED).fetch_all(on).await)
+                .attempted("read which apps are being crawled")?,
+        };
+        Ok(apps.iter().filter(|app| leased.contains(&app.get())).copied().collect())
     }
 }
 

@@ -90,13 +90,16 @@ const THROTTLE: Duration = Duration::from_secs(2);
 /// 70050 asks for a minute.
 const LOCKOUT: Duration = Duration::from_secs(60);
 
+/// Codes by which the API says that calls come too often.
+pub const THROTTLING: [i64; 6] = [10006, 60007, 60011, 60018, 60019, 70050];
+
 fn class(code: i64) -> Disposition {
     match code {
         10002 | 60008 | 60013 | 60014 | 70169 | 70202 | 70500 | 90992 | 90994 | 90995 | 91000 => {
             Disposition::Retry
         }
-        10006 | 60007 | 60011 | 60018 | 60019 => Disposition::Throttle { at_least: THROTTLE },
         70050 => Disposition::Throttle { at_least: LOCKOUT },
+        _ if THROTTLING.contains(&code) => Disposition::Throttle { at_least: THROTTLE },
         10008 | 60004 | 60005 | 70001 | 70002 | 70003 | 70005 => Disposition::Resign,
         10018 => Disposition::ReduceLimit,
         10004 => Disposition::RejectType,
@@ -173,6 +176,7 @@ pub fn meaning(code: i64) -> Option<&'static str> {
         70114 => "the account may not log in",
         70402 => "a parameter is wrong",
         70500 => "internal error of the service",
+        90992 | 90994 | 90995 | 91000 => "internal error of the message service",
         _ => return None,
     })
 }

@@ -44,8 +44,8 @@ impl Place {
     /// Writes a configuration with these lines more in the app's section.
     pub fn configure(&self, lines: &str) {
         let text = format!(
-            "[database]\nurl = \"sqlite:groups.db\"\n[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\n\
-             base_url = \"{}\"\nrequest_interval = \"0s\"\nrequest_timeout = \"2s\"\nretry_for = \"1s\"\n{lines}",
+            "[database]\nurl = \"sqlite:groups.db\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n\
+             [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\nrequest_timeout = \"2s\"\nretry_for = \"1s\"\n{lines}",
             self.api.base_url()
         );
         std::fs::write(self.path("config.toml"), text).unwrap();
@@ -712,11 +712,16 @@ impl Daemon {
     }
 
     /// Waits for a line with this text.
-    pub async fn says(mut self, text: &'static str) -> Self {
+    pub async fn says(self, text: &'static str) -> Self {
+        self.says_line(text).await.0
+    }
+
+    /// Waits for a line with this text, and returns it.
+    pub async fn says_line(mut self, text: &'static str) -> (Self, String) {
         tokio::task::spawn_blocking(move || {
-            let found = self.lines.by_ref().map(Result::unwrap).any(|line| line.contains(text));
-            assert!(found, "the daemon ended without saying {text:?}");
-            self
+            let line = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains(text));
+            let line = line.unwrap_or_else(|| panic!("the daemon ended without saying {text:?}"));
+            (self, line)
         })
         .await
         .unwrap()

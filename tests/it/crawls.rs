@@ -889,7 +889,11 @@ async fn a_crawl_whose_types_are_all_rejected_fails(world: World) {
     world.api.script(At::Type("Private".to_owned()), Fault::ErrorCode(10004));
     let report = world.crawl().await;
     assert_eq!(outcome(&report), "failed rejected_types 10004");
-    assert_eq!(why(&report), "the API rejects every configured group type (Private, Public)");
+    assert_eq!(
+        why(&report),
+        "the API rejects every configured group type (Private, Public): the API answered error 10004 \
+         (a parameter is not accepted), ErrorInfo \"scripted\""
+    );
     assert_eq!(world.table().await, ["a Public", "b Private"]);
 }
 

@@ -18,6 +18,7 @@ mod faults;
 mod first_hour;
 mod grafana;
 mod kills;
+mod metrics;
 mod postgres;
 mod postgres_program;
 mod postgres_servers;

@@ -24,6 +24,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::cli::{Ended, Place};
+use crate::metrics::{get, serving};
 use crate::support_postgres::PostgresServer;
 
 /// A key of the usual form that the API does not know.
@@ -257,6 +258,24 @@ async fn the_databases_password_shows_neither_when_it_is_taken_nor_when_it_is_re
     at("postgres://tim@localhost:1/tim");
     for command in ["check", "crawl", "status"] {
         overhear(&place, &[command], 75).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_to_whoever_asks_the_service_over_http() {
+    for (key, until) in [(KEY, "crawl complete"), (WRONG_KEY, "crawl failed")] {
+        let place = Place::new().await;
+        place.write_key(key);
+        place.serve_metrics();
+        place.api.create_many("Public", 5);
+        let (daemon, address) = serving(place.command(&["run"])).await;
+        let daemon = daemon.says(until).await;
+        for path in ["/metrics", "/readyz", "/healthz", "/nowhere"] {
+            let (status, head, body) = get(&address, path).await;
+            assert_no_secret(path, &format!("{status}\n{head}\n{body}"));
+        }
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.ends().await, Some(0));
     }
 }
 

@@ -1,0 +1,90 @@
+//! What is not counted but looked up for each scrape: made anew each time, so that an app that is gone is gone.
+
+use chrono::{DateTime, Utc};
+use prometheus::IntGaugeVec;
+use prometheus::core::Collector as _;
+use prometheus::proto::MetricFamily;
+
+use super::{counter, gauge};
+use crate::daemon::Apps;
+use crate::store::AppGauges;
+
+/// More ticks without a complete crawl are not told apart: it takes time to count them.
+const TICKS_AT_MOST: usize = 100;
+
+/// What this process knows.
+pub(super) fn of_process(apps: &Apps, read: Option<&[AppGauges]>) -> Vec<MetricFamily> {
+    let next = of_app(
+        "next_crawl_timestamp_seconds",
+        "When the next crawl begins, in unix seconds, as far as it is known now.",
+    );
+    let refused = of_app("app_refused", "1 if the API refuses the credentials, or there are none; else 0.");
+    let skipped = counter(
+        "skipped_ticks_total",
+        "Ticks of the schedule that passed without a crawl of their own.",
+        &[],
+    );
+    for (app, state) in apps {
+        if let Some(at) = state.next_at {
+            next.with_label_values(&[app]).set(at.timestamp());
+        }
+        let elsewhere = read.unwrap_or_default().iter().any(|read| read.app == *app && read.refused);
+        refused.with_label_values(&[app]).set(i64::from(state.refused || elsewhere));
+        skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
+    }
+    [next.collect(), refused.collect(), skipped.collect()].concat()
+}
+
+/// What the database knows.
+pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -> Vec<MetricFamily> {
+    let groups = gauge(
+        "groups",
+        "Groups. Missing ones are live too: they were not listed lately, but that proves nothing yet.",
+        &["im_app", "group_type", "state"],
+    );
+    let api_groups = gauge(
+        "api_groups",
+        "The API's TotalCount by the last crawl that reached its end; group_type all is the whole app.",
+        &["im_app", "group_type"],
+    );
+    let held = of_app("held_groups", "Groups whose deletion was withheld or undone: they wait for approve.");
+    let complete = of_app(
+        "last_complete_crawl_timestamp_seconds",
+        "When the last complete crawl ended, in unix seconds; 0 if there was none.",
+    );
+    let ticks = of_app(
+        "ticks_since_complete_crawl",
+        "Ticks of the schedule since the last complete crawl began, or the first one of all; counted to 100.",
+    );
+    let running = of_app("crawl_running", "1 while a crawl runs, in whichever process; else 0.");
+    for read in read {
+        let app = read.app.as_str();
+        for kind in &read.types {
+            let group_type = kind.group_type.as_deref().unwrap_or("unknown");
+            let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
+            count("live", kind.live);
+            count("missing", kind.missing);
+            count("deleted", kind.deleted);
+            if let Some(count) = kind.api_groups {
+                api_groups.with_label_values(&[app, group_type]).set(count);
+            }
+        }
+        if let Some(count) = read.api_groups {
+            api_groups.with_label_values(&[app, "all"]).set(count);
+        }
+        held.with_label_values(&[app]).set(read.held);
+        let finished_at = read.last_complete_finished_at.map_or(0, |at| at.timestamp());
+        complete.with_label_values(&[app]).set(finished_at);
+        let since = read.last_complete_started_at.or(read.first_crawl_started_at);
+        if let (Some(since), Some(state)) = (since, apps.get(app)) {
+            let passed = state.schedule.passed(since, now, TICKS_AT_MOST);
+            ticks.with_label_values(&[app]).set(i64::try_from(passed).unwrap_or(i64::MAX));
+        }
+        running.with_label_values(&[app]).set(i64::from(read.left_open));
+    }
+    [groups, api_groups, held, complete, ticks, running].iter().flat_map(IntGaugeVec::collect).collect()
+}
+
+fn of_app(name: &str, help: &str) -> IntGaugeVec {
+    gauge(name, help, &["im_app"])
+}
