@@ -1,6 +1,7 @@
 //! `demo`: the whole main job in a few seconds, with nothing but this program.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +9,25 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::watch;
 
 use super::crawl::{crawl_all, sentence};
 use super::exit::{Exit, Failure};
-use super::simulate::populate;
+use super::simulate::{churn, populate};
 use super::text;
+use crate::alarm::AlarmClock;
 use crate::clock::Clock;
 use crate::crawl::{CrawlSettings, Crawler, GuardPolicy, WhenBusy};
-use crate::lifecycle::Lifecycle;
-use crate::model::{GroupType, SdkAppId};
+use crate::daemon::{AppPlan, Daemon, Database};
+use crate::lifecycle::{Lifecycle, Systemd};
+use crate::model::GroupType;
 use crate::pace::RetryPolicy;
+use crate::schedule::Schedule;
 use crate::simulator::{Settings, Simulator};
 use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
 use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
+use crate::web::{Hosts, Listener, dashboard};
 
 /// The API allows a call a second; the simulated one ten, so that nobody has to wait.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -38,6 +44,12 @@ pub(super) struct Demo {
     // Whoever writes a password into it must not see it repeated.
     #[arg(long, value_name = "URL", default_value = "sqlite:tim-group-sync-demo.db")]
     database: SecretString,
+    /// Leave the dashboard up, and the simulated app alive, until Ctrl-C
+    #[arg(long)]
+    serve: bool,
+    /// Address that --serve listens at
+    #[arg(long, value_name = "ADDRESS", requires = "serve", default_value = "127.0.0.1:9879")]
+    listen: SocketAddr,
 }
 
 /// Three questions, each a query that anyone can repeat with the sqlite3 shell or psql.
@@ -59,29 +71,32 @@ FROM crawls c JOIN app_counts a USING (crawl_id) ORDER BY c.crawl_id",
     ),
 ];
 
+/// What lives on beside the dashboard: when it is crawled, and how many groups come, and as many go, a second.
+const CRON: &str = "*/20 * * * * *";
+const CHURN: f64 = 0.5;
+
 /// On a server: nobody's but the demo's, as its twin for the tables is.
 const SCHEMA: &str = "tim_demo";
 
 impl Demo {
     pub(super) async fn run(self) -> Result<Exit, Failure> {
         telemetry::init("warn", telemetry::Format::Auto);
+        if !self.listen.ip().is_loopback() {
+            let error =
+                anyhow::anyhow!("--listen must be an address of this machine alone, such as 127.0.0.1:9880");
+            return Err(Failure::new(Exit::Usage, error));
+        }
         let database = database(self.database.expose_secret())?;
-        let store = match &database {
-            DatabaseUrl::Sqlite(path) => {
-                remove_earlier_file(path).await?;
-                Store::open(&database).await?
-            }
-            DatabaseUrl::Postgres(_) => {
-                let store = Store::open(&database).await?;
-                remove_earlier_schemas(&store, &database).await?;
-                store
-            }
+        let listener = if self.serve {
+            let listener = Listener::bind("--listen", self.listen).await;
+            Some(listener.map_err(|error| Failure::new(Exit::Failed, error))?)
+        } else {
+            None
         };
-        store.migrate().await?;
+        let store = fresh_store(&database).await?;
 
         let settings = Settings { min_interval: Some(INTERVAL), ..Settings::default() };
-        let (sdk_app_id, secret_key, identifier) =
-            (settings.sdk_app_id, settings.secret_key.clone(), settings.identifier.clone());
+        let account = settings.clone();
         let api = Simulator::start(settings).await?;
         let groups = self.groups as usize;
         populate(&api, groups);
@@ -91,7 +106,7 @@ impl Demo {
             api.base_url()
         );
         println!("Crawling it into {}, a page of up to 10,000 ids at a time.\n", place(&database));
-        let crawler = Arc::new(crawler(sdk_app_id, identifier, secret_key, &api.base_url(), &store)?);
+        let crawler = Arc::new(crawler(&account, &api.base_url(), &store)?);
         let lifecycle = Lifecycle::install()?;
 
         let few = groups / 100;
@@ -136,7 +151,9 @@ impl Demo {
             let header: Vec<&str> = header.iter().map(String::as_str).collect();
             println!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows));
         }
-        store.close().await;
+        if listener.is_none() {
+            store.close().await;
+        }
         match &database {
             DatabaseUrl::Sqlite(path) => {
                 println!("The table stays in {}: sqlite3 {0} 'SELECT * FROM groups LIMIT 5'", path.display());
@@ -151,21 +168,79 @@ impl Demo {
         );
         println!("  tim-group-sync --config config.toml check");
         std::io::stdout().flush()?;
+        if let Some(listener) = listener {
+            live_on(listener, &api, account, &store, &lifecycle).await?;
+            store.close().await;
+        }
         Ok(Exit::worst(exits))
     }
 }
 
-fn crawler(
-    sdk_app_id: SdkAppId,
-    identifier: String,
-    secret_key: crate::tencent::usersig::SecretKey,
-    base_url: &str,
+/// Tables in which nothing has happened yet, in place of an earlier demo's.
+async fn fresh_store(database: &DatabaseUrl) -> Result<Store, Failure> {
+    let store = match database {
+        DatabaseUrl::Sqlite(path) => {
+            remove_earlier_file(path).await?;
+            Store::open(database).await?
+        }
+        DatabaseUrl::Postgres(_) => {
+            let store = Store::open(database).await?;
+            remove_earlier_schemas(&store, database).await?;
+            store
+        }
+    };
+    store.migrate().await?;
+    Ok(store)
+}
+
+/// Serves the dashboard while groups come and go and crawls find out, until Ctrl-C.
+async fn live_on(
+    listener: Listener,
+    api: &Simulator,
+    account: Settings,
     store: &Store,
-) -> Result<Crawler, Failure> {
+    lifecycle: &Lifecycle,
+) -> Result<(), Failure> {
+    let (clock, systemd) = (Clock::system(), Systemd::from_environment());
+    let database = watch::Sender::new(Database::Open(store.clone()));
+    let mut daemon = Daemon::new(&clock, lifecycle, systemd, database.subscribe());
+    let (address, health) = (listener.address(), daemon.health());
+    let pages = dashboard::pages(health.database(), health.apps());
+    lifecycle.supervise(
+        "the dashboard",
+        listener.serve(pages, Hosts::of(address), lifecycle.stop().soft().clone()),
+    );
+    let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
+    let (sdk_app_id, base_url) = (account.sdk_app_id, api.base_url());
+    let plan = AppPlan {
+        name: APP.to_owned(),
+        sdk_app_id,
+        schedule: Schedule::parse(CRON, chrono_tz::UTC).map_err(|error| Failure::new(Exit::Failed, error))?,
+        catch_up: false,
+        crawler: Box::new(move |store| {
+            crawler(&account, &base_url, store).map_err(|failure| format!("{:#}", failure.error))
+        }),
+    };
+    daemon.apply(vec![plan], |_| alarm_clock.alarm());
+    println!(
+        "\nThe dashboard is at http://{address}/ and the simulated app lives on: groups come and go, and a crawl"
+    );
+    println!("every 20 seconds finds out. Ctrl-C ends it.");
+    std::io::stdout().flush()?;
+    tokio::select! {
+        _ending = lifecycle.ended(systemd) => {}
+        () = churn(api, CHURN) => {}
+    }
+    alarm_clock.stop().await;
+    Ok(())
+}
+
+fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler, Failure> {
+    let sdk_app_id = account.sdk_app_id;
     let client = Client::new(ClientSettings {
         sdk_app_id,
-        identifier,
-        secret_key,
+        identifier: account.identifier.clone(),
+        secret_key: account.secret_key.clone(),
         base_url: Url::parse(base_url).map_err(|error| Failure::new(Exit::Failed, error))?,
         place: "the simulator".to_owned(),
         request_timeout: Duration::from_secs(10),

@@ -16,7 +16,7 @@ use crate::daemon::{AppPlan, Daemon, Database, keep_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
 use crate::telemetry;
-use crate::web::{Hosts, Listener, health};
+use crate::web::{Hosts, Listener, dashboard, health};
 
 /// How long READY waits for the database: long enough for one that is there to say what is wrong with the configuration.
 const FIRST_ANSWER: Duration = Duration::from_millis(500);
@@ -239,6 +239,14 @@ async fn listen(
         let pages = health::pages(daemon.health(), Arc::clone(metrics));
         let stop = lifecycle.stop().soft().clone();
         lifecycle.supervise("the metrics listener", listener.serve(pages, Hosts::of(address), stop));
+    }
+    if let Some(address) = config.dashboard {
+        let listener = Listener::bind("dashboard.listen", address).await.map_err(failed)?;
+        info!(address = %listener.address(), "serving the dashboard");
+        let health = daemon.health();
+        let pages = dashboard::pages(health.database(), health.apps());
+        let stop = lifecycle.stop().soft().clone();
+        lifecycle.supervise("the dashboard", listener.serve(pages, Hosts::of(address), stop));
     }
     Ok(())
 }

@@ -150,7 +150,7 @@ pub(super) fn populate(app: &SimulatedApp, groups: usize) {
 }
 
 /// Creates and dissolves groups for ever, so many of each a second.
-async fn churn(app: &SimulatedApp, per_second: f64) {
+pub(super) async fn churn(app: &SimulatedApp, per_second: f64) {
     if per_second == 0.0 {
         return std::future::pending().await;
     }

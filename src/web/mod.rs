@@ -4,6 +4,7 @@
 //! A listener is bound before the service says that it is ready, and served for as long as it runs: [`Listener::bind`],
 //! then [`Listener::serve`] as a supervised task.
 
+pub mod dashboard;
 pub mod health;
 
 use std::convert::Infallible;

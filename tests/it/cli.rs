@@ -564,6 +564,28 @@ async fn the_demo_does_the_whole_job_and_its_queries_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_demo_leaves_its_dashboard_up_until_it_is_interrupted() {
+    let place = Place::new().await;
+    let arguments = ["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0"];
+    let mut process = place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.starts_with("The dashboard is at ")).unwrap();
+    let url = line.split(' ').find(|word| word.starts_with("http://")).unwrap();
+    let answer = reqwest::get(format!("{url}api/apps")).await.unwrap().text().await.unwrap();
+    let app = &serde_json::from_str::<serde_json::Value>(&answer).unwrap()["apps"][0];
+    assert_eq!((&app["app"], &app["live_count"]), (&"demo".into(), &99.into()), "{app}");
+    kill_process(Pid::from_child(&process), Signal::INT).unwrap();
+    assert_eq!(tokio::task::spawn_blocking(move || process.wait().unwrap().code()).await.unwrap(), Some(0));
+
+    let refused = place.run(&["demo", "--serve", "--listen", "0.0.0.0:0"]).await;
+    assert!(refused.code == Some(2) && refused.err.contains("127.0.0.1"), "{refused:?}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let refused = place.run(&["demo", "--serve", "--listen", &port]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("another program listens there"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_demo_refuses_the_database_of_an_app_that_is_called_demo() {
     let place = Place::new().await;
     let config = std::fs::read_to_string(place.path("config.toml")).unwrap();

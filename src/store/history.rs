@@ -1,0 +1,350 @@
+//! What readers outside the program page through: the rows of the public views, one app at a time, newest first.
+//!
+//! The names are the views' columns. The rows come from the tables, because there both engines keep times alike, and
+//! every list goes on below a key, so that an answer costs the same on the first page as on the thousandth.
+
+use serde::{Serialize, Serializer};
+
+use super::apps::AppId;
+use super::engine::{Store, query_as, query_scalar, reading};
+use super::error::{Attempted as _, StoreError};
+use crate::model::SdkAppId;
+
+/// A time as the tables keep it, in milliseconds since 1970; written as the views of SQLite write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct Stamp(pub i64);
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match chrono::DateTime::from_timestamp_millis(self.0) {
+            Some(time) => serializer.collect_str(&time.format("%Y-%m-%dT%H:%M:%SZ")),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+/// A crawl: the view `crawls`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct Crawl {
+    #[serde(skip)]
+    pub(super) app_id: i64,
+    pub crawl_id: i64,
+    pub trigger: String,
+    pub due_at: Option<Stamp>,
+    pub started_at: Stamp,
+    pub finished_at: Option<Stamp>,
+    pub status: String,
+    pub deletions: Option<String>,
+    pub requests: i64,
+    pub groups_listed: i64,
+    pub appeared: i64,
+    pub vanished: i64,
+    pub reappeared: i64,
+    pub retyped: i64,
+    pub withheld: i64,
+    pub reason_code: Option<String>,
+    pub error_code: Option<i64>,
+    pub reason: Option<String>,
+    pub host: String,
+    pub version: String,
+    pub undeleted: i64,
+    pub spared: i64,
+    pub purged_groups: i64,
+    pub purged_events: i64,
+    pub purged_counts: i64,
+    pub day: Option<String>,
+    pub duration_seconds: Option<f64>,
+    pub held_count: i64,
+}
+
+macro_rules! crawl_columns {
+    () => {
+        "c.app_id, c.crawl_id, c.trigger, c.due_at, c.started_at, c.finished_at, c.status, c.deletions, c.requests,
+         c.listed_count AS groups_listed, c.appeared, c.vanished, c.reappeared, c.retyped, c.withheld, c.reason_code,
+         c.error_code, c.reason, c.host, c.version, c.undeleted, c.spared, c.purged_groups, c.purged_events,
+         c.purged_counts, c.day, CAST((c.finished_at - c.started_at) / 1000.0 AS DOUBLE PRECISION) AS duration_seconds,
+         (SELECT count(*) FROM group_row g WHERE g.app_id = c.app_id AND g.held_crawl_id = c.crawl_id) AS held_count"
+    };
+}
+pub(super) use crawl_columns;
+
+/// TotalCount of the whole app: the view `app_counts`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct AppCount {
+    pub recorded_at: Option<Stamp>,
+    pub total_count: Option<i64>,
+    pub total_count_at_start: Option<i64>,
+    pub listed_count: i64,
+    pub crawl_id: i64,
+}
+
+/// TotalCount of one type: the view `type_counts`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct TypeCount {
+    pub recorded_at: Stamp,
+    pub group_type: Option<String>,
+    pub total_count: Option<i64>,
+    pub total_count_min: Option<i64>,
+    pub total_count_max: Option<i64>,
+    pub listed_count: i64,
+    pub verdict: Option<String>,
+    pub crawl_id: i64,
+}
+
+/// One type on one day: the view `daily_counts`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct DailyCount {
+    pub day: String,
+    pub group_type: Option<String>,
+    pub live_groups: i64,
+    pub total_count: Option<i64>,
+    pub appeared: i64,
+    pub vanished: i64,
+    pub reappeared: i64,
+    pub retyped: i64,
+    pub live_before: Option<i64>,
+    pub net_growth: Option<i64>,
+}
+
+/// Something that happened to a group: the view `group_events`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct GroupEvent {
+    pub event_id: i64,
+    pub occurred_at: Stamp,
+    pub group_id: String,
+    pub event: String,
+    pub old_type: Option<String>,
+    pub new_type: Option<String>,
+    pub crawl_id: i64,
+}
+
+/// A group: the view `groups`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct Group {
+    pub group_id: String,
+    pub group_type: Option<String>,
+    pub first_seen_at: Stamp,
+    pub in_baseline: bool,
+    pub last_seen_at: Stamp,
+    pub deleted_at: Option<Stamp>,
+    pub missing_since: Option<Stamp>,
+    pub held: bool,
+}
+
+const APP_NAME: &str = "SELECT app_id, name FROM app WHERE sdk_app_id = $1";
+
+const CRAWLS: &str = concat!(
+    "SELECT ",
+    crawl_columns!(),
+    " FROM crawl c WHERE c.app_id = $1 AND c.crawl_id < $2 ORDER BY c.crawl_id DESC LIMIT $3"
+);
+
+const APP_COUNTS: &str = "
+SELECT finished_at AS recorded_at, coalesce(total_at_end, total_at_start) AS total_count,
+       total_at_start AS total_count_at_start, listed_count, crawl_id
+FROM crawl WHERE app_id = $1 AND crawl_id < $2 AND status <> 'running' ORDER BY crawl_id DESC LIMIT $3";
+
+const ENDED_CRAWLS: &str = "
+SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id < $2 AND status <> 'running' ORDER BY crawl_id DESC LIMIT $3";
+const TYPE_COUNTS: &str = "
+SELECT p.recorded_at, t.name AS group_type, p.total_count, p.total_lowest AS total_count_min,
+       p.total_highest AS total_count_max, p.listed_count, p.verdict, p.crawl_id
+FROM crawl c JOIN crawl_pass p ON p.crawl_id = c.crawl_id JOIN group_type t ON t.type_id = p.type_id
+WHERE c.app_id = $1 AND c.crawl_id BETWEEN $2 AND $3 AND c.status <> 'running' AND p.type_id <> 0
+ORDER BY p.crawl_id DESC, p.pass_no";
+
+const DAYS: &str =
+    "SELECT DISTINCT day FROM daily_count WHERE app_id = $1 AND day < $2 ORDER BY day DESC LIMIT $3";
+const DAILY_COUNTS: &str = "
+SELECT c.*, c.live_groups - c.live_before AS net_growth
+FROM (SELECT d.day, t.name AS group_type, d.live_groups, d.total_count, d.appeared, d.vanished, d.reappeared, d.retyped,
+             CASE WHEN d.day > (SELECT b.day FROM type_state s JOIN crawl b ON b.crawl_id = s.baseline_crawl_id
+                                WHERE s.app_id = d.app_id AND s.type_id = d.type_id)
+                  THEN (SELECT p.live_groups FROM daily_count p
+                        WHERE p.app_id = d.app_id AND p.type_id = d.type_id AND p.day < d.day
+                        ORDER BY p.day DESC LIMIT 1) END AS live_before,
+             d.type_id
+      FROM daily_count d JOIN group_type t ON t.type_id = d.type_id
+      WHERE d.app_id = $1 AND d.day BETWEEN $2 AND $3) AS c
+ORDER BY c.day DESC, c.type_id";
+
+macro_rules! events_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT e.event_id, e.occurred_at, e.group_id,
+                    CASE e.kind WHEN 'a' THEN 'appeared' WHEN 'v' THEN 'vanished' WHEN 'r' THEN 'reappeared'
+                                WHEN 't' THEN 'retyped' ELSE 'undeleted' END AS event,
+                    o.name AS old_type, n.name AS new_type, e.crawl_id
+             FROM group_event e
+             JOIN crawl c ON c.crawl_id = e.crawl_id AND c.status <> 'running'
+             LEFT JOIN group_type o ON o.type_id = e.old_type
+             LEFT JOIN group_type n ON n.type_id = e.new_type
+             WHERE e.app_id = $1 AND e.event_id < $2",
+            $condition,
+            " ORDER BY e.event_id DESC LIMIT $3"
+        )
+    };
+}
+const EVENTS: &str = events_where!("");
+const EVENTS_OF_GROUP: &str = events_where!(" AND e.group_id = $4");
+
+macro_rules! groups_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT g.group_id, t.name AS group_type, g.first_seen_at, g.in_baseline,
+                    CASE WHEN g.deleted_at IS NULL AND g.missing_since IS NULL AND s.concluded_at > g.last_seen_at
+                         THEN s.concluded_at ELSE g.last_seen_at END AS last_seen_at,
+                    g.deleted_at, g.missing_since, g.held_crawl_id IS NOT NULL AS held
+             FROM group_row g
+             JOIN group_type t ON t.type_id = g.type_id
+             LEFT JOIN type_state s ON s.app_id = g.app_id AND s.type_id = g.type_id
+             WHERE g.app_id = $1 AND ",
+            $condition
+        )
+    };
+}
+const GROUP: &str = groups_where!("g.group_id = $2");
+const GROUPS_BETWEEN: &str =
+    groups_where!("g.group_id >= $2 AND g.group_id > $3 AND g.group_id < $4 ORDER BY g.group_id LIMIT $5");
+
+/// Where a list goes on: below this key, at most so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Below {
+    pub before: i64,
+    pub limit: i64,
+}
+
+impl Store {
+    /// An app's number and its name.
+    pub async fn app_called(&self, app: SdkAppId) -> Result<Option<(AppId, String)>, StoreError> {
+        let found: Option<(i64, String)> =
+            reading!(self, on => query_as(APP_NAME).bind(app.get()).fetch_optional(on).await)
+                .attempted("look an app up")?;
+        Ok(found.map(|(app_id, name)| (AppId(app_id), name)))
+    }
+
+    /// An app's crawls.
+    pub async fn crawls(&self, app: AppId, below: Below) -> Result<Vec<Crawl>, StoreError> {
+        let Below { before, limit } = below;
+        reading!(self, on => query_as(CRAWLS).bind(app.0).bind(before).bind(limit).fetch_all(on).await)
+            .attempted("list crawls")
+    }
+
+    /// The TotalCount of an app, crawl by crawl.
+    pub async fn app_counts(&self, app: AppId, below: Below) -> Result<Vec<AppCount>, StoreError> {
+        let Below { before, limit } = below;
+        reading!(self, on => query_as(APP_COUNTS).bind(app.0).bind(before).bind(limit).fetch_all(on).await)
+            .attempted("list an app's counts")
+    }
+
+    /// The TotalCounts of an app's types, of so many crawls, and the oldest of these crawls if there are any.
+    pub async fn type_counts(
+        &self,
+        app: AppId,
+        below: Below,
+    ) -> Result<(Vec<TypeCount>, Option<i64>), StoreError> {
+        const DOING: &str = "list the counts of an app's types";
+        let Below { before, limit } = below;
+        let crawls: Vec<i64> = reading!(self, on => query_scalar(ENDED_CRAWLS)
+            .bind(app.0).bind(before).bind(limit).fetch_all(on).await)
+        .attempted(DOING)?;
+        let (Some(newest), Some(oldest)) = (crawls.first().copied(), crawls.last().copied()) else {
+            return Ok((Vec::new(), None));
+        };
+        let counts = reading!(self, on => query_as(TYPE_COUNTS)
+            .bind(app.0).bind(oldest).bind(newest).fetch_all(on).await)
+        .attempted(DOING)?;
+        let more = i64::try_from(crawls.len()).is_ok_and(|found| found == limit);
+        Ok((counts, more.then_some(oldest)))
+    }
+
+    /// The counts of an app's days, of at most so many days before one, and the oldest of these if there may be more.
+    pub async fn daily_counts(
+        &self,
+        app: AppId,
+        before: &str,
+        days: i64,
+    ) -> Result<(Vec<DailyCount>, Option<String>), StoreError> {
+        const DOING: &str = "list an app's days";
+        let found: Vec<String> =
+            reading!(self, on => query_scalar(DAYS).bind(app.0).bind(before).bind(days).fetch_all(on).await)
+                .attempted(DOING)?;
+        let (Some(newest), Some(oldest)) = (found.first(), found.last()) else {
+            return Ok((Vec::new(), None));
+        };
+        let counts = reading!(self, on => query_as(DAILY_COUNTS)
+            .bind(app.0).bind(oldest).bind(newest).fetch_all(on).await)
+        .attempted(DOING)?;
+        let more = i64::try_from(found.len()).is_ok_and(|found| found == days);
+        Ok((counts, more.then(|| oldest.clone())))
+    }
+
+    /// What happened to an app's groups, or to one of them.
+    pub async fn group_events(
+        &self,
+        app: AppId,
+        group_id: Option<&str>,
+        below: Below,
+    ) -> Result<Vec<GroupEvent>, StoreError> {
+        let Below { before, limit } = below;
+        let events = match group_id {
+            None => reading!(self, on => query_as(EVENTS)
+                .bind(app.0).bind(before).bind(limit).fetch_all(on).await),
+            Some(group_id) => reading!(self, on => query_as(EVENTS_OF_GROUP)
+                .bind(app.0).bind(before).bind(limit).bind(group_id).fetch_all(on).await),
+        };
+        events.attempted("list events")
+    }
+
+    /// One group.
+    pub async fn group(&self, app: AppId, group_id: &str) -> Result<Option<Group>, StoreError> {
+        reading!(self, on => query_as(GROUP).bind(app.0).bind(group_id).fetch_optional(on).await)
+            .attempted("look a group up")
+    }
+
+    /// The groups whose ids begin like this and come after that one, in the order of their bytes.
+    pub async fn groups_with_prefix(
+        &self,
+        app: AppId,
+        prefix: &str,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<Group>, StoreError> {
+        let end = end_of_prefix(prefix);
+        reading!(self, on => query_as(GROUPS_BETWEEN)
+            .bind(app.0).bind(prefix).bind(after).bind(&end).bind(limit).fetch_all(on).await)
+        .attempted("search for groups")
+    }
+}
+
+/// The first text that comes after all that begin like this: both engines compare ids by their bytes, and so by their
+/// characters' numbers.
+fn end_of_prefix(prefix: &str) -> String {
+    let mut end: Vec<char> = prefix.chars().collect();
+    while let Some(last) = end.pop() {
+        if let Some(next) = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32) {
+            end.push(next);
+            return end.into_iter().collect();
+        }
+    }
+    // Longer than any id is.
+    char::MAX.to_string().repeat(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_first_text_that_does_not_begin_like_it() {
+        for (prefix, end) in [("a", "b"), ("@TGS#1", "@TGS#2"), ("群", "羥"), ("\u{d7ff}", "\u{e000}")] {
+            assert_eq!(end_of_prefix(prefix), end);
+        }
+        assert_eq!(end_of_prefix("a\u{10ffff}"), "b");
+        assert_eq!(end_of_prefix("a\u{7f}"), "a\u{80}");
+        for all in ["", "\u{10ffff}"] {
+            assert!(end_of_prefix(all).as_bytes() > "\u{10ffff}".repeat(63).as_bytes());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! How the apps stand: what the database knows of them, and what this process is doing about them.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::Sources;
+use super::refusal::Refusal;
+use crate::crawl::{Progress, Step};
+use crate::daemon::{AppState, Phase};
+use crate::model::SdkAppId;
+use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, Store, TypeOverview};
+
+/// One app: the columns of the view `app_status`, and what a page wants to know beside them.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Standing {
+    /// `None`: configured, but no crawl of it has begun yet.
+    pub(super) sdk_app_id: Option<i64>,
+    app: String,
+    configured: bool,
+    live_count: i64,
+    missing_count: i64,
+    last_complete_crawl_at: Option<Stamp>,
+    last_crawl_status: Option<String>,
+    last_crawl_deletions: Option<String>,
+    last_crawl_reason: Option<String>,
+    last_crawl_at: Option<Stamp>,
+    running_since: Option<Stamp>,
+    total_count: Option<i64>,
+    held_count: i64,
+    deleted_count: i64,
+    last_crawl: Option<Crawl>,
+    running_crawl: Option<RunningCrawl>,
+    withheld: Vec<HeldDeletions>,
+    next_crawl_at: Option<Stamp>,
+    /// The API refuses its credentials.
+    refused: bool,
+    /// Why its key cannot be read now.
+    key_trouble: Option<String>,
+    /// What keeps this process from writing what it crawls.
+    database_trouble: Option<String>,
+}
+
+/// A crawl under way. How far it has come is known of those of this process alone.
+#[derive(Debug, Default, Serialize)]
+struct RunningCrawl {
+    crawl_id: Option<i64>,
+    started_at: Option<Stamp>,
+    trigger: Option<String>,
+    host: Option<String>,
+    /// Whether it is a crawl of this process.
+    here: bool,
+    step: Option<&'static str>,
+    group_type: Option<String>,
+    type_listed_count: Option<u64>,
+    type_total_count: Option<u64>,
+    listed_count: Option<u64>,
+    total_count: Option<u64>,
+    requests: Option<u64>,
+    /// Why it pauses before another attempt.
+    pausing: Option<String>,
+}
+
+/// Every app that is configured or known, by name, with its group types.
+pub(super) async fn all(sources: &Sources) -> Result<Vec<(Standing, Vec<TypeOverview>)>, Refusal> {
+    let store = sources.store()?;
+    let known = store.overview().await?;
+    let mut states = sources.daemon.borrow().clone();
+    let mut apps = Vec::with_capacity(known.len());
+    for overview in known {
+        // The name of an app that is not configured any more may be another one's by now.
+        let state = if overview.configured { states.remove(&overview.app) } else { None };
+        let running_crawl = running_crawl(&store, &overview, state.as_ref()).await?;
+        let (mut app, types) = of_database(overview);
+        app.running_crawl = running_crawl;
+        if let Some(state) = state {
+            app.add(state);
+        }
+        apps.push((app, types));
+    }
+    for (name, state) in states {
+        let running_crawl = under_way(None, &state);
+        let mut app = Standing { app: name, configured: true, running_crawl, ..Standing::default() };
+        app.add(state);
+        apps.push((app, Vec::new()));
+    }
+    apps.sort_by(|(a, _), (b, _)| (&a.app, a.sdk_app_id).cmp(&(&b.app, b.sdk_app_id)));
+    Ok(apps)
+}
+
+impl Standing {
+    fn add(&mut self, state: AppState) {
+        self.next_crawl_at = state.next_at.map(stamp);
+        self.refused = state.refused;
+        self.key_trouble = state.key_trouble;
+        self.database_trouble = state.trouble;
+    }
+}
+
+fn of_database(overview: AppOverview) -> (Standing, Vec<TypeOverview>) {
+    let AppOverview { types, last_crawl, held, .. } = overview;
+    let app = Standing {
+        sdk_app_id: Some(overview.sdk_app_id),
+        app: overview.app,
+        configured: overview.configured,
+        live_count: types.iter().map(|of_type| of_type.live_count).sum(),
+        missing_count: types.iter().map(|of_type| of_type.missing_count).sum(),
+        deleted_count: types.iter().map(|of_type| of_type.deleted_count).sum(),
+        last_complete_crawl_at: overview.last_complete_crawl.and_then(|crawl| crawl.finished_at),
+        last_crawl_status: last_crawl.as_ref().map(|crawl| crawl.status.clone()),
+        last_crawl_deletions: last_crawl.as_ref().and_then(|crawl| crawl.deletions.clone()),
+        last_crawl_reason: last_crawl.as_ref().and_then(|crawl| crawl.reason.clone()),
+        last_crawl_at: last_crawl.as_ref().and_then(|crawl| crawl.finished_at),
+        running_since: overview.running_crawl.map(|crawl| crawl.started_at),
+        total_count: overview.total_count,
+        last_crawl,
+        held_count: held.iter().map(|held| held.held_count).sum(),
+        withheld: held,
+        ..Standing::default()
+    };
+    (app, types)
+}
+
+/// The crawl of an app that is under way, in this process or in another one that holds its lease.
+async fn running_crawl(
+    store: &Store,
+    app: &AppOverview,
+    state: Option<&AppState>,
+) -> Result<Option<RunningCrawl>, Refusal> {
+    let row = app.running_crawl.as_ref();
+    let here = state.and_then(|state| under_way(row, state));
+    if here.as_ref().is_some_and(|crawl| crawl.here) {
+        return Ok(here);
+    }
+    let (Some(row), Some(sdk_app_id)) = (row, SdkAppId::new(app.sdk_app_id)) else { return Ok(here) };
+    // A row alone says nothing: its process may have been killed.
+    let is_held = store.lease_holder(sdk_app_id).await?.is_some();
+    Ok(is_held.then(|| of_row(row)).or(here))
+}
+
+/// What this process is doing about an app.
+fn under_way(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
+    let Phase::Crawling { since, progress } = &state.phase else { return None };
+    let Progress { step, total, listed, requests, waiting, .. } = progress;
+    if *step == Step::WaitingForLease {
+        let waits = RunningCrawl {
+            started_at: Some(stamp(*since)),
+            step: Some("waiting_for_lease"),
+            ..RunningCrawl::default()
+        };
+        return Some(waits);
+    }
+    let mut crawl = row.map_or_else(RunningCrawl::default, of_row);
+    crawl.here = true;
+    crawl.started_at = crawl.started_at.or(Some(stamp(*since)));
+    crawl.listed_count = Some(*listed);
+    crawl.total_count = *total;
+    crawl.requests = Some(*requests);
+    crawl.pausing = waiting.as_ref().map(|waiting| waiting.why.clone());
+    crawl.step = Some(match step {
+        Step::Idle | Step::WaitingForLease | Step::Starting => "starting",
+        Step::Listing { .. } => "listing",
+        Step::Checking => "checking",
+        Step::Concluding { .. } => "concluding",
+    });
+    if let Step::Listing { group_type, listed, total } = step {
+        crawl.group_type = group_type.as_ref().map(|group_type| group_type.as_str().to_owned());
+        crawl.type_listed_count = Some(*listed);
+        crawl.type_total_count = *total;
+    }
+    Some(crawl)
+}
+
+fn of_row(row: &Crawl) -> RunningCrawl {
+    RunningCrawl {
+        crawl_id: Some(row.crawl_id),
+        started_at: Some(row.started_at),
+        trigger: Some(row.trigger.clone()),
+        host: Some(row.host.clone()),
+        ..RunningCrawl::default()
+    }
+}
+
+fn stamp(time: DateTime<Utc>) -> Stamp {
+    Stamp(time.timestamp_millis())
+}

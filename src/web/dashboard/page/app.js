@@ -1,0 +1,319 @@
+// One app: its crawl under way, its groups, how they went up and down, its crawls, its events, and the search for one
+// group. What the poll brings is shown at once; the lists are asked for when a crawl has ended.
+
+import { changesByDay, liveByCrawl, liveByDay } from "./charts.js";
+import { duration, h, number, pill, signed, table, time, typeName } from "./elements.js";
+import { words } from "./words.js";
+
+const PAGE = 15;
+const RANGES = ["crawls", "30", "90", "365"];
+
+const EVENT_KINDS = { appeared: "up", vanished: "down", reappeared: "up", retyped: "turn", undeleted: "turn" };
+
+export class AppView {
+  constructor(sdkAppId, { ask, say, replace, standing, reasonOf, doing }) {
+    this.sdkAppId = sdkAppId;
+    this.base = `api/apps/${sdkAppId}`;
+    Object.assign(this, { ask, say, replace, standing, reasonOf, doing });
+    this.charts = [];
+    this.types = [];
+    this.range = null;
+    this.group = null;
+    this.back = h("p", { class: "back" });
+    this.head = h("div", { class: "head" });
+    this.running = h("section", { class: "running", hidden: true });
+    this.tiles = h("dl", { class: "tiles" });
+    this.typeTable = h("div", {});
+    this.chartPlace = h("div", { class: "charts" });
+    this.ranges = this.rangePicker();
+    this.crawls = new List(this, "crawls", words.crawls, (rows) => this.crawlTable(rows), words.noCrawls);
+    this.events = new List(this, "group_events", words.newestEvents, (rows) => this.eventTable(rows), words.noEvents);
+    this.found = h("div", { class: "found" });
+    this.element = h("div", { class: "app" },
+      this.back, this.head, this.running, this.tiles,
+      this.searchForm(), this.found,
+      h("section", { "aria-labelledby": "counts-title" }, h("div", { class: "bar" }, h("h2", { id: "counts-title" }, words.groups), this.ranges), this.chartPlace, this.typeTable),
+      this.crawls.element, this.events.element);
+  }
+
+  remove() {
+    this.charts.forEach((chart) => chart.remove());
+  }
+
+  nameOf = (type) => typeName(type, this.types);
+
+  /** What the poll brought. */
+  show(app, manyApps, group) {
+    if (!app) {
+      this.head.replaceChildren(h("h2", {}, words.noSuchApp));
+      this.element.classList.add("none");
+      return;
+    }
+    this.element.classList.remove("none");
+    this.app = app;
+    this.showHead(app, manyApps);
+    this.showRunning(app.running_crawl);
+    this.showTiles(app);
+    const ended = String(app.last_crawl?.crawl_id) + app.last_crawl?.vanished + app.last_crawl?.undeleted + app.held_count;
+    if (this.loaded !== ended) {
+      this.loaded = ended;
+      this.load();
+    }
+    if (group !== this.group) {
+      this.group = group;
+      if (group !== null) this.showGroup(group);
+      else this.found.replaceChildren();
+    }
+  }
+
+  showHead(app, manyApps) {
+    const [kind, word] = this.standing(app);
+    const state = JSON.stringify([app.app, app.sdk_app_id, kind, word, manyApps]);
+    if (state === this.headShown) return;
+    this.headShown = state;
+    this.replace(this.back, ...(manyApps ? [h("a", { href: "#/", id: "all-apps" }, `← ${words.allApps}`)] : []));
+    this.replace(this.head, h("h2", {}, app.app, " ", h("small", {}, words.sdkAppId(app.sdk_app_id))), pill(kind, words.states[word]));
+  }
+
+  showRunning(crawl) {
+    const panel = this.running;
+    panel.hidden = !crawl;
+    if (!crawl) {
+      panel.replaceChildren();
+      this.bar = null;
+      return;
+    }
+    if (!this.bar || this.barOf !== crawl.crawl_id) {
+      this.barOf = crawl.crawl_id;
+      const title = words.runningTitle(crawl.crawl_id);
+      this.bar = h("progress", { "aria-label": title });
+      this.barText = h("p", { class: "doing" });
+      this.barSum = h("p", { class: "quiet" });
+      panel.replaceChildren(
+        h("h3", {}, title), this.barText, this.bar, this.barSum,
+        h("p", { class: "quiet" }, words.runningSince, " ", time(crawl.started_at, { live: true }), crawl.host ? ` · ${words.runningOn(crawl.host)}` : ""));
+    }
+    const total = crawl.total_count ?? this.app.live_count;
+    if (crawl.listed_count !== null && total > 0) {
+      this.bar.max = Math.max(total, crawl.listed_count);
+      this.bar.value = crawl.listed_count;
+    } else {
+      this.bar.removeAttribute("value");
+    }
+    put(this.barText, this.doing(crawl, this.nameOf));
+    put(this.barSum, crawl.here ? [words.listedOf(crawl.listed_count, crawl.total_count), words.requests(crawl.requests)].join(" · ") : "");
+  }
+
+  showTiles(app) {
+    const state = JSON.stringify([app.live_count, app.missing_count, app.held_count, app.deleted_count, app.last_complete_crawl_at, app.next_crawl_at]);
+    if (state === this.tilesShown) return;
+    this.tilesShown = state;
+    const tile = (name, value, note, kind) => h("div", { class: kind ?? null }, h("dt", {}, name), h("dd", {}, value, note ? h("span", { class: "note" }, note) : null));
+    this.tiles.replaceChildren(
+      tile(words.liveGroups, number(app.live_count)),
+      tile(words.missing, number(app.missing_count), app.missing_count > 0 ? words.missingMore : null, app.missing_count > 0 ? "warn" : null),
+      app.held_count > 0 ? tile(words.held, number(app.held_count), null, "alarm") : "",
+      tile(words.deleted, number(app.deleted_count)),
+      tile(words.lastComplete, app.last_complete_crawl_at ? time(app.last_complete_crawl_at, { live: true }) : words.never),
+      app.next_crawl_at ? tile(words.nextCrawl, time(app.next_crawl_at, { live: true })) : "");
+  }
+
+  /** Asks for everything that a crawl's end changes. */
+  async load() {
+    try {
+      const { type_status: types } = await this.ask(this.base);
+      this.types = types;
+      this.showTypes();
+      await Promise.all([this.loadCharts(), this.crawls.load(), this.events.load()]);
+    } catch {
+      // The next poll tries again.
+      this.loaded = null;
+    }
+  }
+
+  showTypes() {
+    const rows = this.types.filter((one) => one.configured || one.live_count + one.deleted_count > 0).map((one) => [
+      h("span", {}, this.nameOf(one.group_type), one.configured || one.group_type === null ? null : h("small", {}, ` ${words.notAmong}`)),
+      number(one.live_count),
+      one.missing_count > 0 ? h("strong", {}, number(one.missing_count)) : "0",
+      number(one.deleted_count),
+      one.as_of ? time(one.as_of, { live: true }) : "–",
+    ]);
+    const columns = [{ name: words.groupType }, { name: words.live, number: true }, { name: words.missing, number: true }, { name: words.deleted, number: true }, { name: words.asOf }];
+    this.typeTable.replaceChildren(h("h3", {}, words.types), table(words.types, columns, rows, { class: "types" }));
+  }
+
+  rangePicker() {
+    return h("div", { class: "ranges", role: "group", "aria-label": words.range }, RANGES.map((range) =>
+      h("button", { type: "button", "aria-pressed": "false", "data-range": range, click: () => { this.range = range; this.loadCharts(); } }, words.ranges[range])));
+  }
+
+  async loadCharts() {
+    const days = this.range === null || this.range === "crawls" ? 30 : Number(this.range);
+    const { daily_counts: daily } = await this.ask(`${this.base}/daily_counts?limit=${days}`);
+    // A service of yesterday has no days to speak of yet, but crawls.
+    this.range ??= new Set(daily.map((row) => row.day)).size < 4 ? "crawls" : "30";
+    const range = this.range;
+    const counts = range === "crawls" ? (await this.ask(`${this.base}/type_counts?limit=100`)).type_counts : [];
+    if (range !== this.range) return;
+    for (const button of this.ranges.children) button.setAttribute("aria-pressed", String(button.dataset.range === range));
+    const charts = [range === "crawls" ? liveByCrawl(this.types, counts) : liveByDay(this.types, daily), changesByDay(daily)].filter(Boolean);
+    const open = this.charts.map((chart) => chart.element.querySelector("details").open);
+    this.charts.forEach((chart) => chart.remove());
+    this.charts = charts;
+    this.chartPlace.replaceChildren(...(charts.length > 0 ? charts.map((chart) => chart.element) : [h("p", { class: "empty" }, words.noCounts)]));
+    charts.forEach((chart, at) => { chart.element.querySelector("details").open = open[at] ?? false; });
+  }
+
+  crawlTable(rows) {
+    const columns = [
+      { name: words.crawl }, { name: words.outcome }, { name: words.started }, { name: words.took, number: true },
+      { name: words.listed, number: true }, { name: words.changes }, { name: words.trigger }, { name: words.host }, { name: words.reason, wide: true },
+    ];
+    const cells = rows.map((crawl) => [
+      String(crawl.crawl_id),
+      this.outcome(crawl),
+      time(crawl.started_at),
+      crawl.finished_at ? duration(crawl.started_at, crawl.finished_at) : "–",
+      number(crawl.groups_listed),
+      changes(crawl),
+      words.triggers[crawl.trigger] ?? crawl.trigger,
+      h("span", { class: "host" }, crawl.host),
+      this.reasonOf(crawl) ?? "",
+    ]);
+    return table(words.crawls, columns, cells, { class: "cards crawls" });
+  }
+
+  outcome(crawl) {
+    if (crawl.status === "running") {
+      const runs = this.app.running_crawl?.crawl_id === crawl.crawl_id;
+      return pill(runs ? "busy" : "quiet", runs ? words.statuses.running : words.statuses.left_open);
+    }
+    const kind = { complete: "good", incomplete: "warn", failed: "alarm" }[crawl.status] ?? "quiet";
+    const withheld = crawl.deletions === "withheld";
+    const deletions = words.deletions[crawl.deletions];
+    return h("span", { class: "pills" }, pill(kind, words.statuses[crawl.status] ?? crawl.status),
+      withheld ? pill("alarm", `${deletions}: ${number(crawl.withheld)}`) : null,
+      crawl.deletions === "approved" ? h("small", {}, deletions) : null);
+  }
+
+  eventTable(rows) {
+    const columns = [{ name: words.when }, { name: words.event }, { name: words.group }, { name: words.groupType }, { name: words.crawl, number: true }];
+    const cells = rows.map((event) => [time(event.occurred_at), this.eventPill(event), this.groupLink(event.group_id), this.eventType(event), String(event.crawl_id)]);
+    return table(words.newestEvents, columns, cells, { class: "cards events" });
+  }
+
+  eventPill(event) {
+    return h("span", { class: `event ${EVENT_KINDS[event.event] ?? ""}` }, words.events[event.event] ?? event.event);
+  }
+
+  eventType({ event, old_type: from, new_type: to }) {
+    if ((event === "retyped" || event === "reappeared") && from !== null && from !== to) return `${this.nameOf(from)} → ${this.nameOf(to)}`;
+    return this.nameOf(to ?? from);
+  }
+
+  groupLink(id) {
+    return h("a", { class: "id", href: `#/${this.sdkAppId}/group/${encodeURIComponent(id)}` }, id);
+  }
+
+  searchForm() {
+    const input = h("input", { id: "search", name: "group_id", type: "search", maxlength: "255", autocomplete: "off", spellcheck: "false", required: true });
+    return h("form", { class: "search", role: "search", submit: (event) => { event.preventDefault(); this.search(input.value); } },
+      h("label", { for: "search" }, words.searchLabel), h("div", {}, input, h("button", { type: "submit" }, words.find)));
+  }
+
+  async search(text) {
+    try {
+      const { groups } = await this.ask(`${this.base}/groups?limit=20&prefix=${encodeURIComponent(text)}`);
+      if (groups.length === 1 || groups[0]?.group_id === text) {
+        location.hash = `#/${this.sdkAppId}/group/${encodeURIComponent(groups[0].group_id)}`;
+        if (this.group === groups[0].group_id) this.showGroup(this.group);
+        return;
+      }
+      const title = groups.length === 0 ? words.noMatch(text) : words.matches(text);
+      this.found.replaceChildren(h("h3", {}, title), h("ul", { class: "matches" }, groups.map((group) => h("li", {}, this.groupLink(group.group_id), " ", this.groupState(group)))));
+      this.say(title);
+    } catch (error) {
+      this.found.replaceChildren(h("p", { class: "empty" }, error.status === 400 ? words.badId : words.failedToLoad));
+    }
+  }
+
+  groupState(group) {
+    if (group.deleted_at) return pill("quiet", words.isDeleted);
+    if (group.held) return pill("alarm", words.isHeld);
+    if (group.missing_since) return pill("warn", words.isMissing);
+    return pill("good", words.isLive);
+  }
+
+  async showGroup(id) {
+    const close = h("a", { class: "close", href: `#/${this.sdkAppId}` }, words.close);
+    try {
+      const { group, group_events: events } = await this.ask(`${this.base}/group?limit=100&group_id=${encodeURIComponent(id)}`);
+      if (this.types.length === 0) this.types = (await this.ask(this.base)).type_status;
+      if (this.group !== id) return;
+      const facts = [
+        [words.groupType, this.nameOf(group.group_type)],
+        [words.firstSeen, h("span", {}, time(group.first_seen_at), group.in_baseline ? h("span", { class: "note" }, words.inBaseline) : null)],
+        [words.lastSeen, time(group.last_seen_at)],
+        group.missing_since ? [words.missingSince, time(group.missing_since)] : null,
+        group.deleted_at ? [words.deletedAt, time(group.deleted_at)] : null,
+      ].filter(Boolean);
+      const columns = [{ name: words.when }, { name: words.event }, { name: words.groupType }, { name: words.crawl, number: true }];
+      const rows = events.map((event) => [time(event.occurred_at), this.eventPill(event), this.eventType(event), String(event.crawl_id)]);
+      this.found.replaceChildren(h("article", { class: "group", "aria-label": id },
+        h("div", { class: "bar" }, h("h3", {}, h("span", { class: "id" }, group.group_id), " ", this.groupState(group)), close),
+        h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+        h("h4", {}, words.history),
+        rows.length > 0 ? table(words.history, columns, rows, { class: "plain" }) : h("p", { class: "quiet" }, words.noHistory)));
+      this.say(`${id}: ${this.groupState(group).textContent}`);
+    } catch (error) {
+      const why = error.status === 404 ? words.noSuchGroup(id) : error.status === 400 ? words.badId : words.failedToLoad;
+      this.found.replaceChildren(h("article", { class: "group" }, h("div", { class: "bar" }, h("p", { class: "empty" }, why), close)));
+    }
+  }
+}
+
+/** A list of the API, page by page: newest first, older ones on demand. */
+class List {
+  constructor(view, name, title, tableOf, nothing) {
+    Object.assign(this, { view, name, title, tableOf, nothing });
+    this.rows = [];
+    this.next = null;
+    this.place = h("div", {});
+    this.more = h("p", {});
+    this.element = h("section", { class: name, "aria-labelledby": `${name}-title` }, h("h2", { id: `${name}-title` }, title), this.place, this.more);
+  }
+
+  /** The newest rows again; as many as were shown. */
+  async load() {
+    const limit = Math.min(Math.max(PAGE, this.rows.length), 200);
+    const answer = await this.view.ask(`${this.view.base}/${this.name}?limit=${limit}`);
+    this.rows = answer[this.name];
+    this.next = answer.next_before;
+    this.show();
+  }
+
+  async loadOlder() {
+    const answer = await this.view.ask(`${this.view.base}/${this.name}?limit=${PAGE}&before=${this.next}`);
+    this.rows = this.rows.concat(answer[this.name]);
+    this.next = answer.next_before;
+    this.show();
+  }
+
+  show() {
+    const id = `older-${this.name}`;
+    this.view.replace(this.place, this.rows.length > 0 ? this.tableOf(this.rows) : h("p", { class: "empty" }, this.nothing));
+    this.view.replace(this.more, ...(this.next === null ? [] : [h("button", { type: "button", id, "aria-label": words.olderOf(this.title), click: () => this.loadOlder().catch(() => this.view.say(words.failedToLoad)) }, words.older)]));
+  }
+}
+
+function changes(crawl) {
+  const parts = [["appeared", "+", "up"], ["vanished", "−", "down"], ["reappeared", "↺ ", "up"], ["retyped", "⇄ ", "turn"], ["undeleted", "↶ ", "turn"]]
+    .filter(([name]) => crawl[name] > 0)
+    .map(([name, sign, kind]) => h("span", { class: `change ${kind}`, title: words.events[name] }, h("span", { class: "unseen" }, `${words.events[name]} `), signed(crawl[name], sign)));
+  return parts.length > 0 ? h("span", { class: "changes" }, parts) : h("span", { class: "quiet" }, "–");
+}
+
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}

@@ -1,0 +1,209 @@
+// The charts: uPlot draws them, everything around them is plain HTML: a key whose entries are buttons, and the same
+// numbers as a table.
+
+import { compact, h, number, table, typeName } from "./elements.js";
+import { locale, words } from "./words.js";
+
+/* global uPlot */
+
+const DAY = 86400;
+const days = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric" });
+const months = new Intl.DateTimeFormat(locale, { year: "numeric", month: "short" });
+const clock = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const seconds = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const moments = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const drawn = new Set();
+dark.addEventListener("change", () => drawn.forEach((chart) => chart.draw()));
+
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/** A day of the schedule's time zone, drawn where that day is here. */
+const dayToSeconds = (day) => {
+  const [year, month, date] = day.split("-").map(Number);
+  return new Date(year, month - 1, date).getTime() / 1000;
+};
+
+function label(at, step) {
+  const date = new Date(at * 1000);
+  if (step >= 28 * DAY) return months.format(date);
+  if (step >= DAY || (date.getHours() === 0 && date.getMinutes() === 0)) return days.format(date);
+  return step >= 60 ? clock.format(date) : seconds.format(date);
+}
+
+/**
+ * A chart of these series over time. `points`: seconds since 1970, ascending. `series`: { name, color (a CSS
+ * variable), values, dash }. `kind`: "lines", or "bars" for changes up and down from zero.
+ */
+class Chart {
+  constructor({ title, note, points, series, kind, moment, firstColumn }) {
+    Object.assign(this, { points, series, kind, moment });
+    this.shown = series.map(() => true);
+    this.place = h("div", { class: "plot", "aria-hidden": "true" });
+    this.read = h("p", { class: "read", "aria-hidden": "true" });
+    this.values = series.map(() => h("span", { class: "value" }));
+    const key = h("ul", { class: "key", "aria-label": words.chartKeys }, series.map((one, at) => {
+      const swatch = h("span", { class: "swatch", "aria-hidden": "true" });
+      swatch.style.background = `var(${one.color})`;
+      return h("li", {}, h("button", { type: "button", "aria-pressed": "true", click: (event) => this.toggle(at, event.currentTarget) },
+        swatch, h("span", { class: "name" }, one.name), this.values[at]));
+    }));
+    const rows = h("details", { class: "rows", toggle: (event) => this.fillTable(event.currentTarget, title, firstColumn) }, h("summary", {}, words.asTable));
+    this.element = h("figure", { class: "chart", "aria-label": title },
+      h("figcaption", {}, h("h3", {}, title), note ? h("span", { class: "note" }, note) : null, this.read),
+      this.place, key, rows);
+    this.point(null);
+    this.watch = new ResizeObserver(() => this.resize());
+    this.watch.observe(this.place);
+    drawn.add(this);
+  }
+
+  remove() {
+    this.watch.disconnect();
+    this.plot?.destroy();
+    drawn.delete(this);
+  }
+
+  resize() {
+    const width = Math.floor(this.place.clientWidth);
+    if (width === 0) return;
+    if (!this.plot) this.draw();
+    else if (width !== this.plot.width) this.plot.setSize({ width, height: this.height() });
+  }
+
+  height() {
+    return this.place.clientWidth < 480 ? 190 : 240;
+  }
+
+  toggle(at, button) {
+    this.shown[at] = !this.shown[at];
+    button.setAttribute("aria-pressed", String(this.shown[at]));
+    this.plot?.setSeries(at + 1, { show: this.shown[at] });
+  }
+
+  /** Shows the values at a point, or the last ones. */
+  point(at) {
+    const last = this.points.length - 1;
+    const where = at ?? last;
+    this.read.textContent = where >= 0 ? this.moment(this.points[where]) : "";
+    this.series.forEach((one, index) => {
+      let value = one.values[where];
+      // What a type counted last is not gone because one crawl did not get to it.
+      for (let back = where; at === null && value === null && back > 0; back -= 1) value = one.values[back - 1];
+      this.values[index].textContent = number(value === null || value === undefined ? null : Math.abs(value));
+    });
+  }
+
+  fillTable(details, title, firstColumn) {
+    if (!details.open || details.querySelector("table")) return;
+    const columns = [{ name: firstColumn }, ...this.series.map((one) => ({ name: one.name, number: true }))];
+    const rows = this.points.map((point, at) => [this.moment(point), ...this.series.map((one) => {
+      const value = one.values[at];
+      return number(value === null ? null : Math.abs(value));
+    })]).reverse();
+    details.append(h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, table(title, columns, rows, { class: "plain" })));
+  }
+
+  draw() {
+    const width = Math.floor(this.place.clientWidth);
+    if (width === 0) return;
+    this.plot?.destroy();
+    const bars = this.kind === "bars";
+    const axis = { stroke: color("--quiet"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line"), width: 1, size: 4 }, font: `12px ${color("--font") || "sans-serif"}` };
+    const span = this.points.length > 1 ? this.points.at(-1) - this.points[0] : 0;
+    const margin = bars ? DAY / 2 : span === 0 ? 60 : 0;
+    const options = {
+      width,
+      height: this.height(),
+      padding: [10, 8, 0, 0],
+      legend: { show: false },
+      cursor: { y: false, points: { show: !bars }, drag: { x: false, y: false }, sync: { key: "time" } },
+      scales: {
+        x: { time: true, range: (_plot, from, to) => [from - margin, to + margin] },
+        y: { range: (_plot, from, to) => (bars ? around(from, to) : [0, to > 0 ? to * 1.06 : 1]) },
+      },
+      axes: [
+        { ...axis, space: 64, values: (_plot, at, _axis, _space, step) => at.map((one) => label(one, step)) },
+        { ...axis, size: 52, space: 36, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 5e7], values: (_plot, at) => at.map((one) => compact(Math.abs(one))) },
+      ],
+      series: [{}, ...this.series.map((one, at) => ({
+        label: one.name,
+        show: this.shown[at],
+        stroke: color(one.color),
+        width: bars ? 0 : 2,
+        dash: one.dash,
+        fill: bars ? color(one.color) : undefined,
+        paths: bars ? uPlot.paths.bars({ size: [0.7, 28], align: 0 }) : undefined,
+        points: { show: !bars && this.points.length < 40, size: 5 },
+        spanGaps: true,
+      }))],
+      hooks: { setCursor: [(plot) => this.point(plot.cursor.idx ?? null)] },
+    };
+    this.plot = new uPlot(options, [this.points, ...this.series.map((one) => one.values)], this.place);
+  }
+}
+
+/** Zero stays in the middle of things, and small changes stay small. */
+function around(from, to) {
+  const most = Math.max(Math.abs(from ?? 0), Math.abs(to ?? 0), 1) * 1.1;
+  return [(from ?? 0) < 0 ? -most : 0, (to ?? 0) > 0 ? most : 0];
+}
+
+const COLORS = 7;
+const DASHES = [undefined, undefined, undefined, [6, 3], [2, 3], [8, 3, 2, 3], [1, 3]];
+
+/** The series of the types that occur, in the order in which the app has them. */
+function byType(known, rows, keyOf, valueOf, keys) {
+  const present = new Set(rows.map((row) => row.group_type));
+  const order = [...known.map((one) => one.group_type), ...present].filter((type, at, all) => all.indexOf(type) === at && present.has(type));
+  return order.map((type, at) => {
+    const values = new Map(rows.filter((row) => row.group_type === type).map((row) => [keyOf(row), valueOf(row)]));
+    return { name: typeName(type, known), color: `--series-${at % COLORS}`, dash: DASHES[at % COLORS], values: keys.map((key) => values.get(key) ?? null) };
+  });
+}
+
+/** Live groups at the end of each day, from `daily_counts`. */
+export function liveByDay(known, counts) {
+  const keys = [...new Set(counts.map((row) => row.day))].sort();
+  if (keys.length === 0) return null;
+  const series = byType(known, counts, (row) => row.day, (row) => row.live_groups, keys);
+  return new Chart({ title: words.liveChart, note: words.liveChartDays, points: keys.map(dayToSeconds), series, kind: "lines", moment: (at) => dayName(at), firstColumn: words.day });
+}
+
+/** Groups as each crawl listed them, from `type_counts`. */
+export function liveByCrawl(known, counts) {
+  const complete = counts.filter((row) => row.verdict === "exact" || row.verdict === "moving");
+  const times = new Map();
+  for (const row of complete) {
+    const at = Math.floor(Date.parse(row.recorded_at) / 1000);
+    times.set(row.crawl_id, Math.max(times.get(row.crawl_id) ?? 0, at));
+  }
+  const crawls = [...times.keys()].sort((a, b) => a - b);
+  if (crawls.length === 0) return null;
+  // Time goes on from crawl to crawl, whatever the clock said.
+  const points = [];
+  for (const crawl of crawls) points.push(Math.max(times.get(crawl), (points.at(-1) ?? 0) + 1));
+  const series = byType(known, complete, (row) => row.crawl_id, (row) => row.listed_count, crawls);
+  return new Chart({ title: words.liveChart, note: words.liveChartCrawls, points, series, kind: "lines", moment: (at) => moments.format(new Date(at * 1000)), firstColumn: words.moment });
+}
+
+/** What appeared and vanished each day, from `daily_counts`. */
+export function changesByDay(counts) {
+  const keys = [...new Set(counts.map((row) => row.day))].sort();
+  if (keys.length === 0) return null;
+  const sums = new Map(keys.map((day) => [day, { appeared: 0, vanished: 0 }]));
+  for (const row of counts) {
+    const sum = sums.get(row.day);
+    sum.appeared += row.appeared;
+    sum.vanished += row.vanished;
+  }
+  const series = [
+    { name: words.appeared, color: "--appeared", values: keys.map((day) => sums.get(day).appeared) },
+    { name: words.vanished, color: "--vanished", values: keys.map((day) => -sums.get(day).vanished) },
+  ];
+  return new Chart({ title: words.changeChart, note: null, points: keys.map(dayToSeconds), series, kind: "bars", moment: (at) => dayName(at), firstColumn: words.day });
+}
+
+const dayNames = new Intl.DateTimeFormat(locale, { dateStyle: "medium" });
+const dayName = (at) => dayNames.format(new Date(at * 1000));

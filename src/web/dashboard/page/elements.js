@@ -1,0 +1,101 @@
+// Elements, times and numbers. Whatever comes from the database reaches the page as text and never as HTML.
+
+import { locale, words } from "./words.js";
+
+/** An element with attributes, listeners (functions) and children (elements or texts). */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name, value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const integers = new Intl.NumberFormat(locale);
+const short = new Intl.NumberFormat(locale, { notation: "compact", maximumFractionDigits: 1 });
+const moments = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" });
+const minutes = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const relative = new Intl.RelativeTimeFormat(locale, { numeric: "always", style: "short" });
+
+export const number = (value) => (value === null || value === undefined ? "–" : integers.format(value));
+export const compact = (value) => short.format(value);
+export const signed = (value, sign) => (value === 0 ? "0" : sign + integers.format(value));
+
+/** How far the server's clock is ahead of this browser's, in milliseconds. */
+let ahead = 0;
+export function setServerTime(date) {
+  const server = Date.parse(date ?? "");
+  // The header has whole seconds; less is no difference.
+  if (Number.isFinite(server)) ahead = Math.abs(server - Date.now()) < 2000 ? 0 : server - Date.now();
+}
+export const now = () => Date.now() + ahead;
+
+const STEPS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+
+/** How long ago, or how soon, in one unit. */
+export function ago(time) {
+  const seconds = Math.round((Date.parse(time) - now()) / 1000);
+  if (Math.abs(seconds) < 2) return words.justNow;
+  const [unit, length] = STEPS.find(([, length]) => Math.abs(seconds) >= length) ?? STEPS[3];
+  return relative.format(Math.trunc(seconds / length), unit);
+}
+
+/** A moment, here and in UTC. `live` ones are told by how long ago they are, and keep up with the clock. */
+export function time(value, { live = false } = {}) {
+  if (!value) return h("span", {}, "–");
+  const date = new Date(value);
+  const element = h("time", { datetime: value, title: `${moments.format(date)} · ${value}` }, live ? ago(value) : minutes.format(date));
+  if (live) element.dataset.live = "";
+  return element;
+}
+
+export function keepTimesUp() {
+  for (const element of document.querySelectorAll("time[data-live]")) {
+    const text = ago(element.dateTime);
+    if (element.textContent !== text) element.textContent = text;
+  }
+}
+
+export function duration(from, to) {
+  const seconds = Math.max(0, Math.round((Date.parse(to) - Date.parse(from)) / 1000));
+  if (seconds < 60) return words.seconds(seconds);
+  if (seconds < 3600) return words.minutes(Math.floor(seconds / 60), seconds % 60);
+  return words.hours(Math.floor(seconds / 3600), Math.floor((seconds % 3600) / 60));
+}
+
+/** What a group type is called where its groups are not otherwise named; null stands for an unknown one. */
+export function typeName(type, known) {
+  if (type === null || type === undefined) return words.unknownType;
+  const found = known?.find((one) => one.group_type === type);
+  return words.typeName(type, found?.sdk_name ?? null, found?.name_zh ?? null);
+}
+
+/**
+ * A table that becomes a list of cards where it is narrow; the roles are said because cards would lose them.
+ * Columns: { name, key, number, wide }, rows: arrays of cells.
+ */
+export function table(caption, columns, rows, attributes = {}) {
+  const head = columns.map((column) => h("th", { scope: "col", role: "columnheader", class: column.number ? "number" : null }, column.name));
+  const body = rows.map((cells) =>
+    h("tr", { role: "row" }, cells.map((cell, at) => {
+      const column = columns[at];
+      const name = at === 0 ? "th" : "td";
+      return h(name, {
+        scope: at === 0 ? "row" : null,
+        role: at === 0 ? "rowheader" : "cell",
+        class: [column.number ? "number" : "", column.wide ? "wide" : ""].join(" ").trim() || null,
+        "data-label": column.name,
+      }, cell);
+    })));
+  return h("table", { role: "table", ...attributes },
+    h("caption", { class: "unseen" }, caption),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),
+    h("tbody", { role: "rowgroup" }, body));
+}
+
+export function pill(kind, text) {
+  return h("span", { class: `pill ${kind}` }, text);
+}

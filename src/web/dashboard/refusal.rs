@@ -1,0 +1,56 @@
+//! Why a request gets no figures: a status, and a sentence in JSON.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tracing::warn;
+
+use crate::model::with_causes;
+use crate::store::StoreError;
+
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The request makes no sense.
+    Malformed(String),
+    NotFound(String),
+    /// The database is still being opened, or out of reach.
+    NoDatabase,
+    Store(StoreError),
+    /// The answer took too long.
+    Slow,
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, why) = match self {
+            Self::Malformed(why) => (StatusCode::BAD_REQUEST, why),
+            Self::NotFound(why) => (StatusCode::NOT_FOUND, why),
+            Self::NoDatabase => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the database is not there yet; see the log".to_owned())
+            }
+            Self::Store(error) => {
+                // What the database says may name hosts and roles: that is for the log.
+                warn!("the dashboard was not answered: {}", with_causes(&error));
+                (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer; see the log".to_owned())
+            }
+            Self::Slow => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the database takes too long to answer; try again later".to_owned(),
+            ),
+        };
+        let mut response =
+            (status, [(CACHE_CONTROL, "no-store")], Json(json!({ "error": why }))).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, 5.into());
+        }
+        response
+    }
+}

@@ -1,0 +1,107 @@
+//! A dashboard over some database, and a client that says exactly what a test wants said.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tim_group_sync::daemon::{Apps, Database};
+use tim_group_sync::store::Store;
+use tim_group_sync::web::dashboard;
+use tim_group_sync::web::{Hosts, Listener};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Served until dropped.
+pub struct Dashboard {
+    pub address: SocketAddr,
+    pub database: watch::Sender<Database>,
+    _stop: DropGuard,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Dashboard {
+    /// One of a process that crawls nothing itself.
+    pub async fn over(store: &Store) -> Self {
+        Self::of_daemon(store, watch::Sender::new(Apps::new()).subscribe()).await
+    }
+
+    pub async fn of_daemon(store: &Store, apps: watch::Receiver<Apps>) -> Self {
+        Self::serve("127.0.0.1:0".parse().unwrap(), store, apps).await
+    }
+
+    /// One where another was before.
+    pub async fn at(address: SocketAddr, store: &Store) -> Self {
+        Self::serve(address, store, watch::Sender::new(Apps::new()).subscribe()).await
+    }
+
+    async fn serve(address: SocketAddr, store: &Store, apps: watch::Receiver<Apps>) -> Self {
+        let database = watch::Sender::new(Database::Open(store.clone()));
+        let listener = Listener::bind("dashboard.listen", address).await.unwrap();
+        let (address, stop) = (listener.address(), CancellationToken::new());
+        let pages = dashboard::pages(database.subscribe(), apps);
+        tokio::spawn(listener.serve(pages, Hosts::of(address), stop.clone()));
+        Self { address, database, _stop: stop.drop_guard() }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// The answer to these bytes, which end the conversation.
+    pub async fn say(&self, request: &[u8]) -> Answer {
+        let mut connection = TcpStream::connect(self.address).await.unwrap();
+        connection.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).unwrap_or_default().parse().unwrap_or(0);
+        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+    }
+
+    pub async fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+        self.say(request.as_bytes()).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "").await
+    }
+
+    /// A list, or whatever else is JSON and no error.
+    pub async fn json(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        assert!(answer.has_header("content-type: application/json"), "{}", answer.head);
+        answer.json()
+    }
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// Why there are no figures.
+    pub fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap().to_owned()
+    }
+
+    /// The value of a header, in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    pub fn has_header(&self, line: &str) -> bool {
+        self.head.lines().any(|header| header == line)
+    }
+}
