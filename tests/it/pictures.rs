@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{TimeDelta, Timelike as _, Utc};
+use chrono::{TimeDelta, Timelike as _};
 use tim_group_sync::alarm::Alarm;
+use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{GuardPolicy, WhenBusy};
 use tim_group_sync::daemon::{AppPlan, Daemon, Database};
 use tim_group_sync::lifecycle::{Lifecycle, Systemd};
@@ -19,7 +20,7 @@ use crate::support::{Engine, ON_COMMAND, World};
 use crate::support_browser::{Browser, DESKTOP, PHONE, Reader};
 use crate::support_dashboard::Dashboard;
 
-const DAYS: i64 = 45;
+const DAYS: u32 = 45;
 const SHANGHAI: Reader = Reader { language: "zh-CN", timezone: "Asia/Shanghai", dark: true, ..DESKTOP };
 
 fn keep(name: &str, picture: &[u8]) {
@@ -33,7 +34,8 @@ async fn weeks(world: &mut World) {
     // The last crawl stands still for as long as it takes to look at it.
     world.request_timeout = Duration::from_secs(600);
     world.group_types = GroupType::documented();
-    let start = Utc::now().with_minute(0).unwrap().with_second(0).unwrap() - TimeDelta::days(DAYS);
+    let now = Clock::system().now();
+    let start = now.with_minute(0).unwrap().with_second(0).unwrap() - TimeDelta::days(DAYS.into());
     for (group_type, groups) in [
         ("Public", 9_000),
         ("Private", 6_400),
@@ -45,8 +47,8 @@ async fn weeks(world: &mut World) {
         world.api.create_many(group_type, groups);
     }
     let none = CancellationToken::new();
-    for day in 0..DAYS as usize {
-        world.clock.set(start + TimeDelta::days(day as i64));
+    for (day, date) in (0..DAYS as usize).zip(0_i64..) {
+        world.clock.set(start + TimeDelta::days(date));
         let weekend = if day % 7 < 2 { 2 } else { 1 };
         world.api.create_many("Public", (70 + day) / weekend);
         world.api.create_many("Private", (50 + day * 2) / weekend);
@@ -59,7 +61,7 @@ async fn weeks(world: &mut World) {
         world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
         world.api.heal();
     }
-    world.clock.set(start + TimeDelta::days(DAYS) - TimeDelta::hours(2));
+    world.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(2));
     let public = world.api.truth().into_iter().find(|(_, of)| of == "Public").unwrap().0;
     world.api.retype(&public, "Community");
     world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
@@ -68,7 +70,7 @@ async fn weeks(world: &mut World) {
         world.api.truth().into_iter().filter(|(_, of)| of == "ChatRoom").map(|(id, _)| id).collect();
     let hidden: Vec<&str> = rooms.iter().take(1_200).map(String::as_str).collect();
     world.api.hide(&hidden);
-    world.clock.set(start + TimeDelta::days(DAYS) - TimeDelta::hours(1));
+    world.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(1));
     world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
 }
 
@@ -83,7 +85,7 @@ async fn pictures_of_the_dashboard() {
     let mut daemon = Daemon::new(&world.clock, &life, Systemd::from_environment(), database.subscribe());
     let apps = daemon.health().apps();
     let last_request = world.api.requests().len() as u64;
-    world.clock.set(Utc::now());
+    world.clock.set(Clock::system().now());
     let crawled = Arc::clone(&world);
     let plan = AppPlan {
         name: "prod".to_owned(),
@@ -112,7 +114,7 @@ async fn pictures_of_the_dashboard() {
         browser.click(".ranges [data-range='90']").await;
         browser.until("document.querySelector('.ranges [data-range=\"90\"]').ariaPressed === 'true'").await;
         browser.until("document.querySelector('.running .doing')?.textContent.includes(' ')").await;
-        keep(name, &browser.picture(reader.scale == 1.0).await);
+        keep(name, &browser.picture(name != "dashboard-phone.png").await);
     }
     third.release();
 }

@@ -207,9 +207,10 @@ impl Browser {
     pub async fn picture(&mut self, whole: bool) -> Vec<u8> {
         let metrics = self.call("Page.getLayoutMetrics", json!({})).await;
         let size = if whole { &metrics["cssContentSize"] } else { &metrics["cssLayoutViewport"] };
-        let (width, height) = match whole {
-            true => (size["width"].clone(), size["height"].clone()),
-            false => (size["clientWidth"].clone(), size["clientHeight"].clone()),
+        let (width, height) = if whole {
+            (size["width"].clone(), size["height"].clone())
+        } else {
+            (size["clientWidth"].clone(), size["clientHeight"].clone())
         };
         let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
         let question = json!({ "format": "png", "captureBeyondViewport": whole, "clip": clip });
