@@ -49,7 +49,7 @@ const IN_ITS_STEAD: [(&str, &str); 3] = [
     ("cargo run --release -- ", "tim-group-sync "),
     (
         "tim-group-sync init",
-        "tim-group-sync --config first/config.toml init --sdk-app-id 1400000000 --base-url {api} --secret-key-file prod.key",
+        "rm -rf first; tim-group-sync --config first/config.toml init --sdk-app-id 1400000000 --base-url {api} --secret-key-file prod.key",
     ),
     ("tim-group-sync simulate", "tim-group-sync simulate --listen {address}:8787"),
 ];
