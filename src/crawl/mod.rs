@@ -18,7 +18,7 @@ use chrono_tz::Tz;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, info_span, warn};
+use tracing::{Instrument as _, error_span, warn};
 
 use self::investigation::{Concluded, Findings};
 pub use self::ledger::{Change, Foreseen};
@@ -242,7 +242,8 @@ impl Crawler {
     /// Crawls with the app's name on every line of the log, and without progress when it has ended.
     async fn shown<T>(&self, crawling: impl Future<Output = Result<T, CrawlError>>) -> Result<T, CrawlError> {
         let app = self.settings.identity.name.as_str();
-        let outcome = crawling.instrument(info_span!("crawl", app)).await;
+        // At every level: a filter leaves out spans too, and the name with them.
+        let outcome = crawling.instrument(error_span!("crawl", app)).await;
         self.progress.send_replace(Progress::default());
         outcome
     }
