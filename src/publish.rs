@@ -1,15 +1,15 @@
 //! When the copy for readers without write rights is made: after crawls, seldom enough to cost little, and never so that
 //! a crawl waits for it or fails with it.
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
-use crate::daemon::Apps;
+use crate::daemon::{Apps, Health};
 use crate::lifecycle::Lifecycle;
 use crate::model::{CrawlId, with_causes};
 use crate::store::Store;
@@ -21,21 +21,17 @@ pub struct Publication {
     pub interval: Duration,
 }
 
-/// Starts a task that publishes a copy now and after crawls, but never sooner than the interval after the one before.
-pub fn start(
-    publication: Publication,
-    store: Store,
-    clock: &Clock,
-    apps: watch::Receiver<Apps>,
-    lifecycle: &Lifecycle,
-) {
+/// Starts a task that publishes a copy once the database is there and after crawls, but never sooner than the interval after
+/// the one before.
+pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle: &Lifecycle) {
     let stop = lifecycle.stop().soft().clone();
-    let first = Instant::now() + publication.due_in(clock.now().into());
+    let (clock, health) = (clock.clone(), health.clone());
     lifecycle.supervise("the published copy", async move {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = publication.keep(&store, apps, first) => {}
+            // There may be nothing left to show: then there is only the stop to wait for.
+            () = async { publication.keep(&clock, &health).await; pending().await } => {}
         }
     });
 }
@@ -49,17 +45,16 @@ impl Publication {
         }
     }
 
-    async fn keep(&self, store: &Store, mut apps: watch::Receiver<Apps>, first: Instant) {
-        let (mut due, mut shown) = (first, None);
-        loop {
-            let changed = apps.wait_for(|apps| shown.as_ref() != Some(&newest(apps))).await.is_ok();
-            if !changed {
-                // The crawls have ended, and with them what there is to show.
-                return std::future::pending().await;
-            }
+    async fn keep(&self, clock: &Clock, health: &Health) {
+        let mut database = health.database();
+        let opened = database.wait_for(|database| database.store().is_some()).await;
+        let Some(store) = opened.ok().and_then(|database| database.store().cloned()) else { return };
+        let (mut apps, mut shown) = (health.apps(), None);
+        let mut due = Instant::now() + self.due_in(clock.now().into());
+        while apps.wait_for(|apps| shown.as_ref() != Some(&newest(apps))).await.is_ok() {
             sleep_until(due).await;
             shown = Some(newest(&apps.borrow_and_update()));
-            self.publish(store).await;
+            self.publish(&store).await;
             due = Instant::now() + self.interval;
         }
     }

@@ -69,7 +69,7 @@ impl Home {
         }
     }
 
-    fn settle(&self, name: &str) {
+    pub(crate) fn settle(&self, name: &str) {
         if let Self::Server(server) = self {
             server.settle(name);
         }

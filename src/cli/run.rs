@@ -9,12 +9,13 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, location, open};
+use super::setup::{Setup, location, open, publication};
 use crate::alarm::AlarmClock;
 use crate::config::{App, Config, Setting};
 use crate::daemon::{AppPlan, Daemon, Database, keep_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
+use crate::publish;
 use crate::telemetry;
 use crate::web::{Hosts, Listener, dashboard, health};
 
@@ -48,6 +49,9 @@ impl Run {
         see_to_keys(&config)?;
         see_to_database(database.clone(), &lifecycle).await?;
         daemon.apply(plans(setup, &config, &metrics), |_| alarm_clock.alarm());
+        if let Some(publication) = publication(&config) {
+            publish::start(publication, &setup.clock, &daemon.health(), &lifecycle);
+        }
         info!(apps = config.apps.len(), version = env!("CARGO_PKG_VERSION"), "started");
         systemd.ready();
 

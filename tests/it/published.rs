@@ -1,11 +1,13 @@
 //! The published copy of an SQLite database: for readers who may do nothing but read, replaced as a whole.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tim_group_sync::clock::Clock;
@@ -189,7 +191,7 @@ impl Place {
         let config = format!(
             "[database]\nurl = \"sqlite:groups.db\"\npublish = \"{copy}\"\npublish_interval = \"1h\"\n\
              [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n\
-             request_interval = \"0s\"\n",
+             request_interval = \"0s\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n",
             place.api.base_url()
         );
         fs::write(place.path("config.toml"), config).unwrap();
@@ -200,11 +202,83 @@ impl Place {
         self.folder.path().join(name)
     }
 
+    /// Starts the daemon; its lines on stderr come one by one.
+    fn daemon(&self) -> Daemon {
+        let mut command = Command::new(PROGRAM);
+        command.arg("run").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap()).lines();
+        Daemon { process, log }
+    }
+
     async fn crawl(&self) -> Output {
         let mut command = Command::new(PROGRAM);
         command.arg("crawl").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
+}
+
+struct Daemon {
+    process: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Daemon {
+    /// Reads on in the log until a line has these words.
+    fn says(mut self, words: &str) -> Self {
+        let mut before = Vec::new();
+        for line in self.log.by_ref().map(Result::unwrap) {
+            if line.contains(words) {
+                return self;
+            }
+            before.push(line);
+        }
+        panic!("the daemon ended without {words:?}: {before:#?}");
+    }
+
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_publishes_after_a_crawl_but_no_sooner_than_the_interval_after_the_copy_before() {
+    let place = Place::publishing("public/groups.db").await;
+    let copy = place.path("public/groups.db");
+    place.api.create_many("Public", 10);
+    place.crawl().await;
+    // The copy is young, and so the next one is left to a later hour …
+    place.api.create_many("Public", 10);
+    let daemon = place.daemon();
+    let daemon = blocking(move || daemon.says("started")).await;
+    kill_process(Pid::from_child(&daemon.process), Signal::USR1).unwrap();
+    let daemon = blocking(move || daemon.says("crawl complete")).await;
+    blocking(move || daemon.stop()).await;
+    assert_eq!(count(&mut open(&copy).await).await, 10);
+
+    // … or to now, once it is old.
+    grow_old(&copy, Duration::from_mins(61));
+    let daemon = place.daemon();
+    let daemon = blocking(move || daemon.says("published a copy of the database")).await;
+    assert_eq!(count(&mut open(&copy).await).await, 20);
+    blocking(move || daemon.stop()).await;
+    assert_eq!(names(copy.parent().unwrap()), ["groups.db"]);
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+fn grow_old(copy: &Path, age: Duration) {
+    let file = fs::File::options().append(true).open(copy).unwrap();
+    file.set_modified((Clock::system().now() - age).into()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,8 +289,7 @@ async fn a_crawl_by_hand_publishes_a_copy_unless_there_is_a_young_one() {
         [(None, 10), (Some(Duration::from_mins(30)), 10), (Some(Duration::from_mins(61)), 30)]
     {
         if let Some(age) = age {
-            let file = fs::File::options().append(true).open(&copy).unwrap();
-            file.set_modified((Clock::system().now() - age).into()).unwrap();
+            grow_old(&copy, age);
         }
         place.api.create_many("Public", 10);
         let ended = place.crawl().await;
