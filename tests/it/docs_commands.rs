@@ -45,12 +45,14 @@ const ELSEWHERE: [(&str, &str); 18] = [
 
 /// What is run instead of a command's beginning, where that is the same thing: built already, asked
 /// without a terminal, or at an address of its own.
-const IN_ITS_STEAD: [(&str, &str); 3] = [
+const IN_ITS_STEAD: [(&str, &str); 4] = [
     ("cargo run --release -- ", "tim-group-sync "),
     (
         "tim-group-sync init",
         "rm -rf first; tim-group-sync --config first/config.toml init --sdk-app-id 1400000000 --base-url {api} --secret-key-file prod.key",
     ),
+    // An answer of an error is a failure.
+    ("curl -s ", "curl -sf "),
     ("tim-group-sync simulate", "tim-group-sync simulate --listen {address}:8787"),
 ];
 
