@@ -145,7 +145,7 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
 
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("prometheus/alerts.yml");
     let configuration = format!(
-        "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms }}\n\
+        "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
          rule_files: [\"{}\"]\n\
          scrape_configs:\n  - job_name: tim-group-sync\n    static_configs: [{{ targets: [\"{address}\"] }}]\n",
         rules.display()
