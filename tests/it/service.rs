@@ -256,10 +256,19 @@ async fn a_stop_takes_five_seconds_at_most_while_a_lock_on_the_server_is_waited_
     locker.close().await.unwrap();
 }
 
+/// Lets held requests wait for as long as another process takes to start.
+fn wait_long_for_answers(place: &Place) {
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let patient = config.replace("request_timeout = \"2s\"", "request_timeout = \"60s\"");
+    assert_ne!(config, patient);
+    std::fs::write(place.path("config.toml"), patient).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_killed_in_the_middle_of_a_crawl_is_replaced_by_the_other_and_nothing_is_lost() {
     let place = Place::new().await;
     place.api.create_many("Public", 3);
+    wait_long_for_answers(&place);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     let held = place.api.hold(At::Request(3));
@@ -294,6 +303,7 @@ async fn two_replicas_share_the_apps_by_their_leases() {
     let api = api_of(1_400_000_001).await;
     std::fs::write(place.path("other.key"), KEY).unwrap();
     place.configure(&another_app("other", 1_400_000_001, &api));
+    wait_long_for_answers(&place);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     // One replica is held up with one app, the other with the other: both work at once.
