@@ -22,10 +22,11 @@ use crate::support_engines::Bench;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// Beginnings of commands that are not run, and why.
-const ELSEWHERE: [(&str, &str); 18] = [
+const ELSEWHERE: [(&str, &str); 20] = [
     ("cargo install ", "builds everything anew and writes to the user's ~/.cargo"),
     ("cargo build ", "builds everything anew"),
     ("cargo bench ", "takes minutes, and the whole machine"),
+    ("benches/at-rest", "takes minutes, and the whole machine"),
     ("PROPTEST_CASES=", "minutes of the tests beside this one"),
     ("HISTORY_STEPS=", "minutes of the tests beside this one"),
     ("packaging/build ", "makes a release build; tests/systemd/run does it"),
@@ -33,7 +34,8 @@ const ELSEWHERE: [(&str, &str); 18] = [
     ("dnf install ", "changes the system, and needs another one than Debian"),
     ("podman ", "needs a container engine and an image from a registry"),
     ("install -", "writes to /usr and /etc; tests/systemd/run does it in a system of its own"),
-    ("cat >/etc/", "writes to /etc; tests/systemd/run does it in a system of its own"),
+    ("mv /etc/", "changes /etc; tests/systemd/run does it in a system of its own"),
+    ("chown root:", "needs root; tests/systemd/run does it in a system of its own"),
     ("mkdir -p /etc/", "writes to /etc"),
     ("cp /usr/share/doc/", "is there once the package is, and writes to /etc"),
     ("systemd-sysusers", "makes users; tests/systemd/run does it in a system of its own"),
