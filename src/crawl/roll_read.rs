@@ -1,11 +1,19 @@
 //! Reads the roll in a task of its own, while the first pages come in.
 
+use std::time::Duration;
+
 use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
 
 use super::progress::SignsOfLife;
 use super::{CrawlSite, Interrupted};
+use crate::model::TypeId;
 use crate::roll::{Roll, RollBuilder};
 use crate::store::{StoreError, TypeState};
+
+/// How long a server that broke off gets before it is asked again.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1600)];
 
 /// The roll, perhaps still being read by a task of its own.
 pub(super) enum RollRead {
@@ -17,18 +25,26 @@ pub(super) enum RollRead {
 
 impl RollRead {
     pub(super) fn begin(site: &CrawlSite<'_>, states: &[TypeState]) -> Self {
-        let mut builder = RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
+        let kinds: Vec<(TypeId, u64)> = states.iter().map(|state| (state.type_id(), state.live())).collect();
+        let mut builder = RollBuilder::with_room(kinds.iter().copied());
         if states.iter().all(|state| state.live() == 0) {
             return Self::Read(Box::new(builder.finish()));
         }
         let (store, app, mut signs) = (site.store.clone(), site.app, SignsOfLife::of(site.progress));
         let reading = tokio::spawn(async move {
-            let each = |type_id, id: &str, mark| {
-                builder.add(type_id, id, mark);
-                signs.count();
-            };
-            store.for_each_live(app, each).await?;
-            Ok(builder.finish())
+            let mut pauses = PAUSES.into_iter();
+            loop {
+                let each = |type_id, id: &str, mark| {
+                    builder.add(type_id, id, mark);
+                    signs.count();
+                };
+                let Err(error) = store.for_each_live(app, each).await else { return Ok(builder.finish()) };
+                // What was read until a connection broke is half of it: it is read anew.
+                let Some(pause) = pauses.next().filter(|_| error.is_passing()) else { return Err(error) };
+                debug!("reading the live groups again: {error}");
+                builder = RollBuilder::with_room(kinds.iter().copied());
+                tokio::time::sleep(pause).await;
+            }
         });
         Self::Reading(AbortOnDropHandle::new(reading))
     }
