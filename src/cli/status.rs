@@ -16,7 +16,7 @@ use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
 use crate::model::SdkAppId;
-use crate::store::{AppStatus, CrawlRow, HostTypes, LeaseHolder, Store, Withheld};
+use crate::store::{AppStatus, Crawl, HostTypes, LeaseHolder, Store, Withheld};
 
 /// A daemon that does not answer has nothing to say. It asks its database for up to two seconds.
 const DAEMON_WITHIN: Duration = Duration::from_secs(3);
@@ -119,7 +119,7 @@ fn is_configured(config: &Config, status: &AppStatus) -> bool {
 }
 
 fn is_fresh(app: &AppStatus, max_age: Duration, now: Time) -> bool {
-    let finished = app.last_complete_crawl.as_ref().and_then(CrawlRow::finished);
+    let finished = app.last_complete_crawl.as_ref().and_then(Crawl::finished);
     finished.is_some_and(|finished| (now - finished).to_std().unwrap_or_default() <= max_age)
 }
 
@@ -168,8 +168,10 @@ fn print_app(
         )?;
     }
     if let Some(crawl) = &app.running_crawl {
-        let since =
-            crawl.started().map_or_else(String::new, |at| format!(", started {}", text::ago(at, now)));
+        let since = crawl
+            .started_at
+            .time()
+            .map_or_else(String::new, |at| format!(", started {}", text::ago(at, now)));
         if lease_holder.is_some() {
             writeln!(out, "  running              crawl {}{since}", crawl.crawl_id)?;
         } else {
@@ -206,7 +208,7 @@ fn types_in_words(HostTypes { host, group_types }: &HostTypes) -> String {
     format!("{host} {}", group_types.join(", "))
 }
 
-fn crawl_in_words(crawl: &CrawlRow, now: Time) -> String {
+fn crawl_in_words(crawl: &Crawl, now: Time) -> String {
     let when = crawl
         .finished()
         .map_or_else(String::new, |at| format!(", {} ({})", text::time(at), text::ago(at, now)));

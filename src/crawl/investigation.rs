@@ -223,18 +223,19 @@ impl Crawler {
         let unlisted = roll.unlisted();
         let states = site.type_states().await?;
         let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
-        let mut settlement = absences.settlement(&known, &unlisted);
-        if !unlisted.is_empty() {
+        let begin = || absences.settlement(&known, &unlisted);
+        let mut settlement = if unlisted.is_empty() {
+            begin()
+        } else {
             let mut signs = SignsOfLife::of(site.progress);
-            site.store
-                .for_each_live(site.app, |type_id, id, mark| {
-                    signs.count();
-                    if roll.is_unlisted(type_id, id) {
-                        settlement.consider(&absences, type_id, id, mark);
-                    }
-                })
-                .await?;
-        }
+            let each = |settlement: &mut Settlement, type_id, id: &str, mark| {
+                signs.count();
+                if roll.is_unlisted(type_id, id) {
+                    settlement.consider(&absences, type_id, id, mark);
+                }
+            };
+            site.store.gather_live(site.app, begin, each).await?
+        };
         let withholding = withhold(&self.guard(types), &changes(roll, &states, &settlement));
         if let Some(withholding) = &withholding {
             settlement.withhold(&withholding.types);

@@ -1,19 +1,12 @@
 //! Reads the roll in a task of its own, while the first pages come in.
 
-use std::time::Duration;
-
 use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
 
 use super::progress::SignsOfLife;
 use super::{CrawlSite, Interrupted};
 use crate::model::TypeId;
 use crate::roll::{Roll, RollBuilder};
 use crate::store::{StoreError, TypeState};
-
-/// How long a server that broke off gets before it is asked again.
-const PAUSES: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1600)];
 
 /// The roll, perhaps still being read by a task of its own.
 pub(super) enum RollRead {
@@ -25,26 +18,18 @@ pub(super) enum RollRead {
 
 impl RollRead {
     pub(super) fn begin(site: &CrawlSite<'_>, states: &[TypeState]) -> Self {
-        let kinds: Vec<(TypeId, u64)> = states.iter().map(|state| (state.type_id(), state.live())).collect();
-        let mut builder = RollBuilder::with_room(kinds.iter().copied());
+        let room: Vec<(TypeId, u64)> = states.iter().map(|state| (state.type_id(), state.live())).collect();
+        let begin = move || RollBuilder::with_room(room.iter().copied());
         if states.iter().all(|state| state.live() == 0) {
-            return Self::Read(Box::new(builder.finish()));
+            return Self::Read(Box::new(begin().finish()));
         }
         let (store, app, mut signs) = (site.store.clone(), site.app, SignsOfLife::of(site.progress));
         let reading = tokio::spawn(async move {
-            let mut pauses = PAUSES.into_iter();
-            loop {
-                let each = |type_id, id: &str, mark| {
-                    builder.add(type_id, id, mark);
-                    signs.count();
-                };
-                let Err(error) = store.for_each_live(app, each).await else { return Ok(builder.finish()) };
-                // What was read until a connection broke is half of it: it is read anew.
-                let Some(pause) = pauses.next().filter(|_| error.is_passing()) else { return Err(error) };
-                debug!("reading the live groups again: {error}");
-                builder = RollBuilder::with_room(kinds.iter().copied());
-                tokio::time::sleep(pause).await;
-            }
+            let each = |builder: &mut RollBuilder, type_id, id: &str, mark| {
+                builder.add(type_id, id, mark);
+                signs.count();
+            };
+            Ok(store.gather_live(app, begin, each).await?.finish())
         });
         Self::Reading(AbortOnDropHandle::new(reading))
     }

@@ -73,7 +73,7 @@ LEFT JOIN crawl e ON e.crawl_id = ",
     newest_crawl!(" AND k.status IN ('complete', 'incomplete')"),
     "
 LEFT JOIN crawl c ON c.crawl_id = ",
-    newest_crawl!(" AND k.status IN ('complete', 'incomplete') AND k.status = 'complete'"),
+    newest_crawl!(" AND k.status = 'complete'"),
     "
 WHERE a.configured = 1 ORDER BY a.name"
 );

@@ -8,6 +8,7 @@ use super::apps::AppId;
 use super::engine::{Engine, Store, writing};
 use super::error::{Attempted as _, StoreError};
 use super::lease::Lease;
+use super::server::Retries;
 use super::{postgres, sqlite};
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::roll::Mark;
@@ -175,18 +176,32 @@ pub(super) use keep_tally;
 
 impl Store {
     /// Names every live group of an app once, in no order: sorting ten million ids takes PostgreSQL longer than reading
-    /// them.
-    pub async fn for_each_live(
+    /// them. `begin` makes what they are gathered in, and makes it anew when a broken connection has left half of it.
+    pub async fn gather_live<G>(
         &self,
         app: AppId,
-        each: impl FnMut(TypeId, &str, Mark),
-    ) -> Result<(), StoreError> {
-        match &self.engine {
-            Engine::Sqlite(file) => sqlite::live_groups(file, app, each).await,
-            // Not run again when it fails: what was named was named.
-            Engine::Postgres(server) => postgres::live_groups(server, app, each).await,
-        }
-        .attempted("read the live groups")
+        begin: impl Fn() -> G,
+        mut each: impl FnMut(&mut G, TypeId, &str, Mark),
+    ) -> Result<G, StoreError> {
+        let read = match &self.engine {
+            Engine::Sqlite(file) => {
+                let mut gathered = begin();
+                let each = |type_id, id: &str, mark| each(&mut gathered, type_id, id, mark);
+                sqlite::live_groups(file, app, each).await.map(|()| gathered)
+            }
+            Engine::Postgres(server) => {
+                let mut retries = Retries::default();
+                loop {
+                    let mut gathered = begin();
+                    let each = |type_id, id: &str, mark| each(&mut gathered, type_id, id, mark);
+                    match postgres::live_groups(server, app, each).await {
+                        Err(error) if retries.again(&error).await => {}
+                        read => break read.map(|()| gathered),
+                    }
+                }
+            }
+        };
+        read.attempted("read the live groups")
     }
 
     /// Tells of each of these ids, in no order, whether and how it is known.

@@ -3,6 +3,7 @@
 //! The names are the views' columns. The rows come from the tables, because there both engines keep times alike, and
 //! every list goes on below a key, so that an answer costs the same on the first page as on the thousandth.
 
+use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
 use super::apps::AppId;
@@ -15,9 +16,17 @@ use crate::model::SdkAppId;
 #[sqlx(transparent)]
 pub struct Stamp(pub i64);
 
+impl Stamp {
+    /// `None` for what no calendar has.
+    #[must_use]
+    pub fn time(self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_millis(self.0)
+    }
+}
+
 impl Serialize for Stamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match chrono::DateTime::from_timestamp_millis(self.0) {
+        match self.time() {
             Some(time) => serializer.collect_str(&time.format("%Y-%m-%dT%H:%M:%SZ")),
             None => serializer.serialize_none(),
         }
@@ -56,6 +65,14 @@ pub struct Crawl {
     pub day: Option<String>,
     pub duration_seconds: Option<f64>,
     pub held_count: i64,
+}
+
+impl Crawl {
+    /// When it ended, if it has.
+    #[must_use]
+    pub fn finished(&self) -> Option<DateTime<Utc>> {
+        self.finished_at.and_then(Stamp::time)
+    }
 }
 
 macro_rules! crawl_columns {

@@ -35,4 +35,4 @@ pub use publish::Published;
 pub use purge::{AgeLimits, Holdings, KnownApp, Purged};
 pub use server::PostgresDatabase;
 pub use settle::HeldCrawl;
-pub use status::{AppStatus, CrawlRow, HostTypes, TypeStatus, Withheld};
+pub use status::{AppStatus, HostTypes, TypeStatus, Withheld};

@@ -12,6 +12,7 @@ use super::history::{Crawl, Stamp, crawl_columns};
 /// One app as the database knows it.
 #[derive(Clone, Debug)]
 pub struct AppOverview {
+    pub(super) app_id: i64,
     pub app: String,
     pub sdk_app_id: i64,
     pub configured: bool,
@@ -121,6 +122,7 @@ impl Store {
             types_of.entry(of_type.app_id).or_default().push(of_type);
         }
         let overview = |(app_id, sdk_app_id, app, configured, total_count)| AppOverview {
+            app_id,
             app,
             sdk_app_id,
             configured,

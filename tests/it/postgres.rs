@@ -562,7 +562,7 @@ async fn an_unchanged_crawl_of_many_groups_writes_next_to_nothing() {
     let before = bench.value(rows).await;
     let crawl: CrawlId = scene.open(at(2, 0)).await;
     let mut named = 0;
-    bench.store.for_each_live(scene.app, |_, _, _| named += 1).await.unwrap();
+    bench.store.gather_live(scene.app, || (), |(), _, _, _| named += 1).await.unwrap();
     scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
     assert_eq!(named, 20_000);
     assert_eq!(bench.value(rows).await, before);
@@ -590,9 +590,13 @@ async fn fill(bench: &Bench, app: AppId, groups: u32, types: u32) {
 
 async fn assert_every_live_group_is_named_once(bench: &Bench, app: AppId) {
     let mut named = Vec::new();
-    let naming = bench.store.for_each_live(app, |type_id, id, mark| {
-        named.push(format!("{id} {} {} {}", type_id.0, mark.missing, mark.held));
-    });
+    let naming = bench.store.gather_live(
+        app,
+        || (),
+        |(), type_id, id, mark| {
+            named.push(format!("{id} {} {} {}", type_id.0, mark.missing, mark.held));
+        },
+    );
     naming.await.unwrap();
     let live = format!(
         "SELECT group_id || ' ' || type_id || ' ' || (missing_since IS NOT NULL) || ' ' || (held_crawl_id IS NOT NULL)

@@ -292,7 +292,7 @@ async fn ids_are_kept_byte_for_byte(bench: &Bench) {
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
     let mut named = Vec::new();
-    bench.store.for_each_live(scene.app, |_, id, _| named.push(id.to_owned())).await.unwrap();
+    bench.store.gather_live(scene.app, || (), |(), _, id, _| named.push(id.to_owned())).await.unwrap();
     named.sort_unstable();
     assert_eq!(named, sorted);
     assert_eq!(bench.lines("SELECT group_id FROM groups ORDER BY group_id").await, sorted);
@@ -313,7 +313,7 @@ async fn more_ids_than_fit_a_statement_are_written_in_one_transaction(bench: &Be
     let again = scene.list_baseline(crawl, scene.private, at(1, 2), &ids[..20_001]).await;
     assert_eq!(again, Written { retyped: 20_001, ..Written::default() });
     let mut counted = 0;
-    bench.store.for_each_live(scene.app, |_, _, _| counted += 1).await.unwrap();
+    bench.store.gather_live(scene.app, || (), |(), _, _, _| counted += 1).await.unwrap();
     assert_eq!(counted, 50_003);
     let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Moving)];
     let settlement = scene.settle_all(&passes).await;
@@ -573,7 +573,11 @@ async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(be
     let shown = format!("SELECT status, deletions, withheld, vanished FROM crawls WHERE crawl_id = {crawl}");
     assert_eq!(bench.lines(&shown).await, ["complete|withheld|2|0"]);
     let mut marks = Vec::new();
-    bench.store.for_each_live(scene.app, |_, id, mark| marks.push((id.to_owned(), mark))).await.unwrap();
+    bench
+        .store
+        .gather_live(scene.app, || (), |(), _, id, mark| marks.push((id.to_owned(), mark)))
+        .await
+        .unwrap();
     marks.sort_by(|a, b| a.0.cmp(&b.0));
     let held = Mark { missing: true, held: true };
     assert_eq!(marks, [("a".to_owned(), held), ("b".to_owned(), held), ("c".to_owned(), Mark::default())]);
@@ -1000,8 +1004,11 @@ async fn every_live_group_is_named_once_with_its_type_and_marks(bench: &Bench) {
     let gone = scene.settle(&[(scene.private, Verdict::Exact)], &["p"]).await;
     scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
     let mut named = Vec::new();
-    let naming =
-        bench.store.for_each_live(scene.app, |type_id, id, mark| named.push((id.to_owned(), type_id, mark)));
+    let naming = bench.store.gather_live(
+        scene.app,
+        || (),
+        |(), type_id, id, mark| named.push((id.to_owned(), type_id, mark)),
+    );
     naming.await.unwrap();
     named.sort_by(|a, b| a.0.cmp(&b.0));
     let plain = Mark::default();

@@ -503,7 +503,7 @@ impl<'a> Scene<'a> {
     /// What passes with these verdicts conclude when they list nothing at all.
     pub async fn settle_all(&self, passes: &[(TypeId, Verdict)]) -> Settlement {
         let mut ids = Vec::new();
-        self.bench.store.for_each_live(self.app, |_, id, _| ids.push(id.to_owned())).await.unwrap();
+        self.bench.store.gather_live(self.app, || (), |(), _, id, _| ids.push(id.to_owned())).await.unwrap();
         let ids: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
         self.settle_unlisted(passes, &ids).await
     }
@@ -547,11 +547,15 @@ impl<'a> Scene<'a> {
         }
         let absences = Absences::of(&judgement, false);
         let mut absent = Vec::new();
-        let naming = self.bench.store.for_each_live(self.app, |type_id, id, mark| {
-            if unlisted.contains(id) {
-                absent.push((type_id, id.to_owned(), mark));
-            }
-        });
+        let naming = self.bench.store.gather_live(
+            self.app,
+            || (),
+            |(), type_id, id, mark| {
+                if unlisted.contains(id) {
+                    absent.push((type_id, id.to_owned(), mark));
+                }
+            },
+        );
         naming.await.unwrap();
         assert_eq!(absent.len(), unlisted.len(), "only live groups can be unlisted");
         let mut counts = BTreeMap::new();
