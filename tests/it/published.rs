@@ -1,13 +1,12 @@
 //! The published copy of an SQLite database: for readers who may do nothing but read, replaced as a whole.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tim_group_sync::clock::Clock;
@@ -16,6 +15,7 @@ use tim_group_sync::store::{DatabaseUrl, Store, StoreError};
 
 use crate::support::{Engine, World};
 use crate::support_engines::Bench;
+use crate::support_program::Service;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 const COUNT: &str = "SELECT count(*) FROM live_groups";
@@ -202,49 +202,16 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// Starts the daemon; its lines on stderr come one by one.
-    fn daemon(&self) -> Daemon {
+    fn service(&self) -> Service {
         let mut command = Command::new(PROGRAM);
         command.arg("run").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(process.stderr.take().unwrap()).lines();
-        Daemon { process, log }
+        Service::of(command.stderr(Stdio::piped()).spawn().unwrap())
     }
 
     async fn crawl(&self) -> Output {
         let mut command = Command::new(PROGRAM);
         command.arg("crawl").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-    }
-}
-
-struct Daemon {
-    process: Child,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
-impl Daemon {
-    /// Reads on in the log until a line has these words.
-    fn says(mut self, words: &str) -> Self {
-        let mut before = Vec::new();
-        for line in self.log.by_ref().map(Result::unwrap) {
-            if line.contains(words) {
-                return self;
-            }
-            before.push(line);
-        }
-        panic!("the daemon ended without {words:?}: {before:#?}");
-    }
-
-    fn stop(mut self) {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
     }
 }
 
@@ -256,24 +223,17 @@ async fn the_daemon_publishes_after_a_crawl_but_no_sooner_than_the_interval_afte
     place.crawl().await;
     // The copy is young, and so the next one is left to a later hour …
     place.api.create_many("Public", 10);
-    let daemon = place.daemon();
-    let daemon = blocking(move || daemon.says("started")).await;
-    kill_process(Pid::from_child(&daemon.process), Signal::USR1).unwrap();
-    let daemon = blocking(move || daemon.says("crawl complete")).await;
-    blocking(move || daemon.stop()).await;
+    let service = place.service().says("started").await;
+    service.signal(Signal::USR1);
+    assert_eq!(service.says("crawl complete").await.stop().await, Some(0));
     assert_eq!(count(&mut open(&copy).await).await, 10);
 
     // … or to now, once it is old.
     grow_old(&copy, Duration::from_mins(61));
-    let daemon = place.daemon();
-    let daemon = blocking(move || daemon.says("published a copy of the database")).await;
+    let service = place.service().says("published a copy of the database").await;
     assert_eq!(count(&mut open(&copy).await).await, 20);
-    blocking(move || daemon.stop()).await;
+    assert_eq!(service.stop().await, Some(0));
     assert_eq!(names(copy.parent().unwrap()), ["groups.db"]);
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 fn grow_old(copy: &Path, age: Duration) {
