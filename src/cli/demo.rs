@@ -1,6 +1,5 @@
 //! `demo`: the whole main job in a few seconds, with nothing but this program.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use tokio::sync::watch;
 
 use super::crawl::{crawl_all, sentence};
 use super::exit::{Exit, Failure};
+use super::output::say;
 use super::simulate::{churn, populate};
 use super::text;
 use crate::alarm::AlarmClock;
@@ -100,12 +100,12 @@ impl Demo {
         let api = Simulator::start(settings).await?;
         let groups = self.groups as usize;
         populate(&api, groups);
-        println!(
+        say(format_args!(
             "A simulated Tencent Cloud IM app with {} groups answers at {}.",
             text::number(self.groups),
             api.base_url()
-        );
-        println!("Crawling it into {}, a page of up to 10,000 ids at a time.\n", place(&database));
+        ))?;
+        say(format_args!("Crawling it into {}, a page of up to 10,000 ids at a time.\n", place(&database)))?;
         let crawler = Arc::new(crawler(&account, &api.base_url(), &store)?);
         let lifecycle = Lifecycle::install()?;
 
@@ -132,11 +132,11 @@ impl Demo {
         let mut exits = Vec::new();
         for (what, act) in acts {
             act();
-            println!("{what}");
+            say(format_args!("{what}"))?;
             let outcomes =
                 crawl_all(std::slice::from_ref(&crawler), WhenBusy::GiveUp, lifecycle.stop()).await?;
             for (app, outcome) in &outcomes {
-                println!("  {}\n", sentence(app, outcome));
+                say(format_args!("  {}\n", sentence(app, outcome)))?;
                 exits.push(Exit::of_crawl(outcome));
             }
             if lifecycle.stop().soft().is_cancelled() {
@@ -144,30 +144,32 @@ impl Demo {
             }
         }
         if let DatabaseUrl::Postgres(_) = database {
-            println!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n");
+            say(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
         }
         for (question, sql) in QUERIES {
             let (header, rows) = store.read(sql).await?;
             let header: Vec<&str> = header.iter().map(String::as_str).collect();
-            println!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows));
+            say(format_args!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows)))?;
         }
         if listener.is_none() {
             store.close().await;
         }
         match &database {
             DatabaseUrl::Sqlite(path) => {
-                println!("The table stays in {}: sqlite3 {0} 'SELECT * FROM groups LIMIT 5'", path.display());
+                say(format_args!(
+                    "The table stays in {}: sqlite3 {0} 'SELECT * FROM groups LIMIT 5'",
+                    path.display()
+                ))?;
             }
             DatabaseUrl::Postgres(_) => {
-                println!("The table stays in {}: SELECT * FROM {SCHEMA}.groups LIMIT 5;", place(&database));
-                println!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;");
+                say(format_args!(
+                    "The table stays in {}: SELECT * FROM {SCHEMA}.groups LIMIT 5;",
+                    place(&database)
+                ))?;
+                say(format_args!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;"))?;
             }
         }
-        println!(
-            "Next: put your own app's sdk_app_id and key file into a config.toml (see config.example.toml) and run"
-        );
-        println!("  tim-group-sync --config config.toml check");
-        std::io::stdout().flush()?;
+        say(format_args!("Next, with your own app's SDKAppID and secret key: tim-group-sync init"))?;
         if let Some(listener) = listener {
             live_on(listener, &api, account, &store, &lifecycle).await?;
             store.close().await;
@@ -222,11 +224,10 @@ async fn live_on(
         }),
     };
     daemon.apply(vec![plan], |_| alarm_clock.alarm());
-    println!(
+    say(format_args!(
         "\nThe dashboard is at http://{address}/ and the simulated app lives on: groups come and go, and a crawl"
-    );
-    println!("every 20 seconds finds out. Ctrl-C ends it.");
-    std::io::stdout().flush()?;
+    ))?;
+    say(format_args!("every 20 seconds finds out. Ctrl-C ends it."))?;
     tokio::select! {
         _ending = lifecycle.ended(systemd) => {}
         () = churn(api, CHURN) => {}
@@ -250,8 +251,8 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         identity: AppIdentity { sdk_app_id, name: APP.to_owned() },
         group_types: GroupType::documented(),
         page_limit: 10_000,
-        // A little more than the API allows: what counts is when requests arrive.
-        request_interval: INTERVAL + INTERVAL / 20,
+        // More than the API allows: what counts is when requests arrive, and this machine may be busy.
+        request_interval: INTERVAL + INTERVAL / 2,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         max_shortfall: 0.0,
         guard: GuardPolicy { max_fraction: 0.2, min_groups: 100, ..GuardPolicy::default() },

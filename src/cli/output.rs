@@ -1,5 +1,6 @@
 //! How a command's result reaches stdout: as text for people, or as one JSON document for programs.
 
+use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
 use clap::Args;
@@ -74,6 +75,11 @@ fn print_document(document: &Document<impl Serialize>) -> Result<(), Failure> {
         serde_json::to_writer_pretty(&mut *out, document)?;
         writeln!(out)
     })
+}
+
+/// Writes one line to stdout.
+pub(super) fn say(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    to_stdout(|out| writeln!(out, "{line}"))
 }
 
 /// Writes to stdout. A reader that has seen enough, such as `head`, is no failure.

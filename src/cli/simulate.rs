@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
+use super::output::say;
 use crate::lifecycle::Lifecycle;
 use crate::simulator::{At, Cursor, Fault, KEY, Listing, Order, Settings, SimulatedApp, Simulator};
 use crate::tencent::usersig::SecretKey;
@@ -88,16 +89,19 @@ impl Simulate {
         if let Some(fault) = self.fault.clone() {
             simulator.script(self.one_in.map_or(At::Every, At::OneIn), fault);
         }
-        println!("simulated API with {} groups at {}", self.groups, simulator.base_url());
+        say(format_args!("simulated API with {} groups at {}", self.groups, simulator.base_url()))?;
         if self.secret_key_file.is_none() {
-            println!("its key, to be put into a file: {KEY}");
+            say(format_args!("its key, to be put into a file: {KEY}"))?;
         }
-        println!(
+        say(format_args!(
             "configuration:\n\n[apps.simulated]\nsdk_app_id = {sdk_app_id}\nbase_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
             simulator.base_url()
-        );
+        ))?;
         if self.rate < Duration::from_secs(1) {
-            println!("request_interval = \"{}\"", humantime::format_duration(self.rate + self.rate / 20));
+            say(format_args!(
+                "request_interval = \"{}\"",
+                humantime::format_duration(self.rate + self.rate / 20)
+            ))?;
         }
         let lifecycle = Lifecycle::install()?;
         tokio::select! {
