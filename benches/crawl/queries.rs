@@ -86,13 +86,9 @@ pub(crate) fn ask_everything(engines: &[Engine]) -> bool {
             let store = Store::open(&database_url(&database)).await.unwrap();
             store.migrate().await.unwrap();
             fill(engine, &database).await;
-            if engine == Engine::Sqlite {
-                println!("\n### {}, which nothing has analysed yet\n", home.title());
-                in_time &= ask(engine, &database, &store).await;
-            }
             store.close().await;
         });
-        // As its autovacuum would, and as the program leaves an SQLite file.
+        // As PostgreSQL's autovacuum would.
         home.settle("queries");
         println!("\n### {}\n", home.title());
         runtime().block_on(async {
@@ -149,12 +145,12 @@ fn row(question: &str, rows: usize, times: &[f64], limit: f64) -> bool {
 
 async fn fill(engine: Engine, database: &str) {
     let (schema, day) = match engine {
-        Engine::Sqlite => ("", "strftime('%Y-%m-%d', (AT) / 1000, 'unixepoch')"),
+        Engine::Sqlite => ("", "strftime('%Y-%m-%d', (MOMENT) / 1000, 'unixepoch')"),
         Engine::Postgres => {
-            ("tim_private.", "to_char(to_timestamp((AT) / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')")
+            ("tim_private.", "to_char(to_timestamp((MOMENT) / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')")
         }
     };
-    let day = |at: &str| day.replace("AT", at);
+    let day = |at: &str| day.replace("MOMENT", at);
     let all = LIVE + DELETED;
     let hour = 3_600_000;
     // The first of them are deleted, and of every ten seven are of the baseline.

@@ -27,8 +27,10 @@ const GATHER_FOR: Duration = Duration::from_secs(10);
 const MAX_PAGES_WITHOUT_NEWS: u32 = 20;
 /// Pages fetched ahead of the one in hand …
 const PAGES_AHEAD: usize = 1;
-/// … and in a crawl that begins before its roll is read: some 20 MB.
+/// … in a crawl that begins before its roll is read: some 20 MB …
 const PAGES_AHEAD_OF_ROLL: usize = 80;
+/// … and while that crawl writes, which needs memory of its own.
+const PAGES_AHEAD_OF_WRITING: usize = 8;
 
 /// What a pass is about.
 #[derive(Clone, Debug)]
@@ -110,9 +112,9 @@ pub(super) async fn run(
     let ahead = if roll.is_ready() { PAGES_AHEAD } else { PAGES_AHEAD_OF_ROLL };
     let (fetched, mut pages) = mpsc::channel(ahead);
     let lists = plans.iter().map(|plan| Pages::of(plan.group_type.clone(), limit)).collect();
+    let mut gathered = Gathered::beside(fetched.clone());
     let fetching = fetch(site, caller, lists, fetched);
     let taking = async {
-        let mut gathered = Gathered::default();
         for plan in plans {
             let mut tally = PassTally::new(plan);
             let end = take_pass(site, &mut pages, roll, &mut tally, &mut gathered).await;
@@ -305,8 +307,9 @@ impl PassTally {
 
 /// New and changed ids on their way to the database. One for all passes: a buffer of megabytes that is made anew each
 /// time, now on this thread and now on that, leaves a hole of its size with each of them.
-#[derive(Debug, Default)]
 struct Gathered {
+    /// Through which pages come meanwhile.
+    fetched: mpsc::Sender<Fetched>,
     ids: GroupIds,
     since: Option<Instant>,
     /// When the newest of them was listed.
@@ -314,6 +317,10 @@ struct Gathered {
 }
 
 impl Gathered {
+    fn beside(fetched: mpsc::Sender<Fetched>) -> Self {
+        Self { fetched, ids: GroupIds::new(), since: None, at: DateTime::default() }
+    }
+
     fn is_enough(&mut self, in_baseline: bool) -> bool {
         if self.ids.is_empty() {
             return false;
@@ -327,6 +334,9 @@ impl Gathered {
             return Ok(());
         }
         let plan = &tally.plan;
+        let too_many = self.fetched.capacity().saturating_sub(PAGES_AHEAD_OF_WRITING);
+        // In the unlikely case that so many pages came in between, none is held back.
+        let _held_back = self.fetched.try_reserve_many(too_many);
         let written = site.write_listed(plan.type_id, plan.in_baseline, self.at, &self.ids).await?;
         tally.first_listed += written.first_listed;
         self.ids.clear();
