@@ -146,6 +146,8 @@ impl Reloading<'_> {
                 before_it.is_some_and(|old| old != **app || before.retention != new.retention)
             })
             .collect();
+        // Applied before it is said: whoever reads the line may ask for a crawl at once.
+        daemon.apply(plans(self.setup, &new, self.metrics), |_| self.alarm_clock.alarm());
         info!(
             apps = new.apps.len(),
             added = names(added),
@@ -153,7 +155,6 @@ impl Reloading<'_> {
             changed = names(changed),
             "configuration reloaded"
         );
-        daemon.apply(plans(self.setup, &new, self.metrics), |_| self.alarm_clock.alarm());
         new
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +14,7 @@ use tim_group_sync::tencent::usersig::{SecretKey, verify};
 use crate::metrics::get;
 use crate::support_engines::Bench;
 use crate::support_postgres::PostgresServer;
+use crate::support_program::Service;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
@@ -50,6 +51,10 @@ impl Place {
             self.api.base_url()
         );
         std::fs::write(self.path("config.toml"), text).unwrap();
+    }
+
+    pub fn service(&self) -> Service {
+        Service::by(self.command(&["run"]))
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -721,67 +726,14 @@ async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
     server.execute(&database.name, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }
 
-/// The daemon as a process, with its log lines.
-pub struct Daemon {
-    pub process: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
-}
-
-impl Daemon {
-    pub fn start(place: &Place) -> Self {
-        Self::of(place.command(&["run"]))
-    }
-
-    pub fn of(mut command: Command) -> Self {
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        Self { process, lines }
-    }
-
-    /// Waits for a line with this text.
-    pub async fn says(self, text: &'static str) -> Self {
-        self.says_line(text).await.0
-    }
-
-    /// Waits for a line with this text, and returns it.
-    pub async fn says_line(mut self, text: &'static str) -> (Self, String) {
-        tokio::task::spawn_blocking(move || {
-            let line = self.lines.by_ref().map(Result::unwrap).find(|line| line.contains(text));
-            let line = line.unwrap_or_else(|| panic!("the daemon ended without saying {text:?}"));
-            (self, line)
-        })
-        .await
-        .unwrap()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
-    }
-
-    pub async fn ends(mut self) -> Option<i32> {
-        tokio::task::spawn_blocking(move || {
-            let mut rest = String::new();
-            for line in self.lines {
-                rest.push_str(&line.unwrap());
-            }
-            let code = self.process.wait().unwrap().code();
-            assert_ne!(code, None, "{rest}");
-            code
-        })
-        .await
-        .unwrap()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_crawls_at_its_first_start_and_when_asked_to_and_ends_when_told() {
     let place = Place::new().await;
     place.api.create_many("Public", 3);
-    let daemon = Daemon::start(&place).says("crawl complete").await;
+    let daemon = place.service().says("crawl complete").await;
     daemon.signal(Signal::USR1);
     let daemon = daemon.says("crawl complete").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     assert_eq!(place.query("SELECT trigger, status FROM crawls").await, "catch_up complete\nsignal complete");
 }
 
@@ -790,15 +742,13 @@ async fn the_daemon_stops_in_the_middle_of_a_crawl_and_catches_it_up_at_the_next
     let place = Place::new().await;
     place.api.create_many("Public", 3);
     let held = place.api.hold(At::Request(2));
-    let daemon = Daemon::start(&place);
+    let daemon = place.service();
     held.reached().await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     held.release();
     assert_eq!(place.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
-    let daemon = Daemon::start(&place).says("crawl complete").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    let daemon = place.service().says("crawl complete").await;
+    assert_eq!(daemon.stop().await, Some(0));
     assert_eq!(
         place.query("SELECT trigger, status FROM crawls").await,
         "catch_up cancelled\ncatch_up complete"
@@ -810,11 +760,10 @@ async fn a_killed_daemon_leaves_a_crawl_that_the_next_start_closes() {
     let place = Place::new().await;
     place.api.create_many("Public", 3);
     let held = place.api.hold(At::Request(3));
-    let daemon = Daemon::start(&place);
+    let daemon = place.service();
     held.reached().await;
     daemon.signal(Signal::KILL);
-    let mut process = daemon.process;
-    tokio::task::spawn_blocking(move || process.wait().unwrap()).await.unwrap();
+    assert_eq!(daemon.ends().await, None);
     held.release();
     assert!(place.run(&["status"]).await.out.contains("its process ended"));
     assert_eq!(place.run(&["crawl"]).await.code, Some(0));
@@ -833,9 +782,8 @@ async fn the_daemon_goes_on_beside_an_app_whose_credentials_are_refused() {
         "[apps.other]\nsdk_app_id = 1400000001\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\n",
         place.api.base_url()
     ));
-    let daemon = Daemon::start(&place).says("crawl complete").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    let daemon = place.service().says("crawl complete").await;
+    assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,9 +15,10 @@ use tim_group_sync::store::TypeGauges;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::cli::{Daemon, Place};
+use crate::cli::Place;
 use crate::daemon::{PROD, Stage, Wish, twenty_past_eight};
 use crate::support::{World, on_every_engine};
+use crate::support_program::Service;
 
 /// What is public of the metrics: names that alerts and dashboards hold on to.
 const METRICS: [&str; 23] = [
@@ -108,8 +109,8 @@ impl Place {
 }
 
 /// The daemon of this command, and where it serves its metrics.
-pub async fn serving(command: Command) -> (Daemon, String) {
-    let (daemon, line) = Daemon::of(command).says_line("serving /metrics").await;
+pub async fn serving(command: Command) -> (Service, String) {
+    let (daemon, line) = Service::by(command).says_line("serving /metrics").await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     (daemon, line["address"].as_str().unwrap().to_owned())
 }
@@ -131,8 +132,7 @@ async fn promtool_finds_nothing_to_say_against_the_page_which_has_every_metric()
     assert_eq!(names, METRICS);
     assert_eq!(get(&address, "/healthz").await.2, "alive\n");
     assert_eq!(get(&address, "/readyz").await.2, "ready\n");
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +158,7 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
         "--web.listen-address=127.0.0.1:0",
     ]);
     // Its log lines are read like the daemon's.
-    let (prometheus, line) = Daemon::of(command).says_line("Listening on").await;
+    let (prometheus, line) = Service::by(command).says_line("Listening on").await;
     let prometheus = prometheus.says("Server is ready to receive web requests").await;
     let its_address = line.rsplit_once("address=").unwrap().1.trim().to_owned();
     let answers = async |path: &str, expected: &str| {
@@ -178,10 +178,8 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
     let (_, _, rules) = get(&its_address, "/api/v1/rules").await;
     assert!(!rules.contains("\"health\":\"err\""), "{rules}");
 
-    prometheus.signal(Signal::TERM);
-    assert_eq!(prometheus.ends().await, Some(0));
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(prometheus.stop().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,8 +229,7 @@ async fn a_daemon_without_its_database_is_alive_not_ready_and_says_why() {
     let shown = ["database_up", "crawls_total{im_app=\"prod\",status=\"complete\"}", "groups"];
     assert_eq!(values(&page, &shown), ["0", "0", "none"]);
     assert_eq!(promtool(&["check", "metrics"], page).await, "");
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,8 +249,7 @@ async fn what_troubles_a_running_daemon_shows_in_status() {
     let status = place.run(&["status"]).await;
     assert!(status.out.contains("daemon: the key of prod cannot be used: "), "{status:?}");
     assert_eq!(get(&address, "/readyz").await.0, "200 OK", "its other apps go on");
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,13 +257,12 @@ async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its
     let place = Place::new().await;
     place.api.create_many("Public", 3);
     place.api.script(At::Request(2), Fault::ErrorCode(10018));
-    let (daemon, smaller) = Daemon::start(&place).says_line("asking for fewer groups").await;
+    let (daemon, smaller) = place.service().says_line("asking for fewer groups").await;
     let (daemon, crawled) = daemon.says_line("crawl complete").await;
     place.api.script(At::Request(place.api.requests().len() as u64 + 1), Fault::ErrorCode(60021));
     daemon.signal(Signal::USR1);
     let (daemon, failed) = daemon.says_line("crawl failed").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     for (line, level, code) in [(smaller, "WARN", 10018), (failed, "ERROR", 60021)] {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let told = (&line["level"], &line["span"]["app"], &line["error_code"]);

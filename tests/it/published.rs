@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -205,7 +205,7 @@ impl Place {
     fn service(&self) -> Service {
         let mut command = Command::new(PROGRAM);
         command.arg("run").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
-        Service::of(command.stderr(Stdio::piped()).spawn().unwrap())
+        Service::by(command)
     }
 
     async fn crawl(&self) -> Output {

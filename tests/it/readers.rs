@@ -75,9 +75,11 @@ impl Place {
 
     /// Reads once.
     fn read(&self) -> String {
-        let read = self.reader().asks(READ).map(|(_, answer)| answer);
+        let read = self.reader().asks(READ);
         self.allow(0o755, 0o644);
-        read.unwrap_or_else(|error| panic!("{error}; there are {:?}", self.files()))
+        let (reader, answer) = read.unwrap_or_else(|error| panic!("{error}; there are {:?}", self.files()));
+        reader.leaves();
+        answer
     }
 }
 

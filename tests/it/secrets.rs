@@ -1,9 +1,8 @@
 //! Key, UserSig and the database's password show nowhere, whatever happens, and nobody is trusted without a certificate.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::cli::{Ended, Place};
 use crate::metrics::get;
 use crate::support_postgres::PostgresServer;
+use crate::support_program::Service;
 
 /// A key of the usual form that the API does not know.
 const WRONG_KEY: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
@@ -293,44 +293,6 @@ async fn no_secret_shows_to_whoever_looks_at_the_process() {
     }
 }
 
-/// A daemon whose every log line is kept.
-struct Overheard {
-    process: Child,
-    lines: std::io::Lines<BufReader<ChildStderr>>,
-    log: String,
-}
-
-impl Overheard {
-    fn start(place: &Place) -> Self {
-        let mut command = place.command(&["run"]);
-        command.env("TIM_GROUP_SYNC_LOG", "trace").stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        Self { process, lines, log: String::new() }
-    }
-
-    /// Waits for a line with this text, and returns it.
-    async fn says(mut self, text: &'static str) -> (Self, String) {
-        tokio::task::spawn_blocking(move || {
-            loop {
-                let Some(line) = self.lines.next() else { panic!("never said {text:?}: {}", self.log) };
-                let line = line.unwrap();
-                self.log.push_str(&line);
-                self.log.push('\n');
-                if line.contains(text) {
-                    return (self, line);
-                }
-            }
-        })
-        .await
-        .unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
-    }
-}
-
 /// The address that a log line names.
 fn address_in(line: &str) -> String {
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -346,9 +308,11 @@ async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
     let listening = lines.replace("listen = \"\"", "listen = \"127.0.0.1:0\"");
     assert_ne!(listening, lines);
     std::fs::write(place.path("config.toml"), &listening).unwrap();
-    let (daemon, metrics) = Overheard::start(&place).says("serving /metrics").await;
-    let (daemon, dashboard) = daemon.says("serving the dashboard").await;
-    let (daemon, _) = daemon.says("crawl complete").await;
+    let mut command = place.command(&["run"]);
+    command.env("TIM_GROUP_SYNC_LOG", "trace");
+    let (daemon, metrics) = Service::by(command).says_line("serving /metrics").await;
+    let (daemon, dashboard) = daemon.says_line("serving the dashboard").await;
+    let daemon = daemon.says("crawl complete").await;
     let (metrics, dashboard) = (address_in(&metrics), address_in(&dashboard));
     let asked = async |how_it_stands: &str| {
         let pages = ["/metrics", "/healthz", "/readyz", "/readyz?usersig=x", "/nothing"];
@@ -371,20 +335,19 @@ async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
     asked("all is well").await;
     place.write_key(WRONG_KEY);
     daemon.signal(Signal::HUP);
-    let (daemon, _) = daemon.says("configuration reloaded").await;
+    let daemon = daemon.says("configuration reloaded").await;
     daemon.signal(Signal::USR1);
-    let (daemon, _) = daemon.says("crawl failed").await;
+    let daemon = daemon.says("crawl failed").await;
     asked("the key is refused").await;
     std::fs::write(place.path("config.toml"), listening.replace("\"app.key\"", &format!("\"{KEY}\"")))
         .unwrap();
     daemon.signal(Signal::HUP);
-    let (daemon, _) = daemon.says("was not reloaded").await;
+    let daemon = daemon.says("was not reloaded").await;
     asked("the configuration holds a key").await;
     daemon.signal(Signal::TERM);
-    let (mut daemon, _) = daemon.says("stopped").await;
-    assert_no_secret("the log", &daemon.log);
-    let code = tokio::task::spawn_blocking(move || daemon.process.wait().unwrap().code());
-    assert_eq!(code.await.unwrap(), Some(0));
+    let daemon = daemon.says("stopped").await;
+    assert_no_secret("the log", daemon.log());
+    assert_eq!(daemon.ends().await, Some(0));
 }
 
 #[tokio::test]

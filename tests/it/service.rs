@@ -8,8 +8,9 @@ use rustix::process::Signal;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::simulator::{At, Held, KEY, Settings, Simulator};
 
-use crate::cli::{Daemon, Place};
+use crate::cli::Place;
 use crate::support_postgres::{PostgresServer, TestDatabase};
+use crate::support_program::Service;
 
 /// What a stop may take, with some room for a busy machine's start of the process's end.
 const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
@@ -77,7 +78,7 @@ async fn a_reload_takes_apps_in_and_tells_systemd_when_it_began_and_that_it_ende
     let place = Place::new().await;
     let mut command = place.command(&["run"]);
     let manager = Manager::of(&place, &mut command);
-    let daemon = Daemon::of(command).says("crawl complete").await;
+    let daemon = Service::by(command).says("crawl complete").await;
     let manager = manager.hears("READY=1").await;
     let api = api_of(1_400_000_001).await;
     std::fs::write(place.path("other.key"), KEY).unwrap();
@@ -85,8 +86,7 @@ async fn a_reload_takes_apps_in_and_tells_systemd_when_it_began_and_that_it_ende
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await.says("crawl complete").await;
     let manager = manager.hears("RELOADING=1\nMONOTONIC_USEC=").await.hears("READY=1").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     manager.hears("STOPPING=1").await;
     assert_eq!(
         place.query("SELECT app, status FROM crawls ORDER BY crawl_id").await,
@@ -99,7 +99,7 @@ async fn a_reload_of_an_unlawful_file_names_every_mistake_and_changes_nothing() 
     let place = Place::new().await;
     let mut command = place.command(&["run"]);
     let manager = Manager::of(&place, &mut command);
-    let daemon = Daemon::of(command).says("crawl complete").await;
+    let daemon = Service::by(command).says("crawl complete").await;
     let manager = manager.hears("READY=1").await;
     place.configure("page_limit = 0\nregoin = \"china\"\n");
     daemon.signal(Signal::HUP);
@@ -112,22 +112,20 @@ async fn a_reload_of_an_unlawful_file_names_every_mistake_and_changes_nothing() 
     place.configure("");
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     drop(manager);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_names_what_takes_a_restart() {
     let place = Place::new().await;
-    let daemon = Daemon::start(&place).says("crawl complete").await;
+    let daemon = place.service().says("crawl complete").await;
     let text = std::fs::read_to_string(place.path("config.toml")).unwrap();
     let text = text.replace("groups.db\"", "others.db\"\nauto_migrate = false\n[log]\nformat = \"text\"");
     std::fs::write(place.path("config.toml"), text).unwrap();
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("only by a restart: database.auto_migrate, database.url, log.format").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     assert!(!place.path("others.db").exists());
 }
 
@@ -137,15 +135,14 @@ async fn a_reload_changes_what_is_logged() {
     place.api.create_many("Public", 3);
     place.configure("[log]\nlevel = \"error\"\n");
     let held = place.api.hold(At::Request(2));
-    let daemon = Daemon::start(&place);
+    let daemon = place.service();
     held.reached().await;
     place.configure("[log]\nlevel = \"info\"\n");
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await;
     held.release();
     let daemon = daemon.says("crawl complete").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,14 +156,13 @@ async fn a_daemon_without_its_database_is_ready_says_what_it_waits_for_and_goes_
         .unwrap();
     let mut command = place.command(&["run"]);
     let manager = Manager::of(&place, &mut command);
-    let daemon = Daemon::of(command).says("waiting for the database").await;
+    let daemon = Service::by(command).says("waiting for the database").await;
     let manager = manager.hears("READY=1").await;
     let manager = manager.hears("STATUS=started, but without a database; waiting for the database: ").await;
     std::fs::remove_file(place.path("data")).unwrap();
     let daemon = daemon.says("the database is there").await.says("crawl complete").await;
     assert!(place.path("data/groups.db").exists());
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     drop(manager);
 }
 
@@ -175,13 +171,12 @@ async fn an_app_without_its_key_file_keeps_no_other_waiting_and_comes_with_a_rel
     let place = Place::new().await;
     let api = api_of(1_400_000_001).await;
     place.configure(&another_app("other", 1_400_000_001, &api));
-    let daemon = Daemon::start(&place).says("crawl complete").await;
+    let daemon = place.service().says("crawl complete").await;
     assert_eq!(place.query("SELECT app FROM crawls").await, "prod");
     std::fs::write(place.path("other.key"), KEY).unwrap();
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await.says("crawl complete").await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     assert_eq!(place.query("SELECT app FROM crawls ORDER BY crawl_id").await, "prod\nother");
 }
 
@@ -204,20 +199,18 @@ async fn a_start_that_only_a_person_can_mend_exits_78() {
 async fn a_stop_takes_five_seconds_at_most_while_the_api_does_not_answer() {
     let place = Place::new().await;
     let held = place.api.hold(At::Every);
-    let daemon = Daemon::start(&place);
+    let daemon = place.service();
     held.reached().await;
     let asked = Instant::now();
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
     assert_eq!(place.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
 }
 
 /// Stops a daemon whose transaction cannot go on.
-async fn stops_in_time(daemon: Daemon) {
+async fn stops_in_time(daemon: Service) {
     let asked = Instant::now();
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
     assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
 }
 
@@ -226,7 +219,7 @@ async fn a_stop_takes_five_seconds_at_most_while_somebody_else_writes_to_the_fil
     let place = Place::new().await;
     place.api.create_many("Public", 3);
     let held = place.api.hold(At::Request(2));
-    let daemon = Daemon::start(&place);
+    let daemon = place.service();
     held.reached().await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(place.path("groups.db"));
     let mut writer = options.connect().await.unwrap();
@@ -245,7 +238,7 @@ async fn a_stop_takes_five_seconds_at_most_while_a_lock_on_the_server_is_waited_
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     let held = place.api.hold(At::Request(2));
-    let daemon = Daemon::of(on_server(&place, &database));
+    let daemon = Service::by(on_server(&place, &database));
     held.reached().await;
     let options: sqlx::postgres::PgConnectOptions = database.url.parse().unwrap();
     let mut locker = options.connect().await.unwrap();
@@ -272,24 +265,22 @@ async fn a_replica_killed_in_the_middle_of_a_crawl_is_replaced_by_the_other_and_
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     let held = place.api.hold(At::Request(3));
-    let mut first = Daemon::of(on_server(&place, &database));
+    let first = Service::by(on_server(&place, &database));
     held.reached().await;
-    let second = Daemon::of(on_server(&place, &database)).says("another process crawls this app").await;
+    let second = Service::by(on_server(&place, &database)).says("another process crawls this app").await;
     let mut status = place.command(&["status"]);
     status.env("TIM_GROUP_SYNC_DATABASE_URL", &database.url);
     let status = tokio::task::spawn_blocking(move || status.output().unwrap()).await.unwrap();
     let shown = String::from_utf8(status.stdout).unwrap();
     assert!(shown.contains("lease                held by "), "{shown}");
 
-    first.process.kill().unwrap();
-    tokio::task::spawn_blocking(move || first.process.wait().unwrap()).await.unwrap();
+    first.kill();
     held.release();
     // The lease lasts for 30 seconds from its last renewal.
     let sql = "UPDATE tim_private.lease SET expires_at = 0";
     server.execute(&database.name, sql).await.unwrap();
     let second = second.says("crawl complete").await;
-    second.signal(Signal::TERM);
-    assert_eq!(second.ends().await, Some(0));
+    assert_eq!(second.stop().await, Some(0));
     let sound = "DO $$ BEGIN
         ASSERT (SELECT string_agg(status || ' ' || coalesce(reason_code, '-'), ', ' ORDER BY crawl_id) FROM tim.crawls)
             = 'failed process_ended, complete -';
@@ -308,16 +299,15 @@ async fn two_replicas_share_the_apps_by_their_leases() {
     let database = server.database().await;
     // One replica is held up with one app, the other with the other: both work at once.
     let held = [place.api.hold(At::Request(2)), api.hold(At::Request(2))];
-    let first = Daemon::of(on_server(&place, &database));
+    let first = Service::by(on_server(&place, &database));
     held[0].reached().await;
     held[1].reached().await;
-    let second = Daemon::of(on_server(&place, &database)).says("another process crawls this app").await;
+    let second = Service::by(on_server(&place, &database)).says("another process crawls this app").await;
     let second = second.says("another process crawls this app").await;
     held.into_iter().for_each(Held::release);
     let first = first.says("crawl complete").await.says("crawl complete").await;
     for daemon in [first, second] {
-        daemon.signal(Signal::TERM);
-        assert_eq!(daemon.ends().await, Some(0));
+        assert_eq!(daemon.stop().await, Some(0));
     }
     // Each app's tick was crawled once, by whichever replica.
     let once = "DO $$ BEGIN

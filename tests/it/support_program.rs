@@ -138,6 +138,8 @@ pub fn kill(mut child: Child) {
 pub struct Service {
     process: Child,
     lines: UnboundedReceiver<String>,
+    /// What it has said until now.
+    log: String,
 }
 
 impl Service {
@@ -148,12 +150,17 @@ impl Service {
         Self::of(installed.spawn(&mut installed.command(&["run"])))
     }
 
+    /// What this command starts: the service, or another one with log lines.
+    pub fn by(mut command: Command) -> Self {
+        Self::of(command.stderr(Stdio::piped()).spawn().unwrap())
+    }
+
     pub fn of(mut process: Child) -> Self {
         let log = BufReader::new(process.stderr.take().unwrap());
         let (sender, lines) = unbounded_channel();
         // Ends with the process, whoever listens.
         std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { process, lines }
+        Self { process, lines, log: String::new() }
     }
 
     /// Waits for a line with this text.
@@ -162,32 +169,42 @@ impl Service {
         self
     }
 
+    /// Waits for a line with this text, and returns it.
+    pub async fn says_line(mut self, text: &str) -> (Self, String) {
+        let line = self.says_one_of(&[text]).await;
+        (self, line)
+    }
+
     /// Waits for the end of a crawl, and tells whether it is complete.
     pub async fn ends_a_crawl(&mut self) -> bool {
         self.says_one_of(&["crawl complete", "crawl failed"]).await.contains("crawl complete")
     }
 
     async fn says_one_of(&mut self, texts: &[&str]) -> String {
-        let mut said = String::new();
         let listening = async {
             while let Some(line) = self.lines.recv().await {
+                self.log.extend([&line, "\n"]);
                 if texts.iter().any(|text| line.contains(text)) {
                     return Some(line);
                 }
-                said = said.clone() + &line + "\n";
             }
             None
         };
         let found = tokio::time::timeout(Self::PATIENCE, listening).await.ok().flatten();
-        found.unwrap_or_else(|| panic!("the service did not say {texts:?}:\n{said}"))
+        found.unwrap_or_else(|| panic!("the service did not say {texts:?}:\n{}", self.log))
     }
 
     /// Waits for what the service is about to bring about.
     pub async fn until(&mut self, event: impl Future<Output = ()>) {
         if tokio::time::timeout(Self::PATIENCE, event).await.is_err() {
             let said: Vec<String> = std::iter::from_fn(|| self.lines.try_recv().ok()).collect();
-            panic!("the service did not do it:\n{}", said.join("\n"));
+            panic!("the service did not do it:\n{}{}", self.log, said.join("\n"));
         }
+    }
+
+    /// All that it has said until the line that was waited for last.
+    pub fn log(&self) -> &str {
+        &self.log
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -199,10 +216,20 @@ impl Service {
     }
 
     /// Tells it to stop, and returns the code it ends with.
-    pub async fn stop(mut self) -> Option<i32> {
+    pub async fn stop(self) -> Option<i32> {
         self.signal(Signal::TERM);
-        let ending = async { while self.lines.recv().await.is_some() {} };
-        tokio::time::timeout(Self::PATIENCE, ending).await.expect("the service ends when told to");
+        self.ends().await
+    }
+
+    /// Waits for its end, and returns the code.
+    pub async fn ends(mut self) -> Option<i32> {
+        let ending = async {
+            while let Some(line) = self.lines.recv().await {
+                self.log.extend([&line, "\n"]);
+            }
+        };
+        let in_time = tokio::time::timeout(Self::PATIENCE, ending).await.is_ok();
+        assert!(in_time, "the service did not end:\n{}", self.log);
         self.process.wait().unwrap().code()
     }
 }
