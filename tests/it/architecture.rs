@@ -144,3 +144,20 @@ fn links_inside_the_documents_lead_somewhere() {
         }
     }
 }
+
+#[test]
+fn a_package_holds_each_file_once_and_both_hold_the_same() {
+    let cargo: toml::Table = text("Cargo.toml").parse().unwrap();
+    let metadata = &cargo["package"]["metadata"];
+    let deb = metadata["deb"]["assets"].as_array().unwrap().iter().map(|asset| asset[0].as_str().unwrap());
+    let rpm = metadata["generate-rpm"]["assets"].as_array().unwrap().iter();
+    let rpm = rpm.map(|asset| asset["source"].as_str().unwrap());
+    // Whose licences go elsewhere.
+    let licences = ["packaging/debian/copyright", "LICENSE*"];
+    let once = |sources: Vec<&str>| {
+        let set: BTreeSet<String> = sources.iter().map(ToString::to_string).collect();
+        assert_eq!(set.len(), sources.len(), "{sources:?}");
+        set.into_iter().filter(|source| !licences.contains(&source.as_str())).collect::<Vec<_>>()
+    };
+    assert_eq!(once(deb.collect()), once(rpm.collect()));
+}
