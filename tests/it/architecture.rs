@@ -152,7 +152,7 @@ fn a_package_holds_each_file_once_and_both_hold_the_same() {
     let deb = metadata["deb"]["assets"].as_array().unwrap().iter().map(|asset| asset[0].as_str().unwrap());
     let rpm = metadata["generate-rpm"]["assets"].as_array().unwrap().iter();
     let rpm = rpm.map(|asset| asset["source"].as_str().unwrap());
-    // Whose licences go elsewhere.
+    // Each has its own place and form for licences.
     let licences = ["packaging/debian/copyright", "LICENSE*"];
     let once = |sources: Vec<&str>| {
         let set: BTreeSet<String> = sources.iter().map(ToString::to_string).collect();
