@@ -191,7 +191,16 @@ struct LifeState {
 }
 
 impl Life {
+    /// A minute at a time, so that groups can come and go between two crawls.
     fn pass(&self, app: &SimulatedApp, time: TimeDelta) {
+        let mut rest = time;
+        while rest > TimeDelta::zero() {
+            self.pass_at_once(app, rest.min(MINUTE));
+            rest -= MINUTE;
+        }
+    }
+
+    fn pass_at_once(&self, app: &SimulatedApp, time: TimeDelta) {
         let now = self.clock.now() + time;
         self.clock.set(now);
         let mut state = self.state.lock().unwrap();
