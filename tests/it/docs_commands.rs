@@ -48,7 +48,7 @@ const ELSEWHERE: [(&str, &str); 20] = [
 /// What is run instead of a command's beginning, where that is the same thing: built already, asked
 /// without a terminal, or at an address of its own.
 const IN_ITS_STEAD: [(&str, &str); 4] = [
-    ("cargo run --release -- ", "tim-group-sync "),
+    ("cargo run -- ", "tim-group-sync "),
     (
         "tim-group-sync init",
         "rm -rf first; tim-group-sync --config first/config.toml init --sdk-app-id 1400000000 --base-url {api} --secret-key-file prod.key",
