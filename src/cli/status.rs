@@ -155,8 +155,13 @@ fn print_app(
         && (crawl.status != "complete" || crawl.reason.is_some())
     {
         writeln!(out, "  last crawl           {}", crawl_in_words(crawl, now))?;
-        if let Some(reason) = &crawl.reason {
-            writeln!(out, "                       because: {reason}")?;
+        match &crawl.reason {
+            // The reason asks for what was done since.
+            Some(_) if crawl.deletions.as_deref() == Some("approved") => {
+                writeln!(out, "                       it withheld deletions, which were approved")?;
+            }
+            Some(reason) => writeln!(out, "                       because: {reason}")?,
+            None => {}
         }
     }
     for Withheld { crawl_id, groups } in &app.withheld {

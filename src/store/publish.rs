@@ -1,10 +1,11 @@
 //! A whole copy of the SQLite file for readers who may not write: they need no other file beside it, and no right but to
 //! read it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
@@ -45,7 +46,10 @@ impl Store {
             return Err(StoreError::NotACopy { path: to.to_owned() });
         }
         let began = Instant::now();
-        let part = beside(to, "part");
+        let part = part_of(to);
+        if is_the_database(&part, &file.path).map_err(|source| trouble("look at the part of", source))? {
+            return Err(StoreError::NotACopy { path: part });
+        }
         let published = copy(file, &part, to).await;
         if published.is_err() {
             let _ = fs::remove_file(&part);
@@ -92,17 +96,30 @@ fn move_into_place(part: &Path, to: &Path, database: &Path) -> std::io::Result<u
     Ok(bytes)
 }
 
+/// What a copy is called until it is whole: by a name that nobody chooses, because what is left under it is removed.
+fn part_of(to: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(to.file_name().unwrap_or_default());
+    name.push(".tim-group-sync-part");
+    to.with_file_name(name)
+}
+
+fn is_the_database(path: &Path, database: &Path) -> std::io::Result<bool> {
+    match (fs::metadata(path), fs::metadata(database)?) {
+        (Ok(there), live) => Ok((there.dev(), there.ino()) == (live.dev(), live.ino())),
+        (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        (Err(error), _) => Err(error),
+    }
+}
+
 /// Whether there is nothing, or an earlier copy that nobody has taken as the database itself.
 fn may_be_replaced(to: &Path, database: &Path) -> std::io::Result<bool> {
+    if is_the_database(to, database)? {
+        return Ok(false);
+    }
     let mut header = Vec::new();
     match File::open(to) {
-        Ok(file) => {
-            let (there, live) = (file.metadata()?, fs::metadata(database)?);
-            if (there.dev(), there.ino()) == (live.dev(), live.ino()) {
-                return Ok(false);
-            }
-            file.take(100).read_to_end(&mut header)?
-        }
+        Ok(file) => file.take(100).read_to_end(&mut header)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(error),
     };

@@ -165,6 +165,8 @@ async fn withheld_deletions_exit_3_and_are_settled_by_approve() {
     assert_eq!(place.query(state).await, "400 300 300");
     let approved = place.run(&["approve", "--crawl", "2"]).await;
     assert_eq!(approved.code, Some(0), "{approved:?}");
+    let settled = place.run(&["status"]).await.out;
+    assert!(settled.contains("were approved") && !settled.contains("approve --crawl"), "{settled}");
     assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "100");
     assert_eq!(
         place.query("SELECT deletions, vanished, withheld FROM crawls WHERE crawl_id = 2").await,

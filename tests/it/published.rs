@@ -145,10 +145,25 @@ async fn what_a_copy_that_was_broken_off_left_behind_is_replaced_by_the_next() {
     let world = world().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
-    fs::write(folder.path().join("groups.db.part"), "half").unwrap();
+    fs::write(folder.path().join(".groups.db.tim-group-sync-part"), "half").unwrap();
+    // Somebody's, with a name that a person may well give.
+    fs::write(folder.path().join("groups.db.part"), "precious").unwrap();
     world.store.publish(&copy).await.unwrap().unwrap();
-    assert_eq!(names(folder.path()), ["groups.db"]);
+    assert_eq!(names(folder.path()), ["groups.db", "groups.db.part"]);
+    assert_eq!(fs::read_to_string(folder.path().join("groups.db.part")).unwrap(), "precious");
     assert_eq!(count(&mut open(&copy).await).await, 0);
+}
+
+#[tokio::test]
+async fn a_database_that_is_called_like_a_part_of_its_copy_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join(".copy.db.tim-group-sync-part");
+    let store = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
+    store.migrate().await.unwrap();
+    let refused = store.publish(&folder.path().join("copy.db")).await;
+    assert!(matches!(refused, Err(StoreError::NotACopy { .. })), "{refused:?}");
+    assert!(database.exists());
+    store.close().await;
 }
 
 #[tokio::test]
@@ -159,7 +174,7 @@ async fn a_copy_that_cannot_be_made_leaves_the_earlier_one() {
     world.store.publish(&copy).await.unwrap().unwrap();
     let before = fs::read(&copy).unwrap();
     // Nothing can be written under the name of the part.
-    fs::create_dir(folder.path().join("groups.db.part")).unwrap();
+    fs::create_dir(folder.path().join(".groups.db.tim-group-sync-part")).unwrap();
     let refused = world.store.publish(&copy).await.unwrap_err();
     assert!(matches!(refused, StoreError::Publish { .. }), "{refused}");
     assert_eq!(fs::read(&copy).unwrap(), before);
