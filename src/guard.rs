@@ -1,7 +1,8 @@
 //! How many deletions are too many to apply unseen. Pure.
 //!
 //! What counts is by how much a type, or the app, would shrink in all: a thousand groups that go while a thousand come
-//! are turnover. A list that is complete by its own numbers can still be absurd, and then a person decides.
+//! are turnover. Every candidate counts that was not found standing, so that a loss is seen whole before all of it has been
+//! asked about. A list that is complete by its own numbers can still be absurd, and then a person decides.
 
 use std::collections::BTreeMap;
 
@@ -25,10 +26,18 @@ pub struct GuardSettings {
 pub struct Change {
     /// Live when the crawl began.
     pub before: u64,
-    /// Live if its deletions are applied.
+    /// Live if all its losses are real. A group that changes its type counts as neither loss nor gain.
     pub after: u64,
-    /// Groups to be deleted.
-    pub vanished: u64,
+    /// Candidates for deletion that were not found standing.
+    pub lost: u64,
+}
+
+impl Change {
+    /// The change of a type that had so many live groups, gained some in this crawl and may have lost others.
+    #[must_use]
+    pub fn of(before: u64, gained: u64, lost: u64) -> Self {
+        Self { before, after: (before + gained).saturating_sub(lost), lost }
+    }
 }
 
 /// Deletions that are not applied.
@@ -43,7 +52,7 @@ pub struct Withholding {
 /// Decides which types' deletions are withheld; `None` if all are applied.
 #[must_use]
 pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) -> Option<Withholding> {
-    let deleting = || changes.iter().filter(|(_, change)| change.vanished > 0).map(|(type_id, _)| *type_id);
+    let deleting = || changes.iter().filter(|(_, change)| change.lost > 0).map(|(type_id, _)| *type_id);
     if settings.review {
         let types: Vec<TypeId> = deleting().collect();
         return (!types.is_empty()).then(|| Withholding {
@@ -56,7 +65,7 @@ pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) ->
     let mut exceeded: Vec<(Option<TypeId>, Change)> = changes
         .iter()
         .filter(|(type_id, change)| {
-            change.vanished > 0
+            change.lost > 0
                 && exceeds(change, own(type_id).unwrap_or(settings.max_fraction), settings.min_groups)
         })
         .map(|(type_id, change)| (Some(*type_id), *change))
@@ -66,9 +75,9 @@ pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) ->
     let app = guarded.fold(Change::default(), |sum, (_, change)| Change {
         before: sum.before + change.before,
         after: sum.after + change.after,
-        vanished: sum.vanished + change.vanished,
+        lost: sum.lost + change.lost,
     });
-    if app.vanished > 0 && exceeds(&app, settings.max_fraction, settings.min_groups) {
+    if app.lost > 0 && exceeds(&app, settings.max_fraction, settings.min_groups) {
         exceeded.push((None, app));
         types = deleting().filter(|type_id| own(type_id).is_none() || types.contains(type_id)).collect();
     }
@@ -98,7 +107,7 @@ mod tests {
     }
 
     fn change(before: u64, appeared: u64, vanished: u64) -> Change {
-        Change { before, after: before + appeared - vanished, vanished }
+        Change::of(before, appeared, vanished)
     }
 
     fn withheld(changes: &[(TypeId, Change)]) -> Vec<TypeId> {

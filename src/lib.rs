@@ -4,6 +4,7 @@ pub mod alarm;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod confirmation;
 pub mod crawl;
 pub mod daemon;
 pub mod guard;

@@ -149,6 +149,12 @@ impl GroupIds {
         self.ends.shrink_to_fit();
     }
 
+    /// Moves all ids of another list to the end of this one.
+    pub fn append(&mut self, other: &mut Self) {
+        other.iter().for_each(|id| self.push(id));
+        other.clear();
+    }
+
     /// The ids in the order they were pushed.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
@@ -305,6 +311,8 @@ words! {
         Review = "review",
         /// `deletion.confirm = true`, but the API does not let the identifier ask about groups.
         ConfirmRefused = "confirm_refused",
+        /// Three crawls asked about a group and could not learn whether it still exists.
+        Unconfirmable = "unconfirmable",
         /// The API kept answering that calls come too often.
         Throttled = "throttled",
         /// The API refused the key, the identifier, the SDKAppID or this host's address.
@@ -319,8 +327,10 @@ words! {
         Network = "network",
         /// An answer that is not what the documentation describes.
         MalformedAnswer = "malformed_answer",
-        /// A cursor came twice, or pages went on without a new id.
+        /// A cursor came twice, pages went on without a new id, or a list has far more entries than its counts allow.
         EndlessListing = "endless_listing",
+        /// The clock of this machine and the API's are more than an hour apart.
+        Clock = "clock",
         /// The database failed.
         Database = "database",
         /// The program was asked to stop.

@@ -1,6 +1,7 @@
 //! The rhythm of requests: never more often than the API allows, and again after a failure that may pass.
 //! Knows what to do about a failure ([`Disposition`]), not what the failure was.
 
+use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -93,17 +94,28 @@ pub struct Pause<'a, E> {
     pub pause: Duration,
 }
 
-/// The patience of one crawl: what is left of the time that its retries may take.
+/// The retry budget that requests share, those in flight at the same time too: what is left of the time that their retries
+/// may take together.
 #[derive(Debug)]
 pub struct Patience {
     policy: RetryPolicy,
-    left: Duration,
+    left: StdMutex<Duration>,
 }
 
 impl Patience {
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
-        Self { policy, left: policy.retry_for * 3 }
+        Self { policy, left: StdMutex::new(policy.retry_for * 3) }
+    }
+
+    /// A budget of this much in all, none of it reserved for a single request.
+    #[must_use]
+    pub fn in_all(policy: RetryPolicy) -> Self {
+        Self { policy, left: StdMutex::new(policy.retry_for) }
+    }
+
+    fn left(&self) -> Duration {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a request, at `pacer`'s turns, until it succeeds or its failure is one that waiting does not mend.
@@ -111,7 +123,7 @@ impl Patience {
     /// # Errors
     /// The last attempt's failure.
     pub async fn request<T, E, F: Future<Output = Result<T, E>>>(
-        &mut self,
+        &self,
         pacer: &Pacer,
         mut attempt: impl FnMut(Attempt) -> F,
         disposition: impl Fn(&E) -> Disposition,
@@ -158,7 +170,7 @@ impl Patience {
             };
             let backoff = pauses.next().unwrap_or(self.policy.longest_pause);
             let pause = backoff.max(at_least).min(self.policy.longest_pause);
-            if since.elapsed() + pause > self.policy.retry_for.min(self.left) {
+            if since.elapsed() + pause > self.policy.retry_for.min(self.left()) {
                 self.spend(failing_since);
                 return Err(error);
             }
@@ -168,9 +180,10 @@ impl Patience {
         }
     }
 
-    fn spend(&mut self, failing_since: Option<Instant>) {
+    fn spend(&self, failing_since: Option<Instant>) {
         let spent = failing_since.map_or(Duration::ZERO, |since| since.elapsed());
-        self.left = self.left.saturating_sub(spent);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left = left.saturating_sub(spent);
     }
 }
 
@@ -190,7 +203,7 @@ mod tests {
 
     /// Answers with these failures, then with success; returns the result and when each attempt was made.
     async fn play(
-        patience: &mut Patience,
+        patience: &Patience,
         failures: &[Disposition],
     ) -> (Result<(), Disposition>, Vec<(Duration, bool)>) {
         let start = Instant::now();
@@ -225,7 +238,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_passing_failure_is_retried_with_growing_pauses() {
-        let (result, made) = play(&mut Patience::new(POLICY), &[Disposition::Retry; 5]).await;
+        let (result, made) = play(&Patience::new(POLICY), &[Disposition::Retry; 5]).await;
         assert_eq!(result, Ok(()));
         let gaps: Vec<_> = made.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).collect();
         for (n, gap) in gaps.iter().enumerate() {
@@ -237,7 +250,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failure_that_does_not_pass_is_given_up_when_its_time_is_over() {
         let start = Instant::now();
-        let (result, _) = play(&mut Patience::new(POLICY), &[Disposition::Retry; 1000]).await;
+        let (result, _) = play(&Patience::new(POLICY), &[Disposition::Retry; 1000]).await;
         assert_eq!(result, Err(Disposition::Retry));
         assert!(
             (Duration::from_secs(180)..=POLICY.retry_for).contains(&start.elapsed()),
@@ -249,9 +262,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_retries_of_a_crawl_share_three_times_the_patience_for_one_request() {
         let start = Instant::now();
-        let mut patience = Patience::new(POLICY);
+        let patience = Patience::new(POLICY);
         for _ in 0..50 {
-            let _ = play(&mut patience, &[Disposition::Retry; 1000]).await;
+            let _ = play(&patience, &[Disposition::Retry; 1000]).await;
         }
         assert!(start.elapsed() < POLICY.retry_for * 4, "{:?}", start.elapsed());
     }
@@ -259,26 +272,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lockout_is_waited_out() {
         let lockout = Disposition::Throttle { at_least: Duration::from_secs(60) };
-        let (result, made) = play(&mut Patience::new(POLICY), &[lockout]).await;
+        let (result, made) = play(&Patience::new(POLICY), &[lockout]).await;
         assert_eq!(result, Ok(()));
         assert!(made[1].0 >= Duration::from_secs(60));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_signature_is_renewed_once_and_never_in_a_loop() {
-        let (result, made) = play(&mut Patience::new(POLICY), &[Disposition::Resign]).await;
+        let (result, made) = play(&Patience::new(POLICY), &[Disposition::Resign]).await;
         assert_eq!(result, Ok(()));
         assert_eq!(made.iter().map(|m| m.1).collect::<Vec<_>>(), [false, true]);
-        let (result, made) = play(&mut Patience::new(POLICY), &[Disposition::Resign; 9]).await;
+        let (result, made) = play(&Patience::new(POLICY), &[Disposition::Resign; 9]).await;
         assert_eq!((result, made.len()), (Err(Disposition::Resign), 2));
     }
 
     #[tokio::test(start_paused = true)]
     async fn nonsense_is_retried_twice_and_a_refusal_never() {
-        let (result, made) = play(&mut Patience::new(POLICY), &[Disposition::RetryBriefly; 9]).await;
+        let (result, made) = play(&Patience::new(POLICY), &[Disposition::RetryBriefly; 9]).await;
         assert_eq!((result, made.len()), (Err(Disposition::RetryBriefly), 3));
         for refusal in [Disposition::Fatal, Disposition::RejectType, Disposition::ReduceLimit] {
-            let (result, made) = play(&mut Patience::new(POLICY), &[refusal]).await;
+            let (result, made) = play(&Patience::new(POLICY), &[refusal]).await;
             assert_eq!((result, made.len()), (Err(refusal), 1));
         }
     }
@@ -286,7 +299,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn retries_wait_for_their_turn_too() {
         let quick = RetryPolicy { first_pause: Duration::from_millis(1), ..POLICY };
-        let (_, made) = play(&mut Patience::new(quick), &[Disposition::Retry; 3]).await;
+        let (_, made) = play(&Patience::new(quick), &[Disposition::Retry; 3]).await;
         assert!(
             made.windows(2).all(|pair| pair[1].0.saturating_sub(pair[0].0) >= Duration::from_millis(1050)),
             "{made:?}"

@@ -3,8 +3,10 @@
 //! Only an explicit `Next` of 0 ends a list, and only here is the [`EndOfList`] made that says so.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
@@ -12,15 +14,20 @@ use tracing::warn;
 use crate::model::{Counts, GroupType, ReasonCode};
 use crate::pace::{Attempt, Disposition, Pacer, Patience, Pause};
 use crate::tencent::wire::ListRequest;
-use crate::tencent::{ApiError, Client, GroupState, Page};
+use crate::tencent::{ApiError, Client, GroupAnswer, Page};
 
 /// Pages in a row without an id, `Next` not 0, after which a list is called endless.
 const MAX_EMPTY_PAGES: u32 = 20;
 /// Pages of one pass: a billion groups at 10,000 a page, ten million even at 100.
 const MAX_PAGES: u32 = 100_000;
 
-/// Least time between two calls about single groups, of which the API allows 200 a second.
+/// Least time between two calls of `get_group_info` for one app, details included. The API allows 200 a second.
 const INFO_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Entries, as a multiple of the greatest known count of groups, and more, after which a list is called endless. A list that
+/// shifts under its cursor repeats entries, but far fewer.
+const MAX_ENTRIES_PER_GROUP: u64 = 2;
+const MAX_FURTHER_ENTRIES: u64 = 10_000;
 
 /// The API said explicitly that a list is complete. It cannot be made anywhere else.
 #[derive(Debug)]
@@ -97,6 +104,8 @@ pub enum News<'a> {
 /// Makes the requests of one crawl: in turn, again where that may help, counted.
 pub struct Caller<'a> {
     pacer: &'a Pacer,
+    /// Retry budget of the requests for lists.
+    patience: Patience,
     /// Turns of the calls about single groups, which have a limit of their own.
     info_pacer: Pacer,
     attempts: Attempts<'a>,
@@ -105,26 +114,25 @@ pub struct Caller<'a> {
 /// What all calls of a crawl share.
 struct Attempts<'a> {
     client: &'a Client,
-    patience: Patience,
-    requests: u64,
-    /// Whether a request waits for its answer.
-    in_hand: watch::Sender<bool>,
+    requests: AtomicU64,
+    /// Requests that wait for their answers.
+    in_flight: watch::Sender<usize>,
     on_news: Box<dyn Fn(News<'_>) + Send + Sync + 'a>,
 }
 
-/// Shows that a request waits for its answer, for as long as it does.
-struct InHand<'a>(&'a watch::Sender<bool>);
+/// Counts a request as in flight until it is dropped.
+struct InFlight<'a>(&'a watch::Sender<usize>);
 
-impl<'a> InHand<'a> {
-    fn new(in_hand: &'a watch::Sender<bool>) -> Self {
-        in_hand.send_replace(true);
-        Self(in_hand)
+impl<'a> InFlight<'a> {
+    fn new(in_flight: &'a watch::Sender<usize>) -> Self {
+        in_flight.send_modify(|requests| *requests += 1);
+        Self(in_flight)
     }
 }
 
-impl Drop for InHand<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.send_replace(false);
+        self.0.send_modify(|requests| *requests -= 1);
     }
 }
 
@@ -143,21 +151,28 @@ impl<'a> Caller<'a> {
         on_news: impl Fn(News<'_>) + Send + Sync + 'a,
     ) -> Self {
         let info_pacer = Pacer::new(INFO_INTERVAL, Instant::now());
-        let in_hand = watch::Sender::new(false);
-        let attempts = Attempts { client, patience, requests: 0, in_hand, on_news: Box::new(on_news) };
-        Self { pacer, info_pacer, attempts }
+        let in_flight = watch::Sender::new(0);
+        let attempts =
+            Attempts { client, requests: AtomicU64::new(0), in_flight, on_news: Box::new(on_news) };
+        Self { pacer, patience, info_pacer, attempts }
     }
 
     /// Requests made so far, retries included.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.attempts.requests
+        self.attempts.requests.load(Ordering::Relaxed)
     }
 
-    /// Whether a request waits for its answer, as opposed to its turn or another attempt.
+    /// How many requests wait for their answers, as opposed to their turn or another attempt.
     #[must_use]
-    pub fn in_hand(&self) -> watch::Receiver<bool> {
-        self.attempts.in_hand.subscribe()
+    pub fn in_flight(&self) -> watch::Receiver<usize> {
+        self.attempts.in_flight.subscribe()
+    }
+
+    /// By how much this machine's clock is ahead of the API's, as far as its answers have told.
+    #[must_use]
+    pub fn clock_skew(&self) -> Option<TimeDelta> {
+        self.attempts.client.clock_skew()
     }
 
     /// The number of groups in the whole app, from a request for a single one.
@@ -166,11 +181,17 @@ impl<'a> Caller<'a> {
         Ok(self.ask(&request).await?.total_count)
     }
 
-    /// What the API says of single groups, in their order: [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS) at most.
-    pub async fn ask_about(&mut self, ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
+    /// Asks `get_group_info` about these groups, [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS) at most; the answers
+    /// are in their order. Several calls may be in flight. An answer that calls come too often is not waited out: questions
+    /// can wait for the next crawl.
+    pub async fn ask_about(&self, ids: &[&str], patience: &Patience) -> Result<Vec<GroupAnswer>, ApiError> {
         let client = self.attempts.client;
-        let disposition = ApiError::disposition;
-        self.attempts.make(&self.info_pacer, None, || client.group_states(ids), disposition).await
+        let disposition = |error: &ApiError| match error.disposition() {
+            Disposition::Throttle { .. } => Disposition::Fatal,
+            disposition => disposition,
+        };
+        let send = || client.group_answers(ids);
+        self.attempts.make(patience, &self.info_pacer, None, send, disposition).await
     }
 
     async fn ask(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
@@ -180,31 +201,32 @@ impl<'a> Caller<'a> {
             disposition => disposition,
         };
         let (client, group_type) = (self.attempts.client, request.group_type.as_deref());
-        self.attempts.make(self.pacer, group_type, || client.list_groups(request), disposition).await
+        let send = || client.list_groups(request);
+        self.attempts.make(&self.patience, self.pacer, group_type, send, disposition).await
     }
 }
 
 impl Attempts<'_> {
     async fn make<T, F: Future<Output = Result<T, ApiError>>>(
-        &mut self,
+        &self,
+        patience: &Patience,
         pacer: &Pacer,
         group_type: Option<&str>,
         send: impl Fn() -> F,
         disposition: impl Fn(&ApiError) -> Disposition,
     ) -> Result<T, ApiError> {
-        let Self { client, patience, requests, in_hand, on_news } = self;
-        let (client, in_hand, on_news) = (*client, &*in_hand, &*on_news);
+        let Self { client, requests, in_flight, on_news } = self;
         let attempt = |attempt: Attempt| {
-            *requests += 1;
+            requests.fetch_add(1, Ordering::Relaxed);
             on_news(News::Asking);
             if attempt.renew_signature {
                 client.renew_signature();
             }
-            let in_hand = InHand::new(in_hand);
+            let in_flight = InFlight::new(in_flight);
             let (asked, answer) = (Instant::now(), send());
             async move {
                 let answer = answer.await;
-                drop(in_hand);
+                drop(in_flight);
                 on_news(News::Answered { took: asked.elapsed() });
                 answer
             }
@@ -226,6 +248,9 @@ impl Attempts<'_> {
         let answer = patience.request(pacer, attempt, &disposition, on_pause).await;
         on_news(match &answer {
             Ok(_) => News::Became { outcome: Outcome::Ok, error: None },
+            Err(error) if matches!(error.disposition(), Disposition::Throttle { .. }) => {
+                News::Became { outcome: Outcome::Throttled, error: Some(error) }
+            }
             Err(error) => News::Became { outcome: became(disposition(error), false), error: Some(error) },
         });
         answer
@@ -252,6 +277,10 @@ pub struct Pages {
     turned: u32,
     empty_in_a_row: u32,
     counts: Counts,
+    /// Ids listed so far, repeated and unusable ones included.
+    entries: u64,
+    /// The greatest count of groups that is known from elsewhere: the app's total, the live groups before the crawl.
+    known_groups: Option<u64>,
 }
 
 /// A page, and whether it was the last.
@@ -262,12 +291,15 @@ pub struct Turned {
 }
 
 impl Pages {
-    /// `None` lists all types.
+    /// `None` lists all types. `known_groups` bounds the list together with its own TotalCount; without any count only the
+    /// number of pages is bounded.
     #[must_use]
-    pub fn of(group_type: Option<GroupType>, limit: u32) -> Self {
+    pub fn of(group_type: Option<GroupType>, limit: u32, known_groups: Option<u64>) -> Self {
         Self {
             group_type,
             limit,
+            known_groups,
+            entries: 0,
             next: 0,
             cursors: HashSet::new(),
             turned: 0,
@@ -296,6 +328,7 @@ impl Pages {
         };
         self.turned += 1;
         self.counts.add(page.total_count);
+        self.entries += page.ids.len() as u64 + page.unusable;
         self.guard_against_endlessness(&page)?;
         self.next = page.next;
         let end = (page.next == 0).then_some(EndOfList(()));
@@ -311,6 +344,15 @@ impl Pages {
 
     fn guard_against_endlessness(&mut self, page: &Page) -> Result<(), PagesError> {
         let endless = |what| Err(PagesError::Endless { what });
+        if let Some(groups) = self.counts.highest.max(self.known_groups) {
+            let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(MAX_FURTHER_ENTRIES);
+            if self.entries > most {
+                return endless(format!(
+                    "it has {} entries after {} pages, and no count of groups is above {groups}",
+                    self.entries, self.turned
+                ));
+            }
+        }
         if page.next == 0 {
             return Ok(());
         }

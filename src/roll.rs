@@ -41,16 +41,27 @@ pub struct Mark {
 /// What listing an id means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sighting {
-    /// On the roll, of the right type, not missing: nothing to write.
-    Known,
-    /// On the roll, but of another type or missing: to be written.
-    Changed,
+    /// On the roll, and listed for the first time in this crawl.
+    Known {
+        /// The type that the database has.
+        known_type: TypeId,
+        /// An earlier crawl did not list it.
+        missing: bool,
+    },
     /// Not on the roll: unknown, or deleted before.
     New,
     /// This pass listed it already.
     Repeat,
     /// An earlier pass of this crawl listed it.
     Elsewhere,
+}
+
+/// Live groups of a type that no pass has listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    pub groups: u64,
+    /// How many of them are held.
+    pub held: u64,
 }
 
 /// A group: its hash, and in the last four bits its state. 0 is no group.
@@ -80,6 +91,10 @@ impl Entry {
 
     fn is_missing(self) -> bool {
         self.0 & Self::MISSING != 0
+    }
+
+    fn is_held(self) -> bool {
+        self.0 & Self::HELD != 0
     }
 
     fn is_listed(self) -> bool {
@@ -310,9 +325,8 @@ impl Roll {
         if before.is_listed() {
             return if before.was_listed_before() { Sighting::Elsewhere } else { Sighting::Repeat };
         }
-        let right_type = of == TypeId::UNKNOWN || known_type == of;
         self.listed += 1;
-        if right_type && !before.is_missing() { Sighting::Known } else { Sighting::Changed }
+        Sighting::Known { known_type, missing: before.is_missing() }
     }
 
     /// Finds a group wherever it is; `place` is where it is among those of the likely type.
@@ -333,6 +347,11 @@ impl Roll {
         self.listed
     }
 
+    /// The types of which there were live groups when the crawl began.
+    pub fn types(&self) -> impl Iterator<Item = TypeId> {
+        self.known.keys().copied()
+    }
+
     /// Live groups of a type when the crawl began.
     #[must_use]
     pub fn live_before(&self, type_id: TypeId) -> u64 {
@@ -347,14 +366,15 @@ impl Roll {
 
     /// Live groups that no pass has listed, by the type they are known under; types without any are left out.
     #[must_use]
-    pub fn unlisted(&self) -> BTreeMap<TypeId, u64> {
-        self.known
-            .iter()
-            .map(|(type_id, table)| {
-                (*type_id, table.entries().filter(|entry| !entry.is_listed()).count() as u64)
+    pub fn unlisted(&self) -> BTreeMap<TypeId, Unlisted> {
+        let count = |table: &Table| {
+            table.entries().filter(|entry| !entry.is_listed()).fold(Unlisted::default(), |sum, entry| Unlisted {
+                groups: sum.groups + 1,
+                held: sum.held + u64::from(entry.is_held()),
             })
-            .filter(|(_, groups)| *groups > 0)
-            .collect()
+        };
+        let counted = self.known.iter().map(|(type_id, table)| (*type_id, count(table)));
+        counted.filter(|(_, unlisted)| unlisted.groups > 0).collect()
     }
 
     /// Whether a live group was listed by no pass.
@@ -365,6 +385,14 @@ impl Roll {
             .get(&type_id)
             .and_then(|table| table.find(entry).map(|at| !table.slots[at].is_listed()))
             .unwrap_or(false)
+    }
+
+    /// Whether some pass of this crawl listed an id, of whatever type.
+    #[must_use]
+    pub fn is_listed(&self, id: &str) -> bool {
+        let entry = entry_of(&self.key, id);
+        let tables = self.known.values().chain([&self.fresh]);
+        tables.filter_map(|table| table.find(entry).map(|at| &table.slots[at])).any(|found| found.is_listed())
     }
 }
 
@@ -385,6 +413,10 @@ mod tests {
         builder.finish()
     }
 
+    fn known(known_type: TypeId) -> Sighting {
+        Sighting::Known { known_type, missing: false }
+    }
+
     impl Roll {
         fn list_id(&mut self, pass: PassNo, of: TypeId, id: &str) -> Sighting {
             let mut told = None;
@@ -396,7 +428,7 @@ mod tests {
     #[test]
     fn a_known_group_is_ticked_off_and_a_second_listing_is_a_repeat() {
         let mut roll = roll(&[(PUBLIC, "a", Mark::default())]);
-        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Known);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), known(PUBLIC));
         assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
         assert_eq!(roll.listed(), 1);
         assert!(roll.unlisted().is_empty());
@@ -413,35 +445,40 @@ mod tests {
     }
 
     #[test]
-    fn another_type_is_a_change_and_the_first_pass_that_lists_a_group_wins() {
+    fn a_group_that_is_listed_under_another_type_is_told_with_the_known_one() {
         let mut roll = roll(&[(PUBLIC, "a", Mark::default())]);
-        assert_eq!(roll.list_id(PassNo::nth(0), PRIVATE, "a"), Sighting::Changed);
+        assert_eq!(roll.list_id(PassNo::nth(0), PRIVATE, "a"), known(PUBLIC));
         assert_eq!(roll.list_id(PassNo::nth(1), PUBLIC, "a"), Sighting::Elsewhere);
         assert!(roll.unlisted().is_empty());
     }
 
     #[test]
-    fn a_missing_group_that_is_listed_again_is_a_change() {
+    fn a_missing_group_that_is_listed_again_is_told_as_missing() {
         let mut roll = roll(&[(PUBLIC, "a", Mark { missing: true, held: true })]);
-        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Changed);
+        let missing = Sighting::Known { known_type: PUBLIC, missing: true };
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), missing);
     }
 
     #[test]
-    fn the_unfiltered_pass_says_nothing_of_types_but_brings_missing_groups_back() {
+    fn the_unfiltered_pass_knows_every_type() {
         let missing = Mark { missing: true, held: false };
-        let mut roll = roll(&[(PUBLIC, "a", Mark::default()), (PUBLIC, "b", missing)]);
-        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "a"), Sighting::Known);
-        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "b"), Sighting::Changed);
+        let mut roll = roll(&[(PUBLIC, "a", Mark::default()), (PRIVATE, "b", missing)]);
+        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "a"), known(PUBLIC));
+        let was_missing = Sighting::Known { known_type: PRIVATE, missing: true };
+        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "b"), was_missing);
         assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "c"), Sighting::New);
     }
 
     #[test]
     fn what_no_pass_listed_is_counted_by_type_and_can_be_named() {
-        let plain = Mark::default();
-        let mut roll = roll(&[(PUBLIC, "a", plain), (PUBLIC, "b", plain), (PRIVATE, "c", plain)]);
+        let (plain, held) = (Mark::default(), Mark { missing: true, held: true });
+        let mut roll = roll(&[(PUBLIC, "a", plain), (PUBLIC, "b", plain), (PRIVATE, "c", held)]);
         roll.list_id(PassNo::nth(0), PUBLIC, "a");
-        assert_eq!(roll.unlisted(), BTreeMap::from([(PUBLIC, 1), (PRIVATE, 1)]));
+        roll.list_id(PassNo::nth(0), PUBLIC, "new");
+        let (public, private) = (Unlisted { groups: 1, held: 0 }, Unlisted { groups: 1, held: 1 });
+        assert_eq!(roll.unlisted(), BTreeMap::from([(PUBLIC, public), (PRIVATE, private)]));
         assert!(roll.is_unlisted(PUBLIC, "b") && !roll.is_unlisted(PUBLIC, "a"));
+        assert!(roll.is_listed("a") && roll.is_listed("new") && !roll.is_listed("b") && !roll.is_listed("c"));
         assert!(!roll.is_unlisted(PUBLIC, "never heard of"));
     }
 
@@ -451,18 +488,18 @@ mod tests {
         let page: GroupIds = ["a", "b", "a"].into_iter().collect();
         let mut told = Vec::new();
         roll.list(PassNo::nth(0), PUBLIC, &page, |id, sighting| told.push((id.to_owned(), sighting)));
-        let expected = [("a", Sighting::New), ("b", Sighting::Known), ("a", Sighting::Repeat)];
+        let expected = [("a", Sighting::New), ("b", known(PUBLIC)), ("a", Sighting::Repeat)];
         assert_eq!(told, expected.map(|(id, sighting)| (id.to_owned(), sighting)));
     }
 
     proptest! {
         #[test]
         fn any_sequence_of_listings_agrees_with_sets(
-            known in proptest::collection::btree_set(0u16..600, 0..400),
+            on_roll in proptest::collection::btree_set(0u16..600, 0..400),
             listed in proptest::collection::vec((0u16..900, prop::bool::weighted(0.01)), 0..1200),
         ) {
             let mut builder = RollBuilder::default();
-            known.iter().for_each(|id| builder.add(PUBLIC, &id.to_string(), Mark::default()));
+            on_roll.iter().for_each(|id| builder.add(PUBLIC, &id.to_string(), Mark::default()));
             let mut roll = builder.finish();
             let (mut before, mut seen, mut pass) = (BTreeSet::new(), BTreeSet::new(), 0);
             for (id, next_pass) in listed {
@@ -470,10 +507,10 @@ mod tests {
                     pass += 1;
                     before.append(&mut seen);
                 }
-                let expected = match (before.contains(&id), known.contains(&id)) {
+                let expected = match (before.contains(&id), on_roll.contains(&id)) {
                     _ if seen.contains(&id) => Sighting::Repeat,
                     (true, _) => Sighting::Elsewhere,
-                    (false, true) => Sighting::Known,
+                    (false, true) => known(PUBLIC),
                     (false, false) => Sighting::New,
                 };
                 seen.insert(id);
@@ -481,9 +518,9 @@ mod tests {
             }
             seen.append(&mut before);
             prop_assert_eq!(roll.listed(), seen.len() as u64);
-            let unlisted: BTreeSet<_> = known.difference(&seen).copied().collect();
-            prop_assert_eq!(roll.unlisted().get(&PUBLIC).copied().unwrap_or(0), unlisted.len() as u64);
-            for id in known {
+            let unlisted: BTreeSet<_> = on_roll.difference(&seen).copied().collect();
+            prop_assert_eq!(roll.unlisted().get(&PUBLIC).copied().unwrap_or_default().groups, unlisted.len() as u64);
+            for id in on_roll {
                 prop_assert_eq!(roll.is_unlisted(PUBLIC, &id.to_string()), unlisted.contains(&id));
             }
         }

@@ -8,6 +8,10 @@ use std::fmt;
 use crate::model::{Counts, ReasonCode, TypeId, Verdict};
 use crate::pages::EndOfList;
 
+/// The largest `deletion.max_shortfall` that an error message suggests. A larger gap is no steady inaccuracy of TotalCount,
+/// and a setting that accepts it would accept a list that broke off.
+const LARGEST_SUGGESTED_SHORTFALL: f64 = 0.05;
+
 /// In a type's first list every group is listed for the first time, most of them long after they were made: there, new
 /// groups explain no more than this share of TotalCount, or half a list would pass for a whole one. An app's fastest turnover
 /// during one list is a small part of it.
@@ -110,12 +114,17 @@ enum ShortfallCause {
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            ShortfallCause::Fewer { distinct, lowest, allowed, setting } => write!(
-                f,
-                "listed {distinct} different ids of a TotalCount of {lowest}, {} fewer, where {allowed} are explained by \
-                 changes during the crawl (deletion.max_shortfall = {setting} would accept it)",
-                lowest - distinct
-            )?,
+            ShortfallCause::Fewer { distinct, lowest, allowed, setting } => {
+                write!(
+                    f,
+                    "listed {distinct} different ids of a TotalCount of {lowest}, {} fewer, where {allowed} are explained \
+                     by changes during the crawl",
+                    lowest - distinct
+                )?;
+                if *setting <= LARGEST_SUGGESTED_SHORTFALL {
+                    write!(f, " (deletion.max_shortfall = {setting} would accept it)")?;
+                }
+            }
             ShortfallCause::NoCount { distinct } => {
                 write!(f, "listed {distinct} different ids without any TotalCount to compare them with")?;
             }
@@ -148,6 +157,7 @@ pub fn judge(evidence: Evidence) -> Judgement {
     let whole_app = evidence.total_at_start.filter(|total| {
         evidence.total_at_end == Some(*total) && (*total..=total + first_listed).contains(&evidence.distinct)
     });
+    let totals_reached = reach_totals(&evidence);
     let judged: Vec<_> = evidence
         .passes
         .into_iter()
@@ -164,8 +174,9 @@ pub fn judge(evidence: Evidence) -> Judgement {
         .map(|(pass, outcome)| {
             let verdict = outcome.unwrap_or(Verdict::Short);
             let proof = match verdict {
-                // If the API was short on one type, its other lists are believed only the second time.
-                Verdict::Exact if shortfalls.is_empty() => Some(Proof(Strength::Once)),
+                // If the API was short on one type, or the lists lack groups that the app's totals count, no list is
+                // believed at once.
+                Verdict::Exact if shortfalls.is_empty() && totals_reached => Some(Proof(Strength::Once)),
                 Verdict::Exact | Verdict::Moving => Some(Proof(Strength::Twice)),
                 Verdict::Short | Verdict::Rejected => None,
             };
@@ -173,6 +184,15 @@ pub fn judge(evidence: Evidence) -> Judgement {
         })
         .collect();
     Judgement { passes, shortfalls }
+}
+
+/// Whether all lists together have as many ids as the smaller of the app's two totals. A list that ended early with a
+/// TotalCount to match is exact by its own numbers; only the totals contradict it.
+fn reach_totals(evidence: &Evidence) -> bool {
+    match (evidence.total_at_start, evidence.total_at_end) {
+        (Some(start), Some(end)) => evidence.distinct >= start.min(end),
+        _ => false,
+    }
 }
 
 /// Whether the totals of the whole app, all of whose groups were listed, say what a pass's own count does not: it states
@@ -270,6 +290,15 @@ pub(crate) mod tests {
     pub(crate) fn evidence(passes: Vec<FinishedPass>) -> Evidence {
         let distinct = passes.iter().map(|pass| pass.distinct).sum();
         Evidence { passes, total_at_start: None, total_at_end: None, distinct, max_shortfall: 0.0 }
+    }
+
+    /// The same, of an app whose totals are these before and after.
+    pub(crate) fn with_totals(start: u64, end: u64, passes: Vec<FinishedPass>) -> Evidence {
+        Evidence { total_at_start: Some(start), total_at_end: Some(end), ..evidence(passes) }
+    }
+
+    fn proves_at_once(evidence: Evidence) -> bool {
+        judge(evidence).passes[0].proof.is_some_and(Proof::by_one_absence)
     }
 
     fn verdicts(evidence: Evidence) -> Vec<Verdict> {
@@ -373,17 +402,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn exact_passes_prove_at_once_only_if_all_lists_together_reach_the_smaller_total_of_the_app() {
+        let passes = || vec![pass(1, &[60], 60), pass(2, &[40], 40)];
+        assert!(proves_at_once(with_totals(100, 100, passes())));
+        assert!(proves_at_once(with_totals(100, 120, passes())) && proves_at_once(with_totals(120, 100, passes())));
+        assert!(!proves_at_once(with_totals(101, 101, passes())), "a list may lack a standing group");
+        assert!(!proves_at_once(evidence(passes())), "no total");
+        for (start, end) in [(Some(100), None), (None, Some(100))] {
+            let one_total = Evidence { total_at_start: start, total_at_end: end, ..evidence(passes()) };
+            assert!(!proves_at_once(one_total));
+        }
+        let judgement = judge(with_totals(120, 120, passes()));
+        assert_eq!(judgement.passes[0].verdict, Verdict::Exact, "the verdict is of the pass's own numbers");
+        assert!(judgement.passes[0].proof.is_some());
+    }
+
+    #[test]
     fn one_short_pass_weakens_the_exact_ones_beside_it() {
-        let alone = judge(evidence(vec![pass(1, &[5], 5)]));
-        assert!(alone.passes[0].proof.unwrap().by_one_absence());
-        let beside = judge(evidence(vec![pass(1, &[5], 5), pass(2, &[9], 1)]));
+        assert!(proves_at_once(with_totals(5, 5, vec![pass(1, &[5], 5)])));
+        let beside = judge(with_totals(6, 6, vec![pass(1, &[5], 5), pass(2, &[9], 1)]));
         assert_eq!(beside.passes[0].verdict, Verdict::Exact);
         assert!(!beside.passes[0].proof.unwrap().by_one_absence());
     }
 
     #[test]
     fn a_moving_pass_proves_only_what_it_misses_twice() {
-        let judgement = judge(evidence(vec![pass(1, &[5, 6], 6)]));
+        let judgement = judge(with_totals(6, 6, vec![pass(1, &[5, 6], 6)]));
         assert!(!judgement.passes[0].proof.unwrap().by_one_absence());
     }
 
@@ -396,6 +440,10 @@ pub(crate) mod tests {
             "listed 99000 different ids of a TotalCount of 100000, 1000 fewer, where 0 are explained by changes during the \
              crawl (deletion.max_shortfall = 0.01 would accept it)"
         );
+        let large = judge(evidence(vec![pass(1, &[100], 94)]));
+        assert!(!large.shortfalls[0].to_string().contains("max_shortfall"), "no advice to accept a large gap");
+        let small = judge(evidence(vec![pass(1, &[100], 95)]));
+        assert!(small.shortfalls[0].to_string().contains("max_shortfall = 0.05"));
         let accepted = Evidence { max_shortfall: 0.01, ..evidence(vec![short()]) };
         assert_eq!(verdicts(accepted), [Verdict::Moving]);
     }

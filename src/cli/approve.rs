@@ -10,13 +10,16 @@ use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
 use crate::model::{CrawlId, SdkAppId};
-use crate::store::{HeldCrawl, Store};
+use crate::store::{Approval, HeldCrawl, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Approve {
     /// The crawl whose deletions were withheld
     #[arg(long, value_name = "ID")]
     crawl: i64,
+    /// Mark only the groups deleted that get_group_info has confirmed to be gone
+    #[arg(long)]
+    confirmed: bool,
     /// List the groups that would be marked deleted, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -34,6 +37,7 @@ impl Approve {
         if held.withheld == 0 {
             return Err(refused(format!("crawl {crawl} of {} withheld no deletions", held.app)));
         }
+        let which = if self.confirmed { Approval::Confirmed } else { Approval::All };
         // A crawl under way believes the held groups live.
         let waiting = |waits| {
             if waits == 0 {
@@ -42,10 +46,10 @@ impl Approve {
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
         let settling = async {
-            let groups = store.held_groups(&held, crawl).await?;
+            let groups = store.held_groups(&held, crawl, which).await?;
             if !groups.is_empty() && !self.dry_run {
                 let now = setup.clock.now();
-                store.approve(&lease, &held, crawl, now, day(&config, sdk_app_id, now)).await?;
+                store.approve(&lease, &held, (crawl, which), now, day(&config, sdk_app_id, now)).await?;
             }
             Ok(groups)
         };
@@ -53,24 +57,33 @@ impl Approve {
         let settled = lease.keeping(settling).await.flatten();
         lease.give_back().await;
         let groups = settled?;
+        if groups.is_empty() && self.confirmed {
+            return Err(refused(format!(
+                "nothing to settle: no withheld deletion of crawl {crawl} is confirmed; `approve --crawl {crawl} --dry-run` \
+                 lists those that wait"
+            )));
+        }
         if groups.is_empty() {
             return Err(refused(format!(
                 "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"
             )));
         }
+        let confirmed = groups.iter().filter(|(_, confirmed)| *confirmed).count();
+        let ids: Vec<&str> = groups.iter().map(|(id, _)| id.as_str()).collect();
         let result = json!({
             "app": held.app, "sdk_app_id": sdk_app_id, "crawl_id": crawl, "dry_run": self.dry_run,
-            "groups": groups.len(), "group_ids": groups,
+            "groups": groups.len(), "confirmed": confirmed, "group_ids": ids,
         });
         let shown = text::number(groups.len() as u64);
+        let of_them = format!("{} of them confirmed by get_group_info", text::number(confirmed as u64));
         let exit = self.output.print(Exit::Done, result, |out| {
             if !self.dry_run {
-                return writeln!(out, "{}: {shown} groups marked deleted", held.app);
+                return writeln!(out, "{}: {shown} groups marked deleted, {of_them}", held.app);
             }
-            groups.iter().try_for_each(|group| writeln!(out, "{group}"))
+            ids.iter().try_for_each(|group| writeln!(out, "{group}"))
         })?;
         if self.dry_run {
-            eprintln!("{shown} groups would be marked deleted");
+            eprintln!("{shown} groups would be marked deleted, {of_them}");
         }
         Ok(exit)
     }

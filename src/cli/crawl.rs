@@ -150,7 +150,9 @@ pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
         (events.retyped, "retyped"),
         (i64::try_from(report.missing).unwrap_or(i64::MAX), "missing"),
         (i64::try_from(report.withheld).unwrap_or(i64::MAX), "withheld"),
-        (i64::try_from(report.spared).unwrap_or(i64::MAX), "not listed but standing"),
+        (i64::try_from(report.asked.spared).unwrap_or(i64::MAX), "not listed but standing"),
+        (i64::try_from(report.asked.unlearned).unwrap_or(i64::MAX), "asked about without a usable answer"),
+        (i64::try_from(report.asked.unasked).unwrap_or(i64::MAX), "not asked about yet"),
     ]
     .into_iter()
     .filter(|(groups, _)| *groups > 0)
@@ -203,7 +205,12 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome)]) -> Vec<serde_json::V
                 "retyped": report.events.retyped,
                 "missing": report.missing,
                 "withheld": report.withheld,
-                "spared": report.spared,
+                "withheld_confirmed": report.withheld_confirmed,
+                "asked": report.asked.asked,
+                "confirmed": report.asked.confirmed,
+                "spared": report.asked.spared,
+                "unlearned": report.asked.unlearned,
+                "unasked": report.asked.unasked,
             }),
             Err(error) => serde_json::json!({
                 "app": app, "sdk_app_id": sdk_app_id(config, app), "status": null, "reason": with_causes(error),
@@ -248,8 +255,14 @@ fn print_dry_run(
         let change = foreseen.change.as_str();
         foreseen.groups.iter().try_for_each(|id| writeln!(out, "{app}: {change} {id} ({types})"))?;
     }
-    if dry_run.spared > 0 {
-        changes.push(format!("{} not listed but standing", text::number(dry_run.spared)));
+    for (groups, what) in [
+        (dry_run.asked.spared, "not listed but standing"),
+        (dry_run.asked.unlearned, "asked about without a usable answer"),
+        (dry_run.asked.unasked, "not asked about"),
+    ] {
+        if groups > 0 {
+            changes.push(format!("{} {what}", text::number(groups)));
+        }
     }
     let changes = if changes.is_empty() { "nothing would change".to_owned() } else { changes.join(", ") };
     let reason = dry_run.reason.as_ref().map(|reason| format!("\n  because: {}", reason.text));
@@ -290,7 +303,11 @@ fn dry_runs_as_json(
                 "requests": dry_run.requests,
                 "groups_listed": dry_run.listed,
                 "total_count": dry_run.total,
-                "spared": dry_run.spared,
+                "asked": dry_run.asked.asked,
+                "confirmed": dry_run.asked.confirmed,
+                "spared": dry_run.asked.spared,
+                "unlearned": dry_run.asked.unlearned,
+                "unasked": dry_run.asked.unasked,
                 "changes": dry_run.changes.iter().map(change).collect::<Vec<_>>(),
             }),
             Err(error) => serde_json::json!({

@@ -109,6 +109,9 @@ fn words(progress: &Progress) -> String {
         Step::Listing { group_type: Some(group_type), .. } => format!("listing {group_type}"),
         Step::Listing { group_type: None, .. } => "listing all types".to_owned(),
         Step::Checking => "checking".to_owned(),
+        Step::Asking { asked, of } => {
+            format!("asking about {} groups, {} so far", HumanCount(*of), HumanCount(*asked))
+        }
         Step::Concluding { to_mark: 0, .. } => "concluding".to_owned(),
         Step::Concluding { marked, to_mark } => {
             format!("concluding, {} of {} groups marked", HumanCount(*marked), HumanCount(*to_mark))

@@ -111,6 +111,9 @@ struct Shown {
     lease_holder: Option<LeaseHolder>,
 }
 
+/// A difference between the clocks that is shown.
+const NOTED_SKEW_SECONDS: i64 = 300;
+
 type Time = chrono::DateTime<chrono::Utc>;
 
 /// By this file: another process with another one may have marked the app otherwise.
@@ -164,13 +167,17 @@ fn print_app(
             None => {}
         }
     }
-    for Withheld { crawl_id, groups } in &app.withheld {
+    for Withheld { crawl_id, groups, confirmed } in &app.withheld {
         writeln!(
             out,
-            "  withheld             {} deletions of crawl {crawl_id}: `tim-group-sync approve --crawl {crawl_id}` applies them, \
-             with --dry-run it lists them",
-            text::number(*groups)
+            "  withheld             {} deletions of crawl {crawl_id}, {} of them confirmed by get_group_info: \
+             `tim-group-sync approve --crawl {crawl_id}` applies them, with --confirmed only those, with --dry-run it lists them",
+            text::number(*groups),
+            text::number(*confirmed)
         )?;
+    }
+    if let Some(crawl) = &app.last_crawl {
+        print_doubts(out, crawl)?;
     }
     if let Some(crawl) = &app.running_crawl {
         let since = crawl
@@ -204,6 +211,27 @@ fn print_app(
         writeln!(out, "  next by schedule     {}", text::time(*next))?;
     }
     writeln!(out)
+}
+
+/// What the last crawl left undecided, and whether its clock was wrong.
+fn print_doubts(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
+    let waiting = crawl.unasked + crawl.unlearned;
+    if waiting > 0 {
+        writeln!(
+            out,
+            "  undecided            {} groups that the lists lack: {} not asked about yet, {} without a usable answer; the \
+             next crawl asks get_group_info",
+            text::number(waiting),
+            text::number(crawl.unasked),
+            text::number(crawl.unlearned)
+        )?;
+    }
+    if let Some(seconds) = crawl.clock_skew.filter(|seconds| seconds.abs() > NOTED_SKEW_SECONDS) {
+        let by = humantime::format_duration(Duration::from_secs(seconds.unsigned_abs()));
+        let side = if seconds > 0 { "ahead of" } else { "behind" };
+        writeln!(out, "  clock                of {} is {by} {side} the API's: set it right", crawl.host)?;
+    }
+    Ok(())
 }
 
 fn types_in_words(HostTypes { host, group_types }: &HostTypes) -> String {

@@ -200,7 +200,7 @@ fn deletion(section: &Section<'_>, general_shares: &Shares) -> (Deletion, Shares
         u64::try_from(integer(value)?).map_err(|_| Mistake::new("must be 0 or more", ""))
     });
     let max_shortfall = section.or_default("max_shortfall", "0.0", fraction);
-    let confirm = section.or_default("confirm", "false", boolean);
+    let confirm = section.or_default("confirm", "true", boolean);
     let shares = shares_by_type(&section.section("max_fraction_by_type", None), general_shares);
     section.finish();
     let max_fraction_by_type = shares.iter().map(|(kind, (share, ..))| (kind.clone(), *share)).collect();

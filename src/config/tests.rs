@@ -55,7 +55,7 @@ fn the_shortest_file_means_what_the_contract_says() {
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
     let (mode, max_fraction_by_type) = (DeletionMode::Apply, live);
     let (max_fraction, min_groups, max_shortfall) = (0.2, 100, 0.0);
-    let confirm = false;
+    let confirm = true;
     let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type };
     assert_eq!(app.deletion, expected);
 }

@@ -1,24 +1,24 @@
-//! What a crawl finds out: the passes and second looks that it takes, and what their numbers prove.
+//! The requests of a crawl for lists: the passes and the second looks that follow them.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::confirm::confirm;
-use super::pass::{self, PassEnd, PassPlan, PassTally};
-use super::progress::{Progress, SignsOfLife, Step};
+use super::conclusion::{Concluded, Lists};
+use super::pass::{self, Notes, PassEnd, PassPlan, PassTally};
+use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
 use super::{CrawlSite, Crawler, Interrupted};
-use crate::guard::{Change, GuardSettings, Withholding, withhold};
 use crate::model::{GroupType, TypeId, Verdict};
 use crate::pages::{Caller, Pages};
-use crate::reconcile::{Absences, Leftover, Settlement, typed_account_for_app};
-use crate::roll::{PassNo, Roll};
-use crate::store::{PassRecord, StoreError, TypeState};
+use crate::reconcile::Leftover;
+use crate::roll::PassNo;
+use crate::store::{PassRecord, TypeState};
 use crate::tencent::ApiError;
-use crate::verdict::{Evidence, Judgement, Recheck, is_nearly_whole, judge};
+use crate::verdict::Recheck;
 
 /// A crawl as far as it has come. Filled while it runs, so that a crawl that is interrupted is recorded too.
 #[derive(Debug, Default)]
@@ -26,23 +26,16 @@ pub(super) struct Findings {
     pub(super) total_at_start: Option<u64>,
     pub(super) total_at_end: Option<u64>,
     pub(super) leftover: Option<u64>,
+    /// The next crawl has to make an unfiltered pass.
+    pub(super) unfiltered_next: bool,
     pub(super) listed: u64,
     pub(super) tallies: Vec<PassTally>,
-    ends: Vec<Option<PassEnd>>,
-    verdicts: BTreeMap<TypeId, Verdict>,
-}
-
-/// A crawl that reached its end.
-pub(super) struct Concluded {
-    pub(super) settlement: Settlement,
-    pub(super) judgement: Judgement,
-    pub(super) withholding: Option<Withholding>,
-    /// Why nobody may ask about the vanished groups: then they are withheld.
-    pub(super) unconfirmed: Option<ApiError>,
+    pub(super) ends: Vec<Option<PassEnd>>,
+    pub(super) verdicts: BTreeMap<TypeId, Verdict>,
 }
 
 impl Crawler {
-    /// Makes all requests of a crawl and writes what they list; concludes nothing about what they do not.
+    /// Makes all requests of a crawl, writes what they list, and concludes what follows from it.
     pub(super) async fn investigate(
         &self,
         site: &CrawlSite<'_>,
@@ -53,41 +46,65 @@ impl Crawler {
         self.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
         let states = site.type_states().await?;
         let past = site.store.past(site.app).await?;
+        let live_before: u64 = states.iter().map(TypeState::live).sum();
+        let own_types = types.values().copied().collect();
+        let mut notes = Notes { history: site.store.history(site.app).await?, own_types, ..Notes::default() };
         // The roll is read while the first pages come in.
         let mut roll = RollRead::begin(site, &states);
-        findings.total_at_start = site.asking(caller.in_hand(), caller.count_app()).await??;
+        let begun = Instant::now();
+        findings.total_at_start = self.count_app(site, caller).await?;
         self.progress.send_modify(|progress| progress.total = findings.total_at_start);
+        // Without any count of the app only a list's own TotalCount can bound it.
+        let known_groups = findings.total_at_start.map(|total| total.max(live_before));
 
-        self.list(site, self.plans(types, &states), caller, &mut roll, findings).await?;
+        let plans = self.plans(types, &states, live_before);
+        self.list(site, plans, caller, (&mut roll, &mut notes), known_groups, findings).await?;
         self.note_rejected(findings)?;
         self.progress.send_modify(|progress| progress.step = Step::Checking);
         let mut rechecks = self.ask_emptied_types_again(site, caller, &mut roll, findings).await?;
-        findings.total_at_end = site.asking(caller.in_hand(), caller.count_app()).await??;
+        findings.total_at_end = self.count_app(site, caller).await?;
         let leftover = self.leftover(findings);
-        if leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time) {
-            let plan = unfiltered(&states, findings.tallies.len());
-            self.list(site, vec![plan], caller, &mut roll, findings).await?;
+        let by_leftover = leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time);
+        if by_leftover || (past.unfiltered_wanted && !self.settings.group_types.is_empty()) {
+            let keep_new = site.learns_types;
+            let plan = unfiltered(&states, findings.tallies.len(), live_before, keep_new);
+            self.list(site, vec![plan], caller, (&mut roll, &mut notes), known_groups, findings).await?;
             // There were more groups than the typed passes listed: a list without any contradicts that.
             let empty = findings.tallies.last().is_some_and(|tally| tally.distinct == 0);
-            rechecks.push(if empty { Recheck::Contradicted } else { Recheck::NotNeeded });
+            rechecks.push(if empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
             // What came while this pass ran may stand in the earlier count for what it missed.
-            findings.total_at_end = site.asking(caller.in_hand(), caller.count_app()).await??;
+            findings.total_at_end = self.count_app(site, caller).await?;
         }
+        let took = begun.elapsed();
         let roll = site.unless_stopped(roll.ready()).await??;
-        let concluding = self.conclude(site, types, roll, leftover, rechecks, findings);
-        let mut concluded = site.unless_stopped(concluding).await??;
-        if self.settings.guard.confirm {
-            concluded.unconfirmed = confirm(site, types, caller, &mut concluded.settlement).await?;
-        }
-        Ok(concluded)
+        let lists = Lists { roll, states_before: &states, rechecks, took };
+        self.conclude(site, types, caller, lists, (findings, notes)).await
     }
 
-    fn plans(&self, types: &BTreeMap<GroupType, TypeId>, states: &[TypeState]) -> Vec<PassPlan> {
+    /// Asks for the app's TotalCount.
+    async fn count_app(
+        &self,
+        site: &CrawlSite<'_>,
+        caller: &mut Caller<'_>,
+    ) -> Result<Option<u64>, Interrupted> {
+        let counted = site.asking(caller.in_flight(), caller.count_app()).await?;
+        // First, because a wrong clock makes signatures that the API refuses.
+        site.check_clock(caller)?;
+        Ok(counted?)
+    }
+
+    fn plans(
+        &self,
+        types: &BTreeMap<GroupType, TypeId>,
+        states: &[TypeState],
+        live_before: u64,
+    ) -> Vec<PassPlan> {
         if self.settings.group_types.is_empty() {
-            return vec![unfiltered(states, 0)];
+            return vec![unfiltered(states, 0, live_before, false)];
         }
-        // In the order of the configuration: the first pass that lists a group decides its type.
+        // In the order of the configuration: the first pass that lists a new group decides its type.
         let typed = self.settings.group_types.iter().filter_map(|name| Some((name, *types.get(name)?)));
+        let live = |type_id| states.iter().find(|state| state.type_id() == type_id).map_or(0, TypeState::live);
         typed
             .enumerate()
             .map(|(index, (name, type_id))| PassPlan {
@@ -95,6 +112,8 @@ impl Crawler {
                 group_type: Some(name.clone()),
                 type_id,
                 in_baseline: in_baseline(states, type_id),
+                live_before: live(type_id),
+                keep_new: false,
             })
             .collect()
     }
@@ -104,10 +123,12 @@ impl Crawler {
         site: &CrawlSite<'_>,
         plans: Vec<PassPlan>,
         caller: &mut Caller<'_>,
-        roll: &mut RollRead,
+        (roll, notes): (&mut RollRead, &mut Notes),
+        known_groups: Option<u64>,
         findings: &mut Findings,
     ) -> Result<(), Interrupted> {
-        pass::run(site, caller, self.settings.page_limit, roll, plans, |tally, end, listed| {
+        let limit = self.settings.page_limit;
+        pass::run(site, caller, limit, (roll, notes), plans, known_groups, |tally, end, listed| {
             findings.listed = listed;
             findings.tallies.push(tally);
             findings.ends.extend(end.map(Some));
@@ -159,8 +180,8 @@ impl Crawler {
                 rechecks.push(Recheck::NotNeeded);
                 continue;
             }
-            let mut pages = Pages::of(tally.plan.group_type.clone(), self.settings.page_limit);
-            let again = site.asking(caller.in_hand(), pages.turn(caller)).await??;
+            let mut pages = Pages::of(tally.plan.group_type.clone(), self.settings.page_limit, None);
+            let again = site.asking(caller.in_flight(), pages.turn(caller)).await??;
             let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
             let confirmed = empty && again.page.total_count == Some(0);
             rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });
@@ -180,78 +201,6 @@ impl Crawler {
             Leftover::Groups(groups) => Some(groups),
         };
         leftover
-    }
-
-    /// Judges the passes and names what they prove gone.
-    async fn conclude(
-        &self,
-        site: &CrawlSite<'_>,
-        types: &BTreeMap<GroupType, TypeId>,
-        roll: &Roll,
-        leftover: Leftover,
-        rechecks: Vec<Recheck>,
-        findings: &mut Findings,
-    ) -> Result<Concluded, StoreError> {
-        let mut passes = Vec::with_capacity(rechecks.len());
-        for ((tally, end), recheck) in findings.tallies.iter().zip(&mut findings.ends).zip(rechecks) {
-            match end.take() {
-                Some(PassEnd::Complete(end)) => passes.push(tally.finished(end, recheck)),
-                Some(PassEnd::Rejected(_)) => {
-                    findings.verdicts.insert(tally.plan.type_id, Verdict::Rejected);
-                }
-                None => {}
-            }
-        }
-        let judgement = judge(Evidence {
-            passes,
-            total_at_start: findings.total_at_start,
-            total_at_end: findings.total_at_end,
-            distinct: findings.listed,
-            max_shortfall: self.settings.max_shortfall,
-        });
-        findings.verdicts.extend(judgement.passes.iter().map(|judged| (judged.pass.type_id, judged.verdict)));
-        // A first list that broke off is no baseline: what it lacks would all seem to appear later. One whose own count is
-        // of something else may be whole all the same.
-        for judged in judgement.passes.iter().filter(|judged| judged.pass.in_baseline) {
-            if judged.proof.is_some() && !is_nearly_whole(&judged.pass.counts, judged.pass.distinct) {
-                site.end_baseline(judged.pass.type_id).await?;
-            }
-        }
-        let total = findings.total_at_start.min(findings.total_at_end);
-        let accounted = typed_account_for_app(leftover, &judgement, findings.listed, total);
-        let absences = Absences::of(&judgement, accounted);
-        let unlisted = roll.unlisted();
-        let states = site.type_states().await?;
-        let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
-        let begin = || absences.settlement(&known, &unlisted);
-        let mut settlement = if unlisted.is_empty() {
-            begin()
-        } else {
-            let mut signs = SignsOfLife::of(site.progress);
-            let each = |settlement: &mut Settlement, type_id, id: &str, mark| {
-                signs.count();
-                if roll.is_unlisted(type_id, id) {
-                    settlement.consider(&absences, type_id, id, mark);
-                }
-            };
-            site.store.gather_live(site.app, begin, each).await?
-        };
-        let withholding = withhold(&self.guard(types), &changes(roll, &states, &settlement));
-        if let Some(withholding) = &withholding {
-            settlement.withhold(&withholding.types);
-        }
-        Ok(Concluded { settlement, judgement, withholding, unconfirmed: None })
-    }
-
-    fn guard(&self, types: &BTreeMap<GroupType, TypeId>) -> GuardSettings {
-        let policy = &self.settings.guard;
-        let own = policy.max_fraction_by_type.iter();
-        GuardSettings {
-            review: policy.review,
-            max_fraction: policy.max_fraction,
-            min_groups: policy.min_groups,
-            max_fraction_by_type: own.filter_map(|(name, share)| Some((*types.get(name)?, *share))).collect(),
-        }
     }
 }
 
@@ -277,32 +226,17 @@ impl Findings {
     }
 }
 
-/// What the settlement would do to each type. `states` has what this crawl listed already.
-fn changes(roll: &Roll, states: &[TypeState], settlement: &Settlement) -> BTreeMap<TypeId, Change> {
-    let mut changes: BTreeMap<TypeId, Change> = states
-        .iter()
-        .map(|state| {
-            let type_id = state.type_id();
-            (type_id, Change { before: roll.live_before(type_id), after: state.live(), vanished: 0 })
-        })
-        .collect();
-    for (of, ids) in settlement.vanished() {
-        let change = changes.entry(of.type_id).or_default();
-        change.vanished += ids.len() as u64;
-        change.after = change.after.saturating_sub(ids.len() as u64);
-    }
-    changes
-}
-
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
     !states.iter().any(|state| state.type_id() == type_id && state.past_baseline())
 }
 
-fn unfiltered(states: &[TypeState], index: usize) -> PassPlan {
+fn unfiltered(states: &[TypeState], index: usize, live_before: u64, keep_new: bool) -> PassPlan {
     PassPlan {
         no: PassNo::nth(index),
         group_type: None,
         type_id: TypeId::UNKNOWN,
         in_baseline: in_baseline(states, TypeId::UNKNOWN),
+        live_before,
+        keep_new,
     }
 }

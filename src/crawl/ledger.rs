@@ -109,6 +109,13 @@ impl CrawlSite<'_> {
         }
     }
 
+    /// How many of these ids were never listed before.
+    pub(super) async fn count_unknown(&self, ids: &GroupIds) -> Result<u64, StoreError> {
+        let mut unknown = 0;
+        self.store.look_up(self.app, ids, |_, known| unknown += u64::from(known.is_none())).await?;
+        Ok(unknown)
+    }
+
     /// Records that a type's pass has reached its end for the first time.
     pub(super) async fn end_baseline(&self, type_id: TypeId) -> Result<(), StoreError> {
         match &self.ledger {
@@ -180,7 +187,7 @@ impl Foresight {
     fn settle(&mut self, settlement: &Settlement) {
         let vanished = settlement.vanished().map(|(of, ids)| (Change::Vanished, of.type_id, ids));
         let missing = settlement.missing().map(|(type_id, ids)| (Change::Missing, type_id, ids));
-        let withheld = settlement.withheld().map(|(of, ids)| (Change::Withheld, of.type_id, ids));
+        let withheld = settlement.withheld().map(|(of, ids)| (Change::Withheld, of.absent.type_id, ids));
         for (change, type_id, ids) in vanished.chain(missing).chain(withheld) {
             ids.iter().for_each(|id| self.note((change, Some(type_id), None), id));
         }

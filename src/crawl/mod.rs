@@ -1,5 +1,6 @@
 //! One crawl of one app: lease, count, a pass for each type, the verdict, and everything concluded from it at once.
 
+mod conclusion;
 mod confirm;
 mod investigation;
 mod ledger;
@@ -8,37 +9,43 @@ mod progress;
 mod report;
 mod retention;
 mod roll_read;
+mod site;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, error_span, warn};
+use tracing::{Instrument as _, error_span, info, warn};
 
-use self::investigation::{Concluded, Findings};
+use self::conclusion::Concluded;
+use self::investigation::Findings;
 pub use self::ledger::{Change, Foreseen};
 use self::ledger::{DryTypes, Ledger, foreseen};
 pub use self::progress::{Progress, Step, Waiting};
 pub use self::report::{CrawlReport, DryRun};
 use self::report::{shortfall_reason, withheld_reason};
 pub use self::retention::Retention;
+use self::site::CrawlSite;
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, with_causes};
+use crate::model::{CrawlStatus, GroupIds, GroupType, ReasonCode, Trigger, TypeId, with_causes};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 pub use crate::pages::Outcome;
 use crate::pages::{Caller, News, PagesError};
 use crate::reconcile::Settlement;
-use crate::store::{AppId, AppIdentity, Closing, Lease, NewCrawl, Reason, Store, StoreError};
+use crate::store::{
+    AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError,
+};
 use crate::tencent::{ApiError, Client};
 
-/// What a request that waits for its answer gets once the program is to stop: it leaves as much again to write what it
-/// brought, before transactions are interrupted.
-const LAST_ANSWER: Duration = Duration::from_secs(2);
+/// A difference between the clocks from which on it is said.
+const NOTED_SKEW: TimeDelta = TimeDelta::minutes(5);
 
 /// How an app is to be crawled.
 #[derive(Clone, Debug)]
@@ -62,15 +69,22 @@ pub struct CrawlSettings {
 }
 
 /// `[deletion]`, by the names of types.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GuardPolicy {
     /// `mode = "review"`.
     pub review: bool,
     pub max_fraction: f64,
     pub min_groups: u64,
     pub max_fraction_by_type: BTreeMap<GroupType, f64>,
-    /// Ask about each vanished group before it is marked deleted.
+    /// `get_group_info` decides about each group that the lists lack; otherwise the lists alone.
     pub confirm: bool,
+}
+
+impl Default for GuardPolicy {
+    /// Asks about each group, and withholds every loss.
+    fn default() -> Self {
+        Self { review: false, max_fraction: 0.0, min_groups: 0, max_fraction_by_type: BTreeMap::new(), confirm: true }
+    }
 }
 
 /// What a crawl is for.
@@ -123,18 +137,9 @@ pub struct Crawler {
     progress: watch::Sender<Progress>,
     /// Types that the API rejected last time: a change is news, the state is not.
     rejected: Mutex<BTreeSet<GroupType>>,
+    /// Whether the clocks differed last time.
+    clock_differs: AtomicBool,
     observer: Option<Arc<dyn Observer>>,
-}
-
-/// Where a crawl takes place: what every pass needs and none changes.
-struct CrawlSite<'a> {
-    store: &'a Store,
-    lease: &'a Lease,
-    clock: &'a Clock,
-    app: AppId,
-    ledger: Ledger,
-    stop: &'a CancellationToken,
-    progress: &'a watch::Sender<Progress>,
 }
 
 /// How a crawl ended, before that is recorded.
@@ -142,6 +147,8 @@ struct Ended {
     status: CrawlStatus,
     reason: Option<Reason>,
     settlement: Settlement,
+    history: HistoryChanges,
+    confirmed_held: GroupIds,
     findings: Findings,
     requests: u64,
 }
@@ -155,6 +162,13 @@ enum Interrupted {
     Pages(#[from] PagesError),
     #[error("the API rejects every configured group type ({names}): {error}")]
     AllRejected { names: String, error: String },
+    #[error(
+        "this machine's clock is {} {} the API's, so that every time would be wrong; set it right (`timedatectl` shows \
+         whether it is synchronised)",
+        shown_skew(*.skew),
+        if *.skew > TimeDelta::zero() { "ahead of" } else { "behind" }
+    )]
+    Clock { skew: TimeDelta },
     #[error("reading the known groups broke off: {0}")]
     Panicked(String),
     #[error(transparent)]
@@ -173,7 +187,8 @@ impl Crawler {
         let pacer = Pacer::new(settings.request_interval, Instant::now());
         let (progress, _) = watch::channel(Progress::default());
         let (retention, rejected) = (Retention::default(), Mutex::default());
-        Self { settings, retention, client, store, clock, pacer, progress, rejected, observer: None }
+        let clock_differs = AtomicBool::new(false);
+        Self { settings, retention, client, store, clock, pacer, progress, rejected, clock_differs, observer: None }
     }
 
     /// Removes rows once they are older than this; without, all are kept.
@@ -309,7 +324,8 @@ impl Crawler {
         };
         let site = self.site(lease, &self.store, app, Ledger::Real(crawl), stop);
         let ended = self.find_out(&site, &types).await;
-        let Ended { status, reason, settlement, findings, requests } = ended;
+        let Ended { status, reason, settlement, history, confirmed_held, findings, requests } = ended;
+        let clock_skew = self.note_clock_skew();
         let finished_at = self.clock.now();
         let closing = Closing {
             crawl,
@@ -323,7 +339,11 @@ impl Crawler {
             total_at_start: findings.total_at_start,
             total_at_end: findings.total_at_end,
             leftover: findings.leftover,
+            unfiltered_next: findings.unfiltered_next,
             listed: findings.listed,
+            clock_skew,
+            history: &history,
+            confirmed_held: &confirmed_held,
             passes: &findings.records(started_at),
             settlement: &settlement,
         };
@@ -350,8 +370,9 @@ impl Crawler {
             total: closing.total_at_end.or(closing.total_at_start),
             events,
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
-            withheld: settlement.withheld().map(|(_, ids)| ids.len() as u64).sum(),
-            spared: settlement.spared(),
+            withheld: settlement.withheld_counts().0,
+            withheld_confirmed: settlement.withheld_counts().1,
+            asked: settlement.asked(),
         };
         report.log();
         if let Some(observer) = &self.observer {
@@ -375,7 +396,8 @@ impl Crawler {
         let mut dry_types = DryTypes::read(&store).await?;
         let types = dry_types.numbers(&settings.group_types);
         let site = self.site(lease, &store, app, Ledger::dry(dry_types), stop);
-        let Ended { status, reason, settlement, findings, requests } = self.find_out(&site, &types).await;
+        let ended = self.find_out(&site, &types).await;
+        let Ended { status, reason, settlement, findings, requests, .. } = ended;
         Ok(DryRun {
             status,
             deletions: settlement.deletions(status),
@@ -383,7 +405,7 @@ impl Crawler {
             requests,
             listed: findings.listed,
             total: findings.total_at_end.or(findings.total_at_start),
-            spared: settlement.spared(),
+            asked: settlement.asked(),
             changes: foreseen(site.ledger, &settlement),
         })
     }
@@ -396,7 +418,23 @@ impl Crawler {
         ledger: Ledger,
         stop: &'a CancellationToken,
     ) -> CrawlSite<'a> {
-        CrawlSite { store, lease, clock: &self.clock, app, ledger, stop, progress: &self.progress }
+        let learns_types = self.settings.guard.confirm && !self.settings.group_types.is_empty();
+        CrawlSite { store, lease, clock: &self.clock, app, ledger, learns_types, stop, progress: &self.progress }
+    }
+
+    /// Says when the clocks begin or cease to differ by minutes, and returns by how much they differ.
+    fn note_clock_skew(&self) -> Option<TimeDelta> {
+        let skew = self.client.clock_skew()?;
+        let differs = skew.abs() > NOTED_SKEW;
+        if differs != self.clock_differs.swap(differs, Ordering::Relaxed) {
+            let skew_seconds = skew.num_seconds();
+            if differs {
+                warn!(skew_seconds, "this machine's clock and the API's differ by {}", shown_skew(skew));
+            } else {
+                info!(skew_seconds, "this machine's clock and the API's agree again");
+            }
+        }
+        Some(skew)
     }
 
     fn hear(&self, news: News<'_>) {
@@ -418,10 +456,13 @@ impl Crawler {
         let mut findings = Findings::default();
         let investigating = Box::pin(self.investigate(site, types, &mut caller, &mut findings));
         let concluded = site.lease.keeping(investigating).await.unwrap_or_else(|lost| Err(lost.into()));
+        let (mut history, mut confirmed_held) = (HistoryChanges::default(), GroupIds::new());
         let (status, reason, settlement) = match concluded {
-            Ok(Concluded { settlement, judgement, withholding, unconfirmed }) => {
+            Ok(concluded) => {
+                (history, confirmed_held) = (concluded.history, concluded.confirmed_held);
+                let Concluded { settlement, judgement, withholding, refused, .. } = concluded;
                 let crawl = site.ledger.crawl();
-                let withheld = withheld_reason(withholding, unconfirmed, &settlement, types, crawl);
+                let withheld = withheld_reason(withholding, refused, &settlement, types, crawl);
                 if judgement.shortfalls.is_empty() {
                     (CrawlStatus::Complete, withheld, settlement)
                 } else {
@@ -438,54 +479,8 @@ impl Crawler {
                 (status, Some(interrupted.reason()), Settlement::nothing())
             }
         };
-        Ended { status, reason, settlement, findings, requests: caller.requests() }
-    }
-}
-
-impl CrawlSite<'_> {
-    /// Makes a request, unless the program is to stop: then one that waits for its answer still gets some time, and no
-    /// other is sent.
-    async fn asking<T, E>(
-        &self,
-        mut in_hand: watch::Receiver<bool>,
-        request: impl Future<Output = Result<T, E>>,
-    ) -> Result<Result<T, E>, Interrupted> {
-        let stopped = async {
-            self.stop.cancelled().await;
-            // Either way it is over: answered, or late.
-            let _ = tokio::time::timeout(LAST_ANSWER, in_hand.wait_for(|in_hand| !in_hand)).await;
-        };
-        tokio::select! {
-            biased;
-            () = stopped => Err(Interrupted::Stopped),
-            // One that failed meanwhile would have been made again.
-            outcome = request => match outcome {
-                Err(_) if self.stop.is_cancelled() => Err(Interrupted::Stopped),
-                outcome => Ok(outcome),
-            },
-        }
-    }
-
-    /// Writes something, and shows that it waits for its turn to, until [`Self::has_turn`] says otherwise.
-    async fn writing<T>(&self, write: impl Future<Output = T>) -> T {
-        self.progress.send_modify(|progress| progress.queued = true);
-        let outcome = write.await;
-        self.has_turn();
-        outcome
-    }
-
-    /// A sign of life from a transaction that has begun.
-    fn has_turn(&self) {
-        self.progress.send_modify(|progress| progress.queued = false);
-    }
-
-    /// Runs something that may be abandoned at any point, unless the program is to stop.
-    async fn unless_stopped<T>(&self, run: impl Future<Output = T>) -> Result<T, Interrupted> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(Interrupted::Stopped),
-            outcome = run => Ok(outcome),
-        }
+        let requests = caller.requests();
+        Ended { status, reason, settlement, history, confirmed_held, findings, requests }
     }
 }
 
@@ -495,8 +490,14 @@ impl Interrupted {
             Self::Stopped => (ReasonCode::Cancelled, None),
             Self::Pages(error) => (error.reason_code(), error.code()),
             Self::AllRejected { .. } => (ReasonCode::RejectedTypes, Some(10004)),
+            Self::Clock { .. } => (ReasonCode::Clock, None),
             Self::Store(_) | Self::Panicked(_) => (ReasonCode::Database, None),
         };
         Reason { code, error_code, text: with_causes(self) }
     }
+}
+
+/// A difference between clocks, without its sign, to the second.
+fn shown_skew(skew: TimeDelta) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(skew.num_seconds().unsigned_abs()))
 }

@@ -34,6 +34,8 @@ pub enum Step {
     Listing { group_type: Option<GroupType>, listed: u64, total: Option<u64> },
     /// Asks again what was listed as empty, and counts once more.
     Checking,
+    /// Asks about groups that the lists leave in doubt.
+    Asking { asked: u64, of: u64 },
     /// Writes the crawl's end, by chunks of the groups that it marks.
     Concluding { marked: u64, to_mark: u64 },
 }

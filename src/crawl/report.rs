@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use super::ledger::Foreseen;
 use crate::guard::{Change, Withholding};
 use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId, with_causes};
-use crate::reconcile::Settlement;
+use crate::reconcile::{AskedCounts, Settlement};
 use crate::store::{CrawlEvents, Reason};
 use crate::tencent::ApiError;
 use crate::verdict::Judgement;
@@ -34,8 +34,10 @@ pub struct CrawlReport {
     pub missing: u64,
     /// Deletions that wait for someone's approval.
     pub withheld: u64,
-    /// Groups that were found standing when they were asked about.
-    pub spared: u64,
+    /// How many of these the API confirmed to be gone.
+    pub withheld_confirmed: u64,
+    /// What came of asking about groups that the lists lacked.
+    pub asked: AskedCounts,
 }
 
 /// What a crawl would have done, had it not been a dry run.
@@ -48,8 +50,8 @@ pub struct DryRun {
     /// Different ids listed.
     pub listed: u64,
     pub total: Option<u64>,
-    /// Groups that were found standing when they were asked about.
-    pub spared: u64,
+    /// What came of asking about groups that the lists lacked.
+    pub asked: AskedCounts,
     pub changes: Vec<Foreseen>,
 }
 
@@ -77,7 +79,11 @@ impl CrawlReport {
                     retyped = self.events.retyped,
                     missing = self.missing,
                     withheld = self.withheld,
-                    spared = self.spared,
+                    asked = self.asked.asked,
+                    confirmed = self.asked.confirmed,
+                    spared = self.asked.spared,
+                    unlearned = self.asked.unlearned,
+                    unasked = self.asked.unasked,
                     requests = self.requests,
                     took = %humantime::format_duration(took),
                     "crawl {}{}{reason}",
@@ -116,39 +122,63 @@ fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&st
 /// Why deletions are withheld, if any are.
 pub(super) fn withheld_reason(
     withholding: Option<Withholding>,
-    unconfirmed: Option<ApiError>,
+    refused: Option<ApiError>,
     settlement: &Settlement,
     types: &BTreeMap<GroupType, TypeId>,
     crawl: Option<CrawlId>,
 ) -> Option<Reason> {
-    let groups: usize = settlement.withheld().map(|(_, ids)| ids.len()).sum();
+    let (groups, confirmed) = settlement.withheld_counts();
+    if groups == 0 {
+        return None;
+    }
     let mut whys = Vec::new();
     let (mut code, mut error_code) = (None, None);
     if let Some(withholding) = withholding {
         code = Some(withholding.code);
-        whys.push(guard_speaks(&withholding, types));
+        whys.push(guard_reason(&withholding, types));
     }
-    // Refused for the sake of groups that all stand, it changed nothing.
-    if let Some(error) = unconfirmed.filter(|_| groups > 0) {
+    if let Some(error) = refused {
         error_code = error.code();
         code = code.or(Some(ReasonCode::ConfirmRefused));
+        whys.push(format!("get_group_info may not be asked (deletion.confirm): {}", with_causes(&error)));
+    } else if settlement.unconfirmable() > 0 {
+        code = code.or(Some(ReasonCode::Unconfirmable));
         whys.push(format!(
-            "deletion.confirm is true, and get_group_info may not be asked: {}",
-            with_causes(&error)
+            "three crawls could not learn from get_group_info whether {} still exist",
+            counted(settlement.unconfirmable(), "group")
         ));
     }
     let why = whys.join("; ");
+    let deletions = if groups == 1 { "1 deletion is".to_owned() } else { format!("{groups} deletions are") };
+    let asked = asked_in_words(settlement, confirmed);
     let text = match crawl {
         Some(crawl) => format!(
-            "{why}: {groups} deletions are withheld until the API lists the groups again or someone runs \
+            "{why}: {deletions} withheld{asked} until the API lists the groups again or someone runs \
              `tim-group-sync approve --crawl {crawl}`"
         ),
-        None => format!("{why}: {groups} deletions would be withheld"),
+        None => format!("{why}: {} would be withheld{asked}", counted(groups, "deletion")),
     };
     Some(Reason { code: code?, error_code, text })
 }
 
-fn guard_speaks(withholding: &Withholding, types: &BTreeMap<GroupType, TypeId>) -> String {
+/// What asking came to, for the reason of a crawl that withheld deletions.
+fn asked_in_words(settlement: &Settlement, confirmed: u64) -> String {
+    let AskedCounts { asked, spared, unlearned, unasked, .. } = settlement.asked();
+    if asked + unasked == 0 {
+        return String::new();
+    }
+    let others = [(spared, "stand"), (unlearned, "without a usable answer"), (unasked, "not asked about yet")];
+    let mut parts = vec![format!("{confirmed} confirmed by get_group_info")];
+    parts.extend(others.iter().filter(|(groups, _)| *groups > 0).map(|(groups, what)| format!("{groups} {what}")));
+    format!(" ({})", parts.join(", "))
+}
+
+/// A number with its noun: 1 group, 2 groups.
+fn counted(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+fn guard_reason(withholding: &Withholding, types: &BTreeMap<GroupType, TypeId>) -> String {
     if withholding.exceeded.is_empty() {
         return "deletion.mode is \"review\"".to_owned();
     }

@@ -57,9 +57,13 @@ impl Crawler {
         now: DateTime<Utc>,
     ) -> Result<Purged, StoreError> {
         let day = |at: DateTime<Utc>| at.with_timezone(&self.settings.timezone).date_naive();
-        if self.store.ended_before(app, crawl).await?.map(day) == Some(day(now)) {
+        let before = self.store.before(app, crawl).await?;
+        if before.ended.map(day) == Some(day(now)) {
             return Ok(Purged::default());
         }
+        // A clock that is ahead must not make rows old: time has passed only as far as an earlier complete crawl shows.
+        let Some(completed) = before.completed else { return Ok(Purged::default()) };
+        let now = now.min(completed + TimeDelta::days(1));
         let before = |days: u32| now - TimeDelta::days(days.into());
         let limits = AgeLimits {
             deleted_groups: self.retention.deleted_groups.map(before),

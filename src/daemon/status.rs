@@ -310,6 +310,9 @@ fn doing(app: &str, progress: &Progress) -> String {
             }
         }
         Step::Checking => format!("crawling {app}: checking"),
+        Step::Asking { asked, of } => {
+            format!("crawling {app}: asking about {} groups, {} so far", short(*of), short(*asked))
+        }
         Step::Concluding { to_mark: 0, .. } => format!("crawling {app}: concluding"),
         Step::Concluding { marked, to_mark } => {
             format!("crawling {app}: concluding, {} of {} groups marked", short(*marked), short(*to_mark))

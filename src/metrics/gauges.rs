@@ -48,6 +48,14 @@ pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -
         &["im_app", "group_type"],
     );
     let held = of_app("held_groups", "Groups whose deletion was withheld or undone: they wait for approve.");
+    let unasked = of_app(
+        "unasked_groups",
+        "Groups that the last crawl that reached its end left to a later one to ask about (deletion.confirm).",
+    );
+    let skew = of_app(
+        "clock_skew_seconds",
+        "By how many seconds the clock of the last crawl's machine was ahead of the API's.",
+    );
     let complete = of_app(
         "last_complete_crawl_timestamp_seconds",
         "When the last complete crawl ended, in unix seconds; 0 if there was none.",
@@ -73,6 +81,10 @@ pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -
             api_groups.with_label_values(&[app, "all"]).set(count);
         }
         held.with_label_values(&[app]).set(read.held);
+        unasked.with_label_values(&[app]).set(read.unasked.unwrap_or(0));
+        if let Some(seconds) = read.clock_skew {
+            skew.with_label_values(&[app]).set(seconds);
+        }
         let finished_at = read.last_complete_finished_at.map_or(0, |at| at.timestamp());
         complete.with_label_values(&[app]).set(finished_at);
         let since = read.last_complete_started_at.or(read.first_crawl_started_at);
@@ -82,7 +94,7 @@ pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -
         }
         running.with_label_values(&[app]).set(i64::from(read.left_open));
     }
-    [groups, api_groups, held, complete, ticks, running].iter().flat_map(IntGaugeVec::collect).collect()
+    [groups, api_groups, held, unasked, skew, complete, ticks, running].iter().flat_map(IntGaugeVec::collect).collect()
 }
 
 fn of_app(name: &str, help: &str) -> IntGaugeVec {

@@ -43,6 +43,7 @@ const CRAWL_SECONDS: [f64; 11] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.
 const STATUSES: [CrawlStatus; 4] =
     [CrawlStatus::Complete, CrawlStatus::Incomplete, CrawlStatus::Failed, CrawlStatus::Cancelled];
 const EVENTS: [&str; 4] = ["appeared", "vanished", "reappeared", "retyped"];
+const ANSWERS: [&str; 3] = ["gone", "stands", "unlearned"];
 const OUTCOMES: [Outcome; 4] = [Outcome::Ok, Outcome::Retried, Outcome::Throttled, Outcome::Failed];
 
 /// The counters of this process, and how to show everything.
@@ -63,6 +64,7 @@ struct Counters {
     requests: IntCounterVec,
     request_duration: HistogramVec,
     events: IntCounterVec,
+    asked: IntCounterVec,
 }
 
 impl Metrics {
@@ -91,6 +93,14 @@ impl Metrics {
                     &REQUEST_SECONDS,
                 ),
             ),
+            asked: registered(
+                &registry,
+                counter(
+                    "asked_groups_total",
+                    "Groups that the lists lacked and get_group_info was asked about, by what it answered.",
+                    &["answer"],
+                ),
+            ),
             events: registered(
                 &registry,
                 counter("group_events_total", "What crawls found to have become of groups.", &["event"]),
@@ -111,6 +121,9 @@ impl Metrics {
         }
         for event in EVENTS {
             counters.events.with_label_values(&[name, event]);
+        }
+        for answer in ANSWERS {
+            counters.asked.with_label_values(&[name, answer]);
         }
         for outcome in OUTCOMES {
             counters.requests.with_label_values(&[name, word_for(outcome), ""]);
@@ -209,10 +222,14 @@ impl Observer for OfApp {
     }
 
     fn crawl(&self, report: &CrawlReport) {
-        let Counters { crawls, crawl_duration, events, .. } = &self.counters;
+        let Counters { crawls, crawl_duration, events, asked, .. } = &self.counters;
         crawls.with_label_values(&[self.app.as_str(), report.status.as_str()]).inc();
         let took = (report.finished_at - report.started_at).to_std().unwrap_or_default();
         crawl_duration.with_label_values(&[&self.app]).observe(took.as_secs_f64());
+        let answers = [report.asked.confirmed, report.asked.spared, report.asked.unlearned];
+        for (answer, groups) in ANSWERS.into_iter().zip(answers) {
+            asked.with_label_values(&[self.app.as_str(), answer]).inc_by(groups);
+        }
         let counts = &report.events;
         for (event, count) in
             EVENTS.into_iter().zip([counts.appeared, counts.vanished, counts.reappeared, counts.retyped])

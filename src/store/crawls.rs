@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::apps::AppId;
 use super::engine::{Store, query, query_as, query_scalar, reading, writing};
 use super::error::{Attempted as _, StoreError};
 use super::groups::{Tally, keep_tally};
 use super::lease::Lease;
+use super::questions::{COUNT_CONFIRMED, HELD, HELD_CONFIRMED, HistoryChanges, keep_history};
 use crate::model::{
-    Counts, CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict,
+    Counts, CrawlId, CrawlStatus, Deletions, GroupIds, GroupType, ReasonCode, Trigger, TypeId, Verdict,
 };
-use crate::reconcile::{Absent, Settlement};
+use crate::reconcile::{Absent, AskedCounts, Settlement, WithheldGroups};
 
 const IDS_PER_STATEMENT: usize = 20_000;
 
@@ -69,9 +70,16 @@ pub struct Closing<'a> {
     pub total_at_start: Option<u64>,
     pub total_at_end: Option<u64>,
     pub leftover: Option<u64>,
+    /// The next crawl has to make an unfiltered pass.
+    pub unfiltered_next: bool,
     pub listed: u64,
+    /// By how much this machine's clock is ahead of the API's, if an answer told.
+    pub clock_skew: Option<TimeDelta>,
     pub passes: &'a [PassRecord],
     pub settlement: &'a Settlement,
+    pub history: &'a HistoryChanges,
+    /// Held groups of which the API said that they are gone.
+    pub confirmed_held: &'a GroupIds,
 }
 
 /// What earlier crawls of an app tell a new one.
@@ -81,6 +89,8 @@ pub struct Past {
     pub crawled_before: bool,
     /// The last crawl that could tell saw groups beyond those of the configured types.
     pub leftover_last_time: bool,
+    /// The last crawl that reached its end left it to this one to make an unfiltered pass.
+    pub unfiltered_wanted: bool,
 }
 
 /// The events of a whole crawl.
@@ -102,13 +112,41 @@ RETURNING crawl_id";
 const CRAWLED_BEFORE: &str = "SELECT count(*) FROM (SELECT 1 FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') LIMIT 1) AS one";
 const LAST_LEFTOVER: &str = "
 SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
+const UNFILTERED_WANTED: &str = "
+SELECT unfiltered_next FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
 const LAST_START: &str = "
 SELECT started_at FROM crawl WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
-    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12, day = $13
+    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12, day = $13, clock_skew = $14,
+    unfiltered_next = $15
 WHERE crawl_id = $1 AND status = 'running'";
-const NOTE_KEPT: &str = "UPDATE crawl SET withheld = $2, spared = $3 WHERE crawl_id = $1";
+const NOTE_ASKED: &str = "
+UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
+WHERE crawl_id = $1";
+/// In an app whose crawls reached their end on later days than this, because a clock was wrong or the time zone was changed,
+/// those days become this one: days follow the newest crawl.
+const LATER_DAYS: &str = "SELECT count(*) FROM daily_count WHERE app_id = $1 AND day > $2";
+const MERGE_LATER_DAYS: [&str; 3] = [
+    "
+INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
+SELECT $1, $2, type_id, 0, NULL, CAST(sum(appeared) AS BIGINT), CAST(sum(vanished) AS BIGINT),
+       CAST(sum(reappeared) AS BIGINT), CAST(sum(retyped) AS BIGINT)
+FROM daily_count WHERE app_id = $1 AND day > $2 GROUP BY type_id
+ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    appeared = daily_count.appeared + excluded.appeared,
+    vanished = daily_count.vanished + excluded.vanished,
+    reappeared = daily_count.reappeared + excluded.reappeared,
+    retyped = daily_count.retyped + excluded.retyped",
+    "DELETE FROM daily_count WHERE app_id = $1 AND day > $2",
+    "UPDATE crawl SET day = $2 WHERE app_id = $1 AND day > $2",
+];
+/// Times of live groups that a clock which was ahead has left in the future.
+const LATER_SEEN: &str = "
+SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
+const SEEN_BY_NOW: &str = "
+UPDATE group_row SET last_seen_at = CASE WHEN first_seen_at > $2 THEN first_seen_at ELSE $2 END
+WHERE app_id = $1 AND last_seen_at > $2 AND deleted_at IS NULL";
 const CLOSED_LIKE_THIS: &str = "
 SELECT appeared, vanished, reappeared, retyped FROM crawl
 WHERE crawl_id = $1 AND finished_at = $2 AND status = $3 AND started_at = $4";
@@ -124,13 +162,12 @@ const RECORD_PASS: &str = "
 INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest, total_highest,
                         listed_count, repeats, first_listed, unusable)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-// An older crawl that is closed late does not turn the time back.
+// An older crawl that is closed late does not turn the time back; a newer one with an earlier clock does.
 const CONCLUDE: &str = "
 INSERT INTO type_state (app_id, type_id, concluded_crawl_id, concluded_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (app_id, type_id) DO UPDATE SET
     concluded_crawl_id = excluded.concluded_crawl_id,
-    concluded_at = CASE WHEN type_state.concluded_at > excluded.concluded_at THEN type_state.concluded_at
-                        ELSE excluded.concluded_at END
+    concluded_at = excluded.concluded_at
 WHERE coalesce(type_state.concluded_crawl_id, 0) < excluded.concluded_crawl_id";
 const KEEP_TOTALS: &str = "
 UPDATE type_state SET total_count = (
@@ -189,9 +226,13 @@ impl Store {
                 total_at_start: None,
                 total_at_end: None,
                 leftover: None,
+                unfiltered_next: false,
                 listed: 0,
+                clock_skew: None,
                 passes: &[],
                 settlement: &Settlement::nothing(),
+                history: &HistoryChanges::default(),
+                confirmed_held: &GroupIds::new(),
             };
             self.close_crawl(lease, &orphan, |_| ()).await?;
         }
@@ -229,7 +270,14 @@ impl Store {
         let leftover: Option<i64> =
             reading!(self, on => query_scalar(LAST_LEFTOVER).bind(app.0).fetch_optional(on).await)
                 .attempted(DOING)?;
-        Ok(Past { crawled_before: before > 0, leftover_last_time: leftover.unwrap_or(0) > 0 })
+        let wanted: Option<i64> =
+            reading!(self, on => query_scalar(UNFILTERED_WANTED).bind(app.0).fetch_optional(on).await)
+                .attempted(DOING)?;
+        Ok(Past {
+            crawled_before: before > 0,
+            leftover_last_time: leftover.unwrap_or(0) > 0,
+            unfiltered_wanted: wanted.unwrap_or(0) > 0,
+        })
     }
 
     /// When the last crawl of an app started that reached its end.
@@ -273,6 +321,8 @@ impl Store {
                 .bind(closing.reason.as_ref().and_then(|reason| reason.error_code))
                 .bind(closing.reason.as_ref().map(|reason| reason.text.as_str()))
                 .bind(closing.day.to_string())
+                .bind(closing.clock_skew.map(|skew| skew.num_seconds()))
+                .bind(i64::from(closing.unfiltered_next))
                 .execute(&mut *tx)
                 .await
                 .attempted(DOING)?;
@@ -319,21 +369,35 @@ impl Store {
                     each(done);
                 }
             }
-            let mut withheld = 0;
-            for (Absent { type_id, were_missing }, ids) in closing.settlement.withheld() {
+            let (mut withheld, mut withheld_confirmed) = (0, 0);
+            for (WithheldGroups { absent, confirmed }, ids) in closing.settlement.withheld() {
+                let Absent { type_id, were_missing } = absent;
                 for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
                     let ids = dialect::Ids::of(&chunk);
-                    let held = dialect::mark_withheld(&mut tx, (app, type_id, crawl), started_at, &ids)
+                    let held_as = if confirmed { HELD_CONFIRMED } else { HELD };
+                    let held = dialect::mark_withheld(&mut tx, (app, type_id, crawl), (started_at, held_as), &ids)
                         .await
                         .attempted(DOING)?
                         .cast_signed();
                     tally.deltas.entry(type_id).or_default().missing += if were_missing { 0 } else { held };
                     withheld += held;
+                    withheld_confirmed += if confirmed { held } else { 0 };
                     done += chunk.len() as u64;
                     each(done);
                 }
             }
             keep_tally!(tx, app, crawl, tally, DOING);
+            if !closing.settlement.concluded().is_empty() {
+                let later: i64 = query_scalar(LATER_SEEN)
+                    .bind(app.0)
+                    .bind(started_at)
+                    .fetch_one(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+                if later > 0 {
+                    query(SEEN_BY_NOW).bind(app.0).bind(finished_at).execute(&mut *tx).await.attempted(DOING)?;
+                }
+            }
             for type_id in closing.settlement.concluded() {
                 query(CONCLUDE)
                     .bind(app.0)
@@ -364,16 +428,34 @@ impl Store {
                     .attempted(DOING)?;
             }
             query(KEEP_TOTALS).bind(app.0).bind(crawl.0).execute(&mut *tx).await.attempted(DOING)?;
-            let spared = count(closing.settlement.spared());
-            if withheld + spared > 0 {
-                let noting = query(NOTE_KEPT).bind(crawl.0).bind(withheld).bind(spared);
+            let AskedCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.asked();
+            if withheld > 0 || asked + unasked > 0 {
+                let mut noting = query(NOTE_ASKED).bind(crawl.0).bind(withheld).bind(withheld_confirmed);
+                for number in [asked, confirmed, spared, unlearned, unasked] {
+                    noting = noting.bind(count(number));
+                }
                 noting.execute(&mut *tx).await.attempted(DOING)?;
             }
+            if !closing.confirmed_held.is_empty() {
+                for chunk in closing.confirmed_held.sorted_chunks(IDS_PER_STATEMENT) {
+                    dialect::confirm_held(&mut tx, app, &dialect::Ids::of(&chunk)).await.attempted(DOING)?;
+                }
+                query(COUNT_CONFIRMED).bind(app.0).execute(&mut *tx).await.attempted(DOING)?;
+            }
+            keep_history!(tx, dialect, app, closing.history, DOING);
             let events: CrawlEvents =
                 query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
+            let day = closing.day.to_string();
+            let later: i64 =
+                query_scalar(LATER_DAYS).bind(app.0).bind(&day).fetch_one(&mut *tx).await.attempted(DOING)?;
+            if later > 0 {
+                for statement in MERGE_LATER_DAYS {
+                    query(statement).bind(app.0).bind(&day).execute(&mut *tx).await.attempted(DOING)?;
+                }
+            }
             query(ADD_TO_DAY)
                 .bind(app.0)
-                .bind(closing.day.to_string())
+                .bind(&day)
                 .bind(crawl.0)
                 .execute(&mut *tx)
                 .await

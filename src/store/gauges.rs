@@ -26,6 +26,10 @@ pub struct AppGauges {
     pub refused: bool,
     /// Groups whose deletion was withheld or undone, and that were not listed since.
     pub held: i64,
+    /// Groups that the last crawl that reached its end left to a later one to ask about.
+    pub unasked: Option<i64>,
+    /// By how many seconds the clock of the newest crawl's machine was ahead of the API's.
+    pub clock_skew: Option<i64>,
 }
 
 /// One group type of an app.
@@ -58,7 +62,7 @@ const APPS: &str = concat!(
 SELECT a.app_id, a.sdk_app_id, a.name AS app, coalesce(e.total_at_end, e.total_at_start) AS api_groups,
        (SELECT k.started_at FROM crawl k WHERE k.app_id = a.app_id ORDER BY k.crawl_id LIMIT 1) AS first_started_at,
        c.started_at AS complete_started_at, c.finished_at AS complete_finished_at,
-       n.status AS newest_status, l.reason_code AS last_reason,
+       n.status AS newest_status, l.reason_code AS last_reason, e.unasked, l.clock_skew,
        CASE WHEN EXISTS (SELECT 1 FROM type_state s WHERE s.app_id = a.app_id AND s.missing_count > 0)
             THEN (SELECT count(*) FROM group_row g WHERE g.app_id = a.app_id AND g.held_crawl_id IS NOT NULL)
             ELSE 0 END AS held
@@ -103,6 +107,8 @@ struct AppRow {
     newest_status: Option<String>,
     last_reason: Option<String>,
     held: i64,
+    unasked: Option<i64>,
+    clock_skew: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -141,6 +147,8 @@ impl Store {
                 left_open: row.newest_status.as_deref() == Some("running"),
                 refused: row.last_reason.as_deref() == Some(ReasonCode::Refused.as_str()),
                 held: row.held,
+                unasked: row.unasked,
+                clock_skew: row.clock_skew,
             })
             .collect())
     }

@@ -65,6 +65,13 @@ pub struct Crawl {
     pub day: Option<String>,
     pub duration_seconds: Option<f64>,
     pub held_count: i64,
+    pub asked: i64,
+    pub confirmed: i64,
+    pub unlearned: i64,
+    pub unasked: i64,
+    pub withheld_confirmed: i64,
+    #[serde(skip)]
+    pub clock_skew: Option<i64>,
 }
 
 impl Crawl {
@@ -81,7 +88,8 @@ macro_rules! crawl_columns {
          c.listed_count AS groups_listed, c.appeared, c.vanished, c.reappeared, c.retyped, c.withheld, c.reason_code,
          c.error_code, c.reason, c.host, c.version, c.undeleted, c.spared, c.purged_groups, c.purged_events,
          c.purged_counts, c.day, CAST((c.finished_at - c.started_at) / 1000.0 AS DOUBLE PRECISION) AS duration_seconds,
-         (SELECT count(*) FROM group_row g WHERE g.app_id = c.app_id AND g.held_crawl_id = c.crawl_id) AS held_count"
+         (SELECT count(*) FROM group_row g WHERE g.app_id = c.app_id AND g.held_crawl_id = c.crawl_id) AS held_count,
+         c.asked, c.confirmed, c.unlearned, c.unasked, c.withheld_confirmed, c.clock_skew"
     };
 }
 pub(super) use crawl_columns;
@@ -147,6 +155,7 @@ pub struct Group {
     pub deleted_at: Option<Stamp>,
     pub missing_since: Option<Stamp>,
     pub held: bool,
+    pub confirmed: bool,
 }
 
 const APP_NAME: &str = "SELECT app_id, name FROM app WHERE sdk_app_id = $1";
@@ -212,7 +221,8 @@ macro_rules! groups_where {
             "SELECT g.group_id, t.name AS group_type, g.first_seen_at, g.in_baseline,
                     CASE WHEN g.deleted_at IS NULL AND g.missing_since IS NULL AND s.concluded_at > g.last_seen_at
                          THEN s.concluded_at ELSE g.last_seen_at END AS last_seen_at,
-                    g.deleted_at, g.missing_since, g.held_crawl_id IS NOT NULL AS held
+                    g.deleted_at, g.missing_since, g.held_crawl_id IS NOT NULL AS held,
+                    g.held_as IS NOT NULL AND g.held_as = 'c' AS confirmed
              FROM group_row g
              JOIN group_type t ON t.type_id = g.type_id
              LEFT JOIN type_state s ON s.app_id = g.app_id AND s.type_id = g.type_id

@@ -17,6 +17,7 @@ mod overview;
 mod postgres;
 mod publish;
 mod purge;
+mod questions;
 mod server;
 mod settle;
 mod sqlite;
@@ -32,7 +33,8 @@ pub use history::{AppCount, Below, Crawl, DailyCount, Group, GroupEvent, Stamp, 
 pub use lease::{Lease, LeaseHolder};
 pub use overview::{AppOverview, HeldDeletions, TypeOverview};
 pub use publish::Published;
-pub use purge::{AgeLimits, Holdings, KnownApp, Purged};
+pub use purge::{AgeLimits, EndedBefore, Holdings, KnownApp, Purged};
+pub use questions::HistoryChanges;
 pub use server::PostgresDatabase;
-pub use settle::HeldCrawl;
+pub use settle::{Approval, HeldCrawl};
 pub use status::{AppStatus, HostTypes, TypeStatus, Withheld};

@@ -53,6 +53,8 @@ pub struct HeldDeletions {
     pub finished_at: Option<Stamp>,
     /// Groups that still wait.
     pub held_count: i64,
+    /// How many of these the API has confirmed to be gone.
+    pub confirmed_count: i64,
     /// How many deletions the crawl withheld.
     pub withheld: i64,
     /// How many of its deletions were undone.
@@ -90,8 +92,10 @@ const NEWEST_ENDED: &str = newest_crawls!(" AND k.status <> 'running'");
 const NEWEST_COMPLETE: &str = newest_crawls!(" AND k.status = 'complete'");
 // Held groups are missing ones, so that the big table is not asked where nothing is missing.
 const HELD: &str = "
-SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, h.held_count, c.withheld, c.undeleted, c.reason_code, c.reason
-FROM (SELECT g.app_id, g.held_crawl_id, count(*) AS held_count FROM group_row g
+SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, h.held_count, h.confirmed_count, c.withheld, c.undeleted, c.reason_code, c.reason
+FROM (SELECT g.app_id, g.held_crawl_id, count(*) AS held_count,
+             CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count
+      FROM group_row g
       WHERE g.held_crawl_id IS NOT NULL GROUP BY g.app_id, g.held_crawl_id) AS h
 JOIN crawl c ON c.crawl_id = h.held_crawl_id
 ORDER BY h.held_crawl_id DESC";

@@ -15,6 +15,7 @@ use super::engine::{query, query_as, query_scalar};
 use super::groups::{Batch, Census, ListedBefore};
 pub(super) use super::lease::confirm as confirm_lease;
 use super::server::Server;
+use crate::confirmation::Asked;
 use crate::model::{CrawlId, TypeId};
 use crate::roll::Mark;
 
@@ -263,7 +264,8 @@ WITH old AS (
 ), changed AS (
     UPDATE group_row g
     SET type_id = CASE WHEN $2 = 0 THEN g.type_id ELSE $2 END,
-        deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, last_seen_at = greatest(g.last_seen_at, $4)
+        deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,
+        last_seen_at = greatest(g.first_seen_at, $4)
     WHERE g.ctid = ANY (ARRAY(SELECT old.place FROM old))
 )
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
@@ -287,13 +289,14 @@ pub(super) async fn change_listed(
     Ok(())
 }
 
-/// When a live group was last seen: since its type was last concluded, unless it is missing.
+/// When a live group was last seen: since its type was last concluded, unless it is missing. Not after its deletion, even if
+/// a clock was ahead.
 const VANISH: &str = "
 WITH vanished AS (
     UPDATE group_row g
-    SET deleted_at = $4, missing_since = NULL, held_crawl_id = NULL,
-        last_seen_at = CASE WHEN g.missing_since IS NULL THEN greatest(g.last_seen_at,
-            (SELECT s.concluded_at FROM type_state s WHERE s.app_id = $1 AND s.type_id = $2)) ELSE g.last_seen_at END
+    SET deleted_at = $4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,
+        last_seen_at = greatest(g.first_seen_at, least($4, CASE WHEN g.missing_since IS NULL THEN greatest(g.last_seen_at,
+            (SELECT s.concluded_at FROM type_state s WHERE s.app_id = $1 AND s.type_id = $2)) ELSE g.last_seen_at END))
     WHERE g.ctid = ANY (ARRAY(
         SELECT h.place FROM unnest($3::text[]) AS j (id) CROSS JOIN LATERAL (
             SELECT ctid AS place FROM group_row
@@ -336,7 +339,7 @@ pub(super) async fn mark_missing(
 
 const WITHHELD: &str = "
 UPDATE group_row g
-SET held_crawl_id = $5, missing_since = coalesce(g.missing_since, $4),
+SET held_crawl_id = $5, held_as = $6, missing_since = coalesce(g.missing_since, $4),
     last_seen_at = CASE WHEN g.missing_since IS NULL THEN greatest(g.last_seen_at,
         (SELECT s.concluded_at FROM type_state s WHERE s.app_id = $1 AND s.type_id = $2)) ELSE g.last_seen_at END
 WHERE g.ctid = ANY (ARRAY(
@@ -348,12 +351,47 @@ WHERE g.ctid = ANY (ARRAY(
 pub(super) async fn mark_withheld(
     tx: &mut Tx<'_>,
     (app, type_id, crawl): (AppId, TypeId, CrawlId),
-    since_millis: i64,
+    (since_millis, held_as): (i64, &'static str),
     ids: &Ids<'_>,
 ) -> Result<u64, sqlx::Error> {
-    let done =
-        on_ids(WITHHELD, (app, type_id), ids).bind(since_millis).bind(crawl.0).execute(&mut **tx).await?;
-    Ok(done.rows_affected())
+    let marking = on_ids(WITHHELD, (app, type_id), ids).bind(since_millis).bind(crawl.0).bind(held_as);
+    Ok(marking.execute(&mut **tx).await?.rows_affected())
+}
+
+const CONFIRM_HELD: &str = "
+UPDATE group_row SET held_as = 'c' WHERE app_id = $1 AND group_id = ANY ($2::text[]) AND held_as = 'w'";
+
+/// Marks held groups as confirmed to be gone.
+pub(super) async fn confirm_held(tx: &mut Tx<'_>, app: AppId, ids: &Ids<'_>) -> Result<(), sqlx::Error> {
+    query(CONFIRM_HELD).bind(app.0).bind(ids.0).execute(&mut **tx).await?;
+    Ok(())
+}
+
+const KEEP_QUESTION: &str = "
+INSERT INTO group_question (app_id, group_id, stood, unlearned, round, again_in)
+SELECT $1, j.id, $3, $4, $5, $6 FROM unnest($2::text[]) AS j (id)
+ON CONFLICT (app_id, group_id) DO UPDATE SET
+    stood = excluded.stood, unlearned = excluded.unlearned, round = excluded.round, again_in = excluded.again_in";
+
+/// Keeps what was learned about groups in doubt.
+pub(super) async fn keep_question(
+    tx: &mut Tx<'_>,
+    app: AppId,
+    asked: &Asked,
+    ids: &Ids<'_>,
+) -> Result<(), sqlx::Error> {
+    let keeping = query(KEEP_QUESTION).bind(app.0).bind(ids.0).bind(asked.stood).bind(asked.unlearned);
+    keeping.bind(asked.round).bind(asked.again_in).execute(&mut **tx).await?;
+    Ok(())
+}
+
+const DROP_QUESTIONS: &str =
+    "DELETE FROM group_question WHERE app_id = $1 AND group_id = ANY ($2::text[])";
+
+/// Forgets groups that are in doubt no more.
+pub(super) async fn drop_questions(tx: &mut Tx<'_>, app: AppId, ids: &Ids<'_>) -> Result<(), sqlx::Error> {
+    query(DROP_QUESTIONS).bind(app.0).bind(ids.0).execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// A statement about ids of one type of an app: its first three binds, which all of them share.

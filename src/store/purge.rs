@@ -63,6 +63,15 @@ pub struct Purged {
     pub counts: u64,
 }
 
+/// When the last crawls before another one ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndedBefore {
+    /// The last one that reached its end.
+    pub ended: Option<DateTime<Utc>>,
+    /// The last complete one.
+    pub completed: Option<DateTime<Utc>>,
+}
+
 /// Where a walk through a table goes on, and what its last step removed.
 struct Walked<T> {
     to: T,
@@ -158,8 +167,10 @@ const NOTE: &str = "
 UPDATE crawl SET purged_groups = purged_groups + $2, purged_events = purged_events + $3, purged_counts = purged_counts + $4
 WHERE crawl_id = $1";
 const ENDED_BEFORE: &str = "
-SELECT finished_at FROM crawl WHERE app_id = $1 AND crawl_id < $2 AND status IN ('complete', 'incomplete')
-ORDER BY crawl_id DESC LIMIT 1";
+SELECT (SELECT e.finished_at FROM crawl e WHERE e.app_id = $1 AND e.crawl_id < $2 AND e.status IN ('complete', 'incomplete')
+        ORDER BY e.crawl_id DESC LIMIT 1),
+       (SELECT c.finished_at FROM crawl c WHERE c.app_id = $1 AND c.crawl_id < $2 AND c.status = 'complete'
+        ORDER BY c.crawl_id DESC LIMIT 1)";
 
 /// Notes in the transaction that removed rows how many these were.
 macro_rules! note {
@@ -201,8 +212,11 @@ const FORGET_CRAWLS: [&str; 3] = [
     first_crawls!("DELETE FROM crawl_change"),
     first_crawls!("DELETE FROM crawl"),
 ];
-const FORGET_APP: [&str; 2] =
-    ["DELETE FROM type_state WHERE app_id = $1", "DELETE FROM app WHERE app_id = $1"];
+const FORGET_APP: [&str; 3] = [
+    "DELETE FROM group_question WHERE app_id = $1",
+    "DELETE FROM type_state WHERE app_id = $1",
+    "DELETE FROM app WHERE app_id = $1",
+];
 
 impl Store {
     /// The apps that have this name, or this SDKAppID, configured or not.
@@ -308,16 +322,13 @@ impl Store {
         })
     }
 
-    /// When the last crawl of an app before this one ended that reached its end.
-    pub async fn ended_before(
-        &self,
-        app: AppId,
-        crawl: CrawlId,
-    ) -> Result<Option<DateTime<Utc>>, StoreError> {
-        let millis: Option<i64> =
-            reading!(self, on => query_scalar(ENDED_BEFORE).bind(app.0).bind(crawl.0).fetch_optional(on).await)
+    /// When the crawls of an app before this one ended.
+    pub async fn before(&self, app: AppId, crawl: CrawlId) -> Result<EndedBefore, StoreError> {
+        let (ended, completed): (Option<i64>, Option<i64>) =
+            reading!(self, on => query_as(ENDED_BEFORE).bind(app.0).bind(crawl.0).fetch_one(on).await)
                 .attempted("read when the app was crawled last")?;
-        Ok(millis.and_then(DateTime::from_timestamp_millis))
+        let time = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
+        Ok(EndedBefore { ended: time(ended), completed: time(completed) })
     }
 
     /// Removes the rows of an app that are older than this, and notes on a crawl how many these were. The app's lease

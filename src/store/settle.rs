@@ -10,6 +10,20 @@ use super::groups::{Tally, keep_tally};
 use super::lease::Lease;
 use crate::model::{CrawlId, SdkAppId, TypeId};
 
+/// Which of a crawl's withheld deletions a person approves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approval {
+    All,
+    /// Those of groups that the API has confirmed to be gone.
+    Confirmed,
+}
+
+impl Approval {
+    fn only_confirmed(self) -> i64 {
+        i64::from(self == Self::Confirmed)
+    }
+}
+
 /// A crawl whose deletions may be waiting, or undone.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct HeldCrawl {
@@ -38,19 +52,38 @@ impl HeldCrawl {
 const CRAWL: &str = "
 SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld, c.vanished, c.undeleted, c.started_at
 FROM crawl c JOIN app a ON a.app_id = c.app_id WHERE c.crawl_id = $1";
-const HELD: &str = "
-SELECT group_id FROM group_row WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL ORDER BY group_id";
-const HELD_BY_TYPE: &str = "
-SELECT type_id, count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL GROUP BY type_id";
-const VANISHED: &str = "
-INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
-SELECT $3, $2, app_id, group_id, 'v', type_id
-FROM group_row WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL";
-const DELETE: &str = "
-UPDATE group_row SET deleted_at = $3, missing_since = NULL, held_crawl_id = NULL
-WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL";
+/// The held groups of a crawl: all of them, or with 1 for the last bind those that the API has confirmed to be gone.
+macro_rules! held_groups {
+    ($statement:literal, $only_confirmed:literal, $after:literal) => {
+        concat!(
+            $statement,
+            " WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL AND (",
+            $only_confirmed,
+            " = 0 OR held_as = 'c')",
+            $after
+        )
+    };
+}
+const HELD: &str =
+    held_groups!("SELECT group_id, held_as = 'c' FROM group_row", "$3", " ORDER BY group_id");
+const HELD_BY_TYPE: &str =
+    held_groups!("SELECT type_id, count(*) FROM group_row", "$3", " GROUP BY type_id");
+const VANISHED: &str = held_groups!(
+    "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
+SELECT $4, $2, app_id, group_id, 'v', type_id FROM group_row",
+    "$3",
+    ""
+);
+const DELETE: &str = held_groups!(
+    "UPDATE group_row SET deleted_at = $4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL",
+    "$3",
+    ""
+);
+// With some groups of the crawl still held, its deletions are not all approved.
 const APPROVED: &str = "
-UPDATE crawl SET vanished = vanished + $2, deletions = CASE WHEN deletions IS NULL THEN NULL ELSE 'approved' END
+UPDATE crawl SET vanished = vanished + $2,
+    deletions = CASE WHEN deletions IS NULL OR EXISTS (
+        SELECT 1 FROM group_row g WHERE g.app_id = crawl.app_id AND g.held_crawl_id = $1) THEN deletions ELSE 'approved' END
 WHERE crawl_id = $1";
 
 /// The groups whose last event is that this crawl marked them deleted.
@@ -69,7 +102,7 @@ WHERE e.crawl_id = $2 AND e.app_id = $1 AND e.kind = 'v' AND g.deleted_at IS NOT
 const DELETED: &str = deleted_by_crawl!("g.group_id", " ORDER BY g.group_id");
 const DELETED_BY_TYPE: &str = deleted_by_crawl!("g.type_id, count(*)", " GROUP BY g.type_id");
 const REVIVE: &str = concat!(
-    "UPDATE group_row SET deleted_at = NULL, missing_since = $3, held_crawl_id = $2 WHERE app_id = $1 AND group_id IN (",
+    "UPDATE group_row SET deleted_at = NULL, missing_since = $3, held_crawl_id = $2, held_as = 'u' WHERE app_id = $1 AND group_id IN (",
     deleted_by_crawl!("g.group_id", ""),
     ")"
 );
@@ -93,10 +126,22 @@ impl Store {
             .attempted("look a crawl up")
     }
 
-    /// The groups whose deletion a crawl withheld and nothing has settled since.
-    pub async fn held_groups(&self, held: &HeldCrawl, crawl: CrawlId) -> Result<Vec<String>, StoreError> {
-        reading!(self, on => query_scalar(HELD).bind(held.app_id).bind(crawl.0).fetch_all(on).await)
-            .attempted("list the withheld deletions")
+    /// The groups whose deletion a crawl withheld and nothing has settled since, each with whether the API has confirmed that
+    /// it is gone.
+    pub async fn held_groups(
+        &self,
+        held: &HeldCrawl,
+        crawl: CrawlId,
+        which: Approval,
+    ) -> Result<Vec<(String, bool)>, StoreError> {
+        let rows: Vec<(String, Option<bool>)> = reading!(self, on => query_as(HELD)
+            .bind(held.app_id)
+            .bind(crawl.0)
+            .bind(which.only_confirmed())
+            .fetch_all(on)
+            .await)
+        .attempted("list the withheld deletions")?;
+        Ok(rows.into_iter().map(|(id, confirmed)| (id, confirmed.unwrap_or(false))).collect())
     }
 
     /// Applies the deletions that a crawl withheld, for the groups that are still held, and returns how many. The lease
@@ -105,7 +150,7 @@ impl Store {
         &self,
         lease: &Lease,
         held: &HeldCrawl,
-        crawl: CrawlId,
+        (crawl, which): (CrawlId, Approval),
         at: DateTime<Utc>,
         day: NaiveDate,
     ) -> Result<u64, StoreError> {
@@ -116,6 +161,7 @@ impl Store {
             let by_type: Vec<(i64, i64)> = query_as(HELD_BY_TYPE)
                 .bind(app.0)
                 .bind(crawl.0)
+                .bind(which.only_confirmed())
                 .fetch_all(&mut *tx)
                 .await
                 .attempted(DOING)?;
@@ -130,7 +176,7 @@ impl Store {
                 approved += groups;
             }
             for statement in [VANISHED, DELETE] {
-                let marking = query(statement).bind(app.0).bind(crawl.0);
+                let marking = query(statement).bind(app.0).bind(crawl.0).bind(which.only_confirmed());
                 marking.bind(at.timestamp_millis()).execute(&mut *tx).await.attempted(DOING)?;
             }
             keep_tally!(tx, app, crawl, tally, DOING);

@@ -14,6 +14,7 @@ use super::engine::{SqliteFile, query, query_as, query_scalar};
 use super::error::StoreError;
 use super::groups::{Batch, Census, ListedBefore};
 use super::lease::Lease;
+use crate::confirmation::Asked;
 use crate::model::{CrawlId, TypeId};
 use crate::roll::Mark;
 
@@ -255,7 +256,7 @@ WHERE g.deleted_at IS NOT NULL OR (?2 <> 0 AND g.type_id NOT IN (0, ?2))";
 const CHANGE: &str = "
 UPDATE group_row
 SET type_id = CASE WHEN ?2 = 0 THEN type_id ELSE ?2 END,
-    deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, last_seen_at = max(last_seen_at, ?4)
+    deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, held_as = NULL, last_seen_at = max(first_seen_at, ?4)
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
   AND (deleted_at IS NOT NULL OR missing_since IS NOT NULL OR (?2 <> 0 AND type_id <> ?2))";
 
@@ -277,12 +278,13 @@ SELECT ?4, ?5, ?1, g.group_id, 'v', g.type_id
 FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
 WHERE g.deleted_at IS NULL AND g.type_id = ?2";
 
-/// When a live group was last seen: since its type was last concluded, unless it is missing.
+/// When a live group was last seen: since its type was last concluded, unless it is missing. Not after its deletion, even if
+/// a clock was ahead.
 const DELETE: &str = "
 UPDATE group_row
-SET deleted_at = ?4, missing_since = NULL, held_crawl_id = NULL,
-    last_seen_at = CASE WHEN missing_since IS NULL THEN max(last_seen_at, ifnull(
-        (SELECT concluded_at FROM type_state s WHERE s.app_id = ?1 AND s.type_id = ?2), 0)) ELSE last_seen_at END
+SET deleted_at = ?4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,
+    last_seen_at = max(first_seen_at, min(?4, CASE WHEN missing_since IS NULL THEN max(last_seen_at, ifnull(
+        (SELECT concluded_at FROM type_state s WHERE s.app_id = ?1 AND s.type_id = ?2), 0)) ELSE last_seen_at END))
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3)) AND deleted_at IS NULL AND type_id = ?2";
 
 /// Marks live groups of a type deleted, with their events, and returns how many.
@@ -317,7 +319,7 @@ pub(super) async fn mark_missing(
 
 const WITHHELD: &str = "
 UPDATE group_row
-SET held_crawl_id = ?5, missing_since = ifnull(missing_since, ?4),
+SET held_crawl_id = ?5, held_as = ?6, missing_since = ifnull(missing_since, ?4),
     last_seen_at = CASE WHEN missing_since IS NULL THEN max(last_seen_at, ifnull(
         (SELECT concluded_at FROM type_state s WHERE s.app_id = ?1 AND s.type_id = ?2), 0)) ELSE last_seen_at END
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
@@ -327,12 +329,48 @@ WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
 pub(super) async fn mark_withheld(
     tx: &mut Tx<'_>,
     (app, type_id, crawl): (AppId, TypeId, CrawlId),
-    since_millis: i64,
+    (since_millis, held_as): (i64, &'static str),
     ids: &Ids,
 ) -> Result<u64, sqlx::Error> {
-    let done =
-        on_ids(WITHHELD, (app, type_id), ids).bind(since_millis).bind(crawl.0).execute(&mut **tx).await?;
-    Ok(done.rows_affected())
+    let marking = on_ids(WITHHELD, (app, type_id), ids).bind(since_millis).bind(crawl.0).bind(held_as);
+    Ok(marking.execute(&mut **tx).await?.rows_affected())
+}
+
+const CONFIRM_HELD: &str = "
+UPDATE group_row SET held_as = 'c'
+WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2)) AND held_as = 'w'";
+
+/// Marks held groups as confirmed to be gone.
+pub(super) async fn confirm_held(tx: &mut Tx<'_>, app: AppId, ids: &Ids) -> Result<(), sqlx::Error> {
+    query(CONFIRM_HELD).bind(app.0).bind(&ids.0).execute(&mut **tx).await?;
+    Ok(())
+}
+
+const KEEP_QUESTION: &str = "
+INSERT INTO group_question (app_id, group_id, stood, unlearned, round, again_in)
+SELECT ?1, j.value, ?3, ?4, ?5, ?6 FROM json_each(?2) j WHERE true
+ON CONFLICT (app_id, group_id) DO UPDATE SET
+    stood = excluded.stood, unlearned = excluded.unlearned, round = excluded.round, again_in = excluded.again_in";
+
+/// Keeps what was learned about groups in doubt.
+pub(super) async fn keep_question(
+    tx: &mut Tx<'_>,
+    app: AppId,
+    asked: &Asked,
+    ids: &Ids,
+) -> Result<(), sqlx::Error> {
+    let keeping = query(KEEP_QUESTION).bind(app.0).bind(&ids.0).bind(asked.stood).bind(asked.unlearned);
+    keeping.bind(asked.round).bind(asked.again_in).execute(&mut **tx).await?;
+    Ok(())
+}
+
+const DROP_QUESTIONS: &str = "
+DELETE FROM group_question WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2))";
+
+/// Forgets groups that are in doubt no more.
+pub(super) async fn drop_questions(tx: &mut Tx<'_>, app: AppId, ids: &Ids) -> Result<(), sqlx::Error> {
+    query(DROP_QUESTIONS).bind(app.0).bind(&ids.0).execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// Nothing to do: a file's lock cannot be lost.

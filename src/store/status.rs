@@ -55,6 +55,8 @@ pub struct Withheld {
     pub crawl_id: i64,
     /// The groups of it that wait still.
     pub groups: i64,
+    /// How many of these the API has confirmed to be gone.
+    pub confirmed: i64,
 }
 
 /// The group types of a host's newest crawl.
@@ -91,7 +93,7 @@ impl From<TypeOverview> for TypeStatus {
 
 impl From<HeldDeletions> for Withheld {
     fn from(held: HeldDeletions) -> Self {
-        Self { crawl_id: held.crawl_id, groups: held.held_count }
+        Self { crawl_id: held.crawl_id, groups: held.held_count, confirmed: held.confirmed_count }
     }
 }
 

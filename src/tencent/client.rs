@@ -7,7 +7,9 @@ use std::fmt;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
+use reqwest::header::{DATE, HeaderMap};
 use reqwest::redirect::Policy;
 use serde::Serialize;
 
@@ -52,15 +54,21 @@ pub struct Page {
     pub next: u64,
 }
 
-/// What the API says of a single group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GroupState {
-    /// It is there; of this type, if the answer tells.
-    Stands(Option<GroupType>),
-    /// It does not exist, or was disbanded.
-    Gone,
-    /// The answer has another error code for it, or leaves it out.
-    Untold(Option<i64>),
+impl Page {
+    /// A page that lists nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { ids: GroupIds::new(), unusable: 0, total_count: None, next: 0 }
+    }
+}
+
+/// What one answer of `get_group_info` says about one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupAnswer {
+    /// The group's own error code, 0 for a group that exists. `None`: the answer leaves the group out.
+    pub code: Option<i64>,
+    /// The group's type, if it exists and the answer names it.
+    pub group_type: Option<GroupType>,
 }
 
 /// The client could not be set up at all.
@@ -76,6 +84,13 @@ pub struct Client {
     http: reqwest::Client,
     settings: ClientSettings,
     signature: Mutex<Option<Signature>>,
+    clock_skew: Mutex<Option<TimeDelta>>,
+}
+
+/// An answer with HTTP status 2xx, before it is read.
+struct RawAnswer {
+    body: Vec<u8>,
+    date: Option<DateTime<Utc>>,
 }
 
 #[derive(Clone)]
@@ -87,26 +102,46 @@ struct Signature {
 impl Client {
     pub fn new(settings: ClientSettings) -> Result<Self, ClientError> {
         let http = http_client(&settings).map_err(|error| ClientError(describe(error)))?;
-        Ok(Self { http, settings, signature: Mutex::new(None) })
+        Ok(Self { http, settings, signature: Mutex::new(None), clock_skew: Mutex::new(None) })
     }
 
     /// Asks for one page.
     pub async fn list_groups(&self, request: &ListRequest) -> Result<Page, ApiError> {
         let usersig = self.usersig();
-        let body = self.post(LIST_GROUPS_PATH, request, &usersig).await?;
-        read_page(&body).map_err(|error| self.explain(error, &usersig))
+        let answer = self.post(LIST_GROUPS_PATH, request, &usersig).await?;
+        let page = read_page(&answer.body);
+        self.note_date(answer.date, &page);
+        page.map_err(|error| self.explain(error, &usersig))
     }
 
     /// Asks about single groups, [`super::wire::MAX_INFO_IDS`] at most. The answer is in their order.
-    pub async fn group_states(&self, ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
+    pub async fn group_answers(&self, ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
         let usersig = self.usersig();
-        let body = self.post(GROUP_INFO_PATH, &InfoRequest::types_of(ids), &usersig).await?;
-        read_states(&body, ids).map_err(|error| self.explain(error, &usersig))
+        let answer = self.post(GROUP_INFO_PATH, &InfoRequest::types_of(ids), &usersig).await?;
+        let answers = read_answers(&answer.body, ids);
+        self.note_date(answer.date, &answers);
+        answers.map_err(|error| self.explain(error, &usersig))
     }
 
     /// Makes the next call sign anew: the API may have been told to forget earlier signatures.
     pub fn renew_signature(&self) {
         *self.signature.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// By how much this machine's clock is ahead of the API's, by the `Date` of its last answer: negative if it is behind.
+    /// `None` until an answer had a `Date`.
+    #[must_use]
+    pub fn clock_skew(&self) -> Option<TimeDelta> {
+        *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what the `Date` of an answer says of the clock, if the API itself answered: a proxy's page has one too.
+    fn note_date<T>(&self, date: Option<DateTime<Utc>>, read: &Result<T, ApiError>) {
+        let by_the_api = matches!(read, Ok(_) | Err(ApiError::Answered { .. }));
+        if let Some(date) = date.filter(|_| by_the_api) {
+            let skew = self.settings.clock.now() - date;
+            *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner) = Some(skew);
+        }
     }
 
     fn usersig(&self) -> UserSig {
@@ -134,7 +169,7 @@ impl Client {
         path: &str,
         body: &(impl Serialize + Sync),
         usersig: &UserSig,
-    ) -> Result<Vec<u8>, ApiError> {
+    ) -> Result<RawAnswer, ApiError> {
         let mut url = self.settings.base_url.clone();
         url.set_path(path);
         url.query_pairs_mut()
@@ -154,15 +189,19 @@ impl Client {
             .await
             .map_err(failed)?;
         let status = response.status();
-        let mut answer = Vec::new();
+        let date = date_of(response.headers());
+        let mut body = Vec::new();
         // The body of an error is read too, or its connection could not be used again.
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if answer.len() + chunk.len() > MAX_BODY_BYTES {
+            if body.len() + chunk.len() > MAX_BODY_BYTES {
                 return Err(ApiError::TooLarge { limit: MAX_BODY_BYTES });
             }
-            answer.extend_from_slice(&chunk);
+            body.extend_from_slice(&chunk);
         }
-        if status.is_success() { Ok(answer) } else { Err(ApiError::Status { status: status.as_u16() }) }
+        if !status.is_success() {
+            return Err(ApiError::Status { status: status.as_u16() });
+        }
+        Ok(RawAnswer { body, date })
     }
 
     /// The one way from reqwest's errors, which carry the URL, to ours, which do not.
@@ -256,6 +295,12 @@ fn untrusted(error: &reqwest::Error) -> Option<String> {
     None
 }
 
+/// The time of the server that answered (RFC 9110, section 6.6.1).
+fn date_of(headers: &HeaderMap) -> Option<DateTime<Utc>> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    Some(DateTime::parse_from_rfc2822(date).ok()?.to_utc())
+}
+
 fn read_page(body: &[u8]) -> Result<Page, ApiError> {
     let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
     let answer: ListAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
@@ -277,11 +322,7 @@ fn read_page(body: &[u8]) -> Result<Page, ApiError> {
     Ok(Page { ids: listed.ids, unusable: listed.unusable, total_count: answer.total_count, next })
 }
 
-/// The group does not exist, or was disbanded. That an id is illegal (10015) is not the same: it says something about the
-/// question, and the API itself listed the id.
-const NO_SUCH_GROUP: i64 = 10010;
-
-fn read_states(body: &[u8], ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
+fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
     let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
     let answer: InfoAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
     // The code of the whole answer counts only where nothing is said of single groups (269/1616).
@@ -293,18 +334,15 @@ fn read_states(body: &[u8], ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
             _ => malformed("no GroupInfo"),
         });
     };
-    let told: HashMap<&str, GroupState> = entries
+    let answers: HashMap<&str, GroupAnswer> = entries
         .iter()
         .map(|entry| {
-            let state = match entry.error_code {
-                Some(0) => GroupState::Stands(entry.group_type.as_deref().and_then(GroupType::new)),
-                Some(NO_SUCH_GROUP) => GroupState::Gone,
-                code => GroupState::Untold(code),
-            };
-            (entry.group_id.as_str(), state)
+            let stands = entry.error_code == Some(0);
+            let group_type = entry.group_type.as_deref().filter(|_| stands).and_then(GroupType::new);
+            (entry.group_id.as_str(), GroupAnswer { code: entry.error_code, group_type })
         })
         .collect();
-    Ok(ids.iter().map(|id| told.get(id).cloned().unwrap_or(GroupState::Untold(None))).collect())
+    Ok(ids.iter().map(|id| answers.get(id).cloned().unwrap_or_default()).collect())
 }
 
 /// Says what is wrong with a body without repeating it.
@@ -384,28 +422,38 @@ mod tests {
     }
 
     #[test]
-    fn only_the_code_for_a_group_that_does_not_exist_says_that_it_is_gone() {
-        let states = |body: &str| read_states(body.as_bytes(), &["a", "b", "c", "d", "e", "f"]);
+    fn each_group_has_its_own_code_and_the_code_of_the_whole_answer_counts_only_without_them() {
+        let answers = |body: &str| read_answers(body.as_bytes(), &["a", "b", "c", "d", "e", "f"]);
         let answer = r#"{"ActionStatus":"FAIL","ErrorCode":10010,"GroupInfo":[
-            {"GroupId":"b","ErrorCode":10010},{"GroupId":"a","ErrorCode":0,"Type":"Work","Name":"x"},
+            {"GroupId":"b","ErrorCode":10010,"Type":"Public"},{"GroupId":"a","ErrorCode":0,"Type":"Work","Name":"x"},
             {"GroupId":"c","ErrorCode":10015},{"GroupId":"d"},{"GroupId":"E","ErrorCode":10010},
             {"GroupId":"f","ErrorCode":0}]}"#;
-        let private = GroupState::Stands(GroupType::new("Private"));
-        let untold = GroupState::Untold;
-        let expected = [
-            private,
-            GroupState::Gone,
-            untold(Some(10015)),
-            untold(None),
-            untold(None),
-            GroupState::Stands(None),
-        ];
-        assert_eq!(states(answer).unwrap(), expected);
-        let refused = states(r#"{"ActionStatus":"FAIL","ErrorCode":10007,"ErrorInfo":"no"}"#).unwrap_err();
+        let code = |code| GroupAnswer { code: Some(code), group_type: None };
+        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Private") };
+        let none = GroupAnswer::default();
+        let expected = [private, code(10010), code(10015), none.clone(), none, code(0)];
+        assert_eq!(answers(answer).unwrap(), expected);
+        let refused = answers(r#"{"ActionStatus":"FAIL","ErrorCode":10007,"ErrorInfo":"no"}"#).unwrap_err();
         assert_eq!(refused.code(), Some(10007));
         for nonsense in [r#"{"ActionStatus":"OK","ErrorCode":0}"#, "{}", "[]", r#"{"GroupInfo":[{}]}"#] {
-            assert!(matches!(states(nonsense), Err(ApiError::Malformed { .. })), "{nonsense}");
+            assert!(matches!(answers(nonsense), Err(ApiError::Malformed { .. })), "{nonsense}");
         }
+    }
+
+    #[test]
+    fn the_date_of_an_answer_tells_by_how_much_the_clocks_differ() {
+        let clock = Clock::standing_at("2026-03-01T08:00:00Z".parse().unwrap());
+        let client = client(&clock);
+        let note = |date: &'static str| {
+            let headers = HeaderMap::from_iter([(DATE, reqwest::header::HeaderValue::from_static(date))]);
+            client.note_date(date_of(&headers), &Err::<(), _>(ApiError::Status { status: 502 }));
+            assert_ne!(client.clock_skew().map(|skew| skew.num_seconds()), Some(-3600), "not the API's");
+            client.note_date(date_of(&headers), &Ok(()));
+            client.clock_skew().map(|skew| skew.num_seconds())
+        };
+        assert_eq!(note("soon"), None);
+        assert_eq!(note("Sun, 01 Mar 2026 07:55:00 GMT"), Some(300));
+        assert_eq!(note("Sun, 01 Mar 2026 09:00:00 GMT"), Some(-3600));
     }
 
     #[test]

@@ -6,5 +6,5 @@ pub mod region;
 pub mod usersig;
 pub mod wire;
 
-pub use client::{Client, ClientSettings, GroupState, Page};
+pub use client::{Client, ClientSettings, GroupAnswer, Page};
 pub use error::ApiError;

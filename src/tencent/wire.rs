@@ -178,7 +178,8 @@ impl<'de> de::DeserializeSeed<'de> for IdSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_str(self)
+        // As bytes: a text with invalid UTF-8 or a lone surrogate would fail the whole page.
+        deserializer.deserialize_bytes(self)
     }
 }
 
@@ -189,11 +190,10 @@ impl Visitor<'_> for IdSeed<'_> {
         f.write_str("a group id")
     }
 
-    fn visit_str<E>(self, id: &str) -> Result<(), E> {
-        if is_group_id(id) {
-            self.0.ids.push(id);
-        } else {
-            self.0.unusable += 1;
+    fn visit_bytes<E>(self, id: &[u8]) -> Result<(), E> {
+        match std::str::from_utf8(id) {
+            Ok(id) if is_group_id(id) => self.0.ids.push(id),
+            _ => self.0.unusable += 1,
         }
         Ok(())
     }
@@ -284,6 +284,17 @@ mod tests {
             .group_id_list
             .unwrap();
         assert_eq!((listed.ids.len(), listed.unusable), (1, 1));
+    }
+
+    #[test]
+    fn an_id_that_is_no_valid_text_is_counted_and_not_kept() {
+        let mut body = br#"{"GroupIdList":[{"GroupId":"\ud800x"},{"GroupId":"\udc00"},{"GroupId":"a"},{"GroupId":""#.to_vec();
+        body.extend([0xff, 0xfe]);
+        body.extend(br#""},{"GroupId":"\ud83d\ude00"}]}"#);
+        let answer: ListAnswer = serde_json::from_slice(&body).unwrap();
+        let listed = answer.group_id_list.unwrap();
+        assert_eq!(listed.ids.iter().collect::<Vec<_>>(), ["a", "\u{1f600}"]);
+        assert_eq!(listed.unusable, 3);
     }
 
     #[test]

@@ -160,6 +160,7 @@ fn under_way(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
         Step::Idle | Step::WaitingForLease | Step::Starting => "starting",
         Step::Listing { .. } => "listing",
         Step::Checking => "checking",
+        Step::Asking { .. } => "asking",
         Step::Concluding { .. } => "concluding",
     });
     if let Step::Listing { group_type, listed, total } = step {

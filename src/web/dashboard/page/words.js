@@ -72,7 +72,7 @@ const en = {
   runningOn: (host) => `on ${host}`,
   elsewhere: "by another process; how far it has come shows when it ends",
   steps: {
-    waiting_for_lease: "waiting for another process", starting: "counting", checking: "checking what is missing", concluding: "concluding",
+    waiting_for_lease: "waiting for another process", starting: "counting", checking: "checking what is missing", asking: "asking about missing groups", concluding: "concluding",
     idle: "starting",
   },
   listing: (type, listed, total) => (total === null ? `listing ${type}: ${n(listed)}` : `listing ${type}: ${n(listed)} of ${n(total)}`),
@@ -189,7 +189,7 @@ const zh = {
   triggers: { schedule: "定时", catch_up: "补抓", signal: "信号", command: "命令" },
   events: { appeared: "新增", vanished: "消失", reappeared: "重新出现", retyped: "类型变更", undeleted: "撤销删除" },
   reasons: {
-    short_listing: "列表不完整", guard: "超出删除保护阈值", review: "删除需人工确认", confirm_refused: "无权查询群组资料",
+    short_listing: "列表不完整", guard: "超出删除保护阈值", review: "删除需人工确认", confirm_refused: "无权查询群组资料", unconfirmable: "无法确认群组是否存在", clock: "本机时钟与 API 相差过大",
     throttled: "请求过于频繁", refused: "凭证被拒", rejected_types: "群组类型均被拒绝", api_error: "接口返回错误", timeout: "超时",
     network: "网络故障", malformed_answer: "应答格式异常", endless_listing: "翻页无法结束", database: "数据库故障", cancelled: "被要求停止",
     process_ended: "进程中断",
@@ -220,7 +220,7 @@ const zh = {
   runningSince: "开始于",
   runningOn: (host) => `主机 ${host}`,
   elsewhere: "由另一个进程执行，结束后显示结果",
-  steps: { waiting_for_lease: "等待另一个进程", starting: "统计总数", checking: "核对缺失的群组", concluding: "写入结果", idle: "启动中" },
+  steps: { waiting_for_lease: "等待另一个进程", starting: "统计总数", checking: "核对缺失的群组", asking: "逐个询问缺失的群组", concluding: "写入结果", idle: "启动中" },
   listing: (type, listed, total) => (total === null ? `正在列出 ${type}：${n(listed)}` : `正在列出 ${type}：${n(listed)} / ${n(total)}`),
   allTypes: "全部类型",
   pausing: (why) => `暂停后重试：${why}`,
