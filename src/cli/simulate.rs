@@ -38,8 +38,8 @@ pub(super) struct Simulate {
     /// Least time between two calls; calls that come sooner are answered with an error, as the real API does
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     rate: Duration,
-    /// Error code for a group that does not exist, in answers about single groups: 10010, or 10015 as another kind
-    /// of server has it
+    /// Error code for a group that does not exist, in answers about single groups: 10010, or 10015 to simulate the
+    /// other kind of server
     #[arg(long, value_name = "CODE", default_value_t = 10010)]
     absent_code: i64,
     /// Time that each answer about single groups takes

@@ -81,8 +81,8 @@ pub enum Fault {
     ErrorCode(i64),
     /// The answer has no `Date` header.
     NoDate,
-    /// A replica that lags behind answers: with the groups as they were at the last [`SimulatedApp::remember`], in
-    /// pages, counts and answers about single groups. Without such a copy the fault does nothing.
+    /// A replica that lags behind answers. Pages, counts and answers about single groups come from the copy of the
+    /// last [`SimulatedApp::remember`]. Without such a copy the fault does nothing.
     ///
     /// [`SimulatedApp::remember`]: super::SimulatedApp::remember
     Stale,
@@ -112,17 +112,17 @@ pub enum Fault {
     /// The `TotalCount` of the whole app, in spite of the filter.
     AppTotalCount,
 
-    /// A list that is consistent but incomplete: one group of so many, chosen by a hash of its id and the seed, is
-    /// left out of all pages and all counts. `Next` leads past it, and ends with 0.
+    /// An incomplete list that is consistent. A hash of the id and the seed selects one group of this many, which all
+    /// pages and all counts leave out. The pass ends with a `Next` of 0.
     Partial(u64),
-    /// Three more entries, the first of the page, whose `GroupId` is no valid text: with an escaped high surrogate, an
-    /// escaped low surrogate, and bytes that are not UTF-8. `TotalCount` does not count them.
+    /// The page begins with three more entries whose `GroupId` is not valid text: an escaped high surrogate without a
+    /// low one, an escaped low surrogate, and bytes that are not UTF-8. `TotalCount` does not count them.
     BrokenIds,
-    /// As many ids as were asked for, none of them the id of a group ever created. No page and no request has an id
-    /// of another. `TotalCount` is 2, and `Next` is never 0 and never the same.
+    /// An endless list. The page has as many ids as the request allows, and no group ever had one of them. Every
+    /// answer has other ids and another `Next`, which is never 0. `TotalCount` is 2.
     InventIds,
 
-    /// The code of this group, whatever other faults say.
+    /// The code of this group. It overrides the faults that set the code of every group.
     GroupCode(String, i64),
     /// The code of the whole answer about single groups, which means nothing beside what is said of each.
     CodeBesideGroups(i64),
@@ -172,7 +172,7 @@ impl Fault {
         }
     }
 
-    /// Makes a wrong page of a right one.
+    /// Applies a fault of the page.
     pub(super) fn apply(&self, draft: &mut Draft) {
         match self {
             Self::EarlyEnd => draft.next = Some(0.into()),

@@ -1,4 +1,4 @@
-//! The simulator's `get_group_info` (269/1616): what it answers about single groups.
+//! The simulator's `get_group_info` (269/1616).
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::tencent::wire::MAX_INFO_IDS;
 /// A code that no documentation mentions.
 const UNKNOWN_CODE: i64 = 99999;
 
-/// The type of a group that does not exist, if a fault says that it does.
+/// The type of a group that exists only because a fault says so.
 const INVENTED_TYPE: &str = "Public";
 
 /// The body of a request about single groups.
@@ -40,7 +40,7 @@ struct Answer<'a> {
     group_info: Vec<Entry<'a>>,
 }
 
-/// What the answer says of one group.
+/// The part of the answer that is about one group.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Entry<'a> {
@@ -82,8 +82,8 @@ impl SimulatedApp {
         (request, admitted.and(asked).map(Asked::Info))
     }
 
-    /// Returns the body of an answer: of each group its type, or why there is none.
-    pub(super) fn tell(&self, asked: &AskedInfo, faults: &[Fault]) -> Vec<u8> {
+    /// Returns the body of an answer.
+    pub(super) fn group_info(&self, asked: &AskedInfo, faults: &[Fault]) -> Vec<u8> {
         let mut entries = self.read_groups(faults, |groups| -> Vec<Entry<'_>> {
             let entry = |id| {
                 let group_type = groups.type_of(id).map(str::to_owned);
@@ -120,7 +120,7 @@ impl SimulatedApp {
     }
 }
 
-/// Makes wrong entries of right ones.
+/// Applies a fault of the entries.
 fn apply(fault: &Fault, entries: &mut Vec<Entry<'_>>) {
     match fault {
         Fault::EveryGroup(code) => entries.iter_mut().for_each(|entry| entry.set_code(*code)),

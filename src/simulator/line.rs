@@ -34,7 +34,7 @@ impl Cut {
 
 /// Accepts connections until `stop`. Every request carries the [`Cut`] of its connection as an extension.
 ///
-/// `axum::serve` would do the same, but cannot send an answer without a `Date` header.
+/// It replaces `axum::serve`, which cannot send an answer without a `Date` header.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
@@ -61,7 +61,7 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationT
     });
     let serving = http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(line), service);
     let mut serving = pin!(serving);
-    // A connection that fails is the client's to notice.
+    // A failed connection needs no report: the client sees it.
     tokio::select! {
         _ended = serving.as_mut() => return,
         () = stop.cancelled() => {}

@@ -91,9 +91,9 @@ impl fmt::Debug for Simulator {
 pub struct SimulatedApp {
     settings: Settings,
     groups: Mutex<Groups>,
-    /// What stale replicas serve.
+    /// The groups that [`Fault::Stale`] serves.
     remembered: Mutex<Option<Catalog>>,
-    /// Between the clock and the `Date` of answers.
+    /// Added to the clock for the `Date` of answers.
     date_offset: Mutex<TimeDelta>,
     traffic: Mutex<Traffic>,
     hooks: Mutex<Vec<Arc<Hook>>>,
@@ -193,7 +193,7 @@ impl SimulatedApp {
         lock(&self.hooks).push(Arc::new(hook));
     }
 
-    /// Sets how far the `Date` header of answers is ahead of the clock. Signatures are still judged by the clock.
+    /// Sets how far the `Date` header of answers is ahead of the clock. Signatures are checked against the clock alone.
     pub fn set_date_offset(&self, offset: TimeDelta) {
         *lock(&self.date_offset) = offset;
     }
@@ -217,12 +217,12 @@ impl SimulatedApp {
         }
     }
 
-    /// What the `Date` header of an answer says.
+    /// The time in the `Date` header of an answer.
     fn date(&self) -> DateTime<Utc> {
         self.settings.clock.now() + *lock(&self.date_offset)
     }
 
-    /// Reads the groups as they are now or, if a fault asks for it and there is a copy, as they were.
+    /// Reads the present groups or, for [`Fault::Stale`], the copy if there is one.
     fn read_groups<T>(&self, faults: &[Fault], read: impl FnOnce(&Catalog) -> T) -> T {
         if faults.contains(&Fault::Stale)
             && let Some(copy) = &*lock(&self.remembered)

@@ -128,7 +128,7 @@ async fn answer_with(
     }
     let answered = asked.and_then(|asked| match asked {
         Asked::List(asked) => app.list(request.number, &asked, &on_page),
-        Asked::Info(asked) => Ok(app.tell(&asked, &on_page)),
+        Asked::Info(asked) => Ok(app.group_info(&asked, &on_page)),
     });
     let (code, body) = match answered {
         Ok(body) => (0, body),
@@ -332,7 +332,7 @@ impl SimulatedApp {
         }
     }
 
-    /// Replaces the page by one of an endless list of ids that no group has.
+    /// Replaces the ids of the page by ids that no group has, and its `Next` by a new cursor.
     fn invent(&self, draft: &mut Draft, asked: &AskedList) {
         let community = asked.group_type.as_deref() == Some("Community");
         let first = self.invented.fetch_add(asked.limit.into(), Ordering::Relaxed);
@@ -345,8 +345,8 @@ impl SimulatedApp {
     }
 }
 
-/// Puts three entries at the beginning of a page's list whose ids are no valid text. No serialiser writes such ids, so
-/// that they are inserted into the finished body.
+/// Inserts entries whose ids are not valid text at the beginning of the page's list. The serialiser cannot write such
+/// ids, so they go into the finished body.
 fn add_broken_ids(body: &mut Vec<u8>, list_is_empty: bool) {
     const LIST: &[u8] = br#""GroupIdList":["#;
     const ENTRIES: &[u8] = b"{\"GroupId\":\"\\ud800x\"},{\"GroupId\":\"\\udc00\"},{\"GroupId\":\"\xFF\xFE\"}";

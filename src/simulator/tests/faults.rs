@@ -235,7 +235,9 @@ async fn a_partial_list_is_consistent_and_always_lacks_the_same_groups() {
         simulator.create_many("Public", 60);
         simulator.create_many("Live", 40);
         let truth = simulator.truth();
-        let total = async |body| caller.call(&simulator, body).await["TotalCount"].as_u64().unwrap() as usize;
+        let total = async |body| -> usize {
+            serde_json::from_value(caller.call(&simulator, body).await["TotalCount"].clone()).unwrap()
+        };
         simulator.script(At::Requests(2..=u64::MAX), Fault::Partial(4));
         assert_eq!(total(json!({ "Limit": 1 })).await, 100);
         let listed = caller.crawl(&simulator, None, 7).await.concat();

@@ -168,13 +168,13 @@ async fn faults_meet_the_requests_of_one_call_only_and_the_numbers_among_them() 
 async fn single_groups_are_found_fast_in_a_large_app() {
     let (simulator, caller) = start(Settings { info_per_second: None, ..settings() }).await;
     simulator.create_many("Public", 100_000);
-    let ids: Vec<String> = simulator.truth().into_keys().take(2000).collect();
+    let ids: Vec<String> = simulator.truth().into_keys().take(5000).collect();
     let asked_at = Instant::now();
     for ids in ids.chunks(50) {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let answer = caller.ask(&simulator, &ids).await;
         assert!(entries(&answer).iter().all(|entry| entry.2 == Some("Public")));
     }
-    // A walk over the list for each id takes minutes in a build without optimisations.
+    // A linear search for each id takes far longer in a build without optimisations.
     assert!(asked_at.elapsed() < Duration::from_secs(5), "{:?}", asked_at.elapsed());
 }
