@@ -9,7 +9,9 @@ use clap::{Args, ValueEnum};
 use super::exit::{Exit, Failure};
 use super::output::say;
 use crate::lifecycle::Lifecycle;
-use crate::simulator::{At, Cursor, Fault, KEY, Listing, Order, Settings, SimulatedApp, Simulator};
+use crate::simulator::{
+    AbsentCodes, At, Cursor, Fault, KEY, Listing, Order, Settings, SimulatedApp, Simulator,
+};
 use crate::tencent::usersig::SecretKey;
 
 /// Shares of the documented types in a made-up app, in percent.
@@ -36,6 +38,13 @@ pub(super) struct Simulate {
     /// Least time between two calls; calls that come sooner are answered with an error, as the real API does
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     rate: Duration,
+    /// Error code for a group that does not exist, in answers about single groups: 10010, or 10015 to simulate the
+    /// other kind of server
+    #[arg(long, value_name = "CODE", default_value_t = 10010)]
+    absent_code: i64,
+    /// Time that each answer about single groups takes
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    info_delay: Duration,
     /// Order of the list
     #[arg(long, value_enum, default_value_t = OrderArg::Oldest)]
     order: OrderArg,
@@ -45,7 +54,9 @@ pub(super) struct Simulate {
     /// Answer one call in N with a fault
     #[arg(long, value_name = "N", requires = "fault")]
     one_in: Option<u64>,
-    /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html, early-end, empty
+    /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html, early-end, empty. In answers
+    /// about single groups also fewer-groups (every second one is missing) and lie (groups that exist are answered as
+    /// absent, and absent ones as existing)
     #[arg(long, value_name = "FAULT", value_parser = fault)]
     fault: Option<Fault>,
     /// File with the app's key, instead of the simulator's own
@@ -136,6 +147,8 @@ impl Simulate {
                     CursorArg::Position => Cursor::Position,
                 },
             },
+            absent: AbsentCodes::all(self.absent_code),
+            info_delay: self.info_delay,
             seed: self.seed,
             ..Settings::default()
         })
@@ -175,8 +188,23 @@ fn fault(text: &str) -> Result<Fault, String> {
         "html" => Fault::HtmlWith200,
         "early-end" => Fault::EarlyEnd,
         "empty" => Fault::EmptyList,
+        "fewer-groups" => Fault::FewerGroups,
+        "lie" => Fault::SwappedCodes,
         code => Fault::ErrorCode(
             code.parse().map_err(|_| "not an error code and not the name of a fault".to_owned())?,
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_an_error_code_or_one_of_the_names() {
+        assert_eq!(fault("60011"), Ok(Fault::ErrorCode(60011)));
+        assert_eq!(fault("fewer-groups"), Ok(Fault::FewerGroups));
+        assert_eq!(fault("lie"), Ok(Fault::SwappedCodes));
+        assert!(fault("lies").is_err());
+    }
 }

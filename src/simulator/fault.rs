@@ -9,8 +9,8 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::random::mixed;
 use super::server::Draft;
-use super::state::mixed;
 use super::{Call, SeenRequest};
 
 /// Bigger than any sane cap on an answer.
@@ -23,8 +23,13 @@ pub enum At {
     /// The n-th request since the start, counted from 1.
     Request(u64),
     Requests(RangeInclusive<u64>),
+    /// Every request about a list.
+    List,
     /// Every request about single groups.
     Info,
+    /// The n-th request about single groups since the start, counted from 1.
+    InfoRequest(u64),
+    InfoRequests(RangeInclusive<u64>),
     /// Every request for this group type.
     Type(String),
     /// This page of this group type, counted from 1 at a `Next` of 0. Asking again with the same `Next` is the same
@@ -41,7 +46,10 @@ impl At {
             Self::Every => true,
             Self::Request(number) => request.number == *number,
             Self::Requests(numbers) => numbers.contains(&request.number),
+            Self::List => request.call == Call::List,
             Self::Info => request.call == Call::Info,
+            Self::InfoRequest(nth) => request.call == Call::Info && request.nth_of_call == *nth,
+            Self::InfoRequests(range) => request.call == Call::Info && range.contains(&request.nth_of_call),
             Self::Type(group_type) => is_for(group_type),
             Self::Page(group_type, page) => is_for(group_type) && request.page == *page,
             Self::OneIn(many) => mixed(seed ^ request.number).is_multiple_of(*many),
@@ -71,6 +79,13 @@ pub enum Fault {
     Redirect,
     /// The API refuses with this code.
     ErrorCode(i64),
+    /// The answer has no `Date` header.
+    NoDate,
+    /// A replica that lags behind answers. Pages, counts and answers about single groups come from the copy of the
+    /// last [`SimulatedApp::remember`]. Without such a copy the fault does nothing.
+    ///
+    /// [`SimulatedApp::remember`]: super::SimulatedApp::remember
+    Stale,
 
     /// Lists all types, as if the filter had not been sent.
     IgnoreGroupType,
@@ -97,12 +112,32 @@ pub enum Fault {
     /// The `TotalCount` of the whole app, in spite of the filter.
     AppTotalCount,
 
-    /// What is said of this group is this code.
+    /// An incomplete list that is consistent. A hash of the id and the seed selects one group of this many, which all
+    /// pages and all counts leave out. The pass ends with a `Next` of 0.
+    Partial(u64),
+    /// The page begins with three more entries whose `GroupId` is not valid text: an escaped high surrogate without a
+    /// low one, an escaped low surrogate, and bytes that are not UTF-8. `TotalCount` does not count them.
+    BrokenIds,
+    /// An endless list. The page has as many ids as the request allows, and no group ever had one of them. Every
+    /// answer has other ids and another `Next`, which is never 0. `TotalCount` is 2.
+    InventIds,
+
+    /// The code of this group. It overrides the faults that set the code of every group.
     GroupCode(String, i64),
     /// The code of the whole answer about single groups, which means nothing beside what is said of each.
     CodeBesideGroups(i64),
     /// The answer does not tell the types of groups.
     NoGroupTypes,
+    /// The code of every group. With code 0 a group that does not exist has the type `Public`.
+    EveryGroup(i64),
+    /// Every second entry is missing.
+    FewerGroups,
+    /// The entries are in reverse order.
+    OtherOrder,
+    /// The code of every group is 99999, which is not documented.
+    UnknownCodes,
+    /// Groups that exist are answered as absent, and absent ones as existing, with the type `Public`.
+    SwappedCodes,
 }
 
 impl Fault {
@@ -130,8 +165,15 @@ impl Fault {
         }
     }
 
-    /// Makes a wrong answer of a right one.
-    pub(super) fn bend(&self, draft: &mut Draft) {
+    pub(super) fn leaves_out_one_in(&self) -> Option<u64> {
+        match self {
+            Self::Partial(many) => Some(*many),
+            _ => None,
+        }
+    }
+
+    /// Applies a fault of the page.
+    pub(super) fn apply(&self, draft: &mut Draft) {
         match self {
             Self::EarlyEnd => draft.next = Some(0.into()),
             Self::RepeatCursor => draft.next = Some(draft.page.again.into()),
@@ -154,6 +196,7 @@ impl Fault {
             Self::ExtraIds(ids) => ids.iter().for_each(|id| draft.page.ids.push(id)),
             Self::NoTotalCount => draft.total_count = None,
             Self::TotalCount(count) => draft.total_count = Some(*count),
+            Self::BrokenIds => draft.broken_ids = true,
             Self::AppTotalCount => draft.total_count = Some(draft.page.app_total),
             _ => {}
         }

@@ -1,16 +1,25 @@
 //! Connections that a fault can cut: the HTTP server above them cannot be told to break its own protocol.
 
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// Pause after a failed `accept`, as when all file descriptors are in use.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many bytes a connection still carries to the client.
 #[derive(Clone)]
@@ -23,30 +32,45 @@ impl Cut {
     }
 }
 
-impl Connected<IncomingStream<'_, Lines>> for Cut {
-    fn connect_info(stream: IncomingStream<'_, Lines>) -> Self {
-        stream.io().cut.clone()
+/// Accepts connections until `stop`. Every request carries the [`Cut`] of its connection as an extension.
+///
+/// It replaces `axum::serve`, which cannot send an answer without a `Date` header.
+pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(serve_connection(stream, router.clone(), stop.clone()));
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_PAUSE).await,
+        }
     }
 }
 
-pub(super) struct Lines(pub(super) TcpListener);
-
-impl Listener for Lines {
-    type Io = Line;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Line, SocketAddr) {
-        let (stream, peer) = Listener::accept(&mut self.0).await;
-        let _ = stream.set_nodelay(true); // without it only slower
-        (Line { stream, cut: Cut(Arc::new(AtomicUsize::new(usize::MAX))) }, peer)
+async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true); // without it only slower
+    let cut = Cut(Arc::new(AtomicUsize::new(usize::MAX)));
+    let line = Line { stream, cut: cut.clone() };
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(cut.clone());
+        router.call(request)
+    });
+    let serving = http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(line), service);
+    let mut serving = pin!(serving);
+    // A failed connection needs no report: the client sees it.
+    tokio::select! {
+        _ended = serving.as_mut() => return,
+        () = stop.cancelled() => {}
     }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
+    serving.as_mut().graceful_shutdown();
+    let _ended = serving.await;
 }
 
-pub(super) struct Line {
+struct Line {
     stream: TcpStream,
     cut: Cut,
 }

@@ -10,143 +10,38 @@
 //!   requests are scripted to fail or held back. They work from any thread, from within hooks too.
 //! - [`Fault`] and [`At`] say what goes wrong, and when.
 
+mod catalog;
 mod fault;
+mod info;
 mod line;
+mod random;
 mod server;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::catalog::Catalog;
 use self::fault::Gate;
 pub use self::fault::{At, Fault, Held};
-use self::line::{Cut, Lines};
+pub use self::settings::{AbsentCodes, Cursor, KEY, Listing, Order, Settings};
 use self::state::Groups;
-use crate::clock::Clock;
-use crate::model::{GroupType, SdkAppId};
-use crate::tencent::usersig::SecretKey;
-
-/// Requests remembered; older ones are forgotten.
-const MAX_LOGGED: usize = 100_000;
-
-/// What is fixed about a simulated app. The default is unpaced, listens on a free loopback port, and lists the oldest
-/// groups first by cursors that are stable under churn.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub listen: SocketAddr,
-    pub sdk_app_id: SdkAppId,
-    /// The only administrator.
-    pub identifier: String,
-    pub secret_key: SecretKey,
-    /// A call that arrives sooner than this after the last admitted one is refused with 10006. The API's is a second.
-    pub min_interval: Option<Duration>,
-    pub listing: Listing,
-    /// A longer answer is replaced by error 10018.
-    pub max_answer_bytes: usize,
-    /// Judges the age of signatures.
-    pub clock: Clock,
-    /// Ids, shuffles, cursors and random choices follow from it.
-    pub seed: u64,
-}
-
-/// The key of the simulated app, unless its settings have another. It opens nothing but the simulation.
-pub const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            sdk_app_id: SdkAppId::new(1_400_000_000).expect("the number is positive"),
-            identifier: "administrator".to_owned(),
-            secret_key: SecretKey::new(KEY),
-            min_interval: None,
-            listing: Listing::default(),
-            max_answer_bytes: 1 << 20,
-            clock: Clock::system(),
-            seed: 1,
-        }
-    }
-}
-
-/// How the app lists its groups: the documentation does not say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
-    pub order: Order,
-    pub cursor: Cursor,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    #[default]
-    OldestFirst,
-    NewestFirst,
-    /// An order that stands still but has nothing to do with age, as by a hash of the id.
-    Shuffled,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cursor {
-    /// `Next` names the last listed group: no standing group is ever skipped.
-    #[default]
-    Key,
-    /// `Next` is an index: the list shifts under it, so that groups are skipped or come twice.
-    Position,
-}
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// A page of the list of groups.
-    List,
-    /// What there is to say of single groups.
-    Info,
-}
-
-/// A request as it arrived.
-#[derive(Clone, Debug)]
-pub struct SeenRequest {
-    /// Counted from 1.
-    pub number: u64,
-    pub arrived_at: Instant,
-    pub call: Call,
-    /// The groups asked about.
-    pub groups: Vec<String>,
-    /// The filter.
-    pub group_type: Option<String>,
-    /// 0, as `next`, if the body could not be read, or is not about a list.
-    pub limit: u32,
-    pub next: u64,
-    /// Page of the pass over this filter, counted from 1; see [`At::Page`].
-    pub page: u64,
-    /// The error code of the answer, 0 for a page; `None` if there is no answer of the API, or none yet.
-    pub answered: Option<i64>,
-}
-
-impl SeenRequest {
-    fn of(call: Call, arrived_at: Instant) -> Self {
-        Self {
-            number: 0,
-            arrived_at,
-            call,
-            groups: Vec::new(),
-            group_type: None,
-            limit: 0,
-            next: 0,
-            page: 0,
-            answered: None,
-        }
-    }
-}
+use self::traffic::Traffic;
+pub use self::traffic::{Call, SeenRequest};
+use crate::model::GroupType;
 
 /// The server. Dereferences to the app it serves; stops, answering nothing more, when dropped.
 pub struct Simulator {
@@ -161,10 +56,8 @@ impl Simulator {
         let listener = TcpListener::bind(settings.listen).await?;
         let addr = listener.local_addr()?;
         let app = Arc::new(SimulatedApp::new(settings));
-        let service = server::router(Arc::clone(&app)).into_make_service_with_connect_info::<Cut>();
         let stopped = app.stopped.clone();
-        let serve = axum::serve(Lines(listener), service);
-        tokio::spawn(serve.with_graceful_shutdown(stopped.clone().cancelled_owned()).into_future());
+        tokio::spawn(line::serve(listener, server::router(Arc::clone(&app)), stopped.clone()));
         Ok(Self { app, addr, _stop: stopped.drop_guard() })
     }
 
@@ -198,8 +91,14 @@ impl fmt::Debug for Simulator {
 pub struct SimulatedApp {
     settings: Settings,
     groups: Mutex<Groups>,
+    /// The groups that [`Fault::Stale`] serves.
+    remembered: Mutex<Option<Catalog>>,
+    /// Added to the clock for the `Date` of answers.
+    date_offset: Mutex<TimeDelta>,
     traffic: Mutex<Traffic>,
     hooks: Mutex<Vec<Arc<Hook>>>,
+    /// Ids invented so far, see [`Fault::InventIds`].
+    invented: AtomicU64,
     stopped: CancellationToken,
 }
 
@@ -246,16 +145,26 @@ impl SimulatedApp {
         lock(&self.groups).show_all();
     }
 
+    /// Copies all groups as they are now, hidden ones too, for [`Fault::Stale`]. Replaces an earlier copy.
+    pub fn remember(&self) {
+        let copy = lock(&self.groups).catalog().clone();
+        *lock(&self.remembered) = Some(copy);
+    }
+
     /// Every group with its type.
     #[must_use]
     pub fn truth(&self) -> BTreeMap<String, String> {
-        lock(&self.groups).groups().map(|(id, group_type)| (id.to_owned(), group_type.to_owned())).collect()
+        lock(&self.groups)
+            .catalog()
+            .groups()
+            .map(|(id, group_type)| (id.to_owned(), group_type.to_owned()))
+            .collect()
     }
 
     /// Groups of every type that the app knows.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<String, usize> {
-        lock(&self.groups).counts()
+        lock(&self.groups).catalog().counts()
     }
 }
 
@@ -284,6 +193,11 @@ impl SimulatedApp {
         lock(&self.hooks).push(Arc::new(hook));
     }
 
+    /// Sets how far the `Date` header of answers is ahead of the clock. Signatures are checked against the clock alone.
+    pub fn set_date_offset(&self, offset: TimeDelta) {
+        *lock(&self.date_offset) = offset;
+    }
+
     /// The requests so far, or the last 100,000 of them.
     #[must_use]
     pub fn requests(&self) -> Vec<SeenRequest> {
@@ -293,11 +207,29 @@ impl SimulatedApp {
     fn new(settings: Settings) -> Self {
         Self {
             groups: Mutex::new(Groups::new(settings.listing, settings.seed)),
+            remembered: Mutex::default(),
+            date_offset: Mutex::default(),
             traffic: Mutex::default(),
             hooks: Mutex::default(),
+            invented: AtomicU64::new(0),
             stopped: CancellationToken::new(),
             settings,
         }
+    }
+
+    /// The time in the `Date` header of an answer.
+    fn date(&self) -> DateTime<Utc> {
+        self.settings.clock.now() + *lock(&self.date_offset)
+    }
+
+    /// Reads the present groups or, for [`Fault::Stale`], the copy if there is one.
+    fn read_groups<T>(&self, faults: &[Fault], read: impl FnOnce(&Catalog) -> T) -> T {
+        if faults.contains(&Fault::Stale)
+            && let Some(copy) = &*lock(&self.remembered)
+        {
+            return read(copy);
+        }
+        read(lock(&self.groups).catalog())
     }
 
     fn call_hooks(&self, request: &SeenRequest) {
@@ -332,61 +264,6 @@ impl SimulatedApp {
 impl fmt::Debug for SimulatedApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimulatedApp").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
-
-/// Requests seen, and what is to become of those to come.
-#[derive(Default)]
-struct Traffic {
-    received: u64,
-    log: VecDeque<SeenRequest>,
-    last_admitted: Option<Instant>,
-    /// By filter: the last `Next`, and which page of its pass that asked for.
-    passes: HashMap<Option<String>, (u64, u64)>,
-    faults: Vec<(At, Fault)>,
-    gates: Vec<(At, Gate)>,
-}
-
-impl Traffic {
-    fn note_list(
-        &mut self,
-        arrived_at: Instant,
-        group_type: Option<String>,
-        limit: u32,
-        next: u64,
-    ) -> SeenRequest {
-        let (last_next, page) = self.passes.entry(group_type.clone()).or_default();
-        *page = match next {
-            0 => 1,
-            _ if next == *last_next => *page,
-            _ => *page + 1,
-        };
-        *last_next = next;
-        let page = *page;
-        self.note(SeenRequest { group_type, limit, next, page, ..SeenRequest::of(Call::List, arrived_at) })
-    }
-
-    fn note_info(&mut self, arrived_at: Instant, groups: Vec<String>) -> SeenRequest {
-        self.note(SeenRequest { groups, ..SeenRequest::of(Call::Info, arrived_at) })
-    }
-
-    fn note(&mut self, request: SeenRequest) -> SeenRequest {
-        self.received += 1;
-        let request = SeenRequest { number: self.received, ..request };
-        if self.log.len() == MAX_LOGGED {
-            self.log.pop_front();
-        }
-        self.log.push_back(request.clone());
-        request
-    }
-
-    /// Counts arrivals; a refused one does not put off the next.
-    fn admit(&mut self, arrived_at: Instant, min_interval: Duration) -> bool {
-        let admitted = self.last_admitted.is_none_or(|last| arrived_at - last >= min_interval);
-        if admitted {
-            self.last_admitted = Some(arrived_at);
-        }
-        admitted
     }
 }
 

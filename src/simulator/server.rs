@@ -4,26 +4,30 @@
 //! test would find.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{StatusCode, Uri};
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, DATE};
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use axum::{Extension, Router};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::error::Category;
 
+use super::catalog::{Page, PageRequest};
 use super::fault::Fault;
+use super::info::AskedInfo;
 use super::line::Cut;
-use super::state::Page;
-use super::{SeenRequest, SimulatedApp, lock};
+use super::random::invented_id;
+use super::{Call, SeenRequest, SimulatedApp, lock};
 use crate::model::{GroupIds, SdkAppId};
 use crate::tencent::usersig::{self, InvalidUserSig};
-use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH, MAX_INFO_IDS, MAX_LIMIT};
+use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH, MAX_LIMIT};
 
 /// A little more than the head of an answer has.
 const HEAD_BYTES: usize = 128;
@@ -36,12 +40,26 @@ pub(super) fn router(app: Arc<SimulatedApp>) -> Router {
         .route(LIST_GROUPS_PATH, post(list_groups).fallback(wrong_method))
         .route(GROUP_INFO_PATH, post(group_info).fallback(wrong_method))
         .fallback(wrong_path)
+        .layer(map_response_with_state(Arc::clone(&app), date))
         .with_state(app)
+}
+
+/// Marks a response that is to have no `Date` header.
+#[derive(Clone)]
+struct WithoutDate;
+
+async fn date(State(app): State<Arc<SimulatedApp>>, mut response: Response) -> Response {
+    if response.extensions().get::<WithoutDate>().is_none() {
+        let date = app.date().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let date = HeaderValue::try_from(date).expect("a formatted date is ASCII");
+        response.headers_mut().insert(DATE, date);
+    }
+    response
 }
 
 async fn list_groups(
     State(app): State<Arc<SimulatedApp>>,
-    ConnectInfo(cut): ConnectInfo<Cut>,
+    Extension(cut): Extension<Cut>,
     uri: Uri,
     body: Bytes,
 ) -> Response {
@@ -51,7 +69,7 @@ async fn list_groups(
 
 async fn group_info(
     State(app): State<Arc<SimulatedApp>>,
-    ConnectInfo(cut): ConnectInfo<Cut>,
+    Extension(cut): Extension<Cut>,
     uri: Uri,
     body: Bytes,
 ) -> Response {
@@ -60,7 +78,7 @@ async fn group_info(
 }
 
 /// A request that was noted, and what it asks for or why it may not.
-type Received = (SeenRequest, Result<Asked, Refusal>);
+pub(super) type Received = (SeenRequest, Result<Asked, Refusal>);
 
 async fn respond(app: &SimulatedApp, cut: &Cut, uri: &Uri, received: Received) -> Response {
     tokio::select! {
@@ -70,14 +88,32 @@ async fn respond(app: &SimulatedApp, cut: &Cut, uri: &Uri, received: Received) -
 }
 
 async fn answer(app: &SimulatedApp, cut: &Cut, uri: &Uri, received: Received) -> Response {
-    let (request, mut asked) = received;
-    app.call_hooks(&request);
-    for gate in app.gates(&request) {
+    app.call_hooks(&received.0);
+    for gate in app.gates(&received.0) {
         gate.pass().await;
     }
+    if received.0.call == Call::Info && !app.settings.info_delay.is_zero() {
+        tokio::time::sleep(app.settings.info_delay).await;
+    }
+    let faults = app.faults(&received.0);
+    let without_date = faults.contains(&Fault::NoDate);
+    let mut response = answer_with(app, cut, uri, received, faults).await;
+    if without_date {
+        response.extensions_mut().insert(WithoutDate);
+    }
+    response
+}
+
+async fn answer_with(
+    app: &SimulatedApp,
+    cut: &Cut,
+    uri: &Uri,
+    (request, mut asked): Received,
+    faults: Vec<Fault>,
+) -> Response {
     let mut truncated = false;
     let mut on_page = Vec::new();
-    for fault in app.faults(&request) {
+    for fault in faults {
         match fault {
             Fault::Delay(pause) => tokio::time::sleep(pause).await,
             Fault::Timeout => std::future::pending().await,
@@ -91,8 +127,8 @@ async fn answer(app: &SimulatedApp, cut: &Cut, uri: &Uri, received: Received) ->
         }
     }
     let answered = asked.and_then(|asked| match asked {
-        Asked::List(asked) => app.list(&asked, &on_page),
-        Asked::Info(asked) => Ok(app.tell(&asked, &on_page)),
+        Asked::List(asked) => app.list(request.number, &asked, &on_page),
+        Asked::Info(asked) => Ok(app.group_info(&asked, &on_page)),
     });
     let (code, body) = match answered {
         Ok(body) => (0, body),
@@ -117,7 +153,7 @@ fn json(body: Vec<u8>) -> Response {
 
 /// An error code of the documentation (269/1671) with its `ErrorInfo`. The HTTP status is 200 all the same.
 #[derive(Clone, Copy)]
-struct Refusal(i64, &'static str);
+pub(super) struct Refusal(pub(super) i64, pub(super) &'static str);
 
 impl Refusal {
     fn body(self) -> Vec<u8> {
@@ -132,7 +168,7 @@ impl Refusal {
     }
 }
 
-enum Asked {
+pub(super) enum Asked {
     List(AskedList),
     Info(AskedInfo),
 }
@@ -140,7 +176,7 @@ enum Asked {
 /// The body of a request for a page. `{}` is a whole one.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct AskedList {
+pub(super) struct AskedList {
     limit: u32,
     next: u64,
     group_type: Option<String>,
@@ -152,22 +188,7 @@ impl Default for AskedList {
     }
 }
 
-/// The body of a request about single groups.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct AskedInfo {
-    group_id_list: Vec<String>,
-    #[serde(default)]
-    response_filter: AskedFilter,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct AskedFilter {
-    group_base_info_filter: Option<Vec<String>>,
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => Refusal(10004, "a field is not of the documented type"),
         _ => Refusal(60003, "the request is not JSON"),
@@ -179,6 +200,7 @@ pub(super) struct Draft {
     pub(super) page: Page,
     pub(super) total_count: Option<u64>,
     pub(super) next: Option<serde_json::Value>,
+    pub(super) broken_ids: bool,
 }
 
 #[derive(Serialize)]
@@ -226,19 +248,7 @@ impl SimulatedApp {
         (request, admitted.and(asked).map(Asked::List))
     }
 
-    /// The limit of this call, 200 a second, is not simulated.
-    fn receive_info(&self, uri: &Uri, body: &[u8]) -> Received {
-        let authentic = self.authenticate(uri);
-        let asked = read::<AskedInfo>(body).and_then(|asked| {
-            let lawful = (1..=MAX_INFO_IDS).contains(&asked.group_id_list.len());
-            if lawful { Ok(asked) } else { Err(Refusal(10004, "GroupIdList must have 1 to 50 groups")) }
-        });
-        let groups = asked.as_ref().map_or_else(|_| Vec::new(), |asked| asked.group_id_list.clone());
-        let request = lock(&self.traffic).note_info(Instant::now(), groups);
-        (request, authentic.and(asked).map(Asked::Info))
-    }
-
-    fn authenticate(&self, uri: &Uri) -> Result<(), Refusal> {
+    pub(super) fn authenticate(&self, uri: &Uri) -> Result<(), Refusal> {
         let query = Query::of(uri);
         let settings = &self.settings;
         let app = query.get("sdkappid").ok_or(Refusal(60012, "sdkappid is missing from the URL"))?;
@@ -275,16 +285,35 @@ impl SimulatedApp {
         Ok(())
     }
 
-    fn list(&self, asked: &AskedList, faults: &[Fault]) -> Result<Vec<u8>, Refusal> {
+    fn list(&self, request_number: u64, asked: &AskedList, faults: &[Fault]) -> Result<Vec<u8>, Refusal> {
         let filter = asked.group_type.as_deref().filter(|_| !faults.contains(&Fault::IgnoreGroupType));
-        let page = lock(&self.groups)
-            .page(filter, asked.next, asked.limit as usize)
-            .ok_or(Refusal(10004, "unknown GroupType or Next"))?;
-        let mut draft = Draft { total_count: Some(page.total_count), next: Some(page.next.into()), page };
-        for fault in faults {
-            fault.bend(&mut draft);
+        if filter.is_some_and(|group_type| !lock(&self.groups).catalog().knows_type(group_type)) {
+            return Err(Refusal(10004, "unknown GroupType"));
         }
-        let body = serde_json::to_vec(&Answer {
+        let leave_out_one_in: Vec<u64> = faults.iter().filter_map(Fault::leaves_out_one_in).collect();
+        let request = PageRequest {
+            request_number,
+            filter,
+            next: asked.next,
+            limit: asked.limit as usize,
+            leave_out_one_in: &leave_out_one_in,
+        };
+        let page = self
+            .read_groups(faults, |groups| groups.page(request))
+            .ok_or(Refusal(10004, "unknown Next for this GroupType"))?;
+        let mut draft = Draft {
+            total_count: Some(page.total_count),
+            next: Some(page.next.into()),
+            page,
+            broken_ids: false,
+        };
+        for fault in faults {
+            match fault {
+                Fault::InventIds => self.invent(&mut draft, asked),
+                fault => fault.apply(&mut draft),
+            }
+        }
+        let mut body = serde_json::to_vec(&Answer {
             action_status: "OK",
             error_info: "",
             error_code: 0,
@@ -293,49 +322,38 @@ impl SimulatedApp {
             next: draft.next,
         })
         .expect("texts and numbers always serialise");
+        if draft.broken_ids {
+            add_broken_ids(&mut body, draft.page.ids.is_empty());
+        }
         if body.len() <= self.settings.max_answer_bytes {
             Ok(body)
         } else {
             Err(Refusal(10018, "the answer would be too large"))
         }
     }
+
+    /// Replaces the ids of the page by ids that no group has, and its `Next` by a new cursor.
+    fn invent(&self, draft: &mut Draft, asked: &AskedList) {
+        let community = asked.group_type.as_deref() == Some("Community");
+        let first = self.invented.fetch_add(asked.limit.into(), Ordering::Relaxed);
+        draft.page.ids.clear();
+        for n in first..first + u64::from(asked.limit) {
+            draft.page.ids.push(&invented_id(community, n, self.settings.seed));
+        }
+        draft.total_count = Some(2);
+        draft.next = Some(draft.page.invented.into());
+    }
 }
 
-impl SimulatedApp {
-    /// What there is to say of single groups: of each its type, or why not.
-    fn tell(&self, asked: &AskedInfo, faults: &[Fault]) -> Vec<u8> {
-        let filter = asked.response_filter.group_base_info_filter.as_deref();
-        let with_type = filter.is_none_or(|fields| fields.iter().any(|field| field == "Type"))
-            && !faults.contains(&Fault::NoGroupTypes);
-        let groups = lock(&self.groups);
-        let tell = |id: &String| {
-            let scripted = faults.iter().find_map(|fault| match fault {
-                Fault::GroupCode(of, code) if of == id => Some(*code),
-                _ => None,
-            });
-            let code = match scripted {
-                Some(code) => code,
-                None if groups.type_of(id).is_some() => 0,
-                None => 10010,
-            };
-            let mut told = serde_json::json!({ "GroupId": id, "ErrorCode": code, "ErrorInfo": "" });
-            if let Some(group_type) = groups.type_of(id).filter(|_| code == 0 && with_type) {
-                told["Type"] = group_type.into();
-            }
-            told
-        };
-        let told: Vec<serde_json::Value> = asked.group_id_list.iter().map(tell).collect();
-        let code = faults.iter().find_map(|fault| match fault {
-            Fault::CodeBesideGroups(code) => Some(*code),
-            _ => None,
-        });
-        let status = if code.is_some() { "FAIL" } else { "OK" };
-        serde_json::json!({
-            "ActionStatus": status, "ErrorCode": code.unwrap_or(0), "ErrorInfo": "", "GroupInfo": told
-        })
-        .to_string()
-        .into_bytes()
-    }
+/// Inserts entries whose ids are not valid text at the beginning of the page's list. The serialiser cannot write such
+/// ids, so they go into the finished body.
+fn add_broken_ids(body: &mut Vec<u8>, list_is_empty: bool) {
+    const LIST: &[u8] = br#""GroupIdList":["#;
+    const ENTRIES: &[u8] = b"{\"GroupId\":\"\\ud800x\"},{\"GroupId\":\"\\udc00\"},{\"GroupId\":\"\xFF\xFE\"}";
+    let list_at = body.windows(LIST.len()).position(|bytes| bytes == LIST).expect("every page has a list");
+    let at = list_at + LIST.len();
+    let comma: &[u8] = if list_is_empty { b"" } else { b"," };
+    body.splice(at..at, [ENTRIES, comma].concat());
 }
 
 /// The parameters of a URL, decoded. Names and values are case-sensitive; of a repeated one the first counts.

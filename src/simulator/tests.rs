@@ -1,13 +1,18 @@
 //! Over real HTTP, with a client that knows the API's documentation and nothing of the crate's own client.
 
+mod faults;
+mod info;
+
 use std::collections::BTreeSet;
-use std::error::Error as _;
+use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::tencent::usersig::{self, Claims};
+use crate::clock::Clock;
+use crate::model::SdkAppId;
+use crate::tencent::usersig::{self, Claims, SecretKey};
 use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH};
 
 const NOW: i64 = 1_700_000_000;
@@ -81,6 +86,17 @@ impl Caller {
 
     async fn code(&self, simulator: &Simulator, body: Value) -> i64 {
         self.call(simulator, body).await["ErrorCode"].as_i64().unwrap()
+    }
+
+    /// Asks about single groups.
+    async fn ask(&self, simulator: &Simulator, ids: &[&str]) -> Value {
+        let types = json!({ "GroupBaseInfoFilter": ["Type"] });
+        self.ask_with(simulator, json!({ "GroupIdList": ids, "ResponseFilter": types })).await
+    }
+
+    async fn ask_with(&self, simulator: &Simulator, body: Value) -> Value {
+        let response = self.post_to(simulator, GROUP_INFO_PATH, body.to_string()).await.unwrap();
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     }
 
     /// Pages to the end: the ids of each page.
@@ -352,164 +368,6 @@ async fn an_answer_over_the_size_limit_is_refused_and_a_smaller_limit_helps() {
 }
 
 #[tokio::test]
-async fn each_fault_of_the_page_bends_just_what_it_says() {
-    let (simulator, caller) = start(settings()).await;
-    simulator.create_many("Live", 4);
-    simulator.create_many("Public", 5);
-    let request = json!({ "GroupType": "Public", "Limit": 2 });
-    let good = caller.call(&simulator, request.clone()).await;
-    let bent = async |fault: Fault| {
-        simulator.heal();
-        simulator.script(At::Type("Public".to_owned()), fault);
-        caller.call(&simulator, request.clone()).await
-    };
-    let only = |field: &str, value: Value| {
-        let mut answer = good.clone();
-        answer[field] = value;
-        answer
-    };
-    let without = |field: &str| {
-        let mut answer = good.clone();
-        answer.as_object_mut().unwrap().remove(field);
-        answer
-    };
-    assert_eq!(bent(Fault::EarlyEnd).await, only("Next", json!(0)));
-    assert_eq!(bent(Fault::NoNext).await, without("Next"));
-    assert_eq!(bent(Fault::NextAsText).await, only("Next", good["Next"].to_string().into()));
-    assert_eq!(bent(Fault::NextIs("soon".into())).await, only("Next", json!("soon")));
-    assert_eq!(bent(Fault::NoTotalCount).await, without("TotalCount"));
-    assert_eq!(bent(Fault::TotalCount(99)).await, only("TotalCount", json!(99)));
-    assert_eq!(bent(Fault::AppTotalCount).await, only("TotalCount", json!(9)));
-    assert_eq!(ids(&bent(Fault::DuplicateIds).await), [ids(&good), ids(&good)].concat());
-    let strange = vec!["a\0b".to_owned(), "x".repeat(128)];
-    assert_eq!(ids(&bent(Fault::ExtraIds(strange.clone())).await), [ids(&good), strange].concat());
-    let empty = bent(Fault::EmptyList).await;
-    assert_eq!((&empty["TotalCount"], &empty["Next"], ids(&empty).len()), (&json!(0), &json!(0), 0));
-    let unfiltered = bent(Fault::IgnoreGroupType).await;
-    let truth = simulator.truth();
-    assert_eq!(unfiltered["TotalCount"], 9);
-    assert!(ids(&unfiltered).iter().all(|id| truth[id] == "Live"));
-    let refused = bent(Fault::ErrorCode(70500)).await;
-    assert_eq!((&refused["ActionStatus"], &refused["ErrorCode"]), (&json!("FAIL"), &json!(70500)));
-    assert_eq!(simulator.requests().last().unwrap().answered, Some(70500));
-    simulator.heal();
-    assert_eq!(caller.call(&simulator, request.clone()).await, good);
-}
-
-#[tokio::test]
-async fn a_repeated_cursor_leads_back_to_its_page_for_ever() {
-    let (simulator, caller) = start(settings()).await;
-    simulator.create_many("Public", 5);
-    simulator.script(At::Every, Fault::RepeatCursor);
-    let first = caller.call(&simulator, json!({ "Limit": 2 })).await;
-    let second = caller.call(&simulator, json!({ "Limit": 2, "Next": first["Next"] })).await;
-    assert_ne!(first["Next"], 0);
-    assert_eq!(first, second);
-}
-
-#[tokio::test]
-async fn an_empty_page_goes_on_to_the_groups_it_did_not_list_and_never_by_the_same_cursor() {
-    let (simulator, caller) = start(settings()).await;
-    simulator.create_many("Public", 5);
-    simulator.script(At::Requests(2..=4), Fault::EmptyPage);
-    let pages = caller.crawl(&simulator, Some("Public"), 2).await;
-    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 0, 0, 0, 2, 1]);
-    assert_eq!(pages.concat().into_iter().collect::<BTreeSet<_>>().len(), 5);
-    let cursors: BTreeSet<u64> = simulator.requests().iter().map(|request| request.next).collect();
-    assert_eq!(cursors.len(), 6);
-}
-
-#[tokio::test]
-async fn faults_instead_of_an_answer_look_like_broken_infrastructure() {
-    let (simulator, caller) = start(settings()).await;
-    simulator.create_many("Public", 100);
-    let meet = async |fault: Fault| {
-        simulator.heal();
-        simulator.script(At::Every, fault);
-        caller.post(&simulator, "{}".to_owned()).await
-    };
-    let response = meet(Fault::Status(502)).await.unwrap();
-    assert_eq!(response.status(), 502);
-    let response = meet(Fault::HtmlWith200).await.unwrap();
-    assert_eq!(
-        (response.status().as_u16(), &response.headers()["content-type"]),
-        (200, &"text/html".parse().unwrap())
-    );
-    let text = meet(Fault::NotJson).await.unwrap().text().await.unwrap();
-    assert!(serde_json::from_str::<Value>(&text).is_err());
-    let response = meet(Fault::Redirect).await.unwrap();
-    assert_eq!(response.status(), 307);
-    assert!(response.headers()["location"].to_str().unwrap().starts_with(LIST_GROUPS_PATH));
-    let response = meet(Fault::OversizedBody).await.unwrap();
-    assert_eq!(response.content_length(), None);
-    assert_eq!(response.bytes().await.unwrap().len(), 64 << 20);
-    let error = meet(Fault::Reset).await.unwrap_err();
-    assert!(error.is_request() && !error.is_timeout() && error.source().is_some(), "{error:?}");
-    let response = meet(Fault::TruncatedBody).await.unwrap();
-    assert_eq!(response.status(), 200);
-    let error = response.bytes().await.unwrap_err();
-    assert!(error.is_body() || error.is_decode(), "{error:?}");
-    let numbers: Vec<u64> = simulator.requests().iter().map(|request| request.number).collect();
-    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7], "each was one request");
-    simulator.heal();
-    assert_eq!(caller.code(&simulator, json!({})).await, 0);
-}
-
-#[tokio::test]
-async fn a_late_answer_comes_and_a_missing_one_does_not() {
-    let (simulator, caller) = start(settings()).await;
-    let pause = Duration::from_millis(50);
-    simulator.script(At::Request(1), Fault::Delay(pause));
-    simulator.script(At::Request(2), Fault::Timeout);
-    let asked_at = Instant::now();
-    assert_eq!(caller.code(&simulator, json!({})).await, 0);
-    assert!(asked_at.elapsed() >= pause);
-
-    let arrived = Arc::new(tokio::sync::Notify::new());
-    simulator.on_request({
-        let arrived = Arc::clone(&arrived);
-        move |_, _| arrived.notify_one()
-    });
-    let unanswered = caller.post(&simulator, "{}".to_owned());
-    let patience = async {
-        arrived.notified().await;
-        tokio::time::sleep(pause).await;
-    };
-    tokio::select! {
-        answer = unanswered => panic!("{answer:?}"),
-        () = patience => assert_eq!(simulator.requests()[1].answered, None),
-    }
-}
-
-#[tokio::test]
-async fn faults_meet_the_page_the_share_and_the_numbers_they_are_for() {
-    let (simulator, caller) = start(settings()).await;
-    simulator.create_many("Public", 6);
-    simulator.create_many("Live", 6);
-    simulator.script(At::Page("Public".to_owned(), 2), Fault::ErrorCode(10002));
-    let page = async |group_type, next: &Value| {
-        caller.call(&simulator, json!({ "Limit": 2, "GroupType": group_type, "Next": next })).await
-    };
-    let zero = json!(0);
-    let (public, live) = (page("Public", &zero).await, page("Live", &zero).await);
-    assert_eq!(page("Live", &live["Next"]).await["ErrorCode"], 0);
-    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002);
-    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "tried again, it is the same page");
-    simulator.heal();
-    let second = page("Public", &public["Next"]).await;
-    assert_eq!(page("Public", &second["Next"]).await["Next"], 0);
-    let pages: Vec<u64> = simulator.requests().iter().map(|request| request.page).collect();
-    assert_eq!(pages, [1, 1, 2, 2, 2, 2, 3]);
-
-    simulator.script(At::OneIn(4), Fault::ErrorCode(10002));
-    let mut refused = 0;
-    for _ in 0..100 {
-        refused += usize::from(caller.code(&simulator, json!({})).await == 10002);
-    }
-    assert!((10..40).contains(&refused), "{refused}");
-}
-
-#[tokio::test]
 async fn a_held_request_is_received_and_answered_after_release_with_what_holds_then() {
     let (simulator, caller) = start(settings()).await;
     let held = simulator.hold(At::Request(2));
@@ -539,43 +397,46 @@ async fn a_dropped_simulator_ends_the_requests_it_holds_and_takes_no_more() {
 }
 
 #[tokio::test]
-async fn single_groups_are_told_one_by_one_hidden_ones_too() {
+async fn the_date_of_every_answer_is_the_clocks_plus_the_offset() {
     let (simulator, caller) = start(settings()).await;
-    ["a", "b", "c", "d"].iter().for_each(|id| simulator.create("Work", id));
-    simulator.hide(&["b", "nobody"]);
-    simulator.dissolve("c");
-    assert_eq!(caller.crawl(&simulator, Some("Private"), 10).await, [["a", "d"]]);
-    assert_eq!(simulator.truth().keys().collect::<Vec<_>>(), ["a", "b", "d"]);
-    let ask = async |body: Value| -> Value {
-        let response = caller.post_to(&simulator, GROUP_INFO_PATH, body.to_string()).await.unwrap();
-        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
-    };
-    let types = json!({ "GroupBaseInfoFilter": ["Type"] });
-    let question = json!({ "GroupIdList": ["a", "b", "c"], "ResponseFilter": types });
-    let told = |answer: &Value| -> Vec<(Value, Value)> {
-        let groups = answer["GroupInfo"].as_array().unwrap();
-        groups.iter().map(|group| (group["ErrorCode"].clone(), group["Type"].clone())).collect()
-    };
-    let private = (json!(0), json!("Private"));
-    let answer = ask(question.clone()).await;
-    assert_eq!(answer["ErrorCode"], 0);
-    assert_eq!(told(&answer), [private.clone(), private.clone(), (json!(10010), Value::Null)]);
-    simulator.script(At::Info, Fault::GroupCode("a".to_owned(), 10002));
-    simulator.script(At::Info, Fault::CodeBesideGroups(10010));
-    let answer = ask(question.clone()).await;
-    assert_eq!((&answer["ErrorCode"], &told(&answer)[0].0), (&json!(10010), &json!(10002)));
-    simulator.script(At::Info, Fault::ErrorCode(10007));
-    assert_eq!(
-        ask(question).await,
-        json!({ "ActionStatus": "FAIL", "ErrorCode": 10007, "ErrorInfo": "scripted" })
-    );
-    for ids in [vec![], vec!["x"; 51]] {
-        simulator.heal();
-        assert_eq!(ask(json!({ "GroupIdList": ids })).await["ErrorCode"], 10004);
+    let date = |response: reqwest::Response| response.headers()["date"].to_str().unwrap().to_owned();
+    let good = async || date(caller.post(&simulator, "{}".to_owned()).await.unwrap());
+    assert_eq!(good().await, "Tue, 14 Nov 2023 22:13:20 GMT");
+    simulator.set_date_offset(TimeDelta::days(-5));
+    assert_eq!(good().await, "Thu, 09 Nov 2023 22:13:20 GMT", "the day has two digits");
+    simulator.set_date_offset(TimeDelta::hours(2));
+    let late = "Wed, 15 Nov 2023 00:13:20 GMT";
+    let lost = caller.http.post(simulator.base_url() + "/v4/elsewhere").send().await.unwrap();
+    assert_eq!(date(lost), late);
+    let info = caller.post_to(&simulator, GROUP_INFO_PATH, String::new()).await.unwrap();
+    assert_eq!(date(info), late);
+    simulator.script(At::Request(5), Fault::Status(500));
+    assert_eq!(good().await, late);
+    simulator.settings.clock.set(DateTime::from_timestamp(NOW + 1, 0).unwrap());
+    assert_eq!(good().await, "Wed, 15 Nov 2023 00:13:21 GMT");
+}
+
+#[tokio::test]
+async fn single_groups_are_found_after_every_kind_of_change() {
+    for listing in every_listing() {
+        let (simulator, _) = start(Settings { listing, ..settings() }).await;
+        simulator.create_many("Public", 100);
+        simulator.create_many("Live", 50);
+        ["a", "b", "c", "d"].iter().for_each(|id| simulator.create("Work", id));
+        simulator.hide(&["a", "b"]);
+        simulator.retype("b", "Public");
+        simulator.retype("c", "Community");
+        assert!(simulator.dissolve("a") && !simulator.dissolve("a"));
+        simulator.create("Public", "d");
+        let mut dissolved = simulator.dissolve_some(60);
+        dissolved.push("a".to_owned());
+        simulator.show_all();
+        let truth = simulator.truth();
+        let groups = lock(&simulator.groups);
+        let type_of = |id: &str| groups.catalog().type_of(id).map(str::to_owned);
+        assert_eq!(truth.len(), 93);
+        assert!(truth.iter().all(|(id, group_type)| type_of(id).as_ref() == Some(group_type)));
+        assert!(dissolved.iter().all(|id| type_of(id).is_none()));
+        assert_eq!(groups.catalog().listed(), truth.len());
     }
-    simulator.show_all();
-    assert_eq!(caller.crawl(&simulator, None, 10).await, [["a", "d", "b"]]);
-    let asked: Vec<usize> =
-        simulator.requests().iter().filter(|r| r.call == Call::Info).map(|r| r.groups.len()).collect();
-    assert_eq!(asked, [3, 3, 3, 0, 0]);
 }

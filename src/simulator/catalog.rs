@@ -1,0 +1,281 @@
+//! The groups at one moment, the order they are listed in, and the cursors that lead through the list.
+//!
+//! Each type keeps its groups in a `Vec` sorted by rank, a number that is unique among all groups: a cursor is
+//! found by binary search, a page is a slice, and a list of all types is a merge of slices. An index from ids to ranks
+//! makes the lookup of one group fast. Adding or removing one group still moves the rest of its list in memory; bulk
+//! changes walk each list once. About 130 bytes a group; a copy shares the ids.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::random::{is_one_in, mask, mixed, permuted, unpermuted};
+use super::{Cursor, Listing};
+use crate::model::{GroupIds, GroupType};
+
+/// Groups created in the life of a simulator: ranks are below 2^36 and so are positions.
+pub(super) const PLACE_BITS: u32 = 36;
+
+/// Fewer new groups than this are inserted one by one, more are merged.
+const FEW: usize = 16;
+
+#[derive(Clone)]
+pub(super) struct Group {
+    pub(super) rank: u64,
+    pub(super) id: Arc<str>,
+}
+
+#[derive(Clone)]
+pub(super) struct Catalog {
+    cursor: Cursor,
+    seed: u64,
+    /// By type. A type that once had a group keeps its list, as the API keeps knowing it.
+    lists: BTreeMap<String, Vec<Group>>,
+    /// The rank of every listed group.
+    ranks: HashMap<Arc<str>, u64>,
+    /// Groups that exist and are in no list, with their types.
+    hidden: BTreeMap<Arc<str>, String>,
+}
+
+/// A request for a page.
+#[derive(Clone, Copy)]
+pub(super) struct PageRequest<'a> {
+    pub(super) request_number: u64,
+    pub(super) filter: Option<&'a str>,
+    pub(super) next: u64,
+    pub(super) limit: usize,
+    /// For each of these numbers, one group of so many is left out of the list and of the counts.
+    pub(super) leave_out_one_in: &'a [u64],
+}
+
+/// One page, before it becomes JSON and while a fault may still bend it.
+pub(super) struct Page {
+    pub(super) ids: GroupIds,
+    pub(super) total_count: u64,
+    /// All groups of the app, whatever the filter was.
+    pub(super) app_total: u64,
+    /// 0 at the end.
+    pub(super) next: u64,
+    /// A cursor to this same page: the one it was asked with, unless that was 0.
+    pub(super) again: u64,
+    /// Another cursor to this same page.
+    pub(super) elsewhere: u64,
+    /// A cursor that no other request gets. It is valid for the same filter.
+    pub(super) invented: u64,
+}
+
+impl Catalog {
+    pub(super) fn new(listing: Listing, seed: u64) -> Self {
+        let lists = GroupType::documented().iter().map(|t| (t.as_str().to_owned(), Vec::new())).collect();
+        Self { cursor: listing.cursor, seed, lists, ranks: HashMap::new(), hidden: BTreeMap::new() }
+    }
+
+    pub(super) fn knows_type(&self, group_type: &str) -> bool {
+        self.lists.contains_key(group_type)
+    }
+
+    /// The type of a group that exists.
+    pub(super) fn type_of(&self, id: &str) -> Option<&str> {
+        let listed = || self.find(id).map(|(group_type, _)| group_type);
+        self.hidden.get(id).map(String::as_str).or_else(listed)
+    }
+
+    /// Groups in lists, and not the hidden ones.
+    pub(super) fn listed(&self) -> usize {
+        self.ranks.len()
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &str)> {
+        let listed = self
+            .lists
+            .iter()
+            .flat_map(|(group_type, list)| list.iter().map(|g| (&*g.id, group_type.as_str())));
+        listed.chain(self.hidden.iter().map(|(id, group_type)| (&**id, group_type.as_str())))
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<String, usize> {
+        self.lists.iter().map(|(group_type, list)| (group_type.clone(), list.len())).collect()
+    }
+
+    pub(super) fn add(&mut self, group_type: &str, mut groups: Vec<Group>) {
+        self.ranks.extend(groups.iter().map(|group| (Arc::clone(&group.id), group.rank)));
+        let list = self.lists.entry(group_type.to_owned()).or_default();
+        if groups.len() < FEW {
+            for group in groups {
+                list.insert(list.partition_point(|g| g.rank < group.rank), group);
+            }
+        } else {
+            groups.sort_unstable_by_key(|g| g.rank);
+            list.append(&mut groups);
+            list.sort_by_key(|g| g.rank); // the stable sort sees two sorted runs and merges them
+        }
+    }
+
+    /// Returns whether there was such a group.
+    pub(super) fn remove(&mut self, id: &str) -> bool {
+        self.take_from_list(id).is_some() || self.hidden.remove(id).is_some()
+    }
+
+    /// Removes from the lists the groups that the predicate accepts, in one walk. Returns their ids.
+    pub(super) fn remove_listed(&mut self, mut is_doomed: impl FnMut() -> bool) -> Vec<String> {
+        let mut removed = Vec::new();
+        for list in self.lists.values_mut() {
+            for group in list.extract_if(.., |_| is_doomed()) {
+                self.ranks.remove(&group.id);
+                removed.push(group.id.as_ref().to_owned());
+            }
+        }
+        removed
+    }
+
+    /// Takes a group out of the lists. The group still exists.
+    pub(super) fn hide(&mut self, id: &str) {
+        if let Some((group_type, id)) = self.take_from_list(id) {
+            self.hidden.insert(id, group_type);
+        }
+    }
+
+    /// Removes every hidden group and returns it with its type.
+    pub(super) fn take_hidden(&mut self) -> BTreeMap<Arc<str>, String> {
+        std::mem::take(&mut self.hidden)
+    }
+
+    fn take_from_list(&mut self, id: &str) -> Option<(String, Arc<str>)> {
+        let (group_type, index) = self.find(id)?;
+        let group_type = group_type.to_owned();
+        let group = self.lists.get_mut(&group_type)?.remove(index);
+        self.ranks.remove(id);
+        Some((group_type, group.id))
+    }
+
+    /// The type of a listed group and its index in the list of that type.
+    fn find(&self, id: &str) -> Option<(&str, usize)> {
+        let rank = self.ranks.get(id)?;
+        self.lists.iter().find_map(|(group_type, list)| {
+            let index = list.binary_search_by_key(rank, |group| group.rank).ok()?;
+            Some((group_type.as_str(), index))
+        })
+    }
+
+    /// Returns the page. A type without groups, known or not, has an empty page. Returns `None` if the cursor was
+    /// never handed out for this filter.
+    pub(super) fn page(&self, asked: PageRequest<'_>) -> Option<Page> {
+        if asked.leave_out_one_in.is_empty() {
+            let lists = self.lists.iter().map(|(group_type, list)| (group_type.as_str(), list.as_slice()));
+            return self.page_of(&lists.collect(), asked);
+        }
+        let is_kept = |group: &&Group| {
+            !asked.leave_out_one_in.iter().any(|&many| is_one_in(many, &group.id, self.seed))
+        };
+        let lists: Vec<(&str, Vec<&Group>)> = self
+            .lists
+            .iter()
+            .map(|(group_type, list)| (group_type.as_str(), list.iter().filter(is_kept).collect()))
+            .collect();
+        let lists = lists.iter().map(|(group_type, list)| (*group_type, list.as_slice()));
+        self.page_of(&lists.collect(), asked)
+    }
+
+    fn page_of<G: Borrow<Group>>(
+        &self,
+        all_lists: &BTreeMap<&str, &[G]>,
+        PageRequest { request_number, filter, next, limit, .. }: PageRequest<'_>,
+    ) -> Option<Page> {
+        let lists: Vec<&[G]> = match filter {
+            None => all_lists.values().copied().collect(),
+            Some(group_type) => all_lists.get(group_type).copied().into_iter().collect(),
+        };
+        let cursors = Cursors::new(self.seed, filter);
+        let here = if next == 0 { Place::default() } else { cursors.read(next)? };
+        let first_rank = match self.cursor {
+            Cursor::Key => here.place,
+            Cursor::Position => rank_at(&lists, here.place),
+        };
+        let mut tails: Vec<&[G]> =
+            lists.iter().map(|list| &list[list.partition_point(|g| rank(g) < first_rank)..]).collect();
+        let mut ids = GroupIds::new();
+        let mut end = here.place;
+        while ids.len() < limit
+            && let Some(tail) = tails.iter_mut().filter(|t| !t.is_empty()).min_by_key(|t| rank(&t[0]))
+        {
+            ids.push(&tail[0].borrow().id);
+            end = match self.cursor {
+                Cursor::Key => rank(&tail[0]) + 1,
+                Cursor::Position => end + 1,
+            };
+            *tail = &tail[1..];
+        }
+        let more = tails.iter().any(|tail| !tail.is_empty());
+        Some(Page {
+            ids,
+            total_count: lists.iter().map(|list| list.len() as u64).sum(),
+            app_total: all_lists.values().map(|list| list.len() as u64).sum(),
+            next: if more { cursors.write(Place { place: end, turn: 0 }) } else { 0 },
+            again: cursors.write(here),
+            elsewhere: cursors.write(Place { turn: here.turn + 1, ..here }),
+            invented: cursors.write(Place { place: request_number, turn: mask(Cursors::TURN_BITS) }),
+        })
+    }
+}
+
+fn rank<G: Borrow<Group>>(group: &G) -> u64 {
+    group.borrow().rank
+}
+
+/// The rank of the group that stands at a position of the merged lists; above all ranks if there is none.
+fn rank_at<G: Borrow<Group>>(lists: &[&[G]], position: u64) -> u64 {
+    let (mut low, mut high) = (0, 1 << PLACE_BITS);
+    while low < high {
+        let middle = u64::midpoint(low, high);
+        let up_to_middle: usize = lists.iter().map(|list| list.partition_point(|g| rank(g) <= middle)).sum();
+        if up_to_middle as u64 > position {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
+}
+
+/// What a cursor says: the lowest rank, or the position, that the next page may begin with. The turn only tells
+/// apart several cursors to one place.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    place: u64,
+    turn: u64,
+}
+
+/// The cursors of one filter, as the API's are: above 2^63, without visible structure, and of no use elsewhere.
+struct Cursors {
+    secret: u64,
+    filter_mark: u64,
+}
+
+impl Cursors {
+    const TOP: u64 = 1 << 63;
+    const HALF: u32 = 31;
+    const TURN_BITS: u32 = 10;
+    const MARK_BITS: u32 = 2 * Self::HALF - PLACE_BITS - Self::TURN_BITS;
+
+    fn new(seed: u64, filter: Option<&str>) -> Self {
+        let secret = mixed(seed);
+        let mark =
+            filter.unwrap_or_default().bytes().fold(secret, |mark, byte| mixed(mark ^ u64::from(byte)));
+        Self { secret, filter_mark: mark & mask(Self::MARK_BITS) }
+    }
+
+    fn write(&self, Place { place, turn }: Place) -> u64 {
+        let place_and_turn = place << Self::TURN_BITS | turn & mask(Self::TURN_BITS);
+        Self::TOP | permuted(place_and_turn << Self::MARK_BITS | self.filter_mark, Self::HALF, self.secret)
+    }
+
+    fn read(&self, cursor: u64) -> Option<Place> {
+        let hidden = cursor.checked_sub(Self::TOP).filter(|hidden| hidden >> (2 * Self::HALF) == 0)?;
+        let plain = unpermuted(hidden, Self::HALF, self.secret);
+        let place_and_turn = plain >> Self::MARK_BITS;
+        (plain & mask(Self::MARK_BITS) == self.filter_mark).then_some(Place {
+            place: place_and_turn >> Self::TURN_BITS,
+            turn: place_and_turn & mask(Self::TURN_BITS),
+        })
+    }
+}

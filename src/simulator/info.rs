@@ -1,0 +1,149 @@
+//! The simulator's `get_group_info` (269/1616).
+
+use std::time::Instant;
+
+use axum::http::Uri;
+use serde::{Deserialize, Serialize};
+
+use super::fault::Fault;
+use super::server::{Asked, Received, Refusal, read};
+use super::{SimulatedApp, lock};
+use crate::tencent::wire::MAX_INFO_IDS;
+
+/// A code that no documentation mentions.
+const UNKNOWN_CODE: i64 = 99999;
+
+/// The type of a group that exists only because a fault says so.
+const INVENTED_TYPE: &str = "Public";
+
+/// The body of a request about single groups.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct AskedInfo {
+    group_id_list: Vec<String>,
+    #[serde(default)]
+    response_filter: AskedFilter,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AskedFilter {
+    group_base_info_filter: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer<'a> {
+    action_status: &'static str,
+    error_code: i64,
+    error_info: &'static str,
+    group_info: Vec<Entry<'a>>,
+}
+
+/// The part of the answer that is about one group.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry<'a> {
+    group_id: &'a str,
+    error_code: i64,
+    error_info: &'static str,
+    #[serde(rename = "Type", skip_serializing_if = "Option::is_none")]
+    group_type: Option<String>,
+    /// The code that says that there is no such group.
+    #[serde(skip)]
+    absent_code: i64,
+}
+
+impl Entry<'_> {
+    fn set_code(&mut self, code: i64) {
+        self.error_code = code;
+        if code == 0 {
+            self.group_type.get_or_insert_with(|| INVENTED_TYPE.to_owned());
+        }
+    }
+}
+
+impl SimulatedApp {
+    pub(super) fn receive_info(&self, uri: &Uri, body: &[u8]) -> Received {
+        let authentic = self.authenticate(uri);
+        let asked = read::<AskedInfo>(body).and_then(|asked| {
+            let is_valid = (1..=MAX_INFO_IDS).contains(&asked.group_id_list.len());
+            if is_valid { Ok(asked) } else { Err(Refusal(10004, "GroupIdList must have 1 to 50 groups")) }
+        });
+        let groups = asked.as_ref().map_or_else(|_| Vec::new(), |asked| asked.group_id_list.clone());
+        let mut traffic = lock(&self.traffic);
+        let arrived_at = Instant::now();
+        let request = traffic.note_info(arrived_at, groups);
+        let admitted = authentic.and_then(|()| {
+            let limit = self.settings.info_per_second;
+            let is_over_limit = limit.is_some_and(|limit| !traffic.admit_info(arrived_at, limit));
+            if is_over_limit { Err(Refusal(60011, "too many requests for this SDKAppID")) } else { Ok(()) }
+        });
+        (request, admitted.and(asked).map(Asked::Info))
+    }
+
+    /// Returns the body of an answer.
+    pub(super) fn group_info(&self, asked: &AskedInfo, faults: &[Fault]) -> Vec<u8> {
+        let mut entries = self.read_groups(faults, |groups| -> Vec<Entry<'_>> {
+            let entry = |id| {
+                let group_type = groups.type_of(id).map(str::to_owned);
+                let absent_code = self.settings.absent.of(id);
+                let error_code = if group_type.is_some() { 0 } else { absent_code };
+                Entry { group_id: id, error_code, error_info: "", group_type, absent_code }
+            };
+            asked.group_id_list.iter().map(String::as_str).map(entry).collect()
+        });
+        // A code for one group overrides the codes for all groups. The first such code counts.
+        let (of_one, of_all): (Vec<_>, Vec<_>) =
+            faults.iter().partition(|fault| matches!(fault, Fault::GroupCode(..)));
+        for fault in of_all.into_iter().chain(of_one.into_iter().rev()) {
+            apply(fault, &mut entries);
+        }
+
+        let filter = asked.response_filter.group_base_info_filter.as_deref();
+        let with_types = filter.is_none_or(|fields| fields.iter().any(|field| field == "Type"))
+            && !faults.contains(&Fault::NoGroupTypes);
+        for entry in &mut entries {
+            entry.group_type.take_if(|_| entry.error_code != 0 || !with_types);
+        }
+        let code = faults.iter().find_map(|fault| match fault {
+            Fault::CodeBesideGroups(code) => Some(*code),
+            _ => None,
+        });
+        let answer = Answer {
+            action_status: if code.is_some() { "FAIL" } else { "OK" },
+            error_code: code.unwrap_or(0),
+            error_info: "",
+            group_info: entries,
+        };
+        serde_json::to_vec(&answer).expect("texts and numbers always serialise")
+    }
+}
+
+/// Applies a fault of the entries.
+fn apply(fault: &Fault, entries: &mut Vec<Entry<'_>>) {
+    match fault {
+        Fault::EveryGroup(code) => entries.iter_mut().for_each(|entry| entry.set_code(*code)),
+        Fault::UnknownCodes => entries.iter_mut().for_each(|entry| entry.set_code(UNKNOWN_CODE)),
+        Fault::SwappedCodes => {
+            for entry in entries {
+                entry.set_code(if entry.error_code == 0 { entry.absent_code } else { 0 });
+            }
+        }
+        Fault::GroupCode(id, code) => {
+            entries
+                .iter_mut()
+                .filter(|entry| entry.group_id == id)
+                .for_each(|entry| entry.error_code = *code);
+        }
+        Fault::FewerGroups => {
+            let mut nth = 0;
+            entries.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+        }
+        Fault::OtherOrder => entries.reverse(),
+        _ => {}
+    }
+}

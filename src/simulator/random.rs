@@ -1,0 +1,65 @@
+//! Pseudo-random ids and numbers. All of them follow from a seed.
+
+/// Bits of the number that an id is made from.
+const ID_BITS: u32 = 40;
+
+/// An id as the API makes it, or in one case of five as an app's own server might. Ids of communities begin
+/// `@TGS#_`, other ids of one's own must not begin `@TGS#` (269/1502).
+pub(super) fn made_id(community: bool, age: u64, seed: u64) -> Box<str> {
+    const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let character =
+        |bits: u64| char::from(BASE32[usize::try_from(bits & mask(5)).expect("five bits are an index")]);
+    let code = permuted(age, ID_BITS / 2, seed);
+    let chance = mixed(seed ^ age);
+    let own_length = (chance.is_multiple_of(5)).then_some(24 + (chance >> 8) % 21);
+    let mut id = String::with_capacity(44);
+    id.push_str(if community { "@TGS#_" } else { "" });
+    id.push_str(if own_length.is_some() { "room_" } else { "@TGS#2" });
+    id.extend((0..8).map(|n| character(code >> (5 * n))));
+    let mut filler = chance;
+    while (id.len() as u64) < own_length.unwrap_or(0) {
+        filler = mixed(filler);
+        id.push(character(filler).to_ascii_lowercase());
+    }
+    id.into_boxed_str()
+}
+
+/// An id that [`made_id`] makes for no group: it counts ages down from the greatest one, which no group reaches.
+pub(super) fn invented_id(community: bool, n: u64, seed: u64) -> Box<str> {
+    made_id(community, mask(ID_BITS) - n, seed)
+}
+
+/// Whether an id belongs to the share of one in `many`, which is chosen by a hash of the id and the seed.
+pub(super) fn is_one_in(many: u64, id: &str, seed: u64) -> bool {
+    const FNV_PRIME: u64 = 0x0100_0000_01b3;
+    let hash = id.bytes().fold(mixed(seed), |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));
+    mixed(hash).is_multiple_of(many)
+}
+
+/// A permutation of the numbers of twice `half` bits, chosen by the key: a Feistel network of four rounds.
+pub(super) fn permuted(number: u64, half: u32, key: u64) -> u64 {
+    let halves = (number >> half, number & mask(half));
+    let (left, right) = (0..4)
+        .fold(halves, |(left, right), round| (right, left ^ mixed(right ^ key ^ round << 32) & mask(half)));
+    left << half | right
+}
+
+pub(super) fn unpermuted(number: u64, half: u32, key: u64) -> u64 {
+    let halves = (number >> half, number & mask(half));
+    let (left, right) = (0..4)
+        .rev()
+        .fold(halves, |(left, right), round| (right ^ mixed(left ^ key ^ round << 32) & mask(half), left));
+    left << half | right
+}
+
+/// The finaliser of splitmix64: every bit of the result depends on every bit of the number.
+pub(super) fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}
+
+pub(super) fn mask(bits: u32) -> u64 {
+    (1 << bits) - 1
+}
