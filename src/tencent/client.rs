@@ -7,8 +7,9 @@ use std::fmt;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use reqwest::Url;
+use reqwest::header::DATE;
 use reqwest::redirect::Policy;
+use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
 use super::error::{ApiError, advice};
@@ -63,6 +64,14 @@ pub enum GroupState {
     Untold(Option<i64>),
 }
 
+/// A response as HTTP delivered it.
+pub(super) struct HttpResponse {
+    pub(super) status: StatusCode,
+    /// The `Date` header.
+    pub(super) date: Option<String>,
+    pub(super) body: Vec<u8>,
+}
+
 /// The client could not be set up at all.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -109,7 +118,7 @@ impl Client {
         *self.signature.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn usersig(&self) -> UserSig {
+    pub(super) fn usersig(&self) -> UserSig {
         let now = self.settings.clock.now().timestamp();
         let mut cached = self.signature.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(signature) = cached.as_ref()
@@ -135,6 +144,21 @@ impl Client {
         body: &(impl Serialize + Sync),
         usersig: &UserSig,
     ) -> Result<Vec<u8>, ApiError> {
+        let response = self.exchange(path, body, usersig).await?;
+        if response.status.is_success() {
+            Ok(response.body)
+        } else {
+            Err(ApiError::Status { status: response.status.as_u16() })
+        }
+    }
+
+    /// Posts a body and returns the response, whatever its HTTP status.
+    pub(super) async fn exchange(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+        usersig: &UserSig,
+    ) -> Result<HttpResponse, ApiError> {
         let mut url = self.settings.base_url.clone();
         url.set_path(path);
         url.query_pairs_mut()
@@ -154,6 +178,7 @@ impl Client {
             .await
             .map_err(failed)?;
         let status = response.status();
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let mut answer = Vec::new();
         // The body of an error is read too, or its connection could not be used again.
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -162,7 +187,7 @@ impl Client {
             }
             answer.extend_from_slice(&chunk);
         }
-        if status.is_success() { Ok(answer) } else { Err(ApiError::Status { status: status.as_u16() }) }
+        Ok(HttpResponse { status, date, body: answer })
     }
 
     /// The one way from reqwest's errors, which carry the URL, to ours, which do not.
@@ -308,7 +333,7 @@ fn read_states(body: &[u8], ids: &[&str]) -> Result<Vec<GroupState>, ApiError> {
 }
 
 /// Says what is wrong with a body without repeating it.
-fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
+pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
     let start = body.trim_ascii_start();
     let what = if start.starts_with(b"<") {
         "HTML instead of JSON (a proxy or a captive portal may have answered)".to_owned()
