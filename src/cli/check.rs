@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
+use super::probe;
 use super::setup::{Setup, location_and_warnings};
 use super::text;
 use crate::config::{App, Config, ConfigProblems, Environment, Setting};
@@ -20,9 +21,9 @@ use crate::store::{DatabaseUrl, Lease, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
 /// How long a passing failure is retried: `check` is run by people who wait for it.
-const RETRY_FOR: Duration = Duration::from_secs(15);
+pub(super) const RETRY_FOR: Duration = Duration::from_secs(15);
 /// How long to wait for a crawl that is under way.
-const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
+pub(super) const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
@@ -32,6 +33,14 @@ pub(super) struct Check {
     /// Print the configuration in effect and where each value comes from, secrets masked
     #[arg(long)]
     show_config: bool,
+    /// Then ask the API, read-only, what its documentation leaves open, and print the answers as a table without
+    /// group ids or secrets. The checks go to stderr
+    #[arg(long, conflicts_with_all = ["no_environment", "show_config"])]
+    probe: bool,
+    /// Time between the two uses of one `Next`
+    #[arg(long, value_name = "TIME", requires = "probe", hide = true, default_value = "1m",
+        value_parser = humantime::parse_duration)]
+    probe_wait: Duration,
     #[command(flatten)]
     pub(super) output: Output,
 }
@@ -66,6 +75,11 @@ impl Finding {
         Self { outcome: "warn", ..Self::new(Exit::Done, what, text) }
     }
 
+    /// Whether this is about `what` and does not hold.
+    pub(super) fn is_failure_of(&self, what: &str) -> bool {
+        self.what == what && self.exit != Exit::Done
+    }
+
     fn of_failure(what: &str, failure: &Failure) -> Self {
         Self::new(failure.exit, what, failure.causes().join(": "))
     }
@@ -82,7 +96,10 @@ impl Check {
         }
         let findings = match self.read(setup) {
             Ok(config) if self.no_environment => vec![of_config(setup, &config)?],
-            Ok(config) => examine(setup, &config).await?,
+            Ok(config) if self.probe => {
+                return probe::run(setup, &config, self.probe_wait, self.output).await;
+            }
+            Ok(config) => examine(setup, &config).await?.0,
             Err(failure) => of_problems(failure)?,
         };
         let exit = worst(&findings);
@@ -112,8 +129,11 @@ fn of_config(setup: &Setup, config: &Config) -> Result<Finding, Failure> {
     Ok(Finding::new(Exit::Done, "configuration", text))
 }
 
-/// Looks at everything that a crawl needs.
-pub(super) async fn examine(setup: &Setup, config: &Config) -> Result<Vec<Finding>, Failure> {
+/// Checks everything that a crawl needs. Returns the database too, if it can be used.
+pub(super) async fn examine(
+    setup: &Setup,
+    config: &Config,
+) -> Result<(Vec<Finding>, Option<Store>), Failure> {
     let mut findings = vec![of_config(setup, config)?];
     let store = check_database(setup, config, &mut findings).await;
     for app in &config.apps {
@@ -128,7 +148,7 @@ pub(super) async fn examine(setup: &Setup, config: &Config) -> Result<Vec<Findin
         finding.next_runs = next_runs(setup, app);
         findings.push(finding);
     }
-    Ok(findings)
+    Ok((findings, store))
 }
 
 pub(super) fn worst(findings: &[Finding]) -> Exit {

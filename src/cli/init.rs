@@ -134,7 +134,7 @@ impl Init {
 
     /// Checks what was written.
     pub(super) async fn check(self, setup: &Setup) -> Result<Exit, Failure> {
-        let findings = check::examine(setup, &setup.config_for_command()?).await?;
+        let (findings, _) = check::examine(setup, &setup.config_for_command()?).await?;
         let exit = check::worst(&findings);
         let written = self.written.expect("the files are written before they are checked");
         let result = serde_json::json!({

@@ -15,6 +15,7 @@ mod man;
 mod migrate;
 mod output;
 mod owner;
+mod probe;
 mod progress;
 mod run;
 mod setup;

@@ -8,9 +8,9 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use reqwest::Url;
-use reqwest::header::{DATE, HeaderMap};
+use reqwest::header::DATE;
 use reqwest::redirect::Policy;
+use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
 use super::error::{ApiError, advice};
@@ -71,6 +71,14 @@ pub struct GroupAnswer {
     pub group_type: Option<GroupType>,
 }
 
+/// A response as HTTP delivered it.
+pub(super) struct HttpResponse {
+    pub(super) status: StatusCode,
+    /// The `Date` header.
+    pub(super) date: Option<String>,
+    pub(super) body: Vec<u8>,
+}
+
 /// The client could not be set up at all.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -87,16 +95,17 @@ pub struct Client {
     clock_skew: Mutex<Option<TimeDelta>>,
 }
 
-/// An answer with HTTP status 2xx, before it is read.
-struct RawAnswer {
-    body: Vec<u8>,
-    date: Option<DateTime<Utc>>,
-}
-
 #[derive(Clone)]
 struct Signature {
     usersig: UserSig,
     issued_at: i64,
+}
+
+impl HttpResponse {
+    /// The time of the server that answered (RFC 9110, section 6.6.1).
+    fn time(&self) -> Option<DateTime<Utc>> {
+        Some(DateTime::parse_from_rfc2822(self.date.as_deref()?).ok()?.to_utc())
+    }
 }
 
 impl Client {
@@ -110,7 +119,7 @@ impl Client {
         let usersig = self.usersig();
         let answer = self.post(LIST_GROUPS_PATH, request, &usersig).await?;
         let page = read_page(&answer.body);
-        self.note_date(answer.date, &page);
+        self.note_date(answer.time(), &page);
         page.map_err(|error| self.explain(error, &usersig))
     }
 
@@ -119,7 +128,7 @@ impl Client {
         let usersig = self.usersig();
         let answer = self.post(GROUP_INFO_PATH, &InfoRequest::types_of(ids), &usersig).await?;
         let answers = read_answers(&answer.body, ids);
-        self.note_date(answer.date, &answers);
+        self.note_date(answer.time(), &answers);
         answers.map_err(|error| self.explain(error, &usersig))
     }
 
@@ -144,7 +153,7 @@ impl Client {
         }
     }
 
-    fn usersig(&self) -> UserSig {
+    pub(super) fn usersig(&self) -> UserSig {
         let now = self.settings.clock.now().timestamp();
         let mut cached = self.signature.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(signature) = cached.as_ref()
@@ -169,7 +178,22 @@ impl Client {
         path: &str,
         body: &(impl Serialize + Sync),
         usersig: &UserSig,
-    ) -> Result<RawAnswer, ApiError> {
+    ) -> Result<HttpResponse, ApiError> {
+        let response = self.exchange(path, body, usersig).await?;
+        if response.status.is_success() {
+            Ok(response)
+        } else {
+            Err(ApiError::Status { status: response.status.as_u16() })
+        }
+    }
+
+    /// Posts a body and returns the response, whatever its HTTP status.
+    pub(super) async fn exchange(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+        usersig: &UserSig,
+    ) -> Result<HttpResponse, ApiError> {
         let mut url = self.settings.base_url.clone();
         url.set_path(path);
         url.query_pairs_mut()
@@ -189,7 +213,7 @@ impl Client {
             .await
             .map_err(failed)?;
         let status = response.status();
-        let date = date_of(response.headers());
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         // The body of an error is read too, or its connection could not be used again.
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -198,10 +222,7 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        if !status.is_success() {
-            return Err(ApiError::Status { status: status.as_u16() });
-        }
-        Ok(RawAnswer { body, date })
+        Ok(HttpResponse { status, date, body })
     }
 
     /// The one way from reqwest's errors, which carry the URL, to ours, which do not.
@@ -295,12 +316,6 @@ fn untrusted(error: &reqwest::Error) -> Option<String> {
     None
 }
 
-/// The time of the server that answered (RFC 9110, section 6.6.1).
-fn date_of(headers: &HeaderMap) -> Option<DateTime<Utc>> {
-    let date = headers.get(DATE)?.to_str().ok()?;
-    Some(DateTime::parse_from_rfc2822(date).ok()?.to_utc())
-}
-
 fn read_page(body: &[u8]) -> Result<Page, ApiError> {
     let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
     let answer: ListAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
@@ -346,7 +361,7 @@ fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError>
 }
 
 /// Says what is wrong with a body without repeating it.
-fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
+pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
     let start = body.trim_ascii_start();
     let what = if start.starts_with(b"<") {
         "HTML instead of JSON (a proxy or a captive portal may have answered)".to_owned()
@@ -445,10 +460,12 @@ mod tests {
         let clock = Clock::standing_at("2026-03-01T08:00:00Z".parse().unwrap());
         let client = client(&clock);
         let note = |date: &'static str| {
-            let headers = HeaderMap::from_iter([(DATE, reqwest::header::HeaderValue::from_static(date))]);
-            client.note_date(date_of(&headers), &Err::<(), _>(ApiError::Status { status: 502 }));
-            assert_ne!(client.clock_skew().map(|skew| skew.num_seconds()), Some(-3600), "not the API's");
-            client.note_date(date_of(&headers), &Ok(()));
+            let response =
+                HttpResponse { status: StatusCode::OK, date: Some(date.to_owned()), body: Vec::new() };
+            let before = client.clock_skew();
+            client.note_date(response.time(), &Err::<(), _>(ApiError::Status { status: 502 }));
+            assert_eq!(client.clock_skew(), before, "only the API's own answers count");
+            client.note_date(response.time(), &Ok(()));
             client.clock_skew().map(|skew| skew.num_seconds())
         };
         assert_eq!(note("soon"), None);

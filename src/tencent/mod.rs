@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod error;
+pub mod probe;
 pub mod region;
 pub mod usersig;
 pub mod wire;

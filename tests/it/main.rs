@@ -25,6 +25,7 @@ mod pictures;
 mod postgres;
 mod postgres_program;
 mod postgres_servers;
+mod probe;
 mod properties;
 mod published;
 mod readers;

@@ -98,6 +98,7 @@ async fn no_secret_shows_in_any_command_that_succeeds() {
         (&["status"], 0),
         (&["check", "--show-config"], 0),
         (&["check", "--json"], 0),
+        (&["check", "--probe", "--probe-wait", "0s"], 0),
     ] {
         let ended = overhear(&place, arguments, code).await;
         // By itself a command logs warnings only.

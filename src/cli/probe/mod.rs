@@ -1,0 +1,326 @@
+//! `check --probe`: asks the real API what its documentation leaves open. Every request only reads, and list requests
+//! keep the app's pace under its lease. The table has no id, name or secret, so that a person can send it to others.
+
+mod questions;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::questions::{Asked, Row};
+use super::check::{self, Finding, RETRY_FOR, WAIT_FOR_LEASE};
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::setup::Setup;
+use super::text;
+use crate::config::{App, Config};
+use crate::model::GroupType;
+use crate::pace::{Pacer, Patience, RetryPolicy};
+use crate::store::{Lease, Store};
+use crate::tencent::probe::{Call, Entry, Listed, RawAnswer, UnknownId};
+use crate::tencent::wire::ListRequest;
+use crate::tencent::{ApiError, Client};
+
+/// Small, so that a list of a few hundred groups has a second page.
+const LIMIT: u32 = 100;
+/// Time between two calls of `get_group_info`, of which the API allows 200 a second.
+const INFO_INTERVAL: Duration = Duration::from_millis(100);
+/// The names that the SDKs use for two group types, and those that the REST API uses.
+const ALIASES: [(&str, &str); 2] = [("Work", "Private"), ("Meeting", "ChatRoom")];
+
+/// A row of the JSON list. Apps are numbered, because their names are for nobody else.
+#[derive(Serialize)]
+struct NumberedRow<'a> {
+    app: usize,
+    #[serde(flatten)]
+    row: &'a Row,
+}
+
+/// Makes the usual checks, whose lines go to stderr, then asks the API about each app that passed them.
+pub(super) async fn run(
+    setup: &Setup,
+    config: &Config,
+    wait: Duration,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let (findings, store) = check::examine(setup, config).await?;
+    // If stderr is closed nobody reads the lines; the exit code still tells.
+    let _ = check::print(&mut io::stderr().lock(), &findings);
+    let mut tables = Vec::new();
+    for app in &config.apps {
+        let mut rows = vec![program(app)];
+        rows.extend(probe_if_checked(setup, app, &findings, store.as_ref(), wait).await);
+        tables.push(rows);
+    }
+    let numbered: Vec<NumberedRow<'_>> = (1..)
+        .zip(&tables)
+        .flat_map(|(app, rows)| rows.iter().map(move |row| NumberedRow { app, row }))
+        .collect();
+    output.print(check::worst(&findings), numbered, |out| {
+        tables.iter().try_for_each(|rows| {
+            let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+            writeln!(out, "{}", text::table(&["question", "answer", "detail"], &cells))
+        })
+    })
+}
+
+fn program(app: &App) -> Row {
+    let region = app.api.region.map_or_else(|| "set by base_url".to_owned(), |region| region.to_string());
+    let version = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+    Row::new("program and region", format!("{version}, region {region}"), "")
+}
+
+async fn probe_if_checked(
+    setup: &Setup,
+    app: &App,
+    findings: &[Finding],
+    store: Option<&Store>,
+    wait: Duration,
+) -> Vec<Row> {
+    if findings.iter().any(|finding| finding.is_failure_of(&app.name)) {
+        return vec![Row::not_asked("all questions", "the check of this app did not succeed")];
+    }
+    let Ok((client, _)) = setup.client_and_warnings(app) else {
+        return vec![Row::not_asked("all questions", "the key cannot be read any more")];
+    };
+    let lease = match store {
+        None => None,
+        Some(store) => match timeout(WAIT_FOR_LEASE, store.lease(app.sdk_app_id, |_| ())).await {
+            Ok(Ok(lease)) => Some(lease),
+            Ok(Err(_)) => {
+                return vec![Row::not_asked("all questions", "the app's lease cannot be acquired")];
+            }
+            Err(_) => {
+                return vec![Row::not_asked("all questions", "another process is crawling the app")];
+            }
+        },
+    };
+    let mut prober = Prober::new(setup, app, &client, lease.as_ref());
+    let probe = prober.probe(&app.group_types, wait);
+    let Some(lease) = lease else { return probe.await };
+    let rows = lease.keeping(probe).await;
+    lease.release(setup.clock.now(), app.request_interval).await;
+    rows.unwrap_or_else(|_| vec![Row::not_asked("all questions", "the app's lease expired")])
+}
+
+/// Makes the requests and remembers what all answers have in common.
+struct Prober<'a> {
+    setup: &'a Setup,
+    app: &'a App,
+    client: &'a Client,
+    list_pacer: Pacer,
+    info_pacer: Pacer,
+    patience: Patience,
+    seen: Seen,
+}
+
+/// What is judged from all answers.
+#[derive(Default)]
+struct Seen {
+    /// Number of answers by HTTP status.
+    statuses: BTreeMap<u16, u32>,
+    list_fields: BTreeSet<String>,
+    list_entry_fields: BTreeSet<String>,
+    info_fields: BTreeSet<String>,
+    info_entry_fields: BTreeSet<String>,
+    /// The `Date` header of the first answer, and when that was received.
+    date: Option<(Option<String>, DateTime<Utc>)>,
+}
+
+impl Seen {
+    fn note(&mut self, answer: &RawAnswer, received_at: DateTime<Utc>) {
+        *self.statuses.entry(answer.status).or_default() += 1;
+        let (fields, entry_fields) = match answer.call {
+            Call::List => (&mut self.list_fields, &mut self.list_entry_fields),
+            Call::Info => (&mut self.info_fields, &mut self.info_entry_fields),
+        };
+        fields.extend(answer.fields());
+        entry_fields.extend(answer.entry_fields());
+        self.date.get_or_insert_with(|| (answer.date.clone(), received_at));
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        vec![
+            questions::unknown_fields(Call::List, &self.list_fields),
+            questions::unknown_entry_fields(Call::List, &self.list_entry_fields),
+            questions::unknown_fields(Call::Info, &self.info_fields),
+            questions::unknown_entry_fields(Call::Info, &self.info_entry_fields),
+            questions::statuses(&self.statuses),
+            questions::date(self.date.as_ref().map(|(date, at)| (date.as_deref(), *at))),
+        ]
+    }
+}
+
+/// The first page of a group type, or why there is none.
+type FirstPage = (GroupType, Asked<Listed>);
+
+impl<'a> Prober<'a> {
+    fn new(setup: &'a Setup, app: &'a App, client: &'a Client, lease: Option<&Lease>) -> Self {
+        // Without a lease nothing says when the check's own request was sent: then a full interval passes first.
+        let wait = match lease.and_then(Lease::not_before) {
+            Some(at) => (at - setup.clock.now()).to_std().unwrap_or_default().min(app.request_interval),
+            None => app.request_interval,
+        };
+        Self {
+            setup,
+            app,
+            client,
+            list_pacer: Pacer::new(app.request_interval, Instant::now() + wait),
+            info_pacer: Pacer::new(INFO_INTERVAL, Instant::now()),
+            patience: Patience::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for))),
+            seen: Seen::default(),
+        }
+    }
+
+    async fn probe(&mut self, configured: &[GroupType], wait: Duration) -> Vec<Row> {
+        let interval = humantime::format_duration(self.app.request_interval);
+        eprintln!("app {}: probing the API, one list request every {interval}", self.app.name);
+        let whole = self.list(None, 0).await;
+        let mut by_type = Vec::new();
+        for group_type in types_to_list(configured) {
+            let page = self.list(Some(group_type.as_str()), 0).await;
+            by_type.push((group_type, page));
+        }
+        let mut rows = self.ask_about_unknown_ids().await;
+        rows.extend(self.ask_about_listed_groups(&by_type).await);
+        rows.push(questions::filter(&whole, &by_type));
+        for (alias, name) in ALIASES {
+            let listed = self.list(Some(alias), 0).await;
+            rows.push(questions::alias((alias, &listed), (name, page_of(&by_type, name)), &whole));
+        }
+        rows.push(self.ask_twice(&whole, &by_type).await);
+        rows.push(self.ask_with_the_same_next(&whole, &by_type, wait).await);
+        rows.extend(self.seen.rows());
+        rows
+    }
+
+    async fn ask_about_unknown_ids(&mut self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for form in UnknownId::ALL {
+            let id = form.random();
+            let answer = self.group_info(&[&id]).await;
+            rows.push(questions::unknown_id(form, &id, &answer));
+            if form == UnknownId::Default {
+                rows.push(questions::top_level("one unknown id", &answer));
+            }
+        }
+        rows
+    }
+
+    async fn ask_about_listed_groups(&mut self, by_type: &[FirstPage]) -> Vec<Row> {
+        let listed = |page: &Asked<Listed>| page.as_ref().ok().and_then(|page| page.ids.first().cloned());
+        let ids: Vec<String> = by_type.iter().filter_map(|(_, page)| listed(page)).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let Some(first) = ids.first() else {
+            let mut rows: Vec<Row> =
+                by_type.iter().map(|(of, page)| questions::listed_group(of, page, &Ok(Vec::new()))).collect();
+            rows.push(Row::not_asked(questions::TOP_LEVEL_STANDING, "no list has a group"));
+            return rows;
+        };
+        let answer = self.group_info(&ids).await;
+        let entries: Asked<Vec<Entry>> = questions::entries(&answer);
+        let mut rows: Vec<Row> =
+            by_type.iter().map(|(of, page)| questions::listed_group(of, page, &entries)).collect();
+        rows.push(questions::top_level("listed groups", &answer));
+        let mixed = self.group_info(&[first, &UnknownId::Default.random()]).await;
+        rows.push(questions::top_level("a listed group and an unknown id", &mixed));
+        rows
+    }
+
+    /// Asks for the first page that has the most ids a second time.
+    async fn ask_twice(&mut self, whole: &Asked<Listed>, by_type: &[FirstPage]) -> Row {
+        let longest = first_pages(whole, by_type).max_by_key(|(_, page)| page.ids.len());
+        match longest {
+            Some((group_type, first)) if first.ids.len() > 1 => {
+                let second = self.list(group_type, 0).await;
+                questions::order(first, &second)
+            }
+            _ => Row::not_asked(questions::ORDER, "no first page has two groups"),
+        }
+    }
+
+    /// Uses the `Next` of a first page twice, and waits in between.
+    async fn ask_with_the_same_next(
+        &mut self,
+        whole: &Asked<Listed>,
+        by_type: &[FirstPage],
+        wait: Duration,
+    ) -> Row {
+        let mut continued = first_pages(whole, by_type)
+            .filter_map(|(of, page)| Some((of, page.next.filter(|next| *next != 0)?)));
+        let Some((group_type, next)) = continued.next() else {
+            let why = format!("no list has a second page at a Limit of {LIMIT}");
+            return Row::not_asked(questions::NEXT, &why);
+        };
+        let first = self.list(group_type, next).await;
+        let waited = humantime::format_duration(wait).to_string();
+        if first.is_ok() {
+            eprintln!("waiting {waited} before the same Next is used again");
+            sleep(wait).await;
+        }
+        let second = match &first {
+            Ok(_) => self.list(group_type, next).await,
+            Err(why) => Err(why.clone()),
+        };
+        questions::next_again(&first, &second, &waited)
+    }
+
+    /// Asks for one page.
+    async fn list(&mut self, group_type: Option<&str>, next: u64) -> Asked<Listed> {
+        let request = ListRequest { limit: LIMIT, next, group_type: group_type.map(str::to_owned) };
+        let client = self.client;
+        let send = || client.list_raw(&request);
+        let answer =
+            self.patience.request(&self.list_pacer, |_| passed(send()), ApiError::disposition, |_| ());
+        let answer = answer.await.map_err(|error| questions::reason(&error))?;
+        self.seen.note(&answer, self.setup.clock.now());
+        questions::page(&answer)
+    }
+
+    /// Asks about single groups.
+    async fn group_info(&mut self, ids: &[&str]) -> Asked<RawAnswer> {
+        let client = self.client;
+        let send = || client.group_info_raw(ids);
+        let answer =
+            self.patience.request(&self.info_pacer, |_| passed(send()), ApiError::disposition, |_| ());
+        let answer = answer.await.map_err(|error| questions::reason(&error))?;
+        self.seen.note(&answer, self.setup.clock.now());
+        Ok(answer)
+    }
+}
+
+/// Turns an answer that says "later" into the failure that it is, so that the request is repeated.
+async fn passed(answer: impl Future<Output = Result<RawAnswer, ApiError>>) -> Result<RawAnswer, ApiError> {
+    let answer = answer.await?;
+    answer.passing_failure().map_or(Ok(answer), Err)
+}
+
+/// The configured types, or the documented ones if none are, and those that the aliases are compared with.
+fn types_to_list(configured: &[GroupType]) -> Vec<GroupType> {
+    let mut types = if configured.is_empty() { GroupType::documented() } else { configured.to_vec() };
+    for name in ALIASES.iter().filter_map(|(_, name)| GroupType::new(name)) {
+        if !types.contains(&name) {
+            types.push(name);
+        }
+    }
+    types
+}
+
+fn page_of<'a>(by_type: &'a [FirstPage], name: &str) -> Option<&'a Listed> {
+    by_type.iter().find(|(of, _)| of.as_str() == name).and_then(|(_, page)| page.as_ref().ok())
+}
+
+/// The first pages that were listed, those of types before that of all types.
+fn first_pages<'a>(
+    whole: &'a Asked<Listed>,
+    by_type: &'a [FirstPage],
+) -> impl Iterator<Item = (Option<&'a str>, &'a Listed)> {
+    let of_types = by_type.iter().filter_map(|(of, page)| Some((Some(of.as_str()), page.as_ref().ok()?)));
+    of_types.chain(whole.as_ref().ok().map(|page| (None, page)))
+}
