@@ -166,7 +166,7 @@ pub(crate) async fn fetch_all(api: &str, mut each: impl AsyncFnMut(&'static str,
     let patience = Patience::new(RetryPolicy::lasting(Duration::from_secs(10)));
     let mut caller = Caller::new(&client, &pacer, patience, |_| ());
     for name in TYPES {
-        let mut pages = Pages::of(GroupType::new(name), 10_000);
+        let mut pages = Pages::of(GroupType::new(name), 10_000, None);
         loop {
             let turned = pages.turn(&mut caller).await.unwrap();
             each(name, turned.page.ids.iter().collect()).await;

@@ -30,8 +30,6 @@ pub(super) struct Concluded {
     /// Why the API may not be asked about groups: then deletions are withheld.
     pub(super) refused: Option<ApiError>,
     pub(super) history: HistoryChanges,
-    /// Held groups of which the API said that they are gone.
-    pub(super) confirmed_held: GroupIds,
 }
 
 /// The lists of a crawl that reached its end.
@@ -91,10 +89,7 @@ impl Crawler {
             site.write_listed(type_id, in_baseline, site.clock.now(), &ids).await?;
         }
         told.end_baselines().await?;
-        let gone = |answered: &Answered| matches!(answered, Answered::Learned(Learned::Gone(_)));
-        let confirmed_held = answers.held.iter().filter(|(_, answered)| gone(answered));
-        let confirmed_held = confirmed_held.map(|(id, _)| id.as_str()).collect();
-        Ok(Concluded { settlement, judgement, withholding, refused: answers.refused, history, confirmed_held })
+        Ok(Concluded { settlement, judgement, withholding, refused: answers.refused, history })
     }
 
     fn judge(&self, rechecks: &[Recheck], findings: &mut Findings) -> Judgement {
@@ -302,6 +297,9 @@ fn history_changes(
     };
     changes.remove = history.asked.keys().filter(|id| !in_doubt(id)).map(String::as_str).collect();
     changes.prune = !history.asked.is_empty();
+    let gone = |answered: &Answered| matches!(answered, Answered::Learned(Learned::Gone(_)));
+    let confirmed_held = answers.held.iter().filter(|(_, answered)| gone(answered));
+    changes.confirmed_held = confirmed_held.map(|(id, _)| id.as_str()).collect();
     changes
 }
 

@@ -34,7 +34,7 @@ use self::report::{shortfall_reason, withheld_reason};
 pub use self::retention::Retention;
 use self::site::CrawlSite;
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupIds, GroupType, ReasonCode, Trigger, TypeId, with_causes};
+use crate::model::{CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, with_causes};
 use crate::pace::{Pacer, Patience, RetryPolicy};
 pub use crate::pages::Outcome;
 use crate::pages::{Caller, News, PagesError};
@@ -147,8 +147,7 @@ struct Ended {
     status: CrawlStatus,
     reason: Option<Reason>,
     settlement: Settlement,
-    history: HistoryChanges,
-    confirmed_held: GroupIds,
+    history: Option<HistoryChanges>,
     findings: Findings,
     requests: u64,
 }
@@ -324,7 +323,7 @@ impl Crawler {
         };
         let site = self.site(lease, &self.store, app, Ledger::Real(crawl), stop);
         let ended = self.find_out(&site, &types).await;
-        let Ended { status, reason, settlement, history, confirmed_held, findings, requests } = ended;
+        let Ended { status, reason, settlement, history, findings, requests } = ended;
         let clock_skew = self.note_clock_skew();
         let finished_at = self.clock.now();
         let closing = Closing {
@@ -342,8 +341,7 @@ impl Crawler {
             unfiltered_next: findings.unfiltered_next,
             listed: findings.listed,
             clock_skew,
-            history: &history,
-            confirmed_held: &confirmed_held,
+            history: history.as_ref(),
             passes: &findings.records(started_at),
             settlement: &settlement,
         };
@@ -456,11 +454,11 @@ impl Crawler {
         let mut findings = Findings::default();
         let investigating = Box::pin(self.investigate(site, types, &mut caller, &mut findings));
         let concluded = site.lease.keeping(investigating).await.unwrap_or_else(|lost| Err(lost.into()));
-        let (mut history, mut confirmed_held) = (HistoryChanges::default(), GroupIds::new());
+        let mut history = None;
         let (status, reason, settlement) = match concluded {
             Ok(concluded) => {
-                (history, confirmed_held) = (concluded.history, concluded.confirmed_held);
-                let Concluded { settlement, judgement, withholding, refused, .. } = concluded;
+                let Concluded { settlement, judgement, withholding, refused, history: changes } = concluded;
+                history = Some(changes);
                 let crawl = site.ledger.crawl();
                 let withheld = withheld_reason(withholding, refused, &settlement, types, crawl);
                 if judgement.shortfalls.is_empty() {
@@ -480,7 +478,7 @@ impl Crawler {
             }
         };
         let requests = caller.requests();
-        Ended { status, reason, settlement, history, confirmed_held, findings, requests }
+        Ended { status, reason, settlement, history, findings, requests }
     }
 }
 

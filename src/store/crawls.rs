@@ -9,9 +9,9 @@ use super::engine::{Store, query, query_as, query_scalar, reading, writing};
 use super::error::{Attempted as _, StoreError};
 use super::groups::{Tally, keep_tally};
 use super::lease::Lease;
-use super::questions::{COUNT_CONFIRMED, HELD, HELD_CONFIRMED, HistoryChanges, keep_history};
+use super::questions::{HELD, HELD_CONFIRMED, HistoryChanges, keep_history};
 use crate::model::{
-    Counts, CrawlId, CrawlStatus, Deletions, GroupIds, GroupType, ReasonCode, Trigger, TypeId, Verdict,
+    Counts, CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, Trigger, TypeId, Verdict,
 };
 use crate::reconcile::{Absent, AskedCounts, Settlement, WithheldGroups};
 
@@ -77,9 +77,8 @@ pub struct Closing<'a> {
     pub clock_skew: Option<TimeDelta>,
     pub passes: &'a [PassRecord],
     pub settlement: &'a Settlement,
-    pub history: &'a HistoryChanges,
-    /// Held groups of which the API said that they are gone.
-    pub confirmed_held: &'a GroupIds,
+    /// What the questions of the crawl came to, if it reached its end.
+    pub history: Option<&'a HistoryChanges>,
 }
 
 /// What earlier crawls of an app tell a new one.
@@ -231,8 +230,7 @@ impl Store {
                 clock_skew: None,
                 passes: &[],
                 settlement: &Settlement::nothing(),
-                history: &HistoryChanges::default(),
-                confirmed_held: &GroupIds::new(),
+                history: None,
             };
             self.close_crawl(lease, &orphan, |_| ()).await?;
         }
@@ -436,13 +434,9 @@ impl Store {
                 }
                 noting.execute(&mut *tx).await.attempted(DOING)?;
             }
-            if !closing.confirmed_held.is_empty() {
-                for chunk in closing.confirmed_held.sorted_chunks(IDS_PER_STATEMENT) {
-                    dialect::confirm_held(&mut tx, app, &dialect::Ids::of(&chunk)).await.attempted(DOING)?;
-                }
-                query(COUNT_CONFIRMED).bind(app.0).execute(&mut *tx).await.attempted(DOING)?;
+            if let Some(history) = closing.history {
+                keep_history!(tx, dialect, app, history, DOING);
             }
-            keep_history!(tx, dialect, app, closing.history, DOING);
             let events: CrawlEvents =
                 query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
             let day = closing.day.to_string();

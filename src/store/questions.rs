@@ -23,6 +23,8 @@ pub struct HistoryChanges {
     pub remove: GroupIds,
     /// There may be groups in it that are no longer live.
     pub prune: bool,
+    /// Held groups of which the API said that they are gone.
+    pub confirmed_held: GroupIds,
 }
 
 const ROUND: &str = "SELECT round FROM app WHERE app_id = $1";
@@ -78,6 +80,14 @@ impl Store {
 /// Writes the changes of the history in the transaction that concludes a crawl.
 macro_rules! keep_history {
     ($tx:expr, $dialect:ident, $app:expr, $history:expr, $doing:expr) => {
+        for chunk in $history.confirmed_held.sorted_chunks(IDS_PER_STATEMENT) {
+            let ids = $dialect::Ids::of(&chunk);
+            $dialect::confirm_held(&mut $tx, $app, &ids).await.attempted($doing)?;
+        }
+        if !$history.confirmed_held.is_empty() {
+            let counting = query(crate::store::questions::COUNT_CONFIRMED).bind($app.0);
+            counting.execute(&mut *$tx).await.attempted($doing)?;
+        }
         for (asked, ids) in &$history.set {
             for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
                 let ids = $dialect::Ids::of(&chunk);
@@ -91,14 +101,8 @@ macro_rules! keep_history {
         if $history.prune {
             query(crate::store::questions::PRUNE).bind($app.0).execute(&mut *$tx).await.attempted($doing)?;
         }
-        if $history.round > 0 {
-            query(crate::store::questions::NEXT_ROUND)
-                .bind($app.0)
-                .bind($history.round)
-                .execute(&mut *$tx)
-                .await
-                .attempted($doing)?;
-        }
+        let counting = query(crate::store::questions::NEXT_ROUND).bind($app.0).bind($history.round);
+        counting.execute(&mut *$tx).await.attempted($doing)?;
     };
 }
 pub(super) use keep_history;

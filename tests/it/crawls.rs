@@ -1111,7 +1111,7 @@ async fn each_vanished_group_is_asked_about_fifty_at_a_time(mut world: World) {
     world.create("Private", "r");
     let before = world.requests_so_far();
     let report = world.crawl().await;
-    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.spared), ("complete", 60, 0));
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.asked.spared), ("complete", 60, 0));
     let requests = world.requests_after(before);
     assert_eq!(requests, ["count", "Public 1", "Private 1", "count", "about 50", "about 10"]);
     assert_eq!(report.requests, 6);
@@ -1129,7 +1129,7 @@ async fn a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed(mut world
     world.dissolve("c");
     let report = world.crawl().await;
     assert_eq!(
-        (outcome(&report).as_str(), report.events.vanished, report.spared, report.missing),
+        (outcome(&report).as_str(), report.events.vanished, report.asked.spared, report.missing),
         ("complete", 1, 1, 0)
     );
     assert_eq!(world.table().await, ["a Public", "b Public", "c Public deleted"]);
@@ -1139,7 +1139,7 @@ async fn a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed(mut world
     assert_eq!(world.value("SELECT spared FROM crawls WHERE crawl_id = 2").await, "1");
     world.assert_table_is_the_truth().await;
     // It is asked about again for as long as no list has it.
-    assert_eq!(world.crawl().await.spared, 1);
+    assert_eq!(world.crawl().await.asked.spared, 1);
     world.dissolve("b");
     world.crawl().await;
     assert_eq!(world.table().await[1], "b Public deleted");
@@ -1152,12 +1152,12 @@ async fn a_standing_group_that_two_moving_lists_skipped_is_missing_no_more(world
     world.crawl().await;
     // Page 1 was a b c, and page 2 begins at the fourth of b c d e …
     world.during_request(3, |api| assert!(api.dissolve("a")));
-    assert_eq!(world.crawl().await.spared, 0);
+    assert_eq!(world.crawl().await.asked.spared, 0);
     assert_eq!(world.table().await[3], "d Public missing");
     // The next list moves too, and happens to skip it again.
     world.api.hide(&["d"]);
     world.during_request(3, |api| assert!(api.dissolve("b")));
-    assert_eq!(world.crawl().await.spared, 1);
+    assert_eq!(world.crawl().await.asked.spared, 1);
     assert_eq!(world.table().await[3], "d Public");
     assert_eq!(world.lines("SELECT event FROM group_events WHERE group_id = 'd'").await, [""; 0]);
 }
@@ -1168,7 +1168,7 @@ async fn the_true_type_of_a_standing_group_is_learned_from_the_answer(mut world:
     world.create("Private", "a b c");
     world.crawl().await;
     world.api.hide(&["a", "b"]);
-    assert_eq!(world.crawl().await.spared, 2);
+    assert_eq!(world.crawl().await.asked.spared, 2);
     assert_eq!(world.table().await, ["a Private", "b Private", "c NULL"]);
     assert_eq!(world.events().await, [""; 0]);
     // Another type than the one that is known, and one that no configuration and no crawl has named.
@@ -1176,12 +1176,12 @@ async fn the_true_type_of_a_standing_group_is_learned_from_the_answer(mut world:
     world.api.retype("b", "Own");
     world.api.hide(&["a", "b"]);
     let report = world.foretold_crawl().await;
-    assert_eq!((report.spared, report.events.retyped), (2, 2));
+    assert_eq!((report.asked.spared, report.events.retyped), (2, 2));
     assert_eq!(world.table().await, ["a Public", "b Own", "c NULL"]);
     assert_eq!(world.events().await, ["3 a retyped Private>Public", "3 b retyped Private>Own"]);
     // An answer without types keeps the known ones.
     world.api.script(At::Info, Fault::NoGroupTypes);
-    assert_eq!(world.crawl().await.spared, 2);
+    assert_eq!(world.crawl().await.asked.spared, 2);
     assert_eq!(world.table().await, ["a Public", "b Own", "c NULL"]);
 }
 
@@ -1276,7 +1276,7 @@ async fn the_code_of_a_whole_answer_means_nothing_beside_its_groups(mut world: W
     world.api.hide(&["c"]);
     world.api.script(At::Info, Fault::CodeBesideGroups(10007));
     let report = world.crawl().await;
-    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.spared), ("complete", 1, 1));
+    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.asked.spared), ("complete", 1, 1));
     world.assert_table_is_the_truth().await;
 }
 
@@ -1289,10 +1289,10 @@ async fn a_dry_run_asks_too(mut world: World) {
     world.dissolve("c");
     let (dry_run, said) = world.foretell().await;
     assert_eq!(
-        (dry_run.spared, said),
+        (dry_run.asked.spared, said),
         (1, vec!["b retyped Public>Own".to_owned(), "c vanished Public>NULL".to_owned()])
     );
-    assert_eq!(world.foretold_crawl().await.spared, 1);
+    assert_eq!(world.foretold_crawl().await.asked.spared, 1);
 }
 
 async fn a_crawl_is_stopped_while_it_asks(mut world: World) {

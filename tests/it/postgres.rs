@@ -10,7 +10,8 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
 use tim_group_sync::simulator::At;
-use tim_group_sync::store::{AppId, AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
+use tim_group_sync::reconcile::Confirmation;
+use tim_group_sync::store::{AppId, AppIdentity, Approval, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Engine, World};
@@ -127,13 +128,13 @@ async fn an_approval_that_takes_long_keeps_its_lease() {
     let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
     let crawl = scene.open(at(2, 0)).await;
     let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
-    withheld.withhold(&[scene.public]);
+    withheld.withhold(&[scene.public], Confirmation::Off, true);
     scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
     let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
 
     bench.let_leases_run_out().await;
     let locking = lock_table(&bench, "group_event").await;
-    let approving = scene.lease.keeping(bench.store.approve(&scene.lease, &held, crawl, at(3, 0), day()));
+    let approving = scene.lease.keeping(bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(3, 0), day()));
     let meanwhile = async {
         waiting_for_a_lock(&bench, "1").await;
         let_seconds_pass(9).await;

@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::model::{CrawlStatus, Verdict};
 use tim_group_sync::simulator::At;
-use tim_group_sync::store::{CrawlEvents, DatabaseUrl, PostgresDatabase, Store, StoreError, Written};
+use tim_group_sync::reconcile::Confirmation;
+use tim_group_sync::store::{Approval, CrawlEvents, DatabaseUrl, PostgresDatabase, Store, StoreError, Written};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -267,11 +268,11 @@ async fn what_was_committed_without_an_answer_is_done_once() {
 
     let crawl = scene.open(at(3, 0)).await;
     let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["c"]).await;
-    withheld.withhold(&[scene.public]);
+    withheld.withhold(&[scene.public], Confirmation::Off, true);
     scene.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
     let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
     way.lose_a_commit();
-    let approved = bench.store.approve(&scene.lease, &held, crawl, at(4, 0), day()).await.unwrap();
+    let approved = bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
     assert_eq!(approved, 1);
     assert_eq!(bench.value("SELECT vanished FROM daily_counts WHERE group_type = 'Public'").await, "2");
     bench.assert_consistent().await;

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tim_group_sync::clock::Clock;
-use tim_group_sync::model::{Counts, CrawlStatus, ReasonCode, SdkAppId, TypeId, Verdict};
-use tim_group_sync::reconcile::Settlement;
+use tim_group_sync::model::{Counts, CrawlId, CrawlStatus, ReasonCode, SdkAppId, TypeId, Verdict};
+use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AgeLimits, AppIdentity, Closing, CrawlEvents, DatabaseUrl, Holdings, PassRecord, Past, Purged, Reason,
+    AgeLimits, AppIdentity, Approval, Closing, CrawlEvents, DatabaseUrl, HeldCrawl, Holdings, PassRecord, Past, Purged, Reason,
     Store, StoreError, Written,
 };
 
@@ -558,7 +558,7 @@ async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(be
     scene.close(crawl, at(2, 0), at(2, 1), &missing).await.unwrap();
     let crawl = scene.open(at(3, 0)).await;
     let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
-    withheld.withhold(&[scene.public]);
+    withheld.withhold(&[scene.public], Confirmation::Off, true);
     let events = scene.close(crawl, at(3, 0), at(3, 2), &withheld).await.unwrap();
     assert_eq!(events, CrawlEvents::default());
     bench.assert_consistent().await;
@@ -584,8 +584,8 @@ async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(be
 
     let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
     assert_eq!((waiting.withheld, waiting.sdk_app_id()), (2, Some(sdk_app_id())));
-    assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["a", "b"]);
-    let approve = || bench.store.approve(&scene.lease, &waiting, crawl, at(4, 0), day());
+    assert_eq!(held_ids(bench, &waiting, crawl, Approval::All).await, ["a", "b"]);
+    let approve = || bench.store.approve(&scene.lease, &waiting, (crawl, Approval::All), at(4, 0), day());
     assert_eq!(approve().await.unwrap(), 2);
     bench.assert_consistent().await;
     assert_eq!(
@@ -605,11 +605,16 @@ async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(be
     assert_eq!(bench.lines(&shown).await, ["complete|approved|2|2"]);
 }
 
+async fn held_ids(bench: &Bench, of: &HeldCrawl, crawl: CrawlId, which: Approval) -> Vec<String> {
+    let groups = bench.store.held_groups(of, crawl, which).await.unwrap();
+    groups.into_iter().map(|(id, _)| id).collect()
+}
+
 async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
     let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
     let crawl = scene.open(at(2, 0)).await;
     let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
-    withheld.withhold(&[scene.public]);
+    withheld.withhold(&[scene.public], Confirmation::Off, true);
     scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
     let next = scene.open(at(3, 0)).await;
     assert_eq!(scene.list(next, scene.public, at(3, 1), &["a"]).await, Written::default());
@@ -617,7 +622,7 @@ async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
     let shown = "SELECT group_id, held, missing_since FROM groups ORDER BY group_id";
     assert_eq!(bench.lines(shown).await, ["a|0|NULL", "b|1|2026-03-01T02:00:00Z"]);
     let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
-    assert_eq!(bench.store.held_groups(&waiting, crawl).await.unwrap(), ["b"]);
+    assert_eq!(held_ids(bench, &waiting, crawl, Approval::All).await, ["b"]);
 }
 
 async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since(bench: &Bench) {
@@ -667,7 +672,7 @@ async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_sinc
     let absent = scene.settle(&passes, &["a", "p"]).await;
     assert_eq!(scene.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
     let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
-    assert_eq!(bench.store.approve(&scene.lease, &crawl, first, at(7, 0), day()).await.unwrap(), 2);
+    assert_eq!(bench.store.approve(&scene.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(), 2);
     assert_eq!(bench.lines(&shown).await, ["approved|5|2|2"]);
     assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["d"]);
 }
@@ -677,7 +682,7 @@ async fn an_approved_deletion_is_undone_and_approved_again(bench: &Bench) {
     let crawl = scene.open(at(2, 0)).await;
     let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
     let mut gone = scene.settle(&passes, &["a", "b", "p"]).await;
-    gone.withhold(&[scene.public]);
+    gone.withhold(&[scene.public], Confirmation::Off, true);
     scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
     let held = async || bench.store.held_crawl(crawl).await.unwrap().unwrap();
     let shown =
@@ -687,7 +692,7 @@ async fn an_approved_deletion_is_undone_and_approved_again(bench: &Bench) {
     assert_eq!((undone, bench.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
     bench.assert_consistent().await;
     for (minute, vanished, undeleted) in [(0, 4, 4), (10, 7, 7)] {
-        let approved = bench.store.approve(&scene.lease, &held().await, crawl, at(4, minute), day()).await;
+        let approved = bench.store.approve(&scene.lease, &held().await, (crawl, Approval::All), at(4, minute), day()).await;
         assert_eq!(approved.unwrap(), 3);
         bench.assert_consistent().await;
         let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(4, minute + 5), day()).await;
@@ -905,7 +910,7 @@ async fn old_crawls_go_but_those_that_something_still_names(bench: &Bench) {
     close(2, CrawlStatus::Complete, Some(0), &nothing).await;
     let with_event = close(3, CrawlStatus::Complete, None, &scene.settle(&exact, &["a"]).await).await;
     let mut held = scene.settle(&exact, &["b"]).await;
-    held.withhold(&[scene.public]);
+    held.withhold(&[scene.public], Confirmation::Off, true);
     let holding = close(4, CrawlStatus::Complete, None, &held).await;
     close(5, CrawlStatus::Failed, None, &nothing).await;
     let leftover = close(6, CrawlStatus::Incomplete, Some(3), &nothing).await;
@@ -976,7 +981,7 @@ async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(benc
         bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
         bench.store.past(scene.app).await.unwrap()
     };
-    let past = |crawled_before, leftover_last_time| Past { crawled_before, leftover_last_time };
+    let past = |crawled_before, leftover_last_time| Past { crawled_before, leftover_last_time, unfiltered_wanted: false };
     assert_eq!(close(2, CrawlStatus::Failed, None).await, past(false, false));
     assert_eq!(close(3, CrawlStatus::Incomplete, Some(3)).await, past(true, true));
     assert_eq!(close(4, CrawlStatus::Failed, None).await, past(true, true));

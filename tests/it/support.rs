@@ -17,7 +17,7 @@ use tim_group_sync::crawl::{
 use tim_group_sync::model::{CrawlId, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
-use tim_group_sync::store::{AppIdentity, HeldCrawl, Lease, Store};
+use tim_group_sync::store::{AppIdentity, Approval, HeldCrawl, Lease, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
@@ -454,7 +454,7 @@ impl World {
     /// Someone approves what a crawl withheld; returns how many groups that were.
     pub async fn approve(&self, crawl: CrawlId) -> u64 {
         let (held, lease, now) = self.to_settle(crawl).await;
-        let settled = self.store.approve(&lease, &held, crawl, now, self.today()).await.unwrap();
+        let settled = self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
         lease.give_back().await;
         self.assert_rows_are_sound().await;
         settled

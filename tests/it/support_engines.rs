@@ -18,7 +18,8 @@ use tim_group_sync::model::{
 };
 use tim_group_sync::pace::{Pacer, Patience, RetryPolicy};
 use tim_group_sync::pages::{Caller, EndOfList, Pages};
-use tim_group_sync::reconcile::{Absences, Settlement};
+use tim_group_sync::reconcile::{Absences, Confirmation, Settlement, WithoutPass};
+use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{
     AppId, AppIdentity, Batch, Closing, CrawlEvents, DatabaseUrl, Lease, NewCrawl, Reason, Store, StoreError,
@@ -485,6 +486,9 @@ impl<'a> Scene<'a> {
             listed: 6,
             passes: &[],
             settlement,
+            unfiltered_next: false,
+            clock_skew: None,
+            history: None,
         }
     }
 
@@ -537,15 +541,15 @@ impl<'a> Scene<'a> {
         }
         let judgement = judge(Evidence {
             passes: finished,
-            total_at_start: None,
-            total_at_end: None,
+            total_at_start: Some(9),
+            total_at_end: Some(9),
             distinct: 9,
             max_shortfall: 0.0,
         });
         for (judged, (_, verdict)) in judgement.passes.iter().zip(passes) {
             assert_eq!(judged.verdict, *verdict);
         }
-        let absences = Absences::of(&judgement, false);
+        let absences = Absences::of(&judgement, WithoutPass::Unknown);
         let mut absent = Vec::new();
         let naming = self.bench.store.gather_live(
             self.app,
@@ -558,14 +562,14 @@ impl<'a> Scene<'a> {
         );
         naming.await.unwrap();
         assert_eq!(absent.len(), unlisted.len(), "only live groups can be unlisted");
-        let mut counts = BTreeMap::new();
-        absent.iter().for_each(|(type_id, ..)| *counts.entry(*type_id).or_default() += 1);
+        let mut counts: BTreeMap<TypeId, Unlisted> = BTreeMap::new();
+        absent.iter().for_each(|(type_id, ..)| counts.entry(*type_id).or_default().groups += 1);
         let types: Vec<TypeId> = passes.iter().map(|(type_id, _)| *type_id).collect();
-        let mut settlement = absences.settlement(&types, &counts);
+        let mut candidates = absences.candidates();
         for (type_id, id, mark) in &absent {
-            settlement.consider(&absences, *type_id, id, *mark);
+            candidates.consider(*type_id, id, *mark);
         }
-        settlement
+        candidates.settle(Confirmation::Off, &types, &counts)
     }
 
     /// The groups as people see them: id, type, first and last seen, deleted, missing, held, in baseline.
@@ -606,5 +610,5 @@ async fn end_of_list() -> EndOfList {
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
     let patience = Patience::new(RetryPolicy::lasting(Duration::from_secs(5)));
     let mut caller = Caller::new(&client, &pacer, patience, |_| ());
-    Pages::of(None, 10).turn(&mut caller).await.unwrap().end.expect("an empty list ends at once")
+    Pages::of(None, 10, None).turn(&mut caller).await.unwrap().end.expect("an empty list ends at once")
 }
