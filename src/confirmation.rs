@@ -53,7 +53,7 @@ impl IdForm {
         }
     }
 
-    /// An id of this form that no group has: of `random`, 36^12 are possible, which nobody meets by chance.
+    /// An id of this form that no group has. Its end is made of `random`, so that no app can have chosen it.
     #[must_use]
     pub fn absent_id(self, mut random: u64) -> String {
         const ALPHABET: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
@@ -64,8 +64,8 @@ impl IdForm {
         };
         let mut id = prefix.to_owned();
         for _ in 0..12 {
-            let digit = usize::try_from(random % 36).expect("below 36");
-            id.push(char::from(ALPHABET[digit]));
+            let digit = u8::try_from(random % 36).unwrap_or(0);
+            id.push(char::from(ALPHABET[usize::from(digit)]));
             random /= 36;
         }
         id
@@ -237,12 +237,11 @@ pub fn batches<'a>(questions: impl IntoIterator<Item = Question<'a>>, most: usiz
     for Question { id, type_id, .. } in questions {
         let form = IdForm::of(id);
         let at = *open.entry((type_id, form)).or_insert(batches.len());
-        match batches.get_mut(at).filter(|batch| batch.ids.len() < BATCH) {
-            Some(batch) => batch.ids.push(id),
-            None => {
-                open.insert((type_id, form), batches.len());
-                batches.push(Batch { type_id, form, ids: vec![id] });
-            }
+        if let Some(batch) = batches.get_mut(at).filter(|batch| batch.ids.len() < BATCH) {
+            batch.ids.push(id);
+        } else {
+            open.insert((type_id, form), batches.len());
+            batches.push(Batch { type_id, form, ids: vec![id] });
         }
     }
     batches
@@ -479,7 +478,8 @@ mod tests {
     #[test]
     fn samples_are_of_the_groups_that_were_listed_last() {
         let mut samples = Samples::default();
-        let ids: GroupIds = (0..100).map(|n| format!("{n}")).collect::<Vec<_>>().iter().map(String::as_str).collect();
+        let ids: GroupIds =
+            (0..100).map(|n| format!("{n}")).collect::<Vec<_>>().iter().map(String::as_str).collect();
         samples.take(PUBLIC, &ids, &GroupIds::new());
         assert_eq!(samples.controls(PUBLIC, IdForm::Custom).collect::<Vec<_>>(), ["99", "98", "97", "96"]);
     }

@@ -11,6 +11,7 @@ use super::conclusion::{Concluded, Lists};
 use super::pass::{self, Notes, PassEnd, PassPlan, PassTally};
 use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
+use super::site::check_clock;
 use super::{CrawlSite, Crawler, Interrupted};
 use crate::model::{GroupType, TypeId, Verdict};
 use crate::pages::{Caller, Pages};
@@ -89,7 +90,7 @@ impl Crawler {
     ) -> Result<Option<u64>, Interrupted> {
         let counted = site.asking(caller.in_flight(), caller.count_app()).await?;
         // First, because a wrong clock makes signatures that the API refuses.
-        site.check_clock(caller)?;
+        check_clock(caller)?;
         Ok(counted?)
     }
 
@@ -104,7 +105,8 @@ impl Crawler {
         }
         // In the order of the configuration: the first pass that lists a new group decides its type.
         let typed = self.settings.group_types.iter().filter_map(|name| Some((name, *types.get(name)?)));
-        let live = |type_id| states.iter().find(|state| state.type_id() == type_id).map_or(0, TypeState::live);
+        let live =
+            |type_id| states.iter().find(|state| state.type_id() == type_id).map_or(0, TypeState::live);
         typed
             .enumerate()
             .map(|(index, (name, type_id))| PassPlan {

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
+use super::site::check_clock;
 use super::types::TypeDoubts;
 use super::{CrawlSite, Interrupted};
 use crate::confirmation::{History, Samples};
@@ -206,7 +207,7 @@ async fn fetch(
                 Err(stopped) => Outcome::Failed(stopped),
             };
             site.progress.send_modify(|progress| progress.requests = caller.requests());
-            let outcome = match site.check_clock(caller) {
+            let outcome = match check_clock(caller) {
                 Ok(()) => outcome,
                 Err(clock) => Outcome::Failed(clock),
             };

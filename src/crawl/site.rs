@@ -78,12 +78,12 @@ impl CrawlSite<'_> {
             outcome = run => Ok(outcome),
         }
     }
+}
 
-    /// Fails if this machine's clock and the API's are too far apart, as far as the API's answers have told.
-    pub(super) fn check_clock(&self, caller: &Caller<'_>) -> Result<(), Interrupted> {
-        match caller.clock_skew() {
-            Some(skew) if skew.abs() > TOLERATED_SKEW => Err(Interrupted::Clock { skew }),
-            _ => Ok(()),
-        }
+/// Fails if this machine's clock and the API's are too far apart, as far as the API's answers have told.
+pub(super) fn check_clock(caller: &Caller<'_>) -> Result<(), Interrupted> {
+    match caller.clock_skew() {
+        Some(skew) if skew.abs() > TOLERATED_SKEW => Err(Interrupted::Clock { skew }),
+        _ => Ok(()),
     }
 }
