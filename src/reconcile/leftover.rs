@@ -1,0 +1,34 @@
+//! Groups that the app counts and the typed lists do not.
+
+/// How many groups the app has beyond those of the configured types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// The totals of the app were not told.
+    Unknown,
+    /// The typed passes account for every group.
+    None,
+    /// The app has at least this many more.
+    Groups(u64),
+}
+
+impl Leftover {
+    /// Compares the app's smaller total with what the typed passes claimed at most, one count a pass.
+    #[must_use]
+    pub fn of(
+        total_at_start: Option<u64>,
+        total_at_end: Option<u64>,
+        typed: impl Iterator<Item = u64>,
+    ) -> Self {
+        let (Some(start), Some(end)) = (total_at_start, total_at_end) else { return Self::Unknown };
+        match start.min(end).saturating_sub(typed.sum()) {
+            0 => Self::None,
+            more => Self::Groups(more),
+        }
+    }
+
+    /// Whether an unfiltered pass is worth its requests: not for a difference that one crawl saw in passing.
+    #[must_use]
+    pub fn calls_for_unfiltered_pass(self, first_crawl: bool, also_last_time: bool) -> bool {
+        matches!(self, Self::Groups(_)) && (first_crawl || also_last_time)
+    }
+}
