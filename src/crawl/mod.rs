@@ -9,7 +9,10 @@ mod progress;
 mod report;
 mod retention;
 mod roll_read;
+mod settings;
 mod site;
+mod tick_off;
+mod told;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +21,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use chrono_tz::Tz;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,10 +34,11 @@ pub use self::progress::{Progress, Step, Waiting};
 pub use self::report::{CrawlReport, DryRun};
 use self::report::{shortfall_reason, withheld_reason};
 pub use self::retention::Retention;
+pub use self::settings::{CrawlSettings, GuardPolicy, Occasion, WhenBusy};
 use self::site::CrawlSite;
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupType, ReasonCode, Trigger, TypeId, with_causes};
-use crate::pace::{Pacer, Patience, RetryPolicy};
+use crate::model::{CrawlStatus, GroupType, ReasonCode, TypeId, with_causes};
+use crate::pace::{Pacer, Patience};
 pub use crate::pages::Outcome;
 use crate::pages::{Caller, News, PagesError};
 use crate::reconcile::Settlement;
@@ -44,67 +47,6 @@ use crate::tencent::{ApiError, Client};
 
 /// A difference between the clocks from which on it is said.
 const NOTED_SKEW: TimeDelta = TimeDelta::minutes(5);
-
-/// How an app is to be crawled.
-#[derive(Clone, Debug)]
-pub struct CrawlSettings {
-    pub identity: AppIdentity,
-    /// A pass each, in this order. None: one pass over everything, and no types.
-    pub group_types: Vec<GroupType>,
-    /// Groups a page.
-    pub page_limit: u32,
-    /// Least time between two requests.
-    pub request_interval: Duration,
-    pub retry: RetryPolicy,
-    /// `deletion.max_shortfall`.
-    pub max_shortfall: f64,
-    /// When deletions are withheld.
-    pub guard: GuardPolicy,
-    /// Whose days the daily counts are of.
-    pub timezone: Tz,
-    /// The name of this machine.
-    pub host: String,
-}
-
-/// `[deletion]`, by the names of types.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GuardPolicy {
-    /// `mode = "review"`.
-    pub review: bool,
-    pub max_fraction: f64,
-    pub min_groups: u64,
-    pub max_fraction_by_type: BTreeMap<GroupType, f64>,
-    /// `get_group_info` decides about each group that the lists lack; otherwise the lists alone.
-    pub confirm: bool,
-}
-
-impl Default for GuardPolicy {
-    /// Asks about each group, and withholds every loss.
-    fn default() -> Self {
-        Self {
-            review: false,
-            max_fraction: 0.0,
-            min_groups: 0,
-            max_fraction_by_type: BTreeMap::new(),
-            confirm: true,
-        }
-    }
-}
-
-/// What a crawl is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Occasion {
-    pub trigger: Trigger,
-    /// The tick of the schedule it serves.
-    pub due_at: Option<DateTime<Utc>>,
-}
-
-/// What to do when the app is being crawled already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenBusy {
-    Wait,
-    GiveUp,
-}
 
 /// A crawl that could not be recorded.
 #[derive(Debug, thiserror::Error)]

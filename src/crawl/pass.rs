@@ -12,12 +12,13 @@ use tracing::warn;
 use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
 use super::site::check_clock;
+use super::tick_off::{Counted, TickOff, TickedOff};
 use super::types::TypeDoubts;
 use super::{CrawlSite, Interrupted};
 use crate::confirmation::{History, Samples};
 use crate::model::{Counts, GroupIds, GroupType, TypeId};
 use crate::pages::{Caller, EndOfList, Pages, PagesError, Turned};
-use crate::roll::{PassNo, Sighting};
+use crate::roll::PassNo;
 use crate::tencent::{ApiError, Page};
 use crate::verdict::{FinishedPass, Recheck, is_nearly_whole};
 
@@ -31,8 +32,6 @@ const MAX_PAGES_WITHOUT_NEWS: u32 = 20;
 /// New ids that a pass may have beyond its TotalCount and the live groups before. Any further ones are written only once the
 /// list has ended, because a list that invents ids has no end.
 const MOST_UNEXPECTED: u64 = 1_000;
-/// New ids of a page that are looked at for samples.
-const NEW_SAMPLES: usize = 32;
 /// Pages fetched ahead of the one in hand …
 const PAGES_AHEAD: usize = 1;
 /// … in a crawl that begins before its roll is read: some 20 MB …
@@ -282,102 +281,6 @@ async fn take_all(
         if let Some(end) = end {
             return Ok((PassEnd::Complete(end), at));
         }
-    }
-}
-
-/// A page after it was ticked off.
-struct TickedOff {
-    page: Page,
-    changed: GroupIds,
-    unexpected: GroupIds,
-    /// Live again though another type is known: only `missing_since` is to be cleared.
-    returned_elsewhere: GroupIds,
-    /// Some of the new ids, for samples.
-    new_samples: GroupIds,
-    /// New ids that wait for the crawl's end.
-    kept: Vec<String>,
-    /// Listed under this type, and known under another.
-    claimed: Vec<(String, TypeId)>,
-    /// Listed by an earlier pass too.
-    elsewhere_ids: Vec<String>,
-    counted: Counted,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Counted {
-    distinct: u64,
-    elsewhere: u64,
-    repeats: u64,
-    new: u64,
-    returned: u64,
-    claimed: u64,
-}
-
-/// What the closure that ticks a page off has to know.
-struct TickOff {
-    plan: PassPlan,
-    /// New ids that may still be written before the list has ended.
-    expected_left: u64,
-    note_elsewhere: bool,
-    own_types: Vec<TypeId>,
-}
-
-impl TickOff {
-    fn run(&self, roll: &mut crate::roll::Roll, mut off: TickedOff) -> TickedOff {
-        let (type_id, typed) = (self.plan.type_id, self.plan.group_type.is_some());
-        let page = std::mem::replace(&mut off.page, Page::empty());
-        let mut expected_left = self.expected_left;
-        roll.list(self.plan.no, type_id, &page.ids, |id, sighting| {
-            let counted = &mut off.counted;
-            match sighting {
-                Sighting::Repeat => {
-                    counted.repeats += 1;
-                    return;
-                }
-                Sighting::Elsewhere => {
-                    counted.elsewhere += 1;
-                    if self.note_elsewhere && typed {
-                        off.elsewhere_ids.push(id.to_owned());
-                    }
-                }
-                Sighting::New => {
-                    counted.new += 1;
-                    if off.new_samples.len() == NEW_SAMPLES {
-                        off.new_samples.clear();
-                    }
-                    off.new_samples.push(id);
-                    if self.plan.keep_new {
-                        off.kept.push(id.to_owned());
-                    } else if expected_left > 0 {
-                        expected_left -= 1;
-                        off.changed.push(id);
-                    } else {
-                        off.unexpected.push(id);
-                    }
-                }
-                Sighting::Known { known_type, missing } => {
-                    counted.returned += u64::from(missing);
-                    let right_type = !typed || known_type == type_id;
-                    let untold = typed && known_type == TypeId::UNKNOWN;
-                    if untold || (right_type && missing) {
-                        off.changed.push(id);
-                    } else if !right_type {
-                        counted.claimed += 1;
-                        off.claimed.push((id.to_owned(), known_type));
-                        if missing {
-                            off.returned_elsewhere.push(id);
-                        }
-                    }
-                    let in_doubt = known_type == TypeId::UNKNOWN || self.own_types.contains(&known_type);
-                    if !typed && in_doubt {
-                        off.claimed.push((id.to_owned(), known_type));
-                    }
-                }
-            }
-            off.counted.distinct += 1;
-        });
-        off.page = page;
-        off
     }
 }
 

@@ -1,4 +1,8 @@
+//! Which groups are candidates, and what becomes of each.
+
 use super::*;
+use crate::confirmation::Gone;
+use crate::model::{CrawlStatus, Deletions};
 use crate::verdict::judge;
 use crate::verdict::tests::{evidence, pass, with_totals};
 
