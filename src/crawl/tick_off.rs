@@ -42,6 +42,7 @@ pub(super) struct TickOff {
     /// New ids that may still be written before the list has ended.
     pub(super) expected_left: u64,
     pub(super) note_elsewhere: bool,
+    pub(super) learns_types: bool,
     pub(super) own_types: Vec<TypeId>,
 }
 
@@ -92,7 +93,7 @@ impl TickOff {
                         }
                     }
                     let in_doubt = known_type == TypeId::UNKNOWN || self.own_types.contains(&known_type);
-                    if !typed && in_doubt {
+                    if !typed && in_doubt && self.learns_types {
                         off.claimed.push((id.to_owned(), known_type));
                     }
                 }
