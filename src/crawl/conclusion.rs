@@ -7,7 +7,7 @@ use super::confirm::{Answered, Inquiry};
 use super::investigation::Findings;
 use super::pass::{Notes, PassEnd};
 use super::progress::SignsOfLife;
-use super::types::TypeDoubts;
+use super::type_doubts::TypeDoubts;
 use super::{CrawlSite, Crawler, Interrupted};
 use crate::confirmation::{Asked, Batch, History, Learned, MAX_UNLEARNED, Question, batches};
 use crate::guard::{Change, GuardSettings, Withholding, withhold};

@@ -10,7 +10,7 @@ mod report;
 mod retention;
 mod roll_read;
 mod site;
-mod types;
+mod type_doubts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

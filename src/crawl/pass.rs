@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
-use super::types::TypeDoubts;
+use super::type_doubts::TypeDoubts;
 use super::{CrawlSite, Interrupted};
 use crate::confirmation::{History, Samples};
 use crate::model::{Counts, GroupIds, GroupType, TypeId};
