@@ -326,11 +326,13 @@ async fn views_speak_in_the_types_of_postgresql() {
     let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
                  AND data_type <> CASE
                      WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of') THEN 'timestamp with time zone'
-                     WHEN column_name IN ('configured', 'held', 'in_baseline') THEN 'boolean'
+                     WHEN column_name IN ('configured', 'held', 'in_baseline')
+                       OR column_name = 'confirmed' AND table_name <> 'crawls' THEN 'boolean'
                      WHEN column_name = 'day' THEN 'date'
                      WHEN column_name IN ('sdk_app_id', 'crawl_id', 'event_id', 'requests', 'groups_listed', 'live_groups',
                          'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code', 'undeleted', 'spared',
-                         'live_before', 'net_growth', 'lifetime_seconds', 'crawls', 'complete', 'incomplete', 'failed', 'cancelled')
+                         'live_before', 'net_growth', 'lifetime_seconds', 'crawls', 'complete', 'incomplete', 'failed', 'cancelled',
+                         'asked', 'confirmed', 'unlearned', 'unasked', 'withheld_confirmed')
                        OR column_name LIKE '%count%' OR column_name LIKE 'purged%' THEN 'bigint'
                      WHEN column_name LIKE '%\\_seconds' OR column_name = 'success_rate' THEN 'double precision'
                      ELSE 'text' END";
