@@ -13,7 +13,8 @@ mod settings;
 mod site;
 mod tick_off;
 mod told;
-mod types;
+mod type_doubts;
+
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

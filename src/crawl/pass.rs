@@ -13,7 +13,7 @@ use super::progress::{Progress, Step};
 use super::roll_read::RollRead;
 use super::site::check_clock;
 use super::tick_off::{Counted, TickOff, TickedOff};
-use super::types::TypeDoubts;
+use super::type_doubts::TypeDoubts;
 use super::{CrawlSite, Interrupted};
 use crate::confirmation::{History, Samples};
 use crate::model::{Counts, GroupIds, GroupType, TypeId};

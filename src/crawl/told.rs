@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::CrawlSite;
 use super::conclusion::Answers;
 use super::confirm::Answered;
-use super::types::TypeDoubts;
+use super::type_doubts::TypeDoubts;
 use crate::confirmation::Learned;
 use crate::model::{GroupIds, GroupType, TypeId};
 use crate::reconcile::{Absences, Candidates, Confirmation};

@@ -36,11 +36,6 @@ SELECT g.group_id, g.type_id FROM group_row g
 LEFT JOIN group_question q ON q.app_id = g.app_id AND q.group_id = g.group_id
 WHERE g.app_id = $1 AND g.held_crawl_id IS NOT NULL AND g.held_as = 'w' AND coalesce(q.again_in, 0) <= $2
 ORDER BY coalesce(q.round, 0), g.group_id LIMIT $3";
-pub(super) const COUNT_CONFIRMED: &str = "
-UPDATE crawl SET withheld_confirmed = (
-    SELECT count(*) FROM group_row g
-    WHERE g.app_id = $1 AND g.held_crawl_id = crawl.crawl_id AND g.held_as = 'c')
-WHERE crawl_id IN (SELECT held_crawl_id FROM group_row WHERE app_id = $1 AND held_crawl_id IS NOT NULL)";
 pub(super) const PRUNE: &str = "
 DELETE FROM group_question WHERE app_id = $1 AND NOT EXISTS (
     SELECT 1 FROM group_row g
@@ -84,10 +79,6 @@ macro_rules! keep_history {
         for chunk in $history.confirmed_held.sorted_chunks(IDS_PER_STATEMENT) {
             let ids = $dialect::Ids::of(&chunk);
             $dialect::confirm_held(&mut $tx, $app, &ids).await.attempted($doing)?;
-        }
-        if !$history.confirmed_held.is_empty() {
-            let counting = query(crate::store::questions::COUNT_CONFIRMED).bind($app.0);
-            counting.execute(&mut *$tx).await.attempted($doing)?;
         }
         for (asked, ids) in &$history.set {
             for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {

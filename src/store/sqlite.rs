@@ -336,13 +336,21 @@ pub(super) async fn mark_withheld(
     Ok(marking.execute(&mut **tx).await?.rows_affected())
 }
 
+// Counted before they are marked: of what a crawl withheld, some may be settled by now.
+const COUNT_CONFIRMED: &str = "
+UPDATE crawl SET withheld_confirmed = withheld_confirmed + newly.confirmed
+FROM (SELECT held_crawl_id, count(*) AS confirmed FROM group_row
+      WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2)) AND held_as = 'w' GROUP BY held_crawl_id) newly
+WHERE crawl.crawl_id = newly.held_crawl_id";
 const CONFIRM_HELD: &str = "
 UPDATE group_row SET held_as = 'c'
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2)) AND held_as = 'w'";
 
-/// Marks held groups as confirmed to be gone.
+/// Marks held groups as confirmed to be gone, and adds them to the counts of the crawls that withheld them.
 pub(super) async fn confirm_held(tx: &mut Tx<'_>, app: AppId, ids: &Ids) -> Result<(), sqlx::Error> {
-    query(CONFIRM_HELD).bind(app.0).bind(&ids.0).execute(&mut **tx).await?;
+    for statement in [COUNT_CONFIRMED, CONFIRM_HELD] {
+        query(statement).bind(app.0).bind(&ids.0).execute(&mut **tx).await?;
+    }
     Ok(())
 }
 

@@ -368,9 +368,10 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
     assert_eq!(document(&["crawl", "--dry-run"], 3).await["result"][0]["deletions"], "withheld");
     assert_eq!(document(&["crawl"], 3).await["result"][0]["withheld"], 300);
     let withheld = &document(&["status"], 0).await["result"][0]["withheld"];
-    assert_eq!(*withheld, serde_json::json!([{ "crawl_id": 2, "groups": 300 }]));
+    assert_eq!(*withheld, serde_json::json!([{ "crawl_id": 2, "groups": 300, "confirmed": 300 }]));
     let approved = document(&["approve", "--crawl", "2"], 0).await;
-    assert_eq!((&approved["result"]["groups"], &approved["error"]), (&300.into(), &serde_json::Value::Null));
+    let settled = (&approved["result"]["groups"], &approved["result"]["confirmed"], &approved["error"]);
+    assert_eq!(settled, (&300.into(), &300.into(), &serde_json::Value::Null));
     assert_eq!(document(&["undelete", "--crawl", "2", "--dry-run"], 0).await["result"]["groups"], 300);
     assert!(
         document(&["approve", "--crawl", "2"], 1).await["error"].as_str().unwrap().contains("nothing to")

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use rustix::process::Signal;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::daemon::AppPlan;
@@ -21,7 +22,7 @@ use crate::support::{World, on_every_engine};
 use crate::support_program::Service;
 
 /// What is public of the metrics: names that alerts and dashboards hold on to.
-const METRICS: [&str; 23] = [
+const METRICS: [&str; 26] = [
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",
@@ -33,7 +34,9 @@ const METRICS: [&str; 23] = [
     "tim_group_sync_api_request_duration_seconds",
     "tim_group_sync_api_requests_total",
     "tim_group_sync_app_refused",
+    "tim_group_sync_asked_groups_total",
     "tim_group_sync_build_info",
+    "tim_group_sync_clock_skew_seconds",
     "tim_group_sync_crawl_duration_seconds",
     "tim_group_sync_crawl_running",
     "tim_group_sync_crawls_total",
@@ -45,6 +48,7 @@ const METRICS: [&str; 23] = [
     "tim_group_sync_next_crawl_timestamp_seconds",
     "tim_group_sync_skipped_ticks_total",
     "tim_group_sync_ticks_since_complete_crawl",
+    "tim_group_sync_unasked_groups",
 ];
 
 /// A program of Prometheus', which tests/run sees to.
@@ -280,7 +284,11 @@ async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its
         "retyped",
         "missing",
         "withheld",
+        "asked",
+        "confirmed",
         "spared",
+        "unlearned",
+        "unasked",
         "requests",
     ];
     assert_eq!(
@@ -361,6 +369,45 @@ async fn crawls_and_their_requests_are_counted_from_zero() {
     let one_pm = "1773147600";
     // Two pages of three, counts before and after; then three pages.
     assert_eq!(values(&page, &series), ["2", "0", "2", "9", "1", "1", "11", "2", "0", one_pm, "2"]);
+}
+
+#[tokio::test]
+async fn questions_about_groups_and_a_differing_clock_are_counted() {
+    let stage = Stage::new().await;
+    ["gone", "hidden", "illegal"].iter().for_each(|id| stage.api.create("Public", id));
+    let metrics = Metrics::new(&stage.clock);
+    let [mut daemon] = stage.start_all([("prod", stage.counted(&PROD, &metrics))]);
+    daemon.waits_until("09:00:00").await;
+    let health = daemon.whole.lock().unwrap().health();
+    let series = [
+        "asked_groups_total{answer=\"gone\",im_app=\"prod\"}",
+        "asked_groups_total{answer=\"stands\",im_app=\"prod\"}",
+        "asked_groups_total{answer=\"unlearned\",im_app=\"prod\"}",
+        "unasked_groups{im_app=\"prod\"}",
+        "clock_skew_seconds{im_app=\"prod\"}",
+    ];
+    assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "none"]);
+    stage.set_clock("09:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(1).await;
+    assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "0"]);
+
+    stage.api.hide(&["hidden"]);
+    ["gone", "illegal"].iter().for_each(|id| assert!(stage.api.dissolve(id)));
+    stage.api.script(At::Info, Fault::GroupCode("illegal".to_owned(), 10015));
+    stage.api.set_date_offset(TimeDelta::minutes(-10));
+    stage.set_clock("10:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(2).await;
+    assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "0", "600"]);
+    stage.api.heal();
+    stage.api.script(At::Info, Fault::ErrorCode(60011));
+    stage.api.set_date_offset(TimeDelta::zero());
+    stage.set_clock("11:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(3).await;
+    // The one that stood and the one without an answer.
+    assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "2", "0"]);
 }
 
 #[tokio::test]

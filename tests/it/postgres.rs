@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
-use tim_group_sync::simulator::At;
 use tim_group_sync::reconcile::Confirmation;
+use tim_group_sync::simulator::At;
 use tim_group_sync::store::{AppId, AppIdentity, Approval, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -134,7 +134,13 @@ async fn an_approval_that_takes_long_keeps_its_lease() {
 
     bench.let_leases_run_out().await;
     let locking = lock_table(&bench, "group_event").await;
-    let approving = scene.lease.keeping(bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(3, 0), day()));
+    let approving = scene.lease.keeping(bench.store.approve(
+        &scene.lease,
+        &held,
+        (crawl, Approval::All),
+        at(3, 0),
+        day(),
+    ));
     let meanwhile = async {
         waiting_for_a_lock(&bench, "1").await;
         let_seconds_pass(9).await;
@@ -320,11 +326,13 @@ async fn views_speak_in_the_types_of_postgresql() {
     let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
                  AND data_type <> CASE
                      WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of') THEN 'timestamp with time zone'
-                     WHEN column_name IN ('configured', 'held', 'in_baseline') THEN 'boolean'
+                     WHEN column_name IN ('configured', 'held', 'in_baseline')
+                       OR column_name = 'confirmed' AND table_name <> 'crawls' THEN 'boolean'
                      WHEN column_name = 'day' THEN 'date'
                      WHEN column_name IN ('sdk_app_id', 'crawl_id', 'event_id', 'requests', 'groups_listed', 'live_groups',
                          'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code', 'undeleted', 'spared',
-                         'live_before', 'net_growth', 'lifetime_seconds', 'crawls', 'complete', 'incomplete', 'failed', 'cancelled')
+                         'live_before', 'net_growth', 'lifetime_seconds', 'crawls', 'complete', 'incomplete', 'failed', 'cancelled',
+                         'asked', 'confirmed', 'unlearned', 'unasked', 'withheld_confirmed')
                        OR column_name LIKE '%count%' OR column_name LIKE 'purged%' THEN 'bigint'
                      WHEN column_name LIKE '%\\_seconds' OR column_name = 'success_rate' THEN 'double precision'
                      ELSE 'text' END";

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tim_group_sync::clock::Clock;
-use tim_group_sync::model::{Counts, CrawlId, CrawlStatus, ReasonCode, SdkAppId, TypeId, Verdict};
+use tim_group_sync::confirmation::{Asked, History};
+use tim_group_sync::model::{Counts, CrawlId, CrawlStatus, GroupIds, ReasonCode, SdkAppId, TypeId, Verdict};
 use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AgeLimits, AppIdentity, Approval, Closing, CrawlEvents, DatabaseUrl, HeldCrawl, Holdings, PassRecord, Past, Purged, Reason,
-    Store, StoreError, Written,
+    AgeLimits, AppIdentity, Approval, Closing, CrawlEvents, DatabaseUrl, HeldCrawl, HistoryChanges, Holdings,
+    PassRecord, Past, Purged, Reason, Store, StoreError, Written,
 };
 
 use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
@@ -44,7 +45,10 @@ on_both_engines![
     a_tick_is_served_once,
     the_day_adds_up_its_crawls_and_keeps_the_last_totals,
     withheld_deletions_leave_groups_live_missing_and_held_until_approved,
+    confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting,
     a_held_group_that_is_listed_again_is_free,
+    what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed,
+    held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_undone_ones,
     what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since,
     an_approved_deletion_is_undone_and_approved_again,
     what_an_undone_group_is_listed_as_later_is_no_reappearance,
@@ -610,6 +614,134 @@ async fn held_ids(bench: &Bench, of: &HeldCrawl, crawl: CrawlId, which: Approval
     groups.into_iter().map(|(id, _)| id).collect()
 }
 
+async fn confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &["p", "q", "r"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
+    let mut withheld = scene.settle(&passes, &["a", "b", "p", "q"]).await;
+    withheld.withhold(&[scene.public], Confirmation::On, true);
+    withheld.withhold(&[scene.private], Confirmation::Off, true);
+    scene.close(crawl, at(2, 0), at(2, 2), &withheld).await.unwrap();
+    let shown = format!(
+        "SELECT deletions, vanished, withheld, withheld_confirmed, held_count FROM crawls WHERE crawl_id = {crawl}"
+    );
+    assert_eq!(bench.lines(&shown).await, ["withheld|0|4|2|4"]);
+    let held = "SELECT group_id, confirmed FROM live_groups WHERE held ORDER BY group_id";
+    assert_eq!(bench.lines(held).await, ["a|1", "b|1", "p|0", "q|0"]);
+    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    let all = bench.store.held_groups(&waiting, crawl, Approval::All).await.unwrap();
+    let expected = [("a", true), ("b", true), ("p", false), ("q", false)];
+    assert_eq!(all, expected.map(|(id, confirmed)| (id.to_owned(), confirmed)));
+    assert_eq!(held_ids(bench, &waiting, crawl, Approval::Confirmed).await, ["a", "b"]);
+
+    let approve = async |which| {
+        let approved = bench.store.approve(&scene.lease, &waiting, (crawl, which), at(3, 0), day()).await;
+        bench.assert_consistent().await;
+        approved.unwrap()
+    };
+    assert_eq!(approve(Approval::Confirmed).await, 2);
+    assert_eq!(bench.lines(&shown).await, ["withheld|2|4|2|2"]);
+    assert_eq!(bench.lines(held).await, ["p|0", "q|0"]);
+    assert_eq!(bench.lines("SELECT group_id FROM live_groups ORDER BY 1").await, ["c", "p", "q", "r"]);
+    assert_eq!(approve(Approval::Confirmed).await, 0);
+    assert_eq!(bench.lines(&shown).await, ["withheld|2|4|2|2"]);
+
+    // A later crawl learns that another one is gone.
+    let history =
+        HistoryChanges { round: 2, confirmed_held: ["p", "c"].into_iter().collect(), ..Default::default() };
+    close_with_history(&scene, 4, &history).await;
+    assert_eq!(bench.lines(held).await, ["p|1", "q|0"]);
+    assert_eq!(bench.lines(&shown).await, ["withheld|2|4|3|2"]);
+    assert_eq!(approve(Approval::Confirmed).await, 1);
+    assert_eq!(bench.lines(&shown).await, ["withheld|3|4|3|1"]);
+    assert_eq!(approve(Approval::All).await, 1);
+    assert_eq!(bench.lines(&shown).await, ["approved|4|4|3|0"]);
+}
+
+/// A complete crawl at this hour that lists every live group that is not held and changes the history of questions.
+async fn close_with_history(scene: &Scene<'_>, hour: u32, history: &HistoryChanges) {
+    let crawl = scene.open(at(hour, 0)).await;
+    let settlement = scene.settle(&[(scene.public, Verdict::Exact)], &[]).await;
+    let closing =
+        Closing { history: Some(history), ..scene.closing(crawl, at(hour, 0), at(hour, 2), &settlement) };
+    scene.bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+    scene.bench.assert_consistent().await;
+}
+
+async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c", "d"], &[]).await;
+    let history = async || {
+        let History { round, asked } = bench.store.history(scene.app).await.unwrap();
+        (round, asked.into_iter().collect::<BTreeMap<String, Asked>>())
+    };
+    let of = |groups: &[(&str, Asked)]| groups.iter().map(|(id, asked)| ((*id).to_owned(), *asked)).collect();
+    let set = |groups: &[(&str, Asked)]| {
+        let mut set: BTreeMap<Asked, GroupIds> = BTreeMap::new();
+        groups.iter().for_each(|(id, asked)| set.entry(*asked).or_default().push(id));
+        set
+    };
+    assert_eq!(history().await, (1, BTreeMap::new()));
+    let (stood, unlearned) = (Asked::then_stood(None, 1), Asked::then_unlearned(None, 1));
+    let kept = [("a", stood), ("b", stood), ("c", unlearned)];
+    close_with_history(&scene, 2, &HistoryChanges { round: 1, set: set(&kept), ..Default::default() }).await;
+    assert_eq!(history().await, (2, of(&kept)));
+    // A crawl that does not reach its end changes nothing about it.
+    let failed = scene.open(at(3, 0)).await;
+    scene.fail(failed, at(3, 0), at(3, 1)).await;
+    assert_eq!(history().await, (2, of(&kept)));
+
+    let stood_again = Asked::then_stood(Some(&stood), 2);
+    let changes = HistoryChanges {
+        round: 2,
+        set: set(&[("a", stood_again)]),
+        remove: ["b", "never asked about"].into_iter().collect(),
+        ..Default::default()
+    };
+    close_with_history(&scene, 4, &changes).await;
+    assert_eq!(history().await, (3, of(&[("a", stood_again), ("c", unlearned)])));
+
+    // A group that is deleted leaves the history with the next crawl.
+    let crawl = scene.open(at(5, 0)).await;
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["c"]).await;
+    let prune = HistoryChanges { round: 3, prune: true, ..Default::default() };
+    let closing = Closing { history: Some(&prune), ..scene.closing(crawl, at(5, 0), at(5, 2), &gone) };
+    bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+    assert_eq!(history().await, (4, of(&[("a", stood_again)])));
+}
+
+async fn held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_undone_ones(bench: &Bench) {
+    let scene = Scene::after_baseline(bench, &["a", "b", "c", "d", "e"], &["p", "q"]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
+    let undone = scene.settle(&passes, &["d"]).await;
+    scene.close(crawl, at(2, 0), at(2, 1), &undone).await.unwrap();
+    let deleted = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    bench.store.undelete(&scene.lease, &deleted, crawl, at(2, 5), day()).await.unwrap();
+    let crawl = scene.open(at(3, 0)).await;
+    let mut withheld = scene.settle(&passes, &["a", "b", "c", "p"]).await;
+    withheld.withhold(&[scene.public], Confirmation::Off, true);
+    withheld.withhold(&[scene.private], Confirmation::On, true);
+    scene.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
+    let held = "SELECT group_id, confirmed FROM live_groups WHERE held ORDER BY group_id";
+    assert_eq!(bench.lines(held).await, ["a|0", "b|0", "c|0", "d|0", "p|1"]);
+
+    let to_ask = async |round, most| {
+        let groups = bench.store.held_to_ask(scene.app, round, most).await.unwrap();
+        assert!(groups.iter().all(|(_, type_id)| *type_id == scene.public), "{groups:?}");
+        groups.into_iter().map(|(id, _)| id).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(to_ask(1, 10).await, "a b c");
+    let set = BTreeMap::from([
+        (Asked::then_unlearned(None, 1), ["a"].into_iter().collect()),
+        (Asked { unlearned: 3, round: 1, again_in: 4, ..Asked::default() }, ["b"].into_iter().collect()),
+    ]);
+    close_with_history(&scene, 4, &HistoryChanges { round: 1, set, ..Default::default() }).await;
+    assert_eq!(to_ask(1, 10).await, "c");
+    assert_eq!(to_ask(2, 10).await, "c a", "those never asked about come first");
+    assert_eq!(to_ask(4, 10).await, "c a b");
+    assert_eq!(to_ask(4, 2).await, "c a");
+}
+
 async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
     let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
     let crawl = scene.open(at(2, 0)).await;
@@ -672,7 +804,10 @@ async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_sinc
     let absent = scene.settle(&passes, &["a", "p"]).await;
     assert_eq!(scene.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
     let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
-    assert_eq!(bench.store.approve(&scene.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(), 2);
+    assert_eq!(
+        bench.store.approve(&scene.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(),
+        2
+    );
     assert_eq!(bench.lines(&shown).await, ["approved|5|2|2"]);
     assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["d"]);
 }
@@ -692,7 +827,10 @@ async fn an_approved_deletion_is_undone_and_approved_again(bench: &Bench) {
     assert_eq!((undone, bench.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
     bench.assert_consistent().await;
     for (minute, vanished, undeleted) in [(0, 4, 4), (10, 7, 7)] {
-        let approved = bench.store.approve(&scene.lease, &held().await, (crawl, Approval::All), at(4, minute), day()).await;
+        let approved = bench
+            .store
+            .approve(&scene.lease, &held().await, (crawl, Approval::All), at(4, minute), day())
+            .await;
         assert_eq!(approved.unwrap(), 3);
         bench.assert_consistent().await;
         let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(4, minute + 5), day()).await;
@@ -757,7 +895,13 @@ async fn two_apps(bench: &Bench) -> [Scene<'_>; 2] {
         scene.list(crawl, scene.public, at(2, 1), &["new"]).await;
         let settlement = scene.settle(&[(scene.public, Verdict::Exact)], gone).await;
         let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
-        let closing = Closing { passes: &passes, ..scene.closing(crawl, at(2, 0), at(2, 2), &settlement) };
+        let set = BTreeMap::from([(Asked::then_stood(None, 1), ["new"].into_iter().collect())]);
+        let history = HistoryChanges { round: 1, set, ..Default::default() };
+        let closing = Closing {
+            passes: &passes,
+            history: Some(&history),
+            ..scene.closing(crawl, at(2, 0), at(2, 2), &settlement)
+        };
         bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
     }
     [scene, other]
@@ -769,6 +913,7 @@ async fn rows_by_app(bench: &Bench) -> Vec<String> {
     for (table, of) in [
         ("group_row", "app_id"),
         ("group_event", "app_id"),
+        ("group_question", "app_id"),
         ("daily_count", "app_id"),
         ("type_state", "app_id"),
         ("crawl", "app_id"),
@@ -981,7 +1126,11 @@ async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(benc
         bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
         bench.store.past(scene.app).await.unwrap()
     };
-    let past = |crawled_before, leftover_last_time| Past { crawled_before, leftover_last_time, unfiltered_wanted: false };
+    let past = |crawled_before, leftover_last_time| Past {
+        crawled_before,
+        leftover_last_time,
+        unfiltered_wanted: false,
+    };
     assert_eq!(close(2, CrawlStatus::Failed, None).await, past(false, false));
     assert_eq!(close(3, CrawlStatus::Incomplete, Some(3)).await, past(true, true));
     assert_eq!(close(4, CrawlStatus::Failed, None).await, past(true, true));
@@ -1069,7 +1218,8 @@ async fn the_holder_of_the_lease_can_be_told(bench: &Bench) {
 }
 
 async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
-    let groups = "group_id group_type first_seen_at in_baseline last_seen_at deleted_at missing_since held";
+    let groups =
+        "group_id group_type first_seen_at in_baseline last_seen_at deleted_at missing_since held confirmed";
     for (view, columns) in [
         ("groups", groups),
         ("live_groups", groups),
@@ -1087,7 +1237,8 @@ async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
             "crawls",
             "crawl_id trigger due_at started_at finished_at status deletions requests groups_listed appeared vanished \
              reappeared retyped withheld reason_code error_code reason host version undeleted spared purged_groups \
-             purged_events purged_counts day duration_seconds held_count",
+             purged_events purged_counts day duration_seconds held_count asked confirmed unlearned unasked \
+             withheld_confirmed",
         ),
         (
             "app_status",

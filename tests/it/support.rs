@@ -413,6 +413,7 @@ impl World {
             "crawl_change",
             "daily_count",
             "group_event",
+            "group_question",
         ] {
             rows.extend(self.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
         }
@@ -454,7 +455,8 @@ impl World {
     /// Someone approves what a crawl withheld; returns how many groups that were.
     pub async fn approve(&self, crawl: CrawlId) -> u64 {
         let (held, lease, now) = self.to_settle(crawl).await;
-        let settled = self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
+        let settled =
+            self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
         lease.give_back().await;
         self.assert_rows_are_sound().await;
         settled
