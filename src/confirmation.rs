@@ -479,7 +479,8 @@ mod tests {
     #[test]
     fn samples_are_of_the_groups_that_were_listed_last() {
         let mut samples = Samples::default();
-        let ids: GroupIds = (0..100).map(|n| format!("{n}")).collect::<Vec<_>>().iter().map(String::as_str).collect();
+        let ids: GroupIds =
+            (0..100).map(|n| format!("{n}")).collect::<Vec<_>>().iter().map(String::as_str).collect();
         samples.take(PUBLIC, &ids, &GroupIds::new());
         assert_eq!(samples.controls(PUBLIC, IdForm::Custom).collect::<Vec<_>>(), ["99", "98", "97", "96"]);
     }

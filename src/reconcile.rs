@@ -38,7 +38,11 @@ impl WithoutPass {
     pub fn by_totals(listed: u64, unlisted: u64, smaller_total: Option<u64>) -> Self {
         match smaller_total {
             Some(total) if unlisted > 0 && listed + unlisted > total => {
-                if unlisted > MOST_WITHOUT_LIST { Self::UnfilteredPassNeeded } else { Self::TotalsExceeded }
+                if unlisted > MOST_WITHOUT_LIST {
+                    Self::UnfilteredPassNeeded
+                } else {
+                    Self::TotalsExceeded
+                }
             }
             _ => Self::Unknown,
         }
@@ -367,7 +371,10 @@ impl Settlement {
         }
         if all && confirmation == Confirmation::On {
             for (absent, mut ids) in self.missing.extract_if(.., |absent, _| of_types(absent)) {
-                self.withheld.entry(WithheldGroups { absent, confirmed: false }).or_default().append(&mut ids);
+                self.withheld
+                    .entry(WithheldGroups { absent, confirmed: false })
+                    .or_default()
+                    .append(&mut ids);
             }
         }
     }
@@ -394,7 +401,10 @@ impl Settlement {
 
     /// Groups to be marked missing that are not yet.
     pub fn missing(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
-        self.missing.iter().filter(|(absent, _)| !absent.were_missing).map(|(absent, ids)| (absent.type_id, ids))
+        self.missing
+            .iter()
+            .filter(|(absent, _)| !absent.were_missing)
+            .map(|(absent, ids)| (absent.type_id, ids))
     }
 
     /// How many groups it marks, in whatever way.
@@ -525,10 +535,10 @@ mod tests {
     }
 
     fn lines(settlement: &Settlement) -> Vec<String> {
-        let line = |what: &str, ids: &GroupIds| {
-            ids.iter().map(|id| format!("{id} {what}")).collect::<Vec<_>>()
-        };
-        let mut lines: Vec<String> = settlement.vanished().flat_map(|(_, ids)| line("vanished", ids)).collect();
+        let line =
+            |what: &str, ids: &GroupIds| ids.iter().map(|id| format!("{id} {what}")).collect::<Vec<_>>();
+        let mut lines: Vec<String> =
+            settlement.vanished().flat_map(|(_, ids)| line("vanished", ids)).collect();
         lines.extend(settlement.missing().flat_map(|(_, ids)| line("missing", ids)));
         for (of, ids) in settlement.withheld() {
             lines.extend(line(if of.confirmed { "withheld, confirmed" } else { "withheld" }, ids));
@@ -677,7 +687,8 @@ mod tests {
         let groups = [("a", PRIVATE, PLAIN, None), ("b", TypeId::UNKNOWN, PLAIN, None)];
         assert_eq!(lines(&settle(&absences, Confirmation::Off, &groups)), ["a vanished", "b vanished"]);
         assert!(accounted([Some(5), Some(5)], false).is_none(), "a list had something new");
-        for totals in [[Some(5), Some(6)], [Some(6), Some(5)], [Some(4), Some(4)], [None, Some(5)], [None; 2]] {
+        for totals in [[Some(5), Some(6)], [Some(6), Some(5)], [Some(4), Some(4)], [None, Some(5)], [None; 2]]
+        {
             assert!(accounted(totals, true).is_none(), "{totals:?}");
         }
         let moving = judge(with_totals(6, 6, vec![pass(1, &[5, 6], 6)]));
@@ -711,7 +722,10 @@ mod tests {
         let mut all = settled();
         all.withhold(&[PUBLIC], Confirmation::On, true);
         let expected = ["gone withheld, confirmed", "unasked withheld", "unasked, missing before withheld"];
-        assert_eq!((lines(&all).as_slice(), all.withheld_counts()), (&expected.map(str::to_owned)[..], (3, 1)));
+        assert_eq!(
+            (lines(&all).as_slice(), all.withheld_counts()),
+            (&expected.map(str::to_owned)[..], (3, 1))
+        );
         let mut deletions = settled();
         deletions.withhold(&[PUBLIC], Confirmation::On, false);
         assert_eq!(lines(&deletions), ["gone withheld, confirmed", "unasked missing"]);

@@ -368,9 +368,8 @@ impl Roll {
     #[must_use]
     pub fn unlisted(&self) -> BTreeMap<TypeId, Unlisted> {
         let count = |table: &Table| {
-            table.entries().filter(|entry| !entry.is_listed()).fold(Unlisted::default(), |sum, entry| Unlisted {
-                groups: sum.groups + 1,
-                held: sum.held + u64::from(entry.is_held()),
+            table.entries().filter(|entry| !entry.is_listed()).fold(Unlisted::default(), |sum, entry| {
+                Unlisted { groups: sum.groups + 1, held: sum.held + u64::from(entry.is_held()) }
             })
         };
         let counted = self.known.iter().map(|(type_id, table)| (*type_id, count(table)));

@@ -405,7 +405,10 @@ pub(crate) mod tests {
     fn exact_passes_prove_at_once_only_if_all_lists_together_reach_the_smaller_total_of_the_app() {
         let passes = || vec![pass(1, &[60], 60), pass(2, &[40], 40)];
         assert!(proves_at_once(with_totals(100, 100, passes())));
-        assert!(proves_at_once(with_totals(100, 120, passes())) && proves_at_once(with_totals(120, 100, passes())));
+        assert!(
+            proves_at_once(with_totals(100, 120, passes()))
+                && proves_at_once(with_totals(120, 100, passes()))
+        );
         assert!(!proves_at_once(with_totals(101, 101, passes())), "a list may lack a standing group");
         assert!(!proves_at_once(evidence(passes())), "no total");
         for (start, end) in [(Some(100), None), (None, Some(100))] {
@@ -441,7 +444,10 @@ pub(crate) mod tests {
              crawl (deletion.max_shortfall = 0.01 would accept it)"
         );
         let large = judge(evidence(vec![pass(1, &[100], 94)]));
-        assert!(!large.shortfalls[0].to_string().contains("max_shortfall"), "no advice to accept a large gap");
+        assert!(
+            !large.shortfalls[0].to_string().contains("max_shortfall"),
+            "no advice to accept a large gap"
+        );
         let small = judge(evidence(vec![pass(1, &[100], 95)]));
         assert!(small.shortfalls[0].to_string().contains("max_shortfall = 0.05"));
         let accepted = Evidence { max_shortfall: 0.01, ..evidence(vec![short()]) };

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-
 use super::confirm::{Answered, Inquiry};
 use super::investigation::Findings;
 use super::pass::{Notes, PassEnd};
@@ -147,7 +146,8 @@ impl Crawler {
         confirmation: Confirmation,
     ) -> Option<Withholding> {
         let settings = self.guard(types);
-        let losses = if settings.review { settlement.deletions_by_type() } else { settlement.losses(confirmation) };
+        let losses =
+            if settings.review { settlement.deletions_by_type() } else { settlement.losses(confirmation) };
         let mut gained: BTreeMap<TypeId, u64> = BTreeMap::new();
         for tally in &findings.tallies {
             *gained.entry(tally.plan.type_id).or_default() += tally.gained;
@@ -267,7 +267,8 @@ fn note_findings(candidates: &mut Candidates<'_>, answers: &HashMap<String, Answ
         }
         Some(Answered::Nothing) => Some(Finding::Unlearned),
         None => {
-            let backed_off = history.asked.get(id).is_some_and(|asked| asked.stood_last() && !asked.is_due(history.round));
+            let backed_off =
+                history.asked.get(id).is_some_and(|asked| asked.stood_last() && !asked.is_due(history.round));
             backed_off.then_some(Finding::StoodLately)
         }
     });
@@ -292,9 +293,7 @@ fn history_changes(
             Answered::Learned(Learned::Gone(_)) | Answered::Nothing => {}
         }
     }
-    let in_doubt = |id: &String| {
-        !resolved.contains(id) && (!roll.is_listed(id) || notes.doubts.contains(id))
-    };
+    let in_doubt = |id: &String| !resolved.contains(id) && (!roll.is_listed(id) || notes.doubts.contains(id));
     changes.remove = history.asked.keys().filter(|id| !in_doubt(id)).map(String::as_str).collect();
     changes.prune = !history.asked.is_empty();
     let gone = |answered: &Answered| matches!(answered, Answered::Learned(Learned::Gone(_)));
@@ -331,7 +330,14 @@ impl<'a> Told<'a> {
         absences: &'a Absences,
     ) -> Self {
         let type_ids = types.clone();
-        Self { site, type_ids, states_before, absences, told_without_pass: Vec::new(), resolved: HashSet::new() }
+        Self {
+            site,
+            type_ids,
+            states_before,
+            absences,
+            told_without_pass: Vec::new(),
+            resolved: HashSet::new(),
+        }
     }
 
     /// Returns what has to be written of the groups that stand, of types that were in doubt and of new groups.
@@ -400,7 +406,11 @@ impl<'a> Told<'a> {
     fn in_baseline(&mut self, type_id: TypeId) -> bool {
         let past = |of| self.states_before.iter().any(|state| state.type_id() == of && state.past_baseline());
         let own_pass = self.absences.has_own_pass(type_id);
-        if type_id != TypeId::UNKNOWN && !own_pass && !past(type_id) && !self.told_without_pass.contains(&type_id) {
+        if type_id != TypeId::UNKNOWN
+            && !own_pass
+            && !past(type_id)
+            && !self.told_without_pass.contains(&type_id)
+        {
             self.told_without_pass.push(type_id);
         }
         !(past(type_id) || (!own_pass && past(TypeId::UNKNOWN)))
@@ -414,4 +424,3 @@ impl<'a> Told<'a> {
         Ok(())
     }
 }
-

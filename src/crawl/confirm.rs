@@ -45,7 +45,10 @@ pub(super) enum Answered {
 enum BatchOutcome {
     Valid(Vec<Learned>),
     /// The controls contradict what is known of them, by these codes.
-    Contradicted { absent: Option<i64>, listed: Option<i64> },
+    Contradicted {
+        absent: Option<i64>,
+        listed: Option<i64>,
+    },
     Failed(ApiError),
     /// No group was listed that could be a control.
     NoControl,
@@ -203,12 +206,7 @@ struct Ending {
 }
 
 impl Ending {
-    fn take(
-        &mut self,
-        batch: &Batch<'_>,
-        outcome: BatchOutcome,
-        answered: &mut HashMap<String, Answered>,
-    ) {
+    fn take(&mut self, batch: &Batch<'_>, outcome: BatchOutcome, answered: &mut HashMap<String, Answered>) {
         let ids = || batch.ids.iter().map(|id| (*id).to_owned());
         let learned = match outcome {
             BatchOutcome::Valid(learned) => {
@@ -218,7 +216,8 @@ impl Ending {
             }
             BatchOutcome::NoControl => return,
             BatchOutcome::Contradicted { absent, listed } => {
-                let shown = |code: Option<i64>| code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
+                let shown =
+                    |code: Option<i64>| code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
                 warn!(
                     absent_control = absent,
                     listed_control = listed,
@@ -236,7 +235,10 @@ impl Ending {
                 }
                 ReasonCode::Throttled => {
                     let error_code = error.code();
-                    warn!(error_code, "get_group_info was called too often; the next crawl asks about the rest");
+                    warn!(
+                        error_code,
+                        "get_group_info was called too often; the next crawl asks about the rest"
+                    );
                     self.ended = true;
                     return;
                 }

@@ -104,7 +104,8 @@ impl Crawler {
         }
         // In the order of the configuration: the first pass that lists a new group decides its type.
         let typed = self.settings.group_types.iter().filter_map(|name| Some((name, *types.get(name)?)));
-        let live = |type_id| states.iter().find(|state| state.type_id() == type_id).map_or(0, TypeState::live);
+        let live =
+            |type_id| states.iter().find(|state| state.type_id() == type_id).map_or(0, TypeState::live);
         typed
             .enumerate()
             .map(|(index, (name, type_id))| PassPlan {

@@ -39,9 +39,7 @@ use crate::pace::{Pacer, Patience, RetryPolicy};
 pub use crate::pages::Outcome;
 use crate::pages::{Caller, News, PagesError};
 use crate::reconcile::Settlement;
-use crate::store::{
-    AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError,
-};
+use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
 /// A difference between the clocks from which on it is said.
@@ -83,7 +81,13 @@ pub struct GuardPolicy {
 impl Default for GuardPolicy {
     /// Asks about each group, and withholds every loss.
     fn default() -> Self {
-        Self { review: false, max_fraction: 0.0, min_groups: 0, max_fraction_by_type: BTreeMap::new(), confirm: true }
+        Self {
+            review: false,
+            max_fraction: 0.0,
+            min_groups: 0,
+            max_fraction_by_type: BTreeMap::new(),
+            confirm: true,
+        }
     }
 }
 
@@ -187,7 +191,18 @@ impl Crawler {
         let (progress, _) = watch::channel(Progress::default());
         let (retention, rejected) = (Retention::default(), Mutex::default());
         let clock_differs = AtomicBool::new(false);
-        Self { settings, retention, client, store, clock, pacer, progress, rejected, clock_differs, observer: None }
+        Self {
+            settings,
+            retention,
+            client,
+            store,
+            clock,
+            pacer,
+            progress,
+            rejected,
+            clock_differs,
+            observer: None,
+        }
     }
 
     /// Removes rows once they are older than this; without, all are kept.
@@ -417,7 +432,16 @@ impl Crawler {
         stop: &'a CancellationToken,
     ) -> CrawlSite<'a> {
         let learns_types = self.settings.guard.confirm && !self.settings.group_types.is_empty();
-        CrawlSite { store, lease, clock: &self.clock, app, ledger, learns_types, stop, progress: &self.progress }
+        CrawlSite {
+            store,
+            lease,
+            clock: &self.clock,
+            app,
+            ledger,
+            learns_types,
+            stop,
+            progress: &self.progress,
+        }
     }
 
     /// Says when the clocks begin or cease to differ by minutes, and returns by how much they differ.

@@ -167,9 +167,12 @@ fn asked_in_words(settlement: &Settlement, confirmed: u64) -> String {
     if asked + unasked == 0 {
         return String::new();
     }
-    let others = [(spared, "stand"), (unlearned, "without a usable answer"), (unasked, "not asked about yet")];
+    let others =
+        [(spared, "stand"), (unlearned, "without a usable answer"), (unasked, "not asked about yet")];
     let mut parts = vec![format!("{confirmed} confirmed by get_group_info")];
-    parts.extend(others.iter().filter(|(groups, _)| *groups > 0).map(|(groups, what)| format!("{groups} {what}")));
+    parts.extend(
+        others.iter().filter(|(groups, _)| *groups > 0).map(|(groups, what)| format!("{groups} {what}")),
+    );
     format!(" ({})", parts.join(", "))
 }
 

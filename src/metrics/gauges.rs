@@ -94,7 +94,10 @@ pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -
         }
         running.with_label_values(&[app]).set(i64::from(read.left_open));
     }
-    [groups, api_groups, held, unasked, skew, complete, ticks, running].iter().flat_map(IntGaugeVec::collect).collect()
+    [groups, api_groups, held, unasked, skew, complete, ticks, running]
+        .iter()
+        .flat_map(IntGaugeVec::collect)
+        .collect()
 }
 
 fn of_app(name: &str, help: &str) -> IntGaugeVec {

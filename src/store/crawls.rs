@@ -373,10 +373,11 @@ impl Store {
                 for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
                     let ids = dialect::Ids::of(&chunk);
                     let held_as = if confirmed { HELD_CONFIRMED } else { HELD };
-                    let held = dialect::mark_withheld(&mut tx, (app, type_id, crawl), (started_at, held_as), &ids)
-                        .await
-                        .attempted(DOING)?
-                        .cast_signed();
+                    let held =
+                        dialect::mark_withheld(&mut tx, (app, type_id, crawl), (started_at, held_as), &ids)
+                            .await
+                            .attempted(DOING)?
+                            .cast_signed();
                     tally.deltas.entry(type_id).or_default().missing += if were_missing { 0 } else { held };
                     withheld += held;
                     withheld_confirmed += if confirmed { held } else { 0 };
@@ -393,7 +394,12 @@ impl Store {
                     .await
                     .attempted(DOING)?;
                 if later > 0 {
-                    query(SEEN_BY_NOW).bind(app.0).bind(finished_at).execute(&mut *tx).await.attempted(DOING)?;
+                    query(SEEN_BY_NOW)
+                        .bind(app.0)
+                        .bind(finished_at)
+                        .execute(&mut *tx)
+                        .await
+                        .attempted(DOING)?;
                 }
             }
             for type_id in closing.settlement.concluded() {

@@ -385,8 +385,7 @@ pub(super) async fn keep_question(
     Ok(())
 }
 
-const DROP_QUESTIONS: &str =
-    "DELETE FROM group_question WHERE app_id = $1 AND group_id = ANY ($2::text[])";
+const DROP_QUESTIONS: &str = "DELETE FROM group_question WHERE app_id = $1 AND group_id = ANY ($2::text[])";
 
 /// Forgets groups that are in doubt no more.
 pub(super) async fn drop_questions(tx: &mut Tx<'_>, app: AppId, ids: &Ids<'_>) -> Result<(), sqlx::Error> {

@@ -52,12 +52,13 @@ impl Store {
     pub async fn history(&self, app: AppId) -> Result<History, StoreError> {
         const DOING: &str = "read which groups are in doubt";
         let round: Option<i64> =
-            reading!(self, on => query_scalar(ROUND).bind(app.0).fetch_optional(on).await).attempted(DOING)?;
+            reading!(self, on => query_scalar(ROUND).bind(app.0).fetch_optional(on).await)
+                .attempted(DOING)?;
         let rows: Vec<(String, i64, i64, i64, i64)> =
             reading!(self, on => query_as(QUESTIONS).bind(app.0).fetch_all(on).await).attempted(DOING)?;
-        let asked = rows.into_iter().map(|(id, stood, unlearned, round, again_in)| {
-            (id, Asked { stood, unlearned, round, again_in })
-        });
+        let asked = rows
+            .into_iter()
+            .map(|(id, stood, unlearned, round, again_in)| (id, Asked { stood, unlearned, round, again_in }));
         Ok(History { round: round.unwrap_or(0) + 1, asked: asked.collect() })
     }
 

@@ -64,10 +64,8 @@ macro_rules! held_groups {
         )
     };
 }
-const HELD: &str =
-    held_groups!("SELECT group_id, held_as = 'c' FROM group_row", "$3", " ORDER BY group_id");
-const HELD_BY_TYPE: &str =
-    held_groups!("SELECT type_id, count(*) FROM group_row", "$3", " GROUP BY type_id");
+const HELD: &str = held_groups!("SELECT group_id, held_as = 'c' FROM group_row", "$3", " ORDER BY group_id");
+const HELD_BY_TYPE: &str = held_groups!("SELECT type_id, count(*) FROM group_row", "$3", " GROUP BY type_id");
 const VANISHED: &str = held_groups!(
     "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
 SELECT $4, $2, app_id, group_id, 'v', type_id FROM group_row",

@@ -288,7 +288,9 @@ mod tests {
 
     #[test]
     fn an_id_that_is_no_valid_text_is_counted_and_not_kept() {
-        let mut body = br#"{"GroupIdList":[{"GroupId":"\ud800x"},{"GroupId":"\udc00"},{"GroupId":"a"},{"GroupId":""#.to_vec();
+        let mut body =
+            br#"{"GroupIdList":[{"GroupId":"\ud800x"},{"GroupId":"\udc00"},{"GroupId":"a"},{"GroupId":""#
+                .to_vec();
         body.extend([0xff, 0xfe]);
         body.extend(br#""},{"GroupId":"\ud83d\ude00"}]}"#);
         let answer: ListAnswer = serde_json::from_slice(&body).unwrap();

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
-use tim_group_sync::simulator::At;
 use tim_group_sync::reconcile::Confirmation;
+use tim_group_sync::simulator::At;
 use tim_group_sync::store::{AppId, AppIdentity, Approval, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -134,7 +134,13 @@ async fn an_approval_that_takes_long_keeps_its_lease() {
 
     bench.let_leases_run_out().await;
     let locking = lock_table(&bench, "group_event").await;
-    let approving = scene.lease.keeping(bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(3, 0), day()));
+    let approving = scene.lease.keeping(bench.store.approve(
+        &scene.lease,
+        &held,
+        (crawl, Approval::All),
+        at(3, 0),
+        day(),
+    ));
     let meanwhile = async {
         waiting_for_a_lock(&bench, "1").await;
         let_seconds_pass(9).await;

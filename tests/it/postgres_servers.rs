@@ -9,9 +9,11 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::model::{CrawlStatus, Verdict};
-use tim_group_sync::simulator::At;
 use tim_group_sync::reconcile::Confirmation;
-use tim_group_sync::store::{Approval, CrawlEvents, DatabaseUrl, PostgresDatabase, Store, StoreError, Written};
+use tim_group_sync::simulator::At;
+use tim_group_sync::store::{
+    Approval, CrawlEvents, DatabaseUrl, PostgresDatabase, Store, StoreError, Written,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -272,7 +274,8 @@ async fn what_was_committed_without_an_answer_is_done_once() {
     scene.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
     let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
     way.lose_a_commit();
-    let approved = bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
+    let approved =
+        bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
     assert_eq!(approved, 1);
     assert_eq!(bench.value("SELECT vanished FROM daily_counts WHERE group_type = 'Public'").await, "2");
     bench.assert_consistent().await;

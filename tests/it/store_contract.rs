@@ -10,8 +10,8 @@ use tim_group_sync::model::{Counts, CrawlId, CrawlStatus, ReasonCode, SdkAppId, 
 use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AgeLimits, AppIdentity, Approval, Closing, CrawlEvents, DatabaseUrl, HeldCrawl, Holdings, PassRecord, Past, Purged, Reason,
-    Store, StoreError, Written,
+    AgeLimits, AppIdentity, Approval, Closing, CrawlEvents, DatabaseUrl, HeldCrawl, Holdings, PassRecord,
+    Past, Purged, Reason, Store, StoreError, Written,
 };
 
 use crate::support_engines::{Bench, Place, Scene, at, day, group_types, on_both_engines, sdk_app_id};
@@ -672,7 +672,10 @@ async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_sinc
     let absent = scene.settle(&passes, &["a", "p"]).await;
     assert_eq!(scene.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
     let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
-    assert_eq!(bench.store.approve(&scene.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(), 2);
+    assert_eq!(
+        bench.store.approve(&scene.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(),
+        2
+    );
     assert_eq!(bench.lines(&shown).await, ["approved|5|2|2"]);
     assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["d"]);
 }
@@ -692,7 +695,10 @@ async fn an_approved_deletion_is_undone_and_approved_again(bench: &Bench) {
     assert_eq!((undone, bench.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
     bench.assert_consistent().await;
     for (minute, vanished, undeleted) in [(0, 4, 4), (10, 7, 7)] {
-        let approved = bench.store.approve(&scene.lease, &held().await, (crawl, Approval::All), at(4, minute), day()).await;
+        let approved = bench
+            .store
+            .approve(&scene.lease, &held().await, (crawl, Approval::All), at(4, minute), day())
+            .await;
         assert_eq!(approved.unwrap(), 3);
         bench.assert_consistent().await;
         let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(4, minute + 5), day()).await;
@@ -981,7 +987,11 @@ async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(benc
         bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
         bench.store.past(scene.app).await.unwrap()
     };
-    let past = |crawled_before, leftover_last_time| Past { crawled_before, leftover_last_time, unfiltered_wanted: false };
+    let past = |crawled_before, leftover_last_time| Past {
+        crawled_before,
+        leftover_last_time,
+        unfiltered_wanted: false,
+    };
     assert_eq!(close(2, CrawlStatus::Failed, None).await, past(false, false));
     assert_eq!(close(3, CrawlStatus::Incomplete, Some(3)).await, past(true, true));
     assert_eq!(close(4, CrawlStatus::Failed, None).await, past(true, true));
