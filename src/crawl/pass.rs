@@ -392,9 +392,10 @@ async fn take(
     let plan = tally.plan.clone();
     let (type_id, typed) = (plan.type_id, plan.group_type.is_some());
     let expected = tally.counts.highest.unwrap_or(0).max(plan.live_before) + MOST_UNEXPECTED;
+    let mut expected_left = expected.saturating_sub(tally.new);
     let tick_off = TickOff {
         plan,
-        expected_left: expected.saturating_sub(tally.new),
+        expected_left,
         note_elsewhere: notes.doubts.has_claims(),
         own_types: notes.own_types.clone(),
     };
@@ -414,9 +415,13 @@ async fn take(
     gathered.returned_elsewhere = off.returned_elsewhere;
     notes.samples.take(type_id, &off.page.ids, &off.new_samples);
     for id in &off.kept {
-        if !notes.doubts.keep_new(id) {
-            gathered.changed.push(id);
+        if notes.doubts.keep_new(id) {
+            continue;
         }
+        // Too many to wait for the crawl's end: written now, as the new ids of any other pass.
+        let unexpected = expected_left == 0;
+        expected_left = expected_left.saturating_sub(1);
+        if unexpected { gathered.unexpected.push(id) } else { gathered.changed.push(id) }
     }
     for (id, known_type) in &off.claimed {
         if typed {

@@ -29,7 +29,9 @@ on_every_engine! {
     a_new_group_that_only_an_unfiltered_pass_lists_appears_once_its_baseline_has_ended,
     a_crawl_with_a_clock_a_year_ahead_fails_and_writes_nothing_but_its_record,
     a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_lasting_harm,
+    a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone,
     a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written,
+    an_unfiltered_list_that_invents_ids_has_few_of_them_written_too,
     ids_that_are_no_valid_text_are_counted_and_the_crawl_goes_on,
     only_a_small_gap_comes_with_the_hint_that_a_setting_would_accept_it,
 
@@ -410,6 +412,27 @@ async fn a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_last
     assert_eq!(world.lines(sums).await, ["1 3"]);
 }
 
+async fn a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone(world: World) {
+    let days = "SELECT day, group_type, live_groups, appeared, vanished FROM daily_counts
+                WHERE day > '2026-01-01' ORDER BY day, group_type";
+    world.create("Public", "a b c");
+    for new in ["d", "e", "f"] {
+        world.create("Public", new);
+        complete(&world).await;
+        world.set_clock_by(24);
+    }
+    let before = world.lines(days).await;
+    // Nothing answers that would tell the time.
+    world.api.script(At::Every, Fault::Status(502));
+    world.set_clock_by(-A_YEAR);
+    assert_eq!(outcome(&world.crawl().await), "failed network");
+    assert_eq!(world.lines(days).await, before);
+    world.api.heal();
+    world.set_clock_by(A_YEAR);
+    complete(&world).await;
+    assert!(world.lines(days).await.starts_with(&before[..4]));
+}
+
 async fn a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written(world: World) {
     for crawls_before in [0, 1] {
         let mut world = world.afresh().await;
@@ -429,6 +452,19 @@ async fn a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written
         complete(&world).await;
         world.assert_table_is_the_truth().await;
     }
+}
+
+/// Its new groups wait in memory for the crawl's end, as many as fit; what does not fit is bounded like any other list.
+async fn an_unfiltered_list_that_invents_ids_has_few_of_them_written_too(mut world: World) {
+    world.page_limit = 10_000;
+    world.api.create_many("Public", 25_000);
+    world.create("Own", "own");
+    // After the count, three pages of Public, one of Private, and the count.
+    world.fault_from_request(7, Fault::InventIds);
+    let report = world.crawl().await;
+    assert_eq!(outcome(&report), "failed endless_listing", "{}", why(&report));
+    let live: u64 = world.value("SELECT count(*) FROM live_groups").await.parse().unwrap();
+    assert!((25_000..=25_000 + 1_002).contains(&live), "{live} groups are live");
 }
 
 async fn ids_that_are_no_valid_text_are_counted_and_the_crawl_goes_on(world: World) {
