@@ -218,7 +218,11 @@ impl Campaign {
                 let known: BTreeSet<String> = truth.intersection(&before).cloned().collect();
                 assert!(live.is_subset(&truth) && known.is_subset(&live) && live != truth, "{what}");
             }
-            _ => assert_eq!(report.events.vanished, 0, "{what}"),
+            // A list that is not short may still nominate a group of its type that is gone.
+            _ => {
+                let most = i64::from(ending.starts_with("incomplete"));
+                assert!(report.events.vanished <= most, "{what}");
+            }
         }
         self.world.api.heal();
         let report = self.crawl().await;
@@ -876,11 +880,10 @@ async fn an_api_that_twice_says_empty_with_a_count_of_zero_is_believed_only_if_i
         world.create("Private", "b c");
         world.crawl().await;
         world.let_the_lists_be_believed_when_they_lie();
+        // The app's totals agree, or an unfiltered pass would list the others.
+        world.api.script(At::Every, Fault::TotalCount(1));
         world.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
-        // The app's totals say otherwise, so that two crawls are needed.
-        for _ in 0..2 {
-            assert_eq!(outcome(&world.crawl().await), "complete");
-        }
+        assert_eq!(outcome(&world.crawl().await), "complete");
         let deleted = if confirm { "" } else { " deleted" };
         let table = ["a Public".to_owned(), format!("b Private{deleted}"), format!("c Private{deleted}")];
         assert_eq!(world.table().await, table);
