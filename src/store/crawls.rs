@@ -124,7 +124,8 @@ const NOTE_ASKED: &str = "
 UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
 WHERE crawl_id = $1";
 /// In an app whose crawls reached their end on later days than this, because a clock was wrong or the time zone was changed,
-/// those days become this one: days follow the newest crawl.
+/// those days become this one: days follow the newest crawl. Only a crawl that reached its end merges
+/// days: one that failed may have failed because, or while, its own clock was wrong.
 const LATER_DAYS: &str = "SELECT count(*) FROM daily_count WHERE app_id = $1 AND day > $2";
 const MERGE_LATER_DAYS: [&str; 3] = [
     "
@@ -446,20 +447,24 @@ impl Store {
             let events: CrawlEvents =
                 query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
             let day = closing.day.to_string();
-            let later: i64 =
-                query_scalar(LATER_DAYS).bind(app.0).bind(&day).fetch_one(&mut *tx).await.attempted(DOING)?;
-            if later > 0 {
-                for statement in MERGE_LATER_DAYS {
-                    query(statement).bind(app.0).bind(&day).execute(&mut *tx).await.attempted(DOING)?;
+            if closing.reached_end() {
+                let later: i64 =
+                    query_scalar(LATER_DAYS).bind(app.0).bind(&day).fetch_one(&mut *tx).await.attempted(DOING)?;
+                if later > 0 {
+                    for statement in MERGE_LATER_DAYS {
+                        query(statement).bind(app.0).bind(&day).execute(&mut *tx).await.attempted(DOING)?;
+                    }
                 }
             }
-            query(ADD_TO_DAY)
-                .bind(app.0)
-                .bind(&day)
-                .bind(crawl.0)
-                .execute(&mut *tx)
-                .await
-                .attempted(DOING)?;
+            if closing.counts_for_its_day(events) {
+                query(ADD_TO_DAY)
+                    .bind(app.0)
+                    .bind(&day)
+                    .bind(crawl.0)
+                    .execute(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
+            }
             dialect::confirm_lease(&mut tx, lease).await?;
             Ok(events)
         })
@@ -471,6 +476,17 @@ impl Closing<'_> {
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
         self.settlement.deletions(self.status)
+    }
+
+    fn reached_end(&self) -> bool {
+        matches!(self.status, CrawlStatus::Complete | CrawlStatus::Incomplete)
+    }
+
+    /// Whether the crawl belongs in the counts of its day. A crawl that failed because of a wrong clock does only if it had
+    /// changed something before: its day is wrong.
+    fn counts_for_its_day(&self, events: CrawlEvents) -> bool {
+        let wrong_clock = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Clock);
+        !wrong_clock || events != CrawlEvents::default()
     }
 }
 

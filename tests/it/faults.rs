@@ -7,9 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
 use tim_group_sync::crawl::{CrawlError, CrawlReport, Step, WhenBusy};
-use tim_group_sync::model::CrawlStatus;
-use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings, SimulatedApp};
+use tim_group_sync::model::{CrawlId, CrawlStatus};
+use tim_group_sync::simulator::{
+    AbsentCodes, At, Call, Cursor, Fault, Listing, Order, Settings, SimulatedApp,
+};
 use tim_group_sync::tencent::usersig::SecretKey;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -42,11 +47,14 @@ on_every_engine! {
     a_total_count_that_is_too_high_proves_nothing,
     a_total_count_that_is_too_low_is_reached,
     the_apps_total_in_place_of_the_types_is_reached_by_all_types_together,
-    an_api_that_twice_says_empty_with_a_count_of_zero_is_believed,
+    an_api_that_twice_says_empty_with_a_count_of_zero_is_believed_only_if_it_cannot_be_asked,
 
     // Every fault at every request, whatever it is about.
     no_fault_at_any_request_harms_more_than_the_next_crawl_mends,
     no_fault_that_lasts_from_any_request_harms_more_than_the_next_crawl_mends,
+    no_fault_of_a_question_harms_more_than_the_next_crawls_mend,
+    no_fault_that_lasts_from_any_question_harms_more_than_the_next_crawls_mend,
+    random_faulty_crawls_never_delete_a_standing_group,
 
     // Everything that may happen at the API, at every request.
     no_group_that_moves_while_it_is_listed_is_lost,
@@ -97,7 +105,10 @@ const MIDDLE_PAGE: u64 = 3;
 const LAST_PAGE: u64 = 6;
 const CLOSING_COUNT: u64 = 7;
 
-fn ids(groups: &BTreeMap<String, String>) -> BTreeSet<String> {
+/// A crawl with groups that are gone asks about them after that: first those of Public, then those of Private.
+const LAST_QUESTION: u64 = CLOSING_COUNT + 2;
+
+pub fn ids(groups: &BTreeMap<String, String>) -> BTreeSet<String> {
     groups.keys().cloned().collect()
 }
 
@@ -129,16 +140,14 @@ impl Campaign {
 
     /// Spoils one request, and then every request from there on, at each of the four places. Expected is, for each
     /// place, how the crawl ends: if it is complete, the table is the truth, unless it says
-    /// `(later)`: groups that are gone are still there, and missing, or standing groups are missing;
-    /// `(ids)`: the groups are right, their types are not.
-    /// An empty text leaves a place out. Then the API is healed, and the next crawl must bring the table to the truth.
+    /// `(ids)`: the groups are right, their types are not;
+    /// `(new)`: new groups are not known yet, because no list had them.
+    /// Then the API is healed, and the next crawl must bring the table to the truth.
     async fn run(world: World, fault: Fault, once: [&str; 4], for_good: [&str; 4]) {
         let mut campaign = Self::begin(world).await;
         for (lasting, expected) in [(false, once), (true, for_good)] {
             for (place, expected) in EVERYWHERE.into_iter().zip(expected) {
-                if !expected.is_empty() {
-                    campaign.strike(&fault, place, lasting, expected).await;
-                }
+                campaign.strike(&fault, place, lasting, expected).await;
             }
         }
     }
@@ -152,17 +161,19 @@ impl Campaign {
         format!("{fault:?} at request {place}, lasting: {lasting}")
     }
 
-    /// However the crawl ends, no standing group is lost. If it says that it is complete and that nothing is missing,
-    /// the groups are right, unless types were rejected. The next crawl brings every type with a pass to the truth, and
-    /// the one or two after it the rest.
+    /// However the crawl ends, no standing group is lost. If it says that it is complete and that nothing is missing or was
+    /// spared, the groups are right, unless types were rejected or the lists came from another server. The next crawl brings
+    /// every type with a pass to the truth, and the one or two after it the rest.
     async fn strike_anywhere(&mut self, fault: &Fault, place: u64, lasting: bool) {
         let what = self.spoil(fault, place, lasting);
         let before = ids(&self.world.live().await);
+        self.world.api.remember();
         let report = self.crawl().await;
         let (live, truth) = (ids(&self.world.live().await), ids(&self.world.api.truth()));
         assert!(before.intersection(&truth).all(|id| live.contains(id)), "{what}: {live:?}");
-        let proven = report.status == CrawlStatus::Complete && report.missing == 0;
-        if proven && *fault != Fault::ErrorCode(10004) {
+        let proven = report.status == CrawlStatus::Complete && report.missing + report.asked.spared == 0;
+        let of_another_server = matches!(fault, Fault::Stale | Fault::Partial(_) | Fault::EmptyList);
+        if proven && !of_another_server && *fault != Fault::ErrorCode(10004) {
             assert_eq!(live, truth, "{what}");
         }
         self.world.api.heal();
@@ -203,10 +214,15 @@ impl Campaign {
             ("complete", "") => self.world.assert_table_is_the_truth().await,
             ("complete", "ids)") => assert_eq!(ids(&live), ids(&truth), "{what}"),
             ("complete", _) => {
-                assert!(before.intersection(&ids(&truth)).all(|id| live.contains_key(id)), "{what}");
-                assert!(report.missing > 0, "{what}");
+                let (live, truth) = (ids(&live), ids(&truth));
+                let known: BTreeSet<String> = truth.intersection(&before).cloned().collect();
+                assert!(live.is_subset(&truth) && known.is_subset(&live) && live != truth, "{what}");
             }
-            _ => assert_eq!(report.events.vanished, 0, "{what}"),
+            // A list that is not short may still nominate a group of its type that is gone.
+            _ => {
+                let most = i64::from(ending.starts_with("incomplete"));
+                assert!(report.events.vanished <= most, "{what}");
+            }
         }
         self.world.api.heal();
         let report = self.crawl().await;
@@ -242,15 +258,22 @@ fn all_faults() -> Vec<Fault> {
         Fault::TotalCount(2),
         Fault::TotalCount(1000),
         Fault::AppTotalCount,
+        Fault::NoDate,
+        Fault::Stale,
+        Fault::Partial(2),
+        Fault::Partial(3),
+        Fault::Partial(10),
+        Fault::BrokenIds,
     ];
     codes.into_iter().chain(others).collect()
 }
 
 /// An app whose crawl counts it, lists seven and four groups by type, counts it again, and, because there are two of a
-/// type without a pass, lists them all and counts it once more.
+/// type without a pass, lists them all and counts it once more. Then it asks about the types of these two, or, in later crawls,
+/// about one group of each other type that is gone.
 #[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
 async fn strike_everywhere(world: World, lasting: bool) {
-    const REQUESTS: u64 = 13;
+    const LISTS: u64 = 13;
     let mut strikes = 0;
     for fault in all_faults() {
         // Afresh, because what is checked after each crawl takes longer with every crawl before it.
@@ -263,17 +286,133 @@ async fn strike_everywhere(world: World, lasting: bool) {
         (0..4).for_each(|n| world.create("Private", &format!("private-{n}")));
         let mut campaign = Campaign { world, round: 0 };
         let report = campaign.world.crawl().await;
-        assert_eq!((outcome(&report).as_str(), report.requests), ("complete", REQUESTS));
-        for place in 1..=REQUESTS {
-            // Whoever says twice that there is nothing is believed.
-            let says_it_twice = lasting && fault == Fault::EmptyList;
-            if !says_it_twice || place == REQUESTS {
-                campaign.strike_anywhere(&fault, place, lasting).await;
+        assert_eq!((outcome(&report).as_str(), report.requests), ("complete", LISTS + 1));
+        for place in 1..=LISTS + 2 {
+            campaign.strike_anywhere(&fault, place, lasting).await;
+            strikes += 1;
+        }
+    }
+    println!("{strikes} crawls with a fault, lasting: {lasting}");
+}
+
+/// What may go wrong with answers about single groups. `gone` is the code for a group that does not exist.
+fn faults_of_questions(gone: i64) -> Vec<Fault> {
+    let codes =
+        [10002, 10004, 10007, 10010, 10015, 10018, 60011, 60021, 70001, 79999, 99999].map(Fault::ErrorCode);
+    let other_code = if gone == 10010 { 10015 } else { 10004 };
+    let others = [
+        Fault::Status(502),
+        Fault::Status(429),
+        Fault::Timeout,
+        Fault::Reset,
+        Fault::TruncatedBody,
+        Fault::NotJson,
+        Fault::HtmlWith200,
+        Fault::Redirect,
+        Fault::NoDate,
+        Fault::EveryGroup(0),
+        Fault::EveryGroup(10010),
+        Fault::EveryGroup(10015),
+        Fault::EveryGroup(10002),
+        Fault::FewerGroups,
+        Fault::OtherOrder,
+        Fault::UnknownCodes,
+        Fault::SwappedCodes,
+        Fault::NoGroupTypes,
+        Fault::CodeBesideGroups(10015),
+        Fault::CodeBesideGroups(10007),
+        Fault::GroupCode("claimed".to_owned(), other_code),
+        Fault::GroupCode("strange".to_owned(), other_code),
+        Fault::GroupCode("held".to_owned(), other_code),
+    ];
+    codes.into_iter().chain(others).collect()
+}
+
+/// An app whose crawl asks five times: about candidates of two types, about groups listed under another type or under none
+/// that is configured, and about a held group.
+struct Questions {
+    world: World,
+    round: u32,
+}
+
+impl Questions {
+    const REQUESTS: u64 = 5;
+
+    async fn begin(world: World) -> Self {
+        world.create("Public", "public-0 public-a public-b held claimed");
+        world.create("Private", "private-0 private-a strange");
+        let questions = Self { world, round: 0 };
+        questions.quiet_crawl("the beginning").await;
+        questions
+    }
+
+    async fn quiet_crawl(&self, after: &str) {
+        let report = self.world.crawl().await;
+        assert_eq!(report.status, CrawlStatus::Complete, "after {after}: {}", why(&report));
+    }
+
+    async fn strike(&mut self, fault: &Fault, nth: u64, lasting: bool) {
+        let (world, n) = (&self.world, self.round);
+        let what = format!("{fault:?} at question {nth}, lasting: {lasting}");
+        self.round += 1;
+        // A standing group is held, because it was not permitted to ask about it.
+        world.api.hide(&["held"]);
+        world.api.script(At::Info, Fault::ErrorCode(10007));
+        let report = world.crawl().await;
+        assert_eq!((report.status, report.withheld), (CrawlStatus::Complete, 1), "before {what}");
+        world.api.heal();
+
+        world.dissolve(&format!("public-{n} private-{n}"));
+        world.create("Public", &format!("public-{}", n + 1));
+        world.create("Private", &format!("private-{}", n + 1));
+        world.api.retype("claimed", if n % 2 == 0 { "Private" } else { "Public" });
+        world.api.retype("strange", if n % 2 == 0 { "Own" } else { "Private" });
+        let asked = world.api.requests().iter().filter(|request| request.call == Call::Info).count() as u64;
+        let at =
+            if lasting { At::InfoRequests(asked + nth..=u64::MAX) } else { At::InfoRequest(asked + nth) };
+        world.api.script(at, fault.clone());
+        let report = world.crawl().await;
+        assert_eq!(report.status, CrawlStatus::Complete, "{what}: {}", why(&report));
+        assert!(ids(&world.api.truth()).is_subset(&ids(&world.live().await)), "{what}");
+
+        world.api.heal();
+        world.api.show_all();
+        self.quiet_crawl(&what).await;
+        for crawl in world.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await {
+            world.approve(CrawlId(crawl.parse().unwrap())).await;
+        }
+        self.quiet_crawl(&what).await;
+        assert_eq!(world.live().await, world.api.truth(), "after {what}");
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
+async fn strike_every_question(world: World, lasting: bool) {
+    let mut strikes = 0;
+    for code in [10010, 10015] {
+        for fault in faults_of_questions(code) {
+            let settings = Settings { absent: AbsentCodes::all(code), ..Settings::default() };
+            let mut world = world.afresh().await.with_api(settings).await;
+            world.page_limit = 100;
+            if fault == Fault::Timeout {
+                world.request_timeout = Duration::from_millis(300);
+            }
+            let mut questions = Questions::begin(world).await;
+            for nth in 1..=Questions::REQUESTS {
+                questions.strike(&fault, nth, lasting).await;
                 strikes += 1;
             }
         }
     }
-    println!("{strikes} crawls with a fault, lasting: {lasting}");
+    println!("{strikes} crawls with a faulty answer to a question, lasting: {lasting}");
+}
+
+async fn no_fault_of_a_question_harms_more_than_the_next_crawls_mend(world: World) {
+    strike_every_question(world, false).await;
+}
+
+async fn no_fault_that_lasts_from_any_question_harms_more_than_the_next_crawls_mend(world: World) {
+    strike_every_question(world, true).await;
 }
 
 async fn no_fault_at_any_request_harms_more_than_the_next_crawl_mends(world: World) {
@@ -284,10 +423,269 @@ async fn no_fault_that_lasts_from_any_request_harms_more_than_the_next_crawl_men
     strike_everywhere(world, true).await;
 }
 
+/// One app that lives through crawls with random faults, and what becomes of its groups.
+struct FaultyLife {
+    world: World,
+    rng: StdRng,
+    made: u64,
+    /// Answers about single groups may come from a stale server, too.
+    stale_info: bool,
+    /// What was done last, for the message of a failure.
+    said: Vec<String>,
+}
+
+/// Types of random groups: two that are always configured but for apps without any, one that sometimes is, one that never is.
+const RANDOM_TYPES: [&str; 4] = ["Public", "Private", "Community", "Own"];
+
+impl FaultyLife {
+    async fn begin(world: &World, seed: u64, stale_info: bool) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let order = [Order::OldestFirst, Order::NewestFirst, Order::Shuffled];
+        let listing = Listing {
+            order: *order.choose(&mut rng).unwrap(),
+            cursor: if rng.random() { Cursor::Key } else { Cursor::Position },
+        };
+        let mut code = || if rng.random() { 10010 } else { 10015 };
+        let absent = AbsentCodes { default_form: code(), community: code(), custom: code() };
+        let mut world =
+            world.afresh().await.with_api(Settings { listing, absent, seed, ..Settings::default() }).await;
+        let configured = [&RANDOM_TYPES[..1], &RANDOM_TYPES[..2], &RANDOM_TYPES[..3], &[]];
+        world.group_types = group_types(configured.choose(&mut rng).unwrap());
+        world.page_limit = rng.random_range(2..12);
+        world.request_timeout = Duration::from_millis(500);
+        if rng.random_bool(0.3) {
+            (world.guard.max_fraction, world.guard.min_groups) = (0.2, 3);
+        }
+        let mut life = Self { world, rng, made: 0, stale_info, said: Vec::new() };
+        if stale_info {
+            life.world.let_get_group_info_be_believed_when_it_lies();
+        }
+        for group_type in RANDOM_TYPES {
+            let groups = life.rng.random_range(0..12);
+            life.world.api.create_many(group_type, groups);
+        }
+        life.world.api.remember();
+        life
+    }
+
+    /// Something that happens to a group.
+    fn change(&mut self) -> impl FnOnce(&SimulatedApp) + Send + 'static {
+        self.made += 1;
+        let (kind, made, choice) =
+            (self.rng.random_range(0..100), self.made, self.rng.random_range(0..1 << 20));
+        let group_type = *RANDOM_TYPES.choose(&mut self.rng).unwrap();
+        move |api: &SimulatedApp| {
+            let groups: Vec<String> = api.truth().into_keys().collect();
+            let chosen = groups.get(choice % groups.len().max(1)).map(String::as_str);
+            match (kind, chosen) {
+                (0..35, _) | (_, None) => {
+                    if choice % 2 == 0 {
+                        api.create_many(group_type, 1);
+                    } else {
+                        api.create(group_type, &format!("made-{made}"));
+                    }
+                }
+                (35..70, Some(id)) => {
+                    api.dissolve(id);
+                }
+                (70..80, Some(id)) => api.retype(id, group_type),
+                (80..90, Some(id)) => api.hide(&[id]),
+                (90..95, _) => api.show_all(),
+                (95.., _) => api.remember(),
+                (_, Some(_)) => {}
+            }
+        }
+    }
+
+    /// A fault that any request may have.
+    fn fault_of_any(&mut self) -> Fault {
+        let faults = [
+            Fault::Status(502),
+            Fault::Status(403),
+            Fault::Reset,
+            Fault::TruncatedBody,
+            Fault::NotJson,
+            Fault::HtmlWith200,
+            Fault::NoDate,
+            Fault::ErrorCode(10002),
+            Fault::ErrorCode(10004),
+            Fault::ErrorCode(10007),
+            Fault::ErrorCode(10018),
+            Fault::ErrorCode(60011),
+            Fault::ErrorCode(60021),
+            Fault::ErrorCode(70001),
+            Fault::ErrorCode(99999),
+        ];
+        faults.choose(&mut self.rng).unwrap().clone()
+    }
+
+    fn fault_of_lists(&mut self) -> Fault {
+        let total = self.rng.random_range(0..40);
+        let faults = [
+            Fault::Stale,
+            Fault::Partial(2),
+            Fault::Partial(3),
+            Fault::Partial(10),
+            Fault::IgnoreGroupType,
+            Fault::EarlyEnd,
+            Fault::RepeatCursor,
+            Fault::NoNext,
+            Fault::NextAsText,
+            Fault::EmptyPage,
+            Fault::EmptyList,
+            Fault::DuplicateIds,
+            Fault::ExtraIds(vec!["ghost".to_owned(), "a\0b".to_owned()]),
+            Fault::NoTotalCount,
+            Fault::TotalCount(total),
+            Fault::AppTotalCount,
+            Fault::BrokenIds,
+        ];
+        faults.choose(&mut self.rng).unwrap().clone()
+    }
+
+    /// A fault of answers about single groups that controls expose, or that says nothing about a group.
+    fn fault_of_questions(&mut self) -> Fault {
+        if self.stale_info && self.rng.random_bool(0.5) {
+            return Fault::Stale;
+        }
+        let groups: Vec<String> = self.world.api.truth().into_keys().collect();
+        let group = groups.choose(&mut self.rng).cloned().unwrap_or_default();
+        let faults = [
+            Fault::EveryGroup(0),
+            Fault::EveryGroup(10010),
+            Fault::EveryGroup(10015),
+            Fault::FewerGroups,
+            Fault::OtherOrder,
+            Fault::UnknownCodes,
+            Fault::SwappedCodes,
+            Fault::NoGroupTypes,
+            Fault::CodeBesideGroups(10015),
+            Fault::GroupCode(group.clone(), 10004),
+            Fault::GroupCode(group, 10002),
+        ];
+        faults.choose(&mut self.rng).unwrap().clone()
+    }
+
+    /// Scripts what goes wrong in the next crawl: nothing, one thing or several.
+    fn spoil(&mut self) {
+        for _ in 0..self.rng.random_range(0..4) {
+            let n = self.world.request(self.rng.random_range(1..16));
+            let asked =
+                self.world.api.requests().iter().filter(|request| request.call == Call::Info).count() as u64;
+            let nth = asked + self.rng.random_range(1..5);
+            let group_type = (*RANDOM_TYPES.choose(&mut self.rng).unwrap()).to_owned();
+            let page = self.rng.random_range(1..4);
+            let (at, fault) = match self.rng.random_range(0..10) {
+                0 => (At::Request(n), self.fault_of_any()),
+                1 => (At::Requests(n..=u64::MAX), self.fault_of_any()),
+                2 => (At::Info, self.fault_of_questions()),
+                3 => (At::InfoRequest(nth), self.fault_of_questions()),
+                4 => (At::InfoRequest(nth), self.fault_of_any()),
+                5 => (At::Info, self.fault_of_any()),
+                6 => (At::List, self.fault_of_lists()),
+                7 => (At::Type(group_type), self.fault_of_lists()),
+                8 => (At::Page(group_type, page), self.fault_of_lists()),
+                // What is only for lists leaves answers about single groups alone, but for a stale server.
+                _ => match self.fault_of_lists() {
+                    Fault::Stale => (At::List, Fault::Stale),
+                    fault => (At::OneIn(3), fault),
+                },
+            };
+            self.said.push(format!("{at:?} {fault:?}"));
+            self.world.api.script(at, fault);
+        }
+    }
+
+    /// One crawl, which perhaps is killed or cancelled.
+    async fn crawl(&mut self) {
+        for _ in 0..self.rng.random_range(0..5) {
+            let change = self.change();
+            change(&self.world.api);
+        }
+        for _ in 0..self.rng.random_range(0..5) {
+            let (n, change) = (self.rng.random_range(1..16), self.change());
+            self.world.during_request(n, change);
+        }
+        self.spoil();
+        if self.rng.random_bool(0.1) {
+            let n = self.rng.random_range(1..16);
+            self.said.push(format!("kill at {n}"));
+            let held = self.world.api.hold(At::Request(self.world.request(n)));
+            self.world.crawl_killed_by(held.reached()).await;
+        } else {
+            let report = self.world.crawl().await;
+            self.said.push(format!("{} {} asked {:?}", report.crawl, outcome(&report), report.asked));
+        }
+        self.world.call_off_what_did_not_happen();
+    }
+
+    /// The API is healed, nobody withholds anything any more, and quiet crawls bring the table to the truth. What was found
+    /// standing again and again is asked about ever more seldom, so that its end may be noticed late.
+    async fn end(&mut self) {
+        let world = &mut self.world;
+        world.api.show_all();
+        world.guard.max_fraction = 1.0;
+        for crawl in 1.. {
+            let report = world.crawl().await;
+            assert_eq!(report.status, CrawlStatus::Complete, "{}", why(&report));
+            for withheld in
+                world.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await
+            {
+                world.approve(CrawlId(withheld.parse().unwrap())).await;
+            }
+            let (mut live, mut truth) = (world.live().await, world.api.truth());
+            let configured = world.group_types.clone();
+            let has_pass = |group_type: &str| configured.iter().any(|of| of.as_str() == group_type);
+            // A type without a pass may have become another type without one: no list contradicts it.
+            for groups in [&mut live, &mut truth] {
+                groups.values_mut().filter(|of| !has_pass(of)).for_each(|of| "of no pass".clone_into(of));
+            }
+            if live == truth && world.value("SELECT missing_count FROM app_status").await == "0" {
+                return;
+            }
+            assert!(crawl < 26, "{live:?} {truth:?}");
+        }
+    }
+}
+
+/// `FAULTY_CRAWLS=5000 FAULTY_SEED=7` makes more crawls, and others. With `FAULTY_STALE_INFO=1` answers about single groups may
+/// be stale too: then standing groups that are marked deleted are counted, and no failure.
+#[expect(clippy::print_stdout, reason = "the number of crawls, and a failure has to be repeatable")]
+async fn random_faulty_crawls_never_delete_a_standing_group(world: World) {
+    const CRAWLS_PER_LIFE: u64 = 25;
+    let number =
+        |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
+    let (most, first_seed) = (number("FAULTY_CRAWLS", 150), number("FAULTY_SEED", 20_261_130));
+    let stale_info = number("FAULTY_STALE_INFO", 0) > 0;
+    let (mut crawls, mut lives, mut wrong_marks, mut vanished) = (0, 0, 0, 0u64);
+    for seed in first_seed.. {
+        if crawls >= most {
+            break;
+        }
+        println!("seed {seed}");
+        let mut life = FaultyLife::begin(&world, seed, stale_info).await;
+        for _ in 0..CRAWLS_PER_LIFE {
+            life.crawl().await;
+            crawls += 1;
+            if life.said.len() > 6 {
+                life.said.drain(..life.said.len() - 6);
+            }
+        }
+        life.end().await;
+        lives += 1;
+        wrong_marks += life.world.wrong_marks();
+        vanished += life.world.value("SELECT sum(vanished) FROM crawls").await.parse::<u64>().unwrap();
+    }
+    println!(
+        "{crawls} faulty crawls of {lives} apps: {vanished} groups marked deleted, {wrong_marks} of them wrongly; stale \
+         answers about single groups: {stale_info}"
+    );
+}
+
 /// Groups change their type, and their place in the list, at each request of a crawl. If the list goes by places it may
 /// skip a standing group, and then each is asked about before it is deleted.
 async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
-    const REQUESTS: u64 = 7;
+    const REQUESTS: u64 = LAST_QUESTION;
     type Move = fn(&SimulatedApp);
     const MOVES: [Move; 7] = [
         |api| api.retype("public-1", "Private"),
@@ -309,7 +707,8 @@ async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
         let listing = Listing { order, cursor };
         for (number, change) in MOVES.into_iter().enumerate() {
             let mut world = world.afresh().await.with_api(Settings { listing, ..Settings::default() }).await;
-            world.guard.confirm = cursor == Cursor::Position;
+            // A list that goes by keys skips no standing group: the lists alone are enough.
+            world.guard.confirm = cursor == Cursor::Position || number % 2 == 0;
             for request in 1..=REQUESTS {
                 let known: Vec<String> = world.api.truth().into_keys().collect();
                 known.iter().for_each(|id| world.dissolve(id));
@@ -322,6 +721,7 @@ async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
                 world.crawl().await;
                 let (live, truth) = (world.live().await, world.api.truth());
                 assert_eq!(live, truth, "{order:?} {cursor:?} {number} at {request}");
+                world.call_off_what_did_not_happen();
             }
         }
     }
@@ -436,21 +836,13 @@ async fn an_empty_page_is_not_the_end(world: World) {
 }
 
 async fn an_empty_answer_in_the_middle_deletes_nothing(world: World) {
-    // Where the API says for good that there is nothing, it is believed; see below.
-    let later = "complete (later)";
-    Campaign::run(
-        world,
-        Fault::EmptyList,
-        ["complete", later, later, "complete"],
-        ["", "", later, "complete"],
-    )
-    .await;
+    let new = "complete (new)";
+    Campaign::run(world, Fault::EmptyList, ["complete", new, new, "complete"], [new, new, new, "complete"])
+        .await;
 }
 
 async fn ids_that_come_twice_are_one_group(world: World) {
-    let later = "complete (later)";
-    let once = ["complete", later, later, "complete"];
-    Campaign::run(world, Fault::DuplicateIds, once, [later, later, later, "complete"]).await;
+    Campaign::run(world, Fault::DuplicateIds, ["complete"; 4], ["complete"; 4]).await;
 }
 
 async fn an_id_that_cannot_be_one_does_no_harm_to_the_others(world: World) {
@@ -459,45 +851,46 @@ async fn an_id_that_cannot_be_one_does_no_harm_to_the_others(world: World) {
 }
 
 async fn a_total_count_may_be_missing_now_and_then(world: World) {
-    let (short, later) = ("incomplete short_listing", "complete (later)");
-    let once = ["complete", later, later, "complete"];
-    Campaign::run(world, Fault::NoTotalCount, once, [short, short, later, "complete"]).await;
+    let short = "incomplete short_listing";
+    let lasting = [short, short, "complete", "complete"];
+    Campaign::run(world, Fault::NoTotalCount, ["complete"; 4], lasting).await;
 }
 
 async fn a_total_count_that_is_too_high_proves_nothing(world: World) {
-    let (short, later) = ("incomplete short_listing", "complete (later)");
-    Campaign::run(
-        world,
-        Fault::TotalCount(1000),
-        ["complete", later, later, "complete"],
-        [short, short, later, "complete"],
-    )
-    .await;
+    let short = "incomplete short_listing";
+    let lasting = [short, short, "complete", "complete"];
+    Campaign::run(world, Fault::TotalCount(1000), ["complete"; 4], lasting).await;
 }
 
 async fn a_total_count_that_is_too_low_is_reached(world: World) {
-    let later = "complete (later)";
-    let once = ["complete", later, later, "complete"];
-    Campaign::run(world, Fault::TotalCount(2), once, once).await;
+    Campaign::run(world, Fault::TotalCount(2), ["complete"; 4], ["complete"; 4]).await;
 }
 
 async fn the_apps_total_in_place_of_the_types_is_reached_by_all_types_together(world: World) {
-    let later = "complete (later)";
-    let outcomes = ["complete", later, later, "complete"];
-    Campaign::run(world, Fault::AppTotalCount, outcomes, outcomes).await;
+    Campaign::run(world, Fault::AppTotalCount, ["complete"; 4], ["complete"; 4]).await;
 }
 
-async fn an_api_that_twice_says_empty_with_a_count_of_zero_is_believed(world: World) {
-    world.create("Public", "a");
-    world.create("Private", "b c");
-    world.crawl().await;
-    world.let_the_api_be_believed_when_it_lies();
-    world.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
-    assert_eq!(outcome(&world.crawl().await), "complete");
-    assert_eq!(world.table().await, ["a Public", "b Private deleted", "c Private deleted"]);
-    world.api.heal();
-    world.crawl().await;
-    world.assert_table_is_the_truth().await;
+async fn an_api_that_twice_says_empty_with_a_count_of_zero_is_believed_only_if_it_cannot_be_asked(
+    world: World,
+) {
+    for confirm in [true, false] {
+        let mut world = world.afresh().await;
+        world.guard.confirm = confirm;
+        world.create("Public", "a");
+        world.create("Private", "b c");
+        world.crawl().await;
+        world.let_the_lists_be_believed_when_they_lie();
+        // The app's totals agree, or an unfiltered pass would list the others.
+        world.api.script(At::Every, Fault::TotalCount(1));
+        world.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
+        assert_eq!(outcome(&world.crawl().await), "complete");
+        let deleted = if confirm { "" } else { " deleted" };
+        let table = ["a Public".to_owned(), format!("b Private{deleted}"), format!("c Private{deleted}")];
+        assert_eq!(world.table().await, table);
+        world.api.heal();
+        world.crawl().await;
+        world.assert_table_is_the_truth().await;
+    }
 }
 
 const PASSING: [i64; 17] = [
@@ -516,7 +909,7 @@ async fn every_error_code_of_a_passing_trouble_is_waited_out(world: World) {
     for code in PASSING.into_iter().chain(SIGNATURE) {
         campaign.world.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
-        assert_eq!((outcome(&report).as_str(), report.requests), ("complete", 8), "{code}");
+        assert_eq!((outcome(&report).as_str(), report.requests), ("complete", LAST_QUESTION + 1), "{code}");
         campaign.world.assert_table_is_the_truth().await;
     }
     let throttled = [10006, 60007, 60011, 60018, 60019, 70050];
@@ -901,7 +1294,7 @@ async fn a_database_that_refuses_to_write_fails_the_crawl(world: World) {
 
 async fn a_crawl_that_is_killed_at_any_request_is_closed_and_put_right_by_the_next(world: World) {
     let mut campaign = Campaign::begin(world).await;
-    for request in 1..=CLOSING_COUNT {
+    for request in 1..=LAST_QUESTION {
         let world = &campaign.world;
         world.dissolve(&format!("public-{} private-{}", campaign.round, campaign.round));
         world.create("Public", &format!("public-{}", campaign.round + 7));
@@ -980,7 +1373,33 @@ async fn a_crawl_after_a_kill_starts_from_the_first_page(world: World) {
 
 /// What this thread logs.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+/// What this thread logs for as long as the other value lives.
+pub fn captured_log() -> (Log, Captured) {
+    // While there is only one subscriber, a thread without any settles for all threads what nobody listens to.
+    let another = tracing::Dispatch::new(tracing_subscriber::registry());
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = subscriber.set_default();
+    (log, Captured { _guard: guard, _another: another })
+}
+
+pub struct Captured {
+    _guard: tracing::subscriber::DefaultGuard,
+    _another: tracing::Dispatch,
+}
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -994,16 +1413,7 @@ impl Write for Log {
 }
 
 async fn neither_the_key_nor_a_signature_is_ever_logged(mut world: World) {
-    // While there is only one subscriber, a thread without any settles for all threads what nobody listens to.
-    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = subscriber.set_default();
+    let (log, _guard) = captured_log();
     let key = "0123456789abcdef".repeat(4);
     world.credentials.secret_key = SecretKey::new(&key);
     world.request_timeout = Duration::from_millis(200);
@@ -1030,7 +1440,7 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut world: World) {
         signatures.extend(report.started_at.timestamp()..=report.finished_at.timestamp());
         world.api.heal();
     }
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     for expected in ["crawl complete", "trying again", "DEBUG", "error 60021", "ERROR"] {
         assert!(log.contains(expected), "the log was not captured: no {expected:?}");
     }

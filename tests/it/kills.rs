@@ -23,7 +23,10 @@ on_every_engine! {
     a_list_of_a_tenth_of_the_groups_it_counts_deletes_none,
 }
 
+/// Of a crawl that finds nothing gone. The last is the closing count.
 const REQUESTS: u64 = 7;
+/// A crawl that finds groups gone asks about them: first those of Public, then those of Private.
+const REQUESTS_WITH_QUESTIONS: u64 = REQUESTS + 2;
 
 impl Installed {
     /// With seven and four groups.
@@ -73,7 +76,7 @@ impl Installed {
 
 async fn a_program_killed_at_any_request_is_made_up_for_by_the_next(world: World) {
     let mut installed = Installed::crawled_once(world).await;
-    for request in 1..=REQUESTS {
+    for request in 1..=REQUESTS_WITH_QUESTIONS {
         installed.churn();
         let held = installed.world.api.hold(At::Request(installed.world.request(request)));
         let child = installed.start();
@@ -182,7 +185,7 @@ impl Installed {
     /// it reads the table may cost it that crawl, but not the next.
     async fn survives(&mut self, trouble: impl AsyncFn()) {
         let mut service = self.served().await;
-        for request in 1..=REQUESTS {
+        for request in 1..=REQUESTS_WITH_QUESTIONS {
             self.churn();
             let held = self.world.api.hold(At::Request(self.world.request(request)));
             service.signal(Signal::USR1);

@@ -9,6 +9,7 @@
 mod apps;
 mod architecture;
 mod cli;
+mod confirmation;
 mod crawls;
 mod daemon;
 mod dashboard;
