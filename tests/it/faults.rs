@@ -171,7 +171,8 @@ impl Campaign {
         let report = self.crawl().await;
         let (live, truth) = (ids(&self.world.live().await), ids(&self.world.api.truth()));
         assert!(before.intersection(&truth).all(|id| live.contains(id)), "{what}: {live:?}");
-        let proven = report.status == CrawlStatus::Complete && report.missing + report.asked.spared == 0;
+        let unsettled = report.missing + report.withheld + report.asked.spared;
+        let proven = report.status == CrawlStatus::Complete && unsettled == 0;
         let of_another_server = matches!(fault, Fault::Stale | Fault::Partial(_) | Fault::EmptyList);
         if proven && !of_another_server && *fault != Fault::ErrorCode(10004) {
             assert_eq!(live, truth, "{what}");
