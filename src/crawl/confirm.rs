@@ -155,22 +155,26 @@ impl<'a> Inquiry<'a> {
         let absent = batch.form.absent_id(rand::random());
         let mut contradicted = BatchOutcome::NoControl;
         for listed in self.listed_controls(batch) {
-            let ids: Vec<&str> =
-                batch.ids.iter().copied().chain([absent.as_str()]).chain(listed.as_deref()).collect();
+            let mut ids: Vec<&str> = batch.ids.iter().copied().chain([absent.as_str()]).collect();
+            let listed_at = listed.as_deref().map(|listed| {
+                ids.iter().position(|id| *id == listed).unwrap_or_else(|| {
+                    ids.push(listed);
+                    ids.len() - 1
+                })
+            });
             let answers = match self.caller.ask_about(&ids, &self.patience).await {
                 Ok(answers) => answers,
                 Err(error) => return BatchOutcome::Failed(error),
             };
-            let (of_batch, controls) = answers.split_at(batch.ids.len());
-            let of_listed: Option<&GroupAnswer> = controls.get(1);
-            match judge_controls(&controls[0], of_listed) {
+            let (of_batch, of_absent) = (&answers[..batch.ids.len()], &answers[batch.ids.len()]);
+            let of_listed: Option<&GroupAnswer> = listed_at.map(|at| &answers[at]);
+            match judge_controls(of_absent, of_listed) {
                 Controls::Valid(valid) => {
                     return BatchOutcome::Valid(of_batch.iter().map(|answer| valid.learn(answer)).collect());
                 }
                 Controls::ListedIsGone => {
                     let listed_code = of_listed.and_then(|answer| answer.code);
-                    contradicted =
-                        BatchOutcome::Contradicted { absent: controls[0].code, listed: listed_code };
+                    contradicted = BatchOutcome::Contradicted { absent: of_absent.code, listed: listed_code };
                     self.lock_gone_controls().extend(listed);
                 }
                 Controls::Contradict { absent, listed } => {
@@ -181,15 +185,17 @@ impl<'a> Inquiry<'a> {
         contradicted
     }
 
-    /// The listed controls that this batch may try, one after the other; `None` where an emptied app needs none.
+    /// The listed controls that this batch may try, one after the other; `None` where an emptied app needs none. A batch about
+    /// types is of listed groups: in a small app it may have all of them, and then one of its own is the control.
     fn listed_controls(&self, batch: &Batch<'_>) -> Vec<Option<String>> {
         if self.emptied {
             return vec![None];
         }
         let gone = self.lock_gone_controls();
         let controls = self.samples.controls(batch.type_id, batch.form);
-        let usable = controls.filter(|id| !gone.contains(*id) && !batch.ids.contains(id));
-        usable.take(LISTED_CONTROLS).map(|id| Some(id.to_owned())).collect()
+        let usable = controls.filter(|id| !gone.contains(*id));
+        let (own, others): (Vec<&str>, Vec<&str>) = usable.partition(|id| batch.ids.contains(id));
+        others.into_iter().chain(own).take(LISTED_CONTROLS).map(|id| Some(id.to_owned())).collect()
     }
 
     fn lock_gone_controls(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {

@@ -448,8 +448,12 @@ impl Store {
                 query_as(SUM_UP).bind(crawl.0).fetch_one(&mut *tx).await.attempted(DOING)?;
             let day = closing.day.to_string();
             if closing.reached_end() {
-                let later: i64 =
-                    query_scalar(LATER_DAYS).bind(app.0).bind(&day).fetch_one(&mut *tx).await.attempted(DOING)?;
+                let later: i64 = query_scalar(LATER_DAYS)
+                    .bind(app.0)
+                    .bind(&day)
+                    .fetch_one(&mut *tx)
+                    .await
+                    .attempted(DOING)?;
                 if later > 0 {
                     for statement in MERGE_LATER_DAYS {
                         query(statement).bind(app.0).bind(&day).execute(&mut *tx).await.attempted(DOING)?;

@@ -54,6 +54,7 @@ on_every_engine! {
     // Types.
     without_configured_types_no_type_is_ever_stored,
     a_group_without_a_type_learns_its_type_without_an_event,
+    the_groups_of_a_small_app_learn_their_types_though_no_other_group_can_be_a_control,
     two_lists_that_claim_a_group_do_not_change_its_type,
 }
 
@@ -802,6 +803,25 @@ async fn a_group_without_a_type_learns_its_type_without_an_event(mut world: Worl
     complete(&world).await;
     assert_eq!(world.table().await, ["a Public", "own Own"]);
     assert_eq!(world.events().await, [""; 0]);
+}
+
+async fn the_groups_of_a_small_app_learn_their_types_though_no_other_group_can_be_a_control(world: World) {
+    for groups in [1, 5] {
+        let mut world = world.afresh().await;
+        world.page_limit = 100;
+        world.create("Own", &numbered("own", 0..groups));
+        complete(&world).await;
+        world.assert_table_is_the_truth().await;
+        // One control is tried after the other, as far as there are any.
+        world.create("Own", "own-new");
+        world.api.script(At::Info, Fault::EveryGroup(10010));
+        complete(&world).await;
+        assert_eq!(world.live().await["own-new"], "NULL");
+        world.api.heal();
+        complete(&world).await;
+        world.assert_table_is_the_truth().await;
+        assert_eq!(world.events().await, ["2 own-new appeared NULL>NULL"]);
+    }
 }
 
 async fn two_lists_that_claim_a_group_do_not_change_its_type(world: World) {

@@ -148,10 +148,11 @@ struct About {
 
 fn step(About { hiding, confirm }: About) -> impl Strategy<Value = Step> {
     let request = 1..9u64;
-    let asks = u32::from(confirm);
     prop_oneof![
-        2 * asks => fault_of_lists().prop_map(Step::CrawlWithFaultyLists),
-        2 * asks => (1..4u64, fault_of_answers(), any::<bool>())
+        // Without questions such lists would have to be believed.
+        2 => fault_of_lists()
+            .prop_map(move |fault| if confirm { Step::CrawlWithFaultyLists(fault) } else { Step::Crawl }),
+        2 => (1..4u64, fault_of_answers(), any::<bool>())
             .prop_map(|(nth, fault, lasting)| Step::CrawlWithFaultyAnswer(nth, fault, lasting)),
         1 => Just(Step::Remember),
         6 => change(hiding).prop_map(Step::Change),

@@ -130,10 +130,14 @@ impl Bench {
         }
     }
 
-    /// As if whoever holds one had not renewed it for long. SQLite's end with their holders.
+    /// As if whoever holds one had not renewed it for long. SQLite's end with their holders. When this returns, what a dropped
+    /// crawl was about to commit is committed or rolled back.
     pub async fn let_leases_run_out(&self) {
+        if let Place::Sqlite(_) = self.place {
+            // A dropped transaction keeps the write lock until its own thread has ended it.
+            Self::execute(&self.url(), "BEGIN IMMEDIATE; COMMIT").await;
+        }
         if let Place::Postgres(_) = self.place {
-            // What a dropped crawl was about to commit is committed or taken back by then.
             let busy = "SELECT count(*) FROM pg_stat_activity
                         WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
             while self.value(busy).await != "0" {
