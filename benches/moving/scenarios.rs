@@ -163,7 +163,7 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
         ..USUAL
     },
     Scenario {
-        name: "3 a second",
+        name: "3 a second in a million groups",
         groups: 1_000_000,
         created: 3.0,
         dissolved: 3.0,
