@@ -1,0 +1,251 @@
+//! Lists that change while they are read: how often a crawl concludes, how long a real deletion takes to be marked, and
+//! how many standing groups are marked by mistake.
+//!
+//! `cargo bench --bench moving` prints the table of docs/moving-lists.md. The crawls are the program's own, over HTTP
+//! from the simulated API into SQLite; only time is simulated: every request moves the clock on by what the API's
+//! limits make it cost, and the creations and dissolutions that are due happen then. The seed is fixed.
+//!
+//! Exits with 1 if a standing group was marked deleted with the default settings while `get_group_info` told the truth.
+
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for developers that prints figures"
+)]
+
+mod life;
+mod scenarios;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::Url;
+use tim_group_sync::clock::Clock;
+use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
+use tim_group_sync::model::{CrawlStatus, GroupType, Trigger};
+use tim_group_sync::pace::RetryPolicy;
+use tim_group_sync::simulator::{At, Cursor, Fault, Order, Settings, Simulator};
+use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::tencent::{Client, ClientSettings};
+use tokio_util::sync::CancellationToken;
+
+use crate::life::Life;
+use crate::scenarios::{SCENARIOS, Scenario, Server, UNCONFIGURED};
+
+/// One crawl in this many meets a stale replica.
+const STALE_EVERY: u32 = 5;
+
+const MARKED_BY_LAST_CRAWL: &str = "SELECT group_id FROM group_events WHERE event = 'vanished' \
+    AND crawl_id = (SELECT max(crawl_id) FROM crawls)";
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    println!(
+        "| app | groups | order | cursor | confirm | crawls concluded | asked | marked deleted | of them standing \
+         | late | seconds to be marked, median | at most |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (mut unasked, mut mistakes) = (0, 0);
+    for scenario in SCENARIOS {
+        if !wanted.is_empty() && !wanted.iter().any(|part| scenario.name.contains(part.as_str())) {
+            continue;
+        }
+        for listing in scenario.listings {
+            for confirm in [true, false] {
+                let figures = runtime.block_on(simulate(scenario, *listing, confirm));
+                println!("{}", row(scenario, *listing, confirm, &figures));
+                unasked += figures.unasked;
+                if confirm && scenario.server.is_reliable() {
+                    mistakes += figures.standing;
+                }
+            }
+        }
+    }
+    println!();
+    println!("Groups that a crawl had no time to ask about: {unasked}.");
+    println!(
+        "Standing groups marked deleted with `confirm`, by what `get_group_info` truthfully said: {mistakes}."
+    );
+    if mistakes == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn row(
+    Scenario { name, groups, crawls, .. }: Scenario,
+    (order, cursor): (Order, Cursor),
+    confirm: bool,
+    figures: &Figures,
+) -> String {
+    let order = match order {
+        Order::OldestFirst => "oldest first",
+        Order::NewestFirst => "newest first",
+        Order::Shuffled => "by no age",
+    };
+    let cursor = match cursor {
+        Cursor::Key => "key",
+        Cursor::Position => "position",
+    };
+    let Figures { concluded, asked, marked, standing, late, .. } = figures;
+    let confirm = if confirm { "yes" } else { "no" };
+    let (median, most) = figures.delays();
+    format!(
+        "| {name} | {groups} | {order} | {cursor} | {confirm} | {concluded} of {crawls} | {asked} | {marked} | {standing} \
+         | {late} | {median} | {most} |"
+    )
+}
+
+#[derive(Default)]
+struct Figures {
+    concluded: u32,
+    /// Questions about groups that the lists lacked.
+    asked: u64,
+    /// Questions for which a crawl had no time.
+    unasked: u64,
+    marked: usize,
+    /// Marked deleted while they stood.
+    standing: usize,
+    /// Dissolved before a crawl that concluded, and not marked by it.
+    late: usize,
+    /// Seconds from the dissolution of a known group to its first mark.
+    delays: Vec<i64>,
+}
+
+impl Figures {
+    /// The median and the longest.
+    fn delays(&self) -> (String, String) {
+        let mut delays = self.delays.clone();
+        delays.sort_unstable();
+        let show = |delay: Option<&i64>| delay.map_or_else(|| "-".to_owned(), i64::to_string);
+        (show(delays.get(delays.len().saturating_sub(1) / 2)), show(delays.last()))
+    }
+}
+
+async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -> Figures {
+    let folder = tempfile::Builder::new().prefix("moving-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let clock = Clock::standing_at(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
+    let settings = Settings { clock: clock.clone(), ..scenario.settings(listing) };
+    let api = Simulator::start(settings).await.unwrap();
+    for (name, share) in scenario.types {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a small number"
+        )]
+        api.create_many(name, (share * scenario.groups as f64).round() as usize);
+    }
+    let life = Arc::new(Life::new(scenario, clock.clone()));
+    let hooked = Arc::clone(&life);
+    api.on_request(move |app, request| hooked.on_request(app, request));
+
+    let database = folder.path().join("groups.db");
+    let (store, crawler) = crawler(scenario, confirm, &api, clock, database).await;
+    let mut figures = Figures::default();
+    // A dissolved group can be marked again, if a stale list has it. Only the first time counts.
+    let mut marked_before = HashSet::new();
+    let mut last_concluded: Option<DateTime<Utc>> = None;
+    for n in 0..scenario.crawls {
+        play_replica(scenario.server, &api, n);
+        let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+        let report = crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+        let concluded = report.status == CrawlStatus::Complete;
+        figures.concluded += u32::from(concluded);
+        figures.asked += report.asked.asked;
+        figures.unasked += report.asked.unasked;
+        let marked = ids(&store, MARKED_BY_LAST_CRAWL).await;
+        figures.marked += marked.len();
+        life.with_dissolved(|dissolved| {
+            for id in marked {
+                let Some(at) = dissolved.get(&id) else {
+                    figures.standing += 1;
+                    continue;
+                };
+                if marked_before.insert(id) {
+                    figures.delays.push((report.finished_at - *at).num_seconds());
+                    figures.late += usize::from(last_concluded.is_some_and(|start| *at < start));
+                }
+            }
+        });
+        if concluded {
+            last_concluded = Some(report.started_at);
+        }
+        life.pause(&api);
+    }
+    let live = ids(&store, "SELECT group_id FROM live_groups").await;
+    life.with_dissolved(|dissolved| {
+        let never_marked = live.iter().filter(|id| !marked_before.contains(*id));
+        let due = |at: &DateTime<Utc>| last_concluded.is_some_and(|start| *at < start);
+        figures.late += never_marked.filter(|id| dissolved.get(*id).is_some_and(due)).count();
+    });
+    store.close().await;
+    figures
+}
+
+/// Lets a replica answer crawl `n`, counted from 0, as the server prescribes. The replica's copy is made at the start of
+/// every fifth crawl, and the fourth one after it meets the replica.
+fn play_replica(server: Server, api: &Simulator, n: u32) {
+    if n.is_multiple_of(STALE_EVERY) {
+        api.remember();
+    }
+    let stale = match server {
+        Server::StaleLists => At::List,
+        Server::StaleInfo => At::Info,
+        Server::StaleApi => At::Every,
+        _ => return,
+    };
+    api.heal();
+    if n % STALE_EVERY == STALE_EVERY - 1 {
+        api.script(stale, Fault::Stale);
+    }
+}
+
+async fn crawler(
+    scenario: Scenario,
+    confirm: bool,
+    api: &Simulator,
+    clock: Clock,
+    database: PathBuf,
+) -> (Store, Crawler) {
+    let simulated = Settings::default();
+    let client = Client::new(ClientSettings {
+        sdk_app_id: simulated.sdk_app_id,
+        identifier: simulated.identifier,
+        secret_key: simulated.secret_key,
+        base_url: Url::parse(&api.base_url()).unwrap(),
+        place: String::new(),
+        request_timeout: Duration::from_secs(10),
+        clock: clock.clone(),
+    })
+    .unwrap();
+    let store = Store::open(&DatabaseUrl::Sqlite(database)).await.unwrap();
+    store.migrate().await.unwrap();
+    let configured = scenario.types.iter().map(|(name, _)| *name).filter(|name| *name != UNCONFIGURED);
+    let settings = CrawlSettings {
+        identity: AppIdentity { sdk_app_id: simulated.sdk_app_id, name: "moving".to_owned() },
+        group_types: configured.map(|name| GroupType::new(name).unwrap()).collect(),
+        page_limit: 10_000,
+        request_interval: Duration::ZERO,
+        retry: RetryPolicy::lasting(Duration::from_secs(10)),
+        max_shortfall: 0.0,
+        guard: GuardPolicy {
+            max_fraction: 0.2,
+            min_groups: 100,
+            confirm,
+            max_fraction_by_type: BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]),
+            ..GuardPolicy::default()
+        },
+        timezone: chrono_tz::UTC,
+        host: "bench".to_owned(),
+    };
+    (store.clone(), Crawler::new(settings, client, store, clock))
+}
+
+/// The first column of what a query returns.
+async fn ids(store: &Store, query: &'static str) -> Vec<String> {
+    let (_, rows) = store.read(query).await.unwrap();
+    rows.into_iter().map(|mut row| row.swap_remove(0)).collect()
+}

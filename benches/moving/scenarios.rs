@@ -1,0 +1,174 @@
+//! The simulated apps and servers.
+
+use chrono::TimeDelta;
+use tim_group_sync::simulator::Cursor::{Key, Position};
+use tim_group_sync::simulator::Order::{self, NewestFirst, OldestFirst, Shuffled};
+use tim_group_sync::simulator::{AbsentCodes, Cursor, Listing, Settings};
+
+/// A type that the simulated app has and `group_types` does not list.
+pub(crate) const UNCONFIGURED: &str = "Chess";
+
+const MINUTE: TimeDelta = TimeDelta::seconds(60);
+const HOUR: TimeDelta = TimeDelta::seconds(3600);
+/// Four crawls that last 14 seconds, and their pauses, take ten minutes.
+const TEN_MINUTES_IN_FOUR: TimeDelta = TimeDelta::seconds(136);
+
+/// How the API answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// Every answer is of this moment.
+    Current,
+    /// `get_group_info` answers 10015 for groups that do not exist.
+    IllegalIds,
+    /// Every TotalCount is the one of a minute ago.
+    LateCounts,
+    /// A replica that lags ten minutes behind answers every list request of each fifth crawl.
+    StaleLists,
+    /// A replica that lags at most ten minutes behind answers one list request in five.
+    StalePages,
+    /// A replica that lags ten minutes behind answers every `get_group_info` request of each fifth crawl.
+    StaleInfo,
+    /// A replica that lags ten minutes behind answers every request of each fifth crawl.
+    StaleApi,
+}
+
+impl Server {
+    /// Whether get_group_info tells the truth, so that a standing group must not be marked deleted.
+    pub(crate) fn is_reliable(self) -> bool {
+        self != Self::StaleApi
+    }
+}
+
+/// An app whose groups come and go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) groups: usize,
+    /// Creations a second.
+    pub(crate) created: f64,
+    /// Dissolutions a second.
+    pub(crate) dissolved: f64,
+    /// Whether groups come and go while the lists are read, and not only between two crawls.
+    pub(crate) moves: bool,
+    /// The types with their shares of the groups.
+    pub(crate) types: &'static [(&'static str, f64)],
+    pub(crate) server: Server,
+    /// Between the end of a crawl and the start of the next.
+    pub(crate) pause: TimeDelta,
+    pub(crate) crawls: u32,
+    pub(crate) listings: &'static [(Order, Cursor)],
+}
+
+impl Scenario {
+    pub(crate) fn settings(&self, (order, cursor): (Order, Cursor)) -> Settings {
+        let absent = match self.server {
+            Server::IllegalIds => AbsentCodes::all(10015),
+            _ => AbsentCodes::default(),
+        };
+        Settings { listing: Listing { order, cursor }, absent, ..Settings::default() }
+    }
+}
+
+const MIXED: &[(&str, f64)] = &[("Public", 0.7), ("Private", 0.25), ("Community", 0.05)];
+const WITH_UNCONFIGURED: &[(&str, f64)] =
+    &[("Public", 0.7), ("Private", 0.2), ("Community", 0.05), (UNCONFIGURED, 0.05)];
+const WITH_FEW_UNCONFIGURED: &[(&str, f64)] =
+    &[("Public", 0.7), ("Private", 0.2498), ("Community", 0.05), (UNCONFIGURED, 0.0002)];
+
+/// The order hardly matters.
+const OLDEST: &[(Order, Cursor)] = &[(OldestFirst, Key), (OldestFirst, Position)];
+/// With a key as cursor the order does not matter.
+const ALL_ORDERS: &[(Order, Cursor)] =
+    &[(OldestFirst, Key), (OldestFirst, Position), (NewestFirst, Position), (Shuffled, Position)];
+/// The order in which a list of a million loses groups.
+const SHUFFLED: &[(Order, Cursor)] = &[(Shuffled, Key), (Shuffled, Position)];
+
+/// What most scenarios have in common: 0.3 creations and dissolutions a second.
+const USUAL: Scenario = Scenario {
+    name: "0.3 a second",
+    groups: 100_000,
+    created: 0.3,
+    dissolved: 0.3,
+    moves: true,
+    types: MIXED,
+    server: Server::Current,
+    pause: MINUTE,
+    crawls: 20,
+    listings: OLDEST,
+};
+
+pub(crate) const SCENARIOS: [Scenario; 16] = [
+    Scenario { name: "quiet while it is listed", moves: false, ..USUAL },
+    Scenario { listings: ALL_ORDERS, ..USUAL },
+    Scenario { name: "37 a second", created: 37.0, dissolved: 37.0, ..USUAL },
+    Scenario { name: "grows, 5 % of an unconfigured type", created: 1.0, types: WITH_UNCONFIGURED, ..USUAL },
+    Scenario {
+        name: "grows, 0.02 % of an unconfigured type",
+        created: 1.0,
+        types: WITH_FEW_UNCONFIGURED,
+        ..USUAL
+    },
+    Scenario { name: "grows, counts a minute late", created: 1.0, server: Server::LateCounts, ..USUAL },
+    Scenario {
+        name: "shrinks, counts a minute late",
+        created: 0.1,
+        dissolved: 1.0,
+        server: Server::LateCounts,
+        ..USUAL
+    },
+    Scenario { name: "counts a minute late", server: Server::LateCounts, ..USUAL },
+    Scenario {
+        name: "every fifth crawl: stale lists",
+        server: Server::StaleLists,
+        pause: TEN_MINUTES_IN_FOUR,
+        ..USUAL
+    },
+    Scenario {
+        name: "one page in five is stale",
+        server: Server::StalePages,
+        pause: TEN_MINUTES_IN_FOUR,
+        ..USUAL
+    },
+    Scenario { name: "10015 for absent groups", server: Server::IllegalIds, ..USUAL },
+    Scenario {
+        name: "every fifth crawl: stale info",
+        server: Server::StaleInfo,
+        pause: TEN_MINUTES_IN_FOUR,
+        ..USUAL
+    },
+    Scenario {
+        name: "every fifth crawl: stale lists and info",
+        server: Server::StaleApi,
+        pause: TEN_MINUTES_IN_FOUR,
+        ..USUAL
+    },
+    // Every room is replaced in 45 minutes. The list is one page, which has no order that could matter.
+    Scenario {
+        name: "live rooms of 45 minutes",
+        groups: 5_000,
+        created: 5_000.0 / 2_700.0,
+        dissolved: 5_000.0 / 2_700.0,
+        types: &[("AVChatRoom", 1.0)],
+        pause: HOUR,
+        crawls: 48,
+        ..USUAL
+    },
+    // Creations and dissolutions between two pages cancel out most often at about this rate.
+    Scenario {
+        name: "0.1 a second",
+        created: 0.1,
+        dissolved: 0.1,
+        crawls: 200,
+        listings: ALL_ORDERS,
+        ..USUAL
+    },
+    Scenario {
+        name: "3 a second in a million groups",
+        groups: 1_000_000,
+        created: 3.0,
+        dissolved: 3.0,
+        crawls: 10,
+        listings: SHUFFLED,
+        ..USUAL
+    },
+];
