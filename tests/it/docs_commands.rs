@@ -22,13 +22,14 @@ use crate::support_engines::Bench;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// Beginnings of commands that are not run, and why.
-const ELSEWHERE: [(&str, &str); 20] = [
+const ELSEWHERE: [(&str, &str); 21] = [
     ("cargo install ", "builds everything anew and writes to the user's ~/.cargo"),
     ("cargo build ", "builds everything anew"),
     ("cargo bench ", "takes minutes, and the whole machine"),
     ("benches/at-rest", "takes minutes, and the whole machine"),
     ("PROPTEST_CASES=", "minutes of the tests beside this one"),
     ("HISTORY_STEPS=", "minutes of the tests beside this one"),
+    ("FAULTY_CRAWLS=", "hours of the tests beside this one"),
     ("packaging/build ", "makes a release build; tests/systemd/run does it"),
     ("apt install ", "changes the system; tests/systemd/run does it in a system of its own"),
     ("dnf install ", "changes the system, and needs another one than Debian"),
