@@ -15,7 +15,6 @@ mod tick_off;
 mod told;
 mod type_doubts;
 
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
