@@ -124,9 +124,12 @@ const NOTE_ASKED: &str = "
 UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
 WHERE crawl_id = $1";
 /// In an app whose crawls reached their end on later days than this, because a clock was wrong or the time zone was changed,
-/// those days become this one: days follow the newest crawl. Only a crawl that reached its end merges
-/// days: one that failed may have failed because, or while, its own clock was wrong.
-const LATER_DAYS: &str = "SELECT count(*) FROM daily_count WHERE app_id = $1 AND day > $2";
+/// those days become this one: days follow the newest crawl. Only a crawl that reached its end merges days: one that failed
+/// may have failed because, or while, its own clock was wrong.
+const LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
+/// Most later days that are taken for wrong. If there are more, it is this crawl's clock that fell behind, and merging would
+/// destroy the history of right days.
+const MOST_WRONG_DAYS: i64 = 2;
 const MERGE_LATER_DAYS: [&str; 3] = [
     "
 INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
@@ -454,7 +457,7 @@ impl Store {
                     .fetch_one(&mut *tx)
                     .await
                     .attempted(DOING)?;
-                if later > 0 {
+                if (1..=MOST_WRONG_DAYS).contains(&later) {
                     for statement in MERGE_LATER_DAYS {
                         query(statement).bind(app.0).bind(&day).execute(&mut *tx).await.attempted(DOING)?;
                     }

@@ -303,7 +303,7 @@ async fn after_any_history(
             world.guard.confirm = about.confirm;
             world.group_types = group_types(configured);
             for step in history {
-                step.happen(&mut world).await;
+                Box::pin(step.happen(&mut world)).await;
                 world.call_off_what_did_not_happen();
             }
             settle_all(&mut world).await;
@@ -424,7 +424,7 @@ async fn one_long_history_ends_with_the_truth(mut world: World) {
     for number in 0..steps {
         let step = step.new_tree(&mut runner).unwrap().current();
         println!("seed {seed}, step {number}: {step:?}");
-        step.happen(&mut world).await;
+        Box::pin(step.happen(&mut world)).await;
         world.call_off_what_did_not_happen();
     }
     settle_all(&mut world).await;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::confirmation::{Asked, History};
 use tim_group_sync::model::{Counts, CrawlId, CrawlStatus, GroupIds, ReasonCode, SdkAppId, TypeId, Verdict};
@@ -44,6 +45,7 @@ on_both_engines![
     crawls_of_dead_processes_are_closed_by_the_next,
     a_tick_is_served_once,
     the_day_adds_up_its_crawls_and_keeps_the_last_totals,
+    a_day_that_a_wrong_clock_left_in_the_future_becomes_the_newest_crawls_and_right_days_stay,
     withheld_deletions_leave_groups_live_missing_and_held_until_approved,
     confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting,
     a_held_group_that_is_listed_again_is_free,
@@ -526,6 +528,28 @@ fn pass(type_id: TypeId, verdict: Option<Verdict>, stated: &[u64], distinct: u64
         first_listed: 0,
         unusable: 0,
     }
+}
+
+async fn a_day_that_a_wrong_clock_left_in_the_future_becomes_the_newest_crawls_and_right_days_stay(
+    bench: &Bench,
+) {
+    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
+    let nothing = Settlement::nothing();
+    let close = async |hour, days: i64| {
+        let crawl = scene.open(at(hour, 0)).await;
+        let closing = scene.closing(crawl, at(hour, 0), at(hour, 1), &nothing);
+        let closing = Closing { day: day() + TimeDelta::days(days), ..closing };
+        bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+    };
+    let days = "SELECT DISTINCT day FROM daily_counts ORDER BY day";
+    close(2, 400).await;
+    close(3, 1).await;
+    assert_eq!(bench.lines(days).await, ["2026-03-01", "2026-03-02"]);
+    close(4, 2).await;
+    close(5, 3).await;
+    close(6, -400).await;
+    let kept = bench.lines(days).await;
+    assert_eq!(kept[1..], ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"]);
 }
 
 async fn the_day_adds_up_its_crawls_and_keeps_the_last_totals(bench: &Bench) {

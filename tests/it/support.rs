@@ -714,7 +714,7 @@ impl World {
             );
             assert_eq!(self.lines(&unequal).await, [""; 0], "crawls that miscount what {event}");
             let all = self.value(&format!("SELECT count(*) FROM group_events WHERE event = '{event}'")).await;
-            let days = self.value(&format!("SELECT sum({event}) FROM daily_counts")).await;
+            let days = self.value(&format!("SELECT coalesce(sum({event}), 0) FROM daily_counts")).await;
             assert_eq!(days, all, "what {event} in all days together");
         }
         let stale = format!(
