@@ -93,7 +93,7 @@ pub struct WithheldGroups {
     pub confirmed: bool,
 }
 
-/// What a crawl concludes about the groups it did not list, by name. Made by [`Candidates::settle`] from judged lists and
+/// What a crawl concludes about the groups it did not list, by name. Made by [`settle`](super::Candidates::settle) from judged lists and
 /// answers, or empty: there is no other way to have something deleted.
 #[derive(Debug, Default)]
 pub struct Settlement {
