@@ -157,8 +157,7 @@ impl Asked {
     #[must_use]
     pub fn then_unlearned(before: Option<&Self>, round: i64) -> Self {
         let unlearned = before.map_or(0, |before| before.unlearned) + 1;
-        let pause = if unlearned < MAX_UNLEARNED { 1 } else { pause_after(unlearned - MAX_UNLEARNED + 1) };
-        Self { stood: 0, unlearned, round, again_in: round + pause }
+        Self { stood: 0, unlearned, round, again_in: round + pause_after(unlearned + 1 - MAX_UNLEARNED) }
     }
 
     #[must_use]
@@ -173,6 +172,7 @@ impl Asked {
     }
 }
 
+/// The crawls that pass before a group is asked about again: 1 after the first time, and before that.
 fn pause_after(times: i64) -> i64 {
     (1 << (times - 1).clamp(0, 10)).min(LONGEST_PAUSE)
 }

@@ -65,8 +65,7 @@ pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) ->
     let mut exceeded: Vec<(Option<TypeId>, Change)> = changes
         .iter()
         .filter(|(type_id, change)| {
-            change.lost > 0
-                && exceeds(change, own(type_id).unwrap_or(settings.max_fraction), settings.min_groups)
+            exceeds(change, own(type_id).unwrap_or(settings.max_fraction), settings.min_groups)
         })
         .map(|(type_id, change)| (Some(*type_id), *change))
         .collect();
@@ -77,7 +76,7 @@ pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) ->
         after: sum.after + change.after,
         lost: sum.lost + change.lost,
     });
-    if app.lost > 0 && exceeds(&app, settings.max_fraction, settings.min_groups) {
+    if exceeds(&app, settings.max_fraction, settings.min_groups) {
         exceeded.push((None, app));
         types = deleting().filter(|type_id| own(type_id).is_none() || types.contains(type_id)).collect();
     }

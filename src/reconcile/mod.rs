@@ -165,16 +165,6 @@ impl Candidates<'_> {
         self.sets.iter().flat_map(|(absent, set)| set.ids.iter().map(|id| (*absent, id)))
     }
 
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.sets.values().map(|set| set.ids.len()).sum()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sets.is_empty()
-    }
-
     /// Notes what was found out about candidates. What is not told stays [`Finding::Unasked`].
     pub fn note(&mut self, find: impl Fn(&str) -> Option<Finding>) {
         for set in self.sets.values_mut() {

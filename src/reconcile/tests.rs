@@ -56,7 +56,6 @@ fn nominated(absences: &Absences, groups: &[(&str, TypeId, Mark)]) -> Vec<String
     groups.iter().for_each(|(id, type_id, mark)| candidates.consider(*type_id, id, *mark));
     let mut ids: Vec<String> = candidates.iter().map(|(_, id)| id.to_owned()).collect();
     ids.sort();
-    assert_eq!((candidates.len(), candidates.is_empty()), (ids.len(), ids.is_empty()));
     ids
 }
 
