@@ -33,7 +33,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// The change of a type that had so many live groups, gained some in this crawl and may have lost others.
+    /// The change of a type with `before` live groups when the crawl began, `gained` new ones and `lost` candidates.
     #[must_use]
     pub fn of(before: u64, gained: u64, lost: u64) -> Self {
         Self { before, after: (before + gained).saturating_sub(lost), lost }

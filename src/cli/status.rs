@@ -15,6 +15,7 @@ use super::output::Output;
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
+use crate::crawl::NOTED_SKEW;
 use crate::model::SdkAppId;
 use crate::store::{AppStatus, Crawl, HostTypes, LeaseHolder, Store, Withheld};
 
@@ -110,9 +111,6 @@ struct Shown {
     crawled_now: bool,
     lease_holder: Option<LeaseHolder>,
 }
-
-/// A difference between the clocks that is shown.
-const NOTED_SKEW_SECONDS: i64 = 300;
 
 type Time = chrono::DateTime<chrono::Utc>;
 
@@ -226,7 +224,7 @@ fn print_doubts(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
             text::number(crawl.unlearned)
         )?;
     }
-    if let Some(seconds) = crawl.clock_skew.filter(|seconds| seconds.abs() > NOTED_SKEW_SECONDS) {
+    if let Some(seconds) = crawl.clock_skew.filter(|seconds| seconds.abs() > NOTED_SKEW.num_seconds()) {
         let by = humantime::format_duration(Duration::from_secs(seconds.unsigned_abs()));
         let side = if seconds > 0 { "ahead of" } else { "behind" };
         writeln!(out, "  clock                of {} is {by} {side} the API's: set it right", crawl.host)?;

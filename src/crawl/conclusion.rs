@@ -184,8 +184,8 @@ fn is_emptied(findings: &Findings, rechecks: &[Recheck]) -> bool {
         && rechecks.iter().all(|recheck| *recheck != Recheck::Contradicted)
 }
 
-/// A first list that broke off is no baseline: what it lacks would all seem to appear later. One whose own count is of
-/// something else may be whole all the same.
+/// Ends the baselines of first lists that were judged complete although their own TotalCount says otherwise. A first list that
+/// broke off is no baseline: what it lacks would all seem to appear later.
 async fn end_late_baselines(site: &CrawlSite<'_>, judgement: &Judgement) -> Result<(), StoreError> {
     for judged in judgement.passes.iter().filter(|judged| judged.pass.in_baseline) {
         if judged.proof.is_some() && !is_nearly_whole(&judged.pass.counts, judged.pass.distinct) {

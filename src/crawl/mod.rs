@@ -45,8 +45,8 @@ use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
-/// A difference between the clocks from which on it is said.
-const NOTED_SKEW: TimeDelta = TimeDelta::minutes(5);
+/// A difference between this machine's clock and the API's above which it is logged and shown.
+pub const NOTED_SKEW: TimeDelta = TimeDelta::minutes(5);
 
 /// A crawl that could not be recorded.
 #[derive(Debug, thiserror::Error)]

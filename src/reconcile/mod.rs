@@ -34,7 +34,7 @@ pub enum WithoutPass {
     Unknown,
     /// More groups would stand than the app's totals count, so some of them are gone: each is a candidate.
     TotalsExceeded,
-    /// The same, but there are so many that the next crawl makes an unfiltered pass instead.
+    /// The totals are exceeded by more groups than are asked about one by one: the next crawl makes an unfiltered pass.
     UnfilteredPassNeeded,
 }
 

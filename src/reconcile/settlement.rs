@@ -20,7 +20,7 @@ pub enum Finding {
     Unasked,
     /// It was asked about, and the answer did not say.
     Unlearned,
-    /// The same for so many crawls that a person has to decide.
+    /// Three crawls asked about it without learning anything: a person has to decide.
     Unconfirmable,
     /// It stands.
     Stands,

@@ -44,7 +44,7 @@ pub(super) struct PageRequest<'a> {
     pub(super) filter: Option<&'a str>,
     pub(super) next: u64,
     pub(super) limit: usize,
-    /// For each of these numbers, one group of so many is left out of the list and of the counts.
+    /// For each number n, one group in n is left out of the list and of the counts.
     pub(super) leave_out_one_in: &'a [u64],
 }
 

@@ -4,7 +4,7 @@
 const ID_BITS: u32 = 40;
 
 /// An id as the API makes it, or in one case of five as an app's own server might. Ids of communities begin
-/// `@TGS#_`, other ids of one's own must not begin `@TGS#` (269/1502).
+/// `@TGS#_`; other ids that an app chooses must not begin `@TGS#` (269/1502).
 pub(super) fn made_id(community: bool, age: u64, seed: u64) -> Box<str> {
     const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let character =
