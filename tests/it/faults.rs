@@ -1179,7 +1179,9 @@ async fn no_request_comes_sooner_than_the_interval_allows(mut world: World) {
     let start = Instant::now();
     assert_eq!(outcome(&world.crawl().await), "complete");
     world.crawl().await;
-    let arrivals: Vec<Instant> = world.api.requests().iter().map(|request| request.arrived_at).collect();
+    // A question about a group has a pace of its own.
+    let listings = world.api.requests().into_iter().filter(|request| request.call == Call::List);
+    let arrivals: Vec<Instant> = listings.map(|request| request.arrived_at).collect();
     assert!(arrivals.len() > 20, "{}", arrivals.len());
     let assert_paced = |arrivals: &[Instant], first_turn: Instant| {
         for (turns, arrival) in (0..).zip(arrivals) {
