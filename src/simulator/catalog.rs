@@ -1,23 +1,23 @@
-//! The groups at one moment, the order they are listed in, and the cursors that lead through the list.
+//! The groups at one moment, their order, and the cursors into their list.
 //!
-//! Each type keeps its groups in a `Vec` sorted by rank, a number that is unique among all groups: a cursor is
-//! found by binary search, a page is a slice, and a list of all types is a merge of slices. An index from ids to ranks
-//! makes the lookup of one group fast. Adding or removing one group still moves the rest of its list in memory; bulk
-//! changes walk each list once. About 130 bytes a group; a copy shares the ids.
+//! Each type keeps its groups in a `Vec` sorted by rank, a number that is unique among all groups. A cursor is resolved by
+//! binary search, a page is a slice, and a list of all types is a merge of slices. An index from ids to ranks serves
+//! lookups of single groups. Adding or removing one group moves the rest of its list in memory; bulk changes traverse
+//! each list once. A group takes about 130 bytes. Clones share the ids.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::random::{is_one_in, mask, mixed, permuted, unpermuted};
-use super::{Cursor, Listing};
+use super::settings::{Cursor, Listing};
 use crate::model::{GroupIds, GroupType};
 
-/// Groups created in the life of a simulator: ranks are below 2^36 and so are positions.
-pub(super) const PLACE_BITS: u32 = 36;
+/// Ranks and positions are below 2^36, so a simulator can create that many groups.
+pub(super) const RANK_BITS: u32 = 36;
 
-/// Fewer new groups than this are inserted one by one, more are merged.
-const FEW: usize = 16;
+/// New groups fewer than this are inserted one by one. More are merged.
+const MERGE_THRESHOLD: usize = 16;
 
 #[derive(Clone)]
 pub(super) struct Group {
@@ -29,11 +29,11 @@ pub(super) struct Group {
 pub(super) struct Catalog {
     cursor: Cursor,
     seed: u64,
-    /// By type. A type that once had a group keeps its list, as the API keeps knowing it.
+    /// By type. A type that once had a group keeps its list, because the API still accepts it as a filter.
     lists: BTreeMap<String, Vec<Group>>,
     /// The rank of every listed group.
     ranks: HashMap<Arc<str>, u64>,
-    /// Groups that exist and are in no list, with their types.
+    /// Groups that exist but are in no list, with their types.
     hidden: BTreeMap<Arc<str>, String>,
 }
 
@@ -44,24 +44,24 @@ pub(super) struct PageRequest<'a> {
     pub(super) filter: Option<&'a str>,
     pub(super) next: u64,
     pub(super) limit: usize,
-    /// For each number n, one group in n is left out of the list and of the counts.
+    /// For each number n, one group in n is missing from the list and from the counts.
     pub(super) leave_out_one_in: &'a [u64],
 }
 
-/// One page, before it becomes JSON and while a fault may still bend it.
+/// One page, with what faults need to change it.
 pub(super) struct Page {
     pub(super) ids: GroupIds,
     pub(super) total_count: u64,
-    /// All groups of the app, whatever the filter was.
+    /// All groups of the app, regardless of the filter.
     pub(super) app_total: u64,
     /// 0 at the end.
     pub(super) next: u64,
-    /// A cursor to this same page: the one it was asked with, unless that was 0.
-    pub(super) again: u64,
-    /// Another cursor to this same page.
-    pub(super) elsewhere: u64,
+    /// A cursor to this same page: the one of the request, unless that was 0.
+    pub(super) same_page: u64,
+    /// A different cursor to this same page.
+    pub(super) same_page_again: u64,
     /// A cursor that no other request gets. It is valid for the same filter.
-    pub(super) invented: u64,
+    pub(super) unique_cursor: u64,
 }
 
 impl Catalog {
@@ -74,13 +74,13 @@ impl Catalog {
         self.lists.contains_key(group_type)
     }
 
-    /// The type of a group that exists.
+    /// Returns the type of a group, or `None` if there is no such group.
     pub(super) fn type_of(&self, id: &str) -> Option<&str> {
         let listed = || self.find(id).map(|(group_type, _)| group_type);
         self.hidden.get(id).map(String::as_str).or_else(listed)
     }
 
-    /// Groups in lists, and not the hidden ones.
+    /// Returns the number of groups that are not hidden.
     pub(super) fn listed(&self) -> usize {
         self.ranks.len()
     }
@@ -100,14 +100,14 @@ impl Catalog {
     pub(super) fn add(&mut self, group_type: &str, mut groups: Vec<Group>) {
         self.ranks.extend(groups.iter().map(|group| (Arc::clone(&group.id), group.rank)));
         let list = self.lists.entry(group_type.to_owned()).or_default();
-        if groups.len() < FEW {
+        if groups.len() < MERGE_THRESHOLD {
             for group in groups {
                 list.insert(list.partition_point(|g| g.rank < group.rank), group);
             }
         } else {
             groups.sort_unstable_by_key(|g| g.rank);
             list.append(&mut groups);
-            list.sort_by_key(|g| g.rank); // the stable sort sees two sorted runs and merges them
+            list.sort_by_key(|g| g.rank); // the stable sort merges the two sorted runs
         }
     }
 
@@ -116,11 +116,11 @@ impl Catalog {
         self.take_from_list(id).is_some() || self.hidden.remove(id).is_some()
     }
 
-    /// Removes from the lists the groups that the predicate accepts, in one walk. Returns their ids.
-    pub(super) fn remove_listed(&mut self, mut is_doomed: impl FnMut() -> bool) -> Vec<String> {
+    /// Calls the predicate once for each listed group and removes the groups for which it returns true. Returns their ids.
+    pub(super) fn remove_listed(&mut self, mut is_removed: impl FnMut() -> bool) -> Vec<String> {
         let mut removed = Vec::new();
         for list in self.lists.values_mut() {
-            for group in list.extract_if(.., |_| is_doomed()) {
+            for group in list.extract_if(.., |_| is_removed()) {
                 self.ranks.remove(&group.id);
                 removed.push(group.id.as_ref().to_owned());
             }
@@ -128,7 +128,7 @@ impl Catalog {
         removed
     }
 
-    /// Takes a group out of the lists. The group still exists.
+    /// Removes a group from the lists. The group still exists.
     pub(super) fn hide(&mut self, id: &str) {
         if let Some((group_type, id)) = self.take_from_list(id) {
             self.hidden.insert(id, group_type);
@@ -148,7 +148,7 @@ impl Catalog {
         Some((group_type, group.id))
     }
 
-    /// The type of a listed group and its index in the list of that type.
+    /// Returns the type of a listed group and its index in the list of that type.
     fn find(&self, id: &str) -> Option<(&str, usize)> {
         let rank = self.ranks.get(id)?;
         self.lists.iter().find_map(|(group_type, list)| {
@@ -157,16 +157,15 @@ impl Catalog {
         })
     }
 
-    /// Returns the page. A type without groups, known or not, has an empty page. Returns `None` if the cursor was
-    /// never handed out for this filter.
+    /// Returns the page. It is empty for a type without groups, known or not. Returns `None` if the cursor was not issued
+    /// for this filter.
     pub(super) fn page(&self, asked: PageRequest<'_>) -> Option<Page> {
         if asked.leave_out_one_in.is_empty() {
             let lists = self.lists.iter().map(|(group_type, list)| (group_type.as_str(), list.as_slice()));
             return self.page_of(&lists.collect(), asked);
         }
-        let is_kept = |group: &&Group| {
-            !asked.leave_out_one_in.iter().any(|&many| is_one_in(many, &group.id, self.seed))
-        };
+        let is_kept =
+            |group: &&Group| !asked.leave_out_one_in.iter().any(|&n| is_one_in(n, &group.id, self.seed));
         let lists: Vec<(&str, Vec<&Group>)> = self
             .lists
             .iter()
@@ -186,15 +185,15 @@ impl Catalog {
             Some(group_type) => all_lists.get(group_type).copied().into_iter().collect(),
         };
         let cursors = Cursors::new(self.seed, filter);
-        let here = if next == 0 { Place::default() } else { cursors.read(next)? };
+        let target = if next == 0 { CursorTarget::default() } else { cursors.decode(next)? };
         let first_rank = match self.cursor {
-            Cursor::Key => here.place,
-            Cursor::Position => rank_at(&lists, here.place),
+            Cursor::Key => target.start,
+            Cursor::Position => rank_at(&lists, target.start),
         };
         let mut tails: Vec<&[G]> =
             lists.iter().map(|list| &list[list.partition_point(|g| rank(g) < first_rank)..]).collect();
         let mut ids = GroupIds::new();
-        let mut end = here.place;
+        let mut end = target.start;
         while ids.len() < limit
             && let Some(tail) = tails.iter_mut().filter(|t| !t.is_empty()).min_by_key(|t| rank(&t[0]))
         {
@@ -210,10 +209,11 @@ impl Catalog {
             ids,
             total_count: lists.iter().map(|list| list.len() as u64).sum(),
             app_total: all_lists.values().map(|list| list.len() as u64).sum(),
-            next: if more { cursors.write(Place { place: end, turn: 0 }) } else { 0 },
-            again: cursors.write(here),
-            elsewhere: cursors.write(Place { turn: here.turn + 1, ..here }),
-            invented: cursors.write(Place { place: request_number, turn: mask(Cursors::TURN_BITS) }),
+            next: if more { cursors.encode(CursorTarget { start: end, variant: 0 }) } else { 0 },
+            same_page: cursors.encode(target),
+            same_page_again: cursors.encode(CursorTarget { variant: target.variant + 1, ..target }),
+            unique_cursor: cursors
+                .encode(CursorTarget { start: request_number, variant: mask(Cursors::VARIANT_BITS) }),
         })
     }
 }
@@ -222,9 +222,9 @@ fn rank<G: Borrow<Group>>(group: &G) -> u64 {
     group.borrow().rank
 }
 
-/// The rank of the group that stands at a position of the merged lists; above all ranks if there is none.
+/// Returns the rank of the group at a position of the merged lists, or a number above all ranks if there is none.
 fn rank_at<G: Borrow<Group>>(lists: &[&[G]], position: u64) -> u64 {
-    let (mut low, mut high) = (0, 1 << PLACE_BITS);
+    let (mut low, mut high) = (0, 1 << RANK_BITS);
     while low < high {
         let middle = u64::midpoint(low, high);
         let up_to_middle: usize = lists.iter().map(|list| list.partition_point(|g| rank(g) <= middle)).sum();
@@ -237,15 +237,17 @@ fn rank_at<G: Borrow<Group>>(lists: &[&[G]], position: u64) -> u64 {
     low
 }
 
-/// What a cursor says: the lowest rank, or the position, that the next page may begin with. The turn only tells
-/// apart several cursors to one place.
+/// The content of a cursor.
 #[derive(Clone, Copy, Default)]
-struct Place {
-    place: u64,
-    turn: u64,
+struct CursorTarget {
+    /// The lowest rank, or the position, at which the page may begin.
+    start: u64,
+    /// Distinguishes several cursors to the same start.
+    variant: u64,
 }
 
-/// The cursors of one filter, as the API's are: above 2^63, without visible structure, and of no use elsewhere.
+/// Encodes the cursors of one filter. Like the API's, they are above 2^63, have no visible structure and are invalid for
+/// other filters.
 struct Cursors {
     secret: u64,
     filter_mark: u64,
@@ -254,8 +256,8 @@ struct Cursors {
 impl Cursors {
     const TOP: u64 = 1 << 63;
     const HALF: u32 = 31;
-    const TURN_BITS: u32 = 10;
-    const MARK_BITS: u32 = 2 * Self::HALF - PLACE_BITS - Self::TURN_BITS;
+    const VARIANT_BITS: u32 = 10;
+    const MARK_BITS: u32 = 2 * Self::HALF - RANK_BITS - Self::VARIANT_BITS;
 
     fn new(seed: u64, filter: Option<&str>) -> Self {
         let secret = mixed(seed);
@@ -264,18 +266,18 @@ impl Cursors {
         Self { secret, filter_mark: mark & mask(Self::MARK_BITS) }
     }
 
-    fn write(&self, Place { place, turn }: Place) -> u64 {
-        let place_and_turn = place << Self::TURN_BITS | turn & mask(Self::TURN_BITS);
-        Self::TOP | permuted(place_and_turn << Self::MARK_BITS | self.filter_mark, Self::HALF, self.secret)
+    fn encode(&self, CursorTarget { start, variant }: CursorTarget) -> u64 {
+        let target = start << Self::VARIANT_BITS | variant & mask(Self::VARIANT_BITS);
+        Self::TOP | permuted(target << Self::MARK_BITS | self.filter_mark, Self::HALF, self.secret)
     }
 
-    fn read(&self, cursor: u64) -> Option<Place> {
+    fn decode(&self, cursor: u64) -> Option<CursorTarget> {
         let hidden = cursor.checked_sub(Self::TOP).filter(|hidden| hidden >> (2 * Self::HALF) == 0)?;
         let plain = unpermuted(hidden, Self::HALF, self.secret);
-        let place_and_turn = plain >> Self::MARK_BITS;
-        (plain & mask(Self::MARK_BITS) == self.filter_mark).then_some(Place {
-            place: place_and_turn >> Self::TURN_BITS,
-            turn: place_and_turn & mask(Self::TURN_BITS),
+        let target = plain >> Self::MARK_BITS;
+        (plain & mask(Self::MARK_BITS) == self.filter_mark).then_some(CursorTarget {
+            start: target >> Self::VARIANT_BITS,
+            variant: target & mask(Self::VARIANT_BITS),
         })
     }
 }

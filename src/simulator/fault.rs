@@ -1,41 +1,36 @@
-//! What can go wrong with an answer, and which requests it goes wrong for.
+//! Scripted faults: what is wrong with an answer, and which requests it affects.
+//!
+//! These are values only. Each fault is applied where the answer is built: `server.rs` applies faults of the transport,
+//! `list.rs` those of a page, `info.rs` those of entries about single groups.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
-use tokio_util::sync::{CancellationToken, DropGuard};
-
 use super::random::mixed;
-use super::server::Draft;
-use super::{Call, SeenRequest};
+use super::request::{Call, SeenRequest};
 
-/// Bigger than any sane cap on an answer.
-const OVERSIZED_BYTES: usize = 64 << 20;
-
-/// The requests that a fault or a hold is for.
+/// Selects the requests that a fault, or a [`Held`], applies to.
+///
+/// [`Held`]: super::Held
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
     Every,
     /// The n-th request since the start, counted from 1.
     Request(u64),
     Requests(RangeInclusive<u64>),
-    /// Every request about a list.
+    /// Every list request.
     List,
-    /// Every request about single groups.
+    /// Every `get_group_info` request.
     Info,
-    /// The n-th request about single groups since the start, counted from 1.
+    /// The n-th `get_group_info` request since the start, counted from 1.
     InfoRequest(u64),
     InfoRequests(RangeInclusive<u64>),
-    /// Every request for this group type.
+    /// Every list request with this `GroupType`.
     Type(String),
-    /// This page of this group type, counted from 1 at a `Next` of 0. Asking again with the same `Next` is the same
-    /// page: it fails again for a client that tries again, and again in the next pass.
+    /// One page of the list of one group type, counted from 1 at a `Next` of 0. A repeated `Next` is the same page, so a
+    /// retry is affected too, and so is the next pass.
     Page(String, u64),
-    /// One request of this many, chosen by the seed.
+    /// One request in n, chosen by the seed.
     OneIn(u64),
 }
 
@@ -52,190 +47,91 @@ impl At {
             Self::InfoRequests(range) => request.call == Call::Info && range.contains(&request.nth_of_call),
             Self::Type(group_type) => is_for(group_type),
             Self::Page(group_type, page) => is_for(group_type) && request.page == *page,
-            Self::OneIn(many) => mixed(seed ^ request.number).is_multiple_of(*many),
+            Self::OneIn(n) => mixed(seed ^ request.number).is_multiple_of(*n),
         }
     }
 }
 
-/// What goes wrong. Several faults for one request add up, in the order they were scripted, as far as they can.
+/// What is wrong with an answer. Several faults of one request are applied in the order in which they were scripted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// This HTTP status instead of an answer.
     Status(u16),
-    /// The answer comes, but late.
+    /// The answer is sent after this delay.
     Delay(Duration),
-    /// No answer until the client gives up.
+    /// No answer is sent. The connection stays open until the client closes it.
     Timeout,
     /// The connection closes without an answer.
     Reset,
     /// The connection closes in the middle of the answer's body.
     TruncatedBody,
     NotJson,
-    /// What a captive portal or a proxy says.
+    /// An HTML page, as a captive portal or a proxy sends it.
     HtmlWith200,
-    /// Far more bytes than any answer has, without a length in advance.
+    /// A body far above any limit on the size of an answer, sent without a `Content-Length`.
     OversizedBody,
-    /// A redirect to the same call: a client that follows it gets an answer, and shows up as another request.
+    /// A redirect to the same URL. A client that follows it is answered, and its second request is logged.
     Redirect,
-    /// The API refuses with this code.
+    /// The API answers with this `ErrorCode`.
     ErrorCode(i64),
     /// The answer has no `Date` header.
     NoDate,
-    /// A replica that lags behind answers. Pages, counts and answers about single groups come from the copy of the
-    /// last [`SimulatedApp::remember`]. Without such a copy the fault does nothing.
+    /// A stale replica answers. Pages, counts and answers about single groups come from the copy that the last
+    /// [`SimulatedApp::remember`] made. Without such a copy the fault does nothing.
     ///
     /// [`SimulatedApp::remember`]: super::SimulatedApp::remember
     Stale,
 
-    /// Lists all types, as if the filter had not been sent.
+    /// The `GroupType` filter is ignored: groups of all types are listed.
     IgnoreGroupType,
-    /// The page is served, but `Next` says that it was the last.
+    /// The page is sent with a `Next` of 0, which ends the list.
     EarlyEnd,
-    /// `Next` leads to this same page again.
+    /// `Next` points at this same page.
     RepeatCursor,
     NoNext,
-    /// The right `Next`, but written as a text.
+    /// The correct `Next`, written as a string.
     NextAsText,
-    /// This text for a `Next`.
+    /// This string as `Next`.
     NextIs(String),
-    /// No ids, though the list goes on: `Next` is new and leads to the groups this page should have listed.
+    /// A page without ids before the end of the list. `Next` is a new cursor to the groups that this page should have
+    /// listed.
     EmptyPage,
-    /// An app, or a type, without groups.
+    /// An empty list: no ids, a `TotalCount` of 0 and a `Next` of 0.
     EmptyList,
-    /// Each id of the page comes twice.
+    /// Each id of the page is listed twice.
     DuplicateIds,
-    /// More ids than there are groups, such as one that no group can have.
+    /// Ids that are listed in addition to the page's groups.
     ExtraIds(Vec<String>),
     NoTotalCount,
-    /// A `TotalCount` that is not true.
+    /// This `TotalCount`.
     TotalCount(u64),
-    /// The `TotalCount` of the whole app, in spite of the filter.
+    /// The `TotalCount` of the entire app, although the list is filtered.
     AppTotalCount,
 
-    /// An incomplete list that is consistent. A hash of the id and the seed selects one group of this many, which all
-    /// pages and all counts leave out. The pass ends with a `Next` of 0.
+    /// An incomplete but consistent list. One group in n, selected by a hash of its id and the seed, is missing from all
+    /// pages and all counts. The pass ends with a `Next` of 0.
     Partial(u64),
     /// The page begins with three more entries whose `GroupId` is not valid text: an escaped high surrogate without a
     /// low one, an escaped low surrogate, and bytes that are not UTF-8. `TotalCount` does not count them.
     BrokenIds,
-    /// An endless list. The page has as many ids as the request allows, and no group ever had one of them. Every
-    /// answer has other ids and another `Next`, which is never 0. `TotalCount` is 2.
+    /// An endless list. Each page is full and has ids that no group ever had. No id and no `Next` repeats, `Next` is
+    /// never 0, and `TotalCount` is 2.
     InventIds,
 
-    /// The code of this group. It overrides the faults that set the code of every group.
+    /// This code for one group. It takes precedence over the faults that set the code of every group.
     GroupCode(String, i64),
-    /// The code of the whole answer about single groups, which means nothing beside what is said of each.
+    /// This code for the entire `get_group_info` answer, which still has an entry for each group.
     CodeBesideGroups(i64),
-    /// The answer does not tell the types of groups.
+    /// The answer has no group types.
     NoGroupTypes,
-    /// The code of every group. With code 0 a group that does not exist has the type `Public`.
+    /// This code for every group. With code 0, a group that does not exist gets the type `Public`.
     EveryGroup(i64),
     /// Every second entry is missing.
     FewerGroups,
     /// The entries are in reverse order.
     OtherOrder,
-    /// The code of every group is 99999, which is not documented.
+    /// Code 99999, which is not documented, for every group.
     UnknownCodes,
-    /// Groups that exist are answered as absent, and absent ones as existing, with the type `Public`.
+    /// Groups that exist are reported as absent. Absent ones are reported as existing, with the type `Public`.
     SwappedCodes,
-}
-
-impl Fault {
-    /// What is sent if nothing of an answer is.
-    pub(super) fn instead(&self, uri: &Uri) -> Option<Response> {
-        let html = [(CONTENT_TYPE, "text/html")];
-        match self {
-            Self::Status(status) => {
-                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                Some((status, html, "<html><body>scripted</body></html>").into_response())
-            }
-            Self::NotJson => {
-                Some("{\"ActionStatus\":\"OK\",\"ErrorCode\":0,\"GroupIdList\":[{".into_response())
-            }
-            Self::HtmlWith200 => Some((html, "<html><body>Please log in</body></html>").into_response()),
-            Self::OversizedBody => {
-                let body = Body::from(vec![0; OVERSIZED_BYTES]).into_data_stream();
-                Some(Body::from_stream(body).into_response())
-            }
-            Self::Redirect => {
-                let location = [(LOCATION, uri.to_string())];
-                Some((StatusCode::TEMPORARY_REDIRECT, location).into_response())
-            }
-            _ => None,
-        }
-    }
-
-    pub(super) fn leaves_out_one_in(&self) -> Option<u64> {
-        match self {
-            Self::Partial(many) => Some(*many),
-            _ => None,
-        }
-    }
-
-    /// Applies a fault of the page.
-    pub(super) fn apply(&self, draft: &mut Draft) {
-        match self {
-            Self::EarlyEnd => draft.next = Some(0.into()),
-            Self::RepeatCursor => draft.next = Some(draft.page.again.into()),
-            Self::NoNext => draft.next = None,
-            Self::NextAsText => draft.next = Some(draft.page.next.to_string().into()),
-            Self::NextIs(text) => draft.next = Some(text.as_str().into()),
-            Self::EmptyPage => {
-                draft.page.ids.clear();
-                draft.next = Some(draft.page.elsewhere.into());
-            }
-            Self::EmptyList => {
-                draft.page.ids.clear();
-                draft.total_count = Some(0);
-                draft.next = Some(0.into());
-            }
-            Self::DuplicateIds => {
-                let once = draft.page.ids.clone();
-                once.iter().for_each(|id| draft.page.ids.push(id));
-            }
-            Self::ExtraIds(ids) => ids.iter().for_each(|id| draft.page.ids.push(id)),
-            Self::NoTotalCount => draft.total_count = None,
-            Self::TotalCount(count) => draft.total_count = Some(*count),
-            Self::BrokenIds => draft.broken_ids = true,
-            Self::AppTotalCount => draft.total_count = Some(draft.page.app_total),
-            _ => {}
-        }
-    }
-}
-
-/// Requests held back: received, but not answered until this is released or dropped.
-#[derive(Debug)]
-pub struct Held {
-    reached: CancellationToken,
-    _release: DropGuard,
-}
-
-impl Held {
-    /// Waits until the first of the requests has come.
-    pub async fn reached(&self) {
-        self.reached.cancelled().await;
-    }
-
-    /// Lets the held requests be answered, and all that come later.
-    pub fn release(self) {}
-}
-
-/// The server's side of a [`Held`]. Its tokens are used as switches that can be waited for.
-#[derive(Clone)]
-pub(super) struct Gate {
-    reached: CancellationToken,
-    released: CancellationToken,
-}
-
-impl Gate {
-    pub(super) fn new() -> (Self, Held) {
-        let gate = Self { reached: CancellationToken::new(), released: CancellationToken::new() };
-        let held = Held { reached: gate.reached.clone(), _release: gate.released.clone().drop_guard() };
-        (gate, held)
-    }
-
-    pub(super) async fn pass(&self) {
-        self.reached.cancel();
-        self.released.cancelled().await;
-    }
 }

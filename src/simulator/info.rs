@@ -2,32 +2,32 @@
 
 use std::time::Instant;
 
-use axum::http::Uri;
 use serde::{Deserialize, Serialize};
 
+use super::app::{SimulatedApp, lock};
 use super::fault::Fault;
-use super::server::{Asked, Received, Refusal, read};
-use super::{SimulatedApp, lock};
+use super::refusal::{Refusal, parse};
+use super::request::SeenRequest;
 use crate::tencent::wire::MAX_INFO_IDS;
 
-/// A code that no documentation mentions.
+/// A code that the documentation does not have.
 const UNKNOWN_CODE: i64 = 99999;
 
-/// The type of a group that exists only because a fault says so.
+/// The type of a group that a fault reports as existing.
 const INVENTED_TYPE: &str = "Public";
 
-/// The body of a request about single groups.
+/// The body of a request.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct AskedInfo {
+pub(super) struct InfoBody {
     group_id_list: Vec<String>,
     #[serde(default)]
-    response_filter: AskedFilter,
+    response_filter: ResponseFilter,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct AskedFilter {
+struct ResponseFilter {
     group_base_info_filter: Option<Vec<String>>,
 }
 
@@ -40,7 +40,7 @@ struct Answer<'a> {
     group_info: Vec<Entry<'a>>,
 }
 
-/// The part of the answer that is about one group.
+/// The part of an answer about one group.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Entry<'a> {
@@ -49,7 +49,7 @@ struct Entry<'a> {
     error_info: &'static str,
     #[serde(rename = "Type", skip_serializing_if = "Option::is_none")]
     group_type: Option<String>,
-    /// The code that says that there is no such group.
+    /// The code for an id of this form that does not exist.
     #[serde(skip)]
     absent_code: i64,
 }
@@ -64,26 +64,30 @@ impl Entry<'_> {
 }
 
 impl SimulatedApp {
-    pub(super) fn receive_info(&self, uri: &Uri, body: &[u8]) -> Received {
-        let authentic = self.authenticate(uri);
-        let asked = read::<AskedInfo>(body).and_then(|asked| {
-            let is_valid = (1..=MAX_INFO_IDS).contains(&asked.group_id_list.len());
-            if is_valid { Ok(asked) } else { Err(Refusal(10004, "GroupIdList must have 1 to 50 groups")) }
+    /// Logs a request. Returns its body, or the reason why it is refused.
+    pub(super) fn receive_info(
+        &self,
+        authenticated: Result<(), Refusal>,
+        body: &[u8],
+    ) -> (SeenRequest, Result<InfoBody, Refusal>) {
+        let body = parse::<InfoBody>(body).and_then(|body| {
+            let is_valid = (1..=MAX_INFO_IDS).contains(&body.group_id_list.len());
+            if is_valid { Ok(body) } else { Err(Refusal(10004, "GroupIdList must have 1 to 50 groups")) }
         });
-        let groups = asked.as_ref().map_or_else(|_| Vec::new(), |asked| asked.group_id_list.clone());
+        let groups = body.as_ref().map_or_else(|_| Vec::new(), |body| body.group_id_list.clone());
         let mut traffic = lock(&self.traffic);
         let arrived_at = Instant::now();
-        let request = traffic.note_info(arrived_at, groups);
-        let admitted = authentic.and_then(|()| {
+        let request = traffic.log_info(arrived_at, groups);
+        let admitted = authenticated.and_then(|()| {
             let limit = self.settings.info_per_second;
             let is_over_limit = limit.is_some_and(|limit| !traffic.admit_info(arrived_at, limit));
             if is_over_limit { Err(Refusal(60011, "too many requests for this SDKAppID")) } else { Ok(()) }
         });
-        (request, admitted.and(asked).map(Asked::Info))
+        (request, admitted.and(body))
     }
 
     /// Returns the body of an answer.
-    pub(super) fn group_info(&self, asked: &AskedInfo, faults: &[Fault]) -> Vec<u8> {
+    pub(super) fn group_info(&self, asked: &InfoBody, faults: &[Fault]) -> Vec<u8> {
         let mut entries = self.read_groups(faults, |groups| -> Vec<Entry<'_>> {
             let entry = |id| {
                 let group_type = groups.type_of(id).map(str::to_owned);
@@ -93,10 +97,10 @@ impl SimulatedApp {
             };
             asked.group_id_list.iter().map(String::as_str).map(entry).collect()
         });
-        // A code for one group overrides the codes for all groups. The first such code counts.
-        let (of_one, of_all): (Vec<_>, Vec<_>) =
+        // A code for one group overrides the codes for all groups. If one group has several, the first counts.
+        let (for_one, for_all): (Vec<_>, Vec<_>) =
             faults.iter().partition(|fault| matches!(fault, Fault::GroupCode(..)));
-        for fault in of_all.into_iter().chain(of_one.into_iter().rev()) {
+        for fault in for_all.into_iter().chain(for_one.into_iter().rev()) {
             apply(fault, &mut entries);
         }
 
@@ -120,7 +124,7 @@ impl SimulatedApp {
     }
 }
 
-/// Applies a fault of the entries.
+/// Applies a fault of the entries. Other faults change nothing.
 fn apply(fault: &Fault, entries: &mut Vec<Entry<'_>>) {
     match fault {
         Fault::EveryGroup(code) => entries.iter_mut().for_each(|entry| entry.set_code(*code)),

@@ -1,42 +1,45 @@
-//! Pseudo-random ids and numbers. All of them follow from a seed.
+//! Pseudo-random ids and numbers that follow from a seed.
+//!
+//! They are computed here instead of drawn from `rand`, because an id must be a function of the seed and one number, and
+//! a cursor must be a reversible one.
 
-/// Bits of the number that an id is made from.
+/// Bits of the number from which an id is generated.
 const ID_BITS: u32 = 40;
 
-/// An id as the API makes it, or in one case of five as an app's own server might. Ids of communities begin
-/// `@TGS#_`; other ids that an app chooses must not begin `@TGS#` (269/1502).
-pub(super) fn made_id(community: bool, age: u64, seed: u64) -> Box<str> {
+/// Returns an id of the form that the API generates or, in one case of five, a custom id. Ids of communities begin with
+/// `@TGS#_`; other custom ids must not begin with `@TGS#` (269/1502).
+pub(super) fn generated_id(community: bool, age: u64, seed: u64) -> Box<str> {
     const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let character =
         |bits: u64| char::from(BASE32[usize::try_from(bits & mask(5)).expect("five bits are an index")]);
     let code = permuted(age, ID_BITS / 2, seed);
     let chance = mixed(seed ^ age);
-    let own_length = (chance.is_multiple_of(5)).then_some(24 + (chance >> 8) % 21);
+    let custom_length = (chance.is_multiple_of(5)).then_some(24 + (chance >> 8) % 21);
     let mut id = String::with_capacity(44);
     id.push_str(if community { "@TGS#_" } else { "" });
-    id.push_str(if own_length.is_some() { "room_" } else { "@TGS#2" });
+    id.push_str(if custom_length.is_some() { "room_" } else { "@TGS#2" });
     id.extend((0..8).map(|n| character(code >> (5 * n))));
     let mut filler = chance;
-    while (id.len() as u64) < own_length.unwrap_or(0) {
+    while (id.len() as u64) < custom_length.unwrap_or(0) {
         filler = mixed(filler);
         id.push(character(filler).to_ascii_lowercase());
     }
     id.into_boxed_str()
 }
 
-/// An id that [`made_id`] makes for no group: it counts ages down from the greatest one, which no group reaches.
+/// Returns an id that no group has: ages count down from the greatest one, which no group reaches.
 pub(super) fn invented_id(community: bool, n: u64, seed: u64) -> Box<str> {
-    made_id(community, mask(ID_BITS) - n, seed)
+    generated_id(community, mask(ID_BITS) - n, seed)
 }
 
-/// Whether an id belongs to the share of one in `many`, which is chosen by a hash of the id and the seed.
-pub(super) fn is_one_in(many: u64, id: &str, seed: u64) -> bool {
+/// Returns whether a hash of the id and the seed selects this id, which it does for one id in `n`.
+pub(super) fn is_one_in(n: u64, id: &str, seed: u64) -> bool {
     const FNV_PRIME: u64 = 0x0100_0000_01b3;
     let hash = id.bytes().fold(mixed(seed), |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));
-    mixed(hash).is_multiple_of(many)
+    mixed(hash).is_multiple_of(n)
 }
 
-/// A permutation of the numbers of twice `half` bits, chosen by the key: a Feistel network of four rounds.
+/// Permutes the numbers of 2 × `half` bits with a four-round Feistel network, keyed by `key`.
 pub(super) fn permuted(number: u64, half: u32, key: u64) -> u64 {
     let halves = (number >> half, number & mask(half));
     let (left, right) = (0..4)
@@ -44,6 +47,7 @@ pub(super) fn permuted(number: u64, half: u32, key: u64) -> u64 {
     left << half | right
 }
 
+/// Reverses [`permuted`].
 pub(super) fn unpermuted(number: u64, half: u32, key: u64) -> u64 {
     let halves = (number >> half, number & mask(half));
     let (left, right) = (0..4)
@@ -52,7 +56,7 @@ pub(super) fn unpermuted(number: u64, half: u32, key: u64) -> u64 {
     left << half | right
 }
 
-/// The finaliser of splitmix64: every bit of the result depends on every bit of the number.
+/// The finaliser of splitmix64. Every bit of the result depends on every bit of the number.
 pub(super) fn mixed(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

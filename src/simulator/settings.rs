@@ -1,4 +1,4 @@
-//! What is fixed about a simulated app.
+//! The fixed settings of a simulated app.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,8 +7,8 @@ use crate::clock::Clock;
 use crate::model::SdkAppId;
 use crate::tencent::usersig::SecretKey;
 
-/// What is fixed about a simulated app. The default is unpaced, listens on a free loopback port, and lists the oldest
-/// groups first by cursors that are stable under churn.
+/// The fixed settings of a simulated app. By default there is no limit on list requests, the server listens on a free
+/// loopback port, and lists have the oldest group first with cursors that are stable under churn.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
@@ -16,24 +16,25 @@ pub struct Settings {
     /// The only administrator.
     pub identifier: String,
     pub secret_key: SecretKey,
-    /// A call that arrives sooner than this after the last admitted one is refused with 10006. The API's is a second.
+    /// A list request that arrives sooner than this after the last admitted one is refused with 10006. The API's interval
+    /// is one second.
     pub min_interval: Option<Duration>,
-    /// Most `get_group_info` calls admitted within any second; others are refused with 60011.
+    /// The number of `get_group_info` requests admitted within any second. Others are refused with 60011.
     pub info_per_second: Option<u32>,
-    /// How long each `get_group_info` answer takes.
+    /// The delay of each `get_group_info` answer.
     pub info_delay: Duration,
-    /// What `get_group_info` answers for a group that does not exist.
+    /// The codes of `get_group_info` for groups that do not exist.
     pub absent: AbsentCodes,
     pub listing: Listing,
-    /// A longer answer is replaced by error 10018.
+    /// A larger answer is replaced by error 10018.
     pub max_answer_bytes: usize,
-    /// Decides whether a signature has expired, and sets the `Date` of every answer.
+    /// The time for the expiry of signatures and for the `Date` of every answer.
     pub clock: Clock,
     /// Ids, shuffles, cursors and random choices follow from it.
     pub seed: u64,
 }
 
-/// The key of the simulated app, unless its settings have another. It opens nothing but the simulation.
+/// The default key of the simulated app. It is valid for the simulator only.
 pub const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 impl Default for Settings {
@@ -55,7 +56,7 @@ impl Default for Settings {
     }
 }
 
-/// How the app lists its groups: the documentation does not say.
+/// How the app lists its groups, which the documentation does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     pub order: Order,
@@ -67,34 +68,33 @@ pub enum Order {
     #[default]
     OldestFirst,
     NewestFirst,
-    /// An order that stands still but has nothing to do with age, as by a hash of the id.
+    /// A fixed order that does not depend on age, as if sorted by a hash of the id.
     Shuffled,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cursor {
-    /// `Next` names the last listed group: no standing group is ever skipped.
+    /// `Next` identifies the last listed group, as in keyset pagination. No existing group is ever skipped.
     #[default]
     Key,
-    /// `Next` is an index: the list shifts under it, so that groups are skipped or come twice.
+    /// `Next` is an offset. The list shifts under it, so that groups are skipped or listed twice.
     Position,
 }
 
-/// The codes that `get_group_info` answers for an id that does not exist, because it never did or because its group
-/// was dissolved. The documentation does not say which of 10010 and 10015 that is, nor whether it depends on the form
-/// of the id.
+/// The codes that `get_group_info` returns for an id that never existed or whose group was dissolved. The documentation
+/// does not say whether that is 10010 or 10015, nor whether it depends on the form of the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AbsentCodes {
-    /// For ids that begin `@TGS#` and not `@TGS#_`.
+    /// For ids that begin with `@TGS#` but not with `@TGS#_`.
     pub default_form: i64,
-    /// For ids that begin `@TGS#_`.
+    /// For ids that begin with `@TGS#_`.
     pub community: i64,
     /// For all other ids.
     pub custom: i64,
 }
 
 impl AbsentCodes {
-    /// The same code for every form.
+    /// Returns the same code for every form.
     #[must_use]
     pub const fn all(code: i64) -> Self {
         Self { default_form: code, community: code, custom: code }

@@ -1,14 +1,16 @@
-//! Over real HTTP, with a client that knows the API's documentation and nothing of the crate's own client.
+//! Tests over real HTTP, with a client that follows the API's documentation and shares no code with the crate's own client.
 
 mod faults;
 mod info;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use serde_json::{Value, json};
 
+use super::app::lock;
+use super::traffic::Traffic;
 use super::*;
 use crate::clock::Clock;
 use crate::model::SdkAppId;
@@ -27,7 +29,7 @@ async fn start(settings: Settings) -> (Simulator, Caller) {
     (simulator, caller)
 }
 
-/// The claims of a good signature and the parameters of a good request, to be spoilt.
+/// Makes requests. The claims of its valid signature and its valid parameters may be changed to invalid ones.
 struct Caller {
     http: reqwest::Client,
     claims: Claims,
@@ -36,7 +38,7 @@ struct Caller {
 }
 
 impl Caller {
-    #[expect(clippy::disallowed_methods, reason = "a client apart from the one under test")]
+    #[expect(clippy::disallowed_methods, reason = "independent of the client under test")]
     fn of(settings: &Settings) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default(); // another test may have been first
         let no_redirects = reqwest::redirect::Policy::none();
@@ -99,7 +101,7 @@ impl Caller {
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     }
 
-    /// Pages to the end: the ids of each page.
+    /// Follows `Next` to the end. Returns the ids of each page.
     async fn crawl(&self, simulator: &Simulator, filter: Option<&str>, limit: usize) -> Vec<Vec<String>> {
         let mut request = json!({ "Limit": limit, "Next": 0 });
         if let Some(group_type) = filter {
@@ -131,7 +133,7 @@ fn every_listing() -> impl Iterator<Item = Listing> {
 }
 
 #[tokio::test]
-async fn a_standing_list_is_read_exactly_once_in_every_order_by_every_cursor() {
+async fn an_unchanged_list_is_listed_exactly_once_in_every_order_with_every_cursor() {
     for listing in every_listing() {
         let (simulator, caller) = start(Settings { listing, ..settings() }).await;
         simulator.create_many("Public", 30);
@@ -154,7 +156,7 @@ async fn a_standing_list_is_read_exactly_once_in_every_order_by_every_cursor() {
 }
 
 #[tokio::test]
-async fn groups_come_oldest_first_newest_first_or_in_an_order_that_does_not_follow_age() {
+async fn groups_are_listed_oldest_first_or_newest_first_or_regardless_of_age() {
     let names: Vec<String> = (0..50).map(|n| format!("group {n:02}")).collect();
     for order in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled] {
         let listing = Listing { order, ..Listing::default() };
@@ -171,25 +173,25 @@ async fn groups_come_oldest_first_newest_first_or_in_an_order_that_does_not_foll
     }
 }
 
-/// Lists 60 groups by tens while, before every page, three of them are dissolved and three others created.
-/// Returns how many of the groups that stood all the time were skipped, and how many ids came twice.
+/// Lists 60 groups in pages of ten. Before every page three groups are dissolved and three others created.
+/// Returns how many of the groups that existed throughout were skipped, and how many ids were listed twice.
 async fn crawl_under_churn(listing: Listing, seed: u64) -> (usize, usize) {
     let (simulator, caller) = start(Settings { listing, seed, ..settings() }).await;
     simulator.create_many("Public", 60);
-    let mut standing = simulator.truth();
+    let mut remaining = simulator.truth();
     simulator.on_request(|app, _| {
         app.dissolve_some(3);
         app.create_many("Public", 3);
     });
     let listed = caller.crawl(&simulator, Some("Public"), 10).await.concat();
     let truth = simulator.truth();
-    standing.retain(|id, _| truth.contains_key(id));
+    remaining.retain(|id, _| truth.contains_key(id));
     let distinct: BTreeSet<&String> = listed.iter().collect();
-    (standing.keys().filter(|id| !distinct.contains(id)).count(), listed.len() - distinct.len())
+    (remaining.keys().filter(|id| !distinct.contains(id)).count(), listed.len() - distinct.len())
 }
 
 #[tokio::test]
-async fn a_key_cursor_never_skips_a_standing_group_and_never_repeats_one() {
+async fn a_key_cursor_never_skips_an_existing_group_and_never_repeats_one() {
     for listing in every_listing().filter(|listing| listing.cursor == Cursor::Key) {
         for seed in 0..5 {
             assert_eq!(crawl_under_churn(listing, seed).await, (0, 0), "{listing:?} {seed}");
@@ -198,7 +200,7 @@ async fn a_key_cursor_never_skips_a_standing_group_and_never_repeats_one() {
 }
 
 #[tokio::test]
-async fn positions_shift_under_churn_and_skip_or_repeat_standing_groups() {
+async fn positions_shift_under_churn_and_skip_or_repeat_existing_groups() {
     let crawl = async |order| crawl_under_churn(Listing { order, cursor: Cursor::Position }, 1).await;
     let (skipped, repeated) = crawl(Order::OldestFirst).await;
     assert!(skipped > 0 && repeated == 0, "only dissolving shifts this list, to the front");
@@ -212,7 +214,7 @@ async fn positions_shift_under_churn_and_skip_or_repeat_standing_groups() {
 }
 
 #[tokio::test]
-async fn a_cursor_is_beyond_63_bits_and_good_for_its_own_filter_only() {
+async fn a_cursor_needs_64_bits_and_is_valid_for_its_own_filter_only() {
     for listing in every_listing() {
         let (simulator, caller) = start(Settings { listing, ..settings() }).await;
         simulator.create_many("Public", 3);
@@ -254,7 +256,7 @@ async fn an_empty_documented_type_is_empty_and_an_unknown_one_an_error_until_it_
 }
 
 #[tokio::test]
-async fn made_ids_follow_from_the_seed_and_random_dissolving_spares_the_rest() {
+async fn generated_ids_follow_from_the_seed_and_dissolving_some_groups_keeps_the_others() {
     let truth_of = async |seed| {
         let (simulator, _) = start(Settings { seed, ..settings() }).await;
         simulator.create_many("Public", 1000);
@@ -279,41 +281,41 @@ async fn made_ids_follow_from_the_seed_and_random_dissolving_spares_the_rest() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_not_as_documented_is_refused_with_the_documented_code() {
+async fn an_invalid_request_is_refused_with_the_documented_code() {
     let (simulator, good) = start(settings()).await;
-    let spoilt = async |spoil: &dyn Fn(&mut Caller)| {
+    let code_with = async |change: &dyn Fn(&mut Caller)| {
         let mut caller = Caller { http: good.http.clone(), ..Caller::of(&settings()) };
-        spoil(&mut caller);
+        change(&mut caller);
         caller.code(&simulator, json!({})).await
     };
     let other = SdkAppId::new(1_400_000_001).unwrap();
-    assert_eq!(spoilt(&|_| {}).await, 0);
-    assert_eq!(spoilt(&|c| drop(c.parameters.remove("sdkappid"))).await, 60012);
-    assert_eq!(spoilt(&|c| drop(c.parameters.insert("sdkappid", "x".into()))).await, 60006);
-    assert_eq!(spoilt(&|c| drop(c.parameters.insert("sdkappid", other.to_string()))).await, 70020);
-    assert_eq!(spoilt(&|c| drop(c.parameters.remove("identifier"))).await, 60004);
-    assert_eq!(spoilt(&|c| drop(c.parameters.insert("identifier", "mallory".into()))).await, 70013);
-    assert_eq!(spoilt(&|c| drop(c.parameters.remove("usersig"))).await, 70002);
-    assert_eq!(spoilt(&|c| drop(c.parameters.insert("usersig", "eJyrVg__".into()))).await, 70003);
-    assert_eq!(spoilt(&|c| drop(c.parameters.remove("random"))).await, 60002);
-    assert_eq!(spoilt(&|c| drop(c.parameters.insert("random", "4294967296".into()))).await, 60002);
-    assert_eq!(spoilt(&|c| drop(c.parameters.insert("contenttype", "JSON".into()))).await, 60002);
-    let signed = async |spoil: &dyn Fn(&mut Caller)| {
-        spoilt(&|caller| {
-            spoil(caller);
+    assert_eq!(code_with(&|_| {}).await, 0);
+    assert_eq!(code_with(&|c| drop(c.parameters.remove("sdkappid"))).await, 60012);
+    assert_eq!(code_with(&|c| drop(c.parameters.insert("sdkappid", "x".into()))).await, 60006);
+    assert_eq!(code_with(&|c| drop(c.parameters.insert("sdkappid", other.to_string()))).await, 70020);
+    assert_eq!(code_with(&|c| drop(c.parameters.remove("identifier"))).await, 60004);
+    assert_eq!(code_with(&|c| drop(c.parameters.insert("identifier", "mallory".into()))).await, 70013);
+    assert_eq!(code_with(&|c| drop(c.parameters.remove("usersig"))).await, 70002);
+    assert_eq!(code_with(&|c| drop(c.parameters.insert("usersig", "eJyrVg__".into()))).await, 70003);
+    assert_eq!(code_with(&|c| drop(c.parameters.remove("random"))).await, 60002);
+    assert_eq!(code_with(&|c| drop(c.parameters.insert("random", "4294967296".into()))).await, 60002);
+    assert_eq!(code_with(&|c| drop(c.parameters.insert("contenttype", "JSON".into()))).await, 60002);
+    let code_signed_with = async |change: &dyn Fn(&mut Caller)| {
+        code_with(&|caller| {
+            change(caller);
             caller.sign();
         })
         .await
     };
-    assert_eq!(signed(&|c| c.claims.sdk_app_id = other).await, 70014);
-    assert_eq!(signed(&|c| c.claims.identifier = "mallory".into()).await, 70013);
-    assert_eq!(signed(&|c| c.key = SecretKey::new("another")).await, 70009);
-    assert_eq!(signed(&|c| c.claims.issued_at = NOW - 601).await, 70001);
+    assert_eq!(code_signed_with(&|c| c.claims.sdk_app_id = other).await, 70014);
+    assert_eq!(code_signed_with(&|c| c.claims.identifier = "mallory".into()).await, 70013);
+    assert_eq!(code_signed_with(&|c| c.key = SecretKey::new("another")).await, 70009);
+    assert_eq!(code_signed_with(&|c| c.claims.issued_at = NOW - 601).await, 70001);
     let ordinary_user = |c: &mut Caller| {
         c.claims.identifier = "user".into();
         c.parameters.insert("identifier", "user".into());
     };
-    assert_eq!(signed(&ordinary_user).await, 10007);
+    assert_eq!(code_signed_with(&ordinary_user).await, 10007);
     for (body, code) in [
         (json!({ "Limit": 10_001 }), 10004),
         (json!({ "Limit": 0 }), 10004),
@@ -331,7 +333,7 @@ async fn a_request_that_is_not_as_documented_is_refused_with_the_documented_code
 }
 
 #[tokio::test]
-async fn the_api_takes_posts_on_its_path_only() {
+async fn the_api_accepts_only_post_requests_on_its_paths() {
     let (simulator, caller) = start(settings()).await;
     let got = caller.http.get(simulator.base_url() + LIST_GROUPS_PATH).send().await.unwrap();
     assert!(got.text().await.unwrap().contains("60002"));
@@ -341,13 +343,17 @@ async fn the_api_takes_posts_on_its_path_only() {
 }
 
 #[tokio::test]
-async fn calls_that_arrive_too_early_are_refused_and_do_not_put_off_the_next() {
+async fn requests_that_arrive_too_early_are_refused_and_do_not_delay_the_next() {
     let hour = Duration::from_hours(1);
     let (simulator, mut caller) = start(Settings { min_interval: Some(hour), ..settings() }).await;
     caller.claims.issued_at = 0;
     let good = caller.parameters.clone();
     caller.sign();
-    assert_eq!(caller.code(&simulator, json!({})).await, 70001, "a stranger's calls do not count");
+    assert_eq!(
+        caller.code(&simulator, json!({})).await,
+        70001,
+        "requests that fail authentication do not count"
+    );
     caller.parameters = good;
     assert_eq!(caller.code(&simulator, json!({})).await, 0);
     assert_eq!(caller.code(&simulator, json!({})).await, 10006);
@@ -360,7 +366,7 @@ async fn calls_that_arrive_too_early_are_refused_and_do_not_put_off_the_next() {
 }
 
 #[tokio::test]
-async fn an_answer_over_the_size_limit_is_refused_and_a_smaller_limit_helps() {
+async fn an_answer_over_the_size_limit_is_refused_and_a_smaller_page_is_not() {
     let (simulator, caller) = start(Settings { max_answer_bytes: 1000, ..settings() }).await;
     simulator.create_many("Public", 50);
     assert_eq!(caller.code(&simulator, json!({})).await, 10018);
@@ -368,22 +374,22 @@ async fn an_answer_over_the_size_limit_is_refused_and_a_smaller_limit_helps() {
 }
 
 #[tokio::test]
-async fn a_held_request_is_received_and_answered_after_release_with_what_holds_then() {
+async fn a_held_request_is_answered_after_its_release_with_the_groups_of_that_time() {
     let (simulator, caller) = start(settings()).await;
     let held = simulator.hold(At::Request(2));
     assert_eq!(caller.code(&simulator, json!({})).await, 0);
     let meanwhile = async {
         held.reached().await;
         assert_eq!(simulator.requests()[1].answered, None);
-        simulator.create("Public", "made while the request was held");
+        simulator.create("Public", "created while the request was held");
         held.release();
     };
     let (answer, ()) = tokio::join!(caller.call(&simulator, json!({})), meanwhile);
-    assert_eq!(ids(&answer), ["made while the request was held"]);
+    assert_eq!(ids(&answer), ["created while the request was held"]);
 }
 
 #[tokio::test]
-async fn a_dropped_simulator_ends_the_requests_it_holds_and_takes_no_more() {
+async fn a_dropped_simulator_closes_held_requests_and_accepts_no_others() {
     let (simulator, caller) = start(settings()).await;
     let url = simulator.base_url();
     let held = simulator.hold(At::Every);
@@ -397,7 +403,7 @@ async fn a_dropped_simulator_ends_the_requests_it_holds_and_takes_no_more() {
 }
 
 #[tokio::test]
-async fn the_date_of_every_answer_is_the_clocks_plus_the_offset() {
+async fn the_date_of_every_answer_is_the_clock_plus_the_offset() {
     let (simulator, caller) = start(settings()).await;
     let date = |response: reqwest::Response| response.headers()["date"].to_str().unwrap().to_owned();
     let good = async || date(caller.post(&simulator, "{}".to_owned()).await.unwrap());

@@ -1,78 +1,32 @@
-//! Requests seen, and what is to become of those to come.
+//! The log of requests, the rate limits, and the faults and gates for requests to come.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::fault::{At, Fault, Gate};
+use super::fault::{At, Fault};
+use super::gate::Gate;
+use super::request::{Call, SeenRequest};
 
-/// Requests remembered; older ones are forgotten.
+/// The number of requests in the log. Older ones are removed.
 const MAX_LOGGED: usize = 100_000;
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// A page of the list of groups.
-    List,
-    /// What there is to say of single groups.
-    Info,
-}
-
-/// A request as it arrived.
-#[derive(Clone, Debug)]
-pub struct SeenRequest {
-    /// Counted from 1.
-    pub number: u64,
-    pub arrived_at: Instant,
-    pub call: Call,
-    /// Counted from 1 among the requests of the same call.
-    pub nth_of_call: u64,
-    /// The groups asked about.
-    pub groups: Vec<String>,
-    /// The filter.
-    pub group_type: Option<String>,
-    /// 0, as `next`, if the body could not be read, or is not about a list.
-    pub limit: u32,
-    pub next: u64,
-    /// Page of the pass over this filter, counted from 1; see [`At::Page`].
-    pub page: u64,
-    /// The error code of the answer, 0 for a page; `None` if there is no answer of the API, or none yet.
-    pub answered: Option<i64>,
-}
-
-impl SeenRequest {
-    pub(super) fn of(call: Call, arrived_at: Instant) -> Self {
-        Self {
-            number: 0,
-            arrived_at,
-            call,
-            nth_of_call: 0,
-            groups: Vec::new(),
-            group_type: None,
-            limit: 0,
-            next: 0,
-            page: 0,
-            answered: None,
-        }
-    }
-}
 
 #[derive(Default)]
 pub(super) struct Traffic {
     received: u64,
     lists_received: u64,
     infos_received: u64,
-    pub(super) log: VecDeque<SeenRequest>,
+    log: VecDeque<SeenRequest>,
     last_admitted: Option<Instant>,
     /// When the `get_group_info` requests of the last second were admitted, the oldest first.
     infos_admitted: VecDeque<Instant>,
-    /// By filter: the last `Next`, and which page of its pass that asked for.
+    /// By filter: the last `Next`, and the page of its pass that it asked for.
     passes: HashMap<Option<String>, (u64, u64)>,
-    pub(super) faults: Vec<(At, Fault)>,
-    pub(super) gates: Vec<(At, Gate)>,
+    faults: Vec<(At, Fault)>,
+    gates: Vec<(At, Gate)>,
 }
 
 impl Traffic {
-    pub(super) fn note_list(
+    pub(super) fn log_list(
         &mut self,
         arrived_at: Instant,
         group_type: Option<String>,
@@ -87,14 +41,14 @@ impl Traffic {
         };
         *last_next = next;
         let page = *page;
-        self.note(SeenRequest { group_type, limit, next, page, ..SeenRequest::of(Call::List, arrived_at) })
+        self.log(SeenRequest { group_type, limit, next, page, ..SeenRequest::of(Call::List, arrived_at) })
     }
 
-    pub(super) fn note_info(&mut self, arrived_at: Instant, groups: Vec<String>) -> SeenRequest {
-        self.note(SeenRequest { groups, ..SeenRequest::of(Call::Info, arrived_at) })
+    pub(super) fn log_info(&mut self, arrived_at: Instant, groups: Vec<String>) -> SeenRequest {
+        self.log(SeenRequest { groups, ..SeenRequest::of(Call::Info, arrived_at) })
     }
 
-    fn note(&mut self, request: SeenRequest) -> SeenRequest {
+    fn log(&mut self, request: SeenRequest) -> SeenRequest {
         self.received += 1;
         let of_call = match request.call {
             Call::List => &mut self.lists_received,
@@ -109,7 +63,18 @@ impl Traffic {
         request
     }
 
-    /// Counts arrivals; a refused one does not put off the next.
+    pub(super) fn log_answer(&mut self, number: u64, code: i64) {
+        if let Some(seen) = self.log.iter_mut().rev().find(|seen| seen.number == number) {
+            seen.answered = Some(code);
+        }
+    }
+
+    pub(super) fn logged(&self) -> Vec<SeenRequest> {
+        self.log.iter().cloned().collect()
+    }
+
+    /// Admits a list request if `min_interval` has passed since the last admitted one. A refused request does not delay
+    /// the next.
     pub(super) fn admit(&mut self, arrived_at: Instant, min_interval: Duration) -> bool {
         let admitted = self.last_admitted.is_none_or(|last| arrived_at - last >= min_interval);
         if admitted {
@@ -118,7 +83,8 @@ impl Traffic {
         admitted
     }
 
-    /// Admits at most so many `get_group_info` requests within any second. A refused one does not put off the next.
+    /// Admits at most `per_second` requests of `get_group_info` within any second. A refused request does not delay the
+    /// next.
     pub(super) fn admit_info(&mut self, arrived_at: Instant, per_second: u32) -> bool {
         let is_old = |at: &Instant| arrived_at.saturating_duration_since(*at) >= Duration::from_secs(1);
         while self.infos_admitted.pop_front_if(|at| is_old(at)).is_some() {}
@@ -128,4 +94,28 @@ impl Traffic {
         }
         admitted
     }
+
+    pub(super) fn add_fault(&mut self, at: At, fault: Fault) {
+        self.faults.push((at, fault));
+    }
+
+    pub(super) fn clear_faults(&mut self) {
+        self.faults.clear();
+    }
+
+    pub(super) fn add_gate(&mut self, at: At, gate: Gate) {
+        self.gates.push((at, gate));
+    }
+
+    pub(super) fn faults_for(&self, request: &SeenRequest, seed: u64) -> Vec<Fault> {
+        matching(&self.faults, request, seed)
+    }
+
+    pub(super) fn gates_for(&self, request: &SeenRequest, seed: u64) -> Vec<Gate> {
+        matching(&self.gates, request, seed)
+    }
+}
+
+fn matching<T: Clone>(rules: &[(At, T)], request: &SeenRequest, seed: u64) -> Vec<T> {
+    rules.iter().filter(|(at, _)| at.matches(request, seed)).map(|(_, rule)| rule.clone()).collect()
 }

@@ -1,17 +1,17 @@
-//! What goes wrong with pages of the list.
+//! Faults of list requests.
 
 use std::error::Error as _;
 
 use super::*;
 
 #[tokio::test]
-async fn each_fault_of_the_page_bends_just_what_it_says() {
+async fn each_fault_of_the_page_changes_only_its_field() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Live", 4);
     simulator.create_many("Public", 5);
     let request = json!({ "GroupType": "Public", "Limit": 2 });
     let good = caller.call(&simulator, request.clone()).await;
-    let bent = async |fault: Fault| {
+    let faulty = async |fault: Fault| {
         simulator.heal();
         simulator.script(At::Type("Public".to_owned()), fault);
         caller.call(&simulator, request.clone()).await
@@ -26,23 +26,23 @@ async fn each_fault_of_the_page_bends_just_what_it_says() {
         answer.as_object_mut().unwrap().remove(field);
         answer
     };
-    assert_eq!(bent(Fault::EarlyEnd).await, only("Next", json!(0)));
-    assert_eq!(bent(Fault::NoNext).await, without("Next"));
-    assert_eq!(bent(Fault::NextAsText).await, only("Next", good["Next"].to_string().into()));
-    assert_eq!(bent(Fault::NextIs("soon".into())).await, only("Next", json!("soon")));
-    assert_eq!(bent(Fault::NoTotalCount).await, without("TotalCount"));
-    assert_eq!(bent(Fault::TotalCount(99)).await, only("TotalCount", json!(99)));
-    assert_eq!(bent(Fault::AppTotalCount).await, only("TotalCount", json!(9)));
-    assert_eq!(ids(&bent(Fault::DuplicateIds).await), [ids(&good), ids(&good)].concat());
+    assert_eq!(faulty(Fault::EarlyEnd).await, only("Next", json!(0)));
+    assert_eq!(faulty(Fault::NoNext).await, without("Next"));
+    assert_eq!(faulty(Fault::NextAsText).await, only("Next", good["Next"].to_string().into()));
+    assert_eq!(faulty(Fault::NextIs("soon".into())).await, only("Next", json!("soon")));
+    assert_eq!(faulty(Fault::NoTotalCount).await, without("TotalCount"));
+    assert_eq!(faulty(Fault::TotalCount(99)).await, only("TotalCount", json!(99)));
+    assert_eq!(faulty(Fault::AppTotalCount).await, only("TotalCount", json!(9)));
+    assert_eq!(ids(&faulty(Fault::DuplicateIds).await), [ids(&good), ids(&good)].concat());
     let strange = vec!["a\0b".to_owned(), "x".repeat(128)];
-    assert_eq!(ids(&bent(Fault::ExtraIds(strange.clone())).await), [ids(&good), strange].concat());
-    let empty = bent(Fault::EmptyList).await;
+    assert_eq!(ids(&faulty(Fault::ExtraIds(strange.clone())).await), [ids(&good), strange].concat());
+    let empty = faulty(Fault::EmptyList).await;
     assert_eq!((&empty["TotalCount"], &empty["Next"], ids(&empty).len()), (&json!(0), &json!(0), 0));
-    let unfiltered = bent(Fault::IgnoreGroupType).await;
+    let unfiltered = faulty(Fault::IgnoreGroupType).await;
     let truth = simulator.truth();
     assert_eq!(unfiltered["TotalCount"], 9);
     assert!(ids(&unfiltered).iter().all(|id| truth[id] == "Live"));
-    let refused = bent(Fault::ErrorCode(70500)).await;
+    let refused = faulty(Fault::ErrorCode(70500)).await;
     assert_eq!((&refused["ActionStatus"], &refused["ErrorCode"]), (&json!("FAIL"), &json!(70500)));
     assert_eq!(simulator.requests().last().unwrap().answered, Some(70500));
     simulator.heal();
@@ -50,7 +50,7 @@ async fn each_fault_of_the_page_bends_just_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_repeated_cursor_leads_back_to_its_page_for_ever() {
+async fn a_repeated_cursor_returns_the_same_page_forever() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Public", 5);
     simulator.script(At::Every, Fault::RepeatCursor);
@@ -61,7 +61,7 @@ async fn a_repeated_cursor_leads_back_to_its_page_for_ever() {
 }
 
 #[tokio::test]
-async fn an_empty_page_goes_on_to_the_groups_it_did_not_list_and_never_by_the_same_cursor() {
+async fn an_empty_page_leads_to_the_groups_it_left_out_by_a_new_cursor() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Public", 5);
     simulator.script(At::Requests(2..=4), Fault::EmptyPage);
@@ -73,50 +73,50 @@ async fn an_empty_page_goes_on_to_the_groups_it_did_not_list_and_never_by_the_sa
 }
 
 #[tokio::test]
-async fn faults_instead_of_an_answer_look_like_broken_infrastructure() {
+async fn faults_that_replace_an_answer_look_like_broken_infrastructure() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Public", 100);
-    let meet = async |fault: Fault| {
+    let post_with = async |fault: Fault| {
         simulator.heal();
         simulator.script(At::Every, fault);
         caller.post(&simulator, "{}".to_owned()).await
     };
-    let response = meet(Fault::Status(502)).await.unwrap();
+    let response = post_with(Fault::Status(502)).await.unwrap();
     assert_eq!(response.status(), 502);
-    let response = meet(Fault::HtmlWith200).await.unwrap();
+    let response = post_with(Fault::HtmlWith200).await.unwrap();
     assert_eq!(
         (response.status().as_u16(), &response.headers()["content-type"]),
         (200, &"text/html".parse().unwrap())
     );
-    let text = meet(Fault::NotJson).await.unwrap().text().await.unwrap();
+    let text = post_with(Fault::NotJson).await.unwrap().text().await.unwrap();
     assert!(serde_json::from_str::<Value>(&text).is_err());
-    let response = meet(Fault::Redirect).await.unwrap();
+    let response = post_with(Fault::Redirect).await.unwrap();
     assert_eq!(response.status(), 307);
     assert!(response.headers()["location"].to_str().unwrap().starts_with(LIST_GROUPS_PATH));
-    let response = meet(Fault::OversizedBody).await.unwrap();
+    let response = post_with(Fault::OversizedBody).await.unwrap();
     assert_eq!(response.content_length(), None);
     assert_eq!(response.bytes().await.unwrap().len(), 64 << 20);
-    let error = meet(Fault::Reset).await.unwrap_err();
+    let error = post_with(Fault::Reset).await.unwrap_err();
     assert!(error.is_request() && !error.is_timeout() && error.source().is_some(), "{error:?}");
-    let response = meet(Fault::TruncatedBody).await.unwrap();
+    let response = post_with(Fault::TruncatedBody).await.unwrap();
     assert_eq!(response.status(), 200);
     let error = response.bytes().await.unwrap_err();
     assert!(error.is_body() || error.is_decode(), "{error:?}");
     let numbers: Vec<u64> = simulator.requests().iter().map(|request| request.number).collect();
-    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7], "each was one request");
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7], "each call is one request");
     simulator.heal();
     assert_eq!(caller.code(&simulator, json!({})).await, 0);
 }
 
 #[tokio::test]
-async fn a_late_answer_comes_and_a_missing_one_does_not() {
+async fn a_delayed_answer_arrives_and_a_timeout_never_answers() {
     let (simulator, caller) = start(settings()).await;
-    let pause = Duration::from_millis(50);
-    simulator.script(At::Request(1), Fault::Delay(pause));
+    let delay = Duration::from_millis(50);
+    simulator.script(At::Request(1), Fault::Delay(delay));
     simulator.script(At::Request(2), Fault::Timeout);
     let asked_at = Instant::now();
     assert_eq!(caller.code(&simulator, json!({})).await, 0);
-    assert!(asked_at.elapsed() >= pause);
+    assert!(asked_at.elapsed() >= delay);
 
     let arrived = Arc::new(tokio::sync::Notify::new());
     simulator.on_request({
@@ -124,18 +124,18 @@ async fn a_late_answer_comes_and_a_missing_one_does_not() {
         move |_, _| arrived.notify_one()
     });
     let unanswered = caller.post(&simulator, "{}".to_owned());
-    let patience = async {
+    let wait = async {
         arrived.notified().await;
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(delay).await;
     };
     tokio::select! {
         answer = unanswered => panic!("{answer:?}"),
-        () = patience => assert_eq!(simulator.requests()[1].answered, None),
+        () = wait => assert_eq!(simulator.requests()[1].answered, None),
     }
 }
 
 #[tokio::test]
-async fn faults_meet_the_page_the_share_and_the_numbers_they_are_for() {
+async fn faults_affect_only_the_page_the_share_and_the_numbers_they_are_for() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Public", 6);
     simulator.create_many("Live", 6);
@@ -147,7 +147,7 @@ async fn faults_meet_the_page_the_share_and_the_numbers_they_are_for() {
     let (public, live) = (page("Public", &zero).await, page("Live", &zero).await);
     assert_eq!(page("Live", &live["Next"]).await["ErrorCode"], 0);
     assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002);
-    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "tried again, it is the same page");
+    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "a retry asks for the same page");
     simulator.heal();
     let second = page("Public", &public["Next"]).await;
     assert_eq!(page("Public", &second["Next"]).await["Next"], 0);
@@ -176,7 +176,7 @@ async fn an_answer_without_a_date_has_none_at_all() {
 }
 
 #[tokio::test]
-async fn a_stale_replica_lists_counts_and_tells_the_groups_that_were_remembered() {
+async fn a_stale_replica_lists_counts_and_answers_with_the_remembered_groups() {
     for listing in every_listing() {
         let (simulator, caller) = start(Settings { listing, ..settings() }).await;
         simulator.create_many("Public", 7);
@@ -211,7 +211,7 @@ async fn a_stale_replica_lists_counts_and_tells_the_groups_that_were_remembered(
 }
 
 #[tokio::test]
-async fn a_pass_that_meets_a_stale_replica_now_and_then_reaches_the_end() {
+async fn a_pass_answered_partly_by_a_stale_replica_reaches_the_end() {
     for order in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled] {
         let listing = Listing { order, cursor: Cursor::Key };
         let (simulator, caller) = start(Settings { listing, ..settings() }).await;
@@ -229,7 +229,7 @@ async fn a_pass_that_meets_a_stale_replica_now_and_then_reaches_the_end() {
 }
 
 #[tokio::test]
-async fn a_partial_list_is_consistent_and_always_lacks_the_same_groups() {
+async fn a_partial_list_is_consistent_and_always_leaves_out_the_same_groups() {
     for listing in every_listing() {
         let (simulator, caller) = start(Settings { listing, ..settings() }).await;
         simulator.create_many("Public", 60);
@@ -266,7 +266,7 @@ async fn a_partial_list_is_consistent_and_always_lacks_the_same_groups() {
 }
 
 #[tokio::test]
-async fn broken_ids_are_no_valid_text_and_do_not_count() {
+async fn broken_ids_are_not_valid_text_and_do_not_count() {
     let (simulator, caller) = start(settings()).await;
     let fetch = async || caller.post(&simulator, "{}".to_owned()).await.unwrap().bytes().await.unwrap();
     for groups in [&[][..], &["a", "b"]] {

@@ -1,14 +1,14 @@
-//! What is answered about single groups.
+//! Tests of `get_group_info`.
 
 use super::*;
 
-/// The code and the type of each entry.
-fn told(answer: &Value) -> Vec<(Value, Value)> {
+/// Returns the code and the type of each entry.
+fn codes_and_types(answer: &Value) -> Vec<(Value, Value)> {
     let groups = answer["GroupInfo"].as_array().unwrap();
     groups.iter().map(|group| (group["ErrorCode"].clone(), group["Type"].clone())).collect()
 }
 
-/// The id, the code and the type of each entry.
+/// Returns the id, the code and the type of each entry.
 fn entries(answer: &Value) -> Vec<(&str, i64, Option<&str>)> {
     let groups = answer["GroupInfo"].as_array().unwrap();
     groups
@@ -21,7 +21,7 @@ fn entries(answer: &Value) -> Vec<(&str, i64, Option<&str>)> {
 }
 
 #[tokio::test]
-async fn single_groups_are_told_one_by_one_hidden_ones_too() {
+async fn each_group_has_its_own_answer_even_if_it_is_hidden() {
     let (simulator, caller) = start(settings()).await;
     ["a", "b", "c", "d"].iter().for_each(|id| simulator.create("Work", id));
     simulator.hide(&["b", "nobody"]);
@@ -34,11 +34,11 @@ async fn single_groups_are_told_one_by_one_hidden_ones_too() {
     let private = (json!(0), json!("Private"));
     let answer = ask(question.clone()).await;
     assert_eq!(answer["ErrorCode"], 0);
-    assert_eq!(told(&answer), [private.clone(), private.clone(), (json!(10010), Value::Null)]);
+    assert_eq!(codes_and_types(&answer), [private.clone(), private.clone(), (json!(10010), Value::Null)]);
     simulator.script(At::Info, Fault::GroupCode("a".to_owned(), 10002));
     simulator.script(At::Info, Fault::CodeBesideGroups(10010));
     let answer = ask(question.clone()).await;
-    assert_eq!((&answer["ErrorCode"], &told(&answer)[0].0), (&json!(10010), &json!(10002)));
+    assert_eq!((&answer["ErrorCode"], &codes_and_types(&answer)[0].0), (&json!(10010), &json!(10002)));
     simulator.script(At::Info, Fault::ErrorCode(10007));
     assert_eq!(
         ask(question).await,
@@ -74,13 +74,17 @@ async fn the_code_of_an_absent_group_follows_from_the_form_of_its_id() {
 }
 
 #[tokio::test]
-async fn more_requests_about_groups_than_a_second_may_have_are_refused_without_entries() {
+async fn requests_over_the_limit_per_second_are_refused_without_entries() {
     let (simulator, caller) = start(Settings { info_per_second: Some(2), ..settings() }).await;
     let (mut admitted, mut refused) = (0, 0);
     let mut stranger = Caller::of(&settings());
     stranger.parameters.insert("identifier", "mallory".into());
     while refused == 0 {
-        assert_eq!(stranger.ask(&simulator, &["a"]).await["ErrorCode"], 70013, "this one does not count");
+        assert_eq!(
+            stranger.ask(&simulator, &["a"]).await["ErrorCode"],
+            70013,
+            "a request that fails authentication does not count"
+        );
         let answer = caller.ask(&simulator, &["a"]).await;
         match answer["ErrorCode"].as_i64() {
             Some(0) => admitted += 1,
@@ -91,7 +95,7 @@ async fn more_requests_about_groups_than_a_second_may_have_are_refused_without_e
         }
     }
     assert!(admitted >= 2);
-    assert_eq!(caller.code(&simulator, json!({})).await, 0, "lists have a limit of their own");
+    assert_eq!(caller.code(&simulator, json!({})).await, 0, "lists have a separate limit");
 
     let start = Instant::now();
     let mut traffic = Traffic::default();
@@ -101,7 +105,7 @@ async fn more_requests_about_groups_than_a_second_may_have_are_refused_without_e
 }
 
 #[tokio::test]
-async fn answers_about_groups_take_their_time_and_do_not_wait_for_each_other() {
+async fn answers_are_delayed_and_do_not_wait_for_each_other() {
     let delay = Duration::from_millis(500);
     let (simulator, caller) = start(Settings { info_delay: delay, ..settings() }).await;
     let asked_at = Instant::now();
@@ -116,7 +120,7 @@ async fn answers_about_groups_take_their_time_and_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn faults_of_answers_about_groups_do_just_what_they_say() {
+async fn each_fault_of_an_answer_changes_only_its_entries() {
     let (simulator, caller) = start(Settings { absent: AbsentCodes::all(10015), ..settings() }).await;
     simulator.create("Work", "a");
     simulator.create("Live", "b");
@@ -147,7 +151,7 @@ async fn faults_of_answers_about_groups_do_just_what_they_say() {
 }
 
 #[tokio::test]
-async fn faults_meet_the_requests_of_one_call_only_and_the_numbers_among_them() {
+async fn faults_affect_only_the_requests_of_their_call_and_their_numbers() {
     let (simulator, caller) = start(settings()).await;
     let ask = async || caller.ask(&simulator, &["a"]).await["ErrorCode"].as_i64().unwrap();
     let list = async || caller.code(&simulator, json!({})).await;

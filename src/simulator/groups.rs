@@ -1,18 +1,18 @@
-//! What happens to the groups of the simulated app, as they come and go.
+//! Creates and dissolves the groups of the simulated app.
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::index;
 
-use super::catalog::{Catalog, Group, PLACE_BITS};
-use super::random::{made_id, permuted};
-use super::{Listing, Order};
+use super::catalog::{Catalog, Group, RANK_BITS};
+use super::random::{generated_id, permuted};
+use super::settings::{Listing, Order};
 
 pub(super) struct Groups {
     order: Order,
     seed: u64,
     rng: StdRng,
-    /// Groups ever created: the age of the next one.
+    /// The number of groups ever created, which is the age number of the next one.
     created: u64,
     catalog: Catalog,
 }
@@ -23,7 +23,6 @@ impl Groups {
         Self { order: listing.order, seed, rng: StdRng::seed_from_u64(seed), created: 0, catalog }
     }
 
-    /// The groups at present.
     pub(super) fn catalog(&self) -> &Catalog {
         &self.catalog
     }
@@ -36,10 +35,9 @@ impl Groups {
     }
 
     pub(super) fn create_many(&mut self, group_type: &str, n: usize) {
-        // Made from the group's age by a permutation, so made ids never repeat; one chosen by hand could only
-        // meet them on purpose.
+        // Ids are a permutation of age numbers, so they never repeat. No check against hand-written ids is needed.
         let community = group_type == "Community";
-        let groups = (0..n).map(|_| self.group(made_id(community, self.created, self.seed))).collect();
+        let groups = (0..n).map(|_| self.group(generated_id(community, self.created, self.seed))).collect();
         self.catalog.add(group_type, groups);
     }
 
@@ -47,12 +45,12 @@ impl Groups {
         self.catalog.remove(id)
     }
 
-    /// Takes a group out of the lists. The group still exists.
+    /// Removes a group from the lists. The group still exists.
     pub(super) fn hide(&mut self, id: &str) {
         self.catalog.hide(id);
     }
 
-    /// Lists every hidden group again, as the youngest.
+    /// Lists every hidden group again, as if it were newly created.
     pub(super) fn show_all(&mut self) {
         for (id, group_type) in self.catalog.take_hidden() {
             self.create(&group_type, &id);
@@ -61,13 +59,13 @@ impl Groups {
 
     pub(super) fn dissolve_some(&mut self, n: usize) -> Vec<String> {
         let listed = self.catalog.listed();
-        let mut doomed = index::sample(&mut self.rng, listed, n.min(listed)).into_vec();
-        doomed.sort_unstable();
-        let mut doomed = doomed.into_iter().peekable();
+        let mut chosen = index::sample(&mut self.rng, listed, n.min(listed)).into_vec();
+        chosen.sort_unstable();
+        let mut chosen = chosen.into_iter().peekable();
         let mut position = 0;
         self.catalog.remove_listed(|| {
             position += 1;
-            doomed.next_if_eq(&(position - 1)).is_some()
+            chosen.next_if_eq(&(position - 1)).is_some()
         })
     }
 
@@ -76,8 +74,8 @@ impl Groups {
         self.created += 1;
         let rank = match self.order {
             Order::OldestFirst => age,
-            Order::NewestFirst => (1 << PLACE_BITS) - 1 - age,
-            Order::Shuffled => permuted(age, PLACE_BITS / 2, self.seed),
+            Order::NewestFirst => (1 << RANK_BITS) - 1 - age,
+            Order::Shuffled => permuted(age, RANK_BITS / 2, self.seed),
         };
         Group { rank, id: id.into() }
     }

@@ -1,4 +1,4 @@
-//! Connections that a fault can cut: the HTTP server above them cannot be told to break its own protocol.
+//! Connections that a fault can break in the middle of a response, which an HTTP server never does by itself.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -18,21 +18,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// Pause after a failed `accept`, as when all file descriptors are in use.
+/// Pause after a failed `accept`, for example because all file descriptors are in use.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many bytes a connection still carries to the client.
+/// The number of bytes that a connection still sends to the client before it is reset; `usize::MAX` is no limit.
 #[derive(Clone)]
-pub(super) struct Cut(Arc<AtomicUsize>);
+pub(super) struct SendLimit(Arc<AtomicUsize>);
 
-impl Cut {
-    /// Breaks the connection once this many more bytes were sent.
-    pub(super) fn after(&self, bytes: usize) {
+impl SendLimit {
+    /// Resets the connection after `bytes` more bytes.
+    pub(super) fn set(&self, bytes: usize) {
         self.0.store(bytes, Ordering::SeqCst);
     }
 }
 
-/// Accepts connections until `stop`. Every request carries the [`Cut`] of its connection as an extension.
+/// Accepts connections until `stop`. Every request has the [`SendLimit`] of its connection as an extension.
 ///
 /// It replaces `axum::serve`, which cannot send an answer without a `Date` header.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
@@ -51,17 +51,18 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true); // without it only slower
-    let cut = Cut(Arc::new(AtomicUsize::new(usize::MAX)));
-    let line = Line { stream, cut: cut.clone() };
+    let _ = stream.set_nodelay(true); // a failure only costs speed
+    let limit = SendLimit(Arc::new(AtomicUsize::new(usize::MAX)));
+    let stream = InterruptibleStream { stream, limit: limit.clone() };
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(cut.clone());
+        request.extensions_mut().insert(limit.clone());
         router.call(request)
     });
-    let serving = http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(line), service);
+    let serving =
+        http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
-    // A failed connection needs no report: the client sees it.
+    // Errors are not reported here: the client sees them.
     tokio::select! {
         _ended = serving.as_mut() => return,
         () = stop.cancelled() => {}
@@ -70,12 +71,13 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationT
     let _ended = serving.await;
 }
 
-struct Line {
+/// A TCP stream that fails once its [`SendLimit`] is used up.
+struct InterruptibleStream {
     stream: TcpStream,
-    cut: Cut,
+    limit: SendLimit,
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for InterruptibleStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -85,15 +87,15 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for InterruptibleStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let left = self.cut.0.load(Ordering::SeqCst);
+        let left = self.limit.0.load(Ordering::SeqCst);
         if left == 0 {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes[..bytes.len().min(left)]))?;
         if left != usize::MAX {
-            self.cut.after(left - written);
+            self.limit.set(left - written);
         }
         Poll::Ready(Ok(written))
     }

@@ -1,0 +1,35 @@
+//! Answers with an error code.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+/// An error code of the documentation (269/1671) with its `ErrorInfo`. It is sent with HTTP status 200.
+#[derive(Clone, Copy)]
+pub(super) struct Refusal(pub(super) i64, pub(super) &'static str);
+
+impl Refusal {
+    pub(super) fn body(self) -> Vec<u8> {
+        let Self(code, info) = self;
+        serde_json::json!({ "ActionStatus": "FAIL", "ErrorCode": code, "ErrorInfo": info })
+            .to_string()
+            .into_bytes()
+    }
+
+    pub(super) fn into_response(self) -> Response {
+        json(self.body())
+    }
+}
+
+pub(super) fn json(body: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Parses the body of a request, or returns the code that the API has for a malformed one.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => Refusal(10004, "a field is not of the documented type"),
+        _ => Refusal(60003, "the request is not JSON"),
+    })
+}

@@ -1,0 +1,53 @@
+//! A request as the simulator received it.
+
+use std::time::Instant;
+
+/// The API call that a request makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `get_appid_group_list`.
+    List,
+    /// `get_group_info`.
+    Info,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct SeenRequest {
+    /// Counted from 1.
+    pub number: u64,
+    pub arrived_at: Instant,
+    pub call: Call,
+    /// Counted from 1 among the requests of the same call.
+    pub nth_of_call: u64,
+    /// The ids in a `get_group_info` request.
+    pub groups: Vec<String>,
+    /// The `GroupType` filter of a list request.
+    pub group_type: Option<String>,
+    /// 0 if the body could not be read or the request is not for a list. The same holds for `next`.
+    pub limit: u32,
+    pub next: u64,
+    /// The page of the pass over this filter, counted from 1; see [`At::Page`].
+    ///
+    /// [`At::Page`]: super::At::Page
+    pub page: u64,
+    /// The error code of the answer, 0 for success. `None` if no answer of the API was sent, or none yet.
+    pub answered: Option<i64>,
+}
+
+impl SeenRequest {
+    pub(super) fn of(call: Call, arrived_at: Instant) -> Self {
+        Self {
+            number: 0,
+            arrived_at,
+            call,
+            nth_of_call: 0,
+            groups: Vec::new(),
+            group_type: None,
+            limit: 0,
+            next: 0,
+            page: 0,
+            answered: None,
+        }
+    }
+}
