@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, Occasion, WhenBusy};
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Call, Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
@@ -63,12 +64,12 @@ impl App {
             page_limit: 10_000,
             request_interval: Duration::ZERO,
             retry: RetryPolicy::lasting(Duration::from_secs(10)),
-            max_shortfall: 0.0,
-            guard: GuardPolicy {
+            deletion: DeletionPolicy {
                 review: false,
                 max_fraction,
                 min_groups: 100,
                 max_fraction_by_type: BTreeMap::new(),
+                max_shortfall: 0.0,
                 confirm,
             },
             timezone: chrono_tz::UTC,

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use reqwest::Url;
 use tim_group_sync::alarm::Alarm;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy};
+use tim_group_sync::crawl::{CrawlSettings, Crawler};
 use tim_group_sync::daemon::{AppPlan, Apps, Daemon, Database, Phase};
 use tim_group_sync::lifecycle::{Lifecycle, Signal, Systemd};
 use tim_group_sync::metrics::Metrics;
 use tim_group_sync::model::{GroupType, SdkAppId};
 use tim_group_sync::pace::RetryPolicy;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
@@ -119,8 +120,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
         page_limit: 10_000,
         request_interval: Duration::ZERO,
         retry: RetryPolicy::lasting(Duration::from_secs(60)),
-        max_shortfall: 0.0,
-        guard: GuardPolicy::default(),
+        deletion: DeletionPolicy::default(),
         timezone: chrono_tz::UTC,
         host: "bench".to_owned(),
     };

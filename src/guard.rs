@@ -7,19 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{ReasonCode, TypeId};
-
-/// When deletions wait for approval.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GuardSettings {
-    /// Every deletion waits.
-    pub review: bool,
-    /// A type, or the app, may shrink by this share …
-    pub max_fraction: f64,
-    /// … or by this many groups, whichever is more.
-    pub min_groups: u64,
-    /// Types with a share of their own. The app as a whole is guarded without them.
-    pub max_fraction_by_type: BTreeMap<TypeId, f64>,
-}
+use crate::policy::DeletionPolicy;
 
 /// What a crawl would do to the live groups of a type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,11 +37,16 @@ pub struct Withholding {
     pub exceeded: Vec<(Option<TypeId>, Change)>,
 }
 
-/// Decides which types' deletions are withheld; `None` if all are applied.
+/// Decides which types' deletions are withheld; `None` if all are applied. `max_fractions` is
+/// `policy.max_fraction_by_type` by the ids of the types. The limit of the app does not count these types.
 #[must_use]
-pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) -> Option<Withholding> {
+pub fn withhold(
+    policy: &DeletionPolicy,
+    max_fractions: &BTreeMap<TypeId, f64>,
+    changes: &BTreeMap<TypeId, Change>,
+) -> Option<Withholding> {
     let deleting = || changes.iter().filter(|(_, change)| change.lost > 0).map(|(type_id, _)| *type_id);
-    if settings.review {
+    if policy.review {
         let types: Vec<TypeId> = deleting().collect();
         return (!types.is_empty()).then(|| Withholding {
             types,
@@ -61,11 +54,11 @@ pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) ->
             exceeded: Vec::new(),
         });
     }
-    let own = |type_id: &TypeId| settings.max_fraction_by_type.get(type_id).copied();
+    let own = |type_id: &TypeId| max_fractions.get(type_id).copied();
     let mut exceeded: Vec<(Option<TypeId>, Change)> = changes
         .iter()
         .filter(|(type_id, change)| {
-            exceeds(change, own(type_id).unwrap_or(settings.max_fraction), settings.min_groups)
+            exceeds(change, own(type_id).unwrap_or(policy.max_fraction), policy.min_groups)
         })
         .map(|(type_id, change)| (Some(*type_id), *change))
         .collect();
@@ -76,7 +69,7 @@ pub fn withhold(settings: &GuardSettings, changes: &BTreeMap<TypeId, Change>) ->
         after: sum.after + change.after,
         lost: sum.lost + change.lost,
     });
-    if exceeds(&app, settings.max_fraction, settings.min_groups) {
+    if exceeds(&app, policy.max_fraction, policy.min_groups) {
         exceeded.push((None, app));
         types = deleting().filter(|type_id| own(type_id).is_none() || types.contains(type_id)).collect();
     }
@@ -96,13 +89,12 @@ mod tests {
     const PUBLIC: TypeId = TypeId(1);
     const ROOMS: TypeId = TypeId(4);
 
-    fn settings() -> GuardSettings {
-        GuardSettings {
-            review: false,
-            max_fraction: 0.2,
-            min_groups: 100,
-            max_fraction_by_type: BTreeMap::from([(ROOMS, 1.0)]),
-        }
+    fn policy() -> DeletionPolicy {
+        DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() }
+    }
+
+    fn max_fractions() -> BTreeMap<TypeId, f64> {
+        BTreeMap::from([(ROOMS, 1.0)])
     }
 
     fn change(before: u64, appeared: u64, vanished: u64) -> Change {
@@ -111,7 +103,9 @@ mod tests {
 
     fn withheld(changes: &[(TypeId, Change)]) -> Vec<TypeId> {
         let changes = changes.iter().copied().collect();
-        withhold(&settings(), &changes).map(|withholding| withholding.types).unwrap_or_default()
+        withhold(&policy(), &max_fractions(), &changes)
+            .map(|withholding| withholding.types)
+            .unwrap_or_default()
     }
 
     #[test]
@@ -146,11 +140,11 @@ mod tests {
 
     #[test]
     fn in_review_every_deletion_waits_and_nothing_else_does() {
-        let review = GuardSettings { review: true, ..settings() };
+        let review = DeletionPolicy { review: true, ..policy() };
         let changes = BTreeMap::from([(PUBLIC, change(1000, 0, 1)), (ROOMS, change(5, 1, 0))]);
-        let withholding = withhold(&review, &changes).unwrap();
+        let withholding = withhold(&review, &max_fractions(), &changes).unwrap();
         assert_eq!((withholding.types, withholding.code), (vec![PUBLIC], ReasonCode::Review));
         let nothing = BTreeMap::from([(PUBLIC, change(1000, 5, 0))]);
-        assert_eq!(withhold(&review, &nothing), None);
+        assert_eq!(withhold(&review, &max_fractions(), &nothing), None);
     }
 }

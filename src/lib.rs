@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod model;
 pub mod pace;
 pub mod pages;
+pub mod policy;
 pub mod publish;
 pub mod reconcile;
 pub mod roll;

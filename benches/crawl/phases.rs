@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlSettings, Crawler, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, SdkAppId, Trigger};
 use tim_group_sync::pace::{Pacer, Patience, RetryPolicy};
 use tim_group_sync::pages::{Caller, Pages};
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
@@ -205,8 +206,7 @@ async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
             page_limit: 10_000,
             request_interval,
             retry: RetryPolicy::lasting(Duration::from_secs(10)),
-            max_shortfall: 0.0,
-            guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
+            deletion: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
             timezone: chrono_tz::UTC,
             host: "bench".to_owned(),
         };

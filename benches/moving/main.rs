@@ -26,9 +26,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlSettings, Crawler, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{At, Cursor, Fault, Order, Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
@@ -230,13 +231,12 @@ async fn crawler(
         page_limit: 10_000,
         request_interval: Duration::ZERO,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
-        max_shortfall: 0.0,
-        guard: GuardPolicy {
+        deletion: DeletionPolicy {
             max_fraction: 0.2,
             min_groups: 100,
             confirm,
             max_fraction_by_type: BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]),
-            ..GuardPolicy::default()
+            ..DeletionPolicy::default()
         },
         timezone: chrono_tz::UTC,
         host: "bench".to_owned(),

@@ -17,11 +17,12 @@ use super::simulate::{churn, populate};
 use super::text;
 use crate::alarm::AlarmClock;
 use crate::clock::Clock;
-use crate::crawl::{CrawlSettings, Crawler, GuardPolicy, WhenBusy};
+use crate::crawl::{CrawlSettings, Crawler, WhenBusy};
 use crate::daemon::{AppPlan, Daemon, Database};
 use crate::lifecycle::{Lifecycle, Systemd};
 use crate::model::GroupType;
 use crate::pace::RetryPolicy;
+use crate::policy::DeletionPolicy;
 use crate::schedule::Schedule;
 use crate::simulator::{Settings, Simulator};
 use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
@@ -254,8 +255,7 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         // More than the API allows: what counts is when requests arrive, and this machine may be busy.
         request_interval: INTERVAL + INTERVAL / 2,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
-        max_shortfall: 0.0,
-        guard: GuardPolicy { max_fraction: 0.2, min_groups: 100, ..GuardPolicy::default() },
+        deletion: DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() },
         timezone: chrono_tz::UTC,
         host: HOST.to_owned(),
     };

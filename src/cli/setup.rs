@@ -10,8 +10,8 @@ use tracing::warn;
 use super::exit::{Exit, Failure};
 use super::owner::become_owner;
 use crate::clock::Clock;
-use crate::config::{self, App, Config, DeletionMode, Environment, Home, LogFormat, Origin, PasswordRead};
-use crate::crawl::{CrawlSettings, Crawler, GuardPolicy, Retention};
+use crate::config::{self, App, Config, Environment, Home, LogFormat, Origin, PasswordRead};
+use crate::crawl::{CrawlSettings, Crawler};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
 use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
@@ -112,20 +112,11 @@ impl Setup {
             page_limit: app.page_limit,
             request_interval: app.request_interval,
             retry: RetryPolicy::lasting(app.retry_for),
-            max_shortfall: app.deletion.max_shortfall,
-            guard: GuardPolicy {
-                review: app.deletion.mode == DeletionMode::Review,
-                max_fraction: app.deletion.max_fraction,
-                min_groups: app.deletion.min_groups,
-                max_fraction_by_type: app.deletion.max_fraction_by_type.clone(),
-                confirm: app.deletion.confirm,
-            },
+            deletion: app.deletion.clone(),
             timezone: app.schedule.ticks.timezone(),
             host: host(),
         };
-        let config::Retention { deleted_groups, events, counts } = config.retention;
-        let retention = Retention { deleted_groups, events, counts };
-        Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(retention)
+        Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(config.retention)
     }
 
     /// The client of an app, its key read from its file.

@@ -1,4 +1,4 @@
-//! Secrets live in files. What goes wrong with such a file is told by its path, never by its content.
+//! Reads secrets from files. Errors contain the path of the file, never its content.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -6,83 +6,57 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{App, Database, DatabaseUrl};
 use crate::tencent::usersig::SecretKey;
 
-/// Longer than any key or password; what is longer is another file.
+/// Longer than any key or password. A longer file is not a secret's.
 const MAX_BYTES: u64 = 4096;
 
 /// A file that holds one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile {
     pub path: PathBuf,
-    /// systemd put it there and guards it by other means than the file's mode.
+    /// Whether systemd provides the file. Then it is protected by other means than its mode.
     pub is_credential: bool,
 }
 
-/// An app's key, and what looked odd about its file.
+/// An app's key, with warnings about its file.
 #[derive(Debug)]
 pub struct SecretKeyRead {
     pub key: SecretKey,
     pub warnings: Vec<String>,
 }
 
-/// The database's password, and what looked odd about its file.
+/// The database's password, with warnings about its file.
 #[derive(Debug)]
 pub struct PasswordRead {
     pub password: SecretString,
     pub warnings: Vec<String>,
 }
 
-/// Why a file gave no secret.
+/// Why a secret could not be read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
     #[error("cannot read {}{}", path.display(), what_to_do(source))]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
-        "{} is a credential, and CREDENTIALS_DIRECTORY is not set: systemd sets it for services with LoadCredential=, and \
-         hands credentials to nobody else; `systemctl kill -s USR1 tim-group-sync` makes the service crawl now",
+        "{} is a credential, and CREDENTIALS_DIRECTORY is not set: systemd provides credentials only to the service itself \
+         (LoadCredential=); run `systemctl kill -s USR1 tim-group-sync` to make the service crawl now",
         path.display()
     )]
     NoCredentials { path: PathBuf },
-    #[error("{} is empty; the secret stands in it alone", path.display())]
+    #[error("{} is empty; it must contain the secret alone", path.display())]
     Empty { path: PathBuf },
-    #[error("{} is longer than 4 KiB, so it is not a secret's file", path.display())]
+    #[error("{} is longer than 4 KiB, which no key or password is", path.display())]
     TooLong { path: PathBuf },
     #[error("{} is not UTF-8 text", path.display())]
     NotText { path: PathBuf },
-    #[error("{} holds {what}; the secret stands in it alone, on one line", path.display())]
+    #[error("{} contains {what}; it must contain the secret alone, on one line", path.display())]
     NotAlone { path: PathBuf, what: &'static str },
 }
 
-impl App {
-    /// Reads the app's key. Reading again gives the key that is in the file then.
-    pub fn read_secret_key(&self) -> Result<SecretKeyRead, SecretFileError> {
-        self.secret_key_file.read_key()
-    }
-}
-
-impl Database {
-    /// Reads the password of a PostgreSQL database: `None` if there is no `password_file`, or if the URL, which can
-    /// only be the environment's then, carries a password of its own.
-    pub fn read_password(&self) -> Result<Option<PasswordRead>, SecretFileError> {
-        match (&self.url, &self.password_file) {
-            (DatabaseUrl::Postgres(url), Some(file)) if !url.has_password() => {
-                let (password, warnings) = file.read()?;
-                if password.expose_secret().contains(char::is_control) {
-                    let what = "a line break or another control character";
-                    return Err(SecretFileError::NotAlone { path: file.path.clone(), what });
-                }
-                Ok(Some(PasswordRead { password, warnings }))
-            }
-            _ => Ok(None),
-        }
-    }
-}
-
-/// What a key that is none of an IM app's probably is, after the place where it stands.
-pub const UNUSUAL_KEY: &str = "does not hold 64 hexadecimal digits as an IM app's key does; the SecretKey of a Tencent \
-    Cloud API key (CAM) is another thing: the app's is in the console under IM, application, basic configuration, key";
+/// The rest of a warning that begins with the place of a key which does not look like an IM app's.
+pub const UNUSUAL_KEY: &str = "does not contain 64 hexadecimal digits as the key of an IM app does; the SecretKey of a Tencent \
+    Cloud API key (CAM) is a different key: find the app's in the console under IM, application, basic configuration, key";
 
 impl SecretFile {
     /// Reads an app's key.
@@ -98,7 +72,7 @@ impl SecretFile {
         Ok(SecretKeyRead { key, warnings })
     }
 
-    fn read(&self) -> Result<(SecretString, Vec<String>), SecretFileError> {
+    pub(super) fn read(&self) -> Result<(SecretString, Vec<String>), SecretFileError> {
         let path = || self.path.clone();
         if self.path.starts_with("$CREDENTIALS_DIRECTORY") {
             return Err(SecretFileError::NoCredentials { path: path() });
@@ -130,7 +104,7 @@ fn what_to_do(error: &io::Error) -> &'static str {
     }
 }
 
-/// A warning if others than the owner may read the file.
+/// Returns a warning if users other than the owner may read the file.
 fn lax_mode(file: &File, path: &Path) -> Option<String> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = file.metadata().ok()?.permissions().mode() & 0o777;

@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::database_url::DatabaseUrl;
 use super::document::{Document, Entry, Origin, Reading, Section, quoted};
 use super::environment::Environment;
+use super::model::{App, Config, Database, Endpoint, Log, LogFormat, Schedule};
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
     base_url, boolean, choice, cron, days, duration, fraction, integer, listen, log_level, path, role,
     schema, secret_file, text, timezone,
 };
-use super::{
-    App, Config, Database, DatabaseUrl, Deletion, DeletionMode, Endpoint, Log, LogFormat, Retention, Schedule,
-};
 use crate::model::{GroupType, SdkAppId};
+use crate::policy::{DeletionPolicy, Retention};
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
 
@@ -192,9 +192,9 @@ fn schedule(section: &Section<'_>) -> Schedule {
 /// A share for one group type, as written and from where.
 type Shares = BTreeMap<GroupType, (f64, String, Origin)>;
 
-fn deletion(section: &Section<'_>, general_shares: &Shares) -> (Deletion, Shares) {
-    let modes = [("apply", DeletionMode::Apply), ("review", DeletionMode::Review)];
-    let mode = section.or_default("mode", "\"apply\"", |value| choice(value, &modes));
+fn deletion(section: &Section<'_>, general_shares: &Shares) -> (DeletionPolicy, Shares) {
+    let modes = [("apply", false), ("review", true)];
+    let review = section.or_default("mode", "\"apply\"", |value| choice(value, &modes));
     let max_fraction = section.or_default("max_fraction", "0.2", fraction);
     let min_groups = section.or_default("min_groups", "100", |value| {
         u64::try_from(integer(value)?).map_err(|_| Mistake::new("must be 0 or more", ""))
@@ -204,7 +204,9 @@ fn deletion(section: &Section<'_>, general_shares: &Shares) -> (Deletion, Shares
     let shares = shares_by_type(&section.section("max_fraction_by_type", None), general_shares);
     section.finish();
     let max_fraction_by_type = shares.iter().map(|(kind, (share, ..))| (kind.clone(), *share)).collect();
-    (Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type }, shares)
+    let policy =
+        DeletionPolicy { review, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type };
+    (policy, shares)
 }
 
 /// The shares of the section over the general ones over the default, type by type.

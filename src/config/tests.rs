@@ -1,9 +1,15 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
 use super::*;
+use crate::model::GroupType;
+use crate::policy::{DeletionPolicy, Retention};
+use crate::tencent::region::Region;
 
 const KEY: &str = "5bd2850fff3ecb11d7c805251c51ee463a25727bddc2385f3fa8bfee1bb93b5e";
 const EXAMPLE: &str = include_str!("../../config.example.toml");
@@ -53,10 +59,14 @@ fn the_shortest_file_means_what_the_contract_says() {
     assert_eq!(app.schedule.ticks.to_string(), "0 * * * * in UTC");
     assert!(app.schedule.catch_up);
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
-    let (mode, max_fraction_by_type) = (DeletionMode::Apply, live);
-    let (max_fraction, min_groups, max_shortfall) = (0.2, 100, 0.0);
-    let confirm = true;
-    let expected = Deletion { mode, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type };
+    let expected = DeletionPolicy {
+        review: false,
+        max_fraction: 0.2,
+        min_groups: 100,
+        max_fraction_by_type: live,
+        max_shortfall: 0.0,
+        confirm: true,
+    };
     assert_eq!(app.deletion, expected);
 }
 
@@ -70,7 +80,7 @@ fn rows_are_kept_for_so_many_days_or_for_ever() {
 
 #[test]
 fn the_shortest_file_that_an_error_shows_is_lawful() {
-    parse(environment::SHORTEST).unwrap();
+    parse(locations::SHORTEST).unwrap();
 }
 
 #[test]
@@ -461,7 +471,7 @@ fn an_app_overrides_schedule_and_deletion_key_by_key() {
     );
     let app = parse(&text).unwrap().apps.remove(0);
     assert_eq!(app.schedule.ticks.to_string(), "@daily in Asia/Shanghai");
-    assert_eq!((app.deletion.mode, app.deletion.min_groups), (DeletionMode::Review, 5));
+    assert_eq!((app.deletion.review, app.deletion.min_groups), (true, 5));
     let shares: Vec<_> =
         app.deletion.max_fraction_by_type.iter().map(|(t, share)| (t.as_str(), *share)).collect();
     assert_eq!(shares, [("AVChatRoom", 1.0), ("Private", 0.5), ("Public", 0.3)]);
@@ -613,12 +623,12 @@ fn a_file_that_holds_no_key_is_told_by_its_path_alone() {
     let two = format!("{KEY}\n{KEY}\n");
     let long = "tiger".repeat(1000);
     for (bytes, said) in [
-        (&b""[..], " is empty; the secret stands in it alone"),
-        (b"\r\n", " is empty; the secret stands in it alone"),
+        (&b""[..], " is empty; it must contain the secret alone"),
+        (b"\r\n", " is empty; it must contain the secret alone"),
         (b"tiger\xff", " is not UTF-8 text"),
-        (b"tiger tiger", " holds white space; the secret stands in it alone, on one line"),
-        (two.as_bytes(), " holds white space; the secret stands in it alone, on one line"),
-        (long.as_bytes(), " is longer than 4 KiB, so it is not a secret's file"),
+        (b"tiger tiger", " contains white space; it must contain the secret alone, on one line"),
+        (two.as_bytes(), " contains white space; it must contain the secret alone, on one line"),
+        (long.as_bytes(), " is longer than 4 KiB, which no key or password is"),
     ] {
         let app = app_with_key(folder.path(), bytes, 0o600);
         let error = app.read_secret_key().unwrap_err();

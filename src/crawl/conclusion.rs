@@ -10,7 +10,7 @@ use super::progress::SignsOfLife;
 use super::told::{Told, Write};
 use super::{CrawlSite, Crawler, Interrupted};
 use crate::confirmation::{Asked, Batch, History, Learned, MAX_UNLEARNED, Question, batches};
-use crate::guard::{Change, GuardSettings, Withholding, withhold};
+use crate::guard::{Change, Withholding, withhold};
 use crate::model::{GroupType, TypeId, Verdict};
 use crate::pages::Caller;
 use crate::reconcile::{
@@ -69,7 +69,7 @@ impl Crawler {
 
         let mut confirmation = Confirmation::Off;
         let mut answers = Answers::default();
-        if self.settings.guard.confirm {
+        if self.settings.deletion.confirm {
             let mut inquiry =
                 Inquiry::new(site, caller, self.settings.retry, &notes.samples, emptied, lists.took);
             answers = ask_all(site, &mut inquiry, &candidates, &notes).await?;
@@ -107,7 +107,7 @@ impl Crawler {
             total_at_start: findings.total_at_start,
             total_at_end: findings.total_at_end,
             distinct: findings.listed,
-            max_shortfall: self.settings.max_shortfall,
+            max_shortfall: self.settings.deletion.max_shortfall,
         });
         findings.verdicts.extend(judgement.passes.iter().map(|judged| (judged.pass.type_id, judged.verdict)));
         judgement
@@ -121,7 +121,7 @@ impl Crawler {
         findings: &mut Findings,
     ) -> Absences {
         let totals = [findings.total_at_start, findings.total_at_end];
-        if !self.settings.guard.confirm {
+        if !self.settings.deletion.confirm {
             let rejected = findings.verdicts.values().any(|verdict| *verdict == Verdict::Rejected);
             let all_was_known = !rejected && findings.tallies.iter().all(super::pass::PassTally::is_plain);
             let accounted = accounted_by_typed_lists(judgement, findings.listed, totals, all_was_known);
@@ -145,9 +145,9 @@ impl Crawler {
         settlement: &mut Settlement,
         confirmation: Confirmation,
     ) -> Option<Withholding> {
-        let settings = self.guard(types);
+        let policy = &self.settings.deletion;
         let losses =
-            if settings.review { settlement.deletions_by_type() } else { settlement.losses(confirmation) };
+            if policy.review { settlement.deletions_by_type() } else { settlement.losses(confirmation) };
         let mut gained: BTreeMap<TypeId, u64> = BTreeMap::new();
         for tally in &findings.tallies {
             *gained.entry(tally.plan.type_id).or_default() += tally.gained;
@@ -158,20 +158,15 @@ impl Crawler {
             Change::of(roll.live_before(type_id), of(&gained), of(&losses))
         };
         let changes = of_types.map(|type_id| (type_id, change(type_id))).collect();
-        let withholding = withhold(&settings, &changes)?;
-        settlement.withhold(&withholding.types, confirmation, !settings.review);
+        let withholding = withhold(policy, &self.max_fractions(types), &changes)?;
+        settlement.withhold(&withholding.types, confirmation, !policy.review);
         Some(withholding)
     }
 
-    fn guard(&self, types: &BTreeMap<GroupType, TypeId>) -> GuardSettings {
-        let policy = &self.settings.guard;
-        let own = policy.max_fraction_by_type.iter();
-        GuardSettings {
-            review: policy.review,
-            max_fraction: policy.max_fraction,
-            min_groups: policy.min_groups,
-            max_fraction_by_type: own.filter_map(|(name, share)| Some((*types.get(name)?, *share))).collect(),
-        }
+    /// `deletion.max_fraction_by_type`, by the ids of the types.
+    fn max_fractions(&self, types: &BTreeMap<GroupType, TypeId>) -> BTreeMap<TypeId, f64> {
+        let by_type = self.settings.deletion.max_fraction_by_type.iter();
+        by_type.filter_map(|(name, fraction)| Some((*types.get(name)?, *fraction))).collect()
     }
 }
 

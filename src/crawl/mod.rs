@@ -33,14 +33,14 @@ use self::ledger::{DryTypes, Ledger, foreseen};
 pub use self::progress::{Progress, Step, Waiting};
 pub use self::report::{CrawlReport, DryRun};
 use self::report::{shortfall_reason, withheld_reason};
-pub use self::retention::Retention;
-pub use self::settings::{CrawlSettings, GuardPolicy, Occasion, WhenBusy};
+pub use self::settings::{CrawlSettings, Occasion, WhenBusy};
 use self::site::CrawlSite;
 use crate::clock::Clock;
 use crate::model::{CrawlStatus, GroupType, ReasonCode, TypeId, with_causes};
 use crate::pace::{Pacer, Patience};
 pub use crate::pages::Outcome;
 use crate::pages::{Caller, News, PagesError};
+use crate::policy::Retention;
 use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
 use crate::tencent::{ApiError, Client};
@@ -373,7 +373,7 @@ impl Crawler {
         ledger: Ledger,
         stop: &'a CancellationToken,
     ) -> CrawlSite<'a> {
-        let learns_types = self.settings.guard.confirm && !self.settings.group_types.is_empty();
+        let learns_types = self.settings.deletion.confirm && !self.settings.group_types.is_empty();
         CrawlSite {
             store,
             lease,

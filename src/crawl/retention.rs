@@ -6,15 +6,8 @@ use tracing::{info, warn};
 
 use super::Crawler;
 use crate::model::{CrawlId, with_causes};
+use crate::policy::Retention;
 use crate::store::{AgeLimits, AppId, Lease, Purged, StoreError};
-
-/// `[retention]`: for how many days rows are kept. `None`: for ever.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
-    pub deleted_groups: Option<u32>,
-    pub events: Option<u32>,
-    pub counts: Option<u32>,
-}
 
 impl Crawler {
     /// Removes old rows after the day's first crawl that reached its end. What is broken off goes on after the next

@@ -1,6 +1,5 @@
 //! How an app is to be crawled, and what one crawl is for.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -8,6 +7,7 @@ use chrono_tz::Tz;
 
 use crate::model::{GroupType, Trigger};
 use crate::pace::RetryPolicy;
+use crate::policy::DeletionPolicy;
 use crate::store::AppIdentity;
 
 /// How an app is to be crawled.
@@ -21,39 +21,11 @@ pub struct CrawlSettings {
     /// Least time between two requests.
     pub request_interval: Duration,
     pub retry: RetryPolicy,
-    /// `deletion.max_shortfall`.
-    pub max_shortfall: f64,
-    /// When deletions are withheld.
-    pub guard: GuardPolicy,
+    pub deletion: DeletionPolicy,
     /// Whose days the daily counts are of.
     pub timezone: Tz,
     /// The name of this machine.
     pub host: String,
-}
-
-/// `[deletion]`, by the names of types.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GuardPolicy {
-    /// `mode = "review"`.
-    pub review: bool,
-    pub max_fraction: f64,
-    pub min_groups: u64,
-    pub max_fraction_by_type: BTreeMap<GroupType, f64>,
-    /// `get_group_info` decides about each group that the lists lack; otherwise the lists alone.
-    pub confirm: bool,
-}
-
-impl Default for GuardPolicy {
-    /// Asks about each group, and withholds every loss.
-    fn default() -> Self {
-        Self {
-            review: false,
-            max_fraction: 0.0,
-            min_groups: 0,
-            max_fraction_by_type: BTreeMap::new(),
-            confirm: true,
-        }
-    }
 }
 
 /// What a crawl is for.

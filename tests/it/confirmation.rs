@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tim_group_sync::crawl::{CrawlReport, Retention};
+use tim_group_sync::crawl::CrawlReport;
+use tim_group_sync::policy::Retention;
 use tim_group_sync::simulator::{AbsentCodes, At, Call, Fault, Settings};
 
 use crate::faults::{captured_log, ids};

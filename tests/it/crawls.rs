@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use chrono::NaiveDate;
 use chrono_tz::Tz;
-use tim_group_sync::crawl::{CrawlError, CrawlReport, Occasion, Retention, Step, WhenBusy};
+use tim_group_sync::crawl::{CrawlError, CrawlReport, Occasion, Step, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, Deletions, Trigger};
+use tim_group_sync::policy::Retention;
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
 use tokio_util::sync::CancellationToken;
 

@@ -11,11 +11,12 @@ use reqwest::Url;
 use tempfile::TempDir;
 use tim_group_sync::alarm::{Alarm, AlarmClock, Hand};
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlSettings, Crawler, GuardPolicy};
+use tim_group_sync::crawl::{CrawlSettings, Crawler};
 use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Database, MakeCrawler, Phase};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal, Systemd};
 use tim_group_sync::model::{GroupType, SdkAppId};
 use tim_group_sync::pace::RetryPolicy;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
@@ -119,8 +120,7 @@ impl Stage {
                 longest_pause: Duration::from_millis(2),
                 retry_for: wish.retry_for,
             },
-            max_shortfall: 0.0,
-            guard: GuardPolicy::default(),
+            deletion: DeletionPolicy::default(),
             timezone: chrono_tz::UTC,
             host: "test".to_owned(),
         };

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tim_group_sync::crawl::{GuardPolicy, WhenBusy};
+use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::daemon::Database;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{At, Fault};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +45,7 @@ async fn eventful(world: &mut World) {
     world.fault_from_request(1, Fault::ErrorCode(70009));
     world.crawl().await;
     world.api.heal();
-    world.guard = GuardPolicy { max_fraction: 0.1, min_groups: 1, ..GuardPolicy::default() };
+    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
     world.dissolve("d e f");
     world.crawl().await;
 }

@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::GuardPolicy;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{KEY, Settings, Simulator};
 
 use crate::docs::{Block, Page, pages};
@@ -116,7 +116,7 @@ impl Database {
     async fn with_a_history() -> Self {
         let mut world = World::on(Engine::Sqlite).await;
         world.page_limit = 10_000;
-        world.guard = GuardPolicy { max_fraction: 0.2, min_groups: 100, ..GuardPolicy::default() };
+        world.guard = DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() };
         // A crawl an hour, and the last one just now.
         world.clock.set(Clock::system().now() - TimeDelta::hours(18));
         world.create("Public", "@TGS#2J4SZEAEL");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
-use tim_group_sync::crawl::GuardPolicy;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
 
 use crate::daemon::{self, PROD, Stage, Wish};
@@ -25,7 +25,7 @@ async fn eventful() -> (World, Dashboard) {
     world.fault_from_request(1, Fault::ErrorCode(70009));
     world.crawl().await;
     world.api.heal();
-    world.guard = GuardPolicy { max_fraction: 0.1, min_groups: 1, ..GuardPolicy::default() };
+    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
     world.dissolve("d e f");
     world.crawl().await;
     let dashboard = Dashboard::over(&world.store).await;

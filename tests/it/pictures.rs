@@ -7,10 +7,11 @@ use std::time::Duration;
 use chrono::{TimeDelta, Timelike as _};
 use tim_group_sync::alarm::Alarm;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{GuardPolicy, WhenBusy};
+use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::daemon::{AppPlan, Daemon, Database};
 use tim_group_sync::lifecycle::{Lifecycle, Systemd};
 use tim_group_sync::model::GroupType;
+use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{At, Fault};
 use tokio::sync::watch;
@@ -65,7 +66,7 @@ async fn weeks(world: &mut World) {
     let public = world.api.truth().into_iter().find(|(_, of)| of == "Public").unwrap().0;
     world.api.retype(&public, "Community");
     world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
-    world.guard = GuardPolicy { max_fraction: 0.1, min_groups: 100, ..GuardPolicy::default() };
+    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 100, ..DeletionPolicy::default() };
     let rooms: Vec<String> =
         world.api.truth().into_iter().filter(|(_, of)| of == "ChatRoom").map(|(id, _)| id).collect();
     let hidden: Vec<&str> = rooms.iter().take(1_200).map(String::as_str).collect();

@@ -11,11 +11,10 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{
-    CrawlReport, CrawlSettings, Crawler, DryRun, GuardPolicy, Occasion, Retention, WhenBusy,
-};
+use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, DryRun, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlId, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
+use tim_group_sync::policy::{DeletionPolicy, Retention};
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
 use tim_group_sync::store::{AppIdentity, Approval, HeldCrawl, Lease, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
@@ -90,7 +89,7 @@ pub struct World {
     pub page_limit: u32,
     pub max_shortfall: f64,
     /// Withholds nothing, unless a test says otherwise.
-    pub guard: GuardPolicy,
+    pub guard: DeletionPolicy,
     pub timezone: Tz,
     pub retention: Retention,
     pub request_interval: Duration,
@@ -165,7 +164,7 @@ impl World {
             group_types: group_types(&["Public", "Private"]),
             page_limit: 3,
             max_shortfall: 0.0,
-            guard: GuardPolicy { max_fraction: 1.0, ..GuardPolicy::default() },
+            guard: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
             timezone: Tz::UTC,
             retention: Retention::default(),
             request_interval: Duration::ZERO,
@@ -336,8 +335,7 @@ impl World {
                 longest_pause: Duration::from_millis(2),
                 retry_for: self.retry_for,
             },
-            max_shortfall: self.max_shortfall,
-            guard: self.guard.clone(),
+            deletion: DeletionPolicy { max_shortfall: self.max_shortfall, ..self.guard.clone() },
             timezone: self.timezone,
             host: "test".to_owned(),
         }
