@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::confirm::{Answered, Inquiry};
 use super::investigation::Findings;
-use super::pass::{Notes, PassEnd};
 use super::progress::SignsOfLife;
+use super::tally::{PassEnd, PassNotes, PassTally};
 use super::told::{Told, Write};
 use super::{CrawlSite, Crawler, Interrupted};
 use crate::confirmation::{Asked, Batch, History, Learned, MAX_UNLEARNED, Question, batches};
@@ -56,7 +56,7 @@ impl Crawler {
         types: &BTreeMap<GroupType, TypeId>,
         caller: &Caller<'_>,
         lists: Lists<'_>,
-        (findings, mut notes): (&mut Findings, Notes),
+        (findings, mut notes): (&mut Findings, PassNotes),
     ) -> Result<Concluded, Interrupted> {
         let emptied = is_emptied(findings, &lists.rechecks);
         let judgement = self.judge(&lists.rechecks, findings);
@@ -93,11 +93,11 @@ impl Crawler {
 
     fn judge(&self, rechecks: &[Recheck], findings: &mut Findings) -> Judgement {
         let mut passes = Vec::with_capacity(rechecks.len());
-        for ((tally, end), recheck) in findings.tallies.iter().zip(&mut findings.ends).zip(rechecks) {
-            match end.take() {
-                Some(PassEnd::Complete(end)) => passes.push(tally.finished(end, *recheck)),
+        for (pass, recheck) in findings.passes.iter_mut().zip(rechecks) {
+            match pass.end.take() {
+                Some(PassEnd::Complete(end)) => passes.push(pass.tally.finished(end, *recheck)),
                 Some(PassEnd::Rejected(_)) => {
-                    findings.verdicts.insert(tally.plan.type_id, Verdict::Rejected);
+                    findings.verdicts.insert(pass.tally.plan.type_id, Verdict::Rejected);
                 }
                 None => {}
             }
@@ -123,7 +123,7 @@ impl Crawler {
         let totals = [findings.total_at_start, findings.total_at_end];
         if !self.settings.deletion.confirm {
             let rejected = findings.verdicts.values().any(|verdict| *verdict == Verdict::Rejected);
-            let all_was_known = !rejected && findings.tallies.iter().all(super::pass::PassTally::is_plain);
+            let all_was_known = !rejected && findings.tallies().all(PassTally::is_plain);
             let accounted = accounted_by_typed_lists(judgement, findings.listed, totals, all_was_known);
             return Absences::of_lists_alone(judgement, accounted);
         }
@@ -149,7 +149,7 @@ impl Crawler {
         let losses =
             if policy.review { settlement.deletions_by_type() } else { settlement.losses(confirmation) };
         let mut gained: BTreeMap<TypeId, u64> = BTreeMap::new();
-        for tally in &findings.tallies {
+        for tally in findings.tallies() {
             *gained.entry(tally.plan.type_id).or_default() += tally.gained;
         }
         let of_types = roll.types().chain(losses.keys().copied()).chain(gained.keys().copied());
@@ -173,7 +173,7 @@ impl Crawler {
 /// Whether the app has no group at all: nothing was listed, both totals are 0, and each list that had groups was empty twice.
 fn is_emptied(findings: &Findings, rechecks: &[Recheck]) -> bool {
     let totals = [findings.total_at_start, findings.total_at_end];
-    let unusable: u64 = findings.tallies.iter().map(|tally| tally.unusable).sum();
+    let unusable: u64 = findings.tallies().map(|tally| tally.unusable).sum();
     findings.listed + unusable == 0
         && totals == [Some(0); 2]
         && rechecks.iter().all(|recheck| *recheck != Recheck::Contradicted)
@@ -214,7 +214,7 @@ async fn ask_all(
     site: &CrawlSite<'_>,
     inquiry: &mut Inquiry<'_>,
     candidates: &Candidates<'_>,
-    notes: &Notes,
+    notes: &PassNotes,
 ) -> Result<Answers, Interrupted> {
     let (history, room) = (&notes.history, inquiry.room());
     let candidates = inquiry.ask(candidate_batches(candidates, history, room)).await?;
@@ -272,7 +272,7 @@ fn note_findings(candidates: &mut Candidates<'_>, answers: &HashMap<String, Answ
 /// What the history of questions becomes. A group stays in it for as long as it is in doubt.
 fn history_changes(
     answers: &Answers,
-    notes: &Notes,
+    notes: &PassNotes,
     roll: &Roll,
     resolved: &HashSet<String>,
 ) -> HistoryChanges {

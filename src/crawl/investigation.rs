@@ -8,15 +8,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::conclusion::{Concluded, Lists};
-use super::pass::{self, Notes, PassEnd, PassPlan, PassTally};
-use super::progress::{Progress, Step};
-use super::roll_read::RollRead;
+use super::pass::{PageFetcher, make_passes};
+use super::progress::{Progress, SignsOfLife, Step};
 use super::site::check_clock;
+use super::tally::{PassEnd, PassNotes, PassPlan, PassResult, PassTally};
 use super::{CrawlSite, Crawler, Interrupted};
 use crate::model::{GroupType, TypeId, Verdict};
 use crate::pages::{Caller, Pages};
 use crate::reconcile::Leftover;
-use crate::roll::PassNo;
+use crate::roll::{PassNo, Roll, RollBuilder};
 use crate::store::{PassRecord, TypeState};
 use crate::tencent::ApiError;
 use crate::verdict::Recheck;
@@ -30,8 +30,7 @@ pub(super) struct Findings {
     /// The next crawl has to make an unfiltered pass.
     pub(super) unfiltered_next: bool,
     pub(super) listed: u64,
-    pub(super) tallies: Vec<PassTally>,
-    pub(super) ends: Vec<Option<PassEnd>>,
+    pub(super) passes: Vec<PassResult>,
     pub(super) verdicts: BTreeMap<TypeId, Verdict>,
 }
 
@@ -49,12 +48,15 @@ impl Crawler {
         let past = site.store.past(site.app).await?;
         let live_before: u64 = states.iter().map(TypeState::live).sum();
         let own_types = types.values().copied().collect();
-        let mut notes = Notes { history: site.store.history(site.app).await?, own_types, ..Notes::default() };
-        // The roll is read while the first pages come in.
-        let mut roll = RollRead::begin(site, &states);
+        let mut notes =
+            PassNotes { history: site.store.history(site.app).await?, own_types, ..PassNotes::default() };
         let begun = Instant::now();
-        findings.total_at_start = self.count_app(site, caller).await?;
-        self.progress.send_modify(|progress| progress.total = findings.total_at_start);
+        let counting = async {
+            findings.total_at_start = self.count_app(site, caller).await?;
+            self.progress.send_modify(|progress| progress.total = findings.total_at_start);
+            Ok::<(), Interrupted>(())
+        };
+        let ((), mut roll) = tokio::try_join!(biased; counting, read_roll(site, &states))?;
         // Without any count of the app only a list's own TotalCount can bound it.
         let known_groups = findings.total_at_start.map(|total| total.max(live_before));
 
@@ -62,23 +64,22 @@ impl Crawler {
         self.list(site, plans, caller, (&mut roll, &mut notes), known_groups, findings).await?;
         self.note_rejected(findings)?;
         self.progress.send_modify(|progress| progress.step = Step::Checking);
-        let mut rechecks = self.ask_emptied_types_again(site, caller, &mut roll, findings).await?;
+        let mut rechecks = self.ask_emptied_types_again(site, caller, &roll, findings).await?;
         findings.total_at_end = self.count_app(site, caller).await?;
         let leftover = self.leftover(findings);
         let by_leftover = leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time);
         if by_leftover || (past.unfiltered_wanted && !self.settings.group_types.is_empty()) {
             let keep_new = site.learns_types;
-            let plan = unfiltered(&states, findings.tallies.len(), live_before, keep_new);
+            let plan = unfiltered(&states, findings.passes.len(), live_before, keep_new);
             self.list(site, vec![plan], caller, (&mut roll, &mut notes), known_groups, findings).await?;
             // There were more groups than the typed passes listed: a list without any contradicts that.
-            let empty = findings.tallies.last().is_some_and(|tally| tally.distinct == 0);
+            let empty = findings.passes.last().is_some_and(|pass| pass.tally.distinct == 0);
             rechecks.push(if empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
             // What came while this pass ran may stand in the earlier count for what it missed.
             findings.total_at_end = self.count_app(site, caller).await?;
         }
         let took = begun.elapsed();
-        let roll = site.unless_stopped(roll.ready()).await??;
-        let lists = Lists { roll, states_before: &states, rechecks, took };
+        let lists = Lists { roll: &roll, states_before: &states, rechecks, took };
         self.conclude(site, types, caller, lists, (findings, notes)).await
     }
 
@@ -125,17 +126,14 @@ impl Crawler {
         site: &CrawlSite<'_>,
         plans: Vec<PassPlan>,
         caller: &mut Caller<'_>,
-        (roll, notes): (&mut RollRead, &mut Notes),
+        (roll, notes): (&mut Roll, &mut PassNotes),
         known_groups: Option<u64>,
         findings: &mut Findings,
     ) -> Result<(), Interrupted> {
-        let limit = self.settings.page_limit;
-        pass::run(site, caller, limit, (roll, notes), plans, known_groups, |tally, end, listed| {
-            findings.listed = listed;
-            findings.tallies.push(tally);
-            findings.ends.extend(end.map(Some));
-        })
-        .await
+        let fetcher = PageFetcher::new(site, caller, plans, self.settings.page_limit, known_groups);
+        let made = make_passes(site, fetcher, roll, notes, &mut findings.passes).await;
+        findings.listed = roll.listed();
+        made
     }
 
     /// Says which types the API rejects when that changes; all of them are a failure.
@@ -155,7 +153,7 @@ impl Crawler {
             info!(%group_type, "the API accepts this group type again");
         }
         *before = rejected.keys().map(|group_type| (*group_type).clone()).collect();
-        let all = rejected.len() == findings.tallies.len();
+        let all = rejected.len() == findings.passes.len();
         if let Some(error) = rejected.values().next().filter(|_| all) {
             let names: Vec<&str> = rejected.keys().map(|group_type| group_type.as_str()).collect();
             return Err(Interrupted::AllRejected { names: names.join(", "), error: error.to_string() });
@@ -168,11 +166,10 @@ impl Crawler {
         &self,
         site: &CrawlSite<'_>,
         caller: &mut Caller<'_>,
-        roll: &mut RollRead,
+        roll: &Roll,
         findings: &Findings,
     ) -> Result<Vec<Recheck>, Interrupted> {
-        let roll = site.unless_stopped(roll.ready()).await??;
-        let mut rechecks = Vec::with_capacity(findings.tallies.len());
+        let mut rechecks = Vec::with_capacity(findings.passes.len());
         for (tally, end) in findings.ended() {
             let had_groups = match tally.plan.group_type {
                 Some(_) => roll.live_before(tally.plan.type_id) > 0,
@@ -195,7 +192,7 @@ impl Crawler {
         if self.settings.group_types.is_empty() {
             return Leftover::Unknown;
         }
-        let claimed = findings.tallies.iter().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));
+        let claimed = findings.tallies().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));
         let leftover = Leftover::of(findings.total_at_start, findings.total_at_end, claimed);
         findings.leftover = match leftover {
             Leftover::Unknown => None,
@@ -209,7 +206,11 @@ impl Crawler {
 impl Findings {
     /// The passes that ended, with how.
     fn ended(&self) -> impl Iterator<Item = (&PassTally, &PassEnd)> {
-        self.tallies.iter().zip(&self.ends).filter_map(|(tally, end)| Some((tally, end.as_ref()?)))
+        self.passes.iter().filter_map(|pass| Some((&pass.tally, pass.end.as_ref()?)))
+    }
+
+    pub(super) fn tallies(&self) -> impl Iterator<Item = &PassTally> {
+        self.passes.iter().map(|pass| &pass.tally)
     }
 
     pub(super) fn records(&self, started_at: DateTime<Utc>) -> Vec<PassRecord> {
@@ -224,8 +225,22 @@ impl Findings {
             first_listed: tally.first_listed,
             unusable: tally.unusable,
         };
-        self.tallies.iter().map(record).collect()
+        self.tallies().map(record).collect()
     }
+}
+
+/// Reads the known live groups of the app.
+async fn read_roll(site: &CrawlSite<'_>, states: &[TypeState]) -> Result<Roll, Interrupted> {
+    let begin = || RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
+    if states.iter().all(|state| state.live() == 0) {
+        return Ok(begin().finish());
+    }
+    let mut signs = SignsOfLife::of(site.progress);
+    let each = |builder: &mut RollBuilder, type_id, id: &str, mark| {
+        builder.add(type_id, id, mark);
+        signs.count();
+    };
+    Ok(site.unless_stopped(site.store.gather_live(site.app, begin, each)).await??.finish())
 }
 
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {

@@ -4,16 +4,17 @@ mod conclusion;
 mod confirm;
 mod investigation;
 mod ledger;
+mod page_diff;
 mod pass;
 mod progress;
 mod report;
 mod retention;
-mod roll_read;
 mod settings;
 mod site;
-mod tick_off;
+mod tally;
 mod told;
 mod type_doubts;
+mod write_buffer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,8 +115,6 @@ enum Interrupted {
         if *.skew > TimeDelta::zero() { "ahead of" } else { "behind" }
     )]
     Clock { skew: TimeDelta },
-    #[error("reading the known groups broke off: {0}")]
-    Panicked(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -321,7 +320,7 @@ impl Crawler {
             finished_at,
             requests: closing.requests,
             listed: closing.listed,
-            first_listed: findings.tallies.iter().map(|tally| tally.first_listed).sum(),
+            first_listed: findings.tallies().map(|tally| tally.first_listed).sum(),
             total: closing.total_at_end.or(closing.total_at_start),
             events,
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
@@ -455,7 +454,7 @@ impl Interrupted {
             Self::Pages(error) => (error.reason_code(), error.code()),
             Self::AllRejected { .. } => (ReasonCode::RejectedTypes, Some(10004)),
             Self::Clock { .. } => (ReasonCode::Clock, None),
-            Self::Store(_) | Self::Panicked(_) => (ReasonCode::Database, None),
+            Self::Store(_) => (ReasonCode::Database, None),
         };
         Reason { code, error_code, text: with_causes(self) }
     }

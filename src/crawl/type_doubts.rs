@@ -70,11 +70,6 @@ impl TypeDoubts {
         }
     }
 
-    /// Whether disputes have to be told.
-    pub(super) fn has_claims(&self) -> bool {
-        !self.doubts.is_empty()
-    }
-
     /// Drops the doubts that the judged lists do not bear out: without a claim, only an exact or moving pass contradicts the
     /// type of a group.
     pub(super) fn keep_what_lists_contradict(&mut self, absences: &Absences) {

@@ -1,0 +1,74 @@
+//! New and changed ids of the lists on their way to the database.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use super::tally::PassTally;
+use super::{CrawlSite, Interrupted};
+use crate::model::{GroupIds, TypeId};
+
+/// Bytes of id text, some 400,000 ids, at which the buffer is written. The ids are spread over the whole table, so that a
+/// batch of twice the size costs little more.
+const FULL_BYTES: usize = 8 * 1024 * 1024;
+/// Age of the oldest id at which the buffer is written. In a baseline, where all groups are new, size alone decides.
+const FULL_AGE: Duration = Duration::from_secs(10);
+
+/// Ids that wait to be written. Reused for all passes: reallocating megabytes on changing threads fragments the allocator's
+/// arenas.
+#[derive(Default)]
+pub(super) struct WriteBuffer {
+    /// To be written under the type of the pass.
+    pub(super) changed: GroupIds,
+    /// New ids beyond what the counts allow, to be written once the list has ended.
+    pub(super) unexpected: GroupIds,
+    /// Missing groups that were listed under another type than the known one. Only their `missing_since` is cleared.
+    pub(super) returned_elsewhere: GroupIds,
+    /// When the newest of these ids was listed.
+    pub(super) listed_at: DateTime<Utc>,
+    since: Option<Instant>,
+}
+
+impl WriteBuffer {
+    /// Whether the buffer has to be written before the next page.
+    pub(super) fn is_full(&mut self, in_baseline: bool) -> bool {
+        let bytes = self.changed.text_len() + self.returned_elsewhere.text_len();
+        if bytes == 0 {
+            return false;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        bytes >= FULL_BYTES || (!in_baseline && since.elapsed() >= FULL_AGE)
+    }
+
+    /// Decides about the unexpected ids at the end of a pass: they are written if its list is complete.
+    pub(super) fn end_pass(&mut self, is_complete: bool) {
+        if is_complete {
+            self.changed.append(&mut self.unexpected);
+        }
+        self.unexpected.clear();
+    }
+
+    /// Writes the changed ids as listed by this pass, and adds what that changed to the tally.
+    pub(super) async fn write(
+        &mut self,
+        site: &CrawlSite<'_>,
+        tally: &mut PassTally,
+    ) -> Result<(), Interrupted> {
+        let plan = &tally.plan;
+        for (type_id, in_baseline, ids) in [
+            (plan.type_id, plan.in_baseline, &mut self.changed),
+            // The unknown type leaves the known types as they are.
+            (TypeId::UNKNOWN, false, &mut self.returned_elsewhere),
+        ] {
+            if !ids.is_empty() {
+                let written = site.write_listed(type_id, in_baseline, self.listed_at, ids).await?;
+                tally.first_listed += written.first_listed;
+                tally.gained += written.first_listed + written.reappeared;
+                ids.clear();
+            }
+        }
+        self.since = None;
+        Ok(())
+    }
+}
