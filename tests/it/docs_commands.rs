@@ -1,7 +1,7 @@
-//! Every command that the pages show is run, as a reader would run it, against a simulated API and in a folder of its own.
+//! Runs every command that the pages show, as a reader would, against a simulated API and in a temporary folder.
 //!
-//! What a test cannot do is listed here with the reason, and nothing else is left out. README.zh-CN.md has the same blocks as
-//! README.md, which another test sees to, so its commands are run as those of README.md.
+//! Commands that a test cannot run are listed in `NOT_RUN` with the reason; all others run. Another test checks that
+//! README.zh-CN.md has the same blocks as README.md, so only those of README.md are run.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -21,65 +21,64 @@ use crate::support_engines::Bench;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
-/// Beginnings of commands that are not run, and why.
-const ELSEWHERE: [(&str, &str); 21] = [
-    ("cargo install ", "builds everything anew and writes to the user's ~/.cargo"),
-    ("cargo build ", "builds everything anew"),
-    ("cargo bench ", "takes minutes, and the whole machine"),
-    ("benches/at-rest", "takes minutes, and the whole machine"),
-    ("PROPTEST_CASES=", "minutes of the tests beside this one"),
-    ("HISTORY_STEPS=", "minutes of the tests beside this one"),
-    ("FAULTY_CRAWLS=", "hours of the tests beside this one"),
+/// Prefixes of commands that are not run, and why.
+const NOT_RUN: [(&str, &str); 21] = [
+    ("cargo install ", "builds everything from scratch and writes to the user's ~/.cargo"),
+    ("cargo build ", "builds everything from scratch"),
+    ("cargo bench ", "takes minutes and the entire machine"),
+    ("benches/at-rest", "takes minutes and the entire machine"),
+    ("PROPTEST_CASES=", "takes minutes"),
+    ("HISTORY_STEPS=", "takes minutes"),
+    ("FAULTY_CRAWLS=", "takes hours"),
     ("packaging/build ", "makes a release build; tests/systemd/run does it"),
-    ("apt install ", "changes the system; tests/systemd/run does it in a system of its own"),
-    ("dnf install ", "changes the system, and needs another one than Debian"),
+    ("apt install ", "changes the system; tests/systemd/run does it in a container"),
+    ("dnf install ", "changes the system, and needs another system than Debian"),
     ("podman ", "needs a container engine and an image from a registry"),
-    ("install -", "writes to /usr and /etc; tests/systemd/run does it in a system of its own"),
-    ("mv /etc/", "changes /etc; tests/systemd/run does it in a system of its own"),
-    ("chown root:", "needs root; tests/systemd/run does it in a system of its own"),
+    ("install -", "writes to /usr and /etc; tests/systemd/run does it in a container"),
+    ("mv /etc/", "changes /etc; tests/systemd/run does it in a container"),
+    ("chown root:", "needs root; tests/systemd/run does it in a container"),
     ("mkdir -p /etc/", "writes to /etc"),
-    ("cp /usr/share/doc/", "is there once the package is, and writes to /etc"),
-    ("systemd-sysusers", "makes users; tests/systemd/run does it in a system of its own"),
-    ("systemd-run ", "needs systemd; tests/systemd/run does it in a system of its own"),
-    ("systemctl ", "needs systemd; tests/systemd/run does it in a system of its own"),
+    ("cp /usr/share/doc/", "exists once the package is installed, and writes to /etc"),
+    ("systemd-sysusers", "creates users; tests/systemd/run does it in a container"),
+    ("systemd-run ", "needs systemd; tests/systemd/run does it in a container"),
+    ("systemctl ", "needs systemd; tests/systemd/run does it in a container"),
     ("tim-group-sync man >/usr/", "writes to /usr"),
     ("tim-group-sync completions bash >/etc/", "writes to /etc"),
 ];
 
-/// What is run instead of a command's beginning, where that is the same thing: built already, asked
-/// without a terminal, or at an address of its own.
-const IN_ITS_STEAD: [(&str, &str); 4] = [
+/// Prefixes that are replaced by an equivalent: already built, without questions on a terminal, or with another address.
+const REPLACEMENTS: [(&str, &str); 4] = [
     ("cargo run -- ", "tim-group-sync "),
     (
         "tim-group-sync init",
         "rm -rf first; tim-group-sync --config first/config.toml init --sdk-app-id 1400000000 --base-url {api} --secret-key-file prod.key",
     ),
-    // An answer of an error is a failure.
+    // -f: an HTTP error makes curl fail.
     ("curl -s ", "curl -sf "),
     ("tim-group-sync simulate", "tim-group-sync simulate --listen {address}:8787"),
 ];
 
-/// Folders of a system where the program is installed, and what stands for them.
+/// Folders of a system where the program is installed, and their replacements.
 const FOLDERS: [(&str, &str); 2] = [("/var/lib/tim-group-sync/", "./"), ("/var/backups/", "./backup-of-")];
 
-/// What a command that goes on until it is stopped says when it is ready.
+/// Commands that run until they are stopped, and what they print when they are ready.
 const READY: [(&str, &str); 2] = [("run", "\"started\""), ("simulate", "configuration:")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_command_of_the_pages_does_what_it_is_shown_for() {
+async fn every_command_of_the_pages_succeeds() {
     let database = Database::with_a_history().await;
     let mut runs = tokio::task::JoinSet::new();
     let shown = pages().into_iter().filter(|page| page.path != "README.zh-CN.md");
     for (number, page) in shown.enumerate() {
-        let shop = Workshop::new(number, &database).await;
-        runs.spawn_blocking(move || shop.try_out(&page));
+        let sandbox = Sandbox::new(number, &database).await;
+        runs.spawn_blocking(move || sandbox.run_commands(&page));
     }
-    let mut elsewhere = BTreeSet::new();
+    let mut not_run = BTreeSet::new();
     for used in runs.join_all().await {
-        elsewhere.extend(used);
+        not_run.extend(used);
     }
-    let listed: BTreeSet<&str> = ELSEWHERE.iter().map(|(beginning, _)| *beginning).collect();
-    assert_eq!(elsewhere, listed, "commands that no page shows need no reason");
+    let listed: BTreeSet<&str> = NOT_RUN.iter().map(|(beginning, _)| *beginning).collect();
+    assert_eq!(not_run, listed, "NOT_RUN lists commands that no page shows");
 }
 
 #[test]
@@ -117,7 +116,7 @@ impl Database {
         let mut world = World::on(Engine::Sqlite).await;
         world.page_limit = 10_000;
         world.guard = DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() };
-        // A crawl an hour, and the last one just now.
+        // One crawl an hour; the last one is now.
         world.clock.set(Clock::system().now() - TimeDelta::hours(18));
         world.create("Public", "@TGS#2J4SZEAEL");
         world.api.create_many("Private", 400);
@@ -136,15 +135,15 @@ impl Database {
     }
 }
 
-/// A folder of one page, with a configuration, a key, a database, and the API that is configured.
-struct Workshop {
+/// A temporary folder for one page, with a configuration, a key, a database, and a simulated API.
+struct Sandbox {
     folder: TempDir,
-    /// A loopback address of its own, for the ports that the pages name.
+    /// A loopback address of this page, for the ports that the pages name.
     address: String,
     api: Simulator,
 }
 
-impl Workshop {
+impl Sandbox {
     async fn new(number: usize, database: &Database) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let api = Simulator::start(Settings::default()).await.unwrap();
@@ -165,19 +164,19 @@ impl Workshop {
         Self { folder, address, api }
     }
 
-    /// Runs the commands of a page in their order; returns which reasons it needed not to run some.
-    fn try_out(&self, page: &Page) -> BTreeSet<&'static str> {
-        let mut elsewhere = BTreeSet::new();
+    /// Runs the commands of a page in order, and returns the prefixes in `NOT_RUN` that it skipped.
+    fn run_commands(&self, page: &Page) -> BTreeSet<&'static str> {
+        let mut not_run = BTreeSet::new();
         let mut servers = Vec::new();
         for block in page.blocks() {
             for command in commands(&block) {
                 if let Some((beginning, _)) =
-                    ELSEWHERE.iter().find(|(beginning, _)| command.starts_with(beginning))
+                    NOT_RUN.iter().find(|(beginning, _)| command.starts_with(beginning))
                 {
-                    elsewhere.insert(*beginning);
+                    not_run.insert(*beginning);
                     continue;
                 }
-                let command = self.in_its_stead(&command);
+                let command = self.replacement(&command);
                 match READY.iter().find(|(verb, _)| is_verb(&command, verb)) {
                     Some((_, ready)) => servers.push(self.start(&block.at, &command, ready)),
                     None => self.run(&block.at, &command),
@@ -185,12 +184,12 @@ impl Workshop {
             }
         }
         servers.into_iter().for_each(Server::stop);
-        elsewhere
+        not_run
     }
 
-    fn in_its_stead(&self, command: &str) -> String {
+    fn replacement(&self, command: &str) -> String {
         let mut command = command.to_owned();
-        for (beginning, instead) in IN_ITS_STEAD {
+        for (beginning, instead) in REPLACEMENTS {
             if let Some(rest) = command.strip_prefix(beginning) {
                 command =
                     instead.replace("{address}", &self.address).replace("{api}", &self.api.base_url()) + rest;
@@ -207,7 +206,7 @@ impl Workshop {
         command
     }
 
-    /// A shell with this program on its path, that ends after a minute, however it goes.
+    /// Returns a shell with this program on its path, which is killed after a minute.
     fn shell(&self, command: &str) -> Command {
         let mut path = Path::new(PROGRAM).parent().unwrap().as_os_str().to_owned();
         path.push(":");
@@ -244,7 +243,7 @@ impl Workshop {
     }
 }
 
-/// A command that goes on until it is stopped.
+/// A command that runs until it is stopped.
 struct Server {
     what: String,
     process: Child,
@@ -260,12 +259,12 @@ impl Server {
     }
 }
 
-/// Whether the program is asked for something that goes on until it is stopped.
+/// Returns true if a command runs this program with the subcommand `verb`.
 fn is_verb(command: &str, verb: &str) -> bool {
     command.starts_with("tim-group-sync") && command.split_whitespace().any(|word| word == verb)
 }
 
-/// The commands of a block, each with its continuation lines and what is between the marks of a here-document.
+/// Returns the commands of a block, each with its continuation lines and here-document.
 fn commands(block: &Block) -> Vec<String> {
     let lines: Vec<&str> = match block.info.as_str() {
         "sh" => block.text.lines().collect(),
@@ -288,7 +287,7 @@ fn commands(block: &Block) -> Vec<String> {
             }),
         };
     }
-    // What follows a command on its line is for the reader.
+    // Comments after a command are for the reader.
     commands
         .into_iter()
         .map(|command| command.split("  # ").next().unwrap_or_default().trim_end().to_owned())
