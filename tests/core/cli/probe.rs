@@ -1,0 +1,182 @@
+//! `check --probe`: what the table says, what it does not show, and how often it asks.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use harness::cli::{Ended, Place};
+use tim_group_sync::simulator::{At, Call, Fault, KEY};
+
+const PROBE: [&str; 4] = ["check", "--probe", "--probe-wait", "10ms"];
+
+async fn probe(place: &Place) -> Ended {
+    place.run(&PROBE).await
+}
+
+/// Answer and detail by question, of the only app.
+async fn probe_json(place: &Place, code: i32) -> BTreeMap<String, (String, String)> {
+    let ended = place.run(&[&PROBE[..], &["--json"]].concat()).await;
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let rows = ended.result();
+    let rows = rows.as_array().unwrap().iter().map(|row| {
+        assert_eq!(row["app"], 1);
+        (text(&row["question"]), (text(&row["answer"]), text(&row["detail"])))
+    });
+    rows.collect()
+}
+
+/// The line of the table about a question.
+fn line<'a>(ended: &'a Ended, question: &str) -> &'a str {
+    ended.out.lines().find(|line| line.contains(question)).unwrap_or_else(|| panic!("{question}: {ended:?}"))
+}
+
+fn with_groups(place: &Place) {
+    place.api.create_many("Public", 250);
+    place.api.create_many("Private", 30);
+    place.api.create_many("Community", 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_answers_every_question() {
+    let place = Place::new().await;
+    with_groups(&place);
+    let ended = probe(&place).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for (question, answer) in [
+        ("unknown id, default form", "code 10010"),
+        ("unknown id, Community form", "code 10010"),
+        ("unknown id, custom form", "code 10010"),
+        ("malformed id, 64 bytes", "code 100"),
+        ("malformed id, with a control character", "code 100"),
+        ("a listed group of type Public", "code 0, Type Public"),
+        ("a listed group of type Community", "code 0, Type Community"),
+        ("a listed group of type ChatRoom", "not asked"),
+        ("top level of get_group_info, one unknown id", "with its entries"),
+        ("top level of get_group_info, listed groups", "agrees with its entries"),
+        ("top level of get_group_info, a listed group and an unknown id", "with its entries"),
+        ("is the GroupType filter honoured?", "yes: the first pages of 3 types have no group in common"),
+        ("is Work accepted as a filter for Private?", "no: refused with code 10004"),
+        ("is Meeting accepted as a filter for ChatRoom?", "no: refused with code 10004"),
+        ("in the same order twice?", "the same 100 groups in the same order"),
+        ("is a Next accepted again later?", "yes, 10ms later: the same 100 groups in the same order"),
+        ("undocumented top-level fields of get_appid_group_list", "none"),
+        ("undocumented fields of entries of get_appid_group_list", "none"),
+        ("undocumented top-level fields of get_group_info", "none"),
+        ("undocumented fields of entries of get_group_info", "none"),
+        ("HTTP status of the answers", "200: "),
+        ("Date header of an answer", "present, "),
+    ] {
+        assert!(line(&ended, question).contains(answer), "{question}: {}", line(&ended, question));
+    }
+    assert!(line(&ended, "honoured?").contains("TotalCount: app 285, Public 250, Private 30"), "{ended:?}");
+    assert!(ended.err.contains("the API accepts the credentials"), "{ended:?}");
+    assert!(ended.err.contains("waiting 10ms before the same Next is used again"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_table_nor_json_shows_ids_names_or_secrets() {
+    let place = Place::new().await;
+    with_groups(&place);
+    let signature = place.run(&["usersig", "--app", "prod"]).await.out;
+    for ended in [probe(&place).await, place.run(&[&PROBE[..], &["--json"]].concat()).await] {
+        for shown in [&ended.out, &ended.err] {
+            let hidden = [KEY, "usersig=", "http://", "@TGS#2", "room_", "probe-", signature.trim()];
+            hidden.iter().for_each(|hidden| assert!(!shown.contains(hidden), "{hidden}: {shown}"));
+            place.api.truth().keys().for_each(|id| assert!(!shown.contains(id.as_str()), "{id}: {shown}"));
+        }
+        let address = place.api.addr().to_string();
+        for hidden in ["prod", "groups.db", "1400000000", "administrator", &address] {
+            assert!(!ended.out.contains(hidden), "{hidden}: {}", ended.out);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_requests_keep_the_interval_and_requests_about_groups_are_few() {
+    let place = Place::new().await;
+    with_groups(&place);
+    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
+    let file = place.path("config.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, config.replace("request_interval = \"0s\"", "request_interval = \"100ms\""))
+        .unwrap();
+    let before = place.api.requests().len();
+    let start = Instant::now();
+    assert_eq!(probe(&place).await.code, Some(0));
+    let requests = place.api.requests().split_off(before);
+    let (lists, infos): (Vec<_>, Vec<_>) = requests.iter().partition(|request| request.call == Call::List);
+    // The credentials; all types and each; two other names; a first page again; a second page twice.
+    assert_eq!((lists.len(), infos.len()), (1 + 7 + 2 + 1 + 2, 7));
+    // Compared with the earliest moments at which they may have been sent: an arrival is late by as much as the machine is
+    // busy, and then the next one seems early.
+    for (turns, request) in (0..).zip(&lists) {
+        assert!(
+            request.arrived_at >= start + Duration::from_millis(100) * turns,
+            "{turns} turns after the first"
+        );
+    }
+    assert!(lists[1..].iter().all(|request| request.limit == 100), "{lists:?}");
+    // A probe leaves nothing behind: the lease is free again.
+    assert_eq!(place.run(&["crawl", "--no-wait"]).await.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_cannot_be_asked_says_why_and_stops_no_other() {
+    let place = Place::new().await;
+    let empty = probe_json(&place, 0).await;
+    let why = |question: &str| empty[question].clone();
+    let not_asked = |why: &str| ("not asked".to_owned(), why.to_owned());
+    assert_eq!(
+        why("get_group_info: a listed group of type Public"),
+        not_asked("the list of this type is empty")
+    );
+    assert_eq!(why("top level of get_group_info, listed groups"), not_asked("no list has a group"));
+    assert_eq!(
+        why("is a Next accepted again later?"),
+        not_asked("no list has a second page at a Limit of 100")
+    );
+    assert_eq!(
+        why("does a first page come in the same order twice?"),
+        not_asked("no first page has two groups")
+    );
+    assert_eq!(empty["get_group_info: unknown id, default form"].0, "code 10010");
+
+    with_groups(&place);
+    place.api.script(At::Info, Fault::ErrorCode(10007));
+    place.api.script(At::Type("Community".to_owned()), Fault::ErrorCode(10004));
+    place.api.script(At::Type("Work".to_owned()), Fault::Status(404));
+    let failing = probe_json(&place, 0).await;
+    let unknown = &failing["get_group_info: unknown id, default form"];
+    assert_eq!(unknown.0, "no GroupInfo; top-level code 10007");
+    let listed = &failing["get_group_info: a listed group of type Community"];
+    assert_eq!(listed.1, "the list of this type: refused with code 10004");
+    assert_eq!(failing["is Work accepted as a filter for Private?"].0, "no: HTTP status 404");
+    assert!(failing["is the GroupType filter honoured?"].0.starts_with("yes"), "{failing:?}");
+    assert!(failing["is a Next accepted again later?"].0.starts_with("yes"), "{failing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ignored_filter_and_codes_beside_entries_are_noticed() {
+    let place = Place::new().await;
+    with_groups(&place);
+    place.api.script(At::Every, Fault::IgnoreGroupType);
+    place.api.script(At::Info, Fault::CodeBesideGroups(10010));
+    let rows = probe_json(&place, 0).await;
+    let filter = &rows["is the GroupType filter honoured?"].0;
+    assert!(filter.starts_with("no: ") && filter.ends_with("have 100 groups in common"), "{filter}");
+    assert_eq!(rows["top level of get_group_info, one unknown id"].0, "agrees with its entries");
+    let listed = &rows["top level of get_group_info, listed groups"];
+    assert_eq!(listed.0, "does not agree with its entries");
+    assert!(listed.1.starts_with("ErrorCode 10010, ActionStatus FAIL; codes of entries: 0"), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_credentials_are_the_checks_failure_and_nothing_else_is_asked() {
+    let place = Place::new().await;
+    place.write_key("fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210");
+    let rows = probe_json(&place, 78).await;
+    assert_eq!(rows["all questions"].1, "the check of this app did not succeed");
+    assert!(place.api.requests().iter().all(|request| request.call == Call::List));
+    let together = place.run(&["check", "--probe", "--no-environment"]).await;
+    assert_eq!(together.code, Some(2), "{together:?}");
+}

@@ -1,0 +1,474 @@
+//! Key, UserSig and the database's password show nowhere, whatever happens, and nobody is trusted without a certificate.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use harness::cli::get;
+use harness::cli::{Ended, Place};
+use harness::postgres::PostgresServer;
+use harness::program::Service;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustix::process::{Pid, Signal, kill_process};
+use tim_group_sync::clock::Clock;
+use tim_group_sync::config::{Config, Environment};
+use tim_group_sync::model::SdkAppId;
+use tim_group_sync::simulator::{At, Fault, KEY};
+use tim_group_sync::store::PostgresDatabase;
+use tim_group_sync::tencent::usersig::{Claims, SecretKey, sign};
+use tim_group_sync::tencent::{Client, ClientSettings};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A key of the usual form that the API does not know.
+const WRONG_KEY: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+const PASSWORD: &str = "correct-horse-battery";
+
+/// The first secret in a text. A UserSig is known by its form: `eJ` is how what zlib packed begins in base64.
+fn secret_in(text: &str) -> Option<&str> {
+    let known = [KEY, WRONG_KEY, PASSWORD, "usersig="].into_iter().find(|secret| text.contains(secret));
+    known.or_else(|| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "*-_+/=%".contains(c);
+        text.split(|c| !is_part(c)).find(|word| word.find("eJ").is_some_and(|at| word.len() - at > 100))
+    })
+}
+
+fn assert_no_secret(place: &str, text: &str) {
+    if let Some(secret) = secret_in(text) {
+        panic!("{place} shows {secret:?}: {text}");
+    }
+}
+
+fn assert_says_no_secret(what: &str, ended: &Ended) {
+    assert_no_secret(&format!("stdout of {what}"), &ended.out);
+    assert_no_secret(&format!("stderr of {what}"), &ended.err);
+}
+
+/// Runs a command with every log line there is.
+async fn run(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let mut command = place.command(arguments);
+    command.env("TIM_GROUP_SYNC_LOG", "trace").envs(variables.iter().copied());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command, which must show no secret and end with this code.
+async fn overhear(place: &Place, arguments: &[&str], code: i32) -> Ended {
+    let ended = run(place, arguments, &[]).await;
+    assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+    assert_says_no_secret(&arguments.join(" "), &ended);
+    ended
+}
+
+#[test]
+fn this_test_would_know_a_secret_if_it_saw_one() {
+    let claims = Claims {
+        sdk_app_id: SdkAppId::new(1_400_000_000).unwrap(),
+        identifier: "administrator".to_owned(),
+        issued_at: 1_772_000_000,
+        lifetime: Duration::from_hours(1),
+    };
+    let usersig = sign(&claims, &SecretKey::new(KEY));
+    let url = format!("https://h/x?a=b&sig={}&random=1", usersig.expose());
+    assert!(secret_in(&url).is_some());
+    assert!(secret_in(&format!("key {KEY}.")).is_some() && secret_in(PASSWORD).is_some());
+    assert_eq!(secret_in("GET /v4/group_open_http_svc/get_appid_group_list took 3 ms"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_in_any_command_that_succeeds() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 400);
+    for (arguments, code) in [
+        (&["check"][..], 0),
+        (&["migrate"], 0),
+        (&["crawl"], 0),
+        (&["crawl", "--json"], 0),
+        (&["status"], 0),
+        (&["check", "--show-config"], 0),
+        (&["check", "--json"], 0),
+        (&["check", "--probe", "--probe-wait", "0s"], 0),
+    ] {
+        let ended = overhear(&place, arguments, code).await;
+        // By itself a command logs warnings only.
+        assert!(arguments != ["crawl"] || ended.err.contains("INFO"), "{ended:?}");
+    }
+    place.api.dissolve_some(300);
+    for (arguments, code) in [
+        (&["crawl", "--dry-run"][..], 3),
+        (&["crawl"], 3),
+        (&["approve", "--crawl", "3"], 0),
+        (&["undelete", "--crawl", "3", "--json"], 0),
+        (&["status", "--json"], 0),
+        (&["status", "--max-age", "0s"], 1),
+    ] {
+        overhear(&place, arguments, code).await;
+    }
+    // The one command that prints a secret prints it once, on stdout.
+    let signed = run(&place, &["usersig", "--app", "prod"], &[]).await;
+    assert_eq!(signed.code, Some(0), "{signed:?}");
+    assert!(secret_in(&signed.out).is_some() && !signed.out.contains(KEY), "{signed:?}");
+    assert_no_secret("stderr of usersig", &signed.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_whatever_the_api_answers() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    place.configure("page_limit = 10\ngroup_types = [\"Public\"]\n");
+    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let hasty = lines.replace("\"2s\"", "\"200ms\"").replace("retry_for = \"1s\"", "retry_for = \"0s\"");
+    std::fs::write(place.path("config.toml"), hasty).unwrap();
+    let answered = [1, 10004, 10007, 60002, 60011, 60021, 70001, 70003, 70009, 70013, 70016, 70403];
+    let mut faults: Vec<Fault> = answered.into_iter().map(Fault::ErrorCode).collect();
+    faults.extend([
+        Fault::Status(404),
+        Fault::Status(429),
+        Fault::Status(503),
+        Fault::Timeout,
+        Fault::Reset,
+        Fault::TruncatedBody,
+        Fault::NotJson,
+        Fault::HtmlWith200,
+        Fault::OversizedBody,
+        Fault::Redirect,
+        Fault::EarlyEnd,
+        Fault::RepeatCursor,
+        Fault::NoNext,
+        Fault::NextIs("eleven".to_owned()),
+        Fault::NoTotalCount,
+    ]);
+    for fault in faults {
+        place.api.script(At::Every, fault.clone());
+        let ended = run(&place, &["crawl"], &[]).await;
+        assert_says_no_secret(&format!("a crawl with {fault:?}"), &ended);
+        assert!(
+            ended.code.is_some_and(|code| code != 0) || matches!(fault, Fault::NoTotalCount),
+            "{fault:?}: {ended:?}"
+        );
+        place.api.heal();
+    }
+    place.write_key(WRONG_KEY);
+    overhear(&place, &["check"], 78).await;
+    overhear(&place, &["crawl"], 78).await;
+    // Nobody is there.
+    place.write_key(KEY);
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let elsewhere = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let elsewhere = elsewhere.replace(&place.api.base_url(), &format!("http://{closed}"));
+    std::fs::write(place.path("config.toml"), elsewhere).unwrap();
+    overhear(&place, &["crawl"], 1).await;
+    overhear(&place, &["status", "--json"], 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_that_stands_in_the_wrong_place() {
+    let place = Place::new().await;
+    place.configure("");
+    let lawful = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    for (from, to) in [
+        ("secret_key_file = \"app.key\"", format!("secret_key_file = \"{KEY}\"")),
+        ("secret_key_file = \"app.key\"", format!("secret_key = \"{KEY}\"")),
+        ("secret_key_file = \"app.key\"", format!("secret_key_file = {KEY}")),
+        ("secret_key_file = \"app.key\"", format!("secret_key_file = [\"{KEY}\"]")),
+        ("\"sqlite:groups.db\"", format!("\"postgres://tim:{PASSWORD}@localhost/tim\"")),
+        ("\"sqlite:groups.db\"", format!("\"postgres://tim:{PASSWORD}@localhost:port/tim\"")),
+        ("\"sqlite:groups.db\"", format!("\"mysql://tim:{PASSWORD}@localhost/tim\"")),
+        ("url = \"sqlite:groups.db\"", format!("password = \"{PASSWORD}\"")),
+        ("http://127", format!("http://tim:{PASSWORD}@127")),
+    ] {
+        let lines = lawful.replace(from, &to);
+        assert_ne!(lines, lawful);
+        std::fs::write(place.path("config.toml"), lines).unwrap();
+        for arguments in [&["check"][..], &["check", "--show-config"], &["crawl", "--json"], &["run"]] {
+            overhear(&place, arguments, 78).await;
+        }
+    }
+    std::fs::write(place.path("config.toml"), &lawful).unwrap();
+    for content in [format!("{KEY}\n{KEY}"), format!("secret {KEY}"), format!("{KEY}{}", "x".repeat(5000))] {
+        std::fs::write(place.path("app.key"), content).unwrap();
+        for command in ["check", "crawl"] {
+            overhear(&place, &[command], 78).await;
+        }
+    }
+    // A URL of the environment may carry a password.
+    for url in [
+        format!("postgres://tim:{PASSWORD}@localhost:1/tim"),
+        format!("postgres://tim:{PASSWORD}@localhost:port/tim"),
+        format!("postgres://tim@localhost:1/tim?password={PASSWORD}"),
+    ] {
+        for arguments in [&["check", "--json"][..], &["status"], &["check", "--show-config"]] {
+            let ended = run(&place, arguments, &[("TIM_GROUP_SYNC_DATABASE_URL", &url)]).await;
+            assert_says_no_secret(&format!("{arguments:?} with a URL of the environment"), &ended);
+        }
+    }
+    let init =
+        ["init", "--sdk-app-id", "1", "--region", "china", "--secret-key-file", "app.key", "--database"];
+    std::fs::remove_file(place.path("config.toml")).unwrap();
+    let url = format!("postgres://tim:{PASSWORD}@localhost/tim");
+    place.write_key(KEY);
+    overhear(&place, &[&init[..], &[&url]].concat(), 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn the_databases_password_shows_neither_when_it_is_taken_nor_when_it_is_refused() {
+    let server = PostgresServer::shared().await;
+    let place = Place::new().await;
+    place.api.create_many("Public", 5);
+    let database = server.database().await;
+    let name = database.settings().to_string();
+    assert_no_secret("the database's name", &name);
+    std::fs::write(place.path("password"), PASSWORD).unwrap();
+    std::fs::set_permissions(place.path("password"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let at = |url: &str| {
+        let database = format!("url = \"{url}\"\npassword_file = \"password\"");
+        std::fs::write(place.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", &database))
+            .unwrap();
+    };
+    at(&database.url);
+    for command in ["migrate", "check", "crawl", "status"] {
+        overhear(&place, &[command], 0).await;
+    }
+    overhear(&place, &["check", "--show-config"], 0).await;
+    if server.is_own() {
+        let role = format!("keyless_{}", std::process::id());
+        server
+            .administer(&format!(
+                "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+                 CREATE ROLE {role} LOGIN PASSWORD 'another' IN ROLE locked"
+            ))
+            .await;
+        at(&server.url_as(&role, &database.name));
+        for command in ["check", "crawl", "status"] {
+            overhear(&place, &[command], 78).await;
+        }
+        server.administer(&format!("DROP ROLE {role}")).await;
+    }
+    at("postgres://tim@localhost:1/tim");
+    for command in ["check", "crawl", "status"] {
+        overhear(&place, &[command], 75).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_to_whoever_looks_at_the_process() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    // The first crawl of the daemon is caught up at once.
+    for command in ["run", "crawl"] {
+        let asked = place.api.hold(At::Every);
+        let mut spawned = place.command(&[command]);
+        spawned.env("TIM_GROUP_SYNC_LOG", "trace").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = spawned.spawn().unwrap();
+        let id = child.id();
+        let ending = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+        // Now it has read its key and signed a request.
+        asked.reached().await;
+        for file in ["cmdline", "environ", "comm", "status"] {
+            let shown = std::fs::read(format!("/proc/{id}/{file}")).unwrap();
+            assert!(!shown.is_empty());
+            assert_no_secret(&format!("{file} of {command}"), &text(&shown));
+        }
+        asked.release();
+        if command == "run" {
+            let pid = Pid::from_raw(id.cast_signed()).unwrap();
+            kill_process(pid, Signal::TERM).unwrap();
+        }
+        let output = ending.await.unwrap();
+        let ended =
+            Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) };
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_says_no_secret(command, &ended);
+    }
+}
+
+/// The address that a log line names.
+fn address_in(line: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    line["address"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 30);
+    place.configure("");
+    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let listening = lines.replace("listen = \"\"", "listen = \"127.0.0.1:0\"");
+    assert_ne!(listening, lines);
+    std::fs::write(place.path("config.toml"), &listening).unwrap();
+    let mut command = place.command(&["run"]);
+    command.env("TIM_GROUP_SYNC_LOG", "trace");
+    let (daemon, metrics) = Service::by(command).says_line("serving /metrics").await;
+    let (daemon, dashboard) = daemon.says_line("serving the dashboard").await;
+    let daemon = daemon.says("crawl complete").await;
+    let (metrics, dashboard) = (address_in(&metrics), address_in(&dashboard));
+    let asked = async |how_it_stands: &str| {
+        let pages = ["/metrics", "/healthz", "/readyz", "/readyz?usersig=x", "/nothing"];
+        let mut asked: Vec<(&str, String)> =
+            pages.into_iter().map(|page| (metrics.as_str(), page.to_owned())).collect();
+        for page in ["/", "/api/apps"] {
+            asked.push((&dashboard, page.to_owned()));
+        }
+        let of_app =
+            ["", "/crawls", "/app_counts", "/type_counts", "/daily_counts", "/group_events", "/groups"];
+        for page in of_app {
+            asked.push((&dashboard, format!("/api/apps/1400000000{page}")));
+        }
+        for (address, page) in asked {
+            let (status, head, body) = get(address, &page).await;
+            assert!(page == "/nothing" || !status.starts_with("404"), "{page}: {status}");
+            assert_no_secret(&format!("{page} while {how_it_stands}"), &format!("{status} {head} {body}"));
+        }
+    };
+    asked("all is well").await;
+    place.write_key(WRONG_KEY);
+    daemon.signal(Signal::HUP);
+    let daemon = daemon.says("configuration reloaded").await;
+    daemon.signal(Signal::USR1);
+    let daemon = daemon.says("crawl failed").await;
+    asked("the key is refused").await;
+    std::fs::write(place.path("config.toml"), listening.replace("\"app.key\"", &format!("\"{KEY}\"")))
+        .unwrap();
+    daemon.signal(Signal::HUP);
+    let daemon = daemon.says("was not reloaded").await;
+    asked("the configuration holds a key").await;
+    daemon.signal(Signal::TERM);
+    let daemon = daemon.says("stopped").await;
+    assert_no_secret("the log", daemon.log());
+    assert_eq!(daemon.ends().await, Some(0));
+}
+
+#[tokio::test]
+async fn no_secret_shows_when_what_holds_it_is_printed() {
+    let place = Place::new().await;
+    std::fs::write(place.path("password"), PASSWORD).unwrap();
+    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let server = "url = \"postgres://tim@localhost/tim\"\npassword_file = \"password\"";
+    std::fs::write(place.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", server)).unwrap();
+    let with_password = format!("postgres://tim:{PASSWORD}@localhost/tim");
+    let environments = [
+        Environment::new([("HOME", "/home/u")]),
+        Environment::new([("TIM_GROUP_SYNC_DATABASE_URL", with_password.clone())]),
+    ];
+    for environment in environments {
+        let config = Config::load(&place.path("config.toml"), &environment).unwrap();
+        let app = &config.apps[0];
+        let key = app.read_secret_key().unwrap();
+        let client = Client::new(ClientSettings {
+            sdk_app_id: app.sdk_app_id,
+            identifier: app.identifier.clone(),
+            secret_key: key.key.clone(),
+            base_url: app.api.base_url.clone(),
+            place: String::new(),
+            request_timeout: app.request_timeout,
+            clock: Clock::system(),
+        })
+        .unwrap();
+        let claims = Claims {
+            sdk_app_id: app.sdk_app_id,
+            identifier: app.identifier.clone(),
+            issued_at: 1_772_000_000,
+            lifetime: Duration::from_hours(1),
+        };
+        let usersig = sign(&claims, &key.key);
+        let password = config.database.read_password().unwrap();
+        let database = PostgresDatabase::new(&with_password).unwrap();
+        let shown = format!(
+            "{environment:?} {config:#?} {key:?} {client:#?} {usersig:?} {password:?} {database:?} {database}"
+        );
+        assert_no_secret("Debug", &shown);
+    }
+}
+
+/// A certificate authority, and servers that carry what they hear on to another.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut of_authority = CertificateParams::default();
+        of_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(of_authority, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A server with a certificate for this name, valid until this year.
+    async fn server(&self, name: &str, valid_until: i32, beyond: SocketAddr) -> SocketAddr {
+        let key = KeyPair::generate().unwrap();
+        let mut of_server = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        of_server.not_after = rcgen::date_time_ymd(valid_until, 1, 1);
+        let certificate = of_server.signed_by(&key, &self.0).unwrap();
+        let certificate = CertificateDer::from_pem_slice(certificate.pem().as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut client = acceptor.accept(client).await?;
+                    let mut server = TcpStream::connect(beyond).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+        address
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_must_show_a_certificate_that_the_system_trusts_before_it_gets_a_signature() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    let plain = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let (trusted, stranger) = (Authority::new(), Authority::new());
+    std::fs::write(place.path("ca.pem"), trusted.0.pem()).unwrap();
+    std::fs::write(place.path("none.pem"), "").unwrap();
+    let bundle = place.path("ca.pem").display().to_string();
+    let none = place.path("none.pem").display().to_string();
+    let api = place.api.addr();
+    let check = async |server: SocketAddr, bundle: &str| {
+        let lines = plain.replace(&place.api.base_url(), &format!("https://localhost:{}", server.port()));
+        std::fs::write(place.path("config.toml"), lines).unwrap();
+        let ended = run(&place, &["check"], &[("SSL_CERT_FILE", bundle)]).await;
+        assert_says_no_secret("check over TLS", &ended);
+        ended
+    };
+    for server in [
+        stranger.server("localhost", 2100, api).await,
+        trusted.server("example.com", 2100, api).await,
+        trusted.server("localhost", 2020, api).await,
+    ] {
+        let ended = check(server, &bundle).await;
+        let says = ended.out.contains("a certificate that this machine does not trust");
+        assert!(ended.code == Some(1) && says && ended.out.contains("SSL_CERT_FILE"), "{ended:?}");
+    }
+    let ended = check(trusted.server("localhost", 2100, api).await, &none).await;
+    let says = ended.out.contains("No CA certificates") && ended.out.contains("SSL_CERT_FILE");
+    assert!(ended.code == Some(1) && says, "{ended:?}");
+    assert!(place.api.requests().is_empty(), "a signature reached a server that nobody vouches for");
+    let ended = check(trusted.server("localhost", 2100, api).await, &bundle).await;
+    assert!(ended.code == Some(0) && ended.out.contains("3 groups"), "{ended:?}");
+    // The simulator needs no certificates, so it does without any on the machine.
+    std::fs::write(place.path("config.toml"), &plain).unwrap();
+    let ended = run(&place, &["check"], &[("SSL_CERT_FILE", &none)]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}

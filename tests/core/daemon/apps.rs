@@ -1,0 +1,302 @@
+//! Apps that come, go and change while the daemon runs, and many of them at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use harness::daemon::{PROD, Stage, Wish};
+use harness::postgres::OwnServer;
+use tim_group_sync::daemon::{AppPlan, Database, Phase, keep_database};
+use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
+use tim_group_sync::simulator::{At, Fault};
+use tim_group_sync::store::{Store, StoreError};
+
+const CAUGHT_UP: Wish = Wish { catch_up: true, ..PROD };
+const OTHER: Wish = Wish { app: "other", sdk_app_id: 1_400_000_001, ..CAUGHT_UP };
+
+/// A plan whose key can be read only while the flag is up.
+fn with_key_file(stage: &Stage, wish: &Wish) -> (AppPlan, Arc<AtomicBool>) {
+    let plan = stage.plan(&stage.api, wish);
+    let (readable, make) = (Arc::new(AtomicBool::new(false)), plan.crawler);
+    let is_readable = Arc::clone(&readable);
+    let crawler = Box::new(move |store: &_| {
+        if is_readable.load(Ordering::SeqCst) { make(store) } else { Err("cannot read prod.key".to_owned()) }
+    });
+    (AppPlan { crawler, ..plan }, readable)
+}
+
+#[tokio::test]
+async fn an_app_that_is_added_is_crawled_and_one_that_is_taken_out_is_not_any_more() {
+    let stage = Stage::new().await;
+    let api = stage.api_of(&OTHER).await;
+    let mut prod = stage.start_crawled().await;
+    let mut other = prod.is_given([stage.plan(&stage.api, &CAUGHT_UP), stage.plan(&api, &OTHER)], OTHER.app);
+    other.has_crawled(2).await;
+    prod.waits_until("09:00:00").await;
+
+    prod.goes_over_to([stage.plan(&stage.api, &CAUGHT_UP)]);
+    prod.life.signal(Signal::CrawlNow);
+    prod.has_crawled(3).await;
+    assert!(!prod.apps.borrow().contains_key("other"));
+    assert_eq!(
+        stage.crawls().await,
+        ["catch_up 08:00 complete", "catch_up 08:00 complete other", "signal  complete"]
+    );
+    assert_eq!(prod.stop().await, Ending::Asked);
+}
+
+#[tokio::test]
+async fn the_database_is_told_which_apps_are_configured() {
+    let stage = Stage::new().await;
+    let api = stage.api_of(&OTHER).await;
+    let mut prod = stage.start_crawled().await;
+    let mut other = prod.is_given([stage.plan(&stage.api, &CAUGHT_UP), stage.plan(&api, &OTHER)], OTHER.app);
+    other.has_crawled(2).await;
+    let configured = async || {
+        let (_, rows) = stage.store.read("SELECT app FROM app_status WHERE configured = 1").await.unwrap();
+        rows.concat().join(" ")
+    };
+    assert_eq!(configured().await, "prod other");
+    prod.goes_over_to([stage.plan(&stage.api, &CAUGHT_UP)]);
+    while configured().await != "prod" {
+        tokio::task::yield_now().await;
+    }
+    prod.is("still there", |_| true).await;
+}
+
+#[tokio::test]
+async fn another_schedule_holds_from_now_on_and_its_earlier_ticks_are_nobodys() {
+    let stage = Stage::new().await;
+    let mut daemon = stage.start(&PROD);
+    daemon.waits_until("09:00:00").await;
+    stage.set_clock("08:40:00");
+    daemon.goes_over_to([stage.plan(&stage.api, &Wish { cron: "30,45 * * * *", ..PROD })]);
+    daemon.waits_until("08:45:00").await;
+    stage.set_clock("08:45:00");
+    daemon.hand.ring();
+    daemon.has_crawled(1).await;
+    daemon.waits_until("09:30:00").await;
+    assert_eq!(stage.crawls().await, ["schedule 08:45 complete"]);
+    assert_eq!(daemon.skipped_ticks(), 0);
+}
+
+#[tokio::test]
+async fn a_crawl_under_way_ends_with_the_settings_it_began_with_and_the_next_has_the_new_ones() {
+    let stage = Stage::new().await;
+    stage.api.create_many("Private", 2);
+    let held = stage.api.hold(At::Request(2));
+    let mut daemon = stage.start(&CAUGHT_UP);
+    held.reached().await;
+    let private = Wish { group_type: "Private", cron: "30 * * * *", ..CAUGHT_UP };
+    daemon.goes_over_to([stage.plan(&stage.api, &private)]);
+    held.release();
+    daemon.waits_until("08:30:00").await;
+    stage.set_clock("08:30:00");
+    daemon.hand.ring();
+    daemon.has_crawled(2).await;
+    let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
+    let (_, passes) = stage.store.read(passes).await.unwrap();
+    assert_eq!(passes, [["1", "Public"], ["2", "Private"]]);
+}
+
+#[tokio::test]
+async fn an_app_taken_out_in_the_middle_of_its_crawl_ends_it_as_cancelled_and_can_come_back_at_once() {
+    let stage = Stage::new().await;
+    let api = stage.api_of(&OTHER).await;
+    let held = stage.api.hold(At::Request(3));
+    let [prod, mut other] =
+        stage.start_all([("prod", stage.plan(&stage.api, &CAUGHT_UP)), ("other", stage.plan(&api, &OTHER))]);
+    held.reached().await;
+    other.has_ended("complete").await;
+    other.goes_over_to([stage.plan(&api, &OTHER)]);
+    let mut again = other.is_given([stage.plan(&stage.api, &CAUGHT_UP), stage.plan(&api, &OTHER)], "prod");
+    held.release();
+    again.has_ended("complete").await;
+    let mut crawls = stage.crawls().await;
+    crawls.retain(|crawl| !crawl.ends_with("other"));
+    assert_eq!(crawls, ["catch_up 08:00 cancelled", "catch_up 08:00 complete"]);
+    assert_eq!(stage.logged("a task died"), 0);
+    assert_eq!(prod.stop().await, Ending::Asked);
+}
+
+#[tokio::test]
+async fn an_app_whose_key_cannot_be_read_is_shown_as_refused_and_read_again_until_it_can() {
+    let stage = Stage::new().await;
+    let api = stage.api_of(&OTHER).await;
+    let (plan, readable) = with_key_file(&stage, &CAUGHT_UP);
+    let [mut prod, mut other] = stage.start_all([("prod", plan), ("other", stage.plan(&api, &OTHER))]);
+    other.has_ended("complete").await;
+    for again in ["08:21:00", "08:23:00"] {
+        prod.waits_until(again).await;
+        assert!(prod.refused());
+        assert_eq!(prod.troubles(), ["the key of prod cannot be used: cannot read prod.key"]);
+        stage.set_clock(again);
+        readable.store(again == "08:23:00", Ordering::SeqCst);
+        prod.hand.ring();
+    }
+    prod.has_ended("complete").await;
+    prod.waits_until("09:00:00").await;
+    assert!(!prod.refused() && prod.troubles().is_empty());
+    assert_eq!(stage.logged("the app's key cannot be used"), 1, "a state is logged once");
+}
+
+#[tokio::test]
+async fn a_reload_reads_a_key_at_once_that_could_not_be_read() {
+    let stage = Stage::new().await;
+    let (plan, _) = with_key_file(&stage, &CAUGHT_UP);
+    let [mut prod] = stage.start_all([("prod", plan)]);
+    prod.waits_until("08:21:00").await;
+    prod.goes_over_to([stage.plan(&stage.api, &CAUGHT_UP)]);
+    prod.has_crawled(1).await;
+    assert_eq!(stage.crawls().await, ["catch_up 08:00 complete"]);
+    assert!(!prod.refused());
+}
+
+#[tokio::test]
+async fn an_app_goes_on_with_the_key_it_has_if_a_reload_finds_none_and_has_the_new_one_later() {
+    let stage = Stage::new().await;
+    let mut prod = stage.start_crawled().await;
+    let private = Wish { group_type: "Private", ..CAUGHT_UP };
+    let (plan, readable) = with_key_file(&stage, &private);
+    prod.goes_over_to([plan]);
+    prod.is("told", |state| state.key_trouble.is_some()).await;
+    assert!(!prod.refused());
+    for (crawls, now) in [(2, "09:00:00"), (3, "10:00:00")] {
+        readable.store(crawls == 3, Ordering::SeqCst);
+        stage.set_clock(now);
+        prod.hand.ring();
+        prod.has_crawled(crawls).await;
+    }
+    assert!(prod.troubles().is_empty());
+    let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
+    let (_, passes) = stage.store.read(passes).await.unwrap();
+    assert_eq!(passes, [["1", "Public"], ["2", "Public"], ["3", "Private"]]);
+}
+
+#[tokio::test]
+async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attempt() {
+    let stage = Stage::new().await;
+    let plan = stage.plan(&stage.api, &CAUGHT_UP);
+    let wrong = stage.crawler(&stage.api, &Wish { wrong_key: true, ..CAUGHT_UP });
+    let (right, replaced) = (plan.crawler, Arc::new(AtomicBool::new(false)));
+    let is_replaced = Arc::clone(&replaced);
+    let crawler = Box::new(
+        move |store: &_| {
+            if is_replaced.load(Ordering::SeqCst) { right(store) } else { wrong(store) }
+        },
+    );
+    let [mut prod] = stage.start_all([("prod", AppPlan { crawler, ..plan })]);
+    prod.waits_until("08:50:00").await;
+    assert!(prod.refused());
+    assert!(
+        prod.troubles()[0].starts_with("the API refuses the credentials of prod: "),
+        "{:?}",
+        prod.troubles()
+    );
+    replaced.store(true, Ordering::SeqCst);
+    stage.set_clock("08:50:00");
+    prod.hand.ring();
+    prod.has_ended("complete").await;
+    assert!(!prod.refused() && prod.troubles().is_empty());
+}
+
+#[tokio::test]
+async fn a_refused_reload_is_a_trouble_until_one_succeeds() {
+    let stage = Stage::new().await;
+    let mut prod = stage.start(&PROD);
+    prod.waits_until("09:00:00").await;
+    prod.whole.lock().unwrap().refuse_reload("the configuration was not reloaded".to_owned());
+    assert_eq!(prod.troubles(), ["the configuration was not reloaded"]);
+    prod.goes_over_to([stage.plan(&stage.api, &PROD)]);
+    assert!(prod.troubles().is_empty());
+}
+
+#[tokio::test]
+async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
+    let stage = Stage::new().await;
+    let names: [&'static str; 50] = std::array::from_fn(|n| &*format!("app{n}").leak());
+    let mut apis = Vec::new();
+    let mut apps = Vec::new();
+    for (sdk_app_id, app) in (1_400_001_000..).zip(names) {
+        let wish = Wish { app, sdk_app_id, wrong_key: app == "app10", ..CAUGHT_UP };
+        let api = stage.api_of(&wish).await;
+        let mut plan = stage.plan(&api, &wish);
+        match app {
+            "app20" => plan.crawler = Box::new(|_| Err("cannot read app20.key".to_owned())),
+            "app30" => api.script(At::Every, Fault::ErrorCode(10003)),
+            _ => {}
+        }
+        apps.push((app, plan));
+        apis.push(api);
+    }
+    let hanging = apis[40].hold(At::Every);
+    let apps: [(&'static str, AppPlan); 50] = apps.try_into().unwrap();
+    let mut daemons = stage.start_all(apps);
+    hanging.reached().await;
+    let suffering = ["app10", "app20", "app30", "app40"];
+    for (time, next) in [("08:20:00", "09:00:00"), ("09:00:00", "10:00:00")] {
+        stage.set_clock(time);
+        daemons.iter().for_each(|daemon| daemon.hand.ring());
+        for daemon in daemons.iter_mut().filter(|daemon| !suffering.contains(&daemon.app)) {
+            daemon.waits_until(next).await;
+            daemon.has_ended("complete").await;
+        }
+    }
+    let [refused, unreadable, failing, hangs] =
+        suffering.map(|app| daemons[0].apps.borrow().get(app).unwrap().clone());
+    assert!(refused.refused && unreadable.refused && unreadable.key_trouble.is_some());
+    assert!(failing.last.is_some_and(|last| last.status.as_str() == "failed"));
+    assert!(matches!(hangs.phase, Phase::Crawling { .. }));
+    let served = "SELECT count(DISTINCT app), count(*) FROM crawls WHERE status = 'complete'";
+    let (_, served) = stage.store.read(served).await.unwrap();
+    assert_eq!(served, [["46", "92"]]);
+    drop(hanging);
+    let [first, ..] = daemons;
+    assert_eq!(first.stop().await, Ending::Asked);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
+    let stage = Stage::new().await;
+    let (life, store) = (Lifecycle::deaf(), stage.store.clone());
+    let attempts = std::sync::atomic::AtomicU32::new(0);
+    tokio::time::pause();
+    let mut database = keep_database(&life, move || {
+        let (attempt, store) = (attempts.fetch_add(1, Ordering::SeqCst), store.clone());
+        async move {
+            match attempt {
+                0..5 => Err(StoreError::Absent { at: "sqlite:/away/groups.db".to_owned() }),
+                _ => Ok(store),
+            }
+        }
+    });
+    let began = tokio::time::Instant::now();
+    database.wait_for(|database| database.trouble().is_some()).await.unwrap();
+    let trouble = database.borrow().trouble().unwrap();
+    assert!(trouble.starts_with("waiting for the database: there is no database sqlite:/away/"), "{trouble}");
+    database.wait_for(|database| matches!(database, Database::Open(_))).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 1 + 5 + 10 + 20 + 20);
+    assert_eq!((stage.logged("someone has to see to it"), stage.logged("the database is there")), (1, 1));
+    life.signal(Signal::Stop);
+    assert_eq!(life.ended(tim_group_sync::lifecycle::Systemd::from_environment()).await, Ending::Asked);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_database_that_was_gone_for_an_hour_is_a_trouble_until_it_is_back() {
+    let Some(server) = OwnServer::start() else { return };
+    let mut stage = Stage::new().await;
+    stage.store = Store::open(&server.database().await.database_url()).await.unwrap();
+    let mut daemon = stage.start_crawled().await;
+    server.crash().await;
+    stage.set_clock("09:00:00");
+    daemon.hand.ring();
+    daemon.waits_until("09:01:00").await;
+    assert!(daemon.troubles()[0].starts_with("the database fails prod: cannot "), "{:?}", daemon.troubles());
+    server.start_again().await;
+    stage.set_clock("10:00:00");
+    daemon.hand.ring();
+    daemon.waits_until("11:00:00").await;
+    assert!(daemon.troubles().is_empty());
+    assert_eq!(stage.crawls().await, ["catch_up 08:00 complete", "schedule 10:00 complete"]);
+    assert_eq!((stage.logged("the database fails"), stage.logged("the database works again")), (1, 1));
+}

@@ -1,0 +1,8 @@
+//! The daemon: schedule, apps, signals, metrics.
+
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+mod apps;
+mod metrics;
+mod schedule;
+mod service;

@@ -1,0 +1,486 @@
+//! What operators see of the daemon over HTTP: `/metrics`, `/healthz` and `/readyz`, held against the programs that read
+//! them, and the alert rules.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use harness::cli::{Place, get, serving};
+use harness::crawl::World;
+use harness::daemon::{PROD, Stage, Wish, twenty_past_eight};
+use harness::on_every_engine;
+use harness::program::Service;
+use rustix::process::Signal;
+use tim_group_sync::crawl::WhenBusy;
+use tim_group_sync::metrics::Metrics;
+use tim_group_sync::simulator::{At, Fault};
+use tim_group_sync::store::TypeGauges;
+
+/// What is public of the metrics: names that alerts and dashboards hold on to.
+const METRICS: [&str; 26] = [
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_threads",
+    "process_virtual_memory_bytes",
+    "tim_group_sync_api_groups",
+    "tim_group_sync_api_request_duration_seconds",
+    "tim_group_sync_api_requests_total",
+    "tim_group_sync_app_refused",
+    "tim_group_sync_asked_groups_total",
+    "tim_group_sync_build_info",
+    "tim_group_sync_clock_skew_seconds",
+    "tim_group_sync_crawl_duration_seconds",
+    "tim_group_sync_crawl_running",
+    "tim_group_sync_crawls_total",
+    "tim_group_sync_database_up",
+    "tim_group_sync_group_events_total",
+    "tim_group_sync_groups",
+    "tim_group_sync_held_groups",
+    "tim_group_sync_last_complete_crawl_timestamp_seconds",
+    "tim_group_sync_next_crawl_timestamp_seconds",
+    "tim_group_sync_skipped_ticks_total",
+    "tim_group_sync_ticks_since_complete_crawl",
+    "tim_group_sync_unasked_groups",
+];
+
+/// A program of Prometheus', which tests/run sees to.
+fn program(name: &str) -> Command {
+    let own = std::env::var_os("PROMETHEUS_BIN").map(PathBuf::from);
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin");
+    let folders = own.into_iter().chain(["/usr/bin".into(), "/usr/local/bin".into(), unpacked]);
+    let program = folders.map(|folder| folder.join(name)).find(|program| program.exists());
+    Command::new(program.expect("no Prometheus; tests/run unpacks one"))
+}
+
+/// What promtool says of this, which it is given on its standard input.
+async fn promtool(arguments: &'static [&'static str], input: String) -> String {
+    use std::io::Write as _;
+    let said = move || {
+        let mut command = program("promtool");
+        command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let mut promtool =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        promtool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    tokio::task::spawn_blocking(said).await.unwrap()
+}
+
+/// The value of a series on a page.
+fn value<'a>(page: &'a str, series: &str) -> Option<&'a str> {
+    page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+}
+
+/// The values of these series, each without its prefix that all names have.
+fn values(page: &str, series: &[&str]) -> Vec<String> {
+    let of = |name: &&str| value(page, &format!("tim_group_sync_{name}")).unwrap_or("none").to_owned();
+    series.iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: tests/run"]
+async fn promtool_finds_nothing_to_say_against_the_page_which_has_every_metric() {
+    let place = Place::new().await;
+    place.serve_metrics();
+    place.api.create_many("Public", 3);
+    let (daemon, address) = serving(place.command(&["run"])).await;
+    let daemon = daemon.says("crawl complete").await;
+    let (status, head, page) = get(&address, "/metrics").await;
+    assert_eq!(status, "200 OK");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert_eq!(promtool(&["check", "metrics"], page.clone()).await, "");
+    let mut names: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    names.sort_unstable();
+    assert_eq!(names, METRICS);
+    assert_eq!(get(&address, "/healthz").await.2, "alive\n");
+    assert_eq!(get(&address, "/readyz").await.2, "ready\n");
+    assert_eq!(daemon.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: tests/run"]
+async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
+    let place = Place::new().await;
+    place.serve_metrics();
+    place.api.create_many("Public", 3);
+    let (daemon, address) = serving(place.command(&["run"])).await;
+    let daemon = daemon.says("crawl complete").await;
+
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("prometheus/alerts.yml");
+    let configuration = format!(
+        "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
+         rule_files: [\"{}\"]\n\
+         scrape_configs:\n  - job_name: tim-group-sync\n    static_configs: [{{ targets: [\"{address}\"] }}]\n",
+        rules.display()
+    );
+    std::fs::write(place.path("prometheus.yml"), configuration).unwrap();
+    let mut command = program("prometheus");
+    command.current_dir(place.folder.path()).args([
+        "--config.file=prometheus.yml",
+        "--storage.tsdb.path=data",
+        "--web.listen-address=127.0.0.1:0",
+    ]);
+    // Its log lines are read like the daemon's.
+    let (prometheus, line) = Service::by(command).says_line("Listening on").await;
+    let prometheus = prometheus.says("Server is ready to receive web requests").await;
+    let its_address = line.rsplit_once("address=").unwrap().1.trim().to_owned();
+    let answers = async |path: &str, expected: &str| {
+        let until_it_does = async {
+            while !get(&its_address, path).await.2.contains(expected) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(60), until_it_does).await.is_ok();
+        assert!(came, "{path} never has {expected}: {}", get(&its_address, path).await.2);
+    };
+    let live = "/api/v1/query?query=max%20by%20(im_app)%20(tim_group_sync_groups%7Bgroup_type%3D%22Public%22%2Cstate%3D%22live%22%7D)";
+    answers(live, "\"metric\":{\"im_app\":\"prod\"},").await;
+    answers(live, ",\"3\"]").await;
+    answers("/api/v1/rules", "\"name\":\"TimGroupSyncNoCompleteCrawl\"").await;
+    answers("/api/v1/rules", "\"health\":\"ok\"").await;
+    let (_, _, rules) = get(&its_address, "/api/v1/rules").await;
+    assert!(!rules.contains("\"health\":\"err\""), "{rules}");
+
+    assert_eq!(prometheus.stop().await, Some(0));
+    assert_eq!(daemon.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: tests/run"]
+async fn promtool_sees_each_alert_fire_when_it_should_and_only_then() {
+    let rules = promtool(&["check", "rules", "prometheus/alerts.yml"], String::new()).await;
+    assert!(rules.contains("SUCCESS: 6 rules found"), "{rules}");
+    promtool(&["test", "rules", "prometheus/alerts.test.yml"], String::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_is_told_and_ends_the_start() {
+    let place = Place::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    place.serve_metrics();
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    std::fs::write(place.path("config.toml"), config.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")))
+        .unwrap();
+    let ended = place.run(&["run"]).await;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(
+        ended.err.contains(&format!("cannot listen on 127.0.0.1:{port} (metrics.listen): "))
+            && ended.err.contains("another program listens there"),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: tests/run"]
+async fn a_daemon_without_its_database_is_alive_not_ready_and_says_why() {
+    let place = Place::new().await;
+    place.serve_metrics();
+    // Bound and not listening: nobody else can take it, and whoever connects is refused.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = nobody.local_addr().unwrap().port();
+    let mut command = place.command(&["run"]);
+    let url = format!("postgres://tim@127.0.0.1:{port}/tim?sslmode=disable");
+    command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
+    let (daemon, address) = serving(command).await;
+    let daemon = daemon.says("started").await;
+    assert_eq!(get(&address, "/healthz").await.0, "200 OK");
+    let (status, _, why) = get(&address, "/readyz").await;
+    assert_eq!(status, "503 Service Unavailable");
+    assert!(why.starts_with("not ready: waiting for the database: ") && why.lines().count() == 1, "{why}");
+    let (status, _, page) = get(&address, "/metrics").await;
+    assert_eq!(status, "200 OK");
+    let shown = ["database_up", "crawls_total{im_app=\"prod\",status=\"complete\"}", "groups"];
+    assert_eq!(values(&page, &shown), ["0", "0", "none"]);
+    assert_eq!(promtool(&["check", "metrics"], page).await, "");
+    assert_eq!(daemon.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_troubles_a_running_daemon_shows_in_status() {
+    let place = Place::new().await;
+    place.serve_metrics();
+    place.api.create_many("Public", 3);
+    let (daemon, address) = serving(place.command(&["run"])).await;
+    let daemon = daemon.says("crawl complete").await;
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    std::fs::write(place.path("config.toml"), config.replace("127.0.0.1:0", &address)).unwrap();
+    let status = place.run(&["status"]).await;
+    assert!(status.code == Some(0) && !status.out.contains("daemon:"), "{status:?}");
+    std::fs::remove_file(place.path("app.key")).unwrap();
+    daemon.signal(Signal::HUP);
+    let daemon = daemon.says("the app's key cannot be used").await;
+    let status = place.run(&["status"]).await;
+    assert!(status.out.contains("daemon: the key of prod cannot be used: "), "{status:?}");
+    assert_eq!(get(&address, "/readyz").await.0, "200 OK", "its other apps go on");
+    assert_eq!(daemon.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its_code_and_text() {
+    let place = Place::new().await;
+    place.api.create_many("Public", 3);
+    place.api.script(At::Request(2), Fault::ErrorCode(10018));
+    let (daemon, smaller) = place.service().says_line("asking for fewer groups").await;
+    let (daemon, crawled) = daemon.says_line("crawl complete").await;
+    place.api.script(At::Request(place.api.requests().len() as u64 + 1), Fault::ErrorCode(60021));
+    daemon.signal(Signal::USR1);
+    let (daemon, failed) = daemon.says_line("crawl failed").await;
+    assert_eq!(daemon.stop().await, Some(0));
+    for (line, level, code) in [(smaller, "WARN", 10018), (failed, "ERROR", 60021)] {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let told = (&line["level"], &line["span"]["app"], &line["error_code"]);
+        assert_eq!(told, (&level.into(), &"prod".into(), &code.into()), "{line}");
+        assert!(line["message"].as_str().unwrap().contains("ErrorInfo \"scripted\""), "{line}");
+    }
+    let crawled: serde_json::Value = serde_json::from_str(&crawled).unwrap();
+    let counts = [
+        "listed",
+        "total",
+        "first_listed",
+        "appeared",
+        "vanished",
+        "reappeared",
+        "retyped",
+        "missing",
+        "withheld",
+        "asked",
+        "confirmed",
+        "spared",
+        "unlearned",
+        "unasked",
+        "requests",
+    ];
+    assert_eq!(
+        (&crawled["level"], &crawled["span"]["app"], &crawled["crawl_id"]),
+        (&"INFO".into(), &"prod".into(), &1.into())
+    );
+    assert!(counts.iter().all(|count| crawled[count].is_number()), "{crawled}");
+    assert_eq!((&crawled["listed"], &crawled["total"]), (&3.into(), &3.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_for_the_journal_are_text_with_a_priority_and_without_a_time() {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = Place::new().await;
+    place.api.script(At::Request(2), Fault::ErrorCode(10018));
+    let log = std::fs::File::create(place.path("journal")).unwrap();
+    let seen = log.metadata().unwrap();
+    let mut command = place.command(&["crawl"]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", seen.dev(), seen.ino())).stderr(log);
+    let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+    let log = std::fs::read_to_string(place.path("journal")).unwrap();
+    // Beside what the command shows of its progress.
+    let line = log.lines().find(|line| line.contains("asking for fewer groups")).unwrap();
+    assert!(line.starts_with("<4> WARN ") && line.contains("app=\"prod\""), "{log}");
+}
+
+#[tokio::test]
+async fn crawls_and_their_requests_are_counted_from_zero() {
+    let stage = Stage::new().await;
+    let metrics = Metrics::new(&stage.clock);
+    let mut daemon = {
+        let [daemon] = stage.start_all([("prod", stage.counted(&PROD, &metrics))]);
+        daemon
+    };
+    daemon.waits_until("09:00:00").await;
+    let health = daemon.whole.lock().unwrap().health();
+    let series = [
+        "crawls_total{im_app=\"prod\",status=\"complete\"}",
+        "crawls_total{im_app=\"prod\",status=\"failed\"}",
+        "crawl_duration_seconds_count{im_app=\"prod\"}",
+        "api_requests_total{error_code=\"\",im_app=\"prod\",outcome=\"ok\"}",
+        "api_requests_total{error_code=\"60011\",im_app=\"prod\",outcome=\"throttled\"}",
+        "api_requests_total{error_code=\"10002\",im_app=\"prod\",outcome=\"retried\"}",
+        "api_request_duration_seconds_count{im_app=\"prod\"}",
+        "group_events_total{event=\"appeared\",im_app=\"prod\"}",
+        "group_events_total{event=\"vanished\",im_app=\"prod\"}",
+        "next_crawl_timestamp_seconds{im_app=\"prod\"}",
+        "skipped_ticks_total{im_app=\"prod\"}",
+    ];
+    let nine = "1773133200";
+    let page = metrics.page(&health).await;
+    assert_eq!(values(&page, &series), ["0", "0", "0", "0", "0", "none", "0", "0", "0", nine, "0"]);
+
+    stage.api.script(At::Request(2), Fault::ErrorCode(60011));
+    stage.api.script(At::Request(3), Fault::ErrorCode(10002));
+    stage.set_clock("09:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(1).await;
+    stage.api.create_many("Public", 2);
+    stage.set_clock("12:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(2).await;
+    daemon.waits_until("13:00:00").await;
+    let page = metrics.page(&health).await;
+    let one_pm = "1773147600";
+    // Two pages of three, counts before and after; then three pages.
+    assert_eq!(values(&page, &series), ["2", "0", "2", "9", "1", "1", "11", "2", "0", one_pm, "2"]);
+}
+
+#[tokio::test]
+async fn questions_about_groups_and_a_differing_clock_are_counted() {
+    let stage = Stage::new().await;
+    ["gone", "hidden", "illegal"].iter().for_each(|id| stage.api.create("Public", id));
+    let metrics = Metrics::new(&stage.clock);
+    let [mut daemon] = stage.start_all([("prod", stage.counted(&PROD, &metrics))]);
+    daemon.waits_until("09:00:00").await;
+    let health = daemon.whole.lock().unwrap().health();
+    let series = [
+        "asked_groups_total{answer=\"gone\",im_app=\"prod\"}",
+        "asked_groups_total{answer=\"stands\",im_app=\"prod\"}",
+        "asked_groups_total{answer=\"unlearned\",im_app=\"prod\"}",
+        "unasked_groups{im_app=\"prod\"}",
+        "clock_skew_seconds{im_app=\"prod\"}",
+    ];
+    assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "none"]);
+    stage.set_clock("09:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(1).await;
+    assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "0"]);
+
+    stage.api.hide(&["hidden"]);
+    ["gone", "illegal"].iter().for_each(|id| assert!(stage.api.dissolve(id)));
+    stage.api.script(At::Info, Fault::GroupCode("illegal".to_owned(), 10015));
+    stage.api.set_date_offset(TimeDelta::minutes(-10));
+    stage.set_clock("10:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(2).await;
+    assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "0", "600"]);
+    stage.api.heal();
+    stage.api.script(At::Info, Fault::ErrorCode(60011));
+    stage.api.set_date_offset(TimeDelta::zero());
+    stage.set_clock("11:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(3).await;
+    // The one that stood. The guard holds the other two, which are candidates no more.
+    assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "1", "0"]);
+}
+
+#[tokio::test]
+async fn refused_credentials_and_ticks_without_a_complete_crawl_show() {
+    let stage = Stage::new().await;
+    let metrics = Metrics::new(&stage.clock);
+    let wish = Wish { wrong_key: true, catch_up: true, ..PROD };
+    let [mut daemon] = stage.start_all([("prod", stage.counted(&wish, &metrics))]);
+    daemon.has_ended("failed").await;
+    let health = daemon.whole.lock().unwrap().health();
+    let series = [
+        "app_refused{im_app=\"prod\"}",
+        "ticks_since_complete_crawl{im_app=\"prod\"}",
+        "last_complete_crawl_timestamp_seconds{im_app=\"prod\"}",
+        "crawls_total{im_app=\"prod\",status=\"failed\"}",
+        "database_up",
+    ];
+    assert_eq!(values(&metrics.page(&health).await, &series), ["1", "0", "0", "1", "1"]);
+    stage.set_clock("11:00:00");
+    assert_eq!(values(&metrics.page(&health).await, &series), ["1", "3", "0", "1", "1"]);
+}
+
+#[tokio::test]
+async fn an_app_that_is_taken_out_leaves_the_gauges_and_keeps_its_counters() {
+    let stage = Stage::new().await;
+    let metrics = Metrics::new(&stage.clock);
+    let wish = Wish { catch_up: true, ..PROD };
+    let [mut daemon] = stage.start_all([("prod", stage.counted(&wish, &metrics))]);
+    daemon.has_crawled(1).await;
+    let health = daemon.whole.lock().unwrap().health();
+    let live = "groups{group_type=\"Public\",im_app=\"prod\",state=\"live\"}";
+    let series =
+        [live, "skipped_ticks_total{im_app=\"prod\"}", "crawls_total{im_app=\"prod\",status=\"complete\"}"];
+    assert_eq!(values(&metrics.page(&health).await, &series), ["5", "0", "1"]);
+    harness::daemon::apply(&daemon.whole, Vec::new());
+    daemon.apps.wait_for(std::collections::BTreeMap::is_empty).await.unwrap();
+    // The database is told by a task of its own.
+    while !stage.store.gauges().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(values(&metrics.page(&health).await, &series), ["none", "none", "1"]);
+}
+
+#[tokio::test]
+async fn tables_that_are_not_there_leave_the_page_without_what_they_would_tell() {
+    let stage = Stage::bare(twenty_past_eight()).await;
+    let metrics = Metrics::new(&stage.clock);
+    let [daemon] = stage.start_all([("prod", stage.counted(&PROD, &metrics))]);
+    let health = daemon.whole.lock().unwrap().health();
+    let page = metrics.page(&health).await;
+    assert_eq!(values(&page, &["database_up", "build_info{version=\"0.1.0\"}"]), ["0", "1"]);
+}
+
+async fn gauges_tell_how_the_groups_stand(world: World) {
+    world.create("Public", "a b c d");
+    world.create("Private", "e");
+    world.crawl().await;
+    world.dissolve("a");
+    world.crawl().await;
+    let gauges = world.store.gauges().await.unwrap();
+    let [app] = &gauges[..] else { panic!("{gauges:?}") };
+    let kind = |name: &str, live, deleted| TypeGauges {
+        group_type: Some(name.to_owned()),
+        live,
+        missing: 0,
+        deleted,
+        api_groups: Some(live),
+    };
+    assert!(
+        app.types.contains(&kind("Public", 3, 1)) && app.types.contains(&kind("Private", 1, 0)),
+        "{app:?}"
+    );
+    assert_eq!((app.api_groups, app.held, app.left_open, app.refused), (Some(4), 0, false, false));
+    let finished = world.value("SELECT max(finished_at) FROM crawls").await;
+    assert_eq!(app.last_complete_finished_at.map(harness::crawl::stamp), Some(finished));
+}
+
+async fn groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing(mut world: World) {
+    world.guard.review = true;
+    world.create("Public", "a b c d");
+    world.crawl().await;
+    world.dissolve("a b");
+    let withheld = world.crawl().await;
+    let held = async || {
+        let gauges = world.store.gauges().await.unwrap();
+        let public =
+            gauges[0].types.iter().find(|kind| kind.group_type.as_deref() == Some("Public")).unwrap();
+        (gauges[0].held, public.live, public.missing)
+    };
+    assert_eq!(held().await, (2, 4, 2));
+    world.approve(withheld.crawl).await;
+    assert_eq!(held().await, (0, 2, 0));
+}
+
+async fn a_crawl_runs_for_as_long_as_somebody_holds_its_lease(world: World) {
+    world.create("Public", "a");
+    let app = world.credentials.sdk_app_id;
+    let held = world.api.hold(At::Request(world.requests_so_far() + 2));
+    let (crawler, stop) = (world.another_crawler(), tokio_util::sync::CancellationToken::new());
+    let crawling = tokio::spawn(async move {
+        crawler.crawl(harness::crawl::ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap()
+    });
+    held.reached().await;
+    assert!(world.store.gauges().await.unwrap()[0].left_open);
+    assert_eq!(world.store.leased(&[app]).await.unwrap(), [app]);
+    crawling.abort();
+    crawling.await.unwrap_err();
+    held.release();
+    world.bench.let_leases_run_out().await;
+    assert!(world.store.gauges().await.unwrap()[0].left_open, "nobody closed it");
+    assert_eq!(world.store.leased(&[app]).await.unwrap(), []);
+}
+
+on_every_engine! {
+    gauges_tell_how_the_groups_stand,
+    groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing,
+    a_crawl_runs_for_as_long_as_somebody_holds_its_lease,
+}

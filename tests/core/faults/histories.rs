@@ -1,0 +1,433 @@
+//! Whatever happens at the API and to the crawler: in the end the table is the truth, and nothing that stood was deleted.
+//!
+//! The model is the simulated app itself, the invariants of [`World::assert_invariants`] hold after every crawl, and
+//! the histories are the same in every run. `PROPTEST_CASES=2000 cargo test --test faults histories` looks further;
+//! `HISTORY_STEPS=20000 HISTORY_SEED=7 cargo test --test faults one_long_history` lives longer, and differently.
+
+use harness::crawl::{Engine, World, group_types, outcome};
+use harness::on_every_engine;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+use tim_group_sync::model::CrawlId;
+use tim_group_sync::simulator::{At, Call, Cursor, Fault, Listing, Order, Settings, SimulatedApp};
+use tokio_util::sync::CancellationToken;
+
+on_every_engine! {
+    after_any_history_quiet_crawls_make_the_table_the_truth,
+    after_any_history_of_lists_that_skip_groups_quiet_crawls_make_the_table_the_truth,
+    after_any_history_groups_of_a_type_that_is_not_configured_are_known_too,
+    after_any_history_with_hidden_groups_quiet_crawls_make_the_table_the_truth,
+    after_any_history_without_questions_every_standing_group_is_live,
+    one_long_history_ends_with_the_truth,
+}
+
+const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+const TYPES: [&str; 3] = ["Public", "Private", "ChatRoom"];
+
+/// What happens to one group.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Create(usize, usize),
+    Dissolve(usize),
+    Retype(usize, usize),
+    Recreate(usize),
+    /// From now on no list has the group, though it stands.
+    Hide(usize),
+}
+
+/// What happens between and during crawls; requests are counted from 1 in each crawl.
+#[derive(Clone, Debug)]
+enum Step {
+    Change(Change),
+    Crawl,
+    ForetoldCrawl,
+    CrawlWhile(u64, Change),
+    CrawlWithFault(u64, Fault, bool),
+    /// All lists of the crawl have this fault.
+    CrawlWithFaultyLists(Fault),
+    /// The n-th question of the crawl has this fault, or that and all that follow.
+    CrawlWithFaultyAnswer(u64, Fault, bool),
+    /// From now on a stale list is one of the groups that stand now.
+    Remember,
+    Kill(u64),
+    Cancel(u64),
+    /// Two replicas at once.
+    CrawlTwice,
+    /// The clock is set, by so many hours.
+    SetClock(i32),
+    SetClockWhile(u64, i32),
+    /// Whether every deletion waits for someone's approval from now on.
+    Review(bool),
+    /// Someone approves what the crawl before so many others withheld.
+    Approve(usize),
+    /// Someone undoes what the crawl before so many others deleted.
+    Undelete(usize),
+}
+
+fn change(hiding: bool) -> impl Strategy<Value = Change> {
+    let (id, group_type) = (0..IDS.len(), 0..TYPES.len());
+    let hides = u32::from(hiding) * 2;
+    prop_oneof![
+        hides => id.clone().prop_map(Change::Hide),
+        3 => (id.clone(), group_type.clone()).prop_map(|(id, of)| Change::Create(id, of)),
+        2 => id.clone().prop_map(Change::Dissolve),
+        1 => (id.clone(), group_type).prop_map(|(id, to)| Change::Retype(id, to)),
+        1 => id.prop_map(Change::Recreate),
+    ]
+}
+
+/// What an API may do wrong without telling an untruth that has to be believed.
+fn fault() -> impl Strategy<Value = Fault> {
+    prop::sample::select(vec![
+        Fault::Status(500),
+        Fault::Reset,
+        Fault::TruncatedBody,
+        Fault::NotJson,
+        Fault::ErrorCode(10002),
+        Fault::ErrorCode(10004),
+        Fault::ErrorCode(10018),
+        Fault::ErrorCode(60021),
+        Fault::ErrorCode(70001),
+        Fault::EarlyEnd,
+        Fault::RepeatCursor,
+        Fault::NoNext,
+        Fault::EmptyPage,
+        Fault::DuplicateIds,
+        Fault::NoTotalCount,
+        Fault::TotalCount(1000),
+        Fault::ExtraIds(vec!["a\0".to_owned()]),
+    ])
+}
+
+/// What a list may do wrong again and again, and be believed only if it cannot be asked about.
+fn fault_of_lists() -> impl Strategy<Value = Fault> {
+    prop::sample::select(vec![
+        Fault::Stale,
+        Fault::Partial(2),
+        Fault::Partial(3),
+        Fault::EmptyList,
+        Fault::TotalCount(2),
+        Fault::AppTotalCount,
+        Fault::BrokenIds,
+        Fault::ExtraIds(vec!["a".to_owned(), "ghost".to_owned()]),
+    ])
+}
+
+/// What the controls of a question expose, or what says nothing about a group.
+fn fault_of_answers() -> impl Strategy<Value = Fault> {
+    prop::sample::select(vec![
+        Fault::ErrorCode(10007),
+        Fault::ErrorCode(10015),
+        Fault::ErrorCode(60011),
+        Fault::EveryGroup(0),
+        Fault::EveryGroup(10010),
+        Fault::EveryGroup(10015),
+        Fault::FewerGroups,
+        Fault::OtherOrder,
+        Fault::UnknownCodes,
+        Fault::SwappedCodes,
+        Fault::NoGroupTypes,
+        Fault::GroupCode("a".to_owned(), 10015),
+        Fault::GroupCode("b".to_owned(), 10004),
+    ])
+}
+
+/// Two days back, or forward beyond the life of a signature.
+fn hours() -> impl Strategy<Value = i32> {
+    -48..96i32
+}
+
+/// What a history is about besides groups that come and go.
+#[derive(Clone, Copy, Debug)]
+struct About {
+    hiding: bool,
+    /// Groups are asked about, and lists and answers may contradict each other.
+    confirm: bool,
+}
+
+fn step(About { hiding, confirm }: About) -> impl Strategy<Value = Step> {
+    let request = 1..9u64;
+    prop_oneof![
+        // Without questions such lists would have to be believed.
+        2 => fault_of_lists()
+            .prop_map(move |fault| if confirm { Step::CrawlWithFaultyLists(fault) } else { Step::Crawl }),
+        2 => (1..4u64, fault_of_answers(), any::<bool>())
+            .prop_map(|(nth, fault, lasting)| Step::CrawlWithFaultyAnswer(nth, fault, lasting)),
+        1 => Just(Step::Remember),
+        6 => change(hiding).prop_map(Step::Change),
+        1 => Just(Step::Crawl),
+        1 => Just(Step::ForetoldCrawl),
+        2 => (request.clone(), change(hiding)).prop_map(|(n, change)| Step::CrawlWhile(n, change)),
+        2 => (request.clone(), fault(), any::<bool>())
+            .prop_map(|(n, fault, lasting)| Step::CrawlWithFault(n, fault, lasting)),
+        1 => request.clone().prop_map(Step::Kill),
+        1 => request.clone().prop_map(Step::Cancel),
+        1 => Just(Step::CrawlTwice),
+        1 => hours().prop_map(Step::SetClock),
+        1 => (request, hours()).prop_map(|(n, hours)| Step::SetClockWhile(n, hours)),
+        1 => any::<bool>().prop_map(Step::Review),
+        1 => (0..4usize).prop_map(Step::Approve),
+        1 => (0..4usize).prop_map(Step::Undelete),
+    ]
+}
+
+impl Change {
+    fn happen(self, api: &SimulatedApp) {
+        match self {
+            Self::Create(id, of) => api.create(TYPES[of], IDS[id]),
+            Self::Dissolve(id) => {
+                api.dissolve(IDS[id]);
+            }
+            Self::Retype(id, to) => {
+                if api.truth().contains_key(IDS[id]) {
+                    api.retype(IDS[id], TYPES[to]);
+                }
+            }
+            Self::Hide(id) => api.hide(&[IDS[id]]),
+            Self::Recreate(id) => {
+                if let Some(of) = api.truth().get(IDS[id]) {
+                    api.retype(IDS[id], of);
+                }
+            }
+        }
+    }
+}
+
+impl Step {
+    async fn happen(self, world: &mut World) {
+        match self {
+            Self::CrawlTwice => world.crawl_by_two_replicas().await,
+            Self::SetClock(hours) => world.set_clock_by(hours),
+            Self::SetClockWhile(n, hours) => {
+                world.set_clock_during_request(n, hours);
+                world.crawl().await;
+            }
+            Self::Review(review) => world.guard.review = review,
+            Self::Approve(back) => {
+                if let Some(crawl) = nth(world, "withheld > 0", back).await {
+                    world.approve(crawl).await;
+                }
+            }
+            Self::Undelete(back) => {
+                if let Some(crawl) = nth(world, "vanished > undeleted", back).await {
+                    world.undelete(crawl).await;
+                }
+            }
+            Self::Change(change) => change.happen(&world.api),
+            Self::Crawl => {
+                world.crawl().await;
+            }
+            Self::ForetoldCrawl => {
+                world.foretold_crawl().await;
+            }
+            Self::CrawlWhile(n, Change::Recreate(id)) => {
+                let of =
+                    world.api.truth().get(IDS[id]).and_then(|name| TYPES.iter().position(|of| of == name));
+                world.during_request(n, move |api| Change::Dissolve(id).happen(api));
+                if let Some(of) = of {
+                    world.during_request(n + 1, move |api| Change::Create(id, of).happen(api));
+                }
+                world.crawl().await;
+            }
+            Self::CrawlWhile(n, change) => {
+                world.during_request(n, move |api| change.happen(api));
+                world.crawl().await;
+            }
+            Self::CrawlWithFault(n, fault, lasting) => {
+                if lasting {
+                    world.fault_from_request(n, fault);
+                } else {
+                    world.fault_at_request(n, fault);
+                }
+                world.crawl().await;
+            }
+            Self::CrawlWithFaultyLists(fault) => {
+                world.api.script(At::List, fault);
+                world.crawl().await;
+            }
+            Self::CrawlWithFaultyAnswer(nth, fault, lasting) => {
+                let asked = world.api.requests().iter().filter(|request| request.call == Call::Info).count();
+                let nth = asked as u64 + nth;
+                let at = if lasting { At::InfoRequests(nth..=u64::MAX) } else { At::InfoRequest(nth) };
+                world.api.script(at, fault);
+                world.crawl().await;
+            }
+            Self::Remember => world.api.remember(),
+            Self::Kill(n) => {
+                let held = world.api.hold(At::Request(world.request(n)));
+                world.crawl_killed_by(held.reached()).await;
+            }
+            Self::Cancel(n) => {
+                let held = world.api.hold(At::Request(world.request(n)));
+                let stop = CancellationToken::new();
+                let crawl = world.crawl_unless(&stop);
+                let cancel = async {
+                    held.reached().await;
+                    stop.cancel();
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    _ = crawl => (),
+                    () = cancel => (),
+                }
+            }
+        }
+    }
+}
+
+/// Runs histories, each in a world of its own, and then what must hold at the end.
+async fn after_any_history(
+    engine: Engine,
+    configured: &'static [&'static str],
+    cursor: Cursor,
+    about: About,
+    end: impl AsyncFn(&World) + Send + 'static,
+) {
+    let cases = std::env::var("PROPTEST_CASES").map_or(24, |cases| cases.parse().unwrap());
+    let config = Config {
+        cases,
+        rng_seed: RngSeed::Fixed(20_260_301),
+        failure_persistence: None,
+        max_shrink_iters: 300,
+        ..Config::default()
+    };
+    let live_through = move |(history, newest_first): (Vec<Step>, bool)| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let order = if newest_first { Order::NewestFirst } else { Order::OldestFirst };
+            let listing = Listing { order, cursor };
+            let mut world =
+                World::on(engine).await.with_api(Settings { listing, ..Settings::default() }).await;
+            world.page_limit = 2;
+            world.guard.confirm = about.confirm;
+            world.group_types = group_types(configured);
+            for step in history {
+                Box::pin(step.happen(&mut world)).await;
+                world.call_off_what_did_not_happen();
+            }
+            settle_all(&mut world).await;
+            end(&world).await;
+        });
+        Ok(())
+    };
+    // The runner is not async and the cases have runtimes of their own, so it gets a thread that may block.
+    let outcome = tokio::task::spawn_blocking(move || {
+        let history = prop::collection::vec(step(about), 0..30);
+        TestRunner::new(config)
+            .run(&(history, any::<bool>()), live_through)
+            .map_err(|error| error.to_string())
+    });
+    outcome.await.unwrap().unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// The last crawl but so many of which this is so.
+async fn nth(world: &World, condition: &str, back: usize) -> Option<CrawlId> {
+    let sql = format!("SELECT crawl_id FROM crawls WHERE {condition} ORDER BY crawl_id DESC");
+    world.lines(&sql).await.get(back).map(|id| CrawlId(id.parse().unwrap()))
+}
+
+/// Nothing is withheld any more, and nothing will be.
+async fn settle_all(world: &mut World) {
+    world.guard.review = false;
+    for id in world.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await {
+        world.approve(CrawlId(id.parse().unwrap())).await;
+    }
+}
+
+async fn quiet_crawl(world: &World) {
+    assert_eq!(outcome(&world.crawl().await), "complete");
+}
+
+async fn an_unchanged_crawl_changes_nothing(world: &World) {
+    world.forbid_changes_to_groups().await;
+    quiet_crawl(world).await;
+}
+
+const ASKING: About = About { hiding: false, confirm: true };
+
+/// Quiet crawls until the table is the truth. Most histories need one, or two if groups of a type without a pass are left
+/// over. A group that crawls found standing again and again is asked about ever more seldom, and so its end may be noticed late.
+async fn quiet_crawls_until(world: &World, is_truth: impl AsyncFn(&World) -> bool) {
+    for _ in 0..26 {
+        quiet_crawl(world).await;
+        if is_truth(world).await && world.value("SELECT missing_count FROM app_status").await == "0" {
+            return;
+        }
+    }
+    panic!("{:?} {:?}", world.table().await, world.api.truth());
+}
+
+async fn is_the_truth(world: &World) -> bool {
+    world.live().await == world.api.truth()
+}
+
+async fn the_table_becomes_the_truth_and_stays(world: &World) {
+    quiet_crawls_until(world, is_the_truth).await;
+    quiet_crawl(world).await;
+    world.assert_table_is_the_truth().await;
+    an_unchanged_crawl_changes_nothing(world).await;
+}
+
+async fn after_any_history_quiet_crawls_make_the_table_the_truth(world: World) {
+    after_any_history(world.engine, &TYPES, Cursor::Key, ASKING, the_table_becomes_the_truth_and_stays).await;
+}
+
+async fn after_any_history_of_lists_that_skip_groups_quiet_crawls_make_the_table_the_truth(world: World) {
+    after_any_history(world.engine, &TYPES, Cursor::Position, ASKING, the_table_becomes_the_truth_and_stays)
+        .await;
+}
+
+async fn after_any_history_groups_of_a_type_that_is_not_configured_are_known_too(world: World) {
+    const CONFIGURED: [&str; 2] = ["Public", "Private"];
+    after_any_history(world.engine, &CONFIGURED, Cursor::Key, ASKING, async |world| {
+        quiet_crawls_until(world, is_the_truth).await;
+        quiet_crawl(world).await;
+        world.assert_table_is_the_truth().await;
+        an_unchanged_crawl_changes_nothing(world).await;
+    })
+    .await;
+}
+
+async fn after_any_history_with_hidden_groups_quiet_crawls_make_the_table_the_truth(world: World) {
+    let about = About { hiding: true, confirm: true };
+    after_any_history(world.engine, &TYPES, Cursor::Position, about, async |world| {
+        quiet_crawl(world).await;
+        world.api.show_all();
+        the_table_becomes_the_truth_and_stays(world).await;
+    })
+    .await;
+}
+
+/// After every crawl [`World::assert_invariants`] looks whether a group was deleted that stood all the time.
+async fn after_any_history_without_questions_every_standing_group_is_live(world: World) {
+    let about = About { hiding: false, confirm: false };
+    after_any_history(world.engine, &TYPES, Cursor::Key, about, async |world| {
+        quiet_crawl(world).await;
+        quiet_crawl(world).await;
+        world.assert_table_is_the_truth().await;
+        an_unchanged_crawl_changes_nothing(world).await;
+    })
+    .await;
+}
+
+/// The same, in one life: a table that many crawls have left their traces in.
+#[expect(clippy::print_stdout, reason = "a failure has to be repeatable")]
+async fn one_long_history_ends_with_the_truth(mut world: World) {
+    let number =
+        |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
+    let (steps, seed) = (number("HISTORY_STEPS", 1000), number("HISTORY_SEED", 20_260_301));
+    world.group_types = group_types(&TYPES);
+    world.page_limit = 2;
+    let config = Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
+    let (mut runner, step) = (TestRunner::new(config), step(About { hiding: true, confirm: true }));
+    for number in 0..steps {
+        let step = step.new_tree(&mut runner).unwrap().current();
+        println!("seed {seed}, step {number}: {step:?}");
+        Box::pin(step.happen(&mut world)).await;
+        world.call_off_what_did_not_happen();
+    }
+    settle_all(&mut world).await;
+    world.api.show_all();
+    the_table_becomes_the_truth_and_stays(&world).await;
+}

@@ -1,0 +1,7 @@
+//! Faults of the API and of the machine, kills, and random histories.
+
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+mod faults;
+mod histories;
+mod kills;

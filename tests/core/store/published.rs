@@ -1,0 +1,286 @@
+//! The published copy of an SQLite database: for readers who may do nothing but read, replaced as a whole.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use harness::crawl::{Engine, World};
+use harness::program::Service;
+use harness::store::Bench;
+use rustix::process::Signal;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use tim_group_sync::clock::Clock;
+use tim_group_sync::simulator::{At, KEY, Settings, Simulator};
+use tim_group_sync::store::{DatabaseUrl, Store, StoreError};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
+const COUNT: &str = "SELECT count(*) FROM live_groups";
+
+async fn world() -> World {
+    World::on(Engine::Sqlite).await
+}
+
+async fn count(connection: &mut SqliteConnection) -> i64 {
+    sqlx::raw_sql(COUNT).fetch_one(connection).await.unwrap().get(0)
+}
+
+async fn open(copy: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(copy).read_only(true).connect().await.unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+#[ignore = "needs the sqlite3 shell: tests/run"]
+async fn a_copy_needs_no_file_beside_it_and_no_right_but_to_read_it() {
+    let world = world().await;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    let outside = tempfile::tempdir().unwrap();
+    let folder = outside.path().join("for/readers");
+    let copy = folder.join("groups.db");
+    let published = world.store.publish(&copy).await.unwrap().unwrap();
+    assert_eq!(published.bytes, fs::metadata(&copy).unwrap().len());
+    assert_eq!(names(&folder), ["groups.db"]);
+
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    chmod(outside.path(), 0o755);
+    chmod(&copy, 0o444);
+    chmod(&folder, 0o555);
+    let mut shell = if fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "sqlite3"]);
+        command
+    } else {
+        Command::new("sqlite3")
+    };
+    let asked = shell.arg(&copy).arg(format!("PRAGMA journal_mode; PRAGMA integrity_check; {COUNT};"));
+    let answer = asked.output().expect("tests/run installs the sqlite3 shell");
+    chmod(&folder, 0o755);
+    assert_eq!(String::from_utf8(answer.stdout).unwrap(), "delete\nok\n3\n", "{:?}", answer.stderr);
+    assert_eq!(names(&folder), ["groups.db"]);
+}
+
+#[tokio::test]
+async fn whoever_has_the_old_copy_open_goes_on_reading_it_and_whoever_opens_it_anew_has_the_new_one() {
+    let world = world().await;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("groups.db");
+    world.create("Public", "a b c");
+    world.crawl().await;
+    world.store.publish(&copy).await.unwrap().unwrap();
+    let mut old = open(&copy).await;
+    assert_eq!(count(&mut old).await, 3);
+    world.create("Public", "d");
+    world.crawl().await;
+    world.store.publish(&copy).await.unwrap().unwrap();
+    assert_eq!(count(&mut old).await, 3);
+    assert_eq!(count(&mut open(&copy).await).await, 4);
+    assert_eq!(names(folder.path()), ["groups.db"]);
+}
+
+#[tokio::test]
+async fn a_copy_made_while_a_crawl_runs_is_of_one_moment_and_keeps_nobody_waiting() {
+    let world = world().await;
+    world.create("Public", "a b c");
+    world.crawl().await;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("groups.db");
+    let held = world.api.hold(At::Request(world.request(3)));
+    let publishing = async {
+        held.reached().await;
+        world.store.publish(&copy).await.unwrap().unwrap();
+        held.release();
+    };
+    let (report, ()) = tokio::join!(world.crawl(), publishing);
+    let mut copy = open(&copy).await;
+    assert_eq!(count(&mut copy).await, 3);
+    let newest = sqlx::raw_sql("SELECT crawl_id, status FROM crawls ORDER BY crawl_id DESC LIMIT 1");
+    let newest = newest.fetch_one(&mut copy).await.unwrap();
+    assert_eq!(newest.get::<i64, _>(0).to_string(), report.crawl.to_string());
+    assert_eq!(newest.get::<&str, _>(1), "running");
+}
+
+#[tokio::test]
+async fn what_is_no_copy_is_never_replaced() {
+    let world = world().await;
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("somebody's.db");
+    let mut theirs =
+        SqliteConnectOptions::new().filename(&other).create_if_missing(true).connect().await.unwrap();
+    sqlx::raw_sql("CREATE TABLE precious (x)").execute(&mut theirs).await.unwrap();
+    theirs.close().await.unwrap();
+    let notes = folder.path().join("notes.txt");
+    fs::write(&notes, "precious").unwrap();
+    // A copy that somebody took as the database itself.
+    let database = folder.path().join("restored.db");
+    world.store.publish(&database).await.unwrap().unwrap();
+    let restored = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
+    std::os::unix::fs::symlink(&database, folder.path().join("alias.db")).unwrap();
+
+    for (store, path) in [
+        (&world.store, other),
+        (&world.store, notes),
+        (&restored, database),
+        (&restored, folder.path().join("alias.db")),
+    ] {
+        let before = fs::read(&path).unwrap();
+        let refused = store.publish(&path).await;
+        assert!(matches!(refused, Err(StoreError::NotACopy { .. })), "{}: {refused:?}", path.display());
+        assert_eq!(fs::read(&path).unwrap(), before, "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn what_a_copy_that_was_broken_off_left_behind_is_replaced_by_the_next() {
+    let world = world().await;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("groups.db");
+    fs::write(folder.path().join(".groups.db.tim-group-sync-part"), "half").unwrap();
+    // Somebody's, with a name that a person may well give.
+    fs::write(folder.path().join("groups.db.part"), "precious").unwrap();
+    world.store.publish(&copy).await.unwrap().unwrap();
+    assert_eq!(names(folder.path()), ["groups.db", "groups.db.part"]);
+    assert_eq!(fs::read_to_string(folder.path().join("groups.db.part")).unwrap(), "precious");
+    assert_eq!(count(&mut open(&copy).await).await, 0);
+}
+
+#[tokio::test]
+async fn a_database_that_is_called_like_a_part_of_its_copy_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join(".copy.db.tim-group-sync-part");
+    let store = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
+    store.migrate().await.unwrap();
+    let refused = store.publish(&folder.path().join("copy.db")).await;
+    assert!(matches!(refused, Err(StoreError::NotACopy { .. })), "{refused:?}");
+    assert!(database.exists());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_made_leaves_the_earlier_one() {
+    let world = world().await;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("groups.db");
+    world.store.publish(&copy).await.unwrap().unwrap();
+    let before = fs::read(&copy).unwrap();
+    // Nothing can be written under the name of the part.
+    fs::create_dir(folder.path().join(".groups.db.tim-group-sync-part")).unwrap();
+    let refused = world.store.publish(&copy).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Publish { .. }), "{refused}");
+    assert_eq!(fs::read(&copy).unwrap(), before);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn tables_of_postgresql_are_no_file_to_publish() {
+    let bench = Bench::postgres().await;
+    let folder = tempfile::tempdir().unwrap();
+    let refused = bench.store.publish(&folder.path().join("groups.db")).await;
+    assert!(matches!(refused, Err(StoreError::NoFile)), "{refused:?}");
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+/// A folder with a configuration that publishes.
+struct Place {
+    api: Simulator,
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    async fn publishing(copy: &str) -> Self {
+        let place = Self {
+            api: Simulator::start(Settings::default()).await.unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::write(place.path("app.key"), KEY).unwrap();
+        fs::set_permissions(place.path("app.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        let config = format!(
+            "[database]\nurl = \"sqlite:groups.db\"\npublish = \"{copy}\"\npublish_interval = \"1h\"\n\
+             [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n\
+             request_interval = \"0s\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n",
+            place.api.base_url()
+        );
+        fs::write(place.path("config.toml"), config).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn service(&self) -> Service {
+        let mut command = Command::new(PROGRAM);
+        command.arg("run").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
+        Service::by(command)
+    }
+
+    async fn crawl(&self) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.arg("crawl").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_publishes_after_a_crawl_but_no_sooner_than_the_interval_after_the_copy_before() {
+    let place = Place::publishing("public/groups.db").await;
+    let copy = place.path("public/groups.db");
+    place.api.create_many("Public", 10);
+    place.crawl().await;
+    // The copy is young, and so the next one is left to a later hour …
+    place.api.create_many("Public", 10);
+    let service = place.service().says("started").await;
+    service.signal(Signal::USR1);
+    assert_eq!(service.says("crawl complete").await.stop().await, Some(0));
+    assert_eq!(count(&mut open(&copy).await).await, 10);
+
+    // … or to now, once it is old.
+    grow_old(&copy, Duration::from_mins(61));
+    let service = place.service().says("published a copy of the database").await;
+    assert_eq!(count(&mut open(&copy).await).await, 20);
+    assert_eq!(service.stop().await, Some(0));
+    assert_eq!(names(copy.parent().unwrap()), ["groups.db"]);
+}
+
+fn grow_old(copy: &Path, age: Duration) {
+    let file = fs::File::options().append(true).open(copy).unwrap();
+    file.set_modified((Clock::system().now() - age).into()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_by_hand_publishes_a_copy_unless_there_is_a_young_one() {
+    let place = Place::publishing("public/groups.db").await;
+    let copy = place.path("public/groups.db");
+    for (age, groups) in
+        [(None, 10), (Some(Duration::from_mins(30)), 10), (Some(Duration::from_mins(61)), 30)]
+    {
+        if let Some(age) = age {
+            grow_old(&copy, age);
+        }
+        place.api.create_many("Public", 10);
+        let ended = place.crawl().await;
+        assert!(ended.status.success(), "{ended:?}");
+        assert_eq!(count(&mut open(&copy).await).await, groups, "a copy of age {age:?}");
+    }
+    assert_eq!(names(copy.parent().unwrap()), ["groups.db"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_is_complete_also_where_its_copy_cannot_be_written() {
+    let place = Place::publishing("app.key/groups.db").await;
+    let ended = place.crawl().await;
+    assert!(ended.status.success(), "{ended:?}");
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("cannot publish a copy of the database"), "{said}");
+    assert!(said.contains("app.key/groups.db"), "{said}");
+}

@@ -1,0 +1,6 @@
+//! The HTTP listeners and the JSON behind the dashboard.
+
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+mod dashboard;
+mod listener;

@@ -1,0 +1,7 @@
+//! PostgreSQL: leases, transactions, rights, roles, servers that fail.
+
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+mod postgres;
+mod postgres_program;
+mod postgres_servers;

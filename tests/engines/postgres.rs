@@ -1,0 +1,660 @@
+//! What only a server does: leases that run out, transactions that run again, rights, roles, schemas.
+
+use std::time::Duration;
+
+use harness::crawl::{Engine, World};
+use harness::postgres::{PostgresServer, TestDatabase};
+use harness::store::{Bench, Place, Scene, at, day, group_types, sdk_app_id};
+use secrecy::SecretString;
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use tim_group_sync::clock::Clock;
+use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
+use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
+use tim_group_sync::reconcile::Confirmation;
+use tim_group_sync::simulator::At;
+use tim_group_sync::store::{AppId, AppIdentity, Approval, DatabaseUrl, PostgresDatabase, Store, StoreError};
+use tokio_util::sync::CancellationToken;
+
+fn database(bench: &Bench) -> &TestDatabase {
+    match &bench.place {
+        Place::Postgres(database) => database,
+        Place::Sqlite(_) => panic!("these tests are PostgreSQL's"),
+    }
+}
+
+async fn execute(bench: &Bench, sql: &str) {
+    Bench::execute(&bench.url(), sql).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_lease_that_is_not_renewed_passes_to_the_next_who_asks() {
+    let bench = Bench::postgres().await;
+    let other = bench.another_store().await;
+    let killed = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    drop(killed);
+    assert!(other.try_lease(sdk_app_id()).await.unwrap().is_none());
+    let left = "SELECT round((expires_at - extract(epoch FROM now()) * 1000) / 10000) FROM lease";
+    assert_eq!(bench.value(left).await, "3", "tens of seconds");
+    bench.let_leases_run_out().await;
+    assert!(other.try_lease(sdk_app_id()).await.unwrap().is_some());
+    assert_eq!(bench.value("SELECT fence FROM lease").await, "2");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_lease_is_renewed_by_the_work_and_tells_when_it_was_lost() {
+    let bench = Bench::postgres().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    bench.let_leases_run_out().await;
+    // Just taken: nothing to do.
+    lease.renew().await.unwrap();
+    assert_eq!(bench.value("SELECT expires_at FROM lease").await, "0");
+    let_seconds_pass(6).await;
+    // Run out, but nobody took it.
+    lease.renew().await.unwrap();
+    assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
+    bench.let_leases_run_out().await;
+    let other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    let_seconds_pass(6).await;
+    assert!(matches!(lease.renew().await, Err(StoreError::LeaseLost { .. })));
+    // What the loser gives up is not the other's.
+    lease.release(Clock::system().now(), Duration::ZERO).await;
+    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    other.give_back().await;
+    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_some());
+}
+
+/// Keeps everyone else from changing a table until this is dropped, or ended.
+async fn lock_table(bench: &Bench, table: &str) -> PgConnection {
+    let mut locking = database(bench).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+    let lock = format!("BEGIN; LOCK TABLE tim_private.{table} IN EXCLUSIVE MODE");
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut locking).await.unwrap();
+    locking
+}
+
+/// Waits until so many of the store's connections wait for a lock.
+async fn waiting_for_a_lock(bench: &Bench, connections: &str) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while bench.value(waiting).await != connections {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What would never end if the rule under test were broken. Some of the time is let pass by the test itself.
+async fn soon<T>(run: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), run).await.expect("it does not end")
+}
+
+/// Lets time pass for this process alone.
+async fn let_seconds_pass(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
+    let bench = Bench::postgres().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    bench.let_leases_run_out().await;
+    let locking = lock_table(&bench, "app").await;
+    let writes = (0..20).map(|number| {
+        let app =
+            AppIdentity { sdk_app_id: SdkAppId::new(number + 1).unwrap(), name: format!("app{number}") };
+        let store = bench.store.clone();
+        tokio::spawn(async move { store.register_app(&app, &[]).await.map(drop) })
+    });
+    let writes: Vec<_> = writes.collect();
+    waiting_for_a_lock(&bench, "10").await;
+    let_seconds_pass(6).await;
+    let beside_them = async {
+        lease.renew().await.unwrap();
+        assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
+        lease.give_back().await;
+        assert_eq!(bench.value("SELECT count(holder) FROM lease").await, "0");
+    };
+    soon(beside_them).await;
+    locking.close().await.unwrap();
+    for write in writes {
+        write.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn an_approval_that_takes_long_keeps_its_lease() {
+    let bench = Bench::postgres().await;
+    let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
+    let crawl = scene.open(at(2, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    withheld.withhold(&[scene.public], Confirmation::Off, true);
+    scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+
+    bench.let_leases_run_out().await;
+    let locking = lock_table(&bench, "group_event").await;
+    let approving = scene.lease.keeping(bench.store.approve(
+        &scene.lease,
+        &held,
+        (crawl, Approval::All),
+        at(3, 0),
+        day(),
+    ));
+    let meanwhile = async {
+        waiting_for_a_lock(&bench, "1").await;
+        let_seconds_pass(9).await;
+        while bench.value("SELECT expires_at FROM lease").await == "0" {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+        locking.close().await.unwrap();
+    };
+    let (approved, ()) = soon(Box::pin(async { tokio::join!(approving, meanwhile) })).await;
+    assert_eq!(approved.unwrap().unwrap(), 1);
+    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    bench.assert_consistent().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn what_runs_under_a_lease_is_abandoned_once_another_has_it() {
+    let bench = Bench::postgres().await;
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    bench.let_leases_run_out().await;
+    let _other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    let endless = lease.keeping(std::future::pending::<()>());
+    let (outcome, ()) = soon(async { tokio::join!(endless, let_seconds_pass(9)) }).await;
+    assert!(lost(&outcome), "{outcome:?}");
+}
+
+fn lost<T>(outcome: &Result<T, StoreError>) -> bool {
+    matches!(outcome, Err(StoreError::LeaseLost { app }) if *app == sdk_app_id())
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
+    let bench = Bench::postgres().await;
+    let slow = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
+    let crawl = slow.open(at(2, 0)).await;
+    let gone = slow.settle(&[(slow.public, Verdict::Exact)], &["a"]).await;
+    bench.let_leases_run_out().await;
+    let quick = Scene::on(&bench).await;
+    let before = bench.lines("SELECT * FROM group_row ORDER BY group_id").await;
+
+    assert!(lost(&slow.try_list(crawl, slow.public, false, at(2, 1), &["c"]).await));
+    assert!(lost(&bench.store.end_baseline(&slow.lease, slow.app, slow.private, crawl).await));
+    assert!(lost(&slow.close(crawl, at(2, 0), at(2, 2), &gone).await));
+    assert_eq!(bench.lines("SELECT * FROM group_row ORDER BY group_id").await, before);
+    let status = format!("SELECT status FROM crawl WHERE crawl_id = {crawl}");
+    assert_eq!(bench.value(&status).await, "running");
+
+    // The next one goes on as after a kill.
+    let next = quick.open(at(3, 0)).await;
+    assert_eq!(bench.value(&status).await, "failed");
+    quick.complete(next, at(3, 0), at(3, 1), &[quick.public]).await;
+    bench.assert_consistent().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
+    let world = World::on(Engine::Postgres).await;
+    let bench = &world.bench;
+    world.api.create_many("Public", 10);
+    let held = world.api.hold(At::Request(2));
+    let crawler = world.crawler();
+    let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+    let stop = CancellationToken::new();
+    let crawling = crawler.crawl(occasion, WhenBusy::GiveUp, &stop);
+    let taking_over = async {
+        held.reached().await;
+        assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+        bench.let_leases_run_out().await;
+        let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+        held.release();
+        lease
+    };
+    let (crawled, _lease) = tokio::join!(crawling, taking_over);
+    assert!(matches!(crawled, Err(CrawlError::Store(StoreError::LeaseLost { .. }))), "{crawled:?}");
+    assert_eq!(bench.value("SELECT count(*) FROM group_row").await, "0");
+    assert_eq!(bench.value("SELECT status FROM crawl").await, "running");
+}
+
+/// Lets the first `times` insertions of groups fail like this.
+async fn let_insertions_fail(bench: &Bench, times: u32, how: &str) {
+    execute(
+        bench,
+        &format!(
+            "CREATE SEQUENCE tim_private.attempts;
+             CREATE FUNCTION tim_private.fail() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN IF nextval('tim_private.attempts') <= {times} THEN {how}; END IF; RETURN NULL; END $$;
+             CREATE TRIGGER fail AFTER INSERT ON group_row FOR EACH STATEMENT EXECUTE FUNCTION tim_private.fail()"
+        ),
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_transaction_runs_again_after_what_passes() {
+    for how in [
+        "RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'",
+        "RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'",
+        "RAISE EXCEPTION 'going down' USING ERRCODE = '57P01'",
+        "RAISE EXCEPTION 'no connection' USING ERRCODE = '08006'",
+        "PERFORM pg_terminate_backend(pg_backend_pid())",
+    ] {
+        let bench = Bench::postgres().await;
+        let scene = Scene::after_baseline(&bench, &[], &[]).await;
+        let crawl = scene.open(at(2, 0)).await;
+        let_insertions_fail(&bench, 2, how).await;
+        let written = scene.list(crawl, scene.public, at(2, 1), &["a", "b"]).await;
+        assert_eq!((written.first_listed, written.appeared), (2, 2), "{how}");
+        scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+        bench.assert_consistent().await;
+        assert_eq!(bench.value("SELECT last_value FROM tim_private.attempts").await, "3", "{how}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_transaction_that_keeps_failing_or_fails_for_good_is_an_error() {
+    for (how, attempts, passing) in [
+        ("RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'", "8", true),
+        ("RAISE EXCEPTION 'too slow' USING ERRCODE = '57014'", "1", true),
+        ("RAISE EXCEPTION 'wrong' USING ERRCODE = '23514'", "1", false),
+    ] {
+        let bench = Bench::postgres().await;
+        let scene = Scene::after_baseline(&bench, &[], &[]).await;
+        let crawl = scene.open(at(2, 0)).await;
+        let_insertions_fail(&bench, 1000, how).await;
+        let error = scene.try_list(crawl, scene.public, false, at(2, 1), &["a"]).await.unwrap_err();
+        assert_eq!(error.is_passing(), passing, "{error:?}");
+        assert_eq!(bench.value("SELECT last_value FROM tim_private.attempts").await, attempts);
+        assert_eq!(bench.value("SELECT count(*) FROM group_event").await, "0");
+        bench.assert_consistent().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn connections_that_broke_while_nobody_used_them_are_replaced() {
+    let bench = Bench::postgres().await;
+    let scene = Scene::after_baseline(&bench, &["a"], &[]).await;
+    for hour in 2..6 {
+        execute(
+            &bench,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await;
+        assert_eq!(bench.store.app_statuses().await.unwrap().len(), 1);
+        let crawl = scene.open(at(hour, 0)).await;
+        scene.complete(crawl, at(hour, 0), at(hour, 1), &[scene.public]).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn the_schema_can_be_named_and_two_can_stand_side_by_side() {
+    let bench = Bench::postgres().await;
+    let url = DatabaseUrl::Postgres(database(&bench).settings().schema("order").unwrap());
+    let store = Store::open(&url).await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    store.migrate().await.unwrap();
+    store.check_migrated().await.unwrap();
+    let app = |name: &str| AppIdentity { sdk_app_id: sdk_app_id(), name: name.to_owned() };
+    store.register_app(&app("here"), &group_types(&["Public"])).await.unwrap();
+    bench.store.register_app(&app("there"), &group_types(&["Public"])).await.unwrap();
+    assert_eq!(bench.value("SELECT app FROM \"order\".app_status").await, "here");
+    assert_eq!(bench.value("SELECT name FROM order_private.app").await, "here");
+    assert_eq!(bench.value("SELECT app FROM tim.app_status").await, "there");
+    store.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn every_view_and_every_column_says_what_it_means() {
+    let bench = Bench::postgres().await;
+    let silent = "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum >= 0
+                  WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND col_description(c.oid, a.attnum) IS NULL
+                  UNION ALL
+                  SELECT c.relname, '' FROM pg_class c
+                  WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL";
+    assert_eq!(bench.lines(silent).await, [""; 0]);
+    let views = "SELECT count(*) FROM pg_class WHERE relnamespace = 'tim'::regnamespace AND relkind = 'v'";
+    assert_eq!(bench.value(views).await, "11");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn views_speak_in_the_types_of_postgresql() {
+    let bench = Bench::postgres().await;
+    let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
+                 AND data_type <> CASE
+                     WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of') THEN 'timestamp with time zone'
+                     WHEN column_name IN ('configured', 'held', 'in_baseline')
+                       OR column_name = 'confirmed' AND table_name <> 'crawls' THEN 'boolean'
+                     WHEN column_name = 'day' THEN 'date'
+                     WHEN column_name IN ('sdk_app_id', 'crawl_id', 'event_id', 'requests', 'groups_listed', 'live_groups',
+                         'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code', 'undeleted', 'spared',
+                         'live_before', 'net_growth', 'lifetime_seconds', 'crawls', 'complete', 'incomplete', 'failed', 'cancelled',
+                         'asked', 'confirmed', 'unlearned', 'unasked', 'withheld_confirmed')
+                       OR column_name LIKE '%count%' OR column_name LIKE 'purged%' THEN 'bigint'
+                     WHEN column_name LIKE '%\\_seconds' OR column_name = 'success_rate' THEN 'double precision'
+                     ELSE 'text' END";
+    assert_eq!(bench.lines(odd).await, [""; 0]);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_reader_sees_the_views_and_nothing_else() {
+    let server = PostgresServer::shared().await;
+    let bench = Bench::postgres().await;
+    let scene = Scene::after_baseline(&bench, &["a"], &[]).await;
+    drop(scene);
+    let role = format!("reader_{}", database(&bench).name);
+    let settings = database(&bench).settings().reader_role(Some(&role));
+    let store = Store::open(&DatabaseUrl::Postgres(settings)).await.unwrap();
+    let refused = store.migrate().await.unwrap_err();
+    assert!(matches!(refused, StoreError::NoSuchRole { .. }), "{refused:?}");
+    assert!(refused.to_string().contains(&format!("CREATE ROLE \"{role}\"")), "{refused}");
+
+    // The recipe of the documentation.
+    server
+        .administer(&format!(
+            "CREATE ROLE {role} LOGIN; ALTER ROLE {role} SET statement_timeout = '30s';
+             ALTER ROLE {role} SET default_transaction_read_only = on"
+        ))
+        .await;
+    store.migrate().await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+    let url = server.url_as(&role, &database(&bench).name);
+    let mut reader = url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+    for view in [
+        "groups",
+        "live_groups",
+        "group_events",
+        "app_counts",
+        "type_counts",
+        "daily_counts",
+        "crawls",
+        "app_status",
+        "type_status",
+    ] {
+        reader.execute(AssertSqlSafe(format!("SELECT * FROM tim.{view}"))).await.unwrap();
+    }
+    // The setting spares mistakes; the rights are what holds.
+    reader.execute("SET default_transaction_read_only = off").await.unwrap();
+    for forbidden in [
+        "SELECT * FROM tim_private.group_row",
+        "SELECT * FROM tim_private._sqlx_migrations",
+        "DELETE FROM tim_private.group_row",
+        "CREATE TABLE tim.mine (x int)",
+    ] {
+        let error = reader.execute(AssertSqlSafe(forbidden.to_owned())).await.unwrap_err();
+        let code = error.as_database_error().and_then(DatabaseError::code).unwrap_or_default();
+        assert_eq!(code, "42501", "{forbidden}: {error}");
+    }
+    drop(reader);
+    Bench::execute(&bench.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+/// A role of this name that may log in, whose store stands on an empty database.
+async fn role_on_empty_database(role: &str) -> (TestDatabase, DatabaseUrl) {
+    let server = PostgresServer::shared().await;
+    let database = server.empty_database().await;
+    server.administer(&format!("CREATE ROLE {role} LOGIN")).await;
+    let url = DatabaseUrl::Postgres(PostgresDatabase::new(&server.url_as(role, &database.name)).unwrap());
+    (database, url)
+}
+
+fn missing_grant(error: &StoreError) -> String {
+    let StoreError::Rights { grant } = error else { panic!("{error:?}") };
+    assert!(error.is_configuration() && !error.is_passing());
+    grant.clone()
+}
+
+#[tokio::test]
+async fn the_one_missing_grant_is_named_when_tables_cannot_be_made() {
+    let role = format!("maker_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    let store = Store::open(&url).await.unwrap();
+    let grant = missing_grant(&store.migrate().await.unwrap_err());
+    assert_eq!(grant, format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\"", database.name));
+    assert_eq!(missing_grant(&store.check_migratable().await.unwrap_err()), grant);
+    // Nothing was half made.
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    Bench::execute(&database.database_url(), &grant).await;
+    store.check_migratable().await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    store.migrate().await.unwrap();
+    store.check_migrated().await.unwrap();
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn the_one_missing_grant_is_named_when_somebody_else_made_the_schemas() {
+    let role = format!("guest_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    Bench::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
+    let store = Store::open(&url).await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    let grant = missing_grant(&store.check_migratable().await.unwrap_err());
+    assert_eq!(grant, format!("GRANT USAGE, CREATE ON SCHEMA \"tim\", \"tim_private\" TO \"{role}\""));
+    Bench::execute(&database.database_url(), &grant).await;
+    store.check_migratable().await.unwrap();
+    store.migrate().await.unwrap();
+    store.check_migrated().await.unwrap();
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
+    let role = format!("tenant_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    let owner = Store::open(&database.database_url()).await.unwrap();
+    owner.migrate().await.unwrap();
+    owner.close().await;
+    let newest = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
+    let rights = format!(
+        "GRANT ALL ON SCHEMA tim, tim_private TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role}"
+    );
+    Bench::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
+    let store = Store::open(&url).await.unwrap();
+    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    for refused in [store.check_migratable().await, store.migrate().await] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, StoreError::OtherOwner { .. }), "{refused:?}");
+        assert!(refused.is_configuration() && refused.to_string().contains(&role), "{refused}");
+    }
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn the_one_missing_grant_is_named_when_somebody_else_made_the_tables() {
+    let role = format!("worker_{}", std::process::id());
+    let (database, url) = role_on_empty_database(&role).await;
+    let owner = Store::open(&database.database_url()).await.unwrap();
+    owner.migrate().await.unwrap();
+    owner.close().await;
+    let store = Store::open(&url).await.unwrap();
+    let mut grants = Vec::new();
+    while let Err(error) = store.check_migrated().await {
+        let grant = missing_grant(&error);
+        Bench::execute(&database.database_url(), &grant).await;
+        grants.push(grant);
+    }
+    assert_eq!(
+        grants,
+        [
+            format!("GRANT USAGE ON SCHEMA \"tim_private\" TO \"{role}\""),
+            format!(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"tim_private\" TO \"{role}\""
+            ),
+        ]
+    );
+    // Nothing is pending, so that migrating asks for no more.
+    store.migrate().await.unwrap();
+    let app = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
+    store.register_app(&app, &group_types(&["Own"])).await.unwrap();
+    assert!(store.try_lease(sdk_app_id()).await.unwrap().is_some());
+    store.close().await;
+    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_database_that_can_only_be_read_is_refused_by_who_would_write() {
+    let bench = Bench::postgres().await;
+    execute(
+        &bench,
+        &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database(&bench).name),
+    )
+    .await;
+    let refused = Store::open(&bench.url()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_passing(), "{refused:?}");
+    let reader = Store::open_to_read(&bench.url()).await.unwrap();
+    reader.check_migrated().await.unwrap();
+    assert!(reader.app_statuses().await.unwrap().is_empty());
+    reader.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_server_out_of_reach_may_come_back_and_a_wrong_address_will_not() {
+    let open =
+        async |url: &str| Store::open(&DatabaseUrl::Postgres(PostgresDatabase::new(url).unwrap())).await;
+    for away in ["postgres://u:geheim@127.0.0.1:1/d", "postgres://u:geheim@localhost/d?host=/nowhere"] {
+        let error = open(away).await.unwrap_err();
+        assert!(error.is_passing() && !error.is_configuration(), "{error:?}");
+        assert!(!format!("{error:?} {error}").contains("geheim"), "{error:?}");
+    }
+    let server = PostgresServer::shared().await;
+    let error = open(&server.url("no_such_database")).await.unwrap_err();
+    assert!(error.is_configuration() && !error.is_passing(), "{error:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_password_is_asked_for_and_never_shown() {
+    let server = PostgresServer::shared().await;
+    if !server.is_own() {
+        eprintln!("SKIPPED: who has to show a password is the named server's business");
+        return;
+    }
+    let bench = Bench::postgres().await;
+    let role = format!("guarded_{}", database(&bench).name);
+    server
+        .administer(&format!(
+            "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+             CREATE ROLE {role} LOGIN PASSWORD 'geheim' IN ROLE locked"
+        ))
+        .await;
+    let settings = PostgresDatabase::new(&server.url_as(&role, &database(&bench).name)).unwrap();
+    let wrong = settings.clone().password(&SecretString::from("falsch"));
+    let refused = Store::open(&DatabaseUrl::Postgres(wrong)).await.unwrap_err();
+    assert!(refused.is_configuration() && !refused.is_passing(), "{refused:?}");
+    let right = DatabaseUrl::Postgres(settings.password(&SecretString::from("geheim")));
+    let store = Store::open(&right).await.unwrap();
+    assert!(!format!("{store:?} {right:?} {right} {refused:?} {refused}").contains("geheim"));
+    store.close().await;
+    server.administer(&format!("DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn an_unchanged_crawl_of_many_groups_writes_next_to_nothing() {
+    let ids: Vec<String> = (0..20_000).map(|n| format!("@TGS#{n:06}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let bench = Bench::postgres().await;
+    let scene = Scene::after_baseline(&bench, &ids, &[]).await;
+    execute(&bench, "CHECKPOINT").await;
+    let rows = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'group_row'";
+    let before = bench.value(rows).await;
+    let crawl: CrawlId = scene.open(at(2, 0)).await;
+    let mut named = 0;
+    bench.store.gather_live(scene.app, || (), |(), _, _, _| named += 1).await.unwrap();
+    scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
+    assert_eq!(named, 20_000);
+    assert_eq!(bench.value(rows).await, before);
+}
+
+/// Fills the table: of ten groups one is deleted, one missing, one held.
+async fn fill(bench: &Bench, app: AppId, groups: u32, types: u32) {
+    let app = app.0;
+    let row = "INSERT INTO group_row (app_id, type_id, first_seen_at, last_seen_at, deleted_at, missing_since, held_crawl_id,
+                   in_baseline, group_id)";
+    let state = "INSERT INTO type_state (app_id, type_id, live_count, missing_count, deleted_count)";
+    execute(
+        bench,
+        &format!(
+            "{row} SELECT {app}, 1 + i % {types}, 0, 0, CASE i % 10 WHEN 0 THEN 5 END,
+                          CASE WHEN i % 10 IN (1, 2) THEN 5 END, CASE i % 10 WHEN 2 THEN 1 END, true, '@TGS#' || i
+             FROM generate_series(1, {groups}) i;
+             DELETE FROM type_state WHERE app_id = {app};
+             {state} SELECT app_id, type_id, count(*) FILTER (WHERE deleted_at IS NULL), count(missing_since), count(deleted_at)
+             FROM group_row WHERE app_id = {app} GROUP BY 1, 2"
+        ),
+    )
+    .await;
+}
+
+async fn assert_every_live_group_is_named_once(bench: &Bench, app: AppId) {
+    let mut named = Vec::new();
+    let naming = bench.store.gather_live(
+        app,
+        || (),
+        |(), type_id, id, mark| {
+            named.push(format!("{id} {} {} {}", type_id.0, mark.missing, mark.held));
+        },
+    );
+    naming.await.unwrap();
+    let live = format!(
+        "SELECT group_id || ' ' || type_id || ' ' || (missing_since IS NOT NULL) || ' ' || (held_crawl_id IS NOT NULL)
+         FROM group_row WHERE app_id = {} AND deleted_at IS NULL",
+        app.0
+    );
+    let mut live = bench.lines(&live).await;
+    named.sort();
+    live.sort();
+    assert!(named == live, "{} named, {} live", named.len(), live.len());
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn every_live_group_is_named_once_whichever_way_the_table_is_read() {
+    let bench = Bench::postgres().await;
+    let identity =
+        |number| AppIdentity { sdk_app_id: SdkAppId::new(number).unwrap(), name: format!("app-{number}") };
+    let (large, _) = bench.store.register_app(&identity(1), &[]).await.unwrap();
+    let (small, _) = bench.store.register_app(&identity(2), &[]).await.unwrap();
+    let (many_types, _) = bench.store.register_app(&identity(3), &[]).await.unwrap();
+    // Each beside the others' groups, between which its own must be found.
+    for part in [small, large, many_types] {
+        fill(
+            &bench,
+            part,
+            if part == large { 160_000 } else { 500 },
+            if part == many_types { 70 } else { 6 },
+        )
+        .await;
+    }
+    for app in [large, small, many_types] {
+        assert_every_live_group_is_named_once(&bench, app).await;
+    }
+}

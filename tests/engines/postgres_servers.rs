@@ -1,0 +1,295 @@
+//! What servers do to those who trust them: they prove who they are or do not, restart, are copied, cut connections, and
+//! do what they were told without saying so.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use harness::crawl::{Engine, ON_COMMAND, World};
+use harness::postgres::OwnServer;
+use harness::store::{Bench, Scene, at, day, sdk_app_id};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use tim_group_sync::crawl::WhenBusy;
+use tim_group_sync::model::{CrawlStatus, Verdict};
+use tim_group_sync::reconcile::Confirmation;
+use tim_group_sync::simulator::At;
+use tim_group_sync::store::{
+    Approval, CrawlEvents, DatabaseUrl, PostgresDatabase, Store, StoreError, Written,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+async fn open(url: &str) -> Result<Store, StoreError> {
+    Store::open(&DatabaseUrl::Postgres(PostgresDatabase::new(url).unwrap())).await
+}
+
+fn insecure(outcome: &Result<Store, StoreError>) -> bool {
+    matches!(outcome, Err(error @ StoreError::Insecure { .. }) if error.is_configuration())
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_server_must_show_a_certificate_of_its_name_from_who_is_trusted() {
+    let authority = KeyPair::generate().unwrap();
+    let mut of_authority = CertificateParams::default();
+    of_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(of_authority, authority).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let of_server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = of_server.signed_by(&key, &authority).unwrap();
+    let Some(server) = OwnServer::with_certificate(&certificate.pem(), &key.serialize_pem()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("ca.pem");
+    std::fs::write(&trusted, authority.pem()).unwrap();
+    let (port, trusted) = (server.port(), trusted.display());
+
+    let by =
+        |host: &str, parameters: &str| format!("postgres://postgres@{host}:{port}/postgres?{parameters}");
+    let proven = open(&by("localhost", &format!("sslmode=verify-full&sslrootcert={trusted}"))).await.unwrap();
+    proven.migrate().await.unwrap();
+    proven.close().await;
+    let unknown = open(&by("localhost", "sslmode=verify-full")).await;
+    assert!(insecure(&unknown), "{unknown:?}");
+    let misnamed = open(&by("127.0.0.1", &format!("sslmode=verify-full&sslrootcert={trusted}"))).await;
+    assert!(insecure(&misnamed), "{misnamed:?}");
+    // Encrypted is enough where the URL says so, and by itself on loopback.
+    for lenient in ["sslmode=require", ""] {
+        open(&by("127.0.0.1", lenient)).await.unwrap().close().await;
+    }
+    // This one speaks to nobody without.
+    let plain = open(&by("localhost", "sslmode=disable")).await.unwrap_err();
+    assert!(plain.is_configuration(), "{plain:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_server_without_tls_is_refused_where_the_url_asks_for_it() {
+    let Some(server) = OwnServer::start() else { return };
+    // On a port, before a server that listens on a socket alone and never speaks TLS there.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let socket = server.folder.join(".s.PGSQL.5432");
+    let carrying = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = UnixStream::connect(&socket).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let url = format!("postgres://postgres@localhost:{port}/postgres");
+    open(&url).await.unwrap().close().await;
+    for asking in ["require", "verify-ca", "verify-full"] {
+        let refused = open(&format!("{url}?sslmode={asking}")).await;
+        assert!(insecure(&refused), "{asking}: {refused:?}");
+    }
+    carrying.abort();
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_crawl_outlives_a_restart_of_the_server_or_fails_and_the_next_one_mends_it() {
+    let Some(server) = OwnServer::start() else { return };
+    let world = World::beside(Bench::on_postgres(server.database().await).await, Engine::Postgres).await;
+    world.create("Public", "a b c d");
+    world.crawl().await;
+    for n in [1, 3, 5] {
+        world.api.dissolve_some(1);
+        world.create("Public", &format!("x{n} y{n} z{n}"));
+        let held = world.api.hold(At::Request(world.request(n)));
+        world.begin_watching();
+        let (crawler, stop) = (world.crawler(), CancellationToken::new());
+        let restarting = async {
+            held.reached().await;
+            server.crash().await;
+            held.release();
+            server.start_again().await;
+        };
+        let (crawled, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), restarting);
+        match crawled {
+            Ok(report) => assert!(
+                matches!(report.status, CrawlStatus::Complete | CrawlStatus::Failed),
+                "{n}: {report:?}"
+            ),
+            Err(error) => println!("{n}: {error:?}"),
+        }
+        // What was not given up runs out.
+        server.execute("UPDATE tim_private.lease SET expires_at = 0").await;
+        world.crawl().await;
+        world.assert_table_is_the_truth().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_crawl_goes_on_when_its_connections_are_cut() {
+    let world = World::on(Engine::Postgres).await;
+    world.create("Public", "a b c d");
+    world.crawl().await;
+    for n in 1..=5 {
+        world.api.dissolve_some(1);
+        world.create("Public", &format!("x{n} y{n}"));
+        let held = world.api.hold(At::Request(world.request(n)));
+        world.begin_watching();
+        let (crawler, stop) = (world.crawler(), CancellationToken::new());
+        let cutting = async {
+            held.reached().await;
+            let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            Bench::execute(&world.bench.url(), all).await;
+            held.release();
+        };
+        let (crawled, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), cutting);
+        assert_eq!(crawled.unwrap().status, CrawlStatus::Complete, "{n}");
+        world.assert_invariants().await;
+        world.assert_table_is_the_truth().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_replica_is_read_and_never_written() {
+    let Some(server) = OwnServer::start() else { return };
+    let bench = Bench::on_postgres(server.database().await).await;
+    let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
+    let Some(replica) = server.replica().await else { return };
+    let reader = Store::open_to_read(&replica).await.unwrap();
+    reader.check_migrated().await.unwrap();
+    let live = async || reader.app_statuses().await.unwrap()[0].types[0].live;
+    assert_eq!(live().await, 2);
+    assert!(reader.lease_holder(sdk_app_id()).await.unwrap().is_some());
+
+    let crawl = scene.open(at(2, 0)).await;
+    scene.list(crawl, scene.public, at(2, 1), &["c"]).await;
+    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    while live().await != 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    for refused in [Store::open(&replica).await, Store::open_existing(&replica).await] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_passing(), "{refused:?}");
+    }
+    let refused = reader.set_configured(&[]).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Query { .. }) && refused.is_passing(), "{refused:?}");
+    reader.close().await;
+}
+
+/// Stands before a server. Now and then it keeps the answer to a commit for itself, and cuts the connection.
+struct Way {
+    folder: TempDir,
+    to_lose: Arc<AtomicU32>,
+}
+
+impl Way {
+    fn to(server: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(".s.PGSQL.6432")).unwrap();
+        let (to_lose, socket) = (Arc::<AtomicU32>::default(), server.join(".s.PGSQL.5432"));
+        let losing = Arc::clone(&to_lose);
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let server = UnixStream::connect(&socket).await.unwrap();
+                tokio::spawn(carry(client, server, Arc::clone(&losing)));
+            }
+        });
+        Self { folder, to_lose }
+    }
+
+    /// Of the next transaction that writes, nobody hears that it was committed.
+    fn lose_a_commit(&self) {
+        assert_eq!(self.to_lose.swap(1, Ordering::SeqCst), 0, "the one before was not lost");
+    }
+}
+
+async fn carry(
+    mut client: UnixStream,
+    mut server: UnixStream,
+    to_lose: Arc<AtomicU32>,
+) -> std::io::Result<()> {
+    let (mut up, mut down) = ([0; 8192], [0; 8192]);
+    let mut only_reads = false;
+    loop {
+        tokio::select! {
+            sent = client.read(&mut up) => {
+                let sent = &up[..sent?];
+                if sent.is_empty() {
+                    return Ok(());
+                }
+                let says = |text: &[u8]| sent.windows(text.len()).any(|window| window == text);
+                if says(b"BEGIN") {
+                    only_reads = says(b"READ ONLY");
+                }
+                server.write_all(sent).await?;
+                let commits = says(b"COMMIT\0") && !only_reads;
+                if commits && to_lose.compare_exchange(1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    // It was committed once there is an answer.
+                    server.readable().await?;
+                    return Ok(());
+                }
+            }
+            said = server.read(&mut down) => {
+                let said = &down[..said?];
+                if said.is_empty() {
+                    return Ok(());
+                }
+                client.write_all(said).await?;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn what_was_committed_without_an_answer_is_done_once() {
+    let Some(server) = OwnServer::start() else { return };
+    let way = Way::to(&server.folder);
+    let mut database = server.database().await;
+    database.pooler = Some(way.folder.path().to_owned());
+    let bench = Bench::on_postgres(database).await;
+    let scene = Scene::after_baseline(&bench, &["a", "b", "c"], &[]).await;
+
+    way.lose_a_commit();
+    let crawl = scene.open(at(2, 0)).await;
+    assert_eq!(
+        bench.lines("SELECT crawl_id, status FROM crawl ORDER BY crawl_id").await,
+        ["1|complete", &format!("{crawl}|running")]
+    );
+    way.lose_a_commit();
+    let written = scene.list(crawl, scene.public, at(2, 1), &["a", "d"]).await;
+    assert_eq!(written, Written { first_listed: 1, appeared: 1, ..Written::default() });
+    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["b"]).await;
+    way.lose_a_commit();
+    let events = scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    assert_eq!(events, CrawlEvents { appeared: 1, vanished: 1, ..CrawlEvents::default() });
+    let told = [format!("appeared|d|NULL|Public|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")];
+    assert_eq!(scene.events().await, told);
+    assert_eq!(
+        bench.lines("SELECT appeared, vanished FROM daily_counts WHERE group_type = 'Public'").await,
+        ["1|1"]
+    );
+    // Closed once by this call, but not by another.
+    let again = scene.close(crawl, at(2, 0), at(2, 2), &gone).await;
+    assert!(matches!(again, Err(StoreError::Superseded { .. })), "{again:?}");
+
+    let crawl = scene.open(at(3, 0)).await;
+    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["c"]).await;
+    withheld.withhold(&[scene.public], Confirmation::Off, true);
+    scene.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
+    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    way.lose_a_commit();
+    let approved =
+        bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
+    assert_eq!(approved, 1);
+    assert_eq!(bench.value("SELECT vanished FROM daily_counts WHERE group_type = 'Public'").await, "2");
+    bench.assert_consistent().await;
+
+    let Scene { lease, .. } = scene;
+    lease.give_back().await;
+    way.lose_a_commit();
+    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().expect("it is one's own word in the row");
+    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    lease.give_back().await;
+    assert_eq!(way.to_lose.load(Ordering::SeqCst), 0);
+}

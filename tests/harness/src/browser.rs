@@ -1,0 +1,302 @@
+//! A real Chromium without a window, told what to do over its debugging pipe. `CHROMIUM` names its program.
+
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use crate::dashboard::Dashboard;
+
+/// A browser has a dozen processes: one at a time is enough for a small machine.
+static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+/// For anything that the browser is asked for.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// One page of a browser of its own.
+pub struct Browser {
+    _process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    asked: u64,
+    page: Option<String>,
+    events: Vec<Value>,
+    user_agent: String,
+    _profile: TempDir,
+    _turn: SemaphorePermit<'static>,
+}
+
+/// Who looks at the page, and with what.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    pub width: u32,
+    pub height: u32,
+    pub language: &'static str,
+    pub dark: bool,
+    pub timezone: &'static str,
+    /// Pixels of the screen for one of the page.
+    pub scale: f64,
+}
+
+pub const DESKTOP: Reader =
+    Reader { width: 1280, height: 900, language: "en-GB", dark: false, timezone: "UTC", scale: 1.0 };
+pub const PHONE: Reader = Reader { width: 360, height: 740, ..DESKTOP };
+
+fn program() -> String {
+    let named = std::env::var("CHROMIUM").ok();
+    let known = ["/usr/bin/chromium-headless-shell", "/usr/bin/chromium"].map(str::to_owned);
+    let found = named.into_iter().chain(known).find(|program| Path::new(program).exists());
+    found.expect(
+        "the tests of the page need Chromium: run tests/run, which installs it, or name one in CHROMIUM",
+    )
+}
+
+impl Browser {
+    pub async fn start() -> Self {
+        let turn = ONE_AT_A_TIME.acquire().await.unwrap();
+        let profile = tempfile::tempdir().unwrap();
+        let folder = profile.path().display();
+        // The pipe is at its descriptors 3 and 4.
+        let mut process = Command::new("sh")
+            .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", &program()])
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--remote-debugging-pipe",
+                "--disable-gpu",
+                "--no-first-run",
+            ])
+            .args(["--disable-dev-shm-usage", "--disable-background-networking", "--hide-scrollbars"])
+            .args(["--no-default-browser-check", "--disable-extensions", "--disable-component-update"])
+            .arg(format!("--user-data-dir={folder}"))
+            .env("HOME", profile.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let mut browser = Self {
+            _process: process,
+            input,
+            output,
+            asked: 0,
+            page: None,
+            events: Vec::new(),
+            user_agent: String::new(),
+            _profile: profile,
+            _turn: turn,
+        };
+        let version = browser.call("Browser.getVersion", json!({})).await;
+        version["userAgent"].as_str().unwrap().clone_into(&mut browser.user_agent);
+        browser
+    }
+
+    /// Shows an address on a new page.
+    pub async fn open(&mut self, url: &str, reader: Reader) {
+        self.page = None;
+        self.events.clear();
+        let context = self.call("Target.createBrowserContext", json!({ "disposeOnDetach": true })).await;
+        let context = &context["browserContextId"];
+        let target = json!({ "url": "about:blank", "browserContextId": context });
+        let target = self.call("Target.createTarget", target).await;
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let session = self.call("Target.attachToTarget", attach).await;
+        self.page = session["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page", "Runtime", "Log", "Network", "DOM", "Accessibility"] {
+            self.call(&format!("{domain}.enable"), json!({})).await;
+        }
+        let Reader { width, height, language, dark, timezone, scale } = reader;
+        let agent = json!({ "userAgent": self.user_agent, "acceptLanguage": language });
+        self.call("Emulation.setUserAgentOverride", agent).await;
+        self.call("Emulation.setTimezoneOverride", json!({ "timezoneId": timezone })).await;
+        let media = json!([
+            { "name": "prefers-color-scheme", "value": if dark { "dark" } else { "light" } },
+            { "name": "prefers-reduced-motion", "value": "reduce" },
+        ]);
+        self.call("Emulation.setEmulatedMedia", json!({ "features": media })).await;
+        let screen =
+            json!({ "width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 500 });
+        self.call("Emulation.setDeviceMetricsOverride", screen).await;
+        self.call("Page.navigate", json!({ "url": url })).await;
+    }
+
+    /// What JavaScript makes of an expression, awaited.
+    pub async fn eval(&mut self, expression: &str) -> Value {
+        let question = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let answer = self.call("Runtime.evaluate", question).await;
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
+        answer["result"]["value"].clone()
+    }
+
+    /// Waits until an expression is true.
+    pub async fn until(&mut self, expression: &str) {
+        let condition = format!(
+            "new Promise((done) => {{
+               const end = Date.now() + 90000;
+               const look = () => {{
+                 let so = false;
+                 try {{ so = Boolean({expression}); }} catch {{ }}
+                 if (so || Date.now() > end) done(so); else setTimeout(look, 20);
+               }};
+               look();
+             }})"
+        );
+        let came = self.eval(&condition).await;
+        if came != true {
+            let text = self.eval("document.body.innerText").await;
+            panic!(
+                "never: {expression}\n{:?}\non a page that says\n{}",
+                self.complaints(),
+                text.as_str().unwrap()
+            );
+        }
+    }
+
+    /// All that a reader can see, or is told.
+    pub async fn text(&mut self) -> String {
+        self.eval("document.body.innerText").await.as_str().unwrap().to_owned()
+    }
+
+    pub async fn click(&mut self, selector: &str) {
+        let selector = json!(selector);
+        self.eval(&format!("document.querySelector({selector}).click()")).await;
+    }
+
+    /// Presses a key: Tab, Enter, Space, or what it writes.
+    pub async fn press(&mut self, key: &str) {
+        let (code, number, text) = match key {
+            "Tab" => ("Tab", 9, ""),
+            "Enter" => ("Enter", 13, "\r"),
+            "Space" => ("Space", 32, " "),
+            other => (other, 0, other),
+        };
+        let key = if key == "Space" { " " } else { key };
+        for kind in ["keyDown", "keyUp"] {
+            let text = if kind == "keyDown" { text } else { "" };
+            let event = json!({ "type": kind, "key": key, "code": code, "windowsVirtualKeyCode": number, "text": text });
+            self.call("Input.dispatchKeyEvent", event).await;
+        }
+    }
+
+    /// Writes at the focus.
+    pub async fn write(&mut self, text: &str) {
+        self.call("Input.insertText", json!({ "text": text })).await;
+    }
+
+    /// Roles and names as a screen reader gets them, in order.
+    pub async fn spoken(&mut self) -> Vec<(String, String)> {
+        let tree = self.call("Accessibility.getFullAXTree", json!({})).await;
+        let nodes = tree["nodes"].as_array().unwrap();
+        let text = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        nodes
+            .iter()
+            .filter(|node| node["ignored"] != true)
+            .map(|node| (text(&node["role"]), text(&node["name"])))
+            .collect()
+    }
+
+    /// A picture of the page from its top, as PNG; all of it, or what the screen shows.
+    pub async fn picture(&mut self, whole: bool) -> Vec<u8> {
+        let metrics = self.call("Page.getLayoutMetrics", json!({})).await;
+        let size = if whole { &metrics["cssContentSize"] } else { &metrics["cssLayoutViewport"] };
+        let (width, height) = if whole {
+            (size["width"].clone(), size["height"].clone())
+        } else {
+            (size["clientWidth"].clone(), size["clientHeight"].clone())
+        };
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
+        let question = json!({ "format": "png", "captureBeyondViewport": whole, "clip": clip });
+        let answer = self.call("Page.captureScreenshot", question).await;
+        BASE64_STANDARD.decode(answer["data"].as_str().unwrap()).unwrap()
+    }
+
+    /// What the page, or the browser about it, has complained of: errors, warnings, refusals by policy.
+    pub fn complaints(&self) -> Vec<String> {
+        let complaint = |event: &Value| match event["method"].as_str() {
+            Some("Runtime.exceptionThrown") => Some(event["params"].to_string()),
+            Some("Runtime.consoleAPICalled") => Some(event["params"]["args"].to_string()),
+            Some("Log.entryAdded") => {
+                let entry = &event["params"]["entry"];
+                matches!(entry["level"].as_str(), Some("error" | "warning")).then(|| entry.to_string())
+            }
+            _ => None,
+        };
+        self.events.iter().filter_map(complaint).collect()
+    }
+
+    /// Every address that the page asked for.
+    pub fn asked_for(&self) -> Vec<String> {
+        let requests = self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
+        requests.map(|event| event["params"]["request"]["url"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.asked += 1;
+        let mut message = json!({ "id": self.asked, "method": method, "params": parameters });
+        if let Some(page) = &self.page {
+            message["sessionId"] = json!(page);
+        }
+        let mut bytes = message.to_string().into_bytes();
+        bytes.push(0);
+        let answer = async {
+            self.input.write_all(&bytes).await?;
+            loop {
+                let mut bytes = Vec::new();
+                if self.output.read_until(0, &mut bytes).await? == 0 {
+                    return Err(io::Error::other("Chromium has gone"));
+                }
+                bytes.pop();
+                let message: Value = serde_json::from_slice(&bytes)?;
+                if message["id"] == self.asked {
+                    return Ok(message);
+                }
+                if message["method"].is_string() && message["sessionId"].as_str() == self.page.as_deref() {
+                    self.events.push(message);
+                }
+            }
+        };
+        let answer = timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("{method}: no answer"));
+        let mut answer = answer.unwrap_or_else(|error| panic!("{method}: {error}"));
+        assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
+        answer["result"].take()
+    }
+}
+
+impl Browser {
+    /// Nothing was complained of, nobody else was asked, and nothing is wider than the screen.
+    pub async fn assert_clean(&mut self, dashboard: &Dashboard) {
+        assert_eq!(self.complaints(), [""; 0]);
+        let own = format!("http://{}/", dashboard.address);
+        let elsewhere: Vec<String> =
+            self.asked_for().into_iter().filter(|url| !url.starts_with(&own)).collect();
+        assert_eq!(elsewhere, [""; 0]);
+        let too_wide = "[...document.querySelectorAll('body *')].filter((one) => !one.closest('.scroll, .unseen, .plot') \
+             && one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML.slice(0, 200))";
+        assert_eq!(self.eval(too_wide).await, json!([]));
+        assert_eq!(self.eval("document.documentElement.scrollWidth <= innerWidth").await, true);
+    }
+
+    /// The rules of the W3C's guidelines that a program can check.
+    pub async fn assert_accessible(&mut self) {
+        let rules = crate::root().join("target/axe/axe_playwright_python/axe.min.js");
+        let rules = std::fs::read_to_string(rules).expect("tests/run installs axe");
+        self.eval(&format!("{rules}; true")).await;
+        let broken = self
+            .eval(
+                "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })
+                   .then((found) => found.violations.map((one) => [one.id, one.help, one.nodes.map((node) => [node.html, node.failureSummary])]))",
+            )
+            .await;
+        assert_eq!(broken, json!([]), "{broken:#}");
+    }
+}

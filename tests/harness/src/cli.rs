@@ -1,0 +1,141 @@
+//! The program as people and scripts meet it: commands, output, exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use tim_group_sync::simulator::{KEY, Settings, Simulator};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::program::{Service, program};
+
+/// A folder with a configuration and a key, and the simulated API it names.
+pub struct Place {
+    pub api: Simulator,
+    pub folder: TempDir,
+}
+
+impl Place {
+    pub async fn new() -> Self {
+        let api = Simulator::start(Settings::default()).await.unwrap();
+        let place = Self { api, folder: tempfile::tempdir().unwrap() };
+        place.write_key(KEY);
+        place.configure("");
+        place
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write_key(&self, key: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(self.path("app.key"), format!("{key}\n")).unwrap();
+        std::fs::set_permissions(self.path("app.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Writes a configuration with these lines more in the app's section.
+    pub fn configure(&self, lines: &str) {
+        let text = format!(
+            "[database]\nurl = \"sqlite:groups.db\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n\
+             [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\nrequest_timeout = \"2s\"\nretry_for = \"1s\"\n{lines}",
+            self.api.base_url()
+        );
+        std::fs::write(self.path("config.toml"), text).unwrap();
+    }
+
+    pub fn service(&self) -> Service {
+        Service::by(self.command(&["run"]))
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(arguments).current_dir(self.folder.path()).env_clear();
+        command.env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
+        command
+    }
+
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.command(arguments);
+        // The simulated API runs on this runtime, so nothing may block it.
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        Ended::from(output)
+    }
+
+    pub async fn query(&self, sql: &str) -> String {
+        let (database, sql) = (self.path("groups.db"), sql.to_owned());
+        rows(&database, &sql).await.iter().map(|row| row.join(" ")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ended {
+    /// The result of a command that was asked for JSON, whose document has the code it ended with.
+    pub fn result(&self) -> serde_json::Value {
+        let mut document: serde_json::Value = serde_json::from_str(&self.out).unwrap();
+        assert_eq!(document["exit_code"].as_i64(), self.code.map(i64::from), "{self:?}");
+        document["result"].take()
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// The answer to a query on an SQLite file.
+pub async fn rows(database: &Path, sql: &str) -> Vec<Vec<String>> {
+    use sqlx::{AssertSqlSafe, Row as _};
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database).read_only(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&pool).await.unwrap();
+    let text = |row: &sqlx::sqlite::SqliteRow, column| {
+        row.try_get_unchecked::<Option<String>, _>(column).unwrap().unwrap_or_default()
+    };
+    let rows = rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect();
+    pool.close().await;
+    rows
+}
+
+impl Place {
+    /// Serves the metrics at a port that the system chooses.
+    pub fn serve_metrics(&self) {
+        let config = std::fs::read_to_string(self.path("config.toml")).unwrap();
+        let config = config.replace("[metrics]\nlisten = \"\"", "[metrics]\nlisten = \"127.0.0.1:0\"");
+        assert!(config.contains("127.0.0.1:0"), "{config}");
+        std::fs::write(self.path("config.toml"), config).unwrap();
+    }
+}
+
+/// The daemon of this command, and where it serves its metrics.
+pub async fn serving(command: Command) -> (Service, String) {
+    let (daemon, line) = Service::by(command).says_line("serving /metrics").await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    (daemon, line["address"].as_str().unwrap().to_owned())
+}
+
+/// The status, the head and the body of an answer.
+pub async fn get(address: &str, path: &str) -> (String, String, String) {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (first, head) = head.split_once("\r\n").unwrap();
+    let status = first.split_once(' ').unwrap().1;
+    (status.to_owned(), head.to_ascii_lowercase(), body.to_owned())
+}

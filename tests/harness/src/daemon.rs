@@ -1,0 +1,320 @@
+//! The daemon with its time in the test's hands: the clock stands until it is set, alarms ring when they are rung,
+//! and a crawl lasts for as long as the simulator holds its request.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::Url;
+use tempfile::TempDir;
+use tim_group_sync::alarm::{Alarm, Hand};
+use tim_group_sync::clock::Clock;
+use tim_group_sync::crawl::{CrawlSettings, Crawler};
+use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Database, MakeCrawler, Phase};
+use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal, Systemd};
+use tim_group_sync::metrics::Metrics;
+use tim_group_sync::model::{GroupType, SdkAppId};
+use tim_group_sync::pace::RetryPolicy;
+use tim_group_sync::policy::DeletionPolicy;
+use tim_group_sync::schedule::Schedule;
+use tim_group_sync::simulator::{Settings, Simulator};
+use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::tencent::usersig::SecretKey;
+use tim_group_sync::tencent::{Client, ClientSettings};
+use tokio::sync::watch;
+use tracing::subscriber::DefaultGuard;
+
+/// An API and a database, in which nothing has happened yet.
+pub struct Stage {
+    pub api: Simulator,
+    pub clock: Clock,
+    pub store: Store,
+    pub folder: TempDir,
+    log: Arc<Mutex<Vec<u8>>>,
+    _logging: DefaultGuard,
+}
+
+/// An app as a test wants it. The default is crawled at every full hour.
+pub struct Wish {
+    pub app: &'static str,
+    pub sdk_app_id: i64,
+    pub cron: &'static str,
+    pub catch_up: bool,
+    /// One that the API does not know.
+    pub wrong_key: bool,
+    pub retry_for: Duration,
+    pub group_type: &'static str,
+}
+
+pub const PROD: Wish = Wish {
+    app: "prod",
+    sdk_app_id: 1_400_000_000,
+    cron: "0 * * * *",
+    catch_up: false,
+    wrong_key: false,
+    retry_for: Duration::from_secs(1),
+    group_type: "Public",
+};
+
+/// A daemon, seen from one of its apps.
+pub struct Daemon {
+    pub app: &'static str,
+    pub hand: Hand,
+    pub apps: watch::Receiver<Apps>,
+    pub life: Lifecycle,
+    pub whole: Arc<Mutex<daemon::Daemon>>,
+}
+
+/// A moment of the day on which all of this happens.
+pub fn at(time: &str) -> DateTime<Utc> {
+    format!("2026-03-10T{time}Z").parse().unwrap()
+}
+
+pub fn twenty_past_eight() -> Clock {
+    Clock::standing_at(at("08:20:00"))
+}
+
+impl Stage {
+    /// A stage without tables.
+    pub async fn bare(clock: Clock) -> Self {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&log);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || LogWriter(Arc::clone(&written)))
+            .finish();
+        let logging = tracing::subscriber::set_default(subscriber);
+        let api = Simulator::start(Settings { clock: clock.clone(), ..Settings::default() }).await.unwrap();
+        api.create_many("Public", 5);
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
+        Self { api, clock, store, folder, log, _logging: logging }
+    }
+
+    pub async fn new() -> Self {
+        let stage = Self::bare(twenty_past_eight()).await;
+        stage.store.migrate().await.unwrap();
+        stage
+    }
+
+    pub fn crawler(&self, api: &Simulator, wish: &Wish) -> MakeCrawler {
+        let simulated = Settings::default();
+        let sdk_app_id = SdkAppId::new(wish.sdk_app_id).unwrap();
+        let client = ClientSettings {
+            sdk_app_id,
+            identifier: simulated.identifier,
+            secret_key: if wish.wrong_key { SecretKey::new(&"f".repeat(64)) } else { simulated.secret_key },
+            base_url: Url::parse(&api.base_url()).unwrap(),
+            place: "china".to_owned(),
+            request_timeout: Duration::from_secs(30),
+            clock: self.clock.clone(),
+        };
+        let settings = CrawlSettings {
+            identity: AppIdentity { sdk_app_id, name: wish.app.to_owned() },
+            group_types: vec![GroupType::new(wish.group_type).unwrap()],
+            page_limit: 3,
+            request_interval: Duration::ZERO,
+            retry: RetryPolicy {
+                first_pause: Duration::from_millis(1),
+                longest_pause: Duration::from_millis(2),
+                retry_for: wish.retry_for,
+            },
+            deletion: DeletionPolicy::default(),
+            timezone: chrono_tz::UTC,
+            host: "test".to_owned(),
+        };
+        let clock = self.clock.clone();
+        Box::new(move |store: &Store| {
+            let client = Client::new(client.clone()).unwrap();
+            Ok(Crawler::new(settings.clone(), client, store.clone(), clock.clone()))
+        })
+    }
+
+    pub fn plan(&self, api: &Simulator, wish: &Wish) -> AppPlan {
+        AppPlan {
+            name: wish.app.to_owned(),
+            sdk_app_id: SdkAppId::new(wish.sdk_app_id).unwrap(),
+            schedule: Schedule::parse(wish.cron, chrono_tz::UTC).unwrap(),
+            catch_up: wish.catch_up,
+            crawler: self.crawler(api, wish),
+        }
+    }
+
+    /// Starts a daemon with this app.
+    pub fn start(&self, wish: &Wish) -> Daemon {
+        let [daemon] = self.start_all([(wish.app, self.plan(&self.api, wish))]);
+        daemon
+    }
+
+    /// Starts a daemon with several apps.
+    pub fn start_all<const N: usize>(&self, apps: [(&'static str, AppPlan); N]) -> [Daemon; N] {
+        let names = apps.each_ref().map(|(app, _)| *app);
+        let life = Lifecycle::deaf();
+        let database = watch::Sender::new(Database::Open(self.store.clone())).subscribe();
+        let systemd = Systemd::from_environment();
+        let whole = daemon::Daemon::new(&self.clock, &life, systemd, database);
+        let seen = whole.health().apps();
+        let whole = Arc::new(Mutex::new(whole));
+        let mut hands = apply(&whole, apps.map(|(_, plan)| plan).into());
+        names.map(|app| Daemon {
+            app,
+            hand: hands.remove(app).unwrap(),
+            apps: seen.clone(),
+            life: life.clone(),
+            whole: Arc::clone(&whole),
+        })
+    }
+
+    /// A daemon whose app has been crawled at 08:20 and waits for 09:00.
+    pub async fn start_crawled(&self) -> Daemon {
+        let mut daemon = self.start(&Wish { catch_up: true, ..PROD });
+        daemon.has_crawled(1).await;
+        daemon
+    }
+
+    pub fn set_clock(&self, time: &str) {
+        self.clock.set(at(time));
+    }
+
+    /// Every crawl: why, which tick it served, and what became of it.
+    pub async fn crawls(&self) -> Vec<String> {
+        let (_, rows) = self
+            .store
+            .read("SELECT trigger, substr(CAST(due_at AS TEXT), 12, 5), status, app FROM crawls ORDER BY crawl_id")
+            .await
+            .unwrap();
+        let line = |row: &Vec<String>| match row[3].as_str() {
+            "prod" => row[..3].join(" "),
+            _ => row.join(" "),
+        };
+        rows.iter().map(line).collect()
+    }
+
+    pub fn logged(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.log.lock().unwrap()).matches(text).count()
+    }
+}
+
+/// Gives a daemon these apps and no others; returns the hands of the alarms of those that are new.
+pub fn apply(whole: &Mutex<daemon::Daemon>, plans: Vec<AppPlan>) -> BTreeMap<String, Hand> {
+    let mut hands = BTreeMap::new();
+    whole.lock().unwrap().apply(plans, |app| {
+        let (alarm, hand) = Alarm::by_hand();
+        hands.insert(app.to_owned(), hand);
+        alarm
+    });
+    hands
+}
+
+impl Daemon {
+    /// Waits until the app stands so.
+    pub async fn is(&mut self, what: &str, so: impl Fn(&AppState) -> bool) {
+        let app = self.app;
+        let wait = self.apps.wait_for(|apps| apps.get(app).is_some_and(&so));
+        let came = tokio::time::timeout(Duration::from_secs(30), wait).await.is_ok();
+        assert!(came, "never: {what}; but {:?}", self.apps.borrow().get(app));
+    }
+
+    pub async fn has_crawled(&mut self, crawls: i64) {
+        self.is(&format!("{crawls} crawls made"), |state| {
+            matches!(state.phase, Phase::Waiting)
+                && state.last.as_ref().is_some_and(|last| last.crawl.0 == crawls)
+        })
+        .await;
+    }
+
+    /// Waits until a crawl of the app has ended like this.
+    pub async fn has_ended(&mut self, status: &str) {
+        self.is(&format!("a crawl that is {status}"), |state| {
+            matches!(state.phase, Phase::Waiting)
+                && state.last.as_ref().is_some_and(|last| last.status.as_str() == status)
+        })
+        .await;
+    }
+
+    pub async fn waits_until(&mut self, next: &str) {
+        self.is(&format!("waiting for {next}"), |state| {
+            matches!(state.phase, Phase::Waiting) && state.next_at == Some(at(next))
+        })
+        .await;
+        assert_eq!(self.hand.due().await, at(next));
+    }
+
+    /// Rings, and waits until the loop has thought about it.
+    pub async fn rings_for_nothing(&mut self) {
+        self.apps.mark_unchanged();
+        self.hand.ring();
+        self.apps.changed().await.unwrap();
+        self.is("waiting", |state| matches!(state.phase, Phase::Waiting)).await;
+    }
+
+    pub fn skipped_ticks(&self) -> u64 {
+        self.apps.borrow()[self.app].skipped_ticks
+    }
+
+    pub fn refused(&self) -> bool {
+        self.apps.borrow()[self.app].refused
+    }
+
+    pub async fn stop(self) -> Ending {
+        self.life.signal(Signal::Stop);
+        self.life.ended(Systemd::from_environment()).await
+    }
+}
+
+impl Stage {
+    /// The API of another app.
+    pub async fn api_of(&self, wish: &Wish) -> Simulator {
+        let sdk_app_id = SdkAppId::new(wish.sdk_app_id).unwrap();
+        let settings = Settings { sdk_app_id, clock: self.clock.clone(), ..Settings::default() };
+        let api = Simulator::start(settings).await.unwrap();
+        api.create_many("Public", 2);
+        api
+    }
+}
+
+impl Daemon {
+    /// Gives the daemon these apps, and returns a view of one that is new.
+    pub fn is_given<const N: usize>(&self, plans: [AppPlan; N], new: &'static str) -> Self {
+        let mut hands = apply(&self.whole, plans.into());
+        let hand = hands.remove(new).unwrap();
+        let (apps, life, whole) = (self.apps.clone(), self.life.clone(), Arc::clone(&self.whole));
+        Self { app: new, hand, apps, life, whole }
+    }
+
+    /// Gives the daemon these apps, none of which is new.
+    pub fn goes_over_to<const N: usize>(&self, plans: [AppPlan; N]) {
+        assert!(apply(&self.whole, plans.into()).is_empty());
+    }
+
+    pub fn troubles(&self) -> Vec<String> {
+        self.whole.lock().unwrap().health().troubles()
+    }
+}
+
+impl Stage {
+    /// A plan whose crawls these metrics count.
+    pub fn counted(&self, wish: &Wish, metrics: &Metrics) -> AppPlan {
+        let plan = self.plan(&self.api, wish);
+        let (make, observer) = (plan.crawler, metrics.app(wish.app));
+        AppPlan {
+            crawler: Box::new(move |store| make(store).map(|made| made.with_observer(Arc::clone(&observer)))),
+            ..plan
+        }
+    }
+}
+
+struct LogWriter(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

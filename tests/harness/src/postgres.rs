@@ -1,0 +1,510 @@
+//! A PostgreSQL of the tests' own: started once a run, as an ordinary user, gone when the run ends, however it ends.
+//!
+//! A small shell owns it: it waits for the end of a pipe that this process holds open, so that a panic, an abort or a
+//! kill -9 of the tests ends the server too, and then removes its folder.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use tim_group_sync::store::{DatabaseUrl, PostgresDatabase, Store};
+use tokio::sync::OnceCell;
+
+use crate::store::Place;
+
+const MISSING: &str = "these tests need a PostgreSQL server and found none: run `tests/run`, which installs one, or name \
+                       its programs' folder in PG_BIN, or a server in TIM_GROUP_SYNC_TEST_DATABASE_URL";
+
+/// Starts the server in a folder of its own and says where that is; ends both when its input ends.
+const SERVER_SCRIPT: &str = r#"
+set -eu
+bin=$1
+dir=$(mktemp -d /tmp/tim-group-sync-pg.XXXXXX)
+cd "$dir"
+trap 'cd /; rm -rf "$dir"' EXIT
+"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C --no-sync >log 2>&1 || { cat log >&2; exit 1; }
+cat >>data/postgresql.conf <<CONF
+listen_addresses = ''
+unix_socket_directories = '$dir'
+fsync = off
+full_page_writes = off
+max_connections = 300
+shared_buffers = 64MB
+CONF
+printf 'local all +locked scram-sha-256\nlocal all all trust\n' >data/pg_hba.conf
+"$bin/postgres" -D data >>log 2>&1 &
+server=$!
+trap 'kill -INT $server 2>/dev/null; wait $server; cd /; rm -rf "$dir"' EXIT
+tries=0
+until [ -S "$dir/.s.PGSQL.5432" ] && grep -q 'ready to accept' log; do
+    tries=$((tries + 1))
+    [ $tries -lt 300 ] && kill -0 $server || { cat log >&2; exit 1; }
+    sleep 0.1
+done
+echo "$dir"
+cat >/dev/null
+"#;
+
+/// A running server.
+pub struct PostgresServer {
+    /// Where its databases are, without a name at the end.
+    options: PgConnectOptions,
+    url: ServerUrl,
+    template: String,
+    keeper: Option<Keeper>,
+}
+
+enum ServerUrl {
+    Socket(PathBuf),
+    Named(String),
+}
+
+struct Keeper {
+    _shell: Child,
+    /// Its end is the server's end.
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// A database of one test's own, dropped with this.
+pub struct TestDatabase {
+    pub name: String,
+    pub url: String,
+    /// The folder of the socket, for port 6432, of a pooler or its like through which stores go.
+    pub pooler: Option<PathBuf>,
+    /// Whether it ends with its server, of which it is the only one.
+    is_only: bool,
+}
+
+/// A pgbouncer before the run's own server that gives every transaction another connection.
+pub struct Pooler {
+    folder: PathBuf,
+    _keeper: Keeper,
+}
+
+const POOLER_SCRIPT: &str = r#"
+set -eu
+program=$1
+server=$2
+dir=$(mktemp -d /tmp/tim-group-sync-pooler.XXXXXX)
+cd "$dir"
+trap 'cd /; rm -rf "$dir"' EXIT
+cat >pooler.ini <<CONF
+[databases]
+* = host=$server
+[pgbouncer]
+pool_mode = transaction
+listen_port = 6432
+unix_socket_dir = $dir
+auth_type = trust
+auth_file = $dir/users
+default_pool_size = 4
+server_round_robin = 1
+CONF
+echo '"postgres" ""' >users
+"$program" pooler.ini >log 2>&1 &
+pooler=$!
+trap 'kill -INT $pooler 2>/dev/null; wait $pooler; cd /; rm -rf "$dir"' EXIT
+tries=0
+until [ -S "$dir/.s.PGSQL.6432" ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 100 ] && kill -0 $pooler || { cat log >&2; exit 1; }
+    sleep 0.1
+done
+echo "$dir"
+cat >/dev/null
+"#;
+
+impl Pooler {
+    /// `None` where there is no pgbouncer, or no server of the tests' own behind it.
+    pub async fn start() -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
+        let program = program.into_iter().find(|program| program.exists())?;
+        let ServerUrl::Socket(server) = &PostgresServer::shared().await.url else { return None };
+        let (folder, keeper) = Keeper::of(POOLER_SCRIPT, &[program, server]);
+        Some(Self { folder, _keeper: keeper })
+    }
+
+    /// A database whose stores go through the pooler.
+    pub async fn database(&self) -> TestDatabase {
+        let mut database = PostgresServer::shared().await.database().await;
+        database.pooler = Some(self.folder.clone());
+        database
+    }
+}
+
+impl PostgresServer {
+    /// The run's server, started by the first test that asks.
+    pub async fn shared() -> &'static Self {
+        SERVER.get_or_init(Self::start).await
+    }
+
+    async fn start() -> Self {
+        let named = std::env::var("TIM_GROUP_SYNC_TEST_DATABASE_URL").ok().filter(|url| !url.is_empty());
+        let (url, keeper) = if let Some(url) = named {
+            (ServerUrl::Named(url), None)
+        } else {
+            let (folder, keeper) = Keeper::of(SERVER_SCRIPT, &[&programs().expect(MISSING)]);
+            (ServerUrl::Socket(folder), Some(keeper))
+        };
+        let text = match &url {
+            ServerUrl::Named(url) => url.clone(),
+            ServerUrl::Socket(folder) => socket_url("postgres", folder, "postgres"),
+        };
+        let options: PgConnectOptions = text.parse().unwrap();
+        let template = format!("tgs_template_{}", std::process::id());
+        let server = Self { options, url, template, keeper };
+        if server.keeper.is_some() {
+            server.administer(&format!("CREATE DATABASE {}", server.template)).await;
+            migrate(&server.database_url(&server.template)).await;
+        }
+        server
+    }
+
+    /// Runs a statement as the server's administrator.
+    pub async fn administer(&self, sql: &str) {
+        let mut connection: PgConnection = self.options.connect().await.unwrap();
+        connection
+            .execute(AssertSqlSafe(sql.to_owned()))
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        connection.close().await.unwrap();
+    }
+
+    /// Runs SQL in a database of this server.
+    pub async fn execute(&self, database: &str, sql: &str) -> Result<(), sqlx::Error> {
+        let mut connection: PgConnection = self.url(database).parse::<PgConnectOptions>()?.connect().await?;
+        connection.execute(AssertSqlSafe(sql.to_owned())).await?;
+        connection.close().await
+    }
+
+    /// A new database with all tables.
+    pub async fn database(&self) -> TestDatabase {
+        if self.keeper.is_some() {
+            return self.new_database(&format!("TEMPLATE {}", self.template)).await;
+        }
+        // Nobody would remove a template from a server that stays.
+        let database = self.empty_database().await;
+        migrate(&database.database_url()).await;
+        database
+    }
+
+    /// A new database without any.
+    pub async fn empty_database(&self) -> TestDatabase {
+        self.new_database("").await
+    }
+
+    async fn new_database(&self, how: &str) -> TestDatabase {
+        let name = format!("tgs_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
+        self.administer(&format!("CREATE DATABASE {name} {how}")).await;
+        TestDatabase { url: self.url(&name), name, pooler: None, is_only: false }
+    }
+
+    /// The URL of a database of this server.
+    pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", database)
+    }
+
+    /// The same for another role, where the server is the tests' own.
+    pub fn url_as(&self, role: &str, database: &str) -> String {
+        match &self.url {
+            ServerUrl::Socket(folder) => socket_url(role, folder, database),
+            ServerUrl::Named(url) => {
+                let mut url = reqwest::Url::parse(url).unwrap();
+                url.set_path(database);
+                if role != "postgres" {
+                    url.set_username(role).unwrap();
+                }
+                url.into()
+            }
+        }
+    }
+
+    fn database_url(&self, database: &str) -> DatabaseUrl {
+        DatabaseUrl::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
+    }
+
+    /// Whether roles and passwords are the tests' own to make.
+    pub fn is_own(&self) -> bool {
+        self.keeper.is_some()
+    }
+}
+
+/// A server of one test's own, which can be stopped, started and copied.
+pub struct OwnServer {
+    pub folder: PathBuf,
+    keeper: Arc<Mutex<Keeper>>,
+}
+
+/// As the script of the shared one, but the server also does as it is told, a line an order. With a certificate and its
+/// key it listens on the first of these ports that is free, to nobody without TLS.
+const OWN_SERVER_SCRIPT: &str = r#"
+set -eu
+bin=$1
+certificate=$2
+key=$3
+shift 3
+dir=$(mktemp -d /tmp/tim-group-sync-own-pg.XXXXXX)
+cd "$dir"
+umask 077
+end() {
+    for data in copy data; do
+        if [ -e $data/postmaster.pid ]; then "$bin/pg_ctl" -D $data -m immediate stop >>log 2>&1 || true; fi
+    done
+    cd /
+    rm -rf "$dir"
+}
+trap end EXIT
+# Whoever stops the tests with a signal to all of their processes stops this one too.
+trap 'exit 1' HUP INT TERM
+start() {
+    "$bin/pg_ctl" -D "$1" -l "$1.log" -w -t 30 start >>log 2>&1 </dev/null
+}
+give_up() {
+    cat log ./*.log >&2
+    exit 1
+}
+"$bin/initdb" -D data -U postgres -A trust -E UTF8 --locale=C --no-sync >log 2>&1 || give_up
+cat >>data/postgresql.conf <<CONF
+listen_addresses = ''
+unix_socket_directories = '$dir'
+fsync = off
+max_connections = 50
+shared_buffers = 16MB
+CONF
+if [ -n "$certificate" ]; then
+    echo "$certificate" >server.crt
+    echo "$key" >server.key
+    echo 'hostssl all all 127.0.0.1/32 trust' >data/pg_hba.conf
+    cat >>data/postgresql.conf <<CONF
+listen_addresses = '127.0.0.1'
+ssl = on
+ssl_cert_file = '$dir/server.crt'
+ssl_key_file = '$dir/server.key'
+CONF
+    started=no
+    for port in "$@"; do
+        echo "port = $port" >>data/postgresql.conf
+        echo "$port" >port
+        if start data; then started=yes; break; fi
+    done
+    [ $started = yes ] || give_up
+else
+    start data || give_up
+fi
+echo "$dir"
+while read -r order; do
+    case $order in
+        stop) "$bin/pg_ctl" -D data -m immediate stop >>log 2>&1 || give_up ;;
+        start) start data || give_up ;;
+        copy)
+            mkdir standby
+            "$bin/pg_basebackup" -h "$dir" -U postgres -D copy -R -c fast --no-sync >>log 2>&1 || give_up
+            echo "unix_socket_directories = '$dir/standby'" >>copy/postgresql.conf
+            start copy || give_up
+            ;;
+    esac
+    echo "$order"
+done
+"#;
+
+impl OwnServer {
+    /// `None` where a named server stands in for the programs that this needs.
+    pub fn start() -> Option<Self> {
+        Self::run(&["", ""])
+    }
+
+    /// One that listens on a port of 127.0.0.1 and speaks TLS only, where the server's programs were built with it.
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    pub fn with_certificate(certificate: &str, key: &str) -> Option<Self> {
+        if let Some(programs) = programs() {
+            // Such a build carries this sentence, to refuse `ssl = on`.
+            let sentence = ["-aqF", "SSL is not supported by this build"];
+            let without =
+                Command::new("grep").args(sentence).arg(programs.join("postgres")).status().unwrap();
+            if without.success() {
+                eprintln!("SKIPPED: {} was built without TLS", programs.join("postgres").display());
+                return None;
+            }
+        }
+        // Free now; another process may be quicker.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let [one, two, three] = [free(), free(), free()].map(|port| port.to_string());
+        Self::run(&[certificate, key, &one, &two, &three])
+    }
+
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    fn run(arguments: &[&str]) -> Option<Self> {
+        let Some(programs) = programs() else {
+            assert!(std::env::var_os("TIM_GROUP_SYNC_TEST_DATABASE_URL").is_some(), "{MISSING}");
+            eprintln!(
+                "SKIPPED: a named server cannot be stopped and copied; name PostgreSQL's programs in PG_BIN"
+            );
+            return None;
+        };
+        let arguments: Vec<&Path> =
+            std::iter::once(&*programs).chain(arguments.iter().map(Path::new)).collect();
+        let (folder, keeper) = Keeper::of(OWN_SERVER_SCRIPT, &arguments);
+        Some(Self { folder, keeper: Arc::new(Mutex::new(keeper)) })
+    }
+
+    /// The port of one with a certificate.
+    pub fn port(&self) -> u16 {
+        std::fs::read_to_string(self.folder.join("port")).unwrap().trim().parse().unwrap()
+    }
+
+    /// Its only database, with all tables.
+    pub async fn database(&self) -> TestDatabase {
+        let url = socket_url("postgres", &self.folder, "postgres");
+        let database = TestDatabase { url, name: "postgres".to_owned(), pooler: None, is_only: true };
+        migrate(&database.database_url()).await;
+        database
+    }
+
+    /// Runs SQL in it.
+    pub async fn execute(&self, sql: &str) {
+        let url = socket_url("postgres", &self.folder, "postgres");
+        let mut connection = url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+        connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Ends it as a crash would.
+    pub async fn crash(&self) {
+        self.tell("stop").await;
+    }
+
+    pub async fn start_again(&self) {
+        self.tell("start").await;
+    }
+
+    /// Makes a replica that follows it, and says where. `None` where the program for it is not beside the server's.
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    pub async fn replica(&self) -> Option<DatabaseUrl> {
+        let programs = programs().expect("it runs");
+        if !programs.join("pg_basebackup").exists() {
+            eprintln!("SKIPPED: there is no pg_basebackup in {}", programs.display());
+            return None;
+        }
+        self.tell("copy").await;
+        let url = socket_url("postgres", &self.folder.join("standby"), "postgres");
+        Some(DatabaseUrl::Postgres(PostgresDatabase::new(&url).unwrap()))
+    }
+
+    async fn tell(&self, order: &'static str) {
+        let keeper = Arc::clone(&self.keeper);
+        tokio::task::spawn_blocking(move || keeper.lock().unwrap().tell(order)).await.unwrap();
+    }
+}
+
+async fn migrate(database: &DatabaseUrl) {
+    let store = Store::open(database).await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+}
+
+impl TestDatabase {
+    pub fn settings(&self) -> PostgresDatabase {
+        let url = match &self.pooler {
+            Some(folder) => socket_url("postgres", folder, &self.name) + "&port=6432",
+            None => self.url.clone(),
+        };
+        PostgresDatabase::new(&url).unwrap()
+    }
+
+    /// The same database, through another's pooler if there is one.
+    pub fn reached_like(mut self, other: &Place) -> Self {
+        if let Place::Postgres(other) = other {
+            self.pooler.clone_from(&other.pooler);
+        }
+        self
+    }
+
+    pub fn database_url(&self) -> DatabaseUrl {
+        DatabaseUrl::Postgres(self.settings())
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let Some(server) = SERVER.get().filter(|_| !self.is_only) else { return };
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let options = server.options.clone();
+        // The test's own runtime may be ending, and cannot be blocked on.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut connection: PgConnection = options.connect().await?;
+                connection.execute(AssertSqlSafe(drop)).await?;
+                connection.close().await?;
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+            })
+        });
+        let _ = dropping.join();
+    }
+}
+
+impl Keeper {
+    /// Runs a script that says on its first line where its folder is and ends with its input.
+    fn of(script: &str, arguments: &[&Path]) -> (PathBuf, Self) {
+        let mut shell = as_ordinary_user();
+        shell.args(["sh", "-c", script, "keeper"]).args(arguments);
+        let mut child = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .current_dir("/")
+            .spawn()
+            .expect("a shell starts");
+        let orders = child.stdin.take().expect("it was asked for");
+        let answers = BufReader::new(child.stdout.take().expect("it was asked for"));
+        let mut keeper = Self { _shell: child, orders, answers };
+        (PathBuf::from(keeper.answer()), keeper)
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        assert!(line.ends_with('\n'), "a server of the tests' own does not start; what it said is above");
+        line.trim().to_owned()
+    }
+
+    fn tell(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
+        assert_eq!(self.answer(), order);
+    }
+}
+
+/// PostgreSQL refuses to run as root.
+fn as_ordinary_user() -> Command {
+    use std::os::unix::fs::MetadataExt as _;
+    let root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if root {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]);
+        command
+    } else {
+        Command::new("env")
+    }
+}
+
+/// The folder of `initdb` and `postgres`.
+fn programs() -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::env::var_os("PG_BIN").map(PathBuf::from).into_iter().collect();
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut installed: Vec<PathBuf> = installed.map(|version| version.path().join("bin")).collect();
+    installed.sort();
+    folders.extend(installed.into_iter().rev());
+    folders.push(crate::root().join("target/postgresql/bin"));
+    folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+}
+
+fn socket_url(role: &str, folder: &Path, database: &str) -> String {
+    format!("postgres://{role}@localhost/{database}?host={}", folder.display())
+}

@@ -1,0 +1,81 @@
+//! The views as docs/schema.md describes them, and a database in which every column of theirs has something to tell.
+
+use chrono_tz::Tz;
+use tim_group_sync::crawl::{Occasion, WhenBusy};
+use tim_group_sync::model::Trigger;
+use tim_group_sync::simulator::Fault;
+use tokio_util::sync::CancellationToken;
+
+use crate::crawl::World;
+
+const DOCUMENT: &str = include_str!("../../../docs/schema.md");
+
+/// A view as the document has it.
+pub struct View {
+    pub name: &'static str,
+    pub meaning: &'static str,
+    pub columns: Vec<Column>,
+}
+
+pub struct Column {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub meaning: &'static str,
+}
+
+/// The views of the document.
+pub fn views() -> Vec<View> {
+    let mut views: Vec<View> = Vec::new();
+    for section in chapter("## Views").split("\n### ").skip(1) {
+        let (name, text) = section.split_once("\n\n").unwrap();
+        let meaning = text.lines().next().unwrap();
+        let rows = text.lines().filter(|line| line.starts_with("| `"));
+        let columns: Vec<Column> = rows
+            .map(|row| {
+                let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+                let [name, kind, meaning] = cells[..] else { panic!("three columns: {row}") };
+                Column { name: name.trim_matches('`'), kind, meaning }
+            })
+            .collect();
+        if let Some((_, other)) = text.split_once("Its columns are those of [") {
+            let other = other.split(']').next().unwrap();
+            let of_other = &views.iter().find(|view| view.name == other).unwrap().columns;
+            let same = of_other.iter().map(|column| Column { ..*column }).collect();
+            views.push(View { name, meaning, columns: same });
+        } else {
+            views.push(View { name, meaning, columns });
+        }
+    }
+    views
+}
+
+/// The text of a chapter of the document.
+pub fn chapter(title: &str) -> &'static str {
+    let (_, text) = DOCUMENT.split_once(&format!("\n{title}\n")).unwrap();
+    text.split("\n## ").next().unwrap()
+}
+
+/// Two days and a bit in which everything happened that a column can tell: 1 March to 3 March in Shanghai.
+pub async fn eventful(mut world: World) -> World {
+    world.timezone = Tz::Asia__Shanghai;
+    world.create("Public", "@TGS#2J4SZEAEL a b c d");
+    world.create("Private", "p");
+    world.crawl().await;
+    world.create("Public", "short long");
+    world.api.retype("p", "Public");
+    let due_at = Some("2026-03-01T09:00:00Z".parse().unwrap());
+    let occasion = Occasion { trigger: Trigger::Schedule, due_at };
+    world.begin_watching();
+    world.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+    world.dissolve("short a @TGS#2J4SZEAEL");
+    world.crawl().await;
+    world.set_clock_by(24);
+    world.create("Private", "@TGS#2J4SZEAEL");
+    world.crawl().await;
+    world.fault_at_request(3, Fault::ErrorCode(60021));
+    world.crawl().await;
+    world.guard.review = true;
+    world.dissolve("b c");
+    world.crawl().await;
+    world
+}

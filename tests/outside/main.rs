@@ -1,0 +1,11 @@
+//! What other programs make of the project: browser, Datasette, Grafana, systemd, and the commands of the documents.
+
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+mod datasette;
+mod docs;
+mod docs_commands;
+mod grafana;
+mod page;
+mod pictures;
+mod unit;

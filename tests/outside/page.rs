@@ -1,0 +1,299 @@
+//! The dashboard's page in a real browser: what it shows, to whom, and that nothing it is given does any harm.
+
+use harness::browser::{Browser, DESKTOP, PHONE, Reader};
+use harness::crawl::{Engine, World};
+use harness::daemon::{self, PROD, Stage, Wish};
+use harness::dashboard::Dashboard;
+use serde_json::json;
+use tim_group_sync::policy::DeletionPolicy;
+use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
+
+const CHINESE: Reader = Reader { language: "zh-CN", ..DESKTOP };
+
+/// Crawls of every kind, the last of which withholds deletions.
+async fn eventful() -> (World, Dashboard) {
+    let mut world = World::on(Engine::Sqlite).await;
+    world.create("Public", "a b c d e f");
+    world.create("Private", "p q");
+    world.crawl().await;
+    world.dissolve("a b");
+    world.create("Public", "g h");
+    world.crawl().await;
+    world.fault_from_request(1, Fault::ErrorCode(70009));
+    world.crawl().await;
+    world.api.heal();
+    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
+    world.dissolve("d e f");
+    world.crawl().await;
+    let dashboard = Dashboard::over(&world.store).await;
+    (world, dashboard)
+}
+
+const LOADED: &str = "document.querySelector('canvas') && document.querySelector('.events tbody tr') && document.querySelector('.crawls tbody tr')";
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn without_apps_the_page_says_what_is_to_come() {
+    let world = World::on(Engine::Sqlite).await;
+    let dashboard = Dashboard::over(&world.store).await;
+    let mut browser = Browser::start().await;
+    for (reader, sentence) in [(DESKTOP, "No app has been crawled yet."), (CHINESE, "尚未抓取任何应用。")]
+    {
+        browser.open(&dashboard.url(), reader).await;
+        browser.until(&format!("document.body.innerText.includes('{sentence}')")).await;
+        browser.assert_clean(&dashboard).await;
+        browser.assert_accessible().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn an_app_is_shown_whole_in_either_language_and_light_and_at_any_width() {
+    let (_world, dashboard) = eventful().await;
+    let mut browser = Browser::start().await;
+    for reader in [
+        DESKTOP,
+        Reader { dark: true, ..DESKTOP },
+        PHONE,
+        Reader { dark: true, ..PHONE },
+        CHINESE,
+        Reader { language: "zh-CN", ..PHONE },
+    ] {
+        browser.open(&dashboard.url(), reader).await;
+        browser.until(LOADED).await;
+        browser.assert_clean(&dashboard).await;
+        browser.assert_accessible().await;
+        let text = browser.text().await;
+        let expected = match reader.language {
+            "zh-CN" => [
+                "prod：3 个群组的删除被暂缓",
+                "存续群组",
+                "各群组类型的存续群组数",
+                "每日新增与消失",
+                "最近的抓取",
+                "最新事件",
+                "陌生人社交群(Public)",
+            ],
+            _ => [
+                "prod: 3 deletions are withheld",
+                "Live groups",
+                "Live groups by type",
+                "Appeared and vanished per day",
+                "Last crawls",
+                "Newest events",
+                "the UserSig could not be verified",
+            ],
+        };
+        for sentence in expected {
+            assert!(text.contains(sentence), "{reader:?}: no {sentence:?} in\n{text}");
+        }
+        assert!(text.contains("tim-group-sync approve --crawl 4"), "the command that settles it");
+        assert_eq!(browser.eval("document.querySelectorAll('canvas').length").await, 2);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn fifty_apps_are_a_list_with_a_page_each() {
+    let stage = Stage::new().await;
+    let mut apis = Vec::new();
+    let mut plans = Vec::new();
+    for number in 0..50 {
+        let app: &'static str = Box::leak(format!("app-{number:02}").into_boxed_str());
+        let sdk_app_id = 1_400_000_100 + number;
+        let settings = Settings {
+            sdk_app_id: tim_group_sync::model::SdkAppId::new(sdk_app_id).unwrap(),
+            clock: stage.clock.clone(),
+            ..Settings::default()
+        };
+        let api = Simulator::start(settings).await.unwrap();
+        api.create_many("Public", 3);
+        let wish = Wish { app, sdk_app_id, catch_up: true, wrong_key: number == 49, ..PROD };
+        plans.push(stage.plan(&api, &wish));
+        apis.push(api);
+    }
+    let [mut daemon] = stage.start_all([("app-00", plans.remove(0))]);
+    plans.insert(
+        0,
+        stage.plan(&apis[0], &Wish { app: "app-00", sdk_app_id: 1_400_000_100, catch_up: true, ..PROD }),
+    );
+    let _hands = daemon::apply(&daemon.whole, plans);
+    daemon
+        .apps
+        .wait_for(|apps| apps.len() == 50 && apps.values().all(|app| app.last.is_some()))
+        .await
+        .unwrap();
+    let dashboard = Dashboard::of_daemon(&stage.store, daemon.apps.clone()).await;
+    let mut browser = Browser::start().await;
+    for reader in [DESKTOP, PHONE] {
+        browser.open(&dashboard.url(), reader).await;
+        browser.until("document.querySelectorAll('.apps tbody tr').length === 50").await;
+        let text = browser.text().await;
+        assert!(text.contains("1 of 50 apps needs attention"), "{text}");
+        assert!(text.contains("app-49: the API refuses its credentials"), "{text}");
+        let first = browser.eval("document.querySelector('.apps tbody tr a').textContent").await;
+        assert_eq!(first, "app-49", "the one that needs someone comes first");
+        browser.assert_clean(&dashboard).await;
+        browser.assert_accessible().await;
+        browser.eval("[...document.querySelectorAll('.apps a')].find((one) => one.textContent === 'app-17').click()").await;
+        browser
+            .until("document.querySelector('canvas') && document.title === 'app-17 · tim-group-sync'")
+            .await;
+        assert!(!browser.text().await.contains("credentials"), "what is wrong with another app");
+        browser.click("#all-apps").await;
+        browser.until("document.querySelectorAll('.apps tbody tr').length === 50").await;
+        browser.assert_clean(&dashboard).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn a_crawl_under_way_moves_before_the_readers_eyes() {
+    let stage = Stage::new().await;
+    stage.api.create_many("Public", 20);
+    let daemon = stage.start_crawled().await;
+    let dashboard = Dashboard::of_daemon(&stage.store, daemon.apps.clone()).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.until("document.querySelector('canvas')").await;
+    assert_eq!(browser.eval("document.querySelector('.running').hidden").await, true);
+    stage.api.create_many("Public", 2);
+    let asked = stage.api.requests().len() as u64;
+    let third = stage.api.hold(At::Request(asked + 3));
+    stage.set_clock("09:00:00");
+    daemon.hand.ring();
+    third.reached().await;
+    browser
+        .until("document.querySelector('.running .doing')?.textContent.startsWith('listing Public')")
+        .await;
+    let before = browser.eval("document.querySelector('progress').value").await.as_f64().unwrap();
+    let sixth = stage.api.hold(At::Request(asked + 6));
+    third.release();
+    sixth.reached().await;
+    browser.until(&format!("document.querySelector('progress').value > {before}")).await;
+    assert_eq!(browser.eval("document.querySelector('progress').max").await, 27);
+    browser.assert_accessible().await;
+    sixth.release();
+    browser.until("document.querySelector('.running').hidden").await;
+    browser.until("document.querySelector('#said').textContent.includes('2 appeared')").await;
+    browser.until("document.querySelectorAll('.events tbody tr').length === 2").await;
+    browser.until("document.querySelector('.tiles dd').textContent === '27'").await;
+    browser.assert_clean(&dashboard).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn ids_that_look_like_html_are_shown_and_do_nothing() {
+    let ids = [
+        "<img src=x onerror=\"window.harmed=1\">",
+        "<script>window.harmed=1</script>",
+        "\"><b>bold</b>",
+        "javascript:window.harmed=1",
+        "#/../%2e%2e/?a=b&c",
+    ];
+    let world = World::on(Engine::Sqlite).await;
+    world.create("Public", "a b");
+    world.crawl().await;
+    for id in ids {
+        world.api.create("Public", id);
+    }
+    world.crawl().await;
+    let dashboard = Dashboard::over(&world.store).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.until("document.querySelectorAll('.events tbody tr').length === 5").await;
+    for id in ids {
+        let text = json!(id);
+        browser.eval(&format!("[...document.querySelectorAll('.events a')].find((one) => one.textContent === {text}).click()")).await;
+        browser.until(&format!("document.querySelector('.group h3 .id')?.textContent === {text}")).await;
+        assert_eq!(
+            browser.eval("document.querySelectorAll('.group tbody tr').length").await,
+            1,
+            "its history"
+        );
+        browser.click(".group .close").await;
+        browser.until("!document.querySelector('.group')").await;
+    }
+    // The same by its address, as from a bookmark.
+    let address = browser.eval("document.querySelector('.events a').href").await;
+    browser.open(address.as_str().unwrap(), DESKTOP).await;
+    browser.until("document.querySelector('.group h3 .id')").await;
+    browser.assert_clean(&dashboard).await;
+    assert_eq!(
+        browser
+            .eval("window.harmed === undefined && !document.querySelector('main img, main script, main b')")
+            .await,
+        true
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn everything_can_be_done_with_the_keyboard_and_is_told_to_who_cannot_see() {
+    let (_world, dashboard) = eventful().await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.until(LOADED).await;
+    browser.press("Tab").await;
+    assert_eq!(browser.eval("document.activeElement.textContent").await, "Skip to the content");
+    browser.press("Enter").await;
+    assert_eq!(browser.eval("document.activeElement.id").await, "main");
+    browser.press("Tab").await;
+    assert_eq!(browser.eval("document.activeElement.id").await, "search");
+    browser.write("d").await;
+    browser.press("Enter").await;
+    browser.until("document.querySelector('.group h3 .id')?.textContent === 'd'").await;
+    browser.until("document.querySelector('#said').textContent === 'd: withheld'").await;
+    // All that can be reached shows that it is, and has a name.
+    let mut reached = Vec::new();
+    for _ in 0..60 {
+        browser.press("Tab").await;
+        let focus = browser
+            .eval(
+                "(() => { const at = document.activeElement; const style = getComputedStyle(at);
+                   return [at.tagName, at.textContent.trim().slice(0, 40) || at.ariaLabel || '', style.outlineStyle]; })()",
+            )
+            .await;
+        if focus[0] == "BODY" {
+            break;
+        }
+        assert_ne!(focus[2], "none", "{focus} does not show that it has the focus");
+        reached.push(focus[1].as_str().unwrap().to_owned());
+    }
+    for place in ["Close", "Last crawls", "30 days", "Show as a table"] {
+        assert!(reached.iter().any(|name| name == place), "{place} is out of reach: {reached:?}");
+    }
+    let spoken = browser.spoken().await;
+    for (role, name) in [
+        ("heading", "prod: 3 deletions are withheld"),
+        ("table", "Last crawls"),
+        ("table", "Newest events"),
+        ("figure", "Live groups by type"),
+        ("searchbox", "Group id, or how it begins"),
+        ("columnheader", "Outcome"),
+    ] {
+        assert!(spoken.contains(&(role.to_owned(), name.to_owned())), "no {role} {name:?} in {spoken:?}");
+    }
+    // The charts' numbers are a table, too.
+    browser.eval("document.querySelector('.chart summary').focus()").await;
+    browser.press("Enter").await;
+    browser.until("document.querySelector('.chart details tbody tr')").await;
+    browser.assert_clean(&dashboard).await;
+    browser.assert_accessible().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn a_service_that_has_gone_is_noticed_and_so_is_its_return() {
+    let (world, dashboard) = eventful().await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.until(LOADED).await;
+    let address = dashboard.address;
+    drop(dashboard);
+    browser.until("document.body.innerText.includes('The service does not answer. Trying again.')").await;
+    assert!(browser.text().await.contains("Newest events"), "what is known stays");
+    let _again = Dashboard::at(address, &world.store).await;
+    browser.until("!document.body.innerText.includes('The service does not answer')").await;
+    browser.until("document.body.innerText.includes('3 deletions are withheld')").await;
+}

@@ -1,0 +1,140 @@
+//! Makes the pictures of the documents in target/pictures; `tests/pictures` copies them to docs/images.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{TimeDelta, Timelike as _};
+use harness::browser::{Browser, DESKTOP, PHONE, Reader};
+use harness::crawl::{Engine, ON_COMMAND, World};
+use harness::dashboard::Dashboard;
+use tim_group_sync::alarm::Alarm;
+use tim_group_sync::clock::Clock;
+use tim_group_sync::crawl::WhenBusy;
+use tim_group_sync::daemon::{AppPlan, Daemon, Database};
+use tim_group_sync::lifecycle::{Lifecycle, Systemd};
+use tim_group_sync::model::GroupType;
+use tim_group_sync::policy::DeletionPolicy;
+use tim_group_sync::schedule::Schedule;
+use tim_group_sync::simulator::{At, Fault};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const DAYS: u32 = 45;
+const SHANGHAI: Reader = Reader { language: "zh-CN", timezone: "Asia/Shanghai", dark: true, ..DESKTOP };
+
+fn keep(name: &str, picture: &[u8]) {
+    let folder = harness::root().join("target/pictures");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(name), picture).unwrap();
+}
+
+/// Six weeks of an app: growth, a weekly rhythm, one failure, and at last a list that lacks too much.
+async fn weeks(world: &mut World) {
+    world.page_limit = 10_000;
+    // The last crawl stands still for as long as it takes to look at it.
+    world.request_timeout = Duration::from_secs(600);
+    world.group_types = GroupType::documented();
+    let now = Clock::system().now();
+    let start = now.with_minute(0).unwrap().with_second(0).unwrap() - TimeDelta::days(DAYS.into());
+    for (group_type, groups) in [
+        ("Public", 9_000),
+        ("Private", 6_400),
+        ("ChatRoom", 3_600),
+        ("AVChatRoom", 2_300),
+        ("BChatRoom", 12),
+        ("Community", 800),
+    ] {
+        world.api.create_many(group_type, groups);
+    }
+    let none = CancellationToken::new();
+    for (day, date) in (0..DAYS as usize).zip(0_i64..) {
+        world.clock.set(start + TimeDelta::days(date));
+        let weekend = if day % 7 < 2 { 2 } else { 1 };
+        world.api.create_many("Public", (70 + day) / weekend);
+        world.api.create_many("Private", (50 + day * 2) / weekend);
+        world.api.create_many("ChatRoom", 30 / weekend);
+        world.api.create_many("AVChatRoom", 60);
+        world.api.dissolve_some((90 + day * 37 % 80) / weekend);
+        if day == 30 {
+            world.api.script(At::Every, Fault::ErrorCode(60020));
+        }
+        world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
+        world.api.heal();
+    }
+    world.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(2));
+    let public = world.api.truth().into_iter().find(|(_, of)| of == "Public").unwrap().0;
+    world.api.retype(&public, "Community");
+    world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
+    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 100, ..DeletionPolicy::default() };
+    let rooms: Vec<String> =
+        world.api.truth().into_iter().filter(|(_, of)| of == "ChatRoom").map(|(id, _)| id).collect();
+    let hidden: Vec<&str> = rooms.iter().take(1_200).map(String::as_str).collect();
+    world.api.hide(&hidden);
+    world.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(1));
+    world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn pictures_of_the_dashboard() {
+    let mut world = World::on(Engine::Sqlite).await;
+    weeks(&mut world).await;
+    let world = Arc::new(world);
+    let life = Lifecycle::deaf();
+    let database = watch::Sender::new(Database::Open(world.store.clone()));
+    let mut daemon = Daemon::new(&world.clock, &life, Systemd::from_environment(), database.subscribe());
+    let apps = daemon.health().apps();
+    let last_request = world.api.requests().len() as u64;
+    world.clock.set(Clock::system().now());
+    let crawled = Arc::clone(&world);
+    let plan = AppPlan {
+        name: "prod".to_owned(),
+        sdk_app_id: world.credentials.sdk_app_id,
+        schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
+        catch_up: true,
+        crawler: Box::new(move |_| Ok(crawled.another_crawler())),
+    };
+    let third = world.api.hold(At::Request(last_request + 4));
+    let mut hands = Vec::new();
+    daemon.apply(vec![plan], |_| {
+        let (alarm, hand) = Alarm::by_hand();
+        hands.push(hand);
+        alarm
+    });
+    third.reached().await;
+    let dashboard = Dashboard::of_daemon(&world.store, apps).await;
+    let mut browser = Browser::start().await;
+    for (name, reader) in [
+        ("dashboard.png", DESKTOP),
+        ("dashboard-zh.png", SHANGHAI),
+        ("dashboard-phone.png", Reader { height: 1500, scale: 2.0, ..PHONE }),
+    ] {
+        browser.open(&dashboard.url(), reader).await;
+        browser.until("document.querySelector('canvas') && document.querySelector('.events tbody tr')").await;
+        browser.click(".ranges [data-range='90']").await;
+        browser.until("document.querySelector('.ranges [data-range=\"90\"]').ariaPressed === 'true'").await;
+        browser.until("document.querySelector('.running .doing')?.textContent.includes(' ')").await;
+        keep(name, &browser.picture(name != "dashboard-phone.png").await);
+    }
+    third.release();
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn a_picture_of_the_demo() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_tim-group-sync"));
+    let said = demo.arg("demo").current_dir(folder.path()).output().await.unwrap();
+    assert!(said.status.success(), "{said:?}");
+    let text = String::from_utf8(said.stdout).unwrap().replace('&', "&amp;").replace('<', "&lt;");
+    let page = folder.path().join("terminal.html");
+    let html = format!(
+        "<!doctype html><meta charset=utf-8><body style='margin:0;background:#12161c'><pre style='margin:0;padding:20px;color:#e6eaef;\
+         font:14px/1.45 \"DejaVu Sans Mono\",monospace;width:max-content'><span style='color:#7dd6a4'>$</span> tim-group-sync demo\n{text}</pre>"
+    );
+    std::fs::write(&page, html).unwrap();
+    let mut browser = Browser::start().await;
+    browser.open(&format!("file://{}", page.display()), Reader { width: 1100, ..DESKTOP }).await;
+    browser.until("document.querySelector('pre')").await;
+    keep("demo.png", &browser.picture(true).await);
+}
