@@ -1,40 +1,35 @@
-//! Keeps apps, groups, events, counts and crawls in SQL. Knows nothing of the API.
+//! Keeps apps, groups, events, counts and crawls in SQL. Does not know the API.
 //!
-//! Statements are written once, in the SQL that SQLite and PostgreSQL share (`$1` binds, `ON CONFLICT`, `excluded`,
-//! `RETURNING`; times are unix milliseconds). The handful that work on thousands of group ids at once differ on
-//! purpose and live in `sqlite` and `postgres`, as functions of the same names.
+//! - `engine`: both databases behind one interface: opening, transactions as values, retries, fencing
+//! - `schema`: creates and upgrades the tables, checks rights, prints the SQL
+//! - `lease`: one crawl of an app at a time, across processes
+//! - `write`: what changes the tables, `read`: what only reads them
+//! - `bulk`: the statements on thousands of ids, whose texts differ by engine
+//! - `publish`: copies of an SQLite file for readers
+//!
+//! All other statements have one text, in the SQL that SQLite and PostgreSQL share (`$1`, `ON CONFLICT`, `RETURNING`; times
+//! are unix milliseconds).
 
-mod apps;
-mod crawls;
+mod app;
+mod bulk;
 mod engine;
-mod error;
-mod gauges;
-mod groups;
-mod history;
 mod lease;
-mod migrations;
-mod overview;
-mod postgres;
 mod publish;
-mod purge;
-mod questions;
-mod server;
-mod settle;
-mod sqlite;
-mod status;
+mod read;
+mod schema;
+mod write;
 
-pub use apps::{AppId, AppIdentity, TypeState};
-pub use crawls::{Closing, CrawlEvents, NewCrawl, PassRecord, Past, Reason};
-pub use engine::{DatabaseUrl, Store};
-pub use error::StoreError;
-pub use gauges::{AppGauges, TypeGauges};
-pub use groups::{Batch, KnownGroup, Written};
-pub use history::{AppCount, Below, Crawl, DailyCount, Group, GroupEvent, Stamp, TypeCount};
+pub use app::{AppId, AppIdentity};
+pub use bulk::Batch;
+pub use engine::{DatabaseUrl, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder};
-pub use overview::{AppOverview, HeldDeletions, TypeOverview};
 pub use publish::Published;
-pub use purge::{AgeLimits, EndedBefore, Holdings, KnownApp, Purged};
-pub use questions::HistoryChanges;
-pub use server::PostgresDatabase;
-pub use settle::{Approval, HeldCrawl};
-pub use status::{AppStatus, HostTypes, TypeStatus, Withheld};
+pub use read::{
+    AppCount, AppGauges, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, Group, GroupEvent,
+    HeldDeletions, HostTypes, KnownGroup, Past, Stamp, TypeCount, TypeGauges, TypeOverview, TypeState,
+    TypeStatus, Withheld,
+};
+pub use write::{
+    AgeLimits, Approval, Closing, CrawlEvents, HeldCrawl, HistoryChanges, Holdings, KnownApp, NewCrawl,
+    PassRecord, Purged, Reason, Written,
+};

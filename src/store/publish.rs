@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
-use super::engine::{Engine, SqliteFile, Store, beside, query};
-use super::error::{Attempted as _, StoreError};
+use super::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError, beside, query};
 use super::lease::{FileLock, share_owner};
 
 /// Tells a copy from every other file, so that no other is ever replaced by one. It stands in the header of the file.

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::engine::{Store, query_as, reading};
-use super::error::{Attempted as _, StoreError};
 use crate::model::{ReasonCode, SdkAppId};
+use crate::store::engine::{Store, StoreError};
 
 /// One configured app, for whoever watches it by numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,9 +124,8 @@ impl Store {
     /// How all configured apps stand, by name.
     pub async fn gauges(&self) -> Result<Vec<AppGauges>, StoreError> {
         const DOING: &str = "read the numbers of the apps";
-        let apps: Vec<AppRow> = reading!(self, on => query_as(APPS).fetch_all(on).await).attempted(DOING)?;
-        let type_rows: Vec<TypeRow> =
-            reading!(self, on => query_as(TYPES).fetch_all(on).await).attempted(DOING)?;
+        let apps: Vec<AppRow> = self.fetch_all(DOING, APPS, &[]).await?;
+        let type_rows: Vec<TypeRow> = self.fetch_all(DOING, TYPES, &[]).await?;
         let mut types: BTreeMap<i64, Vec<TypeGauges>> = BTreeMap::new();
         for TypeRow { app_id, group_type, live, missing, deleted, api_groups } in type_rows {
             let of_app = types.entry(app_id).or_default();

@@ -6,10 +6,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use super::apps::AppId;
-use super::engine::{Store, query_as, query_scalar, reading};
-use super::error::{Attempted as _, StoreError};
 use crate::model::SdkAppId;
+use crate::store::app::AppId;
+use crate::store::engine::{Store, StoreError, values};
 
 /// A time as the tables keep it, in milliseconds since 1970; written as the views of SQLite write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
@@ -246,23 +245,20 @@ impl Store {
     /// An app's number and its name.
     pub async fn app_called(&self, app: SdkAppId) -> Result<Option<(AppId, String)>, StoreError> {
         let found: Option<(i64, String)> =
-            reading!(self, on => query_as(APP_NAME).bind(app.get()).fetch_optional(on).await)
-                .attempted("look an app up")?;
+            self.fetch_optional("look an app up", APP_NAME, &values![app.get()]).await?;
         Ok(found.map(|(app_id, name)| (AppId(app_id), name)))
     }
 
     /// An app's crawls.
     pub async fn crawls(&self, app: AppId, below: Below) -> Result<Vec<Crawl>, StoreError> {
         let Below { before, limit } = below;
-        reading!(self, on => query_as(CRAWLS).bind(app.0).bind(before).bind(limit).fetch_all(on).await)
-            .attempted("list crawls")
+        self.fetch_all("list crawls", CRAWLS, &values![app.0, before, limit]).await
     }
 
     /// The TotalCount of an app, crawl by crawl.
     pub async fn app_counts(&self, app: AppId, below: Below) -> Result<Vec<AppCount>, StoreError> {
         let Below { before, limit } = below;
-        reading!(self, on => query_as(APP_COUNTS).bind(app.0).bind(before).bind(limit).fetch_all(on).await)
-            .attempted("list an app's counts")
+        self.fetch_all("list an app's counts", APP_COUNTS, &values![app.0, before, limit]).await
     }
 
     /// The TotalCounts of an app's types, of so many crawls, and the oldest of these crawls if there are any.
@@ -273,15 +269,11 @@ impl Store {
     ) -> Result<(Vec<TypeCount>, Option<i64>), StoreError> {
         const DOING: &str = "list the counts of an app's types";
         let Below { before, limit } = below;
-        let crawls: Vec<i64> = reading!(self, on => query_scalar(ENDED_CRAWLS)
-            .bind(app.0).bind(before).bind(limit).fetch_all(on).await)
-        .attempted(DOING)?;
-        let (Some(newest), Some(oldest)) = (crawls.first().copied(), crawls.last().copied()) else {
+        let crawls: Vec<(i64,)> = self.fetch_all(DOING, ENDED_CRAWLS, &values![app.0, before, limit]).await?;
+        let (Some((newest,)), Some((oldest,))) = (crawls.first().copied(), crawls.last().copied()) else {
             return Ok((Vec::new(), None));
         };
-        let counts = reading!(self, on => query_as(TYPE_COUNTS)
-            .bind(app.0).bind(oldest).bind(newest).fetch_all(on).await)
-        .attempted(DOING)?;
+        let counts = self.fetch_all(DOING, TYPE_COUNTS, &values![app.0, oldest, newest]).await?;
         let more = i64::try_from(crawls.len()).is_ok_and(|found| found == limit);
         Ok((counts, more.then_some(oldest)))
     }
@@ -294,15 +286,11 @@ impl Store {
         days: i64,
     ) -> Result<(Vec<DailyCount>, Option<String>), StoreError> {
         const DOING: &str = "list an app's days";
-        let found: Vec<String> =
-            reading!(self, on => query_scalar(DAYS).bind(app.0).bind(before).bind(days).fetch_all(on).await)
-                .attempted(DOING)?;
-        let (Some(newest), Some(oldest)) = (found.first(), found.last()) else {
+        let found: Vec<(String,)> = self.fetch_all(DOING, DAYS, &values![app.0, before, days]).await?;
+        let (Some((newest,)), Some((oldest,))) = (found.first(), found.last()) else {
             return Ok((Vec::new(), None));
         };
-        let counts = reading!(self, on => query_as(DAILY_COUNTS)
-            .bind(app.0).bind(oldest).bind(newest).fetch_all(on).await)
-        .attempted(DOING)?;
+        let counts = self.fetch_all(DOING, DAILY_COUNTS, &values![app.0, oldest, newest]).await?;
         let more = i64::try_from(found.len()).is_ok_and(|found| found == days);
         Ok((counts, more.then(|| oldest.clone())))
     }
@@ -314,20 +302,19 @@ impl Store {
         group_id: Option<&str>,
         below: Below,
     ) -> Result<Vec<GroupEvent>, StoreError> {
+        const DOING: &str = "list events";
         let Below { before, limit } = below;
-        let events = match group_id {
-            None => reading!(self, on => query_as(EVENTS)
-                .bind(app.0).bind(before).bind(limit).fetch_all(on).await),
-            Some(group_id) => reading!(self, on => query_as(EVENTS_OF_GROUP)
-                .bind(app.0).bind(before).bind(limit).bind(group_id).fetch_all(on).await),
-        };
-        events.attempted("list events")
+        match group_id {
+            None => self.fetch_all(DOING, EVENTS, &values![app.0, before, limit]).await,
+            Some(group_id) => {
+                self.fetch_all(DOING, EVENTS_OF_GROUP, &values![app.0, before, limit, group_id]).await
+            }
+        }
     }
 
     /// One group.
     pub async fn group(&self, app: AppId, group_id: &str) -> Result<Option<Group>, StoreError> {
-        reading!(self, on => query_as(GROUP).bind(app.0).bind(group_id).fetch_optional(on).await)
-            .attempted("look a group up")
+        self.fetch_optional("look a group up", GROUP, &values![app.0, group_id]).await
     }
 
     /// The groups whose ids begin like this and come after that one, in the order of their bytes.
@@ -339,9 +326,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Group>, StoreError> {
         let end = end_of_prefix(prefix);
-        reading!(self, on => query_as(GROUPS_BETWEEN)
-            .bind(app.0).bind(prefix).bind(after).bind(&end).bind(limit).fetch_all(on).await)
-        .attempted("search for groups")
+        self.fetch_all("search for groups", GROUPS_BETWEEN, &values![app.0, prefix, after, &end, limit]).await
     }
 }
 

@@ -69,6 +69,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    pub(in crate::store) fn is_unique_violation(&self) -> bool {
+        matches!(self, Self::Query { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
+    }
+
     /// Whether the database is out of reach or busy, rather than wrong: the same may work later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
@@ -153,7 +157,7 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
 }
 
 /// Adds what was attempted to a driver's error.
-pub(super) trait Attempted<T> {
+pub(in crate::store) trait Attempted<T> {
     fn attempted(self, doing: &'static str) -> Result<T, StoreError>;
 }
 

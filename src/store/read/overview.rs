@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::engine::{Store, query_as, reading};
-use super::error::{Attempted as _, StoreError};
-use super::history::{Crawl, Stamp, crawl_columns};
+use super::lists::{Crawl, Stamp, crawl_columns};
+use crate::store::engine::{Store, StoreError};
 
 /// One app as the database knows it.
 #[derive(Clone, Debug)]
@@ -104,20 +103,17 @@ impl Store {
     /// Every app that the database knows, by name.
     pub async fn overview(&self) -> Result<Vec<AppOverview>, StoreError> {
         const DOING: &str = "read how the apps stand";
-        let apps: Vec<(i64, i64, String, bool, Option<i64>)> =
-            reading!(self, on => query_as(APPS).fetch_all(on).await).attempted(DOING)?;
-        let types: Vec<TypeOverview> =
-            reading!(self, on => query_as(TYPES).fetch_all(on).await).attempted(DOING)?;
+        let apps: Vec<(i64, i64, String, bool, Option<i64>)> = self.fetch_all(DOING, APPS, &[]).await?;
+        let types: Vec<TypeOverview> = self.fetch_all(DOING, TYPES, &[]).await?;
         let mut newest = Vec::with_capacity(3);
         for statement in [NEWEST, NEWEST_ENDED, NEWEST_COMPLETE] {
-            let crawls: Vec<Crawl> =
-                reading!(self, on => query_as(statement).fetch_all(on).await).attempted(DOING)?;
+            let crawls: Vec<Crawl> = self.fetch_all(DOING, statement, &[]).await?;
             newest.push(crawls.into_iter().map(|crawl| (crawl.app_id, crawl)).collect());
         }
         let [mut any, mut ended, mut complete] =
             <[BTreeMap<i64, Crawl>; 3]>::try_from(newest).unwrap_or_default();
         let held: Vec<HeldDeletions> = if types.iter().any(|of_type| of_type.missing_count > 0) {
-            reading!(self, on => query_as(HELD).fetch_all(on).await).attempted(DOING)?
+            self.fetch_all(DOING, HELD, &[]).await?
         } else {
             Vec::new()
         };

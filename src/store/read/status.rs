@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use sqlx::{Column as _, Row as _};
 
-use super::engine::{Store, query_as, reading};
-use super::error::{Attempted as _, StoreError};
-use super::history::Crawl;
+use super::lists::Crawl;
 use super::overview::{HeldDeletions, TypeOverview};
 use crate::model::SdkAppId;
+use crate::store::engine::{Store, StoreError, values};
 
 /// One app, as it stands.
 #[derive(Clone, Debug, Serialize)]
@@ -104,34 +102,13 @@ SELECT host, group_types FROM (
 ) AS newest ORDER BY crawl_id";
 
 impl Store {
-    /// Runs a query that only reads and returns its columns' names and its rows as text, NULL as the empty text.
-    pub async fn read(&self, sql: &'static str) -> Result<(Vec<String>, Vec<Vec<String>>), StoreError> {
-        const DOING: &str = "run a query";
-        let read = reading!(self, on => async {
-            let rows = sqlx::raw_sql(sql).fetch_all(on).await?;
-            let header = rows.first().map(|row| row.columns().iter().map(|column| column.name().to_owned()).collect());
-            let mut texts = Vec::with_capacity(rows.len());
-            for row in &rows {
-                let mut cells = Vec::with_capacity(row.len());
-                for index in 0..row.len() {
-                    let cell: Option<String> = row.try_get_unchecked(index)?;
-                    cells.push(cell.unwrap_or_default());
-                }
-                texts.push(cells);
-            }
-            Ok((header.unwrap_or_default(), texts))
-        }
-        .await);
-        read.attempted(DOING)
-    }
-
     /// Every app the database knows, configured or not, by name.
     pub async fn app_statuses(&self) -> Result<Vec<AppStatus>, StoreError> {
         let overview = self.overview().await?;
         let mut statuses = Vec::with_capacity(overview.len());
         for app in overview {
-            let lately = reading!(self, on => query_as(LATELY_CRAWLED).bind(app.app_id).fetch_all(on).await)
-                .attempted("read the apps' status")?;
+            let lately =
+                self.fetch_all("read the apps' status", LATELY_CRAWLED, &values![app.app_id]).await?;
             statuses.push(AppStatus {
                 types: app.types.into_iter().map(TypeStatus::from).collect(),
                 withheld: app.held.into_iter().map(Withheld::from).collect(),

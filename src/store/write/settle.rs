@@ -1,14 +1,12 @@
-//! Settling what a guard withheld, and undoing what a crawl deleted, by a person's word: from the database alone.
+//! Applies the deletions that a guard withheld, and undoes the deletions of a crawl. Works on the database alone.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::apps::AppId;
-use super::crawls::ADD_CHANGES_TO_DAY;
-use super::engine::{Store, query, query_as, query_scalar, reading, writing};
-use super::error::{Attempted as _, StoreError};
-use super::groups::{Tally, keep_tally};
-use super::lease::Lease;
+use super::tally::Tally;
 use crate::model::{CrawlId, SdkAppId, TypeId};
+use crate::store::app::AppId;
+use crate::store::engine::{Store, StoreError, Tx, values};
+use crate::store::lease::Lease;
 
 /// Which of a crawl's withheld deletions a person approves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,33 +115,35 @@ UPDATE crawl SET undeleted = undeleted + $3,
     withheld = (SELECT count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2)
 WHERE crawl_id = $2 AND $3 > 0";
 
+/// Adds deletions that were approved or undone later to the day of that.
+const ADD_CHANGES_TO_DAY: &str = "
+INSERT INTO daily_count (app_id, day, type_id, live_groups, vanished)
+SELECT s.app_id, $2, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3
+ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    live_groups = excluded.live_groups, vanished = daily_count.vanished + excluded.vanished";
+
 impl Store {
-    /// A crawl by its id.
+    /// Returns a crawl by its id.
     pub async fn held_crawl(&self, crawl: CrawlId) -> Result<Option<HeldCrawl>, StoreError> {
-        reading!(self, on => query_as(CRAWL).bind(crawl.0).fetch_optional(on).await)
-            .attempted("look a crawl up")
+        self.fetch_optional("look a crawl up", CRAWL, &values![crawl.0]).await
     }
 
-    /// The groups whose deletion a crawl withheld and nothing has settled since, each with whether the API has confirmed that
-    /// it is gone.
+    /// Returns the groups whose deletion a crawl withheld and that are still held, each with whether the API has confirmed
+    /// that it is gone.
     pub async fn held_groups(
         &self,
         held: &HeldCrawl,
         crawl: CrawlId,
         which: Approval,
     ) -> Result<Vec<(String, bool)>, StoreError> {
-        let rows: Vec<(String, Option<bool>)> = reading!(self, on => query_as(HELD)
-            .bind(held.app_id)
-            .bind(crawl.0)
-            .bind(which.only_confirmed())
-            .fetch_all(on)
-            .await)
-        .attempted("list the withheld deletions")?;
+        let values = values![held.app_id, crawl.0, which.only_confirmed()];
+        let rows: Vec<(String, Option<bool>)> =
+            self.fetch_all("list the withheld deletions", HELD, &values).await?;
         Ok(rows.into_iter().map(|(id, confirmed)| (id, confirmed.unwrap_or(false))).collect())
     }
 
-    /// Applies the deletions that a crawl withheld, for the groups that are still held, and returns how many. The lease
-    /// of its app must be held: a crawl under way believes these groups live.
+    /// Applies the withheld deletions of a crawl to the groups that are still held, and returns how many. The lease of the
+    /// app must be held, because a running crawl takes these groups for live.
     pub async fn approve(
         &self,
         lease: &Lease,
@@ -152,58 +152,25 @@ impl Store {
         at: DateTime<Utc>,
         day: NaiveDate,
     ) -> Result<u64, StoreError> {
-        const DOING: &str = "apply the withheld deletions";
-        let app = AppId(held.app_id);
-        let mut most = 0;
-        writing!(self, DOING, |tx, dialect| {
-            let by_type: Vec<(i64, i64)> = query_as(HELD_BY_TYPE)
-                .bind(app.0)
-                .bind(crawl.0)
-                .bind(which.only_confirmed())
-                .fetch_all(&mut *tx)
-                .await
-                .attempted(DOING)?;
-            let mut tally = Tally::default();
-            let mut approved = 0;
-            for (type_id, groups) in by_type {
-                let delta = tally.deltas.entry(TypeId(type_id)).or_default();
-                delta.live -= groups;
-                delta.missing -= groups;
-                delta.deleted += groups;
-                tally.changes.entry(TypeId(type_id)).or_default().vanished += groups;
-                approved += groups;
+        let mut write = self.write("apply the withheld deletions", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let approved = approve(&mut tx, AppId(held.app_id), (crawl, which), at, day).await;
+            if let Some(done) = write.end(tx, approved).await {
+                return done;
             }
-            for statement in [VANISHED, DELETE] {
-                let marking = query(statement).bind(app.0).bind(crawl.0).bind(which.only_confirmed());
-                marking.bind(at.timestamp_millis()).execute(&mut *tx).await.attempted(DOING)?;
-            }
-            keep_tally!(tx, app, crawl, tally, DOING);
-            query(APPROVED).bind(crawl.0).bind(approved).execute(&mut *tx).await.attempted(DOING)?;
-            for (type_id, changes) in &tally.changes {
-                query(ADD_CHANGES_TO_DAY)
-                    .bind(app.0)
-                    .bind(day.to_string())
-                    .bind(type_id.0)
-                    .bind(changes.vanished)
-                    .execute(&mut *tx)
-                    .await
-                    .attempted(DOING)?;
-            }
-            dialect::confirm_lease(&mut tx, lease).await?;
-            // Another attempt after a commit that nobody heard of finds nothing left to do.
-            most = approved.max(most);
-            Ok(most.cast_unsigned())
-        })
+        }
     }
 
-    /// The groups that a crawl marked deleted and nothing has touched since.
+    /// Returns the groups that a crawl marked deleted and that have not changed since.
     pub async fn deleted_groups(&self, held: &HeldCrawl, crawl: CrawlId) -> Result<Vec<String>, StoreError> {
-        reading!(self, on => query_scalar(DELETED).bind(held.app_id).bind(crawl.0).fetch_all(on).await)
-            .attempted("list what a crawl deleted")
+        let rows: Vec<(String,)> =
+            self.fetch_all("list what a crawl deleted", DELETED, &values![held.app_id, crawl.0]).await?;
+        Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
-    /// Makes the groups live again that a crawl marked deleted and nothing has touched since, and returns how many. They
-    /// are missing and held, as if their deletion had been withheld. The lease of its app must be held.
+    /// Makes the groups live again that a crawl marked deleted and that have not changed since, and returns how many. They
+    /// are missing and held, as if their deletion had been withheld. The lease of the app must be held.
     pub async fn undelete(
         &self,
         lease: &Lease,
@@ -212,46 +179,76 @@ impl Store {
         at: DateTime<Utc>,
         day: NaiveDate,
     ) -> Result<u64, StoreError> {
-        const DOING: &str = "undo the deletions of a crawl";
-        let app = AppId(held.app_id);
-        let mut most = 0;
-        writing!(self, DOING, |tx, dialect| {
-            let by_type: Vec<(i64, i64)> = query_as(DELETED_BY_TYPE)
-                .bind(app.0)
-                .bind(crawl.0)
-                .fetch_all(&mut *tx)
-                .await
-                .attempted(DOING)?;
-            let mut tally = Tally::default();
-            let mut undone = 0;
-            for (type_id, groups) in by_type {
-                let delta = tally.deltas.entry(TypeId(type_id)).or_default();
-                delta.live += groups;
-                delta.missing += groups;
-                delta.deleted -= groups;
-                undone += groups;
+        let mut write = self.write("undo the deletions of a crawl", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let undone = undelete(&mut tx, held, crawl, at, day).await;
+            if let Some(done) = write.end(tx, undone).await {
+                return done;
             }
-            for (statement, number) in
-                [(REVIVE, held.started_at), (UNDELETED, at.timestamp_millis()), (UNDONE, undone)]
-            {
-                let marking = query(statement).bind(app.0).bind(crawl.0).bind(number);
-                marking.execute(&mut *tx).await.attempted(DOING)?;
-            }
-            keep_tally!(tx, app, crawl, tally, DOING);
-            for type_id in tally.deltas.keys() {
-                query(ADD_CHANGES_TO_DAY)
-                    .bind(app.0)
-                    .bind(day.to_string())
-                    .bind(type_id.0)
-                    .bind(0i64)
-                    .execute(&mut *tx)
-                    .await
-                    .attempted(DOING)?;
-            }
-            dialect::confirm_lease(&mut tx, lease).await?;
-            // As for an approval.
-            most = undone.max(most);
-            Ok(most.cast_unsigned())
-        })
+        }
     }
+}
+
+async fn approve(
+    tx: &mut Tx,
+    app: AppId,
+    (crawl, which): (CrawlId, Approval),
+    at: DateTime<Utc>,
+    day: NaiveDate,
+) -> Result<u64, StoreError> {
+    let only_confirmed = which.only_confirmed();
+    let by_type: Vec<(i64, i64)> =
+        tx.fetch_all(HELD_BY_TYPE, &values![app.0, crawl.0, only_confirmed]).await?;
+    let mut tally = Tally::default();
+    let mut approved = 0;
+    for (type_id, groups) in by_type {
+        let totals = tally.totals(TypeId(type_id));
+        totals.live -= groups;
+        totals.missing -= groups;
+        totals.deleted += groups;
+        tally.events(TypeId(type_id)).vanished += groups;
+        approved += groups;
+    }
+    for statement in [VANISHED, DELETE] {
+        tx.execute(statement, &values![app.0, crawl.0, only_confirmed, at.timestamp_millis()]).await?;
+    }
+    tally.write(tx, app, crawl).await?;
+    tx.execute(APPROVED, &values![crawl.0, approved]).await?;
+    let day = day.to_string();
+    for (type_id, events) in &tally.events {
+        tx.execute(ADD_CHANGES_TO_DAY, &values![app.0, &day, type_id.0, events.vanished]).await?;
+    }
+    Ok(approved.cast_unsigned())
+}
+
+async fn undelete(
+    tx: &mut Tx,
+    held: &HeldCrawl,
+    crawl: CrawlId,
+    at: DateTime<Utc>,
+    day: NaiveDate,
+) -> Result<u64, StoreError> {
+    let app = AppId(held.app_id);
+    let by_type: Vec<(i64, i64)> = tx.fetch_all(DELETED_BY_TYPE, &values![app.0, crawl.0]).await?;
+    let mut tally = Tally::default();
+    let mut undone = 0;
+    for (type_id, groups) in by_type {
+        let totals = tally.totals(TypeId(type_id));
+        totals.live += groups;
+        totals.missing += groups;
+        totals.deleted -= groups;
+        undone += groups;
+    }
+    for (statement, number) in
+        [(REVIVE, held.started_at), (UNDELETED, at.timestamp_millis()), (UNDONE, undone)]
+    {
+        tx.execute(statement, &values![app.0, crawl.0, number]).await?;
+    }
+    tally.write(tx, app, crawl).await?;
+    let day = day.to_string();
+    for type_id in tally.totals.keys() {
+        tx.execute(ADD_CHANGES_TO_DAY, &values![app.0, &day, type_id.0, 0]).await?;
+    }
+    Ok(undone.cast_unsigned())
 }

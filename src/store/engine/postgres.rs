@@ -13,10 +13,10 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Postgres, Transaction};
-use tracing::{log::LevelFilter, warn};
+use tracing::log::LevelFilter;
 
-use super::engine::query_as;
 use super::error::StoreError;
+use super::statement::query_as;
 
 /// A crawl holds one connection while it writes and none while it waits for the API, which is most of the time: ten
 /// serve fifty apps, and leave room for others under PostgreSQL's default of a hundred.
@@ -40,13 +40,13 @@ const DEFAULT_SCHEMA: &str = "tim";
 #[derive(Clone)]
 pub struct PostgresDatabase {
     options: Box<PgConnectOptions>,
-    pub(super) schema: Schema,
-    pub(super) reader_role: Option<String>,
+    pub(in crate::store) schema: Schema,
+    pub(in crate::store) reader_role: Option<String>,
 }
 
 /// The name of the schema of the views, from which that of the tables follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Schema(String);
+pub(in crate::store) struct Schema(String);
 
 impl Schema {
     /// Room is left for `_private` in PostgreSQL's 63 bytes.
@@ -61,12 +61,12 @@ impl Schema {
     }
 
     /// Where the views are.
-    pub(super) fn public(&self) -> &str {
+    pub(in crate::store) fn public(&self) -> &str {
         &self.0
     }
 
     /// Where the tables are.
-    pub(super) fn private(&self) -> String {
+    pub(in crate::store) fn private(&self) -> String {
         format!("{}_private", self.0)
     }
 }
@@ -145,20 +145,20 @@ fn is_local(options: &PgConnectOptions) -> bool {
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Intent {
+pub(in crate::store) enum Intent {
     Write,
     Read,
 }
 
 /// An open server. Clones share their connections.
 #[derive(Clone)]
-pub(super) struct Server {
+pub(in crate::store) struct Server {
     pool: PgPool,
     leases: PgPool,
     begin: Arc<str>,
     begin_to_read: Arc<str>,
-    pub(super) database: Arc<PostgresDatabase>,
-    pub(super) intent: Intent,
+    pub(in crate::store) database: Arc<PostgresDatabase>,
+    pub(in crate::store) intent: Intent,
 }
 
 impl fmt::Debug for Server {
@@ -173,7 +173,10 @@ SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('s
 
 impl Server {
     /// Connects once to see whether the server will do; the pools connect again when they are needed.
-    pub(super) async fn connect(database: &PostgresDatabase, intent: Intent) -> Result<Self, StoreError> {
+    pub(in crate::store) async fn connect(
+        database: &PostgresDatabase,
+        intent: Intent,
+    ) -> Result<Self, StoreError> {
         let open_error = |source| {
             let at = database.to_string();
             if is_about_tls(&source) {
@@ -220,21 +223,25 @@ impl Server {
     }
 
     /// Begins a transaction that writes. The tables go by their bare names in it.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub(in crate::store) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         begin_on(&self.pool, &self.begin).await
     }
 
     /// Begins a transaction that cannot write.
-    pub(super) async fn begin_to_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub(in crate::store) async fn begin_to_read(
+        &self,
+    ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         begin_on(&self.pool, &self.begin_to_read).await
     }
 
     /// Begins a transaction that keeps a lease or gives it up, and does nothing else: it waits for no bulk write.
-    pub(super) async fn begin_for_lease(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub(in crate::store) async fn begin_for_lease(
+        &self,
+    ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         begin_on(&self.leases, &self.begin).await
     }
 
-    pub(super) async fn close(&self) {
+    pub(in crate::store) async fn close(&self) {
         self.pool.close().await;
         self.leases.close().await;
     }
@@ -269,42 +276,6 @@ async fn begin_on(
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         // The runtime is going down.
         Err(_) => Err(sqlx::Error::PoolClosed),
-    }
-}
-
-/// Patience with one transaction, from its first failure on.
-#[derive(Debug, Default)]
-pub(super) struct Retries {
-    made: u32,
-}
-
-impl Retries {
-    /// Six seconds in all: a server's restart, or its stand-in's promotion, and less than a lease lasts.
-    const MOST: u32 = 7;
-    const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-    /// Whether the transaction is worth running again; pauses first if it is.
-    pub(super) async fn again(&mut self, error: &sqlx::Error) -> bool {
-        if self.made == Self::MOST || !passes_soon(error) {
-            return false;
-        }
-        let pause = Self::FIRST_PAUSE * 2u32.pow(self.made);
-        self.made += 1;
-        warn!(%error, pause = %humantime::format_duration(pause), "running a transaction again");
-        tokio::time::sleep(pause).await;
-        true
-    }
-}
-
-/// Whether a failure says that the same transaction, run again, may well succeed.
-fn passes_soon(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // Conflict with another transaction, deadlock; the server stops, has crashed, is starting; the connection.
-            matches!(&*code, "40001" | "40P01" | "57P01" | "57P02" | "57P03") || code.starts_with("08")
-        }),
-        _ => false,
     }
 }
 

@@ -1,0 +1,14 @@
+//! How the store identifies an app.
+
+use crate::model::SdkAppId;
+
+/// The key of an app in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppId(pub i64);
+
+/// An app as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppIdentity {
+    pub sdk_app_id: SdkAppId,
+    pub name: String,
+}

@@ -1,0 +1,188 @@
+//! The statements that work on thousands of group ids at once. Their texts differ by engine and stand in `sqlite` and
+//! `postgres` under the same names.
+
+mod postgres;
+mod sqlite;
+
+use chrono::{DateTime, Utc};
+
+use super::app::AppId;
+use super::engine::{Statement, Store, StoreError, Tx, values};
+use crate::confirmation::Asked;
+use crate::model::{CrawlId, GroupIds, TypeId};
+
+/// Listed groups of one type that the roll does not contain, or contains differently.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    pub app: AppId,
+    pub crawl: CrawlId,
+    /// [`TypeId::UNKNOWN`] for the unfiltered pass, which does not change known types.
+    pub type_id: TypeId,
+    /// No pass of this type has reached its end before: new groups are not recorded as events.
+    pub in_baseline: bool,
+    pub at: DateTime<Utc>,
+    /// Without duplicates.
+    pub ids: &'a GroupIds,
+}
+
+/// What a listed group was before it was listed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    pub(super) type_id: TypeId,
+    pub(super) deleted: bool,
+    pub(super) missing: bool,
+}
+
+/// The groups that a mark applies to: those of one type of an app, in one crawl.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MarkScope {
+    pub(super) app: AppId,
+    pub(super) type_id: TypeId,
+    pub(super) crawl: CrawlId,
+}
+
+/// Returns those of these ids that the table has, each with its type and whether it is deleted.
+pub(super) async fn known(
+    store: &Store,
+    app: AppId,
+    ids: &[&str],
+) -> Result<Vec<(String, i64, bool)>, StoreError> {
+    const KNOWN: Statement = Statement::PerEngine { sqlite: sqlite::KNOWN, postgres: postgres::KNOWN };
+    store.fetch_all("look groups up", KNOWN, &values![app.0, ids]).await
+}
+
+/// Records an `appeared` event for each id that is not in the table yet, and returns how many.
+pub(super) async fn record_appeared(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) -> Result<u64, StoreError> {
+    const RECORD: Statement =
+        Statement::PerEngine { sqlite: sqlite::RECORD_APPEARED, postgres: postgres::RECORD_APPEARED };
+    let Batch { app, crawl, type_id, at, .. } = batch;
+    tx.execute(RECORD, &values![app.0, type_id.0, ids, at.timestamp_millis(), crawl.0]).await
+}
+
+/// Inserts the ids that are not in the table yet, and returns how many.
+pub(super) async fn insert_unknown(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) -> Result<u64, StoreError> {
+    const INSERT: Statement =
+        Statement::PerEngine { sqlite: sqlite::INSERT_UNKNOWN, postgres: postgres::INSERT_UNKNOWN };
+    let Batch { app, type_id, in_baseline, at, .. } = batch;
+    let values = values![app.0, type_id.0, ids, *in_baseline, at.timestamp_millis()];
+    // In a baseline all ids should be new. Without ON CONFLICT the server needs half the time, so that is tried first.
+    if *in_baseline && tx.is_postgres() {
+        tx.execute("SAVEPOINT insert_all", &[]).await?;
+        match tx.execute(postgres::INSERT_ALL, &values).await {
+            Ok(inserted) => {
+                tx.execute("RELEASE SAVEPOINT insert_all", &[]).await?;
+                return Ok(inserted);
+            }
+            Err(error) if error.is_unique_violation() => {
+                tx.execute("ROLLBACK TO SAVEPOINT insert_all", &[]).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    tx.execute(INSERT, &values).await
+}
+
+/// Counts the listed groups that have to change, by what they were before.
+pub(super) async fn count_changed(
+    tx: &mut Tx,
+    batch: &Batch<'_>,
+    ids: &[&str],
+) -> Result<Vec<(Before, i64)>, StoreError> {
+    const COUNT: Statement =
+        Statement::PerEngine { sqlite: sqlite::COUNT_CHANGED, postgres: postgres::COUNT_CHANGED };
+    let rows: Vec<(i64, bool, bool, i64)> =
+        tx.fetch_all(COUNT, &values![batch.app.0, batch.type_id.0, ids]).await?;
+    let before =
+        |(type_id, deleted, missing, groups)| (Before { type_id: TypeId(type_id), deleted, missing }, groups);
+    Ok(rows.into_iter().map(before).collect())
+}
+
+/// Makes listed groups live, of the listed type and not missing, and records the events.
+pub(super) async fn change_listed(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) -> Result<(), StoreError> {
+    let Batch { app, crawl, type_id, at, .. } = batch;
+    let at = at.timestamp_millis();
+    let with_crawl = values![app.0, type_id.0, ids, at, crawl.0];
+    if tx.is_postgres() {
+        tx.execute(postgres::CHANGE_LISTED, &with_crawl).await?;
+    } else {
+        tx.execute(sqlite::RECORD_CHANGED, &with_crawl).await?;
+        tx.execute(sqlite::CHANGE_LISTED, &values![app.0, type_id.0, ids, at]).await?;
+    }
+    Ok(())
+}
+
+/// Marks live groups of a type deleted, records the events, and returns how many.
+pub(super) async fn mark_vanished(
+    tx: &mut Tx,
+    MarkScope { app, type_id, crawl }: MarkScope,
+    at_millis: i64,
+    ids: &[&str],
+) -> Result<u64, StoreError> {
+    let with_crawl = values![app.0, type_id.0, ids, at_millis, crawl.0];
+    if tx.is_postgres() {
+        return tx.execute(postgres::MARK_VANISHED, &with_crawl).await;
+    }
+    tx.execute(sqlite::RECORD_VANISHED, &with_crawl).await?;
+    tx.execute(sqlite::MARK_VANISHED, &values![app.0, type_id.0, ids, at_millis]).await
+}
+
+/// Marks live groups of a type missing, and returns how many were not missing before.
+pub(super) async fn mark_missing(
+    tx: &mut Tx,
+    MarkScope { app, type_id, .. }: MarkScope,
+    since_millis: i64,
+    ids: &[&str],
+) -> Result<u64, StoreError> {
+    const MARK: Statement =
+        Statement::PerEngine { sqlite: sqlite::MARK_MISSING, postgres: postgres::MARK_MISSING };
+    tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis]).await
+}
+
+/// Marks live groups of a type missing and held until a person decides, and returns how many.
+pub(super) async fn mark_withheld(
+    tx: &mut Tx,
+    MarkScope { app, type_id, crawl }: MarkScope,
+    (since_millis, held_as): (i64, &str),
+    ids: &[&str],
+) -> Result<u64, StoreError> {
+    const MARK: Statement =
+        Statement::PerEngine { sqlite: sqlite::MARK_WITHHELD, postgres: postgres::MARK_WITHHELD };
+    tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis, crawl.0, held_as]).await
+}
+
+/// Marks held groups as confirmed to be gone, and adds them to the counts of the crawls that withheld them.
+pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
+    // Counted first: the count looks for groups that are not confirmed yet.
+    const COUNT: Statement = Statement::PerEngine {
+        sqlite: sqlite::COUNT_NEWLY_CONFIRMED,
+        postgres: postgres::COUNT_NEWLY_CONFIRMED,
+    };
+    const CONFIRM: Statement =
+        Statement::PerEngine { sqlite: sqlite::CONFIRM_HELD, postgres: postgres::CONFIRM_HELD };
+    for statement in [COUNT, CONFIRM] {
+        tx.execute(statement, &values![app.0, ids]).await?;
+    }
+    Ok(())
+}
+
+/// Keeps what was learned about groups in doubt.
+pub(super) async fn keep_questions(
+    tx: &mut Tx,
+    app: AppId,
+    asked: &Asked,
+    ids: &[&str],
+) -> Result<(), StoreError> {
+    const KEEP: Statement =
+        Statement::PerEngine { sqlite: sqlite::KEEP_QUESTIONS, postgres: postgres::KEEP_QUESTIONS };
+    let Asked { stood, unlearned, round, again_in } = *asked;
+    tx.execute(KEEP, &values![app.0, ids, stood, unlearned, round, again_in]).await?;
+    Ok(())
+}
+
+/// Removes groups from the history of questions that are no longer in doubt.
+pub(super) async fn drop_questions(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
+    const DROP: Statement =
+        Statement::PerEngine { sqlite: sqlite::DROP_QUESTIONS, postgres: postgres::DROP_QUESTIONS };
+    tx.execute(DROP, &values![app.0, ids]).await?;
+    Ok(())
+}

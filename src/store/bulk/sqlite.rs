@@ -1,0 +1,88 @@
+//! The bulk statements of SQLite. Ids are bound as one JSON list and read with `json_each`.
+//!
+//! A statement a row would cost five times as much, because each statement crosses to the driver's thread.
+
+pub(super) const KNOWN: &str = "
+SELECT g.group_id, g.type_id, g.deleted_at IS NOT NULL
+FROM json_each(?2) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value";
+
+pub(super) const RECORD_APPEARED: &str = "
+INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, new_type)
+SELECT ?4, ?5, ?1, j.value, 'a', ?2 FROM json_each(?3) j
+WHERE NOT EXISTS (SELECT 1 FROM group_row g WHERE g.app_id = ?1 AND g.group_id = j.value)";
+
+pub(super) const INSERT_UNKNOWN: &str = "
+INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at)
+SELECT ?1, j.value, ?2, ?4, ?5, ?5 FROM json_each(?3) j WHERE true
+ON CONFLICT (app_id, group_id) DO NOTHING";
+
+pub(super) const COUNT_CHANGED: &str = "
+SELECT g.type_id, g.deleted_at IS NOT NULL, g.missing_since IS NOT NULL, count(*)
+FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
+WHERE g.deleted_at IS NOT NULL OR g.missing_since IS NOT NULL OR (?2 <> 0 AND g.type_id <> ?2)
+GROUP BY 1, 2, 3";
+
+/// Runs before [`CHANGE_LISTED`], because it needs the old values.
+pub(super) const RECORD_CHANGED: &str = "
+INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
+SELECT ?4, ?5, ?1, g.group_id, CASE WHEN g.deleted_at IS NULL THEN 't' ELSE 'r' END, g.type_id,
+       CASE WHEN ?2 = 0 THEN g.type_id ELSE ?2 END
+FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
+WHERE g.deleted_at IS NOT NULL OR (?2 <> 0 AND g.type_id NOT IN (0, ?2))";
+
+pub(super) const CHANGE_LISTED: &str = "
+UPDATE group_row
+SET type_id = CASE WHEN ?2 = 0 THEN type_id ELSE ?2 END,
+    deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, held_as = NULL, last_seen_at = max(first_seen_at, ?4)
+WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
+  AND (deleted_at IS NOT NULL OR missing_since IS NOT NULL OR (?2 <> 0 AND type_id <> ?2))";
+
+/// Runs before [`MARK_VANISHED`], because it needs the old values.
+pub(super) const RECORD_VANISHED: &str = "
+INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
+SELECT ?4, ?5, ?1, g.group_id, 'v', g.type_id
+FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
+WHERE g.deleted_at IS NULL AND g.type_id = ?2";
+
+/// A live group was last seen when its type was last concluded, unless it is missing. `last_seen_at` never exceeds
+/// `deleted_at`, even if a clock was ahead.
+pub(super) const MARK_VANISHED: &str = "
+UPDATE group_row
+SET deleted_at = ?4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,
+    last_seen_at = max(first_seen_at, min(?4, CASE WHEN missing_since IS NULL THEN max(last_seen_at, ifnull(
+        (SELECT concluded_at FROM type_state s WHERE s.app_id = ?1 AND s.type_id = ?2), 0)) ELSE last_seen_at END))
+WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3)) AND deleted_at IS NULL AND type_id = ?2";
+
+pub(super) const MARK_MISSING: &str = "
+UPDATE group_row
+SET missing_since = ?4, last_seen_at = max(last_seen_at, ifnull(
+        (SELECT concluded_at FROM type_state s WHERE s.app_id = ?1 AND s.type_id = ?2), 0))
+WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
+  AND deleted_at IS NULL AND missing_since IS NULL AND type_id = ?2";
+
+pub(super) const MARK_WITHHELD: &str = "
+UPDATE group_row
+SET held_crawl_id = ?5, held_as = ?6, missing_since = ifnull(missing_since, ?4),
+    last_seen_at = CASE WHEN missing_since IS NULL THEN max(last_seen_at, ifnull(
+        (SELECT concluded_at FROM type_state s WHERE s.app_id = ?1 AND s.type_id = ?2), 0)) ELSE last_seen_at END
+WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
+  AND deleted_at IS NULL AND held_crawl_id IS NULL AND type_id = ?2";
+
+pub(super) const COUNT_NEWLY_CONFIRMED: &str = "
+UPDATE crawl SET withheld_confirmed = withheld_confirmed + newly.confirmed
+FROM (SELECT held_crawl_id, count(*) AS confirmed FROM group_row
+      WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2)) AND held_as = 'w' GROUP BY held_crawl_id) newly
+WHERE crawl.crawl_id = newly.held_crawl_id";
+
+pub(super) const CONFIRM_HELD: &str = "
+UPDATE group_row SET held_as = 'c'
+WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2)) AND held_as = 'w'";
+
+pub(super) const KEEP_QUESTIONS: &str = "
+INSERT INTO group_question (app_id, group_id, stood, unlearned, round, again_in)
+SELECT ?1, j.value, ?3, ?4, ?5, ?6 FROM json_each(?2) j WHERE true
+ON CONFLICT (app_id, group_id) DO UPDATE SET
+    stood = excluded.stood, unlearned = excluded.unlearned, round = excluded.round, again_in = excluded.again_in";
+
+pub(super) const DROP_QUESTIONS: &str = "
+DELETE FROM group_question WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2))";

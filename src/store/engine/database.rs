@@ -1,0 +1,101 @@
+//! Opening and closing the database.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use tracing::debug;
+
+use super::error::StoreError;
+use super::postgres::{Intent, PostgresDatabase, Server};
+use super::sqlite::{Access, SqliteFile};
+
+/// Which database to open.
+#[derive(Clone)]
+pub enum DatabaseUrl {
+    Sqlite(PathBuf),
+    Postgres(PostgresDatabase),
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(database) => database.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The database of all apps. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(in crate::store) engine: Engine,
+}
+
+#[derive(Clone, Debug)]
+pub(in crate::store) enum Engine {
+    Sqlite(SqliteFile),
+    Postgres(Server),
+}
+
+impl Store {
+    /// Opens the database. Creates an SQLite file and its folder if they do not exist; [`Store::migrate`] creates the tables.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or the server cannot be used.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        Self::open_with(url, Access::Create, Intent::Write).await
+    }
+
+    /// Opens a database that exists.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and if there is no such file.
+    pub async fn open_existing(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        Self::open_with(url, Access::Write, Intent::Write).await
+    }
+
+    /// Opens a database that exists, for reading only: an SQLite file is not changed, and a PostgreSQL replica is enough.
+    ///
+    /// # Errors
+    /// As [`Store::open_existing`].
+    pub async fn open_to_read(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        Self::open_with(url, Access::Read, Intent::Read).await
+    }
+
+    async fn open_with(url: &DatabaseUrl, access: Access, intent: Intent) -> Result<Self, StoreError> {
+        let engine = match url {
+            DatabaseUrl::Sqlite(path) => Engine::Sqlite(SqliteFile::open(path, access).await?),
+            DatabaseUrl::Postgres(database) => Engine::Postgres(Server::connect(database, intent).await?),
+        };
+        Ok(Self { engine })
+    }
+
+    /// Returns a handle to the same database that can only read. An SQLite file cannot be written through it.
+    #[must_use]
+    pub fn only_reading(&self) -> Self {
+        let engine = match &self.engine {
+            Engine::Sqlite(file) => Engine::Sqlite(file.only_reading()),
+            // Queries run in read-only transactions there.
+            Engine::Postgres(server) => Engine::Postgres(server.clone()),
+        };
+        Self { engine }
+    }
+
+    /// Closes all connections and takes an SQLite file out of WAL mode.
+    pub async fn close(&self) {
+        match &self.engine {
+            Engine::Sqlite(file) => {
+                if let Err(error) = file.close().await {
+                    debug!("the database stays in WAL mode: {error}");
+                }
+            }
+            Engine::Postgres(server) => server.close().await,
+        }
+    }
+}

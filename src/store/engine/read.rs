@@ -1,0 +1,72 @@
+//! Queries outside a transaction that writes.
+
+use super::database::{Engine, Store};
+use super::error::{Attempted as _, StoreError};
+use super::postgres::Server;
+use super::retry::TransactionRetry;
+use super::statement::{Statement, Value, postgres_arguments, sqlite_arguments};
+use super::tx::Row;
+
+impl Store {
+    /// Returns all rows of a query. On PostgreSQL it runs again after a transient failure.
+    pub(in crate::store) async fn fetch_all<R: Row>(
+        &self,
+        doing: &'static str,
+        statement: impl Into<Statement> + Send,
+        values: &[Value<'_>],
+    ) -> Result<Vec<R>, StoreError> {
+        let statement = statement.into();
+        let rows = match &self.engine {
+            Engine::Sqlite(file) => match sqlite_arguments(values) {
+                Ok(arguments) => {
+                    let query = sqlx::query_as_with(statement.for_sqlite(), arguments).persistent(false);
+                    query.fetch_all(&file.readers).await
+                }
+                Err(error) => Err(error),
+            },
+            Engine::Postgres(server) => {
+                let mut retry = TransactionRetry::default();
+                loop {
+                    match fetch_from(server, statement.for_postgres(), values).await {
+                        Err(error) if retry.again(&error).await => {}
+                        rows => break rows,
+                    }
+                }
+            }
+        };
+        rows.attempted(doing)
+    }
+
+    /// Returns the row of a query that has at most one.
+    pub(in crate::store) async fn fetch_optional<R: Row>(
+        &self,
+        doing: &'static str,
+        statement: impl Into<Statement> + Send,
+        values: &[Value<'_>],
+    ) -> Result<Option<R>, StoreError> {
+        Ok(self.fetch_all(doing, statement, values).await?.pop())
+    }
+
+    /// Returns the row of a query that always has one, such as an aggregate.
+    pub(in crate::store) async fn fetch_one<R: Row>(
+        &self,
+        doing: &'static str,
+        statement: impl Into<Statement> + Send,
+        values: &[Value<'_>],
+    ) -> Result<R, StoreError> {
+        let row = self.fetch_optional(doing, statement, values).await?;
+        row.ok_or(sqlx::Error::RowNotFound).attempted(doing)
+    }
+}
+
+async fn fetch_from<R: Row>(
+    server: &Server,
+    sql: &'static str,
+    values: &[Value<'_>],
+) -> Result<Vec<R>, sqlx::Error> {
+    let arguments = postgres_arguments(values)?;
+    let mut tx = server.begin_to_read().await?;
+    let rows = sqlx::query_as_with(sql, arguments).persistent(false).fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(rows)
+}

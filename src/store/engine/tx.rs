@@ -1,0 +1,105 @@
+//! A transaction on either engine, as a value that plain functions take.
+
+use sqlx::postgres::{PgRow, Postgres};
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{FromRow, Transaction};
+
+use super::error::{Attempted as _, StoreError};
+use super::statement::{Statement, Value, postgres_arguments, sqlite_arguments};
+
+/// A type that a row of either engine becomes: a tuple, or a struct with `#[derive(FromRow)]`.
+pub(in crate::store) trait Row:
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+
+/// An open transaction. Dropped before it is committed, it is rolled back.
+pub(in crate::store) struct Tx {
+    /// What the transaction is for, as a verb phrase for error messages.
+    pub(super) doing: &'static str,
+    pub(super) inner: Inner,
+}
+
+pub(super) enum Inner {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    pub(in crate::store) fn is_postgres(&self) -> bool {
+        matches!(self.inner, Inner::Postgres(_))
+    }
+
+    /// Runs a statement and returns the number of rows it changed.
+    pub(in crate::store) async fn execute(
+        &mut self,
+        statement: impl Into<Statement> + Send,
+        values: &[Value<'_>],
+    ) -> Result<u64, StoreError> {
+        let statement = statement.into();
+        let rows = match &mut self.inner {
+            Inner::Sqlite(tx) => match sqlite_arguments(values) {
+                Ok(arguments) => {
+                    let query = sqlx::query_with(statement.for_sqlite(), arguments).persistent(false);
+                    query.execute(&mut **tx).await.map(|done| done.rows_affected())
+                }
+                Err(error) => Err(error),
+            },
+            Inner::Postgres(tx) => match postgres_arguments(values) {
+                Ok(arguments) => {
+                    let query = sqlx::query_with(statement.for_postgres(), arguments).persistent(false);
+                    query.execute(&mut **tx).await.map(|done| done.rows_affected())
+                }
+                Err(error) => Err(error),
+            },
+        };
+        rows.attempted(self.doing)
+    }
+
+    /// Returns all rows of a query.
+    pub(in crate::store) async fn fetch_all<R: Row>(
+        &mut self,
+        statement: impl Into<Statement> + Send,
+        values: &[Value<'_>],
+    ) -> Result<Vec<R>, StoreError> {
+        let statement = statement.into();
+        let rows = match &mut self.inner {
+            Inner::Sqlite(tx) => match sqlite_arguments(values) {
+                Ok(arguments) => {
+                    let query = sqlx::query_as_with(statement.for_sqlite(), arguments).persistent(false);
+                    query.fetch_all(&mut **tx).await
+                }
+                Err(error) => Err(error),
+            },
+            Inner::Postgres(tx) => match postgres_arguments(values) {
+                Ok(arguments) => {
+                    let query = sqlx::query_as_with(statement.for_postgres(), arguments).persistent(false);
+                    query.fetch_all(&mut **tx).await
+                }
+                Err(error) => Err(error),
+            },
+        };
+        rows.attempted(self.doing)
+    }
+
+    /// Returns the row of a query that has at most one.
+    pub(in crate::store) async fn fetch_optional<R: Row>(
+        &mut self,
+        statement: impl Into<Statement> + Send,
+        values: &[Value<'_>],
+    ) -> Result<Option<R>, StoreError> {
+        Ok(self.fetch_all(statement, values).await?.pop())
+    }
+
+    /// Returns the row of a query that always has one, such as an aggregate.
+    pub(in crate::store) async fn fetch_one<R: Row>(
+        &mut self,
+        statement: impl Into<Statement> + Send,
+        values: &[Value<'_>],
+    ) -> Result<R, StoreError> {
+        let row = self.fetch_optional(statement, values).await?;
+        row.ok_or(sqlx::Error::RowNotFound).attempted(self.doing)
+    }
+}

@@ -1,0 +1,158 @@
+//! Transactions that write: retries, fencing, and the commit whose result was lost.
+//!
+//! The body of a transaction is a plain function that takes a [`Tx`]. It runs in this loop:
+//!
+//! ```ignore
+//! let mut write = store.write("conclude a crawl", Some(lease));
+//! loop {
+//!     let mut tx = write.begin().await?;
+//!     let outcome = conclude(&mut tx, &closing).await;
+//!     if let Some(done) = write.end(tx, outcome).await { return done; }
+//! }
+//! ```
+//!
+//! The body may run more than once, each time on a transaction in which nothing was done yet. It must not carry state from
+//! one attempt to the next.
+
+use std::time::Duration;
+
+use super::database::{Engine, Store};
+use super::error::{Attempted as _, StoreError};
+use super::fence::Fence;
+use super::postgres::Server;
+use super::retry::TransactionRetry;
+use super::statement::query_scalar;
+use super::tx::{Inner, Tx};
+
+const TRANSACTION_NUMBER: &str = "SELECT CAST(pg_current_xact_id() AS TEXT)";
+/// `committed`, `aborted` or `in progress`; NULL for a transaction of long ago.
+const TRANSACTION_STATUS: &str = "SELECT pg_xact_status(CAST(CAST($1 AS TEXT) AS xid8))";
+
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_POLLS: u32 = 60;
+
+/// One transaction that writes, through all its attempts.
+pub(in crate::store) struct Write<'a> {
+    engine: &'a Engine,
+    doing: &'static str,
+    fence: Option<&'a Fence>,
+    retry: TransactionRetry,
+}
+
+impl Store {
+    /// Starts a transaction that writes. With a fence it is committed only while the lease is held.
+    pub(in crate::store) fn write<'a>(&'a self, doing: &'static str, fence: Option<&'a Fence>) -> Write<'a> {
+        Write { engine: &self.engine, doing, fence, retry: TransactionRetry::default() }
+    }
+}
+
+impl Write<'_> {
+    /// Begins the next attempt.
+    pub(in crate::store) async fn begin(&mut self) -> Result<Tx, StoreError> {
+        let inner = match self.engine {
+            // A deferred transaction that reads first and writes then fails at once if another one wrote in between.
+            Engine::Sqlite(file) => file.writer.begin_with("BEGIN IMMEDIATE").await.map(Inner::Sqlite),
+            Engine::Postgres(server) => loop {
+                match server.begin().await {
+                    Err(error) if self.retry.again(&error).await => {}
+                    begun => break begun.map(Inner::Postgres),
+                }
+            },
+        };
+        inner.map(|inner| Tx { doing: self.doing, inner }).attempted(self.doing)
+    }
+
+    /// Ends an attempt: commits if the body succeeded, rolls back if not. Returns the result of the transaction, or `None`
+    /// if the body has to run again.
+    pub(in crate::store) async fn end<T>(
+        &mut self,
+        mut tx: Tx,
+        outcome: Result<T, StoreError>,
+    ) -> Option<Result<T, StoreError>> {
+        let outcome = match outcome {
+            Ok(value) => value,
+            Err(error) => return self.failed(tx, error).await,
+        };
+        let Engine::Postgres(server) = self.engine else {
+            return Some(tx.commit().await.attempted(self.doing).map(|()| outcome));
+        };
+        let number = match self.fence {
+            Some(fence) => fence.confirm(&mut tx).await,
+            None => tx.fetch_one(TRANSACTION_NUMBER, &[]).await.map(|(number,)| number),
+        };
+        let number = match number {
+            Ok(number) => number,
+            Err(error) => return self.failed(tx, error).await,
+        };
+        let Err(error) = tx.commit().await else { return Some(Ok(outcome)) };
+        if !self.retry.again(&error).await {
+            return Some(Err(error).attempted(self.doing));
+        }
+        match was_committed(server, &number, &mut self.retry).await {
+            Some(true) => Some(Ok(outcome)),
+            Some(false) => None,
+            None => Some(Err(error).attempted(self.doing)),
+        }
+    }
+
+    async fn failed<T>(&mut self, tx: Tx, error: StoreError) -> Option<Result<T, StoreError>> {
+        // A rollback that fails leaves a broken connection, which the pool discards.
+        tx.rollback().await;
+        match &error {
+            StoreError::Query { source, .. }
+                if matches!(self.engine, Engine::Postgres(_)) && self.retry.again(source).await =>
+            {
+                None
+            }
+            _ => Some(Err(error)),
+        }
+    }
+}
+
+impl Tx {
+    async fn commit(self) -> Result<(), sqlx::Error> {
+        match self.inner {
+            Inner::Sqlite(tx) => tx.commit().await,
+            Inner::Postgres(tx) => tx.commit().await,
+        }
+    }
+
+    async fn rollback(self) {
+        let _ = match self.inner {
+            Inner::Sqlite(tx) => tx.rollback().await,
+            Inner::Postgres(tx) => tx.rollback().await,
+        };
+    }
+}
+
+/// Asks the server whether a transaction was committed whose commit was not answered. `None` if that cannot be learned.
+async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRetry) -> Option<bool> {
+    let mut polls = 0;
+    loop {
+        match transaction_status(server, number).await {
+            Ok(status) => match status.as_deref() {
+                Some("committed") => return Some(true),
+                Some("aborted") => return Some(false),
+                // The server has not noticed yet that the connection broke.
+                Some("in progress") if polls < MAX_POLLS => {
+                    polls += 1;
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+                _ => return None,
+            },
+            // A server that has never assigned this number lost the transaction (22023: it is in the future).
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => {
+                return Some(false);
+            }
+            Err(error) if retry.again(&error).await => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+async fn transaction_status(server: &Server, number: &str) -> Result<Option<String>, sqlx::Error> {
+    let mut tx = server.begin_to_read().await?;
+    let status = query_scalar(TRANSACTION_STATUS).bind(number).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(status)
+}

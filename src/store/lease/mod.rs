@@ -1,0 +1,201 @@
+//! One crawl of an app at a time, across all processes that share the database.
+//!
+//! SQLite: an exclusive lock on a file beside the database. The operating system releases it when the process ends. The file
+//! contains the time from which the next request may be sent, so that the call rate holds across processes.
+//!
+//! PostgreSQL: a row with an expiry by the server's clock. The holder renews it while it works. Each acquisition has a
+//! fencing token, which every transaction of the holder checks before it commits: a holder whose lease has expired is fenced.
+//! A released row stays taken until the next request may be sent.
+
+mod file;
+mod row;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::engine::{Engine, Fence, SqliteFile, Store, StoreError, beside, values};
+use crate::model::SdkAppId;
+pub(super) use file::{FileLock, share_owner};
+use row::Row;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// How often [`Lease::keeping`] renews the lease.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(8);
+
+/// The right to crawl an app. When dropped, a file lock is released and a row expires; [`Lease::release`] also records when
+/// the next holder may send its first request.
+#[derive(Debug)]
+pub struct Lease {
+    hold: Hold,
+    not_before: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug)]
+enum Hold {
+    File(FileLock),
+    Row(Row),
+}
+
+/// The process that holds the lease of an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeaseHolder {
+    pub host: String,
+    /// In SQLite only known of crawls.
+    pub since: Option<DateTime<Utc>>,
+}
+
+const RUNNING_SINCE: &str = "
+SELECT c.host, c.started_at FROM crawl c JOIN app a ON a.app_id = c.app_id
+WHERE a.sdk_app_id = $1 AND c.status = 'running' ORDER BY c.crawl_id DESC LIMIT 1";
+
+impl Lease {
+    /// When the call rate of the last holder allows the next request.
+    #[must_use]
+    pub fn not_before(&self) -> Option<DateTime<Utc>> {
+        self.not_before
+    }
+
+    /// Renews the lease. Callers call it after each step of their work; right after a renewal it costs nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] if another process has taken the lease; a database error once the lease has expired.
+    pub async fn renew(&self) -> Result<(), StoreError> {
+        match &self.hold {
+            Hold::File(_) => Ok(()),
+            Hold::Row(row) => row.renew_if_old().await,
+        }
+    }
+
+    /// Runs a future and renews the lease until it ends. The future is dropped if the lease is lost.
+    ///
+    /// # Errors
+    /// As [`Lease::renew`].
+    pub async fn keeping<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
+        let renewing = async {
+            loop {
+                tokio::time::sleep(RENEWAL_INTERVAL).await;
+                if let Err(lost) = self.renew().await {
+                    break lost;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = run => Ok(outcome),
+            lost = renewing => Err(lost),
+        }
+    }
+
+    /// Releases the lease. The next holder may send its first request `pause` after `now`.
+    pub async fn release(self, now: DateTime<Utc>, pause: Duration) {
+        match self.hold {
+            // If this fails the next holder may be throttled once, and its retry succeeds.
+            Hold::File(mut lock) => {
+                let _ = lock.write(&(now + pause).timestamp_millis().to_string());
+            }
+            Hold::Row(row) => row.release(pause).await,
+        }
+    }
+
+    /// Releases the lease of a holder that sent no request: the time that the holder before it recorded still applies.
+    pub async fn give_back(self) {
+        if let Hold::Row(row) = self.hold {
+            row.release(Duration::ZERO).await;
+        }
+    }
+
+    /// The fencing token of a lease in PostgreSQL. A file lock cannot be lost and needs none.
+    pub(super) fn fence(&self) -> Option<&Fence> {
+        match &self.hold {
+            Hold::File(_) => None,
+            Hold::Row(row) => Some(&row.fence),
+        }
+    }
+}
+
+impl Store {
+    /// Takes the lease of an app. `None` if another process, or another task of this one, holds it.
+    ///
+    /// # Errors
+    /// If the lock file or the database cannot be used.
+    pub async fn try_lease(&self, app: SdkAppId) -> Result<Option<Lease>, StoreError> {
+        match &self.engine {
+            Engine::Sqlite(file) => {
+                let Some(mut lock) = FileLock::try_take(&lock_file(file, app), &file.path)? else {
+                    return Ok(None);
+                };
+                let not_before = lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
+                Ok(Some(Lease { hold: Hold::File(lock), not_before }))
+            }
+            Engine::Postgres(server) => {
+                let row = Row::try_take(self, server, app, &this_host()).await?;
+                Ok(row.map(|row| Lease { hold: Hold::Row(row), not_before: None }))
+            }
+        }
+    }
+
+    /// Takes the lease of an app, polling until it is free. `on_wait` receives the number of polls so far before each pause.
+    ///
+    /// # Errors
+    /// As [`Store::try_lease`].
+    pub async fn lease(&self, app: SdkAppId, mut on_wait: impl FnMut(u64)) -> Result<Lease, StoreError> {
+        let mut waits = 0;
+        loop {
+            if let Some(lease) = self.try_lease(app).await? {
+                return Ok(lease);
+            }
+            on_wait(waits);
+            waits += 1;
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Returns which process holds the lease of an app.
+    ///
+    /// # Errors
+    /// If the lock file or the database cannot be read.
+    pub async fn lease_holder(&self, app: SdkAppId) -> Result<Option<LeaseHolder>, StoreError> {
+        let statement = match &self.engine {
+            Engine::Sqlite(file) if !file::is_locked(&lock_file(file, app))? => return Ok(None),
+            Engine::Sqlite(_) => RUNNING_SINCE,
+            Engine::Postgres(_) => row::HOLDER,
+        };
+        let holder: Option<(String, i64)> =
+            self.fetch_optional("read which process crawls an app", statement, &values![app.get()]).await?;
+        Ok(match (holder, &self.engine) {
+            (Some((host, since)), _) => {
+                Some(LeaseHolder { host, since: DateTime::from_timestamp_millis(since) })
+            }
+            // A process that holds a file lock runs on this host.
+            (None, Engine::Sqlite(_)) => Some(LeaseHolder { host: this_host(), since: None }),
+            (None, Engine::Postgres(_)) => None,
+        })
+    }
+
+    /// Returns those of these apps whose lease is held.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn leased(&self, apps: &[SdkAppId]) -> Result<Vec<SdkAppId>, StoreError> {
+        if let Engine::Sqlite(file) = &self.engine {
+            // A lock file that cannot be read belongs to another user's process.
+            let is_leased = |app: &&SdkAppId| file::is_locked(&lock_file(file, **app)).unwrap_or(true);
+            return Ok(apps.iter().filter(is_leased).copied().collect());
+        }
+        let leased: Vec<(i64,)> =
+            self.fetch_all("read which apps are being crawled", row::LEASED, &[]).await?;
+        Ok(apps.iter().filter(|app| leased.contains(&(app.get(),))).copied().collect())
+    }
+}
+
+fn lock_file(file: &SqliteFile, app: SdkAppId) -> PathBuf {
+    beside(&file.path, &format!("app-{app}.lock"))
+}
+
+fn this_host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "unknown".to_owned() } else { name.trim().to_owned() }
+}

@@ -1,0 +1,129 @@
+//! What a crawl reads before it starts: apps, types, kept totals, earlier crawls.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::model::{CrawlId, SdkAppId, TypeId};
+use crate::store::app::AppId;
+use crate::store::engine::{Store, StoreError, values};
+
+/// What is kept of one group type of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct TypeState {
+    type_id: i64,
+    live_count: i64,
+    baseline_crawl_id: Option<i64>,
+}
+
+impl TypeState {
+    /// A type of which nothing is kept yet.
+    #[must_use]
+    pub fn of(type_id: TypeId) -> Self {
+        Self { type_id: type_id.0, live_count: 0, baseline_crawl_id: None }
+    }
+
+    /// The same with so many more live groups.
+    #[must_use]
+    pub fn with_more(self, live: i64) -> Self {
+        Self { live_count: self.live_count + live, ..self }
+    }
+
+    #[must_use]
+    pub fn type_id(&self) -> TypeId {
+        TypeId(self.type_id)
+    }
+
+    /// Live groups, missing ones included.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        u64::try_from(self.live_count).unwrap_or(0)
+    }
+
+    /// Whether some pass of this type has reached its end already.
+    #[must_use]
+    pub fn past_baseline(&self) -> bool {
+        self.baseline_crawl_id.is_some()
+    }
+}
+
+/// What earlier crawls of an app mean for the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// A crawl of this app reached its end before.
+    pub crawled_before: bool,
+    /// The last crawl that counted them saw groups beyond those of the configured types.
+    pub leftover_last_time: bool,
+    /// The last crawl that reached its end requested an unfiltered pass of the next one.
+    pub unfiltered_wanted: bool,
+}
+
+/// When the last crawls before another one ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndedBefore {
+    /// The last one that reached its end.
+    pub ended: Option<DateTime<Utc>>,
+    /// The last complete one.
+    pub completed: Option<DateTime<Utc>>,
+}
+
+const APP_ID: &str = "SELECT app_id FROM app WHERE sdk_app_id = $1";
+const TYPE_NAMES: &str = "SELECT type_id, name FROM group_type WHERE name IS NOT NULL";
+const TYPE_STATES: &str = "SELECT type_id, live_count, baseline_crawl_id FROM type_state WHERE app_id = $1";
+const LAST_END: &str = "
+SELECT started_at, unfiltered_next FROM crawl
+WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
+const LAST_LEFTOVER: &str = "
+SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
+const ENDED_BEFORE: &str = "
+SELECT (SELECT e.finished_at FROM crawl e WHERE e.app_id = $1 AND e.crawl_id < $2 AND e.status IN ('complete', 'incomplete')
+        ORDER BY e.crawl_id DESC LIMIT 1),
+       (SELECT c.finished_at FROM crawl c WHERE c.app_id = $1 AND c.crawl_id < $2 AND c.status = 'complete'
+        ORDER BY c.crawl_id DESC LIMIT 1)";
+
+impl Store {
+    /// Returns the key of an app, if it is registered.
+    pub async fn find_app(&self, app: SdkAppId) -> Result<Option<AppId>, StoreError> {
+        let row: Option<(i64,)> = self.fetch_optional("look an app up", APP_ID, &values![app.get()]).await?;
+        Ok(row.map(|(app_id,)| AppId(app_id)))
+    }
+
+    /// Returns the names of all registered group types.
+    pub async fn type_names(&self) -> Result<BTreeMap<TypeId, String>, StoreError> {
+        let names: Vec<(i64, String)> = self.fetch_all("read the group types", TYPE_NAMES, &[]).await?;
+        Ok(names.into_iter().map(|(type_id, name)| (TypeId(type_id), name)).collect())
+    }
+
+    /// Returns the kept totals of each type of an app.
+    pub async fn type_states(&self, app: AppId) -> Result<Vec<TypeState>, StoreError> {
+        self.fetch_all("read the kept totals", TYPE_STATES, &values![app.0]).await
+    }
+
+    /// Returns what earlier crawls of an app mean for the next one.
+    pub async fn past(&self, app: AppId) -> Result<Past, StoreError> {
+        const DOING: &str = "read the app's earlier crawls";
+        let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
+        let leftover: Option<(i64,)> = self.fetch_optional(DOING, LAST_LEFTOVER, &values![app.0]).await?;
+        Ok(Past {
+            crawled_before: last_end.is_some(),
+            leftover_last_time: leftover.is_some_and(|(groups,)| groups > 0),
+            unfiltered_wanted: last_end.is_some_and(|(_, unfiltered_next)| unfiltered_next > 0),
+        })
+    }
+
+    /// Returns when the last crawl of an app started that reached its end.
+    pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
+        const DOING: &str = "read when the app was crawled last";
+        let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
+        Ok(last_end.and_then(|(started_at, _)| DateTime::from_timestamp_millis(started_at)))
+    }
+
+    /// Returns when the crawls of an app before this one ended.
+    pub async fn before(&self, app: AppId, crawl: CrawlId) -> Result<EndedBefore, StoreError> {
+        const DOING: &str = "read when the app was crawled last";
+        let (ended, completed): (Option<i64>, Option<i64>) =
+            self.fetch_one(DOING, ENDED_BEFORE, &values![app.0, crawl.0]).await?;
+        let time = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
+        Ok(EndedBefore { ended: time(ended), completed: time(completed) })
+    }
+}

@@ -1,0 +1,35 @@
+//! Reads the live groups of an app, for the roll.
+
+mod postgres;
+mod sqlite;
+
+use crate::model::TypeId;
+use crate::roll::Mark;
+use crate::store::app::AppId;
+use crate::store::engine::{Attempted as _, Engine, Store, StoreError, TransactionRetry};
+
+impl Store {
+    /// Calls `each` once with every live group of an app, in no order: sorting ten million ids takes PostgreSQL longer than
+    /// reading them. `begin` makes the collection that they are gathered in. It is called again if a connection broke and the
+    /// groups are read from the start.
+    pub async fn gather_live<G>(
+        &self,
+        app: AppId,
+        begin: impl Fn() -> G,
+        mut each: impl FnMut(&mut G, TypeId, &str, Mark),
+    ) -> Result<G, StoreError> {
+        let mut retry = TransactionRetry::default();
+        loop {
+            let mut gathered = begin();
+            let each = |type_id, id: &str, mark| each(&mut gathered, type_id, id, mark);
+            let read = match &self.engine {
+                Engine::Sqlite(file) => sqlite::live_groups(file, app, each).await,
+                Engine::Postgres(server) => match postgres::live_groups(server, app, each).await {
+                    Err(error) if retry.again(&error).await => continue,
+                    read => read,
+                },
+            };
+            return read.map(|()| gathered).attempted("read the live groups");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Reads the live groups of a PostgreSQL database.
+
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::model::TypeId;
+use crate::roll::Mark;
+use crate::store::app::AppId;
+use crate::store::engine::{Server, query, query_as, query_scalar};
+
+/// Pages of the table in a chunk: some 45,000 groups, a text of 1 MB.
+const CHUNK_PAGES: i64 = 500;
+/// Groups of an app that are read as one text: some 4 MB.
+const MOST_IN_ONE: i64 = 150_000;
+/// Types that have a column of their own in a chunk.
+const MOST_TYPES: usize = 64;
+
+const TYPES: &str = "
+SELECT type_id, live_count, missing_count, deleted_count FROM type_state
+WHERE app_id = $1 AND live_count + deleted_count > 0";
+const GROUPS_OF_ALL_APPS: &str =
+    "SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state";
+/// The planner takes chunks for a thousand times their work and would compile what runs for milliseconds.
+const WITHOUT_JIT: &str = "SET LOCAL jit = off";
+const MISSING_GROUPS: &str = "
+SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
+WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
+const LIVE_ROWS: &str = "SELECT type_id, group_id FROM group_row WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NULL";
+
+/// How the live groups of an app are read that are not missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// The whole table, in the order of its pages, thousands of ids a row: half the work of a row a group, for the server
+    /// and for this program.
+    Chunks,
+    /// One row for an app that is small.
+    AtOnce,
+    /// A row a group, for an app that is neither small nor a good part of the table.
+    Rows,
+}
+
+impl Reading {
+    fn of(groups: i64, groups_of_all_apps: i64, types: usize) -> Self {
+        match groups {
+            _ if types > MOST_TYPES => Self::Rows,
+            _ if groups <= MOST_IN_ONE => Self::AtOnce,
+            _ if groups >= groups_of_all_apps / 4 => Self::Chunks,
+            _ => Self::Rows,
+        }
+    }
+}
+
+/// Live groups that are not missing: a column of lines for each type. What the kept totals say no group is, is not asked
+/// of each.
+fn live_lines(types: &[i64], reading: Reading, any_deleted: bool, any_missing: bool) -> String {
+    let columns: Vec<String> = types
+        .iter()
+        .map(|type_id| format!("string_agg(group_id, E'\\n') FILTER (WHERE type_id = {type_id})"))
+        .collect();
+    let mut lines = format!("SELECT {} FROM group_row WHERE ", columns.join(", "));
+    lines.push_str(match reading {
+        // Adding nothing keeps the planner from looking all groups of the app up in the index for each chunk.
+        Reading::Chunks => "ctid >= first.row AND ctid < past.row AND app_id + 0 = $1",
+        Reading::AtOnce | Reading::Rows => "app_id = $1",
+    });
+    if any_deleted {
+        lines.push_str(" AND deleted_at IS NULL");
+    }
+    if any_missing {
+        lines.push_str(" AND missing_since IS NULL");
+    }
+    if reading == Reading::Chunks {
+        return format!(
+            "SELECT lines.*
+             FROM generate_series($2, pg_relation_size('group_row') / CAST(current_setting('block_size') AS BIGINT),
+                                  2 * {CHUNK_PAGES}) AS chunk (page),
+                  LATERAL (SELECT CAST('(' || page || ',0)' AS tid) AS row) AS first,
+                  LATERAL (SELECT CAST('(' || page + {CHUNK_PAGES} || ',0)' AS tid) AS row) AS past,
+                  LATERAL ({lines}) AS lines"
+        );
+    }
+    lines
+}
+
+/// Hands the live groups of an app to `each`, as they come.
+pub(super) async fn live_groups(
+    server: &Server,
+    app: AppId,
+    mut each: impl FnMut(TypeId, &str, Mark),
+) -> Result<(), sqlx::Error> {
+    let mut tx = server.begin_to_read().await?;
+    let totals: Vec<(i64, i64, i64, i64)> = query_as(TYPES).bind(app.0).fetch_all(&mut *tx).await?;
+    let of_all_apps: i64 = query_scalar(GROUPS_OF_ALL_APPS).fetch_one(&mut *tx).await?;
+    let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| totals.iter().map(of).sum::<i64>();
+    let (live, missing, deleted) = (sum(|of| of.1), sum(|of| of.2), sum(|of| of.3));
+    if live == 0 {
+        return tx.commit().await;
+    }
+    let types: Vec<i64> = totals.iter().filter(|of| of.1 > 0).map(|of| of.0).collect();
+    let reading = Reading::of(live + deleted, of_all_apps, types.len());
+    // Nothing but numbers is put into the text.
+    let lines = || AssertSqlSafe(live_lines(&types, reading, deleted > 0, missing > 0));
+    let mut hand_on = |row: &PgRow| {
+        for (column, type_id) in types.iter().enumerate() {
+            let ids: Option<&str> = row.try_get(column)?;
+            ids.unwrap_or_default().lines().for_each(|id| each(TypeId(*type_id), id, Mark::default()));
+        }
+        Ok::<_, sqlx::Error>(())
+    };
+    match reading {
+        Reading::Chunks => {
+            // While one chunk is handed on, two connections prepare the next ones. Nobody changes these groups
+            // meanwhile: the lease is held.
+            let mut beside = server.begin_to_read().await?;
+            query(WITHOUT_JIT).execute(&mut *tx).await?;
+            query(WITHOUT_JIT).execute(&mut *beside).await?;
+            let even = query(lines()).bind(app.0).bind(0_i64).fetch(&mut *tx);
+            let odd = query(lines()).bind(app.0).bind(CHUNK_PAGES).fetch(&mut *beside);
+            let mut chunks = futures_util::stream::select(even, odd);
+            while let Some(chunk) = chunks.try_next().await? {
+                hand_on(&chunk)?;
+            }
+            drop(chunks);
+            beside.commit().await?;
+        }
+        Reading::AtOnce => hand_on(&query(lines()).bind(app.0).fetch_one(&mut *tx).await?)?,
+        Reading::Rows => {
+            let mut rows = query(LIVE_ROWS).bind(app.0).fetch(&mut *tx);
+            while let Some(row) = rows.try_next().await? {
+                each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark::default());
+            }
+        }
+    }
+    if missing > 0 {
+        let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(&mut *tx);
+        while let Some(row) = rows.try_next().await? {
+            each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
+        }
+    }
+    tx.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_is_read_by_chunks_if_it_is_a_good_part_of_the_table_and_at_once_if_it_is_small() {
+        assert_eq!(Reading::of(10_000_000, 10_000_000, 6), Reading::Chunks);
+        assert_eq!(Reading::of(1_000_000, 4_000_000, 6), Reading::Chunks);
+        assert_eq!(Reading::of(1_000_000, 40_000_000, 6), Reading::Rows);
+        assert_eq!(Reading::of(100_000, 5_000_000, 6), Reading::AtOnce);
+        assert_eq!(Reading::of(100_000, 100_000, MOST_TYPES + 1), Reading::Rows);
+    }
+}

@@ -1,0 +1,163 @@
+//! Reads the live groups of an SQLite file.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use sqlx::{Row as _, SqlitePool};
+
+use crate::model::TypeId;
+use crate::roll::Mark;
+use crate::store::app::AppId;
+use crate::store::engine::{SqliteFile, query, query_as, query_scalar};
+
+/// The id of the group that ends a chunk of `?3` rows after `?2`.
+const CHUNK_END: &str = "
+SELECT group_id FROM group_row WHERE app_id = ?1 AND group_id > ?2 ORDER BY group_id LIMIT 1 OFFSET ?3 - 1";
+
+/// Rows in a chunk.
+const CHUNK: usize = 10_000;
+
+/// Where chunks ended when they were counted last. Any ends make a whole; these make chunks of about the same size.
+const KNOWN_ENDS: &str = "SELECT chunk_ends FROM app WHERE app_id = ?1";
+const KEEP_ENDS: &str = "UPDATE app SET chunk_ends = ?2 WHERE app_id = ?1";
+
+/// What an app has of each type, the most frequent first.
+const TYPES: &str = "
+SELECT type_id, live_count, missing_count, deleted_count FROM type_state
+WHERE app_id = ?1 AND live_count + deleted_count > 0 ORDER BY live_count DESC";
+
+/// The live groups that are not missing, with ids after `?2` up to `?3`, as one text: before each id two control
+/// characters that stand for its type. Ids have none, and one long text is three times as fast as a row a group. The
+/// separator comes from constants, because a function called for each row would double the time; and what the kept
+/// totals say no group is, is not asked of each.
+fn live_text(types: &[i64], any_deleted: bool, any_missing: bool) -> String {
+    let mut code = "CASE type_id".to_owned();
+    for type_id in types {
+        code.extend([" WHEN ", &type_id.to_string(), " THEN '", &type_code(*type_id), "'"]);
+    }
+    code.push_str(" END");
+    let mut range = "app_id = ?1 AND group_id > ?2 AND group_id <= ifnull(?3, x'')".to_owned();
+    if any_deleted {
+        range.push_str(" AND deleted_at IS NULL");
+    }
+    if any_missing {
+        range.push_str(" AND missing_since IS NULL");
+    }
+    // group_concat leaves the first separator out.
+    format!(
+        "SELECT (SELECT {code} FROM group_row WHERE {range} ORDER BY group_id LIMIT 1) || group_concat(group_id, {code})
+         FROM group_row WHERE {range}"
+    )
+}
+
+/// As many as two characters can stand for.
+const MOST_TYPES: i64 = 30 * 30;
+
+/// Two characters from U+0001 to U+001E.
+fn type_code(type_id: i64) -> String {
+    let digit = |number: i64| char::from(u8::try_from(number % 30).unwrap_or(0) + 1);
+    [digit(type_id / 30), digit(type_id)].iter().collect()
+}
+
+fn type_of_code(code: &[u8]) -> TypeId {
+    TypeId((i64::from(code[0]) - 1) * 30 + i64::from(code[1]) - 1)
+}
+
+const MISSING_GROUPS: &str = "
+SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
+WHERE app_id = ?1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
+
+/// Hands every live group of an app to `each`.
+pub(super) async fn live_groups(
+    file: &SqliteFile,
+    app: AppId,
+    mut each: impl FnMut(TypeId, &str, Mark),
+) -> Result<(), sqlx::Error> {
+    let pool = &file.readers;
+    let types: Vec<(i64, i64, i64, i64)> = query_as(TYPES).bind(app.0).fetch_all(pool).await?;
+    let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| types.iter().map(of).sum::<i64>();
+    let (live, missing, deleted) = (sum(|of| of.1), sum(|of| of.2), sum(|of| of.3));
+    if live == 0 {
+        return Ok(());
+    }
+    let types: Vec<i64> = types.iter().map(|of| of.0).collect();
+    if types.iter().any(|type_id| !(0..MOST_TYPES).contains(type_id)) {
+        return Err(sqlx::Error::Protocol(format!("more than {MOST_TYPES} group types")));
+    }
+    let ends = chunk_ends(file, app, usize::try_from(live + deleted).unwrap_or(0)).await?;
+    let sql: Arc<str> = live_text(&types, deleted > 0, missing > 0).into();
+    let starts = std::iter::once(String::new()).chain(ends.iter().cloned());
+    let until = ends.iter().cloned().map(Some).chain([None]);
+    let ranges: Vec<(String, Option<String>)> = starts.zip(until).collect();
+    // Two chunks are read, on connections of their own, while the one before them is handed on.
+    let mut chunks = futures_util::stream::iter(ranges)
+        .map(|(after, end)| read_chunk(pool.clone(), Arc::clone(&sql), app, after, end))
+        .buffered(2);
+    let mut largest = 0;
+    while let Some(chunk) = chunks.try_next().await? {
+        largest = largest.max(hand_on(chunk.as_deref(), &mut each));
+    }
+    if largest > 4 * CHUNK {
+        // Groups have come mostly in one place; the next time the ends are counted anew.
+        keep_ends(file, app, None).await;
+    }
+    if missing > 0 {
+        let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(pool);
+        while let Some(row) = rows.try_next().await? {
+            each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
+        }
+    }
+    Ok(())
+}
+
+async fn read_chunk(
+    pool: SqlitePool,
+    sql: Arc<str>,
+    app: AppId,
+    after: String,
+    end: Option<String>,
+) -> Result<Option<String>, sqlx::Error> {
+    // Nothing but numbers from the database was put into the text.
+    query_scalar(sqlx::AssertSqlSafe(&*sql)).bind(app.0).bind(after).bind(end).fetch_one(&pool).await
+}
+
+/// Ids that cut an app's `rows` groups into chunks: those known from an earlier time, unless their number no longer fits.
+/// Counting anew costs a quarter of the time that reading takes.
+async fn chunk_ends(file: &SqliteFile, app: AppId, rows: usize) -> Result<Vec<String>, sqlx::Error> {
+    let known: Option<String> = query_scalar(KNOWN_ENDS).bind(app.0).fetch_one(&file.readers).await?;
+    let known: Vec<String> = known.iter().flat_map(|ends| ends.lines()).map(str::to_owned).collect();
+    let wanted = rows / CHUNK;
+    if (wanted / 2..=wanted * 2).contains(&known.len()) {
+        return Ok(known);
+    }
+    let mut ends: Vec<String> = Vec::with_capacity(wanted);
+    loop {
+        let after = ends.last().map_or("", String::as_str);
+        let chunk = i64::try_from(CHUNK).unwrap_or(i64::MAX);
+        let end: Option<String> =
+            query_scalar(CHUNK_END).bind(app.0).bind(after).bind(chunk).fetch_optional(&file.readers).await?;
+        let Some(end) = end else { break };
+        ends.push(end);
+    }
+    keep_ends(file, app, Some(ends.join("\n"))).await;
+    Ok(ends)
+}
+
+async fn keep_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
+    // They save time and nothing else: without them the next crawl counts again.
+    let _ = query(KEEP_ENDS).bind(app.0).bind(ends).execute(&file.writer).await;
+}
+
+/// Hands a chunk's groups on and counts them.
+fn hand_on(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
+    let mut rest = chunk.unwrap_or_default();
+    let mut groups = 0;
+    while let Some((code, tail)) = rest.split_at_checked(2) {
+        let length = tail.bytes().position(|byte| byte < 0x20).unwrap_or(tail.len());
+        let (id, next) = tail.split_at(length);
+        each(type_of_code(code.as_bytes()), id, Mark::default());
+        groups += 1;
+        rest = next;
+    }
+    groups
+}

@@ -1,0 +1,37 @@
+//! Looks groups up by their ids.
+
+use std::collections::HashMap;
+
+use crate::model::{GroupIds, TypeId};
+use crate::store::app::AppId;
+use crate::store::bulk;
+use crate::store::engine::{Store, StoreError};
+
+const IDS_PER_STATEMENT: usize = 50_000;
+
+/// A group as the database knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownGroup {
+    pub type_id: TypeId,
+    pub deleted: bool,
+}
+
+impl Store {
+    /// Calls `each` with every one of these ids, in byte order, and what the database knows of it.
+    pub async fn look_up(
+        &self,
+        app: AppId,
+        ids: &GroupIds,
+        mut each: impl FnMut(&str, Option<KnownGroup>),
+    ) -> Result<(), StoreError> {
+        for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+            let known: HashMap<String, KnownGroup> = bulk::known(self, app, &chunk)
+                .await?
+                .into_iter()
+                .map(|(id, type_id, deleted)| (id, KnownGroup { type_id: TypeId(type_id), deleted }))
+                .collect();
+            chunk.iter().for_each(|id| each(id, known.get(*id).copied()));
+        }
+        Ok(())
+    }
+}

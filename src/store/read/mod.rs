@@ -1,0 +1,17 @@
+//! Everything that reads the tables and changes nothing.
+
+mod before_crawl;
+mod gauges;
+mod lists;
+mod live;
+mod lookup;
+mod overview;
+mod status;
+mod text;
+
+pub use before_crawl::{EndedBefore, Past, TypeState};
+pub use gauges::{AppGauges, TypeGauges};
+pub use lists::{AppCount, Below, Crawl, DailyCount, Group, GroupEvent, Stamp, TypeCount};
+pub use lookup::KnownGroup;
+pub use overview::{AppOverview, HeldDeletions, TypeOverview};
+pub use status::{AppStatus, HostTypes, TypeStatus, Withheld};

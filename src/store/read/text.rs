@@ -1,0 +1,47 @@
+//! The rows of a query as text, for a person.
+
+use sqlx::{Column as _, ColumnIndex, Decode, Row, Type};
+
+use crate::store::engine::{Attempted as _, Engine, Store, StoreError};
+
+/// The names of the columns, and the rows. NULL is the empty text.
+type Texts = (Vec<String>, Vec<Vec<String>>);
+
+impl Store {
+    /// Runs a query that only reads and returns its columns' names and its rows as text, NULL as the empty text.
+    pub async fn read(&self, sql: &'static str) -> Result<Texts, StoreError> {
+        let texts = match &self.engine {
+            Engine::Sqlite(file) => {
+                let rows = sqlx::raw_sql(sql).fetch_all(&file.readers).await;
+                rows.and_then(|rows| texts(&rows))
+            }
+            Engine::Postgres(server) => match server.begin_to_read().await {
+                Ok(mut tx) => {
+                    let rows = sqlx::raw_sql(sql).fetch_all(&mut *tx).await;
+                    rows.and_then(|rows| texts(&rows))
+                }
+                Err(error) => Err(error),
+            },
+        };
+        texts.attempted("run a query")
+    }
+}
+
+fn texts<R: Row>(rows: &[R]) -> Result<Texts, sqlx::Error>
+where
+    usize: ColumnIndex<R>,
+    String: for<'r> Decode<'r, R::Database> + Type<R::Database>,
+{
+    let header =
+        rows.first().map(|row| row.columns().iter().map(|column| column.name().to_owned()).collect());
+    let mut texts = Vec::with_capacity(rows.len());
+    for row in rows {
+        let mut cells = Vec::with_capacity(row.len());
+        for index in 0..row.len() {
+            let cell: Option<String> = row.try_get_unchecked(index)?;
+            cells.push(cell.unwrap_or_default());
+        }
+        texts.push(cells);
+    }
+    Ok((header.unwrap_or_default(), texts))
+}

@@ -1,0 +1,7 @@
+//! The tables and views: creating, upgrading, checking rights, printing the SQL, removing.
+
+mod migrate;
+mod print;
+mod remove;
+mod rights;
+mod sources;

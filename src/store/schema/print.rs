@@ -1,0 +1,95 @@
+//! Prints the SQL of all migrations, for a database administrator who applies it by hand.
+
+use std::fmt::Write as _;
+
+use sqlx::migrate::Migration;
+
+use super::rights::grant_select;
+use super::sources::{
+    POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, SQLITE_RECORD, VIEWS, placed, quoted,
+};
+use crate::store::engine::{DatabaseUrl, PostgresDatabase, Store};
+
+impl Store {
+    /// Returns the SQL of all migrations, for a database in which none was applied.
+    #[must_use]
+    pub fn migration_sql(url: &DatabaseUrl) -> String {
+        match url {
+            DatabaseUrl::Sqlite(_) => sqlite_sql(),
+            DatabaseUrl::Postgres(database) => postgres_sql(database),
+        }
+    }
+}
+
+fn sqlite_sql() -> String {
+    let mut sql = format!("BEGIN;\n{SQLITE_RECORD}");
+    for migration in SQLITE_MIGRATIONS.iter() {
+        let record = recorded(migration, "_sqlx_migrations", "x'", "'");
+        sql.extend([&heading(migration), migration.sql.as_str(), &record]);
+    }
+    sql + "COMMIT;\n"
+}
+
+fn postgres_sql(database: &PostgresDatabase) -> String {
+    let schema = &database.schema;
+    let (public, private) = (quoted(schema.public()), quoted(&schema.private()));
+    let mut sql = format!(
+        "-- Run this as the role that is to own the tables. If the service connects as another, it needs:\n\
+         -- GRANT USAGE ON SCHEMA {public}, {private} TO the_service;\n\
+         -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {private} TO the_service;\n\
+         BEGIN;\nCREATE SCHEMA IF NOT EXISTS {public};\nCREATE SCHEMA IF NOT EXISTS {private};\n{}",
+        placed(POSTGRES_RECORD, schema)
+    );
+    for migration in POSTGRES_MIGRATIONS.iter() {
+        let table = format!("{private}._sqlx_migrations");
+        let record = recorded(migration, &table, "'\\x", "'");
+        sql.extend([heading(migration), placed(migration.sql.as_str(), schema), record]);
+    }
+    if let Some(role) = &database.reader_role {
+        let select = grant_select(schema, role, VIEWS.into_iter());
+        sql.extend([format!("\nGRANT USAGE ON SCHEMA {public} TO {};\n{select};\n", quoted(role))]);
+    }
+    sql + "COMMIT;\n"
+}
+
+fn heading(migration: &Migration) -> String {
+    format!("\n-- {:04} {}\n", migration.version, migration.description)
+}
+
+/// The statement that records a migration as applied, with its checksum in the engine's own notation.
+fn recorded(migration: &Migration, table: &str, before: &str, after: &str) -> String {
+    let mut checksum = String::new();
+    for byte in migration.checksum.iter() {
+        // Writing to a String cannot fail.
+        let _ = write!(checksum, "{byte:02x}");
+    }
+    format!(
+        "\nINSERT INTO {table} (version, description, success, checksum, execution_time)\nVALUES ({}, '{}', TRUE, {before}{checksum}{after}, 0);\n",
+        migration.version,
+        migration.description.replace('\'', "''"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_in_a_migration_moves_to_the_configured_schema() {
+        let database = PostgresDatabase::new("postgres://u@localhost/d").unwrap().schema("other").unwrap();
+        let sql = Store::migration_sql(&DatabaseUrl::Postgres(database));
+        let statements = sql.lines().filter(|line| !line.starts_with("--"));
+        for line in statements {
+            assert!(!line.contains("tim.") && !line.contains("tim_private"), "{line}");
+        }
+        assert!(
+            sql.contains("CREATE VIEW \"other\".groups") && sql.contains("FROM \"other_private\".group_row")
+        );
+    }
+
+    #[test]
+    fn the_sql_for_an_administrator_says_what_it_did() {
+        let sqlite = Store::migration_sql(&DatabaseUrl::Sqlite("x".into()));
+        assert!(sqlite.contains("INSERT INTO _sqlx_migrations"), "{sqlite}");
+    }
+}

@@ -1,0 +1,185 @@
+//! What the role of a PostgreSQL database may do, and the GRANT that is missing.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
+
+use super::sources::{VIEWS, quoted};
+use crate::store::engine::{Attempted as _, Intent, Schema, Server, StoreError, query_as, query_scalar};
+
+const DOING: &str = "read what the database's role may do";
+
+/// The schemas that are there, and whether this role may use them and create in them.
+const SCHEMAS: &str = "
+SELECT CAST(nspname AS TEXT), has_schema_privilege(oid, 'USAGE'), has_schema_privilege(oid, 'CREATE')
+FROM pg_catalog.pg_namespace WHERE nspname IN ($1, $2)";
+const MAY_CREATE_SCHEMA: &str = "
+SELECT has_database_privilege(current_database(), 'CREATE'), CAST(current_database() AS TEXT), CAST(current_user AS TEXT)";
+/// Only who owns a table can change it; there is no right to grant.
+const OTHER_OWNER: &str = "
+SELECT CAST(pg_get_userbyid(c.relowner) AS TEXT)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1 LIMIT 1";
+const HAS_RECORD: &str = "
+SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = '_sqlx_migrations'";
+const TABLES_WITHOUT_RIGHT: &str = "
+SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
+       count(*) FILTER (WHERE NOT (has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
+                                   AND has_table_privilege(c.oid, 'DELETE')) AND c.relname <> '_sqlx_migrations')
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
+const ROLE_EXISTS: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = $1";
+/// Views that a role cannot read yet. Granting again what was granted would make two programs that start at once get in
+/// each other's way.
+const UNREADABLE_VIEWS: &str = "
+SELECT CAST(c.relname AS TEXT) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind = 'v' AND c.relname = ANY ($3) AND NOT has_table_privilege($2, c.oid, 'SELECT')
+ORDER BY c.relname";
+const MAY_USE_SCHEMA: &str = "SELECT has_schema_privilege($1, $2, 'USAGE')";
+
+/// Runs SQL that contains only checked or quoted names.
+pub(super) async fn run(tx: &mut Transaction<'_, Postgres>, sql: String) -> Result<(), StoreError> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **tx).await.attempted(DOING)?;
+    Ok(())
+}
+
+/// Returns true if a migration was applied. Every role may know.
+pub(super) async fn has_record(
+    tx: &mut Transaction<'_, Postgres>,
+    schema: &Schema,
+) -> Result<bool, StoreError> {
+    let records: i64 =
+        query_scalar(HAS_RECORD).bind(schema.private()).fetch_one(&mut **tx).await.attempted(DOING)?;
+    Ok(records > 0)
+}
+
+/// What the connection's role may do.
+pub(super) struct Rights {
+    role: String,
+    database: String,
+    may_create_schemas: bool,
+    /// By name, those that exist: whether they may be used, and created in.
+    schemas: BTreeMap<String, (bool, bool)>,
+    /// Who made the tables, if it was somebody else, whose rights this role does not have.
+    other_owner: Option<String>,
+}
+
+impl Rights {
+    pub(super) async fn of(tx: &mut Transaction<'_, Postgres>, schema: &Schema) -> Result<Self, StoreError> {
+        let schemas: Vec<(String, bool, bool)> = query_as(SCHEMAS)
+            .bind(schema.public())
+            .bind(schema.private())
+            .fetch_all(&mut **tx)
+            .await
+            .attempted(DOING)?;
+        let (may_create_schemas, database, role): (bool, String, String) =
+            query_as(MAY_CREATE_SCHEMA).fetch_one(&mut **tx).await.attempted(DOING)?;
+        let other_owner: Option<String> = query_scalar(OTHER_OWNER)
+            .bind(schema.private())
+            .fetch_optional(&mut **tx)
+            .await
+            .attempted(DOING)?;
+        let schemas = schemas.into_iter().map(|(name, using, creating)| (name, (using, creating))).collect();
+        Ok(Self { role, database, may_create_schemas, schemas, other_owner })
+    }
+
+    fn missing(&self, what: &str) -> StoreError {
+        StoreError::Rights { grant: format!("GRANT {what} TO {}", quoted(&self.role)) }
+    }
+
+    /// The schemas that have to be made before the tables can be, or what keeps this role from it.
+    pub(super) fn to_migrate(&self, schema: &Schema) -> Result<Vec<String>, StoreError> {
+        if let Some(owner) = &self.other_owner {
+            return Err(StoreError::OtherOwner { owner: owner.clone(), role: self.role.clone() });
+        }
+        let (mut absent, mut closed) = (Vec::new(), Vec::new());
+        for name in [schema.public().to_owned(), schema.private()] {
+            match self.schemas.get(&name) {
+                Some((true, true)) => {}
+                Some(_) => closed.push(quoted(&name)),
+                None => absent.push(name),
+            }
+        }
+        if !closed.is_empty() {
+            return Err(self.missing(&format!("USAGE, CREATE ON SCHEMA {}", closed.join(", "))));
+        }
+        if !absent.is_empty() && !self.may_create_schemas {
+            return Err(self.missing(&format!("CREATE ON DATABASE {}", quoted(&self.database))));
+        }
+        Ok(absent)
+    }
+
+    pub(super) fn to_use(&self, name: &str) -> Result<(), StoreError> {
+        match self.schemas.get(name) {
+            Some((false, _)) => Err(self.missing(&format!("USAGE ON SCHEMA {}", quoted(name)))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks that the role can do its work on tables that another role may own.
+pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
+    let schema = &server.database.schema;
+    let mut tx = server.begin_to_read().await.attempted("read what the database's role may do")?;
+    if !has_record(&mut tx, schema).await? {
+        return Err(StoreError::NotMigrated);
+    }
+    let rights = Rights::of(&mut tx, schema).await?;
+    rights.to_use(&schema.private())?;
+    let (unreadable, unwritable): (i64, i64) =
+        query_as(TABLES_WITHOUT_RIGHT).bind(schema.private()).fetch_one(&mut *tx).await.attempted(DOING)?;
+    let tables = format!("ON ALL TABLES IN SCHEMA {}", quoted(&schema.private()));
+    if server.intent == Intent::Write && (unreadable, unwritable) != (0, 0) {
+        return Err(rights.missing(&format!("SELECT, INSERT, UPDATE, DELETE {tables}")));
+    }
+    if unreadable > 0 {
+        return Err(rights.missing(&format!("SELECT {tables}")));
+    }
+    Ok(())
+}
+
+pub(super) async fn check_role(tx: &mut Transaction<'_, Postgres>, role: &str) -> Result<(), StoreError> {
+    let roles: i64 = query_scalar(ROLE_EXISTS).bind(role).fetch_one(&mut **tx).await.attempted(DOING)?;
+    if roles == 0 {
+        return Err(StoreError::NoSuchRole {
+            role: role.to_owned(),
+            create: format!("CREATE ROLE {} NOLOGIN", quoted(role)),
+        });
+    }
+    Ok(())
+}
+
+pub(super) async fn grant_views(
+    tx: &mut Transaction<'_, Postgres>,
+    schema: &Schema,
+    role: &str,
+) -> Result<(), StoreError> {
+    check_role(tx, role).await?;
+    let may_use: bool = query_scalar(MAY_USE_SCHEMA)
+        .bind(role)
+        .bind(schema.public())
+        .fetch_one(&mut **tx)
+        .await
+        .attempted(DOING)?;
+    if !may_use {
+        run(tx, format!("GRANT USAGE ON SCHEMA {} TO {}", quoted(schema.public()), quoted(role))).await?;
+    }
+    let views: Vec<String> = query_scalar(UNREADABLE_VIEWS)
+        .bind(schema.public())
+        .bind(role)
+        .bind(VIEWS.map(str::to_owned).to_vec())
+        .fetch_all(&mut **tx)
+        .await
+        .attempted(DOING)?;
+    if !views.is_empty() {
+        run(tx, grant_select(schema, role, views.iter().map(String::as_str))).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn grant_select<'a>(schema: &Schema, role: &str, views: impl Iterator<Item = &'a str>) -> String {
+    let views: Vec<String> =
+        views.map(|view| format!("{}.{}", quoted(schema.public()), quoted(view))).collect();
+    format!("GRANT SELECT ON {} TO {}", views.join(", "), quoted(role))
+}

@@ -1,0 +1,70 @@
+//! The migrations of both engines, and the names in them.
+
+use sqlx::migrate::Migrator;
+
+use crate::store::engine::Schema;
+
+pub(super) static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// The table that records migrations, as sqlx creates it, so that sqlx' own tools can read it.
+pub(super) const SQLITE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+    version BIGINT PRIMARY KEY,
+    description TEXT NOT NULL,
+    installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    success BOOLEAN NOT NULL,
+    checksum BLOB NOT NULL,
+    execution_time BIGINT NOT NULL
+);
+";
+pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private._sqlx_migrations (
+    version BIGINT PRIMARY KEY,
+    description TEXT NOT NULL,
+    installed_on TIMESTAMPTZ NOT NULL DEFAULT now(),
+    success BOOLEAN NOT NULL,
+    checksum BYTEA NOT NULL,
+    execution_time BIGINT NOT NULL
+);
+";
+
+/// The public views.
+pub(super) const VIEWS: [&str; 11] = [
+    "groups",
+    "live_groups",
+    "group_events",
+    "app_counts",
+    "type_counts",
+    "daily_counts",
+    "crawls",
+    "app_status",
+    "type_status",
+    "group_lifetimes",
+    "daily_crawls",
+];
+
+pub(super) fn newest(migrations: &Migrator) -> i64 {
+    migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Replaces the default schema names in the SQL of a migration with the configured ones.
+pub(super) fn placed(sql: &str, schema: &Schema) -> String {
+    sql.replace("tim_private.", &format!("{}.", quoted(&schema.private())))
+        .replace(" tim.", &format!(" {}.", quoted(schema.public())))
+}
+
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_engines_have_the_same_migrations() {
+        let names = |migrator: &Migrator| {
+            migrator.iter().map(|m| (m.version, m.description.to_string())).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&SQLITE_MIGRATIONS), names(&POSTGRES_MIGRATIONS));
+    }
+}

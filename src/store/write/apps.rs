@@ -1,0 +1,137 @@
+//! Registers apps and group types.
+
+use std::collections::BTreeMap;
+
+use crate::model::{CrawlId, GroupType, SdkAppId, TypeId};
+use crate::store::app::{AppId, AppIdentity};
+use crate::store::engine::{Store, StoreError, Tx, values};
+use crate::store::lease::Lease;
+
+// A row that exists already is excluded first: an insert that ends in a conflict uses up a key and locks the row.
+const UPSERT_APP: &str = "
+INSERT INTO app (sdk_app_id, name)
+SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM app WHERE sdk_app_id = $1 AND name = $2 AND configured = 1)
+ON CONFLICT (sdk_app_id) DO UPDATE SET name = excluded.name, configured = 1";
+const SELECT_APP: &str = "SELECT app_id FROM app WHERE sdk_app_id = $1";
+const UPSERT_TYPE: &str = "
+INSERT INTO group_type (name) SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM group_type WHERE name = $1)
+ON CONFLICT (name) DO NOTHING";
+const SELECT_TYPE: &str = "SELECT type_id FROM group_type WHERE name = $1";
+const CONFIGURE_TYPE: &str = "
+INSERT INTO type_state (app_id, type_id, configured)
+SELECT $1, $2, 1 WHERE NOT EXISTS (SELECT 1 FROM type_state WHERE app_id = $1 AND type_id = $2 AND configured = 1)
+ON CONFLICT (app_id, type_id) DO UPDATE SET configured = 1";
+const UNCONFIGURE_TYPE: &str =
+    "UPDATE type_state SET configured = 0 WHERE app_id = $1 AND type_id = $2 AND configured <> 0";
+const TYPES_OF_APP: &str = "SELECT type_id FROM type_state WHERE app_id = $1";
+const CONFIGURED_APPS: &str = "SELECT app_id, sdk_app_id FROM app WHERE configured = 1";
+const UNCONFIGURE_APP: &str = "UPDATE app SET configured = 0 WHERE app_id = $1";
+const END_BASELINE: &str = "
+INSERT INTO type_state (app_id, type_id, baseline_crawl_id) VALUES ($1, $2, $3)
+ON CONFLICT (app_id, type_id) DO UPDATE SET baseline_crawl_id = excluded.baseline_crawl_id
+WHERE type_state.baseline_crawl_id IS NULL";
+
+impl Store {
+    /// Returns the key of a group type, which is registered if it is new. The app's lease must be held.
+    pub async fn register_type(&self, lease: &Lease, group_type: &GroupType) -> Result<TypeId, StoreError> {
+        let mut write = self.write("register a group type", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let type_id = upsert_type(&mut tx, group_type).await;
+            if let Some(done) = write.end(tx, type_id).await {
+                return done;
+            }
+        }
+    }
+
+    /// Registers an app and its group types under their configured names, and returns their keys.
+    pub async fn register_app(
+        &self,
+        app: &AppIdentity,
+        group_types: &[GroupType],
+    ) -> Result<(AppId, BTreeMap<GroupType, TypeId>), StoreError> {
+        let mut write = self.write("register an app", None);
+        loop {
+            let mut tx = write.begin().await?;
+            let registered = upsert_app(&mut tx, app, group_types).await;
+            if let Some(done) = write.end(tx, registered).await {
+                return done;
+            }
+        }
+    }
+
+    /// Marks apps that are not among these as no longer configured. Their rows stay.
+    pub async fn set_configured(&self, configured: &[SdkAppId]) -> Result<(), StoreError> {
+        const DOING: &str = "record which apps are configured";
+        let known: Vec<(i64, i64)> = self.fetch_all(DOING, CONFIGURED_APPS, &[]).await?;
+        let removed: Vec<AppId> = known
+            .into_iter()
+            .filter(|(_, sdk_app_id)| !configured.iter().any(|app| app.get() == *sdk_app_id))
+            .map(|(app_id, _)| AppId(app_id))
+            .collect();
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let mut write = self.write(DOING, None);
+        loop {
+            let mut tx = write.begin().await?;
+            let updated = unconfigure(&mut tx, &removed).await;
+            if let Some(done) = write.end(tx, updated).await {
+                return done;
+            }
+        }
+    }
+
+    /// Records that a pass of a type has reached its end for the first time. From now on new groups are events.
+    pub async fn end_baseline(
+        &self,
+        lease: &Lease,
+        app: AppId,
+        type_id: TypeId,
+        crawl: CrawlId,
+    ) -> Result<(), StoreError> {
+        let mut write = self.write("record a type's first list", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let ended = tx.execute(END_BASELINE, &values![app.0, type_id.0, crawl.0]).await;
+            if let Some(done) = write.end(tx, ended).await {
+                return done.map(|_| ());
+            }
+        }
+    }
+}
+
+async fn upsert_type(tx: &mut Tx, group_type: &GroupType) -> Result<TypeId, StoreError> {
+    tx.execute(UPSERT_TYPE, &values![group_type.as_str()]).await?;
+    let (type_id,) = tx.fetch_one(SELECT_TYPE, &values![group_type.as_str()]).await?;
+    Ok(TypeId(type_id))
+}
+
+async fn upsert_app(
+    tx: &mut Tx,
+    app: &AppIdentity,
+    group_types: &[GroupType],
+) -> Result<(AppId, BTreeMap<GroupType, TypeId>), StoreError> {
+    tx.execute(UPSERT_APP, &values![app.sdk_app_id.get(), &app.name]).await?;
+    let (app_id,): (i64,) = tx.fetch_one(SELECT_APP, &values![app.sdk_app_id.get()]).await?;
+    let mut type_ids = BTreeMap::new();
+    for group_type in group_types {
+        let type_id = upsert_type(tx, group_type).await?;
+        tx.execute(CONFIGURE_TYPE, &values![app_id, type_id.0]).await?;
+        type_ids.insert(group_type.clone(), type_id);
+    }
+    let known: Vec<(i64,)> = tx.fetch_all(TYPES_OF_APP, &values![app_id]).await?;
+    for (type_id,) in known {
+        if !type_ids.values().any(|configured| configured.0 == type_id) {
+            tx.execute(UNCONFIGURE_TYPE, &values![app_id, type_id]).await?;
+        }
+    }
+    Ok((AppId(app_id), type_ids))
+}
+
+async fn unconfigure(tx: &mut Tx, apps: &[AppId]) -> Result<(), StoreError> {
+    for app in apps {
+        tx.execute(UNCONFIGURE_APP, &values![app.0]).await?;
+    }
+    Ok(())
+}

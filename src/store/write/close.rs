@@ -1,0 +1,373 @@
+//! Closes a crawl: everything that becomes visible at its end, in one transaction.
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+
+use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
+use super::tally::Tally;
+use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, ReasonCode, TypeId, Verdict};
+use crate::reconcile::{Absent, AskedCounts, Settlement, WithheldGroups};
+use crate::store::app::AppId;
+use crate::store::bulk::{self, MarkScope};
+use crate::store::engine::{Store, StoreError, Tx, values};
+use crate::store::lease::Lease;
+
+const IDS_PER_STATEMENT: usize = 20_000;
+
+/// Why a crawl did not simply complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    pub code: ReasonCode,
+    /// The API's error code.
+    pub error_code: Option<i64>,
+    /// A sentence with its numbers.
+    pub text: String,
+}
+
+/// One pass, for the record.
+#[derive(Clone, Debug)]
+pub struct PassRecord {
+    pub type_id: TypeId,
+    pub recorded_at: DateTime<Utc>,
+    /// `None` if the pass did not reach its end.
+    pub verdict: Option<Verdict>,
+    pub pages: u32,
+    pub counts: Counts,
+    pub distinct: u64,
+    pub repeats: u64,
+    pub first_listed: u64,
+    pub unusable: u64,
+}
+
+/// How a crawl ended.
+#[derive(Debug)]
+pub struct Closing<'a> {
+    pub crawl: CrawlId,
+    pub app: AppId,
+    pub started_at: DateTime<Utc>,
+    pub finished_at: DateTime<Utc>,
+    /// `finished_at` in the time zone of the app's schedule.
+    pub day: NaiveDate,
+    pub status: CrawlStatus,
+    pub reason: Option<Reason>,
+    pub requests: u64,
+    pub total_at_start: Option<u64>,
+    pub total_at_end: Option<u64>,
+    pub leftover: Option<u64>,
+    /// The next crawl has to make an unfiltered pass.
+    pub unfiltered_next: bool,
+    pub listed: u64,
+    /// By how much this machine's clock is ahead of the API's, if an answer told.
+    pub clock_skew: Option<TimeDelta>,
+    pub passes: &'a [PassRecord],
+    pub settlement: &'a Settlement,
+    /// What the questions of the crawl came to, if it reached its end.
+    pub history: Option<&'a HistoryChanges>,
+}
+
+/// The events of a whole crawl.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct CrawlEvents {
+    pub appeared: i64,
+    pub vanished: i64,
+    pub reappeared: i64,
+    pub retyped: i64,
+}
+
+const CLOSE: &str = "
+UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
+    leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12, day = $13, clock_skew = $14,
+    unfiltered_next = $15
+WHERE crawl_id = $1 AND status = 'running'";
+const RECORD_ASKED: &str = "
+UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
+WHERE crawl_id = $1";
+/// Counts the app's later days. They exist if a clock was wrong or the time zone was changed. Then they are merged into the day
+/// of this crawl: days follow the newest crawl. Only a crawl that reached its end merges days, because a failed one may have
+/// failed because of its own wrong clock.
+const LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
+/// More later days than this mean that this crawl's clock is behind. Merging would then destroy the history of correct days.
+const MAX_WRONG_DAYS: i64 = 2;
+const MERGE_LATER_DAYS: [&str; 3] = [
+    "
+INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
+SELECT $1, $2, type_id, 0, NULL, CAST(sum(appeared) AS BIGINT), CAST(sum(vanished) AS BIGINT),
+       CAST(sum(reappeared) AS BIGINT), CAST(sum(retyped) AS BIGINT)
+FROM daily_count WHERE app_id = $1 AND day > $2 GROUP BY type_id
+ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    appeared = daily_count.appeared + excluded.appeared,
+    vanished = daily_count.vanished + excluded.vanished,
+    reappeared = daily_count.reappeared + excluded.reappeared,
+    retyped = daily_count.retyped + excluded.retyped",
+    "DELETE FROM daily_count WHERE app_id = $1 AND day > $2",
+    "UPDATE crawl SET day = $2 WHERE app_id = $1 AND day > $2",
+];
+/// Counts types whose conclusion is later than this crawl, because a clock was ahead.
+const LATER_CONCLUSIONS: &str = "
+SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
+const LIMIT_LAST_SEEN: &str = "
+UPDATE group_row SET last_seen_at = CASE WHEN first_seen_at > $2 THEN first_seen_at ELSE $2 END
+WHERE app_id = $1 AND last_seen_at > $2 AND deleted_at IS NULL";
+const ADD_UP_EVENTS: &str = "
+UPDATE crawl SET
+    appeared = (SELECT CAST(coalesce(sum(appeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
+    vanished = (SELECT CAST(coalesce(sum(vanished), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
+    reappeared = (SELECT CAST(coalesce(sum(reappeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
+    retyped = (SELECT CAST(coalesce(sum(retyped), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1)
+WHERE crawl_id = $1
+RETURNING appeared, vanished, reappeared, retyped";
+const RECORD_PASS: &str = "
+INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest, total_highest,
+                        listed_count, repeats, first_listed, unusable)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+/// An older crawl that is closed late does not set the conclusion back. A newer one with an earlier clock does.
+const CONCLUDE: &str = "
+INSERT INTO type_state (app_id, type_id, concluded_crawl_id, concluded_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (app_id, type_id) DO UPDATE SET
+    concluded_crawl_id = excluded.concluded_crawl_id,
+    concluded_at = excluded.concluded_at
+WHERE coalesce(type_state.concluded_crawl_id, 0) < excluded.concluded_crawl_id";
+const KEEP_TOTALS: &str = "
+UPDATE type_state SET total_count = (
+    SELECT max(p.total_count) FROM crawl_pass p WHERE p.crawl_id = $2 AND p.type_id = type_state.type_id)
+WHERE app_id = $1 AND type_id IN (
+    SELECT p.type_id FROM crawl_pass p WHERE p.crawl_id = $2 AND p.type_id <> 0 AND p.total_count IS NOT NULL)";
+const ADD_TO_DAY: &str = "
+INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
+SELECT s.app_id, $2, s.type_id, s.live_count,
+       (SELECT max(p.total_count) FROM crawl_pass p WHERE p.crawl_id = $3 AND p.type_id = s.type_id AND p.type_id <> 0),
+       coalesce(k.appeared, 0), coalesce(k.vanished, 0), coalesce(k.reappeared, 0), coalesce(k.retyped, 0)
+FROM type_state s LEFT JOIN crawl_change k ON k.crawl_id = $3 AND k.type_id = s.type_id
+WHERE s.app_id = $1 AND (s.configured = 1 OR s.live_count > 0 OR k.crawl_id IS NOT NULL
+    OR EXISTS (SELECT 1 FROM daily_count d WHERE d.app_id = $1 AND d.day = $2 AND d.type_id = s.type_id))
+ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    live_groups = excluded.live_groups,
+    total_count = coalesce(excluded.total_count, daily_count.total_count),
+    appeared = daily_count.appeared + excluded.appeared,
+    vanished = daily_count.vanished + excluded.vanished,
+    reappeared = daily_count.reappeared + excluded.reappeared,
+    retyped = daily_count.retyped + excluded.retyped";
+
+impl Store {
+    /// Closes a crawl in one transaction: deletion and missing marks, kept totals, counts and status. `on_progress` receives
+    /// the number of groups marked so far, when the transaction begins and after each chunk.
+    pub async fn close_crawl(
+        &self,
+        lease: &Lease,
+        closing: &Closing<'_>,
+        on_progress: impl Fn(u64) + Sync,
+    ) -> Result<CrawlEvents, StoreError> {
+        let mut write = self.write("conclude a crawl", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            on_progress(0);
+            let closed = close(&mut tx, closing, &on_progress).await;
+            if let Some(done) = write.end(tx, closed).await {
+                return done;
+            }
+        }
+    }
+}
+
+async fn close(
+    tx: &mut Tx,
+    closing: &Closing<'_>,
+    on_progress: &(impl Fn(u64) + Sync),
+) -> Result<CrawlEvents, StoreError> {
+    // First, so that a crawl that is closed already is left alone.
+    set_ended(tx, closing).await?;
+    let withheld = apply_settlement(tx, closing, on_progress).await?;
+    conclude_types(tx, closing).await?;
+    record_passes(tx, closing).await?;
+    record_asked(tx, closing, withheld).await?;
+    if let Some(history) = closing.history {
+        questions::write_history(tx, closing.app, history).await?;
+    }
+    let events: CrawlEvents = tx.fetch_one(ADD_UP_EVENTS, &values![closing.crawl.0]).await?;
+    count_day(tx, closing, events).await?;
+    Ok(events)
+}
+
+async fn set_ended(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
+    let reason = closing.reason.as_ref();
+    let day = closing.day.to_string();
+    let values = values![
+        closing.crawl.0,
+        closing.finished_at.timestamp_millis(),
+        closing.status.as_str(),
+        closing.deletions().map(Deletions::as_str),
+        count(closing.requests),
+        closing.total_at_start.map(count),
+        closing.total_at_end.map(count),
+        closing.leftover.map(count),
+        count(closing.listed),
+        reason.map(|reason| reason.code.as_str()),
+        reason.and_then(|reason| reason.error_code),
+        reason.map(|reason| reason.text.as_str()),
+        &day,
+        closing.clock_skew.map(|skew| skew.num_seconds()),
+        i64::from(closing.unfiltered_next),
+    ];
+    match tx.execute(CLOSE, &values).await? {
+        1 => Ok(()),
+        _ => Err(StoreError::Superseded { crawl: closing.crawl }),
+    }
+}
+
+/// How many deletions a crawl withheld, and how many of these are confirmed.
+#[derive(Clone, Copy, Default)]
+struct Withheld {
+    groups: i64,
+    confirmed: i64,
+}
+
+/// Marks vanished, missing and withheld groups.
+async fn apply_settlement(
+    tx: &mut Tx,
+    closing: &Closing<'_>,
+    on_progress: &(impl Fn(u64) + Sync),
+) -> Result<Withheld, StoreError> {
+    let finished_at = closing.finished_at.timestamp_millis();
+    let started_at = closing.started_at.timestamp_millis();
+    let scope = |type_id| MarkScope { app: closing.app, type_id, crawl: closing.crawl };
+    let mut tally = Tally::default();
+    let mut withheld_groups = Withheld::default();
+    let mut done = 0;
+    let mut progress = |chunk: &[&str]| {
+        done += chunk.len() as u64;
+        on_progress(done);
+    };
+    for (Absent { type_id, were_missing }, ids) in closing.settlement.vanished() {
+        for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+            let marked = bulk::mark_vanished(tx, scope(type_id), finished_at, &chunk).await?.cast_signed();
+            let totals = tally.totals(type_id);
+            totals.live -= marked;
+            totals.deleted += marked;
+            totals.missing -= if were_missing { marked } else { 0 };
+            tally.events(type_id).vanished += marked;
+            progress(&chunk);
+        }
+    }
+    for (type_id, ids) in closing.settlement.missing() {
+        for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+            let marked = bulk::mark_missing(tx, scope(type_id), started_at, &chunk).await?;
+            tally.totals(type_id).missing += marked.cast_signed();
+            progress(&chunk);
+        }
+    }
+    for (WithheldGroups { absent: Absent { type_id, were_missing }, confirmed }, ids) in
+        closing.settlement.withheld()
+    {
+        let held_as = if confirmed { HELD_CONFIRMED } else { HELD };
+        for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+            let marked = bulk::mark_withheld(tx, scope(type_id), (started_at, held_as), &chunk).await?;
+            let marked = marked.cast_signed();
+            tally.totals(type_id).missing += if were_missing { 0 } else { marked };
+            withheld_groups.groups += marked;
+            withheld_groups.confirmed += if confirmed { marked } else { 0 };
+            progress(&chunk);
+        }
+    }
+    tally.write(tx, closing.app, closing.crawl).await?;
+    Ok(withheld_groups)
+}
+
+/// Records which types this crawl concluded: all their live groups that are not missing were seen.
+async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
+    let Closing { app, crawl, settlement, .. } = closing;
+    let started_at = closing.started_at.timestamp_millis();
+    if settlement.concluded().is_empty() {
+        return Ok(());
+    }
+    let (later,): (i64,) = tx.fetch_one(LATER_CONCLUSIONS, &values![app.0, started_at]).await?;
+    if later > 0 {
+        tx.execute(LIMIT_LAST_SEEN, &values![app.0, closing.finished_at.timestamp_millis()]).await?;
+    }
+    for type_id in settlement.concluded() {
+        tx.execute(CONCLUDE, &values![app.0, type_id.0, crawl.0, started_at]).await?;
+    }
+    Ok(())
+}
+
+async fn record_passes(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
+    for (pass_no, pass) in (1i64..).zip(closing.passes) {
+        let values = values![
+            closing.crawl.0,
+            pass_no,
+            pass.type_id.0,
+            pass.recorded_at.timestamp_millis(),
+            pass.verdict.map(Verdict::as_str),
+            i64::from(pass.pages),
+            pass.counts.last.map(count),
+            pass.counts.lowest.map(count),
+            pass.counts.highest.map(count),
+            count(pass.distinct),
+            count(pass.repeats),
+            count(pass.first_listed),
+            count(pass.unusable),
+        ];
+        tx.execute(RECORD_PASS, &values).await?;
+    }
+    tx.execute(KEEP_TOTALS, &values![closing.app.0, closing.crawl.0]).await?;
+    Ok(())
+}
+
+async fn record_asked(tx: &mut Tx, closing: &Closing<'_>, withheld: Withheld) -> Result<(), StoreError> {
+    let AskedCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.asked();
+    if withheld.groups == 0 && asked + unasked == 0 {
+        return Ok(());
+    }
+    let values = values![
+        closing.crawl.0,
+        withheld.groups,
+        withheld.confirmed,
+        count(asked),
+        count(confirmed),
+        count(spared),
+        count(unlearned),
+        count(unasked),
+    ];
+    tx.execute(RECORD_ASKED, &values).await?;
+    Ok(())
+}
+
+/// Adds the crawl to the counts of its day.
+async fn count_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> Result<(), StoreError> {
+    let app = closing.app.0;
+    let day = closing.day.to_string();
+    if closing.reached_end() {
+        let (later,): (i64,) = tx.fetch_one(LATER_DAYS, &values![app, &day]).await?;
+        if (1..=MAX_WRONG_DAYS).contains(&later) {
+            for statement in MERGE_LATER_DAYS {
+                tx.execute(statement, &values![app, &day]).await?;
+            }
+        }
+    }
+    if closing.counts_for_its_day(events) {
+        tx.execute(ADD_TO_DAY, &values![app, &day, closing.crawl.0]).await?;
+    }
+    Ok(())
+}
+
+impl Closing<'_> {
+    /// What becomes of the crawl's deletions; only a complete crawl says.
+    #[must_use]
+    pub fn deletions(&self) -> Option<Deletions> {
+        self.settlement.deletions(self.status)
+    }
+
+    fn reached_end(&self) -> bool {
+        matches!(self.status, CrawlStatus::Complete | CrawlStatus::Incomplete)
+    }
+
+    /// Whether the crawl belongs in the counts of its day. A crawl that failed because of a wrong clock does only if it had
+    /// changed something before: its day is wrong.
+    fn counts_for_its_day(&self, events: CrawlEvents) -> bool {
+        let wrong_clock = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Clock);
+        !wrong_clock || events != CrawlEvents::default()
+    }
+}
+
+/// Converts a count to the signed 64-bit numbers of the databases. A larger one, which no server can mean, becomes the maximum.
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

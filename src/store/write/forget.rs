@@ -1,0 +1,155 @@
+//! Removes an app with all its rows.
+
+use serde::Serialize;
+
+use super::purge::{self, ALL_GROUPS, BatchDone};
+use crate::model::SdkAppId;
+use crate::store::app::AppId;
+use crate::store::engine::{Store, StoreError, Tx, values};
+use crate::store::lease::Lease;
+
+/// An app that the database knows.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct KnownApp {
+    app_id: i64,
+    sdk_app_id: i64,
+    pub name: String,
+}
+
+impl KnownApp {
+    #[must_use]
+    pub fn id(&self) -> AppId {
+        AppId(self.app_id)
+    }
+
+    /// `None` if the database names an unlawful one.
+    #[must_use]
+    pub fn sdk_app_id(&self) -> Option<SdkAppId> {
+        SdkAppId::new(self.sdk_app_id)
+    }
+}
+
+/// How many rows there are of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct Holdings {
+    pub groups: i64,
+    pub events: i64,
+    pub crawls: i64,
+    /// Days with counts.
+    pub days: i64,
+}
+
+const APPS_CALLED: &str = "SELECT app_id, sdk_app_id, name FROM app WHERE name = $1 OR CAST(sdk_app_id AS TEXT) = $1 ORDER BY app_id";
+const HOLDINGS: &str = "
+SELECT (SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state WHERE app_id = $1) AS groups,
+       (SELECT count(*) FROM group_event WHERE app_id = $1) AS events,
+       (SELECT count(*) FROM crawl WHERE app_id = $1) AS crawls,
+       (SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1) AS days";
+
+// Crawled again before it is forgotten to the end, an app is like one that was never crawled.
+const FORGET_BASELINES: &str = "UPDATE type_state SET baseline_crawl_id = NULL, concluded_crawl_id = NULL, concluded_at = NULL WHERE app_id = $1";
+// By their crawls: no index of the events leads with the app.
+const FORGET_EVENTS: &str = "
+DELETE FROM group_event WHERE event_id IN (
+    SELECT e.event_id FROM crawl c CROSS JOIN group_event e
+    WHERE c.app_id = $1 AND e.crawl_id = c.crawl_id LIMIT 10000)";
+const FORGET_DAYS: &str = "
+DELETE FROM daily_count WHERE app_id = $1 AND day IN (
+    SELECT day FROM daily_count WHERE app_id = $1 ORDER BY day LIMIT 10000)";
+macro_rules! first_crawls {
+    ($statement:literal) => {
+        concat!(
+            $statement,
+            " WHERE crawl_id IN (SELECT crawl_id FROM crawl WHERE app_id = $1 ORDER BY crawl_id LIMIT 1000)"
+        )
+    };
+}
+const FORGET_CRAWLS: [&str; 3] = [
+    first_crawls!("DELETE FROM crawl_pass"),
+    first_crawls!("DELETE FROM crawl_change"),
+    first_crawls!("DELETE FROM crawl"),
+];
+const FORGET_APP: [&str; 3] = [
+    "DELETE FROM group_question WHERE app_id = $1",
+    "DELETE FROM type_state WHERE app_id = $1",
+    "DELETE FROM app WHERE app_id = $1",
+];
+
+impl Store {
+    /// Returns the apps that have this name, or this SDKAppID, configured or not.
+    pub async fn apps_called(&self, name: &str) -> Result<Vec<KnownApp>, StoreError> {
+        self.fetch_all("look an app up", APPS_CALLED, &values![name]).await
+    }
+
+    /// Returns how many rows an app has.
+    pub async fn holdings(&self, app: AppId) -> Result<Holdings, StoreError> {
+        self.fetch_one("count the rows of an app", HOLDINGS, &values![app.0]).await
+    }
+
+    /// Removes an app with all its rows, in batches. The row of the app is the last one, so that an interrupted removal can
+    /// be finished. The app's lease must be held. `on_batch` receives the number of rows of each batch.
+    pub async fn forget(
+        &self,
+        lease: &Lease,
+        app: AppId,
+        mut on_batch: impl FnMut(u64),
+    ) -> Result<(), StoreError> {
+        self.remove(lease, app, &[FORGET_BASELINES]).await?;
+        for statements in [&[FORGET_EVENTS][..], &[FORGET_DAYS], &FORGET_CRAWLS] {
+            loop {
+                match self.remove(lease, app, statements).await? {
+                    0 => break,
+                    removed => on_batch(removed),
+                }
+            }
+        }
+        let mut after = String::new();
+        while let Some(BatchDone { last, removed }) = self.remove_next_groups(lease, app, &after).await? {
+            on_batch(removed);
+            after = last;
+        }
+        self.remove(lease, app, &FORGET_APP).await?;
+        Ok(())
+    }
+
+    /// Runs statements about an app in one transaction and returns how many rows the last one changed.
+    async fn remove(
+        &self,
+        lease: &Lease,
+        app: AppId,
+        statements: &[&'static str],
+    ) -> Result<u64, StoreError> {
+        let mut write = self.write("remove an app", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let removed = execute_all(&mut tx, app, statements).await;
+            if let Some(done) = write.end(tx, removed).await {
+                return done;
+            }
+        }
+    }
+
+    async fn remove_next_groups(
+        &self,
+        lease: &Lease,
+        app: AppId,
+        after: &str,
+    ) -> Result<Option<BatchDone<String>>, StoreError> {
+        let mut write = self.write("remove groups", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let removed = purge::remove_groups(&mut tx, app, &ALL_GROUPS, (after, i64::MAX)).await;
+            if let Some(done) = write.end(tx, removed).await {
+                return done;
+            }
+        }
+    }
+}
+
+async fn execute_all(tx: &mut Tx, app: AppId, statements: &[&'static str]) -> Result<u64, StoreError> {
+    let mut changed = 0;
+    for statement in statements {
+        changed = tx.execute(*statement, &values![app.0]).await?;
+    }
+    Ok(changed)
+}

@@ -1,0 +1,103 @@
+//! Writes what a crawl lists.
+
+use super::tally::Tally;
+use crate::model::TypeId;
+use crate::store::bulk::{self, Batch, Before};
+use crate::store::engine::{Store, StoreError, Tx};
+use crate::store::lease::Lease;
+
+/// Ids in one statement. More make no statement faster, and the process bigger.
+const IDS_PER_STATEMENT: usize = 50_000;
+
+/// What a batch changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Written {
+    /// Groups never listed before.
+    pub first_listed: u64,
+    pub appeared: u64,
+    pub reappeared: u64,
+    pub retyped: u64,
+}
+
+impl std::ops::AddAssign for Written {
+    fn add_assign(&mut self, other: Self) {
+        self.first_listed += other.first_listed;
+        self.appeared += other.appeared;
+        self.reappeared += other.reappeared;
+        self.retyped += other.retyped;
+    }
+}
+
+impl Store {
+    /// Writes listed groups in one transaction: adds the unknown ones, makes the others live, of this type and not missing.
+    /// Idempotent. `on_chunk` is called before each statement's chunk of ids.
+    pub async fn write_listed(
+        &self,
+        lease: &Lease,
+        batch: &Batch<'_>,
+        on_chunk: impl Fn() + Sync,
+    ) -> Result<Written, StoreError> {
+        let mut write = self.write("write listed groups", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let written = write_batch(&mut tx, batch, &on_chunk).await;
+            if let Some(done) = write.end(tx, written).await {
+                return done;
+            }
+        }
+    }
+}
+
+async fn write_batch(
+    tx: &mut Tx,
+    batch: &Batch<'_>,
+    on_chunk: &(impl Fn() + Sync),
+) -> Result<Written, StoreError> {
+    let mut written = Written::default();
+    let mut tally = Tally::default();
+    for chunk in batch.ids.sorted_chunks(IDS_PER_STATEMENT) {
+        on_chunk();
+        if !batch.in_baseline {
+            written.appeared += bulk::record_appeared(tx, batch, &chunk).await?;
+        }
+        let unknown = bulk::insert_unknown(tx, batch, &chunk).await?;
+        written.first_listed += unknown;
+        tally.totals(batch.type_id).live += unknown.cast_signed();
+        if unknown == chunk.len() as u64 {
+            continue;
+        }
+        let changed = bulk::count_changed(tx, batch, &chunk).await?;
+        if !changed.is_empty() {
+            bulk::change_listed(tx, batch, &chunk).await?;
+        }
+        for (before, groups) in changed {
+            add_changed(&mut tally, batch.type_id, before, groups);
+        }
+    }
+    tally.events(batch.type_id).appeared += written.appeared.cast_signed();
+    for events in tally.events.values() {
+        written.reappeared += events.reappeared.cast_unsigned();
+        written.retyped += events.retyped.cast_unsigned();
+    }
+    tally.write(tx, batch.app, batch.crawl).await?;
+    Ok(written)
+}
+
+/// Adds groups that are known, and now listed under a type.
+fn add_changed(tally: &mut Tally, listed_as: TypeId, before: Before, groups: i64) {
+    let Before { type_id: old, deleted, missing } = before;
+    let new = if listed_as == TypeId::UNKNOWN { old } else { listed_as };
+    if deleted {
+        tally.totals(old).deleted -= groups;
+        tally.events(new).reappeared += groups;
+    } else {
+        tally.totals(old).live -= groups;
+        if new != old && old != TypeId::UNKNOWN {
+            tally.events(new).retyped += groups;
+        }
+    }
+    if missing {
+        tally.totals(old).missing -= groups;
+    }
+    tally.totals(new).live += groups;
+}

@@ -1,0 +1,20 @@
+//! Everything that changes the tables.
+
+mod apps;
+mod close;
+mod forget;
+mod listed;
+mod open;
+mod purge;
+mod questions;
+mod retention;
+mod settle;
+mod tally;
+
+pub use close::{Closing, CrawlEvents, PassRecord, Reason};
+pub use forget::{Holdings, KnownApp};
+pub use listed::Written;
+pub use open::NewCrawl;
+pub use questions::HistoryChanges;
+pub use retention::{AgeLimits, Purged};
+pub use settle::{Approval, HeldCrawl};

@@ -1,0 +1,110 @@
+//! Opens a crawl.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::close::{Closing, Reason};
+use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger};
+use crate::reconcile::Settlement;
+use crate::store::app::AppId;
+use crate::store::engine::{Store, StoreError, Tx, values};
+use crate::store::lease::Lease;
+
+/// A crawl about to start. Its app's lease must be held.
+#[derive(Clone, Debug)]
+pub struct NewCrawl {
+    pub app: AppId,
+    pub trigger: Trigger,
+    /// The tick of the schedule that it serves.
+    pub due_at: Option<DateTime<Utc>>,
+    pub started_at: DateTime<Utc>,
+    pub host: String,
+    /// The configured types. Empty: one pass over everything.
+    pub group_types: Vec<GroupType>,
+}
+
+const RUNNING: &str =
+    "SELECT crawl_id, started_at FROM crawl WHERE app_id = $1 AND status = 'running' ORDER BY crawl_id";
+const OPEN: &str = "
+INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version, group_types)
+VALUES ($1, $2, $3, $4, 'running', $5, $6, $7)
+ON CONFLICT DO NOTHING
+RETURNING crawl_id";
+
+impl Store {
+    /// Records that a crawl starts. First closes the crawls of its app that a process left open when it was killed. `None` if
+    /// an earlier crawl has served the tick already.
+    pub async fn open_crawl(
+        &self,
+        lease: &Lease,
+        new: &NewCrawl,
+        day: NaiveDate,
+    ) -> Result<Option<CrawlId>, StoreError> {
+        const DOING: &str = "record the start of a crawl";
+        let left_open: Vec<(i64, i64)> = self.fetch_all(DOING, RUNNING, &values![new.app.0]).await?;
+        for (crawl, started_at) in left_open {
+            let started_at = DateTime::from_timestamp_millis(started_at).unwrap_or(new.started_at);
+            let settlement = Settlement::nothing();
+            let orphan = orphan(CrawlId(crawl), started_at, new, day, &settlement);
+            self.close_crawl(lease, &orphan, |_| ()).await?;
+        }
+        let mut write = self.write(DOING, lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let opened = insert_crawl(&mut tx, new).await;
+            if let Some(done) = write.end(tx, opened).await {
+                return done;
+            }
+        }
+    }
+}
+
+async fn insert_crawl(tx: &mut Tx, new: &NewCrawl) -> Result<Option<CrawlId>, StoreError> {
+    let group_types: BTreeSet<&str> = new.group_types.iter().map(GroupType::as_str).collect();
+    let group_types = Vec::from_iter(group_types).join(",");
+    let values = values![
+        new.app.0,
+        new.trigger.as_str(),
+        new.due_at.map(|due_at| due_at.timestamp_millis()),
+        new.started_at.timestamp_millis(),
+        &new.host,
+        env!("CARGO_PKG_VERSION"),
+        &group_types,
+    ];
+    let crawl: Option<(i64,)> = tx.fetch_optional(OPEN, &values).await?;
+    Ok(crawl.map(|(crawl,)| CrawlId(crawl)))
+}
+
+/// How a crawl is closed whose process was killed.
+fn orphan<'a>(
+    crawl: CrawlId,
+    started_at: DateTime<Utc>,
+    new: &NewCrawl,
+    day: NaiveDate,
+    settlement: &'a Settlement,
+) -> Closing<'a> {
+    Closing {
+        crawl,
+        app: new.app,
+        started_at,
+        finished_at: new.started_at,
+        day,
+        status: CrawlStatus::Failed,
+        reason: Some(Reason {
+            code: ReasonCode::ProcessEnded,
+            error_code: None,
+            text: "the process ended before the crawl did".to_owned(),
+        }),
+        requests: 0,
+        total_at_start: None,
+        total_at_end: None,
+        leftover: None,
+        unfiltered_next: false,
+        listed: 0,
+        clock_skew: None,
+        passes: &[],
+        settlement,
+        history: None,
+    }
+}

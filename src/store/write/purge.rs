@@ -1,0 +1,71 @@
+//! Deletes rows of groups, a few thousand in each transaction, so that other writers get their turn. Each transaction leaves
+//! the kept totals right. An interrupted deletion continues where it stopped.
+
+use super::tally::Tally;
+use crate::model::TypeId;
+use crate::store::app::AppId;
+use crate::store::engine::{StoreError, Tx, values};
+
+/// The result of one batch: the key to continue after, and how many rows were removed.
+pub(super) struct BatchDone<T> {
+    pub(super) last: T,
+    pub(super) removed: u64,
+}
+
+/// The statements that remove groups, 10,000 at a time.
+pub(super) struct PurgeStatements {
+    /// Finds the last id of the next batch.
+    last: &'static str,
+    /// Counts the batch by type and state.
+    count: &'static str,
+    delete: &'static str,
+}
+
+macro_rules! purge_statements {
+    ($condition:literal) => {
+        PurgeStatements {
+            last: concat!(
+                "SELECT max(group_id) FROM (SELECT group_id FROM group_row WHERE app_id = $1 AND group_id > $2 AND ",
+                $condition,
+                " ORDER BY group_id LIMIT 10000) AS batch"
+            ),
+            count: concat!(
+                "SELECT type_id, sum(CASE WHEN deleted_at IS NULL THEN 1 ELSE 0 END),
+                        sum(CASE WHEN missing_since IS NULL THEN 0 ELSE 1 END),
+                        sum(CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END)
+                 FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
+                $condition,
+                " GROUP BY type_id"
+            ),
+            delete: concat!(
+                "DELETE FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
+                $condition
+            ),
+        }
+    };
+}
+pub(super) const ALL_GROUPS: PurgeStatements = purge_statements!("(deleted_at IS NULL OR deleted_at <= $3)");
+pub(super) const LONG_DELETED: PurgeStatements = purge_statements!("deleted_at < $3");
+
+/// Removes the next batch of groups whose ids come after `after`; `None` if there are no more.
+pub(super) async fn remove_groups(
+    tx: &mut Tx,
+    app: AppId,
+    statements: &PurgeStatements,
+    (after, before): (&str, i64),
+) -> Result<Option<BatchDone<String>>, StoreError> {
+    let (last,): (Option<String>,) = tx.fetch_one(statements.last, &values![app.0, after, before]).await?;
+    let Some(last) = last else { return Ok(None) };
+    let batch = values![app.0, after, before, &last];
+    let counts: Vec<(i64, i64, i64, i64)> = tx.fetch_all(statements.count, &batch).await?;
+    let mut tally = Tally::default();
+    for (type_id, live, missing, deleted) in counts {
+        let totals = tally.totals(TypeId(type_id));
+        totals.live -= live;
+        totals.missing -= missing;
+        totals.deleted -= deleted;
+    }
+    let removed = tx.execute(statements.delete, &batch).await?;
+    tally.write_totals(tx, app).await?;
+    Ok(Some(BatchDone { last, removed }))
+}

@@ -1,0 +1,98 @@
+//! The history of questions about groups in doubt, from one crawl to the next.
+
+use std::collections::BTreeMap;
+
+use crate::confirmation::{Asked, History};
+use crate::model::{GroupIds, TypeId};
+use crate::store::app::AppId;
+use crate::store::bulk;
+use crate::store::engine::{Store, StoreError, Tx, values};
+
+const IDS_PER_STATEMENT: usize = 20_000;
+
+/// `group_row.held_as` of a group whose deletion was withheld.
+pub(super) const HELD: &str = "w";
+/// The same, and the API has confirmed that it is gone.
+pub(super) const HELD_CONFIRMED: &str = "c";
+
+/// How the history of questions changes at a crawl's end.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryChanges {
+    /// The round of the crawl.
+    pub round: i64,
+    pub set: BTreeMap<Asked, GroupIds>,
+    /// Groups that are in doubt no more.
+    pub remove: GroupIds,
+    /// There may be groups in it that are no longer live.
+    pub prune: bool,
+    /// Held groups of which the API said that they are gone.
+    pub confirmed_held: GroupIds,
+}
+
+const ROUND: &str = "SELECT round FROM app WHERE app_id = $1";
+const QUESTIONS: &str = "
+SELECT group_id, stood, unlearned, round, again_in FROM group_question WHERE app_id = $1";
+// Excludes groups whose deletion a person undid.
+const HELD_TO_ASK: &str = "
+SELECT g.group_id, g.type_id FROM group_row g
+LEFT JOIN group_question q ON q.app_id = g.app_id AND q.group_id = g.group_id
+WHERE g.app_id = $1 AND g.held_crawl_id IS NOT NULL AND g.held_as = 'w' AND coalesce(q.again_in, 0) <= $2
+ORDER BY coalesce(q.round, 0), g.group_id LIMIT $3";
+const PRUNE: &str = "
+DELETE FROM group_question WHERE app_id = $1 AND NOT EXISTS (
+    SELECT 1 FROM group_row g
+    WHERE g.app_id = group_question.app_id AND g.group_id = group_question.group_id AND g.deleted_at IS NULL)";
+const NEXT_ROUND: &str = "UPDATE app SET round = $2 WHERE app_id = $1 AND round < $2";
+
+impl Store {
+    /// Returns what earlier crawls of an app asked about, and the round of the next crawl.
+    pub async fn history(&self, app: AppId) -> Result<History, StoreError> {
+        const DOING: &str = "read which groups are in doubt";
+        let round: Option<(i64,)> = self.fetch_optional(DOING, ROUND, &values![app.0]).await?;
+        let rows: Vec<(String, i64, i64, i64, i64)> =
+            self.fetch_all(DOING, QUESTIONS, &values![app.0]).await?;
+        let asked = rows
+            .into_iter()
+            .map(|(id, stood, unlearned, round, again_in)| (id, Asked { stood, unlearned, round, again_in }));
+        Ok(History { round: round.map_or(0, |(round,)| round) + 1, asked: asked.collect() })
+    }
+
+    /// Returns at most `limit` held groups that may be asked about in this round, with their types. Those that were not asked
+    /// about for the longest time come first.
+    pub async fn held_to_ask(
+        &self,
+        app: AppId,
+        round: i64,
+        limit: usize,
+    ) -> Result<Vec<(String, TypeId)>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<(String, i64)> = self
+            .fetch_all("read which held groups to ask about", HELD_TO_ASK, &values![app.0, round, limit])
+            .await?;
+        Ok(rows.into_iter().map(|(id, type_id)| (id, TypeId(type_id))).collect())
+    }
+}
+
+/// Writes the changes of the history in the transaction that closes a crawl.
+pub(super) async fn write_history(
+    tx: &mut Tx,
+    app: AppId,
+    history: &HistoryChanges,
+) -> Result<(), StoreError> {
+    for chunk in history.confirmed_held.sorted_chunks(IDS_PER_STATEMENT) {
+        bulk::confirm_held(tx, app, &chunk).await?;
+    }
+    for (asked, ids) in &history.set {
+        for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
+            bulk::keep_questions(tx, app, asked, &chunk).await?;
+        }
+    }
+    for chunk in history.remove.sorted_chunks(IDS_PER_STATEMENT) {
+        bulk::drop_questions(tx, app, &chunk).await?;
+    }
+    if history.prune {
+        tx.execute(PRUNE, &values![app.0]).await?;
+    }
+    tx.execute(NEXT_ROUND, &values![app.0, history.round]).await?;
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! Removes rows that are older than the configured ages.
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::purge::{self, BatchDone, LONG_DELETED};
+use crate::model::CrawlId;
+use crate::store::app::AppId;
+use crate::store::engine::{Store, StoreError, Tx, values};
+use crate::store::lease::Lease;
+
+/// Rows from before these times are removed; `None`: none are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgeLimits {
+    /// By the time they were deleted.
+    pub deleted_groups: Option<DateTime<Utc>>,
+    pub events: Option<DateTime<Utc>>,
+    /// Crawls and their passes by the time, counts of days by the day.
+    pub counts: Option<(DateTime<Utc>, NaiveDate)>,
+}
+
+/// So many rows were removed for their age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub groups: u64,
+    pub events: u64,
+    /// Crawls, passes and types on a day.
+    pub counts: u64,
+}
+
+const ANY_DELETED: &str = "SELECT count(*) FROM type_state WHERE app_id = $1 AND deleted_count > 0";
+
+// Events come in the order of time, but for clocks that are set back: what these hide is found on a later day.
+const NEXT_EVENTS: &str = "
+SELECT max(event_id), min(occurred_at) FROM (
+    SELECT event_id, occurred_at FROM group_event WHERE event_id > $1 ORDER BY event_id LIMIT 10000) AS stretch";
+const OLD_EVENTS: &str =
+    "DELETE FROM group_event WHERE app_id = $1 AND event_id > $2 AND event_id <= $3 AND occurred_at < $4";
+
+const OLD_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day < $2";
+const NEXT_CRAWLS: &str = "
+SELECT max(crawl_id) FROM (
+    SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id > $2 AND finished_at < $3 ORDER BY crawl_id LIMIT 1000) AS stretch";
+/// Old crawls of a stretch, without those that the next crawl, or a person, will ask for.
+macro_rules! old_crawls {
+    ($statement:literal, $condition:literal) => {
+        concat!(
+            $statement,
+            " WHERE crawl_id IN (
+    SELECT c.crawl_id FROM crawl c
+    WHERE c.app_id = $1 AND c.crawl_id > $2 AND c.finished_at < $3 AND c.crawl_id <= $4 AND c.crawl_id NOT IN (
+        SELECT max(crawl_id) FROM crawl WHERE app_id = $1 GROUP BY status
+        UNION ALL SELECT coalesce(max(crawl_id), 0) FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL
+        UNION ALL SELECT coalesce(baseline_crawl_id, 0) FROM type_state WHERE app_id = $1
+        UNION ALL SELECT coalesce(concluded_crawl_id, 0) FROM type_state WHERE app_id = $1)",
+            $condition,
+            ")"
+        )
+    };
+}
+/// A crawl stays for as long as an event or a held group names it.
+macro_rules! old_crawls_that_nothing_names {
+    ($statement:literal) => {
+        old_crawls!(
+            $statement,
+            " AND NOT EXISTS (SELECT 1 FROM group_event e WHERE e.crawl_id = c.crawl_id)
+        AND NOT EXISTS (SELECT 1 FROM group_row g WHERE g.app_id = $1 AND g.held_crawl_id = c.crawl_id)"
+        )
+    };
+}
+/// With whether the rows count as removed ones.
+const OLD_CRAWLS: [(&str, bool); 3] = [
+    (old_crawls!("DELETE FROM crawl_pass", ""), true),
+    (old_crawls_that_nothing_names!("DELETE FROM crawl_change"), false),
+    (old_crawls_that_nothing_names!("DELETE FROM crawl"), true),
+];
+const RECORD_PURGED: &str = "
+UPDATE crawl SET purged_groups = purged_groups + $2, purged_events = purged_events + $3, purged_counts = purged_counts + $4
+WHERE crawl_id = $1";
+
+impl Store {
+    /// Removes the rows of an app that are older than these limits, in batches, and records on a crawl how many. The app's
+    /// lease must be held. `on_batch` is called after each batch.
+    pub async fn purge(
+        &self,
+        lease: &Lease,
+        (app, crawl): (AppId, CrawlId),
+        limits: &AgeLimits,
+        mut on_batch: impl FnMut(),
+    ) -> Result<Purged, StoreError> {
+        let mut purged = Purged::default();
+        let on = PurgeScope { app, crawl };
+        if let Some(before) = limits.deleted_groups
+            && self.has_deleted(app).await?
+        {
+            let mut after = String::new();
+            while let Some(done) = self.purge_groups(lease, on, &after, before).await? {
+                purged.groups += done.removed;
+                after = done.last;
+                on_batch();
+            }
+        }
+        if let Some(before) = limits.events {
+            let mut after = 0;
+            while let Some(done) = self.purge_events(lease, on, after, before).await? {
+                purged.events += done.removed;
+                after = done.last;
+                on_batch();
+            }
+        }
+        if let Some((before, day)) = limits.counts {
+            purged.counts += self.purge_days(lease, on, day).await?;
+            let mut after = 0;
+            while let Some(done) = self.purge_crawls(lease, on, after, before).await? {
+                purged.counts += done.removed;
+                after = done.last;
+                on_batch();
+            }
+        }
+        Ok(purged)
+    }
+
+    async fn has_deleted(&self, app: AppId) -> Result<bool, StoreError> {
+        let (types,): (i64,) = self.fetch_one("read the kept totals", ANY_DELETED, &values![app.0]).await?;
+        Ok(types > 0)
+    }
+
+    async fn purge_groups(
+        &self,
+        lease: &Lease,
+        on: PurgeScope,
+        after: &str,
+        before: DateTime<Utc>,
+    ) -> Result<Option<BatchDone<String>>, StoreError> {
+        let mut write = self.write("remove groups", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let purged = on.purge_groups(&mut tx, after, before.timestamp_millis()).await;
+            if let Some(done) = write.end(tx, purged).await {
+                return done;
+            }
+        }
+    }
+
+    async fn purge_events(
+        &self,
+        lease: &Lease,
+        on: PurgeScope,
+        after: i64,
+        before: DateTime<Utc>,
+    ) -> Result<Option<BatchDone<i64>>, StoreError> {
+        let mut write = self.write("remove old events", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let purged = on.purge_events(&mut tx, after, before.timestamp_millis()).await;
+            if let Some(done) = write.end(tx, purged).await {
+                return done;
+            }
+        }
+    }
+
+    async fn purge_days(&self, lease: &Lease, on: PurgeScope, day: NaiveDate) -> Result<u64, StoreError> {
+        let mut write = self.write("remove old counts", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let purged = on.purge_days(&mut tx, day).await;
+            if let Some(done) = write.end(tx, purged).await {
+                return done;
+            }
+        }
+    }
+
+    async fn purge_crawls(
+        &self,
+        lease: &Lease,
+        on: PurgeScope,
+        after: i64,
+        before: DateTime<Utc>,
+    ) -> Result<Option<BatchDone<i64>>, StoreError> {
+        let mut write = self.write("remove old crawls", lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let purged = on.purge_crawls(&mut tx, after, before.timestamp_millis()).await;
+            if let Some(done) = write.end(tx, purged).await {
+                return done;
+            }
+        }
+    }
+}
+
+/// The app whose rows are removed, and the crawl on which their number is recorded.
+#[derive(Clone, Copy)]
+struct PurgeScope {
+    app: AppId,
+    crawl: CrawlId,
+}
+
+impl PurgeScope {
+    async fn purge_groups(
+        self,
+        tx: &mut Tx,
+        after: &str,
+        before: i64,
+    ) -> Result<Option<BatchDone<String>>, StoreError> {
+        let done = purge::remove_groups(tx, self.app, &LONG_DELETED, (after, before)).await?;
+        let groups = done.as_ref().map_or(0, |done| done.removed);
+        self.record(tx, Purged { groups, ..Purged::default() }).await?;
+        Ok(done)
+    }
+
+    async fn purge_events(
+        self,
+        tx: &mut Tx,
+        after: i64,
+        before: i64,
+    ) -> Result<Option<BatchDone<i64>>, StoreError> {
+        let next: (Option<i64>, Option<i64>) = tx.fetch_one(NEXT_EVENTS, &values![after]).await?;
+        let (Some(last), Some(oldest)) = next else { return Ok(None) };
+        if oldest >= before {
+            return Ok(None);
+        }
+        let removed = tx.execute(OLD_EVENTS, &values![self.app.0, after, last, before]).await?;
+        self.record(tx, Purged { events: removed, ..Purged::default() }).await?;
+        Ok(Some(BatchDone { last, removed }))
+    }
+
+    async fn purge_days(self, tx: &mut Tx, day: NaiveDate) -> Result<u64, StoreError> {
+        let day = day.to_string();
+        let counts = tx.execute(OLD_DAYS, &values![self.app.0, &day]).await?;
+        self.record(tx, Purged { counts, ..Purged::default() }).await?;
+        Ok(counts)
+    }
+
+    async fn purge_crawls(
+        self,
+        tx: &mut Tx,
+        after: i64,
+        before: i64,
+    ) -> Result<Option<BatchDone<i64>>, StoreError> {
+        let (last,): (Option<i64>,) = tx.fetch_one(NEXT_CRAWLS, &values![self.app.0, after, before]).await?;
+        let Some(last) = last else { return Ok(None) };
+        let mut removed = 0;
+        for (statement, counts) in OLD_CRAWLS {
+            let rows = tx.execute(statement, &values![self.app.0, after, before, last]).await?;
+            removed += if counts { rows } else { 0 };
+        }
+        self.record(tx, Purged { counts: removed, ..Purged::default() }).await?;
+        Ok(Some(BatchDone { last, removed }))
+    }
+
+    /// Records on the crawl how many rows were removed.
+    async fn record(self, tx: &mut Tx, purged: Purged) -> Result<(), StoreError> {
+        let Purged { groups, events, counts } = purged;
+        if groups + events + counts > 0 {
+            let numbers = [groups, events, counts].map(u64::cast_signed);
+            let values = values![self.crawl.0, numbers[0], numbers[1], numbers[2]];
+            tx.execute(RECORD_PURGED, &values).await?;
+        }
+        Ok(())
+    }
+}
