@@ -51,7 +51,7 @@ impl App {
             identifier: simulated.identifier,
             secret_key: simulated.secret_key,
             base_url: Url::parse(&api.base_url()).unwrap(),
-            place: String::new(),
+            region_hint: String::new(),
             request_timeout: Duration::from_secs(10),
             clock: Clock::system(),
         })

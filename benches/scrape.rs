@@ -42,7 +42,7 @@ async fn main() {
     let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
     store.migrate().await.unwrap();
     let clock = Clock::system();
-    let lifecycle = Lifecycle::deaf();
+    let lifecycle = Lifecycle::without_signals();
     let database = watch::Sender::new(Database::Open(store));
     let mut daemon = Daemon::new(&clock, &lifecycle, Systemd::from_environment(), database.subscribe());
     let metrics = Arc::new(Metrics::new(&clock));
@@ -53,7 +53,7 @@ async fn main() {
         apis.push(api);
         plans.push(plan);
     }
-    daemon.apply(plans, |_| Alarm::by_hand().0);
+    daemon.apply(plans, |_| Alarm::manual().0);
     let mut apps = daemon.health().apps();
     for crawl in 1..=crawls {
         if crawl > 1 {
@@ -110,7 +110,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
         identifier: simulated.identifier,
         secret_key: simulated.secret_key,
         base_url: Url::parse(&api.base_url()).unwrap(),
-        place: "china".to_owned(),
+        region_hint: "china".to_owned(),
         request_timeout: Duration::from_secs(30),
         clock: clock.clone(),
     };

@@ -1,9 +1,13 @@
-//! The wake-up clock: the only place that knows tokio-cron-scheduler, which here does nothing but wake.
+//! Wakes a task at a time of day. This is the only file that uses tokio-cron-scheduler.
 //!
-//! It polls the machine's wall clock, so it sees suspends and steps of the clock, which a timer does not. It
-//! never sees a pattern or a zone, and runs nothing: on its own it would shift with daylight saving, start a
-//! job beside the one still running and once more after its shutdown, and it can lose an activation. So a wake
-//! is a hint without content. Whoever is woken looks at the clock, acts if it is time, and sets the next alarm.
+//! The scheduler polls the machine's wall clock. So an alarm also works after a suspend or a step of the clock, which a
+//! timer would miss. The scheduler gets only one-shot jobs, no cron expression and no time zone, because on its own it
+//! - keeps the UTC offset of the moment when a job was added,
+//! - starts a job although its previous run has not ended,
+//! - may run a job once more after its shutdown, and
+//! - can lose an activation.
+//!
+//! A wake-up is therefore only a hint: the woken task reads the clock, acts if its time has come, and sets the next alarm.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,18 +20,18 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
 use crate::clock::Clock;
 
-/// How long [`Alarm::woken`] trusts the wake-up clock before it has its caller look at the time anyway. Less than
-/// half the unit's `WatchdogSec`, so that an idle loop can tell systemd each time that it lives.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(20);
+/// [`Alarm::wait`] returns after this time even without an alarm. It is less than half of the unit's `WatchdogSec`, so that an
+/// idle loop can ping systemd's watchdog in time.
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// The scheduler answers in microseconds; but if one of its inner tasks has died, it never answers at all.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// The scheduler usually answers in microseconds. If one of its internal tasks has died, it never answers.
+const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start the wake-up clock")]
+#[error("cannot start the scheduler of alarms")]
 pub struct AlarmError(#[from] JobSchedulerError);
 
-/// One for the process. Its alarms work until [`AlarmClock::stop`].
+/// The scheduler of all alarms of the process. They work until [`AlarmClock::stop`].
 pub struct AlarmClock {
     scheduler: JobScheduler,
 }
@@ -39,17 +43,16 @@ impl AlarmClock {
         Ok(Self { scheduler })
     }
 
-    /// An alarm of one's own, not yet set.
+    /// Creates an alarm that is not set yet.
     #[must_use]
     pub fn alarm(&self) -> Alarm {
         Alarm::new(Some(self.scheduler.clone()))
     }
 
-    /// Stops waking. The scheduler only takes note of it and may wake once more, which nobody then hears: stop
-    /// those who wait first.
+    /// Stops the scheduler. It may trigger an alarm once more, so stop the tasks that wait for alarms first.
     pub async fn stop(mut self) {
         if let Err(error) = self.scheduler.shutdown().await {
-            tracing::warn!(%error, "the wake-up clock did not stop");
+            tracing::warn!(%error, "cannot stop the scheduler of alarms");
         }
     }
 }
@@ -60,80 +63,80 @@ impl fmt::Debug for AlarmClock {
     }
 }
 
-/// Why [`Alarm::woken`] returned.
+/// Why [`Alarm::wait`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
-    /// The alarm rang: it should be time, and the alarm is no longer set.
-    Rung,
-    /// A while passed without a ring. If it is past the time, the ring was late or lost.
-    LookAgain,
+pub enum Wake {
+    /// The alarm rang. It is no longer set.
+    Alarm,
+    /// 20 seconds passed without an alarm. If its time is past, it is late or lost.
+    Timeout,
 }
 
-/// Wakes one waiter at one time; setting it again replaces the time.
+/// Wakes one task at one time. Setting it again replaces the time.
 pub struct Alarm {
-    /// `None` if it is rung by hand.
+    /// `None` if it is rung by a [`ManualTrigger`].
     scheduler: Option<JobScheduler>,
     job: Option<JobId>,
     due: watch::Sender<Option<DateTime<Utc>>>,
-    rings: mpsc::Receiver<()>,
-    bell: mpsc::Sender<()>,
+    triggered: mpsc::Receiver<()>,
+    trigger: mpsc::Sender<()>,
 }
 
 impl Alarm {
     fn new(scheduler: Option<JobScheduler>) -> Self {
-        // One slot: rings that nobody has heard yet are one ring.
-        let (bell, rings) = mpsc::channel(1);
-        Self { scheduler, job: None, due: watch::Sender::new(None), rings, bell }
+        // Capacity 1: triggers that were not received yet count as one.
+        let (trigger, triggered) = mpsc::channel(1);
+        Self { scheduler, job: None, due: watch::Sender::new(None), triggered, trigger }
     }
 
-    /// An alarm without a clock, for tests: it rings when the [`Hand`] does.
+    /// Creates an alarm for tests, which only the [`ManualTrigger`] triggers.
     #[must_use]
-    pub fn by_hand() -> (Self, Hand) {
+    pub fn manual() -> (Self, ManualTrigger) {
         let alarm = Self::new(None);
-        let hand = Hand { due: alarm.due.subscribe(), bell: alarm.bell.clone() };
-        (alarm, hand)
+        let trigger = ManualTrigger { due: alarm.due.subscribe(), trigger: alarm.trigger.clone() };
+        (alarm, trigger)
     }
 
-    /// Rings at `due` or up to a second after it, at once if that is past. Cheap if it is already set so.
+    /// Sets the alarm to `due`. It is triggered then or up to a second later, and at once if `due` is past. Does nothing if
+    /// it is already set to `due`.
     ///
-    /// If the scheduler fails, that is logged, and [`Self::woken`] goes on with its own looks at the time.
+    /// If the scheduler fails, a warning is logged, and [`Self::wait`] returns only with [`Wake::Timeout`].
     pub async fn set(&mut self, due: DateTime<Utc>) {
         if self.due.send_replace(Some(due)) == Some(due) {
             return;
         }
-        let _unheard = self.rings.try_recv();
+        let _stale = self.triggered.try_recv();
         let Some(scheduler) = &self.scheduler else { return };
         let replace = async {
             if let Some(earlier) = self.job.take() {
                 scheduler.remove(&earlier).await?;
             }
-            let bell = self.bell.clone();
-            // The machine's clock and no other: that is the one the scheduler polls.
+            let trigger = self.trigger.clone();
+            // Always the machine's clock, because the scheduler polls that one.
             let delay = delay(Clock::system().now(), due);
-            scheduler.add(Job::new_one_shot(delay, move |_, _| ring(&bell))?).await
+            scheduler.add(Job::new_one_shot(delay, move |_, _| send(&trigger))?).await
         };
-        match timeout(ANSWER_WITHIN, replace).await {
+        match timeout(SCHEDULER_TIMEOUT, replace).await {
             Ok(Ok(job)) => self.job = Some(job),
             Ok(Err(error)) => self.unset(&format!("{error}")),
             Err(_) => self.unset("no answer"),
         }
     }
 
-    /// Waits for the ring, but never longer than 20 s: one lost ring must not end the schedule. Nothing is lost if
-    /// the future is dropped.
-    pub async fn woken(&mut self) -> Woken {
-        // The channel cannot close: the alarm holds a sender itself.
-        if timeout(LOOK_AGAIN_AFTER, self.rings.recv()).await.is_err() {
-            return Woken::LookAgain;
+    /// Waits for the alarm, at most 20 s, so that one lost alarm does not end the schedule. Cancel-safe.
+    pub async fn wait(&mut self) -> Wake {
+        // The channel cannot close, because `self` has a sender.
+        if timeout(MAX_WAIT, self.triggered.recv()).await.is_err() {
+            return Wake::Timeout;
         }
-        // The scheduler drops a one-shot job itself; removing it again would race with that.
+        // The scheduler removes a one-shot job by itself. Removing it here would race with that.
         self.job = None;
         self.due.send_replace(None);
-        Woken::Rung
+        Wake::Alarm
     }
 
     fn unset(&mut self, reason: &str) {
-        tracing::warn!(reason, "the wake-up clock took no alarm; looking at the time now and then instead");
+        tracing::warn!(reason, "cannot set an alarm; checking the time every 20 s instead");
         self.due.send_replace(None);
     }
 }
@@ -144,35 +147,35 @@ impl fmt::Debug for Alarm {
     }
 }
 
-/// Rings an [`Alarm::by_hand`] and sees for when it is set.
+/// Triggers an [`Alarm::manual`] and reads the time to which it is set.
 #[derive(Debug)]
-pub struct Hand {
+pub struct ManualTrigger {
     due: watch::Receiver<Option<DateTime<Utc>>>,
-    bell: mpsc::Sender<()>,
+    trigger: mpsc::Sender<()>,
 }
 
-impl Hand {
+impl ManualTrigger {
     pub fn ring(&self) {
-        ring(&self.bell);
+        send(&self.trigger);
     }
 
-    /// Waits until the alarm is set, and tells for when.
+    /// Waits until the alarm is set, and returns its time.
     ///
     /// # Panics
-    /// If the alarm is gone.
+    /// If the alarm was dropped.
     pub async fn due(&mut self) -> DateTime<Utc> {
-        let set = self.due.wait_for(Option::is_some).await.expect("the alarm is still there");
-        set.expect("it was waited for")
+        let set = self.due.wait_for(Option::is_some).await.expect("the alarm exists");
+        set.expect("`wait_for` returned a time")
     }
 }
 
-fn ring(bell: &mpsc::Sender<()>) {
-    // Full: a ring already waits to be heard. Closed: the alarm was dropped.
-    let _full_or_closed = bell.try_send(());
+fn send(trigger: &mpsc::Sender<()>) {
+    // Full: a trigger is already pending. Closed: the alarm was dropped.
+    let _full_or_closed = trigger.try_send(());
 }
 
-/// The scheduler keeps the second in which `now` + delay falls and rings at a poll in it or later. Both roundings
-/// go up, as a ring before `due` would wake for nothing, and again at each poll.
+/// Returns the delay of a one-shot job. The scheduler truncates `now` + delay to a second and runs the job at its first poll
+/// in that second or later. So both the time and the delay are rounded up: an alarm before `due` would be useless.
 fn delay(now: DateTime<Utc>, due: DateTime<Utc>) -> Duration {
     let second = (due + TimeDelta::nanoseconds(999_999_999)).trunc_subsecs(0);
     let millis = (second - now).num_milliseconds().max(0).cast_unsigned();
@@ -186,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_second_that_the_scheduler_keeps_is_never_before_the_due_time_nor_two_after(
+        fn the_second_of_the_job_is_not_before_the_due_time_and_less_than_two_after_it(
             now in 0..4_000_000_i64,
             due in 0..4_000_000_i64,
         ) {
@@ -198,13 +201,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_alarm_set_for_now_rings_and_not_early() {
+    async fn an_alarm_for_now_is_triggered_and_not_early() {
         let clock = AlarmClock::start().await.unwrap();
         let mut alarm = clock.alarm();
         let due = Clock::system().now() + TimeDelta::milliseconds(1);
         alarm.set(due).await;
-        assert_eq!(alarm.woken().await, Woken::Rung);
-        assert!(Clock::system().now() >= due);
+        assert_eq!(alarm.wait().await, Wake::Alarm);
+        assert!(due <= Clock::system().now());
         clock.stop().await;
     }
 
@@ -221,25 +224,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_ring_the_waiter_looks_at_the_time_again_soon() {
-        let (mut alarm, _hand) = Alarm::by_hand();
+    async fn waiting_without_an_alarm_times_out() {
+        let (mut alarm, _trigger) = Alarm::manual();
         let start = tokio::time::Instant::now();
-        assert_eq!(alarm.woken().await, Woken::LookAgain);
-        assert_eq!(start.elapsed(), LOOK_AGAIN_AFTER);
+        assert_eq!(alarm.wait().await, Wake::Timeout);
+        assert_eq!(start.elapsed(), MAX_WAIT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn rings_that_nobody_heard_are_one_ring_and_none_once_the_alarm_is_set_anew() {
-        let (mut alarm, mut hand) = Alarm::by_hand();
+    async fn pending_triggers_count_as_one_and_setting_the_alarm_discards_them() {
+        let (mut alarm, mut trigger) = Alarm::manual();
         let due = DateTime::UNIX_EPOCH;
         alarm.set(due).await;
-        assert_eq!(hand.due().await, due);
-        hand.ring();
-        hand.ring();
-        assert_eq!(alarm.woken().await, Woken::Rung);
-        assert_eq!(alarm.woken().await, Woken::LookAgain);
-        hand.ring();
+        assert_eq!(trigger.due().await, due);
+        trigger.ring();
+        trigger.ring();
+        assert_eq!(alarm.wait().await, Wake::Alarm);
+        assert_eq!(alarm.wait().await, Wake::Timeout);
+        trigger.ring();
         alarm.set(due).await;
-        assert_eq!(alarm.woken().await, Woken::LookAgain);
+        assert_eq!(alarm.wait().await, Wake::Timeout);
     }
 }

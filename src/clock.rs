@@ -1,30 +1,30 @@
-//! The wall clock, so that tests can set it. Pauses and pacing do not come from here but from tokio's monotonic time.
+//! The wall clock, which tests can set. Pauses and rate limits use tokio's monotonic clock instead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 
-/// Tells the time, in whole milliseconds: what both databases keep.
+/// A source of the time in whole milliseconds, the precision that both databases store.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     set_to: Option<Arc<AtomicI64>>,
 }
 
 impl Clock {
-    /// The machine's clock.
+    /// Returns the machine's clock.
     #[must_use]
     pub fn system() -> Self {
         Self { set_to: None }
     }
 
-    /// A clock that stands still until [`Clock::set`].
+    /// Returns a clock that shows this time until [`Clock::set`] changes it.
     #[must_use]
-    pub fn standing_at(time: DateTime<Utc>) -> Self {
+    pub fn fixed_at(time: DateTime<Utc>) -> Self {
         Self { set_to: Some(Arc::new(AtomicI64::new(time.timestamp_millis()))) }
     }
 
-    /// Sets a standing clock and all its clones, forward or back. Does nothing to the machine's clock.
+    /// Sets a fixed clock and all its clones, forwards or backwards. Has no effect on the machine's clock.
     pub fn set(&self, time: DateTime<Utc>) {
         if let Some(set_to) = &self.set_to {
             set_to.store(time.timestamp_millis(), Ordering::SeqCst);

@@ -1,8 +1,10 @@
-//! How the process lives and ends: signals, the two stages of stopping, supervised tasks, and words to systemd.
+//! The lifecycle of the process: signals, graceful shutdown, supervised tasks, and notifications to systemd.
 //!
-//! The first SIGTERM or SIGINT asks everyone to finish (soft); a second one, or four seconds, interrupts even
-//! transactions (hard). A supervised task that ends without being asked takes the process down with a failure, so
-//! that systemd starts it again: better no daemon for five seconds than half a daemon for a month.
+//! Shutdown has two stages. The first SIGTERM or SIGINT requests a soft stop: tasks finish what they are doing. A second
+//! signal, or four seconds, forces a hard stop, which interrupts even transactions.
+//!
+//! If a supervised task ends without a request to stop, the process fails as a whole and systemd restarts it. Otherwise the
+//! daemon could run for months without that task.
 
 use std::future::{Future, pending};
 use std::io;
@@ -18,13 +20,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// From asking to interrupting. With [`LAST_WORDS`] it stays below the five seconds a stop may take.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Time between the soft and the hard stop. Together with [`ABANDON_AFTER`] it is less than the five seconds that a shutdown
+/// may take.
+const HARD_STOP_AFTER: Duration = Duration::from_secs(4);
 
-/// From interrupting to leaving whoever still has not ended.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Time between the hard stop and the moment when tasks that have not ended are abandoned.
+const ABANDON_AFTER: Duration = Duration::from_millis(500);
 
-/// The two stages of stopping, for those who have to stop. Hard implies soft.
+/// The two stages of shutdown, as cancellation tokens. A hard stop implies a soft one.
 #[derive(Clone, Debug)]
 pub struct Stop {
     soft: CancellationToken,
@@ -38,21 +41,21 @@ impl Stop {
         Self { soft: hard.child_token(), hard }
     }
 
-    /// Cancelled: finish what is in hand, begin nothing new.
+    /// When cancelled: finish the current work and start nothing new.
     #[must_use]
     pub fn soft(&self) -> &CancellationToken {
         &self.soft
     }
 
-    /// Cancelled: drop what is in hand; transactions roll back.
+    /// When cancelled: drop the current work. Transactions roll back.
     #[must_use]
     pub fn hard(&self) -> &CancellationToken {
         &self.hard
     }
 
-    /// One that may also be cancelled, softly, without the process.
+    /// Returns a stop of a part of the process. Its soft token can be cancelled without that of the process.
     #[must_use]
-    pub fn part(&self) -> Self {
+    pub fn child(&self) -> Self {
         Self { soft: self.soft.child_token(), hard: self.hard.clone() }
     }
 }
@@ -63,7 +66,7 @@ impl Default for Stop {
     }
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM or SIGINT.
@@ -77,24 +80,24 @@ pub enum Signal {
 /// How the process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It was asked to, and everyone finished.
-    Asked,
-    /// The named task died.
+    /// A stop was requested and all tasks ended.
+    Requested,
+    /// This task ended without a request, or panicked.
     TaskDied(String),
-    /// It was asked to, but so many tasks did not end even when interrupted.
+    /// A stop was requested, but this number of tasks did not end in time.
     Abandoned(usize),
 }
 
 impl From<Ending> for ExitCode {
     fn from(ending: Ending) -> Self {
         match ending {
-            Ending::Asked => Self::SUCCESS,
+            Ending::Requested => Self::SUCCESS,
             Ending::TaskDied(_) | Ending::Abandoned(_) => Self::FAILURE,
         }
     }
 }
 
-/// The life of the process; clones share it.
+/// The lifecycle of the process. Clones share its state.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     stop: Stop,
@@ -105,9 +108,9 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A life that listens to the process's signals.
+    /// Creates a lifecycle that handles the signals of the process.
     pub fn install() -> io::Result<Self> {
-        let lifecycle = Self::deaf();
+        let lifecycle = Self::without_signals();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut crawl_now = signal(SignalKind::user_defined1())?;
@@ -126,80 +129,79 @@ impl Lifecycle {
         Ok(lifecycle)
     }
 
-    /// A life that hears only [`Lifecycle::signal`].
+    /// Creates a lifecycle that reacts only to [`Lifecycle::signal`].
     ///
     /// # Panics
-    /// Outside a tokio runtime: a task keeps the time between the two stages.
+    /// Outside a tokio runtime, because it spawns a task for the time between the two stages.
     #[must_use]
-    pub fn deaf() -> Self {
+    pub fn without_signals() -> Self {
         let stop = Stop::new();
         let Stop { soft, hard } = stop.clone();
         tokio::spawn(async move {
             soft.cancelled().await;
-            sleep(PATIENCE).await;
+            sleep(HARD_STOP_AFTER).await;
             hard.cancel();
         });
         let [crawl_now, reload] = std::array::from_fn(|_| watch::Sender::new(()));
         Self { stop, crawl_now, reload, tasks: TaskTracker::new(), died: Arc::default() }
     }
 
-    /// The stages of stopping, to hand to those who have to stop.
+    /// Returns the two stages of shutdown, for tasks that have to react to them.
     #[must_use]
     pub fn stop(&self) -> &Stop {
         &self.stop
     }
 
-    /// What `SIGUSR1` asks for, from now on.
+    /// Subscribes to `SIGUSR1`.
     #[must_use]
     pub fn crawl_requests(&self) -> Requests {
         Requests(self.crawl_now.subscribe())
     }
 
-    /// What `SIGHUP` asks for, from now on.
+    /// Subscribes to `SIGHUP`.
     #[must_use]
     pub fn reload_requests(&self) -> Requests {
         Requests(self.reload.subscribe())
     }
 
-    /// Does what a signal asks for.
+    /// Performs the action that a signal requests.
     pub fn signal(&self, signal: Signal) {
         match signal {
             Signal::Stop if !self.stop.soft.is_cancelled() => {
-                tracing::info!("stopping: what is in hand is finished first; a second signal interrupts it");
+                tracing::info!("stopping: finishing current work first; a second signal interrupts it");
                 self.stop.soft.cancel();
             }
             Signal::Stop => {
-                tracing::warn!("stopping at once: what is in hand is interrupted");
+                tracing::warn!("stopping now: interrupting current work");
                 self.stop.hard.cancel();
             }
             Signal::CrawlNow => {
-                tracing::info!("asked to crawl every app now");
+                tracing::info!("crawl of every app requested (SIGUSR1)");
                 self.crawl_now.send_replace(());
             }
             Signal::Reload => {
-                tracing::info!("asked to read the configuration again");
+                tracing::info!("reload of the configuration requested (SIGHUP)");
                 self.reload.send_replace(());
             }
         }
     }
 
-    /// Runs a task for as long as the process lives. If it ends before anyone asked to stop, or panics, the whole
-    /// process ends as failed.
+    /// Spawns a task that runs until the process stops. If it panics, or ends without a request to stop, the process fails.
     pub fn supervise<F>(&self, name: impl Into<String>, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.supervise_part(name, &self.stop, task);
+        self.supervise_until(name, &self.stop, task);
     }
 
-    /// Runs a task that may also end once its own [`Stop::part`] is asked to.
-    pub fn supervise_part<F>(&self, name: impl Into<String>, part: &Stop, task: F)
+    /// Spawns a task that may also end when a stop of its own is requested, see [`Stop::child`].
+    pub fn supervise_until<F>(&self, name: impl Into<String>, stop: &Stop, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let guard = Guard {
+        let guard = TaskGuard {
             name: name.into(),
-            asked: part.soft.clone(),
+            stop: stop.soft.clone(),
             process: self.stop.soft.clone(),
             died: Arc::clone(&self.died),
         };
@@ -209,126 +211,132 @@ impl Lifecycle {
         });
     }
 
-    /// Waits until the process is asked to stop or a supervised task dies, and then for all of them to end, but no
-    /// longer than five seconds.
+    /// Waits until a stop is requested or a supervised task dies. Then waits until all tasks have ended, at most five
+    /// seconds.
     pub async fn ended(&self, systemd: Systemd) -> Ending {
         self.stop.soft.cancelled().await;
         systemd.stopping();
         self.tasks.close();
-        let too_late = async {
+        let deadline = async {
             self.stop.hard.cancelled().await;
-            sleep(LAST_WORDS).await;
+            sleep(ABANDON_AFTER).await;
         };
         tokio::select! {
             biased;
             () = self.tasks.wait() => {}
-            () = too_late => {}
+            () = deadline => {}
         }
         match self.died.get() {
             Some(name) => Ending::TaskDied(name.clone()),
-            None if self.tasks.is_empty() => Ending::Asked,
+            None if self.tasks.is_empty() => Ending::Requested,
             None => {
                 let left = self.tasks.len();
-                tracing::error!(left, "tasks did not end when interrupted; leaving them");
+                tracing::error!(left, "tasks did not end after the hard stop; exiting without them");
                 Ending::Abandoned(left)
             }
         }
     }
 }
 
-/// Goes down with its task, and takes the process along if nobody asked for that.
+/// Dropped when its task ends. Stops the process if the task panicked or ended without a request.
 #[derive(Debug)]
-struct Guard {
+struct TaskGuard {
     name: String,
-    asked: CancellationToken,
+    stop: CancellationToken,
     process: CancellationToken,
     died: Arc<OnceLock<String>>,
 }
 
-impl Drop for Guard {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
-        if self.asked.is_cancelled() && !thread::panicking() {
+        if self.stop.is_cancelled() && !thread::panicking() {
             return;
         }
-        tracing::error!(task = self.name, "a task died: ending, to be started again");
-        // Only the first death is a cause; the others may follow from it.
+        tracing::error!(
+            task = self.name,
+            "a task ended unexpectedly: stopping, so that the service manager restarts the process"
+        );
+        // Only the first one is kept. Others may be consequences of it.
         let _first = self.died.set(std::mem::take(&mut self.name));
         self.process.cancel();
     }
 }
 
-/// One listener's view of a signal that asks for something. Requests that come while it is busy are one request.
+/// A subscription to a signal. Several requests between two calls of [`Requests::next`] count as one.
 #[derive(Debug)]
 pub struct Requests(watch::Receiver<()>);
 
 impl Requests {
-    /// Waits for the next request. Nothing is lost if the future is dropped.
+    /// Waits for the next request. Cancel-safe.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
-            // The life is gone, so nobody will ever ask.
+            // The lifecycle was dropped: there will be no further request.
             pending::<()>().await;
         }
     }
 }
 
-/// Words to the service manager. Without systemd (no `NOTIFY_SOCKET`) they go nowhere.
+/// Notifications to systemd, see sd_notify(3). Without `NOTIFY_SOCKET` they do nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Systemd {
-    listens: bool,
+    enabled: bool,
     watchdog_interval: Option<Duration>,
 }
 
 impl Systemd {
     #[must_use]
     pub fn from_environment() -> Self {
-        let listens = std::env::var_os("NOTIFY_SOCKET").is_some();
-        // Half the time that systemd waits, as sd_watchdog_enabled(3) advises.
-        Self { listens, watchdog_interval: sd_notify::watchdog_enabled().map(|limit| limit / 2) }
+        let enabled = std::env::var_os("NOTIFY_SOCKET").is_some();
+        // Half of systemd's timeout, as sd_watchdog_enabled(3) recommends.
+        Self { enabled, watchdog_interval: sd_notify::watchdog_enabled().map(|limit| limit / 2) }
     }
 
-    /// Started, or done with reloading: configuration and listeners stand.
+    /// Reports that the start, or a reload, is complete.
     pub fn ready(self) {
-        self.tell(&[NotifyState::Ready]);
+        self.notify(&[NotifyState::Ready]);
     }
 
-    /// Reads its configuration again; [`Systemd::ready`] has to follow, however that goes.
+    /// Reports that a reload begins. [`Systemd::ready`] must follow, even if the reload fails.
     pub fn reloading(self) {
         match NotifyState::monotonic_usec_now() {
-            // systemd compares the time with that of its own signal, and wants both in one message.
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the clock that systemd goes by cannot be read"),
+            // systemd compares the time with that of its signal, and requires both values in one message.
+            Ok(now) => self.notify(&[NotifyState::Reloading, now]),
+            Err(error) => {
+                tracing::warn!(%error, "cannot notify systemd of a reload: cannot read the monotonic clock")
+            }
         }
     }
 
+    /// Reports that the shutdown begins.
     pub fn stopping(self) {
-        self.tell(&[NotifyState::Stopping]);
+        self.notify(&[NotifyState::Stopping]);
     }
 
-    /// The line that `systemctl status` shows.
+    /// Sets the status line of `systemctl status`.
     pub fn status(self, line: &str) {
-        // A line break would end the message and begin another.
-        self.tell(&[NotifyState::Status(&line.replace(char::is_control, " "))]);
+        // A line break would start another assignment in the message.
+        self.notify(&[NotifyState::Status(&line.replace(char::is_control, " "))]);
     }
 
-    /// Says that the work goes on. Call it where work is done, not from a timer that turns while the work hangs.
+    /// Pings the watchdog. Call it where work makes progress, not from a timer that would also run while work hangs.
     pub fn watchdog(self) {
         if self.watchdog_interval.is_some() {
-            self.tell(&[NotifyState::Watchdog]);
+            self.notify(&[NotifyState::Watchdog]);
         }
     }
 
-    /// How long to wait at most between two [`Systemd::watchdog`]; `None` if nobody watches.
+    /// Returns the maximum time between two calls of [`Systemd::watchdog`], or `None` if the watchdog is off.
     #[must_use]
     pub fn watchdog_interval(self) -> Option<Duration> {
         self.watchdog_interval
     }
 
-    fn tell(self, states: &[NotifyState<'_>]) {
-        if self.listens
+    fn notify(self, states: &[NotifyState<'_>]) {
+        if self.enabled
             && let Err(error) = sd_notify::notify(states)
         {
             let states: Vec<String> = states.iter().map(ToString::to_string).collect();
-            tracing::warn!(%error, states = states.join(" "), "systemd does not listen");
+            tracing::warn!(%error, states = states.join(" "), "cannot notify systemd");
         }
     }
 }
@@ -342,80 +350,80 @@ mod tests {
 
     use super::*;
 
-    const QUIET: Systemd = Systemd { listens: false, watchdog_interval: None };
+    const QUIET: Systemd = Systemd { enabled: false, watchdog_interval: None };
 
     #[tokio::test]
-    async fn the_first_signal_asks_and_the_second_interrupts() {
-        let life = Lifecycle::deaf();
-        let stop = life.stop();
+    async fn the_first_signal_requests_a_soft_stop_and_the_second_a_hard_one() {
+        let lifecycle = Lifecycle::without_signals();
+        let stop = lifecycle.stop();
         assert!(!stop.soft().is_cancelled());
-        life.signal(Signal::Stop);
+        lifecycle.signal(Signal::Stop);
         assert!(stop.soft().is_cancelled() && !stop.hard().is_cancelled());
-        life.signal(Signal::Stop);
+        lifecycle.signal(Signal::Stop);
         assert!(stop.hard().is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn asking_turns_into_interrupting_after_four_seconds() {
-        let life = Lifecycle::deaf();
-        let asked = Instant::now();
-        life.signal(Signal::Stop);
-        life.stop().hard().cancelled().await;
-        assert_eq!(asked.elapsed(), Duration::from_secs(4));
+    async fn a_hard_stop_follows_a_soft_one_after_four_seconds() {
+        let lifecycle = Lifecycle::without_signals();
+        let requested = Instant::now();
+        lifecycle.signal(Signal::Stop);
+        lifecycle.stop().hard().cancelled().await;
+        assert_eq!(requested.elapsed(), Duration::from_secs(4));
     }
 
     #[tokio::test]
-    async fn a_stop_that_everyone_follows_ends_well() {
-        let life = Lifecycle::deaf();
+    async fn a_stop_is_clean_if_all_tasks_end() {
+        let lifecycle = Lifecycle::without_signals();
         for name in ["prod", "test"] {
-            let stop = life.stop().clone();
-            life.supervise(name, async move { stop.soft().cancelled().await });
+            let stop = lifecycle.stop().clone();
+            lifecycle.supervise(name, async move { stop.soft().cancelled().await });
         }
-        life.signal(Signal::Stop);
-        assert_eq!(life.ended(QUIET).await, Ending::Asked);
+        lifecycle.signal(Signal::Stop);
+        assert_eq!(lifecycle.ended(QUIET).await, Ending::Requested);
     }
 
     #[tokio::test]
-    async fn a_task_that_returns_unasked_takes_the_process_down() {
-        let life = Lifecycle::deaf();
-        let stop = life.stop().clone();
-        life.supervise("metrics", async move { stop.soft().cancelled().await });
-        life.supervise("prod", async {});
-        assert_eq!(life.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
+    async fn a_task_that_ends_without_a_request_stops_the_process() {
+        let lifecycle = Lifecycle::without_signals();
+        let stop = lifecycle.stop().clone();
+        lifecycle.supervise("metrics", async move { stop.soft().cancelled().await });
+        lifecycle.supervise("prod", async {});
+        assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_takes_the_process_down_even_while_stopping() {
-        let life = Lifecycle::deaf();
-        life.supervise("prod", async { panic!("a test wants this panic") });
-        assert_eq!(life.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
+    async fn a_task_that_panics_makes_the_process_fail_even_during_shutdown() {
+        let lifecycle = Lifecycle::without_signals();
+        lifecycle.supervise("prod", async { panic!("a test wants this panic") });
+        assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
 
-        let life = Lifecycle::deaf();
-        let stop = life.stop().clone();
-        life.supervise("prod", async move {
+        let lifecycle = Lifecycle::without_signals();
+        let stop = lifecycle.stop().clone();
+        lifecycle.supervise("prod", async move {
             stop.soft().cancelled().await;
             panic!("a test wants this panic")
         });
-        life.signal(Signal::Stop);
-        assert_eq!(life.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
+        lifecycle.signal(Signal::Stop);
+        assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_never_ends_is_left_within_five_seconds() {
-        let life = Lifecycle::deaf();
-        life.supervise("prod", pending());
-        let asked = Instant::now();
-        life.signal(Signal::Stop);
-        assert_eq!(life.ended(QUIET).await, Ending::Abandoned(1));
-        assert!(asked.elapsed() < Duration::from_secs(5));
+    async fn a_task_that_never_ends_is_abandoned_within_five_seconds() {
+        let lifecycle = Lifecycle::without_signals();
+        lifecycle.supervise("prod", pending());
+        let requested = Instant::now();
+        lifecycle.signal(Signal::Stop);
+        assert_eq!(lifecycle.ended(QUIET).await, Ending::Abandoned(1));
+        assert!(requested.elapsed() < Duration::from_secs(5));
     }
 
     #[tokio::test]
-    async fn every_listener_hears_a_request_to_crawl_and_several_at_once_are_one() {
-        let life = Lifecycle::deaf();
-        let mut listeners = [life.crawl_requests(), life.crawl_requests()];
-        life.signal(Signal::CrawlNow);
-        life.signal(Signal::CrawlNow);
+    async fn every_subscriber_gets_a_request_and_several_requests_count_as_one() {
+        let lifecycle = Lifecycle::without_signals();
+        let mut listeners = [lifecycle.crawl_requests(), lifecycle.crawl_requests()];
+        lifecycle.signal(Signal::CrawlNow);
+        lifecycle.signal(Signal::CrawlNow);
         for requests in &mut listeners {
             requests.next().await;
             let again = tokio::select! { biased; () = requests.next() => true, () = async {} => false };
@@ -424,51 +432,51 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reload_is_heard_once_and_stops_nothing() {
-        let life = Lifecycle::deaf();
-        let mut requests = life.reload_requests();
-        life.signal(Signal::Reload);
-        life.signal(Signal::Reload);
+    async fn a_reload_is_received_once_and_stops_nothing() {
+        let lifecycle = Lifecycle::without_signals();
+        let mut requests = lifecycle.reload_requests();
+        lifecycle.signal(Signal::Reload);
+        lifecycle.signal(Signal::Reload);
         requests.next().await;
         let again = tokio::select! { biased; () = requests.next() => true, () = async {} => false };
-        assert!(!again && !life.stop().soft().is_cancelled());
+        assert!(!again && !lifecycle.stop().soft().is_cancelled());
     }
 
     #[tokio::test]
-    async fn a_part_that_is_asked_to_end_takes_nobody_along_unless_it_panics() {
-        let life = Lifecycle::deaf();
-        let (ends, panics) = (life.stop().part(), life.stop().part());
+    async fn the_stop_of_a_part_leaves_the_process_running_unless_the_part_panics() {
+        let lifecycle = Lifecycle::without_signals();
+        let (ends, panics) = (lifecycle.stop().child(), lifecycle.stop().child());
         let ended = Arc::new(tokio::sync::Notify::new());
-        let (stop, word) = (ends.clone(), Arc::clone(&ended));
-        life.supervise_part("removed", &ends, async move {
+        let (stop, notify) = (ends.clone(), Arc::clone(&ended));
+        lifecycle.supervise_until("removed", &ends, async move {
             stop.soft().cancelled().await;
-            word.notify_one();
+            notify.notify_one();
         });
         ends.soft().cancel();
         ended.notified().await;
-        assert!(!life.stop().soft().is_cancelled());
+        assert!(!lifecycle.stop().soft().is_cancelled());
         let stop = panics.clone();
-        life.supervise_part("broken", &panics, async move {
+        lifecycle.supervise_until("broken", &panics, async move {
             stop.soft().cancelled().await;
             panic!("a test wants this panic")
         });
         panics.soft().cancel();
-        assert_eq!(life.ended(QUIET).await, Ending::TaskDied("broken".to_owned()));
+        assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("broken".to_owned()));
     }
 
     #[tokio::test]
-    async fn a_part_is_asked_to_end_with_the_process() {
-        let life = Lifecycle::deaf();
-        let part = life.stop().part();
-        life.signal(Signal::Stop);
+    async fn a_part_stops_with_the_process() {
+        let lifecycle = Lifecycle::without_signals();
+        let part = lifecycle.stop().child();
+        lifecycle.signal(Signal::Stop);
         assert!(part.soft().is_cancelled() && !part.hard().is_cancelled());
-        life.signal(Signal::Stop);
+        lifecycle.signal(Signal::Stop);
         assert!(part.hard().is_cancelled());
     }
 
-    /// The environment belongs to the whole process, so a child of its own speaks to the socket.
+    /// The environment is shared by the entire process, so the test runs itself again as a child process.
     #[test]
-    fn systemd_hears_plain_lines() {
+    fn systemd_gets_the_documented_messages() {
         const CHILD: &str = "TIM_GROUP_SYNC_TEST_CHILD";
         if std::env::var_os(CHILD).is_some() {
             let systemd = Systemd::from_environment();
@@ -485,7 +493,7 @@ mod tests {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "lifecycle::tests::systemd_hears_plain_lines"])
+            .args(["--exact", "lifecycle::tests::systemd_gets_the_documented_messages"])
             .env(CHILD, "1")
             .env("NOTIFY_SOCKET", &path)
             .env("WATCHDOG_USEC", "60000000")

@@ -1,4 +1,4 @@
-//! Parses the command line, runs the command, prints an error's causes once, returns the exit code.
+//! The program `tim-group-sync`; see the `cli` module of the library.
 
 use std::process::ExitCode;
 

@@ -1,17 +1,16 @@
-//! The words of the project as types: what an app, a group type, a group id and a crawl's outcome are.
-//! No I/O, no database, no API: everything here can be built in a test with a literal.
+//! The domain types that all modules share: apps, group types, group ids, and the outcomes of crawls. No I/O.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The number Tencent Cloud gives an IM application (269/32688 calls it `sdkappid`).
+/// The number that Tencent Cloud assigns to an IM application, called `sdkappid` in 269/32688.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct SdkAppId(i64);
 
 impl SdkAppId {
-    /// `None` unless the number is positive: 0 and negative numbers are never assigned.
+    /// Returns `None` unless the number is positive: 0 and negative numbers are never assigned.
     #[must_use]
     pub fn new(number: i64) -> Option<Self> {
         (number > 0).then_some(Self(number))
@@ -29,24 +28,24 @@ impl fmt::Display for SdkAppId {
     }
 }
 
-/// A group type as the REST API names it. An open set: apps can be given types of their own (269/3916).
+/// A group type by its name in the REST API. The set is open, because an app can have custom types (269/3916).
 ///
-/// The SDKs call two types by newer names; both names become the REST name here, so that one group is
-/// never kept under two types.
+/// The SDKs have newer names for two types. They are normalised to the REST name, so that one group is never stored under
+/// two types.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct GroupType(String);
 
 impl GroupType {
-    /// Longest accepted name, in bytes.
+    /// The maximum length of a name in bytes.
     pub const MAX_BYTES: usize = 64;
 
-    /// `None` if the name is empty, longer than [`Self::MAX_BYTES`] or has other than ASCII letters, digits, `_` and `-`.
+    /// Returns `None` unless the name has 1 to [`Self::MAX_BYTES`] ASCII letters, digits, `_` and `-`.
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
-        let lawful = (1..=Self::MAX_BYTES).contains(&name.len())
+        let is_valid = (1..=Self::MAX_BYTES).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        lawful.then(|| {
+        is_valid.then(|| {
             Self(
                 match name {
                     "Work" => "Private",
@@ -63,7 +62,7 @@ impl GroupType {
         &self.0
     }
 
-    /// The six types of the documentation (269/1614), the default of `group_types`.
+    /// Returns the six types of the documentation (269/1614), which are the default of `group_types`.
     #[must_use]
     pub fn documented() -> Vec<Self> {
         ["Public", "Private", "ChatRoom", "AVChatRoom", "BChatRoom", "Community"]
@@ -78,8 +77,7 @@ impl fmt::Display for GroupType {
     }
 }
 
-/// The number under which the database keeps a group type. [`TypeId::UNKNOWN`] stands for groups whose type no pass
-/// has told yet.
+/// The number of a group type in the database. [`TypeId::UNKNOWN`] is that of groups whose type is not known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct TypeId(pub i64);
@@ -88,18 +86,18 @@ impl TypeId {
     pub const UNKNOWN: Self = Self(0);
 }
 
-/// Whether the project can keep this group id: 1 to 255 bytes without control characters.
+/// Returns whether a group id can be stored: it has 1 to 255 bytes and no control characters.
 ///
-/// Documented ids are printable ASCII of at most 48 bytes, longer for topics (269/1615). A NUL would be
-/// refused by PostgreSQL and kept by SQLite, so it is refused before either.
+/// Documented ids are printable ASCII of at most 48 bytes, longer for topics (269/1615). PostgreSQL rejects a NUL and SQLite
+/// accepts it, so it is rejected for both.
 #[must_use]
 pub fn is_group_id(id: &str) -> bool {
-    // Nearly all ids are ASCII, and this is asked of every listed one.
+    // A fast path, because this is called for every listed id and nearly all are ASCII.
     let printable = id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     (1..=255).contains(&id.len()) && (printable || !id.chars().any(char::is_control))
 }
 
-/// A list of group ids packed into one text: two allocations for a page of 10,000 ids instead of 10,000.
+/// A list of group ids in one string buffer. A page of 10,000 ids takes two allocations instead of 10,000.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct GroupIds {
     text: String,
@@ -112,10 +110,10 @@ impl GroupIds {
         Self::default()
     }
 
-    /// Adds an id at the end.
+    /// Appends an id.
     ///
     /// # Panics
-    /// If the list outgrows 4 GiB of text; its users stop at a few MiB.
+    /// If the text exceeds 4 GiB. Callers stop at a few MiB.
     pub fn push(&mut self, id: &str) {
         self.text.push_str(id);
         let end = u32::try_from(self.text.len()).expect("a list of ids stays far below 4 GiB");
@@ -132,7 +130,7 @@ impl GroupIds {
         self.ends.is_empty()
     }
 
-    /// Bytes of text held: what a memory bound is measured in.
+    /// Returns the length of the text in bytes, by which callers bound their memory.
     #[must_use]
     pub fn text_len(&self) -> usize {
         self.text.len()
@@ -143,7 +141,7 @@ impl GroupIds {
         self.ends.clear();
     }
 
-    /// Gives back the room that growing has left over.
+    /// Releases unused capacity.
     pub fn shrink_to_fit(&mut self) {
         self.text.shrink_to_fit();
         self.ends.shrink_to_fit();
@@ -155,7 +153,7 @@ impl GroupIds {
         other.clear();
     }
 
-    /// The ids in the order they were pushed.
+    /// Iterates over the ids in the order in which they were pushed.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         let mut start = 0;
@@ -166,7 +164,7 @@ impl GroupIds {
         })
     }
 
-    /// The same ids in byte order, the order of both databases' indexes, in lists of at most so many.
+    /// Iterates over the ids in byte order, which is the order of both databases' indexes, in chunks of at most `size`.
     pub fn sorted_chunks(&self, size: usize) -> impl Iterator<Item = Vec<&str>> {
         let mut order: Vec<u32> = (0u32..).take(self.len()).collect();
         order.sort_unstable_by_key(|&index| self.get(index));
@@ -199,13 +197,13 @@ impl fmt::Debug for GroupIds {
     }
 }
 
-/// The TotalCounts that the pages of one pass stated.
+/// The TotalCounts of the pages of one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub last: Option<u64>,
     pub lowest: Option<u64>,
     pub highest: Option<u64>,
-    /// Pages without a TotalCount.
+    /// The number of pages without a TotalCount.
     pub absent: u64,
 }
 
@@ -220,14 +218,14 @@ impl Counts {
         self.highest = Some(self.highest.map_or(count, |highest| highest.max(count)));
     }
 
-    /// The count, if every page stated it and it never moved.
+    /// Returns the count if every page had it and it never changed.
     #[must_use]
     pub fn steady(&self) -> Option<u64> {
         self.lowest.filter(|_| self.absent == 0 && self.lowest == self.highest)
     }
 }
 
-/// Names a crawl; a later crawl has a greater id, whatever the clock said.
+/// The id of a crawl. A later crawl has a greater id, even if the clock was set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct CrawlId(pub i64);
@@ -238,17 +236,17 @@ impl fmt::Display for CrawlId {
     }
 }
 
-/// A closed set of words that stands in a column, a log field and a JSON answer alike.
-macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal,)+ }) => {
+/// Defines an enum whose variants have the same string in the database, in logs and in JSON.
+macro_rules! string_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $string:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-        pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant,)+ }
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $string)] $variant,)+ }
 
         impl $name {
             #[must_use]
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
+                match self { $(Self::$variant => $string,)+ }
             }
         }
 
@@ -260,25 +258,25 @@ macro_rules! words {
     };
 }
 
-words! {
-    /// Why a crawl was started.
+string_enum! {
+    /// What started a crawl.
     Trigger {
-        /// Its cron expression was due.
+        /// A tick of the schedule.
         Schedule = "schedule",
         /// A tick was missed while the daemon was down, or the app was never crawled.
         CatchUp = "catch_up",
-        /// Someone sent SIGUSR1.
+        /// SIGUSR1.
         Signal = "signal",
-        /// Someone ran `crawl` or `demo`.
+        /// The command `crawl` or `demo`.
         Command = "command",
     }
 }
 
-words! {
-    /// How a crawl stands or ended.
+string_enum! {
+    /// The status of a crawl.
     CrawlStatus {
         Running = "running",
-        /// Every pass was proved exact or moving.
+        /// Every pass was exact or moving.
         Complete = "complete",
         /// The crawl reached its end, but at least one pass was short.
         Incomplete = "incomplete",
@@ -287,83 +285,99 @@ words! {
     }
 }
 
-words! {
-    /// What became of a complete crawl's deletions.
+string_enum! {
+    /// What happened to the deletions of a complete crawl.
     Deletions {
         /// There was nothing to delete.
         None = "none",
         Applied = "applied",
-        /// A guard kept at least one type's deletions back.
+        /// The deletions of at least one type wait for approval.
         Withheld = "withheld",
-        /// Withheld first, then approved.
+        /// They were withheld and have been approved.
         Approved = "approved",
     }
 }
 
-words! {
+string_enum! {
     /// Why a crawl did not end as `complete` with its deletions applied.
     ReasonCode {
         /// A pass listed fewer ids than its TotalCount.
         ShortListing = "short_listing",
-        /// Deletions beyond what `[deletion]` lets pass unseen.
+        /// The deletions exceed the limits of `[deletion]`.
         Guard = "guard",
         /// `deletion.mode = "review"`.
         Review = "review",
-        /// `deletion.confirm = true`, but the API does not let the identifier ask about groups.
+        /// `deletion.confirm = true`, but the API does not permit the identifier to call `get_group_info`.
         ConfirmRefused = "confirm_refused",
-        /// Three crawls asked about a group and could not learn whether it still exists.
+        /// Three crawls asked about a group without an answer whether it still exists.
         Unconfirmable = "unconfirmable",
-        /// The API kept answering that calls come too often.
+        /// The API's rate limit was exceeded until the retry budget was used up.
         Throttled = "throttled",
-        /// The API refused the key, the identifier, the SDKAppID or this host's address.
+        /// The API refused the key, the identifier, the SDKAppID or the address of this host.
         Refused = "refused",
         /// The API rejected every configured group type.
         RejectedTypes = "rejected_types",
-        /// The API answered another error code for good.
+        /// The API answered with another error code, despite retries.
         ApiError = "api_error",
-        /// No answer in time.
+        /// The API did not answer in time.
         Timeout = "timeout",
-        /// No connection, or a broken one, or an HTTP error status.
+        /// No connection, a broken connection, or an HTTP error status.
         Network = "network",
-        /// An answer that is not what the documentation describes.
+        /// The answer is not what the documentation describes.
         MalformedAnswer = "malformed_answer",
-        /// A cursor came twice, pages went on without a new id, or a list has far more entries than its counts allow.
+        /// A cursor was repeated, pages had no ids, or a list had far more entries than its counts allow.
         EndlessListing = "endless_listing",
-        /// The clock of this machine and the API's are more than an hour apart.
+        /// The clocks of this machine and of the API differ by more than an hour.
         Clock = "clock",
         /// The database failed.
         Database = "database",
-        /// The program was asked to stop.
+        /// The program was stopped.
         Cancelled = "cancelled",
-        /// The program ended without closing the crawl (killed, power loss).
+        /// The process ended without closing the crawl, for example because it was killed.
         ProcessEnded = "process_ended",
     }
 }
 
-words! {
-    /// What the numbers of a pass that reached its end prove.
+string_enum! {
+    /// What the counts of a pass that reached its end say about groups that it did not list.
     Verdict {
-        /// TotalCount stood still and every id of it was listed: absence is proof.
+        /// TotalCount did not change and all its ids were listed: an unlisted group is gone.
         Exact = "exact",
-        /// The list moved while it was read: absence twice running is proof.
+        /// The list changed while it was read: a group that two such passes in a row do not list is gone.
         Moving = "moving",
-        /// Too few ids: absence proves nothing.
+        /// Too few ids: nothing follows for unlisted groups.
         Short = "short",
         /// The API does not know the type.
         Rejected = "rejected",
     }
 }
 
-/// An error and what caused it, in one line: how every reason is told.
+/// Returns whether this can be the name of the PostgreSQL schema of the views: SQL needs no quotes for it, and with the suffix
+/// `_private`, for the schema of the tables, it fits into PostgreSQL's 63 bytes.
+#[must_use]
+pub fn is_schema_name(name: &str) -> bool {
+    (1..=55).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && !name.starts_with("pg_")
+}
+
+/// Returns the noun for a number of things, in the plural unless the number is 1. The plural is formed with `s`.
+#[must_use]
+pub fn plural(number: u64, noun: &str) -> String {
+    if number == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+/// Returns an error and its causes in one line, separated by colons.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let said = cause.to_string();
-        // Some errors' own words end with their cause's.
-        if !text.ends_with(&said) {
-            text.extend([": ", &said]);
+        let message = cause.to_string();
+        // Some errors already end with the message of their cause.
+        if !text.ends_with(&message) {
+            text.extend([": ", &message]);
         }
         source = cause.source();
     }
@@ -375,32 +389,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_that_an_error_tells_itself_is_told_once() {
+    fn a_cause_that_the_error_repeats_is_shown_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("{0}")]
-        struct Words(&'static str, #[source] Option<Box<Words>>);
-        let cause = |words| Some(Box::new(Words(words, None)));
-        let said = |words, cause| with_causes(&Words(words, cause));
-        assert_eq!(said("cannot read", cause("no such file")), "cannot read: no such file");
-        assert_eq!(said("cannot read: no such file", cause("no such file")), "cannot read: no such file");
+        struct TestError(&'static str, #[source] Option<Box<TestError>>);
+        let cause = |message| Some(Box::new(TestError(message, None)));
+        let shown = |message, cause| with_causes(&TestError(message, cause));
+        assert_eq!(shown("cannot read", cause("no such file")), "cannot read: no such file");
+        assert_eq!(shown("cannot read: no such file", cause("no such file")), "cannot read: no such file");
     }
 
     #[test]
-    fn newer_names_of_a_type_become_the_names_of_the_rest_api() {
+    fn the_sdk_names_of_types_are_normalised_to_the_rest_names() {
         assert_eq!(GroupType::new("Work").unwrap().as_str(), "Private");
         assert_eq!(GroupType::new("Meeting").unwrap().as_str(), "ChatRoom");
         assert_eq!(GroupType::new("Live").unwrap().as_str(), "Live");
     }
 
     #[test]
-    fn a_type_name_is_a_plain_word() {
+    fn a_type_name_has_only_plain_ascii_characters() {
         for bad in ["", "a b", "Öffentlich", "x'--", &"x".repeat(65)] {
             assert_eq!(GroupType::new(bad), None, "{bad:?}");
         }
     }
 
     #[test]
-    fn ids_with_quotes_and_spaces_are_ids_and_control_characters_are_not() {
+    fn ids_may_contain_quotes_and_spaces_but_no_control_characters() {
         assert!(is_group_id(&"a'\" ".repeat(32)));
         assert!(is_group_id("@TGS#_@TGS#cQVLVHIM62CJ"));
         for bad in ["", "a\0b", "line\nbreak", &"x".repeat(256)] {
@@ -409,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_ids_come_back_as_they_were_pushed_and_sort_by_bytes() {
+    fn packed_ids_keep_their_order_and_sort_by_bytes() {
         let ids: GroupIds = ["b", "", "a b", "Z"].into_iter().collect();
         assert_eq!(ids.iter().collect::<Vec<_>>(), ["b", "", "a b", "Z"]);
         assert_eq!(ids.sorted_chunks(3).collect::<Vec<_>>(), [vec!["", "Z", "a b"], vec!["b"]]);

@@ -1,5 +1,5 @@
-//! The rhythm of requests: never more often than the API allows, and again after a failure that may pass.
-//! Knows what to do about a failure ([`Disposition`]), not what the failure was.
+//! Rate limiting and retries of requests. It works with the [`Disposition`] of a failure and does not know the failure
+//! itself.
 
 use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
@@ -8,67 +8,68 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// Attempts at an answer that makes no sense, or an undocumented error: it may be a hiccup, but is hardly a long one.
+/// The number of attempts for [`Disposition::RetryBriefly`].
 const BRIEF_ATTEMPTS: u32 = 3;
 
-/// What a failure calls for.
+/// How to react to a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// Try again, with growing pauses.
+    /// Retry with exponential back-off.
     Retry,
-    /// Try again, but not for long.
+    /// Retry with exponential back-off, but at most twice: a malformed answer or an undocumented error hardly lasts.
     RetryBriefly,
-    /// Calls came too often: pause at least this long, then try again.
+    /// The rate limit was exceeded. Pause at least this long, then retry.
     Throttle { at_least: Duration },
-    /// Make a new signature and try once more.
+    /// Create a new signature and retry once.
     Resign,
-    /// The answer would be too large: ask for fewer groups.
+    /// The answer would be too large. Ask for fewer groups.
     ReduceLimit,
-    /// This group type is not known to the API.
+    /// The API does not know this group type.
     RejectType,
-    /// Nothing will change until someone changes something.
+    /// Do not retry: the configuration or the console must be changed first.
     Fatal,
 }
 
-/// Spaces the requests of one app: passes, retries and commands all wait for their turn here.
+/// The rate limiter of one app. All list requests wait for it: those of passes, retries and commands.
 #[derive(Debug)]
 pub struct Pacer {
     interval: Duration,
-    next_turn: Mutex<Instant>,
+    next_slot: Mutex<Instant>,
 }
 
 impl Pacer {
-    /// The first turn is at `first_turn`, each further one at least `interval` after the one before.
+    /// The first request may be sent at `first_slot`, each further one at least `interval` after the one before.
     #[must_use]
-    pub fn new(interval: Duration, first_turn: Instant) -> Self {
-        Self { interval, next_turn: Mutex::new(first_turn) }
+    pub fn new(interval: Duration, first_slot: Instant) -> Self {
+        Self { interval, next_slot: Mutex::new(first_slot) }
     }
 
-    /// Waits for a turn and takes it. Waiters are served in order; one that gives up takes no turn.
-    pub async fn turn(&self) {
-        let mut next_turn = self.next_turn.lock().await;
-        tokio::time::sleep_until(*next_turn).await;
-        *next_turn = Instant::now() + self.interval;
+    /// Waits until a request may be sent, and reserves that slot. Waiters are served in FIFO order. If the future is
+    /// dropped, no slot is used.
+    pub async fn wait(&self) {
+        let mut next_slot = self.next_slot.lock().await;
+        tokio::time::sleep_until(*next_slot).await;
+        *next_slot = Instant::now() + self.interval;
     }
 
-    /// Puts the next turn off until this moment, if it is later.
+    /// Allows no request before this moment.
     pub async fn not_before(&self, moment: Instant) {
-        let mut next_turn = self.next_turn.lock().await;
-        *next_turn = moment.max(*next_turn);
+        let mut next_slot = self.next_slot.lock().await;
+        *next_slot = moment.max(*next_slot);
     }
 
-    /// When the next request may be sent: what a successor in another process has to wait for.
-    pub async fn next_turn(&self) -> Instant {
-        *self.next_turn.lock().await
+    /// Returns when the next request may be sent. The next lease holder, perhaps in another process, must wait until then.
+    pub async fn next_slot(&self) -> Instant {
+        *self.next_slot.lock().await
     }
 }
 
-/// How long to go on after failures.
+/// The back-off between retries, and how long to retry.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
     pub first_pause: Duration,
     pub longest_pause: Duration,
-    /// How long one request may be retried. All requests of a crawl together get three times this.
+    /// How long one request may be retried. The retries of all requests of a crawl share three times this.
     pub retry_for: Duration,
 }
 
@@ -79,14 +80,14 @@ impl RetryPolicy {
     }
 }
 
-/// What one attempt is told.
+/// How to make one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The API refused the signature: make a new one first.
+    /// The API refused the signature, so create a new one first.
     pub renew_signature: bool,
 }
 
-/// A pause that is about to be made.
+/// A pause before a retry, of length 0 for [`Disposition::Resign`].
 #[derive(Debug)]
 pub struct Pause<'a, E> {
     pub error: &'a E,
@@ -94,23 +95,24 @@ pub struct Pause<'a, E> {
     pub pause: Duration,
 }
 
-/// The retry budget that requests share, those in flight at the same time too: what is left of the time that their retries
-/// may take together.
+/// The retry budget that requests share, including those in flight at the same time: the time that their retries may still
+/// take in total.
 #[derive(Debug)]
-pub struct Patience {
+pub struct RetryBudget {
     policy: RetryPolicy,
     left: StdMutex<Duration>,
 }
 
-impl Patience {
+impl RetryBudget {
+    /// A budget of three times `policy.retry_for`, of which one request may use `policy.retry_for`.
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
         Self { policy, left: StdMutex::new(policy.retry_for * 3) }
     }
 
-    /// A budget of this much in all, none of it reserved for a single request.
+    /// A budget of `policy.retry_for` in total. One request may use all of it.
     #[must_use]
-    pub fn in_all(policy: RetryPolicy) -> Self {
+    pub fn of_total(policy: RetryPolicy) -> Self {
         Self { policy, left: StdMutex::new(policy.retry_for) }
     }
 
@@ -118,7 +120,7 @@ impl Patience {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a request, at `pacer`'s turns, until it succeeds or its failure is one that waiting does not mend.
+    /// Makes a request at `pacer`'s rate until it succeeds, its failure does not permit a retry, or the budget is used up.
     ///
     /// # Errors
     /// The last attempt's failure.
@@ -135,12 +137,12 @@ impl Patience {
             .with_jitter()
             .without_max_times()
             .build();
-        let mut nonsense = 0;
+        let mut brief_retries = 0;
         let mut renewed = false;
         let mut failing_since = None;
         let mut next = Attempt { renew_signature: false };
         loop {
-            pacer.turn().await;
+            pacer.wait().await;
             let error = match attempt(next).await {
                 Ok(answer) => {
                     self.spend(failing_since);
@@ -152,8 +154,8 @@ impl Patience {
             let disposition = disposition(&error);
             let at_least = match disposition {
                 Disposition::Retry => Duration::ZERO,
-                Disposition::RetryBriefly if nonsense + 1 < BRIEF_ATTEMPTS => {
-                    nonsense += 1;
+                Disposition::RetryBriefly if brief_retries + 1 < BRIEF_ATTEMPTS => {
+                    brief_retries += 1;
                     Duration::ZERO
                 }
                 Disposition::Throttle { at_least } => at_least,
@@ -201,15 +203,16 @@ mod tests {
         Pacer::new(Duration::from_millis(1050), Instant::now())
     }
 
-    /// Answers with these failures, then with success; returns the result and when each attempt was made.
-    async fn play(
-        patience: &Patience,
+    /// Answers with these failures, then with success. Returns the result and, for each attempt, its time and whether it
+    /// renewed the signature.
+    async fn request(
+        budget: &RetryBudget,
         failures: &[Disposition],
     ) -> (Result<(), Disposition>, Vec<(Duration, bool)>) {
         let start = Instant::now();
         let mut failures = failures.iter();
         let mut made = Vec::new();
-        let result = patience
+        let result = budget
             .request(
                 &pacer(),
                 |attempt: Attempt| {
@@ -224,21 +227,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_are_an_interval_apart_and_an_unused_one_is_not_saved_up() {
+    async fn slots_are_an_interval_apart_and_do_not_accumulate() {
         let pacer = pacer();
         let start = Instant::now();
-        pacer.turn().await;
-        pacer.turn().await;
+        pacer.wait().await;
+        pacer.wait().await;
         assert_eq!(start.elapsed(), Duration::from_millis(1050));
         tokio::time::advance(Duration::from_secs(60)).await;
-        pacer.turn().await;
-        pacer.turn().await;
+        pacer.wait().await;
+        pacer.wait().await;
         assert_eq!(start.elapsed(), Duration::from_millis(1050 + 60_000 + 1050));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_passing_failure_is_retried_with_growing_pauses() {
-        let (result, made) = play(&Patience::new(POLICY), &[Disposition::Retry; 5]).await;
+    async fn a_transient_failure_is_retried_with_exponential_back_off() {
+        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::Retry; 5]).await;
         assert_eq!(result, Ok(()));
         let gaps: Vec<_> = made.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).collect();
         for (n, gap) in gaps.iter().enumerate() {
@@ -248,9 +251,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_that_does_not_pass_is_given_up_when_its_time_is_over() {
+    async fn a_lasting_failure_is_returned_when_the_time_for_retries_is_used_up() {
         let start = Instant::now();
-        let (result, _) = play(&Patience::new(POLICY), &[Disposition::Retry; 1000]).await;
+        let (result, _) = request(&RetryBudget::new(POLICY), &[Disposition::Retry; 1000]).await;
         assert_eq!(result, Err(Disposition::Retry));
         assert!(
             (Duration::from_secs(180)..=POLICY.retry_for).contains(&start.elapsed()),
@@ -260,46 +263,46 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_retries_of_a_crawl_share_three_times_the_patience_for_one_request() {
+    async fn the_retries_of_a_crawl_share_three_times_the_budget_of_one_request() {
         let start = Instant::now();
-        let patience = Patience::new(POLICY);
+        let budget = RetryBudget::new(POLICY);
         for _ in 0..50 {
-            let _ = play(&patience, &[Disposition::Retry; 1000]).await;
+            let _ = request(&budget, &[Disposition::Retry; 1000]).await;
         }
         assert!(start.elapsed() < POLICY.retry_for * 4, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lockout_is_waited_out() {
+    async fn a_lockout_is_retried_after_the_pause_it_asks_for() {
         let lockout = Disposition::Throttle { at_least: Duration::from_secs(60) };
-        let (result, made) = play(&Patience::new(POLICY), &[lockout]).await;
+        let (result, made) = request(&RetryBudget::new(POLICY), &[lockout]).await;
         assert_eq!(result, Ok(()));
         assert!(made[1].0 >= Duration::from_secs(60));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_signature_is_renewed_once_and_never_in_a_loop() {
-        let (result, made) = play(&Patience::new(POLICY), &[Disposition::Resign]).await;
+    async fn a_refused_signature_is_renewed_only_once() {
+        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::Resign]).await;
         assert_eq!(result, Ok(()));
         assert_eq!(made.iter().map(|m| m.1).collect::<Vec<_>>(), [false, true]);
-        let (result, made) = play(&Patience::new(POLICY), &[Disposition::Resign; 9]).await;
+        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::Resign; 9]).await;
         assert_eq!((result, made.len()), (Err(Disposition::Resign), 2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nonsense_is_retried_twice_and_a_refusal_never() {
-        let (result, made) = play(&Patience::new(POLICY), &[Disposition::RetryBriefly; 9]).await;
+    async fn a_malformed_answer_is_retried_twice_and_a_refusal_never() {
+        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::RetryBriefly; 9]).await;
         assert_eq!((result, made.len()), (Err(Disposition::RetryBriefly), 3));
         for refusal in [Disposition::Fatal, Disposition::RejectType, Disposition::ReduceLimit] {
-            let (result, made) = play(&Patience::new(POLICY), &[refusal]).await;
+            let (result, made) = request(&RetryBudget::new(POLICY), &[refusal]).await;
             assert_eq!((result, made.len()), (Err(refusal), 1));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retries_wait_for_their_turn_too() {
+    async fn retries_wait_for_the_pacer_too() {
         let quick = RetryPolicy { first_pause: Duration::from_millis(1), ..POLICY };
-        let (_, made) = play(&Patience::new(quick), &[Disposition::Retry; 3]).await;
+        let (_, made) = request(&RetryBudget::new(quick), &[Disposition::Retry; 3]).await;
         assert!(
             made.windows(2).all(|pair| pair[1].0.saturating_sub(pair[0].0) >= Duration::from_millis(1050)),
             "{made:?}"

@@ -1,6 +1,6 @@
-//! Follows `Next` from page to page, politely and for as long as it makes sense.
+//! Paginates through a list by `Next`, at the allowed rate, with retries and limits against endless lists.
 //!
-//! Only an explicit `Next` of 0 ends a list, and only here is the [`EndOfList`] made that says so.
+//! Only an explicit `Next` of 0 ends a list. [`EndOfList`] is the proof of it and can only be created here.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,24 +12,25 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::model::{Counts, GroupType, ReasonCode};
-use crate::pace::{Attempt, Disposition, Pacer, Patience, Pause};
+use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client, GroupAnswer, Page};
 
-/// Pages in a row without an id, `Next` not 0, after which a list is called endless.
+/// A list with this many consecutive pages without an id is treated as endless.
 const MAX_EMPTY_PAGES: u32 = 20;
-/// Pages of one pass: a billion groups at 10,000 a page, ten million even at 100.
+/// A list with this many pages is treated as endless. It is enough for a billion groups at 10,000 a page.
 const MAX_PAGES: u32 = 100_000;
 
-/// Least time between two calls of `get_group_info` for one app, details included. The API allows 200 a second.
+/// The minimum interval between two `get_group_info` requests of one app. The API allows 200 a second.
 const INFO_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Entries, as a multiple of the greatest known count of groups, and more, after which a list is called endless. A list that
-/// shifts under its cursor repeats entries, but far fewer.
+/// A list with more entries than this multiple of the greatest known count of groups, plus [`EXTRA_ENTRIES`], is treated as
+/// endless. A list that shifts under its cursor repeats entries, but far fewer.
 const MAX_ENTRIES_PER_GROUP: u64 = 2;
-const MAX_FURTHER_ENTRIES: u64 = 10_000;
+/// Entries that a list of any size may have beyond [`MAX_ENTRIES_PER_GROUP`].
+const EXTRA_ENTRIES: u64 = 10_000;
 
-/// The API said explicitly that a list is complete. It cannot be made anywhere else.
+/// Proof that the API ended a list with an explicit `Next` of 0. It can only be created in this file.
 #[derive(Debug)]
 pub struct EndOfList(());
 
@@ -50,7 +51,7 @@ pub enum PagesError {
 }
 
 impl PagesError {
-    /// The word under which a crawl that fails on this is recorded.
+    /// Returns the reason code of a crawl that fails with this error.
     #[must_use]
     pub fn reason_code(&self) -> ReasonCode {
         match self {
@@ -59,7 +60,7 @@ impl PagesError {
         }
     }
 
-    /// The API's error code, when it answered one.
+    /// Returns the API's error code, if the API answered with one.
     #[must_use]
     pub fn code(&self) -> Option<i64> {
         match self {
@@ -69,55 +70,55 @@ impl PagesError {
     }
 }
 
-/// A pause before another attempt, for whoever shows what is going on.
+/// A pause before a retry.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct RetryPause {
     pub until: Instant,
     pub why: String,
 }
 
-/// What becomes of a request.
+/// How one attempt at a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RequestOutcome {
     Ok,
-    /// It failed, and is made again.
+    /// It failed and will be retried.
     Retried,
-    /// The API said that calls come too often; it is made again, unless patience is at its end.
+    /// The API refused it because of its rate limit. It will be retried if the retry budget allows.
     Throttled,
-    /// It failed for good.
+    /// It failed and will not be retried.
     Failed,
 }
 
-/// What happens while requests are made, for whoever shows or counts it.
+/// An event of a request, for progress displays and metrics.
 #[derive(Debug)]
-pub enum News<'a> {
-    /// A request is sent. A pause before it is over.
-    Asking,
-    /// The answer to a request, or its failure, came after so long.
+pub enum RequestEvent<'a> {
+    /// A request is sent. This ends a preceding [`RequestEvent::Pausing`].
+    Sent,
+    /// The answer, or a failure, has arrived after this time.
     Answered { took: Duration },
-    /// What is to become of a request whose answer has come.
-    Became { outcome: Outcome, error: Option<&'a ApiError> },
-    /// Before another attempt is a pause.
-    Pausing(Waiting),
+    /// The outcome of the attempt is decided.
+    Resolved { outcome: RequestOutcome, error: Option<&'a ApiError> },
+    /// A pause before a retry begins.
+    Pausing(RetryPause),
 }
 
-/// Makes the requests of one crawl: in turn, again where that may help, counted.
+/// Makes the requests of one crawl: paced, retried and counted.
 pub struct Caller<'a> {
     pacer: &'a Pacer,
-    /// Retry budget of the requests for lists.
-    patience: Patience,
-    /// Turns of the calls about single groups, which have a limit of their own.
+    /// The retry budget of list requests.
+    retries: RetryBudget,
+    /// Paces `get_group_info`, which has a separate rate limit.
     info_pacer: Pacer,
     attempts: Attempts<'a>,
 }
 
-/// What all calls of a crawl share.
+/// The state that all requests of a crawl share.
 struct Attempts<'a> {
     client: &'a Client,
     requests: AtomicU64,
-    /// Requests that wait for their answers.
+    /// The number of requests that wait for their answers.
     in_flight: watch::Sender<usize>,
-    on_news: Box<dyn Fn(News<'_>) + Send + Sync + 'a>,
+    on_event: Box<dyn Fn(RequestEvent<'_>) + Send + Sync + 'a>,
 }
 
 /// Counts a request as in flight until it is dropped.
@@ -143,91 +144,96 @@ impl std::fmt::Debug for Caller<'_> {
 }
 
 impl<'a> Caller<'a> {
-    /// `on_news` hears of every request.
+    /// `on_event` is called for the events of every request.
     pub fn new(
         client: &'a Client,
         pacer: &'a Pacer,
-        patience: Patience,
-        on_news: impl Fn(News<'_>) + Send + Sync + 'a,
+        retries: RetryBudget,
+        on_event: impl Fn(RequestEvent<'_>) + Send + Sync + 'a,
     ) -> Self {
         let info_pacer = Pacer::new(INFO_INTERVAL, Instant::now());
         let in_flight = watch::Sender::new(0);
         let attempts =
-            Attempts { client, requests: AtomicU64::new(0), in_flight, on_news: Box::new(on_news) };
-        Self { pacer, patience, info_pacer, attempts }
+            Attempts { client, requests: AtomicU64::new(0), in_flight, on_event: Box::new(on_event) };
+        Self { pacer, retries, info_pacer, attempts }
     }
 
-    /// Requests made so far, retries included.
+    /// Returns the number of requests made so far, including retries.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.attempts.requests.load(Ordering::Relaxed)
     }
 
-    /// How many requests wait for their answers, as opposed to their turn or another attempt.
+    /// Returns a receiver of the number of requests that wait for their answers. Requests that wait for the pacer or for a
+    /// retry do not count.
     #[must_use]
     pub fn in_flight(&self) -> watch::Receiver<usize> {
         self.attempts.in_flight.subscribe()
     }
 
-    /// By how much this machine's clock is ahead of the API's, as far as its answers have told.
+    /// Returns by how much this machine's clock is ahead of the API's, according to the API's last answer.
     #[must_use]
     pub fn clock_skew(&self) -> Option<TimeDelta> {
         self.attempts.client.clock_skew()
     }
 
-    /// The number of groups in the whole app, from a request for a single one.
+    /// Returns the number of groups in the app. Lists one group, because every page has the TotalCount.
     pub async fn count_app(&mut self) -> Result<Option<u64>, ApiError> {
         let request = ListRequest { limit: 1, next: 0, group_type: None };
-        Ok(self.ask(&request).await?.total_count)
+        Ok(self.list(&request).await?.total_count)
     }
 
-    /// Asks `get_group_info` about these groups, [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS) at most; the answers
-    /// are in their order. Several calls may be in flight. An answer that calls come too often is not waited out: questions
-    /// can wait for the next crawl.
-    pub async fn ask_about(&self, ids: &[&str], patience: &Patience) -> Result<Vec<GroupAnswer>, ApiError> {
+    /// Calls `get_group_info` for at most [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS) groups. The answers are in
+    /// the order of `ids`. Several calls may be in flight. A throttled call fails without a retry, because questions can
+    /// wait for the next crawl.
+    pub async fn group_info(
+        &self,
+        ids: &[&str],
+        retries: &RetryBudget,
+    ) -> Result<Vec<GroupAnswer>, ApiError> {
         let client = self.attempts.client;
         let disposition = |error: &ApiError| match error.disposition() {
             Disposition::Throttle { .. } => Disposition::Fatal,
             disposition => disposition,
         };
         let send = || client.group_answers(ids);
-        self.attempts.make(patience, &self.info_pacer, None, send, disposition).await
+        self.attempts.make(retries, &self.info_pacer, None, send, disposition).await
     }
 
-    async fn ask(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
+    async fn list(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
         let disposition = |error: &ApiError| match error.disposition() {
-            // One group cannot be too large an answer: this is nonsense, and may pass as other nonsense does.
+            // An answer with one group cannot be too large, so this is retried like any malformed answer.
             Disposition::ReduceLimit if request.limit <= 1 => Disposition::RetryBriefly,
             disposition => disposition,
         };
         let (client, group_type) = (self.attempts.client, request.group_type.as_deref());
         let send = || client.list_groups(request);
-        self.attempts.make(&self.patience, self.pacer, group_type, send, disposition).await
+        self.attempts.make(&self.retries, self.pacer, group_type, send, disposition).await
     }
 }
 
 impl Attempts<'_> {
     async fn make<T, F: Future<Output = Result<T, ApiError>>>(
         &self,
-        patience: &Patience,
+        retries: &RetryBudget,
         pacer: &Pacer,
         group_type: Option<&str>,
         send: impl Fn() -> F,
         disposition: impl Fn(&ApiError) -> Disposition,
     ) -> Result<T, ApiError> {
-        let Self { client, requests, in_flight, on_news } = self;
+        let Self { client, requests, in_flight, on_event } = self;
         let attempt = |attempt: Attempt| {
             requests.fetch_add(1, Ordering::Relaxed);
-            on_news(News::Asking);
+            on_event(RequestEvent::Sent);
             if attempt.renew_signature {
                 client.renew_signature();
             }
             let in_flight = InFlight::new(in_flight);
-            let (asked, answer) = (Instant::now(), send());
+            let (sent, answer) = (Instant::now(), send());
             async move {
                 let answer = answer.await;
                 drop(in_flight);
-                on_news(News::Answered { took: asked.elapsed() });
+                on_event(RequestEvent::Answered { took: sent.elapsed() });
                 answer
             }
         };
@@ -236,63 +242,65 @@ impl Attempts<'_> {
                 group_type,
                 error_code = pause.error.code(),
                 pause_ms = u64::try_from(pause.pause.as_millis()).unwrap_or(u64::MAX),
-                "trying again: {}",
+                "request failed, retrying: {}",
                 pause.error
             );
-            on_news(News::Became { outcome: became(pause.disposition, true), error: Some(pause.error) });
+            let outcome = outcome_of(pause.disposition, true);
+            on_event(RequestEvent::Resolved { outcome, error: Some(pause.error) });
             if pause.pause > Duration::ZERO {
                 let why = pause.error.to_string();
-                on_news(News::Pausing(Waiting { until: Instant::now() + pause.pause, why }));
+                on_event(RequestEvent::Pausing(RetryPause { until: Instant::now() + pause.pause, why }));
             }
         };
-        let answer = patience.request(pacer, attempt, &disposition, on_pause).await;
-        on_news(match &answer {
-            Ok(_) => News::Became { outcome: Outcome::Ok, error: None },
+        let answer = retries.request(pacer, attempt, &disposition, on_pause).await;
+        let (outcome, error) = match &answer {
+            Ok(_) => (RequestOutcome::Ok, None),
             Err(error) if matches!(error.disposition(), Disposition::Throttle { .. }) => {
-                News::Became { outcome: Outcome::Throttled, error: Some(error) }
+                (RequestOutcome::Throttled, Some(error))
             }
-            Err(error) => News::Became { outcome: became(disposition(error), false), error: Some(error) },
-        });
+            Err(error) => (outcome_of(disposition(error), false), Some(error)),
+        };
+        on_event(RequestEvent::Resolved { outcome, error });
         answer
     }
 }
 
-fn became(disposition: Disposition, made_again: bool) -> Outcome {
+fn outcome_of(disposition: Disposition, is_retried: bool) -> RequestOutcome {
     match disposition {
-        Disposition::Throttle { .. } => Outcome::Throttled,
-        // For fewer groups.
-        Disposition::ReduceLimit => Outcome::Retried,
-        _ if made_again => Outcome::Retried,
-        _ => Outcome::Failed,
+        Disposition::Throttle { .. } => RequestOutcome::Throttled,
+        // `Pages` repeats it with a smaller limit.
+        Disposition::ReduceLimit => RequestOutcome::Retried,
+        _ if is_retried => RequestOutcome::Retried,
+        _ => RequestOutcome::Failed,
     }
 }
 
-/// The pages of one list, from its first.
+/// The state of pagination through one list.
 #[derive(Debug)]
 pub struct Pages {
     group_type: Option<GroupType>,
     limit: u32,
     next: u64,
     cursors: HashSet<u64>,
-    turned: u32,
-    empty_in_a_row: u32,
+    fetched: u32,
+    consecutive_empty: u32,
     counts: Counts,
-    /// Ids listed so far, repeated and unusable ones included.
+    /// The number of ids listed so far, including repeated and unusable ones.
     entries: u64,
-    /// The greatest count of groups that is known from elsewhere: the app's total, the live groups before the crawl.
+    /// The greatest count of groups known from other sources: the app's total and the live groups before the crawl.
     known_groups: Option<u64>,
 }
 
-/// A page, and whether it was the last.
+/// A page. `end` is set if it was the last one.
 #[derive(Debug)]
-pub struct Turned {
+pub struct FetchedPage {
     pub page: Page,
     pub end: Option<EndOfList>,
 }
 
 impl Pages {
-    /// `None` lists all types. `known_groups` bounds the list together with its own TotalCount; without any count only the
-    /// number of pages is bounded.
+    /// Starts a list of one type, or of all types for `None`. The number of its entries is bounded by its TotalCount and
+    /// `known_groups`. Without either, only the number of pages is bounded.
     #[must_use]
     pub fn of(group_type: Option<GroupType>, limit: u32, known_groups: Option<u64>) -> Self {
         Self {
@@ -302,54 +310,55 @@ impl Pages {
             entries: 0,
             next: 0,
             cursors: HashSet::new(),
-            turned: 0,
-            empty_in_a_row: 0,
+            fetched: 0,
+            consecutive_empty: 0,
             counts: Counts::default(),
         }
     }
 
-    /// Fetches the next page. An answer that would be too large is asked for again at half the limit, from the same
-    /// cursor; the smaller limit stays for the rest of the list.
-    pub async fn turn(&mut self, caller: &mut Caller<'_>) -> Result<Turned, PagesError> {
+    /// Fetches the next page. If the answer is too large, the request is repeated with the same cursor and half the limit.
+    /// The smaller limit remains for the rest of the list.
+    pub async fn fetch_next(&mut self, caller: &mut Caller<'_>) -> Result<FetchedPage, PagesError> {
         let page = loop {
             let group_type = self.group_type.as_ref().map(|group_type| group_type.as_str().to_owned());
             let request = ListRequest { limit: self.limit, next: self.next, group_type };
-            match caller.ask(&request).await {
+            match caller.list(&request).await {
                 Err(error) if error.disposition() == Disposition::ReduceLimit && self.limit > 1 => {
                     self.limit /= 2;
                     warn!(
                         limit = self.limit,
                         error_code = error.code(),
-                        "asking for fewer groups a page: {error}"
+                        "answer too large, reducing the groups per page: {error}"
                     );
                 }
                 answer => break answer?,
             }
         };
-        self.turned += 1;
+        self.fetched += 1;
         self.counts.add(page.total_count);
         self.entries += page.ids.len() as u64 + page.unusable;
-        self.guard_against_endlessness(&page)?;
+        self.check_bounds(&page)?;
         self.next = page.next;
         let end = (page.next == 0).then_some(EndOfList(()));
-        Ok(Turned { page, end })
+        Ok(FetchedPage { page, end })
     }
 
-    /// Whether the failure of the first request means that the API does not know the type.
+    /// Returns whether the error of the first request means that the API does not know the group type.
     #[must_use]
     pub fn is_rejected(&self, error: &ApiError) -> bool {
-        let first_of_a_type = self.turned == 0 && self.group_type.is_some();
+        let first_of_a_type = self.fetched == 0 && self.group_type.is_some();
         first_of_a_type && error.disposition() == Disposition::RejectType
     }
 
-    fn guard_against_endlessness(&mut self, page: &Page) -> Result<(), PagesError> {
+    /// Fails if the list exceeds a bound or repeats a cursor.
+    fn check_bounds(&mut self, page: &Page) -> Result<(), PagesError> {
         let endless = |what| Err(PagesError::Endless { what });
         if let Some(groups) = self.counts.highest.max(self.known_groups) {
-            let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(MAX_FURTHER_ENTRIES);
+            let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(EXTRA_ENTRIES);
             if self.entries > most {
                 return endless(format!(
                     "it has {} entries after {} pages, and no count of groups is above {groups}",
-                    self.entries, self.turned
+                    self.entries, self.fetched
                 ));
             }
         }
@@ -357,25 +366,25 @@ impl Pages {
             return Ok(());
         }
         if !self.cursors.insert(page.next) {
-            return endless(format!("page {} has a Next that an earlier page had", self.turned));
+            return endless(format!("page {} has a Next that an earlier page had", self.fetched));
         }
-        self.empty_in_a_row = if page.ids.is_empty() { self.empty_in_a_row + 1 } else { 0 };
-        if self.empty_in_a_row >= MAX_EMPTY_PAGES {
+        self.consecutive_empty = if page.ids.is_empty() { self.consecutive_empty + 1 } else { 0 };
+        if self.consecutive_empty >= MAX_EMPTY_PAGES {
             return endless(format!("{MAX_EMPTY_PAGES} pages in a row are empty, and Next is not 0"));
         }
-        if self.turned >= MAX_PAGES {
+        if self.fetched >= MAX_PAGES {
             return endless(format!("it has {MAX_PAGES} pages, and Next is not 0"));
         }
         Ok(())
     }
 
-    /// Pages fetched so far.
+    /// Returns the number of pages fetched so far.
     #[must_use]
     pub fn pages(&self) -> u32 {
-        self.turned
+        self.fetched
     }
 
-    /// The TotalCounts stated so far.
+    /// Returns the TotalCounts of the pages fetched so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts

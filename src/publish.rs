@@ -1,5 +1,5 @@
-//! When the copy for readers without write rights is made: after crawls, seldom enough to cost little, and never so that
-//! a crawl waits for it or fails with it.
+//! Decides when to publish the copy of an SQLite database for readers: after crawls, at most once an interval. Crawls neither
+//! wait for it nor fail because of it.
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -14,15 +14,14 @@ use crate::lifecycle::Lifecycle;
 use crate::model::{CrawlId, with_causes};
 use crate::store::Store;
 
-/// Where the copy is, and how old it has to be to be replaced.
+/// The path of the copy, and the minimum age at which it is replaced.
 #[derive(Clone, Debug)]
 pub struct Publication {
     pub path: PathBuf,
     pub interval: Duration,
 }
 
-/// Starts a task that publishes a copy once the database is there and after crawls, but never sooner than the interval after
-/// the one before.
+/// Starts a task that publishes a copy when the database is open and after crawls, at most once an interval.
 pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle: &Lifecycle) {
     let stop = lifecycle.stop().soft().clone();
     let (clock, health) = (clock.clone(), health.clone());
@@ -30,15 +29,15 @@ pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            // There may be nothing left to show: then there is only the stop to wait for.
+            // `keep` may end early. A supervised task must still run until the stop.
             () = async { publication.keep(&clock, &health).await; pending().await } => {}
         }
     });
 }
 
 impl Publication {
-    /// Publishes a copy unless the one that is there is young. One that is due in a tenth of the interval is due: a
-    /// crawl that is started by the clock does not end by it.
+    /// Publishes a copy if the interval has passed since the last one, with a tolerance of a tenth of it. Scheduled crawls
+    /// start at regular times but take varying time, so that the distance between their ends may be a little shorter.
     pub async fn publish_if_due(&self, store: &Store, clock: &Clock) {
         if self.due_in(clock.now().into()) <= self.interval / 10 {
             self.publish(store).await;
@@ -49,11 +48,11 @@ impl Publication {
         let mut database = health.database();
         let opened = database.wait_for(|database| database.store().is_some()).await;
         let Some(store) = opened.ok().and_then(|database| database.store().cloned()) else { return };
-        let (mut apps, mut shown) = (health.apps(), None);
+        let (mut apps, mut published) = (health.apps(), None);
         let mut due = Instant::now() + self.due_in(clock.now().into());
-        while apps.wait_for(|apps| shown.as_ref() != Some(&newest(apps))).await.is_ok() {
+        while apps.wait_for(|apps| published.as_ref() != Some(&last_crawls(apps))).await.is_ok() {
             sleep_until(due).await;
-            shown = Some(newest(&apps.borrow_and_update()));
+            published = Some(last_crawls(&apps.borrow_and_update()));
             self.publish(&store).await;
             due = Instant::now() + self.interval;
         }
@@ -72,7 +71,8 @@ impl Publication {
         }
     }
 
-    /// How long the copy that is there may stay. One from a time to come tells of a clock that was set back.
+    /// Returns the time until the copy may be replaced. A copy with a modification time in the future is replaced at once,
+    /// because the clock was set back.
     fn due_in(&self, now: SystemTime) -> Duration {
         let published = std::fs::metadata(&self.path).and_then(|file| file.modified());
         let age = published.ok().and_then(|published| now.duration_since(published).ok());
@@ -80,7 +80,7 @@ impl Publication {
     }
 }
 
-/// The last crawl of each app, as far as there is one.
-fn newest(apps: &Apps) -> Vec<Option<CrawlId>> {
+/// Returns the last crawl of each app.
+fn last_crawls(apps: &Apps) -> Vec<Option<CrawlId>> {
     apps.values().map(|app| app.last.as_ref().map(|report| report.crawl)).collect()
 }

@@ -1,8 +1,11 @@
-//! When crawls are due: a cron pattern read in a time zone. Pure: the time comes in, nothing waits here.
+//! Computes the ticks of a schedule, its due times: a cron expression in a time zone. Pure: the time is a parameter.
 //!
-//! A tick is one due time. A pattern follows the wall clock of its zone: a time of day that a change of clocks
-//! leaves out ticks right after the gap, one that happens twice ticks at the first, and an interval (`*/30`)
-//! ticks through both. On the time line, ticks only ever rise.
+//! The expression applies to the local time of the zone. At a transition to or from daylight saving time:
+//! - A time of day that does not exist ticks at the end of the gap.
+//! - A time of day that exists twice ticks at its first occurrence.
+//! - An interval such as `*/30` ticks throughout both transitions.
+//!
+//! In UTC, ticks strictly increase.
 
 use std::{fmt, iter};
 
@@ -12,7 +15,7 @@ use croner::Cron;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 
-/// Counting missed ticks stops here. A pattern of every second reaches it in three hours.
+/// Missed ticks are counted up to this number, which an expression for every second reaches in three hours.
 pub const MISSED_AT_MOST: usize = 10_000;
 
 const NICKNAMES: [&str; 6] = ["@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually"];
@@ -20,48 +23,50 @@ const MONTHS: [&str; 12] =
     ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
-/// The fields of a pattern of six; a pattern of five has no first.
+/// The fields of a 6-field expression. A 5-field expression lacks the first.
 const FIELDS: [Field; 6] = [
-    Field { name: "second", lawful: "0-59", words: &[] },
-    Field { name: "minute", lawful: "0-59", words: &[] },
-    Field { name: "hour", lawful: "0-23", words: &[] },
-    Field { name: "day of month", lawful: "1-31, L, 15W", words: &[] },
-    Field { name: "month", lawful: "1-12, JAN-DEC", words: &MONTHS },
-    Field { name: "day of week", lawful: "0-7, SUN-SAT, 5L, 1#2", words: &WEEKDAYS },
+    Field { name: "second", valid: "0-59", names: &[] },
+    Field { name: "minute", valid: "0-59", names: &[] },
+    Field { name: "hour", valid: "0-23", names: &[] },
+    Field { name: "day of month", valid: "1-31, L, 15W", names: &[] },
+    Field { name: "month", valid: "1-12, JAN-DEC", names: &MONTHS },
+    Field { name: "day of week", valid: "0-7, SUN-SAT, 5L, 1#2", names: &WEEKDAYS },
 ];
 
 #[derive(Clone, Copy)]
 struct Field {
     name: &'static str,
-    lawful: &'static str,
-    /// Names that stand for numbers.
-    words: &'static [&'static str],
+    /// The valid values, for error messages.
+    valid: &'static str,
+    /// Names that may be written instead of numbers.
+    names: &'static [&'static str],
 }
 
-/// Why a text is no schedule, as a sentence that says what to change. Columns count characters from 1.
+/// Why a cron expression is invalid, and what to change. Columns are counted in characters from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPattern {
-    #[error("{name:?} names no schedule: the names are {}", NICKNAMES.join(", "))]
+    #[error("{name:?} is not the name of a schedule: the names are {}", NICKNAMES.join(", "))]
     UnknownName { name: String },
     #[error(
-        "{found} fields: a pattern has 5 (minute, hour, day of month, month, day of week) or 6 (second first)"
+        "{found} {}: an expression has 5 (minute, hour, day of month, month, day of week) or 6 (second first)",
+        if *found == 1 { "field" } else { "fields" }
     )]
     FieldCount { found: usize },
-    #[error("column {column}: {text:?} is no {field} ({reason}): lawful are {lawful}; {reading}")]
+    #[error("column {column}: {text:?} is not a valid {field} ({reason}): write {valid}; {hint}")]
     Field {
         column: usize,
         text: String,
         field: &'static str,
         reason: String,
-        lawful: &'static str,
-        /// How a pattern of so many fields is read: mistaking 5 for 6 shows as an odd hour or month.
-        reading: &'static str,
+        valid: &'static str,
+        /// How an expression with this number of fields is read, in case 5 fields were mistaken for 6 or the reverse.
+        hint: &'static str,
     },
     #[error("never due: no date has day of month {day:?}, month {month:?} and day of week {weekday:?}")]
     NeverDue { day: String, month: String, weekday: String },
 }
 
-/// The ticks of one app.
+/// The schedule of one app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     pattern: String,
@@ -70,20 +75,20 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Reads 5 fields, 6 with the second in front, or a name such as `@hourly`.
-    #[expect(clippy::missing_panics_doc, reason = "check() has refused what croner would refuse")]
+    /// Parses 5 fields, 6 fields with the second first, or a name such as `@hourly`.
+    #[expect(clippy::missing_panics_doc, reason = "check() rejects whatever croner would reject")]
     pub fn parse(pattern: &str, timezone: Tz) -> Result<Self, InvalidPattern> {
         check(pattern)?;
-        let cron = cron(pattern).expect("a pattern is lawful if each of its fields is");
+        let cron = cron(pattern).expect("an expression is valid if each of its fields is");
         let schedule = Self { pattern: pattern.trim().to_owned(), timezone, cron };
-        // The search ends in the year 5000: a pattern that finds no tick before then has none.
+        // Croner's search ends in the year 5000. An expression without a tick until then has none.
         match schedule.next_after(DateTime::UNIX_EPOCH) {
             Some(_) => Ok(schedule),
             None => Err(never_due(pattern)),
         }
     }
 
-    /// The same pattern in another zone.
+    /// Returns the same expression in another time zone.
     #[must_use]
     pub fn in_timezone(self, timezone: Tz) -> Self {
         Self { timezone, ..self }
@@ -94,32 +99,32 @@ impl Schedule {
         self.timezone
     }
 
-    /// The first tick after `time`.
+    /// Returns the first tick after `time`.
     #[must_use]
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.cron.find_next_occurrence(&self.second_of(time), false).ok().map(|tick| tick.to_utc())
     }
 
-    /// The newest tick that is due at `now` and later than `after`; one search, however far back `after` lies.
+    /// Returns the latest tick that is not later than `now`, if it is later than `after`. The cost does not depend on `after`.
     #[must_use]
     pub fn latest_due(&self, after: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let tick = self.cron.find_previous_occurrence(&self.second_of(now), true).ok()?.to_utc();
         after.is_none_or(|after| tick > after).then_some(tick)
     }
 
-    /// The next `count` ticks after `from`.
+    /// Returns the first `count` ticks after `from`.
     #[must_use]
     pub fn upcoming(&self, from: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
         self.ticks_after(from).take(count).collect()
     }
 
-    /// How many ticks are later than `after` and not later than `until`, counted to [`MISSED_AT_MOST`].
+    /// Returns the number of ticks later than `after` and not later than `until`, at most [`MISSED_AT_MOST`].
     #[must_use]
     pub fn missed(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
         self.passed(after, until, MISSED_AT_MOST)
     }
 
-    /// The same, counted to another number.
+    /// Returns the number of ticks later than `after` and not later than `until`, at most `at_most`.
     #[must_use]
     pub fn passed(&self, after: DateTime<Utc>, until: DateTime<Utc>, at_most: usize) -> u64 {
         self.ticks_after(after).take(at_most).take_while(|tick| *tick <= until).count() as u64
@@ -129,8 +134,8 @@ impl Schedule {
         iter::successors(self.next_after(time), |tick| self.next_after(*tick))
     }
 
-    /// Croner counts in whole seconds: looking back from the last millisecond before a repeated hour, it finds the
-    /// tick to come (croner 4.0.3).
+    /// Truncates to a second. Given the last millisecond before a repeated hour, croner 4.0.3 would find the next tick when
+    /// asked for the previous one.
     fn second_of(&self, time: DateTime<Utc>) -> DateTime<Tz> {
         time.trunc_subsecs(0).with_timezone(&self.timezone)
     }
@@ -146,7 +151,7 @@ fn cron(pattern: &str) -> Result<Cron, CronError> {
     CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build().parse(pattern)
 }
 
-/// Finds the first wrong item of a pattern.
+/// Finds the first invalid item of an expression. Croner reports what is wrong, but not where.
 fn check(pattern: &str) -> Result<(), InvalidPattern> {
     let name = pattern.trim();
     if name.starts_with('@') {
@@ -154,43 +159,43 @@ fn check(pattern: &str) -> Result<(), InvalidPattern> {
         return if known { Ok(()) } else { Err(InvalidPattern::UnknownName { name: name.to_owned() }) };
     }
     let found = pattern.split_whitespace().count();
-    let reading = match found {
-        5 => "of 5 fields the first is the minute; seconds would be a 6th, in front of it",
-        6 => "of 6 fields the first is the second; without seconds there are 5",
+    let hint = match found {
+        5 => "the first of 5 fields is the minute; seconds would be a sixth field before it",
+        6 => "the first of 6 fields is the second; without seconds there are 5 fields",
         _ => return Err(InvalidPattern::FieldCount { found }),
     };
-    for (place, (column, text)) in (FIELDS.len() - found..).zip(fields_of(pattern)) {
+    for (index, (column, text)) in (FIELDS.len() - found..).zip(fields_of(pattern)) {
         let items = split_at_columns(column, text, |c| c == ',');
-        // An item can be right by itself and wrong among others, as in `*,5`.
-        let mut suspects = items.chain([(column, text)]);
+        // An item can be valid by itself and invalid in a list, as in `*,5`. So the entire field is checked last.
+        let mut candidates = items.chain([(column, text)]);
         if let Some((column, text, reason)) =
-            suspects.find_map(|(column, text)| Some((column, text, fault(place, text)?)))
+            candidates.find_map(|(column, text)| Some((column, text, problem(index, text)?)))
         {
-            let (text, Field { name: field, lawful, .. }) = (text.to_owned(), FIELDS[place]);
-            return Err(InvalidPattern::Field { column, text, field, reason, lawful, reading });
+            let (text, Field { name: field, valid, .. }) = (text.to_owned(), FIELDS[index]);
+            return Err(InvalidPattern::Field { column, text, field, reason, valid, hint });
         }
     }
     Ok(())
 }
 
-/// What is wrong with the text as part of the field at `place`. Croner says what but not where, and reads some
-/// slips as something else: `MON` in the month's field as January, nothing between two commas as nothing.
-fn fault(place: usize, text: &str) -> Option<String> {
+/// Returns what is wrong with an item of the field `FIELDS[index]`. Some mistakes are found here because croner accepts them:
+/// `MON` as a month, which it reads as January, and an empty item between two commas.
+fn problem(index: usize, text: &str) -> Option<String> {
     if text.is_empty() {
         return Some("nothing between commas".to_owned());
     }
     let upper = text.to_uppercase();
-    let is_word = |part: &&str| part.chars().any(|c| c.is_alphabetic() && !matches!(c, 'L' | 'W'));
-    // JUL is a word; FRIL is a word and an L.
-    let lawful = |word: &str| {
-        let words = FIELDS[place].words;
-        words.contains(&word) || words.contains(&word.trim_end_matches('L'))
+    let is_name = |part: &&str| part.chars().any(|c| c.is_alphabetic() && !matches!(c, 'L' | 'W'));
+    // JUL is a name; FRIL is a name followed by L, for "last".
+    let is_known = |name: &str| {
+        let names = FIELDS[index].names;
+        names.contains(&name) || names.contains(&name.trim_end_matches('L'))
     };
-    if let Some(word) = upper.split(['-', '/', '#', '+', ',']).filter(is_word).find(|word| !lawful(word)) {
-        return Some(format!("unknown word {word}"));
+    if let Some(name) = upper.split(['-', '/', '#', '+', ',']).filter(is_name).find(|name| !is_known(name)) {
+        return Some(format!("unknown name {name}"));
     }
     let mut fields = ["*"; FIELDS.len()];
-    fields[place] = text;
+    fields[index] = text;
     match cron(&fields.join(" ")).err()? {
         CronError::ComponentError(reason) => Some(reason.trim_end_matches('.').to_lowercase()),
         _ => Some("unknown character".to_owned()),
@@ -211,7 +216,7 @@ fn fields_of(pattern: &str) -> impl Iterator<Item = (usize, &str)> {
     split_at_columns(1, pattern, char::is_whitespace).filter(|(_, text)| !text.is_empty())
 }
 
-/// The pieces of a text that begins at `column`, each with its own column.
+/// Splits a text that begins at `column`. Returns each piece with its column.
 fn split_at_columns(
     column: usize,
     text: &str,
@@ -258,24 +263,24 @@ mod tests {
         ticks.iter().map(|tick| tick.format("%m-%dT%H:%M").to_string()).collect()
     }
 
-    fn complaint(pattern: &str) -> String {
+    fn error_of(pattern: &str) -> String {
         Schedule::parse(pattern, UTC).unwrap_err().to_string()
     }
 
     #[test]
-    fn a_time_of_day_that_spring_leaves_out_ticks_right_after_the_gap() {
+    fn a_time_of_day_that_does_not_exist_ticks_at_the_end_of_the_gap() {
         let days = ticks("30 1 * * *", Europe__London, "2026-03-28T00:00:00Z", 3);
         assert_eq!(days, ["03-28T01:30", "03-29T01:00", "03-30T00:30"]);
     }
 
     #[test]
-    fn a_time_of_day_that_autumn_repeats_ticks_once() {
+    fn a_time_of_day_that_exists_twice_ticks_once() {
         let days = ticks("30 1 * * *", Europe__London, "2026-10-24T00:00:00Z", 3);
         assert_eq!(days, ["10-24T00:30", "10-25T00:30", "10-26T01:30"]);
     }
 
     #[test]
-    fn an_interval_ticks_through_both_changes_of_clocks() {
+    fn an_interval_ticks_throughout_both_transitions() {
         for night in ["2026-03-28T23:45:00Z", "2026-10-24T23:45:00Z"] {
             let half_hours = schedule("*/30 * * * *", Europe__London).upcoming(utc(night), 8);
             assert!(
@@ -286,20 +291,20 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_without_changes_keeps_its_offset() {
+    fn a_zone_without_daylight_saving_time_keeps_its_offset() {
         let mornings = ticks("0 8 * * MON-FRI", Asia__Shanghai, "2026-11-20T00:00:00Z", 2);
         assert_eq!(mornings, ["11-23T00:00", "11-24T00:00"]);
     }
 
     #[test]
-    fn the_tick_that_opens_a_repeated_half_hour_is_not_due_a_millisecond_early() {
+    fn the_tick_at_the_start_of_a_repeated_half_hour_is_not_due_a_millisecond_early() {
         let half_hours = schedule("*/30 * * * *", Australia__Lord_Howe);
         let latest = half_hours.latest_due(None, utc("2026-04-04T14:59:59.999Z"));
         assert_eq!(latest, Some(utc("2026-04-04T14:30:00Z")));
     }
 
     #[test]
-    fn five_fields_six_fields_and_names_are_read() {
+    fn five_fields_six_fields_and_names_are_valid() {
         let from = "2026-11-23T10:00:00Z";
         assert_eq!(ticks("0 * * * *", UTC, from, 1), ["11-23T11:00"]);
         assert_eq!(ticks("0 0 * * * *", UTC, from, 1), ["11-23T11:00"]);
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_due_tick_is_found_however_long_ago_the_last_one_was() {
+    fn the_latest_due_tick_is_found_regardless_of_the_age_of_the_last_one() {
         let (long_ago, now) = (utc("1990-01-01T00:00:00Z"), utc("2026-11-23T10:00:00.7Z"));
         let seconds = schedule("* * * * * *", UTC);
         assert_eq!(seconds.latest_due(Some(long_ago), now), Some(utc("2026-11-23T10:00:00Z")));
@@ -317,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_that_was_served_is_not_due_again_even_if_the_clock_goes_back() {
+    fn a_served_tick_is_not_due_again_even_if_the_clock_is_set_back() {
         let hourly = schedule("@hourly", UTC);
         let ten = utc("2026-11-23T10:00:00Z");
         assert_eq!(hourly.latest_due(Some(ten), utc("2026-11-23T10:59:59Z")), None);
@@ -330,58 +335,56 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_what_is_wrong_and_where() {
+    fn an_error_has_the_column_and_the_reason() {
         assert_eq!(
-            complaint("0 4 1,15,32 * *"),
-            "column 10: \"32\" is no day of month (number out of bounds): lawful are 1-31, L, 15W; \
-             of 5 fields the first is the minute; seconds would be a 6th, in front of it"
+            error_of("0 4 1,15,32 * *"),
+            "column 10: \"32\" is not a valid day of month (number out of bounds): write 1-31, L, 15W; \
+             the first of 5 fields is the minute; seconds would be a sixth field before it"
         );
-        for (pattern, place) in [
-            ("  0  61 * * * *", "column 6: \"61\" is no minute (number out of bounds)"),
-            ("30-10 * * * *", "column 1: \"30-10\" is no minute (range out of bounds)"),
-            ("*/0 * * * *", "column 1: \"*/0\" is no minute (step cannot be zero)"),
-            ("1,,2 * * * *", "column 3: \"\" is no minute (nothing between commas)"),
-            ("*,5 * * * *", "column 1: \"*,5\" is no minute (invalid number)"),
-            ("0 9 * MON *", "column 7: \"MON\" is no month (unknown word MON)"),
-            ("0 9 * * Monday", "column 9: \"Monday\" is no day of week (unknown word MONDAY)"),
-            ("0 é * * *", "column 3: \"é\" is no hour (unknown word É)"),
-            ("0 $ * * *", "column 3: \"$\" is no hour (unknown character)"),
+        for (pattern, expected) in [
+            ("  0  61 * * * *", "column 6: \"61\" is not a valid minute (number out of bounds)"),
+            ("30-10 * * * *", "column 1: \"30-10\" is not a valid minute (range out of bounds)"),
+            ("*/0 * * * *", "column 1: \"*/0\" is not a valid minute (step cannot be zero)"),
+            ("1,,2 * * * *", "column 3: \"\" is not a valid minute (nothing between commas)"),
+            ("*,5 * * * *", "column 1: \"*,5\" is not a valid minute (invalid number)"),
+            ("0 9 * MON *", "column 7: \"MON\" is not a valid month (unknown name MON)"),
+            ("0 9 * * Monday", "column 9: \"Monday\" is not a valid day of week (unknown name MONDAY)"),
+            ("0 é * * *", "column 3: \"é\" is not a valid hour (unknown name É)"),
+            ("0 $ * * *", "column 3: \"$\" is not a valid hour (unknown character)"),
         ] {
-            let complaint = complaint(pattern);
-            assert!(complaint.starts_with(place), "{pattern}: {complaint}");
+            let error = error_of(pattern);
+            assert!(error.starts_with(expected), "{pattern}: {error}");
         }
     }
 
     #[test]
-    fn five_fields_meant_as_six_and_six_meant_as_five_are_recognised() {
-        let seconds_without_weekday = complaint("0 30 4 * *");
-        assert!(seconds_without_weekday.contains("\"30\" is no hour"), "{seconds_without_weekday}");
-        assert!(seconds_without_weekday.ends_with("seconds would be a 6th, in front of it"));
-        let year_at_the_end = complaint("30 4 * * 1 2027");
-        assert!(year_at_the_end.contains("\"2027\" is no day of week"), "{year_at_the_end}");
-        assert!(
-            year_at_the_end.ends_with("of 6 fields the first is the second; without seconds there are 5")
-        );
+    fn an_error_has_a_hint_for_a_wrong_number_of_fields() {
+        let seconds_without_weekday = error_of("0 30 4 * *");
+        assert!(seconds_without_weekday.contains("\"30\" is not a valid hour"), "{seconds_without_weekday}");
+        assert!(seconds_without_weekday.ends_with("seconds would be a sixth field before it"));
+        let year_at_the_end = error_of("30 4 * * 1 2027");
+        assert!(year_at_the_end.contains("\"2027\" is not a valid day of week"), "{year_at_the_end}");
+        assert!(year_at_the_end.ends_with("without seconds there are 5 fields"));
         assert_eq!(
-            complaint("* * *"),
-            "3 fields: a pattern has 5 (minute, hour, day of month, month, day of week) or 6 (second first)"
+            error_of("* * *"),
+            "3 fields: an expression has 5 (minute, hour, day of month, month, day of week) or 6 (second first)"
         );
-        assert!(complaint("0 0 0 * * * 2027").starts_with("7 fields"));
-        assert!(complaint("").starts_with("0 fields"));
-        assert!(complaint("@midday").contains("@hourly, @daily"));
+        assert!(error_of("0 0 0 * * * 2027").starts_with("7 fields"));
+        assert!(error_of("").starts_with("0 fields"));
+        assert!(error_of("@midday").contains("@hourly, @daily"));
     }
 
     #[test]
-    fn a_date_that_never_comes_is_an_error() {
+    fn a_date_that_never_occurs_is_an_error() {
         assert_eq!(
-            complaint("0 0 31 2 *"),
+            error_of("0 0 31 2 *"),
             "never due: no date has day of month \"31\", month \"2\" and day of week \"*\""
         );
-        assert!(Schedule::parse("0 0 29 2 +MON", UTC).is_ok(), "once in 28 years is not never");
+        assert!(Schedule::parse("0 0 29 2 +MON", UTC).is_ok(), "it occurs once in 28 years");
     }
 
     fn moments() -> impl Strategy<Value = DateTime<Utc>> {
-        // Seconds around the changes of clocks of 2026, else anywhere in 30 years.
+        // Times around the transitions of 2026, and any time in 30 years.
         let change = prop::sample::select(vec![
             "2026-03-29T01:00:00Z",
             "2026-10-25T01:00:00Z",
@@ -395,7 +398,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ticks_rise_and_looking_back_finds_what_looking_ahead_promised(
+        fn ticks_increase_and_the_latest_due_tick_is_the_inverse_of_the_next(
             pattern in prop::sample::select(&PATTERNS[..]),
             timezone in prop::sample::select(&ZONES[..]),
             time in moments(),
@@ -413,7 +416,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_parsing_panic(
+        fn parsing_never_panics(
             text in "([-0-9*,/LW?]{1,4} ){4,5}[-0-9*,/L#+]{1,4}|[-0-9*/,#?@+ A-Za-z]{0,24}|\\PC{0,12}"
         ) {
             let _ = Schedule::parse(&text, UTC);

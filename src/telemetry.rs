@@ -1,4 +1,4 @@
-//! Log lines on stderr: text for people and the journal, JSON for collectors, never a secret.
+//! Logging to stderr: text for terminals and the journal, JSON for collectors. Secrets are never logged.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::MetadataExt as _;
@@ -12,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-/// Libraries that see URLs, headers or statements: nothing finer of theirs is logged, whatever the filter says.
+/// The most verbose level of libraries that handle URLs, headers or SQL statements. The configured filter cannot raise it.
 const CAPPED: [(&str, Level); 7] = [
     ("h2", Level::INFO),
     ("hyper", Level::INFO),
@@ -20,11 +20,11 @@ const CAPPED: [(&str, Level); 7] = [
     ("reqwest", Level::INFO),
     ("rustls", Level::INFO),
     ("sqlx", Level::WARN),
-    // Says at every wake-up that it made a job.
+    // Logs every job that is added.
     ("tokio_cron_scheduler", Level::WARN),
 ];
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Text on a terminal and in the journal, JSON elsewhere.
@@ -33,13 +33,13 @@ pub enum Format {
     Json,
 }
 
-/// The progress bars on the terminal, which a log line must not cut in two.
+/// The progress bars on the terminal, which are hidden while a log line is written.
 static BARS: OnceLock<Mutex<MultiProgress>> = OnceLock::new();
 
 /// The filter in effect.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts logging. The first call counts; a filter that cannot be read is taken for `info`.
+/// Starts logging. Later calls have no effect. An invalid filter is replaced by `info`.
 pub fn init(filter: &str, format: Format) {
     let journal = is_journal();
     let json = match format {
@@ -49,9 +49,9 @@ pub fn init(filter: &str, format: Format) {
     };
     let (filter, handle) = reload::Layer::new(read(filter));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(Lines { journal }).with_target(false).with_ansi(colour);
-    // For the whole registry: a filter of the layer's own remembers what it was asked last, and sqlx asks whether a line
-    // would be written without writing it, after which the thread's next line would be lost.
+    let lines = fmt::layer().with_writer(StderrWriter { journal }).with_target(false).with_ansi(colour);
+    // The filters are for the entire registry. A per-layer filter keeps its last answer until the event arrives, but sqlx
+    // asks whether a line is enabled without writing it. Then the thread's next line would be lost.
     let registry =
         tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_capped(metadata)));
     let started = if json {
@@ -61,18 +61,18 @@ pub fn init(filter: &str, format: Format) {
     } else {
         registry.with(lines.compact()).try_init()
     };
-    // A second call in one process, as in tests, changes nothing.
+    // It fails if logging was started before, as in tests.
     if started.is_ok() {
         let _first = FILTER.set(handle);
     }
 }
 
-/// Filters by something else from now on.
+/// Replaces the filter.
 pub fn set_filter(filter: &str) {
     if let Some(handle) = FILTER.get()
         && let Err(error) = handle.reload(read(filter))
     {
-        tracing::warn!(%error, "the log's filter stays as it was");
+        tracing::warn!(%error, "cannot change the log filter; the previous one remains in effect");
     }
 }
 
@@ -80,7 +80,7 @@ fn read(filter: &str) -> EnvFilter {
     EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
-/// Lets log lines go around these bars.
+/// Hides these progress bars while a log line is written.
 pub fn share_terminal_with(bars: &MultiProgress) {
     let shared = BARS.get_or_init(|| Mutex::new(bars.clone()));
     *shared.lock().unwrap_or_else(PoisonError::into_inner) = bars.clone();
@@ -96,8 +96,8 @@ fn is_capped(metadata: &Metadata<'_>) -> bool {
     })
 }
 
-/// Whether lines go to systemd's journal, which has a time for each and takes a priority before it: systemd.exec(5) says
-/// that it names the device and the inode of what it has connected.
+/// Returns whether stderr is connected to systemd's journal. systemd sets `JOURNAL_STREAM` to the device and inode of that
+/// connection, see systemd.exec(5).
 fn is_journal() -> bool {
     let Ok(connected) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2")
@@ -105,11 +105,12 @@ fn is_journal() -> bool {
 }
 
 #[derive(Clone, Copy)]
-struct Lines {
+struct StderrWriter {
+    /// Whether each line gets a priority prefix.
     journal: bool,
 }
 
-impl MakeWriter<'_> for Lines {
+impl MakeWriter<'_> for StderrWriter {
     type Writer = Stderr;
 
     fn make_writer(&self) -> Stderr {
@@ -133,7 +134,7 @@ struct Stderr {
     priority: &'static str,
 }
 
-/// A line comes in one piece.
+/// Each call of `write` gets one complete line.
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let write = || {

@@ -9,7 +9,7 @@ use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlSettings, Crawler, Occasion, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, SdkAppId, Trigger};
-use tim_group_sync::pace::{Pacer, Patience, RetryPolicy};
+use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
 use tim_group_sync::pages::{Caller, Pages};
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Settings, Simulator};
@@ -153,7 +153,7 @@ pub(crate) fn client(api: &str, number: usize) -> Client {
         identifier: simulated.identifier,
         secret_key: simulated.secret_key,
         base_url: Url::parse(api).unwrap(),
-        place: String::new(),
+        region_hint: String::new(),
         request_timeout: Duration::from_secs(10),
         clock: Clock::system(),
     })
@@ -164,12 +164,12 @@ pub(crate) fn client(api: &str, number: usize) -> Client {
 pub(crate) async fn fetch_all(api: &str, mut each: impl AsyncFnMut(&'static str, Vec<&str>)) -> u64 {
     let client = client(api, 0);
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
-    let patience = Patience::new(RetryPolicy::lasting(Duration::from_secs(10)));
+    let patience = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(10)));
     let mut caller = Caller::new(&client, &pacer, patience, |_| ());
     for name in TYPES {
         let mut pages = Pages::of(GroupType::new(name), 10_000, None);
         loop {
-            let turned = pages.turn(&mut caller).await.unwrap();
+            let turned = pages.fetch_next(&mut caller).await.unwrap();
             each(name, turned.page.ids.iter().collect()).await;
             if turned.end.is_some() {
                 break;

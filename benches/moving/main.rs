@@ -128,7 +128,7 @@ impl Figures {
 
 async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -> Figures {
     let folder = tempfile::Builder::new().prefix("moving-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let clock = Clock::standing_at(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
+    let clock = Clock::fixed_at(DateTime::from_timestamp(1_767_225_600, 0).unwrap());
     let settings = Settings { clock: clock.clone(), ..scenario.settings(listing) };
     let api = Simulator::start(settings).await.unwrap();
     for (name, share) in scenario.types {
@@ -217,7 +217,7 @@ async fn crawler(
         identifier: simulated.identifier,
         secret_key: simulated.secret_key,
         base_url: Url::parse(&api.base_url()).unwrap(),
-        place: String::new(),
+        region_hint: String::new(),
         request_timeout: Duration::from_secs(10),
         clock: clock.clone(),
     })

@@ -1,4 +1,4 @@
-//! `approve`: applies the deletions that a guard withheld. Asks no API and needs no key.
+//! `approve`: applies the deletions that a crawl withheld. Works on the database alone, without the API and without a key.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::Args;
@@ -17,7 +17,7 @@ pub(super) struct Approve {
     /// The crawl whose deletions were withheld
     #[arg(long, value_name = "ID")]
     crawl: i64,
-    /// Mark only the groups deleted that get_group_info has confirmed to be gone
+    /// Mark only groups deleted whose deletion get_group_info has confirmed
     #[arg(long)]
     confirmed: bool,
     /// List the groups that would be marked deleted, and change nothing
@@ -38,14 +38,14 @@ impl Approve {
             return Err(refused(format!("crawl {crawl} of {} withheld no deletions", held.app)));
         }
         let which = if self.confirmed { Approval::Confirmed } else { Approval::All };
-        // A crawl under way believes the held groups live.
+        // A running crawl has read the held groups as live.
         let waiting = |waits| {
             if waits == 0 {
                 eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
             }
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
-        let settling = async {
+        let approving = async {
             let groups = store.held_groups(&held, crawl, which).await?;
             if !groups.is_empty() && !self.dry_run {
                 let now = setup.clock.now();
@@ -53,19 +53,20 @@ impl Approve {
             }
             Ok(groups)
         };
-        // Millions of groups take longer than a lease lasts.
-        let settled = lease.keeping(settling).await.flatten();
+        // The lease must be renewed: millions of groups take longer than its lifetime.
+        let approved = lease.keeping(approving).await.flatten();
         lease.give_back().await;
-        let groups = settled?;
+        let groups = approved?;
         if groups.is_empty() && self.confirmed {
             return Err(refused(format!(
-                "nothing to settle: no withheld deletion of crawl {crawl} is confirmed; `approve --crawl {crawl} --dry-run` \
-                 lists those that wait"
+                "nothing to approve: no withheld deletion of crawl {crawl} is confirmed; `approve --crawl {crawl} --dry-run` \
+                 lists the withheld ones"
             )));
         }
         if groups.is_empty() {
             return Err(refused(format!(
-                "nothing to settle: the deletions that crawl {crawl} withheld were approved, or their groups were listed again"
+                "nothing to approve: the deletions that crawl {crawl} withheld are already approved, or their groups were \
+                 listed again"
             )));
         }
         let confirmed = groups.iter().filter(|(_, confirmed)| *confirmed).count();
@@ -74,31 +75,31 @@ impl Approve {
             "app": held.app, "sdk_app_id": sdk_app_id, "crawl_id": crawl, "dry_run": self.dry_run,
             "groups": groups.len(), "confirmed": confirmed, "group_ids": ids,
         });
-        let shown = text::number(groups.len() as u64);
+        let count = text::count(groups.len() as u64, "group");
         let of_them = format!("{} of them confirmed by get_group_info", text::number(confirmed as u64));
         let exit = self.output.print(Exit::Done, result, |out| {
             if !self.dry_run {
-                return writeln!(out, "{}: {shown} groups marked deleted, {of_them}", held.app);
+                return writeln!(out, "{}: {count} marked deleted, {of_them}", held.app);
             }
             ids.iter().try_for_each(|group| writeln!(out, "{group}"))
         })?;
         if self.dry_run {
-            eprintln!("{shown} groups would be marked deleted, {of_them}");
+            eprintln!("{count} would be marked deleted, {of_them}");
         }
         Ok(exit)
     }
 }
 
-/// A crawl that someone names, and its app.
+/// Returns the crawl with this id, and its app.
 pub(super) async fn find(store: &Store, crawl: CrawlId) -> Result<(HeldCrawl, SdkAppId), Failure> {
     let Some(held) = store.held_crawl(crawl).await? else {
         return Err(refused(format!(
-            "there is no crawl {crawl}; `tim-group-sync status` names the last ones"
+            "there is no crawl {crawl}; `tim-group-sync status` shows the last ones"
         )));
     };
     match held.sdk_app_id() {
         Some(sdk_app_id) => Ok((held, sdk_app_id)),
-        None => Err(refused(format!("the database has no lawful SDKAppID for crawl {crawl}"))),
+        None => Err(refused(format!("the database has no valid SDKAppID for crawl {crawl}"))),
     }
 }
 
@@ -106,7 +107,7 @@ pub(super) fn refused(text: String) -> Failure {
     Failure::new(Exit::Failed, anyhow::Error::msg(text))
 }
 
-/// The day it is where the app's schedule is.
+/// Returns the current day in the time zone of the app's schedule.
 pub(super) fn day(config: &Config, app: SdkAppId, now: DateTime<Utc>) -> NaiveDate {
     let configured = config.apps.iter().find(|configured| configured.sdk_app_id == app);
     let timezone = configured.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());

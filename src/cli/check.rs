@@ -15,7 +15,7 @@ use super::setup::{Setup, location_and_warnings};
 use super::text;
 use crate::config::{App, Config, ConfigProblems, Environment, Setting};
 use crate::model::ReasonCode;
-use crate::pace::{Pacer, Patience, RetryPolicy};
+use crate::pace::{Pacer, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
 use crate::store::{DatabaseUrl, Lease, Store, StoreError};
 use crate::tencent::{ApiError, Client};
@@ -269,8 +269,8 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
     let wait = lease.as_ref().and_then(Lease::not_before).map(|at| (at - setup.clock.now()).to_std());
     let first_turn = wait.and_then(Result::ok).unwrap_or_default().min(app.request_interval);
     let pacer = Pacer::new(app.request_interval, Instant::now() + first_turn);
-    let patience = Patience::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
-    let mut caller = Caller::new(client, &pacer, patience, |_| ());
+    let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
+    let mut caller = Caller::new(client, &pacer, retries, |_| ());
     let counted = match lease {
         Some(lease) => {
             // A request and its retries may take longer than a lease lasts.

@@ -1,4 +1,4 @@
-//! `completions`: made from the definition of the command line.
+//! `completions`: generated from the definition of the command line.
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
@@ -8,13 +8,13 @@ use super::exit::{Exit, Failure};
 use super::output::to_stdout;
 
 #[derive(Debug, Args)]
-#[command(after_help = "To install them for yourself:
+#[command(after_help = "To install them for your user:
   bash  tim-group-sync completions bash > ~/.local/share/bash-completion/completions/tim-group-sync
   zsh   tim-group-sync completions zsh > ~/.zfunc/_tim-group-sync   (with fpath+=~/.zfunc before compinit)
   fish  tim-group-sync completions fish > ~/.config/fish/completions/tim-group-sync.fish
-For one bash alone: source <(tim-group-sync completions bash)")]
+For the current bash only: source <(tim-group-sync completions bash)")]
 pub(super) struct Completions {
-    /// The shell they are for
+    /// The shell
     shell: Shell,
 }
 
@@ -22,7 +22,7 @@ impl Completions {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         generate(self.shell, &mut Cli::command(), "tim-group-sync", &mut script);
-        // clap_complete 4.6 spells a name with hyphens in two ways, and bash would complete nothing behind a command
+        // clap_complete 4.6 writes a name with hyphens in two ways, so that bash would complete nothing after a subcommand
         // (clap-rs/clap#6421).
         let script =
             String::from_utf8_lossy(&script).replace("tim__subcmd__group__subcmd__sync", "tim__group__sync");

@@ -244,7 +244,7 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         identifier: account.identifier.clone(),
         secret_key: account.secret_key.clone(),
         base_url: Url::parse(base_url).map_err(|error| Failure::new(Exit::Failed, error))?,
-        place: "the simulator".to_owned(),
+        region_hint: "the simulator".to_owned(),
         request_timeout: Duration::from_secs(10),
         clock: Clock::system(),
     });

@@ -1,4 +1,4 @@
-//! How a command ends: the exit codes that scripts rely on, and errors with their causes.
+//! Exit codes, and errors with their causes.
 
 use std::process::ExitCode;
 
@@ -15,11 +15,11 @@ pub(super) enum Exit {
     Usage,
     /// A crawl is complete, but its deletions wait for approval.
     Withheld,
-    /// A crawl ended without proving everything.
+    /// A crawl is incomplete.
     Incomplete,
-    /// The app is being crawled, or the database is out of reach: the same may work later.
+    /// The app is being crawled, or the database is unreachable. A later attempt may succeed.
     Busy,
-    /// The configuration or the credentials: someone has to change something.
+    /// The configuration or the credentials are wrong and must be changed.
     Config,
 }
 
@@ -36,7 +36,7 @@ impl Exit {
         }
     }
 
-    /// The one that speaks for several apps.
+    /// Returns the exit code of a command for several apps: the most severe one.
     pub(super) fn worst(exits: impl IntoIterator<Item = Self>) -> Self {
         let rank = |exit: &Self| match exit {
             Self::Config => 6,
@@ -67,7 +67,7 @@ impl Exit {
     fn of_ended(status: CrawlStatus, deletions: Option<Deletions>, reason: Option<&Reason>) -> Self {
         match status {
             CrawlStatus::Complete if deletions == Some(Deletions::Withheld) => Self::Withheld,
-            // Whoever stopped it knows; the next crawl starts anew.
+            // The user stopped it.
             CrawlStatus::Complete | CrawlStatus::Cancelled => Self::Done,
             CrawlStatus::Incomplete => Self::Incomplete,
             _ if reason.is_some_and(|reason| reason.code == ReasonCode::Refused) => Self::Config,
@@ -99,7 +99,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed, and the code it ends with.
+/// Why a command failed, and its exit code.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: Exit,
@@ -111,7 +111,7 @@ impl Failure {
         Self { exit, error: error.into() }
     }
 
-    /// Prints the error and its causes, one a line.
+    /// Prints the error and its causes, each on a line.
     pub(super) fn print(&self) {
         let causes = self.causes();
         let Some((error, because)) = causes.split_first() else { return };
@@ -119,12 +119,12 @@ impl Failure {
         because.iter().for_each(|cause| eprintln!("  because: {cause}"));
     }
 
-    /// The error and what is behind it.
+    /// Returns the messages of the error and its causes.
     pub(super) fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
         for cause in self.error.chain().map(ToString::to_string) {
-            // Some drivers' errors repeat what they wrap.
-            if !causes.last().is_some_and(|said| said.ends_with(&cause)) {
+            // Some errors already end with the message of their cause.
+            if !causes.last().is_some_and(|message| message.ends_with(&cause)) {
                 causes.push(cause);
             }
         }
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_several_apps_the_one_that_needs_a_person_most_speaks() {
+    fn the_exit_code_for_several_apps_is_the_most_severe_one() {
         assert_eq!(Exit::worst([]), Exit::Done);
         assert_eq!(Exit::worst([Exit::Done, Exit::Withheld, Exit::Busy]), Exit::Busy);
         assert_eq!(Exit::worst([Exit::Incomplete, Exit::Busy]), Exit::Incomplete);

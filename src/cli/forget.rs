@@ -1,4 +1,4 @@
-//! `forget`: removes an app that is no longer configured. Asks no API and needs no key.
+//! `forget`: removes an app that is no longer configured. Works on the database alone, without the API and without a key.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -38,11 +38,11 @@ impl Forget {
         let holdings = store.holdings(app.id()).await?;
         let name = &app.name;
         let shown = format!(
-            "{name} (SDKAppID {sdk_app_id}): {} groups, {} events, {} crawls, {} days of counts",
-            text::number(holdings.groups),
-            text::number(holdings.events),
-            text::number(holdings.crawls),
-            text::number(holdings.days)
+            "{name} (SDKAppID {sdk_app_id}): {}, {}, {}, {} of counts",
+            text::count(holdings.groups, "group"),
+            text::count(holdings.events, "event"),
+            text::count(holdings.crawls, "crawl"),
+            text::count(holdings.days, "day")
         );
         if !self.dry_run {
             if !self.yes && !confirmed(&shown)? {
@@ -66,8 +66,8 @@ impl Forget {
         self.output.print(Exit::Done, result, |out| writeln!(out, "{shown}{removed}"))
     }
 
-    /// The one app that is meant, if it may go. What counts is this configuration: the database may not have heard yet
-    /// that an app was taken out.
+    /// Returns the app to remove. It must not be in this configuration. The database's own mark may be outdated if the app was
+    /// removed from the configuration only recently.
     fn find(&self, config: &Config, called: Vec<KnownApp>) -> Result<(KnownApp, SdkAppId), Failure> {
         let asked = &self.app;
         let is_configured =
@@ -82,27 +82,27 @@ impl Forget {
             }
             (None, _) if configured.is_empty() => {
                 return Err(refused(format!(
-                    "the database knows no app {asked:?}; `tim-group-sync status` names those it does"
+                    "the database has no app {asked:?}; `tim-group-sync status` shows its apps"
                 )));
             }
             (None, _) => {
                 return Err(refused(format!(
-                    "{asked:?} is configured and would be crawled again; take its section out of the configuration, and \
-                     reload or stop the service, first"
+                    "{asked:?} is configured and would be crawled again; first remove its section from the configuration, and \
+                     reload or stop the service"
                 )));
             }
         };
         match app.sdk_app_id() {
             Some(sdk_app_id) => Ok((app, sdk_app_id)),
-            None => Err(refused(format!("the database has no lawful SDKAppID for {asked:?}"))),
+            None => Err(refused(format!("the database has no valid SDKAppID for {asked:?}"))),
         }
     }
 }
 
-/// Asks on a terminal. Elsewhere nobody could answer.
+/// Asks for confirmation on the terminal. Fails if stdin is not one.
 fn confirmed(what: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
-        let error = anyhow::anyhow!("{what}: removing it cannot be undone; say so with --yes");
+        let error = anyhow::anyhow!("{what}: this cannot be undone, so confirm it with --yes");
         return Err(Failure::new(Exit::Usage, error));
     }
     eprint!("{what}\nRemove all of it? This cannot be undone. [y/N] ");

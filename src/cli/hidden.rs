@@ -1,5 +1,6 @@
-//! A question whose answer does not show on the terminal. Ready-made ones end with the program when someone presses
-//! Ctrl-C, and leave behind a terminal that shows nothing any more.
+//! Reads a secret from the terminal without echo.
+//!
+//! Written by hand, because crates such as rpassword leave the echo off if the process is ended by Ctrl-C.
 
 use std::io::{self, ErrorKind, Write as _};
 
@@ -9,35 +10,36 @@ use secrecy::SecretString;
 /// Longer than any key.
 const MAX_BYTES: usize = 4096;
 
-/// The terminal on stdin as it was, to be so again.
-struct AsItWas(Termios);
+/// Restores the mode of the terminal on stdin when dropped.
+struct RestoreTerminal(Termios);
 
-impl Drop for AsItWas {
+impl Drop for RestoreTerminal {
     fn drop(&mut self) {
-        // Nobody is left to tell if that fails.
+        // There is no way to report a failure.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
         eprintln!();
     }
 }
 
-/// Asks on the terminal. `Interrupted` is Ctrl-C, `UnexpectedEof` Ctrl-D or the end of the terminal.
+/// Asks a question on the terminal. Fails with `Interrupted` on Ctrl-C, and with `UnexpectedEof` on Ctrl-D or if the terminal
+/// is closed.
 pub(super) fn ask(question: &str) -> io::Result<SecretString> {
     let before = tcgetattr(io::stdin())?;
     let mut hiding = before.clone();
-    // Without ISIG Ctrl-C is a character like others, and the terminal is itself again before the program ends.
+    // Without ISIG, Ctrl-C arrives as a character, so that the terminal is restored before the program ends.
     hiding.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     hiding.special_codes[SpecialCodeIndex::VMIN] = 1;
     hiding.special_codes[SpecialCodeIndex::VTIME] = 0;
-    let _as_it_was = AsItWas(before);
+    let _restore = RestoreTerminal(before);
     tcsetattr(io::stdin(), OptionalActions::Now, &hiding)?;
-    // Only now: whoever sees the question may paste the answer at once.
+    // The question comes after the change of mode, so that an answer pasted at once is not echoed.
     eprint!("{question}");
     io::stderr().flush()?;
     read_line(io::stdin().lock())
 }
 
 fn read_line(terminal: impl io::BufRead) -> io::Result<SecretString> {
-    // Never grows, so that no half of it stays somewhere in memory.
+    // It never reallocates, so that no copy of the secret remains in memory.
     let mut line: Vec<u8> = Vec::with_capacity(MAX_BYTES);
     for byte in terminal.bytes() {
         match byte? {
@@ -47,7 +49,7 @@ fn read_line(terminal: impl io::BufRead) -> io::Result<SecretString> {
             }
             3 => return Err(ErrorKind::Interrupted.into()),
             4 => break,
-            // Backspace, Ctrl-U.
+            // Backspace and Delete, then Ctrl-U.
             8 | 127 => _ = line.pop(),
             21 => line.clear(),
             _ if line.len() == MAX_BYTES => return Err(ErrorKind::InvalidData.into()),
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_can_be_mended_while_it_is_typed() {
+    fn backspace_and_ctrl_u_edit_the_line() {
         let typed = |bytes: &[u8]| read_line(bytes).map(|line| line.expose_secret().to_owned());
         assert_eq!(typed(b"abx\x7fc\nrest").unwrap(), "abc");
         assert_eq!(typed(b"wrong\x15right\r").unwrap(), "right");

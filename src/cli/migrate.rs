@@ -1,4 +1,4 @@
-//! `migrate`: the database's tables, now and by hand.
+//! `migrate`: applies the migrations of the database, or prints them.
 
 use clap::Args;
 

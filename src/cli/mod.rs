@@ -1,6 +1,6 @@
-//! The command line: what can be asked for, and how it ends. Results go to stdout, everything else to stderr.
+//! The command line. Results go to stdout, everything else to stderr.
 
-#![expect(clippy::print_stderr, reason = "printing is what this module is for")]
+#![expect(clippy::print_stderr, reason = "commands talk to people on stderr")]
 
 mod approve;
 mod check;
@@ -48,7 +48,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show everything with a simulated API: no account, no network, no configuration
+    /// Crawl a simulated API: needs no account, no network, no configuration
     Demo(demo::Demo),
     /// Write a configuration and a key file, asking for what is not given, and check them
     Init(init::Init),
@@ -59,13 +59,13 @@ enum Command {
     Crawl(crawl::CrawlArgs),
     /// Apply the deletions that a crawl withheld
     Approve(approve::Approve),
-    /// Make live again what a crawl marked deleted
+    /// Undo the deletions of a crawl
     Undelete(undelete::Undelete),
     /// Remove an app that is no longer configured
     Forget(forget::Forget),
     /// Check the configuration, the database and the credentials
     Check(check::Check),
-    /// Show each app's groups and how its last crawls went
+    /// Show the groups and the last crawls of each app
     Status(status::Status),
     /// Print a UserSig for the vendor's online API debugger
     Usersig(usersig::PrintUserSig),
@@ -73,19 +73,19 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Bring the database's tables up to date
     Migrate(migrate::Migrate),
-    /// Print a shell's completions
+    /// Print the completions of a shell
     Completions(completions::Completions),
     /// Print the manual page
     Man(man::Man),
 }
 
-/// The program.
+/// Parses the command line and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; clap knows where each goes.
+            // clap prints help and version to stdout, errors to stderr.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
@@ -104,7 +104,7 @@ pub fn main() -> ExitCode {
 impl Cli {
     fn run(mut self) -> Result<Exit, Failure> {
         let setup = Setup::new(self.config);
-        // What changes who the process is needs that there is one thread.
+        // Changing the user of the process requires that there is only one thread.
         if let Command::Init(init) = &mut self.command {
             init.write(&setup)?;
         }
@@ -120,7 +120,7 @@ impl Cli {
             setup.close_databases().await;
             ended
         });
-        // A name look-up under way would keep the process for as long as it takes.
+        // Does not wait for blocking tasks: a DNS lookup could delay the exit.
         runtime.shutdown_background();
         ended
     }
@@ -146,7 +146,7 @@ impl Command {
         }
     }
 
-    /// Whether the command works on the configuration's database.
+    /// Returns whether the command uses the database of the configuration.
     fn needs_database(&self) -> bool {
         match self {
             Self::Init(_)
@@ -164,7 +164,7 @@ impl Command {
         }
     }
 
-    /// How the command's result is printed; as text where there is no choice.
+    /// Returns how to print the command's result. Commands without `--json` print text.
     fn output(&self) -> Output {
         match self {
             Self::Init(init) => init.output,

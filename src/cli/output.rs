@@ -1,4 +1,4 @@
-//! How a command's result reaches stdout: as text for people, or as one JSON document for programs.
+//! Prints the result of a command to stdout: as text, or as one JSON document.
 
 use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -15,7 +15,7 @@ pub(super) struct Output {
     json: bool,
 }
 
-/// The shape of every JSON document. `result` is null if there is none, `error` if nothing is wrong.
+/// The structure of every JSON document. `result` is null if there is none, and `error` is null if there is none.
 #[derive(Serialize)]
 struct Document<R> {
     exit_code: u8,
@@ -28,7 +28,7 @@ impl Output {
         self.json
     }
 
-    /// Prints a result, as what `text` writes or as JSON, and hands on the code it ends with.
+    /// Prints a result: as JSON, or as the text that `text` writes. Returns `exit`.
     pub(super) fn print(
         self,
         exit: Exit,
@@ -43,7 +43,7 @@ impl Output {
         Ok(exit)
     }
 
-    /// The same, where the result is sound and something is wrong all the same.
+    /// Prints a result together with an error. Returns the exit code.
     pub(super) fn print_with_error(
         self,
         (exit, error): (Exit, String),
@@ -59,12 +59,12 @@ impl Output {
         Ok(exit)
     }
 
-    /// Tells of a command that failed without a result: people on stderr, programs on stdout as well.
+    /// Prints the failure of a command without a result: to stderr, and with `--json` also to stdout.
     pub(super) fn print_failure(self, failure: &Failure) {
         failure.print();
         if self.json {
             let (exit_code, error) = (failure.exit.code(), Some(failure.causes().join(": ")));
-            // The error has been said; there is nobody to tell that stdout is closed.
+            // The error is already on stderr. Nothing can be done if stdout is closed.
             let _ = print_document(&Document { exit_code, result: None::<()>, error });
         }
     }
@@ -82,7 +82,7 @@ pub(super) fn say(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     to_stdout(|out| writeln!(out, "{line}"))
 }
 
-/// Writes to stdout. A reader that has seen enough, such as `head`, is no failure.
+/// Writes to stdout. A closed pipe is not an error, because a reader such as `head` may have read enough.
 pub(super) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {

@@ -1,5 +1,5 @@
-//! Root beside a service: before a SQLite file is opened, root becomes its owner, so that whatever is made beside it is
-//! the service's own.
+//! Changes from root to the owner of an SQLite file before it is opened. Files that are created beside it then belong to the
+//! service and not to root.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,9 +11,10 @@ use rustix::{process::Gid, process::Uid};
 
 use super::exit::{Exit, Failure};
 
-/// Becomes the owner of a file, or of the folder in which it would be made. For others than root this does nothing.
+/// Changes the user of the process to the owner of a file, or of the folder in which it would be created. Does nothing if the
+/// user is not root.
 ///
-/// There is no way back, and it is about the calling thread alone, so it comes before there is another one.
+/// The change is permanent and affects only the calling thread, so it must happen before other threads exist.
 pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
     let metadata = |path| Some((path, std::fs::metadata(path).ok()?));
     let Some((found, metadata)) = database.ancestors().find_map(metadata) else { return Ok(()) };
@@ -24,17 +25,17 @@ pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
     let user = uzers::get_user_by_uid(uid);
     let name =
         user.as_ref().map_or_else(|| format!("#{uid}"), |user| user.name().to_string_lossy().into_owned());
-    // Other groups of theirs may be what lets them read the configuration.
+    // The user's supplementary groups may be needed to read the configuration.
     let groups = user.as_ref().and_then(|user| uzers::get_user_groups(user.name(), gid)).unwrap_or_default();
     let groups: Vec<u32> = groups.iter().map(uzers::Group::gid).collect();
     become_user(uid, gid, &groups).map_err(|error| {
         let error = anyhow::Error::from(error).context(format!(
-            "cannot become {name}, who owns {}; run the command as that user: sudo -u '{name}' tim-group-sync …",
+            "cannot change to user {name}, who owns {}; run the command as that user: sudo -u '{name}' tim-group-sync …",
             found.display()
         ));
         Failure::new(Exit::Failed, error)
     })?;
-    eprintln!("going on as {name}, who owns {}", found.display());
+    eprintln!("continuing as user {name}, who owns {}", found.display());
     Ok(())
 }
 

@@ -100,7 +100,7 @@ fn group_type(step: &Step) -> Option<&str> {
 fn words(progress: &Progress) -> String {
     if let Some(waiting) = &progress.waiting {
         let left = waiting.until.saturating_duration_since(Instant::now()).as_secs();
-        return format!("trying again in {left}s: {}", waiting.why);
+        return format!("retrying in {left}s: {}", waiting.why);
     }
     match &progress.step {
         Step::Idle => "idle".to_owned(),

@@ -72,7 +72,7 @@ impl Run {
         .await;
         info!("stopped");
         match ending {
-            Ending::Asked => Ok(Exit::Done),
+            Ending::Requested => Ok(Exit::Done),
             Ending::TaskDied(task) => Err(Failure::new(
                 Exit::Failed,
                 anyhow::anyhow!("{task} ended without being asked; see the log above"),

@@ -134,7 +134,7 @@ impl Setup {
             identifier: app.identifier.clone(),
             secret_key: read.key,
             base_url: app.api.base_url.clone(),
-            place: place(app),
+            region_hint: region_hint(app),
             request_timeout: app.request_timeout,
             clock: self.clock.clone(),
         };
@@ -198,7 +198,7 @@ pub(super) fn selected<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec
 }
 
 /// The configured data centre and the others, for an error that says the app is not there.
-fn place(app: &App) -> String {
+fn region_hint(app: &App) -> String {
     let Some(configured) = app.api.region else {
         return format!("base_url is {}", app.api.base_url);
     };

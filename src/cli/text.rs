@@ -1,15 +1,23 @@
-//! Numbers, times and tables as people read them.
+//! Formats numbers, times and tables for people.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
-/// 1203441 as 1,203,441.
+use crate::model::plural;
+
+/// Formats 1203441 as `1,203,441`.
 pub(super) fn number(number: impl TryInto<u64>) -> String {
     indicatif::HumanCount(number.try_into().unwrap_or_default()).to_string()
 }
 
-/// How long ago, in the two largest units.
+/// Formats a number with its noun: `1 group`, `1,203 groups`.
+pub(super) fn count(count: impl TryInto<u64>, noun: &str) -> String {
+    let count = count.try_into().unwrap_or_default();
+    format!("{} {}", number(count), plural(count, noun))
+}
+
+/// Formats an age in its two largest units.
 pub(super) fn ago(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let seconds = (now - then).num_seconds();
     let Ok(seconds) = u64::try_from(seconds) else { return "in the future".to_owned() };
@@ -26,7 +34,7 @@ pub(super) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A table; columns whose every value is a number are aligned right.
+/// Formats a table. Columns that contain only numbers are right-aligned.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
@@ -45,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_age_is_told_in_the_two_largest_units() {
+    fn an_age_has_its_two_largest_units() {
         let now: DateTime<Utc> = "2026-03-01T12:00:00Z".parse().unwrap();
         for (seconds, text) in [
             (5, "5s ago"),
@@ -59,7 +67,8 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_grouped_by_thousands() {
+    fn numbers_are_grouped_by_thousands_and_agree_with_their_noun() {
+        assert_eq!([0, 1, 2000].map(|n| count(n, "group")), ["0 groups", "1 group", "2,000 groups"]);
         assert_eq!(number(1_203_441i64), "1,203,441");
         assert_eq!(number(0u64), "0");
     }

@@ -1,4 +1,4 @@
-//! `undelete`: makes live again what a crawl marked deleted. Asks no API and needs no key.
+//! `undelete`: undoes the deletions of a crawl. Works on the database alone, without the API and without a key.
 
 use clap::Args;
 use serde_json::json;
@@ -32,11 +32,11 @@ impl Undelete {
         let (held, sdk_app_id) = find(&store, crawl).await?;
         if held.status == CrawlStatus::Running.as_str() && store.lease_holder(sdk_app_id).await?.is_some() {
             return Err(refused(format!(
-                "crawl {crawl} of {} is still running; it marks groups deleted only at its end, and can be undone then",
+                "crawl {crawl} of {} is still running; it marks groups deleted only at its end, so try again then",
                 held.app
             )));
         }
-        // A crawl under way believes the deleted groups gone.
+        // A running crawl has not read the deleted groups.
         let waiting = |waits| {
             if waits == 0 {
                 eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
@@ -44,12 +44,12 @@ impl Undelete {
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
         let undoing = async {
-            // As it stands now that nobody else can change it.
+            // Read again under the lease, so that no one else can change it.
             let (held, _) = find(&store, crawl).await?;
             if let Some(refusal) = refusal(&held, crawl) {
                 return Err(refused(refusal));
             }
-            // What is not printed need not be named: there may be millions.
+            // Read only if they are printed, because there may be millions.
             let groups = if self.dry_run || self.output.is_json() {
                 Some(store.deleted_groups(&held, crawl).await?)
             } else {
@@ -62,7 +62,7 @@ impl Undelete {
             };
             Ok((held, groups, undone))
         };
-        // Millions of groups take longer than a lease lasts.
+        // The lease must be renewed: millions of groups take longer than its lifetime.
         let undone = lease.keeping(undoing).await.map_err(Failure::from).flatten();
         lease.give_back().await;
         let (held, groups, undone) = undone?;
@@ -73,12 +73,12 @@ impl Undelete {
             "app": held.app, "sdk_app_id": sdk_app_id, "crawl_id": crawl, "dry_run": self.dry_run,
             "groups": undone, "group_ids": groups,
         });
-        let shown = text::number(undone);
+        let count = text::count(undone, "group");
         let exit = self.output.print(Exit::Done, result, |out| {
             if !self.dry_run {
                 return writeln!(
                     out,
-                    "{}: {shown} groups live again, missing and held until the API lists them or someone runs \
+                    "{}: {count} live again, missing and held until the API lists them or someone runs \
                      `tim-group-sync approve --crawl {crawl}`",
                     held.app,
                 );
@@ -86,7 +86,7 @@ impl Undelete {
             groups.iter().flatten().try_for_each(|group| writeln!(out, "{group}"))
         })?;
         if self.dry_run {
-            eprintln!("{shown} groups would be live again");
+            eprintln!("{count} would be live again");
         }
         Ok(exit)
     }
@@ -95,7 +95,7 @@ impl Undelete {
 fn refusal(held: &HeldCrawl, crawl: CrawlId) -> Option<String> {
     if held.status == CrawlStatus::Running.as_str() {
         return Some(format!(
-            "crawl {crawl} of {} was cut short and deleted nothing; the next crawl closes it",
+            "crawl {crawl} of {} was interrupted and deleted nothing; the next crawl closes it",
             held.app
         ));
     }
@@ -105,11 +105,11 @@ fn refusal(held: &HeldCrawl, crawl: CrawlId) -> Option<String> {
 fn nothing_left(held: &HeldCrawl, crawl: CrawlId) -> String {
     if held.undeleted == 0 {
         return format!(
-            "nothing to undo: the groups that crawl {crawl} marked deleted were listed again since, or removed for their age"
+            "nothing to undo: the groups that crawl {crawl} marked deleted have been listed again since, or removed by retention"
         );
     }
     format!(
-        "nothing to undo: the deletions of crawl {crawl} were undone already ({} groups)",
-        text::number(held.undeleted)
+        "nothing to undo: the deletions of crawl {crawl} are already undone ({})",
+        text::count(held.undeleted, "group")
     )
 }

@@ -1,4 +1,4 @@
-//! `usersig`: a signature for the vendor's online debugger. The one command that prints a secret.
+//! `usersig`: prints a signature for the vendor's online debugger. It is the only command that prints a secret.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::setup::{Setup, selected};
 use super::text;
 use crate::tencent::usersig::{Claims, sign};
 
-/// The documentation's shorter maximum (trtc.io/document/34456 says ten years, 269/32688 says fifty).
-const LONGEST: Duration = Duration::from_hours(24 * 365 * 10);
+/// The smaller of the two documented maxima: ten years in trtc.io/document/34456, fifty in 269/32688.
+const MAX_LIFETIME: Duration = Duration::from_hours(24 * 365 * 10);
 
 #[derive(Debug, Args)]
 pub(super) struct PrintUserSig {
     /// The app to sign for
     #[arg(long, value_name = "NAME")]
     app: String,
-    /// How long it is valid
+    /// Time until it expires
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     expires: Duration,
     #[command(flatten)]
@@ -27,13 +27,13 @@ pub(super) struct PrintUserSig {
 
 impl PrintUserSig {
     pub(super) fn run(self, setup: &Setup) -> Result<Exit, Failure> {
-        if self.expires.as_secs() == 0 || self.expires > LONGEST {
+        if self.expires.as_secs() == 0 || self.expires > MAX_LIFETIME {
             let error = anyhow::anyhow!("--expires must be between 1s and 10 years");
             return Err(Failure::new(Exit::Usage, error));
         }
         let config = setup.config_for_command()?;
         let [app] = selected(&config, Some(&self.app))?[..] else {
-            let error = anyhow::anyhow!("app names are unique, but {:?} is there more than once", self.app);
+            let error = anyhow::anyhow!("app names are unique, but {:?} exists more than once", self.app);
             return Err(Failure::new(Exit::Config, error));
         };
         let read = app.read_secret_key()?;
@@ -46,8 +46,7 @@ impl PrintUserSig {
             lifetime: self.expires,
         };
         eprintln!(
-            "warning: for {} from now on, whoever has this UserSig acts as the administrator {:?} of app {}: it grants full \
-             admin rights",
+            "warning: for {} from now, this UserSig grants full admin rights: those of administrator {:?} of app {}",
             humantime::format_duration(self.expires),
             app.identifier,
             app.sdk_app_id

@@ -1,4 +1,4 @@
-//! The database's URL: which database it names, and a password that only the driver sees.
+//! The URL of the database. A password in it is passed to the driver only.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,26 +9,28 @@ use super::document::Reading;
 use super::problems::Mistake;
 use super::values::{did_you_mean, path};
 
-/// Where the tables are. Neither `Debug` nor `Display` shows a password.
+/// The location of the database. Neither `Debug` nor `Display` shows a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseUrl {
     Sqlite(PathBuf),
     Postgres(PostgresUrl),
 }
 
-/// A URL of PostgreSQL, whose password shows to the driver only.
+/// The URL of a PostgreSQL database. Only [`PostgresUrl::expose`] returns its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl(Url);
 
 impl DatabaseUrl {
-    /// Reads `sqlite:PATH` or `postgres://…`; a relative path counts from `folder`. A mistake never shows the URL.
+    /// Parses `sqlite:PATH` or `postgres://…`. A relative path is relative to `folder`. A mistake does not contain the URL.
     pub fn parse(text: &str, folder: &Path) -> Result<Self, Mistake> {
         if let Some(rest) = text.strip_prefix("sqlite:") {
             let rest = rest.strip_prefix("//").unwrap_or(rest);
             let fix =
                 "Write for example \"sqlite:groups.db\" or \"sqlite:/var/lib/tim-group-sync/groups.db\"";
             return match rest {
-                "" | ":memory:" => Err(Mistake::new("must name a file: what is kept in memory is lost", fix)),
+                "" | ":memory:" => {
+                    Err(Mistake::new("must name a file: a database in memory would be lost", fix))
+                }
                 _ if rest.contains('?') => Err(Mistake::new("must be a path without options", fix)),
                 _ => path(rest, folder).map(Self::Sqlite),
             };
@@ -41,7 +43,7 @@ impl DatabaseUrl {
     }
 }
 
-/// The parameters that sqlx knows. It logs others with their values, and a mistyped `password` would be one.
+/// The parameters that sqlx knows. It would log others with their values, such as a misspelt `password`.
 const POSTGRES_PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -70,7 +72,7 @@ fn postgres(text: &str) -> Reading<Url> {
     for (name, value) in url.query_pairs() {
         if !POSTGRES_PARAMETERS.contains(&&*name) && !name.starts_with("options[") {
             let fix = did_you_mean(&name, POSTGRES_PARAMETERS);
-            return Err(Mistake::new("has a parameter that is not known", fix));
+            return Err(Mistake::new("has an unknown parameter", fix));
         }
         let modes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
         if matches!(&*name, "sslmode" | "ssl-mode") && !modes.contains(&&*value) {
@@ -81,7 +83,7 @@ fn postgres(text: &str) -> Reading<Url> {
 }
 
 impl PostgresUrl {
-    /// The URL for the driver, with the password it may carry.
+    /// Returns the URL for the driver, including its password, if it has one.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.as_str()
@@ -99,7 +101,7 @@ impl fmt::Display for PostgresUrl {
             return f.write_str(self.0.as_str());
         }
         let mut masked = self.0.clone();
-        // Fails for a URL without a host, which cannot carry a password before it.
+        // Fails for a URL without a host, which cannot have a password in this position.
         masked.set_password(self.0.password().map(|_| "***")).ok();
         let mask = |(name, value)| if name == "password" { (name, "***".into()) } else { (name, value) };
         let pairs: Vec<_> = self.0.query_pairs().map(mask).collect();

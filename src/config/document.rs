@@ -1,5 +1,7 @@
-//! A TOML document read key by key. Every key has a reader, which says what is wrong with a value; this module adds
-//! where, remembers where each value came from, and reports the keys that nobody asked for.
+//! Reads a TOML document key by key. A reader validates the value of each key. This module adds the location to its
+//! mistakes, records the origin of each value, and reports unknown keys.
+//!
+//! Written by hand instead of with serde, because serde stops at the first mistake, and its messages may quote a secret.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,7 +13,7 @@ use super::problems::{ConfigProblems, Mistake, Problem, holds_key, names_secret,
 
 pub(super) type Reading<T> = Result<T, Mistake>;
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Default,
@@ -29,7 +31,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One value in effect. Its `Display` is a line of TOML.
+/// One effective value. Its `Display` is a line of TOML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     pub key: String,
@@ -44,7 +46,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// What was learned so far while a file is read.
+/// The problems and settings found so far in a file.
 pub(super) struct Document<'t> {
     file: String,
     text: &'t str,
@@ -62,11 +64,11 @@ impl<'t> Document<'t> {
         (self.problems.into_inner(), self.settings.into_inner())
     }
 
-    /// Parses the text. toml's own report of an error shows the line, so only its message is taken.
+    /// Parses the text. Only the message of a syntax error is used, because the error's `Display` quotes the line.
     pub(super) fn table(&self) -> Result<DeTable<'t>, ConfigProblems> {
         DeTable::parse(self.text).map(toml::Spanned::into_inner).map_err(|error| {
             let line = error.span().map(|span| self.line(span.start));
-            let fix = "Texts stand in quotes; the line is not shown, as it may hold a secret";
+            let fix = "Put strings in quotes; the line is not shown, because it may contain a secret";
             let mistake = Mistake::new(format!("is not TOML: {}", error.message()), fix);
             ConfigProblems::new(vec![Problem::new(&self.file, line, String::new(), None, mistake)])
         })
@@ -80,8 +82,8 @@ impl<'t> Document<'t> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Notes a value in effect; a later note of the key replaces an earlier one.
-    fn note(&self, key: String, value: String, origin: Origin) {
+    /// Records the effective value of a key. It replaces an earlier record of the key.
+    fn record(&self, key: String, value: String, origin: Origin) {
         let mut settings = self.settings.borrow_mut();
         settings.retain(|setting| setting.key != key);
         settings.push(Setting { key, value, origin });
@@ -101,7 +103,7 @@ pub(super) struct Entry<'d> {
     pub(super) name: &'d str,
     pub(super) value: &'d DeValue<'d>,
     line: usize,
-    /// Found in the general section: its mistakes have been reported there.
+    /// Whether it is from the general section, where its mistakes have been reported.
     inherited: bool,
 }
 
@@ -111,28 +113,29 @@ impl Entry<'_> {
     }
 }
 
-/// A table of the file, also one that is not there. What it lacks is looked up in the general section, if there is one.
+/// A table of the file, which may be absent. Keys that it lacks are looked up in the general section, if there is one.
 pub(super) struct Section<'d> {
     document: &'d Document<'d>,
     path: String,
     line: Option<usize>,
     table: Option<&'d DeTable<'d>>,
     general: Option<&'d Section<'d>>,
-    asked: RefCell<Vec<&'static str>>,
+    /// The keys that were looked up. All others are unknown.
+    known: RefCell<Vec<&'static str>>,
 }
 
 impl<'d> Section<'d> {
     pub(super) fn root(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
-        let (path, asked) = (String::new(), RefCell::default());
-        Self { document, path, line: None, table: Some(table), general: None, asked }
+        let (path, known) = (String::new(), RefCell::default());
+        Self { document, path, line: None, table: Some(table), general: None, known }
     }
 
-    /// The section of that name, whose values default to those of `general`.
+    /// Returns the section of that name. Its values default to those of `general`.
     pub(super) fn section(&self, name: &'static str, general: Option<&'d Section<'d>>) -> Self {
-        self.ask(name);
+        self.mark_known(name);
         match self.own(name) {
             Some(entry) => Self { general, ..self.section_at(&entry) },
-            None => Self { path: self.key(name), table: None, general, asked: RefCell::default(), ..*self },
+            None => Self { path: self.key(name), table: None, general, known: RefCell::default(), ..*self },
         }
     }
 
@@ -144,20 +147,20 @@ impl<'d> Section<'d> {
             self.report(entry.name, Some(entry.line), None, mistake);
         }
         let (path, line) = (self.key(entry.name), Some(entry.line));
-        Self { document: self.document, path, line, table, general: None, asked: RefCell::default() }
+        Self { document: self.document, path, line, table, general: None, known: RefCell::default() }
     }
 
-    /// Everything in this very section, in the order of the file.
+    /// Returns the entries of this section itself, in the order of the file.
     pub(super) fn entries(&self) -> Vec<Entry<'d>> {
         let mut entries: Vec<_> = self.table.into_iter().flatten().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         entries.into_iter().filter_map(|(key, _)| self.own(key.get_ref())).collect()
     }
 
-    fn ask(&self, name: &'static str) {
-        let mut asked = self.asked.borrow_mut();
-        if !asked.contains(&name) {
-            asked.push(name);
+    fn mark_known(&self, name: &'static str) {
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&name) {
+            known.push(name);
         }
     }
 
@@ -168,12 +171,12 @@ impl<'d> Section<'d> {
     }
 
     pub(super) fn find(&self, name: &'static str) -> Option<Entry<'d>> {
-        self.ask(name);
+        self.mark_known(name);
         let inherited = || Some(Entry { inherited: true, ..self.general?.own(name)? });
         self.own(name).or_else(inherited)
     }
 
-    /// The value of a key that may be absent.
+    /// Returns the value of an optional key.
     pub(super) fn optional<T>(
         &self,
         name: &'static str,
@@ -182,17 +185,17 @@ impl<'d> Section<'d> {
         let entry = self.find(name)?;
         match read(entry.value) {
             Ok(value) => {
-                self.note(name, entry.shown(), self.origin(&entry));
+                self.record(name, entry.shown(), self.origin(&entry));
                 Some(value)
             }
             Err(mistake) => {
-                self.complain(&entry, mistake);
+                self.report_entry(&entry, mistake);
                 None
             }
         }
     }
 
-    /// The value of a key that must be there.
+    /// Returns the value of a required key.
     pub(super) fn required<T>(
         &self,
         name: &'static str,
@@ -200,12 +203,12 @@ impl<'d> Section<'d> {
         read: impl Fn(&DeValue<'_>) -> Reading<T>,
     ) -> Option<T> {
         if self.find(name).is_none() {
-            self.reject(name, Mistake::new("is missing", format!("Write {name} = {example}")));
+            self.report_key(name, Mistake::new("is missing", format!("Write {name} = {example}")));
         }
         self.optional(name, read)
     }
 
-    /// The value of a key, or its default, which is written as in the file and goes through the same reader.
+    /// Returns the value of a key, or its default. The default is written in TOML and passes through the same reader.
     pub(super) fn or_default<T>(
         &self,
         name: &'static str,
@@ -213,33 +216,34 @@ impl<'d> Section<'d> {
         read: impl Fn(&DeValue<'_>) -> Reading<T>,
     ) -> T {
         self.optional(name, &read).unwrap_or_else(|| {
-            self.note(name, default.to_owned(), Origin::Default);
+            self.record(name, default.to_owned(), Origin::Default);
             let value = DeValue::parse(default).expect("a default is TOML");
-            read(value.get_ref()).expect("a default keeps the rules of its key")
+            read(value.get_ref()).expect("a default is valid for its key")
         })
     }
 
-    /// The value that a variable has instead of the file, or the report of its mistake, which never shows it.
+    /// Returns a value that an environment variable sets instead of the file. A mistake is reported without the value.
     pub(super) fn overridden<T>(&self, name: &str, variable: &'static str, reading: Reading<T>) -> Option<T> {
         let report = |mistake| {
             self.document.report(Problem::new("environment", None, variable.to_owned(), None, mistake));
         };
         let value = reading.map_err(report).ok()?;
-        self.note(name, String::new(), Origin::Environment(variable));
+        self.record(name, String::new(), Origin::Environment(variable));
         Some(value)
     }
 
-    pub(super) fn complain(&self, entry: &Entry<'_>, mistake: Mistake) {
+    /// Reports a mistake in the value of an entry.
+    pub(super) fn report_entry(&self, entry: &Entry<'_>, mistake: Mistake) {
         if !entry.inherited {
             let value = (!entry.value.is_table()).then(|| entry.shown());
             self.report(entry.name, Some(entry.line), value, mistake);
         }
     }
 
-    /// Reports a key whose value is lawful by itself, or one that is missing.
-    pub(super) fn reject(&self, name: &str, mistake: Mistake) {
+    /// Reports a key that is missing, or whose value is valid by itself but not in its context.
+    pub(super) fn report_key(&self, name: &str, mistake: Mistake) {
         match self.own(name) {
-            Some(entry) => self.complain(&entry, mistake),
+            Some(entry) => self.report_entry(&entry, mistake),
             None => self.report(name, self.line, None, mistake),
         }
     }
@@ -248,11 +252,11 @@ impl<'d> Section<'d> {
         self.document.report(Problem::new(&self.document.file, line, self.key(name), value, mistake));
     }
 
-    pub(super) fn note(&self, name: &str, value: String, origin: Origin) {
-        self.document.note(self.key(name), value, origin);
+    pub(super) fn record(&self, name: &str, value: String, origin: Origin) {
+        self.document.record(self.key(name), value, origin);
     }
 
-    /// Shows a value as it is in effect rather than as it was written.
+    /// Replaces the recorded text of a value by its effective form.
     pub(super) fn show(&self, name: &str, value: &str) {
         self.document.show(&self.key(name), value);
     }
@@ -261,22 +265,22 @@ impl<'d> Section<'d> {
         Origin::File { file: self.document.file.clone(), line: entry.line }
     }
 
-    /// Reports the keys that were never asked for.
+    /// Reports unknown keys. Must be called after all keys were looked up.
     pub(super) fn finish(&self) {
-        let asked = self.asked.borrow();
-        for entry in self.entries().iter().filter(|entry| !asked.contains(&entry.name)) {
+        let known = self.known.borrow();
+        for entry in self.entries().iter().filter(|entry| !known.contains(&entry.name)) {
             let mistake = if names_secret(entry.name) {
                 let file = if self.path == "database" { "password_file" } else { "secret_key_file" };
                 Mistake::new(
-                    "secrets live in files, never here; the value is not shown",
+                    "secrets belong in files, not in the configuration; the value is not shown",
                     format!(
                         "Put it alone into a file of mode 0600 and write {file} = \"/path/of/that/file\""
                     ),
                 )
-            } else if let Some(near) = nearest(entry.name, asked.iter().copied()) {
+            } else if let Some(near) = nearest(entry.name, known.iter().copied()) {
                 Mistake::new("unknown key", format!("Did you mean {near}?"))
             } else {
-                Mistake::new("unknown key", format!("Known here: {}", asked.join(", ")))
+                Mistake::new("unknown key", format!("Known here: {}", known.join(", ")))
             };
             self.report(entry.name, Some(entry.line), None, mistake);
         }
@@ -293,7 +297,7 @@ impl<'d> Section<'d> {
     }
 }
 
-/// A text as a TOML string on one line; JSON escapes alike.
+/// Returns a text as a TOML string on one line. JSON has the same escapes.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -315,7 +319,7 @@ fn render(value: &DeValue<'_>) -> String {
 
 pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
-        DeValue::String(_) => "a text",
+        DeValue::String(_) => "a string",
         DeValue::Integer(_) | DeValue::Float(_) => "a number",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date or time",

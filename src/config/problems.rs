@@ -1,14 +1,15 @@
-//! What is wrong with a configuration, in sentences that say what to write instead, and never with a secret in them.
+//! The problems of a configuration. Their messages say what to write instead, and never contain a secret.
 
 use std::fmt;
 
 use serde::Serialize;
+use strsim::levenshtein;
 
-/// A broken rule and its remedy.
+/// A violated rule and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
     pub rule: String,
-    /// A sentence of its own; empty if the rule says it all.
+    /// The remedy as a complete sentence. It is empty if it follows from the rule.
     pub fix: String,
 }
 
@@ -27,22 +28,22 @@ impl fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
-/// A mistake and where it stands.
+/// A mistake and its location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The file as it was named, or `environment`.
+    /// The path of the file as it was given, or `environment`.
     pub file: String,
     pub line: Option<usize>,
-    /// The dotted key or the variable; empty if the mistake is the file itself.
+    /// The dotted key or the variable. It is empty if the problem concerns the entire file.
     pub key: String,
-    /// What is written there, if it can be shown.
+    /// The value as written, if it may be shown.
     pub value: Option<String>,
     #[serde(flatten)]
     pub mistake: Mistake,
 }
 
 impl Problem {
-    /// The one place where problems are made: what looks like a secret goes no further.
+    /// The only constructor. It removes whatever looks like a secret.
     pub(super) fn new(
         file: &str,
         line: Option<usize>,
@@ -50,9 +51,9 @@ impl Problem {
         value: Option<String>,
         mistake: Mistake,
     ) -> Self {
-        let hidden = || Mistake::new("breaks a rule, but looks like a secret, so it is not shown", "");
+        let hidden = || Mistake::new("is invalid, but looks like a secret, so it is not shown", "");
         let mistake = if holds_key(&mistake.to_string()) { hidden() } else { mistake };
-        let value = value.filter(|value| is_open(&key, value));
+        let value = value.filter(|value| may_be_shown(&key, value));
         Self { file: file.to_owned(), line, key, value, mistake }
     }
 }
@@ -104,14 +105,14 @@ impl fmt::Display for ConfigProblems {
 
 impl std::error::Error for ConfigProblems {}
 
-/// Whether a key's name says that its value is a secret itself, not the file that holds one.
+/// Returns whether the name of a key suggests that its value is a secret, as opposed to the path of its file.
 pub(super) fn names_secret(key: &str) -> bool {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let suspicious = ["secret", "passw", "pwd", "usersig", "token", "credential", "privatekey", "apikey"];
-    !plain.ends_with("file") && !plain.ends_with("path") && suspicious.iter().any(|word| plain.contains(word))
+    !plain.ends_with("file") && !plain.ends_with("path") && suspicious.iter().any(|part| plain.contains(part))
 }
 
-/// Whether a text holds a long run of letters and digits mixed, as keys are.
+/// Returns whether a text contains 32 or more consecutive letters and digits, of both kinds, as keys do.
 pub(super) fn holds_key(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(|run| {
         let (digit, letter) = (|b: u8| b.is_ascii_digit(), |b: u8| b.is_ascii_alphabetic());
@@ -119,16 +120,16 @@ pub(super) fn holds_key(text: &str) -> bool {
     })
 }
 
-/// Whether a value looks as if it were a URL with a password.
+/// Returns whether a value looks like a URL with a password.
 fn holds_password(value: &str) -> bool {
     let address = value.split_once("://").map_or(value, |(_, rest)| rest);
     let lower = value.to_lowercase();
     address.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-        || ["password=", "pwd=", "usersig="].iter().any(|word| lower.contains(word))
+        || ["password=", "pwd=", "usersig="].iter().any(|name| lower.contains(name))
 }
 
-/// Whether a value may be shown. A database's URL never is: half a URL can hide a whole password.
-fn is_open(key: &str, value: &str) -> bool {
+/// Returns whether a value may be shown. The database URL never is: even a malformed one can contain a password.
+fn may_be_shown(key: &str, value: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     value.len() <= 120
         && key != "database.url"
@@ -137,28 +138,13 @@ fn is_open(key: &str, value: &str) -> bool {
         && !holds_password(value)
 }
 
-/// The candidate a mistyped word was probably meant to be.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+/// Returns the candidate of which a name is probably a misspelling.
+pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     candidates
         .into_iter()
-        .map(|candidate| (edits(&plain(word), &plain(candidate)), candidate))
+        .map(|candidate| (levenshtein(&plain(name), &plain(candidate)), candidate))
         .filter(|(edits, candidate)| *edits <= 2 && *edits * 2 <= candidate.len())
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance, a row at a time.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (n, a) in from.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], n + 1);
-        for (m, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[m + 1];
-            row[m + 1] = replaced.min(diagonal + 1).min(row[m] + 1);
-        }
-    }
-    row[to.len()]
 }

@@ -1,5 +1,4 @@
-//! The sections of the file: which keys there are, their defaults, and the rules between them.
-//! A default stands here as it would stand in the file.
+//! The sections of the file: their keys, the defaults (written in TOML), and the rules between keys.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,14 +22,14 @@ use crate::policy::{DeletionPolicy, Retention};
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
 
-/// A crawl has room for 62 passes, two of them unfiltered.
+/// A crawl supports 62 passes, two of which are unfiltered.
 const MAX_GROUP_TYPES: usize = 60;
 
-/// Older than this a copy tells nobody what is.
+/// An older copy would be useless.
 const MAX_PUBLISH_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Where the file is and what surrounds it.
-struct Place<'p> {
+/// The folder of the file and the environment.
+struct Context<'p> {
     folder: &'p Path,
     env: &'p Environment,
 }
@@ -38,8 +37,8 @@ struct Place<'p> {
 pub(super) fn read(text: &str, file: &Path, env: &Environment) -> Result<Config, ConfigProblems> {
     let document = Document::new(file, text);
     let table = document.table()?;
-    let place = Place { folder: file.parent().unwrap_or(Path::new("")), env };
-    let config = whole(&Section::root(&document, &table), &place);
+    let context = Context { folder: file.parent().unwrap_or(Path::new("")), env };
+    let config = config(&Section::root(&document, &table), &context);
     let (problems, settings) = document.finish();
     match config {
         Some(config) if problems.is_empty() => Ok(Config { settings, ..config }),
@@ -47,64 +46,64 @@ pub(super) fn read(text: &str, file: &Path, env: &Environment) -> Result<Config,
     }
 }
 
-fn whole(root: &Section<'_>, place: &Place<'_>) -> Option<Config> {
-    let database = database(&root.section("database", None), place);
-    // The general sections are read for their mistakes; what is in effect is read again for each app.
+fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
+    let database = database(&root.section("database", None), context);
+    // The general sections are read to report their mistakes. The effective values are read again for each app.
     let schedules = root.section("schedule", None);
     schedule(&schedules);
     let deletions = root.section("deletion", None);
     let (_, shares) = deletion(&deletions, &BTreeMap::new());
     let (metrics, dashboard) = listeners(root);
-    let log = log(&root.section("log", None), place);
+    let log = log(&root.section("log", None), context);
     let retention = retention(&root.section("retention", None));
     let general = General { schedule: &schedules, deletion: &deletions, shares: &shares };
     let section = root.section("apps", None);
     let mut ids = BTreeMap::new();
     let apps: Vec<_> =
-        section.entries().iter().map(|entry| app(&section, entry, &mut ids, &general, place)).collect();
+        section.entries().iter().map(|entry| app(&section, entry, &mut ids, &general, context)).collect();
     if apps.is_empty() {
         let fix = "Write a section [apps.prod] with sdk_app_id and secret_key_file";
-        root.reject("apps", Mistake::new("there must be an app to crawl", fix));
+        root.report_key("apps", Mistake::new("at least one app is required", fix));
     }
     root.finish();
     let apps = apps.into_iter().collect::<Option<_>>()?;
     Some(Config { database: database?, metrics, dashboard, log, retention, apps, settings: Vec::new() })
 }
 
-fn database(section: &Section<'_>, place: &Place<'_>) -> Option<Database> {
+fn database(section: &Section<'_>, context: &Context<'_>) -> Option<Database> {
     let in_file = section.optional("url", |value| {
-        let url = DatabaseUrl::parse(text(value)?, place.folder)?;
+        let url = DatabaseUrl::parse(text(value)?, context.folder)?;
         if matches!(&url, DatabaseUrl::Postgres(url) if url.has_password()) {
             return Err(Mistake::new(
-                "must not carry a password in this file; the value is not shown",
-                "Take it out and write password_file = \"/path/of/a/file/that/holds/it\"",
+                "must not contain a password in this file; the value is not shown",
+                "Remove it and write password_file = \"/path/of/a/file/with/the/password\"",
             ));
         }
         Ok(url)
     });
     let variable = "TIM_GROUP_SYNC_DATABASE_URL";
-    let url = if let Some(text) = place.env.get(variable) {
+    let url = if let Some(text) = context.env.get(variable) {
         section.overridden("url", variable, DatabaseUrl::parse(text, Path::new("")))
     } else if section.find("url").is_some() {
         in_file
-    } else if let Some(path) = place.env.default_database() {
-        section.note("url", String::new(), Origin::Default);
+    } else if let Some(path) = context.env.default_database() {
+        section.record("url", String::new(), Origin::Default);
         Some(DatabaseUrl::Sqlite(path))
     } else {
-        let rule = "has no default, as neither STATE_DIRECTORY nor XDG_DATA_HOME nor HOME is set";
-        section.reject("url", Mistake::new(rule, "Write for example url = \"sqlite:groups.db\""));
+        let rule = "has no default, because neither STATE_DIRECTORY nor XDG_DATA_HOME nor HOME is set";
+        section.report_key("url", Mistake::new(rule, "Write for example url = \"sqlite:groups.db\""));
         None
     };
     if let Some(url) = &url {
         section.show("url", &quoted(&url.to_string()));
     }
     let password_file =
-        section.optional("password_file", |value| secret_file(value, place.folder, place.env));
+        section.optional("password_file", |value| secret_file(value, context.folder, context.env));
     show_path(section, "password_file", password_file.as_ref());
     let schema = section.or_default("schema", "\"tim\"", schema);
     let reader_role = section.optional("reader_role", role);
     let auto_migrate = section.or_default("auto_migrate", "true", boolean);
-    let publish = section.optional("publish", |value| path(text(value)?, place.folder));
+    let publish = section.optional("publish", |value| path(text(value)?, context.folder));
     if let Some(copy) = &publish {
         section.show("publish", &quoted(&copy.display().to_string()));
         check_published_copy(section, copy, url.as_ref());
@@ -117,18 +116,18 @@ fn database(section: &Section<'_>, place: &Place<'_>) -> Option<Database> {
     Some(Database { url: url?, password_file, schema, reader_role, auto_migrate, publish, publish_interval })
 }
 
-/// A copy is of a file, and no copy of itself.
+/// The published copy needs an SQLite database at another path.
 fn check_published_copy(section: &Section<'_>, copy: &Path, url: Option<&DatabaseUrl>) {
     match url {
         Some(DatabaseUrl::Postgres(_)) => {
-            let rule =
-                "is for SQLite: it publishes a copy of the database's file, and this database is PostgreSQL";
-            let fix = "Take it out; give readers a role, with reader_role";
-            section.reject("publish", Mistake::new(rule, fix));
+            let rule = "is for SQLite only: it publishes a copy of the database file, and this database is PostgreSQL";
+            let fix = "Remove it; use reader_role to give readers access";
+            section.report_key("publish", Mistake::new(rule, fix));
         }
         Some(DatabaseUrl::Sqlite(database)) if database == copy => {
             let rule = "is the database itself, which the copy would replace";
-            section.reject("publish", Mistake::new(rule, "Name another file, such as \"public/groups.db\""));
+            section
+                .report_key("publish", Mistake::new(rule, "Name another file, such as \"public/groups.db\""));
         }
         _ => {}
     }
@@ -149,20 +148,20 @@ fn listeners(root: &Section<'_>) -> (Option<SocketAddr>, Option<SocketAddr>) {
     let allow_remote = section.or_default("allow_remote", "false", boolean);
     section.finish();
     if dashboard.is_some_and(|address| !address.ip().is_loopback() && !allow_remote) {
-        let rule = "must be loopback: the page asks nobody who they are";
+        let rule = "must be a loopback address: the dashboard has no authentication";
         let fix = "Write \"127.0.0.1:9879\", or allow_remote = true beside it";
-        section.reject("listen", Mistake::new(rule, fix));
+        section.report_key("listen", Mistake::new(rule, fix));
     }
     if dashboard.is_some_and(|address| Some(address) == metrics && address.port() != 0) {
-        section.reject("listen", Mistake::new("is metrics.listen too", "Give each a port of its own"));
+        section.report_key("listen", Mistake::new("is the same as metrics.listen", "Use different ports"));
     }
     (metrics, dashboard)
 }
 
-fn log(section: &Section<'_>, place: &Place<'_>) -> Log {
+fn log(section: &Section<'_>, context: &Context<'_>) -> Log {
     let mut level = section.or_default("level", "\"info\"", |value| log_level(text(value)?));
     let variable = "TIM_GROUP_SYNC_LOG";
-    if let Some(text) = place.env.get(variable) {
+    if let Some(text) = context.env.get(variable) {
         let overriding = section.overridden("level", variable, log_level(text));
         level = overriding.unwrap_or(level);
         section.show("level", &quoted(&level));
@@ -189,7 +188,7 @@ fn schedule(section: &Section<'_>) -> Schedule {
     Schedule { ticks: ticks.in_timezone(timezone), catch_up }
 }
 
-/// A share for one group type, as written and from where.
+/// `max_fraction_by_type`: the value of each type, as written in the file, and its origin.
 type Shares = BTreeMap<GroupType, (f64, String, Origin)>;
 
 fn deletion(section: &Section<'_>, general_shares: &Shares) -> (DeletionPolicy, Shares) {
@@ -209,9 +208,9 @@ fn deletion(section: &Section<'_>, general_shares: &Shares) -> (DeletionPolicy, 
     (policy, shares)
 }
 
-/// The shares of the section over the general ones over the default, type by type.
+/// Merges the values by type: those of the section override the general ones, which override the default.
 fn shares_by_type(section: &Section<'_>, general: &Shares) -> Shares {
-    let live = GroupType::new("AVChatRoom").expect("a documented type has a lawful name");
+    let live = GroupType::new("AVChatRoom").expect("a documented type has a valid name");
     let mut shares = Shares::from([(live, (1.0, "1.0".to_owned(), Origin::Default))]);
     shares.extend(general.clone());
     let mut own: BTreeMap<GroupType, &str> = BTreeMap::new();
@@ -219,39 +218,41 @@ fn shares_by_type(section: &Section<'_>, general: &Shares) -> Shares {
         let reading = group_type(entry.name).and_then(|kind| Ok((kind, fraction(entry.value)?)));
         match reading {
             Ok((kind, _)) if own.contains_key(&kind) => {
-                section.complain(&entry, one_type_twice(own[&kind], entry.name, &kind));
+                section.report_entry(&entry, one_type_twice(own[&kind], entry.name, &kind));
             }
             Ok((kind, share)) => {
                 own.insert(kind.clone(), entry.name);
                 shares.insert(kind, (share, entry.shown(), section.origin(&entry)));
             }
-            Err(mistake) => section.complain(&entry, mistake),
+            Err(mistake) => section.report_entry(&entry, mistake),
         }
     }
     for (kind, (_, shown, origin)) in &shares {
-        section.note(kind.as_str(), shown.clone(), origin.clone());
+        section.record(kind.as_str(), shown.clone(), origin.clone());
     }
     shares
 }
 
 fn group_type(name: &str) -> Reading<GroupType> {
     GroupType::new(name).ok_or_else(|| {
-        let rule =
-            format!("{} is no group type: a name has 1 to 64 ASCII letters, digits, _ and -", quoted(name));
+        let rule = format!(
+            "{} is not a group type: a name has 1 to 64 ASCII letters, digits, _ and -",
+            quoted(name)
+        );
         Mistake::new(rule, "Write for example \"Public\"")
     })
 }
 
 fn one_type_twice(first: &str, second: &str, kind: &GroupType) -> Mistake {
     let rule = if first == second {
-        format!("names {} twice", quoted(first))
+        format!("has {} twice", quoted(first))
     } else {
-        format!("names {} and {}, which are one type: {kind}", quoted(first), quoted(second))
+        format!("has {} and {}, which are the same type: {kind}", quoted(first), quoted(second))
     };
     Mistake::new(rule, "Keep one of them")
 }
 
-/// What the apps fall back on.
+/// The general sections, which the sections of apps override.
 struct General<'g> {
     schedule: &'g Section<'g>,
     deletion: &'g Section<'g>,
@@ -263,7 +264,7 @@ fn app<'d>(
     entry: &Entry<'d>,
     ids: &mut BTreeMap<SdkAppId, &'d str>,
     general: &General<'d>,
-    place: &Place<'_>,
+    context: &Context<'_>,
 ) -> Option<App> {
     let name = app_name(apps, entry);
     let section = apps.section_at(entry);
@@ -273,8 +274,8 @@ fn app<'d>(
                 .ok_or_else(|| Mistake::new("must be positive", "Write the app's SDKAppID from the console"))
         });
     if let Some(other) = sdk_app_id.and_then(|id| ids.insert(id, entry.name)) {
-        let rule = format!("apps.{other} and apps.{} have one SDKAppID", entry.name);
-        section.reject("sdk_app_id", Mistake::new(rule, "Keep one of them; an app is crawled once"));
+        let rule = format!("apps.{other} and apps.{} have the same SDKAppID", entry.name);
+        section.report_key("sdk_app_id", Mistake::new(rule, "Remove one of them"));
     }
     let identifier = section.or_default("identifier", "\"administrator\"", |value| match text(value)? {
         text if (1..=32).contains(&text.len()) && !text.contains(char::is_control) => Ok(text.to_owned()),
@@ -283,9 +284,9 @@ fn app<'d>(
             "Write an app administrator's UserID, such as \"administrator\"",
         )),
     });
-    let example = "\"/etc/tim-group-sync/prod.key\", a file of mode 0600 that holds the app's key alone";
+    let example = "\"/etc/tim-group-sync/prod.key\", a file of mode 0600 that contains only the app's key";
     let secret_key_file =
-        section.required("secret_key_file", example, |value| secret_file(value, place.folder, place.env));
+        section.required("secret_key_file", example, |value| secret_file(value, context.folder, context.env));
     show_path(&section, "secret_key_file", secret_key_file.as_ref());
     let (api, is_local) = endpoint(&section);
     let group_types = section.or_default(
@@ -297,7 +298,7 @@ fn app<'d>(
     section.show("group_types", &format!("[{}]", names.join(", ")));
     let page_limit = section.or_default("page_limit", "10000", |value| {
         let limit = u32::try_from(integer(value)?).ok().filter(|limit| (1..=10_000).contains(limit));
-        limit.ok_or_else(|| Mistake::new("must be from 1 to 10000, the most the API lists in one answer", ""))
+        limit.ok_or_else(|| Mistake::new("must be from 1 to 10000, the API's maximum for one page", ""))
     });
     let request_interval =
         section.or_default("request_interval", "\"1050ms\"", |value| request_interval(value, is_local));
@@ -328,23 +329,25 @@ fn app<'d>(
 
 fn app_name(apps: &Section<'_>, entry: &Entry<'_>) -> Option<String> {
     if !is_app_name(entry.name) {
-        apps.complain(entry, Mistake::new(APP_NAME, "Write for example [apps.prod]"));
+        apps.report_entry(entry, Mistake::new(APP_NAME, "Write for example [apps.prod]"));
         return None;
     }
     Some(entry.name.to_owned())
 }
 
 /// The rule for names of apps.
-pub const APP_NAME: &str = "an app's name has 1 to 64 lower-case letters, digits, _ and -, a letter first";
+pub const APP_NAME: &str =
+    "the name of an app has 1 to 64 lower-case letters, digits, _ and -, and begins with a letter";
 
-/// Whether a name keeps that rule.
+/// Returns whether a name obeys [`APP_NAME`].
 #[must_use]
 pub fn is_app_name(name: &str) -> bool {
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
     plain && name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// The endpoint, and whether the vendor's limits do not hold there, as nobody can say if its URL is wrong.
+/// Returns the endpoint, and whether it is exempt from the API's limits on intervals. A loopback address is exempt, and so is
+/// an invalid `base_url`, to avoid a second mistake about it.
 fn endpoint(section: &Section<'_>) -> (Option<Endpoint>, bool) {
     let allow_http = section.or_default("allow_http", "false", boolean);
     let Some(entry) = section.find("base_url") else {
@@ -352,8 +355,8 @@ fn endpoint(section: &Section<'_>) -> (Option<Endpoint>, bool) {
         return (Some(Endpoint { base_url: region.base_url(), region: Some(region) }), false);
     };
     if section.find("region").is_some() {
-        let rule = "region and base_url exclude each other: both say where the API is";
-        section.complain(&entry, Mistake::new(rule, "Keep one of them"));
+        let rule = "region and base_url exclude each other: both give the address of the API";
+        section.report_entry(&entry, Mistake::new(rule, "Keep one of them"));
     }
     let url = section.optional("base_url", |value| base_url(value, allow_http));
     let is_local = url.as_ref().is_none_or(is_loopback);
@@ -369,7 +372,7 @@ fn group_types(value: &DeValue<'_>) -> Reading<Vec<GroupType>> {
     let mut types: Vec<GroupType> = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     for value in values {
-        let name = text(value.get_ref()).map_err(|_| Mistake::new("must hold texts only", fix))?;
+        let name = text(value.get_ref()).map_err(|_| Mistake::new("must contain only strings", fix))?;
         let kind = group_type(name)?;
         if let Some(n) = types.iter().position(|known| *known == kind) {
             return Err(one_type_twice(names[n], name, &kind));
@@ -387,7 +390,8 @@ fn request_interval(value: &DeValue<'_>, is_local: bool) -> Reading<Duration> {
         }
         time if is_local || time >= Duration::from_secs(1) => Ok(time),
         _ => {
-            let rule = "must be at least 1s, unless base_url is loopback; the API allows one call a second";
+            let rule =
+                "must be at least 1s, unless base_url is loopback; the API allows one request a second";
             Err(Mistake::new(rule, "Write \"1050ms\""))
         }
     }

@@ -28,18 +28,18 @@ fn parse(text: &str) -> Result<Config, ConfigProblems> {
     parse_in(text, &home())
 }
 
-/// The only app of a lawful configuration whose app has these lines too.
+/// Returns the app of a valid configuration, with these lines added to its section.
 fn app_with(lines: &str) -> App {
     parse(&format!("{APP}{lines}")).unwrap().apps.remove(0)
 }
 
-/// The problems of a text, without the folder.
+/// Returns the problems of a text, without the folder in the path of the file.
 fn problems(text: &str) -> String {
     parse(text).unwrap_err().to_string().replace("/etc/tim/config.toml", "config.toml")
 }
 
 #[test]
-fn the_shortest_file_means_what_the_contract_says() {
+fn the_shortest_file_has_the_documented_defaults() {
     let config = parse(APP).unwrap();
     let app = &config.apps[0];
     let data = Path::new("/home/ann/.local/share/tim-group-sync/groups.db");
@@ -71,7 +71,7 @@ fn the_shortest_file_means_what_the_contract_says() {
 }
 
 #[test]
-fn rows_are_kept_for_so_many_days_or_for_ever() {
+fn rows_are_kept_for_the_configured_days_or_forever() {
     assert_eq!(parse(APP).unwrap().retention, Retention::default());
     let text = format!("[retention]\nevents = 30\ncounts = 3650\n{APP}");
     let expected = Retention { deleted_groups: None, events: Some(30), counts: Some(3650) };
@@ -79,12 +79,12 @@ fn rows_are_kept_for_so_many_days_or_for_ever() {
 }
 
 #[test]
-fn the_shortest_file_that_an_error_shows_is_lawful() {
+fn the_shortest_file_that_an_error_shows_is_valid() {
     parse(locations::SHORTEST).unwrap();
 }
 
 #[test]
-fn the_example_is_the_defaults_and_leaves_none_out() {
+fn the_example_has_all_keys_with_their_defaults() {
     let example = parse(EXAMPLE).unwrap();
     let shortest = parse(APP).unwrap();
     let keys = |config: &Config| config.settings.iter().map(|s| s.key.clone()).collect::<Vec<_>>();
@@ -95,7 +95,7 @@ fn the_example_is_the_defaults_and_leaves_none_out() {
 }
 
 #[test]
-fn what_the_example_has_in_comments_are_keys_too() {
+fn the_keys_in_comments_of_the_example_exist() {
     let uncommented: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -108,20 +108,20 @@ fn what_the_example_has_in_comments_are_keys_too() {
     let env = Environment::new([("CREDENTIALS_DIRECTORY", "/run/credentials/x")]);
     let problems = parse_in(&uncommented, &env).unwrap_err();
     let keys: Vec<_> = problems.problems().iter().map(|problem| problem.key.as_str()).collect();
-    // Which do not go with that database, and with a region.
+    // These conflict with the SQLite database and with `region`.
     assert_eq!(keys, ["database.publish", "apps.prod.base_url"]);
 }
 
-/// Mistakes in the lines of an app, which begin at line 4, and what is said about them.
+/// Mistakes in the section of an app, on line 4, with their problems.
 const APP_MISTAKES: &[(&str, &str)] = &[
     (
         "request_interval = \"100ms\"",
         "apps.prod.request_interval = \"100ms\": must be at least 1s, unless base_url is loopback; the API allows one \
-         call a second. Write \"1050ms\"",
+         request a second. Write \"1050ms\"",
     ),
     (
         "request_interval = 1050",
-        "apps.prod.request_interval = 1050: must be a text with a unit, not a number. Write for example \"1050ms\", \
+        "apps.prod.request_interval = 1050: must be a string with a unit, not a number. Write for example \"1050ms\", \
          \"10s\" or \"5m\"",
     ),
     (
@@ -140,13 +140,13 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "page_limit = 10001",
-        "apps.prod.page_limit = 10001: must be from 1 to 10000, the most the API lists in one answer",
+        "apps.prod.page_limit = 10001: must be from 1 to 10000, the API's maximum for one page",
     ),
     (
         "page_limit = \"10000\"",
-        "apps.prod.page_limit = \"10000\": must be a whole number, not a text. Write digits without quotes",
+        "apps.prod.page_limit = \"10000\": must be an integer, not a string. Write digits without quotes",
     ),
-    ("page_limit = 0.5", "apps.prod.page_limit = 0.5: must be a whole number"),
+    ("page_limit = 0.5", "apps.prod.page_limit = 0.5: must be an integer"),
     (
         "identifier = \"\"",
         "apps.prod.identifier = \"\": must be 1 to 32 bytes without control characters. Write an app administrator's \
@@ -159,27 +159,27 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "base_url = \"http://im.example.com\"",
-        "apps.prod.base_url = \"http://im.example.com\": must be https, or whoever listens on the way gets a UserSig \
-         with full admin rights. Write https://, or allow_http = true beside it",
+        "apps.prod.base_url = \"http://im.example.com\": must be https: without TLS an eavesdropper gets a \
+         UserSig with full admin rights. Write https://, or add allow_http = true",
     ),
     (
         "base_url = \"https://im.example.com/v4\"",
-        "apps.prod.base_url = \"https://im.example.com/v4\": must be scheme, host and port only: no user, path, query \
-         or fragment. Write for example \"https://console.tim.qq.com\"",
+        "apps.prod.base_url = \"https://im.example.com/v4\": must have only scheme, host and port: no user, path, \
+         query or fragment. Write for example \"https://console.tim.qq.com\"",
     ),
     (
         "base_url = \"https://im.example.com\"\nregion = \"china\"",
-        "apps.prod.base_url = \"https://im.example.com\": region and base_url exclude each other: both say where the \
-         API is. Keep one of them",
+        "apps.prod.base_url = \"https://im.example.com\": region and base_url exclude each other: both give the \
+         address of the API. Keep one of them",
     ),
     (
         "group_types = [\"Work\", \"Public\", \"Private\"]",
-        "apps.prod.group_types = [\"Work\", \"Public\", \"Private\"]: names \"Work\" and \"Private\", which are one \
-         type: Private. Keep one of them",
+        "apps.prod.group_types = [\"Work\", \"Public\", \"Private\"]: has \"Work\" and \"Private\", which are the \
+         same type: Private. Keep one of them",
     ),
     (
         "group_types = [\"Pub lic\"]",
-        "apps.prod.group_types = [\"Pub lic\"]: \"Pub lic\" is no group type: a name has 1 to 64 ASCII letters, \
+        "apps.prod.group_types = [\"Pub lic\"]: \"Pub lic\" is not a group type: a name has 1 to 64 ASCII letters, \
          digits, _ and -. Write for example \"Public\"",
     ),
     (
@@ -190,13 +190,13 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ("page_limits = 5", "apps.prod.page_limits: unknown key. Did you mean page_limit?"),
     (
         "schedule.cron = \"0 25 * * *\"",
-        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: column 3: \"25\" is no hour (number out of \
-         bounds): lawful are 0-23; of 5 fields the first is the minute; seconds would be a 6th, in front of it. For every \
-         hour write \"0 * * * *\"",
+        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: column 3: \"25\" is not a valid hour (number \
+         out of bounds): write 0-23; the first of 5 fields is the minute; seconds would be a sixth field before it. For \
+         every hour write \"0 * * * *\"",
     ),
     (
         "schedule.cron = \"hourly\"",
-        "apps.prod.schedule.cron = \"hourly\": is not a cron expression: 1 fields: a pattern has 5 (minute, hour, day of \
+        "apps.prod.schedule.cron = \"hourly\": is not a cron expression: 1 field: an expression has 5 (minute, hour, day of \
          month, month, day of week) or 6 (second first). For every hour write \"0 * * * *\"",
     ),
     (
@@ -210,7 +210,7 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "deletion.max_fraction = 20",
-        "apps.prod.deletion.max_fraction = 20: must be a share from 0 to 1. Write 0.2 for 20 %",
+        "apps.prod.deletion.max_fraction = 20: must be from 0 to 1. Write 0.2 for 20 %",
     ),
     (
         "deletion.mode = \"reviewed\"",
@@ -222,8 +222,8 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "deletion.max_fraction_by_type = { Meeting = 0.5, ChatRoom = 0.5 }",
-        "apps.prod.deletion.max_fraction_by_type.ChatRoom = 0.5: names \"Meeting\" and \"ChatRoom\", which are one \
-         type: ChatRoom. Keep one of them",
+        "apps.prod.deletion.max_fraction_by_type.ChatRoom = 0.5: has \"Meeting\" and \"ChatRoom\", which are the \
+         same type: ChatRoom. Keep one of them",
     ),
     (
         "deletion = true",
@@ -231,16 +231,16 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Mistakes in a section of its own, which begins at line 4.
+/// Mistakes in a section that begins at line 4, with their problems.
 const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[retention]\nevents = 0",
-        "5: retention.events = 0: must be a number of days from 1 to 36500. Write for example 365, or leave it out to \
-         keep all rows",
+        "5: retention.events = 0: must be a number of days from 1 to 36500. Write for example 365, or remove the key \
+         to keep all rows",
     ),
     (
         "[deletion]\nconfirm = \"yes\"",
-        "5: deletion.confirm = \"yes\": must be true or false, not a text. Write true or false without quotes",
+        "5: deletion.confirm = \"yes\": must be true or false, not a string. Write true or false without quotes",
     ),
     ("[databse]\nschema = \"x\"", "4: databse: unknown key. Did you mean database?"),
     (
@@ -259,18 +259,18 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[database]\nurl = \"sqlite::memory:\"",
-        "5: database.url: must name a file: what is kept in memory is lost. Write for example \"sqlite:groups.db\" or \
+        "5: database.url: must name a file: a database in memory would be lost. Write for example \"sqlite:groups.db\" or \
          \"sqlite:/var/lib/tim-group-sync/groups.db\"",
     ),
-    ("[database]\nurl = \"sqlite:~/groups.db\"", "5: database.url: ~ is not expanded. Write the whole path"),
+    ("[database]\nurl = \"sqlite:~/groups.db\"", "5: database.url: ~ is not expanded. Write the full path"),
     (
         "[database]\nurl = \"postgres://host/db?sslmod=require\"",
-        "5: database.url: has a parameter that is not known. Did you mean \"sslmode\"?",
+        "5: database.url: has an unknown parameter. Did you mean \"sslmode\"?",
     ),
     (
         "[database]\nurl = \"postgres://host/db\"\npublish = \"copy.db\"",
-        "6: database.publish = \"copy.db\": is for SQLite: it publishes a copy of the database's file, and this database is \
-         PostgreSQL. Take it out; give readers a role, with reader_role",
+        "6: database.publish = \"copy.db\": is for SQLite only: it publishes a copy of the database file, and this database \
+         is PostgreSQL. Remove it; use reader_role to give readers access",
     ),
     (
         "[database]\nurl = \"sqlite:groups.db\"\npublish = \"groups.db\"",
@@ -288,12 +288,12 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[dashboard]\nlisten = \"0.0.0.0:9879\"",
-        "5: dashboard.listen = \"0.0.0.0:9879\": must be loopback: the page asks nobody who they are. Write \
+        "5: dashboard.listen = \"0.0.0.0:9879\": must be a loopback address: the dashboard has no authentication. Write \
          \"127.0.0.1:9879\", or allow_remote = true beside it",
     ),
     (
         "[dashboard]\nlisten = \"127.0.0.1:9878\"",
-        "5: dashboard.listen = \"127.0.0.1:9878\": is metrics.listen too. Give each a port of its own",
+        "5: dashboard.listen = \"127.0.0.1:9878\": is the same as metrics.listen. Use different ports",
     ),
     (
         "[log]\nlevel = \"inof\"",
@@ -301,47 +301,46 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[apps.Test]\nsdk_app_id = 2\nsecret_key_file = \"x\"",
-        "4: apps.Test: an app's name has 1 to 64 lower-case letters, digits, _ and -, a letter first. Write for example \
-         [apps.prod]",
+        "4: apps.Test: the name of an app has 1 to 64 lower-case letters, digits, _ and -, and begins with a letter. Write for \
+         example [apps.prod]",
     ),
     (
         "[apps.test]\nsdk_app_id = 1400000000\nsecret_key_file = \"x\"",
-        "5: apps.test.sdk_app_id = 1400000000: apps.prod and apps.test have one SDKAppID. Keep one of them; an app is \
-         crawled once",
+        "5: apps.test.sdk_app_id = 1400000000: apps.prod and apps.test have the same SDKAppID. Remove one of them",
     ),
     (
         "[apps.test]\nsdk_app_id = 0\nsecret_key_file = \"$HOME/im.key\"",
         "5: apps.test.sdk_app_id = 0: must be positive. Write the app's SDKAppID from the console\n\
          config.toml:6: apps.test.secret_key_file = \"$HOME/im.key\": variables are not expanded, except \
-         $CREDENTIALS_DIRECTORY/ at the start of a secret's file. Write the whole path",
+         $CREDENTIALS_DIRECTORY/ at the start of a secret's file. Write the full path",
     ),
     (
         "[apps.test]",
         "4: apps.test.sdk_app_id: is missing. Write sdk_app_id = 1400000000, the app's SDKAppID in the console\n\
          config.toml:4: apps.test.secret_key_file: is missing. Write secret_key_file = \
-         \"/etc/tim-group-sync/prod.key\", a file of mode 0600 that holds the app's key alone",
+         \"/etc/tim-group-sync/prod.key\", a file of mode 0600 that contains only the app's key",
     ),
     (
         "apps",
-        "4: is not TOML: key with no value, expected `=`. Texts stand in quotes; the line is not shown, as it may hold a secret",
+        "4: is not TOML: key with no value, expected `=`. Put strings in quotes; the line is not shown, because it may contain a secret",
     ),
 ];
 
 #[test]
-fn each_mistake_is_told_with_its_line_rule_and_remedy() {
+fn each_mistake_is_reported_with_line_rule_and_remedy() {
     for (lines, said) in APP_MISTAKES {
         assert_eq!(problems(&format!("{APP}{lines}")), format!("config.toml:4: {said}"));
     }
     for (lines, said) in SECTION_MISTAKES {
         assert_eq!(problems(&format!("{APP}{lines}")), format!("config.toml:{said}"));
     }
-    let none = "config.toml: apps: there must be an app to crawl. Write a section [apps.prod] with sdk_app_id and \
+    let none = "config.toml: apps: at least one app is required. Write a section [apps.prod] with sdk_app_id and \
                 secret_key_file";
     assert_eq!(problems(""), none);
 }
 
 #[test]
-fn ten_mistakes_are_told_at_once_in_the_order_of_the_file() {
+fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
     let text = r#"
         colour = "red"
         [database]
@@ -382,7 +381,7 @@ fn ten_mistakes_are_told_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
-fn no_problem_ever_shows_a_secret() {
+fn no_problem_contains_a_secret() {
     let pasted = [
         format!("secret_key = \"{KEY}\""),
         format!("secret_key = {KEY}"),
@@ -422,22 +421,22 @@ fn no_problem_ever_shows_a_secret() {
 }
 
 #[test]
-fn a_key_in_the_file_is_told_where_keys_belong() {
+fn a_key_in_the_configuration_is_reported_with_its_proper_place() {
     let text = APP.replace("secret_key_file", "secret_key");
     assert!(problems(&text).contains(
-        "config.toml:3: apps.prod.secret_key: secrets live in files, never here; the value is not shown. Put it alone \
+        "config.toml:3: apps.prod.secret_key: secrets belong in files, not in the configuration; the value is not shown. Put it alone \
          into a file of mode 0600 and write secret_key_file = \"/path/of/that/file\""
     ));
     let text = APP.replace("/etc/tim-group-sync/prod.key", KEY);
     assert_eq!(
         problems(&text),
-        "config.toml:3: apps.prod.secret_key_file: must be the path of a file, but looks like the key itself; it is not \
-         shown. Put it alone into a file of mode 0600 and write that file's path"
+        "config.toml:3: apps.prod.secret_key_file: must be the path of a file, but looks like the key itself; the \
+         value is not shown. Put it alone into a file of mode 0600 and write the path of that file"
     );
 }
 
 #[test]
-fn a_password_from_the_environment_works_and_never_shows() {
+fn a_password_in_the_environment_is_used_and_not_shown() {
     let variable = "TIM_GROUP_SYNC_DATABASE_URL";
     for url in
         ["postgres://ann:tiger@host/db?sslmode=require", "postgres://ann@host/db?user=ann&password=tiger"]
@@ -478,7 +477,7 @@ fn an_app_overrides_schedule_and_deletion_key_by_key() {
 }
 
 #[test]
-fn against_loopback_the_vendor_s_limits_do_not_hold() {
+fn a_loopback_api_is_exempt_from_the_limits_on_intervals() {
     for url in ["http://127.0.0.1:8080", "http://[::1]:8080", "http://localhost:8080"] {
         let app =
             app_with(&format!("base_url = \"{url}\"\nrequest_interval = \"0s\"\nrequest_timeout = \"50ms\""));
@@ -492,7 +491,7 @@ fn against_loopback_the_vendor_s_limits_do_not_hold() {
 }
 
 #[test]
-fn group_types_are_normalised_and_may_be_none() {
+fn group_types_are_normalised_and_may_be_empty() {
     let names = |app: App| app.group_types.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>();
     assert_eq!(
         names(app_with("group_types = [\"Work\", \"Meeting\", \"Live\"]")),
@@ -527,7 +526,7 @@ fn settings_are_lines_of_toml_with_their_origin() {
 }
 
 #[test]
-fn paths_count_from_the_file_and_credentials_from_their_folder() {
+fn paths_are_relative_to_the_file_and_credentials_to_their_folder() {
     let text = "[database]\nurl = \"sqlite:groups.db\"\n[apps.a]\nsdk_app_id = 1\nsecret_key_file = \"a.key\"\n\
                 [apps.b]\nsdk_app_id = 2\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/b.key\"";
     let config = parse_in(text, &Environment::new([("CREDENTIALS_DIRECTORY", "/run/cred")])).unwrap();
@@ -540,7 +539,7 @@ fn paths_count_from_the_file_and_credentials_from_their_folder() {
 }
 
 #[test]
-fn a_credential_is_missed_only_by_whoever_needs_the_secret() {
+fn a_missing_credential_fails_only_when_it_is_read() {
     let text = "[apps.a]\nsdk_app_id = 1\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/a.key\"";
     let config = parse_in(text, &Environment::new([("HOME", "/home/u")])).unwrap();
     let error = config.apps[0].read_secret_key().unwrap_err().to_string();
@@ -549,7 +548,7 @@ fn a_credential_is_missed_only_by_whoever_needs_the_secret() {
 }
 
 #[test]
-fn a_new_configuration_is_written_where_it_is_read() {
+fn a_new_configuration_is_created_where_it_is_found() {
     let env = Environment::new([("HOME", "/home/u")]);
     let home = |explicit: Option<&str>, env: &Environment| {
         let home = Config::home(explicit.map(Path::new), env).unwrap();
@@ -572,7 +571,7 @@ fn a_new_configuration_is_written_where_it_is_read() {
 }
 
 #[test]
-fn the_file_is_looked_for_in_the_customary_places() {
+fn the_file_is_looked_for_in_the_default_locations() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().to_str().unwrap();
     let env = Environment::new([("HOME", home)]);
@@ -592,7 +591,7 @@ fn the_file_is_looked_for_in_the_customary_places() {
     assert!(error.starts_with("/nowhere/x.toml: cannot be read: No such file"), "{error}");
 }
 
-/// An app whose key file holds these bytes.
+/// Returns an app whose key file contains these bytes.
 fn app_with_key(folder: &Path, bytes: &[u8], mode: u32) -> App {
     let path = folder.join("prod.key");
     fs::write(&path, bytes).unwrap();
@@ -601,7 +600,7 @@ fn app_with_key(folder: &Path, bytes: &[u8], mode: u32) -> App {
 }
 
 #[test]
-fn a_key_is_read_without_its_line_end_and_its_file_s_mode_is_looked_at() {
+fn a_key_is_read_without_its_line_end_and_the_mode_of_its_file_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     for end in ["", "\n", "\r\n"] {
         let read =
@@ -618,7 +617,7 @@ fn a_key_is_read_without_its_line_end_and_its_file_s_mode_is_looked_at() {
 }
 
 #[test]
-fn a_file_that_holds_no_key_is_told_by_its_path_alone() {
+fn an_error_about_a_key_file_contains_only_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let two = format!("{KEY}\n{KEY}\n");
     let long = "tiger".repeat(1000);

@@ -1,4 +1,4 @@
-//! Readers of single values: each takes what the file says and answers with a typed value or the rule it breaks.
+//! Readers of single values. Each returns a typed value, or the rule that the value violates.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use super::document::{Reading, kind};
 use super::environment::Environment;
 use super::problems::{Mistake, holds_key, nearest};
 use super::secrets::SecretFile;
+use crate::model::is_schema_name;
 use crate::schedule::Schedule;
 use crate::tencent::client::is_loopback;
 
@@ -21,7 +22,7 @@ fn wrong_type(wanted: &str, value: &DeValue<'_>, fix: &str) -> Mistake {
 }
 
 pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Reading<&'v str> {
-    value.as_str().ok_or_else(|| wrong_type("a text", value, "Put it in quotes"))
+    value.as_str().ok_or_else(|| wrong_type("a string", value, "Put it in quotes"))
 }
 
 pub(super) fn boolean(value: &DeValue<'_>) -> Reading<bool> {
@@ -31,52 +32,51 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Reading<bool> {
 pub(super) fn integer(value: &DeValue<'_>) -> Reading<i64> {
     let number = value
         .as_integer()
-        .ok_or_else(|| wrong_type("a whole number", value, "Write digits without quotes"))
-        .map_err(
-            |mistake| if value.is_float() { Mistake::new("must be a whole number", "") } else { mistake },
-        )?;
+        .ok_or_else(|| wrong_type("an integer", value, "Write digits without quotes"))
+        .map_err(|mistake| if value.is_float() { Mistake::new("must be an integer", "") } else { mistake })?;
     i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| Mistake::new("is too large", ""))
 }
 
-/// A share between 0 and 1.
+/// A number from 0 to 1.
 pub(super) fn fraction(value: &DeValue<'_>) -> Reading<f64> {
     let number = value.as_float().map(DeFloat::as_str).or(value.as_integer().map(DeInteger::as_str));
     let number = number.ok_or_else(|| wrong_type("a number", value, "Write it without quotes"))?;
     match number.parse::<f64>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         Ok(share) if (1.0..=100.0).contains(&share) => {
-            Err(Mistake::new("must be a share from 0 to 1", format!("Write {} for {share} %", share / 100.0)))
+            Err(Mistake::new("must be from 0 to 1", format!("Write {} for {share} %", share / 100.0)))
         }
-        _ => Err(Mistake::new("must be a share from 0 to 1", "Write for example 0.2 for 20 %")),
+        _ => Err(Mistake::new("must be from 0 to 1", "Write for example 0.2 for 20 %")),
     }
 }
 
-/// A number of days to keep something.
+/// A number of days.
 pub(super) fn days(value: &DeValue<'_>) -> Reading<u32> {
-    let fix = "Write for example 365, or leave it out to keep all rows";
+    let fix = "Write for example 365, or remove the key to keep all rows";
     let days = u32::try_from(integer(value)?).ok().filter(|days| (1..=36_500).contains(days));
     days.ok_or_else(|| Mistake::new("must be a number of days from 1 to 36500", fix))
 }
 
 pub(super) fn duration(value: &DeValue<'_>) -> Reading<Duration> {
     let fix = "Write for example \"1050ms\", \"10s\" or \"5m\"";
-    let text = value.as_str().ok_or_else(|| wrong_type("a text with a unit", value, fix))?;
+    let text = value.as_str().ok_or_else(|| wrong_type("a string with a unit", value, fix))?;
     humantime::parse_duration(text).map_err(|error| Mistake::new(format!("is not a duration: {error}"), fix))
 }
 
-pub(super) fn choice<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Reading<T> {
+/// One of several names.
+pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Reading<T> {
     let text = text(value)?;
-    words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
-        let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-        Mistake::new(format!("must be one of {}", known.join(", ")), did_you_mean(text, known))
+    choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        Mistake::new(format!("must be one of {}", names.join(", ")), did_you_mean(text, names))
     })
 }
 
-pub(super) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(word, candidates).map_or_else(String::new, |near| format!("Did you mean \"{near}\"?"))
+pub(super) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, candidates).map_or_else(String::new, |near| format!("Did you mean \"{near}\"?"))
 }
 
-/// An address to listen on; "" is none.
+/// An address to listen on. An empty string is `None`.
 pub(super) fn listen(value: &DeValue<'_>) -> Reading<Option<SocketAddr>> {
     let text = text(value)?;
     let fix = "Write for example \"127.0.0.1:9878\", or \"\" for off";
@@ -84,7 +84,8 @@ pub(super) fn listen(value: &DeValue<'_>) -> Reading<Option<SocketAddr>> {
     parsed.map_err(|_| Mistake::new("must be an IP address and a port", fix))
 }
 
-/// A level, or directives of `tracing_subscriber`, where a bare word that is no level would silence everything.
+/// A level or a filter in the syntax of `tracing_subscriber`. A bare word that is not a level is rejected, although it is
+/// valid there: it would be taken for the name of a target, and all other targets would be silent.
 pub(super) fn log_level(text: &str) -> Reading<String> {
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let bare: Vec<_> =
@@ -106,7 +107,7 @@ pub(super) fn log_level(text: &str) -> Reading<String> {
     }
 }
 
-/// Reads a cron expression; the time zone is another key's.
+/// A cron expression. Its time zone is the value of another key.
 pub(super) fn cron(value: &DeValue<'_>) -> Reading<Schedule> {
     Schedule::parse(text(value)?, Tz::UTC).map_err(|invalid| {
         let fix = "For every hour write \"0 * * * *\"";
@@ -124,7 +125,7 @@ pub(super) fn timezone(value: &DeValue<'_>) -> Reading<Tz> {
     })
 }
 
-/// The root of an API: scheme, host and port, nothing else.
+/// The base URL of an API: only scheme, host and port.
 pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> Reading<Url> {
     let text = text(value)?;
     let fix = "Write for example \"https://console.tim.qq.com\"";
@@ -133,23 +134,21 @@ pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> Reading<Url> {
     if !matches!(url.scheme(), "http" | "https") {
         Err(Mistake::new("must begin with https://", fix))
     } else if !bare || !url.username().is_empty() || url.password().is_some() {
-        Err(Mistake::new("must be scheme, host and port only: no user, path, query or fragment", fix))
+        Err(Mistake::new("must have only scheme, host and port: no user, path, query or fragment", fix))
     } else if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
         Err(Mistake::new(
-            "must be https, or whoever listens on the way gets a UserSig with full admin rights",
-            "Write https://, or allow_http = true beside it",
+            "must be https: without TLS an eavesdropper gets a UserSig with full admin rights",
+            "Write https://, or add allow_http = true",
         ))
     } else {
         Ok(url)
     }
 }
 
-/// A name that PostgreSQL takes without quotes, short enough for `_private` behind it.
+/// The name of a PostgreSQL schema, see [`is_schema_name`].
 pub(super) fn schema(value: &DeValue<'_>) -> Reading<String> {
     let name = text(value)?;
-    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    let lawful = plain && !name.is_empty() && name.len() <= 55 && !name.as_bytes()[0].is_ascii_digit();
-    if lawful && !name.starts_with("pg_") {
+    if is_schema_name(name) {
         return Ok(name.to_owned());
     }
     Err(Mistake::new(
@@ -160,23 +159,23 @@ pub(super) fn schema(value: &DeValue<'_>) -> Reading<String> {
 
 pub(super) fn role(value: &DeValue<'_>) -> Reading<String> {
     let name = text(value)?;
-    let lawful = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.');
-    if lawful && (1..=63).contains(&name.len()) {
+    let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.');
+    if is_plain && (1..=63).contains(&name.len()) {
         return Ok(name.to_owned());
     }
     Err(Mistake::new("must be 1 to 63 letters, digits, _, - and .", "Write for example \"tim_reader\""))
 }
 
-/// A path that counts from `folder`; nothing in it is expanded.
+/// A path, relative to `folder`. Nothing in it is expanded.
 pub(super) fn path(text: &str, folder: &Path) -> Reading<PathBuf> {
     match text.as_bytes().first() {
         None => Err(Mistake::new("must be a path, not empty", "")),
-        Some(b'~') => Err(Mistake::new("~ is not expanded", "Write the whole path")),
+        Some(b'~') => Err(Mistake::new("~ is not expanded", "Write the full path")),
         Some(b'$') => Err(Mistake::new(
             "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of a secret's file",
-            "Write the whole path",
+            "Write the full path",
         )),
-        Some(_) if text.contains('\0') => Err(Mistake::new("must not hold a NUL", "")),
+        Some(_) if text.contains('\0') => Err(Mistake::new("must not contain a NUL", "")),
         Some(_) => Ok(folder.join(text)),
     }
 }
@@ -184,15 +183,15 @@ pub(super) fn path(text: &str, folder: &Path) -> Reading<PathBuf> {
 pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment) -> Reading<SecretFile> {
     let text = text(value)?;
     if let Some(name) = text.strip_prefix("$CREDENTIALS_DIRECTORY/") {
-        // Without it commands that need no secret work all the same; reading the file says what is amiss.
+        // If it is not set, commands that need no secret still work. Reading the file reports the problem.
         let folder = env.directory("CREDENTIALS_DIRECTORY");
         let folder = folder.unwrap_or_else(|| PathBuf::from("$CREDENTIALS_DIRECTORY"));
         return Ok(SecretFile { path: path(name, &folder)?, is_credential: true });
     }
     if !text.contains(['/', '.']) && holds_key(text) {
         return Err(Mistake::new(
-            "must be the path of a file, but looks like the key itself; it is not shown",
-            "Put it alone into a file of mode 0600 and write that file's path",
+            "must be the path of a file, but looks like the key itself; the value is not shown",
+            "Put it alone into a file of mode 0600 and write the path of that file",
         ));
     }
     let path = path(text, folder)?;

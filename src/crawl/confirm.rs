@@ -15,7 +15,7 @@ use super::progress::Step;
 use super::{CrawlSite, Interrupted};
 use crate::confirmation::{Batch, Controls, Learned, Samples, judge_controls};
 use crate::model::{ReasonCode, with_causes};
-use crate::pace::{Disposition, Patience, RetryPolicy};
+use crate::pace::{Disposition, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
 use crate::tencent::{ApiError, GroupAnswer};
 
@@ -61,7 +61,7 @@ pub(super) struct Inquiry<'a> {
     samples: &'a Samples,
     /// The app listed nothing and its totals are 0, so that no group can be a listed control.
     emptied: bool,
-    patience: Patience,
+    retries: RetryBudget,
     deadline: Instant,
     /// Listed controls that were found gone.
     gone_controls: Mutex<HashSet<String>>,
@@ -88,7 +88,7 @@ impl<'a> Inquiry<'a> {
             caller,
             samples,
             emptied,
-            patience: Patience::in_all(policy),
+            retries: RetryBudget::of_total(policy),
             deadline: Instant::now() + LEAST_TIME.max(lists_took / 4),
             gone_controls: Mutex::default(),
             invalid_running: 0,
@@ -162,7 +162,7 @@ impl<'a> Inquiry<'a> {
                     ids.len() - 1
                 })
             });
-            let answers = match self.caller.ask_about(&ids, &self.patience).await {
+            let answers = match self.caller.group_info(&ids, &self.retries).await {
                 Ok(answers) => answers,
                 Err(error) => return BatchOutcome::Failed(error),
             };

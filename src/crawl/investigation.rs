@@ -180,7 +180,7 @@ impl Crawler {
                 continue;
             }
             let mut pages = Pages::of(tally.plan.group_type.clone(), self.settings.page_limit, None);
-            let again = site.asking(caller.in_flight(), pages.turn(caller)).await??;
+            let again = site.asking(caller.in_flight(), pages.fetch_next(caller)).await??;
             let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
             let confirmed = empty && again.page.total_count == Some(0);
             rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });

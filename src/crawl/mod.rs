@@ -31,16 +31,16 @@ use self::conclusion::Concluded;
 use self::investigation::Findings;
 pub use self::ledger::{Change, Foreseen};
 use self::ledger::{DryTypes, Ledger, foreseen};
-pub use self::progress::{Progress, Step, Waiting};
+pub use self::progress::{Progress, RetryPause, Step};
 pub use self::report::{CrawlReport, DryRun};
 use self::report::{shortfall_reason, withheld_reason};
 pub use self::settings::{CrawlSettings, Occasion, WhenBusy};
 use self::site::CrawlSite;
 use crate::clock::Clock;
 use crate::model::{CrawlStatus, GroupType, ReasonCode, TypeId, with_causes};
-use crate::pace::{Pacer, Patience};
-pub use crate::pages::Outcome;
-use crate::pages::{Caller, News, PagesError};
+use crate::pace::{Pacer, RetryBudget};
+pub use crate::pages::RequestOutcome;
+use crate::pages::{Caller, PagesError, RequestEvent};
 use crate::policy::Retention;
 use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
@@ -67,7 +67,7 @@ pub trait Observer: std::fmt::Debug + Send + Sync {
     /// The answer to a request, or its failure, came after so long.
     fn answered(&self, took: Duration);
     /// What is to become of that request.
-    fn request(&self, outcome: Outcome, error: Option<&ApiError>);
+    fn request(&self, outcome: RequestOutcome, error: Option<&ApiError>);
     /// A crawl ended and is recorded.
     fn crawl(&self, report: &CrawlReport);
 }
@@ -252,7 +252,7 @@ impl Crawler {
     }
 
     async fn release(&self, lease: Lease) {
-        let wait = self.pacer.next_turn().await.saturating_duration_since(Instant::now());
+        let wait = self.pacer.next_slot().await.saturating_duration_since(Instant::now());
         lease.release(self.clock.now(), wait).await;
     }
 
@@ -400,22 +400,22 @@ impl Crawler {
         Some(skew)
     }
 
-    fn hear(&self, news: News<'_>) {
-        match (news, &self.observer) {
-            (News::Asking, _) => self.progress.send_modify(|progress| progress.waiting = None),
-            (News::Pausing(waiting), _) => {
+    fn on_event(&self, event: RequestEvent<'_>) {
+        match (event, &self.observer) {
+            (RequestEvent::Sent, _) => self.progress.send_modify(|progress| progress.waiting = None),
+            (RequestEvent::Pausing(waiting), _) => {
                 self.progress.send_modify(|progress| progress.waiting = Some(waiting));
             }
-            (News::Answered { took }, Some(observer)) => observer.answered(took),
-            (News::Became { outcome, error }, Some(observer)) => observer.request(outcome, error),
-            (News::Answered { .. } | News::Became { .. }, None) => {}
+            (RequestEvent::Answered { took }, Some(observer)) => observer.answered(took),
+            (RequestEvent::Resolved { outcome, error }, Some(observer)) => observer.request(outcome, error),
+            (RequestEvent::Answered { .. } | RequestEvent::Resolved { .. }, None) => {}
         }
     }
 
     /// Makes a crawl, up to what is to be concluded from it.
     async fn find_out(&self, site: &CrawlSite<'_>, types: &BTreeMap<GroupType, TypeId>) -> Ended {
-        let patience = Patience::new(self.settings.retry);
-        let mut caller = Caller::new(&self.client, &self.pacer, patience, |news| self.hear(news));
+        let retries = RetryBudget::new(self.settings.retry);
+        let mut caller = Caller::new(&self.client, &self.pacer, retries, |event| self.on_event(event));
         let mut findings = Findings::default();
         let investigating = Box::pin(self.investigate(site, types, &mut caller, &mut findings));
         let concluded = site.lease.keeping(investigating).await.unwrap_or_else(|lost| Err(lost.into()));

@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use crate::model::GroupType;
-pub use crate::pages::Waiting;
+pub use crate::pages::RetryPause;
 
 /// A crawl under way.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Progress {
     pub listed: u64,
     pub requests: u64,
     /// A pause before another attempt.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<RetryPause>,
     /// Waits for its turn to write: with SQLite one app writes at a time.
     pub queued: bool,
 }

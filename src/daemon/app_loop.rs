@@ -26,7 +26,7 @@ use tracing::{debug, error, info, warn};
 use super::database::{Database, opened};
 use super::status::Entry;
 use super::{AppPlan, Pauses, text};
-use crate::alarm::{Alarm, Woken};
+use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, Crawler, Occasion, WhenBusy};
 use crate::lifecycle::{Requests, Stop};
@@ -227,7 +227,7 @@ impl AppLoop {
 
     /// Waits until there is a reason to crawl; `None` if the program is to stop.
     async fn next_occasion(&mut self) -> Option<Occasion> {
-        let mut armed: Option<(DateTime<Utc>, Woken)> = None;
+        let mut armed: Option<(DateTime<Utc>, Wake)> = None;
         while !self.stop.soft().is_cancelled() {
             self.take_over_plan().await;
             let now = self.clock.now();
@@ -237,7 +237,7 @@ impl AppLoop {
                 if let Some((due, woken)) = armed
                     && now - due > NOTABLE
                 {
-                    let (app, rang) = (self.entry.app(), woken == Woken::Rung);
+                    let (app, rang) = (self.entry.app(), woken == Wake::Alarm);
                     warn!(app, due = %text(due), rang, "woken late: the machine slept, its clock was set, or an alarm was lost");
                 }
                 if let Some(occasion) = self.take_due(now) {
@@ -254,7 +254,7 @@ impl AppLoop {
                     self.failures = 0;
                     return Some(Occasion { trigger: Trigger::Signal, due_at: None });
                 }
-                woken = self.alarm.woken() => armed = Some((next, woken)),
+                woken = self.alarm.wait() => armed = Some((next, woken)),
             }
         }
         None

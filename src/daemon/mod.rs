@@ -138,7 +138,7 @@ impl Daemon {
 
     fn start(&mut self, plan: AppPlan, alarm: Alarm) -> Running {
         self.started += 1;
-        let stop = self.lifecycle.stop().part();
+        let stop = self.lifecycle.stop().child();
         let entry = Entry::new(self.board.clone(), &plan.name, plan.schedule.clone(), self.started);
         let name = format!("the crawls of {}", plan.name);
         let sdk_app_id = plan.sdk_app_id;
@@ -147,7 +147,7 @@ impl Daemon {
         let (plans, database) = (plan.subscribe(), self.database.clone());
         let app_loop =
             AppLoop::new(plans, database, alarm, entry, self.clock.clone(), stop.clone(), requests);
-        self.lifecycle.supervise_part(name, &stop, app_loop.run());
+        self.lifecycle.supervise_until(name, &stop, app_loop.run());
         Running { sdk_app_id, plan, _stop: stop.soft().clone().drop_guard() }
     }
 }

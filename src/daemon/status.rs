@@ -333,7 +333,7 @@ fn short(groups: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crawl::Waiting;
+    use crate::crawl::RetryPause;
 
     /// A daemon with these apps and no database, which no loop needs here.
     struct Stage {
@@ -466,7 +466,7 @@ mod tests {
             (None, prod.clone()),
             "waiting for a page, and its turn"
         );
-        let waiting = Waiting { until: Instant::now() + Duration::from_secs(60), why: String::new() };
+        let waiting = RetryPause { until: Instant::now() + Duration::from_secs(60), why: String::new() };
         entries[0].crawl_progress(Progress { waiting: Some(waiting), ..listing(1, None) });
         assert_eq!((silent_for(241), silent_for(242)), (None, prod.clone()), "pausing for a minute");
         entries[0].crawl_progress(Progress { queued: true, ..listing(1, None) });

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::clock::Clock;
-use crate::crawl::{CrawlReport, Observer, Outcome};
+use crate::crawl::{CrawlReport, Observer, RequestOutcome};
 use crate::daemon::{Apps, Health, Phase};
 use crate::model::{CrawlStatus, SdkAppId, with_causes};
 use crate::store::{AppGauges, Store, StoreError};
@@ -44,7 +44,8 @@ const STATUSES: [CrawlStatus; 4] =
     [CrawlStatus::Complete, CrawlStatus::Incomplete, CrawlStatus::Failed, CrawlStatus::Cancelled];
 const EVENTS: [&str; 4] = ["appeared", "vanished", "reappeared", "retyped"];
 const ANSWERS: [&str; 3] = ["gone", "stands", "unlearned"];
-const OUTCOMES: [Outcome; 4] = [Outcome::Ok, Outcome::Retried, Outcome::Throttled, Outcome::Failed];
+const OUTCOMES: [RequestOutcome; 4] =
+    [RequestOutcome::Ok, RequestOutcome::Retried, RequestOutcome::Throttled, RequestOutcome::Failed];
 
 /// The counters of this process, and how to show everything.
 #[derive(Debug)]
@@ -130,7 +131,11 @@ impl Metrics {
         }
         // An alert sees a counter rise, not begin: the first throttled request is to be seen.
         for code in THROTTLING {
-            counters.requests.with_label_values(&[name, word_for(Outcome::Throttled), &code.to_string()]);
+            counters.requests.with_label_values(&[
+                name,
+                word_for(RequestOutcome::Throttled),
+                &code.to_string(),
+            ]);
         }
         counters.crawl_duration.with_label_values(&[name]);
         counters.request_duration.with_label_values(&[name]);
@@ -216,7 +221,7 @@ impl Observer for OfApp {
         self.counters.request_duration.with_label_values(&[&self.app]).observe(took.as_secs_f64());
     }
 
-    fn request(&self, outcome: Outcome, error: Option<&ApiError>) {
+    fn request(&self, outcome: RequestOutcome, error: Option<&ApiError>) {
         let code = error.map(code_of).unwrap_or_default();
         self.counters.requests.with_label_values(&[self.app.as_str(), word_for(outcome), &code]).inc();
     }
@@ -241,12 +246,12 @@ impl Observer for OfApp {
     }
 }
 
-fn word_for(outcome: Outcome) -> &'static str {
+fn word_for(outcome: RequestOutcome) -> &'static str {
     match outcome {
-        Outcome::Ok => "ok",
-        Outcome::Retried => "retried",
-        Outcome::Throttled => "throttled",
-        Outcome::Failed => "failed",
+        RequestOutcome::Ok => "ok",
+        RequestOutcome::Retried => "retried",
+        RequestOutcome::Throttled => "throttled",
+        RequestOutcome::Failed => "failed",
     }
 }
 

@@ -20,7 +20,7 @@ use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH};
 const NOW: i64 = 1_700_000_000;
 
 fn settings() -> Settings {
-    Settings { clock: Clock::standing_at(DateTime::from_timestamp(NOW, 0).unwrap()), ..Settings::default() }
+    Settings { clock: Clock::fixed_at(DateTime::from_timestamp(NOW, 0).unwrap()), ..Settings::default() }
 }
 
 async fn start(settings: Settings) -> (Simulator, Caller) {

@@ -1,5 +1,6 @@
-//! One call, one answer: no loop, no retry, no pacing. The only place that builds an HTTP client, and the only one
-//! that sees a URL with a UserSig in it.
+//! The HTTP client of the API: one request and its answer, without retries or rate limiting.
+//!
+//! This is the only file that builds an HTTP client, and the only one that handles URLs, which contain the UserSig.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -19,59 +20,59 @@ use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, Li
 use crate::clock::Clock;
 use crate::model::{GroupIds, GroupType, SdkAppId, with_causes};
 
-/// Documented answers end at 1 MB; this leaves room and stops a bomb.
+/// The maximum size of a decompressed answer. The API's own limit is 1 MB; this one protects against decompression bombs.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
-/// What the documentation advises at least (269/1671, error 70001).
+/// The minimum that the documentation recommends (269/1671, error 70001).
 const SIGNATURE_LIFETIME: Duration = Duration::from_hours(24);
-/// A signature is renewed long before it expires, so that a slow or wrong clock does not matter.
+/// Age at which a signature is renewed. It is far below the lifetime, so that a wrong clock does no harm.
 const SIGNATURE_RENEWAL: Duration = Duration::from_hours(6);
 
-/// Whom to call, and as whom.
+/// The app and account of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
     pub sdk_app_id: SdkAppId,
     /// An administrator of the app.
     pub identifier: String,
     pub secret_key: SecretKey,
-    /// Scheme and host of the app's data centre.
+    /// Scheme, host and port of the app's data centre.
     pub base_url: Url,
-    /// For the advice in an error: the configured data centre and the others.
-    pub place: String,
-    /// From sending a request to the end of its answer. The API itself gives up after 3 s.
+    /// A description of the configured data centre and the others, for advice in errors.
+    pub region_hint: String,
+    /// Time from sending a request to the end of its answer. The API itself times out after 3 s.
     pub request_timeout: Duration,
     pub clock: Clock,
 }
 
-/// One answer of `get_appid_group_list`.
+/// One page of `get_appid_group_list`.
 #[derive(Debug)]
 pub struct Page {
     pub ids: GroupIds,
-    /// Listed ids that cannot be group ids: they are not kept and prove nothing.
+    /// The number of listed ids that are not valid group ids. They are dropped.
     pub unusable: u64,
-    /// The number of groups in the app, or of the type asked for.
+    /// The number of groups in the app, or of the requested type.
     pub total_count: Option<u64>,
-    /// 0: this was the last page.
+    /// The cursor of the next page; 0 on the last page.
     pub next: u64,
 }
 
 impl Page {
-    /// A page that lists nothing.
+    /// Returns a page without ids.
     #[must_use]
     pub fn empty() -> Self {
         Self { ids: GroupIds::new(), unusable: 0, total_count: None, next: 0 }
     }
 }
 
-/// What one answer of `get_group_info` says about one group.
+/// The part of a `get_group_info` answer about one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupAnswer {
-    /// The group's own error code, 0 for a group that exists. `None`: the answer leaves the group out.
+    /// The group's error code: 0 if the group exists, `None` if the answer has no entry for it.
     pub code: Option<i64>,
-    /// The group's type, if it exists and the answer names it.
+    /// The group's type, if the group exists and the answer has its type.
     pub group_type: Option<GroupType>,
 }
 
-/// A response as HTTP delivered it.
+/// An HTTP response, not yet interpreted.
 pub(super) struct HttpResponse {
     pub(super) status: StatusCode,
     /// The `Date` header.
@@ -79,15 +80,15 @@ pub(super) struct HttpResponse {
     pub(super) body: Vec<u8>,
 }
 
-/// The client could not be set up at all.
+/// The HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the HTTP client could not be set up: {0}; the system's CA certificates come as ca-certificates, or SSL_CERT_FILE names a \
-     file with them"
+    "cannot create the HTTP client: {0}; install the system's CA certificates (package ca-certificates), or set SSL_CERT_FILE \
+     to a file with them"
 )]
 pub struct ClientError(String);
 
-/// Calls the API as one administrator of one app, over connections that are kept open.
+/// Calls the API as one administrator of one app. Connections are kept alive.
 pub struct Client {
     http: reqwest::Client,
     settings: ClientSettings,
@@ -102,7 +103,7 @@ struct Signature {
 }
 
 impl HttpResponse {
-    /// The time of the server that answered (RFC 9110, section 6.6.1).
+    /// Returns the time of the server, from the `Date` header (RFC 9110, section 6.6.1).
     fn time(&self) -> Option<DateTime<Utc>> {
         Some(DateTime::parse_from_rfc2822(self.date.as_deref()?).ok()?.to_utc())
     }
@@ -114,40 +115,40 @@ impl Client {
         Ok(Self { http, settings, signature: Mutex::new(None), clock_skew: Mutex::new(None) })
     }
 
-    /// Asks for one page.
+    /// Requests one page of the list.
     pub async fn list_groups(&self, request: &ListRequest) -> Result<Page, ApiError> {
         let usersig = self.usersig();
         let answer = self.post(LIST_GROUPS_PATH, request, &usersig).await?;
         let page = read_page(&answer.body);
-        self.note_date(answer.time(), &page);
+        self.update_clock_skew(answer.time(), &page);
         page.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Asks about single groups, [`super::wire::MAX_INFO_IDS`] at most. The answer is in their order.
+    /// Requests the state of at most [`super::wire::MAX_INFO_IDS`] groups. The answers are in the order of `ids`.
     pub async fn group_answers(&self, ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
         let usersig = self.usersig();
         let answer = self.post(GROUP_INFO_PATH, &InfoRequest::types_of(ids), &usersig).await?;
         let answers = read_answers(&answer.body, ids);
-        self.note_date(answer.time(), &answers);
+        self.update_clock_skew(answer.time(), &answers);
         answers.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Makes the next call sign anew: the API may have been told to forget earlier signatures.
+    /// Discards the cached signature, so that the next call creates a new one. The API may have revoked earlier signatures.
     pub fn renew_signature(&self) {
         *self.signature.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// By how much this machine's clock is ahead of the API's, by the `Date` of its last answer: negative if it is behind.
-    /// `None` until an answer had a `Date`.
+    /// Returns by how much this machine's clock is ahead of the API's, according to the `Date` of its last answer. The value
+    /// is negative if the clock is behind, and `None` until an answer had a `Date`.
     #[must_use]
     pub fn clock_skew(&self) -> Option<TimeDelta> {
         *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what the `Date` of an answer says of the clock, if the API itself answered: a proxy's page has one too.
-    fn note_date<T>(&self, date: Option<DateTime<Utc>>, read: &Result<T, ApiError>) {
-        let by_the_api = matches!(read, Ok(_) | Err(ApiError::Answered { .. }));
-        if let Some(date) = date.filter(|_| by_the_api) {
+    /// Updates the clock skew if the API itself answered. The page of a proxy has a `Date` too.
+    fn update_clock_skew<T>(&self, date: Option<DateTime<Utc>>, answer: &Result<T, ApiError>) {
+        let is_from_api = matches!(answer, Ok(_) | Err(ApiError::Answered { .. }));
+        if let Some(date) = date.filter(|_| is_from_api) {
             let skew = self.settings.clock.now() - date;
             *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner) = Some(skew);
         }
@@ -157,7 +158,7 @@ impl Client {
         let now = self.settings.clock.now().timestamp();
         let mut cached = self.signature.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(signature) = cached.as_ref()
-            // A clock that was set back makes a cached signature one from the future.
+            // After the clock was set back, the cached signature has a time in the future and is not reused.
             && (0..SIGNATURE_RENEWAL.as_secs().cast_signed()).contains(&(now - signature.issued_at))
         {
             return signature.usersig.clone();
@@ -187,7 +188,7 @@ impl Client {
         }
     }
 
-    /// Posts a body and returns the response, whatever its HTTP status.
+    /// Posts a body and returns the response, regardless of its HTTP status.
     pub(super) async fn exchange(
         &self,
         path: &str,
@@ -202,7 +203,7 @@ impl Client {
             .append_pair("usersig", usersig.expose())
             .append_pair("random", &rand::random::<u32>().to_string())
             .append_pair("contenttype", "json");
-        let json = serde_json::to_vec(body).expect("numbers and strings always serialise");
+        let json = serde_json::to_vec(body).expect("strings and numbers always serialise");
         let failed = |error| self.transport_error(error);
         let mut response = self
             .http
@@ -215,7 +216,7 @@ impl Client {
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
-        // The body of an error is read too, or its connection could not be used again.
+        // The body of an error is read too. Otherwise its connection could not be reused.
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_BODY_BYTES {
                 return Err(ApiError::TooLarge { limit: MAX_BODY_BYTES });
@@ -225,7 +226,7 @@ impl Client {
         Ok(HttpResponse { status, date, body })
     }
 
-    /// The one way from reqwest's errors, which carry the URL, to ours, which do not.
+    /// Converts an error of reqwest, which contains the URL, into one that does not. All errors of requests pass here.
     fn transport_error(&self, error: reqwest::Error) -> ApiError {
         if error.is_timeout() {
             return ApiError::Timeout { after: self.settings.request_timeout };
@@ -238,7 +239,7 @@ impl Client {
         if connecting { ApiError::Connect { detail } } else { ApiError::Broken { detail } }
     }
 
-    /// Adds what to change to an error the API answered, and makes sure it does not repeat the signature to us.
+    /// Adds advice to an error code of the API. Removes the signature from `ErrorInfo` in case the API repeats it.
     fn explain(&self, error: ApiError, usersig: &UserSig) -> ApiError {
         let ApiError::Answered { code, info, .. } = error else { return error };
         let info = info.replace(usersig.expose(), "(UserSig hidden)");
@@ -246,7 +247,7 @@ impl Client {
         ApiError::Answered {
             code,
             info,
-            advice: advice(code, &self.settings.identifier, &self.settings.place),
+            advice: advice(code, &self.settings.identifier, &self.settings.region_hint),
         }
     }
 }
@@ -257,11 +258,11 @@ impl fmt::Debug for Client {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one lawful place")]
+#[expect(clippy::disallowed_methods, reason = "the only place that builds an HTTP client")]
 fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        // Fails only if a provider is installed already, which is as good.
+        // Fails only if a provider is already installed, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     let mut builder = reqwest::Client::builder()
@@ -275,14 +276,14 @@ fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
     if is_loopback(&settings.base_url) {
         builder = builder.no_proxy();
         if settings.base_url.scheme() == "http" {
-            // Nothing goes over TLS then, and the simulator shall do on a machine without CA certificates.
+            // Without TLS no CA certificates are needed, so the simulator works on a machine that has none.
             builder = builder.tls_certs_only([]);
         }
     }
     builder.build()
 }
 
-/// Whether a URL stays on this machine.
+/// Returns whether the host of a URL is `localhost` or a loopback address.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host_str() {
@@ -294,22 +295,22 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// An HTTP error's causes without its URL.
+/// Returns an error of reqwest with its causes but without its URL.
 fn describe(error: reqwest::Error) -> String {
     with_causes(&error.without_url())
 }
 
-/// What is wrong with the server's certificate, if that is what went wrong.
+/// Returns what is wrong with the server's certificate, if that caused the error.
 fn untrusted(error: &reqwest::Error) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = cause {
         if let Some(rustls::Error::InvalidCertificate(what)) = error.downcast_ref() {
             return Some(what.to_string());
         }
-        // An I/O error hides the one it was made of from `source`.
-        let hidden = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause = match hidden {
-            Some(hidden) => Some(hidden),
+        // The `source` of an I/O error skips the error that it wraps.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
             None => error.source(),
         };
     }
@@ -327,10 +328,10 @@ fn read_page(body: &[u8]) -> Result<Page, ApiError> {
     if answer.action_status.as_deref() != Some("OK") {
         return Err(malformed("ErrorCode 0, but ActionStatus is not OK"));
     }
-    let next = answer.next.ok_or_else(|| malformed("no Next: the end of the list cannot be told"))?;
+    let next = answer.next.ok_or_else(|| malformed("no Next, so the end of the list is unknown"))?;
     let listed = match answer.group_id_list {
         Some(listed) => listed,
-        // An empty list may well be left out, but only where the count says so too.
+        // An empty list may be omitted, but only if the count is 0 too.
         None if answer.total_count == Some(0) => super::wire::ListedIds::default(),
         None => return Err(malformed("no GroupIdList")),
     };
@@ -340,7 +341,7 @@ fn read_page(body: &[u8]) -> Result<Page, ApiError> {
 fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
     let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
     let answer: InfoAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
-    // The code of the whole answer counts only where nothing is said of single groups (269/1616).
+    // The top-level code is meaningful only if there are no entries about groups (269/1616).
     let Some(entries) = answer.group_info else {
         return Err(match answer.error_code {
             Some(code) if code != 0 => {
@@ -352,15 +353,15 @@ fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError>
     let answers: HashMap<&str, GroupAnswer> = entries
         .iter()
         .map(|entry| {
-            let stands = entry.error_code == Some(0);
-            let group_type = entry.group_type.as_deref().filter(|_| stands).and_then(GroupType::new);
+            let exists = entry.error_code == Some(0);
+            let group_type = entry.group_type.as_deref().filter(|_| exists).and_then(GroupType::new);
             (entry.group_id.as_str(), GroupAnswer { code: entry.error_code, group_type })
         })
         .collect();
     Ok(ids.iter().map(|id| answers.get(id).cloned().unwrap_or_default()).collect())
 }
 
-/// Says what is wrong with a body without repeating it.
+/// Describes why a body is not valid JSON of the expected form, without quoting it.
 pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
     let start = body.trim_ascii_start();
     let what = if start.starts_with(b"<") {
@@ -385,7 +386,7 @@ mod tests {
             identifier: "administrator".to_owned(),
             secret_key: SecretKey::new("key"),
             base_url: Url::parse("http://127.0.0.1:9").unwrap(),
-            place: String::new(),
+            region_hint: String::new(),
             request_timeout: Duration::from_secs(1),
             clock: clock.clone(),
         })
@@ -397,9 +398,9 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_kept_for_hours_and_made_anew_well_before_it_expires() {
+    fn a_signature_is_reused_for_hours_and_renewed_long_before_it_expires() {
         let start = chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let clock = Clock::standing_at(start);
+        let clock = Clock::fixed_at(start);
         let client = client(&clock);
         let first = client.usersig();
         clock.set(start + Duration::from_hours(5));
@@ -409,9 +410,9 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_makes_a_new_signature() {
+    fn a_signature_is_renewed_after_the_clock_was_set_back() {
         let start = chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let clock = Clock::standing_at(start);
+        let clock = Clock::fixed_at(start);
         let client = client(&clock);
         let first = client.usersig();
         clock.set(start - Duration::from_hours(1));
@@ -437,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_has_its_own_code_and_the_code_of_the_whole_answer_counts_only_without_them() {
+    fn each_group_has_its_own_code_and_the_top_level_code_counts_only_without_entries() {
         let answers = |body: &str| read_answers(body.as_bytes(), &["a", "b", "c", "d", "e", "f"]);
         let answer = r#"{"ActionStatus":"FAIL","ErrorCode":10010,"GroupInfo":[
             {"GroupId":"b","ErrorCode":10010,"Type":"Public"},{"GroupId":"a","ErrorCode":0,"Type":"Work","Name":"x"},
@@ -456,25 +457,25 @@ mod tests {
     }
 
     #[test]
-    fn the_date_of_an_answer_tells_by_how_much_the_clocks_differ() {
-        let clock = Clock::standing_at("2026-03-01T08:00:00Z".parse().unwrap());
+    fn the_clock_skew_follows_from_the_date_of_an_answer() {
+        let clock = Clock::fixed_at("2026-03-01T08:00:00Z".parse().unwrap());
         let client = client(&clock);
-        let note = |date: &'static str| {
+        let skew_after = |date: &'static str| {
             let response =
                 HttpResponse { status: StatusCode::OK, date: Some(date.to_owned()), body: Vec::new() };
             let before = client.clock_skew();
-            client.note_date(response.time(), &Err::<(), _>(ApiError::Status { status: 502 }));
+            client.update_clock_skew(response.time(), &Err::<(), _>(ApiError::Status { status: 502 }));
             assert_eq!(client.clock_skew(), before, "only the API's own answers count");
-            client.note_date(response.time(), &Ok(()));
+            client.update_clock_skew(response.time(), &Ok(()));
             client.clock_skew().map(|skew| skew.num_seconds())
         };
-        assert_eq!(note("soon"), None);
-        assert_eq!(note("Sun, 01 Mar 2026 07:55:00 GMT"), Some(300));
-        assert_eq!(note("Sun, 01 Mar 2026 09:00:00 GMT"), Some(-3600));
+        assert_eq!(skew_after("soon"), None);
+        assert_eq!(skew_after("Sun, 01 Mar 2026 07:55:00 GMT"), Some(300));
+        assert_eq!(skew_after("Sun, 01 Mar 2026 09:00:00 GMT"), Some(-3600));
     }
 
     #[test]
-    fn a_body_that_is_no_answer_is_described_and_not_repeated() {
+    fn a_malformed_body_is_described_and_not_quoted() {
         assert!(error_of("<html>secret</html>").contains("HTML instead of JSON"));
         assert!(error_of(r#"{"ErrorCode":0,"GroupIdL"#).contains("ends after 24 bytes"));
         let wrong_type = error_of(r#"{"ActionStatus":"OK","ErrorCode":0,"Next":"secret"}"#);
@@ -482,7 +483,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_errors_nor_debug_show_a_url_or_a_signature() {
+    async fn errors_and_debug_output_contain_neither_url_nor_signature() {
         let client = client(&Clock::system());
         let request = ListRequest { limit: 1, next: 0, group_type: None };
         let error = client.list_groups(&request).await.unwrap_err();
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_the_api_repeats_is_taken_out_of_the_error() {
+    fn a_signature_that_the_api_repeats_is_removed_from_the_error() {
         let client = client(&Clock::system());
         let usersig = client.usersig();
         let info = format!("bad sig {}", usersig.expose());
@@ -501,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_told_from_other_hosts() {
+    fn only_localhost_and_loopback_addresses_are_loopback() {
         for (url, expected) in [
             ("http://127.0.0.1:80", true),
             ("http://[::1]:80", true),

@@ -1,14 +1,14 @@
-//! What can go wrong with a call, what each error code means, and what it calls for.
+//! Errors of API calls: their meaning, how to react to them, and advice.
 //!
-//! Codes and meanings: 269/1671 and the page of the call, 269/1614. The classes are this project's judgement.
-//! No text made here carries a URL: a URL carries the UserSig.
+//! Codes and meanings are from 269/1671 and from the page of the call, 269/1614. The classification is this project's.
+//! No message contains a URL, because URLs contain the UserSig.
 
 use std::time::Duration;
 
 use crate::model::ReasonCode;
 use crate::pace::Disposition;
 
-/// Why a call gave no usable answer.
+/// Why a call has no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error("the API did not answer within {}", humantime::format_duration(*.after))]
@@ -16,9 +16,8 @@ pub enum ApiError {
     #[error("no connection to the API: {detail}")]
     Connect { detail: String },
     #[error(
-        "the API's server shows a certificate that this machine does not trust ({detail}): if a proxy reads TLS on the way, \
-         add its CA to the system's (update-ca-certificates) or name a file with all CAs in SSL_CERT_FILE; otherwise \
-         look at base_url and at this machine's clock"
+        "the certificate of the API's server is not trusted ({detail}): if a proxy intercepts TLS, add its CA to the system's \
+         (update-ca-certificates) or set SSL_CERT_FILE to a file with all CAs; otherwise check base_url and this machine's clock"
     )]
     Untrusted { detail: String },
     #[error("the connection to the API broke before the answer was complete: {detail}")]
@@ -32,15 +31,15 @@ pub enum ApiError {
     #[error("the API answered error {code}{}{}{}", meaning_in_text(*.code), info_in_text(.info), advice_in_text(.advice.as_deref()))]
     Answered {
         code: i64,
-        /// The API's own `ErrorInfo`, shortened.
+        /// The API's `ErrorInfo`, shortened.
         info: String,
-        /// What to change, where the code tells.
+        /// What to change, if that follows from the code.
         advice: Option<String>,
     },
 }
 
 impl ApiError {
-    /// What this failure calls for.
+    /// Returns how to react to this failure.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
@@ -51,13 +50,13 @@ impl ApiError {
             | Self::Status { status: 500.. } => Disposition::Retry,
             Self::Status { status: 429 } => Disposition::Throttle { at_least: THROTTLE },
             Self::Status { .. } | Self::Malformed { .. } => Disposition::RetryBriefly,
-            // Documented answers end at 1 MB, so fewer groups are the only way to a smaller one.
+            // Documented answers have at most 1 MB. Only fewer groups make one smaller.
             Self::TooLarge { .. } => Disposition::ReduceLimit,
             Self::Answered { code, .. } => class(*code),
         }
     }
 
-    /// The API's error code, when it answered one.
+    /// Returns the API's error code, if the API answered with one.
     #[must_use]
     pub fn code(&self) -> Option<i64> {
         match self {
@@ -66,7 +65,7 @@ impl ApiError {
         }
     }
 
-    /// The word under which a crawl that fails on this is recorded.
+    /// Returns the reason code of a crawl that fails with this error.
     #[must_use]
     pub fn reason_code(&self) -> ReasonCode {
         match self {
@@ -85,12 +84,12 @@ impl ApiError {
     }
 }
 
-/// Pause after an answer that calls come too often; the limit is one call a second.
+/// Minimum pause after a throttled request. The limit is one request a second.
 const THROTTLE: Duration = Duration::from_secs(2);
-/// 70050 asks for a minute.
+/// Minimum pause after code 70050, which demands a minute.
 const LOCKOUT: Duration = Duration::from_secs(60);
 
-/// Codes by which the API says that calls come too often.
+/// Codes that report an exceeded rate limit.
 pub const THROTTLING: [i64; 6] = [10006, 60007, 60011, 60018, 60019, 70050];
 
 fn class(code: i64) -> Disposition {
@@ -108,7 +107,7 @@ fn class(code: i64) -> Disposition {
     }
 }
 
-/// Whether the API refused who calls, and not how: then someone has to change the configuration or the console.
+/// Returns whether the API refuses the caller itself, so that the configuration or the console must be changed.
 fn is_refusal(code: i64) -> bool {
     matches!(
         code,
@@ -134,7 +133,7 @@ fn is_refusal(code: i64) -> bool {
     )
 }
 
-/// The documentation's meaning of a code.
+/// Returns the meaning of a code according to the documentation.
 #[must_use]
 pub fn meaning(code: i64) -> Option<&'static str> {
     Some(match code {
@@ -181,24 +180,25 @@ pub fn meaning(code: i64) -> Option<&'static str> {
     })
 }
 
-/// What to change, for the codes that tell. `place` names the configured data centre and the others.
+/// Returns what to change, for codes from which that follows. `region_hint` describes the configured data centre and the
+/// others.
 #[must_use]
-pub(super) fn advice(code: i64, identifier: &str, place: &str) -> Option<String> {
+pub(super) fn advice(code: i64, identifier: &str, region_hint: &str) -> Option<String> {
     Some(match code {
         10007 | 10012 | 60010 | 70107 | 70403 => format!(
             "set the app's `identifier` to one of its administrators (now {identifier:?}; the console lists them under the app's basic configuration)"
         ),
         60006 | 60012 => "check the app's `sdk_app_id`".to_owned(),
         60016 | 60017 | 10026 => "ask Tencent Cloud's support why the app is disabled".to_owned(),
-        60020 => "renew the package in the console; it takes about five minutes to have an effect".to_owned(),
+        60020 => "renew the package in the console; it takes effect after about five minutes".to_owned(),
         60021 => "add this host's address to the app's IP allow-list in the console".to_owned(),
         70001 => "check this machine's clock".to_owned(),
         10008 | 60004 | 60005 | 70002 | 70003 | 70005 | 70009 => {
             "check that the key in `secret_key_file` is the key of this `sdk_app_id` (console: the app's basic configuration); \
-             a Tencent Cloud API (CAM) SecretKey is another thing"
+             it is not the SecretKey of a Tencent Cloud API key (CAM)"
                 .to_owned()
         }
-        70016 | 70020 => format!("check `sdk_app_id` and the data centre it was created in: {place}"),
+        70016 | 70020 => format!("check `sdk_app_id` and the data centre it was created in: {region_hint}"),
         _ => return None,
     })
 }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_credentials_are_told_from_a_failing_service() {
+    fn refused_credentials_and_a_failing_service_have_different_reason_codes() {
         for code in [10007, 60021, 70001, 70003, 70009, 70016, 70020] {
             assert_eq!(answered(code).reason_code(), ReasonCode::Refused, "{code}");
         }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_what_it_means_and_what_to_change() {
+    fn an_error_contains_its_meaning_and_advice() {
         let error = ApiError::Answered {
             code: 60021,
             info: "ip not in allow list".to_owned(),

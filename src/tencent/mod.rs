@@ -1,4 +1,4 @@
-//! Tencent Cloud IM's REST API, as far as a crawl needs it. Knows nothing of SQL.
+//! The part of Tencent Cloud IM's REST API that the crawl needs.
 
 pub mod client;
 pub mod error;

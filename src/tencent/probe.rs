@@ -1,5 +1,4 @@
-//! Raw answers of the API, for `check --probe`: requests that the crawl makes too, and some that it never makes,
-//! answered by the JSON that the server sent instead of by what the crawl reads from it.
+//! Raw answers of the API for `check --probe`: the JSON as the server sent it, for requests of the crawl and for others.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +27,7 @@ impl Call {
         }
     }
 
-    /// The top-level fields that the documentation names (269/1614, 269/1616).
+    /// Returns the documented top-level fields (269/1614, 269/1616).
     #[must_use]
     pub fn documented_fields(self) -> &'static [&'static str] {
         match self {
@@ -37,7 +36,7 @@ impl Call {
         }
     }
 
-    /// The fields of an entry that the documentation names and that the request asks for.
+    /// Returns the documented fields of an entry that the request asks for.
     #[must_use]
     pub fn requested_entry_fields(self) -> &'static [&'static str] {
         match self {
@@ -46,7 +45,7 @@ impl Call {
         }
     }
 
-    /// The fields of an entry that the documentation names and that the request's filter leaves out.
+    /// Returns the documented fields of an entry that the request's filter excludes.
     #[must_use]
     pub fn filtered_entry_fields(self) -> &'static [&'static str] {
         match self {
@@ -81,7 +80,7 @@ impl Call {
     }
 }
 
-/// A form of group id of which random examples do not exist, or cannot.
+/// A form of group id. A random id of it does not exist, or cannot exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownId {
     Default,
@@ -95,7 +94,7 @@ impl UnknownId {
     pub const ALL: [Self; 5] =
         [Self::Default, Self::Community, Self::Custom, Self::TooLong, Self::ControlCharacter];
 
-    /// A random id of this form. Ids have at least 12 random characters, so no group has one by chance.
+    /// Returns a random id of this form, with at least 12 random characters, so that no group has it by chance.
     #[must_use]
     pub fn random(self) -> String {
         match self {
@@ -125,7 +124,7 @@ pub struct RawAnswer {
     pub body: Value,
 }
 
-/// What a page of the list says.
+/// The page of a raw answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     pub total_count: Option<u64>,
@@ -133,7 +132,7 @@ pub struct Listed {
     pub next: Option<u64>,
 }
 
-/// What `get_group_info` says of one group.
+/// The entry of one group in a raw `get_group_info` answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     pub group_id: Option<String>,
@@ -152,7 +151,7 @@ impl RawAnswer {
         self.body["ActionStatus"].as_str()
     }
 
-    /// The page, as far as the answer has one.
+    /// Returns the page. Fields that are missing or invalid are empty.
     #[must_use]
     pub fn listed(&self) -> Listed {
         let ids = self.entries().into_iter().flatten().filter_map(|entry| text(entry, "GroupId")).collect();
@@ -164,9 +163,9 @@ impl RawAnswer {
         }
     }
 
-    /// The entries of `GroupInfo`; `None` if the answer has no such list.
+    /// Returns the entries of `GroupInfo`, or `None` if the answer has no such list.
     #[must_use]
-    pub fn told(&self) -> Option<Vec<Entry>> {
+    pub fn group_entries(&self) -> Option<Vec<Entry>> {
         let read = |entry: &Value| Entry {
             group_id: text(entry, "GroupId"),
             code: entry["ErrorCode"].as_i64(),
@@ -175,29 +174,29 @@ impl RawAnswer {
         Some(self.entries()?.iter().map(read).collect())
     }
 
-    /// The names of the top-level fields.
+    /// Returns the names of the top-level fields.
     #[must_use]
     pub fn fields(&self) -> BTreeSet<String> {
         names(&self.body).collect()
     }
 
-    /// The names of the fields of all entries.
+    /// Returns the names of the fields of all entries.
     #[must_use]
     pub fn entry_fields(&self) -> BTreeSet<String> {
         self.entries().into_iter().flatten().flat_map(names).collect()
     }
 
-    /// The failure, if the server could not answer now and may be able to later.
+    /// Returns an error if the answer reports a transient failure, which a retry may resolve.
     #[must_use]
-    pub fn passing_failure(&self) -> Option<ApiError> {
+    pub fn transient_failure(&self) -> Option<ApiError> {
         let error = match self.code() {
             Some(code) if self.entries().is_none() => {
                 ApiError::Answered { code, info: String::new(), advice: None }
             }
             _ => return None,
         };
-        let passing = matches!(error.disposition(), Disposition::Retry | Disposition::Throttle { .. });
-        passing.then_some(error)
+        let is_transient = matches!(error.disposition(), Disposition::Retry | Disposition::Throttle { .. });
+        is_transient.then_some(error)
     }
 
     fn entries(&self) -> Option<&Vec<Value>> {
@@ -214,12 +213,12 @@ fn names(object: &Value) -> impl Iterator<Item = String> {
 }
 
 impl Client {
-    /// Asks for one page and returns the answer as it came.
+    /// Requests one page and returns the raw answer.
     pub async fn list_raw(&self, request: &ListRequest) -> Result<RawAnswer, ApiError> {
         self.raw(Call::List, LIST_GROUPS_PATH, request).await
     }
 
-    /// Asks for the types of single groups and returns the answer as it came.
+    /// Requests the types of single groups and returns the raw answer.
     pub async fn group_info_raw(&self, ids: &[&str]) -> Result<RawAnswer, ApiError> {
         self.raw(Call::Info, GROUP_INFO_PATH, &InfoRequest::types_of(ids)).await
     }
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_read_as_far_as_there_is_one() {
+    fn missing_and_invalid_fields_of_a_page_are_empty() {
         let body = json!({
             "ErrorCode": 0, "TotalCount": 2, "Next": u64::MAX, "RequestId": "r",
             "GroupIdList": [{ "GroupId": "a", "Type": "Public" }, { "GroupId": "b" }, {}],
@@ -268,17 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_told_from_an_answer_without_entries() {
-        let told =
-            answer(Call::Info, json!({ "GroupInfo": [{ "GroupId": "a", "ErrorCode": 10010 }] })).told();
+    fn an_answer_without_entries_has_none() {
+        let answered = answer(Call::Info, json!({ "GroupInfo": [{ "GroupId": "a", "ErrorCode": 10010 }] }));
         let entry = Entry { group_id: Some("a".to_owned()), code: Some(10010), group_type: None };
-        assert_eq!(told, Some(vec![entry]));
-        assert_eq!(answer(Call::Info, json!({ "ErrorCode": 10007 })).told(), None);
+        assert_eq!(answered.group_entries(), Some(vec![entry]));
+        assert_eq!(answer(Call::Info, json!({ "ErrorCode": 10007 })).group_entries(), None);
     }
 
     #[test]
-    fn only_codes_that_may_pass_and_that_stand_alone_are_failures() {
-        let failure = |body| answer(Call::Info, body).passing_failure().and_then(|error| error.code());
+    fn only_transient_codes_without_entries_are_failures() {
+        let failure = |body| answer(Call::Info, body).transient_failure().and_then(|error| error.code());
         assert_eq!(failure(json!({ "ErrorCode": 10006 })), Some(10006));
         assert_eq!(failure(json!({ "ErrorCode": 10002 })), Some(10002));
         assert_eq!(failure(json!({ "ErrorCode": 10002, "GroupInfo": [] })), None);

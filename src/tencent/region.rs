@@ -1,11 +1,11 @@
-//! The data centres by name. An app lives in one of them and must be called there (269/1519): another host answers
+//! The names of data centres. An app exists in one of them (269/1519). The hosts of the others answer its requests with
 //! 70016 or 70020.
 
 use std::fmt;
 
 use reqwest::Url;
 
-/// A data centre whose host is documented. Others are reached by their URL.
+/// A data centre with a known host. `base_url` is for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Region {
     China,
@@ -15,9 +15,9 @@ pub enum Region {
     SiliconValley,
     Jakarta,
     Tokyo,
-    /// On the vendor's pages until December 2023 only.
+    /// Not in the vendor's documentation since December 2023.
     Mumbai,
-    /// Named by third parties only.
+    /// Known from third parties only.
     SaudiArabia,
 }
 
@@ -50,10 +50,10 @@ impl Region {
         }
     }
 
-    /// The URL that every call's path is appended to.
+    /// Returns the URL to which the path of a call is appended.
     ///
     /// # Panics
-    /// Never: a test parses every host.
+    /// Never, because a test parses every host.
     #[must_use]
     pub fn base_url(self) -> Url {
         Url::parse(&format!("https://{}", self.host())).expect("a documented host makes a URL")
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_region_has_a_name_and_a_host_of_its_own() {
+    fn every_region_has_a_unique_name_and_host() {
         let mut hosts: Vec<_> = Region::ALL.iter().map(|(_, region)| region.base_url().to_string()).collect();
         hosts.sort();
         hosts.dedup();

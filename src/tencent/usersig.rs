@@ -1,5 +1,7 @@
-//! UserSig, the signature that every REST call carries (TLSSigAPIv2, 269/32688): made, decoded and verified.
-//! Pure: the time comes in, and nothing is cached here.
+//! Creates and verifies UserSigs, the signatures of REST calls (TLSSigAPIv2, 269/32688). Pure: the time is a parameter, and
+//! nothing is cached.
+//!
+//! Written by hand, because no maintained crate implements TLSSigAPIv2. It only combines HMAC, zlib and base64.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -18,10 +20,10 @@ use sha2::Sha256;
 
 use crate::model::SdkAppId;
 
-/// A decoded signature is about 300 bytes; more than this is not one.
+/// A decoded signature has about 300 bytes. This is the limit against decompression bombs.
 const MAX_DECODED_BYTES: u64 = 16 * 1024;
 
-/// Standard base64 with the three characters a URL would escape replaced: `+` by `*`, `/` by `-`, `=` by `_`.
+/// Standard base64, except for the three characters that a URL would escape: `+` is `*`, `/` is `-` and `=` is `_`.
 static URL_BASE64: GeneralPurpose = {
     const PADDING: Symbol = match Symbol::new(b'_') {
         Some(symbol) => symbol,
@@ -37,7 +39,7 @@ static URL_BASE64: GeneralPurpose = {
     GeneralPurpose::new(&ALPHABET, PAD)
 };
 
-/// The secret key of an IM app, as the console shows it: its characters are the key, they are not decoded.
+/// The secret key of an IM app as the console shows it. Its characters themselves are the key; they are not decoded.
 #[derive(Clone)]
 pub struct SecretKey(SecretString);
 
@@ -47,14 +49,14 @@ impl SecretKey {
         Self(SecretString::from(key))
     }
 
-    /// Whether it has the form of every key seen so far: 64 hexadecimal characters.
+    /// Returns whether the key has the form of all keys seen so far: 64 hexadecimal digits.
     #[must_use]
     pub fn looks_usual(&self) -> bool {
         let key = self.0.expose_secret();
         key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit())
     }
 
-    /// The key itself, for the one command that writes it to its file.
+    /// Returns the key itself, for the command that writes it to its file.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -73,12 +75,12 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// A signature ready for a URL. Whoever holds it acts as the identifier it names: never log it.
+/// A signature, ready for a URL. It grants the rights of the identifier in it, so it must never be logged.
 #[derive(Clone)]
 pub struct UserSig(SecretString);
 
 impl UserSig {
-    /// The text itself, for the one place that builds a request and for the command that prints it.
+    /// Returns the signature itself, for the code that builds a request and for the command that prints it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -91,7 +93,7 @@ impl fmt::Debug for UserSig {
     }
 }
 
-/// What a signature states. The identifier is the account that acts; the API wants an app administrator.
+/// The content of a signature. The identifier must be an administrator of the app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     pub sdk_app_id: SdkAppId,
@@ -101,7 +103,7 @@ pub struct Claims {
     pub lifetime: Duration,
 }
 
-/// Why a text is not a valid signature.
+/// Why a signature is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUserSig {
     #[error("the UserSig is not substituted base64 of zlib data of a JSON object")]
@@ -145,7 +147,7 @@ impl Document {
     }
 }
 
-/// Makes a signature.
+/// Creates a signature.
 #[must_use]
 pub fn sign(claims: &Claims, key: &SecretKey) -> UserSig {
     sign_with_userbuf(claims, None, key)
@@ -170,10 +172,10 @@ fn sign_with_userbuf(claims: &Claims, userbuf: Option<&[u8]>, key: &SecretKey) -
     UserSig(SecretString::from(URL_BASE64.encode(compressed)))
 }
 
-/// Decodes a signature and checks it against a key and a time (unix seconds).
+/// Decodes a signature and verifies it with a key at the time `now`, in Unix seconds.
 ///
 /// # Errors
-/// If it cannot be decoded, was signed with another key, or has expired.
+/// If the signature cannot be decoded, was created with another key, or has expired.
 pub fn verify(usersig: &str, key: &SecretKey, now: i64) -> Result<Claims, InvalidUserSig> {
     let document = decode(usersig).ok_or(InvalidUserSig::Undecodable)?;
     let sig = STANDARD.decode(&document.sig).map_err(|_| InvalidUserSig::Undecodable)?;
@@ -201,14 +203,14 @@ fn decode(usersig: &str) -> Option<Document> {
 mod tests {
     use super::*;
 
-    // Published vectors: PyPI tls-sig-api-v2 1.1 and npm tls-sig-api-v2 1.0.2 agree on the signatures.
+    // Test vectors from PyPI tls-sig-api-v2 1.1 and npm tls-sig-api-v2 1.0.2, which produce the same signatures.
     const KEY: &str = "5bd2850fff3ecb11d7c805251c51ee463a25727bddc2385f3fa8bfee1bb93b5e";
     const SIG: &str = "yLAe+w7WUeUuqbV9h/TX78u21oTGi+i9Zp1u3PpnY60=";
     const SIG_WITH_USERBUF: &str = "8genqljbpEaJZVMsIbmfmZ/85Nx6/a80jcuFHDVj+RM=";
     const BY_PYTHON: &str = "eJyrVgrxCdYrSy1SslJQMtIzUNJRAItkpqTmlWSmZUIkElNyM-Myi0uKEkvyi2BKilOyEwsKMlOACgxNDKAAKpdaUZBZlAqUsTAzgQuWZOaChAzN0RQXZ6aDLKn0cUzVLjcPD00NLS1MCrPM0A*JMLcoNTLMD3HP1M60jCowLDUOKMiLNDOwVaoFAD4PNPI_";
     const BY_NODE: &str = "eJyrVgrxCdYrSy1SslIy0jNQ0gHzM1NS80oy0zLBwokpuZl5mcUlRYkl*UVQBcUp2YkFBZkpSlaGJgZQAJEpycxNVbIyNEcVTa0oyCxKVbKyMDOBCRVnpitZKVX6OKZql5uHh6aGlhYmhVlm6IdEmFuUGhnmh7hnamdaRhUYlhoHFORFmhnYKtUCAK0SM5I_";
 
-    fn published() -> Claims {
+    fn test_claims() -> Claims {
         Claims {
             sdk_app_id: SdkAppId::new(1_400_000_000).unwrap(),
             identifier: "administrator".to_owned(),
@@ -218,11 +220,11 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_equals_the_published_one_with_and_without_userbuf() {
+    fn a_signature_equals_the_test_vector_with_and_without_userbuf() {
         let key = SecretKey::new(KEY);
-        let plain = decode(sign(&published(), &key).expose()).unwrap();
+        let plain = decode(sign(&test_claims(), &key).expose()).unwrap();
         assert_eq!(plain.sig, SIG);
-        let with_userbuf = sign_with_userbuf(&published(), Some(b"abc"), &key);
+        let with_userbuf = sign_with_userbuf(&test_claims(), Some(b"abc"), &key);
         let with_userbuf = decode(with_userbuf.expose()).unwrap();
         assert_eq!(with_userbuf.userbuf.as_deref(), Some("YWJj"));
         assert_eq!(with_userbuf.sig, SIG_WITH_USERBUF);
@@ -232,14 +234,14 @@ mod tests {
     fn signatures_of_the_official_implementations_verify() {
         for usersig in [BY_PYTHON, BY_NODE] {
             let claims = verify(usersig, &SecretKey::new(KEY), 1_700_000_001).unwrap();
-            assert_eq!(claims, published());
+            assert_eq!(claims, test_claims());
         }
     }
 
     #[test]
     fn a_signature_needs_no_escaping_in_a_query_string() {
         for n in 0..200 {
-            let claims = Claims { identifier: "x".repeat(n), ..published() };
+            let claims = Claims { identifier: "x".repeat(n), ..test_claims() };
             let usersig = sign(&claims, &SecretKey::new(KEY));
             assert!(usersig.expose().bytes().all(|b| b.is_ascii_alphanumeric() || b"*-_".contains(&b)));
             assert_eq!(verify(usersig.expose(), &SecretKey::new(KEY), 1_700_000_000), Ok(claims));
@@ -247,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn another_key_an_expired_and_a_mangled_signature_are_told_apart() {
-        let usersig = sign(&published(), &SecretKey::new(KEY));
+    fn a_wrong_key_an_expired_and_a_truncated_signature_are_different_errors() {
+        let usersig = sign(&test_claims(), &SecretKey::new(KEY));
         let text = usersig.expose();
         let verify = |text: &str, key: &str, now| verify(text, &SecretKey::new(key), now);
         assert_eq!(verify(text, "another", 1_700_000_000), Err(InvalidUserSig::WrongKey));
@@ -258,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn neither_key_nor_signature_shows_in_debug() {
+    fn debug_output_shows_neither_key_nor_signature() {
         let key = SecretKey::new(KEY);
-        let shown = format!("{key:?} {:?}", sign(&published(), &key));
+        let shown = format!("{key:?} {:?}", sign(&test_claims(), &key));
         assert!(!shown.contains(&KEY[..8]) && !shown.contains("eJ"), "{shown}");
     }
 }

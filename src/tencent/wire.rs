@@ -1,4 +1,4 @@
-//! The JSON of `get_appid_group_list` (269/1614) and of `get_group_info` (269/1616), for the client that reads it and the simulator that writes it.
+//! The JSON of `get_appid_group_list` (269/1614) and of `get_group_info` (269/1616).
 
 use std::fmt;
 
@@ -7,31 +7,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{GroupIds, is_group_id};
 
-/// Path of the call under the data centre's host.
+/// URL path of `get_appid_group_list`.
 pub const LIST_GROUPS_PATH: &str = "/v4/group_open_http_svc/get_appid_group_list";
 
-/// Path of the call that tells of single groups.
+/// URL path of `get_group_info`.
 pub const GROUP_INFO_PATH: &str = "/v4/group_open_http_svc/get_group_info";
 
-/// Most groups that one request may ask about.
+/// The maximum number of groups in one `get_group_info` request.
 pub const MAX_INFO_IDS: usize = 50;
 
-/// Most groups the API lists in one answer, and its default.
+/// The maximum number of groups in one page, which is also the API's default.
 pub const MAX_LIMIT: u32 = 10_000;
 
-/// Body of a request.
+/// The body of a list request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListRequest {
     pub limit: u32,
-    /// 0 first, then the `Next` of the answer before, sent back exactly: opaque and unsigned.
+    /// 0 for the first page, then the `Next` of the preceding answer: an opaque unsigned number, sent back unchanged.
     pub next: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_type: Option<String>,
 }
 
-/// Body of an answer. Everything is optional here, because anything may be missing in what a broken server sends;
-/// the client decides what is needed. Unknown fields are ignored.
+/// The body of a list answer. All fields are optional, because a broken server may omit any of them. The client checks which
+/// ones it needs. Unknown fields are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListAnswer {
@@ -40,11 +40,11 @@ pub struct ListAnswer {
     pub error_info: Option<String>,
     pub total_count: Option<u64>,
     pub group_id_list: Option<ListedIds>,
-    #[serde(default, deserialize_with = "number_or_numeric_text")]
+    #[serde(default, deserialize_with = "number_or_numeric_string")]
     pub next: Option<u64>,
 }
 
-/// Body of a request about single groups. Without a filter the API sends everything, members included.
+/// The body of a `get_group_info` request. Without a filter the API sends all fields, including the members.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InfoRequest<'a> {
@@ -59,24 +59,24 @@ struct ResponseFilter {
 }
 
 impl<'a> InfoRequest<'a> {
-    /// Asks for nothing but the types of these groups.
+    /// Requests only the types of these groups.
     #[must_use]
     pub fn types_of(ids: &'a [&'a str]) -> Self {
         Self { group_id_list: ids, response_filter: ResponseFilter { group_base_info_filter: ["Type"] } }
     }
 }
 
-/// Body of an answer about single groups.
+/// The body of a `get_group_info` answer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InfoAnswer {
-    /// Means nothing where there is a `GroupInfo`.
+    /// Has no meaning if there is a `GroupInfo`.
     pub error_code: Option<i64>,
     pub error_info: Option<String>,
     pub group_info: Option<Vec<InfoEntry>>,
 }
 
-/// What is said of one group.
+/// The entry of one group.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InfoEntry {
@@ -86,11 +86,11 @@ pub struct InfoEntry {
     pub group_type: Option<String>,
 }
 
-/// The ids of one answer, packed, and how many were of no use.
+/// The ids of one page.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ListedIds {
     pub ids: GroupIds,
-    /// Ids that are not group ids (see [`is_group_id`]): counted, not kept.
+    /// The number of ids that are not valid, see [`is_group_id`]. They are dropped.
     pub unusable: u64,
 }
 
@@ -112,13 +112,13 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<ListedIds, A::Error> {
         let mut listed = ListedIds::default();
         while entries.next_element_seed(EntrySeed(&mut listed))?.is_some() {}
-        // Pages may wait for the roll by the hundred.
+        // Several pages may be queued, so their memory counts.
         listed.ids.shrink_to_fit();
         Ok(listed)
     }
 }
 
-/// Reads one `{"GroupId": "…"}` straight into the packed list: no text of its own for each id.
+/// Deserialises one `{"GroupId": "…"}` directly into the packed list, without allocating a string for each id.
 struct EntrySeed<'a>(&'a mut ListedIds);
 
 impl<'de> de::DeserializeSeed<'de> for EntrySeed<'_> {
@@ -178,7 +178,7 @@ impl<'de> de::DeserializeSeed<'de> for IdSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        // As bytes: a text with invalid UTF-8 or a lone surrogate would fail the whole page.
+        // As bytes, because a string with invalid UTF-8 or a lone surrogate would make the entire page fail.
         deserializer.deserialize_bytes(self)
     }
 }
@@ -199,7 +199,7 @@ impl Visitor<'_> for IdSeed<'_> {
     }
 }
 
-fn number_or_numeric_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+fn number_or_numeric_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     struct CursorVisitor;
 
     impl<'de> Visitor<'de> for CursorVisitor {
@@ -242,8 +242,8 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_answer_is_read() {
-        // The example of 269/1614, whose Next is above 2^32 already.
+    fn the_documented_example_is_parsed() {
+        // The example of 269/1614. Its Next exceeds 32 bits.
         let answer = parse(
             r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"TotalCount":2,
                 "GroupIdList":[{"GroupId":"@TGS#2J4SZEAEL"},{"GroupId":"@TGS#2C5SZEAEF"}],"Next":4454685361}"#,
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_an_unsigned_64_bit_number_or_its_text_and_nothing_else() {
+    fn a_cursor_is_an_unsigned_64_bit_number_or_a_string_with_one() {
         assert_eq!(parse(r#"{"Next":18446744073709551615}"#).unwrap().next, Some(u64::MAX));
         assert_eq!(parse(r#"{"Next":"18446744073709551615"}"#).unwrap().next, Some(u64::MAX));
         assert_eq!(parse(r#"{"Next":null}"#).unwrap().next, None);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_ignored_and_escapes_undone() {
+    fn unknown_fields_are_ignored_and_escapes_are_decoded() {
         let answer = parse(
             r#"{"RequestId":"x","GroupIdList":[{"Type":"Public","GroupId":"a\"\u0041 \\","GroupId":"second"}]}"#,
         )
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_with_a_nul_byte_is_counted_and_not_kept() {
+    fn an_id_with_a_nul_byte_is_counted_and_dropped() {
         let listed = parse(r#"{"GroupIdList":[{"GroupId":"a\u0000b"},{"GroupId":"c"}]}"#)
             .unwrap()
             .group_id_list
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_no_valid_text_is_counted_and_not_kept() {
+    fn an_id_that_is_not_valid_text_is_counted_and_dropped() {
         let mut body =
             br#"{"GroupIdList":[{"GroupId":"\ud800x"},{"GroupId":"\udc00"},{"GroupId":"a"},{"GroupId":""#
                 .to_vec();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_about_groups_asks_for_their_types_and_nothing_else() {
+    fn an_info_request_asks_only_for_types() {
         let request = serde_json::to_value(InfoRequest::types_of(&["a", "b"])).unwrap();
         let expected = serde_json::json!({
             "GroupIdList": ["a", "b"], "ResponseFilter": { "GroupBaseInfoFilter": ["Type"] }

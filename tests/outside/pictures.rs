@@ -80,7 +80,7 @@ async fn pictures_of_the_dashboard() {
     let mut world = World::on(Engine::Sqlite).await;
     weeks(&mut world).await;
     let world = Arc::new(world);
-    let life = Lifecycle::deaf();
+    let life = Lifecycle::without_signals();
     let database = watch::Sender::new(Database::Open(world.store.clone()));
     let mut daemon = Daemon::new(&world.clock, &life, Systemd::from_environment(), database.subscribe());
     let apps = daemon.health().apps();
@@ -97,7 +97,7 @@ async fn pictures_of_the_dashboard() {
     let third = world.api.hold(At::Request(last_request + 4));
     let mut hands = Vec::new();
     daemon.apply(vec![plan], |_| {
-        let (alarm, hand) = Alarm::by_hand();
+        let (alarm, hand) = Alarm::manual();
         hands.push(hand);
         alarm
     });

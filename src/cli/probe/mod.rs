@@ -21,7 +21,7 @@ use super::setup::Setup;
 use super::text;
 use crate::config::{App, Config};
 use crate::model::GroupType;
-use crate::pace::{Pacer, Patience, RetryPolicy};
+use crate::pace::{Pacer, RetryBudget, RetryPolicy};
 use crate::store::{Lease, Store};
 use crate::tencent::probe::{Call, Entry, Listed, RawAnswer, UnknownId};
 use crate::tencent::wire::ListRequest;
@@ -116,7 +116,7 @@ struct Prober<'a> {
     client: &'a Client,
     list_pacer: Pacer,
     info_pacer: Pacer,
-    patience: Patience,
+    retries: RetryBudget,
     seen: Seen,
 }
 
@@ -173,7 +173,7 @@ impl<'a> Prober<'a> {
             client,
             list_pacer: Pacer::new(app.request_interval, Instant::now() + wait),
             info_pacer: Pacer::new(INFO_INTERVAL, Instant::now()),
-            patience: Patience::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for))),
+            retries: RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for))),
             seen: Seen::default(),
         }
     }
@@ -277,7 +277,7 @@ impl<'a> Prober<'a> {
         let client = self.client;
         let send = || client.list_raw(&request);
         let answer =
-            self.patience.request(&self.list_pacer, |_| passed(send()), ApiError::disposition, |_| ());
+            self.retries.request(&self.list_pacer, |_| passed(send()), ApiError::disposition, |_| ());
         let answer = answer.await.map_err(|error| questions::reason(&error))?;
         self.seen.note(&answer, self.setup.clock.now());
         questions::page(&answer)
@@ -288,7 +288,7 @@ impl<'a> Prober<'a> {
         let client = self.client;
         let send = || client.group_info_raw(ids);
         let answer =
-            self.patience.request(&self.info_pacer, |_| passed(send()), ApiError::disposition, |_| ());
+            self.retries.request(&self.info_pacer, |_| passed(send()), ApiError::disposition, |_| ());
         let answer = answer.await.map_err(|error| questions::reason(&error))?;
         self.seen.note(&answer, self.setup.clock.now());
         Ok(answer)
@@ -298,7 +298,7 @@ impl<'a> Prober<'a> {
 /// Turns an answer that says "later" into the failure that it is, so that the request is repeated.
 async fn passed(answer: impl Future<Output = Result<RawAnswer, ApiError>>) -> Result<RawAnswer, ApiError> {
     let answer = answer.await?;
-    answer.passing_failure().map_or(Ok(answer), Err)
+    answer.transient_failure().map_or(Ok(answer), Err)
 }
 
 /// The configured types, or the documented ones if none are, and those that the aliases are compared with.

@@ -74,7 +74,7 @@ pub(super) fn page(answer: &RawAnswer) -> Asked<Listed> {
 /// The entries that an answer has.
 pub(super) fn entries(answer: &Asked<RawAnswer>) -> Asked<Vec<Entry>> {
     let answer = answer.as_ref().map_err(Clone::clone)?;
-    answer.told().ok_or_else(|| match answer.code() {
+    answer.group_entries().ok_or_else(|| match answer.code() {
         Some(code) => format!("no GroupInfo; top-level code {code}"),
         None => "no GroupInfo and no ErrorCode".to_owned(),
     })
@@ -161,7 +161,7 @@ pub(super) fn top_level(what: &str, answer: &Asked<RawAnswer>) -> Row {
         Some(_) => "another ActionStatus".to_owned(),
         None => "no ActionStatus".to_owned(),
     };
-    let Some(entries) = answer.told() else {
+    let Some(entries) = answer.group_entries() else {
         return Row::new(question, format!("{shown}, {status_shown}, no GroupInfo"), TOP_LEVEL);
     };
     let codes: BTreeSet<Option<i64>> = entries.iter().map(|entry| entry.code).collect();

@@ -17,6 +17,7 @@ use tracing::log::LevelFilter;
 
 use super::error::StoreError;
 use super::statement::query_as;
+use crate::model::is_schema_name;
 
 /// A crawl holds one connection while it writes and none while it waits for the API, which is most of the time: ten
 /// serve fifty apps, and leave room for others under PostgreSQL's default of a hundred.
@@ -49,15 +50,8 @@ pub struct PostgresDatabase {
 pub(in crate::store) struct Schema(String);
 
 impl Schema {
-    /// Room is left for `_private` in PostgreSQL's 63 bytes.
-    const MAX_BYTES: usize = 55;
-
     fn new(name: &str) -> Option<Self> {
-        let lawful = (1..=Self::MAX_BYTES).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-            && !name.starts_with(|first: char| first.is_ascii_digit())
-            && !name.starts_with("pg_");
-        lawful.then(|| Self(name.to_owned()))
+        is_schema_name(name).then(|| Self(name.to_owned()))
     }
 
     /// Where the views are.

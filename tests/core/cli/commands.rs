@@ -106,7 +106,7 @@ async fn approve_says_how_many_deletions_are_confirmed_and_can_apply_those_alone
     );
     let approved = place.run(&["approve", "--crawl", "2"]).await;
     assert_eq!(approved.code, Some(0), "{approved:?}");
-    let told = "prod: 1 groups marked deleted, 0 of them confirmed by get_group_info\n";
+    let told = "prod: 1 group marked deleted, 0 of them confirmed by get_group_info\n";
     assert_eq!(approved.out, told);
     assert_eq!(place.query(crawl).await, "approved 3 3 2");
     assert_eq!(place.query("SELECT group_id FROM live_groups ORDER BY 1").await, "d\ne");
@@ -188,7 +188,7 @@ async fn approving_what_is_not_there_or_settled_changes_nothing_and_says_so() {
     place.run(&["crawl"]).await;
     place.run(&["approve", "--crawl", "2"]).await;
     let ended = place.run(&["approve", "--crawl", "2"]).await;
-    assert!(ended.code == Some(1) && ended.err.contains("nothing to settle"), "{ended:?}");
+    assert!(ended.code == Some(1) && ended.err.contains("nothing to approve"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,7 +241,7 @@ async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
     running.kill().unwrap();
     tokio::task::spawn_blocking(move || running.wait().unwrap()).await.unwrap();
     held.release();
-    refused("3", "crawl 3 of prod was cut short").await;
+    refused("3", "crawl 3 of prod was interrupted").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,14 +256,14 @@ async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so()
         assert_eq!(place.query("SELECT count(*) FROM groups").await, "30");
     };
     refused("prod", &["--yes"], 1, "\"prod\" is configured").await;
-    refused("nobody", &["--yes"], 1, "the database knows no app \"nobody\"").await;
+    refused("nobody", &["--yes"], 1, "the database has no app \"nobody\"").await;
     let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
     let config = config.replace("apps.prod", "apps.prod2").replace("1400000000", "1400000001");
     std::fs::write(place.path("config.toml"), config).unwrap();
     refused("prod", &[], 2, "--yes").await;
     let shown = place.run(&["forget", "--app", "prod", "--dry-run"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
-    let expected = "prod (SDKAppID 1400000000): 30 groups, 0 events, 1 crawls, 1 days of counts\n";
+    let expected = "prod (SDKAppID 1400000000): 30 groups, 0 events, 1 crawl, 1 day of counts\n";
     assert_eq!((shown.out.as_str(), place.query(apps).await.as_str()), (expected, "prod"));
     let removed = place.run(&["forget", "--app", "prod", "--yes", "--json"]).await;
     assert_eq!(removed.code, Some(0), "{removed:?}");

@@ -492,7 +492,7 @@ async fn root_becomes_the_owner_of_the_database_and_leaves_nothing_of_its_own() 
         }
         let ended = place.run(command).await;
         assert_eq!(ended.code, Some(0), "{command:?}: {ended:?}");
-        assert!(ended.err.contains("going on as nobody, who owns"), "{command:?}: {ended:?}");
+        assert!(ended.err.contains("continuing as user nobody, who owns"), "{command:?}: {ended:?}");
         for entry in std::fs::read_dir(place.folder.path()).unwrap() {
             let path = entry.unwrap().path();
             let is_of_program = path.file_name().unwrap().to_str().unwrap().starts_with("groups.db");

@@ -372,7 +372,7 @@ async fn no_secret_shows_when_what_holds_it_is_printed() {
             identifier: app.identifier.clone(),
             secret_key: key.key.clone(),
             base_url: app.api.base_url.clone(),
-            place: String::new(),
+            region_hint: String::new(),
             request_timeout: app.request_timeout,
             clock: Clock::system(),
         })
@@ -458,7 +458,7 @@ async fn the_api_must_show_a_certificate_that_the_system_trusts_before_it_gets_a
         trusted.server("localhost", 2020, api).await,
     ] {
         let ended = check(server, &bundle).await;
-        let says = ended.out.contains("a certificate that this machine does not trust");
+        let says = ended.out.contains("the certificate of the API's server is not trusted");
         assert!(ended.code == Some(1) && says && ended.out.contains("SSL_CERT_FILE"), "{ended:?}");
     }
     let ended = check(trusted.server("localhost", 2100, api).await, &none).await;

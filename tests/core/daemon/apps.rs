@@ -41,7 +41,7 @@ async fn an_app_that_is_added_is_crawled_and_one_that_is_taken_out_is_not_any_mo
         stage.crawls().await,
         ["catch_up 08:00 complete", "catch_up 08:00 complete other", "signal  complete"]
     );
-    assert_eq!(prod.stop().await, Ending::Asked);
+    assert_eq!(prod.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
@@ -114,8 +114,8 @@ async fn an_app_taken_out_in_the_middle_of_its_crawl_ends_it_as_cancelled_and_ca
     let mut crawls = stage.crawls().await;
     crawls.retain(|crawl| !crawl.ends_with("other"));
     assert_eq!(crawls, ["catch_up 08:00 cancelled", "catch_up 08:00 complete"]);
-    assert_eq!(stage.logged("a task died"), 0);
-    assert_eq!(prod.stop().await, Ending::Asked);
+    assert_eq!(stage.logged("a task ended unexpectedly"), 0);
+    assert_eq!(prod.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
@@ -251,13 +251,13 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
     assert_eq!(served, [["46", "92"]]);
     drop(hanging);
     let [first, ..] = daemons;
-    assert_eq!(first.stop().await, Ending::Asked);
+    assert_eq!(first.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
 async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
     let stage = Stage::new().await;
-    let (life, store) = (Lifecycle::deaf(), stage.store.clone());
+    let (life, store) = (Lifecycle::without_signals(), stage.store.clone());
     let attempts = std::sync::atomic::AtomicU32::new(0);
     tokio::time::pause();
     let mut database = keep_database(&life, move || {
@@ -277,7 +277,7 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
     assert_eq!(began.elapsed().as_secs(), 1 + 5 + 10 + 20 + 20);
     assert_eq!((stage.logged("someone has to see to it"), stage.logged("the database is there")), (1, 1));
     life.signal(Signal::Stop);
-    assert_eq!(life.ended(tim_group_sync::lifecycle::Systemd::from_environment()).await, Ending::Asked);
+    assert_eq!(life.ended(tim_group_sync::lifecycle::Systemd::from_environment()).await, Ending::Requested);
 }
 
 #[tokio::test]

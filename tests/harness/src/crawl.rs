@@ -160,7 +160,7 @@ impl World {
 
     /// The same with a database that somebody chose.
     pub async fn beside(bench: Bench, engine: Engine) -> Self {
-        let clock = Clock::standing_at("2026-03-01T08:00:00Z".parse().unwrap());
+        let clock = Clock::fixed_at("2026-03-01T08:00:00Z".parse().unwrap());
         let settings = Settings { clock: clock.clone(), ..Settings::default() };
         let world = Self {
             api: Simulator::start(settings.clone()).await.unwrap(),
@@ -322,7 +322,7 @@ impl World {
             identifier: self.credentials.identifier.clone(),
             secret_key: self.credentials.secret_key.clone(),
             base_url: Url::parse(&self.api.base_url()).unwrap(),
-            place: "china; the others are singapore and seoul".to_owned(),
+            region_hint: "china; the others are singapore and seoul".to_owned(),
             request_timeout: self.request_timeout,
             clock: self.clock.clone(),
         });

@@ -16,7 +16,7 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::model::{
     Counts, CrawlId, CrawlStatus, GroupIds, GroupType, ReasonCode, SdkAppId, Trigger, TypeId, Verdict,
 };
-use tim_group_sync::pace::{Pacer, Patience, RetryPolicy};
+use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
 use tim_group_sync::pages::{Caller, EndOfList, Pages};
 use tim_group_sync::reconcile::{Absences, Confirmation, Settlement, WithoutPass};
 use tim_group_sync::roll::Unlisted;
@@ -620,13 +620,13 @@ async fn end_of_list() -> EndOfList {
         identifier: settings.identifier,
         secret_key: settings.secret_key,
         base_url: Url::parse(&api.base_url()).unwrap(),
-        place: "china".to_owned(),
+        region_hint: "china".to_owned(),
         request_timeout: Duration::from_secs(5),
         clock: Clock::system(),
     })
     .unwrap();
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
-    let patience = Patience::new(RetryPolicy::lasting(Duration::from_secs(5)));
+    let patience = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(5)));
     let mut caller = Caller::new(&client, &pacer, patience, |_| ());
-    Pages::of(None, 10, None).turn(&mut caller).await.unwrap().end.expect("an empty list ends at once")
+    Pages::of(None, 10, None).fetch_next(&mut caller).await.unwrap().end.expect("an empty list ends at once")
 }
