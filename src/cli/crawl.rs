@@ -1,4 +1,4 @@
-//! `crawl`: one crawl of every app, now.
+//! `crawl`: crawls every app once.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ pub(super) struct CrawlArgs {
     /// Crawl this app only
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// Do not wait for another process that crawls the app: exit 75
+    /// Do not wait if another process is crawling the app: exit 75
     #[arg(long)]
     no_wait: bool,
-    /// Report what would appear, vanish, reappear and be retyped, by the same requests, and write nothing
+    /// Make the same requests, report what would appear, vanish, reappear and be retyped, and write nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -74,14 +74,14 @@ impl CrawlArgs {
     }
 }
 
-type Outcome = Result<CrawlReport, CrawlError>;
+type CrawlResult = Result<CrawlReport, CrawlError>;
 
-/// Crawls all apps at once, each at its own pace, with their progress shown.
+/// Crawls all apps at the same time and shows their progress.
 pub(super) async fn crawl_all(
     crawlers: &[Arc<Crawler>],
     when_busy: WhenBusy,
     stop: &Stop,
-) -> Result<Vec<(String, Outcome)>, Failure> {
+) -> Result<Vec<(String, CrawlResult)>, Failure> {
     let crawl = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
         let occasion = Occasion { trigger: Trigger::Command, due_at: None };
         crawler.crawl(occasion, when_busy, &stop).await
@@ -89,7 +89,7 @@ pub(super) async fn crawl_all(
     all(crawlers, crawl, stop).await
 }
 
-/// The same, but nothing is written.
+/// Makes a dry run of all apps at the same time and shows their progress.
 async fn dry_run_all(
     crawlers: &[Arc<Crawler>],
     when_busy: WhenBusy,
@@ -124,7 +124,8 @@ async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         all = all_ended => all?,
         () = progress::show(shown) => {}
         () = stop.hard().cancelled() => {
-            return Err(Failure::new(Exit::Failed, anyhow::anyhow!("interrupted; the crawl is recorded as failed by the next one")));
+            let error = anyhow::anyhow!("interrupted; the next crawl will record this one as failed");
+            return Err(Failure::new(Exit::Failed, error));
         }
     }
     ended.sort_by_key(|(index, _)| *index);
@@ -132,8 +133,8 @@ async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     Ok(ended.into_iter().map(|(index, outcome)| (name(index), outcome)).collect())
 }
 
-/// One line about how a crawl ended.
-pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
+/// Summarises a crawl: what it did and, on a second line, why it is not simply complete.
+pub(super) fn sentence(app: &str, outcome: &CrawlResult) -> String {
     let report = match outcome {
         Ok(report) => report,
         Err(error) => return format!("{app}: not crawled: {}", with_causes(error)),
@@ -150,7 +151,7 @@ pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
         (events.retyped, "retyped"),
         (i64::try_from(report.missing).unwrap_or(i64::MAX), "missing"),
         (i64::try_from(report.withheld).unwrap_or(i64::MAX), "withheld"),
-        (i64::try_from(report.asked.spared).unwrap_or(i64::MAX), "not listed but standing"),
+        (i64::try_from(report.asked.spared).unwrap_or(i64::MAX), "not listed but existing"),
         (i64::try_from(report.asked.unlearned).unwrap_or(i64::MAX), "asked about without a usable answer"),
         (i64::try_from(report.asked.unasked).unwrap_or(i64::MAX), "not asked about yet"),
     ]
@@ -169,11 +170,11 @@ pub(super) fn sentence(app: &str, outcome: &Outcome) -> String {
         (None, _) => "\n  no reason was recorded".to_owned(),
     };
     format!(
-        "{app}: crawl {} {}: {} groups listed, {changes}; {} requests in {took}{reason}",
+        "{app}: crawl {} {}: {} listed, {changes}; {} in {took}{reason}",
         report.crawl,
         report.status,
-        text::number(report.listed),
-        report.requests,
+        text::count(report.listed, "group"),
+        text::count(report.requests, "request"),
     )
 }
 
@@ -181,7 +182,7 @@ fn sdk_app_id(config: &Config, name: &str) -> Option<SdkAppId> {
     config.apps.iter().find(|app| app.name == name).map(|app| app.sdk_app_id)
 }
 
-fn as_json(config: &Config, outcomes: &[(String, Outcome)]) -> Vec<serde_json::Value> {
+fn as_json(config: &Config, outcomes: &[(String, CrawlResult)]) -> Vec<serde_json::Value> {
     outcomes
         .iter()
         .map(|(app, outcome)| match outcome {
@@ -219,7 +220,8 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome)]) -> Vec<serde_json::V
         .collect()
 }
 
-/// Opens a database of which nothing but the lease is to change: on a server that is a row.
+/// Opens the database for a dry run, which changes nothing but the lease. On PostgreSQL the lease is a row, so the connection
+/// must be writable.
 async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
     let store = match location {
         DatabaseUrl::Sqlite(_) => Store::open_to_read(location).await?,
@@ -229,7 +231,7 @@ async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
     Ok(store)
 }
 
-/// A line a group, but for those of a first list, and then how it would end.
+/// Prints a line for each group that would change, except groups of a first list, and then a summary.
 fn print_dry_run(
     out: &mut dyn Write,
     app: &str,
@@ -256,7 +258,7 @@ fn print_dry_run(
         foreseen.groups.iter().try_for_each(|id| writeln!(out, "{app}: {change} {id} ({types})"))?;
     }
     for (groups, what) in [
-        (dry_run.asked.spared, "not listed but standing"),
+        (dry_run.asked.spared, "not listed but existing"),
         (dry_run.asked.unlearned, "asked about without a usable answer"),
         (dry_run.asked.unasked, "not asked about"),
     ] {
@@ -268,10 +270,10 @@ fn print_dry_run(
     let reason = dry_run.reason.as_ref().map(|reason| format!("\n  because: {}", reason.text));
     writeln!(
         out,
-        "{app}: dry run, the crawl would be {}: {} groups listed, {changes}; {} requests, nothing was written{}",
+        "{app}: dry run, the crawl would be {}: {} listed, {changes}; {}, nothing was written{}",
         dry_run.status,
-        text::number(dry_run.listed),
-        dry_run.requests,
+        text::count(dry_run.listed, "group"),
+        text::count(dry_run.requests, "request"),
         reason.unwrap_or_default()
     )
 }

@@ -1,4 +1,4 @@
-//! `demo`: the whole main job in a few seconds, with nothing but this program.
+//! `demo`: crawls a simulated app several times into a new database, and queries the result.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,12 @@ use tokio::sync::watch;
 use super::crawl::{crawl_all, sentence};
 use super::exit::{Exit, Failure};
 use super::output::say;
+use super::setup::location_of;
 use super::simulate::{churn, populate};
 use super::text;
 use crate::alarm::AlarmClock;
 use crate::clock::Clock;
+use crate::config;
 use crate::crawl::{CrawlSettings, Crawler, WhenBusy};
 use crate::daemon::{AppPlan, Daemon, Database};
 use crate::lifecycle::{Lifecycle, Systemd};
@@ -25,15 +27,15 @@ use crate::pace::RetryPolicy;
 use crate::policy::DeletionPolicy;
 use crate::schedule::Schedule;
 use crate::simulator::{Settings, Simulator};
-use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
+use crate::store::{AppIdentity, DatabaseUrl, Store};
 use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
 use crate::web::{Hosts, Listener, dashboard};
 
-/// The API allows a call a second; the simulated one ten, so that nobody has to wait.
+/// The simulated API allows ten requests a second, so that the demo is quick. The real one allows one.
 const INTERVAL: Duration = Duration::from_millis(100);
 const APP: &str = "demo";
-/// In place of this machine's name, so that a demo's database can be told from any other.
+/// Recorded instead of this machine's name, so that the database of a demo can be recognised.
 const HOST: &str = "(demo)";
 
 #[derive(Debug, Args)]
@@ -41,19 +43,19 @@ pub(super) struct Demo {
     /// Groups in the simulated app
     #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     groups: u32,
-    /// Database to crawl into: sqlite:FILE, or postgres://…, where the demo keeps to the schema tim_demo
-    // Whoever writes a password into it must not see it repeated.
+    /// Database to crawl into: sqlite:FILE, or postgres://…, where the demo uses only the schema tim_demo
+    // A secret type, because the URL may contain a password, which must not be printed.
     #[arg(long, value_name = "URL", default_value = "sqlite:tim-group-sync-demo.db")]
     database: SecretString,
-    /// Leave the dashboard up, and the simulated app alive, until Ctrl-C
+    /// Keep serving the dashboard, and keep changing the simulated app, until Ctrl-C
     #[arg(long)]
     serve: bool,
-    /// Address that --serve listens at
+    /// Address on which --serve listens
     #[arg(long, value_name = "ADDRESS", requires = "serve", default_value = "127.0.0.1:9879")]
     listen: SocketAddr,
 }
 
-/// Three questions, each a query that anyone can repeat with the sqlite3 shell or psql.
+/// Questions with their queries, which also work in the sqlite3 shell and in psql.
 const QUERIES: [(&str, &str); 3] = [
     (
         "How many groups are there, by type?",
@@ -72,19 +74,19 @@ FROM crawls c JOIN app_counts a USING (crawl_id) ORDER BY c.crawl_id",
     ),
 ];
 
-/// What lives on beside the dashboard: when it is crawled, and how many groups come, and as many go, a second.
+/// The schedule with `--serve`.
 const CRON: &str = "*/20 * * * * *";
+/// With `--serve`: groups created, and groups dissolved, per second.
 const CHURN: f64 = 0.5;
 
-/// On a server: nobody's but the demo's, as its twin for the tables is.
+/// The schema on PostgreSQL. It and `tim_demo_private` are used by demos only.
 const SCHEMA: &str = "tim_demo";
 
 impl Demo {
     pub(super) async fn run(self) -> Result<Exit, Failure> {
         telemetry::init("warn", telemetry::Format::Auto);
         if !self.listen.ip().is_loopback() {
-            let error =
-                anyhow::anyhow!("--listen must be an address of this machine alone, such as 127.0.0.1:9880");
+            let error = anyhow::anyhow!("--listen must be a loopback address, such as 127.0.0.1:9880");
             return Err(Failure::new(Exit::Usage, error));
         }
         let database = database(self.database.expose_secret())?;
@@ -99,40 +101,19 @@ impl Demo {
         let settings = Settings { min_interval: Some(INTERVAL), ..Settings::default() };
         let account = settings.clone();
         let api = Simulator::start(settings).await?;
-        let groups = self.groups as usize;
-        populate(&api, groups);
+        populate(&api, self.groups as usize);
         say(format_args!(
-            "A simulated Tencent Cloud IM app with {} groups answers at {}.",
-            text::number(self.groups),
+            "A simulated Tencent Cloud IM app with {} is served at {}.",
+            text::count(self.groups, "group"),
             api.base_url()
         ))?;
-        say(format_args!("Crawling it into {}, a page of up to 10,000 ids at a time.\n", place(&database)))?;
+        say(format_args!("Crawling it into {}, in pages of up to 10,000 ids.\n", describe(&database)))?;
         let crawler = Arc::new(crawler(&account, &api.base_url(), &store)?);
         let lifecycle = Lifecycle::install()?;
 
-        let few = groups / 100;
-        let acts: [(&str, &dyn Fn()); 4] = [
-            ("First crawl: every group is listed for the first time.", &|| ()),
-            ("1 % of the groups are dissolved and as many created.", &|| {
-                api.dissolve_some(few);
-                api.create_many("Public", few);
-            }),
-            ("Nothing happens. This crawl writes no group at all.", &|| ()),
-            (
-                "One group is dissolved and made again as another type, and one is dissolved for good.",
-                &|| {
-                    let truth = api.truth();
-                    let mut publics = truth.iter().filter(|(_, group_type)| *group_type == "Public");
-                    if let (Some((retyped, _)), Some((gone, _))) = (publics.next(), publics.next()) {
-                        api.retype(retyped, "Community");
-                        api.dissolve(gone);
-                    }
-                },
-            ),
-        ];
         let mut exits = Vec::new();
-        for (what, act) in acts {
-            act();
+        for (what, change) in changes(&api, self.groups as usize / 100) {
+            change();
             say(format_args!("{what}"))?;
             let outcomes =
                 crawl_all(std::slice::from_ref(&crawler), WhenBusy::GiveUp, lifecycle.stop()).await?;
@@ -144,42 +125,65 @@ impl Demo {
                 return Ok(Exit::worst(exits));
             }
         }
-        if let DatabaseUrl::Postgres(_) = database {
-            say(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
-        }
-        for (question, sql) in QUERIES {
-            let (header, rows) = store.read(sql).await?;
-            let header: Vec<&str> = header.iter().map(String::as_str).collect();
-            say(format_args!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows)))?;
-        }
-        if listener.is_none() {
-            store.close().await;
-        }
-        match &database {
-            DatabaseUrl::Sqlite(path) => {
-                say(format_args!(
-                    "The table stays in {}: sqlite3 {0} 'SELECT * FROM groups LIMIT 5'",
-                    path.display()
-                ))?;
-            }
-            DatabaseUrl::Postgres(_) => {
-                say(format_args!(
-                    "The table stays in {}: SELECT * FROM {SCHEMA}.groups LIMIT 5;",
-                    place(&database)
-                ))?;
-                say(format_args!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;"))?;
-            }
-        }
-        say(format_args!("Next, with your own app's SDKAppID and secret key: tim-group-sync init"))?;
+        show_results(&store, &database).await?;
         if let Some(listener) = listener {
-            live_on(listener, &api, account, &store, &lifecycle).await?;
-            store.close().await;
+            serve(listener, &api, account, &store, &lifecycle).await?;
         }
+        store.close().await;
         Ok(Exit::worst(exits))
     }
 }
 
-/// Tables in which nothing has happened yet, in place of an earlier demo's.
+/// Returns what happens to the simulated app before each crawl, with a description.
+fn changes(api: &Simulator, few: usize) -> [(&'static str, Box<dyn Fn() + '_>); 4] {
+    [
+        ("First crawl: every group is listed for the first time.", Box::new(|| ())),
+        (
+            "1 % of the groups are dissolved and as many are created.",
+            Box::new(move || {
+                api.dissolve_some(few);
+                api.create_many("Public", few);
+            }),
+        ),
+        ("Nothing changes. This crawl writes no group.", Box::new(|| ())),
+        (
+            "One group is dissolved and created again with another type, and one is dissolved for good.",
+            Box::new(|| {
+                let truth = api.truth();
+                let mut publics = truth.iter().filter(|(_, group_type)| *group_type == "Public");
+                if let (Some((retyped, _)), Some((dissolved, _))) = (publics.next(), publics.next()) {
+                    api.retype(retyped, "Community");
+                    api.dissolve(dissolved);
+                }
+            }),
+        ),
+    ]
+}
+
+/// Runs the queries and prints their results, then where the data is.
+async fn show_results(store: &Store, database: &DatabaseUrl) -> Result<(), Failure> {
+    if let DatabaseUrl::Postgres(_) = database {
+        say(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
+    }
+    for (question, sql) in QUERIES {
+        let (header, rows) = store.read(sql).await?;
+        let header: Vec<&str> = header.iter().map(String::as_str).collect();
+        say(format_args!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows)))?;
+    }
+    let place = describe(database);
+    match database {
+        DatabaseUrl::Sqlite(_) => {
+            say(format_args!("The data is in {place}: sqlite3 {place} 'SELECT * FROM groups LIMIT 5'"))?;
+        }
+        DatabaseUrl::Postgres(_) => {
+            say(format_args!("The data is in {place}: SELECT * FROM {SCHEMA}.groups LIMIT 5;"))?;
+            say(format_args!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;"))?;
+        }
+    }
+    say(format_args!("Next, with the SDKAppID and the secret key of your own app: tim-group-sync init"))
+}
+
+/// Opens the database with empty tables. Removes those of an earlier demo.
 async fn fresh_store(database: &DatabaseUrl) -> Result<Store, Failure> {
     let store = match database {
         DatabaseUrl::Sqlite(path) => {
@@ -196,8 +200,8 @@ async fn fresh_store(database: &DatabaseUrl) -> Result<Store, Failure> {
     Ok(store)
 }
 
-/// Serves the dashboard while groups come and go and crawls find out, until Ctrl-C.
-async fn live_on(
+/// Serves the dashboard, changes the groups of the simulated app and crawls it, until Ctrl-C.
+async fn serve(
     listener: Listener,
     api: &Simulator,
     account: Settings,
@@ -226,9 +230,9 @@ async fn live_on(
     };
     daemon.apply(vec![plan], |_| alarm_clock.alarm());
     say(format_args!(
-        "\nThe dashboard is at http://{address}/ and the simulated app lives on: groups come and go, and a crawl"
+        "\nThe dashboard is at http://{address}/. Groups of the simulated app are created and dissolved, and the app is"
     ))?;
-    say(format_args!("every 20 seconds finds out. Ctrl-C ends it."))?;
+    say(format_args!("crawled every 20 seconds. Press Ctrl-C to stop."))?;
     tokio::select! {
         _ending = lifecycle.ended(systemd) => {}
         () = churn(api, CHURN) => {}
@@ -252,7 +256,7 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         identity: AppIdentity { sdk_app_id, name: APP.to_owned() },
         group_types: GroupType::documented(),
         page_limit: 10_000,
-        // More than the API allows: what counts is when requests arrive, and this machine may be busy.
+        // Longer than the simulator requires, because it measures the arrival of requests, which a busy machine may delay.
         request_interval: INTERVAL + INTERVAL / 2,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         deletion: DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() },
@@ -267,7 +271,7 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
     ))
 }
 
-/// Removes the database of an earlier demo, and refuses to touch any other file.
+/// Removes the database of an earlier demo. Fails if the file is anything else.
 async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     if !path.exists() {
         return Ok(());
@@ -298,42 +302,38 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes the schemas of an earlier demo, and refuses to touch any other's.
+/// Removes the schemas of an earlier demo. Fails if they contain anything else.
 async fn remove_earlier_schemas(store: &Store, database: &DatabaseUrl) -> Result<(), Failure> {
     if store.remove_schemas_of(APP, HOST).await? {
         return Ok(());
     }
     let error = anyhow::anyhow!(
-        "{database} has schemas {SCHEMA} or {SCHEMA}_private that hold other things than an earlier demo; \
+        "the schemas {SCHEMA} and {SCHEMA}_private of {database} contain other data than that of an earlier demo; \
          name another database with --database postgres://…, or rename them"
     );
     Err(Failure::new(Exit::Failed, error))
 }
 
-/// Where the demo's tables are, in words.
-fn place(database: &DatabaseUrl) -> String {
+/// Describes the location of the demo's tables.
+fn describe(database: &DatabaseUrl) -> String {
     match database {
         DatabaseUrl::Sqlite(path) => path.display().to_string(),
         DatabaseUrl::Postgres(_) => format!("{database}, schema {SCHEMA}"),
     }
 }
 
+/// Parses `--database`.
 fn database(url: &str) -> Result<DatabaseUrl, Failure> {
-    match crate::config::DatabaseUrl::parse(url, Path::new("")) {
-        Ok(crate::config::DatabaseUrl::Sqlite(path)) => Ok(DatabaseUrl::Sqlite(path)),
-        Ok(crate::config::DatabaseUrl::Postgres(url)) if url.has_password() => {
-            let error = anyhow::anyhow!(
-                "the URL of --database carries a password, which every process on this machine can see; put it into \
-                 ~/.pgpass or PGPASSWORD, and leave it out of the URL"
-            );
-            Err(Failure::new(Exit::Usage, error))
-        }
-        Ok(crate::config::DatabaseUrl::Postgres(url)) => {
-            Ok(DatabaseUrl::Postgres(PostgresDatabase::new(url.expose())?.schema(SCHEMA)?))
-        }
-        Err(mistake) => {
-            let error = anyhow::anyhow!("the URL of --database {}. {}", mistake.rule, mistake.fix);
-            Err(Failure::new(Exit::Usage, error))
-        }
+    let url = config::DatabaseUrl::parse(url, Path::new("")).map_err(|mistake| {
+        let error = anyhow::anyhow!("the URL of --database {}. {}", mistake.rule, mistake.fix);
+        Failure::new(Exit::Usage, error)
+    })?;
+    if matches!(&url, config::DatabaseUrl::Postgres(url) if url.has_password()) {
+        let error = anyhow::anyhow!(
+            "the URL of --database contains a password, which every process on this machine can see; put it into \
+             ~/.pgpass or PGPASSWORD, and remove it from the URL"
+        );
+        return Err(Failure::new(Exit::Usage, error));
     }
+    Ok(location_of(&url, SCHEMA)?)
 }

@@ -1,4 +1,4 @@
-//! `init`: a first configuration and its key file, from options or from questions. It never overwrites anything.
+//! `init`: writes a configuration and its key file from options or answers. It never overwrites a file.
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, BufRead as _, ErrorKind, IsTerminal as _, Write as _};
@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 use secrecy::{ExposeSecret as _, SecretString};
 use uzers::User;
 
-use super::check;
+use super::checks;
 use super::exit::{Exit, Failure};
 use super::hidden;
 use super::output::Output;
@@ -21,12 +21,12 @@ use crate::model::SdkAppId;
 use crate::tencent::region::Region;
 use crate::tencent::usersig::SecretKey;
 
-/// The user that the service runs as, where it is installed.
+/// The user of the installed service.
 const SERVICE_USER: &str = "tim-group-sync";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "On a terminal it asks for what is missing; the key is not shown. Nothing is ever overwritten.
+    after_help = "On a terminal it asks for what is missing; the key is not shown. No file is ever overwritten.
 Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml, as root /etc/tim-group-sync/config.toml."
 )]
 pub(super) struct Init {
@@ -39,17 +39,17 @@ pub(super) struct Init {
     /// Another address of the API instead of a region, such as the simulator's
     #[arg(long, value_name = "URL", conflicts_with = "region")]
     base_url: Option<String>,
-    /// A file that holds the app's key alone; it is copied to a file of mode 0600
+    /// A file that contains only the app's key; it is copied to a file of mode 0600
     #[arg(long, value_name = "FILE")]
     secret_key_file: Option<PathBuf>,
-    /// The app's name in the configuration, which stands in every row
+    /// The app's name in the configuration and in the rows of the database
     #[arg(long, value_name = "NAME", default_value = "prod", value_parser = app_name)]
     name: String,
-    /// The administrator account that signs
+    /// The administrator account that signs requests
     #[arg(long, value_name = "USERID", default_value = "administrator")]
     identifier: String,
     /// The database: sqlite:FILE or postgres://…, without a password
-    // Whoever writes a password into it must not see it repeated.
+    // A secret type, because the URL may contain a password, which must not be printed.
     #[arg(long, value_name = "URL")]
     database: Option<SecretString>,
     #[command(flatten)]
@@ -58,12 +58,12 @@ pub(super) struct Init {
     written: Option<Written>,
 }
 
-/// What was written, for those who read how to go on.
+/// The files that were written.
 #[derive(Debug)]
 struct Written {
     config_file: PathBuf,
     secret_key_file: PathBuf,
-    /// Where the service is installed, its user.
+    /// The user of the service, if the configuration is the service's.
     service_user: Option<String>,
 }
 
@@ -77,32 +77,35 @@ fn app_name(text: &str) -> Result<String, &'static str> {
 }
 
 impl Init {
-    /// Writes the files, while root is root still.
+    /// Writes the files. Must run before root changes to the owner of the database.
     pub(super) fn write(&mut self, setup: &Setup) -> Result<(), Failure> {
         let home = setup.home()?;
         let key_file = home.config.with_file_name(format!("{}.key", self.name));
         refuse_existing(&home.config, "edit it, or name another file with --config FILE")?;
         let given = self.secret_key_file.as_deref();
-        let stays = given.is_some_and(|given| is_same_file(given, &key_file));
-        if !stays {
-            refuse_existing(&key_file, "say --secret-key-file with it to use it, or another --name")?;
+        let is_in_place = given.is_some_and(|given| is_same_file(given, &key_file));
+        if !is_in_place {
+            refuse_existing(
+                &key_file,
+                "to use it, pass it with --secret-key-file; or choose another --name",
+            )?;
         }
-        // What cannot be asked for is told before any question.
-        let asking = io::stdin().is_terminal();
-        self.refuse_missing(asking)?;
+        // Without a terminal, missing options are reported before anything else.
+        self.refuse_missing(io::stdin().is_terminal())?;
         let given_key = given.map(read_key).transpose()?;
         let sdk_app_id = match self.sdk_app_id {
             Some(sdk_app_id) => sdk_app_id,
             None => ask_until("SDKAppID (console: IM, your app): ", sdk_app_id)?,
         };
-        let place = match (&self.base_url, &self.region) {
+        let endpoint = match (&self.base_url, &self.region) {
             (Some(url), _) => format!("base_url = {}", toml_text(url)),
             (None, Some(region)) => format!("region = {}", toml_text(region)),
             (None, None) => format!("region = {}", toml_text(&ask_region()?)),
         };
-        let text = self.config_text(&home, sdk_app_id, &place);
+        let text = self.config_text(&home, sdk_app_id, &endpoint);
         if let Err(problems) = Config::parse(&text, &home.config, &setup.environment) {
-            let error = anyhow::Error::from(problems).context("these answers make no lawful configuration");
+            let error =
+                anyhow::Error::from(problems).context("these values do not make a valid configuration");
             return Err(Failure::new(Exit::Usage, error));
         }
         let key = match given_key {
@@ -112,42 +115,42 @@ impl Init {
 
         let owner = service_user(&home);
         make_folder(&home)?;
-        if !stays {
+        if !is_in_place {
             write_new(&key_file, key.expose(), 0o600, owner.as_ref())?;
         }
         if let Err(failure) = write_new(&home.config, &text, 0o644, None) {
-            if !stays {
-                // It was made a moment ago and is of no use without a configuration.
+            if !is_in_place {
+                // The new key file is useless without a configuration.
                 let _ = std::fs::remove_file(&key_file);
             }
             return Err(failure);
         }
         let service_user = owner.map(|user| user.name().to_string_lossy().into_owned());
         eprintln!("wrote {}", home.config.display());
-        if !stays {
-            let whose = service_user.as_ref().map_or_else(String::new, |name| format!(", owner {name}"));
-            eprintln!("wrote {} (mode 0600{whose})", key_file.display());
+        if !is_in_place {
+            let owner = service_user.as_ref().map_or_else(String::new, |name| format!(", owner {name}"));
+            eprintln!("wrote {} (mode 0600{owner})", key_file.display());
         }
         self.written = Some(Written { config_file: home.config, secret_key_file: key_file, service_user });
         Ok(())
     }
 
-    /// Checks what was written.
+    /// Checks the configuration that was written.
     pub(super) async fn check(self, setup: &Setup) -> Result<Exit, Failure> {
-        let (findings, _) = check::examine(setup, &setup.config_for_command()?).await?;
-        let exit = check::worst(&findings);
+        let (findings, _) = checks::examine(setup, &setup.config_for_command()?).await?;
+        let exit = checks::worst(&findings);
         let written = self.written.expect("the files are written before they are checked");
         let result = serde_json::json!({
             "config_file": written.config_file, "secret_key_file": written.secret_key_file, "findings": findings,
         });
         self.output.print(exit, result, |out| {
-            check::print(out, &findings)?;
+            checks::print(out, &findings)?;
             writeln!(out, "\n{}", next_steps(setup, &written, exit))
         })
     }
 
-    /// Names what is missing, if there is nobody to ask.
-    fn refuse_missing(&self, asking: bool) -> Result<(), Failure> {
+    /// Fails if required options are missing and cannot be asked for.
+    fn refuse_missing(&self, can_ask: bool) -> Result<(), Failure> {
         let mut missing = Vec::new();
         if self.sdk_app_id.is_none() {
             missing.push("--sdk-app-id");
@@ -158,35 +161,36 @@ impl Init {
         if self.secret_key_file.is_none() {
             missing.push("--secret-key-file");
         }
-        if asking || missing.is_empty() {
+        if can_ask || missing.is_empty() {
             return Ok(());
         }
-        let error = anyhow::anyhow!("{} must be given: this is no terminal to ask on", missing.join(", "));
+        let error =
+            anyhow::anyhow!("missing {}: stdin is not a terminal, so init cannot ask", missing.join(", "));
         Err(Failure::new(Exit::Usage, error))
     }
 
-    fn config_text(&self, home: &Home, sdk_app_id: SdkAppId, place: &str) -> String {
+    fn config_text(&self, home: &Home, sdk_app_id: SdkAppId, endpoint: &str) -> String {
         let database = self.database.as_ref().map_or(home.database_url.as_str(), |url| url.expose_secret());
         format!(
-            "# `tim-group-sync check --show-config` shows every option, config.example.toml explains them.\n\
+            "# `tim-group-sync check --show-config` shows every option; config.example.toml explains them.\n\
              \n\
              [database]\n\
-             # A SQLite file, or \"postgres://user@host/db\" with the password in a password_file.\n\
+             # An SQLite file, or \"postgres://user@host/db\" with the password in a password_file.\n\
              url = {database}\n\
              \n\
              [schedule]\n\
-             # Every hour; the time zone is also that of the days in daily_counts.\n\
+             # Every hour. The time zone also defines the days of daily_counts.\n\
              cron = \"0 * * * *\"\n\
              timezone = \"UTC\"\n\
              \n\
-             # One section for each app; its name stands in every row.\n\
+             # One section for each app. Its name is in every row of the database.\n\
              [apps.{name}]\n\
              sdk_app_id = {sdk_app_id}\n\
              # An administrator of the app.\n\
              identifier = {identifier}\n\
-             # Holds the app's key alone; only the user that runs this program may read it.\n\
+             # Contains only the app's key. Only the user that runs this program may read it.\n\
              secret_key_file = {key_file}\n\
-             {place}\n",
+             {endpoint}\n",
             database = toml_text(database),
             name = self.name,
             identifier = toml_text(&self.identifier),
@@ -202,7 +206,8 @@ fn toml_text(text: &str) -> String {
 fn refuse_existing(path: &Path, instead: &str) -> Result<(), Failure> {
     match path.symlink_metadata() {
         Ok(_) => {
-            let error = anyhow::anyhow!("{} exists, and init overwrites nothing: {instead}", path.display());
+            let error =
+                anyhow::anyhow!("{} exists, and init does not overwrite it: {instead}", path.display());
             Err(Failure::new(Exit::Failed, error))
         }
         Err(_) => Ok(()),
@@ -219,7 +224,7 @@ fn read_key(file: &Path) -> Result<SecretKey, Failure> {
     Ok(read.key)
 }
 
-/// Asks one question on the terminal.
+/// Asks a question on the terminal.
 fn ask(question: &str) -> Result<String, Failure> {
     eprint!("{question}");
     io::stderr().flush()?;
@@ -231,7 +236,7 @@ fn ask(question: &str) -> Result<String, Failure> {
 }
 
 fn unanswered() -> Failure {
-    Failure::new(Exit::Usage, anyhow::anyhow!("the questions were not all answered; nothing was written"))
+    Failure::new(Exit::Usage, anyhow::anyhow!("not all questions were answered; nothing was written"))
 }
 
 fn ask_until<T>(question: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
@@ -249,7 +254,7 @@ fn ask_region() -> Result<String, Failure> {
     ask_until(&format!("Data centre ({known}) [china]: "), |answer| match answer {
         "" => Ok("china".to_owned()),
         name if names.contains(&name) => Ok(name.to_owned()),
-        _ => Err(format!("it is one of {known}")),
+        _ => Err(format!("must be one of {known}")),
     })
 }
 
@@ -261,12 +266,12 @@ fn ask_key() -> Result<SecretKey, Failure> {
                     return unanswered();
                 }
                 let error =
-                    anyhow::Error::from(error).context("cannot ask for the key; say --secret-key-file");
+                    anyhow::Error::from(error).context("cannot ask for the key; use --secret-key-file");
                 Failure::new(Exit::Failed, error)
             })?;
         let text = typed.expose_secret().trim();
         if text.is_empty() || text.contains(char::is_whitespace) {
-            eprintln!("a key has characters, and no spaces between them");
+            eprintln!("a key is not empty and contains no spaces");
             continue;
         }
         let key = SecretKey::new(text);
@@ -274,13 +279,14 @@ fn ask_key() -> Result<SecretKey, Failure> {
             return Ok(key);
         }
         eprintln!("this {UNUSUAL_KEY}");
-        if matches!(ask("Use it all the same? [y/N] ")?.as_str(), "y" | "Y" | "yes") {
+        if matches!(ask("Use it anyway? [y/N] ")?.as_str(), "y" | "Y" | "yes") {
             return Ok(key);
         }
     }
 }
 
-/// The service's user, if this is the service's configuration and root who can give files away.
+/// Returns the user of the service, if this is the service's configuration and the user is root, who can change the owner of
+/// files.
 fn service_user(home: &Home) -> Option<User> {
     if !home.is_system || !geteuid().is_root() {
         return None;
@@ -295,7 +301,7 @@ fn make_folder(home: &Home) -> Result<(), Failure> {
     if folder.exists() {
         return Ok(());
     }
-    // The service has to get in; nobody else has to.
+    // Only the service's configuration must be accessible to another user.
     let mode = if home.is_system { 0o755 } else { 0o700 };
     let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
     made.and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(mode)))
@@ -304,11 +310,11 @@ fn make_folder(home: &Home) -> Result<(), Failure> {
 
 fn cannot_write(path: &Path, error: io::Error) -> Failure {
     let error = anyhow::Error::from(error)
-        .context(format!("cannot write {}; name another place with --config FILE", path.display()));
+        .context(format!("cannot write {}; choose another path with --config FILE", path.display()));
     Failure::new(Exit::Failed, error)
 }
 
-/// Writes a file that is not there yet, with this very mode whatever the umask says.
+/// Creates a file with this mode, regardless of the umask. Fails if it exists.
 fn write_new(path: &Path, text: &str, mode: u32, owner: Option<&User>) -> Result<(), Failure> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = opened.map_err(|error| cannot_write(path, error))?;
@@ -321,7 +327,7 @@ fn write_new(path: &Path, text: &str, mode: u32, owner: Option<&User>) -> Result
         file.sync_all()
     };
     fill().map_err(|error| {
-        // Half a file would be in the way of the next attempt.
+        // An incomplete file would block the next attempt.
         let _ = std::fs::remove_file(path);
         cannot_write(path, error)
     })
@@ -332,18 +338,18 @@ fn next_steps(setup: &Setup, written: &Written, exit: Exit) -> String {
     let program = format!("tim-group-sync{config}");
     if exit != Exit::Done {
         return format!(
-            "Next: mend what is not ok above, in {}, and run\n  {program} check",
+            "Next: correct {} where a check above is not ok, then run\n  {program} check",
             written.config_file.display()
         );
     }
     if written.service_user.is_some() {
         return "Next:\n  systemctl enable --now tim-group-sync   # crawls at once, then every hour\n  \
-                tim-group-sync status                   # what is in the table"
+                tim-group-sync status                   # shows the groups of each app"
             .to_owned();
     }
     format!(
         "Next:\n  {program} crawl    # one crawl; --dry-run shows what it would change\n  \
-         {program} status   # what is in the table\n  \
+         {program} status   # shows the groups of each app\n  \
          {program} run      # the service: crawls every hour until stopped"
     )
 }

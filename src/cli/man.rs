@@ -1,4 +1,4 @@
-//! `man`: one page about everything, made from the definition of the command line.
+//! `man`: one manual page for all commands, generated from the definition of the command line.
 
 use std::io::{self, Write};
 
@@ -11,11 +11,11 @@ use super::output::to_stdout;
 
 #[derive(Debug, Args)]
 #[command(after_help = "To read it: tim-group-sync man | man -l -
-To install it for yourself: tim-group-sync man > ~/.local/share/man/man1/tim-group-sync.1")]
+To install it for your user: tim-group-sync man > ~/.local/share/man/man1/tim-group-sync.1")]
 pub(super) struct Man {}
 
 impl Man {
-    #[expect(clippy::unused_self, reason = "every command is run alike")]
+    #[expect(clippy::unused_self, reason = "all commands have the same signature")]
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let page = String::from_utf8_lossy(&page()?).into_owned();
         to_stdout(|out| page.chars().try_for_each(|c| write_char(out, c)))?;
@@ -23,7 +23,7 @@ impl Man {
     }
 }
 
-/// Formatters take other characters than ASCII for what they are only by their number.
+/// Writes characters outside ASCII as numeric escapes. Formatters render others depending on their locale.
 fn write_char(out: &mut dyn Write, c: char) -> io::Result<()> {
     if c.is_ascii() { write!(out, "{c}") } else { write!(out, "\\[u{:04X}]", u32::from(c)) }
 }
@@ -48,7 +48,7 @@ fn page() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// A command as a part of the section about all of them: its page without what every command has.
+/// Writes the page of a command as a subsection, without the options that all commands have.
 fn write_command(page: &mut Vec<u8>, command: &clap::Command) -> io::Result<()> {
     let mut heading = Roff::new();
     heading.control("SS", [command.get_name()]);
@@ -77,36 +77,38 @@ fn write_command(page: &mut Vec<u8>, command: &clap::Command) -> io::Result<()> 
     Ok(())
 }
 
-/// What no option tells.
 const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "Done."),
     ("1", "Failed."),
     ("2", "Wrong usage."),
-    ("3", "A crawl is complete, but its deletions are withheld until someone approves them."),
-    ("4", "A crawl is incomplete: nothing was marked deleted of what it could not account for."),
-    ("75", "An app is being crawled by another process, or the database is out of reach: try again later."),
-    ("78", "The configuration or the credentials are wrong: someone has to change something."),
+    ("3", "A crawl is complete, but its deletions are withheld until they are approved."),
+    ("4", "A crawl is incomplete: groups that it could not account for were not marked deleted."),
+    ("75", "Another process is crawling an app, or the database is unreachable: try again later."),
+    ("78", "The configuration or the credentials are wrong and must be changed."),
 ];
 const FILES: [(&str, &str); 2] = [
     (
         "$XDG_CONFIG_HOME/tim-group-sync/config.toml",
         "An ordinary user's configuration; ~/.config by default.",
     ),
-    ("/etc/tim-group-sync/config.toml", "The service's, root's, and that of users who have none."),
+    (
+        "/etc/tim-group-sync/config.toml",
+        "The configuration of the service, of root, and of users who have none of their own.",
+    ),
 ];
 const VARIABLES: [(&str, &str); 5] = [
-    ("TIM_GROUP_SYNC_CONFIG", "The configuration file, where --config names none."),
-    ("TIM_GROUP_SYNC_DATABASE_URL", "Instead of database.url."),
-    ("TIM_GROUP_SYNC_LOG", "Instead of log.level: a level, or a filter such as info,tim_group_sync=debug."),
-    ("HTTPS_PROXY, NO_PROXY", "The proxy to the API, and where not to use it."),
-    ("NO_COLOR", "Log lines without colours."),
+    ("TIM_GROUP_SYNC_CONFIG", "The configuration file, unless --config is given."),
+    ("TIM_GROUP_SYNC_DATABASE_URL", "Overrides database.url."),
+    ("TIM_GROUP_SYNC_LOG", "Overrides log.level: a level, or a filter such as info,tim_group_sync=debug."),
+    ("HTTPS_PROXY, NO_PROXY", "The proxy for requests to the API, and hosts for which it is not used."),
+    ("NO_COLOR", "Turns off colours in log lines."),
 ];
 const SIGNALS: [(&str, &str); 3] = [
     (
         "SIGTERM, SIGINT",
-        "Finish the page in hand, record the crawl as cancelled, and end within 5 seconds; a second one aborts.",
+        "Finish the current page, record the crawl as cancelled, and exit within 5 seconds. A second signal aborts.",
     ),
-    ("SIGHUP", "Read the configuration and the keys again, between crawls."),
+    ("SIGHUP", "Reload the configuration and the keys between crawls."),
     ("SIGUSR1", "Crawl every app now."),
 ];
 

@@ -4,6 +4,7 @@
 
 mod approve;
 mod check;
+mod checks;
 mod completions;
 mod crawl;
 mod demo;

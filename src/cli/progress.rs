@@ -1,4 +1,4 @@
-//! Shows crawls under way: a bar with an ETA on a terminal, plain lines elsewhere.
+//! Shows the progress of crawls: bars with an ETA on a terminal, lines elsewhere.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -7,13 +7,14 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, Prog
 use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 
+use super::text;
 use crate::crawl::{Progress, Step};
 use crate::telemetry;
 
-/// Pause between plain lines about the same step.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Interval between two lines about the same step.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Shows these crawls until it is dropped.
+/// Shows the progress of these crawls until the future is dropped.
 pub(super) async fn show(crawls: Vec<(String, watch::Receiver<Progress>)>) {
     if io::stderr().is_terminal() {
         bars(crawls).await;
@@ -42,16 +43,16 @@ async fn bars(crawls: Vec<(String, watch::Receiver<Progress>)>) {
     let mut tick = interval(Duration::from_millis(100));
     loop {
         tick.tick().await;
-        for (bar, progress, begun) in &mut shown {
+        for (bar, progress, has_begun) in &mut shown {
             let progress = progress.borrow_and_update().clone();
             if progress.step == Step::Idle {
-                // A finished bar never shows again, so a crawl that has not begun must not finish it.
-                if *begun {
+                // A finished bar cannot be shown again, so it is not finished before the crawl has begun.
+                if *has_begun {
                     bar.finish_and_clear();
                 }
                 continue;
             }
-            *begun = true;
+            *has_begun = true;
             if let Some(total) = progress.total
                 && bar.length() != Some(total.max(progress.listed))
             {
@@ -59,7 +60,7 @@ async fn bars(crawls: Vec<(String, watch::Receiver<Progress>)>) {
                 bar.set_style(known.clone());
             }
             bar.set_position(progress.listed);
-            bar.set_message(words(&progress));
+            bar.set_message(describe(&progress));
             bar.tick();
         }
     }
@@ -75,7 +76,7 @@ async fn lines(crawls: Vec<(String, watch::Receiver<Progress>)>) {
             let now = progress.borrow_and_update().clone();
             let same = std::mem::discriminant(&now.step) == std::mem::discriminant(last)
                 && group_type(&now.step) == group_type(last);
-            if now.step == Step::Idle || (same && since.elapsed() < LINE_EVERY) {
+            if now.step == Step::Idle || (same && since.elapsed() < LINE_INTERVAL) {
                 continue;
             }
             let total = now.total.map_or_else(String::new, |total| format!(" of {}", HumanCount(total)));
@@ -83,7 +84,7 @@ async fn lines(crawls: Vec<(String, watch::Receiver<Progress>)>) {
                 0 => String::new(),
                 listed => format!(", {}{total} groups so far", HumanCount(listed)),
             };
-            eprintln!("{name}: {}{so_far}", words(&now));
+            eprintln!("{name}: {}{so_far}", describe(&now));
             *last = now.step;
             *since = Instant::now();
         }
@@ -97,24 +98,24 @@ fn group_type(step: &Step) -> Option<&str> {
     }
 }
 
-fn words(progress: &Progress) -> String {
+fn describe(progress: &Progress) -> String {
     if let Some(waiting) = &progress.waiting {
         let left = waiting.until.saturating_duration_since(Instant::now()).as_secs();
-        return format!("retrying in {left}s: {}", waiting.why);
+        return format!("retrying in {left} s: {}", waiting.why);
     }
     match &progress.step {
         Step::Idle => "idle".to_owned(),
-        Step::WaitingForLease => "another process crawls this app; waiting for it".to_owned(),
+        Step::WaitingForLease => "waiting for another process to finish crawling this app".to_owned(),
         Step::Starting => "starting".to_owned(),
         Step::Listing { group_type: Some(group_type), .. } => format!("listing {group_type}"),
         Step::Listing { group_type: None, .. } => "listing all types".to_owned(),
         Step::Checking => "checking".to_owned(),
         Step::Asking { asked, of } => {
-            format!("asking about {} groups, {} so far", HumanCount(*of), HumanCount(*asked))
+            format!("asking about {}, {} so far", text::count(*of, "group"), HumanCount(*asked))
         }
         Step::Concluding { to_mark: 0, .. } => "concluding".to_owned(),
         Step::Concluding { marked, to_mark } => {
-            format!("concluding, {} of {} groups marked", HumanCount(*marked), HumanCount(*to_mark))
+            format!("concluding, {} of {} marked", HumanCount(*marked), text::count(*to_mark, "group"))
         }
     }
 }

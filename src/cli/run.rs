@@ -1,4 +1,4 @@
-//! `run`: the daemon, until it is told to stop.
+//! `run`: the daemon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::setup::{Setup, location, open, publication};
+use super::text;
 use crate::alarm::AlarmClock;
 use crate::config::{App, Config, Setting};
 use crate::daemon::{AppPlan, Daemon, Database, keep_database};
@@ -19,14 +20,14 @@ use crate::publish;
 use crate::telemetry;
 use crate::web::{Hosts, Listener, dashboard, health};
 
-/// How long READY waits for the database: long enough for one that is there to say what is wrong with the configuration.
-const FIRST_ANSWER: Duration = Duration::from_millis(500);
-/// By then the database is closed or left as it is …
-const STOPPED_AFTER: Duration = Duration::from_millis(4_800);
-/// … even if everything else took its time.
-const LEAVING: Duration = Duration::from_millis(300);
-/// Sections, or keys, that are read at the start and never again.
-const FIXED: [&str; 4] = ["database.", "metrics.", "dashboard.", "log.format"];
+/// How long the start waits for the database before READY. It is enough for a reachable database to reject the configuration.
+const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time from the request to stop until the program gives up closing the database.
+const STOP_DEADLINE: Duration = Duration::from_millis(4_800);
+/// The minimum time for closing the database, even if [`STOP_DEADLINE`] is near.
+const FORCED_EXIT_GRACE: Duration = Duration::from_millis(300);
+/// Sections and keys that take effect only at a start.
+const RESTART_ONLY_SETTINGS: [&str; 4] = ["database.", "metrics.", "dashboard.", "log.format"];
 
 #[derive(Debug, Args)]
 pub(super) struct Run {}
@@ -37,17 +38,17 @@ impl Run {
         let lifecycle = Lifecycle::install()?;
         let systemd = Systemd::from_environment();
         let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
-        let (place, opened) = (location(&config)?, Arc::clone(&config));
+        let (location, opened) = (location(&config)?, Arc::clone(&config));
         let database = keep_database(&lifecycle, move || {
-            let (place, config) = (place.clone(), Arc::clone(&opened));
-            async move { open(&place, &config).await }
+            let (location, config) = (location.clone(), Arc::clone(&opened));
+            async move { open(&location, &config).await }
         });
         let mut daemon = Daemon::new(&setup.clock, &lifecycle, systemd, database.clone());
         let metrics = Arc::new(Metrics::new(&setup.clock));
-        // Exit 78 is for a start that only a person can mend, so what can need one comes before READY.
+        // Failures with exit code 78 need a change of the configuration. They must come before READY.
         listen(&config, &daemon, &metrics, &lifecycle).await?;
-        see_to_keys(&config)?;
-        see_to_database(database.clone(), &lifecycle).await?;
+        require_a_readable_key(&config)?;
+        fail_fast_on_database_config(database.clone(), &lifecycle).await?;
         daemon.apply(plans(setup, &config, &metrics), |_| alarm_clock.alarm());
         if let Some(publication) = publication(&config) {
             publish::start(publication, &setup.clock, &daemon.health(), &lifecycle);
@@ -58,11 +59,11 @@ impl Run {
         let reloading =
             Reloading { setup, at_start: &config, systemd, alarm_clock: &alarm_clock, metrics: &metrics };
         reloading.serve(Arc::clone(&config), &lifecycle, &mut daemon).await;
-        let asked = Instant::now();
+        let requested = Instant::now();
         let ending = lifecycle.ended(systemd).await;
-        let left = STOPPED_AFTER.saturating_sub(asked.elapsed()).max(LEAVING);
+        let left = STOP_DEADLINE.saturating_sub(requested.elapsed()).max(FORCED_EXIT_GRACE);
         let store = database.borrow().store().cloned();
-        // A connection whose transaction was dropped may wait for its server; nobody has to wait with it.
+        // Closing has a timeout: a connection whose transaction was dropped may still wait for its server.
         let _ = tokio::time::timeout(left, async {
             alarm_clock.stop().await;
             if let Some(store) = store {
@@ -75,20 +76,20 @@ impl Run {
             Ending::Requested => Ok(Exit::Done),
             Ending::TaskDied(task) => Err(Failure::new(
                 Exit::Failed,
-                anyhow::anyhow!("{task} ended without being asked; see the log above"),
+                anyhow::anyhow!("{task} ended unexpectedly; see the log above"),
             )),
             Ending::Abandoned(tasks) => Err(Failure::new(
                 Exit::Failed,
-                anyhow::anyhow!("{tasks} tasks did not end in time and were abandoned"),
+                anyhow::anyhow!("{} did not end in time", text::count(tasks as u64, "task")),
             )),
         }
     }
 }
 
-/// What a reload needs.
+/// Reloads the configuration.
 struct Reloading<'a> {
     setup: &'a Setup,
-    /// The configuration that database and listeners are of.
+    /// The configuration at the start, which the database and the listeners use.
     at_start: &'a Config,
     systemd: Systemd,
     alarm_clock: &'a AlarmClock,
@@ -96,7 +97,7 @@ struct Reloading<'a> {
 }
 
 impl Reloading<'_> {
-    /// Reads the configuration again whenever SIGHUP asks for it, until the stop.
+    /// Reloads the configuration at every SIGHUP, until a stop is requested.
     async fn serve(&self, mut config: Arc<Config>, lifecycle: &Lifecycle, daemon: &mut Daemon) {
         let mut requests = lifecycle.reload_requests();
         loop {
@@ -107,11 +108,11 @@ impl Reloading<'_> {
             }
             self.systemd.reloading();
             match self.setup.read(&self.setup.environment) {
-                Ok(new) => config = self.take_over(&config, new, daemon),
+                Ok(new) => config = self.apply(&config, new, daemon),
                 Err(failure) => {
                     let problems = failure.error.to_string();
                     problems.lines().for_each(|problem| error!("configuration: {problem}"));
-                    error!("the configuration was not reloaded: the one before stays in effect");
+                    error!("the configuration was not reloaded: the previous one remains in effect");
                     let first = problems.lines().next().unwrap_or_default();
                     let more = match problems.lines().count() {
                         0 | 1 => String::new(),
@@ -124,12 +125,12 @@ impl Reloading<'_> {
         }
     }
 
-    fn take_over(&self, before: &Config, new: Config, daemon: &mut Daemon) -> Arc<Config> {
+    fn apply(&self, before: &Config, new: Config, daemon: &mut Daemon) -> Arc<Config> {
         let new = Arc::new(new);
         telemetry::set_filter(&new.log.level);
-        let fixed = changed_settings(&self.at_start.settings, &new.settings);
-        if !fixed.is_empty() {
-            warn!("changed, but taken over only by a restart: {}", fixed.join(", "));
+        let restart_only = restart_only_changes(&self.at_start.settings, &new.settings);
+        if !restart_only.is_empty() {
+            warn!("changed settings that need a restart to take effect: {}", restart_only.join(", "));
         }
         let names = |chosen: Vec<&App>| {
             let names: Vec<&str> = chosen.iter().map(|app| app.name.as_str()).collect();
@@ -146,7 +147,7 @@ impl Reloading<'_> {
                 before_it.is_some_and(|old| old != **app || before.retention != new.retention)
             })
             .collect();
-        // Applied before it is said: whoever reads the line may ask for a crawl at once.
+        // Applied before the log line, because a person who reads it may request a crawl at once.
         daemon.apply(plans(self.setup, &new, self.metrics), |_| self.alarm_clock.alarm());
         info!(
             apps = new.apps.len(),
@@ -159,17 +160,18 @@ impl Reloading<'_> {
     }
 }
 
-/// The keys of settings that differ and are not read again.
-fn changed_settings(before: &[Setting], now: &[Setting]) -> Vec<String> {
-    let is_fixed = |setting: &&Setting| FIXED.iter().any(|fixed| setting.key.starts_with(fixed));
+/// Returns the keys of [`RESTART_ONLY_SETTINGS`] that differ.
+fn restart_only_changes(before: &[Setting], now: &[Setting]) -> Vec<String> {
+    let is_restart_only =
+        |setting: &&Setting| RESTART_ONLY_SETTINGS.iter().any(|prefix| setting.key.starts_with(prefix));
     let differs = |setting: &Setting, others: &[Setting]| {
         !others.iter().any(|other| other.key == setting.key && other.value == setting.value)
     };
     let mut keys: Vec<String> = now
         .iter()
-        .filter(is_fixed)
+        .filter(is_restart_only)
         .filter(|setting| differs(setting, before))
-        .chain(before.iter().filter(is_fixed).filter(|setting| differs(setting, now)))
+        .chain(before.iter().filter(is_restart_only).filter(|setting| differs(setting, now)))
         .map(|setting| setting.key.clone())
         .collect();
     keys.sort_unstable();
@@ -177,7 +179,7 @@ fn changed_settings(before: &[Setting], now: &[Setting]) -> Vec<String> {
     keys
 }
 
-/// What is crawled, and how. Each plan reads its key when its crawler is made.
+/// Returns the plans of all apps. A plan reads the app's key when its crawler is created.
 fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan> {
     let plan = |app: &App| {
         let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
@@ -196,8 +198,8 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
     config.apps.iter().map(plan).collect()
 }
 
-/// Fails if no app's key can be read. One without does not keep the others from being crawled.
-fn see_to_keys(config: &Config) -> Result<(), Failure> {
+/// Fails if no app has a readable key. If some have one, those apps can be crawled.
+fn require_a_readable_key(config: &Config) -> Result<(), Failure> {
     let mut failure = None;
     for app in &config.apps {
         match app.read_secret_key() {
@@ -208,8 +210,9 @@ fn see_to_keys(config: &Config) -> Result<(), Failure> {
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Fails if the database says at once that its configuration is wrong. One that is away is waited for later.
-async fn see_to_database(
+/// Fails if the database rejects its configuration within [`DATABASE_CHECK_TIMEOUT`]. An unreachable database is no failure;
+/// the daemon waits for it.
+async fn fail_fast_on_database_config(
     mut database: watch::Receiver<Database>,
     lifecycle: &Lifecycle,
 ) -> Result<(), Failure> {
@@ -217,7 +220,7 @@ async fn see_to_database(
     let answer = tokio::select! {
         biased;
         () = lifecycle.stop().soft().cancelled() => return Ok(()),
-        answer = tokio::time::timeout(FIRST_ANSWER, answer) => answer,
+        answer = tokio::time::timeout(DATABASE_CHECK_TIMEOUT, answer) => answer,
     };
     match answer {
         Ok(Ok(answer)) => match &*answer {
@@ -230,7 +233,7 @@ async fn see_to_database(
     }
 }
 
-/// Opens the listeners that are configured.
+/// Starts the configured listeners.
 async fn listen(
     config: &Config,
     daemon: &Daemon,

@@ -1,4 +1,4 @@
-//! From the configuration to the parts of the program: the only place that hands each part its settings.
+//! Builds the parts of the program from the configuration. This is the only place that does.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tracing::warn;
 use super::exit::{Exit, Failure};
 use super::owner::become_owner;
 use crate::clock::Clock;
-use crate::config::{self, App, Config, Environment, Home, LogFormat, Origin, PasswordRead};
+use crate::config::{self, App, Config, Environment, Home, LogFormat, Origin};
 use crate::crawl::{CrawlSettings, Crawler};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
@@ -19,10 +19,10 @@ use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
 
-/// As long may it take to close a database.
-const CLOSING: Duration = Duration::from_secs(5);
+/// The maximum time to close a database.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What every command but `demo` and `simulate` starts from.
+/// The context of every command except `demo` and `simulate`.
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
     file: Option<PathBuf>,
@@ -36,36 +36,36 @@ impl Setup {
         Self { file, environment: Environment::of_process(), clock: Clock::system(), opened: Arc::default() }
     }
 
-    /// Reads the configuration and starts logging as it says.
+    /// Reads the configuration and starts logging accordingly.
     pub(super) fn config(&self) -> Result<Config, Failure> {
         let config = self.read(&self.environment)?;
         telemetry::init(&config.log.level, format(config.log.format));
         Ok(config)
     }
 
-    /// Reads the configuration for a command that people run by hand: only what they must know is logged, as text.
+    /// Reads the configuration for an interactive command. The log level is `warn`, unless the configuration sets one.
     pub(super) fn config_for_command(&self) -> Result<Config, Failure> {
         let config = self.read(&self.environment)?;
-        let chosen = config
+        let is_level_set = config
             .settings
             .iter()
             .any(|setting| setting.key == "log.level" && !matches!(setting.origin, Origin::Default));
-        telemetry::init(if chosen { &config.log.level } else { "warn" }, format(config.log.format));
+        telemetry::init(if is_level_set { &config.log.level } else { "warn" }, format(config.log.format));
         Ok(config)
     }
 
-    /// Where the configuration is.
+    /// Returns the path of the configuration.
     pub(super) fn locate(&self) -> Result<PathBuf, Failure> {
         Ok(Config::locate(self.file.as_deref(), &self.environment)?)
     }
 
-    /// Where the configuration is to be.
+    /// Returns where to create a configuration.
     pub(super) fn home(&self) -> Result<Home, Failure> {
         Config::home(self.file.as_deref(), &self.environment)
             .map_err(|error| Failure::new(Exit::Usage, error))
     }
 
-    /// What a command line has to say so that it finds the same configuration.
+    /// Returns the argument, with a leading space, that other commands need to find the same configuration.
     pub(super) fn config_argument(&self) -> String {
         self.file.as_ref().map_or_else(String::new, |file| format!(" --config {}", file.display()))
     }
@@ -74,37 +74,38 @@ impl Setup {
         Ok(Config::load(&self.locate()?, environment)?)
     }
 
-    /// Makes root the owner of the configuration's SQLite file. This has to come before there is a second thread.
+    /// If the user is root, changes to the owner of the configuration's SQLite file. Must be called before a second thread
+    /// exists.
     pub(super) fn become_owner(&self) -> Result<(), Failure> {
         match self.read(&self.environment) {
             Ok(Config {
                 database: config::Database { url: config::DatabaseUrl::Sqlite(path), .. }, ..
             }) => become_owner(&path),
-            // The command itself will tell what is wrong with the configuration.
+            // The command itself reports an invalid configuration.
             _ => Ok(()),
         }
     }
 
-    /// The configuration's database, opened for writing, with its tables up to date.
+    /// Opens the configuration's database for writing and brings its tables up to date.
     pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
         Ok(self.opened(open(&location(config)?, config).await?))
     }
 
-    /// Remembers a database that a command works with, so that it is closed however the command ends.
+    /// Registers a database to be closed at the end of the command, even if the command fails.
     pub(super) fn opened(&self, store: Store) -> Store {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(store.clone());
         store
     }
 
-    /// Closes what the command opened. A server that does not answer any more is not waited for.
+    /// Closes the databases that the command opened. Gives up after [`CLOSE_TIMEOUT`] if a server does not answer.
     pub(super) async fn close_databases(&self) {
         let opened = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
         for store in opened {
-            let _ = timeout(CLOSING, store.close()).await;
+            let _ = timeout(CLOSE_TIMEOUT, store.close()).await;
         }
     }
 
-    /// The crawler of an app.
+    /// Creates the crawler of an app.
     pub(super) fn crawler(&self, config: &Config, app: &App, client: Client, store: &Store) -> Crawler {
         let settings = CrawlSettings {
             identity: AppIdentity { sdk_app_id: app.sdk_app_id, name: app.name.clone() },
@@ -119,14 +120,14 @@ impl Setup {
         Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(config.retention)
     }
 
-    /// The client of an app, its key read from its file.
+    /// Creates the client of an app. Reads its key and logs warnings about the key's file.
     pub(super) fn client(&self, app: &App) -> Result<Client, Failure> {
         let (client, warnings) = self.client_and_warnings(app)?;
         warnings.iter().for_each(|warning| warn!(app = app.name, "{warning}"));
         Ok(client)
     }
 
-    /// The same, for whoever tells of what is odd about the key's file in their own way.
+    /// Creates the client of an app. Returns the warnings about the key's file.
     pub(super) fn client_and_warnings(&self, app: &App) -> Result<(Client, Vec<String>), Failure> {
         let read = app.read_secret_key()?;
         let settings = ClientSettings {
@@ -143,13 +144,13 @@ impl Setup {
     }
 }
 
-/// The copy for readers, if there is to be one.
+/// Returns the settings of the copy for readers, if one is configured.
 pub(super) fn publication(config: &Config) -> Option<Publication> {
     let path = config.database.publish.clone()?;
     Some(Publication { path, interval: config.database.publish_interval })
 }
 
-/// Opens a database for writing, with its tables up to date.
+/// Opens a database for writing. Migrates it, or with `auto_migrate = false` checks that it is migrated.
 pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Store, StoreError> {
     let store = Store::open(location).await?;
     let migrated =
@@ -160,44 +161,51 @@ pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Stor
     migrated.map(|()| store)
 }
 
-/// The database's place in the store's own terms.
+/// Converts the location of the database for the store. Reads its password and logs warnings about the password's file.
 pub(super) fn location(config: &Config) -> Result<DatabaseUrl, Failure> {
     let (location, warnings) = location_and_warnings(config)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
     Ok(location)
 }
 
-/// The same, for whoever tells of what is odd about the password's file in their own way.
+/// Converts the location of the database for the store. Returns the warnings about the password's file.
 pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec<String>), Failure> {
-    let url = match &config.database.url {
-        config::DatabaseUrl::Sqlite(path) => return Ok((DatabaseUrl::Sqlite(path.clone()), Vec::new())),
-        config::DatabaseUrl::Postgres(url) => url,
-    };
-    let database = PostgresDatabase::new(url.expose())?
-        .schema(&config.database.schema)?
-        .reader_role(config.database.reader_role.as_deref());
-    let read = config.database.read_password().map_err(|error| Failure::new(Exit::Config, error))?;
-    Ok(match read {
-        Some(PasswordRead { password, warnings }) => {
-            (DatabaseUrl::Postgres(database.password(&password)), warnings)
+    let mut location = location_of(&config.database.url, &config.database.schema)?;
+    let mut warnings = Vec::new();
+    if let DatabaseUrl::Postgres(database) = &mut location {
+        *database = database.clone().reader_role(config.database.reader_role.as_deref());
+        let read = config.database.read_password().map_err(|error| Failure::new(Exit::Config, error))?;
+        if let Some(read) = read {
+            *database = database.clone().password(&read.password);
+            warnings = read.warnings;
         }
-        None => (DatabaseUrl::Postgres(database), Vec::new()),
+    }
+    Ok((location, warnings))
+}
+
+/// Converts a URL and, for PostgreSQL, the schema of the views.
+pub(super) fn location_of(url: &config::DatabaseUrl, schema: &str) -> Result<DatabaseUrl, StoreError> {
+    Ok(match url {
+        config::DatabaseUrl::Sqlite(path) => DatabaseUrl::Sqlite(path.clone()),
+        config::DatabaseUrl::Postgres(url) => {
+            DatabaseUrl::Postgres(PostgresDatabase::new(url.expose())?.schema(schema)?)
+        }
     })
 }
 
-/// The apps that a command is for.
+/// Returns the app with this name, or all apps if there is no name.
 pub(super) fn selected<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a App>, Failure> {
     let apps: Vec<&App> = config.apps.iter().filter(|app| name.is_none_or(|name| app.name == name)).collect();
     if apps.is_empty() {
         let names: Vec<&str> = config.apps.iter().map(|app| app.name.as_str()).collect();
         let name = name.unwrap_or_default();
-        let error = anyhow::anyhow!("no app is called {name:?}; the configuration has {}", names.join(", "));
+        let error = anyhow::anyhow!("no app is named {name:?}; the configuration has {}", names.join(", "));
         return Err(Failure::new(Exit::Usage, error));
     }
     Ok(apps)
 }
 
-/// The configured data centre and the others, for an error that says the app is not there.
+/// Describes the configured data centre and the others, for errors about an app that does not exist in it.
 fn region_hint(app: &App) -> String {
     let Some(configured) = app.api.region else {
         return format!("base_url is {}", app.api.base_url);

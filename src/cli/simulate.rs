@@ -1,4 +1,4 @@
-//! `simulate`: the simulated API as a server of its own, to try the program against.
+//! `simulate`: runs the API simulator as a server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,13 +8,14 @@ use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
 use super::output::say;
+use super::text;
 use crate::lifecycle::Lifecycle;
 use crate::simulator::{
     AbsentCodes, At, Cursor, Fault, KEY, Listing, Order, Settings, SimulatedApp, Simulator,
 };
 use crate::tencent::usersig::SecretKey;
 
-/// Shares of the documented types in a made-up app, in percent.
+/// The percentage of each documented type in a simulated app.
 pub(super) const SHARES: [(&str, usize); 6] = [
     ("Public", 40),
     ("Private", 30),
@@ -26,43 +27,42 @@ pub(super) const SHARES: [(&str, usize); 6] = [
 
 #[derive(Debug, Args)]
 pub(super) struct Simulate {
-    /// Address to listen at
+    /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
     listen: SocketAddr,
     /// Groups at the start, spread over the six documented types
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     groups: usize,
-    /// Groups created, and as many dissolved, a second
+    /// Groups created, and groups dissolved, per second
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0.0)]
     churn: f64,
-    /// Least time between two calls; calls that come sooner are answered with an error, as the real API does
+    /// Minimum time between two list requests; one that arrives sooner is answered with an error, as by the real API
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     rate: Duration,
-    /// Error code for a group that does not exist, in answers about single groups: 10010, or 10015 to simulate the
-    /// other kind of server
+    /// Error code of get_group_info for a group that does not exist: 10010, or 10015 for servers that use that code
     #[arg(long, value_name = "CODE", default_value_t = 10010)]
     absent_code: i64,
-    /// Time that each answer about single groups takes
+    /// Delay of each get_group_info answer
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     info_delay: Duration,
     /// Order of the list
     #[arg(long, value_enum, default_value_t = OrderArg::Oldest)]
     order: OrderArg,
-    /// What Next stands for: the last listed group, or a position that shifts when groups before it come and go
+    /// Meaning of Next: the last listed group, or a position, which shifts when groups before it are created or dissolved
     #[arg(long, value_enum, default_value_t = CursorArg::Key)]
     cursor: CursorArg,
-    /// Answer one call in N with a fault
+    /// Apply the fault to one request in N
     #[arg(long, value_name = "N", requires = "fault")]
     one_in: Option<u64>,
-    /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html, early-end, empty. In answers
-    /// about single groups also fewer-groups (every second one is missing) and lie (groups that exist are answered as
+    /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html, early-end, empty. For
+    /// get_group_info also fewer-groups (every second group is missing) and lie (groups that exist are reported as
     /// absent, and absent ones as existing)
     #[arg(long, value_name = "FAULT", value_parser = fault)]
     fault: Option<Fault>,
-    /// File with the app's key, instead of the simulator's own
+    /// File with the app's key. Default: the simulator's built-in key
     #[arg(long, value_name = "FILE")]
     secret_key_file: Option<PathBuf>,
-    /// Seed of everything that is made up
+    /// Seed of all generated data
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -93,16 +93,17 @@ impl Simulate {
         let simulator = Simulator::start(settings).await.map_err(|error| {
             Failure::new(
                 Exit::Failed,
-                anyhow::Error::from(error).context(format!("cannot listen at {}", self.listen)),
+                anyhow::Error::from(error).context(format!("cannot listen on {}", self.listen)),
             )
         })?;
         populate(&simulator, self.groups);
         if let Some(fault) = self.fault.clone() {
             simulator.script(self.one_in.map_or(At::Every, At::OneIn), fault);
         }
-        say(format_args!("simulated API with {} groups at {}", self.groups, simulator.base_url()))?;
+        let groups = text::count(self.groups as u64, "group");
+        say(format_args!("simulated API with {groups} at {}", simulator.base_url()))?;
         if self.secret_key_file.is_none() {
-            say(format_args!("its key, to be put into a file: {KEY}"))?;
+            say(format_args!("its key, for a file simulated.key: {KEY}"))?;
         }
         say(format_args!(
             "configuration:\n\n[apps.simulated]\nsdk_app_id = {sdk_app_id}\nbase_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
@@ -155,7 +156,7 @@ impl Simulate {
     }
 }
 
-/// Creates so many groups, spread over the documented types.
+/// Creates this number of groups, distributed over the documented types.
 pub(super) fn populate(app: &SimulatedApp, groups: usize) {
     let mut created = 0;
     for (group_type, share) in &SHARES[1..] {
@@ -166,7 +167,7 @@ pub(super) fn populate(app: &SimulatedApp, groups: usize) {
     app.create_many(SHARES[0].0, groups - created);
 }
 
-/// Creates and dissolves groups for ever, so many of each a second.
+/// Creates and dissolves this number of groups per second, forever.
 pub(super) async fn churn(app: &SimulatedApp, per_second: f64) {
     if per_second == 0.0 {
         return std::future::pending().await;
@@ -180,8 +181,8 @@ pub(super) async fn churn(app: &SimulatedApp, per_second: f64) {
     }
 }
 
-fn fault(text: &str) -> Result<Fault, String> {
-    Ok(match text {
+fn fault(name: &str) -> Result<Fault, String> {
+    Ok(match name {
         "timeout" => Fault::Timeout,
         "reset" => Fault::Reset,
         "truncated" => Fault::TruncatedBody,
@@ -191,7 +192,7 @@ fn fault(text: &str) -> Result<Fault, String> {
         "fewer-groups" => Fault::FewerGroups,
         "lie" => Fault::SwappedCodes,
         code => Fault::ErrorCode(
-            code.parse().map_err(|_| "not an error code and not the name of a fault".to_owned())?,
+            code.parse().map_err(|_| "neither an error code nor the name of a fault".to_owned())?,
         ),
     })
 }
@@ -201,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_an_error_code_or_one_of_the_names() {
+    fn a_fault_is_an_error_code_or_a_name() {
         assert_eq!(fault("60011"), Ok(Fault::ErrorCode(60011)));
         assert_eq!(fault("fewer-groups"), Ok(Fault::FewerGroups));
         assert_eq!(fault("lie"), Ok(Fault::SwappedCodes));

@@ -1,4 +1,4 @@
-//! `status`: what the database says about each app. Needs no key and asks no API.
+//! `status`: shows the state of each app from the database. Needs neither the API nor a key.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,13 +19,14 @@ use crate::crawl::NOTED_SKEW;
 use crate::model::SdkAppId;
 use crate::store::{AppStatus, Crawl, HostTypes, LeaseHolder, Store, Withheld};
 
-/// A daemon that does not answer has nothing to say. It asks its database for up to two seconds.
-const DAEMON_WITHIN: Duration = Duration::from_secs(3);
-const DAEMON_SAYS_AT_MOST: u64 = 64 * 1024;
+/// Timeout for the answer of the daemon, which itself waits up to two seconds for the database.
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(3);
+/// The maximum size of the daemon's answer in bytes.
+const MAX_DAEMON_ANSWER: u64 = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Exit 1 if any configured app's last complete crawl ended longer ago than this
+    /// Exit 1 if the last complete crawl of any configured app ended longer ago than this
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_age: Option<Duration>,
     #[command(flatten)]
@@ -45,7 +46,7 @@ impl Status {
         let mut apps = Vec::new();
         for status in statuses {
             let lease_holder = match SdkAppId::new(status.sdk_app_id) {
-                // A lock file that this user may not read is no reason to say nothing of the rest.
+                // A lock file that this user may not read must not hide the rest of the status.
                 Some(app) => store.lease_holder(app).await.unwrap_or_default(),
                 None => None,
             };
@@ -56,10 +57,10 @@ impl Status {
                 status,
             });
         }
-        let troubles = troubles_of_daemon(config.metrics).await.unwrap_or_default();
+        let problems = problems_of_daemon(config.metrics).await.unwrap_or_default();
         let text = |out: &mut dyn Write| {
             apps.iter().try_for_each(|app| print_app(out, app, now))?;
-            troubles.iter().try_for_each(|trouble| writeln!(out, "daemon: {trouble}"))
+            problems.iter().try_for_each(|problem| writeln!(out, "daemon: {problem}"))
         };
         let stale = self.max_age.map_or_else(Vec::new, |max_age| stale(&config, &apps, max_age, now));
         if let (Some(max_age), false) = (self.max_age, stale.is_empty()) {
@@ -71,7 +72,7 @@ impl Status {
     }
 }
 
-/// The configured apps without a complete crawl so lately.
+/// Returns the configured apps whose last complete crawl is older than `max_age`.
 fn stale(config: &Config, apps: &[Shown], max_age: Duration, now: Time) -> Vec<String> {
     apps.iter()
         .map(|app| &app.status)
@@ -80,8 +81,11 @@ fn stale(config: &Config, apps: &[Shown], max_age: Duration, now: Time) -> Vec<S
         .collect()
 }
 
-/// What the daemon says that somebody should see to, if one listens where the configuration has it.
-async fn troubles_of_daemon(listener: Option<SocketAddr>) -> Option<Vec<String>> {
+/// Returns the problems that the daemon reports, or `None` if no daemon answers on the configured address.
+///
+/// The request is written by hand: it is one line of HTTP/1.0 to this machine, and an HTTP client would use its proxy settings
+/// and load CA certificates.
+async fn problems_of_daemon(listener: Option<SocketAddr>) -> Option<Vec<String>> {
     let mut address = listener?;
     match address.ip() {
         IpAddr::V4(all) if all.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -89,32 +93,32 @@ async fn troubles_of_daemon(listener: Option<SocketAddr>) -> Option<Vec<String>>
         _ => {}
     }
     let asking = async {
-        let mut connection = TcpStream::connect(address).await?.take(DAEMON_SAYS_AT_MOST);
+        let mut connection = TcpStream::connect(address).await?.take(MAX_DAEMON_ANSWER);
         let request = format!("GET /readyz HTTP/1.0\r\nHost: {address}\r\n\r\n");
         connection.get_mut().write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await?;
         Ok::<_, io::Error>(answer)
     };
-    let answer = timeout(DAEMON_WITHIN, asking).await.ok()?.ok()?;
+    let answer = timeout(DAEMON_TIMEOUT, asking).await.ok()?.ok()?;
     let (_, lines) = answer.split_once("\r\n\r\n")?;
     Some(lines.lines().filter(|line| *line != "ready").map(str::to_owned).collect())
 }
 
-/// An app's status with what the database does not know.
+/// The status of an app, with values that are not in the database.
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
     status: AppStatus,
     next_crawl_at: Option<Time>,
-    /// Some process holds the app's lease.
+    /// Whether a process holds the app's lease.
     crawled_now: bool,
     lease_holder: Option<LeaseHolder>,
 }
 
 type Time = chrono::DateTime<chrono::Utc>;
 
-/// By this file: another process with another one may have marked the app otherwise.
+/// Returns whether an app is in this configuration. The mark in the database may be from a process with another one.
 fn is_configured(config: &Config, status: &AppStatus) -> bool {
     config.apps.iter().any(|app| app.sdk_app_id.get() == status.sdk_app_id)
 }
@@ -134,8 +138,8 @@ fn print_app(
     Shown { status: app, next_crawl_at, lease_holder, .. }: &Shown,
     now: Time,
 ) -> std::io::Result<()> {
-    let gone = if app.configured { "" } else { "  not configured any more" };
-    writeln!(out, "{} (SDKAppID {}){gone}", app.app, app.sdk_app_id)?;
+    let note = if app.configured { "" } else { "  no longer configured" };
+    writeln!(out, "{} (SDKAppID {}){note}", app.app, app.sdk_app_id)?;
     let rows: Vec<Vec<String>> = app
         .types
         .iter()
@@ -148,35 +152,60 @@ fn print_app(
     if !rows.is_empty() {
         writeln!(out, "{}", text::table(&["group type", "live", "missing", "deleted"], &rows))?;
     }
-    match &app.last_complete_crawl {
-        Some(crawl) => writeln!(out, "  last complete crawl  {}", crawl_in_words(crawl, now))?,
-        None => writeln!(out, "  last complete crawl  none yet")?,
-    }
-    if let Some(crawl) = &app.last_crawl
-        && (crawl.status != "complete" || crawl.reason.is_some())
-    {
-        writeln!(out, "  last crawl           {}", crawl_in_words(crawl, now))?;
-        match &crawl.reason {
-            // The reason asks for what was done since.
-            Some(_) if crawl.deletions.as_deref() == Some("approved") => {
-                writeln!(out, "                       it withheld deletions, which were approved")?;
-            }
-            Some(reason) => writeln!(out, "                       because: {reason}")?,
-            None => {}
-        }
-    }
+    print_last_crawls(out, app, now)?;
     for Withheld { crawl_id, groups, confirmed } in &app.withheld {
         writeln!(
             out,
-            "  withheld             {} deletions of crawl {crawl_id}, {} of them confirmed by get_group_info: \
+            "  withheld             {} of crawl {crawl_id}, {} of them confirmed by get_group_info: \
              `tim-group-sync approve --crawl {crawl_id}` applies them, with --confirmed only those, with --dry-run it lists them",
-            text::number(*groups),
+            text::count(*groups, "deletion"),
             text::number(*confirmed)
         )?;
     }
     if let Some(crawl) = &app.last_crawl {
-        print_doubts(out, crawl)?;
+        print_undecided(out, crawl)?;
     }
+    print_running_crawl(out, app, lease_holder.as_ref(), now)?;
+    if !app.differing_group_types.is_empty() {
+        let hosts: Vec<String> = app.differing_group_types.iter().map(describe_types).collect();
+        writeln!(
+            out,
+            "  replicas crawl different group types: {}. Give them the same group_types",
+            hosts.join("; ")
+        )?;
+    }
+    if let Some(next) = next_crawl_at {
+        writeln!(out, "  next by schedule     {}", text::time(*next))?;
+    }
+    writeln!(out)
+}
+
+fn print_last_crawls(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Result<()> {
+    match &app.last_complete_crawl {
+        Some(crawl) => writeln!(out, "  last complete crawl  {}", describe_crawl(crawl, now))?,
+        None => writeln!(out, "  last complete crawl  none yet")?,
+    }
+    let Some(crawl) = &app.last_crawl else { return Ok(()) };
+    if crawl.status == "complete" && crawl.reason.is_none() {
+        return Ok(());
+    }
+    writeln!(out, "  last crawl           {}", describe_crawl(crawl, now))?;
+    match &crawl.reason {
+        // The recorded reason asks for an approval, which has happened since.
+        Some(_) if crawl.deletions.as_deref() == Some("approved") => {
+            writeln!(out, "                       it withheld deletions, which were approved")
+        }
+        Some(reason) => writeln!(out, "                       because: {reason}"),
+        None => Ok(()),
+    }
+}
+
+fn print_running_crawl(
+    out: &mut dyn Write,
+    app: &AppStatus,
+    lease_holder: Option<&LeaseHolder>,
+    now: Time,
+) -> std::io::Result<()> {
     if let Some(crawl) = &app.running_crawl {
         let since = crawl
             .started_at
@@ -197,29 +226,18 @@ fn print_app(
             .map_or_else(String::new, |at| format!(" since {} ({})", text::time(at), text::ago(at, now)));
         writeln!(out, "  lease                held by {host}{since}")?;
     }
-    if !app.differing_group_types.is_empty() {
-        let hosts: Vec<String> = app.differing_group_types.iter().map(types_in_words).collect();
-        writeln!(
-            out,
-            "  replicas crawl different group types: {}. Give them the same group_types",
-            hosts.join("; ")
-        )?;
-    }
-    if let Some(next) = next_crawl_at {
-        writeln!(out, "  next by schedule     {}", text::time(*next))?;
-    }
-    writeln!(out)
+    Ok(())
 }
 
-/// What the last crawl left undecided, and whether its clock was wrong.
-fn print_doubts(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
+/// Prints how many groups the last crawl left undecided, and whether its clock was wrong.
+fn print_undecided(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
     let waiting = crawl.unasked + crawl.unlearned;
     if waiting > 0 {
         writeln!(
             out,
-            "  undecided            {} groups that the lists lack: {} not asked about yet, {} without a usable answer; the \
-             next crawl asks get_group_info",
-            text::number(waiting),
+            "  undecided            {} not listed: {} not asked about yet, {} without a usable answer; the next crawl asks \
+             get_group_info",
+            text::count(waiting, "group"),
             text::number(crawl.unasked),
             text::number(crawl.unlearned)
         )?;
@@ -227,26 +245,30 @@ fn print_doubts(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
     if let Some(seconds) = crawl.clock_skew.filter(|seconds| seconds.abs() > NOTED_SKEW.num_seconds()) {
         let by = humantime::format_duration(Duration::from_secs(seconds.unsigned_abs()));
         let side = if seconds > 0 { "ahead of" } else { "behind" };
-        writeln!(out, "  clock                of {} is {by} {side} the API's: set it right", crawl.host)?;
+        writeln!(
+            out,
+            "  clock                the clock of {} is {by} {side} the API's: correct it",
+            crawl.host
+        )?;
     }
     Ok(())
 }
 
-fn types_in_words(HostTypes { host, group_types }: &HostTypes) -> String {
+fn describe_types(HostTypes { host, group_types }: &HostTypes) -> String {
     if group_types.is_empty() {
-        return format!("{host} all in one pass (group_types = [])");
+        return format!("{host} all types in one pass (group_types = [])");
     }
     format!("{host} {}", group_types.join(", "))
 }
 
-fn crawl_in_words(crawl: &Crawl, now: Time) -> String {
+fn describe_crawl(crawl: &Crawl, now: Time) -> String {
     let when = crawl
         .finished()
         .map_or_else(String::new, |at| format!(", {} ({})", text::time(at), text::ago(at, now)));
     format!(
-        "crawl {} {}{when}, {} groups listed",
+        "crawl {} {}{when}, {} listed",
         crawl.crawl_id,
         crawl.status,
-        text::number(crawl.groups_listed)
+        text::count(crawl.groups_listed, "group")
     )
 }

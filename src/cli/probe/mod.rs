@@ -1,5 +1,5 @@
-//! `check --probe`: asks the real API what its documentation leaves open. Every request only reads, and list requests
-//! keep the app's pace under its lease. The table has no id, name or secret, so that a person can send it to others.
+//! `check --probe`: asks the real API what its documentation leaves open. All requests are read-only. List requests are made
+//! under the app's lease and at its rate. The table contains no id, name or secret, so that it can be shown to others.
 
 mod questions;
 #[cfg(test)]
@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::questions::{Asked, Row};
-use super::check::{self, Finding, RETRY_FOR, WAIT_FOR_LEASE};
+use super::checks::{self, Finding, RETRY_FOR, WAIT_FOR_LEASE};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::setup::Setup;
@@ -27,14 +27,14 @@ use crate::tencent::probe::{Call, Entry, Listed, RawAnswer, UnknownId};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client};
 
-/// Small, so that a list of a few hundred groups has a second page.
+/// The page size. It is small, so that a list of a few hundred groups has a second page.
 const LIMIT: u32 = 100;
-/// Time between two calls of `get_group_info`, of which the API allows 200 a second.
+/// Interval between two `get_group_info` requests. The API allows 200 a second.
 const INFO_INTERVAL: Duration = Duration::from_millis(100);
-/// The names that the SDKs use for two group types, and those that the REST API uses.
+/// The two group types with different names in the SDKs and in the REST API.
 const ALIASES: [(&str, &str); 2] = [("Work", "Private"), ("Meeting", "ChatRoom")];
 
-/// A row of the JSON list. Apps are numbered, because their names are for nobody else.
+/// A row of the JSON list. Apps are numbered, because their names are not public.
 #[derive(Serialize)]
 struct NumberedRow<'a> {
     app: usize,
@@ -42,19 +42,19 @@ struct NumberedRow<'a> {
     row: &'a Row,
 }
 
-/// Makes the usual checks, whose lines go to stderr, then asks the API about each app that passed them.
+/// Makes the usual checks and prints them to stderr, then probes the API for each app that passed them.
 pub(super) async fn run(
     setup: &Setup,
     config: &Config,
     wait: Duration,
     output: Output,
 ) -> Result<Exit, Failure> {
-    let (findings, store) = check::examine(setup, config).await?;
-    // If stderr is closed nobody reads the lines; the exit code still tells.
-    let _ = check::print(&mut io::stderr().lock(), &findings);
+    let (findings, store) = checks::examine(setup, config).await?;
+    // A closed stderr is not an error: the exit code still shows the result.
+    let _ = checks::print(&mut io::stderr().lock(), &findings);
     let mut tables = Vec::new();
     for app in &config.apps {
-        let mut rows = vec![program(app)];
+        let mut rows = vec![version_and_region(app)];
         rows.extend(probe_if_checked(setup, app, &findings, store.as_ref(), wait).await);
         tables.push(rows);
     }
@@ -62,7 +62,7 @@ pub(super) async fn run(
         .zip(&tables)
         .flat_map(|(app, rows)| rows.iter().map(move |row| NumberedRow { app, row }))
         .collect();
-    output.print(check::worst(&findings), numbered, |out| {
+    output.print(checks::worst(&findings), numbered, |out| {
         tables.iter().try_for_each(|rows| {
             let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
             writeln!(out, "{}", text::table(&["question", "answer", "detail"], &cells))
@@ -70,7 +70,7 @@ pub(super) async fn run(
     })
 }
 
-fn program(app: &App) -> Row {
+fn version_and_region(app: &App) -> Row {
     let region = app.api.region.map_or_else(|| "set by base_url".to_owned(), |region| region.to_string());
     let version = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
     Row::new("program and region", format!("{version}, region {region}"), "")
@@ -87,7 +87,7 @@ async fn probe_if_checked(
         return vec![Row::not_asked("all questions", "the check of this app did not succeed")];
     }
     let Ok((client, _)) = setup.client_and_warnings(app) else {
-        return vec![Row::not_asked("all questions", "the key cannot be read any more")];
+        return vec![Row::not_asked("all questions", "the key can no longer be read")];
     };
     let lease = match store {
         None => None,
@@ -109,7 +109,7 @@ async fn probe_if_checked(
     rows.unwrap_or_else(|_| vec![Row::not_asked("all questions", "the app's lease expired")])
 }
 
-/// Makes the requests and remembers what all answers have in common.
+/// Makes the requests for one app.
 struct Prober<'a> {
     setup: &'a Setup,
     app: &'a App,
@@ -120,21 +120,21 @@ struct Prober<'a> {
     seen: Seen,
 }
 
-/// What is judged from all answers.
+/// What all answers have in common.
 #[derive(Default)]
 struct Seen {
-    /// Number of answers by HTTP status.
+    /// The number of answers by HTTP status.
     statuses: BTreeMap<u16, u32>,
     list_fields: BTreeSet<String>,
     list_entry_fields: BTreeSet<String>,
     info_fields: BTreeSet<String>,
     info_entry_fields: BTreeSet<String>,
-    /// The `Date` header of the first answer, and when that was received.
+    /// The `Date` header of the first answer, and the time of its arrival.
     date: Option<(Option<String>, DateTime<Utc>)>,
 }
 
 impl Seen {
-    fn note(&mut self, answer: &RawAnswer, received_at: DateTime<Utc>) {
+    fn record(&mut self, answer: &RawAnswer, received_at: DateTime<Utc>) {
         *self.statuses.entry(answer.status).or_default() += 1;
         let (fields, entry_fields) = match answer.call {
             Call::List => (&mut self.list_fields, &mut self.list_entry_fields),
@@ -157,12 +157,12 @@ impl Seen {
     }
 }
 
-/// The first page of a group type, or why there is none.
+/// A group type with its first page, or the reason why there is none.
 type FirstPage = (GroupType, Asked<Listed>);
 
 impl<'a> Prober<'a> {
     fn new(setup: &'a Setup, app: &'a App, client: &'a Client, lease: Option<&Lease>) -> Self {
-        // Without a lease nothing says when the check's own request was sent: then a full interval passes first.
+        // The lease has the time of the check's request. Without a lease, wait for a full interval.
         let wait = match lease.and_then(Lease::not_before) {
             Some(at) => (at - setup.clock.now()).to_std().unwrap_or_default().min(app.request_interval),
             None => app.request_interval,
@@ -181,7 +181,7 @@ impl<'a> Prober<'a> {
     async fn probe(&mut self, configured: &[GroupType], wait: Duration) -> Vec<Row> {
         let interval = humantime::format_duration(self.app.request_interval);
         eprintln!("app {}: probing the API, one list request every {interval}", self.app.name);
-        let whole = self.list(None, 0).await;
+        let unfiltered = self.list(None, 0).await;
         let mut by_type = Vec::new();
         for group_type in types_to_list(configured) {
             let page = self.list(Some(group_type.as_str()), 0).await;
@@ -189,13 +189,13 @@ impl<'a> Prober<'a> {
         }
         let mut rows = self.ask_about_unknown_ids().await;
         rows.extend(self.ask_about_listed_groups(&by_type).await);
-        rows.push(questions::filter(&whole, &by_type));
+        rows.push(questions::filter(&unfiltered, &by_type));
         for (alias, name) in ALIASES {
             let listed = self.list(Some(alias), 0).await;
-            rows.push(questions::alias((alias, &listed), (name, page_of(&by_type, name)), &whole));
+            rows.push(questions::alias((alias, &listed), (name, page_of(&by_type, name)), &unfiltered));
         }
-        rows.push(self.ask_twice(&whole, &by_type).await);
-        rows.push(self.ask_with_the_same_next(&whole, &by_type, wait).await);
+        rows.push(self.compare_order(&unfiltered, &by_type).await);
+        rows.push(self.reuse_cursor(&unfiltered, &by_type, wait).await);
         rows.extend(self.seen.rows());
         rows
     }
@@ -220,7 +220,7 @@ impl<'a> Prober<'a> {
         let Some(first) = ids.first() else {
             let mut rows: Vec<Row> =
                 by_type.iter().map(|(of, page)| questions::listed_group(of, page, &Ok(Vec::new()))).collect();
-            rows.push(Row::not_asked(questions::TOP_LEVEL_STANDING, "no list has a group"));
+            rows.push(Row::not_asked(questions::TOP_LEVEL_LISTED, "no list has a group"));
             return rows;
         };
         let answer = self.group_info(&ids).await;
@@ -233,9 +233,9 @@ impl<'a> Prober<'a> {
         rows
     }
 
-    /// Asks for the first page that has the most ids a second time.
-    async fn ask_twice(&mut self, whole: &Asked<Listed>, by_type: &[FirstPage]) -> Row {
-        let longest = first_pages(whole, by_type).max_by_key(|(_, page)| page.ids.len());
+    /// Requests the longest first page again and compares the order.
+    async fn compare_order(&mut self, unfiltered: &Asked<Listed>, by_type: &[FirstPage]) -> Row {
+        let longest = first_pages(unfiltered, by_type).max_by_key(|(_, page)| page.ids.len());
         match longest {
             Some((group_type, first)) if first.ids.len() > 1 => {
                 let second = self.list(group_type, 0).await;
@@ -245,14 +245,14 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// Uses the `Next` of a first page twice, and waits in between.
-    async fn ask_with_the_same_next(
+    /// Uses the `Next` of a first page twice, with a pause of `wait` between.
+    async fn reuse_cursor(
         &mut self,
-        whole: &Asked<Listed>,
+        unfiltered: &Asked<Listed>,
         by_type: &[FirstPage],
         wait: Duration,
     ) -> Row {
-        let mut continued = first_pages(whole, by_type)
+        let mut continued = first_pages(unfiltered, by_type)
             .filter_map(|(of, page)| Some((of, page.next.filter(|next| *next != 0)?)));
         let Some((group_type, next)) = continued.next() else {
             let why = format!("no list has a second page at a Limit of {LIMIT}");
@@ -261,7 +261,7 @@ impl<'a> Prober<'a> {
         let first = self.list(group_type, next).await;
         let waited = humantime::format_duration(wait).to_string();
         if first.is_ok() {
-            eprintln!("waiting {waited} before the same Next is used again");
+            eprintln!("waiting {waited} before using the same Next again");
             sleep(wait).await;
         }
         let second = match &first {
@@ -271,37 +271,47 @@ impl<'a> Prober<'a> {
         questions::next_again(&first, &second, &waited)
     }
 
-    /// Asks for one page.
+    /// Requests one page.
     async fn list(&mut self, group_type: Option<&str>, next: u64) -> Asked<Listed> {
         let request = ListRequest { limit: LIMIT, next, group_type: group_type.map(str::to_owned) };
         let client = self.client;
         let send = || client.list_raw(&request);
-        let answer =
-            self.retries.request(&self.list_pacer, |_| passed(send()), ApiError::disposition, |_| ());
+        let answer = self.retries.request(
+            &self.list_pacer,
+            |_| transient_as_error(send()),
+            ApiError::disposition,
+            |_| (),
+        );
         let answer = answer.await.map_err(|error| questions::reason(&error))?;
-        self.seen.note(&answer, self.setup.clock.now());
+        self.seen.record(&answer, self.setup.clock.now());
         questions::page(&answer)
     }
 
-    /// Asks about single groups.
+    /// Requests the types of single groups.
     async fn group_info(&mut self, ids: &[&str]) -> Asked<RawAnswer> {
         let client = self.client;
         let send = || client.group_info_raw(ids);
-        let answer =
-            self.retries.request(&self.info_pacer, |_| passed(send()), ApiError::disposition, |_| ());
+        let answer = self.retries.request(
+            &self.info_pacer,
+            |_| transient_as_error(send()),
+            ApiError::disposition,
+            |_| (),
+        );
         let answer = answer.await.map_err(|error| questions::reason(&error))?;
-        self.seen.note(&answer, self.setup.clock.now());
+        self.seen.record(&answer, self.setup.clock.now());
         Ok(answer)
     }
 }
 
-/// Turns an answer that says "later" into the failure that it is, so that the request is repeated.
-async fn passed(answer: impl Future<Output = Result<RawAnswer, ApiError>>) -> Result<RawAnswer, ApiError> {
+/// Turns an answer with a transient error code into an error, so that the request is retried.
+async fn transient_as_error(
+    answer: impl Future<Output = Result<RawAnswer, ApiError>>,
+) -> Result<RawAnswer, ApiError> {
     let answer = answer.await?;
     answer.transient_failure().map_or(Ok(answer), Err)
 }
 
-/// The configured types, or the documented ones if none are, and those that the aliases are compared with.
+/// Returns the configured types, or the documented ones if none are configured, and the REST names of [`ALIASES`].
 fn types_to_list(configured: &[GroupType]) -> Vec<GroupType> {
     let mut types = if configured.is_empty() { GroupType::documented() } else { configured.to_vec() };
     for name in ALIASES.iter().filter_map(|(_, name)| GroupType::new(name)) {
@@ -316,11 +326,11 @@ fn page_of<'a>(by_type: &'a [FirstPage], name: &str) -> Option<&'a Listed> {
     by_type.iter().find(|(of, _)| of.as_str() == name).and_then(|(_, page)| page.as_ref().ok())
 }
 
-/// The first pages that were listed, those of types before that of all types.
+/// Returns the first pages that were listed, those of single types first.
 fn first_pages<'a>(
-    whole: &'a Asked<Listed>,
+    unfiltered: &'a Asked<Listed>,
     by_type: &'a [FirstPage],
 ) -> impl Iterator<Item = (Option<&'a str>, &'a Listed)> {
     let of_types = by_type.iter().filter_map(|(of, page)| Some((Some(of.as_str()), page.as_ref().ok()?)));
-    of_types.chain(whole.as_ref().ok().map(|page| (None, page)))
+    of_types.chain(unfiltered.as_ref().ok().map(|page| (None, page)))
 }

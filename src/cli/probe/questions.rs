@@ -1,4 +1,4 @@
-//! What answers mean: one pure function a question. No text made here has a group id.
+//! Evaluates answers: one pure function for each question. No text contains a group id.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
@@ -6,16 +6,16 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::super::text::number;
+use super::super::text::{count, number};
 use crate::model::GroupType;
 use crate::tencent::ApiError;
 use crate::tencent::probe::{Call, Entry, Listed, RawAnswer, UnknownId};
 
-pub(super) const ORDER: &str = "does a first page come in the same order twice?";
+pub(super) const ORDER: &str = "does a first page have the same order twice?";
 pub(super) const NEXT: &str = "is a Next accepted again later?";
-pub(super) const TOP_LEVEL_STANDING: &str = "top level of get_group_info, listed groups";
+pub(super) const TOP_LEVEL_LISTED: &str = "top level of get_group_info, listed groups";
 
-/// What was asked for, or why there is none, in words that may be shown to anybody.
+/// What was asked for, or the reason why there is none. The reason contains no confidential data.
 pub(super) type Asked<T> = Result<T, String>;
 
 /// A question and its answer.
@@ -23,7 +23,7 @@ pub(super) type Asked<T> = Result<T, String>;
 pub(super) struct Row {
     question: String,
     answer: String,
-    /// What is documented, and what the answer was judged from.
+    /// What is documented, and the data behind the answer.
     detail: String,
 }
 
@@ -49,7 +49,7 @@ impl Row {
     }
 }
 
-/// Why a request failed, without what the server or the network wrote: that may name hosts or groups.
+/// Describes why a request failed, without text from the server or the network, which may contain hosts or groups.
 pub(super) fn reason(error: &ApiError) -> String {
     match error {
         ApiError::Answered { code, .. } => refused(*code),
@@ -62,7 +62,7 @@ fn refused(code: i64) -> String {
     format!("refused with code {code}")
 }
 
-/// The page that an answer has.
+/// Returns the page of an answer.
 pub(super) fn page(answer: &RawAnswer) -> Asked<Listed> {
     match answer.code() {
         Some(0) => Ok(answer.listed()),
@@ -71,7 +71,7 @@ pub(super) fn page(answer: &RawAnswer) -> Asked<Listed> {
     }
 }
 
-/// The entries that an answer has.
+/// Returns the entries of an answer.
 pub(super) fn entries(answer: &Asked<RawAnswer>) -> Asked<Vec<Entry>> {
     let answer = answer.as_ref().map_err(Clone::clone)?;
     answer.group_entries().ok_or_else(|| match answer.code() {
@@ -80,7 +80,7 @@ pub(super) fn entries(answer: &Asked<RawAnswer>) -> Asked<Vec<Entry>> {
     })
 }
 
-/// Which code `get_group_info` answers for an id that no group has.
+/// Which code does `get_group_info` return for an id that no group has?
 pub(super) fn unknown_id(form: UnknownId, id: &str, answer: &Asked<RawAnswer>) -> Row {
     let (what, documented) = match form {
         UnknownId::Default => ("unknown id, default form", UNKNOWN),
@@ -116,7 +116,7 @@ fn code_of(entry: &Entry) -> String {
     }
 }
 
-/// Whether `get_group_info` reports the first listed group of a type as existing, with this type.
+/// Does `get_group_info` report the first listed group of a type as existing, with this type?
 pub(super) fn listed_group(of: &GroupType, page: &Asked<Listed>, entries: &Asked<Vec<Entry>>) -> Row {
     let question = format!("get_group_info: a listed group of type {of}");
     let page = match page {
@@ -133,10 +133,10 @@ pub(super) fn listed_group(of: &GroupType, page: &Asked<Listed>, entries: &Asked
     let answer = match entries.iter().find(|entry| entry.group_id.as_ref() == Some(id)) {
         None => "GroupInfo has no entry for it".to_owned(),
         Some(Entry { code: Some(0), group_type, .. }) => match group_type.as_deref() {
-            Some(told) if told == of.as_str() => format!("code 0, Type {of}"),
-            Some(told) if GroupType::new(told).as_ref() == Some(of) => format!("code 0, Type {told}"),
-            Some(told) if GroupType::documented().iter().any(|known| known.as_str() == told) => {
-                format!("code 0, but Type {told}")
+            Some(name) if name == of.as_str() => format!("code 0, Type {of}"),
+            Some(name) if GroupType::new(name).as_ref() == Some(of) => format!("code 0, Type {name}"),
+            Some(name) if GroupType::documented().iter().any(|known| known.as_str() == name) => {
+                format!("code 0, but Type {name}")
             }
             Some(_) => "code 0, but another Type".to_owned(),
             None => "code 0, without Type".to_owned(),
@@ -147,7 +147,7 @@ pub(super) fn listed_group(of: &GroupType, page: &Asked<Listed>, entries: &Asked
     Row::new(question, answer, "documented: code 0 and the group's Type")
 }
 
-/// Whether the code at top level and `ActionStatus` agree with the codes of the entries.
+/// Do the top-level code and `ActionStatus` agree with the codes of the entries?
 pub(super) fn top_level(what: &str, answer: &Asked<RawAnswer>) -> Row {
     let question = format!("top level of get_group_info, {what}");
     let answer = match answer {
@@ -165,8 +165,8 @@ pub(super) fn top_level(what: &str, answer: &Asked<RawAnswer>) -> Row {
         return Row::new(question, format!("{shown}, {status_shown}, no GroupInfo"), TOP_LEVEL);
     };
     let codes: BTreeSet<Option<i64>> = entries.iter().map(|entry| entry.code).collect();
-    let all_stand = codes.iter().all(|code| *code == Some(0));
-    let agree = (code == Some(0)) == all_stand && (status == Some("OK")) == all_stand;
+    let all_exist = codes.iter().all(|code| *code == Some(0));
+    let agree = (code == Some(0)) == all_exist && (status == Some("OK")) == all_exist;
     let codes: Vec<String> =
         codes.iter().map(|code| code.map_or_else(|| "none".to_owned(), |code| code.to_string())).collect();
     let verdict = if agree { "agrees with its entries" } else { "does not agree with its entries" };
@@ -176,15 +176,15 @@ pub(super) fn top_level(what: &str, answer: &Asked<RawAnswer>) -> Row {
 
 const TOP_LEVEL: &str = "documented: it has no meaning here";
 
-/// Whether `GroupType` filters the list.
-pub(super) fn filter(whole: &Asked<Listed>, by_type: &[(GroupType, Asked<Listed>)]) -> Row {
+/// Does `GroupType` filter the list?
+pub(super) fn filter(unfiltered: &Asked<Listed>, by_type: &[(GroupType, Asked<Listed>)]) -> Row {
     let question = "is the GroupType filter honoured?";
     let listed: Vec<(&GroupType, &Listed)> = by_type
         .iter()
         .filter_map(|(of, page)| Some((of, page.as_ref().ok()?)))
         .filter(|(_, page)| !page.ids.is_empty())
         .collect();
-    let total = whole.as_ref().ok().and_then(|whole| whole.total_count);
+    let total = unfiltered.as_ref().ok().and_then(|page| page.total_count);
     let detail = counts(total, by_type);
     for (n, (one, page)) in listed.iter().enumerate() {
         for (other, other_page) in &listed[n + 1..] {
@@ -203,17 +203,17 @@ pub(super) fn filter(whole: &Asked<Listed>, by_type: &[(GroupType, Asked<Listed>
             Row::new(question, answer, detail)
         }
         [_] if another_total => Row::new(question, "yes: TotalCount differs from the app's", detail),
-        [_] => Row::new(question, "cannot be told: only one type has groups", detail),
-        [] => Row::new(question, "cannot be told: no type has a group", detail),
+        [_] => Row::new(question, "unknown: only one type has groups", detail),
+        [] => Row::new(question, "unknown: no type has a group", detail),
     }
 }
 
-/// The TotalCounts of the app and of each type.
+/// Formats the TotalCounts of the app and of each type.
 fn counts(total: Option<u64>, by_type: &[(GroupType, Asked<Listed>)]) -> String {
     let shown = |total: Option<u64>| total.map_or_else(|| "none".to_owned(), number);
     let mut text = format!("TotalCount: app {}", shown(total));
     for (of, page) in by_type {
-        // Writing to a text cannot fail.
+        // Writing to a `String` does not fail.
         let _ = match page {
             Ok(page) => write!(text, ", {of} {}", shown(page.total_count)),
             Err(why) => write!(text, ", {of} {why}"),
@@ -224,11 +224,11 @@ fn counts(total: Option<u64>, by_type: &[(GroupType, Asked<Listed>)]) -> String 
 
 const REST_NAMES: &str = "documented: REST names only";
 
-/// Whether the SDKs' name of a type is accepted as a filter, and lists what the REST API's name lists.
+/// Is the SDK name of a type accepted as a filter, with the same result as the REST name?
 pub(super) fn alias(
     (alias, aliased): (&str, &Asked<Listed>),
     (name, named): (&str, Option<&Listed>),
-    whole: &Asked<Listed>,
+    unfiltered: &Asked<Listed>,
 ) -> Row {
     let question = format!("is {alias} accepted as a filter for {name}?");
     let aliased = match aliased {
@@ -243,11 +243,11 @@ pub(super) fn alias(
     let answer = if aliased.ids.is_empty() && named.ids.is_empty() {
         format!("accepted; {name} is empty, so they cannot be compared")
     } else if same_page(aliased, named) {
-        format!("yes: it lists what {name} lists")
+        format!("yes: it lists the same groups as {name}")
     } else if aliased.ids.is_empty() {
         "accepted, but it lists nothing".to_owned()
-    } else if whole.as_ref().is_ok_and(|whole| same_page(aliased, whole)) {
-        "accepted, but ignored: it lists what no filter lists".to_owned()
+    } else if unfiltered.as_ref().is_ok_and(|unfiltered| same_page(aliased, unfiltered)) {
+        "accepted, but ignored: it lists the same groups as no filter".to_owned()
     } else {
         let common = groups(in_common(aliased, named));
         format!("accepted, but it lists other groups than {name}: {common} in common")
@@ -259,7 +259,7 @@ fn same_page(one: &Listed, other: &Listed) -> bool {
     one.ids == other.ids && one.total_count == other.total_count
 }
 
-/// Whether the same first page has the same ids in the same order.
+/// Does a first page have the same ids in the same order when it is requested again?
 pub(super) fn order(first: &Listed, second: &Asked<Listed>) -> Row {
     match second {
         Ok(second) => Row::new(ORDER, compared(first, second), ORDER_DETAIL),
@@ -267,9 +267,9 @@ pub(super) fn order(first: &Listed, second: &Asked<Listed>) -> Row {
     }
 }
 
-const ORDER_DETAIL: &str = "not documented; groups may come and go in between";
+const ORDER_DETAIL: &str = "not documented; groups may have been created or dissolved in between";
 
-/// Whether a `Next` can be used a second time, some time after the first.
+/// Can a `Next` be used again some time later?
 pub(super) fn next_again(first: &Asked<Listed>, second: &Asked<Listed>, waited: &str) -> Row {
     match (first, second) {
         (Err(why), _) => Row::new(NEXT, "not accepted even at once", why.as_str()),
@@ -297,11 +297,11 @@ fn in_common(one: &Listed, other: &Listed) -> usize {
     other.ids.iter().filter(|id| ids.contains(id)).count()
 }
 
-fn groups(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "group" } else { "groups" })
+fn groups(number: usize) -> String {
+    count(number as u64, "group")
 }
 
-/// Which top-level fields the documentation does not name.
+/// Which top-level fields are not documented?
 pub(super) fn unknown_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     let question = format!("undocumented top-level fields of {}", call.name());
     if seen.is_empty() {
@@ -314,7 +314,7 @@ pub(super) fn unknown_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     Row::new(question, named(seen, |field| !documented.contains(&field)), detail)
 }
 
-/// Which fields of entries the documentation does not name.
+/// Which fields of entries are not documented?
 pub(super) fn unknown_entry_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     let question = format!("undocumented fields of entries of {}", call.name());
     if seen.is_empty() {
@@ -329,7 +329,7 @@ pub(super) fn unknown_entry_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     Row::new(question, unknown, detail)
 }
 
-/// The names of fields, of which one that is no identifier may be anything and is not shown.
+/// Lists the chosen field names. One that is not an identifier could be confidential and is not shown.
 fn named(seen: &BTreeSet<String>, chosen: impl Fn(&str) -> bool) -> String {
     let is_identifier = |name: &str| {
         (1..=40).contains(&name.len())
@@ -341,7 +341,7 @@ fn named(seen: &BTreeSet<String>, chosen: impl Fn(&str) -> bool) -> String {
     if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
 }
 
-/// Which HTTP statuses the answers had.
+/// Which HTTP statuses did the answers have?
 pub(super) fn statuses(answers: &BTreeMap<u16, u32>) -> Row {
     let question = "HTTP status of the answers";
     let shown: Vec<String> = answers.iter().map(|(status, count)| format!("{status}: {count}")).collect();
@@ -351,7 +351,7 @@ pub(super) fn statuses(answers: &BTreeMap<u16, u32>) -> Row {
     Row::new(question, shown.join(", "), "status: answers; documented: 200, for error codes too")
 }
 
-/// Whether answers have a `Date`, and how far that is from this machine's clock.
+/// Do answers have a `Date`, and how far is it from this machine's clock?
 pub(super) fn date(answer: Option<(Option<&str>, DateTime<Utc>)>) -> Row {
     let question = "Date header of an answer";
     let Some((header, received_at)) = answer else {

@@ -1,4 +1,4 @@
-//! What is judged from answers.
+//! Tests of the evaluation of answers.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ fn list(body: Value) -> Asked<Listed> {
     page(&RawAnswer { call: Call::List, status: 200, date: None, body })
 }
 
-/// The page of a list with these groups, which are all that it has.
+/// Returns the only page of a list of these groups.
 fn listing(ids: &[&str]) -> Asked<Listed> {
     listing_of(ids.len(), ids)
 }
@@ -38,7 +38,7 @@ fn detail(row: &Row) -> String {
 }
 
 #[test]
-fn the_types_that_aliases_are_compared_with_are_listed_too() {
+fn the_rest_names_of_aliases_are_listed_too() {
     let names = |configured: &[&str]| {
         let configured: Vec<GroupType> = configured.iter().map(|name| of(name)).collect();
         types_to_list(&configured).iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -48,40 +48,49 @@ fn the_types_that_aliases_are_compared_with_are_listed_too() {
 }
 
 #[test]
-fn the_code_for_an_unknown_id_is_that_of_its_entry_or_of_the_whole_answer() {
-    let told = |body| answer(&unknown_id(UnknownId::Custom, "x", &Ok(info(body))));
+fn the_code_for_an_unknown_id_is_from_its_entry_or_from_the_top_level() {
+    let answer_of = |body| answer(&unknown_id(UnknownId::Custom, "x", &Ok(info(body))));
     assert_eq!(
-        told(json!({ "ErrorCode": 0, "GroupInfo": [{ "GroupId": "x", "ErrorCode": 10010 }] })),
+        answer_of(json!({ "ErrorCode": 0, "GroupInfo": [{ "GroupId": "x", "ErrorCode": 10010 }] })),
         "code 10010"
     );
     assert_eq!(
-        told(json!({ "GroupInfo": [{ "GroupId": "x", "ErrorCode": 0 }] })),
+        answer_of(json!({ "GroupInfo": [{ "GroupId": "x", "ErrorCode": 0 }] })),
         "code 0, as if the group existed"
     );
     assert_eq!(
-        told(json!({ "GroupInfo": [{ "ErrorCode": 10015 }] })),
+        answer_of(json!({ "GroupInfo": [{ "ErrorCode": 10015 }] })),
         "code 10015, in an entry with another or no GroupId"
     );
-    assert_eq!(told(json!({ "GroupInfo": [{ "GroupId": "x" }] })), "an entry without ErrorCode");
-    assert_eq!(told(json!({ "GroupInfo": [] })), "GroupInfo is empty");
-    assert_eq!(told(json!({ "ErrorCode": 10015 })), "no GroupInfo; top-level code 10015");
+    assert_eq!(answer_of(json!({ "GroupInfo": [{ "GroupId": "x" }] })), "an entry without ErrorCode");
+    assert_eq!(answer_of(json!({ "GroupInfo": [] })), "GroupInfo is empty");
+    assert_eq!(answer_of(json!({ "ErrorCode": 10015 })), "no GroupInfo; top-level code 10015");
     let failed = unknown_id(UnknownId::Custom, "x", &Err("HTTP status 502".to_owned()));
     assert_eq!((answer(&failed), detail(&failed)), ("not answered".to_owned(), "HTTP status 502".to_owned()));
 }
 
 #[test]
-fn a_listed_group_exists_with_its_type_or_the_row_says_what_is_reported_instead() {
-    let told = |entry: Value| {
+fn the_row_of_a_listed_group_has_its_code_and_type() {
+    let answer_of = |entry: Value| {
         let entries = entries(&Ok(info(json!({ "GroupInfo": [entry] }))));
         answer(&listed_group(&of("Private"), &listing(&["x"]), &entries))
     };
-    assert_eq!(told(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "Private" })), "code 0, Type Private");
-    assert_eq!(told(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "Work" })), "code 0, Type Work");
-    assert_eq!(told(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "Public" })), "code 0, but Type Public");
-    assert_eq!(told(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "secret" })), "code 0, but another Type");
-    assert_eq!(told(json!({ "GroupId": "x", "ErrorCode": 0 })), "code 0, without Type");
-    assert_eq!(told(json!({ "GroupId": "x", "ErrorCode": 10010 })), "code 10010, though it is listed");
-    assert_eq!(told(json!({ "GroupId": "y", "ErrorCode": 0 })), "GroupInfo has no entry for it");
+    assert_eq!(
+        answer_of(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "Private" })),
+        "code 0, Type Private"
+    );
+    assert_eq!(answer_of(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "Work" })), "code 0, Type Work");
+    assert_eq!(
+        answer_of(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "Public" })),
+        "code 0, but Type Public"
+    );
+    assert_eq!(
+        answer_of(json!({ "GroupId": "x", "ErrorCode": 0, "Type": "secret" })),
+        "code 0, but another Type"
+    );
+    assert_eq!(answer_of(json!({ "GroupId": "x", "ErrorCode": 0 })), "code 0, without Type");
+    assert_eq!(answer_of(json!({ "GroupId": "x", "ErrorCode": 10010 })), "code 10010, though it is listed");
+    assert_eq!(answer_of(json!({ "GroupId": "y", "ErrorCode": 0 })), "GroupInfo has no entry for it");
     let none = listed_group(&of("Private"), &listing(&[]), &Ok(Vec::new()));
     assert_eq!(
         (answer(&none).as_str(), detail(&none).as_str()),
@@ -94,68 +103,77 @@ fn a_listed_group_exists_with_its_type_or_the_row_says_what_is_reported_instead(
 
 #[test]
 fn the_top_level_agrees_if_it_is_ok_exactly_when_all_entries_are() {
-    let told = |code: i64, status: &str, codes: &[i64]| {
+    let answer_of = |code: i64, status: &str, codes: &[i64]| {
         let entries: Vec<Value> =
             codes.iter().map(|code| json!({ "GroupId": "x", "ErrorCode": code })).collect();
         let body = json!({ "ActionStatus": status, "ErrorCode": code, "GroupInfo": entries });
         answer(&top_level("x", &Ok(info(body)))) == "agrees with its entries"
     };
-    assert!(told(0, "OK", &[0, 0]) && told(10010, "FAIL", &[10010]) && told(10010, "FAIL", &[0, 10010]));
-    assert!(!told(0, "OK", &[0, 10010]) && !told(10010, "FAIL", &[0]) && !told(0, "FAIL", &[0]));
+    assert!(
+        answer_of(0, "OK", &[0, 0])
+            && answer_of(10010, "FAIL", &[10010])
+            && answer_of(10010, "FAIL", &[0, 10010])
+    );
+    assert!(
+        !answer_of(0, "OK", &[0, 10010]) && !answer_of(10010, "FAIL", &[0]) && !answer_of(0, "FAIL", &[0])
+    );
     let alone = top_level("x", &Ok(info(json!({ "ActionStatus": "secret", "ErrorCode": 10007 }))));
     assert_eq!(answer(&alone), "ErrorCode 10007, another ActionStatus, no GroupInfo");
 }
 
 #[test]
 fn a_filter_is_honoured_if_types_have_no_group_in_common() {
-    let verdict = |whole: &Asked<Listed>, pages: &[(&str, Asked<Listed>)]| {
+    let answer_to = |unfiltered: &Asked<Listed>, pages: &[(&str, Asked<Listed>)]| {
         let pages: Vec<_> = pages.iter().map(|(name, page)| (of(name), page.clone())).collect();
-        answer(&filter(whole, &pages))
+        answer(&filter(unfiltered, &pages))
     };
-    let whole = listing(&["a", "b", "c"]);
+    let unfiltered = listing(&["a", "b", "c"]);
     assert_eq!(
-        verdict(&whole, &[("Public", listing(&["a"])), ("Private", listing(&["b", "c"]))]),
+        answer_to(&unfiltered, &[("Public", listing(&["a"])), ("Private", listing(&["b", "c"]))]),
         "yes: the first pages of 2 types have no group in common"
     );
     assert_eq!(
-        verdict(&whole, &[("Public", whole.clone()), ("Private", whole.clone())]),
+        answer_to(&unfiltered, &[("Public", unfiltered.clone()), ("Private", unfiltered.clone())]),
         "no: Public and Private have 3 groups in common"
     );
     let rejected = Err("refused with code 10004".to_owned());
     let pages = [("Public", listing(&["a", "b"])), ("Live", rejected.clone())];
-    assert_eq!(verdict(&whole, &pages), "yes: TotalCount differs from the app's");
-    assert_eq!(verdict(&whole, &[("Public", whole.clone())]), "cannot be told: only one type has groups");
-    assert_eq!(verdict(&rejected, &pages), "cannot be told: only one type has groups");
-    assert_eq!(verdict(&whole, &[("Public", listing(&[]))]), "cannot be told: no type has a group");
-    let row = filter(&whole, &[(of("Public"), whole.clone()), (of("Live"), rejected)]);
+    assert_eq!(answer_to(&unfiltered, &pages), "yes: TotalCount differs from the app's");
+    assert_eq!(
+        answer_to(&unfiltered, &[("Public", unfiltered.clone())]),
+        "unknown: only one type has groups"
+    );
+    assert_eq!(answer_to(&rejected, &pages), "unknown: only one type has groups");
+    assert_eq!(answer_to(&unfiltered, &[("Public", listing(&[]))]), "unknown: no type has a group");
+    let row = filter(&unfiltered, &[(of("Public"), unfiltered.clone()), (of("Live"), rejected)]);
     assert_eq!(detail(&row), "TotalCount: app 3, Public 3, Live refused with code 10004");
 }
 
 #[test]
 fn an_alias_is_compared_with_the_name_of_the_rest_api() {
-    let verdict = |aliased: &Asked<Listed>, named: &Asked<Listed>| {
-        let whole = listing(&["a", "b", "c"]);
-        answer(&alias(("Work", aliased), ("Private", named.as_ref().ok()), &whole))
+    let answer_to = |aliased: &Asked<Listed>, named: &Asked<Listed>| {
+        let unfiltered = listing(&["a", "b", "c"]);
+        answer(&alias(("Work", aliased), ("Private", named.as_ref().ok()), &unfiltered))
     };
     let named = listing(&["a", "b"]);
-    assert_eq!(verdict(&named, &named), "yes: it lists what Private lists");
-    assert_eq!(verdict(&Err("refused with code 10004".to_owned()), &named), "no: refused with code 10004");
-    assert_eq!(verdict(&listing(&[]), &named), "accepted, but it lists nothing");
+    assert_eq!(answer_to(&named, &named), "yes: it lists the same groups as Private");
+    assert_eq!(answer_to(&Err("refused with code 10004".to_owned()), &named), "no: refused with code 10004");
+    assert_eq!(answer_to(&listing(&[]), &named), "accepted, but it lists nothing");
     assert_eq!(
-        verdict(&listing(&["a", "b", "c"]), &named),
-        "accepted, but ignored: it lists what no filter lists"
+        answer_to(&listing(&["a", "b", "c"]), &named),
+        "accepted, but ignored: it lists the same groups as no filter"
     );
     assert_eq!(
-        verdict(&listing(&["b", "d"]), &named),
+        answer_to(&listing(&["b", "d"]), &named),
         "accepted, but it lists other groups than Private: 1 group in common"
     );
     let empty = listing(&[]);
-    assert_eq!(verdict(&empty, &empty), "accepted; Private is empty, so they cannot be compared");
-    assert_eq!(verdict(&named, &Err(String::new())), "accepted; Private was not listed to compare");
+    assert_eq!(answer_to(&empty, &empty), "accepted; Private is empty, so they cannot be compared");
+    assert_eq!(answer_to(&named, &Err(String::new())), "accepted; Private was not listed to compare");
 }
 
 #[test]
-fn order_and_cursors_are_judged_by_the_ids_of_both_pages() {
+fn order_and_cursors_are_evaluated_by_comparing_ids() {
     let first = listing(&["a", "b", "c"]).unwrap();
     let order = |second: &[&str]| answer(&order(&first, &listing(second)));
     assert_eq!(order(&["a", "b", "c"]), "the same 3 groups in the same order");
@@ -169,7 +187,7 @@ fn order_and_cursors_are_judged_by_the_ids_of_both_pages() {
 }
 
 #[test]
-fn fields_are_named_unless_their_names_may_be_anything() {
+fn only_field_names_that_are_identifiers_are_shown() {
     let seen = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<String>>();
     let fields = unknown_fields(Call::List, &seen(&["ActionStatus", "RequestId", "@TGS#2J4SZEAEL"]));
     assert_eq!(answer(&fields), "(not an identifier), RequestId");
@@ -186,19 +204,25 @@ fn fields_are_named_unless_their_names_may_be_anything() {
 #[test]
 fn the_date_is_compared_with_this_machines_clock() {
     let now: DateTime<Utc> = "2026-03-01T12:00:00.900Z".parse().unwrap();
-    let told = |header: Option<&str>| answer(&date(Some((header, now))));
+    let answer_of = |header: Option<&str>| answer(&date(Some((header, now))));
     assert_eq!(
-        told(Some("Sun, 01 Mar 2026 12:00:00 GMT")),
+        answer_of(Some("Sun, 01 Mar 2026 12:00:00 GMT")),
         "present, within a second of this machine's clock"
     );
-    assert_eq!(told(Some("Sun, 01 Mar 2026 12:01:01 GMT")), "present, 60 s ahead of this machine's clock");
-    assert_eq!(told(Some("Sun, 01 Mar 2026 11:59:50 GMT")), "present, 10 s behind this machine's clock");
-    assert_eq!((told(Some("soon")), told(None)), ("present, but not a date".to_owned(), "none".to_owned()));
+    assert_eq!(
+        answer_of(Some("Sun, 01 Mar 2026 12:01:01 GMT")),
+        "present, 60 s ahead of this machine's clock"
+    );
+    assert_eq!(answer_of(Some("Sun, 01 Mar 2026 11:59:50 GMT")), "present, 10 s behind this machine's clock");
+    assert_eq!(
+        (answer_of(Some("soon")), answer_of(None)),
+        ("present, but not a date".to_owned(), "none".to_owned())
+    );
     assert_eq!(answer(&date(None)), "not answered");
 }
 
 #[test]
-fn a_failure_is_named_without_what_the_server_or_the_network_wrote() {
+fn a_failure_is_described_without_text_from_the_server_or_the_network() {
     let connect = ApiError::Connect { detail: "secret.example.com".to_owned() };
     assert_eq!(reason(&connect), "no usable answer (network)");
     let answered =

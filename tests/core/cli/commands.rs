@@ -98,7 +98,7 @@ async fn approve_says_how_many_deletions_are_confirmed_and_can_apply_those_alone
     let crawl = "SELECT deletions, vanished, withheld, withheld_confirmed FROM crawls WHERE crawl_id = 2";
     assert_eq!(place.query(crawl).await, "withheld 2 3 2");
     let status = waiting().await;
-    assert!(status.contains("1 deletions of crawl 2, 0 of them confirmed by get_group_info"), "{status}");
+    assert!(status.contains("1 deletion of crawl 2, 0 of them confirmed by get_group_info"), "{status}");
     let none = place.run(&["approve", "--crawl", "2", "--confirmed"]).await;
     assert!(
         none.code == Some(1) && none.err.contains("no withheld deletion of crawl 2 is confirmed"),
@@ -131,7 +131,7 @@ async fn a_crawl_tells_what_came_of_asking_and_status_what_is_undecided() {
     assert_eq!(counts(&crawl[0]), [0, 0, 0, 0, 3], "{crawl}");
     assert_eq!((&crawl[0]["missing"], &crawl[0]["withheld_confirmed"]), (&3.into(), &0.into()), "{crawl}");
     let status = place.run(&["status"]).await.out;
-    let told = "3 groups that the lists lack: 3 not asked about yet, 0 without a usable answer";
+    let told = "3 groups not listed: 3 not asked about yet, 0 without a usable answer";
     assert!(status.contains("undecided") && status.contains(told), "{status}");
 
     place.api.heal();
@@ -163,13 +163,12 @@ async fn a_clock_that_differs_from_the_apis_is_told_and_fails_the_crawl_if_it_is
         let status = status_after_crawl(near, 0).await;
         assert!(!status.contains("clock"), "{status}");
     }
-    for (minutes, side) in [(20, "behind the API's: set it right"), (-20, "ahead of the API's: set it right")]
-    {
+    for (minutes, side) in [(20, "behind the API's: correct it"), (-20, "ahead of the API's: correct it")] {
         let status = status_after_crawl(minutes, 0).await;
         assert!(status.contains("  clock ") && status.contains(side), "{status}");
     }
     let status = status_after_crawl(90, 1).await;
-    assert!(status.contains("behind the API's: set it right") && status.contains("failed"), "{status}");
+    assert!(status.contains("behind the API's: correct it") && status.contains("failed"), "{status}");
     let last = "SELECT status, reason_code FROM crawls ORDER BY crawl_id DESC LIMIT 1";
     assert_eq!(place.query(last).await, "failed clock");
 }
@@ -284,7 +283,7 @@ async fn what_is_to_be_deleted_is_asked_about_first() {
     place.api.dissolve("b");
     let asked = place.run(&["crawl"]).await;
     assert_eq!(asked.code, Some(0), "{asked:?}");
-    assert!(asked.out.contains("1 vanished, 1 not listed but standing"), "{asked:?}");
+    assert!(asked.out.contains("1 vanished, 1 not listed but existing"), "{asked:?}");
     place.api.script(At::Info, Fault::ErrorCode(10007));
     for command in [&["crawl", "--dry-run"][..], &["crawl"]] {
         let refused = place.run(command).await;

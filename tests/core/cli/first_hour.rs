@@ -105,8 +105,8 @@ async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
     refused(&["--sdk-app-id", "many"], 2, "an SDKAppID is a number such as 1400000000").await;
     refused(&["--sdk-app-id", "-1"], 2, "").await;
     refused(&["--region", "mars"], 2, "china, singapore, seoul").await;
-    refused(&[], 2, "--sdk-app-id, --region, --secret-key-file must be given").await;
-    refused(&["--sdk-app-id", "1"], 2, "--region, --secret-key-file must be given").await;
+    refused(&[], 2, "missing --sdk-app-id, --region, --secret-key-file").await;
+    refused(&["--sdk-app-id", "1"], 2, "missing --region, --secret-key-file").await;
     refused(&[&all[..4], &["--secret-key-file", "none.key"]].concat(), 78, "cannot read none.key").await;
     refused(&[&all[..], &["--name", "A b"]].concat(), 2, "an app's name has").await;
     refused(&[&all[..], &["--database", "postgres://u:geheim@h/d"]].concat(), 2, "must not carry a password")
@@ -119,9 +119,9 @@ async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
     place.write_key(KEY);
     std::fs::rename(place.path("app.key"), place.path("given.key")).unwrap();
     std::fs::write(place.path("prod.key"), "precious").unwrap();
-    refused(&all, 1, "prod.key exists, and init overwrites nothing").await;
+    refused(&all, 1, "prod.key exists, and init does not overwrite it").await;
     std::fs::write(place.path("config.toml"), "precious").unwrap();
-    refused(&all, 1, "config.toml exists, and init overwrites nothing").await;
+    refused(&all, 1, "config.toml exists, and init does not overwrite it").await;
     for precious in ["prod.key", "config.toml"] {
         assert_eq!(std::fs::read_to_string(place.path(precious)).unwrap(), "precious");
     }
@@ -236,7 +236,7 @@ async fn whoever_leaves_the_questions_leaves_nothing_behind_and_a_terminal_that_
         let mut person = AtTerminal::start(&place, &["init", "--sdk-app-id", "1400000000"]);
         person.sees("Data centre");
         person.types("mars\n");
-        person.sees("it is one of china, singapore");
+        person.sees("must be one of china, singapore");
         person.types("\n");
         person.sees("it is not shown");
         person.types(&KEY[..20]);
@@ -278,10 +278,10 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
     let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
     std::fs::write(place.path("config.toml"), lines.replace("retry_for = \"1s\"\n", "")).unwrap();
     for (fault, code, advice) in [
-        (Fault::Reset, 1, "see whether this machine reaches 127.0.0.1"),
-        (Fault::Status(503), 1, "see whether this machine reaches 127.0.0.1"),
-        (Fault::HtmlWith200, 1, "something else than the API may have answered for 127.0.0.1"),
-        (Fault::ErrorCode(60011), 1, "another program calls the API as this app"),
+        (Fault::Reset, 1, "make sure that this machine can reach 127.0.0.1"),
+        (Fault::Status(503), 1, "make sure that this machine can reach 127.0.0.1"),
+        (Fault::HtmlWith200, 1, "check base_url and any proxy in front of 127.0.0.1"),
+        (Fault::ErrorCode(60011), 1, "another program is using the API for this app"),
         (Fault::ErrorCode(60002), 1, "ask Tencent Cloud's support"),
         (Fault::ErrorCode(60021), 78, "add this host's address to the app's IP allow-list"),
         (Fault::ErrorCode(70016), 78, "check `sdk_app_id` and the data centre"),

@@ -136,7 +136,7 @@ async fn a_question_that_cannot_be_asked_says_why_and_stops_no_other() {
         not_asked("no list has a second page at a Limit of 100")
     );
     assert_eq!(
-        why("does a first page come in the same order twice?"),
+        why("does a first page have the same order twice?"),
         not_asked("no first page has two groups")
     );
     assert_eq!(empty["get_group_info: unknown id, default form"].0, "code 10010");

@@ -1,0 +1,262 @@
+//! The checks of `check` and `init`: the configuration, the database, and the credentials of each app.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::exit::{Exit, Failure};
+use super::setup::{Setup, location_and_warnings};
+use super::text;
+use crate::config::{App, Config};
+use crate::model::ReasonCode;
+use crate::pace::{Pacer, RetryBudget, RetryPolicy};
+use crate::pages::Caller;
+use crate::store::{DatabaseUrl, Lease, Store, StoreError};
+use crate::tencent::{ApiError, Client};
+
+/// How long a transient failure is retried. It is short, because a person waits for the result.
+pub(super) const RETRY_FOR: Duration = Duration::from_secs(15);
+/// How long to wait for the end of a running crawl.
+pub(super) const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
+
+/// The result of one check.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    #[serde(skip)]
+    exit: Exit,
+    /// `ok`, `warn`, `busy` or `FAIL`.
+    outcome: &'static str,
+    /// The configuration, the database, or an app.
+    what: String,
+    /// Details. For a failure, they include what to do.
+    text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    next_runs: Vec<String>,
+}
+
+impl Finding {
+    pub(super) fn new(exit: Exit, what: &str, text: String) -> Self {
+        let outcome = match exit {
+            Exit::Done => "ok",
+            Exit::Busy => "busy",
+            _ => "FAIL",
+        };
+        Self { exit, outcome, what: what.to_owned(), text, next_runs: Vec::new() }
+    }
+
+    /// A successful check with a warning.
+    fn warning(what: &str, text: String) -> Self {
+        Self { outcome: "warn", ..Self::new(Exit::Done, what, text) }
+    }
+
+    /// Returns whether this is a failed check of `what`.
+    pub(super) fn is_failure_of(&self, what: &str) -> bool {
+        self.what == what && self.exit != Exit::Done
+    }
+
+    fn of_failure(what: &str, failure: &Failure) -> Self {
+        Self::new(failure.exit, what, failure.causes().join(": "))
+    }
+}
+
+/// Returns the finding for a valid configuration.
+pub(super) fn of_config(setup: &Setup, config: &Config) -> Result<Finding, Failure> {
+    let apps: Vec<&str> = config.apps.iter().map(|app| app.name.as_str()).collect();
+    let text = format!("{}, apps: {}", setup.locate()?.display(), apps.join(", "));
+    Ok(Finding::new(Exit::Done, "configuration", text))
+}
+
+/// Checks everything that a crawl needs. Also returns the database, if it is usable.
+pub(super) async fn examine(
+    setup: &Setup,
+    config: &Config,
+) -> Result<(Vec<Finding>, Option<Store>), Failure> {
+    let mut findings = vec![of_config(setup, config)?];
+    let store = check_database(setup, config, &mut findings).await;
+    for app in &config.apps {
+        let what = app.name.as_str();
+        let mut finding = match setup.client_and_warnings(app) {
+            Ok((client, warnings)) => {
+                findings.extend(warnings.into_iter().map(|warning| Finding::warning(what, warning)));
+                check_app(setup, app, &client, store.as_ref()).await
+            }
+            Err(failure) => Finding::of_failure(what, &failure),
+        };
+        finding.next_runs = next_runs(setup, app);
+        findings.push(finding);
+    }
+    Ok((findings, store))
+}
+
+pub(super) fn worst(findings: &[Finding]) -> Exit {
+    Exit::worst(findings.iter().map(|finding| finding.exit))
+}
+
+pub(super) fn print(out: &mut dyn std::io::Write, findings: &[Finding]) -> std::io::Result<()> {
+    for Finding { outcome, what, text, next_runs, .. } in findings {
+        writeln!(out, "{outcome:<5} {what:<14} {text}")?;
+        if !next_runs.is_empty() {
+            writeln!(out, "{:<5} {:<14} next runs: {}", "", "", next_runs.join(", "))?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the database without creating it: the service's user could not write a file that root created.
+async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Finding>) -> Option<Store> {
+    let (location, warnings) = match location_and_warnings(config) {
+        Ok(found) => found,
+        Err(failure) => {
+            findings.push(Finding::of_failure("database", &failure));
+            return None;
+        }
+    };
+    findings.extend(warnings.into_iter().map(|warning| Finding::warning("database", warning)));
+    if let DatabaseUrl::Sqlite(path) = &location
+        && !path.exists()
+    {
+        findings.push(check_folder(path));
+        return None;
+    }
+    let opened = async {
+        let store = setup.opened(Store::open_existing(&location).await?);
+        let tables = match store.check_migrated().await {
+            Err(StoreError::NotMigrated) if config.database.auto_migrate => {
+                store.check_migratable().await.map(|()| false)
+            }
+            tables => tables.map(|()| true),
+        };
+        Ok::<_, StoreError>((store, tables))
+    };
+    let ok = |text: &str| Finding::new(Exit::Done, "database", format!("{location}, {text}"));
+    match opened.await {
+        Ok((store, Ok(true))) => {
+            findings.push(ok("tables up to date"));
+            Some(store)
+        }
+        Ok((_, Ok(false))) => {
+            findings.push(ok("tables will be brought up to date at the next start"));
+            // Without tables there are no leases.
+            None
+        }
+        Ok((_, Err(error))) | Err(error) => {
+            findings.push(Finding::of_failure("database", &Failure::from(error)));
+            None
+        }
+    }
+}
+
+fn check_folder(database: &Path) -> Finding {
+    let mut folder = database.parent().unwrap_or(Path::new("/"));
+    if folder.as_os_str().is_empty() {
+        folder = Path::new(".");
+    }
+    while !folder.exists() {
+        folder = folder.parent().unwrap_or(Path::new("/"));
+    }
+    match try_to_write(folder) {
+        Ok(()) => {
+            let text = format!("{}, will be created by the first crawl", database.display());
+            Finding::new(Exit::Done, "database", text)
+        }
+        Err(error) => {
+            let text = format!(
+                "cannot create {}: {} is not writable ({error}); \
+                 set database.url to another path, or run as the user who owns the folder",
+                database.display(),
+                folder.display()
+            );
+            Finding::new(Exit::Failed, "database", text)
+        }
+    }
+}
+
+/// Creates and removes a file in a folder.
+fn try_to_write(folder: &Path) -> std::io::Result<()> {
+    let path = folder.join(format!(".tim-group-sync-check-{}", std::process::id()));
+    std::fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)
+}
+
+/// Makes one request to the API, under the app's lease and at its rate.
+async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Store>) -> Finding {
+    let not_tried = |failure: &Failure| {
+        let text = format!("credentials not checked: {}", failure.causes().join(": "));
+        Finding::new(failure.exit, &app.name, text)
+    };
+    let lease = match store {
+        Some(store) => {
+            let waiting = |waits| {
+                if waits == 0 {
+                    eprintln!("{} is being crawled; waiting up to {} s", app.name, WAIT_FOR_LEASE.as_secs());
+                }
+            };
+            let waited = tokio::time::timeout(WAIT_FOR_LEASE, store.lease(app.sdk_app_id, waiting)).await;
+            match waited {
+                Err(_) => {
+                    let text =
+                        "credentials not checked: the app is being crawled; see `tim-group-sync status`";
+                    return Finding::new(Exit::Busy, &app.name, text.to_owned());
+                }
+                Ok(Err(error)) => return not_tried(&error.into()),
+                Ok(Ok(lease)) => Some(lease),
+            }
+        }
+        None => None,
+    };
+    let wait = lease.as_ref().and_then(Lease::not_before).map(|at| (at - setup.clock.now()).to_std());
+    let wait = wait.and_then(Result::ok).unwrap_or_default().min(app.request_interval);
+    let pacer = Pacer::new(app.request_interval, Instant::now() + wait);
+    let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
+    let mut caller = Caller::new(client, &pacer, retries, |_| ());
+    let counted = match lease {
+        Some(lease) => {
+            // The lease must be renewed: a request with its retries may take longer than its lifetime.
+            let counted = lease.keeping(caller.count_app()).await;
+            lease.release(setup.clock.now(), app.request_interval).await;
+            counted
+        }
+        None => Ok(caller.count_app().await),
+    };
+    let (exit, text) = match counted {
+        Err(lost) => return not_tried(&lost.into()),
+        Ok(Ok(total)) => {
+            let groups =
+                total.map_or_else(|| "an unknown number of groups".to_owned(), |n| text::count(n, "group"));
+            (Exit::Done, format!("the API accepts the credentials; the app has {groups}"))
+        }
+        Ok(Err(error)) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
+        Ok(Err(error)) => (Exit::Failed, format!("{error}{}", api_advice(&error, app))),
+    };
+    Finding::new(exit, &app.name, text)
+}
+
+/// Returns what to do about an error of the API if the error itself has no advice.
+fn api_advice(error: &ApiError, app: &App) -> String {
+    let host = app.api.base_url.host_str().unwrap_or_default();
+    match error.reason_code() {
+        _ if matches!(error, ApiError::Untrusted { .. }) => String::new(),
+        ReasonCode::Timeout | ReasonCode::Network => {
+            format!(
+                "; make sure that this machine can reach {host} (firewall, HTTPS_PROXY), then check again"
+            )
+        }
+        ReasonCode::Throttled => {
+            "; another program is using the API for this app, so check again in a minute".to_owned()
+        }
+        ReasonCode::MalformedAnswer => {
+            format!("; the answer may not be from the API: check base_url and any proxy in front of {host}")
+        }
+        _ => "; check again in a minute; if the error persists, report its code to Tencent Cloud's support"
+            .to_owned(),
+    }
+}
+
+fn next_runs(setup: &Setup, app: &App) -> Vec<String> {
+    let ticks = &app.schedule.ticks;
+    let text = |at: DateTime<Utc>| at.with_timezone(&ticks.timezone()).format("%F %T %Z").to_string();
+    ticks.upcoming(setup.clock.now(), 5).into_iter().map(text).collect()
+}
