@@ -8,7 +8,7 @@ use super::tally::{PassEnd, PassNotes, PassPlan, PassResult, PassTally};
 use super::write_buffer::WriteBuffer;
 use super::{CrawlSite, Interrupted};
 use crate::model::Counts;
-use crate::pages::{Caller, Pages, PagesError, Turned};
+use crate::pages::{Caller, FetchedPage, Pages, PagesError};
 use crate::roll::Roll;
 use crate::tencent::ApiError;
 use crate::verdict::is_nearly_whole;
@@ -47,7 +47,7 @@ struct Fetched {
 }
 
 enum Answer {
-    Page(Turned),
+    Page(FetchedPage),
     /// The API does not know the type.
     Rejected(ApiError),
     Failed(Interrupted),
@@ -85,7 +85,7 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
             self.current = self.lists.next();
         }
         let (plan, pages) = self.current.as_mut()?;
-        let answer = match self.site.asking(self.caller.in_flight(), pages.turn(self.caller)).await {
+        let answer = match self.site.asking(self.caller.in_flight(), pages.fetch_next(self.caller)).await {
             Ok(Ok(turned)) => Answer::Page(turned),
             Ok(Err(PagesError::Api(error))) if pages.is_rejected(&error) => Answer::Rejected(error),
             Ok(Err(error)) => Answer::Failed(error.into()),
@@ -96,7 +96,7 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
         let answer = check_clock(self.caller).map_or_else(Answer::Failed, |()| answer);
         let (plan, counts, pages) = (plan.clone(), pages.counts(), pages.pages());
         match &answer {
-            Answer::Page(Turned { end: None, .. }) => {}
+            Answer::Page(FetchedPage { end: None, .. }) => {}
             Answer::Page(_) | Answer::Rejected(_) => self.current = None,
             Answer::Failed(_) => {
                 self.current = None;
@@ -124,7 +124,7 @@ impl PageProcessor<'_> {
         let Fetched { plan, answer, at, counts, pages } = fetched;
         let mut tally = self.tally.take().unwrap_or_else(|| PassTally::new(plan));
         let processed = match answer {
-            Answer::Page(Turned { page, end }) => {
+            Answer::Page(FetchedPage { page, end }) => {
                 (tally.counts, tally.pages) = (counts, pages);
                 self.buffer.listed_at = at;
                 let diff = PageDiff {

@@ -17,7 +17,7 @@ async fn an_app_that_was_never_crawled_is_crawled_at_start_for_the_last_tick() {
     daemon.has_crawled(1).await;
     assert_eq!(stage.crawls().await, ["catch_up 08:00 complete"]);
     daemon.waits_until("09:00:00").await;
-    assert_eq!(daemon.stop().await, Ending::Asked);
+    assert_eq!(daemon.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn a_hanging_app_delays_no_other() {
     stage.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.waits_until("10:00:00").await;
-    assert_eq!(daemon.stop().await, Ending::Asked);
+    assert_eq!(daemon.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
@@ -279,7 +279,7 @@ async fn a_stop_in_the_middle_of_a_crawl_ends_it_as_cancelled() {
     held.reached().await;
     daemon.life.signal(Signal::Stop);
     held.release();
-    assert_eq!(daemon.life.ended(Systemd::from_environment()).await, Ending::Asked);
+    assert_eq!(daemon.life.ended(Systemd::from_environment()).await, Ending::Requested);
     assert_eq!(stage.crawls().await, ["catch_up 08:00 cancelled"]);
     assert_eq!(stage.logged("trying again"), 0);
 }
@@ -291,7 +291,7 @@ async fn a_request_without_an_answer_is_given_up_two_seconds_after_the_stop_and_
     let daemon = stage.start(&Wish { catch_up: true, ..PROD });
     held.reached().await;
     let asked = std::time::Instant::now();
-    assert_eq!(daemon.stop().await, Ending::Asked);
+    assert_eq!(daemon.stop().await, Ending::Requested);
     let took = asked.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
     assert_eq!(stage.crawls().await, ["catch_up 08:00 cancelled"]);
@@ -311,7 +311,7 @@ async fn a_pause_before_another_attempt_ends_with_the_stop() {
         })
         .await;
     let asked = std::time::Instant::now();
-    assert_eq!(daemon.stop().await, Ending::Asked);
+    assert_eq!(daemon.stop().await, Ending::Requested);
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }
 
@@ -449,7 +449,7 @@ async fn the_real_wake_up_clock_and_the_real_time_crawl_tick_after_tick() {
     apply(&daemon.whole, Vec::new());
     daemon.whole.lock().unwrap().apply(vec![plan], |_| wakes.alarm());
     daemon.is("two ticks crawled", |state| state.last.as_ref().is_some_and(|last| last.crawl.0 >= 2)).await;
-    assert_eq!(daemon.stop().await, Ending::Asked);
+    assert_eq!(daemon.stop().await, Ending::Requested);
     wakes.stop().await;
     let (_, ticks) = stage.store.read("SELECT count(DISTINCT due_at), count(*) FROM crawls").await.unwrap();
     assert_eq!(ticks[0][0], ticks[0][1]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use reqwest::Url;
 use tempfile::TempDir;
-use tim_group_sync::alarm::{Alarm, Hand};
+use tim_group_sync::alarm::{Alarm, ManualTrigger};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlSettings, Crawler};
 use tim_group_sync::daemon::{self, AppPlan, AppState, Apps, Database, MakeCrawler, Phase};
@@ -61,7 +61,7 @@ pub const PROD: Wish = Wish {
 /// A daemon, seen from one of its apps.
 pub struct Daemon {
     pub app: &'static str,
-    pub hand: Hand,
+    pub hand: ManualTrigger,
     pub apps: watch::Receiver<Apps>,
     pub life: Lifecycle,
     pub whole: Arc<Mutex<daemon::Daemon>>,
@@ -73,7 +73,7 @@ pub fn at(time: &str) -> DateTime<Utc> {
 }
 
 pub fn twenty_past_eight() -> Clock {
-    Clock::standing_at(at("08:20:00"))
+    Clock::fixed_at(at("08:20:00"))
 }
 
 impl Stage {
@@ -107,7 +107,7 @@ impl Stage {
             identifier: simulated.identifier,
             secret_key: if wish.wrong_key { SecretKey::new(&"f".repeat(64)) } else { simulated.secret_key },
             base_url: Url::parse(&api.base_url()).unwrap(),
-            place: "china".to_owned(),
+            region_hint: "china".to_owned(),
             request_timeout: Duration::from_secs(30),
             clock: self.clock.clone(),
         };
@@ -151,7 +151,7 @@ impl Stage {
     /// Starts a daemon with several apps.
     pub fn start_all<const N: usize>(&self, apps: [(&'static str, AppPlan); N]) -> [Daemon; N] {
         let names = apps.each_ref().map(|(app, _)| *app);
-        let life = Lifecycle::deaf();
+        let life = Lifecycle::without_signals();
         let database = watch::Sender::new(Database::Open(self.store.clone())).subscribe();
         let systemd = Systemd::from_environment();
         let whole = daemon::Daemon::new(&self.clock, &life, systemd, database);
@@ -198,10 +198,10 @@ impl Stage {
 }
 
 /// Gives a daemon these apps and no others; returns the hands of the alarms of those that are new.
-pub fn apply(whole: &Mutex<daemon::Daemon>, plans: Vec<AppPlan>) -> BTreeMap<String, Hand> {
+pub fn apply(whole: &Mutex<daemon::Daemon>, plans: Vec<AppPlan>) -> BTreeMap<String, ManualTrigger> {
     let mut hands = BTreeMap::new();
     whole.lock().unwrap().apply(plans, |app| {
-        let (alarm, hand) = Alarm::by_hand();
+        let (alarm, hand) = Alarm::manual();
         hands.insert(app.to_owned(), hand);
         alarm
     });
