@@ -3,7 +3,7 @@
 //! Shutdown has two stages. The first SIGTERM or SIGINT requests a soft stop: tasks finish what they are doing. A second
 //! signal, or four seconds, forces a hard stop, which interrupts even transactions.
 //!
-//! If a supervised task ends without a request to stop, the process fails as a whole and systemd restarts it. Otherwise the
+//! If a supervised task ends without a request to stop, the entire process fails and systemd restarts it. Otherwise the
 //! daemon could run for months without that task.
 
 use std::future::{Future, pending};
@@ -301,9 +301,7 @@ impl Systemd {
         match NotifyState::monotonic_usec_now() {
             // systemd compares the time with that of its signal, and requires both values in one message.
             Ok(now) => self.notify(&[NotifyState::Reloading, now]),
-            Err(error) => {
-                tracing::warn!(%error, "cannot notify systemd of a reload: cannot read the monotonic clock")
-            }
+            Err(error) => tracing::warn!(%error, "cannot notify systemd of a reload: no monotonic clock"),
         }
     }
 

@@ -122,6 +122,9 @@ impl RetryBudget {
 
     /// Makes a request at `pacer`'s rate until it succeeds, its failure does not permit a retry, or the budget is used up.
     ///
+    /// backon provides the pauses, but not the loop: an attempt also waits for the pacer, depends on the preceding failure, and
+    /// counts against a shared budget.
+    ///
     /// # Errors
     /// The last attempt's failure.
     pub async fn request<T, E, F: Future<Output = Result<T, E>>>(

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::model::{Counts, GroupType, ReasonCode};
+use crate::model::{Counts, GroupType, ReasonCode, plural};
 use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client, GroupAnswer, Page};
@@ -357,8 +357,10 @@ impl Pages {
             let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(EXTRA_ENTRIES);
             if self.entries > most {
                 return endless(format!(
-                    "it has {} entries after {} pages, and no count of groups is above {groups}",
-                    self.entries, self.fetched
+                    "it has {} entries after {} {}, and no count of groups is above {groups}",
+                    self.entries,
+                    self.fetched,
+                    plural(self.fetched.into(), "page")
                 ));
             }
         }

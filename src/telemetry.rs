@@ -104,6 +104,8 @@ fn is_journal() -> bool {
         .is_ok_and(|stderr| connected == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
+/// Writes lines to stderr, with the priority prefixes of sd-daemon(3) in the journal. The crate tracing-journald is not used,
+/// because it writes to the journal's socket and not to stderr, in a format of its own.
 #[derive(Clone, Copy)]
 struct StderrWriter {
     /// Whether each line gets a priority prefix.
@@ -118,7 +120,6 @@ impl MakeWriter<'_> for StderrWriter {
     }
 
     fn make_writer_for(&self, metadata: &Metadata<'_>) -> Stderr {
-        // sd-daemon(3)
         let priority = match *metadata.level() {
             _ if !self.journal => "",
             Level::ERROR => "<3>",

@@ -134,8 +134,11 @@ impl Demo {
     }
 }
 
-/// Returns what happens to the simulated app before each crawl, with a description.
-fn changes(api: &Simulator, few: usize) -> [(&'static str, Box<dyn Fn() + '_>); 4] {
+/// What happens to the simulated app before a crawl, with a description.
+type Change<'a> = (&'static str, Box<dyn Fn() + 'a>);
+
+/// Returns the changes before each crawl. `few` is 1 % of the groups.
+fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
     [
         ("First crawl: every group is listed for the first time.", Box::new(|| ())),
         (

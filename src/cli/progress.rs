@@ -79,10 +79,12 @@ async fn lines(crawls: Vec<(String, watch::Receiver<Progress>)>) {
             if now.step == Step::Idle || (same && since.elapsed() < LINE_INTERVAL) {
                 continue;
             }
-            let total = now.total.map_or_else(String::new, |total| format!(" of {}", HumanCount(total)));
-            let so_far = match now.listed {
-                0 => String::new(),
-                listed => format!(", {}{total} groups so far", HumanCount(listed)),
+            let so_far = match (now.listed, now.total) {
+                (0, _) => String::new(),
+                (listed, None) => format!(", {} so far", text::count(listed, "group")),
+                (listed, Some(total)) => {
+                    format!(", {} of {} so far", HumanCount(listed), text::count(total, "group"))
+                }
             };
             eprintln!("{name}: {}{so_far}", describe(&now));
             *last = now.step;

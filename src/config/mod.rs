@@ -1,4 +1,4 @@
-//! The configuration: parsed from TOML and validated as a whole. Every mistake is reported with its line, the broken rule
+//! The configuration: parsed from TOML and validated completely. Every mistake is reported with its line, the broken rule
 //! and the remedy.
 //!
 //! A [`Config`] is valid by construction; its users do not check it again. It contains no secrets, only the paths of the

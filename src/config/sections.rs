@@ -204,7 +204,7 @@ fn deletion(section: &Section<'_>, general_shares: &Shares) -> (DeletionPolicy, 
     section.finish();
     let max_fraction_by_type = shares.iter().map(|(kind, (share, ..))| (kind.clone(), *share)).collect();
     let policy =
-        DeletionPolicy { review, max_fraction, min_groups, max_shortfall, confirm, max_fraction_by_type };
+        DeletionPolicy { review, max_fraction, min_groups, max_fraction_by_type, max_shortfall, confirm };
     (policy, shares)
 }
 

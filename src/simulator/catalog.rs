@@ -57,9 +57,9 @@ pub(super) struct Page {
     /// 0 at the end.
     pub(super) next: u64,
     /// A cursor to this same page: the one of the request, unless that was 0.
-    pub(super) same_page: u64,
+    pub(super) own_cursor: u64,
     /// A different cursor to this same page.
-    pub(super) same_page_again: u64,
+    pub(super) another_cursor: u64,
     /// A cursor that no other request gets. It is valid for the same filter.
     pub(super) unique_cursor: u64,
 }
@@ -210,8 +210,8 @@ impl Catalog {
             total_count: lists.iter().map(|list| list.len() as u64).sum(),
             app_total: all_lists.values().map(|list| list.len() as u64).sum(),
             next: if more { cursors.encode(CursorTarget { start: end, variant: 0 }) } else { 0 },
-            same_page: cursors.encode(target),
-            same_page_again: cursors.encode(CursorTarget { variant: target.variant + 1, ..target }),
+            own_cursor: cursors.encode(target),
+            another_cursor: cursors.encode(CursorTarget { variant: target.variant + 1, ..target }),
             unique_cursor: cursors
                 .encode(CursorTarget { start: request_number, variant: mask(Cursors::VARIANT_BITS) }),
         })

@@ -151,13 +151,13 @@ impl SimulatedApp {
 fn apply(fault: &Fault, draft: &mut Draft) {
     match fault {
         Fault::EarlyEnd => draft.next = Some(0.into()),
-        Fault::RepeatCursor => draft.next = Some(draft.page.same_page.into()),
+        Fault::RepeatCursor => draft.next = Some(draft.page.own_cursor.into()),
         Fault::NoNext => draft.next = None,
         Fault::NextAsText => draft.next = Some(draft.page.next.to_string().into()),
         Fault::NextIs(text) => draft.next = Some(text.as_str().into()),
         Fault::EmptyPage => {
             draft.page.ids.clear();
-            draft.next = Some(draft.page.same_page_again.into());
+            draft.next = Some(draft.page.another_cursor.into());
         }
         Fault::EmptyList => {
             draft.page.ids.clear();

@@ -18,7 +18,7 @@ use super::error::{ApiError, advice};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
 use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{GroupIds, GroupType, SdkAppId, with_causes};
+use crate::model::{GroupIds, GroupType, SdkAppId, plural, with_causes};
 
 /// The maximum size of a decompressed answer. The API's own limit is 1 MB; this one protects against decompression bombs.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
@@ -367,7 +367,7 @@ pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError 
     let what = if start.starts_with(b"<") {
         "HTML instead of JSON (a proxy or a captive portal may have answered)".to_owned()
     } else if error.is_eof() {
-        format!("the JSON ends after {} bytes", body.len())
+        format!("the JSON ends after {} {}", body.len(), plural(body.len() as u64, "byte"))
     } else if error.is_data() {
         format!("a field has the wrong type at line {} column {}", error.line(), error.column())
     } else {
