@@ -124,7 +124,7 @@ async fn ask(engine: Engine, database: &str, store: &Store) -> bool {
             let began = Instant::now();
             apps = match what {
                 "what `status` reads" => store.app_statuses().await.unwrap().len(),
-                "what a scrape reads" => store.gauges().await.unwrap().len(),
+                "what a scrape reads" => store.overview().await.unwrap().len(),
                 _ => store.overview().await.unwrap().len(),
             };
             times.push(began.elapsed().as_secs_f64() * 1000.0);

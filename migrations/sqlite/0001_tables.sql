@@ -1,4 +1,4 @@
--- The tables are private and may change; people read the views of 0002.
+-- The tables are private and may change. Readers use the views of 0003.
 -- Times are unix milliseconds, order is by crawl_id and never by time.
 
 CREATE TABLE app (
@@ -6,7 +6,8 @@ CREATE TABLE app (
     sdk_app_id  INTEGER NOT NULL UNIQUE,
     name        TEXT    NOT NULL,
     configured  INTEGER NOT NULL DEFAULT 1,
-    chunk_ends  TEXT                    -- ids, a line each, that cut the app's groups into parts to be read by
+    round       INTEGER NOT NULL DEFAULT 0, -- counts the app's crawls that reached their end
+    chunk_ends  TEXT                    -- ids, one a line, that divide the app's groups into chunks for reading
 ) STRICT;
 
 -- Types are an open set. 0 stands for "not known yet", so that no query on the big table has to compare NULLs.
@@ -27,7 +28,7 @@ INSERT INTO group_type (type_id, name, sdk_name, name_zh) VALUES
     (6, 'Community', 'Community', '社群');
 
 -- One row a group ever listed. Clustered by app and id: an app's groups are one range, and there is no second b-tree.
--- A live group that the last crawls listed is never rewritten: its last_seen_at is a floor, the view says more.
+-- A live group that the last crawls listed is never rewritten: its last_seen_at is a floor, the views derive the actual time.
 -- The columns that a scan asks for come first: a row is decoded only as far as it is needed.
 CREATE TABLE group_row (
     app_id         INTEGER NOT NULL,
@@ -39,10 +40,25 @@ CREATE TABLE group_row (
     in_baseline    INTEGER NOT NULL,
     first_seen_at  INTEGER NOT NULL,
     last_seen_at   INTEGER NOT NULL,
+    held_as        TEXT,                    -- why it is held: w withheld, c withheld and confirmed gone, u undeleted by a person
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
--- Kept beside the groups and changed in the same transactions, so that nobody has to count a million rows.
+-- Few groups are held, or none. Without the index all groups would be read to find them.
+CREATE INDEX group_row_held ON group_row (app_id, held_crawl_id) WHERE held_crawl_id IS NOT NULL;
+
+-- Live groups in doubt that get_group_info was asked about: the lists lack them, or contradict their types.
+CREATE TABLE group_question (
+    app_id    INTEGER NOT NULL,
+    group_id  TEXT    NOT NULL,
+    stood     INTEGER NOT NULL,             -- consecutive answers that it exists
+    unlearned INTEGER NOT NULL,             -- consecutive answers that did not say
+    round     INTEGER NOT NULL,             -- when it was asked about last
+    again_in  INTEGER NOT NULL,             -- the first round in which it is asked about again
+    PRIMARY KEY (app_id, group_id)
+) STRICT, WITHOUT ROWID;
+
+-- Kept beside the groups and changed in the same transactions, so that no reader has to count a million rows.
 CREATE TABLE type_state (
     app_id             INTEGER NOT NULL,
     type_id            INTEGER NOT NULL,
@@ -50,9 +66,10 @@ CREATE TABLE type_state (
     live_count         INTEGER NOT NULL DEFAULT 0,
     missing_count      INTEGER NOT NULL DEFAULT 0,
     deleted_count      INTEGER NOT NULL DEFAULT 0,
-    baseline_crawl_id  INTEGER,             -- whose pass of this type was the first to reach its end
-    concluded_crawl_id INTEGER,             -- the last crawl that accounted for every live group of the type …
-    concluded_at       INTEGER,             -- … and when it started: all of them were seen since
+    total_count        INTEGER,             -- the API's last TotalCount of the type
+    baseline_crawl_id  INTEGER,             -- the crawl whose pass of this type was the first to reach its end
+    concluded_crawl_id INTEGER,             -- the last crawl that accounted for every live group of the type
+    concluded_at       INTEGER,             -- when that crawl started: all live groups were seen since
     PRIMARY KEY (app_id, type_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -79,7 +96,21 @@ CREATE TABLE crawl (
     error_code      INTEGER,
     reason          TEXT,
     host            TEXT    NOT NULL,
-    version         TEXT    NOT NULL
+    version         TEXT    NOT NULL,
+    group_types     TEXT    NOT NULL,       -- the configured types, sorted, comma-separated; empty: one pass over everything
+    day             TEXT,                   -- the day of daily_count that it was added to; NULL: running
+    undeleted       INTEGER NOT NULL DEFAULT 0,
+    spared          INTEGER NOT NULL DEFAULT 0,
+    purged_groups   INTEGER NOT NULL DEFAULT 0,
+    purged_events   INTEGER NOT NULL DEFAULT 0,
+    purged_counts   INTEGER NOT NULL DEFAULT 0,
+    asked           INTEGER NOT NULL DEFAULT 0,
+    confirmed       INTEGER NOT NULL DEFAULT 0,
+    unlearned       INTEGER NOT NULL DEFAULT 0,
+    unasked         INTEGER NOT NULL DEFAULT 0,
+    withheld_confirmed INTEGER NOT NULL DEFAULT 0,
+    clock_skew      INTEGER,                -- seconds by which the host's clock was ahead of the API's; NULL: not known
+    unfiltered_next INTEGER NOT NULL DEFAULT 0 -- 1: the next crawl has to make an unfiltered pass
 ) STRICT;
 
 -- A tick is served once, by a crawl that reaches its end.
@@ -140,4 +171,14 @@ CREATE TABLE group_event (
     new_type     INTEGER
 ) STRICT;
 
-CREATE INDEX group_event_by_group ON group_event (app_id, group_id);
+-- By the id first: a group is found with or without its app.
+CREATE INDEX group_event_by_group ON group_event (group_id, app_id);
+
+-- The newest events of one app. The key of the event stands at the end of every index.
+CREATE INDEX group_event_by_app ON group_event (app_id);
+
+-- For undoing what a crawl deleted, and for finding out whether a crawl may be removed.
+CREATE INDEX group_event_by_crawl ON group_event (crawl_id);
+
+-- The expression of group_events.occurred_at, so that a condition on that column is a range of this index.
+CREATE INDEX group_event_by_time ON group_event (CAST(strftime('%Y-%m-%dT%H:%M:%SZ', occurred_at / 1000, 'unixepoch') AS TEXT));

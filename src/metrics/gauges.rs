@@ -7,13 +7,13 @@ use prometheus::proto::MetricFamily;
 
 use super::{counter, gauge};
 use crate::daemon::Apps;
-use crate::store::AppGauges;
+use crate::store::{AppOverview, Crawl, Stamp};
 
 /// More ticks without a complete crawl are not told apart: it takes time to count them.
 const TICKS_AT_MOST: usize = 100;
 
 /// What this process knows.
-pub(super) fn of_process(apps: &Apps, read: Option<&[AppGauges]>) -> Vec<MetricFamily> {
+pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>) -> Vec<MetricFamily> {
     let next = of_app(
         "next_crawl_timestamp_seconds",
         "When the next crawl begins, in unix seconds, as far as it is known now.",
@@ -28,7 +28,7 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppGauges]>) -> Vec<MetricF
         if let Some(at) = state.next_at {
             next.with_label_values(&[app]).set(at.timestamp());
         }
-        let elsewhere = read.unwrap_or_default().iter().any(|read| read.app == *app && read.refused);
+        let elsewhere = read.unwrap_or_default().iter().any(|read| read.app == *app && read.is_refused());
         refused.with_label_values(&[app]).set(i64::from(state.refused || elsewhere));
         skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
     }
@@ -36,7 +36,7 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppGauges]>) -> Vec<MetricF
 }
 
 /// What the database knows.
-pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -> Vec<MetricFamily> {
+pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>) -> Vec<MetricFamily> {
     let groups = gauge(
         "groups",
         "Groups. Missing ones are live too: they were not listed lately, but that proves nothing yet.",
@@ -44,7 +44,7 @@ pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -
     );
     let api_groups = gauge(
         "api_groups",
-        "The API's TotalCount by the last crawl that reached its end; group_type all is the whole app.",
+        "The API's latest TotalCount; group_type all is the whole app.",
         &["im_app", "group_type"],
     );
     let held = of_app("held_groups", "Groups whose deletion was withheld or undone: they wait for approve.");
@@ -67,32 +67,34 @@ pub(super) fn of_database(read: &[AppGauges], apps: &Apps, now: DateTime<Utc>) -
     let running = of_app("crawl_running", "1 while a crawl runs, in whichever process; else 0.");
     for read in read {
         let app = read.app.as_str();
-        for kind in &read.types {
+        // A type that was configured once and has no group left has no gauge.
+        for kind in read.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0) {
             let group_type = kind.group_type.as_deref().unwrap_or("unknown");
             let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
-            count("live", kind.live);
-            count("missing", kind.missing);
-            count("deleted", kind.deleted);
-            if let Some(count) = kind.api_groups {
+            count("live", kind.live_count);
+            count("missing", kind.missing_count);
+            count("deleted", kind.deleted_count);
+            if let Some(count) = kind.total_count {
                 api_groups.with_label_values(&[app, group_type]).set(count);
             }
         }
-        if let Some(count) = read.api_groups {
+        if let Some(count) = read.total_count {
             api_groups.with_label_values(&[app, "all"]).set(count);
         }
-        held.with_label_values(&[app]).set(read.held);
+        held.with_label_values(&[app]).set(read.held_groups());
         unasked.with_label_values(&[app]).set(read.unasked.unwrap_or(0));
-        if let Some(seconds) = read.clock_skew {
+        if let Some(seconds) = read.last_crawl.as_ref().and_then(|crawl| crawl.clock_skew) {
             skew.with_label_values(&[app]).set(seconds);
         }
-        let finished_at = read.last_complete_finished_at.map_or(0, |at| at.timestamp());
+        let complete_crawl = read.last_complete_crawl.as_ref();
+        let finished_at = complete_crawl.and_then(Crawl::finished).map_or(0, |at| at.timestamp());
         complete.with_label_values(&[app]).set(finished_at);
-        let since = read.last_complete_started_at.or(read.first_crawl_started_at);
-        if let (Some(since), Some(state)) = (since, apps.get(app)) {
+        let since = complete_crawl.map(|crawl| crawl.started_at).or(read.first_crawl_started_at);
+        if let (Some(since), Some(state)) = (since.and_then(Stamp::time), apps.get(app)) {
             let passed = state.schedule.passed(since, now, TICKS_AT_MOST);
             ticks.with_label_values(&[app]).set(i64::try_from(passed).unwrap_or(i64::MAX));
         }
-        running.with_label_values(&[app]).set(i64::from(read.left_open));
+        running.with_label_values(&[app]).set(i64::from(read.running_crawl.is_some()));
     }
     [groups, api_groups, held, unasked, skew, complete, ticks, running]
         .iter()

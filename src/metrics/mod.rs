@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::crawl::{CrawlReport, Observer, RequestOutcome};
 use crate::daemon::{Apps, Health, Phase};
 use crate::model::{CrawlStatus, SdkAppId, with_causes};
-use crate::store::{AppGauges, Store, StoreError};
+use crate::store::{AppOverview, Store, StoreError};
 use crate::tencent::ApiError;
 use crate::tencent::error::{THROTTLING, meaning};
 
@@ -163,10 +163,11 @@ impl Metrics {
     }
 
     /// What the database says of the apps, if it does so in time.
-    async fn read(&self, store: &Store, health: &Health) -> Option<Vec<AppGauges>> {
+    async fn read(&self, store: &Store, health: &Health) -> Option<Vec<AppOverview>> {
         let read = async {
             let _turn = self.reading.lock().await;
-            let mut apps = store.gauges().await?;
+            let mut apps = store.overview().await?;
+            apps.retain(|app| app.configured);
             let here = crawled_here(&health.apps().borrow());
             close_what_was_left_open(store, &mut apps, &here).await?;
             Ok::<_, StoreError>(apps)
@@ -191,20 +192,23 @@ fn crawled_here(apps: &Apps) -> BTreeSet<String> {
     crawling.map(|(app, _)| app.clone()).collect()
 }
 
-/// A crawl whose process was killed is not running, whatever its row says: nobody holds the app's lease.
+/// Clears the running crawl of apps whose process was killed: the crawl is still open, but nobody holds the lease.
 async fn close_what_was_left_open(
     store: &Store,
-    apps: &mut [AppGauges],
+    apps: &mut [AppOverview],
     here: &BTreeSet<String>,
 ) -> Result<(), StoreError> {
-    let elsewhere = |app: &&mut AppGauges| app.left_open && !here.contains(&app.app);
-    let ids: Vec<SdkAppId> = apps.iter_mut().filter(elsewhere).filter_map(|app| app.sdk_app_id).collect();
+    let elsewhere = |app: &AppOverview| app.running_crawl.is_some() && !here.contains(&app.app);
+    let id = |app: &AppOverview| SdkAppId::new(app.sdk_app_id);
+    let ids: Vec<SdkAppId> = apps.iter().filter(|app| elsewhere(app)).filter_map(id).collect();
     if ids.is_empty() {
         return Ok(());
     }
     let leased = store.leased(&ids).await?;
-    for app in apps.iter_mut().filter(elsewhere) {
-        app.left_open = app.sdk_app_id.is_some_and(|id| leased.contains(&id));
+    for app in apps.iter_mut().filter(|app| elsewhere(app)) {
+        if !id(app).is_some_and(|id| leased.contains(&id)) {
+            app.running_crawl = None;
+        }
     }
     Ok(())
 }

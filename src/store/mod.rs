@@ -25,8 +25,8 @@ pub use engine::{DatabaseUrl, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder};
 pub use publish::Published;
 pub use read::{
-    AppCount, AppGauges, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, Group, GroupEvent,
-    HeldDeletions, HostTypes, KnownGroup, Past, Stamp, TypeCount, TypeGauges, TypeOverview, TypeState,
+    AppCount, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, Group, GroupEvent,
+    HeldDeletions, HostTypes, KnownGroup, Past, Stamp, TypeCount, TypeOverview, TypeState,
     TypeStatus, Withheld,
 };
 pub use write::{

@@ -28,6 +28,11 @@ async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_ti
     let services: Vec<Service> = (0..3).map(|_| Service::start(&installed)).collect();
     let started = services.into_iter().map(|service| service.says("started"));
     let started = futures_util::future::join_all(started).await;
+    // A service says that it has started while it still opens the database.
+    let migrated = "SELECT count(*) FROM pg_class WHERE relname = 'crawls'";
+    while installed.world.value(migrated).await == "0" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let crawls = "SELECT trigger, status FROM crawls ORDER BY crawl_id";
     let come_to = async |expected: &[&str]| {
         while installed.world.lines(crawls).await != expected {

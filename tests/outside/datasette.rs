@@ -73,7 +73,7 @@ impl Drop for Datasette {
 }
 
 #[tokio::test]
-async fn the_metadata_describes_the_views_as_the_document_does_and_hides_the_tables() {
+async fn the_metadata_describes_the_views_as_the_document_does_and_hides_everything_private() {
     let mut described = metadata()["databases"]["groups"]["tables"].take();
     let described = described.as_object_mut().unwrap();
     for view in views() {
@@ -84,10 +84,15 @@ async fn the_metadata_describes_the_views_as_the_document_does_and_hides_the_tab
         assert_eq!(entry["columns"], serde_json::to_value(columns).unwrap(), "{}", view.name);
     }
     let world = World::on(Engine::Sqlite).await;
-    let tables =
-        world.lines("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'").await;
-    for table in tables {
+    let named = async |condition: &str| {
+        world.lines(&format!("SELECT name FROM sqlite_schema WHERE {condition}")).await
+    };
+    for table in named("type = 'table' AND name NOT LIKE 'sqlite%'").await {
         assert_eq!(described.remove(&table), Some(serde_json::json!({ "hidden": true })), "{table}");
+    }
+    // Datasette hides tables, but not views. A view that nobody may open is not shown.
+    for view in named("type = 'view' AND name LIKE 'base%'").await {
+        assert_eq!(described.remove(&view), Some(serde_json::json!({ "allow": false })), "{view}");
     }
     // SQLite's own come and go.
     described.retain(|name, _| !name.starts_with("sqlite_"));

@@ -1,7 +1,7 @@
-//! What readers outside the program page through: the rows of the public views, one app at a time, newest first.
+//! Pages of the public views' rows, one app at a time, newest first. Field names are the views' columns.
 //!
-//! The names are the views' columns. The rows come from the tables, because there both engines keep times alike, and
-//! every list goes on below a key, so that an answer costs the same on the first page as on the thousandth.
+//! The rows come from the base views, whose times are alike on both engines. Every list continues below a key (keyset
+//! pagination), so that the thousandth page costs as much as the first.
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
@@ -35,8 +35,6 @@ impl Serialize for Stamp {
 /// A crawl: the view `crawls`.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct Crawl {
-    #[serde(skip)]
-    pub(super) app_id: i64,
     pub crawl_id: i64,
     pub trigger: String,
     pub due_at: Option<Stamp>,
@@ -80,18 +78,6 @@ impl Crawl {
         self.finished_at.and_then(Stamp::time)
     }
 }
-
-macro_rules! crawl_columns {
-    () => {
-        "c.app_id, c.crawl_id, c.trigger, c.due_at, c.started_at, c.finished_at, c.status, c.deletions, c.requests,
-         c.listed_count AS groups_listed, c.appeared, c.vanished, c.reappeared, c.retyped, c.withheld, c.reason_code,
-         c.error_code, c.reason, c.host, c.version, c.undeleted, c.spared, c.purged_groups, c.purged_events,
-         c.purged_counts, c.day, CAST((c.finished_at - c.started_at) / 1000.0 AS DOUBLE PRECISION) AS duration_seconds,
-         (SELECT count(*) FROM group_row g WHERE g.app_id = c.app_id AND g.held_crawl_id = c.crawl_id) AS held_count,
-         c.asked, c.confirmed, c.unlearned, c.unasked, c.withheld_confirmed, c.clock_skew"
-    };
-}
-pub(super) use crawl_columns;
 
 /// TotalCount of the whole app: the view `app_counts`.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
@@ -158,81 +144,27 @@ pub struct Group {
 }
 
 const APP_NAME: &str = "SELECT app_id, name FROM app WHERE sdk_app_id = $1";
-
-const CRAWLS: &str = concat!(
-    "SELECT ",
-    crawl_columns!(),
-    " FROM crawl c WHERE c.app_id = $1 AND c.crawl_id < $2 ORDER BY c.crawl_id DESC LIMIT $3"
-);
-
-const APP_COUNTS: &str = "
-SELECT finished_at AS recorded_at, coalesce(total_at_end, total_at_start) AS total_count,
-       total_at_start AS total_count_at_start, listed_count, crawl_id
-FROM crawl WHERE app_id = $1 AND crawl_id < $2 AND status <> 'running' ORDER BY crawl_id DESC LIMIT $3";
-
+const CRAWLS: &str =
+    "SELECT * FROM base_crawls WHERE app_id = $1 AND crawl_id < $2 ORDER BY crawl_id DESC LIMIT $3";
+const APP_COUNTS: &str =
+    "SELECT * FROM base_app_counts WHERE app_id = $1 AND crawl_id < $2 ORDER BY crawl_id DESC LIMIT $3";
 const ENDED_CRAWLS: &str = "
 SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id < $2 AND status <> 'running' ORDER BY crawl_id DESC LIMIT $3";
 const TYPE_COUNTS: &str = "
-SELECT p.recorded_at, t.name AS group_type, p.total_count, p.total_lowest AS total_count_min,
-       p.total_highest AS total_count_max, p.listed_count, p.verdict, p.crawl_id
-FROM crawl c JOIN crawl_pass p ON p.crawl_id = c.crawl_id JOIN group_type t ON t.type_id = p.type_id
-WHERE c.app_id = $1 AND c.crawl_id BETWEEN $2 AND $3 AND c.status <> 'running' AND p.type_id <> 0
-ORDER BY p.crawl_id DESC, p.pass_no";
-
+SELECT * FROM base_type_counts WHERE app_id = $1 AND crawl_id BETWEEN $2 AND $3 ORDER BY crawl_id DESC, pass_no";
 const DAYS: &str =
     "SELECT DISTINCT day FROM daily_count WHERE app_id = $1 AND day < $2 ORDER BY day DESC LIMIT $3";
 const DAILY_COUNTS: &str = "
-SELECT c.*, c.live_groups - c.live_before AS net_growth
-FROM (SELECT d.day, t.name AS group_type, d.live_groups, d.total_count, d.appeared, d.vanished, d.reappeared, d.retyped,
-             CASE WHEN d.day > (SELECT b.day FROM type_state s JOIN crawl b ON b.crawl_id = s.baseline_crawl_id
-                                WHERE s.app_id = d.app_id AND s.type_id = d.type_id)
-                  THEN (SELECT p.live_groups FROM daily_count p
-                        WHERE p.app_id = d.app_id AND p.type_id = d.type_id AND p.day < d.day
-                        ORDER BY p.day DESC LIMIT 1) END AS live_before,
-             d.type_id
-      FROM daily_count d JOIN group_type t ON t.type_id = d.type_id
-      WHERE d.app_id = $1 AND d.day BETWEEN $2 AND $3) AS c
-ORDER BY c.day DESC, c.type_id";
-
-macro_rules! events_where {
-    ($condition:literal) => {
-        concat!(
-            "SELECT e.event_id, e.occurred_at, e.group_id,
-                    CASE e.kind WHEN 'a' THEN 'appeared' WHEN 'v' THEN 'vanished' WHEN 'r' THEN 'reappeared'
-                                WHEN 't' THEN 'retyped' ELSE 'undeleted' END AS event,
-                    o.name AS old_type, n.name AS new_type, e.crawl_id
-             FROM group_event e
-             JOIN crawl c ON c.crawl_id = e.crawl_id AND c.status <> 'running'
-             LEFT JOIN group_type o ON o.type_id = e.old_type
-             LEFT JOIN group_type n ON n.type_id = e.new_type
-             WHERE e.app_id = $1 AND e.event_id < $2",
-            $condition,
-            " ORDER BY e.event_id DESC LIMIT $3"
-        )
-    };
-}
-const EVENTS: &str = events_where!("");
-const EVENTS_OF_GROUP: &str = events_where!(" AND e.group_id = $4");
-
-macro_rules! groups_where {
-    ($condition:literal) => {
-        concat!(
-            "SELECT g.group_id, t.name AS group_type, g.first_seen_at, g.in_baseline,
-                    CASE WHEN g.deleted_at IS NULL AND g.missing_since IS NULL AND s.concluded_at > g.last_seen_at
-                         THEN s.concluded_at ELSE g.last_seen_at END AS last_seen_at,
-                    g.deleted_at, g.missing_since, g.held_crawl_id IS NOT NULL AS held,
-                    g.held_as IS NOT NULL AND g.held_as = 'c' AS confirmed
-             FROM group_row g
-             JOIN group_type t ON t.type_id = g.type_id
-             LEFT JOIN type_state s ON s.app_id = g.app_id AND s.type_id = g.type_id
-             WHERE g.app_id = $1 AND ",
-            $condition
-        )
-    };
-}
-const GROUP: &str = groups_where!("g.group_id = $2");
-const GROUPS_BETWEEN: &str =
-    groups_where!("g.group_id >= $2 AND g.group_id > $3 AND g.group_id < $4 ORDER BY g.group_id LIMIT $5");
+SELECT * FROM base_daily_counts WHERE app_id = $1 AND day BETWEEN $2 AND $3 ORDER BY day DESC, type_id";
+const EVENTS: &str = "
+SELECT * FROM base_group_events WHERE app_id = $1 AND event_id < $2 ORDER BY event_id DESC LIMIT $3";
+const EVENTS_OF_GROUP: &str = "
+SELECT * FROM base_group_events
+WHERE app_id = $1 AND event_id < $2 AND group_id = $4 ORDER BY event_id DESC LIMIT $3";
+const GROUP: &str = "SELECT * FROM base_groups WHERE app_id = $1 AND group_id = $2";
+const GROUPS_BETWEEN: &str = "
+SELECT * FROM base_groups
+WHERE app_id = $1 AND group_id >= $2 AND group_id > $3 AND group_id < $4 ORDER BY group_id LIMIT $5";
 
 /// Where a list goes on: below this key, at most so many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

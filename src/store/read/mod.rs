@@ -1,7 +1,6 @@
 //! Everything that reads the tables and changes nothing.
 
 mod before_crawl;
-mod gauges;
 mod lists;
 mod live;
 mod lookup;
@@ -10,7 +9,6 @@ mod status;
 mod text;
 
 pub use before_crawl::{EndedBefore, Past, TypeState};
-pub use gauges::{AppGauges, TypeGauges};
 pub use lists::{AppCount, Below, Crawl, DailyCount, Group, GroupEvent, Stamp, TypeCount};
 pub use lookup::KnownGroup;
 pub use overview::{AppOverview, HeldDeletions, TypeOverview};

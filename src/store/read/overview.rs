@@ -1,14 +1,16 @@
-//! All apps at a glance, for a page that asks every other second: a handful of statements however many apps there are,
-//! each answered from kept totals or an index.
+//! The one read model of an app's state, behind `status`, the page, its JSON and the metrics.
+//!
+//! Four statements however many apps there are, each answered from kept totals or an index: a page asks every other second.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::lists::{Crawl, Stamp, crawl_columns};
+use super::lists::{Crawl, Stamp};
+use crate::model::ReasonCode;
 use crate::store::engine::{Store, StoreError};
 
-/// One app as the database knows it.
+/// The state of one app.
 #[derive(Clone, Debug)]
 pub struct AppOverview {
     pub(super) app_id: i64,
@@ -23,8 +25,26 @@ pub struct AppOverview {
     pub running_crawl: Option<Crawl>,
     /// The API's latest TotalCount of the whole app.
     pub total_count: Option<i64>,
-    /// What waits for someone's decision, newest first.
+    /// The held deletions, newest crawl first. They wait until the API lists the groups again or a person decides.
     pub held: Vec<HeldDeletions>,
+    pub first_crawl_started_at: Option<Stamp>,
+    /// Groups that the last crawl that reached its end left to a later one to ask about. `None` if there was none.
+    pub unasked: Option<i64>,
+}
+
+impl AppOverview {
+    /// Returns true if the last crawl that ended did so because the API refuses the credentials.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let reason = self.last_crawl.as_ref().and_then(|crawl| crawl.reason_code.as_deref());
+        reason == Some(ReasonCode::Refused.as_str())
+    }
+
+    /// Returns how many groups are held.
+    #[must_use]
+    pub fn held_groups(&self) -> i64 {
+        self.held.iter().map(|held| held.held_count).sum()
+    }
 }
 
 /// One type of an app: the view `type_status`.
@@ -62,36 +82,14 @@ pub struct HeldDeletions {
     pub reason: Option<String>,
 }
 
-const APPS: &str = "
-SELECT a.app_id, a.sdk_app_id, a.name, a.configured <> 0 AS configured,
-       (SELECT coalesce(k.total_at_end, k.total_at_start) FROM crawl k
-        WHERE k.app_id = a.app_id AND k.total_at_start IS NOT NULL ORDER BY k.crawl_id DESC LIMIT 1) AS total_count
-FROM app a ORDER BY a.name, a.sdk_app_id";
-const TYPES: &str = "
-SELECT s.app_id, t.name AS group_type, t.sdk_name, t.name_zh, s.live_count, s.missing_count, s.deleted_count,
-       s.concluded_at AS as_of, s.configured <> 0 AS configured,
-       CASE WHEN s.configured = 1 THEN s.total_count END AS total_count
-FROM type_state s JOIN group_type t ON t.type_id = s.type_id ORDER BY s.app_id, s.type_id";
-
-/// The newest crawl of each app that is like this.
-macro_rules! newest_crawls {
-    ($condition:literal) => {
-        concat!(
-            "SELECT ",
-            crawl_columns!(),
-            " FROM app a JOIN crawl c ON c.crawl_id = (
-                SELECT k.crawl_id FROM crawl k WHERE k.app_id = a.app_id",
-            $condition,
-            " ORDER BY k.crawl_id DESC LIMIT 1)"
-        )
-    };
-}
-const NEWEST: &str = newest_crawls!("");
-const NEWEST_ENDED: &str = newest_crawls!(" AND k.status <> 'running'");
-const NEWEST_COMPLETE: &str = newest_crawls!(" AND k.status = 'complete'");
-// Held groups are missing ones, so that the big table is not asked where nothing is missing.
+const APPS: &str = "SELECT * FROM base_app_status ORDER BY app, sdk_app_id";
+const TYPES: &str = "SELECT * FROM base_type_status ORDER BY app_id, type_id";
+const CRAWLS: &str = "
+SELECT c.* FROM base_app_status s
+JOIN base_crawls c ON c.crawl_id IN (s.last_complete_crawl_id, s.last_crawl_id, s.newest_crawl_id)";
 const HELD: &str = "
-SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, h.held_count, h.confirmed_count, c.withheld, c.undeleted, c.reason_code, c.reason
+SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, h.held_count, h.confirmed_count, c.withheld, c.undeleted,
+       c.reason_code, c.reason
 FROM (SELECT g.app_id, g.held_crawl_id, count(*) AS held_count,
              CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count
       FROM group_row g
@@ -99,19 +97,29 @@ FROM (SELECT g.app_id, g.held_crawl_id, count(*) AS held_count,
 JOIN crawl c ON c.crawl_id = h.held_crawl_id
 ORDER BY h.held_crawl_id DESC";
 
+#[derive(sqlx::FromRow)]
+struct AppRow {
+    app_id: i64,
+    sdk_app_id: i64,
+    app: String,
+    configured: bool,
+    last_complete_crawl_id: Option<i64>,
+    last_crawl_id: Option<i64>,
+    newest_crawl_id: Option<i64>,
+    first_crawl_started_at: Option<Stamp>,
+    unasked: Option<i64>,
+    total_count: Option<i64>,
+}
+
 impl Store {
-    /// Every app that the database knows, by name.
+    /// Returns the state of every app that the database knows, by name.
     pub async fn overview(&self) -> Result<Vec<AppOverview>, StoreError> {
-        const DOING: &str = "read how the apps stand";
-        let apps: Vec<(i64, i64, String, bool, Option<i64>)> = self.fetch_all(DOING, APPS, &[]).await?;
+        const DOING: &str = "read the state of the apps";
+        let apps: Vec<AppRow> = self.fetch_all(DOING, APPS, &[]).await?;
         let types: Vec<TypeOverview> = self.fetch_all(DOING, TYPES, &[]).await?;
-        let mut newest = Vec::with_capacity(3);
-        for statement in [NEWEST, NEWEST_ENDED, NEWEST_COMPLETE] {
-            let crawls: Vec<Crawl> = self.fetch_all(DOING, statement, &[]).await?;
-            newest.push(crawls.into_iter().map(|crawl| (crawl.app_id, crawl)).collect());
-        }
-        let [mut any, mut ended, mut complete] =
-            <[BTreeMap<i64, Crawl>; 3]>::try_from(newest).unwrap_or_default();
+        let crawls: Vec<Crawl> = self.fetch_all(DOING, CRAWLS, &[]).await?;
+        let crawls: BTreeMap<i64, Crawl> = crawls.into_iter().map(|crawl| (crawl.crawl_id, crawl)).collect();
+        // Held groups are missing ones: where none is missing, the big table is not read.
         let held: Vec<HeldDeletions> = if types.iter().any(|of_type| of_type.missing_count > 0) {
             self.fetch_all(DOING, HELD, &[]).await?
         } else {
@@ -121,17 +129,20 @@ impl Store {
         for of_type in types {
             types_of.entry(of_type.app_id).or_default().push(of_type);
         }
-        let overview = |(app_id, sdk_app_id, app, configured, total_count)| AppOverview {
-            app_id,
-            app,
-            sdk_app_id,
-            configured,
-            total_count,
-            types: types_of.remove(&app_id).unwrap_or_default(),
-            last_crawl: ended.remove(&app_id),
-            last_complete_crawl: complete.remove(&app_id),
-            running_crawl: any.remove(&app_id).filter(|crawl| crawl.finished_at.is_none()),
-            held: held.iter().filter(|held| held.app_id == app_id).cloned().collect(),
+        let crawl = |id: Option<i64>| id.and_then(|id| crawls.get(&id)).cloned();
+        let overview = |row: AppRow| AppOverview {
+            types: types_of.remove(&row.app_id).unwrap_or_default(),
+            last_crawl: crawl(row.last_crawl_id),
+            last_complete_crawl: crawl(row.last_complete_crawl_id),
+            running_crawl: crawl(row.newest_crawl_id).filter(|crawl| crawl.finished_at.is_none()),
+            held: held.iter().filter(|held| held.app_id == row.app_id).cloned().collect(),
+            app_id: row.app_id,
+            app: row.app,
+            sdk_app_id: row.sdk_app_id,
+            configured: row.configured,
+            first_crawl_started_at: row.first_crawl_started_at,
+            unasked: row.unasked,
+            total_count: row.total_count,
         };
         Ok(apps.into_iter().map(overview).collect())
     }

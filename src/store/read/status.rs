@@ -125,14 +125,12 @@ impl Store {
     }
 }
 
-/// By host, what its newest crawl was for, unless that was the same for all. Oldest crawls first.
-fn differing(crawls: Vec<(String, Option<String>)>) -> Vec<HostTypes> {
-    let newest: BTreeMap<String, Option<String>> = crawls.into_iter().collect();
-    let known = newest.into_iter().filter_map(|(host, group_types)| Some((host, group_types?)));
-    let known: Vec<(String, String)> = known.collect();
-    if known.iter().map(|(_, group_types)| group_types).collect::<BTreeSet<_>>().len() < 2 {
+/// Returns the group types of each host's newest crawl, unless they are the same for all. Expects the oldest crawl first.
+fn differing(crawls: Vec<(String, String)>) -> Vec<HostTypes> {
+    let newest: BTreeMap<String, String> = crawls.into_iter().collect();
+    if newest.values().collect::<BTreeSet<_>>().len() < 2 {
         return Vec::new();
     }
     let names = |list: String| list.split_terminator(',').map(str::to_owned).collect();
-    known.into_iter().map(|(host, list)| HostTypes { host, group_types: names(list) }).collect()
+    newest.into_iter().map(|(host, list)| HostTypes { host, group_types: names(list) }).collect()
 }

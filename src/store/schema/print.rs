@@ -37,7 +37,8 @@ fn postgres_sql(database: &PostgresDatabase) -> String {
         "-- Run this as the role that is to own the tables. If the service connects as another, it needs:\n\
          -- GRANT USAGE ON SCHEMA {public}, {private} TO the_service;\n\
          -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {private} TO the_service;\n\
-         BEGIN;\nCREATE SCHEMA IF NOT EXISTS {public};\nCREATE SCHEMA IF NOT EXISTS {private};\n{}",
+         BEGIN;\nCREATE SCHEMA IF NOT EXISTS {public};\nCREATE SCHEMA IF NOT EXISTS {private};\n\
+         SET LOCAL search_path TO {private}, {public};\n{}",
         placed(POSTGRES_RECORD, schema)
     );
     for migration in POSTGRES_MIGRATIONS.iter() {
@@ -83,7 +84,7 @@ mod tests {
             assert!(!line.contains("tim.") && !line.contains("tim_private"), "{line}");
         }
         assert!(
-            sql.contains("CREATE VIEW \"other\".groups") && sql.contains("FROM \"other_private\".group_row")
+            sql.contains("CREATE VIEW \"other\".groups") && sql.contains("JOIN \"other_private\".base_groups")
         );
     }
 

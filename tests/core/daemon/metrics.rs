@@ -15,7 +15,6 @@ use rustix::process::Signal;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
-use tim_group_sync::store::TypeGauges;
 
 /// What is public of the metrics: names that alerts and dashboards hold on to.
 const METRICS: [&str; 26] = [
@@ -403,7 +402,7 @@ async fn an_app_that_is_taken_out_leaves_the_gauges_and_keeps_its_counters() {
     harness::daemon::apply(&daemon.whole, Vec::new());
     daemon.apps.wait_for(std::collections::BTreeMap::is_empty).await.unwrap();
     // The database is told by a task of its own.
-    while !stage.store.gauges().await.unwrap().is_empty() {
+    while stage.store.overview().await.unwrap().iter().any(|app| app.configured) {
         tokio::task::yield_now().await;
     }
     assert_eq!(values(&metrics.page(&health).await, &series), ["none", "none", "1"]);
@@ -425,22 +424,18 @@ async fn gauges_tell_how_the_groups_stand(world: World) {
     world.crawl().await;
     world.dissolve("a");
     world.crawl().await;
-    let gauges = world.store.gauges().await.unwrap();
-    let [app] = &gauges[..] else { panic!("{gauges:?}") };
-    let kind = |name: &str, live, deleted| TypeGauges {
-        group_type: Some(name.to_owned()),
-        live,
-        missing: 0,
-        deleted,
-        api_groups: Some(live),
+    let apps = world.store.overview().await.unwrap();
+    let [app] = &apps[..] else { panic!("{apps:?}") };
+    let counts = |name: &str| {
+        let kind = app.types.iter().find(|kind| kind.group_type.as_deref() == Some(name)).unwrap();
+        (kind.live_count, kind.missing_count, kind.deleted_count, kind.total_count)
     };
-    assert!(
-        app.types.contains(&kind("Public", 3, 1)) && app.types.contains(&kind("Private", 1, 0)),
-        "{app:?}"
-    );
-    assert_eq!((app.api_groups, app.held, app.left_open, app.refused), (Some(4), 0, false, false));
+    assert_eq!((counts("Public"), counts("Private")), ((3, 0, 1, Some(3)), (1, 0, 0, Some(1))));
+    assert_eq!((app.total_count, app.held_groups(), app.is_refused()), (Some(4), 0, false));
+    assert!(app.running_crawl.is_none());
+    let complete = app.last_complete_crawl.as_ref().unwrap();
     let finished = world.value("SELECT max(finished_at) FROM crawls").await;
-    assert_eq!(app.last_complete_finished_at.map(harness::crawl::stamp), Some(finished));
+    assert_eq!(complete.finished().map(harness::crawl::stamp), Some(finished));
 }
 
 async fn groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing(mut world: World) {
@@ -450,10 +445,9 @@ async fn groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missin
     world.dissolve("a b");
     let withheld = world.crawl().await;
     let held = async || {
-        let gauges = world.store.gauges().await.unwrap();
-        let public =
-            gauges[0].types.iter().find(|kind| kind.group_type.as_deref() == Some("Public")).unwrap();
-        (gauges[0].held, public.live, public.missing)
+        let app = world.store.overview().await.unwrap().remove(0);
+        let public = app.types.iter().find(|kind| kind.group_type.as_deref() == Some("Public")).unwrap();
+        (app.held_groups(), public.live_count, public.missing_count)
     };
     assert_eq!(held().await, (2, 4, 2));
     world.approve(withheld.crawl).await;
@@ -469,13 +463,13 @@ async fn a_crawl_runs_for_as_long_as_somebody_holds_its_lease(world: World) {
         crawler.crawl(harness::crawl::ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap()
     });
     held.reached().await;
-    assert!(world.store.gauges().await.unwrap()[0].left_open);
+    assert!(world.store.overview().await.unwrap()[0].running_crawl.is_some());
     assert_eq!(world.store.leased(&[app]).await.unwrap(), [app]);
     crawling.abort();
     crawling.await.unwrap_err();
     held.release();
     world.bench.let_leases_run_out().await;
-    assert!(world.store.gauges().await.unwrap()[0].left_open, "nobody closed it");
+    assert!(world.store.overview().await.unwrap()[0].running_crawl.is_some(), "nobody closed it");
     assert_eq!(world.store.leased(&[app]).await.unwrap(), []);
 }
 

@@ -1,24 +1,21 @@
--- What people read. Columns are only ever added, at the end. The same names and meanings as in SQLite, in PostgreSQL's
--- own types: timestamptz, boolean, date. The views read the tables with their owner's rights, so that readers need none
--- on the tables.
+-- What readers use. Columns are only ever added, at the end. The same names and meanings as in SQLite, in PostgreSQL's own
+-- types: timestamptz, boolean, date. The views read the tables with their owner's rights, so that readers need no rights on
+-- the tables.
 
 CREATE VIEW tim.groups AS
 SELECT a.sdk_app_id,
        a.name AS app,
        g.group_id,
-       t.name AS group_type,
+       g.group_type,
        to_timestamp(g.first_seen_at / 1000::double precision) AS first_seen_at,
        g.in_baseline,
-       to_timestamp(CASE WHEN g.deleted_at IS NULL AND g.missing_since IS NULL
-                         THEN greatest(g.last_seen_at, s.concluded_at)
-                         ELSE g.last_seen_at END / 1000::double precision) AS last_seen_at,
+       to_timestamp(g.last_seen_at / 1000::double precision) AS last_seen_at,
        to_timestamp(g.deleted_at / 1000::double precision) AS deleted_at,
        to_timestamp(g.missing_since / 1000::double precision) AS missing_since,
-       g.held_crawl_id IS NOT NULL AS held
-FROM tim_private.group_row g
-JOIN tim_private.app a ON a.app_id = g.app_id
-JOIN tim_private.group_type t ON t.type_id = g.type_id
-LEFT JOIN tim_private.type_state s ON s.app_id = g.app_id AND s.type_id = g.type_id;
+       g.held,
+       g.confirmed
+FROM tim_private.app a
+JOIN tim_private.base_groups g ON g.app_id = a.app_id;
 
 COMMENT ON VIEW tim.groups IS
     'Every group that was ever listed, one row each. Deleted groups stay, with deleted_at set: count live ones in live_groups, or better in type_status, which need not count.';
@@ -42,9 +39,24 @@ COMMENT ON COLUMN tim.groups.missing_since IS
     'The start of the first complete crawl that did not list the group, for groups that are live all the same; NULL: listed, or deleted.';
 COMMENT ON COLUMN tim.groups.held IS
     'Whether the group stays live only because its deletion was withheld or undone: until the API lists it again or someone approves.';
+COMMENT ON COLUMN tim.groups.confirmed IS
+    'Whether the group is held and get_group_info has confirmed that it is gone.';
 
 CREATE VIEW tim.live_groups AS
-SELECT * FROM tim.groups WHERE deleted_at IS NULL;
+SELECT a.sdk_app_id,
+       a.name AS app,
+       g.group_id,
+       g.group_type,
+       to_timestamp(g.first_seen_at / 1000::double precision) AS first_seen_at,
+       g.in_baseline,
+       to_timestamp(g.last_seen_at / 1000::double precision) AS last_seen_at,
+       to_timestamp(g.deleted_at / 1000::double precision) AS deleted_at,
+       to_timestamp(g.missing_since / 1000::double precision) AS missing_since,
+       g.held,
+       g.confirmed
+FROM tim_private.app a
+JOIN tim_private.base_groups g ON g.app_id = a.app_id
+WHERE g.deleted_at IS NULL;
 
 COMMENT ON VIEW tim.live_groups IS
     'The groups that are not deleted, missing ones included: the columns of groups.';
@@ -68,6 +80,8 @@ COMMENT ON COLUMN tim.live_groups.missing_since IS
     'The start of the first complete crawl that did not list the group, for groups that are live all the same; NULL: listed, or deleted.';
 COMMENT ON COLUMN tim.live_groups.held IS
     'Whether the group stays live only because its deletion was withheld or undone: until the API lists it again or someone approves.';
+COMMENT ON COLUMN tim.live_groups.confirmed IS
+    'Whether the group is held and get_group_info has confirmed that it is gone.';
 
 CREATE VIEW tim.group_events AS
 SELECT a.sdk_app_id,
@@ -75,16 +89,12 @@ SELECT a.sdk_app_id,
        e.event_id,
        to_timestamp(e.occurred_at / 1000::double precision) AS occurred_at,
        e.group_id,
-       CASE e.kind WHEN 'a' THEN 'appeared' WHEN 'v' THEN 'vanished' WHEN 'r' THEN 'reappeared'
-                   WHEN 't' THEN 'retyped' WHEN 'u' THEN 'undeleted' END AS event,
-       o.name AS old_type,
-       n.name AS new_type,
+       e.event,
+       e.old_type,
+       e.new_type,
        e.crawl_id
-FROM tim_private.group_event e
-JOIN tim_private.crawl c ON c.crawl_id = e.crawl_id AND c.status <> 'running'
-JOIN tim_private.app a ON a.app_id = e.app_id
-LEFT JOIN tim_private.group_type o ON o.type_id = e.old_type
-LEFT JOIN tim_private.group_type n ON n.type_id = e.new_type;
+FROM tim_private.app a
+JOIN tim_private.base_group_events e ON e.app_id = a.app_id;
 
 COMMENT ON VIEW tim.group_events IS
     'What happened to groups, in the order of event_id. Append only. Rows of a crawl show once it is no longer running.';
@@ -110,14 +120,13 @@ COMMENT ON COLUMN tim.group_events.crawl_id IS
 CREATE VIEW tim.app_counts AS
 SELECT a.sdk_app_id,
        a.name AS app,
-       to_timestamp(c.finished_at / 1000::double precision) AS recorded_at,
-       coalesce(c.total_at_end, c.total_at_start) AS total_count,
-       c.total_at_start AS total_count_at_start,
+       to_timestamp(c.recorded_at / 1000::double precision) AS recorded_at,
+       c.total_count,
+       c.total_count_at_start,
        c.listed_count,
        c.crawl_id
-FROM tim_private.crawl c
-JOIN tim_private.app a ON a.app_id = c.app_id
-WHERE c.status <> 'running';
+FROM tim_private.app a
+JOIN tim_private.base_app_counts c ON c.app_id = a.app_id;
 
 COMMENT ON VIEW tim.app_counts IS
     'The history of the API''s TotalCount of the whole app, one row a crawl, failed ones too. Rows of a crawl show once it is no longer running.';
@@ -139,19 +148,16 @@ COMMENT ON COLUMN tim.app_counts.crawl_id IS
 CREATE VIEW tim.type_counts AS
 SELECT a.sdk_app_id,
        a.name AS app,
-       to_timestamp(p.recorded_at / 1000::double precision) AS recorded_at,
-       t.name AS group_type,
-       p.total_count,
-       p.total_lowest AS total_count_min,
-       p.total_highest AS total_count_max,
-       p.listed_count,
-       p.verdict,
-       p.crawl_id
-FROM tim_private.crawl_pass p
-JOIN tim_private.crawl c ON c.crawl_id = p.crawl_id AND c.status <> 'running'
-JOIN tim_private.app a ON a.app_id = c.app_id
-JOIN tim_private.group_type t ON t.type_id = p.type_id
-WHERE p.type_id <> 0;
+       to_timestamp(c.recorded_at / 1000::double precision) AS recorded_at,
+       c.group_type,
+       c.total_count,
+       c.total_count_min,
+       c.total_count_max,
+       c.listed_count,
+       c.verdict,
+       c.crawl_id
+FROM tim_private.app a
+JOIN tim_private.base_type_counts c ON c.app_id = a.app_id;
 
 COMMENT ON VIEW tim.type_counts IS
     'The history of the API''s TotalCount by group type, one row a pass over a type. Rows of a crawl show once it is no longer running.';
@@ -179,17 +185,18 @@ COMMENT ON COLUMN tim.type_counts.crawl_id IS
 CREATE VIEW tim.daily_counts AS
 SELECT a.sdk_app_id,
        a.name AS app,
-       d.day::date AS day,
-       t.name AS group_type,
+       CAST(d.day AS DATE) AS day,
+       d.group_type,
        d.live_groups,
        d.total_count,
        d.appeared,
        d.vanished,
        d.reappeared,
-       d.retyped
-FROM tim_private.daily_count d
-JOIN tim_private.app a ON a.app_id = d.app_id
-JOIN tim_private.group_type t ON t.type_id = d.type_id;
+       d.retyped,
+       d.live_before,
+       d.net_growth
+FROM tim_private.app a
+JOIN tim_private.base_daily_counts d ON d.app_id = a.app_id;
 
 COMMENT ON VIEW tim.daily_counts IS
     'One row a day, app and group type, as of the day''s last crawl. A day without a crawl has no row.';
@@ -213,6 +220,10 @@ COMMENT ON COLUMN tim.daily_counts.reappeared IS
     'Events of the day''s crawls.';
 COMMENT ON COLUMN tim.daily_counts.retyped IS
     'Events of the day''s crawls, under the new type.';
+COMMENT ON COLUMN tim.daily_counts.live_before IS
+    'live_groups of the type''s recorded day before; NULL up to the day of the type''s baseline.';
+COMMENT ON COLUMN tim.daily_counts.net_growth IS
+    'live_groups less live_before: all that came and went since then, whether as an event of that day, retyped or undeleted. NULL where live_before is: a baseline is no growth. Days can be added up.';
 
 CREATE VIEW tim.crawls AS
 SELECT a.sdk_app_id,
@@ -225,7 +236,7 @@ SELECT a.sdk_app_id,
        c.status,
        c.deletions,
        c.requests,
-       c.listed_count AS groups_listed,
+       c.groups_listed,
        c.appeared,
        c.vanished,
        c.reappeared,
@@ -235,9 +246,22 @@ SELECT a.sdk_app_id,
        c.error_code,
        c.reason,
        c.host,
-       c.version
-FROM tim_private.crawl c
-JOIN tim_private.app a ON a.app_id = c.app_id;
+       c.version,
+       c.undeleted,
+       c.spared,
+       c.purged_groups,
+       c.purged_events,
+       c.purged_counts,
+       CAST(c.day AS DATE) AS day,
+       c.duration_seconds,
+       c.held_count,
+       c.asked,
+       c.confirmed,
+       c.unlearned,
+       c.unasked,
+       c.withheld_confirmed
+FROM tim_private.app a
+JOIN tim_private.base_crawls c ON c.app_id = a.app_id;
 
 COMMENT ON VIEW tim.crawls IS
     'One row a crawl, the running one included. Later crawls have greater ids, whatever the clock said.';
@@ -283,22 +307,123 @@ COMMENT ON COLUMN tim.crawls.host IS
     'The machine that crawled.';
 COMMENT ON COLUMN tim.crawls.version IS
     'The version of tim-group-sync that crawled.';
+COMMENT ON COLUMN tim.crawls.undeleted IS
+    'Groups that this crawl had marked deleted and someone made live again.';
+COMMENT ON COLUMN tim.crawls.spared IS
+    'Groups that no list of this crawl had, but get_group_info found standing (deletion.confirm): they were kept.';
+COMMENT ON COLUMN tim.crawls.purged_groups IS
+    'Deleted groups that were removed for their age after this crawl (retention.deleted_groups).';
+COMMENT ON COLUMN tim.crawls.purged_events IS
+    'Events that were removed for their age after this crawl (retention.events).';
+COMMENT ON COLUMN tim.crawls.purged_counts IS
+    'Rows of counts and crawls that were removed for their age after this crawl (retention.counts).';
+COMMENT ON COLUMN tim.crawls.day IS
+    'The day that the crawl''s events are counted on in daily_counts, in the time zone of the app''s schedule; NULL: running. Of crawls before this column came to be, the day in UTC.';
+COMMENT ON COLUMN tim.crawls.duration_seconds IS
+    'From started_at to finished_at by the clock, with milliseconds; NULL: running.';
+COMMENT ON COLUMN tim.crawls.held_count IS
+    'Groups whose deletion this crawl withheld, or which was undone, and which still wait: until the API lists them or someone approves.';
+COMMENT ON COLUMN tim.crawls.asked IS
+    'Groups that the lists lacked and that get_group_info was asked about (deletion.confirm).';
+COMMENT ON COLUMN tim.crawls.confirmed IS
+    'How many of these are gone, as the answers confirm.';
+COMMENT ON COLUMN tim.crawls.unlearned IS
+    'How many of these the answers did not tell: they are missing, and a later crawl asks again.';
+COMMENT ON COLUMN tim.crawls.unasked IS
+    'Groups that the lists lacked and that were not asked about, for lack of time or permission: they are missing, and a later crawl asks.';
+COMMENT ON COLUMN tim.crawls.withheld_confirmed IS
+    'How many of the withheld deletions get_group_info has confirmed.';
 
-CREATE VIEW tim.app_status AS
+CREATE VIEW tim.group_lifetimes AS
 SELECT a.sdk_app_id,
        a.name AS app,
-       a.configured <> 0 AS configured,
-       (SELECT coalesce(sum(s.live_count), 0)::bigint FROM tim_private.type_state s WHERE s.app_id = a.app_id) AS live_count,
-       (SELECT coalesce(sum(s.missing_count), 0)::bigint FROM tim_private.type_state s WHERE s.app_id = a.app_id) AS missing_count,
-       (SELECT to_timestamp(k.finished_at / 1000::double precision) FROM tim_private.crawl k
-        WHERE k.app_id = a.app_id AND k.status = 'complete' ORDER BY k.crawl_id DESC LIMIT 1) AS last_complete_crawl_at,
+       g.group_id,
+       g.group_type,
+       to_timestamp(g.first_seen_at / 1000::double precision) AS first_seen_at,
+       to_timestamp(g.deleted_at / 1000::double precision) AS deleted_at,
+       coalesce(g.deleted_at / 1000, CAST(floor(extract(epoch FROM now())) AS BIGINT)) - g.first_seen_at / 1000 AS lifetime_seconds
+FROM tim_private.app a
+JOIN tim_private.base_groups g ON g.app_id = a.app_id
+WHERE NOT g.in_baseline;
+
+COMMENT ON VIEW tim.group_lifetimes IS
+    'How long groups live: one row a group that appeared while its app was being crawled. Groups of a baseline are left out, because nobody knows how old they are.';
+COMMENT ON COLUMN tim.group_lifetimes.sdk_app_id IS
+    'The SDKAppID of the app, a number that never changes.';
+COMMENT ON COLUMN tim.group_lifetimes.app IS
+    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+COMMENT ON COLUMN tim.group_lifetimes.group_id IS
+    'The group''s id.';
+COMMENT ON COLUMN tim.group_lifetimes.group_type IS
+    'The type as the REST API names it; NULL: not known.';
+COMMENT ON COLUMN tim.group_lifetimes.first_seen_at IS
+    'When a crawl first listed the group. It was created some time since the crawl before.';
+COMMENT ON COLUMN tim.group_lifetimes.deleted_at IS
+    'When the group was marked deleted; NULL: it lives.';
+COMMENT ON COLUMN tim.group_lifetimes.lifetime_seconds IS
+    'From first_seen_at to deleted_at, or to now for a group that lives: right to within the time between two crawls. Of a group that vanished and reappeared, the whole span.';
+
+CREATE VIEW tim.daily_crawls AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       CAST(c.day AS DATE) AS day,
+       c.crawls,
+       c.complete,
+       c.incomplete,
+       c.failed,
+       c.cancelled,
+       c.success_rate,
+       c.requests,
+       c.total_seconds,
+       c.longest_seconds
+FROM tim_private.app a
+JOIN tim_private.base_daily_crawls c ON c.app_id = a.app_id;
+
+COMMENT ON VIEW tim.daily_crawls IS
+    'The health of the crawls: one row a day and app. Running crawls are left out, and a day without a crawl has no row. All but success_rate and longest_seconds can be added up over days.';
+COMMENT ON COLUMN tim.daily_crawls.sdk_app_id IS
+    'The SDKAppID of the app, a number that never changes.';
+COMMENT ON COLUMN tim.daily_crawls.app IS
+    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+COMMENT ON COLUMN tim.daily_crawls.day IS
+    'The day on which the crawls ended, in the time zone of the app''s schedule.';
+COMMENT ON COLUMN tim.daily_crawls.crawls IS
+    'Crawls that ended that day, however they did.';
+COMMENT ON COLUMN tim.daily_crawls.complete IS
+    'Those that are complete.';
+COMMENT ON COLUMN tim.daily_crawls.incomplete IS
+    'Those that reached their end, but some list was shorter than its TotalCount.';
+COMMENT ON COLUMN tim.daily_crawls.failed IS
+    'Those that failed.';
+COMMENT ON COLUMN tim.daily_crawls.cancelled IS
+    'Those that were cancelled because the program was stopped.';
+COMMENT ON COLUMN tim.daily_crawls.success_rate IS
+    'The share of complete crawls among those that were not cancelled, from 0 to 1; NULL: there were none. Over several days divide the sums.';
+COMMENT ON COLUMN tim.daily_crawls.requests IS
+    'Requests to the API, retries included.';
+COMMENT ON COLUMN tim.daily_crawls.total_seconds IS
+    'How long all of them took together.';
+COMMENT ON COLUMN tim.daily_crawls.longest_seconds IS
+    'How long the longest took.';
+
+CREATE VIEW tim.app_status AS
+SELECT s.sdk_app_id,
+       s.app,
+       s.configured,
+       s.live_count,
+       s.missing_count,
+       to_timestamp(k.finished_at / 1000::double precision) AS last_complete_crawl_at,
        c.status AS last_crawl_status,
        c.deletions AS last_crawl_deletions,
-       c.reason AS last_crawl_reason
-FROM tim_private.app a
-LEFT JOIN tim_private.crawl c ON c.crawl_id = (SELECT k.crawl_id FROM tim_private.crawl k
-                                               WHERE k.app_id = a.app_id AND k.status <> 'running'
-                                               ORDER BY k.crawl_id DESC LIMIT 1);
+       c.reason AS last_crawl_reason,
+       to_timestamp(c.finished_at / 1000::double precision) AS last_crawl_at,
+       to_timestamp(CASE WHEN n.status = 'running' THEN n.started_at END / 1000::double precision) AS running_since,
+       s.total_count,
+       s.held_count
+FROM tim_private.base_app_status s
+LEFT JOIN tim_private.crawl k ON k.crawl_id = s.last_complete_crawl_id
+LEFT JOIN tim_private.crawl c ON c.crawl_id = s.last_crawl_id
+LEFT JOIN tim_private.crawl n ON n.crawl_id = s.newest_crawl_id;
 
 COMMENT ON VIEW tim.app_status IS
     'One row an app: how it stands now. From kept totals, so it costs nothing to read.';
@@ -320,20 +445,29 @@ COMMENT ON COLUMN tim.app_status.last_crawl_deletions IS
     'What became of its deletions.';
 COMMENT ON COLUMN tim.app_status.last_crawl_reason IS
     'Why it did not simply complete; NULL: it did.';
+COMMENT ON COLUMN tim.app_status.last_crawl_at IS
+    'When the newest crawl that ended did so; NULL: none yet.';
+COMMENT ON COLUMN tim.app_status.running_since IS
+    'When the crawl that is running started; NULL: none is. Stays after its process was killed, until the next crawl.';
+COMMENT ON COLUMN tim.app_status.total_count IS
+    'Groups of all types as the API counted them last; NULL: it has not yet.';
+COMMENT ON COLUMN tim.app_status.held_count IS
+    'Live groups whose deletion was withheld or undone and which wait: until the API lists them or someone approves.';
 
 CREATE VIEW tim.type_status AS
 SELECT a.sdk_app_id,
        a.name AS app,
-       t.name AS group_type,
-       t.sdk_name,
-       t.name_zh,
+       s.group_type,
+       s.sdk_name,
+       s.name_zh,
        s.live_count,
        s.deleted_count,
-       to_timestamp(s.concluded_at / 1000::double precision) AS as_of,
-       s.configured <> 0 AS configured
-FROM tim_private.type_state s
-JOIN tim_private.app a ON a.app_id = s.app_id
-JOIN tim_private.group_type t ON t.type_id = s.type_id;
+       to_timestamp(s.as_of / 1000::double precision) AS as_of,
+       s.configured,
+       s.missing_count,
+       s.total_count
+FROM tim_private.app a
+JOIN tim_private.base_type_status s ON s.app_id = a.app_id;
 
 COMMENT ON VIEW tim.type_status IS
     'One row an app and group type: how many groups there are now. From kept totals, so it costs nothing to read.';
@@ -355,3 +489,7 @@ COMMENT ON COLUMN tim.type_status.as_of IS
     'The start of the last crawl that accounted for every live group of the type; NULL: none yet.';
 COMMENT ON COLUMN tim.type_status.configured IS
     'Whether the type is among the app''s group_types.';
+COMMENT ON COLUMN tim.type_status.missing_count IS
+    'Live groups that the last complete crawl did not list.';
+COMMENT ON COLUMN tim.type_status.total_count IS
+    'Groups of the type as the API counted them last; NULL: it has not, or the type is not configured.';

@@ -1,0 +1,180 @@
+-- The rows behind the public views: private, the same text on both engines, with the app's key and unix milliseconds.
+-- The public views only add the app's name and format times; the program reads these.
+
+CREATE VIEW base_groups AS
+SELECT g.app_id,
+       g.group_id,
+       g.type_id,
+       t.name AS group_type,
+       g.first_seen_at,
+       g.in_baseline,
+       CASE WHEN g.deleted_at IS NULL AND g.missing_since IS NULL AND s.concluded_at > g.last_seen_at
+            THEN s.concluded_at
+            ELSE g.last_seen_at END AS last_seen_at,
+       g.deleted_at,
+       g.missing_since,
+       g.held_crawl_id IS NOT NULL AS held,
+       g.held_as IS NOT NULL AND g.held_as = 'c' AS confirmed
+FROM group_row g
+LEFT JOIN group_type t ON t.type_id = g.type_id
+LEFT JOIN type_state s ON s.app_id = g.app_id AND s.type_id = g.type_id;
+
+CREATE VIEW base_group_events AS
+SELECT e.app_id,
+       e.event_id,
+       e.occurred_at,
+       e.group_id,
+       CASE e.kind WHEN 'a' THEN 'appeared' WHEN 'v' THEN 'vanished' WHEN 'r' THEN 'reappeared'
+                   WHEN 't' THEN 'retyped' WHEN 'u' THEN 'undeleted' END AS event,
+       o.name AS old_type,
+       n.name AS new_type,
+       e.crawl_id
+FROM group_event e
+JOIN crawl c ON c.crawl_id = e.crawl_id AND c.status <> 'running'
+LEFT JOIN group_type o ON o.type_id = e.old_type
+LEFT JOIN group_type n ON n.type_id = e.new_type;
+
+CREATE VIEW base_app_counts AS
+SELECT app_id,
+       finished_at AS recorded_at,
+       coalesce(total_at_end, total_at_start) AS total_count,
+       total_at_start AS total_count_at_start,
+       listed_count,
+       crawl_id
+FROM crawl
+WHERE status <> 'running';
+
+-- CROSS JOIN keeps SQLite's planner from starting with the passes.
+CREATE VIEW base_type_counts AS
+SELECT c.app_id,
+       p.recorded_at,
+       t.name AS group_type,
+       p.total_count,
+       p.total_lowest AS total_count_min,
+       p.total_highest AS total_count_max,
+       p.listed_count,
+       p.verdict,
+       p.crawl_id,
+       p.pass_no
+FROM crawl c
+CROSS JOIN crawl_pass p
+JOIN group_type t ON t.type_id = p.type_id
+WHERE p.crawl_id = c.crawl_id AND p.type_id <> 0 AND c.status <> 'running';
+
+CREATE VIEW base_daily_counts AS
+SELECT d.*,
+       d.live_groups - d.live_before AS net_growth
+FROM (
+    SELECT d.app_id,
+           d.day,
+           d.type_id,
+           t.name AS group_type,
+           d.live_groups,
+           d.total_count,
+           d.appeared,
+           d.vanished,
+           d.reappeared,
+           d.retyped,
+           -- A baseline is not growth.
+           CASE WHEN d.day > (SELECT b.day FROM type_state s JOIN crawl b ON b.crawl_id = s.baseline_crawl_id
+                              WHERE s.app_id = d.app_id AND s.type_id = d.type_id)
+                THEN (SELECT p.live_groups FROM daily_count p
+                      WHERE p.app_id = d.app_id AND p.type_id = d.type_id AND p.day < d.day
+                      ORDER BY p.day DESC LIMIT 1) END AS live_before
+    FROM daily_count d
+    JOIN group_type t ON t.type_id = d.type_id
+) AS d;
+
+CREATE VIEW base_crawls AS
+SELECT c.app_id,
+       c.crawl_id,
+       c.trigger,
+       c.due_at,
+       c.started_at,
+       c.finished_at,
+       c.status,
+       c.deletions,
+       c.requests,
+       c.listed_count AS groups_listed,
+       c.appeared,
+       c.vanished,
+       c.reappeared,
+       c.retyped,
+       c.withheld,
+       c.reason_code,
+       c.error_code,
+       c.reason,
+       c.host,
+       c.version,
+       c.undeleted,
+       c.spared,
+       c.purged_groups,
+       c.purged_events,
+       c.purged_counts,
+       c.day,
+       CAST((c.finished_at - c.started_at) / 1000.0 AS DOUBLE PRECISION) AS duration_seconds,
+       (SELECT count(*) FROM group_row g WHERE g.app_id = c.app_id AND g.held_crawl_id = c.crawl_id) AS held_count,
+       c.asked,
+       c.confirmed,
+       c.unlearned,
+       c.unasked,
+       c.withheld_confirmed,
+       c.total_at_start,
+       c.total_at_end,
+       c.clock_skew
+FROM crawl c;
+
+CREATE VIEW base_daily_crawls AS
+SELECT app_id,
+       day,
+       count(*) AS crawls,
+       count(*) FILTER (WHERE status = 'complete') AS complete,
+       count(*) FILTER (WHERE status = 'incomplete') AS incomplete,
+       count(*) FILTER (WHERE status = 'failed') AS failed,
+       count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+       CAST(count(*) FILTER (WHERE status = 'complete') AS DOUBLE PRECISION)
+           / nullif(count(*) FILTER (WHERE status <> 'cancelled'), 0) AS success_rate,
+       CAST(sum(requests) AS BIGINT) AS requests,
+       CAST(sum(finished_at - started_at) / 1000.0 AS DOUBLE PRECISION) AS total_seconds,
+       CAST(max(finished_at - started_at) / 1000.0 AS DOUBLE PRECISION) AS longest_seconds
+FROM crawl
+WHERE status <> 'running'
+GROUP BY app_id, day;
+
+-- Held groups are missing ones: where no group is missing, the big table is not read.
+CREATE VIEW base_app_status AS
+SELECT a.app_id,
+       a.sdk_app_id,
+       a.name AS app,
+       a.configured <> 0 AS configured,
+       (SELECT CAST(coalesce(sum(s.live_count), 0) AS BIGINT) FROM type_state s WHERE s.app_id = a.app_id) AS live_count,
+       (SELECT CAST(coalesce(sum(s.missing_count), 0) AS BIGINT) FROM type_state s WHERE s.app_id = a.app_id) AS missing_count,
+       (SELECT k.crawl_id FROM crawl k
+        WHERE k.app_id = a.app_id AND k.status = 'complete' ORDER BY k.crawl_id DESC LIMIT 1) AS last_complete_crawl_id,
+       (SELECT k.crawl_id FROM crawl k
+        WHERE k.app_id = a.app_id AND k.status <> 'running' ORDER BY k.crawl_id DESC LIMIT 1) AS last_crawl_id,
+       (SELECT k.crawl_id FROM crawl k WHERE k.app_id = a.app_id ORDER BY k.crawl_id DESC LIMIT 1) AS newest_crawl_id,
+       (SELECT k.started_at FROM crawl k WHERE k.app_id = a.app_id ORDER BY k.crawl_id LIMIT 1) AS first_crawl_started_at,
+       (SELECT k.unasked FROM crawl k
+        WHERE k.app_id = a.app_id AND k.status IN ('complete', 'incomplete') ORDER BY k.crawl_id DESC LIMIT 1) AS unasked,
+       (SELECT coalesce(k.total_at_end, k.total_at_start) FROM crawl k
+        WHERE k.app_id = a.app_id AND k.total_at_start IS NOT NULL ORDER BY k.crawl_id DESC LIMIT 1) AS total_count,
+       CASE WHEN EXISTS (SELECT 1 FROM type_state s WHERE s.app_id = a.app_id AND s.missing_count > 0)
+            THEN (SELECT count(*) FROM group_row g WHERE g.app_id = a.app_id AND g.held_crawl_id IS NOT NULL)
+            ELSE 0 END AS held_count
+FROM app a;
+
+CREATE VIEW base_type_status AS
+SELECT s.app_id,
+       s.type_id,
+       t.name AS group_type,
+       t.sdk_name,
+       t.name_zh,
+       s.live_count,
+       s.deleted_count,
+       s.concluded_at AS as_of,
+       s.configured <> 0 AS configured,
+       s.missing_count,
+       CASE WHEN s.configured = 1 THEN s.total_count END AS total_count
+FROM type_state s
+JOIN group_type t ON t.type_id = s.type_id;
