@@ -68,7 +68,9 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
     for read in read {
         let app = read.app.as_str();
         // A type that was configured once and has no group left has no gauge.
-        for kind in read.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0) {
+        for kind in
+            read.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0)
+        {
             let group_type = kind.group_type.as_deref().unwrap_or("unknown");
             let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
             count("live", kind.live_count);

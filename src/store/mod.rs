@@ -26,8 +26,8 @@ pub use lease::{Lease, LeaseHolder};
 pub use publish::Published;
 pub use read::{
     AppCount, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, Group, GroupEvent,
-    HeldDeletions, HostTypes, KnownGroup, Past, Stamp, TypeCount, TypeOverview, TypeState,
-    TypeStatus, Withheld,
+    HeldDeletions, HostTypes, KnownGroup, Past, Stamp, TypeCount, TypeOverview, TypeState, TypeStatus,
+    Withheld,
 };
 pub use write::{
     AgeLimits, Approval, Closing, CrawlEvents, HeldCrawl, HistoryChanges, Holdings, KnownApp, NewCrawl,

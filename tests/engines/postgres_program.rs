@@ -29,7 +29,10 @@ async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_ti
     let started = services.into_iter().map(|service| service.says("started"));
     let started = futures_util::future::join_all(started).await;
     // A service says that it has started while it still opens the database.
-    let migrated = "SELECT count(*) FROM pg_class WHERE relname = 'crawls'";
+    let migrated = match installed.world.engine {
+        Engine::Sqlite => "SELECT count(*) FROM sqlite_schema WHERE name = 'crawls'",
+        Engine::Postgres => "SELECT count(*) FROM pg_class WHERE relname = 'crawls'",
+    };
     while installed.world.value(migrated).await == "0" {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -84,7 +84,8 @@ mod tests {
             assert!(!line.contains("tim.") && !line.contains("tim_private"), "{line}");
         }
         assert!(
-            sql.contains("CREATE VIEW \"other\".groups") && sql.contains("JOIN \"other_private\".base_groups")
+            sql.contains("CREATE VIEW \"other\".groups")
+                && sql.contains("JOIN \"other_private\".base_groups")
         );
     }
 

@@ -43,7 +43,9 @@ fn questions(engine: Engine) -> Vec<(&'static str, &'static str)> {
 
 async fn the_document_has_every_view_and_column_and_no_other(bench: &Bench) {
     let sql = match &bench.place {
-        Place::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE type = 'view' AND name NOT LIKE 'base%' ORDER BY 1",
+        Place::Sqlite(_) => {
+            "SELECT name FROM sqlite_schema WHERE type = 'view' AND name NOT LIKE 'base%' ORDER BY 1"
+        }
         Place::Postgres(_) => {
             "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'tim' ORDER BY 1"
         }
