@@ -14,7 +14,7 @@ use crate::config::{self, App, Config, Environment, Home, LogFormat, Origin};
 use crate::crawl::{CrawlSettings, Crawler};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
-use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError};
+use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError, this_host};
 use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
@@ -115,7 +115,7 @@ impl Setup {
             retry: RetryPolicy::lasting(app.retry_for),
             deletion: app.deletion.clone(),
             timezone: app.schedule.ticks.timezone(),
-            host: host(),
+            host: this_host(),
         };
         Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(config.retention)
     }
@@ -217,10 +217,6 @@ fn region_hint(app: &App) -> String {
         others.join(", "),
         configured = configured.to_string()
     )
-}
-
-fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn format(format: LogFormat) -> telemetry::Format {

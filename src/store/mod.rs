@@ -22,7 +22,7 @@ mod write;
 pub use app::{AppId, AppIdentity};
 pub use bulk::Batch;
 pub use engine::{DatabaseUrl, PostgresDatabase, Store, StoreError};
-pub use lease::{Lease, LeaseHolder};
+pub use lease::{Lease, LeaseHolder, this_host};
 pub use publish::Published;
 pub use read::{
     AppCount, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, Group, GroupEvent,

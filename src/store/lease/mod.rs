@@ -195,7 +195,8 @@ fn lock_file(file: &SqliteFile, app: SdkAppId) -> PathBuf {
     beside(&file.path, &format!("app-{app}.lock"))
 }
 
-fn this_host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "unknown".to_owned() } else { name.trim().to_owned() }
+/// Returns the name of this machine, under which leases and crawls are recorded.
+#[must_use]
+pub fn this_host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

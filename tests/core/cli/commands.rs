@@ -232,7 +232,7 @@ async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
     refused("7", "there is no crawl 7").await;
     refused("1", "crawl 1 of prod marked no group deleted").await;
     place.run(&["undelete", "--crawl", "2"]).await;
-    refused("2", "the deletions of crawl 2 were undone already (1 groups)").await;
+    refused("2", "the deletions of crawl 2 are already undone (1 group)").await;
     let held = place.api.hold(At::Request(place.api.requests().len() as u64 + 2));
     let mut running = place.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     held.reached().await;
@@ -651,7 +651,7 @@ async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_pri
         server.execute(&database.name, strange).await.unwrap();
         let refused = demo("100").await;
         assert!(
-            refused.code == Some(1) && refused.err.contains("other things than an earlier demo"),
+            refused.code == Some(1) && refused.err.contains("other data than that of an earlier demo"),
             "{refused:?}"
         );
         holds("SELECT count(*) = 101 FROM tim_demo.groups").await;

@@ -108,8 +108,8 @@ async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
     refused(&[], 2, "missing --sdk-app-id, --region, --secret-key-file").await;
     refused(&["--sdk-app-id", "1"], 2, "missing --region, --secret-key-file").await;
     refused(&[&all[..4], &["--secret-key-file", "none.key"]].concat(), 78, "cannot read none.key").await;
-    refused(&[&all[..], &["--name", "A b"]].concat(), 2, "an app's name has").await;
-    refused(&[&all[..], &["--database", "postgres://u:geheim@h/d"]].concat(), 2, "must not carry a password")
+    refused(&[&all[..], &["--name", "A b"]].concat(), 2, "the name of an app has").await;
+    refused(&[&all[..], &["--database", "postgres://u:geheim@h/d"]].concat(), 2, "must not contain a password")
         .await;
     let remote = ["--sdk-app-id", "1", "--base-url", "http://example.com", "--secret-key-file", "given.key"];
     refused(&remote, 2, "must be https").await;
@@ -282,7 +282,7 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
         (Fault::Status(503), 1, "make sure that this machine can reach 127.0.0.1"),
         (Fault::HtmlWith200, 1, "check base_url and any proxy in front of 127.0.0.1"),
         (Fault::ErrorCode(60011), 1, "another program is using the API for this app"),
-        (Fault::ErrorCode(60002), 1, "ask Tencent Cloud's support"),
+        (Fault::ErrorCode(60002), 1, "report its code to Tencent Cloud's support"),
         (Fault::ErrorCode(60021), 78, "add this host's address to the app's IP allow-list"),
         (Fault::ErrorCode(70016), 78, "check `sdk_app_id` and the data centre"),
     ] {

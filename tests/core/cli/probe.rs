@@ -57,7 +57,7 @@ async fn the_table_answers_every_question() {
         ("is the GroupType filter honoured?", "yes: the first pages of 3 types have no group in common"),
         ("is Work accepted as a filter for Private?", "no: refused with code 10004"),
         ("is Meeting accepted as a filter for ChatRoom?", "no: refused with code 10004"),
-        ("in the same order twice?", "the same 100 groups in the same order"),
+        ("have the same order twice?", "the same 100 groups in the same order"),
         ("is a Next accepted again later?", "yes, 10ms later: the same 100 groups in the same order"),
         ("undocumented top-level fields of get_appid_group_list", "none"),
         ("undocumented fields of entries of get_appid_group_list", "none"),

@@ -230,7 +230,7 @@ async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its
     let place = Place::new().await;
     place.api.create_many("Public", 3);
     place.api.script(At::Request(2), Fault::ErrorCode(10018));
-    let (daemon, smaller) = place.service().says_line("asking for fewer groups").await;
+    let (daemon, smaller) = place.service().says_line("reducing the groups per page").await;
     let (daemon, crawled) = daemon.says_line("crawl complete").await;
     place.api.script(At::Request(place.api.requests().len() as u64 + 1), Fault::ErrorCode(60021));
     daemon.signal(Signal::USR1);
@@ -281,7 +281,7 @@ async fn lines_for_the_journal_are_text_with_a_priority_and_without_a_time() {
     assert_eq!(status.code(), Some(0));
     let log = std::fs::read_to_string(place.path("journal")).unwrap();
     // Beside what the command shows of its progress.
-    let line = log.lines().find(|line| line.contains("asking for fewer groups")).unwrap();
+    let line = log.lines().find(|line| line.contains("reducing the groups per page")).unwrap();
     assert!(line.starts_with("<4> WARN ") && line.contains("app=\"prod\""), "{log}");
 }
 
