@@ -109,8 +109,12 @@ async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
     refused(&["--sdk-app-id", "1"], 2, "missing --region, --secret-key-file").await;
     refused(&[&all[..4], &["--secret-key-file", "none.key"]].concat(), 78, "cannot read none.key").await;
     refused(&[&all[..], &["--name", "A b"]].concat(), 2, "the name of an app has").await;
-    refused(&[&all[..], &["--database", "postgres://u:geheim@h/d"]].concat(), 2, "must not contain a password")
-        .await;
+    refused(
+        &[&all[..], &["--database", "postgres://u:geheim@h/d"]].concat(),
+        2,
+        "must not contain a password",
+    )
+    .await;
     let remote = ["--sdk-app-id", "1", "--base-url", "http://example.com", "--secret-key-file", "given.key"];
     refused(&remote, 2, "must be https").await;
     std::fs::write(place.path("given.key"), "two words").unwrap();

@@ -70,7 +70,7 @@ async fn the_table_answers_every_question() {
     }
     assert!(line(&ended, "honoured?").contains("TotalCount: app 285, Public 250, Private 30"), "{ended:?}");
     assert!(ended.err.contains("the API accepts the credentials"), "{ended:?}");
-    assert!(ended.err.contains("waiting 10ms before the same Next is used again"), "{ended:?}");
+    assert!(ended.err.contains("waiting 10ms before using the same Next again"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
