@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlReport, CrawlRequest, CrawlSettings, Crawler, WhenBusy};
 use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
@@ -83,7 +83,7 @@ impl App {
     async fn crawl(&self) -> (CrawlReport, f64, usize) {
         let before = self.api.requests().len();
         let began = Instant::now();
-        let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+        let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
         let report = self.crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         let seconds = began.elapsed().as_secs_f64();
         let requests = self.api.requests();

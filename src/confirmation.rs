@@ -1,13 +1,13 @@
-//! What `get_group_info` proves about groups that the lists lack. Pure.
+//! Evaluates answers of `get_group_info` about groups that the lists lack. No I/O.
 //!
-//! The list nominates groups for deletion, the API decides about each by its id. An answer is believed only if the same
-//! request shows that the server tells existing groups from absent ones. So every batch has two controls:
+//! The lists nominate groups for deletion, and `get_group_info` decides about each by its id. An answer counts only if the same
+//! request shows that the server distinguishes existing groups from absent ones. So every batch has two controls:
 //!
-//! - an **absent control**: an id that cannot exist. The server must answer that it does not stand.
-//! - a **listed control**: a group that this crawl has listed. The server must answer that it stands.
+//! - an **absent control**: an id that cannot exist. The server must answer that it does not exist.
+//! - a **listed control**: a group that this crawl has listed. The server must answer that it exists.
 //!
-//! Only [`judge_controls`] makes a [`ValidBatch`], and only a valid batch makes a [`Gone`]: without controls that hold, no
-//! group can be called gone.
+//! Only [`judge_controls`] makes a [`ValidBatch`], and only a valid batch makes a [`Gone`]. So without valid controls no group
+//! can be deleted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use crate::model::{GroupIds, GroupType, TypeId};
 use crate::tencent::GroupAnswer;
 use crate::tencent::wire::MAX_INFO_IDS;
 
-/// Questions of one batch. The rest of a request's ids are the controls.
+/// Most questions in a batch. The other ids of a request are the two controls.
 pub const BATCH: usize = MAX_INFO_IDS - 2;
 
 /// The group does not exist, or was disbanded (269/1671).
@@ -23,19 +23,19 @@ const NO_SUCH_GROUP: i64 = 10010;
 /// The group id is illegal (269/1671). Some servers answer it for groups that do not exist.
 const ILLEGAL_ID: i64 = 10015;
 
-/// Crawls that ask about a group without learning anything, after which a person has to decide about it.
+/// Consecutive crawls without a usable answer about a group, after which a person has to decide about it.
 pub const MAX_UNLEARNED: i64 = 3;
-/// Most crawls that pass before a group is asked about again that was found standing every time.
-const LONGEST_PAUSE: i64 = 24;
-/// Samples of listed groups that are kept of each type and form.
+/// The longest back-off, in crawls, before a group that exists is asked about again.
+const MAX_BACKOFF: i64 = 24;
+/// Samples of listed groups that are kept for each type and form of id.
 const SAMPLES: usize = 4;
 
-/// The forms of group ids (269/1502). A server may answer differently for ids of each.
+/// The forms of group ids (269/1502). A server may answer differently for each form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdForm {
-    /// Made by the API: `@TGS#…`.
+    /// Assigned by the API: `@TGS#…`.
     Default,
-    /// Of a Community: `@TGS#_…`.
+    /// The id of a Community: `@TGS#_…`.
     Community,
     /// Chosen by the app.
     Custom,
@@ -53,7 +53,7 @@ impl IdForm {
         }
     }
 
-    /// An id of this form that no group has. Its end is made of `random`, so that no app can have chosen it.
+    /// Returns an id of this form that no group has. It ends in digits made of `random`, so that no app can have chosen it.
     #[must_use]
     pub fn absent_id(self, mut random: u64) -> String {
         const ALPHABET: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
@@ -76,36 +76,36 @@ impl IdForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone(());
 
-/// What was learned about one group.
+/// What an answer says about one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Learned {
     Gone(Gone),
-    /// It exists; of this type, if the answer names one.
+    /// It exists, and has this type if the answer states one.
     Stands(Option<GroupType>),
-    /// The answer says neither: another code, or nothing at all.
+    /// The answer is not usable: another code, or none.
     Unlearned,
 }
 
-/// What the controls of one batch say about it.
+/// The result of evaluating the controls of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Controls {
-    /// Both hold.
+    /// Both have the expected answers.
     Valid(ValidBatch),
-    /// The listed control is gone. It may have been dissolved since it was listed, so another one is tried.
+    /// The listed control does not exist. It may have been dissolved since it was listed, so another one is tried.
     ListedIsGone,
-    /// They contradict what is known: nothing of the batch is believed.
+    /// The answers contradict what is known: the batch is ignored.
     Contradict { absent: Option<i64>, listed: Option<i64> },
 }
 
-/// A batch whose controls hold.
+/// A batch whose controls have the expected answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ValidBatch {
-    /// The absent control was called illegal, so that is what "does not exist" looks like for ids of its form.
+    /// The server answered "illegal id" for the absent control, so that this code means "does not exist" for ids of its form.
     illegal_means_absent: bool,
 }
 
-/// Compares the answers about the controls with what they are known to be. `listed` is `None` for an app that has listed
-/// nothing and whose totals are 0: no group could be a listed control then.
+/// Compares the answers about the controls with the expected ones. `listed` is `None` only for an app without any groups,
+/// which has no listed control.
 #[must_use]
 pub fn judge_controls(absent: &GroupAnswer, listed: Option<&GroupAnswer>) -> Controls {
     let listed_code = listed.and_then(|answer| answer.code);
@@ -120,7 +120,7 @@ pub fn judge_controls(absent: &GroupAnswer, listed: Option<&GroupAnswer>) -> Con
 }
 
 impl ValidBatch {
-    /// What an answer of this batch says about its group.
+    /// Returns what an answer of this batch says about its group.
     #[must_use]
     pub fn learn(self, answer: &GroupAnswer) -> Learned {
         match answer.code {
@@ -132,32 +132,32 @@ impl ValidBatch {
     }
 }
 
-/// What earlier crawls learned about a group that is still in doubt: the lists lack it, or contradict its type.
+/// The answers of earlier crawls about a group that lists lack, or whose type is uncertain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
-    /// How many times running it was found standing.
+    /// How many times in a row it existed.
     pub stood: i64,
-    /// How many times running nothing was learned.
+    /// How many times in a row there was no usable answer.
     pub unlearned: i64,
-    /// The round in which it was asked about last. Rounds count the app's crawls that reached their end.
+    /// The round in which it was last asked about. Rounds count the app's crawls that reached their end.
     pub round: i64,
-    /// The first round in which it is asked about again.
+    /// The round from which on it is due to be asked about again.
     pub again_in: i64,
 }
 
 impl Asked {
-    /// The state after the group was found standing: it is asked about again after 1, 2, 4 … 24 crawls.
+    /// The state after an answer that the group exists: exponential back-off of 1, 2, 4 … 24 crawls.
     #[must_use]
     pub fn then_stood(before: Option<&Self>, round: i64) -> Self {
         let stood = before.map_or(0, |before| before.stood) + 1;
-        Self { stood, unlearned: 0, round, again_in: round + pause_after(stood) }
+        Self { stood, unlearned: 0, round, again_in: round + backoff_after(stood) }
     }
 
-    /// The state after nothing was learned: the next crawls ask again, and ever more seldom once it is left to a person.
+    /// The state after no usable answer: the next crawls ask again. Once a person has to decide, the back-off grows.
     #[must_use]
     pub fn then_unlearned(before: Option<&Self>, round: i64) -> Self {
         let unlearned = before.map_or(0, |before| before.unlearned) + 1;
-        Self { stood: 0, unlearned, round, again_in: round + pause_after(unlearned + 1 - MAX_UNLEARNED) }
+        Self { stood: 0, unlearned, round, again_in: round + backoff_after(unlearned + 1 - MAX_UNLEARNED) }
     }
 
     #[must_use]
@@ -165,22 +165,22 @@ impl Asked {
         round >= self.again_in
     }
 
-    /// Whether the last answer was that the group stands.
+    /// Whether the group existed when it was last asked about.
     #[must_use]
     pub fn stood_last(&self) -> bool {
         self.stood > 0
     }
 }
 
-/// The crawls that pass before a group is asked about again: 1 after the first time, and before that.
-fn pause_after(times: i64) -> i64 {
-    (1 << (times - 1).clamp(0, 10)).min(LONGEST_PAUSE)
+/// The back-off in crawls after this many answers in a row, at least 1.
+fn backoff_after(times: i64) -> i64 {
+    (1 << (times - 1).clamp(0, 10)).min(MAX_BACKOFF)
 }
 
-/// The groups in doubt that earlier crawls asked about.
+/// The groups that earlier crawls asked about and that are still open.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// The round of the crawl under way.
+    /// The round of the current crawl.
     pub round: i64,
     pub asked: HashMap<String, Asked>,
 }
@@ -192,20 +192,20 @@ impl History {
         self.asked.get(id).is_none_or(|asked| asked.is_due(self.round))
     }
 
-    /// The round in which a group was asked about last; 0 if never, which comes first.
+    /// The round in which a group was last asked about; 0 if never, which is asked first.
     #[must_use]
     pub fn last_round(&self, id: &str) -> i64 {
         self.asked.get(id).map_or(0, |asked| asked.round)
     }
 }
 
-/// A question that waits for its turn.
+/// A question about one group.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     pub id: &'a str,
     /// The type that the database has.
     pub type_id: TypeId,
-    /// The round in which it was asked last, 0 if never.
+    /// The round in which it was last asked, 0 if never.
     pub last_round: i64,
 }
 
@@ -217,21 +217,21 @@ pub struct Batch<'a> {
     pub ids: Vec<&'a str>,
 }
 
-/// Sorts questions into batches: first what was never asked about, then what was not asked about for longest. At most
-/// `most` questions are taken; the others wait for a later crawl.
+/// Sorts questions into batches: first those never asked, then the others by how long ago they were asked. Takes at most
+/// `limit` questions; the others wait for a later crawl.
 #[must_use]
-pub fn batches<'a>(questions: impl IntoIterator<Item = Question<'a>>, most: usize) -> Vec<Batch<'a>> {
-    // Millions may wait, but only `most` are asked: collecting no more of them bounds the memory.
+pub fn batches<'a>(questions: impl IntoIterator<Item = Question<'a>>, limit: usize) -> Vec<Batch<'a>> {
+    // There may be millions of questions. Collecting only `limit` of them bounds the memory.
     let (mut never, mut asked) = (Vec::new(), Vec::new());
     for question in questions {
         match question.last_round {
-            0 if never.len() < most => never.push(question),
+            0 if never.len() < limit => never.push(question),
             0 => {}
             _ => asked.push(question),
         }
     }
     asked.sort_by_key(|question| question.last_round);
-    let questions = never.into_iter().chain(asked).take(most);
+    let questions = never.into_iter().chain(asked).take(limit);
     let mut batches: Vec<Batch<'a>> = Vec::new();
     let mut open: BTreeMap<(TypeId, IdForm), usize> = BTreeMap::new();
     for Question { id, type_id, .. } in questions {
@@ -247,16 +247,16 @@ pub fn batches<'a>(questions: impl IntoIterator<Item = Question<'a>>, most: usiz
     batches
 }
 
-/// Listed groups that can be controls: of each type and form the last few.
+/// Listed groups that can be controls: the last few of each type and form of id.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
-    /// Groups that this crawl listed first. A stale server does not know them, so they are the better controls.
+    /// Groups that no crawl had listed before. They are better controls, because a stale server does not know them.
     new: BTreeMap<(TypeId, IdForm), Vec<String>>,
     known: BTreeMap<(TypeId, IdForm), Vec<String>>,
 }
 
 impl Samples {
-    /// Takes samples of the groups that a pass of this type has just listed, and of those among them that are new.
+    /// Takes samples of the groups on a page of a pass of this type, and of the new groups among them.
     pub fn take(&mut self, type_id: TypeId, listed: &GroupIds, new: &GroupIds) {
         for (samples, ids) in [(&mut self.known, listed), (&mut self.new, new)] {
             for id in ids.iter().skip(ids.len().saturating_sub(8 * SAMPLES)) {
@@ -269,7 +269,7 @@ impl Samples {
         }
     }
 
-    /// Controls for a batch, the best first: of its type and form, of its type, of its form, any; new ones before known ones.
+    /// The controls for a batch, best first: of its type and form, of its type, of its form, any. New ones precede known ones.
     pub fn controls(&self, type_id: TypeId, form: IdForm) -> impl Iterator<Item = &str> {
         let mut found: Vec<(bool, bool, bool, &str)> = Vec::new();
         for (is_known, samples) in [(false, &self.new), (true, &self.known)] {
@@ -314,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_valid_if_the_listed_control_stands_and_the_absent_one_does_not() {
+    fn a_batch_is_valid_if_the_listed_control_exists_and_the_absent_one_does_not() {
         for absent in [10010, 10015, 10004, -1] {
             valid(absent);
         }
     }
 
     #[test]
-    fn a_server_that_says_that_everything_stands_is_not_believed() {
+    fn a_server_that_answers_that_everything_exists_contradicts() {
         let contradict = Controls::Contradict { absent: Some(0), listed: Some(0) };
         assert_eq!(judge_controls(&answer(0), Some(&answer(0))), contradict);
         let without_listed = Controls::Contradict { absent: Some(0), listed: None };
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_leaves_a_control_out_is_not_believed() {
+    fn a_server_that_leaves_a_control_out_contradicts() {
         let none = GroupAnswer::default();
         let absent_left_out = Controls::Contradict { absent: None, listed: Some(0) };
         assert_eq!(judge_controls(&none, Some(&answer(0))), absent_left_out);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_does_not_exist_is_gone_and_one_without_an_error_stands() {
+    fn a_group_that_does_not_exist_is_gone_and_one_without_an_error_exists() {
         let batch = valid(10010);
         assert_eq!(batch.learn(&answer(10010)), Learned::Gone(Gone(())));
         let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Work") };
@@ -385,34 +385,34 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_group_is_asked_about_after_1_2_4_and_at_most_24_crawls() {
+    fn a_group_that_exists_is_asked_about_after_1_2_4_and_at_most_24_crawls() {
         let mut asked: Option<Asked> = None;
-        let mut pauses = Vec::new();
+        let mut backoffs = Vec::new();
         for _ in 0..7 {
             let next = Asked::then_stood(asked.as_ref(), 100);
             assert!(!next.is_due(next.again_in - 1) && next.is_due(next.again_in) && next.stood_last());
-            pauses.push(next.again_in - 100);
+            backoffs.push(next.again_in - 100);
             asked = Some(next);
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 24, 24]);
+        assert_eq!(backoffs, [1, 2, 4, 8, 16, 24, 24]);
     }
 
     #[test]
-    fn a_group_that_stays_unlearned_is_asked_about_by_each_of_three_crawls_and_then_more_seldom() {
+    fn a_group_without_a_usable_answer_is_asked_about_by_three_crawls_and_then_backed_off() {
         let mut asked: Option<Asked> = Some(Asked { stood: 5, ..Asked::default() });
-        let mut pauses = Vec::new();
+        let mut backoffs = Vec::new();
         for times in 1..6 {
             let next = Asked::then_unlearned(asked.as_ref(), 100);
             assert_eq!((next.unlearned, next.stood_last()), (times, false));
-            pauses.push(next.again_in - 100);
+            backoffs.push(next.again_in - 100);
             asked = Some(next);
         }
-        assert_eq!(pauses, [1, 1, 1, 2, 4]);
+        assert_eq!(backoffs, [1, 1, 1, 2, 4]);
         assert_eq!(Asked::then_stood(asked.as_ref(), 100).unlearned, 0);
     }
 
     #[test]
-    fn a_group_without_history_is_due_and_comes_first() {
+    fn a_group_without_history_is_due_and_is_asked_first() {
         let mut history = History { round: 7, ..History::default() };
         history.asked.insert("later".to_owned(), Asked { again_in: 8, round: 6, ..Asked::default() });
         history.asked.insert("now".to_owned(), Asked { again_in: 7, round: 6, ..Asked::default() });
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_one_type_and_one_form_and_what_was_never_asked_comes_first() {
+    fn a_batch_has_one_type_and_one_form_and_new_questions_come_first() {
         let questions = [
             question("asked-recently", PUBLIC, 9),
             question("asked-long-ago", PUBLIC, 2),
@@ -444,10 +444,11 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_at_most_48_questions_and_the_oldest_are_taken_if_there_are_too_many() {
+    fn a_batch_has_at_most_48_questions_and_the_limit_keeps_the_oldest() {
         let ids: Vec<String> = (0..100).map(|n| format!("{n:03}")).collect();
         let questions = || (1..).zip(&ids).map(|(round, id)| question(id, PUBLIC, round));
-        let sizes = |most| batches(questions(), most).iter().map(|batch| batch.ids.len()).collect::<Vec<_>>();
+        let sizes =
+            |limit| batches(questions(), limit).iter().map(|batch| batch.ids.len()).collect::<Vec<_>>();
         assert_eq!(sizes(1000), [48, 48, 4]);
         assert_eq!(sizes(50), [48, 2]);
         assert_eq!(batches(questions(), 1)[0].ids, ["000"]);

@@ -1,40 +1,41 @@
-//! How many deletions are too many to apply unseen. Pure.
+//! The guard: decides which deletions are too many to apply without approval. No I/O.
 //!
-//! What counts is by how much a type, or the app, would shrink in all: a thousand groups that go while a thousand come
-//! are turnover. Every candidate counts that was not found standing, so that a loss is seen whole before all of it has been
-//! asked about. A list that is complete by its own numbers can still be absurd, and then a person decides.
+//! It compares the live groups of a type, or of the app, before and after the crawl: a thousand groups that are created while
+//! a thousand are deleted are turnover, not shrinkage. Every candidate counts as lost unless it was found to exist, so that a
+//! loss is seen in full before all of it has been asked about. A list can be complete by its own numbers and still be wrong;
+//! then a person decides.
 
 use std::collections::BTreeMap;
 
 use crate::model::{ReasonCode, TypeId};
 use crate::policy::DeletionPolicy;
 
-/// What a crawl would do to the live groups of a type.
+/// The live groups of a type before a crawl and after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct LiveCounts {
     /// Live when the crawl began.
     pub before: u64,
-    /// Live if all its losses are real. A group that changes its type counts as neither loss nor gain.
+    /// Live afterwards if all losses are real. A group that changes its type is neither a loss nor a gain.
     pub after: u64,
-    /// Candidates for deletion that were not found standing.
+    /// Candidates for deletion that were not found to exist.
     pub lost: u64,
 }
 
-impl Change {
-    /// The change of a type with `before` live groups when the crawl began, `gained` new ones and `lost` candidates.
+impl LiveCounts {
+    /// The counts of a type with `before` live groups when the crawl began, `gained` new ones and `lost` candidates.
     #[must_use]
     pub fn of(before: u64, gained: u64, lost: u64) -> Self {
         Self { before, after: (before + gained).saturating_sub(lost), lost }
     }
 }
 
-/// Deletions that are not applied.
+/// The types whose deletions are not applied, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withholding {
     pub types: Vec<TypeId>,
     pub code: ReasonCode,
-    /// Where the limit is exceeded; `None` is the app as a whole. Empty in review.
-    pub exceeded: Vec<(Option<TypeId>, Change)>,
+    /// The types that exceed the limit; `None` is the app. Empty in review mode.
+    pub exceeded: Vec<(Option<TypeId>, LiveCounts)>,
 }
 
 /// Decides which types' deletions are withheld; `None` if all are applied. `max_fractions` is
@@ -43,9 +44,10 @@ pub struct Withholding {
 pub fn withhold(
     policy: &DeletionPolicy,
     max_fractions: &BTreeMap<TypeId, f64>,
-    changes: &BTreeMap<TypeId, Change>,
+    counts_by_type: &BTreeMap<TypeId, LiveCounts>,
 ) -> Option<Withholding> {
-    let deleting = || changes.iter().filter(|(_, change)| change.lost > 0).map(|(type_id, _)| *type_id);
+    let deleting =
+        || counts_by_type.iter().filter(|(_, counts)| counts.lost > 0).map(|(type_id, _)| *type_id);
     if policy.review {
         let types: Vec<TypeId> = deleting().collect();
         return (!types.is_empty()).then(|| Withholding {
@@ -55,19 +57,19 @@ pub fn withhold(
         });
     }
     let own = |type_id: &TypeId| max_fractions.get(type_id).copied();
-    let mut exceeded: Vec<(Option<TypeId>, Change)> = changes
+    let mut exceeded: Vec<(Option<TypeId>, LiveCounts)> = counts_by_type
         .iter()
-        .filter(|(type_id, change)| {
-            exceeds(change, own(type_id).unwrap_or(policy.max_fraction), policy.min_groups)
+        .filter(|(type_id, counts)| {
+            exceeds(counts, own(type_id).unwrap_or(policy.max_fraction), policy.min_groups)
         })
-        .map(|(type_id, change)| (Some(*type_id), *change))
+        .map(|(type_id, counts)| (Some(*type_id), *counts))
         .collect();
     let mut types: Vec<TypeId> = exceeded.iter().filter_map(|(type_id, _)| *type_id).collect();
-    let guarded = changes.iter().filter(|(type_id, _)| own(type_id).is_none());
-    let app = guarded.fold(Change::default(), |sum, (_, change)| Change {
-        before: sum.before + change.before,
-        after: sum.after + change.after,
-        lost: sum.lost + change.lost,
+    let guarded = counts_by_type.iter().filter(|(type_id, _)| own(type_id).is_none());
+    let app = guarded.fold(LiveCounts::default(), |sum, (_, counts)| LiveCounts {
+        before: sum.before + counts.before,
+        after: sum.after + counts.after,
+        lost: sum.lost + counts.lost,
     });
     if exceeds(&app, policy.max_fraction, policy.min_groups) {
         exceeded.push((None, app));
@@ -77,9 +79,9 @@ pub fn withhold(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-fn exceeds(change: &Change, max_fraction: f64, min_groups: u64) -> bool {
-    let shrinks_by = change.before.saturating_sub(change.after);
-    shrinks_by > min_groups && shrinks_by as f64 > max_fraction * change.before as f64
+fn exceeds(counts: &LiveCounts, max_fraction: f64, min_groups: u64) -> bool {
+    let shrinks_by = counts.before.saturating_sub(counts.after);
+    shrinks_by > min_groups && shrinks_by as f64 > max_fraction * counts.before as f64
 }
 
 #[cfg(test)]
@@ -97,54 +99,54 @@ mod tests {
         BTreeMap::from([(ROOMS, 1.0)])
     }
 
-    fn change(before: u64, appeared: u64, vanished: u64) -> Change {
-        Change::of(before, appeared, vanished)
+    fn counts(before: u64, gained: u64, lost: u64) -> LiveCounts {
+        LiveCounts::of(before, gained, lost)
     }
 
-    fn withheld(changes: &[(TypeId, Change)]) -> Vec<TypeId> {
-        let changes = changes.iter().copied().collect();
-        withhold(&policy(), &max_fractions(), &changes)
+    fn withheld(counts: &[(TypeId, LiveCounts)]) -> Vec<TypeId> {
+        let counts = counts.iter().copied().collect();
+        withhold(&policy(), &max_fractions(), &counts)
             .map(|withholding| withholding.types)
             .unwrap_or_default()
     }
 
     #[test]
     fn a_type_may_lose_a_fifth_and_no_more() {
-        assert_eq!(withheld(&[(PUBLIC, change(1000, 0, 200))]), []);
-        assert_eq!(withheld(&[(PUBLIC, change(1000, 0, 201))]), [PUBLIC]);
+        assert_eq!(withheld(&[(PUBLIC, counts(1000, 0, 200))]), []);
+        assert_eq!(withheld(&[(PUBLIC, counts(1000, 0, 201))]), [PUBLIC]);
     }
 
     #[test]
     fn a_hundred_groups_may_always_go() {
-        assert_eq!(withheld(&[(PUBLIC, change(100, 0, 100))]), []);
-        assert_eq!(withheld(&[(PUBLIC, change(101, 0, 101))]), [PUBLIC]);
+        assert_eq!(withheld(&[(PUBLIC, counts(100, 0, 100))]), []);
+        assert_eq!(withheld(&[(PUBLIC, counts(101, 0, 101))]), [PUBLIC]);
     }
 
     #[test]
     fn turnover_is_no_shrinkage() {
-        assert_eq!(withheld(&[(PUBLIC, change(1000, 900, 1000))]), []);
+        assert_eq!(withheld(&[(PUBLIC, counts(1000, 900, 1000))]), []);
     }
 
     #[test]
     fn a_type_with_a_share_of_its_own_is_not_counted_for_the_app() {
-        assert_eq!(withheld(&[(ROOMS, change(5000, 0, 5000)), (PUBLIC, change(1000, 0, 10))]), []);
-        assert_eq!(withheld(&[(ROOMS, change(5000, 0, 5000)), (PUBLIC, change(1000, 0, 500))]), [PUBLIC]);
+        assert_eq!(withheld(&[(ROOMS, counts(5000, 0, 5000)), (PUBLIC, counts(1000, 0, 10))]), []);
+        assert_eq!(withheld(&[(ROOMS, counts(5000, 0, 5000)), (PUBLIC, counts(1000, 0, 500))]), [PUBLIC]);
     }
 
     #[test]
     fn an_app_that_shrinks_too_much_keeps_all_its_guarded_types() {
         let small = TypeId(2);
-        let changes = [(PUBLIC, change(1000, 0, 900)), (small, change(60, 0, 60))];
-        assert_eq!(withheld(&changes), [PUBLIC, small]);
+        let shrinking = [(PUBLIC, counts(1000, 0, 900)), (small, counts(60, 0, 60))];
+        assert_eq!(withheld(&shrinking), [PUBLIC, small]);
     }
 
     #[test]
     fn in_review_every_deletion_waits_and_nothing_else_does() {
         let review = DeletionPolicy { review: true, ..policy() };
-        let changes = BTreeMap::from([(PUBLIC, change(1000, 0, 1)), (ROOMS, change(5, 1, 0))]);
-        let withholding = withhold(&review, &max_fractions(), &changes).unwrap();
+        let losing = BTreeMap::from([(PUBLIC, counts(1000, 0, 1)), (ROOMS, counts(5, 1, 0))]);
+        let withholding = withhold(&review, &max_fractions(), &losing).unwrap();
         assert_eq!((withholding.types, withholding.code), (vec![PUBLIC], ReasonCode::Review));
-        let nothing = BTreeMap::from([(PUBLIC, change(1000, 5, 0))]);
+        let nothing = BTreeMap::from([(PUBLIC, counts(1000, 5, 0))]);
         assert_eq!(withhold(&review, &max_fractions(), &nothing), None);
     }
 }

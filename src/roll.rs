@@ -1,8 +1,8 @@
-//! The roll of one crawl: which groups are known to be live, and which of them this crawl has listed.
+//! The roll of one crawl: the groups that are known to be live, and which of them the crawl has listed. No I/O.
 //!
-//! Pure and in memory: some nine bytes a group. Group ids are kept as 60-bit keyed hashes. The key is random and new for
-//! every crawl, so that nobody can choose colliding ids, and a chance collision (4 in 100,000 crawls of 10 million groups)
-//! costs one crawl its proof, or hides one group from it, and not from the next.
+//! Group ids are kept as 60-bit keyed hashes, about nine bytes a group. Every crawl has a new random key, so that nobody can
+//! choose colliding ids. Two of 10 million groups collide by chance in 4 of 100,000 crawls. Such a crawl misses the change of
+//! one group, or a proof. The next crawl has another key.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -12,10 +12,10 @@ use crate::model::{GroupIds, TypeId};
 /// Most passes a crawl can have.
 pub const MAX_PASSES: usize = 62;
 
-/// Ids looked for at once.
-const AT_A_TIME: usize = 64;
+/// Ids that are looked up in one batch.
+const BATCH: usize = 64;
 
-/// The number of a pass within its crawl, from 1.
+/// The number of a pass within its crawl, starting at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PassNo(u8);
 
@@ -29,42 +29,42 @@ impl PassNo {
     }
 }
 
-/// Why a live group is on the roll with a mark.
+/// Marks of a live group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// An earlier crawl did not list it.
     pub missing: bool,
-    /// Its deletion waits for someone's approval.
+    /// Its deletion waits for approval.
     pub held: bool,
 }
 
-/// What listing an id means.
+/// The result of looking up a listed id on the roll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sighting {
-    /// On the roll, and listed for the first time in this crawl.
+pub enum RollMatch {
+    /// A known live group, listed for the first time in this crawl.
     Known {
         /// The type that the database has.
         known_type: TypeId,
         /// An earlier crawl did not list it.
         missing: bool,
     },
-    /// Not on the roll: unknown, or deleted before.
+    /// Not on the roll: never listed before, or deleted.
     New,
-    /// This pass listed it already.
+    /// This pass has listed it already.
     Repeat,
-    /// An earlier pass of this crawl listed it.
-    Elsewhere,
+    /// An earlier pass of this crawl has listed it.
+    Earlier,
 }
 
-/// Live groups of a type that no pass has listed.
+/// The number of live groups of a type that no pass has listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlisted {
     pub groups: u64,
-    /// How many of them are held.
+    /// Those of them that are held.
     pub held: u64,
 }
 
-/// A group: its hash, and in the last four bits its state. 0 is no group.
+/// A group: the hash of its id, with its state in the last four bits. 0 is an empty slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry(u64);
 
@@ -76,12 +76,12 @@ impl Entry {
     const MISSING: u64 = 0b0100;
     const HELD: u64 = 0b1000;
 
-    /// A group that no pass has listed.
+    /// An entry that no pass has listed.
     fn of(hash: u64) -> Self {
         Self((hash & !Self::STATE).max(Self::STATE + 1))
     }
 
-    fn is(self, other: Self) -> bool {
+    fn has_hash_of(self, other: Self) -> bool {
         (self.0 ^ other.0) <= Self::STATE
     }
 
@@ -109,60 +109,59 @@ impl Entry {
         self.0 = self.0 & !Self::LISTED | Self::NOW;
     }
 
-    /// What the current pass listed, an earlier one did once the next pass begins.
+    /// Turns "listed by the current pass" into "listed by an earlier pass".
     fn begin_pass(&mut self) {
         self.0 -= (self.0 & Self::NOW) / 2;
     }
 }
 
-/// Groups in the order of their hashes, with gaps: as hashes are spread evenly, each stands near the place its own hash
-/// tells, and without a gap in between. So a search costs one access to memory, another group is put in by moving a few
-/// along, and the table grows where it is.
+/// An open-addressing hash table with linear probing, kept in hash order. A lookup touches one or two cache lines. Inserting
+/// moves the entries up to the next empty slot. The table grows in place.
 #[derive(Default)]
 struct Table {
     slots: Vec<Entry>,
-    /// Places that hashes tell. A few more slots follow, for what the last ones have to push along.
-    places: usize,
+    /// The number of home slots: hashes map to slots below it. More slots follow, for entries displaced past the last one.
+    homes: usize,
     groups: usize,
 }
 
 impl Table {
-    /// Of eight places, seven are taken at most.
-    fn places_for(groups: usize) -> usize {
+    /// The home slots for this many groups: a load factor of 7/8.
+    fn homes_for(groups: usize) -> usize {
         groups + groups / 7 + 1
     }
 
-    /// So many slots more than places. That more are pushed beyond the last place is less likely than 10⁻³⁰.
-    fn slots_for(places: usize) -> usize {
-        places + places.min(256)
+    /// All slots for this many home slots. The probability that entries are displaced past the last slot is below 10⁻³⁰.
+    fn slots_for(homes: usize) -> usize {
+        homes + homes.min(256)
     }
 
     fn with_room(groups: usize) -> Vec<Entry> {
-        Vec::with_capacity(Self::slots_for(Self::places_for(groups)))
+        Vec::with_capacity(Self::slots_for(Self::homes_for(groups)))
     }
 
-    /// Takes groups in any order.
+    /// Makes a table of entries in any order.
     fn of(mut groups: Vec<Entry>) -> Self {
         groups.sort_unstable();
         groups.dedup();
-        let mut table = Self { groups: groups.len(), slots: groups, places: 0 };
-        table.spread(Self::places_for(table.groups));
+        let mut table = Self { groups: groups.len(), slots: groups, homes: 0 };
+        table.spread(Self::homes_for(table.groups));
         table
     }
 
-    fn place_of(&self, entry: Entry) -> usize {
-        let place = (u128::from(entry.0) * self.places as u128) >> 64;
-        usize::try_from(place).expect("a place is smaller than their number")
+    fn home_of(&self, entry: Entry) -> usize {
+        let home = (u128::from(entry.0) * self.homes as u128) >> 64;
+        usize::try_from(home).expect("a home slot is below their number")
     }
 
-    /// Gives the groups as many places, at least as many as before. In place: they are pushed together at the end, and
-    /// from there each comes forward to where it belongs, which is never behind it.
-    fn spread(&mut self, places: usize) {
+    /// Grows the table to this many home slots, at least as many as before. Works in place: all entries move to the end of the
+    /// table, and from there, in order, forward to their slots. A slot is never behind the entry that moves to it.
+    fn spread(&mut self, homes: usize) {
         let before = self.slots.len();
-        let slots = Self::slots_for(places);
+        let slots = Self::slots_for(homes);
         self.slots.reserve_exact(slots.saturating_sub(before));
         self.slots.resize(slots.max(before), Entry::default());
-        self.places = places;
+        self.homes = homes;
         let mut first = self.slots.len();
         for at in (0..before).rev() {
             let entry = std::mem::take(&mut self.slots[at]);
@@ -174,22 +173,22 @@ impl Table {
         let mut next = 0;
         for at in first..self.slots.len() {
             let entry = std::mem::take(&mut self.slots[at]);
-            let place = self.place_of(entry).max(next);
-            assert!(place <= at, "hundreds of groups share the last places");
-            self.slots[place] = entry;
-            next = place + 1;
+            let home = self.home_of(entry).max(next);
+            assert!(home <= at, "hundreds of groups share the last slots");
+            self.slots[home] = entry;
+            next = home + 1;
         }
     }
 
-    /// Where a group is, or where it would be.
+    /// The slot of a group, or as an error the slot where it would be inserted.
     fn search(&self, entry: Entry) -> Result<usize, usize> {
-        let from = self.place_of(entry);
-        // An empty slot ends the search, like a group with a greater hash.
+        let from = self.home_of(entry);
+        // An empty slot or a greater hash ends the search.
         let comes_first = |other: &Entry| other.0.wrapping_sub(1) < entry.0 - 1;
         let slots = self.slots.get(from..).unwrap_or_default();
         let at = from + slots.iter().position(|other| !comes_first(other)).unwrap_or(slots.len());
         match self.slots.get(at) {
-            Some(other) if other.is(entry) => Ok(at),
+            Some(other) if other.has_hash_of(entry) => Ok(at),
             _ => Err(at),
         }
     }
@@ -198,15 +197,15 @@ impl Table {
         self.search(entry).ok()
     }
 
-    /// Puts in a group that is not there yet.
+    /// Inserts a group that is not in the table.
     fn insert(&mut self, entry: Entry) {
-        if Self::places_for(self.groups + 1) > self.places {
-            // Doubling would cost twice the memory at the end; an eighth more is seldom enough to move.
-            self.spread(Self::places_for(self.groups + (self.groups / 8).max(64)));
+        if Self::homes_for(self.groups + 1) > self.homes {
+            // Growing by an eighth is rare enough; doubling would end with up to twice the memory.
+            self.spread(Self::homes_for(self.groups + (self.groups / 8).max(64)));
         }
         let at = self.search(entry).unwrap_or_else(|at| at);
         let gap = self.slots[at..].iter().position(|other| *other == Entry::default());
-        let gap = at + gap.expect("hundreds of groups share the last places");
+        let gap = at + gap.expect("hundreds of groups share the last slots");
         self.slots.copy_within(at..gap, at + 1);
         self.slots[at] = entry;
         self.groups += 1;
@@ -217,14 +216,14 @@ impl Table {
     }
 }
 
-/// The hash of an id under a roll's key. One write; hashing a `str` would make two.
+/// The entry of an id under a roll's key. Hashes the bytes in one write; hashing a `str` would make two.
 fn entry_of(key: &RandomState, id: &str) -> Entry {
     let mut hasher = key.build_hasher();
     hasher.write(id.as_bytes());
     Entry::of(hasher.finish())
 }
 
-/// Collects the live groups of an app, as the database names them.
+/// Collects the known live groups of an app.
 #[derive(Default)]
 pub struct RollBuilder {
     key: RandomState,
@@ -239,7 +238,7 @@ impl std::fmt::Debug for RollBuilder {
 }
 
 impl RollBuilder {
-    /// Takes room for as many groups of each type as the kept totals promise; more are welcome.
+    /// Allocates room for the expected groups of each type. There may be more of them.
     #[must_use]
     pub fn with_room(expected: impl IntoIterator<Item = (TypeId, u64)>) -> Self {
         let room = |groups| Table::with_room(usize::try_from(groups).unwrap_or(0));
@@ -266,17 +265,17 @@ impl RollBuilder {
                 table.slots[at].mark(mark);
             }
         }
-        Roll { key: self.key, known, fresh: Table::default(), pass: None, listed: 0 }
+        Roll { key: self.key, known, new: Table::default(), pass: None, listed: 0 }
     }
 }
 
-/// The roll. See the module's documentation.
+/// The roll of one crawl. See the module documentation.
 pub struct Roll {
     key: RandomState,
     known: BTreeMap<TypeId, Table>,
-    /// Ids that this crawl listed first.
-    fresh: Table,
-    /// The pass that lists.
+    /// Listed ids that are not known to be live.
+    new: Table,
+    /// The current pass.
     pass: Option<PassNo>,
     listed: u64,
 }
@@ -288,66 +287,71 @@ impl std::fmt::Debug for Roll {
 }
 
 impl Roll {
-    /// Ticks a page off as listed by a pass, telling what each id means. `of` is the pass's type;
-    /// [`TypeId::UNKNOWN`] stands for the unfiltered pass, which says nothing of types. A pass that another one has
-    /// followed lists no more.
-    pub fn list(&mut self, pass: PassNo, of: TypeId, ids: &GroupIds, mut tell: impl FnMut(&str, Sighting)) {
+    /// Ticks off the ids of a page, and calls `on_match` for each id in order. `of` is the type of the pass,
+    /// [`TypeId::UNKNOWN`] for the unfiltered pass. Once a later pass has listed a page, an earlier one must not.
+    pub fn list(
+        &mut self,
+        pass: PassNo,
+        of: TypeId,
+        ids: &GroupIds,
+        mut on_match: impl FnMut(&str, RollMatch),
+    ) {
         if self.pass != Some(pass) {
             self.pass = Some(pass);
-            let tables = self.known.values_mut().chain([&mut self.fresh]);
+            let tables = self.known.values_mut().chain([&mut self.new]);
             tables.flat_map(|table| &mut table.slots).for_each(Entry::begin_pass);
         }
-        // Some at a time, so that the processor fetches many places of the roll at once: one id after the other, each waits
-        // for memory. Few enough that a place is still at hand when it is written to.
+        // In batches, so that the CPU overlaps the cache misses of many lookups. A batch is small enough that its slots are
+        // still cached when they are written.
         let ids: Vec<&str> = ids.iter().collect();
-        for ids in ids.chunks(AT_A_TIME) {
+        for ids in ids.chunks(BATCH) {
             let entries: Vec<Entry> = ids.iter().map(|id| entry_of(&self.key, id)).collect();
-            let places: Vec<Option<usize>> = match self.known.get(&of) {
+            let slots: Vec<Option<usize>> = match self.known.get(&of) {
                 Some(table) => entries.iter().map(|entry| table.find(*entry)).collect(),
                 None => vec![None; entries.len()],
             };
-            for ((id, entry), place) in ids.iter().zip(entries).zip(places) {
-                tell(id, self.list_one(of, entry, place));
+            for ((id, entry), slot) in ids.iter().zip(entries).zip(slots) {
+                on_match(id, self.list_one(of, entry, slot));
             }
         }
     }
 
-    fn list_one(&mut self, of: TypeId, entry: Entry, place: Option<usize>) -> Sighting {
-        let Some((known_type, found)) = self.find(of, entry, place) else {
+    fn list_one(&mut self, of: TypeId, entry: Entry, slot: Option<usize>) -> RollMatch {
+        let Some((known_type, found)) = self.find(of, entry, slot) else {
             let mut entry = entry;
             entry.list();
-            self.fresh.insert(entry);
+            self.new.insert(entry);
             self.listed += 1;
-            return Sighting::New;
+            return RollMatch::New;
         };
         let before = *found;
         found.list();
         if before.is_listed() {
-            return if before.was_listed_before() { Sighting::Elsewhere } else { Sighting::Repeat };
+            return if before.was_listed_before() { RollMatch::Earlier } else { RollMatch::Repeat };
         }
         self.listed += 1;
-        Sighting::Known { known_type, missing: before.is_missing() }
+        RollMatch::Known { known_type, missing: before.is_missing() }
     }
 
-    /// Finds a group wherever it is; `place` is where it is among those of the likely type.
-    fn find(&mut self, likely: TypeId, entry: Entry, place: Option<usize>) -> Option<(TypeId, &mut Entry)> {
+    /// Finds a group of any type. `slot` is its slot in the table of the likely type, if it is there.
+    fn find(&mut self, likely: TypeId, entry: Entry, slot: Option<usize>) -> Option<(TypeId, &mut Entry)> {
         let elsewhere = || {
             let mut others = self.known.iter().filter(|(type_id, _)| **type_id != likely);
             others.find_map(|(type_id, table)| table.find(entry).map(|at| (*type_id, at)))
         };
-        if let Some((type_id, at)) = place.map(|at| (likely, at)).or_else(elsewhere) {
+        if let Some((type_id, at)) = slot.map(|at| (likely, at)).or_else(elsewhere) {
             return self.known.get_mut(&type_id).map(|table| (type_id, &mut table.slots[at]));
         }
-        self.fresh.find(entry).map(|at| (likely, &mut self.fresh.slots[at]))
+        self.new.find(entry).map(|at| (likely, &mut self.new.slots[at]))
     }
 
-    /// Distinct ids that all passes together have listed.
+    /// Different ids that all passes together have listed.
     #[must_use]
     pub fn listed(&self) -> u64 {
         self.listed
     }
 
-    /// The types of which there were live groups when the crawl began.
+    /// The types that had live groups when the crawl began.
     pub fn types(&self) -> impl Iterator<Item = TypeId> {
         self.known.keys().copied()
     }
@@ -364,7 +368,7 @@ impl Roll {
         self.known.values().map(|table| table.groups as u64).sum()
     }
 
-    /// Live groups that no pass has listed, by the type they are known under; types without any are left out.
+    /// Counts the live groups that no pass has listed, by their known type. Types without any are left out.
     #[must_use]
     pub fn unlisted(&self) -> BTreeMap<TypeId, Unlisted> {
         let count = |table: &Table| {
@@ -376,7 +380,7 @@ impl Roll {
         counted.filter(|(_, unlisted)| unlisted.groups > 0).collect()
     }
 
-    /// Whether a live group was listed by no pass.
+    /// Whether a live group of this type was listed by no pass.
     #[must_use]
     pub fn is_unlisted(&self, type_id: TypeId, id: &str) -> bool {
         let entry = entry_of(&self.key, id);
@@ -386,11 +390,11 @@ impl Roll {
             .unwrap_or(false)
     }
 
-    /// Whether some pass of this crawl listed an id, of whatever type.
+    /// Whether any pass of this crawl listed this id.
     #[must_use]
     pub fn is_listed(&self, id: &str) -> bool {
         let entry = entry_of(&self.key, id);
-        let tables = self.known.values().chain([&self.fresh]);
+        let tables = self.known.values().chain([&self.new]);
         tables.filter_map(|table| table.find(entry).map(|at| &table.slots[at])).any(|found| found.is_listed())
     }
 }
@@ -412,64 +416,64 @@ mod tests {
         builder.finish()
     }
 
-    fn known(known_type: TypeId) -> Sighting {
-        Sighting::Known { known_type, missing: false }
+    fn known(known_type: TypeId) -> RollMatch {
+        RollMatch::Known { known_type, missing: false }
     }
 
     impl Roll {
-        fn list_id(&mut self, pass: PassNo, of: TypeId, id: &str) -> Sighting {
-            let mut told = None;
-            self.list(pass, of, &[id].into_iter().collect(), |_, sighting| told = Some(sighting));
-            told.unwrap()
+        fn list_id(&mut self, pass: PassNo, of: TypeId, id: &str) -> RollMatch {
+            let mut matches = None;
+            self.list(pass, of, &[id].into_iter().collect(), |_, matched| matches = Some(matched));
+            matches.unwrap()
         }
     }
 
     #[test]
-    fn a_known_group_is_ticked_off_and_a_second_listing_is_a_repeat() {
+    fn a_known_group_is_known_once_and_then_a_repeat() {
         let mut roll = roll(&[(PUBLIC, "a", Mark::default())]);
         assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), known(PUBLIC));
-        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), RollMatch::Repeat);
         assert_eq!(roll.listed(), 1);
         assert!(roll.unlisted().is_empty());
     }
 
     #[test]
-    fn a_new_group_is_new_once_and_a_later_pass_finds_it_elsewhere() {
+    fn a_new_group_is_new_once_and_listed_earlier_for_a_later_pass() {
         let mut roll = roll(&[]);
-        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::New);
-        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), Sighting::Repeat);
-        assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), Sighting::Elsewhere);
-        assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), Sighting::Repeat);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), RollMatch::New);
+        assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), RollMatch::Repeat);
+        assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), RollMatch::Earlier);
+        assert_eq!(roll.list_id(PassNo::nth(1), PRIVATE, "a"), RollMatch::Repeat);
         assert_eq!(roll.listed(), 1);
     }
 
     #[test]
-    fn a_group_that_is_listed_under_another_type_is_told_with_the_known_one() {
+    fn a_group_listed_under_another_type_is_matched_with_its_known_type() {
         let mut roll = roll(&[(PUBLIC, "a", Mark::default())]);
         assert_eq!(roll.list_id(PassNo::nth(0), PRIVATE, "a"), known(PUBLIC));
-        assert_eq!(roll.list_id(PassNo::nth(1), PUBLIC, "a"), Sighting::Elsewhere);
+        assert_eq!(roll.list_id(PassNo::nth(1), PUBLIC, "a"), RollMatch::Earlier);
         assert!(roll.unlisted().is_empty());
     }
 
     #[test]
-    fn a_missing_group_that_is_listed_again_is_told_as_missing() {
+    fn a_missing_group_is_matched_as_missing() {
         let mut roll = roll(&[(PUBLIC, "a", Mark { missing: true, held: true })]);
-        let missing = Sighting::Known { known_type: PUBLIC, missing: true };
+        let missing = RollMatch::Known { known_type: PUBLIC, missing: true };
         assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), missing);
     }
 
     #[test]
-    fn the_unfiltered_pass_knows_every_type() {
+    fn the_unfiltered_pass_matches_groups_of_every_type() {
         let missing = Mark { missing: true, held: false };
         let mut roll = roll(&[(PUBLIC, "a", Mark::default()), (PRIVATE, "b", missing)]);
         assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "a"), known(PUBLIC));
-        let was_missing = Sighting::Known { known_type: PRIVATE, missing: true };
+        let was_missing = RollMatch::Known { known_type: PRIVATE, missing: true };
         assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "b"), was_missing);
-        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "c"), Sighting::New);
+        assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "c"), RollMatch::New);
     }
 
     #[test]
-    fn what_no_pass_listed_is_counted_by_type_and_can_be_named() {
+    fn unlisted_groups_are_counted_by_type() {
         let (plain, held) = (Mark::default(), Mark { missing: true, held: true });
         let mut roll = roll(&[(PUBLIC, "a", plain), (PUBLIC, "b", plain), (PRIVATE, "c", held)]);
         roll.list_id(PassNo::nth(0), PUBLIC, "a");
@@ -478,22 +482,22 @@ mod tests {
         assert_eq!(roll.unlisted(), BTreeMap::from([(PUBLIC, public), (PRIVATE, private)]));
         assert!(roll.is_unlisted(PUBLIC, "b") && !roll.is_unlisted(PUBLIC, "a"));
         assert!(roll.is_listed("a") && roll.is_listed("new") && !roll.is_listed("b") && !roll.is_listed("c"));
-        assert!(!roll.is_unlisted(PUBLIC, "never heard of"));
+        assert!(!roll.is_unlisted(PUBLIC, "unknown"));
     }
 
     #[test]
-    fn a_page_is_told_id_by_id_in_its_order() {
+    fn ids_are_matched_in_the_order_of_the_page() {
         let mut roll = roll(&[(PUBLIC, "b", Mark::default())]);
         let page: GroupIds = ["a", "b", "a"].into_iter().collect();
-        let mut told = Vec::new();
-        roll.list(PassNo::nth(0), PUBLIC, &page, |id, sighting| told.push((id.to_owned(), sighting)));
-        let expected = [("a", Sighting::New), ("b", known(PUBLIC)), ("a", Sighting::Repeat)];
-        assert_eq!(told, expected.map(|(id, sighting)| (id.to_owned(), sighting)));
+        let mut matches = Vec::new();
+        roll.list(PassNo::nth(0), PUBLIC, &page, |id, matched| matches.push((id.to_owned(), matched)));
+        let expected = [("a", RollMatch::New), ("b", known(PUBLIC)), ("a", RollMatch::Repeat)];
+        assert_eq!(matches, expected.map(|(id, matched)| (id.to_owned(), matched)));
     }
 
     proptest! {
         #[test]
-        fn any_sequence_of_listings_agrees_with_sets(
+        fn any_sequence_of_listings_agrees_with_a_model_of_sets(
             on_roll in proptest::collection::btree_set(0u16..600, 0..400),
             listed in proptest::collection::vec((0u16..900, prop::bool::weighted(0.01)), 0..1200),
         ) {
@@ -507,10 +511,10 @@ mod tests {
                     before.append(&mut seen);
                 }
                 let expected = match (before.contains(&id), on_roll.contains(&id)) {
-                    _ if seen.contains(&id) => Sighting::Repeat,
-                    (true, _) => Sighting::Elsewhere,
+                    _ if seen.contains(&id) => RollMatch::Repeat,
+                    (true, _) => RollMatch::Earlier,
                     (false, true) => known(PUBLIC),
-                    (false, false) => Sighting::New,
+                    (false, false) => RollMatch::New,
                 };
                 seen.insert(id);
                 prop_assert_eq!(roll.list_id(PassNo::nth(pass), PUBLIC, &id.to_string()), expected);
@@ -525,7 +529,7 @@ mod tests {
         }
 
         #[test]
-        fn a_table_finds_what_was_put_in_wherever_hashes_crowd(
+        fn a_table_finds_every_entry_wherever_hashes_cluster(
             hashes in proptest::collection::vec(prop_oneof![
                 any::<u64>(), 0u64..4096, u64::MAX - 4096..=u64::MAX, (1u64 << 63)..(1 << 63) + 4096,
             ], 0..300),

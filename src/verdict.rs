@@ -1,30 +1,30 @@
-//! What the numbers of a crawl prove. Pure: numbers in, verdicts and proofs out.
+//! Judges the lists of a crawl by their numbers. No I/O: numbers in, verdicts and proofs out.
 //!
-//! A deletion needs a [`Proof`], and only [`judge`] makes one, from passes that can show an [`EndOfList`]. A listing
-//! that broke off, or that falls short of its own count, therefore cannot delete: there is no value to do it with.
+//! A deletion by lists needs a [`Proof`]. Only [`judge`] makes one, from a pass that has an [`EndOfList`]. So a list that broke
+//! off, or that is short of its own count, cannot delete: the value that a deletion needs does not exist.
 
 use std::fmt;
 
 use crate::model::{Counts, ReasonCode, TypeId, Verdict};
 use crate::pages::EndOfList;
 
-/// The largest `deletion.max_shortfall` that an error message suggests. A larger gap is no steady inaccuracy of TotalCount,
-/// and a setting that accepts it would accept a list that broke off.
+/// The largest `deletion.max_shortfall` that an error message suggests. A setting that accepts a larger gap would accept lists
+/// that broke off, too.
 const LARGEST_SUGGESTED_SHORTFALL: f64 = 0.05;
 
-/// In a type's first list every group is listed for the first time, most of them long after they were made: there, new
-/// groups explain no more than this share of TotalCount, or half a list would pass for a whole one. An app's fastest turnover
-/// during one list is a small part of it.
+/// The share of TotalCount that newly listed groups explain at most in a type's first list. There every group is listed for
+/// the first time, although most are old, so that without this limit half a list would be accepted as complete. Far fewer
+/// groups are created while a list is read.
 const EXPLAINED_IN_FIRST_LIST: f64 = 0.05;
 
-/// What became of a type that had live groups and was listed as empty: it is asked once more.
+/// The result of the second request for a type that had live groups and was listed as empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recheck {
     /// The pass listed groups, or there were none before.
     NotNeeded,
     /// Empty again, with TotalCount 0.
     StillEmpty,
-    /// Not empty any more, or the count contradicts the empty list.
+    /// Not empty, or with a TotalCount other than 0.
     Contradicted,
 }
 
@@ -39,20 +39,20 @@ pub struct FinishedPass {
     pub distinct: u64,
     /// Ids that this pass listed more than once.
     pub repeats: u64,
-    /// Ids listed for the first time ever.
+    /// Groups that no crawl had listed before.
     pub first_listed: u64,
-    /// No pass of this type has listed it whole before.
+    /// The baseline of the type has not ended.
     pub in_baseline: bool,
-    /// Ids that cannot be kept; they are not among the distinct ones.
+    /// Listed ids that cannot be group ids. They are not counted as distinct.
     pub unusable: u64,
     pub recheck: Recheck,
 }
 
-/// A whole crawl, in numbers.
+/// A crawl, in numbers.
 #[derive(Debug)]
 pub struct Evidence {
     pub passes: Vec<FinishedPass>,
-    /// TotalCount of the whole app before the first pass and after the last.
+    /// The app's TotalCount before the first pass and after the last.
     pub total_at_start: Option<u64>,
     pub total_at_end: Option<u64>,
     /// Different ids listed by all passes together.
@@ -61,26 +61,26 @@ pub struct Evidence {
     pub max_shortfall: f64,
 }
 
-/// How much absence from a pass proves. Made by [`judge`] alone.
+/// How much absence from a pass proves. Only [`judge`] makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof(Strength);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Strength {
-    /// One absence is proof.
+    /// One absence proves a deletion.
     Once,
-    /// It takes two absences running: the list moved while it was read.
+    /// Two consecutive absences prove a deletion, because the list changed while it was read.
     Twice,
 }
 
 impl Proof {
-    /// Whether a group that was listed until now is proved gone by this one absence.
+    /// Whether a single absence proves that a group is gone.
     #[must_use]
     pub fn by_one_absence(self) -> bool {
         self.0 == Strength::Once
     }
 
-    /// The weaker proof, for groups that other passes only account for.
+    /// The same proof, for groups that other passes only account for.
     #[must_use]
     pub fn weakened(self) -> Self {
         Self(Strength::Twice)
@@ -95,7 +95,7 @@ pub struct JudgedPass {
     pub proof: Option<Proof>,
 }
 
-/// Why a pass is short, as a sentence with its numbers and the setting that would accept them.
+/// Why a pass is short. Displayed as a sentence with the numbers and the setting that would accept them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shortfall {
     pub type_id: TypeId,
@@ -142,7 +142,7 @@ impl fmt::Display for Shortfall {
     }
 }
 
-/// The outcome for the whole crawl.
+/// The judged passes of a crawl.
 #[derive(Debug)]
 pub struct Judgement {
     pub passes: Vec<JudgedPass>,
@@ -153,18 +153,18 @@ pub struct Judgement {
 #[must_use]
 pub fn judge(evidence: Evidence) -> Judgement {
     let first_listed: u64 = evidence.passes.iter().map(|pass| pass.first_listed).sum();
-    // More ids than the app claims to have, new ones aside, and its total counts something else than the lists do.
-    let whole_app = evidence.total_at_start.filter(|total| {
+    // If the lists have more ids than the total and the new groups explain, the total counts something else.
+    let complete_total = evidence.total_at_start.filter(|total| {
         evidence.total_at_end == Some(*total) && (*total..=total + first_listed).contains(&evidence.distinct)
     });
     let totals_reached = reach_totals(&evidence);
     let judged: Vec<_> = evidence
         .passes
         .into_iter()
-        .map(|pass| (told_by_app(&pass, whole_app), pass))
-        .map(|(told, pass)| match shortfall(&pass, told, evidence.max_shortfall) {
+        .map(|pass| (confirmed_by_app_total(&pass, complete_total), pass))
+        .map(|(confirmed, pass)| match shortfall(&pass, confirmed, evidence.max_shortfall) {
             Some(shortfall) => (pass, Err(shortfall)),
-            None if is_exact(&pass, told) => (pass, Ok(Verdict::Exact)),
+            None if is_exact(&pass, confirmed) => (pass, Ok(Verdict::Exact)),
             None => (pass, Ok(Verdict::Moving)),
         })
         .collect();
@@ -174,8 +174,8 @@ pub fn judge(evidence: Evidence) -> Judgement {
         .map(|(pass, outcome)| {
             let verdict = outcome.unwrap_or(Verdict::Short);
             let proof = match verdict {
-                // If the API was short on one type, or the lists lack groups that the app's totals count, no list is
-                // believed at once.
+                // If one list is short, or the lists lack groups that the app's totals count, no list proves a deletion by
+                // one absence.
                 Verdict::Exact if shortfalls.is_empty() && totals_reached => Some(Proof(Strength::Once)),
                 Verdict::Exact | Verdict::Moving => Some(Proof(Strength::Twice)),
                 Verdict::Short | Verdict::Rejected => None,
@@ -186,8 +186,8 @@ pub fn judge(evidence: Evidence) -> Judgement {
     Judgement { passes, shortfalls }
 }
 
-/// Whether all lists together have as many ids as the smaller of the app's two totals. A list that ended early with a
-/// TotalCount to match is exact by its own numbers; only the totals contradict it.
+/// Whether all lists together have as many ids as the smaller of the app's two totals. Only the totals contradict a list that
+/// ended early with a TotalCount to match.
 fn reach_totals(evidence: &Evidence) -> bool {
     match (evidence.total_at_start, evidence.total_at_end) {
         (Some(start), Some(end)) => evidence.distinct >= start.min(end),
@@ -195,21 +195,22 @@ fn reach_totals(evidence: &Evidence) -> bool {
     }
 }
 
-/// Whether the totals of the whole app, all of whose groups were listed, say what a pass's own count does not: it states
-/// none, or the app's. A count of its own stands, or new groups of one type could stand for missed ones of another.
-fn told_by_app(pass: &FinishedPass, whole_app: Option<u64>) -> bool {
-    whole_app.is_some_and(|total| pass.counts.highest.is_none_or(|count| count == total))
+/// Whether the app's total confirms a pass that has no TotalCount of its own: it states none, or the app's total instead.
+/// `complete_total` is the app's total if all its groups were listed. A pass with a count of its own is judged by that count;
+/// otherwise new groups of one type would hide missed groups of another.
+fn confirmed_by_app_total(pass: &FinishedPass, complete_total: Option<u64>) -> bool {
+    complete_total.is_some_and(|total| pass.counts.highest.is_none_or(|count| count == total))
 }
 
-/// A list that moved under the cursor is never exact, whatever the totals say: a new group can stand in the count for
-/// one that slipped past.
-fn is_exact(pass: &FinishedPass, whole_app_listed: bool) -> bool {
+/// A list that changed while it was read is never exact, whatever the totals say: in the count, a new group can hide a group
+/// that the pass missed.
+fn is_exact(pass: &FinishedPass, confirmed_by_total: bool) -> bool {
     let steady = pass.counts.lowest == pass.counts.highest;
     let reached = pass.counts.steady().is_some_and(|total| pass.distinct >= total);
-    pass.repeats == 0 && steady && (reached || whole_app_listed)
+    pass.repeats == 0 && steady && (reached || confirmed_by_total)
 }
 
-fn shortfall(pass: &FinishedPass, whole_app_listed: bool, max_shortfall: f64) -> Option<Shortfall> {
+fn shortfall(pass: &FinishedPass, confirmed_by_total: bool, max_shortfall: f64) -> Option<Shortfall> {
     let short = |cause| {
         Some(Shortfall {
             type_id: pass.type_id,
@@ -221,7 +222,7 @@ fn shortfall(pass: &FinishedPass, whole_app_listed: bool, max_shortfall: f64) ->
     if pass.recheck == Recheck::Contradicted {
         return short(ShortfallCause::EmptyOnce);
     }
-    if whole_app_listed {
+    if confirmed_by_total {
         return None;
     }
     let (Some(lowest), Some(highest)) = (pass.counts.lowest, pass.counts.highest) else {
@@ -236,16 +237,16 @@ fn shortfall(pass: &FinishedPass, whole_app_listed: bool, max_shortfall: f64) ->
     short(ShortfallCause::Fewer { distinct: pass.distinct, lowest, allowed, setting })
 }
 
-/// How many groups may have come while the list was read, and stand in its count without being in it.
+/// How many groups may have been created while the list was read, so that its count includes them and its pages do not.
 fn explained_by_new(pass: &FinishedPass, highest: u64) -> u64 {
     let most = if pass.in_baseline { share(EXPLAINED_IN_FIRST_LIST, highest) } else { u64::MAX };
     pass.first_listed.min(most)
 }
 
-/// Whether a list is, by its own count, no fragment: it may be that its count is a little too high, but not that it broke
-/// off. Without a count nothing speaks against it.
+/// Whether a list has at least 95 % of its own count: then the count may be too high, but the list did not break off. A list
+/// without a count passes.
 #[must_use]
-pub fn is_nearly_whole(counts: &Counts, distinct: u64) -> bool {
+pub fn is_nearly_complete(counts: &Counts, distinct: u64) -> bool {
     counts.lowest.is_none_or(|lowest| distinct + share(EXPLAINED_IN_FIRST_LIST, lowest) >= lowest)
 }
 
@@ -297,7 +298,7 @@ pub(crate) mod tests {
         Evidence { total_at_start: Some(start), total_at_end: Some(end), ..evidence(passes) }
     }
 
-    fn proves_at_once(evidence: Evidence) -> bool {
+    fn proves_by_one_absence(evidence: Evidence) -> bool {
         judge(evidence).passes[0].proof.is_some_and(Proof::by_one_absence)
     }
 
@@ -306,21 +307,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_count_that_stood_still_and_was_reached_is_exact() {
+    fn a_pass_that_reaches_a_steady_count_is_exact() {
         assert_eq!(verdicts(evidence(vec![pass(1, &[5, 5, 5], 5)])), [Verdict::Exact]);
         assert_eq!(verdicts(evidence(vec![pass(1, &[5], 6)])), [Verdict::Exact]);
         assert_eq!(verdicts(evidence(vec![pass(1, &[0], 0)])), [Verdict::Exact]);
     }
 
     #[test]
-    fn a_listing_that_ends_early_is_short_and_proves_nothing() {
+    fn a_list_that_ends_early_is_short_and_proves_nothing() {
         let judgement = judge(evidence(vec![pass(1, &[100_000], 10_000)]));
         assert_eq!(judgement.passes[0].verdict, Verdict::Short);
         assert_eq!(judgement.passes[0].proof, None);
     }
 
     #[test]
-    fn a_repeated_id_or_a_count_that_moved_or_lacked_makes_a_pass_moving() {
+    fn a_repeated_id_or_a_count_that_changed_or_was_absent_makes_a_pass_moving() {
         let repeated = FinishedPass { repeats: 1, ..pass(1, &[5, 5], 5) };
         assert_eq!(verdicts(evidence(vec![repeated])), [Verdict::Moving]);
         assert_eq!(verdicts(evidence(vec![pass(1, &[5, 6], 6)])), [Verdict::Moving]);
@@ -330,7 +331,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_moved_and_what_is_new_explains_a_shortfall_and_no_more() {
+    fn a_shortfall_is_explained_by_a_changed_count_and_new_groups_and_by_nothing_else() {
         let explained = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 95) };
         assert_eq!(verdicts(evidence(vec![explained])), [Verdict::Moving]);
         let unexplained = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 94) };
@@ -338,7 +339,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn half_a_first_list_is_short_though_all_of_it_is_new() {
+    fn half_a_first_list_is_short_although_all_its_groups_are_new() {
         let first = |distinct| FinishedPass {
             first_listed: distinct,
             in_baseline: true,
@@ -353,12 +354,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn no_count_at_all_is_short() {
+    fn a_pass_without_any_count_is_short() {
         assert_eq!(verdicts(evidence(vec![pass(1, &[], 5)])), [Verdict::Short]);
     }
 
     #[test]
-    fn ids_that_reach_both_steady_totals_of_the_app_make_every_pass_exact() {
+    fn every_pass_is_exact_if_all_ids_reach_the_steady_totals_of_the_app() {
         let passes = || vec![pass(1, &[30], 10), pass(2, &[], 20)];
         let with = |start, end| Evidence { total_at_start: start, total_at_end: end, ..evidence(passes()) };
         assert_eq!(verdicts(with(Some(30), Some(30))), [Verdict::Exact; 2]);
@@ -368,7 +369,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn steady_totals_of_the_app_do_not_make_a_pass_exact_whose_own_list_moved() {
+    fn steady_totals_of_the_app_do_not_make_a_pass_exact_whose_list_changed() {
         let moved = || vec![pass(1, &[10, 11], 10), pass(2, &[20], 20)];
         let repeated = || vec![FinishedPass { repeats: 1, ..pass(1, &[10], 10) }, pass(2, &[20], 20)];
         let with = |passes| Evidence { total_at_start: Some(30), total_at_end: Some(30), ..evidence(passes) };
@@ -377,7 +378,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_total_below_the_listed_ids_counts_something_else_and_proves_nothing() {
+    fn a_total_below_the_listed_ids_proves_nothing() {
         let passes = || vec![pass(1, &[400], 300), pass(2, &[200], 200)];
         let with =
             |passes| Evidence { total_at_start: Some(400), total_at_end: Some(400), ..evidence(passes) };
@@ -385,7 +386,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn new_groups_of_one_type_do_not_stand_for_missed_ones_of_another() {
+    fn new_groups_of_one_type_do_not_hide_missed_groups_of_another() {
         let passes = || vec![pass(1, &[400], 350), FinishedPass { first_listed: 50, ..pass(2, &[650], 650) }];
         let with =
             |passes| Evidence { total_at_start: Some(1000), total_at_end: Some(1000), ..evidence(passes) };
@@ -393,7 +394,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_empty_type_that_is_not_empty_when_asked_again_is_short_whatever_the_totals_say() {
+    fn an_emptied_type_that_the_recheck_contradicts_is_short_whatever_the_totals() {
         let emptied = FinishedPass { recheck: Recheck::Contradicted, ..pass(1, &[0], 0) };
         let evidence = Evidence { total_at_start: Some(0), total_at_end: Some(0), ..evidence(vec![emptied]) };
         assert_eq!(verdicts(evidence), [Verdict::Short]);
@@ -402,34 +403,37 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn exact_passes_prove_at_once_only_if_all_lists_together_reach_the_smaller_total_of_the_app() {
+    fn exact_passes_prove_by_one_absence_only_if_all_lists_reach_the_smaller_total() {
         let passes = || vec![pass(1, &[60], 60), pass(2, &[40], 40)];
-        assert!(proves_at_once(with_totals(100, 100, passes())));
+        assert!(proves_by_one_absence(with_totals(100, 100, passes())));
         assert!(
-            proves_at_once(with_totals(100, 120, passes()))
-                && proves_at_once(with_totals(120, 100, passes()))
+            proves_by_one_absence(with_totals(100, 120, passes()))
+                && proves_by_one_absence(with_totals(120, 100, passes()))
         );
-        assert!(!proves_at_once(with_totals(101, 101, passes())), "a list may lack a standing group");
-        assert!(!proves_at_once(evidence(passes())), "no total");
+        assert!(
+            !proves_by_one_absence(with_totals(101, 101, passes())),
+            "a list may lack a group that exists"
+        );
+        assert!(!proves_by_one_absence(evidence(passes())), "no total");
         for (start, end) in [(Some(100), None), (None, Some(100))] {
             let one_total = Evidence { total_at_start: start, total_at_end: end, ..evidence(passes()) };
-            assert!(!proves_at_once(one_total));
+            assert!(!proves_by_one_absence(one_total));
         }
         let judgement = judge(with_totals(120, 120, passes()));
-        assert_eq!(judgement.passes[0].verdict, Verdict::Exact, "the verdict is of the pass's own numbers");
+        assert_eq!(judgement.passes[0].verdict, Verdict::Exact, "the verdict depends on the pass alone");
         assert!(judgement.passes[0].proof.is_some());
     }
 
     #[test]
-    fn one_short_pass_weakens_the_exact_ones_beside_it() {
-        assert!(proves_at_once(with_totals(5, 5, vec![pass(1, &[5], 5)])));
+    fn a_short_pass_weakens_the_proofs_of_exact_passes() {
+        assert!(proves_by_one_absence(with_totals(5, 5, vec![pass(1, &[5], 5)])));
         let beside = judge(with_totals(6, 6, vec![pass(1, &[5], 5), pass(2, &[9], 1)]));
         assert_eq!(beside.passes[0].verdict, Verdict::Exact);
         assert!(!beside.passes[0].proof.unwrap().by_one_absence());
     }
 
     #[test]
-    fn a_moving_pass_proves_only_what_it_misses_twice() {
+    fn a_moving_pass_proves_only_by_two_absences() {
         let judgement = judge(with_totals(6, 6, vec![pass(1, &[5, 6], 6)]));
         assert!(!judgement.passes[0].proof.unwrap().by_one_absence());
     }
@@ -456,7 +460,7 @@ pub(crate) mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_setting_a_shortfall_names_does_accept_it(total in 1u64..1_000_000, share in 0.0f64..1.0, first in 0u64..50) {
+        fn the_setting_that_a_shortfall_suggests_accepts_it(total in 1u64..1_000_000, share in 0.0f64..1.0, first in 0u64..50) {
             let distinct = super::share(share, total);
             let short = || FinishedPass { first_listed: first, ..pass(1, &[total], distinct) };
             let judgement = judge(evidence(vec![short()]));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlSettings, Crawler, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlRequest, CrawlSettings, Crawler, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, SdkAppId, Trigger};
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
 use tim_group_sync::pages::{Caller, Pages};
@@ -217,7 +217,7 @@ async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
     let mut crawls = tokio::task::JoinSet::new();
     for crawler in crawlers {
         crawls.spawn(async move {
-            let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+            let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
             let report = crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
             assert_eq!(report.status, CrawlStatus::Complete, "{report:?}");
             report

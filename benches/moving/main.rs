@@ -26,7 +26,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlSettings, Crawler, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlRequest, CrawlSettings, Crawler, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
@@ -151,7 +151,7 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
     let mut last_concluded: Option<DateTime<Utc>> = None;
     for n in 0..scenario.crawls {
         play_replica(scenario.server, &api, n);
-        let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+        let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
         let report = crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         let concluded = report.status == CrawlStatus::Complete;
         figures.concluded += u32::from(concluded);

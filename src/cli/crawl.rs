@@ -12,7 +12,7 @@ use super::output::Output;
 use super::setup::{Setup, location, publication, selected};
 use super::{progress, text};
 use crate::config::Config;
-use crate::crawl::{Change, CrawlError, CrawlReport, Crawler, DryRun, Occasion, WhenBusy};
+use crate::crawl::{ChangeKind, CrawlError, CrawlReport, CrawlRequest, Crawler, DryRun, WhenBusy};
 use crate::lifecycle::{Lifecycle, Stop};
 use crate::model::{CrawlStatus, SdkAppId, Trigger, with_causes};
 use crate::store::{DatabaseUrl, Store};
@@ -83,7 +83,7 @@ pub(super) async fn crawl_all(
     stop: &Stop,
 ) -> Result<Vec<(String, CrawlResult)>, Failure> {
     let crawl = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
-        let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+        let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
         crawler.crawl(occasion, when_busy, &stop).await
     };
     all(crawlers, crawl, stop).await
@@ -242,20 +242,20 @@ fn print_dry_run(
         Err(error) => return writeln!(out, "{app}: not crawled: {}", with_causes(error)),
     };
     let mut changes: Vec<String> = Vec::new();
-    for foreseen in &dry_run.changes {
-        let (old, new) = (foreseen.old_type.as_deref(), foreseen.new_type.as_deref());
+    for change in &dry_run.changes {
+        let (old, new) = (change.old_type.as_deref(), change.new_type.as_deref());
         let types = match (old, new) {
             (Some(old), Some(new)) if old != new => format!("{old} to {new}"),
             (old, new) => new.or(old).unwrap_or("type unknown").to_owned(),
         };
-        let groups = text::number(foreseen.groups.len() as u64);
-        if foreseen.change == Change::Baseline {
+        let groups = text::number(change.groups.len() as u64);
+        if change.kind == ChangeKind::Baseline {
             changes.push(format!("{groups} listed for the first time ({types})"));
             continue;
         }
-        changes.push(format!("{groups} {} ({types})", foreseen.change.as_str()));
-        let change = foreseen.change.as_str();
-        foreseen.groups.iter().try_for_each(|id| writeln!(out, "{app}: {change} {id} ({types})"))?;
+        changes.push(format!("{groups} {} ({types})", change.kind.as_str()));
+        let kind = change.kind.as_str();
+        change.groups.iter().try_for_each(|id| writeln!(out, "{app}: {kind} {id} ({types})"))?;
     }
     for (groups, what) in [
         (dry_run.asked.spared, "not listed but existing"),
@@ -282,12 +282,12 @@ fn dry_runs_as_json(
     config: &Config,
     outcomes: &[(String, Result<DryRun, CrawlError>)],
 ) -> Vec<serde_json::Value> {
-    let change = |foreseen: &crate::crawl::Foreseen| {
+    let change = |change: &crate::crawl::PlannedChange| {
         serde_json::json!({
-            "change": foreseen.change.as_str(),
-            "old_type": foreseen.old_type,
-            "new_type": foreseen.new_type,
-            "group_ids": foreseen.groups.iter().collect::<Vec<_>>(),
+            "change": change.kind.as_str(),
+            "old_type": change.old_type,
+            "new_type": change.new_type,
+            "group_ids": change.groups.iter().collect::<Vec<_>>(),
         })
     };
     outcomes

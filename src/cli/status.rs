@@ -15,7 +15,7 @@ use super::output::Output;
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
-use crate::crawl::NOTED_SKEW;
+use crate::crawl::CLOCK_SKEW_WARNING;
 use crate::model::SdkAppId;
 use crate::store::{AppStatus, Crawl, HostTypes, LeaseHolder, Store, Withheld};
 
@@ -242,7 +242,8 @@ fn print_undecided(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
             text::number(crawl.unlearned)
         )?;
     }
-    if let Some(seconds) = crawl.clock_skew.filter(|seconds| seconds.abs() > NOTED_SKEW.num_seconds()) {
+    if let Some(seconds) = crawl.clock_skew.filter(|seconds| seconds.abs() > CLOCK_SKEW_WARNING.num_seconds())
+    {
         let by = humantime::format_duration(Duration::from_secs(seconds.unsigned_abs()));
         let side = if seconds > 0 { "ahead of" } else { "behind" };
         writeln!(

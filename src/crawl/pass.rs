@@ -2,33 +2,33 @@
 
 use chrono::{DateTime, Utc};
 
+use super::context::{CrawlContext, check_clock};
+use super::error::Interrupted;
 use super::page_diff::PageDiff;
-use super::site::check_clock;
 use super::tally::{PassEnd, PassNotes, PassPlan, PassResult, PassTally};
 use super::write_buffer::WriteBuffer;
-use super::{CrawlSite, Interrupted};
 use crate::model::Counts;
 use crate::pages::{Caller, FetchedPage, Pages, PagesError};
 use crate::roll::Roll;
 use crate::tencent::ApiError;
-use crate::verdict::is_nearly_whole;
+use crate::verdict::is_nearly_complete;
 
 /// Pages in a row without an id that is new to the pass, after which its list is called endless.
 const MAX_PAGES_WITHOUT_NEWS: u32 = 20;
 
-/// Makes these passes one after the other, and adds each one that was begun to `passes`, an interrupted one too.
+/// Makes the passes of a fetcher one after the other. Adds each pass that was begun to `passes`, an interrupted one too.
 pub(super) async fn make_passes(
-    site: &CrawlSite<'_>,
+    context: &CrawlContext<'_>,
     mut fetcher: PageFetcher<'_, '_>,
     roll: &mut Roll,
     notes: &mut PassNotes,
     passes: &mut Vec<PassResult>,
 ) -> Result<(), Interrupted> {
     let mut processor =
-        PageProcessor { site, roll, notes, passes, tally: None, buffer: WriteBuffer::default() };
+        PageProcessor { context, roll, notes, passes, tally: None, buffer: WriteBuffer::default() };
     let mut in_hand = fetcher.next().await;
     while let Some(fetched) = in_hand {
-        // The request comes first, so that it is under way while the page in hand keeps the processor busy. A failed
+        // The request is polled first, so that it is in flight while the page in hand is processed. A failed
         // request ends the passes only after the page in hand, a failed write at once.
         let next = async { Ok(fetcher.next().await) };
         (in_hand, ()) = tokio::try_join!(biased; next, processor.process(fetched))?;
@@ -55,9 +55,9 @@ enum Answer {
 
 /// Fetches page after page of one list after the other, to the last one or the first failure.
 pub(super) struct PageFetcher<'a, 'c> {
-    site: &'a CrawlSite<'a>,
+    context: &'a CrawlContext<'a>,
     caller: &'a mut Caller<'c>,
-    /// The lists that are still to be read, the current one first.
+    /// The lists that have not been begun.
     lists: std::vec::IntoIter<(PassPlan, Pages)>,
     current: Option<(PassPlan, Pages)>,
 }
@@ -65,7 +65,7 @@ pub(super) struct PageFetcher<'a, 'c> {
 impl<'a, 'c> PageFetcher<'a, 'c> {
     /// `known_groups` is the greatest known count of groups, which bounds the length of a list.
     pub(super) fn new(
-        site: &'a CrawlSite<'a>,
+        context: &'a CrawlContext<'a>,
         caller: &'a mut Caller<'c>,
         plans: Vec<PassPlan>,
         limit: u32,
@@ -76,7 +76,7 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
             (plan, pages)
         };
         let lists: Vec<_> = plans.into_iter().map(open).collect();
-        Self { site, caller, lists: lists.into_iter(), current: None }
+        Self { context, caller, lists: lists.into_iter(), current: None }
     }
 
     /// Returns `None` after the last page of the last list, and after a failure.
@@ -85,14 +85,15 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
             self.current = self.lists.next();
         }
         let (plan, pages) = self.current.as_mut()?;
-        let answer = match self.site.asking(self.caller.in_flight(), pages.fetch_next(self.caller)).await {
-            Ok(Ok(turned)) => Answer::Page(turned),
-            Ok(Err(PagesError::Api(error))) if pages.is_rejected(&error) => Answer::Rejected(error),
-            Ok(Err(error)) => Answer::Failed(error.into()),
-            Err(stopped) => Answer::Failed(stopped),
-        };
+        let answer =
+            match self.context.requesting(self.caller.in_flight(), pages.fetch_next(self.caller)).await {
+                Ok(Ok(page)) => Answer::Page(page),
+                Ok(Err(PagesError::Api(error))) if pages.is_rejected(&error) => Answer::Rejected(error),
+                Ok(Err(error)) => Answer::Failed(error.into()),
+                Err(stopped) => Answer::Failed(stopped),
+            };
         let requests = self.caller.requests();
-        self.site.progress.send_modify(|progress| progress.requests = requests);
+        self.context.progress.send_modify(|progress| progress.requests = requests);
         let answer = check_clock(self.caller).map_or_else(Answer::Failed, |()| answer);
         let (plan, counts, pages) = (plan.clone(), pages.counts(), pages.pages());
         match &answer {
@@ -103,13 +104,13 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
                 self.lists = Vec::new().into_iter();
             }
         }
-        Some(Fetched { plan, answer, at: self.site.clock.now(), counts, pages })
+        Some(Fetched { plan, answer, at: self.context.clock.now(), counts, pages })
     }
 }
 
 /// Compares pages with the roll, and writes what they change.
 struct PageProcessor<'a> {
-    site: &'a CrawlSite<'a>,
+    context: &'a CrawlContext<'a>,
     roll: &'a mut Roll,
     notes: &'a mut PassNotes,
     passes: &'a mut Vec<PassResult>,
@@ -131,11 +132,11 @@ impl PageProcessor<'_> {
                     tally: &mut tally,
                     notes: &mut *self.notes,
                     buffer: &mut self.buffer,
-                    learns_types: self.site.learns_types,
+                    confirms_types: self.context.settings.confirms_types(),
                 };
                 diff.apply(self.roll, &page);
                 drop(page);
-                self.write_if_full(&mut tally).await.map(|()| end.map(PassEnd::Complete))
+                self.complete_page(&mut tally).await.map(|()| end.map(PassEnd::Complete))
             }
             Answer::Rejected(error) => Ok(Some(PassEnd::Rejected(error))),
             Answer::Failed(interrupted) => Err(interrupted),
@@ -156,15 +157,16 @@ impl PageProcessor<'_> {
         outcome
     }
 
-    async fn write_if_full(&mut self, tally: &mut PassTally) -> Result<(), Interrupted> {
-        tally.show(self.site.progress, self.roll.listed());
+    /// Shows the progress of the pass, and writes the buffer if it is full. Fails if the list seems endless.
+    async fn complete_page(&mut self, tally: &mut PassTally) -> Result<(), Interrupted> {
+        tally.show(self.context.progress, self.roll.listed());
         if tally.pages_without_news >= MAX_PAGES_WITHOUT_NEWS {
             let what =
                 format!("{MAX_PAGES_WITHOUT_NEWS} pages in a row list only ids that this pass listed before");
             return Err(Interrupted::Pages(PagesError::Endless { what }));
         }
         if self.buffer.is_full(tally.plan.in_baseline) {
-            self.buffer.write(self.site, tally).await?;
+            self.buffer.write(self.context, tally).await?;
         }
         Ok(())
     }
@@ -172,9 +174,10 @@ impl PageProcessor<'_> {
     /// Writes what the pass has left in the buffer: what was listed is true, however the pass ended.
     async fn flush(&mut self, tally: &mut PassTally, is_complete: bool) -> Result<(), Interrupted> {
         self.buffer.end_pass(is_complete);
-        self.buffer.write(self.site, tally).await
+        self.buffer.write(self.context, tally).await
     }
 
+    /// Completes the tally of a pass that ended, and records the end of its baseline.
     async fn finish_pass(
         &mut self,
         tally: &mut PassTally,
@@ -185,12 +188,12 @@ impl PageProcessor<'_> {
         self.flush(tally, is_complete).await?;
         if is_complete {
             tally.ended_at = Some(at);
-            if tally.plan.keep_new {
-                tally.first_listed += self.site.count_unknown(&self.notes.doubts.unfiltered_new).await?;
-                tally.gained += self.notes.doubts.unfiltered_new.len() as u64;
+            if tally.plan.defers_new {
+                tally.first_listed += self.context.count_unknown(&self.notes.uncertain.deferred_new).await?;
+                tally.gained += self.notes.uncertain.deferred_new.len() as u64;
             }
-            if tally.plan.in_baseline && is_nearly_whole(&tally.counts, tally.distinct) {
-                self.site.end_baseline(tally.plan.type_id).await?;
+            if tally.plan.in_baseline && is_nearly_complete(&tally.counts, tally.distinct) {
+                self.context.end_baseline(tally.plan.type_id).await?;
             }
             tally.warn_about_anomalies();
         }

@@ -1,24 +1,25 @@
-//! What is said about a crawl that ended: its report, its log line, and why it did not simply complete.
+//! The report of a crawl, its log line, and the reasons why it is incomplete or withheld deletions.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use tracing::{error, info, warn};
 
-use super::ledger::Foreseen;
-use crate::guard::{Change, Withholding};
+use super::dry_run::PlannedChange;
+use super::listing::Findings;
+use crate::guard::{LiveCounts, Withholding};
 use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId, with_causes};
 use crate::reconcile::{AskedCounts, Settlement};
-use crate::store::{CrawlEvents, Reason};
+use crate::store::{Closing, CrawlEvents, Reason};
 use crate::tencent::ApiError;
 use crate::verdict::Judgement;
 
-/// A crawl that was recorded, however it ended.
+/// A crawl that was recorded, whatever its status.
 #[derive(Clone, Debug)]
 pub struct CrawlReport {
     pub crawl: CrawlId,
     pub status: CrawlStatus,
-    /// Only a complete crawl says what became of its deletions.
+    /// `None` unless the crawl is complete.
     pub deletions: Option<Deletions>,
     pub reason: Option<Reason>,
     pub started_at: DateTime<Utc>,
@@ -26,21 +27,21 @@ pub struct CrawlReport {
     pub requests: u64,
     /// Different ids listed.
     pub listed: u64,
-    /// Groups never listed before, those of a first list included.
+    /// Groups that no crawl had listed before, those of a baseline included.
     pub first_listed: u64,
     pub total: Option<u64>,
     pub events: CrawlEvents,
     /// Groups that are missing now and were not before.
     pub missing: u64,
-    /// Deletions that wait for someone's approval.
+    /// Deletions that wait for approval.
     pub withheld: u64,
-    /// How many of these the API confirmed to be gone.
+    /// Those of them that the API confirmed to be gone.
     pub withheld_confirmed: u64,
-    /// What came of asking about groups that the lists lacked.
+    /// The answers about groups that the lists lacked.
     pub asked: AskedCounts,
 }
 
-/// What a crawl would have done, had it not been a dry run.
+/// What a crawl would have done.
 #[derive(Clone, Debug)]
 pub struct DryRun {
     pub status: CrawlStatus,
@@ -50,12 +51,36 @@ pub struct DryRun {
     /// Different ids listed.
     pub listed: u64,
     pub total: Option<u64>,
-    /// What came of asking about groups that the lists lacked.
+    /// The answers about groups that the lists lacked.
     pub asked: AskedCounts,
-    pub changes: Vec<Foreseen>,
+    pub changes: Vec<PlannedChange>,
 }
 
 impl CrawlReport {
+    /// The report of a crawl that was closed with these events.
+    pub(super) fn new(closing: Closing<'_>, findings: &Findings, events: CrawlEvents) -> Self {
+        let settlement = closing.settlement;
+        let (withheld, withheld_confirmed) = settlement.withheld_counts();
+        Self {
+            crawl: closing.crawl,
+            status: closing.status,
+            deletions: closing.deletions(),
+            reason: closing.reason,
+            started_at: closing.started_at,
+            finished_at: closing.finished_at,
+            requests: closing.requests,
+            listed: closing.listed,
+            first_listed: findings.tallies().map(|tally| tally.first_listed).sum(),
+            total: closing.total_at_end.or(closing.total_at_start),
+            events,
+            missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
+            withheld,
+            withheld_confirmed,
+            asked: settlement.asked(),
+        }
+    }
+
+    /// Writes the crawl's log line, at a level that fits its status.
     pub(super) fn log(&self) {
         let (reason_code, error_code) = self
             .reason
@@ -101,6 +126,7 @@ impl CrawlReport {
     }
 }
 
+/// Why a crawl is incomplete.
 pub(super) fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) -> Reason {
     let name = |type_id| type_name(types, type_id).unwrap_or("the unfiltered list");
     let sentences: Vec<String> = judgement
@@ -161,7 +187,7 @@ pub(super) fn withheld_reason(
     Some(Reason { code: code?, error_code, text })
 }
 
-/// What asking came to, for the reason of a crawl that withheld deletions.
+/// The counts of answers in words, for the reason of a crawl that withheld deletions.
 fn asked_in_words(settlement: &Settlement, confirmed: u64) -> String {
     let AskedCounts { asked, spared, unlearned, unasked, .. } = settlement.asked();
     if asked + unasked == 0 {
@@ -181,14 +207,15 @@ fn counted(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// Which of the guard's limits were exceeded, with the numbers.
 fn guard_reason(withholding: &Withholding, types: &BTreeMap<GroupType, TypeId>) -> String {
     if withholding.exceeded.is_empty() {
         return "deletion.mode is \"review\"".to_owned();
     }
-    let sentence = |(type_id, change): &(Option<TypeId>, Change)| {
+    let sentence = |(type_id, counts): &(Option<TypeId>, LiveCounts)| {
         let what =
             type_id.map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
-        format!("{what} would shrink from {} to {} live groups", change.before, change.after)
+        format!("{what} would shrink from {} to {} live groups", counts.before, counts.after)
     };
     let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();
     format!("{} (deletion.max_fraction, deletion.min_groups)", sentences.join(", "))

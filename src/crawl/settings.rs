@@ -1,8 +1,8 @@
-//! How an app is to be crawled, and what one crawl is for.
+//! Settings of one app's crawls, and the request for a single crawl.
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 
 use crate::model::{GroupType, Trigger};
@@ -10,33 +10,47 @@ use crate::pace::RetryPolicy;
 use crate::policy::DeletionPolicy;
 use crate::store::AppIdentity;
 
-/// How an app is to be crawled.
+/// Settings of one app's crawls.
 #[derive(Clone, Debug)]
 pub struct CrawlSettings {
     pub identity: AppIdentity,
-    /// A pass each, in this order. None: one pass over everything, and no types.
+    /// Each type gets a pass, in this order. Without types, one unfiltered pass lists everything, and no types are stored.
     pub group_types: Vec<GroupType>,
-    /// Groups a page.
+    /// Groups per page.
     pub page_limit: u32,
     /// Least time between two requests.
     pub request_interval: Duration,
     pub retry: RetryPolicy,
     pub deletion: DeletionPolicy,
-    /// Whose days the daily counts are of.
+    /// The time zone that decides where a day of the daily counts begins.
     pub timezone: Tz,
     /// The name of this machine.
     pub host: String,
 }
 
-/// What a crawl is for.
+impl CrawlSettings {
+    /// Whether `get_group_info` is asked about the types of groups, and its answers are stored.
+    #[must_use]
+    pub fn confirms_types(&self) -> bool {
+        self.deletion.confirm && !self.group_types.is_empty()
+    }
+
+    /// The day of the daily counts that a moment belongs to.
+    #[must_use]
+    pub fn day(&self, at: DateTime<Utc>) -> NaiveDate {
+        at.with_timezone(&self.timezone).date_naive()
+    }
+}
+
+/// Why a crawl is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Occasion {
+pub struct CrawlRequest {
     pub trigger: Trigger,
-    /// The tick of the schedule it serves.
+    /// The tick of the schedule that the crawl serves.
     pub due_at: Option<DateTime<Utc>>,
 }
 
-/// What to do when the app is being crawled already.
+/// What to do if another crawl of the app is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenBusy {
     Wait,

@@ -1,11 +1,11 @@
-//! What a pass is to list, what it has listed so far, and how it ended.
+//! The plan, the numbers and the result of a pass.
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::progress::{Progress, Step};
-use super::type_doubts::TypeDoubts;
+use super::uncertain_types::UncertainTypes;
 use crate::confirmation::{History, Samples};
 use crate::model::{Counts, GroupType, TypeId};
 use crate::pages::EndOfList;
@@ -13,7 +13,7 @@ use crate::roll::PassNo;
 use crate::tencent::ApiError;
 use crate::verdict::{FinishedPass, Recheck};
 
-/// What a pass is to list.
+/// The plan of a pass.
 #[derive(Clone, Debug)]
 pub(super) struct PassPlan {
     pub(super) no: PassNo,
@@ -24,15 +24,17 @@ pub(super) struct PassPlan {
     /// Live groups of the type, or of all types, when the crawl began.
     pub(super) live_before: u64,
     /// New groups are written at the crawl's end, when their types may be known.
-    pub(super) keep_new: bool,
+    pub(super) defers_new: bool,
 }
 
-/// What the passes of a crawl collect for its conclusion.
+/// What the passes of a crawl collect for its conclusion, and what they need for it.
 #[derive(Debug, Default)]
 pub(super) struct PassNotes {
+    /// The answers of earlier crawls.
     pub(super) history: History,
+    /// Listed groups that can be controls.
     pub(super) samples: Samples,
-    pub(super) doubts: TypeDoubts,
+    pub(super) uncertain: UncertainTypes,
     /// Types with a pass of their own.
     pub(super) own_types: Vec<TypeId>,
 }
@@ -42,6 +44,7 @@ pub(super) struct PassNotes {
 pub(super) struct PassTally {
     pub(super) plan: PassPlan,
     pub(super) pages: u32,
+    /// The TotalCounts that the list stated.
     pub(super) counts: Counts,
     /// Different ids listed by this pass.
     pub(super) distinct: u64,
@@ -53,9 +56,9 @@ pub(super) struct PassTally {
     pub(super) unusable: u64,
     /// Groups that no crawl had listed before.
     pub(super) first_listed: u64,
-    /// Ids that were not live when the crawl began.
+    /// Ids that were not on the roll: unknown, or deleted.
     pub(super) new: u64,
-    /// Groups that were live and missing.
+    /// Groups that were missing.
     pub(super) returned: u64,
     /// Groups that were known under another type.
     pub(super) claimed: u64,

@@ -5,8 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+use super::context::CrawlContext;
+use super::error::Interrupted;
 use super::tally::PassTally;
-use super::{CrawlSite, Interrupted};
 use crate::model::{GroupIds, TypeId};
 
 /// Bytes of id text, some 400,000 ids, at which the buffer is written. The ids are spread over the whole table, so that a
@@ -52,7 +53,7 @@ impl WriteBuffer {
     /// Writes the changed ids as listed by this pass, and adds what that changed to the tally.
     pub(super) async fn write(
         &mut self,
-        site: &CrawlSite<'_>,
+        context: &CrawlContext<'_>,
         tally: &mut PassTally,
     ) -> Result<(), Interrupted> {
         let plan = &tally.plan;
@@ -62,7 +63,7 @@ impl WriteBuffer {
             (TypeId::UNKNOWN, false, &mut self.returned_elsewhere),
         ] {
             if !ids.is_empty() {
-                let written = site.write_listed(type_id, in_baseline, self.listed_at, ids).await?;
+                let written = context.write_listed(type_id, in_baseline, self.listed_at, ids).await?;
                 tally.first_listed += written.first_listed;
                 tally.gained += written.first_listed + written.reappeared;
                 ids.clear();

@@ -28,7 +28,7 @@ use super::status::Entry;
 use super::{AppPlan, Pauses, text};
 use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
-use crate::crawl::{CrawlError, CrawlReport, Crawler, Occasion, WhenBusy};
+use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::lifecycle::{Requests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
@@ -152,7 +152,7 @@ impl AppLoop {
 
     /// The app's crawler, made anew if it is outdated. `None` if there is none: the key cannot be read, or the program
     /// is to stop while it waits for the database.
-    async fn crawler(&mut self, asked: Option<Occasion>) -> Option<Arc<Crawler>> {
+    async fn crawler(&mut self, asked: Option<CrawlRequest>) -> Option<Arc<Crawler>> {
         if self.outdated {
             let store = tokio::select! {
                 biased;
@@ -175,7 +175,7 @@ impl AppLoop {
         self.crawler.clone()
     }
 
-    fn key_fails(&mut self, why: &str, asked: Option<Occasion>) {
+    fn key_fails(&mut self, why: &str, asked: Option<CrawlRequest>) {
         let app = self.entry.app();
         let goes_on = if self.crawler.is_some() {
             "it goes on with the settings and the key it has"
@@ -197,7 +197,7 @@ impl AppLoop {
 
     /// Asks the database when the app was crawled last. Returns what is to be crawled now: what was missed, or else
     /// what was asked for.
-    async fn begin(&mut self, crawler: &Crawler, asked: Option<Occasion>) -> Option<Occasion> {
+    async fn begin(&mut self, crawler: &Crawler, asked: Option<CrawlRequest>) -> Option<CrawlRequest> {
         let last_start = tokio::select! {
             biased;
             () = self.stop.soft().cancelled() => return None,
@@ -215,7 +215,7 @@ impl AppLoop {
                 }
                 self.pass_ticks(now);
                 self.newest = self.newest.max(missed);
-                Some(Occasion { trigger: Trigger::CatchUp, due_at: missed })
+                Some(CrawlRequest { trigger: Trigger::CatchUp, due_at: missed })
             }
             Err(error) => {
                 self.database_fails(&error);
@@ -226,7 +226,7 @@ impl AppLoop {
     }
 
     /// Waits until there is a reason to crawl; `None` if the program is to stop.
-    async fn next_occasion(&mut self) -> Option<Occasion> {
+    async fn next_occasion(&mut self) -> Option<CrawlRequest> {
         let mut armed: Option<(DateTime<Utc>, Wake)> = None;
         while !self.stop.soft().is_cancelled() {
             self.take_over_plan().await;
@@ -252,7 +252,7 @@ impl AppLoop {
                 Ok(()) = self.plans.changed() => self.plans.mark_changed(),
                 () = self.requests.next() => {
                     self.failures = 0;
-                    return Some(Occasion { trigger: Trigger::Signal, due_at: None });
+                    return Some(CrawlRequest { trigger: Trigger::Signal, due_at: None });
                 }
                 woken = self.alarm.wait() => armed = Some((next, woken)),
             }
@@ -271,18 +271,18 @@ impl AppLoop {
     }
 
     /// What is due at `now`: the newest tick, or another attempt.
-    fn take_due(&mut self, now: DateTime<Utc>) -> Option<Occasion> {
+    fn take_due(&mut self, now: DateTime<Utc>) -> Option<CrawlRequest> {
         let retry = self.retry.take();
         let ticks = self.pass_ticks(now);
         if ticks == 0 {
-            return retry.map(|retry| Occasion { trigger: retry.trigger, due_at: None });
+            return retry.map(|retry| CrawlRequest { trigger: retry.trigger, due_at: None });
         }
         self.skip(ticks - 1);
         self.failures = 0;
         let tick = self.plan.schedule.latest_due(None, now);
         let due_at = tick.filter(|_| tick > self.newest);
         self.newest = self.newest.max(tick);
-        Some(Occasion { trigger: Trigger::Schedule, due_at })
+        Some(CrawlRequest { trigger: Trigger::Schedule, due_at })
     }
 
     /// Goes back with a clock that was set back, instead of waiting for it to catch up.
@@ -312,7 +312,7 @@ impl AppLoop {
     }
 
     /// Crawls to the end, unless interrupted: then nobody is left to be told.
-    async fn crawl(&mut self, crawler: &Crawler, occasion: Occasion) -> ControlFlow<()> {
+    async fn crawl(&mut self, crawler: &Crawler, occasion: CrawlRequest) -> ControlFlow<()> {
         let stop = self.stop.clone();
         self.retry = None;
         self.entry.crawl_since(self.clock.now(), self.plan.schedule.next_after(self.passed));
@@ -336,7 +336,7 @@ impl AppLoop {
     }
 
     /// Decides what follows from a crawl.
-    fn settle(&mut self, occasion: Occasion, result: Result<CrawlReport, CrawlError>) {
+    fn settle(&mut self, occasion: CrawlRequest, result: Result<CrawlReport, CrawlError>) {
         match result {
             Ok(report) => {
                 let reason = report.reason.as_ref().map(|reason| reason.code);

@@ -1,9 +1,9 @@
-//! Groups that the app counts and the typed lists do not.
+//! Groups that the app counts beyond those of the typed lists.
 
 /// How many groups the app has beyond those of the configured types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leftover {
-    /// The totals of the app were not told.
+    /// The API did not state the app's totals.
     Unknown,
     /// The typed passes account for every group.
     None,
@@ -12,7 +12,7 @@ pub enum Leftover {
 }
 
 impl Leftover {
-    /// Compares the app's smaller total with what the typed passes claimed at most, one count a pass.
+    /// Compares the app's smaller total with the largest TotalCounts of the typed passes.
     #[must_use]
     pub fn of(
         total_at_start: Option<u64>,
@@ -26,7 +26,8 @@ impl Leftover {
         }
     }
 
-    /// Whether an unfiltered pass is worth its requests: not for a difference that one crawl saw in passing.
+    /// Whether an unfiltered pass is worth its requests. A difference that a single crawl saw may be a passing one, except in
+    /// the first crawl.
     #[must_use]
     pub fn calls_for_unfiltered_pass(self, first_crawl: bool, also_last_time: bool) -> bool {
         matches!(self, Self::Groups(_)) && (first_crawl || also_last_time)

@@ -1,8 +1,8 @@
-//! What becomes of each candidate: it vanished, is missing, is withheld, or stays as it is.
+//! Decides about each candidate: it vanished, is missing, is withheld, or stays as it is.
 
 use std::collections::BTreeMap;
 
-use super::Nomination;
+use super::absences::Nomination;
 use crate::confirmation::Gone;
 use crate::model::{CrawlStatus, Deletions, GroupIds, TypeId};
 
@@ -13,73 +13,74 @@ pub struct Absent {
     pub were_missing: bool,
 }
 
-/// What is known of a candidate.
+/// What was found out about a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It was not asked about: there was no time, or no permission.
+    /// It was not asked about, because the budget was spent or the API refused.
     Unasked,
-    /// It was asked about, and the answer did not say.
+    /// It was asked about without a usable answer.
     Unlearned,
-    /// Three crawls asked about it without learning anything: a person has to decide.
+    /// Three crawls asked about it without a usable answer: a person has to decide.
     Unconfirmable,
-    /// It stands.
+    /// It exists.
     Stands,
-    /// An earlier crawl found it standing, and it is not due to be asked about again.
+    /// It existed when an earlier crawl asked, and it is not due to be asked about again.
     StoodLately,
     Gone(Gone),
 }
 
-/// How candidates are decided on.
+/// What decides about candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// `deletion.confirm = false`: by the lists.
+    /// The lists (`deletion.confirm = false`).
     Off,
-    /// By the answers.
+    /// The answers of `get_group_info`.
     On,
-    /// The API refuses to be asked: what the lists alone would delete is withheld.
+    /// The API refuses `get_group_info`: what the lists alone would delete is withheld.
     Refused,
 }
 
-/// What becomes of a candidate.
+/// The decision about a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Decision {
     Vanished,
     Missing,
     Withheld,
     Unchanged,
 }
 
-fn fate(
+/// Decides by the finding, or by the lists where it leaves the decision to them.
+fn decide(
     finding: Finding,
     confirmation: Confirmation,
     nomination: Option<Nomination>,
     were_missing: bool,
-) -> Fate {
+) -> Decision {
     let by_lists = match nomination {
-        Some(Nomination::List(proof)) if proof.by_one_absence() || were_missing => Fate::Vanished,
-        Some(Nomination::List(_)) => Fate::Missing,
-        Some(Nomination::Totals) | None => Fate::Unchanged,
+        Some(Nomination::List(proof)) if proof.by_one_absence() || were_missing => Decision::Vanished,
+        Some(Nomination::List(_)) => Decision::Missing,
+        Some(Nomination::Totals) | None => Decision::Unchanged,
     };
     match (finding, confirmation) {
-        (Finding::Gone(_), _) => Fate::Vanished,
-        (Finding::Stands | Finding::StoodLately, _) => Fate::Unchanged,
-        (_, Confirmation::Refused) if by_lists == Fate::Vanished => Fate::Withheld,
+        (Finding::Gone(_), _) => Decision::Vanished,
+        (Finding::Stands | Finding::StoodLately, _) => Decision::Unchanged,
+        (_, Confirmation::Refused) if by_lists == Decision::Vanished => Decision::Withheld,
         (_, Confirmation::Off | Confirmation::Refused) => by_lists,
-        (Finding::Unconfirmable, Confirmation::On) => Fate::Withheld,
-        (Finding::Unlearned | Finding::Unasked, Confirmation::On) => Fate::Missing,
+        (Finding::Unconfirmable, Confirmation::On) => Decision::Withheld,
+        (Finding::Unlearned | Finding::Unasked, Confirmation::On) => Decision::Missing,
     }
 }
 
-/// How many candidates were asked about, and what came of it.
+/// How many candidates were asked about, by answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AskedCounts {
     /// Groups that were asked about.
     pub asked: u64,
     /// Groups that are gone.
     pub confirmed: u64,
-    /// Groups that stand.
+    /// Groups that exist.
     pub spared: u64,
-    /// Groups that were asked about without an answer that says.
+    /// Groups without a usable answer.
     pub unlearned: u64,
     /// Groups that a later crawl has to ask about.
     pub unasked: u64,
@@ -89,12 +90,12 @@ pub struct AskedCounts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WithheldGroups {
     pub absent: Absent,
-    /// The API said that they are gone.
+    /// The API confirmed that they are gone.
     pub confirmed: bool,
 }
 
-/// What a crawl concludes about the groups it did not list, by name. Made by [`settle`](super::Candidates::settle) from judged lists and
-/// answers, or empty: there is no other way to have something deleted.
+/// The decisions of a crawl about the groups that it did not list. Only [`settle`](super::Candidates::settle) makes one that is
+/// not empty, from judged lists and answers. So nothing else can delete a group.
 #[derive(Debug, Default)]
 pub struct Settlement {
     vanished: BTreeMap<Absent, GroupIds>,
@@ -106,7 +107,7 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// Nothing is concluded: for a crawl that did not reach its end.
+    /// The empty settlement of a crawl that did not reach its end.
     #[must_use]
     pub fn nothing() -> Self {
         Self::default()
@@ -128,12 +129,12 @@ impl Settlement {
         *asked = *confirmed + *spared + *unlearned;
     }
 
-    /// Starts a settlement that accounts for all groups of these types.
+    /// Starts a settlement that concludes these types.
     pub(super) fn concluding(concluded: Vec<TypeId>) -> Self {
         Self { concluded, ..Self::default() }
     }
 
-    /// Settles one candidate.
+    /// Decides about one candidate.
     pub(super) fn settle(
         &mut self,
         absent: Absent,
@@ -143,18 +144,18 @@ impl Settlement {
         nomination: Option<Nomination>,
     ) {
         self.count(finding, confirmation);
-        match fate(finding, confirmation, nomination, absent.were_missing) {
-            Fate::Vanished => self.vanished.entry(absent).or_default().push(id),
-            Fate::Missing => self.missing.entry(absent).or_default().push(id),
-            Fate::Withheld => {
+        match decide(finding, confirmation, nomination, absent.were_missing) {
+            Decision::Vanished => self.vanished.entry(absent).or_default().push(id),
+            Decision::Missing => self.missing.entry(absent).or_default().push(id),
+            Decision::Withheld => {
                 self.withheld.entry(WithheldGroups { absent, confirmed: false }).or_default().push(id);
             }
-            Fate::Unchanged => {}
+            Decision::Unchanged => {}
         }
     }
 
-    /// By how many groups each type may have shrunk: all candidates that were not found standing. Of lists alone, those that
-    /// they would delete.
+    /// By how many groups each type may have shrunk. With [`Confirmation::On`] these are all candidates that were not found to
+    /// exist, otherwise the candidates that the lists would delete.
     #[must_use]
     pub fn losses(&self, confirmation: Confirmation) -> BTreeMap<TypeId, u64> {
         let mut losses: BTreeMap<TypeId, u64> = BTreeMap::new();
@@ -179,8 +180,8 @@ impl Settlement {
         deletions
     }
 
-    /// Keeps the deletions of these types for a person to decide on. With `all` every candidate of theirs is kept that was
-    /// not found standing, so that later crawls need not ask about it before it counts.
+    /// Withholds the deletions of these types. With `all` every candidate of theirs that was not found to exist is withheld, so
+    /// that the guard's decision covers the loss in full.
     pub fn withhold(&mut self, types: &[TypeId], confirmation: Confirmation, all: bool) {
         let confirmed = confirmation == Confirmation::On || confirmation == Confirmation::Refused;
         let of_types = |absent: &Absent| types.contains(&absent.type_id);
@@ -197,7 +198,7 @@ impl Settlement {
         }
     }
 
-    /// Groups that would be deleted, but stay live, missing and held.
+    /// Groups whose deletion is withheld: they stay live, missing and held.
     pub fn withheld(&self) -> impl Iterator<Item = (WithheldGroups, &GroupIds)> {
         self.withheld.iter().map(|(of, ids)| (*of, ids))
     }
@@ -217,7 +218,7 @@ impl Settlement {
         self.vanished.iter().map(|(absent, ids)| (*absent, ids))
     }
 
-    /// Groups to be marked missing that are not yet.
+    /// Groups to be marked missing that are not missing yet.
     pub fn missing(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
         self.missing
             .iter()
@@ -225,14 +226,14 @@ impl Settlement {
             .map(|(absent, ids)| (absent.type_id, ids))
     }
 
-    /// How many groups it marks, in whatever way.
+    /// How many groups are marked deleted, missing or held.
     #[must_use]
     pub fn marks(&self) -> u64 {
         let vanished = self.vanished.values().chain(self.withheld.values());
         vanished.chain(self.missing().map(|(_, ids)| ids)).map(|ids| ids.len() as u64).sum()
     }
 
-    /// Groups that are withheld because several crawls could not learn whether they exist.
+    /// Groups that are withheld because three crawls got no usable answer about them.
     #[must_use]
     pub fn unconfirmable(&self) -> u64 {
         self.unconfirmable
@@ -243,7 +244,7 @@ impl Settlement {
         self.asked
     }
 
-    /// What becomes of the deletions of a crawl that ends like this; only a complete one says.
+    /// What became of the deletions; `None` unless the crawl is complete.
     #[must_use]
     pub fn deletions(&self, status: CrawlStatus) -> Option<Deletions> {
         (status == CrawlStatus::Complete).then_some({
@@ -257,7 +258,7 @@ impl Settlement {
         })
     }
 
-    /// Types of which every live group has been accounted for: listed, or settled by this crawl.
+    /// The types of which every live group was listed or is settled by this crawl.
     #[must_use]
     pub fn concluded(&self) -> &[TypeId] {
         &self.concluded

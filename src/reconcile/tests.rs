@@ -1,8 +1,11 @@
-//! Which groups are candidates, and what becomes of each.
+//! Tests of candidates, settlements and leftovers.
+
+use std::collections::BTreeMap;
 
 use super::*;
 use crate::confirmation::Gone;
-use crate::model::{CrawlStatus, Deletions};
+use crate::model::{CrawlStatus, Deletions, GroupIds, TypeId};
+use crate::roll::{Mark, Unlisted};
 use crate::verdict::judge;
 use crate::verdict::tests::{evidence, pass, with_totals};
 
@@ -21,16 +24,16 @@ fn moving() -> Absences {
     Absences::of(&judge(with_totals(6, 6, vec![pass(1, &[5, 6], 6)])), WithoutPass::Unknown)
 }
 
-/// Groups of these types and marks as candidates, each under its own name, settled with these findings.
+/// Settles candidates of these types and marks with these findings.
 fn settle(
     absences: &Absences,
     confirmation: Confirmation,
     groups: &[(&str, TypeId, Mark, Option<Finding>)],
 ) -> Settlement {
-    let mut candidates = absences.candidates();
+    let mut candidates = Candidates::new(absences);
     groups.iter().for_each(|(id, type_id, mark, _)| candidates.consider(*type_id, id, *mark));
     let finding = |id: &str| groups.iter().find(|group| group.0 == id).and_then(|group| group.3);
-    candidates.note(finding);
+    candidates.apply_confirmations(finding);
     let mut unlisted: BTreeMap<TypeId, Unlisted> = BTreeMap::new();
     for (_, type_id, mark, _) in groups {
         let unlisted = unlisted.entry(*type_id).or_default();
@@ -52,7 +55,7 @@ fn lines(settlement: &Settlement) -> Vec<String> {
 }
 
 fn nominated(absences: &Absences, groups: &[(&str, TypeId, Mark)]) -> Vec<String> {
-    let mut candidates = absences.candidates();
+    let mut candidates = Candidates::new(absences);
     groups.iter().for_each(|(id, type_id, mark)| candidates.consider(*type_id, id, *mark));
     let mut ids: Vec<String> = candidates.iter().map(|(_, id)| id.to_owned()).collect();
     ids.sort();
@@ -75,7 +78,7 @@ fn a_pass_nominates_groups_of_its_own_type_that_are_not_held() {
 }
 
 #[test]
-fn a_short_pass_nominates_nothing_even_beside_an_unfiltered_one() {
+fn a_short_pass_nominates_no_groups_of_its_type_even_with_an_unfiltered_pass() {
     let judgement = judge(evidence(vec![pass(1, &[50], 5), pass(0, &[5], 5)]));
     let absences = Absences::of(&judgement, WithoutPass::TotalsExceeded);
     assert_eq!(nominated(&absences, &OF_EACH_TYPE), ["other type", "unknown type"]);
@@ -92,7 +95,7 @@ fn a_short_unfiltered_pass_nominates_nothing_whatever_the_totals_say() {
 }
 
 #[test]
-fn without_an_unfiltered_pass_totals_that_are_exceeded_nominate_groups_of_types_without_a_pass() {
+fn without_an_unfiltered_pass_exceeded_totals_nominate_groups_of_types_without_a_pass() {
     let judgement = || judge(with_totals(5, 5, vec![pass(1, &[5], 5)]));
     let all = ["missing", "other type", "plain", "unknown type"];
     assert_eq!(nominated(&Absences::of(&judgement(), WithoutPass::TotalsExceeded), &OF_EACH_TYPE), all);
@@ -103,7 +106,7 @@ fn without_an_unfiltered_pass_totals_that_are_exceeded_nominate_groups_of_types_
 }
 
 #[test]
-fn totals_are_exceeded_if_more_groups_would_stand_than_the_smaller_one_counts() {
+fn totals_are_exceeded_if_the_smaller_one_counts_fewer_groups_than_would_be_live() {
     assert_eq!(WithoutPass::by_totals(45, 3, Some(48)), WithoutPass::Unknown);
     assert_eq!(WithoutPass::by_totals(45, 3, Some(47)), WithoutPass::TotalsExceeded);
     assert_eq!(WithoutPass::by_totals(45, 0, Some(0)), WithoutPass::Unknown);
@@ -166,7 +169,7 @@ fn lists_alone_never_delete_what_only_the_totals_nominate() {
 }
 
 #[test]
-fn what_lists_alone_would_delete_is_withheld_if_the_api_refuses_to_be_asked() {
+fn if_the_api_refuses_to_be_asked_the_deletions_of_the_lists_are_withheld() {
     let groups = [
         ("gone", PUBLIC, PLAIN, Some(GONE())),
         ("stands", PUBLIC, PLAIN, Some(Finding::Stands)),
@@ -182,7 +185,7 @@ fn what_lists_alone_would_delete_is_withheld_if_the_api_refuses_to_be_asked() {
 }
 
 #[test]
-fn typed_lists_account_for_other_types_only_if_everything_is_as_it_was() {
+fn typed_lists_account_for_other_types_only_if_nothing_changed() {
     let exact = || judge(with_totals(5, 5, vec![pass(1, &[5], 5)]));
     let accounted = |totals, plain| accounted_by_typed_lists(&exact(), 5, totals, plain);
     let proof = accounted([Some(5), Some(5)], true);
@@ -202,7 +205,7 @@ fn typed_lists_account_for_other_types_only_if_everything_is_as_it_was() {
 }
 
 #[test]
-fn the_unfiltered_pass_decides_before_what_typed_lists_account_for() {
+fn the_unfiltered_pass_takes_precedence_over_typed_lists_for_other_types() {
     let judgement = judge(with_totals(9, 9, vec![pass(1, &[5], 5), pass(0, &[8, 9], 9)]));
     let proof = judgement.passes[0].proof;
     let absences = Absences::of_lists_alone(&judgement, proof);
@@ -211,7 +214,7 @@ fn the_unfiltered_pass_decides_before_what_typed_lists_account_for() {
 }
 
 #[test]
-fn the_guard_keeps_every_candidate_that_was_not_found_standing_and_marks_the_confirmed_ones() {
+fn the_guard_withholds_every_candidate_not_found_to_exist_and_marks_the_confirmed_ones() {
     let groups = [
         ("gone", PUBLIC, PLAIN, Some(GONE())),
         ("stands", PUBLIC, PLAIN, Some(Finding::Stands)),
@@ -234,7 +237,7 @@ fn the_guard_keeps_every_candidate_that_was_not_found_standing_and_marks_the_con
 }
 
 #[test]
-fn of_lists_alone_the_guard_counts_and_keeps_what_they_would_delete() {
+fn without_confirmation_the_guard_counts_and_withholds_the_deletions_of_the_lists() {
     let groups = [("a", PUBLIC, PLAIN, None), ("b", PUBLIC, MISSING, None)];
     let mut settlement = settle(&moving(), Confirmation::Off, &groups);
     assert_eq!(settlement.losses(Confirmation::Off), BTreeMap::from([(PUBLIC, 1)]));
@@ -245,7 +248,7 @@ fn of_lists_alone_the_guard_counts_and_keeps_what_they_would_delete() {
 }
 
 #[test]
-fn only_a_complete_crawl_says_what_became_of_its_deletions() {
+fn only_a_complete_crawl_has_an_outcome_of_its_deletions() {
     let gone = [("a", PUBLIC, PLAIN, Some(GONE()))];
     let mut settlement = settle(&exact(), Confirmation::On, &gone);
     assert_eq!(settlement.deletions(CrawlStatus::Complete), Some(Deletions::Applied));
@@ -257,12 +260,12 @@ fn only_a_complete_crawl_says_what_became_of_its_deletions() {
 }
 
 #[test]
-fn a_type_is_concluded_if_its_groups_were_all_listed_or_can_be_judged() {
+fn a_type_is_concluded_if_all_its_groups_were_listed_or_nominated() {
     let short = judge(evidence(vec![pass(1, &[50], 5), pass(2, &[5, 6], 6)]));
     let absences = Absences::of(&short, WithoutPass::Unknown);
     let unlisted = |type_id| BTreeMap::from([(type_id, Unlisted { groups: 1, held: 0 })]);
     let concluded = |unlisted: &BTreeMap<TypeId, Unlisted>| {
-        let settlement = absences.candidates().settle(Confirmation::On, &[PUBLIC, TypeId(9)], unlisted);
+        let settlement = Candidates::new(&absences).settle(Confirmation::On, &[PUBLIC, TypeId(9)], unlisted);
         settlement.concluded().to_vec()
     };
     assert_eq!(concluded(&unlisted(PUBLIC)), [PRIVATE], "a short pass that lacks a group says nothing");
@@ -271,7 +274,7 @@ fn a_type_is_concluded_if_its_groups_were_all_listed_or_can_be_judged() {
 }
 
 #[test]
-fn a_leftover_is_what_the_smaller_total_has_beyond_the_typed_counts() {
+fn a_leftover_is_the_difference_between_the_smaller_total_and_the_typed_counts() {
     let typed = || [40, 50].into_iter();
     assert_eq!(Leftover::of(Some(100), Some(95), typed()), Leftover::Groups(5));
     assert_eq!(Leftover::of(Some(95), Some(100), typed()), Leftover::Groups(5));
@@ -281,7 +284,7 @@ fn a_leftover_is_what_the_smaller_total_has_beyond_the_typed_counts() {
 }
 
 #[test]
-fn an_unfiltered_pass_follows_in_the_first_crawl_or_when_two_crawls_running_see_more() {
+fn a_leftover_calls_for_an_unfiltered_pass_in_the_first_crawl_or_the_second_time_in_a_row() {
     assert!(Leftover::Groups(1).calls_for_unfiltered_pass(true, false));
     assert!(Leftover::Groups(1).calls_for_unfiltered_pass(false, true));
     assert!(!Leftover::Groups(1).calls_for_unfiltered_pass(false, false));

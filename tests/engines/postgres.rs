@@ -10,7 +10,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlError, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlError, CrawlRequest, WhenBusy};
 use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::simulator::At;
@@ -208,7 +208,7 @@ async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
     world.api.create_many("Public", 10);
     let held = world.api.hold(At::Request(2));
     let crawler = world.crawler();
-    let occasion = Occasion { trigger: Trigger::Command, due_at: None };
+    let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
     let stop = CancellationToken::new();
     let crawling = crawler.crawl(occasion, WhenBusy::GiveUp, &stop);
     let taking_over = async {

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use chrono_tz::Tz;
 use harness::crawl::{ON_COMMAND, World, group_types, outcome, stamp, why};
 use harness::on_every_engine;
-use tim_group_sync::crawl::{CrawlError, CrawlReport, Occasion, Step, WhenBusy};
+use tim_group_sync::crawl::{CrawlError, CrawlReport, CrawlRequest, Step, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, Deletions, Trigger};
 use tim_group_sync::policy::Retention;
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
@@ -364,7 +364,7 @@ async fn a_crawl_is_recorded_with_what_it_was_for_and_what_it_took(world: World)
 }
 
 async fn a_tick_of_the_schedule_is_served_once(world: World) {
-    let occasion = Occasion { trigger: Trigger::Schedule, due_at: Some(world.clock.now()) };
+    let occasion = CrawlRequest { trigger: Trigger::Schedule, due_at: Some(world.clock.now()) };
     let crawl = async || world.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await;
     crawl().await.unwrap();
     assert!(matches!(crawl().await, Err(CrawlError::Served { .. })));

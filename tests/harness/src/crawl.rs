@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::crawl::{CrawlReport, CrawlSettings, Crawler, DryRun, Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlReport, CrawlRequest, CrawlSettings, Crawler, DryRun, WhenBusy};
 use tim_group_sync::model::{CrawlId, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::{DeletionPolicy, Retention};
@@ -51,7 +51,7 @@ macro_rules! on_every_engine {
 }
 
 /// A crawl that someone asked for.
-pub const ON_COMMAND: Occasion = Occasion { trigger: Trigger::Command, due_at: None };
+pub const ON_COMMAND: CrawlRequest = CrawlRequest { trigger: Trigger::Command, due_at: None };
 
 /// How the views write a time.
 pub fn stamp(time: DateTime<Utc>) -> String {
@@ -377,11 +377,11 @@ impl World {
         let dry_run = self.crawler().dry_run(WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         assert_eq!(self.every_row().await, before, "a dry run has written");
         let mut lines = Vec::new();
-        for foreseen in &dry_run.changes {
+        for change in &dry_run.changes {
             let [old, new] =
-                [&foreseen.old_type, &foreseen.new_type].map(|name| name.as_deref().unwrap_or("NULL"));
-            let line = |id| format!("{id} {} {old}>{new}", foreseen.change.as_str());
-            lines.extend(foreseen.groups.iter().map(line));
+                [&change.old_type, &change.new_type].map(|name| name.as_deref().unwrap_or("NULL"));
+            let line = |id| format!("{id} {} {old}>{new}", change.kind.as_str());
+            lines.extend(change.groups.iter().map(line));
         }
         lines.sort_unstable();
         (dry_run, lines)

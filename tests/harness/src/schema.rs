@@ -1,7 +1,7 @@
 //! The views as docs/schema.md describes them, and a database in which every column of theirs has something to tell.
 
 use chrono_tz::Tz;
-use tim_group_sync::crawl::{Occasion, WhenBusy};
+use tim_group_sync::crawl::{CrawlRequest, WhenBusy};
 use tim_group_sync::model::Trigger;
 use tim_group_sync::simulator::Fault;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,7 @@ pub async fn eventful(mut world: World) -> World {
     world.create("Public", "short long");
     world.api.retype("p", "Public");
     let due_at = Some("2026-03-01T09:00:00Z".parse().unwrap());
-    let occasion = Occasion { trigger: Trigger::Schedule, due_at };
+    let occasion = CrawlRequest { trigger: Trigger::Schedule, due_at };
     world.begin_watching();
     world.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
     world.dissolve("short a @TGS#2J4SZEAEL");

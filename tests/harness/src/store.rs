@@ -18,7 +18,7 @@ use tim_group_sync::model::{
 };
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
 use tim_group_sync::pages::{Caller, EndOfList, Pages};
-use tim_group_sync::reconcile::{Absences, Confirmation, Settlement, WithoutPass};
+use tim_group_sync::reconcile::{Absences, Candidates, Confirmation, Settlement, WithoutPass};
 use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{
@@ -583,7 +583,7 @@ impl<'a> Scene<'a> {
         let mut counts: BTreeMap<TypeId, Unlisted> = BTreeMap::new();
         absent.iter().for_each(|(type_id, ..)| counts.entry(*type_id).or_default().groups += 1);
         let types: Vec<TypeId> = passes.iter().map(|(type_id, _)| *type_id).collect();
-        let mut candidates = absences.candidates();
+        let mut candidates = Candidates::new(&absences);
         for (type_id, id, mark) in &absent {
             candidates.consider(*type_id, id, *mark);
         }

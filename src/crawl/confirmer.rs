@@ -1,6 +1,6 @@
-//! Asks `get_group_info` what the lists leave in doubt, in batches with controls, within a budget of time and requests.
+//! Asks `get_group_info` about single groups, in batches with controls, within a budget of time and requests.
 //!
-//! Asking never fails a crawl. What could not be asked about waits for a later crawl.
+//! A failure to ask never fails a crawl. Groups that could not be asked about wait for a later crawl.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -11,146 +11,154 @@ use futures_util::stream::FuturesOrdered;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::context::CrawlContext;
+use super::error::Interrupted;
 use super::progress::Step;
-use super::{CrawlSite, Interrupted};
 use crate::confirmation::{Batch, Controls, Learned, Samples, judge_controls};
 use crate::model::{ReasonCode, with_causes};
 use crate::pace::{Disposition, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
 use crate::tencent::{ApiError, GroupAnswer};
 
-/// Time that asking may take if the lists took less than four times as long.
-const LEAST_TIME: Duration = Duration::from_secs(10);
-/// Requests a second: the pace of `get_group_info`, which bounds how many questions are worth preparing.
-const REQUESTS_A_SECOND: u64 = 50;
-/// Requests that wait for their answers at the same time.
-const IN_FLIGHT: usize = 4;
+/// Least time budget for all questions of a crawl. A quarter of the time that the lists took is the other bound; the
+/// longer one counts.
+const MIN_BUDGET: Duration = Duration::from_secs(10);
+/// The pace of `get_group_info`. It bounds how many questions are worth preparing.
+const REQUESTS_PER_SECOND: u64 = 50;
+/// Requests in flight at the same time.
+const MAX_IN_FLIGHT: usize = 4;
 /// Time that the retries of all questions of a crawl may take together.
-const RETRY_FOR: Duration = Duration::from_secs(30);
-/// Listed controls that are tried for one batch: the first, and two in its place.
+const RETRY_BUDGET: Duration = Duration::from_secs(30);
+/// Listed controls that are tried for one batch: the first one and two replacements.
 const LISTED_CONTROLS: usize = 3;
-/// Batches running without a valid one, after which a crawl stops asking.
-const MAX_INVALID: u32 = 3;
+/// Invalid batches in a row after which a crawl stops asking.
+const MAX_INVALID_BATCHES: u32 = 3;
 
-/// What came of asking about one group.
+/// The result of asking about one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answered {
-    /// A valid batch, or the API itself in place of an answer about single groups.
+    /// A valid batch answered, or the API refused the whole request with a final error code.
     Learned(Learned),
-    /// No answer, or one whose controls contradict: nothing is known about the group itself.
+    /// The request failed, or the controls of its batch contradict: nothing is known about the group itself.
     Nothing,
 }
 
-/// How the questions of one batch fared.
+/// The result of one batch.
 enum BatchOutcome {
     Valid(Vec<Learned>),
-    /// The controls contradict what is known of them, by these codes.
+    /// The controls contradict what is known of them. These are their codes.
     Contradicted {
         absent: Option<i64>,
         listed: Option<i64>,
     },
     Failed(ApiError),
-    /// No group was listed that could be a control.
+    /// No listed group can be a control.
     NoControl,
 }
 
-/// Asks questions for one crawl.
-pub(super) struct Inquiry<'a> {
-    site: &'a CrawlSite<'a>,
+/// Asks the questions of one crawl.
+pub(super) struct Confirmer<'a> {
+    context: &'a CrawlContext<'a>,
     caller: &'a Caller<'a>,
     samples: &'a Samples,
-    /// The app listed nothing and its totals are 0, so that no group can be a listed control.
+    /// The app has no groups, so that there is no listed control.
     emptied: bool,
     retries: RetryBudget,
     deadline: Instant,
-    /// Listed controls that were found gone.
+    /// Listed controls that were gone when they were asked about.
     gone_controls: Mutex<HashSet<String>>,
-    invalid_running: u32,
-    /// No more questions are asked.
+    invalid_in_a_row: u32,
+    /// The crawl stops asking.
     ended: bool,
-    /// The API refuses this call.
+    /// The API refuses `get_group_info`.
     pub(super) refused: Option<ApiError>,
 }
 
-impl<'a> Inquiry<'a> {
-    /// `lists_took` is the time that the lists of this crawl took.
+impl<'a> Confirmer<'a> {
+    /// `lists_took` is how long the lists of this crawl took, which bounds the budget.
     pub(super) fn new(
-        site: &'a CrawlSite<'a>,
+        context: &'a CrawlContext<'a>,
         caller: &'a Caller<'a>,
-        retry: RetryPolicy,
         samples: &'a Samples,
         emptied: bool,
         lists_took: Duration,
     ) -> Self {
-        let policy = RetryPolicy { retry_for: RETRY_FOR.min(retry.retry_for), ..retry };
+        let retry = context.settings.retry;
+        let policy = RetryPolicy { retry_for: RETRY_BUDGET.min(retry.retry_for), ..retry };
         Self {
-            site,
+            context,
             caller,
             samples,
             emptied,
             retries: RetryBudget::of_total(policy),
-            deadline: Instant::now() + LEAST_TIME.max(lists_took / 4),
+            deadline: Instant::now() + MIN_BUDGET.max(lists_took / 4),
             gone_controls: Mutex::default(),
-            invalid_running: 0,
+            invalid_in_a_row: 0,
             ended: false,
             refused: None,
         }
     }
 
-    /// Whether questions can still be asked.
-    pub(super) fn goes_on(&self) -> bool {
+    /// Whether more questions can be asked.
+    pub(super) fn can_ask(&self) -> bool {
         !self.ended && self.refused.is_none() && Instant::now() < self.deadline
     }
 
-    /// How many questions there is time for at most.
+    /// Most questions that the rest of the budget allows.
     pub(super) fn room(&self) -> usize {
         let seconds = self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1;
-        usize::try_from(seconds * REQUESTS_A_SECOND).unwrap_or(usize::MAX) * crate::confirmation::BATCH
+        usize::try_from(seconds * REQUESTS_PER_SECOND).unwrap_or(usize::MAX) * crate::confirmation::BATCH
     }
 
-    /// Asks these batches, as far as time and the API allow. A group without an entry in the result was not asked about.
+    /// Asks these batches as far as the budget and the API allow. A group without an entry in the result was not asked
+    /// about.
     pub(super) async fn ask(
         &mut self,
         batches: Vec<Batch<'_>>,
     ) -> Result<HashMap<String, Answered>, Interrupted> {
         let mut answered = HashMap::new();
-        if batches.is_empty() || !self.goes_on() {
+        if batches.is_empty() || !self.can_ask() {
             return Ok(answered);
         }
-        let (site, caller) = (self.site, self.caller);
-        let asking = self.ask_in_time(&batches, &mut answered);
-        let ending = site.asking(caller.in_flight(), async { Ok::<_, Interrupted>(asking.await) }).await??;
-        self.invalid_running = ending.invalid_running;
-        self.ended |= ending.ended;
-        self.refused = ending.refused;
+        let (context, caller) = (self.context, self.caller);
+        let asking = self.ask_until_deadline(&batches, &mut answered);
+        let state =
+            context.requesting(caller.in_flight(), async { Ok::<_, Interrupted>(asking.await) }).await??;
+        self.invalid_in_a_row = state.invalid_in_a_row;
+        self.ended |= state.ended;
+        self.refused = state.refused;
         Ok(answered)
     }
 
-    /// Keeps some requests in flight and takes their outcomes in order.
-    async fn ask_in_time(&self, batches: &[Batch<'_>], answered: &mut HashMap<String, Answered>) -> Ending {
+    /// Keeps several requests in flight and processes their results in order, until the deadline.
+    async fn ask_until_deadline(
+        &self,
+        batches: &[Batch<'_>],
+        answered: &mut HashMap<String, Answered>,
+    ) -> AskingState {
         let of = batches.iter().map(|batch| batch.ids.len() as u64).sum();
-        let mut ending = Ending { invalid_running: self.invalid_running, ..Ending::default() };
+        let mut state = AskingState { invalid_in_a_row: self.invalid_in_a_row, ..AskingState::default() };
         let (mut asked, mut waiting) = (0, batches.iter());
         let mut in_flight = FuturesOrdered::new();
         loop {
-            while in_flight.len() < IN_FLIGHT && Instant::now() < self.deadline {
+            while in_flight.len() < MAX_IN_FLIGHT && Instant::now() < self.deadline {
                 let Some(batch) = waiting.next() else { break };
                 in_flight.push_back(async move { (batch, self.ask_batch(batch).await) });
             }
-            let Some((batch, outcome)) = in_flight.next().await else { return ending };
+            let Some((batch, outcome)) = in_flight.next().await else { return state };
             asked += batch.ids.len() as u64;
-            self.site.progress.send_modify(|progress| {
+            self.context.progress.send_modify(|progress| {
                 progress.requests = self.caller.requests();
                 progress.step = Step::Asking { asked, of };
             });
-            ending.take(batch, outcome, answered);
-            if ending.ended || ending.refused.is_some() {
-                return ending;
+            state.add(batch, outcome, answered);
+            if state.ended || state.refused.is_some() {
+                return state;
             }
         }
     }
 
-    /// Asks about one batch, with other listed controls in place of those that are gone.
+    /// Asks one batch. Replaces the listed control if it is gone.
     async fn ask_batch(&self, batch: &Batch<'_>) -> BatchOutcome {
         let absent = batch.form.absent_id(rand::random());
         let mut contradicted = BatchOutcome::NoControl;
@@ -185,8 +193,8 @@ impl<'a> Inquiry<'a> {
         contradicted
     }
 
-    /// The listed controls that this batch may try, one after the other; `None` where an emptied app needs none. A batch about
-    /// types is of listed groups: in a small app it may have all of them, and then one of its own is the control.
+    /// The listed controls to try for a batch, in order; a single `None` if an emptied app needs none. A batch about types
+    /// consists of listed groups. In a small app it may contain all of them: then one of its own groups is the control.
     fn listed_controls(&self, batch: &Batch<'_>) -> Vec<Option<String>> {
         if self.emptied {
             return vec![None];
@@ -203,20 +211,21 @@ impl<'a> Inquiry<'a> {
     }
 }
 
-/// Whether and why asking ends.
+/// The state of asking after some batches.
 #[derive(Default)]
-struct Ending {
-    invalid_running: u32,
+struct AskingState {
+    invalid_in_a_row: u32,
     ended: bool,
     refused: Option<ApiError>,
 }
 
-impl Ending {
-    fn take(&mut self, batch: &Batch<'_>, outcome: BatchOutcome, answered: &mut HashMap<String, Answered>) {
+impl AskingState {
+    /// Adds the result of a batch. Decides whether the crawl goes on asking.
+    fn add(&mut self, batch: &Batch<'_>, outcome: BatchOutcome, answered: &mut HashMap<String, Answered>) {
         let ids = || batch.ids.iter().map(|id| (*id).to_owned());
         let learned = match outcome {
             BatchOutcome::Valid(learned) => {
-                self.invalid_running = 0;
+                self.invalid_in_a_row = 0;
                 answered.extend(ids().zip(learned.into_iter().map(Answered::Learned)));
                 return;
             }
@@ -228,7 +237,7 @@ impl Ending {
                     absent_control = absent,
                     listed_control = listed,
                     "get_group_info contradicts what is known: it answered {} for an id that cannot exist and {} for a \
-                     listed group; nothing is concluded from it",
+                     listed group; the answers of this request are ignored",
                     shown(absent),
                     shown(listed)
                 );
@@ -251,16 +260,18 @@ impl Ending {
                 _ => {
                     let (error_code, why) = (error.code(), with_causes(&error));
                     warn!(error_code, groups = batch.ids.len(), "asking about groups failed: {why}");
-                    // A code for the whole request that is no passing failure: asking the same again would get the same.
+                    // A final error code for the whole request: asking the same again would get the same answer.
                     let final_code = error_code.is_some() && error.disposition() != Disposition::Retry;
                     if final_code { Answered::Learned(Learned::Unlearned) } else { Answered::Nothing }
                 }
             },
         };
         answered.extend(ids().map(|id| (id, learned.clone())));
-        self.invalid_running += 1;
-        if self.invalid_running >= MAX_INVALID {
-            warn!("{MAX_INVALID} requests running told nothing; the next crawl asks about the rest");
+        self.invalid_in_a_row += 1;
+        if self.invalid_in_a_row >= MAX_INVALID_BATCHES {
+            warn!(
+                "{MAX_INVALID_BATCHES} requests in a row had no usable answer; the next crawl asks about the rest"
+            );
             self.ended = true;
         }
     }

@@ -1,0 +1,270 @@
+//! Reads the lists of a crawl: the roll and the app's TotalCount, a pass for each type, and the checks after them.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::context::{CrawlContext, check_clock};
+use super::error::Interrupted;
+use super::pass::{PageFetcher, make_passes};
+use super::progress::{Progress, ReadProgress, Step};
+use super::tally::{PassEnd, PassNotes, PassPlan, PassResult, PassTally};
+use crate::model::{GroupType, TypeId, Verdict};
+use crate::pages::{Caller, Pages};
+use crate::reconcile::Leftover;
+use crate::roll::{PassNo, Roll, RollBuilder};
+use crate::store::{PassRecord, TypeState};
+use crate::tencent::ApiError;
+use crate::verdict::Recheck;
+
+/// What a crawl has found so far. Filled while the crawl runs, so that an interrupted crawl is recorded too.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) total_at_start: Option<u64>,
+    pub(super) total_at_end: Option<u64>,
+    /// Groups of the app beyond those of the configured types.
+    pub(super) leftover: Option<u64>,
+    /// The next crawl has to make an unfiltered pass.
+    pub(super) unfiltered_next: bool,
+    /// Different ids listed by all passes.
+    pub(super) listed: u64,
+    pub(super) passes: Vec<PassResult>,
+    pub(super) verdicts: BTreeMap<TypeId, Verdict>,
+}
+
+/// The lists of a crawl, read to their ends.
+pub(super) struct Lists {
+    pub(super) roll: Roll,
+    pub(super) notes: PassNotes,
+    /// The totals of each type when the crawl began.
+    pub(super) states_before: Vec<TypeState>,
+    /// One for each pass.
+    pub(super) rechecks: Vec<Recheck>,
+    pub(super) took: Duration,
+}
+
+/// Reads all lists of a crawl and writes the groups that they change.
+pub(super) async fn read_lists(
+    context: &CrawlContext<'_>,
+    caller: &mut Caller<'_>,
+    findings: &mut Findings,
+) -> Result<Lists, Interrupted> {
+    context.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
+    let states = context.type_states().await?;
+    let past = context.store.past(context.app).await?;
+    let live_before: u64 = states.iter().map(TypeState::live).sum();
+    let notes = PassNotes {
+        history: context.store.history(context.app).await?,
+        own_types: context.types.values().copied().collect(),
+        ..PassNotes::default()
+    };
+    let begun = Instant::now();
+    let counting = async {
+        findings.total_at_start = count_app(context, caller).await?;
+        context.progress.send_modify(|progress| progress.total = findings.total_at_start);
+        Ok(())
+    };
+    let ((), roll) = tokio::try_join!(biased; counting, read_roll(context, &states))?;
+    // Without any count of the app, only a list's own TotalCount bounds its length.
+    let known_groups = findings.total_at_start.map(|total| total.max(live_before));
+    let mut reader = ListReader { context, caller, findings, roll, notes, known_groups };
+
+    reader.make_passes(typed_passes(context, &states, live_before)).await?;
+    log_rejected_types(context, reader.findings)?;
+    context.progress.send_modify(|progress| progress.step = Step::Checking);
+    let mut rechecks = reader.recheck_emptied_types().await?;
+    reader.count_again().await?;
+    let typed = !context.settings.group_types.is_empty();
+    let leftover = leftover(reader.findings, typed);
+    let by_leftover = leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time);
+    if by_leftover || (past.unfiltered_wanted && typed) {
+        let number = reader.findings.passes.len();
+        let defers_new = context.settings.confirms_types();
+        reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new)]).await?;
+        // The app has more groups than the typed passes listed, so an empty unfiltered list is wrong.
+        let is_empty = reader.findings.passes.last().is_some_and(|pass| pass.tally.distinct == 0);
+        rechecks.push(if is_empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
+        // Groups created during this pass are not in the earlier count. It could hide as many groups that the pass missed.
+        reader.count_again().await?;
+    }
+    let ListReader { roll, notes, .. } = reader;
+    Ok(Lists { roll, notes, states_before: states, rechecks, took: begun.elapsed() })
+}
+
+/// Asks for the app's TotalCount.
+async fn count_app(context: &CrawlContext<'_>, caller: &mut Caller<'_>) -> Result<Option<u64>, Interrupted> {
+    let counted = context.requesting(caller.in_flight(), caller.count_app()).await?;
+    // Before the error is returned: a wrong clock makes signatures that the API refuses.
+    check_clock(caller)?;
+    Ok(counted?)
+}
+
+/// Reads the known live groups of the app.
+async fn read_roll(context: &CrawlContext<'_>, states: &[TypeState]) -> Result<Roll, Interrupted> {
+    let begin = || RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
+    if states.iter().all(|state| state.live() == 0) {
+        return Ok(begin().finish());
+    }
+    let mut read = ReadProgress::new(context.progress);
+    let each = |builder: &mut RollBuilder, type_id, id: &str, mark| {
+        builder.add(type_id, id, mark);
+        read.count();
+    };
+    let reading = context.store.gather_live(context.app, begin, each);
+    Ok(context.unless_stopped(reading).await??.finish())
+}
+
+/// Makes the passes and the requests around them.
+struct ListReader<'a, 'c> {
+    context: &'a CrawlContext<'a>,
+    caller: &'a mut Caller<'c>,
+    findings: &'a mut Findings,
+    roll: Roll,
+    notes: PassNotes,
+    known_groups: Option<u64>,
+}
+
+impl ListReader<'_, '_> {
+    async fn make_passes(&mut self, plans: Vec<PassPlan>) -> Result<(), Interrupted> {
+        let Self { context, caller, findings, roll, notes, known_groups } = self;
+        let fetcher = PageFetcher::new(context, caller, plans, context.settings.page_limit, *known_groups);
+        let made = make_passes(context, fetcher, roll, notes, &mut findings.passes).await;
+        findings.listed = roll.listed();
+        made
+    }
+
+    async fn count_again(&mut self) -> Result<(), Interrupted> {
+        self.findings.total_at_end = count_app(self.context, self.caller).await?;
+        Ok(())
+    }
+
+    /// Asks each type that had live groups and was listed as empty for its first page once more.
+    async fn recheck_emptied_types(&mut self) -> Result<Vec<Recheck>, Interrupted> {
+        let Self { context, caller, findings, roll, .. } = self;
+        let mut rechecks = Vec::with_capacity(findings.passes.len());
+        for (tally, end) in findings.ended() {
+            let had_groups = match tally.plan.group_type {
+                Some(_) => roll.live_before(tally.plan.type_id) > 0,
+                None => roll.live_before_in_all() > 0,
+            };
+            if tally.distinct > 0 || !had_groups || matches!(end, PassEnd::Rejected(_)) {
+                rechecks.push(Recheck::NotNeeded);
+                continue;
+            }
+            let mut pages = Pages::of(tally.plan.group_type.clone(), context.settings.page_limit, None);
+            let again = context.requesting(caller.in_flight(), pages.fetch_next(caller)).await??;
+            let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
+            let confirmed = empty && again.page.total_count == Some(0);
+            rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });
+        }
+        Ok(rechecks)
+    }
+}
+
+/// Logs which types the API rejects when that changes. Fails if it rejects all of them.
+fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result<(), Interrupted> {
+    let rejected: BTreeMap<&GroupType, &ApiError> = findings
+        .ended()
+        .filter_map(|(tally, end)| match end {
+            PassEnd::Rejected(error) => Some((tally.plan.group_type.as_ref()?, error)),
+            PassEnd::Complete(_) => None,
+        })
+        .collect();
+    let mut before = context.rejected_before.lock().unwrap_or_else(PoisonError::into_inner);
+    for (group_type, error) in rejected.iter().filter(|(group_type, _)| !before.contains(**group_type)) {
+        warn!(%group_type, error_code = error.code(), "the API rejects this group type; its groups stay as they are: {error}");
+    }
+    for group_type in before.iter().filter(|group_type| !rejected.contains_key(*group_type)) {
+        info!(%group_type, "the API accepts this group type again");
+    }
+    *before = rejected.keys().map(|group_type| (*group_type).clone()).collect();
+    let all = rejected.len() == findings.passes.len();
+    if let Some(error) = rejected.values().next().filter(|_| all) {
+        let names: Vec<&str> = rejected.keys().map(|group_type| group_type.as_str()).collect();
+        return Err(Interrupted::AllRejected { names: names.join(", "), error: error.to_string() });
+    }
+    Ok(())
+}
+
+/// Computes and records how many groups the app has beyond those of the typed passes.
+fn leftover(findings: &mut Findings, typed: bool) -> Leftover {
+    if !typed {
+        return Leftover::Unknown;
+    }
+    let claimed = findings.tallies().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));
+    let leftover = Leftover::of(findings.total_at_start, findings.total_at_end, claimed);
+    findings.leftover = match leftover {
+        Leftover::Unknown => None,
+        Leftover::None => Some(0),
+        Leftover::Groups(groups) => Some(groups),
+    };
+    leftover
+}
+
+impl Findings {
+    /// The passes that ended, with how.
+    fn ended(&self) -> impl Iterator<Item = (&PassTally, &PassEnd)> {
+        self.passes.iter().filter_map(|pass| Some((&pass.tally, pass.end.as_ref()?)))
+    }
+
+    pub(super) fn tallies(&self) -> impl Iterator<Item = &PassTally> {
+        self.passes.iter().map(|pass| &pass.tally)
+    }
+
+    /// The passes, for the crawl's record.
+    pub(super) fn records(&self, started_at: DateTime<Utc>) -> Vec<PassRecord> {
+        let record = |tally: &PassTally| PassRecord {
+            type_id: tally.plan.type_id,
+            recorded_at: tally.ended_at.unwrap_or(started_at),
+            verdict: self.verdicts.get(&tally.plan.type_id).copied(),
+            pages: tally.pages,
+            counts: tally.counts,
+            distinct: tally.distinct,
+            repeats: tally.repeats,
+            first_listed: tally.first_listed,
+            unusable: tally.unusable,
+        };
+        self.tallies().map(record).collect()
+    }
+}
+
+/// The passes that every crawl makes: one for each configured type, or an unfiltered one.
+fn typed_passes(context: &CrawlContext<'_>, states: &[TypeState], live_before: u64) -> Vec<PassPlan> {
+    if context.settings.group_types.is_empty() {
+        return vec![unfiltered_pass(states, 0, live_before, false)];
+    }
+    // In the order of the configuration, because the first pass that lists a new group decides its type.
+    let configured = context.settings.group_types.iter();
+    let typed = configured.filter_map(|name| Some((name, *context.types.get(name)?)));
+    let live = |type_id| states.iter().find(|state| state.type_id() == type_id).map_or(0, TypeState::live);
+    typed
+        .enumerate()
+        .map(|(index, (name, type_id))| PassPlan {
+            no: PassNo::nth(index),
+            group_type: Some(name.clone()),
+            type_id,
+            in_baseline: in_baseline(states, type_id),
+            live_before: live(type_id),
+            defers_new: false,
+        })
+        .collect()
+}
+
+fn unfiltered_pass(states: &[TypeState], index: usize, live_before: u64, defers_new: bool) -> PassPlan {
+    PassPlan {
+        no: PassNo::nth(index),
+        group_type: None,
+        type_id: TypeId::UNKNOWN,
+        in_baseline: in_baseline(states, TypeId::UNKNOWN),
+        live_before,
+        defers_new,
+    }
+}
+
+fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
+    !states.iter().any(|state| state.type_id() == type_id && state.past_baseline())
+}

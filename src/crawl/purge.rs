@@ -1,0 +1,65 @@
+//! Retention: removes old rows after a crawl, because then the app's lease is held anyway.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tracing::{info, warn};
+
+use super::context::CrawlContext;
+use crate::model::{CrawlId, with_causes};
+use crate::policy::Retention;
+use crate::store::{AgeLimits, Purged, StoreError};
+
+/// Removes old rows after the first crawl of a day that reached its end. An interrupted purge continues after the first crawl
+/// of the next day. A failure does not fail the crawl, which is recorded by then.
+pub(super) async fn purge(
+    context: &CrawlContext<'_>,
+    retention: Retention,
+    crawl: CrawlId,
+    now: DateTime<Utc>,
+) {
+    if retention == Retention::default() {
+        return;
+    }
+    let purging = context.lease.keeping(Box::pin(purge_once_a_day(context, retention, crawl, now)));
+    let purged = match context.unless_stopped(purging).await {
+        Ok(purged) => purged.flatten(),
+        Err(_stopped) => return,
+    };
+    match purged {
+        Ok(Purged { groups: 0, events: 0, counts: 0 }) => {}
+        Ok(Purged { groups, events, counts }) => {
+            info!(crawl_id = crawl.0, groups, events, counts, "removed rows for their age (retention)");
+        }
+        Err(error) => {
+            let why = with_causes(&error);
+            warn!(
+                crawl_id = crawl.0,
+                "old rows were not all removed; the first crawl of the next day removes the rest: {why}"
+            );
+        }
+    }
+}
+
+async fn purge_once_a_day(
+    context: &CrawlContext<'_>,
+    retention: Retention,
+    crawl: CrawlId,
+    now: DateTime<Utc>,
+) -> Result<Purged, StoreError> {
+    let day = |at: DateTime<Utc>| context.settings.day(at);
+    let before = context.store.before(context.app, crawl).await?;
+    if before.ended.map(day) == Some(day(now)) {
+        return Ok(Purged::default());
+    }
+    // A clock that is ahead must not age rows: time counts only up to one day after the last complete crawl.
+    let Some(completed) = before.completed else { return Ok(Purged::default()) };
+    let now = now.min(completed + TimeDelta::days(1));
+    let before = |days: u32| now - TimeDelta::days(days.into());
+    let limits = AgeLimits {
+        deleted_groups: retention.deleted_groups.map(before),
+        events: retention.events.map(before),
+        counts: retention.counts.map(before).map(|before| (before, day(before))),
+    };
+    // Each batch counts as progress for the watchdog.
+    let on_batch = || context.progress.send_modify(|_| ());
+    context.store.purge(context.lease, (context.app, crawl), &limits, on_batch).await
+}
