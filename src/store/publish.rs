@@ -1,5 +1,4 @@
-//! A whole copy of the SQLite file for readers who may not write: they need no other file beside it, and no right but to
-//! read it.
+//! A copy of the SQLite file for readers, who need read access to that one file and nothing else.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -14,7 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use super::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError, beside, query};
 use super::lease::{FileLock, share_owner};
 
-/// Tells a copy from every other file, so that no other is ever replaced by one. It stands in the header of the file.
+/// Identifies a copy in the header of the file. No other file is ever replaced.
 const APPLICATION_ID: i32 = 0x5447_5350;
 
 const COPY: &str = "VACUUM INTO $1";
@@ -27,26 +26,28 @@ pub struct Published {
 }
 
 impl Store {
-    /// Puts a copy of the database at `to`, as of one moment, in place of an earlier copy: whoever has that one open can
-    /// go on reading it. `None` if another process is making one just now.
+    /// Writes a snapshot of the database to `to` and replaces an earlier copy by a rename. A reader that has the earlier copy
+    /// open continues to read it. `None` if another process is making a copy.
     ///
-    /// It reads over a connection of its own, so that nobody waits for it; dropped, it leaves a part of a copy under
-    /// another name, which the next one replaces.
+    /// Reads over its own connection, so that no transaction waits for it. If the future is dropped, a partial copy stays
+    /// under another name until the next call removes it.
     pub async fn publish(&self, to: &Path) -> Result<Option<Published>, StoreError> {
         let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::NoFile) };
-        let trouble = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
+        let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
         let Some(_lock) = FileLock::try_take(&beside(&file.path, "publish.lock"), &file.path)? else {
             return Ok(None);
         };
         if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(|source| trouble("make the folder of", source))?;
+            fs::create_dir_all(folder).map_err(|source| publish_error("make the folder of", source))?;
         }
-        if !may_be_replaced(to, &file.path).map_err(|source| trouble("look at", source))? {
+        if !may_be_replaced(to, &file.path).map_err(|source| publish_error("look at", source))? {
             return Err(StoreError::NotACopy { path: to.to_owned() });
         }
         let began = Instant::now();
         let part = part_of(to);
-        if is_the_database(&part, &file.path).map_err(|source| trouble("look at the part of", source))? {
+        if is_the_database(&part, &file.path)
+            .map_err(|source| publish_error("look at the part of", source))?
+        {
             return Err(StoreError::NotACopy { path: part });
         }
         let published = copy(file, &part, to).await;
@@ -60,11 +61,11 @@ impl Store {
 
 async fn copy(file: &SqliteFile, part: &Path, to: &Path) -> Result<u64, StoreError> {
     const DOING: &str = "copy the database";
-    let trouble = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
-    remove_if_there(part).map_err(|source| trouble("remove what is left of an earlier", source))?;
+    let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
+    remove_if_there(part).map_err(|source| publish_error("remove what is left of an earlier", source))?;
     let name = part.to_str().ok_or_else(|| {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidFilename, "its name is not UTF-8");
-        trouble("write", source)
+        publish_error("write", source)
     })?;
 
     let mut reader: SqliteConnection = file.readers.connect_options().connect().await.attempted(DOING)?;
@@ -81,7 +82,7 @@ async fn copy(file: &SqliteFile, part: &Path, to: &Path) -> Result<u64, StoreErr
     // Syncing many gigabytes can take long.
     let moving = tokio::task::spawn_blocking(move || move_into_place(&part, &target, &database));
     let moved = moving.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-    moved.map_err(|source| trouble("move into its place", source))
+    moved.map_err(|source| publish_error("move into its place", source))
 }
 
 fn move_into_place(part: &Path, to: &Path, database: &Path) -> std::io::Result<u64> {
@@ -95,7 +96,7 @@ fn move_into_place(part: &Path, to: &Path, database: &Path) -> std::io::Result<u
     Ok(bytes)
 }
 
-/// What a copy is called until it is whole: by a name that nobody chooses, because what is left under it is removed.
+/// Returns the name of the partial copy. No user chooses such a name, because a file of that name is removed.
 fn part_of(to: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(to.file_name().unwrap_or_default());
@@ -111,7 +112,7 @@ fn is_the_database(path: &Path, database: &Path) -> std::io::Result<bool> {
     }
 }
 
-/// Whether there is nothing, or an earlier copy that nobody has taken as the database itself.
+/// Returns true if there is no file, or an earlier copy that is not used as the database.
 fn may_be_replaced(to: &Path, database: &Path) -> std::io::Result<bool> {
     if is_the_database(to, database)? {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What can go wrong with the database, and whether waiting may mend it.
+//! Errors of the database, and whether a later attempt may succeed.
 
 use std::path::PathBuf;
 
@@ -73,7 +73,7 @@ impl StoreError {
         matches!(self, Self::Query { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
     }
 
-    /// Whether the database is out of reach or busy, rather than wrong: the same may work later.
+    /// Returns true if the database is unreachable or busy: the same operation may succeed later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
@@ -81,13 +81,13 @@ impl StoreError {
             Self::Migrate { source } => {
                 matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_passing(error))
             }
-            // After a failover the old primary answers until its name leads to the new one.
+            // After a failover the old primary answers until its name resolves to the new one.
             Self::ReadOnly { .. } | Self::LeaseLost { .. } => true,
             _ => false,
         }
     }
 
-    /// Whether nothing will help until someone changes the configuration, or the database's.
+    /// Returns true if only a change of the configuration, or of the database, can help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
@@ -124,7 +124,7 @@ fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// For troubles whose driver's message leaves open what is to be done.
+/// Returns advice for errors whose driver message has none.
 fn what_to_do(error: &sqlx::Error) -> &'static str {
     let error = match error {
         sqlx::Error::Database(error) => error,
@@ -156,7 +156,7 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
     }
 }
 
-/// Adds what was attempted to a driver's error.
+/// Adds to a driver's error what was attempted.
 pub(in crate::store) trait Attempted<T> {
     fn attempted(self, doing: &'static str) -> Result<T, StoreError>;
 }

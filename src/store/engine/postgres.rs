@@ -1,8 +1,7 @@
-//! A PostgreSQL server: how it is reached, and how transactions run on it.
+//! Connecting to a PostgreSQL server, and beginning transactions on it.
 //!
-//! Between the program and the server may stand a pooler that gives each transaction another connection. So nothing is
-//! kept in a session: every statement runs in a transaction, which begins by saying where its tables are, and no
-//! statement outlives its transaction.
+//! A pooler in transaction mode may give each transaction another server connection. So no state is kept in a session: every
+//! statement runs in a transaction, which begins by setting its `search_path`, and no prepared statement outlives it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,25 +18,25 @@ use super::error::StoreError;
 use super::statement::query_as;
 use crate::model::is_schema_name;
 
-/// A crawl holds one connection while it writes and none while it waits for the API, which is most of the time: ten
-/// serve fifty apps, and leave room for others under PostgreSQL's default of a hundred.
+/// A crawl holds a connection only while it reads or writes, and waits for the API most of the time. Ten connections serve
+/// fifty apps, and leave room for other clients under PostgreSQL's default of 100.
 const CONNECTIONS: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Many apps at once queue for the connections, a bulk write each.
+/// How long a transaction waits for a connection. Many apps may queue with a bulk write each.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Leases are renewed beside the bulk writes, not behind them, where a first load of many apps would let them run out.
-/// A renewal takes milliseconds, so one connection serves fifty apps, and the second a server that just answers late.
+/// Leases have their own connections. Queued behind the bulk writes of many first loads, they would expire. A renewal takes
+/// milliseconds: one connection serves fifty apps, and the second one is for a server that answers late.
 const LEASE_CONNECTIONS: u32 = 2;
-/// Short enough for a second try before a lease runs out, long enough for a new connection to a busy server.
+/// Short enough for a second attempt before a lease expires, long enough for a new connection to a busy server.
 const LEASE_QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// Writing 50,000 groups takes seconds on a slow disk; that is news only beyond this.
+/// Slower statements are logged. Writing 50,000 groups may take seconds on a slow disk.
 const SLOW_STATEMENT: Duration = Duration::from_secs(30);
-/// The first release 14: the oldest that is tested for.
+/// The oldest supported version, as `server_version_num`.
 const OLDEST_VERSION: i64 = 14_00_00;
 const DEFAULT_SCHEMA: &str = "tim";
 
-/// A database on a PostgreSQL server, and how to get at it. Shows without its password.
+/// The connection settings of a PostgreSQL database. Its `Display` and `Debug` omit the password.
 #[derive(Clone)]
 pub struct PostgresDatabase {
     options: Box<PgConnectOptions>,
@@ -45,7 +44,7 @@ pub struct PostgresDatabase {
     pub(in crate::store) reader_role: Option<String>,
 }
 
-/// The name of the schema of the views, from which that of the tables follows.
+/// The name of the schema of the public views. The schema of the tables is named after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Schema(String);
 
@@ -54,20 +53,20 @@ impl Schema {
         is_schema_name(name).then(|| Self(name.to_owned()))
     }
 
-    /// Where the views are.
+    /// Returns the schema of the public views.
     pub(in crate::store) fn public(&self) -> &str {
         &self.0
     }
 
-    /// Where the tables are.
+    /// Returns the schema of the tables.
     pub(in crate::store) fn private(&self) -> String {
         format!("{}_private", self.0)
     }
 }
 
 impl PostgresDatabase {
-    /// From a `postgres://` URL; what it does not say comes from PGPASSWORD and its like, and from `.pgpass`. Another
-    /// host than loopback is asked for its certificate, unless the URL or PGSSLMODE says what else will do.
+    /// Parses a `postgres://` URL. What it lacks comes from the environment (PGPASSWORD and others) and from `.pgpass`.
+    /// Hosts other than loopback must present a valid certificate, unless the URL or PGSSLMODE sets another mode.
     pub fn new(url: &str) -> Result<Self, StoreError> {
         let options = PgConnectOptions::from_str(url).map_err(|source| StoreError::InvalidUrl { source })?;
         let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
@@ -78,7 +77,7 @@ impl PostgresDatabase {
         let options =
             if says_how || is_local(&options) { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
         let options = options
-            // A start-up parameter that poolers refuse; no number of ours has a fraction.
+            // Poolers refuse this start-up parameter. It is not needed: no stored number has a fraction.
             .extra_float_digits(None)
             .log_statements(LevelFilter::Trace)
             .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);
@@ -90,19 +89,19 @@ impl PostgresDatabase {
         Ok(Self { options: Box::new(options), schema, reader_role: None })
     }
 
-    /// The password, whatever the URL or the environment says.
+    /// Sets the password, which takes precedence over the URL and the environment.
     #[must_use]
     pub fn password(self, password: &SecretString) -> Self {
         Self { options: Box::new(self.options.password(password.expose_secret())), ..self }
     }
 
-    /// The schema of the views, a plain lower-case name of at most 55 bytes; the tables are in `<schema>_private`.
+    /// Sets the schema of the views: a lower-case name of at most 55 bytes. The tables are in `<schema>_private`.
     pub fn schema(self, name: &str) -> Result<Self, StoreError> {
         let schema = Schema::new(name).ok_or_else(|| StoreError::InvalidSchema { name: name.to_owned() })?;
         Ok(Self { schema, ..self })
     }
 
-    /// A role that is granted the views after every migration.
+    /// Sets the role that is granted SELECT on the views after every migration.
     #[must_use]
     pub fn reader_role(self, role: Option<&str>) -> Self {
         Self { reader_role: role.map(str::to_owned), ..self }
@@ -127,7 +126,7 @@ impl fmt::Debug for PostgresDatabase {
     }
 }
 
-/// Whether the way to the server stays on this machine.
+/// Returns true if connections to the server do not leave this host.
 fn is_local(options: &PgConnectOptions) -> bool {
     let host = options.get_host();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -166,7 +165,7 @@ SELECT CAST(current_setting('server_version_num') AS BIGINT), current_setting('s
        current_setting('transaction_read_only') = 'on'";
 
 impl Server {
-    /// Connects once to see whether the server will do; the pools connect again when they are needed.
+    /// Connects once to check the server's version and mode. The pools connect when they are needed.
     pub(in crate::store) async fn connect(
         database: &PostgresDatabase,
         intent: Intent,
@@ -216,19 +215,19 @@ impl Server {
         })
     }
 
-    /// Begins a transaction that writes. The tables go by their bare names in it.
+    /// Begins a transaction that may write. The schemas are on its search path.
     pub(in crate::store) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         begin_on(&self.pool, &self.begin).await
     }
 
-    /// Begins a transaction that cannot write.
+    /// Begins a read-only transaction.
     pub(in crate::store) async fn begin_to_read(
         &self,
     ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         begin_on(&self.pool, &self.begin_to_read).await
     }
 
-    /// Begins a transaction that keeps a lease or gives it up, and does nothing else: it waits for no bulk write.
+    /// Begins a transaction that renews or releases a lease, on a connection that no bulk write uses.
     pub(in crate::store) async fn begin_for_lease(
         &self,
     ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
@@ -241,34 +240,34 @@ impl Server {
     }
 }
 
-/// Whether what failed was the proof of who the server is, or that it has none.
+/// Returns true if the server has no TLS or its certificate was refused.
 fn is_about_tls(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
-        // What rustls refuses during the handshake comes as if it were the connection's doing.
+        // What rustls refuses during the handshake is reported as an I/O error.
         sqlx::Error::Io(error) => matches!(error.get_ref(), Some(cause) if cause.is::<rustls::Error>()),
         _ => false,
     }
 }
 
-/// Whether this is tested for, by a server's `server_version_num`.
+/// Returns true if this `server_version_num` is supported.
 fn is_new_enough(number: i64) -> bool {
     number >= OLDEST_VERSION
 }
 
-/// In a task of its own, so that it comes to its end when whoever asked is gone. sqlx 0.9.0 notes that a transaction is
-/// open only once the server has said so: dropped before that, the connection would go back to the pool inside a
-/// transaction that nobody ends, and the next one would begin, read-only perhaps, in the middle of it.
+/// Begins a transaction in a task of its own, which completes even if the caller is dropped. sqlx 0.9.0 records that a
+/// transaction is open only when the server has answered. If the future were dropped before, the connection would return to
+/// the pool inside an open transaction, and the next transaction would start inside it.
 async fn begin_on(
     pool: &PgPool,
     statement: &Arc<str>,
 ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    // The names in it are quoted, and checked to be plain.
+    // The schema names in it are validated and quoted.
     let (pool, statement) = (pool.clone(), AssertSqlSafe(Arc::clone(statement)));
     match tokio::spawn(async move { pool.begin_with(statement).await }).await {
         Ok(begun) => begun,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is going down.
+        // The runtime is shutting down.
         Err(_) => Err(sqlx::Error::PoolClosed),
     }
 }

@@ -10,13 +10,13 @@ use crate::model::SdkAppId;
 use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, values};
 
-/// A time as the tables keep it, in milliseconds since 1970; written as the views of SQLite write it.
+/// A time in unix milliseconds, as the tables have it. Serialised as the views of SQLite format it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct Stamp(pub i64);
 
 impl Stamp {
-    /// `None` for what no calendar has.
+    /// `None` if the number is out of range.
     #[must_use]
     pub fn time(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_millis(self.0)
@@ -117,7 +117,7 @@ pub struct DailyCount {
     pub net_growth: Option<i64>,
 }
 
-/// Something that happened to a group: the view `group_events`.
+/// A change of a group: the view `group_events`.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct GroupEvent {
     pub event_id: i64,
@@ -166,7 +166,7 @@ const GROUPS_BETWEEN: &str = "
 SELECT * FROM base_groups
 WHERE app_id = $1 AND group_id >= $2 AND group_id > $3 AND group_id < $4 ORDER BY group_id LIMIT $5";
 
-/// Where a list goes on: below this key, at most so many.
+/// One page of a list: the rows below a key, at most `limit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Below {
     pub before: i64,
@@ -174,26 +174,26 @@ pub struct Below {
 }
 
 impl Store {
-    /// An app's number and its name.
+    /// Returns the key and the name of an app.
     pub async fn app_called(&self, app: SdkAppId) -> Result<Option<(AppId, String)>, StoreError> {
         let found: Option<(i64, String)> =
             self.fetch_optional("look an app up", APP_NAME, &values![app.get()]).await?;
         Ok(found.map(|(app_id, name)| (AppId(app_id), name)))
     }
 
-    /// An app's crawls.
+    /// Returns a page of an app's crawls.
     pub async fn crawls(&self, app: AppId, below: Below) -> Result<Vec<Crawl>, StoreError> {
         let Below { before, limit } = below;
         self.fetch_all("list crawls", CRAWLS, &values![app.0, before, limit]).await
     }
 
-    /// The TotalCount of an app, crawl by crawl.
+    /// Returns a page of the TotalCounts of an app, one per crawl.
     pub async fn app_counts(&self, app: AppId, below: Below) -> Result<Vec<AppCount>, StoreError> {
         let Below { before, limit } = below;
         self.fetch_all("list an app's counts", APP_COUNTS, &values![app.0, before, limit]).await
     }
 
-    /// The TotalCounts of an app's types, of so many crawls, and the oldest of these crawls if there are any.
+    /// Returns the TotalCounts of an app's types in a page of crawls, and the oldest of these crawls if there may be more.
     pub async fn type_counts(
         &self,
         app: AppId,
@@ -210,7 +210,7 @@ impl Store {
         Ok((counts, more.then_some(oldest)))
     }
 
-    /// The counts of an app's days, of at most so many days before one, and the oldest of these if there may be more.
+    /// Returns the counts of at most `days` days before one, and the oldest of these if there may be more.
     pub async fn daily_counts(
         &self,
         app: AppId,
@@ -227,7 +227,7 @@ impl Store {
         Ok((counts, more.then(|| oldest.clone())))
     }
 
-    /// What happened to an app's groups, or to one of them.
+    /// Returns a page of the events of an app's groups, or of one group.
     pub async fn group_events(
         &self,
         app: AppId,
@@ -244,12 +244,12 @@ impl Store {
         }
     }
 
-    /// One group.
+    /// Returns a group by its id.
     pub async fn group(&self, app: AppId, group_id: &str) -> Result<Option<Group>, StoreError> {
         self.fetch_optional("look a group up", GROUP, &values![app.0, group_id]).await
     }
 
-    /// The groups whose ids begin like this and come after that one, in the order of their bytes.
+    /// Returns the groups whose ids have a prefix and come after `after`, in byte order.
     pub async fn groups_with_prefix(
         &self,
         app: AppId,
@@ -262,8 +262,8 @@ impl Store {
     }
 }
 
-/// The first text that comes after all that begin like this: both engines compare ids by their bytes, and so by their
-/// characters' numbers.
+/// Returns the first text after all texts with this prefix. Both engines compare ids by their bytes, which is the order of
+/// their characters.
 fn end_of_prefix(prefix: &str) -> String {
     let mut end: Vec<char> = prefix.chars().collect();
     while let Some(last) = end.pop() {
@@ -272,7 +272,7 @@ fn end_of_prefix(prefix: &str) -> String {
             return end.into_iter().collect();
         }
     }
-    // Longer than any id is.
+    // Longer than any id.
     char::MAX.to_string().repeat(64)
 }
 

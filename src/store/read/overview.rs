@@ -63,14 +63,14 @@ pub struct TypeOverview {
     pub total_count: Option<i64>,
 }
 
-/// The deletions of one crawl that were withheld, or undone, and that nothing has settled since.
+/// The deletions of one crawl that were withheld or undone and are still held.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct HeldDeletions {
     #[serde(skip)]
     app_id: i64,
     pub crawl_id: i64,
     pub finished_at: Option<Stamp>,
-    /// Groups that still wait.
+    /// Groups that are still held.
     pub held_count: i64,
     /// How many of these the API has confirmed to be gone.
     pub confirmed_count: i64,

@@ -1,4 +1,4 @@
-//! What `status`, `demo` and a starting service read: a few rows from the kept totals, never a scan.
+//! The state of the apps as `status` prints it, from the read model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::overview::{HeldDeletions, TypeOverview};
 use crate::model::SdkAppId;
 use crate::store::engine::{Store, StoreError, values};
 
-/// One app, as it stands.
+/// The state of one app.
 #[derive(Clone, Debug, Serialize)]
 pub struct AppStatus {
     pub app: String,
@@ -22,15 +22,15 @@ pub struct AppStatus {
     pub last_crawl: Option<Crawl>,
     /// A crawl that has not ended.
     pub running_crawl: Option<Crawl>,
-    /// The crawls of which groups are held, the newest first.
+    /// The crawls with held groups, newest first.
     pub withheld: Vec<Withheld>,
-    /// What each host's crawls are for, if they do not agree: then some types are crawled only by turns. Empty if they
-    /// agree.
+    /// The configured group types of each host that crawls the app, if they differ: then some types are crawled only
+    /// alternately. Empty if they agree.
     pub differing_group_types: Vec<HostTypes>,
 }
 
 impl AppStatus {
-    /// An app that the database has not heard of.
+    /// Returns the state of an app that is not in the database.
     #[must_use]
     pub fn never_crawled(name: &str, sdk_app_id: SdkAppId) -> Self {
         Self {
@@ -47,11 +47,11 @@ impl AppStatus {
     }
 }
 
-/// A crawl whose deletions wait for a person.
+/// A crawl with held groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Withheld {
     pub crawl_id: i64,
-    /// The groups of it that wait still.
+    /// Groups that are still held.
     pub groups: i64,
     /// How many of these the API has confirmed to be gone.
     pub confirmed: i64,
@@ -61,7 +61,7 @@ pub struct Withheld {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostTypes {
     pub host: String,
-    /// None: one pass over everything.
+    /// Empty: one pass over everything.
     pub group_types: Vec<String>,
 }
 
@@ -95,14 +95,14 @@ impl From<HeldDeletions> for Withheld {
     }
 }
 
-// Few enough that a host whose configuration was mended, or that is gone, is soon not spoken of any more.
+// Only the newest crawls, so that a host whose configuration was corrected, or that was removed, is soon left out.
 const LATELY_CRAWLED: &str = "
 SELECT host, group_types FROM (
     SELECT crawl_id, host, group_types FROM crawl WHERE app_id = $1 ORDER BY crawl_id DESC LIMIT 20
 ) AS newest ORDER BY crawl_id";
 
 impl Store {
-    /// Every app the database knows, configured or not, by name.
+    /// Returns the state of every app in the database, configured or not, by name.
     pub async fn app_statuses(&self) -> Result<Vec<AppStatus>, StoreError> {
         let overview = self.overview().await?;
         let mut statuses = Vec::with_capacity(overview.len());

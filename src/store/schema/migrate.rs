@@ -29,7 +29,7 @@ const APPLIED_WITH_CHECKSUMS: &str = "SELECT version, checksum FROM _sqlx_migrat
 const MAX_RACES: u32 = 5;
 
 impl Store {
-    /// Brings the tables up to date; does nothing if they are.
+    /// Creates or upgrades the tables. Does nothing if they are up to date.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         match &self.engine {
             Engine::Sqlite(file) => migrate_sqlite(file).await,
@@ -51,7 +51,7 @@ impl Store {
         }
     }
 
-    /// Whether all tables are there, none newer than this program knows.
+    /// Checks that all migrations of this program are applied and none of a newer one.
     pub async fn check_migrated(&self) -> Result<(), StoreError> {
         if let Engine::Postgres(server) = &self.engine {
             check_rights(server).await?;
@@ -75,7 +75,7 @@ impl Store {
         }
     }
 
-    /// Whether the tables could be made or brought up to date here. Nothing is.
+    /// Checks that the tables could be created or upgraded here, and changes nothing.
     pub async fn check_migratable(&self) -> Result<(), StoreError> {
         const DOING: &str = "read what the database's role may do";
         let Engine::Postgres(server) = &self.engine else { return Ok(()) };
@@ -98,11 +98,11 @@ async fn migrate_sqlite(file: &SqliteFile) -> Result<(), StoreError> {
     })
 }
 
-/// Whether another program was creating the same thing at the same time. It has committed when one learns of it, so
-/// that the next time finds it done.
+/// Returns true if another program created the same object at the same time. It has committed by then, so that the next
+/// attempt finds the work done.
 fn lost_a_race(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
-    // A key, a schema, a table, a type or sequence that exists by now, or a catalogue row that two changed at once.
+    // A key, schema, table, type or sequence that exists now, or a catalogue row that two transactions changed.
     let concurrently = error.message().contains("concurrently updated");
     error.code().is_some_and(|code| matches!(&*code, "23505" | "42P06" | "42P07" | "42710")) || concurrently
 }
@@ -148,7 +148,7 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
     tx.commit().await.attempted(DOING)
 }
 
-/// The migrations applied so far, with their checksums.
+/// Returns the applied migrations with their checksums.
 async fn applied_to(
     tx: &mut Transaction<'_, Postgres>,
     schema: &Schema,

@@ -4,7 +4,8 @@ use super::rights::{has_record, run};
 use super::sources::{VIEWS, quoted};
 use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query_as, query_scalar};
 
-/// What is in both schemas, and what of it no migration made, or what elsewhere would go with it.
+/// Counts the relations in both schemas, and those that would be lost although no migration made them: other relations in
+/// the schemas, and views elsewhere that depend on them.
 const RELATIONS: &str = "
 SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' AND c.relname = ANY ($3)))
     + (SELECT count(*) FROM pg_catalog.pg_depend d
@@ -14,17 +15,15 @@ SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' 
        JOIN pg_catalog.pg_class view ON view.oid = rule.ev_class
        JOIN pg_catalog.pg_namespace there ON there.oid = view.relnamespace AND there.nspname NOT IN ($1, $2))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ($1, $2)";
-/// Answered by the tables of every version.
 const OF_OTHERS: &str = "
 SELECT (SELECT count(*) FROM app WHERE name <> $1) + (SELECT count(*) FROM crawl WHERE host <> $2)";
 
 impl Store {
-    /// Removes the two schemas of a server's database if all that is in them is of this app and was crawled by this host;
-    /// `false`, and nothing is removed, if anything else is, or is built on them. Schemas that are not there are removed
-    /// already.
+    /// Removes both schemas of a PostgreSQL database if everything in them belongs to this app and was crawled by this
+    /// host. Otherwise returns false and removes nothing. Returns true if the schemas do not exist.
     pub async fn remove_schemas_of(&self, app: &str, host: &str) -> Result<bool, StoreError> {
         const DOING: &str = "remove the tables of an earlier demo";
-        // An SQLite file is removed as a file.
+        // The caller removes an SQLite database as a file.
         let Engine::Postgres(server) = &self.engine else { return Ok(false) };
         let schema = &server.database.schema;
         let mut tx = server.begin().await.attempted(DOING)?;

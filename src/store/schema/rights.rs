@@ -9,13 +9,13 @@ use crate::store::engine::{Attempted as _, Intent, Schema, Server, StoreError, q
 
 const DOING: &str = "read what the database's role may do";
 
-/// The schemas that are there, and whether this role may use them and create in them.
+/// The existing schemas, and whether the role may use them and create objects in them.
 const SCHEMAS: &str = "
 SELECT CAST(nspname AS TEXT), has_schema_privilege(oid, 'USAGE'), has_schema_privilege(oid, 'CREATE')
 FROM pg_catalog.pg_namespace WHERE nspname IN ($1, $2)";
 const MAY_CREATE_SCHEMA: &str = "
 SELECT has_database_privilege(current_database(), 'CREATE'), CAST(current_database() AS TEXT), CAST(current_user AS TEXT)";
-/// Only who owns a table can change it; there is no right to grant.
+/// Only the owner of a table can alter it. No GRANT can replace that.
 const OTHER_OWNER: &str = "
 SELECT CAST(pg_get_userbyid(c.relowner) AS TEXT)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -30,8 +30,7 @@ SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
 const ROLE_EXISTS: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = $1";
-/// Views that a role cannot read yet. Granting again what was granted would make two programs that start at once get in
-/// each other's way.
+/// Views that a role cannot read yet. Only these are granted: two programs that repeat a GRANT at once conflict.
 const UNREADABLE_VIEWS: &str = "
 SELECT CAST(c.relname AS TEXT) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'v' AND c.relname = ANY ($3) AND NOT has_table_privilege($2, c.oid, 'SELECT')
@@ -44,7 +43,7 @@ pub(super) async fn run(tx: &mut Transaction<'_, Postgres>, sql: String) -> Resu
     Ok(())
 }
 
-/// Returns true if a migration was applied. Every role may know.
+/// Returns true if a migration was applied. Every role may ask this.
 pub(super) async fn has_record(
     tx: &mut Transaction<'_, Postgres>,
     schema: &Schema,
@@ -59,9 +58,9 @@ pub(super) struct Rights {
     role: String,
     database: String,
     may_create_schemas: bool,
-    /// By name, those that exist: whether they may be used, and created in.
+    /// The existing schemas by name: whether the role may use them, and create objects in them.
     schemas: BTreeMap<String, (bool, bool)>,
-    /// Who made the tables, if it was somebody else, whose rights this role does not have.
+    /// The owner of the tables, if that is a role whose rights this role does not have.
     other_owner: Option<String>,
 }
 
@@ -88,7 +87,7 @@ impl Rights {
         StoreError::Rights { grant: format!("GRANT {what} TO {}", quoted(&self.role)) }
     }
 
-    /// The schemas that have to be made before the tables can be, or what keeps this role from it.
+    /// Returns the schemas that have to be created before the tables, or the right that is missing for it.
     pub(super) fn to_migrate(&self, schema: &Schema) -> Result<Vec<String>, StoreError> {
         if let Some(owner) = &self.other_owner {
             return Err(StoreError::OtherOwner { owner: owner.clone(), role: self.role.clone() });

@@ -13,17 +13,17 @@ use crate::store::lease::Lease;
 
 const IDS_PER_STATEMENT: usize = 20_000;
 
-/// Why a crawl did not simply complete.
+/// Why a crawl did not complete with its deletions applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     pub code: ReasonCode,
     /// The API's error code.
     pub error_code: Option<i64>,
-    /// A sentence with its numbers.
+    /// A sentence with the numbers.
     pub text: String,
 }
 
-/// One pass, for the record.
+/// The record of one pass.
 #[derive(Clone, Debug)]
 pub struct PassRecord {
     pub type_id: TypeId,
@@ -56,11 +56,11 @@ pub struct Closing<'a> {
     /// The next crawl has to make an unfiltered pass.
     pub unfiltered_next: bool,
     pub listed: u64,
-    /// By how much this machine's clock is ahead of the API's, if an answer told.
+    /// By how much this host's clock is ahead of the API's. `None` if no answer had a date.
     pub clock_skew: Option<TimeDelta>,
     pub passes: &'a [PassRecord],
     pub settlement: &'a Settlement,
-    /// What the questions of the crawl came to, if it reached its end.
+    /// The results of the questions, if the crawl reached its end.
     pub history: Option<&'a HistoryChanges>,
 }
 
@@ -349,7 +349,7 @@ async fn count_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> R
 }
 
 impl Closing<'_> {
-    /// What becomes of the crawl's deletions; only a complete crawl says.
+    /// Returns what happened to the crawl's deletions. `None` unless it is complete.
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
         self.settlement.deletions(self.status)
@@ -359,8 +359,8 @@ impl Closing<'_> {
         matches!(self.status, CrawlStatus::Complete | CrawlStatus::Incomplete)
     }
 
-    /// Whether the crawl belongs in the counts of its day. A crawl that failed because of a wrong clock does only if it had
-    /// changed something before: its day is wrong.
+    /// Returns true if the crawl belongs in the counts of its day. The day of a crawl that failed because of a wrong clock is
+    /// wrong, so that it counts only if the crawl had changed something.
     fn counts_for_its_day(&self, events: CrawlEvents) -> bool {
         let wrong_clock = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Clock);
         !wrong_clock || events != CrawlEvents::default()

@@ -22,14 +22,14 @@ impl KnownApp {
         AppId(self.app_id)
     }
 
-    /// `None` if the database names an unlawful one.
+    /// `None` if the number in the database is not valid.
     #[must_use]
     pub fn sdk_app_id(&self) -> Option<SdkAppId> {
         SdkAppId::new(self.sdk_app_id)
     }
 }
 
-/// How many rows there are of an app.
+/// How many rows an app has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct Holdings {
     pub groups: i64,
@@ -46,9 +46,9 @@ SELECT (SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM
        (SELECT count(*) FROM crawl WHERE app_id = $1) AS crawls,
        (SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1) AS days";
 
-// Crawled again before it is forgotten to the end, an app is like one that was never crawled.
+// If the removal is interrupted and the app is crawled again, it counts as never crawled before.
 const FORGET_BASELINES: &str = "UPDATE type_state SET baseline_crawl_id = NULL, concluded_crawl_id = NULL, concluded_at = NULL WHERE app_id = $1";
-// By their crawls: no index of the events leads with the app.
+// By crawl, so that each batch reads one range of an index.
 const FORGET_EVENTS: &str = "
 DELETE FROM group_event WHERE event_id IN (
     SELECT e.event_id FROM crawl c CROSS JOIN group_event e

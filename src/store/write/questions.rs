@@ -15,17 +15,17 @@ pub(super) const HELD: &str = "w";
 /// The same, and the API has confirmed that it is gone.
 pub(super) const HELD_CONFIRMED: &str = "c";
 
-/// How the history of questions changes at a crawl's end.
+/// The changes of the history at the end of a crawl.
 #[derive(Clone, Debug, Default)]
 pub struct HistoryChanges {
     /// The round of the crawl.
     pub round: i64,
     pub set: BTreeMap<Asked, GroupIds>,
-    /// Groups that are in doubt no more.
+    /// Groups that are no longer in doubt.
     pub remove: GroupIds,
-    /// There may be groups in it that are no longer live.
+    /// The history may contain groups that are no longer live.
     pub prune: bool,
-    /// Held groups of which the API said that they are gone.
+    /// Held groups that the API has confirmed to be gone.
     pub confirmed_held: GroupIds,
 }
 

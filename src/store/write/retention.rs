@@ -8,7 +8,7 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// Rows from before these times are removed; `None`: none are.
+/// Rows from before these times are removed. `None` keeps all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgeLimits {
     /// By the time they were deleted.
@@ -18,7 +18,7 @@ pub struct AgeLimits {
     pub counts: Option<(DateTime<Utc>, NaiveDate)>,
 }
 
-/// So many rows were removed for their age.
+/// How many rows were removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub groups: u64,
@@ -29,7 +29,7 @@ pub struct Purged {
 
 const ANY_DELETED: &str = "SELECT count(*) FROM type_state WHERE app_id = $1 AND deleted_count > 0";
 
-// Events come in the order of time, but for clocks that are set back: what these hide is found on a later day.
+// Events are in the order of time, except where a clock was set back. Old events that this hides are found on a later day.
 const NEXT_EVENTS: &str = "
 SELECT max(event_id), min(occurred_at) FROM (
     SELECT event_id, occurred_at FROM group_event WHERE event_id > $1 ORDER BY event_id LIMIT 10000) AS stretch";
@@ -40,7 +40,7 @@ const OLD_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day < $2";
 const NEXT_CRAWLS: &str = "
 SELECT max(crawl_id) FROM (
     SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id > $2 AND finished_at < $3 ORDER BY crawl_id LIMIT 1000) AS stretch";
-/// Old crawls of a stretch, without those that the next crawl, or a person, will ask for.
+/// Old crawls of a batch, except those that the next crawl or a reader of the status needs.
 macro_rules! old_crawls {
     ($statement:literal, $condition:literal) => {
         concat!(
@@ -57,7 +57,7 @@ macro_rules! old_crawls {
         )
     };
 }
-/// A crawl stays for as long as an event or a held group names it.
+/// A crawl stays while an event or a held group refers to it.
 macro_rules! old_crawls_that_nothing_names {
     ($statement:literal) => {
         old_crawls!(
@@ -67,7 +67,7 @@ macro_rules! old_crawls_that_nothing_names {
         )
     };
 }
-/// With whether the rows count as removed ones.
+/// The statements, each with whether its rows count as removed.
 const OLD_CRAWLS: [(&str, bool); 3] = [
     (old_crawls!("DELETE FROM crawl_pass", ""), true),
     (old_crawls_that_nothing_names!("DELETE FROM crawl_change"), false),

@@ -22,7 +22,7 @@ impl Approval {
     }
 }
 
-/// A crawl whose deletions may be waiting, or undone.
+/// A crawl whose deletions may be held.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct HeldCrawl {
     app_id: i64,
@@ -32,7 +32,7 @@ pub struct HeldCrawl {
     pub deletions: Option<String>,
     /// How many deletions it withheld.
     pub withheld: i64,
-    /// How many groups it marked deleted, at once or when someone approved.
+    /// How many groups it marked deleted, itself or by a later approval.
     pub vanished: i64,
     /// How many of these were undone.
     pub undeleted: i64,
@@ -40,7 +40,7 @@ pub struct HeldCrawl {
 }
 
 impl HeldCrawl {
-    /// The app it crawled, if the database names a lawful one.
+    /// Returns the app that it crawled. `None` if the number in the database is not valid.
     #[must_use]
     pub fn sdk_app_id(&self) -> Option<SdkAppId> {
         SdkAppId::new(self.sdk_app_id)
@@ -50,7 +50,7 @@ impl HeldCrawl {
 const CRAWL: &str = "
 SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld, c.vanished, c.undeleted, c.started_at
 FROM crawl c JOIN app a ON a.app_id = c.app_id WHERE c.crawl_id = $1";
-/// The held groups of a crawl: all of them, or with 1 for the last bind those that the API has confirmed to be gone.
+/// The held groups of a crawl. The last value is 1 for only those that the API has confirmed to be gone, else 0.
 macro_rules! held_groups {
     ($statement:literal, $only_confirmed:literal, $after:literal) => {
         concat!(
@@ -75,14 +75,14 @@ const DELETE: &str = held_groups!(
     "$3",
     ""
 );
-// With some groups of the crawl still held, its deletions are not all approved.
+// While groups of the crawl are still held, its deletions are not all approved.
 const APPROVED: &str = "
 UPDATE crawl SET vanished = vanished + $2,
     deletions = CASE WHEN deletions IS NULL OR EXISTS (
         SELECT 1 FROM group_row g WHERE g.app_id = crawl.app_id AND g.held_crawl_id = $1) THEN deletions ELSE 'approved' END
 WHERE crawl_id = $1";
 
-/// The groups whose last event is that this crawl marked them deleted.
+/// The groups whose last event is their deletion by this crawl.
 macro_rules! deleted_by_crawl {
     ($select:literal, $after:literal) => {
         concat!(
@@ -102,7 +102,7 @@ const REVIVE: &str = concat!(
     deleted_by_crawl!("g.group_id", ""),
     ")"
 );
-// A held group is live: that the last thing told of it is its deletion is so only of those revived just now.
+// Held groups are live. The last event is a deletion only of those that were revived in this transaction.
 const UNDELETED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
 SELECT $3, $2, g.app_id, g.group_id, 'u', g.type_id, g.type_id FROM group_row g
@@ -115,7 +115,7 @@ UPDATE crawl SET undeleted = undeleted + $3,
     withheld = (SELECT count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2)
 WHERE crawl_id = $2 AND $3 > 0";
 
-/// Adds deletions that were approved or undone later to the day of that.
+/// Adds deletions to the counts of the day on which they were approved.
 const ADD_CHANGES_TO_DAY: &str = "
 INSERT INTO daily_count (app_id, day, type_id, live_groups, vanished)
 SELECT s.app_id, $2, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3

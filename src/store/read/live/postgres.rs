@@ -9,11 +9,11 @@ use crate::roll::Mark;
 use crate::store::app::AppId;
 use crate::store::engine::{Server, query, query_as, query_scalar};
 
-/// Pages of the table in a chunk: some 45,000 groups, a text of 1 MB.
+/// Pages of the table in a chunk: about 45,000 groups, a text of 1 MB.
 const CHUNK_PAGES: i64 = 500;
-/// Groups of an app that are read as one text: some 4 MB.
+/// Largest app that is read as one text, about 4 MB.
 const MOST_IN_ONE: i64 = 150_000;
-/// Types that have a column of their own in a chunk.
+/// Most types that get a column each in a chunk.
 const MOST_TYPES: usize = 64;
 
 const TYPES: &str = "
@@ -21,22 +21,22 @@ SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = $1 AND live_count + deleted_count > 0";
 const GROUPS_OF_ALL_APPS: &str =
     "SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state";
-/// The planner takes chunks for a thousand times their work and would compile what runs for milliseconds.
+/// The planner overestimates a chunk a thousandfold and would compile a statement that runs for milliseconds.
 const WITHOUT_JIT: &str = "SET LOCAL jit = off";
 const MISSING_GROUPS: &str = "
 SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
 WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
 const LIVE_ROWS: &str = "SELECT type_id, group_id FROM group_row WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NULL";
 
-/// How the live groups of an app are read that are not missing.
+/// How the live groups of an app that are not missing are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
-    /// The whole table, in the order of its pages, thousands of ids a row: half the work of a row a group, for the server
-    /// and for this program.
+    /// The entire table in the order of its pages, thousands of ids per row: half the work of a row per group, for the
+    /// server and for this program.
     Chunks,
-    /// One row for an app that is small.
+    /// One row, for a small app.
     AtOnce,
-    /// A row a group, for an app that is neither small nor a good part of the table.
+    /// One row per group, for an app that is neither small nor a large part of the table.
     Rows,
 }
 
@@ -51,8 +51,8 @@ impl Reading {
     }
 }
 
-/// Live groups that are not missing: a column of lines for each type. What the kept totals say no group is, is not asked
-/// of each.
+/// Builds the query for live groups that are not missing: a column of lines for each type. A condition is left out if the
+/// kept totals show that every group fulfils it.
 fn live_lines(types: &[i64], reading: Reading, any_deleted: bool, any_missing: bool) -> String {
     let columns: Vec<String> = types
         .iter()
@@ -60,7 +60,7 @@ fn live_lines(types: &[i64], reading: Reading, any_deleted: bool, any_missing: b
         .collect();
     let mut lines = format!("SELECT {} FROM group_row WHERE ", columns.join(", "));
     lines.push_str(match reading {
-        // Adding nothing keeps the planner from looking all groups of the app up in the index for each chunk.
+        // `+ 0` keeps the planner from looking up all groups of the app in the index for each chunk.
         Reading::Chunks => "ctid >= first.row AND ctid < past.row AND app_id + 0 = $1",
         Reading::AtOnce | Reading::Rows => "app_id = $1",
     });
@@ -83,7 +83,7 @@ fn live_lines(types: &[i64], reading: Reading, any_deleted: bool, any_missing: b
     lines
 }
 
-/// Hands the live groups of an app to `each`, as they come.
+/// Calls `each` with every live group of an app.
 pub(super) async fn live_groups(
     server: &Server,
     app: AppId,
@@ -99,7 +99,7 @@ pub(super) async fn live_groups(
     }
     let types: Vec<i64> = totals.iter().filter(|of| of.1 > 0).map(|of| of.0).collect();
     let reading = Reading::of(live + deleted, of_all_apps, types.len());
-    // Nothing but numbers is put into the text.
+    // The text contains only numbers.
     let lines = || AssertSqlSafe(live_lines(&types, reading, deleted > 0, missing > 0));
     let mut hand_on = |row: &PgRow| {
         for (column, type_id) in types.iter().enumerate() {
@@ -110,8 +110,8 @@ pub(super) async fn live_groups(
     };
     match reading {
         Reading::Chunks => {
-            // While one chunk is handed on, two connections prepare the next ones. Nobody changes these groups
-            // meanwhile: the lease is held.
+            // Two connections read ahead while a chunk is processed. The lease is held, so that no process changes these
+            // groups meanwhile.
             let mut beside = server.begin_to_read().await?;
             query(WITHOUT_JIT).execute(&mut *tx).await?;
             query(WITHOUT_JIT).execute(&mut *beside).await?;

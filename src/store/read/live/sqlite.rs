@@ -17,19 +17,19 @@ SELECT group_id FROM group_row WHERE app_id = ?1 AND group_id > ?2 ORDER BY grou
 /// Rows in a chunk.
 const CHUNK: usize = 10_000;
 
-/// Where chunks ended when they were counted last. Any ends make a whole; these make chunks of about the same size.
+/// Where chunks ended when they were counted last. Any ends are correct; these make chunks of similar size.
 const KNOWN_ENDS: &str = "SELECT chunk_ends FROM app WHERE app_id = ?1";
 const KEEP_ENDS: &str = "UPDATE app SET chunk_ends = ?2 WHERE app_id = ?1";
 
-/// What an app has of each type, the most frequent first.
+/// The totals of an app by type, the most frequent first.
 const TYPES: &str = "
 SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = ?1 AND live_count + deleted_count > 0 ORDER BY live_count DESC";
 
-/// The live groups that are not missing, with ids after `?2` up to `?3`, as one text: before each id two control
-/// characters that stand for its type. Ids have none, and one long text is three times as fast as a row a group. The
-/// separator comes from constants, because a function called for each row would double the time; and what the kept
-/// totals say no group is, is not asked of each.
+/// Builds the query for live groups that are not missing, with ids after `?2` up to `?3`, as one text. Two control characters
+/// before each id encode its type; ids contain none. One long text is three times as fast as a row per group. The code comes
+/// from a CASE of constants, because a function call per row would double the time. A condition is left out if the kept
+/// totals show that every group fulfils it.
 fn live_text(types: &[i64], any_deleted: bool, any_missing: bool) -> String {
     let mut code = "CASE type_id".to_owned();
     for type_id in types {
@@ -43,14 +43,14 @@ fn live_text(types: &[i64], any_deleted: bool, any_missing: bool) -> String {
     if any_missing {
         range.push_str(" AND missing_since IS NULL");
     }
-    // group_concat leaves the first separator out.
+    // group_concat omits the first separator.
     format!(
         "SELECT (SELECT {code} FROM group_row WHERE {range} ORDER BY group_id LIMIT 1) || group_concat(group_id, {code})
          FROM group_row WHERE {range}"
     )
 }
 
-/// As many as two characters can stand for.
+/// The number of types that two characters can encode.
 const MOST_TYPES: i64 = 30 * 30;
 
 /// Two characters from U+0001 to U+001E.
@@ -67,7 +67,7 @@ const MISSING_GROUPS: &str = "
 SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
 WHERE app_id = ?1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
 
-/// Hands every live group of an app to `each`.
+/// Calls `each` with every live group of an app.
 pub(super) async fn live_groups(
     file: &SqliteFile,
     app: AppId,
@@ -89,16 +89,16 @@ pub(super) async fn live_groups(
     let starts = std::iter::once(String::new()).chain(ends.iter().cloned());
     let until = ends.iter().cloned().map(Some).chain([None]);
     let ranges: Vec<(String, Option<String>)> = starts.zip(until).collect();
-    // Two chunks are read, on connections of their own, while the one before them is handed on.
+    // Two connections read ahead while a chunk is processed.
     let mut chunks = futures_util::stream::iter(ranges)
         .map(|(after, end)| read_chunk(pool.clone(), Arc::clone(&sql), app, after, end))
         .buffered(2);
     let mut largest = 0;
     while let Some(chunk) = chunks.try_next().await? {
-        largest = largest.max(hand_on(chunk.as_deref(), &mut each));
+        largest = largest.max(for_each_group(chunk.as_deref(), &mut each));
     }
     if largest > 4 * CHUNK {
-        // Groups have come mostly in one place; the next time the ends are counted anew.
+        // New groups are concentrated in one range. The next crawl counts the ends again.
         keep_ends(file, app, None).await;
     }
     if missing > 0 {
@@ -117,12 +117,12 @@ async fn read_chunk(
     after: String,
     end: Option<String>,
 ) -> Result<Option<String>, sqlx::Error> {
-    // Nothing but numbers from the database was put into the text.
+    // The text contains only numbers from the database.
     query_scalar(sqlx::AssertSqlSafe(&*sql)).bind(app.0).bind(after).bind(end).fetch_one(&pool).await
 }
 
-/// Ids that cut an app's `rows` groups into chunks: those known from an earlier time, unless their number no longer fits.
-/// Counting anew costs a quarter of the time that reading takes.
+/// Returns ids that divide an app's `rows` groups into chunks: the stored ones, unless their number no longer fits. Counting
+/// again takes a quarter of the time of reading.
 async fn chunk_ends(file: &SqliteFile, app: AppId, rows: usize) -> Result<Vec<String>, sqlx::Error> {
     let known: Option<String> = query_scalar(KNOWN_ENDS).bind(app.0).fetch_one(&file.readers).await?;
     let known: Vec<String> = known.iter().flat_map(|ends| ends.lines()).map(str::to_owned).collect();
@@ -144,12 +144,12 @@ async fn chunk_ends(file: &SqliteFile, app: AppId, rows: usize) -> Result<Vec<St
 }
 
 async fn keep_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
-    // They save time and nothing else: without them the next crawl counts again.
+    // A failure is ignored: without the ends the next crawl counts again.
     let _ = query(KEEP_ENDS).bind(app.0).bind(ends).execute(&file.writer).await;
 }
 
-/// Hands a chunk's groups on and counts them.
-fn hand_on(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
+/// Calls `each` with the groups of a chunk and returns their number.
+fn for_each_group(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
     let mut rest = chunk.unwrap_or_default();
     let mut groups = 0;
     while let Some((code, tail)) = rest.split_at_checked(2) {
