@@ -141,6 +141,13 @@ mod tests {
     }
 
     #[test]
+    fn types_that_may_go_each_alone_are_withheld_if_the_app_loses_too_much_with_them() {
+        let small = TypeId(2);
+        assert_eq!(withheld(&[(PUBLIC, counts(60, 0, 60)), (small, counts(60, 0, 60))]), [PUBLIC, small]);
+        assert_eq!(withheld(&[(PUBLIC, counts(50, 0, 50)), (small, counts(50, 0, 50))]), []);
+    }
+
+    #[test]
     fn in_review_every_deletion_waits_and_nothing_else_does() {
         let review = DeletionPolicy { review: true, ..policy() };
         let losing = BTreeMap::from([(PUBLIC, counts(1000, 0, 1)), (ROOMS, counts(5, 1, 0))]);

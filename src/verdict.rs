@@ -439,6 +439,51 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_totals_of_the_app_may_be_exceeded_by_new_groups() {
+        let uncounted = |first_listed| {
+            let mut new = FinishedPass { first_listed, ..pass(1, &[], 16) };
+            new.counts.add(None);
+            with_totals(30, 30, vec![new, pass(2, &[30], 15)])
+        };
+        assert_eq!(verdicts(uncounted(1))[0], Verdict::Exact);
+        assert_eq!(verdicts(uncounted(0))[0], Verdict::Short);
+    }
+
+    #[test]
+    fn the_setting_that_a_shortfall_suggests_leaves_out_what_is_explained_otherwise() {
+        let moved = Evidence { max_shortfall: 0.05, ..evidence(vec![pass(1, &[100, 102], 80)]) };
+        let judgement = judge(moved);
+        let ShortfallCause::Fewer { allowed, setting, .. } = &judgement.shortfalls[0].cause else {
+            panic!("{judgement:?}")
+        };
+        // 2 by the change of the count, 5 by the setting.
+        assert_eq!(*allowed, 7);
+        assert!((setting - setting_that_accepts(18, 102)).abs() < f64::EPSILON, "{setting}");
+    }
+
+    #[test]
+    fn a_shortfall_counts_ids_that_cannot_be_group_ids() {
+        let text = |unusable| {
+            let short = FinishedPass { unusable, ..pass(1, &[100], 50) };
+            judge(evidence(vec![short])).shortfalls[0].to_string()
+        };
+        assert!(text(3).ends_with("; 3 listed ids cannot be group ids and do not count"), "{}", text(3));
+        assert!(!text(0).contains("cannot be group ids"), "{}", text(0));
+    }
+
+    #[test]
+    fn a_list_is_nearly_complete_if_it_lacks_at_most_a_twentieth_of_its_count() {
+        let counts = |count| {
+            let mut counts = Counts::default();
+            counts.add(count);
+            counts
+        };
+        assert!(is_nearly_complete(&counts(Some(100)), 95) && is_nearly_complete(&counts(Some(100)), 120));
+        assert!(!is_nearly_complete(&counts(Some(100)), 94));
+        assert!(is_nearly_complete(&counts(None), 0));
+    }
+
+    #[test]
     fn a_shortfall_names_its_numbers_and_the_setting_that_would_accept_it() {
         let short = || pass(1, &[100_000], 99_000);
         let judgement = judge(evidence(vec![short()]));

@@ -148,6 +148,15 @@ fn answers_decide_about_candidates_of_exact_and_moving_passes_alike() {
 }
 
 #[test]
+fn a_settlement_counts_the_groups_that_no_crawl_could_ask_about_and_no_others() {
+    let count =
+        |finding| settle(&exact(), Confirmation::On, &[("a", PUBLIC, PLAIN, finding)]).unconfirmable();
+    assert_eq!(count(Some(Finding::Unconfirmable)), 1);
+    assert_eq!(count(Some(Finding::Unlearned)), 0);
+    assert_eq!(count(None), 0);
+}
+
+#[test]
 fn lists_alone_delete_after_one_absence_from_an_exact_pass_and_two_from_a_moving_one() {
     let groups = [("plain", PUBLIC, PLAIN, None), ("was missing", PUBLIC, MISSING, None)];
     let once = settle(&exact(), Confirmation::Off, &groups);
