@@ -20,8 +20,7 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 
 use crate::clock::Clock;
 
-/// [`Alarm::wait`] returns after this time even without an alarm. It is less than half of the unit's `WatchdogSec`, so that an
-/// idle loop can ping systemd's watchdog in time.
+/// [`Alarm::wait`] returns after this time even without an alarm.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// The scheduler usually answers in microseconds. If one of its internal tasks has died, it never answers.

@@ -216,7 +216,7 @@ async fn fail_fast_on_database_config(
     mut database: watch::Receiver<Database>,
     lifecycle: &Lifecycle,
 ) -> Result<(), Failure> {
-    let answer = database.wait_for(|database| !matches!(database, Database::Opening { .. }));
+    let answer = database.wait_for(|database| !matches!(database, Database::Opening));
     let answer = tokio::select! {
         biased;
         () = lifecycle.stop().soft().cancelled() => return Ok(()),

@@ -23,28 +23,43 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
+use super::board::{BoardEntry, text};
 use super::database::{Database, opened};
-use super::status::Entry;
-use super::{AppPlan, Pauses, text};
+use super::plan::AppPlan;
 use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::lifecycle::{Requests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
-/// Pauses after failed crawls.
-const CRAWL_AGAIN: Pauses = Pauses { first: TimeDelta::minutes(1), longest: TimeDelta::minutes(30) };
-/// Pauses at the start, while the database does not tell when the app was crawled last. Asking costs next to nothing.
-const DATABASE_AGAIN: Pauses = Pauses { first: TimeDelta::seconds(5), longest: TimeDelta::minutes(1) };
+/// Backoff after failed crawls.
+const CRAWL_AGAIN: Backoff = Backoff { first: TimeDelta::minutes(1), max: TimeDelta::minutes(30) };
+/// Backoff at the start, while the database does not tell when the app was crawled last. Asking costs next to nothing.
+const DATABASE_AGAIN: Backoff = Backoff { first: TimeDelta::seconds(5), max: TimeDelta::minutes(1) };
 /// A wake-up this late, or a clock set back this far, is worth a warning. Clocks are corrected by less all the time.
 const NOTABLE: TimeDelta = TimeDelta::minutes(1);
+
+/// Growing pauses between attempts.
+#[derive(Clone, Copy)]
+struct Backoff {
+    first: TimeDelta,
+    max: TimeDelta,
+}
+
+impl Backoff {
+    /// Returns the pause after this number of failures in a row.
+    fn after(self, failures: u32) -> TimeDelta {
+        // The exponent is bounded against overflow: 2^10 exceeds all maxima here.
+        self.max.min(self.first * (1 << failures.saturating_sub(1).min(10)))
+    }
+}
 
 pub(super) struct AppLoop {
     plan: Arc<AppPlan>,
     plans: watch::Receiver<Arc<AppPlan>>,
     database: watch::Receiver<Database>,
     alarm: Alarm,
-    entry: Entry,
+    entry: BoardEntry,
     clock: Clock,
     stop: Stop,
     requests: Requests,
@@ -80,7 +95,7 @@ impl AppLoop {
         mut plans: watch::Receiver<Arc<AppPlan>>,
         database: watch::Receiver<Database>,
         alarm: Alarm,
-        entry: Entry,
+        entry: BoardEntry,
         clock: Clock,
         stop: Stop,
         requests: Requests,
@@ -139,7 +154,7 @@ impl AppLoop {
             // Ticks of the new schedule that have passed are nobody's.
             self.passed = self.passed.max(now);
             info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "scheduled anew");
-            self.entry.change(|state| state.schedule = plan.schedule.clone());
+            self.entry.update(|state| state.schedule = plan.schedule.clone());
         }
         self.plan = plan;
         self.outdated = true;
@@ -159,14 +174,14 @@ impl AppLoop {
                 () = self.stop.soft().cancelled() => None,
                 store = opened(&mut self.database) => store,
             }?;
-            self.entry.starts();
+            self.entry.starting();
             let plan = Arc::clone(&self.plan);
             // A file may be slow to read, and the system's certificates are read with it.
             let making = tokio::task::spawn_blocking(move || (plan.crawler)(&store));
             match making.await.unwrap_or_else(|broken| panic::resume_unwind(broken.into_panic())) {
                 Ok(crawler) => {
                     self.outdated = false;
-                    self.entry.key_is_read(crawler.request_interval());
+                    self.entry.key_read(crawler.request_interval());
                     self.crawler = Some(Arc::new(crawler));
                 }
                 Err(why) => self.key_fails(&why, asked),
@@ -182,7 +197,7 @@ impl AppLoop {
         } else {
             "it waits"
         };
-        if self.entry.key_is_not_read(why, self.crawler.is_none()) {
+        if self.entry.key_unreadable(why, self.crawler.is_some()) {
             error!(
                 app,
                 "the app's key cannot be used, and is read again before each crawl; {goes_on}: {why}"
@@ -244,7 +259,7 @@ impl AppLoop {
                     return Some(occasion);
                 }
             }
-            self.entry.wait_until(next);
+            self.entry.waiting_until(next);
             self.alarm.set(next).await;
             tokio::select! {
                 biased;
@@ -307,7 +322,7 @@ impl AppLoop {
     fn skip(&self, ticks: u64) {
         if ticks > 0 {
             warn!(app = self.entry.app(), ticks, "ticks of the schedule passed without a crawl of their own");
-            self.entry.change(|state| state.skipped_ticks += ticks);
+            self.entry.update(|state| state.skipped_ticks += ticks);
         }
     }
 
@@ -315,7 +330,7 @@ impl AppLoop {
     async fn crawl(&mut self, crawler: &Crawler, occasion: CrawlRequest) -> ControlFlow<()> {
         let stop = self.stop.clone();
         self.retry = None;
-        self.entry.crawl_since(self.clock.now(), self.plan.schedule.next_after(self.passed));
+        self.entry.crawl_started(self.clock.now(), self.plan.schedule.next_after(self.passed));
         let mut progress = crawler.progress();
         let mut crawl = pin!(crawler.crawl(occasion, WhenBusy::Wait, stop.soft()));
         let result = loop {
@@ -325,7 +340,7 @@ impl AppLoop {
                 result = &mut crawl => break result,
                 Ok(()) = progress.changed() => {
                     let progress = progress.borrow_and_update().clone();
-                    self.entry.crawl_progress(progress);
+                    self.entry.crawl_progressed(progress);
                 }
             }
         };
@@ -344,7 +359,7 @@ impl AppLoop {
                 match report.status {
                     CrawlStatus::Failed if refused => {
                         self.outdated = true;
-                        self.fail_for(CRAWL_AGAIN.longest, occasion.trigger, true);
+                        self.fail_for(CRAWL_AGAIN.max, occasion.trigger, true);
                     }
                     CrawlStatus::Failed => self.fail(CRAWL_AGAIN, occasion.trigger),
                     _ => self.failures = 0,
@@ -352,7 +367,7 @@ impl AppLoop {
                 if reason != Some(ReasonCode::Database) {
                     self.recovered();
                 }
-                self.entry.crawled(report);
+                self.entry.crawl_ended(report);
             }
             Err(CrawlError::Served { due_at }) => {
                 debug!(app = self.entry.app(), due_at = %text(due_at), "this tick has been served already");
@@ -367,7 +382,7 @@ impl AppLoop {
         }
     }
 
-    fn fail(&mut self, pauses: Pauses, trigger: Trigger) {
+    fn fail(&mut self, pauses: Backoff, trigger: Trigger) {
         self.failures += 1;
         self.fail_for(pauses.after(self.failures), trigger, false);
     }
@@ -385,14 +400,14 @@ impl AppLoop {
             return;
         }
         error!(app = self.entry.app(), "the database fails; waiting for it: {trouble}");
-        self.entry.change(|state| state.trouble = Some(trouble.clone()));
+        self.entry.update(|state| state.database_problem = Some(trouble.clone()));
         self.trouble = Some(trouble);
     }
 
     fn recovered(&mut self) {
         if self.trouble.take().is_some() {
             info!(app = self.entry.app(), "the database works again");
-            self.entry.change(|state| state.trouble = None);
+            self.entry.update(|state| state.database_problem = None);
         }
     }
 }
@@ -405,6 +420,6 @@ mod tests {
     fn pauses_double_up_to_half_an_hour() {
         let minutes: Vec<i64> = (1..=7).map(|failures| CRAWL_AGAIN.after(failures).num_minutes()).collect();
         assert_eq!(minutes, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(CRAWL_AGAIN.after(u32::MAX), CRAWL_AGAIN.longest);
+        assert_eq!(CRAWL_AGAIN.after(u32::MAX), CRAWL_AGAIN.max);
     }
 }

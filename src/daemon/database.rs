@@ -1,11 +1,11 @@
-//! The database, as long as it takes: a daemon starts without it, says so, and works once it is there.
+//! Opens the database in the background: the daemon starts without it and works as soon as it is open.
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -13,20 +13,18 @@ use crate::lifecycle::Lifecycle;
 use crate::model::{SdkAppId, with_causes};
 use crate::store::{Store, StoreError};
 
-/// Pauses between attempts to open the database.
-const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// The longest that an attempt is silent for: it may bring large tables up to date, a statement at a time.
-const OPENING: Duration = Duration::from_secs(3600);
+/// Pauses between the first attempts to open the database. All later ones last [`MAX_PAUSE`].
+const FIRST_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
+const MAX_PAUSE: Duration = Duration::from_secs(20);
 
-/// The database as the daemon has it.
+/// The state of the daemon's database.
 #[derive(Clone, Debug)]
 pub enum Database {
-    /// It is being opened, and its tables brought up to date.
-    Opening { since: Instant },
-    /// It could not be opened and is tried again.
-    Away { error: Arc<StoreError>, since: Instant },
-    /// It was opened. Whether it answers now is for its user to see.
+    /// It is being opened and migrated.
+    Opening,
+    /// The last attempt to open it failed. There will be another one.
+    Away { error: Arc<StoreError> },
+    /// It was opened. It may still be unreachable now.
     Open(Store),
 }
 
@@ -35,29 +33,21 @@ impl Database {
     pub fn store(&self) -> Option<&Store> {
         match self {
             Self::Open(store) => Some(store),
-            Self::Opening { .. } | Self::Away { .. } => None,
+            Self::Opening | Self::Away { .. } => None,
         }
     }
 
-    /// What is wrong with it, as a sentence.
+    /// Returns why the database is not open, as a sentence.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         match self {
-            Self::Away { error, .. } => Some(format!("waiting for the database: {}", with_causes(error))),
-            Self::Opening { .. } | Self::Open(_) => None,
-        }
-    }
-
-    /// When the next sign of life has to be there.
-    pub(super) fn silent_until(&self) -> Option<Instant> {
-        match self {
-            Self::Opening { since } | Self::Away { since, .. } => Some(*since + LONGEST_PAUSE + OPENING),
-            Self::Open(_) => None,
+            Self::Away { error } => Some(format!("waiting for the database: {}", with_causes(error))),
+            Self::Opening | Self::Open(_) => None,
         }
     }
 }
 
-/// Opens the database in a task of its own, trying again for as long as it fails.
+/// Starts a task that opens the database and retries until it succeeds.
 pub fn keep_database<F>(
     lifecycle: &Lifecycle,
     open: impl Fn() -> F + Send + Sync + 'static,
@@ -65,30 +55,30 @@ pub fn keep_database<F>(
 where
     F: Future<Output = Result<Store, StoreError>> + Send,
 {
-    let database = watch::Sender::new(Database::Opening { since: Instant::now() });
+    let database = watch::Sender::new(Database::Opening);
     let opened = database.subscribe();
     let stop = lifecycle.stop().soft().clone();
     lifecycle.supervise("the database", async move {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = async { open_at_last(&database, open).await; pending().await } => {}
+            () = async { open_with_retries(&database, open).await; pending().await } => {}
         }
     });
     opened
 }
 
-async fn open_at_last<F: Future<Output = Result<Store, StoreError>>>(
+async fn open_with_retries<F: Future<Output = Result<Store, StoreError>>>(
     database: &watch::Sender<Database>,
     open: impl Fn() -> F,
 ) {
-    let mut pauses = PAUSES.into_iter();
-    let mut told = String::new();
+    let mut pauses = FIRST_PAUSES.into_iter();
+    let mut logged = String::new();
     loop {
         let error = match open().await {
             Ok(store) => {
-                if !told.is_empty() {
-                    info!("the database is there");
+                if !logged.is_empty() {
+                    info!("the database is open");
                 }
                 database.send_replace(Database::Open(store));
                 return;
@@ -96,25 +86,25 @@ async fn open_at_last<F: Future<Output = Result<Store, StoreError>>>(
             Err(error) => Arc::new(error),
         };
         let why = with_causes(&error);
-        if why == told {
+        if why == logged {
             debug!("still waiting for the database: {why}");
         } else if error.is_passing() {
             warn!("waiting for the database: {why}");
         } else {
-            error!("waiting for the database, but someone has to see to it: {why}");
+            error!("waiting for the database, which needs attention: {why}");
         }
-        told = why;
-        database.send_replace(Database::Away { error, since: Instant::now() });
-        sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+        logged = why;
+        database.send_replace(Database::Away { error });
+        sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
     }
 }
 
-/// Waits for the database; `None` if nobody opens it any more.
+/// Waits until the database is open. Returns `None` if the task that opens it has ended.
 pub(super) async fn opened(database: &mut watch::Receiver<Database>) -> Option<Store> {
     database.wait_for(|database| database.store().is_some()).await.ok()?.store().cloned()
 }
 
-/// Tells the database which apps are configured, whenever that changes, for as long as it takes.
+/// Writes the list of configured apps to the database whenever it changes, and retries until it succeeds.
 pub(super) async fn record_configured(
     mut database: watch::Receiver<Database>,
     mut configured: watch::Receiver<Vec<SdkAppId>>,
@@ -122,19 +112,19 @@ pub(super) async fn record_configured(
 ) {
     let work = async {
         loop {
-            // Whoever sends either has gone down with the process.
+            // An error means that the sender is gone, so the process is ending.
             if configured.changed().await.is_err() {
                 break;
             }
             let Some(store) = opened(&mut database).await else { break };
-            let mut pauses = PAUSES.into_iter();
+            let mut pauses = FIRST_PAUSES.into_iter();
             loop {
                 let apps = configured.borrow_and_update().clone();
                 match store.set_configured(&apps).await {
                     Ok(()) => break,
                     Err(error) => debug!("cannot record which apps are configured: {}", with_causes(&error)),
                 }
-                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
             }
         }
         pending::<()>().await;

@@ -1,11 +1,12 @@
-//! How the daemon stands, for those who ask: its listeners, systemd.
+//! The current state of the daemon, for the HTTP listeners, the systemd status line and the watchdog.
 
 use tokio::sync::watch;
 
+use super::board::{AppState, Apps};
 use super::database::Database;
-use super::status::Apps;
+use crate::model::ReasonCode;
 
-/// A view of the daemon. Clones see the same.
+/// A view of the daemon's state. Clones see the same state.
 #[derive(Clone, Debug)]
 pub struct Health {
     apps: watch::Receiver<Apps>,
@@ -33,17 +34,17 @@ impl Health {
         self.database.clone()
     }
 
-    /// What someone should see to, or wait for, each a sentence.
+    /// Returns everything that needs attention, one sentence each.
     #[must_use]
-    pub fn troubles(&self) -> Vec<String> {
-        let database = self.database.borrow().trouble();
+    pub fn problems(&self) -> Vec<String> {
+        let database = self.database.borrow().problem();
         let reload = self.refused_reload.borrow().clone();
         let apps = self.apps.borrow();
-        let apps = apps.iter().flat_map(|(app, state)| state.troubles(app));
+        let apps = apps.iter().flat_map(|(app, state)| app_problems(app, state));
         database.into_iter().chain(reload).chain(apps).collect()
     }
 
-    /// Waits until something changes; never, once nobody is left to change it.
+    /// Waits for a change. Never returns once all writers are gone.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
             Ok(()) = self.apps.changed() => {}
@@ -53,10 +54,23 @@ impl Health {
         }
     }
 
-    /// Takes what there is now as seen.
+    /// Marks the current state as seen, so that [`Self::changed`] waits for a later change.
     pub(super) fn mark_seen(&mut self) {
         self.apps.mark_unchanged();
         self.database.mark_unchanged();
         self.refused_reload.mark_unchanged();
     }
+}
+
+fn app_problems(app: &str, state: &AppState) -> impl Iterator<Item = String> {
+    let key = state.key_problem.as_ref().map(|why| format!("app {app}: the key cannot be used: {why}"));
+    let refused = (state.refused && key.is_none()).then(|| {
+        let reason = state.last.as_ref().and_then(|last| last.reason.as_ref());
+        let reason = reason.filter(|reason| reason.code == ReasonCode::Refused);
+        let why = reason.map_or_else(String::new, |reason| format!(": {}", reason.text));
+        format!("app {app}: the API refuses the credentials{why}")
+    });
+    let database = state.database_problem.as_ref();
+    let database = database.map(|why| format!("app {app}: cannot write to the database: {why}"));
+    key.into_iter().chain(refused).chain(database)
 }

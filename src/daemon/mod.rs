@@ -1,80 +1,61 @@
-//! Crawls each app when it is due: one loop an app, so that no app waits for another and none is crawled twice at once.
+//! The daemon: crawls each app when it is due.
 //!
-//! Nothing has to be reachable for the daemon to stand: a task of its own opens the database, for as long as that takes,
-//! and each loop waits for it. The caller says which apps there are, at the start and whenever that changes.
+//! Each app has a loop of its own ([`app_loop`]), so that no app waits for another one and no app is crawled twice at the
+//! same time. The daemon starts even if the database and the API are unreachable: a task opens the database with retries
+//! ([`database`]), and each loop waits for it. The caller provides the list of apps ([`AppPlan`]) at the start and whenever
+//! it changes.
+//!
+//! The loops write the state of their apps to the [`board`]. The HTTP listeners, the systemd status line ([`report`]) and the
+//! [`watchdog`] read it through [`Health`].
 
 mod app_loop;
+mod board;
 mod database;
 mod health;
-mod status;
+mod plan;
+mod report;
+mod watchdog;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 use tracing::info;
 
 use self::app_loop::AppLoop;
+use self::board::StatusBoard;
+pub use self::board::{AppState, Apps, Phase};
 pub use self::database::{Database, keep_database};
 pub use self::health::Health;
-use self::status::Entry;
-pub use self::status::{AppState, Apps, Phase};
+pub use self::plan::{AppPlan, MakeCrawler};
 use crate::alarm::Alarm;
 use crate::clock::Clock;
-use crate::crawl::Crawler;
 use crate::lifecycle::{Lifecycle, Systemd};
 use crate::model::SdkAppId;
-use crate::schedule::Schedule;
-use crate::store::Store;
 
-/// One app to crawl, and how.
-pub struct AppPlan {
-    pub name: String,
-    pub sdk_app_id: SdkAppId,
-    pub schedule: Schedule,
-    /// Whether an app that was never crawled, or whose tick was missed while no daemon ran, is crawled at start.
-    pub catch_up: bool,
-    pub crawler: MakeCrawler,
-}
-
-/// Makes the app's crawler with the key that is in its file then; the error is a sentence. It may block.
-pub type MakeCrawler = Box<dyn Fn(&Store) -> Result<Crawler, String> + Send + Sync>;
-
-impl fmt::Debug for AppPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppPlan")
-            .field("name", &self.name)
-            .field("schedule", &self.schedule)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The loops of all apps, and one task that tells systemd about them. They run until the process stops or this is dropped.
+/// The loops of all apps. They run until the process stops or this is dropped.
 #[derive(Debug)]
 pub struct Daemon {
     clock: Clock,
     lifecycle: Lifecycle,
-    board: watch::Sender<Apps>,
+    board: StatusBoard,
     database: watch::Receiver<Database>,
     configured: watch::Sender<Vec<SdkAppId>>,
     refused_reload: watch::Sender<Option<String>>,
-    loops: BTreeMap<String, Running>,
-    started: u64,
+    loops: BTreeMap<String, RunningLoop>,
 }
 
-/// The loop of one app. Dropped, it ends: a crawl under way is recorded as cancelled.
+/// The loop of one app. Dropping it stops the loop: a crawl under way is recorded as cancelled.
 #[derive(Debug)]
-struct Running {
+struct RunningLoop {
     sdk_app_id: SdkAppId,
     plan: watch::Sender<Arc<AppPlan>>,
     _stop: DropGuard,
 }
 
 impl Daemon {
-    /// A daemon without apps.
+    /// Creates a daemon without apps, and starts its reports to systemd.
     #[must_use]
     pub fn new(
         clock: &Clock,
@@ -85,29 +66,28 @@ impl Daemon {
         let daemon = Self {
             clock: clock.clone(),
             lifecycle: lifecycle.clone(),
-            board: watch::Sender::new(Apps::new()),
+            board: StatusBoard::new(),
             database,
             configured: watch::Sender::new(Vec::new()),
             refused_reload: watch::Sender::new(None),
             loops: BTreeMap::new(),
-            started: 0,
         };
         let stop = lifecycle.stop().soft();
-        lifecycle.supervise("status", status::report(daemon.health(), systemd, stop.clone()));
+        lifecycle.supervise("status", report::report(daemon.health(), systemd, stop.clone()));
         let (database, configured) = (daemon.database.clone(), daemon.configured.subscribe());
         lifecycle
             .supervise("the list of apps", database::record_configured(database, configured, stop.clone()));
         daemon
     }
 
-    /// How it stands, for all who want to know.
+    /// Returns a view of the current state.
     #[must_use]
     pub fn health(&self) -> Health {
         Health::new(self.board.subscribe(), self.database.clone(), self.refused_reload.subscribe())
     }
 
-    /// Crawls these apps from now on, and no others. One that is known goes over to its new plan once its crawl under
-    /// way has ended; one that is gone is stopped as if the process were.
+    /// Replaces the list of apps. An app that stays gets its new plan after the crawl under way. The loop of an app that is
+    /// removed stops, and its crawl is recorded as cancelled.
     pub fn apply(&mut self, plans: Vec<AppPlan>, mut alarm: impl FnMut(&str) -> Alarm) {
         self.configured.send_replace(plans.iter().map(|plan| plan.sdk_app_id).collect());
         self.refused_reload.send_replace(None);
@@ -124,22 +104,19 @@ impl Daemon {
             self.loops.insert(name, running);
         }
         for app in before.into_keys() {
-            info!(app, "no longer configured: a crawl of it under way is stopped");
-            self.board.send_modify(|apps| {
-                apps.remove(&app);
-            });
+            info!(app, "no longer configured: stopping its crawls");
+            self.board.remove(&app);
         }
     }
 
-    /// Notes why a changed configuration was not taken over.
+    /// Records why a changed configuration was refused, until [`Self::apply`] succeeds with a later one.
     pub fn refuse_reload(&self, why: String) {
         self.refused_reload.send_replace(Some(why));
     }
 
-    fn start(&mut self, plan: AppPlan, alarm: Alarm) -> Running {
-        self.started += 1;
+    fn start(&mut self, plan: AppPlan, alarm: Alarm) -> RunningLoop {
         let stop = self.lifecycle.stop().child();
-        let entry = Entry::new(self.board.clone(), &plan.name, plan.schedule.clone(), self.started);
+        let entry = self.board.add(&plan.name, plan.schedule.clone());
         let name = format!("the crawls of {}", plan.name);
         let sdk_app_id = plan.sdk_app_id;
         let plan = watch::Sender::new(Arc::new(plan));
@@ -148,25 +125,6 @@ impl Daemon {
         let app_loop =
             AppLoop::new(plans, database, alarm, entry, self.clock.clone(), stop.clone(), requests);
         self.lifecycle.supervise_until(name, &stop, app_loop.run());
-        Running { sdk_app_id, plan, _stop: stop.soft().clone().drop_guard() }
+        RunningLoop { sdk_app_id, plan, _stop: stop.soft().clone().drop_guard() }
     }
-}
-
-/// Growing pauses between attempts.
-#[derive(Clone, Copy)]
-struct Pauses {
-    first: TimeDelta,
-    longest: TimeDelta,
-}
-
-impl Pauses {
-    /// The pause after so many failures.
-    fn after(self, failures: u32) -> TimeDelta {
-        // 2^10 is beyond any longest pause here.
-        self.longest.min(self.first * (1 << failures.saturating_sub(1).min(10)))
-    }
-}
-
-fn text(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -1,4 +1,4 @@
-//! What supervisors and Prometheus ask: whether it lives, whether it can work, and how it stands.
+//! The metrics listener: `/healthz` and `/readyz` for supervisors, `/metrics` for Prometheus.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,58 +15,59 @@ use crate::daemon::{Database, Health};
 use crate::metrics::{self, Metrics};
 use crate::model::with_causes;
 
-/// A database that takes longer to say that it is there is not.
-const DATABASE_WITHIN: Duration = Duration::from_secs(2);
+/// A database that does not answer within this time counts as unreachable.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
-struct Asked {
+struct HealthState {
     health: Health,
     metrics: Arc<Metrics>,
 }
 
-/// `/healthz`, `/readyz` and `/metrics`.
+/// Returns the routes of the metrics listener.
 pub fn pages(health: Health, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
-        .with_state(Asked { health, metrics })
+        .with_state(HealthState { health, metrics })
 }
 
-/// Whether it can work is the first line. What else someone should see to comes after it, a line each.
-async fn ready(State(asked): State<Asked>) -> impl IntoResponse {
-    let database = asked.health.database().borrow().clone();
-    let (status, first) = match obstacle(&database).await {
+/// Answers whether the daemon can work in the first line, followed by everything that needs attention, a line each.
+async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
+    let database = state.health.database().borrow().clone();
+    let (status, first) = match why_not_ready(&database).await {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     };
-    let said = database.trouble();
-    let troubles = asked.health.troubles().into_iter().filter(|trouble| Some(trouble) != said.as_ref());
-    let lines: Vec<String> = [first].into_iter().chain(troubles).collect();
-    (status, one_line_each(&lines))
+    // The first line has the problem of the database already.
+    let in_first_line = database.problem();
+    let problems =
+        state.health.problems().into_iter().filter(|problem| Some(problem) != in_first_line.as_ref());
+    (status, lines([first].into_iter().chain(problems)))
 }
 
-/// Why it cannot work.
-async fn obstacle(database: &Database) -> Option<String> {
+/// Returns why the daemon cannot work, or `None` if it can.
+async fn why_not_ready(database: &Database) -> Option<String> {
     let store = match database {
         Database::Open(store) => store,
-        Database::Opening { .. } => return Some("the database is being opened".to_owned()),
-        Database::Away { .. } => return database.trouble(),
+        Database::Opening => return Some("the database is being opened".to_owned()),
+        Database::Away { .. } => return database.problem(),
     };
-    match timeout(DATABASE_WITHIN, store.check_migrated()).await {
+    match timeout(DATABASE_TIMEOUT, store.check_migrated()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(with_causes(&error)),
         Err(_) => {
-            let within = humantime::format_duration(DATABASE_WITHIN);
+            let within = humantime::format_duration(DATABASE_TIMEOUT);
             Some(format!("the database does not answer within {within}"))
         }
     }
 }
 
-fn one_line_each(lines: &[String]) -> String {
-    lines.iter().map(|line| line.replace(char::is_control, " ") + "\n").collect()
+fn lines(lines: impl Iterator<Item = String>) -> String {
+    lines.map(|line| line.replace(char::is_control, " ") + "\n").collect()
 }
 
-async fn scrape(State(asked): State<Asked>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], asked.metrics.page(&asked.health).await)
+async fn scrape(State(state): State<HealthState>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], state.metrics.page(&state.health).await)
 }

@@ -91,8 +91,8 @@ impl Standing {
     fn add(&mut self, state: AppState) {
         self.next_crawl_at = state.next_at.map(stamp);
         self.refused = state.refused;
-        self.key_trouble = state.key_trouble;
-        self.database_trouble = state.trouble;
+        self.key_trouble = state.key_problem;
+        self.database_trouble = state.database_problem;
     }
 }
 

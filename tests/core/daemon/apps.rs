@@ -128,7 +128,7 @@ async fn an_app_whose_key_cannot_be_read_is_shown_as_refused_and_read_again_unti
     for again in ["08:21:00", "08:23:00"] {
         prod.waits_until(again).await;
         assert!(prod.refused());
-        assert_eq!(prod.troubles(), ["the key of prod cannot be used: cannot read prod.key"]);
+        assert_eq!(prod.troubles(), ["app prod: the key cannot be used: cannot read prod.key"]);
         stage.set_clock(again);
         readable.store(again == "08:23:00", Ordering::SeqCst);
         prod.hand.ring();
@@ -158,7 +158,7 @@ async fn an_app_goes_on_with_the_key_it_has_if_a_reload_finds_none_and_has_the_n
     let private = Wish { group_type: "Private", ..CAUGHT_UP };
     let (plan, readable) = with_key_file(&stage, &private);
     prod.goes_over_to([plan]);
-    prod.is("told", |state| state.key_trouble.is_some()).await;
+    prod.is("told", |state| state.key_problem.is_some()).await;
     assert!(!prod.refused());
     for (crawls, now) in [(2, "09:00:00"), (3, "10:00:00")] {
         readable.store(crawls == 3, Ordering::SeqCst);
@@ -188,7 +188,7 @@ async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attemp
     prod.waits_until("08:50:00").await;
     assert!(prod.refused());
     assert!(
-        prod.troubles()[0].starts_with("the API refuses the credentials of prod: "),
+        prod.troubles()[0].starts_with("app prod: the API refuses the credentials: "),
         "{:?}",
         prod.troubles()
     );
@@ -243,7 +243,7 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
     }
     let [refused, unreadable, failing, hangs] =
         suffering.map(|app| daemons[0].apps.borrow().get(app).unwrap().clone());
-    assert!(refused.refused && unreadable.refused && unreadable.key_trouble.is_some());
+    assert!(refused.refused && unreadable.refused && unreadable.key_problem.is_some());
     assert!(failing.last.is_some_and(|last| last.status.as_str() == "failed"));
     assert!(matches!(hangs.phase, Phase::Crawling { .. }));
     let served = "SELECT count(DISTINCT app), count(*) FROM crawls WHERE status = 'complete'";
@@ -270,12 +270,12 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
         }
     });
     let began = tokio::time::Instant::now();
-    database.wait_for(|database| database.trouble().is_some()).await.unwrap();
-    let trouble = database.borrow().trouble().unwrap();
+    database.wait_for(|database| database.problem().is_some()).await.unwrap();
+    let trouble = database.borrow().problem().unwrap();
     assert!(trouble.starts_with("waiting for the database: there is no database sqlite:/away/"), "{trouble}");
     database.wait_for(|database| matches!(database, Database::Open(_))).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 1 + 5 + 10 + 20 + 20);
-    assert_eq!((stage.logged("someone has to see to it"), stage.logged("the database is there")), (1, 1));
+    assert_eq!((stage.logged("which needs attention"), stage.logged("the database is open")), (1, 1));
     life.signal(Signal::Stop);
     assert_eq!(life.ended(tim_group_sync::lifecycle::Systemd::from_environment()).await, Ending::Requested);
 }
@@ -291,7 +291,11 @@ async fn a_database_that_was_gone_for_an_hour_is_a_trouble_until_it_is_back() {
     stage.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.waits_until("09:01:00").await;
-    assert!(daemon.troubles()[0].starts_with("the database fails prod: cannot "), "{:?}", daemon.troubles());
+    assert!(
+        daemon.troubles()[0].starts_with("app prod: cannot write to the database: cannot "),
+        "{:?}",
+        daemon.troubles()
+    );
     server.start_again().await;
     stage.set_clock("10:00:00");
     daemon.hand.ring();

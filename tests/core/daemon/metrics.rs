@@ -220,7 +220,7 @@ async fn what_troubles_a_running_daemon_shows_in_status() {
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("the app's key cannot be used").await;
     let status = place.run(&["status"]).await;
-    assert!(status.out.contains("daemon: the key of prod cannot be used: "), "{status:?}");
+    assert!(status.out.contains("daemon: app prod: the key cannot be used: "), "{status:?}");
     assert_eq!(get(&address, "/readyz").await.0, "200 OK", "its other apps go on");
     assert_eq!(daemon.stop().await, Some(0));
 }

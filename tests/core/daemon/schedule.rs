@@ -322,7 +322,9 @@ async fn a_database_that_is_away_at_start_is_waited_for() {
     for next in ["08:20:05", "08:20:15", "08:20:35"] {
         daemon.waits_until(next).await;
         daemon
-            .is("shown", |state| state.trouble.as_ref().is_some_and(|text| text.contains("no such table")))
+            .is("shown", |state| {
+                state.database_problem.as_ref().is_some_and(|text| text.contains("no such table"))
+            })
             .await;
         stage.set_clock(next);
         if next == "08:20:35" {
@@ -366,7 +368,7 @@ async fn a_crawl_that_the_database_refuses_is_tried_again() {
     stage.set_clock("08:23:00");
     daemon.hand.ring();
     daemon.has_crawled(1).await;
-    daemon.is("mended", |state| state.trouble.is_none()).await;
+    daemon.is("mended", |state| state.database_problem.is_none()).await;
     daemon.waits_until("09:00:00").await;
 }
 

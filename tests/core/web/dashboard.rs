@@ -12,7 +12,6 @@ use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::daemon::Database;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{At, Fault};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 on_every_engine![
@@ -393,7 +392,7 @@ async fn without_a_database_the_answer_says_so(world: World) {
         "{}",
         answer.head
     );
-    dashboard.database.send_replace(Database::Opening { since: Instant::now() });
+    dashboard.database.send_replace(Database::Opening);
     let answer = dashboard.get(&format!("{APP}/crawls")).await;
     assert_eq!(
         (answer.status, answer.error()),

@@ -290,7 +290,7 @@ impl Daemon {
     }
 
     pub fn troubles(&self) -> Vec<String> {
-        self.whole.lock().unwrap().health().troubles()
+        self.whole.lock().unwrap().health().problems()
     }
 }
 

@@ -1,0 +1,222 @@
+//! The current state of every app: the task that crawls an app writes it, and the HTTP listeners, the systemd status line
+//! and the watchdog read it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::crawl::{CrawlReport, Progress};
+use crate::model::{CrawlStatus, ReasonCode};
+use crate::schedule::Schedule;
+
+/// The configured apps by name.
+pub type Apps = BTreeMap<String, AppState>;
+
+/// The current state of one app.
+#[derive(Clone, Debug)]
+pub struct AppState {
+    pub phase: Phase,
+    pub schedule: Schedule,
+    /// The planned start of the next crawl. `None` until the loop of the app has computed it for the first time.
+    pub next_at: Option<DateTime<Utc>>,
+    /// The report of the last crawl by this process.
+    pub last: Option<CrawlReport>,
+    /// Ticks without a crawl of their own since this process started.
+    pub skipped_ticks: u64,
+    /// The API refuses the app's credentials, or there are none because the key cannot be read.
+    pub refused: bool,
+    /// Why the key cannot be read. If an earlier key was read, it stays in use.
+    pub key_problem: Option<String>,
+    /// Why the last access to the database failed.
+    pub database_problem: Option<String>,
+    /// When the loop of the app last changed this state. During a crawl, each of its progress updates is a change.
+    pub(super) changed_at: Instant,
+    pub(super) request_interval: Duration,
+    generation: u64,
+}
+
+/// What the loop of an app is doing.
+#[derive(Clone, Debug)]
+pub enum Phase {
+    WaitingForDatabase,
+    /// Reads the key, and reads from the database when the app was last crawled.
+    Starting,
+    /// Waits for the next tick, a retry or a request.
+    Waiting,
+    Crawling {
+        since: DateTime<Utc>,
+        progress: Progress,
+    },
+}
+
+/// The states of all apps.
+#[derive(Debug)]
+pub(super) struct StatusBoard {
+    apps: watch::Sender<Apps>,
+    /// The generation of the newest entry.
+    generation: u64,
+}
+
+impl StatusBoard {
+    pub(super) fn new() -> Self {
+        Self { apps: watch::Sender::new(Apps::new()), generation: 0 }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Apps> {
+        self.apps.subscribe()
+    }
+
+    /// Adds an app. It replaces one of the same name, whose loop may still be stopping: the entry of that loop no longer
+    /// has any effect.
+    pub(super) fn add(&mut self, app: &str, schedule: Schedule) -> BoardEntry {
+        self.generation += 1;
+        let state = AppState {
+            phase: Phase::WaitingForDatabase,
+            schedule,
+            next_at: None,
+            last: None,
+            skipped_ticks: 0,
+            refused: false,
+            key_problem: None,
+            database_problem: None,
+            changed_at: Instant::now(),
+            request_interval: Duration::ZERO,
+            generation: self.generation,
+        };
+        self.apps.send_modify(|apps| {
+            apps.insert(app.to_owned(), state);
+        });
+        BoardEntry { apps: self.apps.clone(), app: app.to_owned(), generation: self.generation }
+    }
+
+    pub(super) fn remove(&self, app: &str) {
+        self.apps.send_modify(|apps| {
+            apps.remove(app);
+        });
+    }
+}
+
+/// Write access to the state of one app, for its loop.
+pub(super) struct BoardEntry {
+    apps: watch::Sender<Apps>,
+    app: String,
+    generation: u64,
+}
+
+impl BoardEntry {
+    pub(super) fn app(&self) -> &str {
+        &self.app
+    }
+
+    pub(super) fn update(&self, update: impl FnOnce(&mut AppState)) {
+        self.apps.send_modify(|apps| {
+            let state = apps.get_mut(&self.app);
+            if let Some(state) = state.filter(|state| state.generation == self.generation) {
+                state.changed_at = Instant::now();
+                update(state);
+            }
+        });
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.apps.borrow().get(&self.app).is_some_and(|state| state.refused)
+    }
+
+    pub(super) fn starting(&self) {
+        self.update(|state| state.phase = Phase::Starting);
+    }
+
+    pub(super) fn key_read(&self, request_interval: Duration) {
+        self.update(|state| {
+            state.request_interval = request_interval;
+            if state.key_problem.take().is_some() {
+                state.refused = false;
+            }
+        });
+    }
+
+    /// Records why the key is unreadable. Returns true if the reason changed. Without an earlier key, the app counts as
+    /// refused.
+    pub(super) fn key_unreadable(&self, why: &str, has_earlier_key: bool) -> bool {
+        let mut changed = false;
+        self.update(|state| {
+            changed = state.key_problem.as_deref() != Some(why);
+            state.key_problem = Some(why.to_owned());
+            state.refused |= !has_earlier_key;
+        });
+        changed
+    }
+
+    pub(super) fn waiting_until(&self, next: DateTime<Utc>) {
+        self.update(|state| {
+            state.phase = Phase::Waiting;
+            state.next_at = Some(next);
+        });
+    }
+
+    pub(super) fn crawl_started(&self, since: DateTime<Utc>, next_at: Option<DateTime<Utc>>) {
+        self.update(|state| {
+            state.phase = Phase::Crawling { since, progress: Progress::default() };
+            state.next_at = next_at;
+        });
+    }
+
+    pub(super) fn crawl_progressed(&self, now: Progress) {
+        self.update(|state| {
+            if let Phase::Crawling { progress, .. } = &mut state.phase {
+                *progress = now;
+            }
+        });
+    }
+
+    pub(super) fn crawl_ended(&self, report: CrawlReport) {
+        self.update(|state| {
+            state.refused = match report.reason.as_ref().map(|reason| reason.code) {
+                Some(ReasonCode::Refused) => true,
+                _ if matches!(report.status, CrawlStatus::Complete | CrawlStatus::Incomplete) => false,
+                // A crawl that failed for another reason proves nothing about the credentials.
+                _ => state.refused,
+            };
+            state.last = Some(report);
+        });
+    }
+}
+
+/// Formats a time for log lines and the status line, to the second.
+pub(super) fn text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hourly() -> Schedule {
+        Schedule::parse("@hourly", chrono_tz::UTC).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_change_of_the_key_problem_is_reported_once_and_reading_the_key_ends_the_refusal() {
+        let mut board = StatusBoard::new();
+        let entry = board.add("prod", hourly());
+        assert!(entry.key_unreadable("cannot read prod.key", false));
+        assert!(!entry.key_unreadable("cannot read prod.key", false));
+        assert!(entry.is_refused());
+        entry.key_read(Duration::from_secs(1));
+        assert!(!entry.is_refused());
+        assert_eq!(board.subscribe().borrow()["prod"].key_problem, None);
+    }
+
+    #[tokio::test]
+    async fn the_entry_of_a_replaced_loop_has_no_effect() {
+        let mut board = StatusBoard::new();
+        let old = board.add("prod", hourly());
+        let new = board.add("prod", hourly());
+        new.waiting_until(DateTime::UNIX_EPOCH);
+        old.crawl_started(DateTime::UNIX_EPOCH, None);
+        assert!(matches!(board.subscribe().borrow()["prod"].phase, Phase::Waiting));
+    }
+}
