@@ -123,7 +123,7 @@ async fn a_reload_names_what_takes_a_restart() {
     let text = text.replace("groups.db\"", "others.db\"\nauto_migrate = false\n[log]\nformat = \"text\"");
     std::fs::write(place.path("config.toml"), text).unwrap();
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("only by a restart: database.auto_migrate, database.url, log.format").await;
+    let daemon = daemon.says("changed settings that need a restart to take effect: database.auto_migrate, database.url, log.format").await;
     assert_eq!(daemon.stop().await, Some(0));
     assert!(!place.path("others.db").exists());
 }
