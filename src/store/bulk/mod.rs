@@ -10,6 +10,7 @@ use super::app::AppId;
 use super::engine::{Statement, Store, StoreError, Tx, values};
 use crate::confirmation::Asked;
 use crate::model::{CrawlId, GroupIds, TypeId};
+use crate::reconcile::GroupBefore;
 
 /// Listed groups of one type that the roll does not contain, or contains differently.
 #[derive(Debug)]
@@ -25,12 +26,12 @@ pub struct Batch<'a> {
     pub ids: &'a GroupIds,
 }
 
-/// What a listed group was before it was listed.
+/// Listed groups that have to change, by what they were before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Before {
-    pub(super) type_id: TypeId,
-    pub(super) deleted: bool,
+pub(super) struct Changed {
+    pub(super) before: GroupBefore,
     pub(super) missing: bool,
+    pub(super) groups: i64,
 }
 
 /// The groups that a mark applies to: those of one type of an app, in one crawl.
@@ -87,14 +88,17 @@ pub(super) async fn count_changed(
     tx: &mut Tx,
     batch: &Batch<'_>,
     ids: &[&str],
-) -> Result<Vec<(Before, i64)>, StoreError> {
+) -> Result<Vec<Changed>, StoreError> {
     const COUNT: Statement =
         Statement::PerEngine { sqlite: sqlite::COUNT_CHANGED, postgres: postgres::COUNT_CHANGED };
     let rows: Vec<(i64, bool, bool, i64)> =
         tx.fetch_all(COUNT, &values![batch.app.0, batch.type_id.0, ids]).await?;
-    let before =
-        |(type_id, deleted, missing, groups)| (Before { type_id: TypeId(type_id), deleted, missing }, groups);
-    Ok(rows.into_iter().map(before).collect())
+    let changed = |(type_id, deleted, missing, groups)| Changed {
+        before: GroupBefore { type_id: TypeId(type_id), deleted },
+        missing,
+        groups,
+    };
+    Ok(rows.into_iter().map(changed).collect())
 }
 
 /// Makes listed groups live, of the listed type and not missing, and records the events.

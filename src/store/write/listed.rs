@@ -2,7 +2,8 @@
 
 use super::tally::Tally;
 use crate::model::TypeId;
-use crate::store::bulk::{self, Batch, Before};
+use crate::reconcile::{ListingEffect, ListingEvent};
+use crate::store::bulk::{self, Batch, Changed};
 use crate::store::engine::{Store, StoreError, Tx};
 use crate::store::lease::Lease;
 
@@ -70,8 +71,8 @@ async fn write_batch(
         if !changed.is_empty() {
             bulk::change_listed(tx, batch, &chunk).await?;
         }
-        for (before, groups) in changed {
-            add_changed(&mut tally, batch.type_id, before, groups);
+        for changed in changed {
+            add_changed(&mut tally, batch.type_id, changed);
         }
     }
     tally.events(batch.type_id).appeared += written.appeared.cast_signed();
@@ -84,20 +85,20 @@ async fn write_batch(
 }
 
 /// Adds groups that are known, and now listed under a type.
-fn add_changed(tally: &mut Tally, listed_as: TypeId, before: Before, groups: i64) {
-    let Before { type_id: old, deleted, missing } = before;
-    let new = if listed_as == TypeId::UNKNOWN { old } else { listed_as };
-    if deleted {
-        tally.totals(old).deleted -= groups;
-        tally.events(new).reappeared += groups;
-    } else {
-        tally.totals(old).live -= groups;
-        if new != old && old != TypeId::UNKNOWN {
-            tally.events(new).retyped += groups;
-        }
+fn add_changed(tally: &mut Tally, listed_as: TypeId, changed: Changed) {
+    let Changed { before, missing, groups } = changed;
+    let effect = ListingEffect::of(Some(before), listed_as, false);
+    match effect.event {
+        Some(ListingEvent::Reappeared) => tally.events(effect.new_type).reappeared += groups,
+        Some(ListingEvent::Retyped) => tally.events(effect.new_type).retyped += groups,
+        Some(ListingEvent::Appeared) | None => {}
+    }
+    match effect.left_type() {
+        Some(left) => tally.totals(left).live -= groups,
+        None => tally.totals(before.type_id).deleted -= groups,
     }
     if missing {
-        tally.totals(old).missing -= groups;
+        tally.totals(before.type_id).missing -= groups;
     }
-    tally.totals(new).live += groups;
+    tally.totals(effect.new_type).live += groups;
 }

@@ -281,7 +281,7 @@ async fn a_stop_in_the_middle_of_a_crawl_ends_it_as_cancelled() {
     held.release();
     assert_eq!(daemon.life.ended(Systemd::from_environment()).await, Ending::Requested);
     assert_eq!(stage.crawls().await, ["catch_up 08:00 cancelled"]);
-    assert_eq!(stage.logged("trying again"), 0);
+    assert_eq!(stage.logged("retrying"), 0);
 }
 
 #[tokio::test]

@@ -1402,7 +1402,7 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut world: World) {
         world.api.heal();
     }
     let log = log.text();
-    for expected in ["crawl complete", "trying again", "DEBUG", "error 60021", "ERROR"] {
+    for expected in ["crawl complete", "request failed, retrying", "DEBUG", "error 60021", "ERROR"] {
         assert!(log.contains(expected), "the log was not captured: no {expected:?}");
     }
     for secret in [key.as_str(), "usersig=", "eJyrVg", "eJw"] {
