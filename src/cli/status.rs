@@ -16,8 +16,9 @@ use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
 use crate::crawl::CLOCK_SKEW_WARNING;
+use crate::daemon::{HISTORY_LENGTH, next_crawl_by_history};
 use crate::model::SdkAppId;
-use crate::store::{AppStatus, Crawl, HostTypes, LeaseHolder, Store, Withheld};
+use crate::store::{AppStatus, Below, Crawl, HostTypes, LeaseHolder, Stamp, Store, StoreError, Withheld};
 
 /// Timeout for the answer of the daemon, which itself waits up to two seconds for the database.
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(3);
@@ -51,7 +52,7 @@ impl Status {
                 None => None,
             };
             apps.push(Shown {
-                next_crawl_at: next_crawl(&config, &status, now),
+                next_crawl_at: next_crawl(&store, &config, &status, now).await?,
                 crawled_now: lease_holder.is_some(),
                 lease_holder,
                 status,
@@ -110,7 +111,7 @@ async fn problems_of_daemon(listener: Option<SocketAddr>) -> Option<Vec<String>>
 struct Shown {
     #[serde(flatten)]
     status: AppStatus,
-    next_crawl_at: Option<Time>,
+    next_crawl_at: Option<Stamp>,
     /// Whether a process holds the app's lease.
     crawled_now: bool,
     lease_holder: Option<LeaseHolder>,
@@ -128,9 +129,21 @@ fn is_fresh(app: &AppStatus, max_age: Duration, now: Time) -> bool {
     finished.is_some_and(|finished| (now - finished).to_std().unwrap_or_default() <= max_age)
 }
 
-fn next_crawl(config: &Config, status: &AppStatus, now: Time) -> Option<Time> {
-    let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id)?;
-    app.schedule.ticks.next_after(now)
+/// Returns when the daemon crawls the app next, as the dashboard shows it.
+async fn next_crawl(
+    store: &Store,
+    config: &Config,
+    status: &AppStatus,
+    now: Time,
+) -> Result<Option<Stamp>, StoreError> {
+    let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id);
+    let Some(app) = app else { return Ok(None) };
+    let crawls = match store.app_called(app.sdk_app_id).await? {
+        Some((id, _)) => store.crawls(id, Below { before: i64::MAX, limit: HISTORY_LENGTH }).await?,
+        None => Vec::new(),
+    };
+    let next = next_crawl_by_history(&app.schedule.ticks, &crawls, now);
+    Ok(next.map(|time| Stamp(time.timestamp_millis())))
 }
 
 fn print_app(
@@ -174,8 +187,8 @@ fn print_app(
             hosts.join("; ")
         )?;
     }
-    if let Some(next) = next_crawl_at {
-        writeln!(out, "  next by schedule     {}", text::time(*next))?;
+    if let Some(next) = next_crawl_at.and_then(Stamp::time) {
+        writeln!(out, "  next crawl           {}", text::time(next))?;
     }
     writeln!(out)
 }

@@ -1,17 +1,18 @@
-//! The loop of one app.
+//! The loop of one app: waits until a crawl is due, crawls, and decides when the next crawl is due.
 //!
-//! It waits for its alarm, for SIGUSR1, for another plan or for the stop; whatever woke it, it looks at the clock and
-//! decides anew.
-//! - A tick is served once: its time is the crawl's `due_at`, of which the database keeps one. Of several ticks that
-//!   passed (a long crawl, a suspended machine) the newest is served, or the next to come; the others are counted.
-//! - A failed crawl is tried again with growing pauses until the next tick. Refused credentials are tried so seldom
-//!   that ticks do not hurry them, each time with the key that is in the file then.
-//! - A clock that is set back is followed: the next tick is the first after the new time, so it is never further away
-//!   than a period. Ticks that come again are crawled again, but without their `due_at`, which is taken; until the clock
-//!   is where it was, replicas may therefore both crawl the same tick.
-//! - All waits are alarms at times of day, pauses too, so that suspends and steps of the clock are handled alike.
-//! - Another plan is taken over between crawls. If its key cannot be read, the crawler of the plan before goes on, and
-//!   the key is tried again before each crawl.
+//! The loop wakes up for its alarm, for SIGUSR1, for a new plan and for the stop. Each time it reads the clock and decides
+//! again.
+//! - Each tick of the schedule starts at most one crawl. The tick is the crawl's `due_at`, which is unique in the database.
+//!   If several ticks have passed, during a long crawl or a suspend of the machine, one crawl serves the newest one. The
+//!   others are counted as skipped.
+//! - A failed crawl is retried with exponential backoff until the next tick. After refused credentials the pause is half an
+//!   hour, ticks wait for the retry too, and the key is read from its file again.
+//! - If the clock is set back, the loop computes the next tick from the new time, so it is at most one period away. The ticks
+//!   up to the old time are crawled again, but without `due_at`, which is taken. Until then replicas may crawl the same tick.
+//! - All waits, also the pauses before retries, are alarms at a time of day, so that they work across suspends and steps of
+//!   the clock.
+//! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous plan stays in use, and the
+//!   key is read again before each crawl.
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -25,6 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use super::board::{BoardEntry, text};
 use super::database::{Database, opened};
+use super::next_crawl::{Backoff, CRAWL_BACKOFF, RetryTime, next_crawl};
 use super::plan::AppPlan;
 use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
@@ -32,27 +34,10 @@ use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::lifecycle::{Requests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
-/// Backoff after failed crawls.
-const CRAWL_AGAIN: Backoff = Backoff { first: TimeDelta::minutes(1), max: TimeDelta::minutes(30) };
-/// Backoff at the start, while the database does not tell when the app was crawled last. Asking costs next to nothing.
-const DATABASE_AGAIN: Backoff = Backoff { first: TimeDelta::seconds(5), max: TimeDelta::minutes(1) };
-/// A wake-up this late, or a clock set back this far, is worth a warning. Clocks are corrected by less all the time.
-const NOTABLE: TimeDelta = TimeDelta::minutes(1);
-
-/// Growing pauses between attempts.
-#[derive(Clone, Copy)]
-struct Backoff {
-    first: TimeDelta,
-    max: TimeDelta,
-}
-
-impl Backoff {
-    /// Returns the pause after this number of failures in a row.
-    fn after(self, failures: u32) -> TimeDelta {
-        // The exponent is bounded against overflow: 2^10 exceeds all maxima here.
-        self.max.min(self.first * (1 << failures.saturating_sub(1).min(10)))
-    }
-}
+/// Pauses at the start while reading the time of the last crawl fails. They are short because the read is cheap.
+const DATABASE_BACKOFF: Backoff = Backoff { first: TimeDelta::seconds(5), max: TimeDelta::minutes(1) };
+/// A late wake-up and a step of the clock are logged from this size on. Smaller ones are usual.
+const MIN_LOGGED_STEP: TimeDelta = TimeDelta::minutes(1);
 
 pub(super) struct AppLoop {
     plan: Arc<AppPlan>,
@@ -63,31 +48,29 @@ pub(super) struct AppLoop {
     clock: Clock,
     stop: Stop,
     requests: Requests,
-    /// `None` until the database is there and the key was read.
+    /// `None` until the database is open and the key was read.
     crawler: Option<Arc<Crawler>>,
-    /// The crawler is not of this plan, or its key is no longer accepted.
-    outdated: bool,
-    /// Whether the database has told when the app was crawled last.
-    started: bool,
-    /// Ticks up to here are served or skipped.
-    passed: DateTime<Utc>,
-    /// The newest time whose ticks are taken in the database, as far as known here.
-    newest: Option<DateTime<Utc>>,
+    /// The crawler has to be created again: the plan has changed, or the API refuses its key.
+    crawler_outdated: bool,
+    /// Whether the time of the last crawl was read from the database.
+    last_start_known: bool,
+    /// Ticks until this time are crawled or skipped.
+    handled: DateTime<Utc>,
+    /// The newest tick that a crawl may have in the database as its `due_at`.
+    newest_due_at: Option<DateTime<Utc>>,
     retry: Option<Retry>,
     /// Failures in a row since the last tick.
     failures: u32,
-    /// What is wrong with the database, as it was logged.
-    trouble: Option<String>,
+    /// The problem of the database that was logged last.
+    database_problem: Option<String>,
 }
 
-/// An attempt to come.
+/// A planned retry.
 #[derive(Clone, Copy)]
 struct Retry {
-    at: DateTime<Utc>,
+    time: RetryTime,
     pause: TimeDelta,
     trigger: Trigger,
-    /// Ticks wait for it too.
-    holds_ticks: bool,
 }
 
 impl AppLoop {
@@ -101,8 +84,8 @@ impl AppLoop {
         requests: Requests,
     ) -> Self {
         let plan = Arc::clone(&plans.borrow_and_update());
-        let passed = clock.now();
-        info!(app = entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(passed).map(text), "scheduled");
+        let now = clock.now();
+        info!(app = entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "scheduled");
         Self {
             plan,
             plans,
@@ -113,62 +96,62 @@ impl AppLoop {
             stop,
             requests,
             crawler: None,
-            outdated: true,
-            started: false,
-            passed,
-            newest: None,
+            crawler_outdated: true,
+            last_start_known: false,
+            handled: now,
+            newest_due_at: None,
             retry: None,
             failures: 0,
-            trouble: None,
+            database_problem: None,
         }
     }
 
     pub(super) async fn run(mut self) {
-        let mut occasion = None;
+        let mut request = None;
         loop {
-            if let Some(crawler) = self.crawler(occasion).await {
-                if !self.started {
-                    occasion = self.begin(&crawler, occasion).await;
+            if let Some(crawler) = self.crawler(request).await {
+                if !self.last_start_known {
+                    request = self.first_request(&crawler, request).await;
                 }
-                if let Some(occasion) = occasion
-                    && self.crawl(&crawler, occasion).await.is_break()
+                if let Some(request) = request
+                    && self.crawl(&crawler, request).await.is_break()
                 {
                     return;
                 }
             }
-            match self.next_occasion().await {
-                Some(next) => occasion = Some(next),
+            match self.next_request().await {
+                Some(next) => request = Some(next),
                 None => return,
             }
         }
     }
 
-    /// Goes over to another plan, if there is one. An app that could not be crawled for its key is tried at once.
-    async fn take_over_plan(&mut self) {
+    /// Switches to the new plan, if there is one. If the app counts as refused, its retry is due at once.
+    async fn apply_new_plan(&mut self) {
         if !self.plans.has_changed().unwrap_or(false) {
             return;
         }
         let plan = Arc::clone(&self.plans.borrow_and_update());
         let now = self.clock.now();
         if plan.schedule != self.plan.schedule {
-            // Ticks of the new schedule that have passed are nobody's.
-            self.passed = self.passed.max(now);
-            info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "scheduled anew");
+            // Past ticks of the new schedule do not count.
+            self.handled = self.handled.max(now);
+            info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "rescheduled");
             self.entry.update(|state| state.schedule = plan.schedule.clone());
         }
         self.plan = plan;
-        self.outdated = true;
-        if let Some(retry) = self.retry.filter(|_| self.entry.is_refused()) {
-            self.retry = Some(Retry { at: now, ..retry });
+        self.crawler_outdated = true;
+        if let Some(retry) = self.retry.as_mut().filter(|_| self.entry.is_refused()) {
+            retry.time.at = now;
         }
-        // Now, so that a key that cannot be read is told to whoever asked for the reload.
+        // Reads the key now, so that a problem is reported soon after the reload.
         self.crawler(None).await;
     }
 
-    /// The app's crawler, made anew if it is outdated. `None` if there is none: the key cannot be read, or the program
-    /// is to stop while it waits for the database.
-    async fn crawler(&mut self, asked: Option<CrawlRequest>) -> Option<Arc<Crawler>> {
-        if self.outdated {
+    /// Returns the app's crawler, and creates it again if it is outdated. `None` if there is none: the key cannot be read, or
+    /// a stop is requested while the database is not open.
+    async fn crawler(&mut self, request: Option<CrawlRequest>) -> Option<Arc<Crawler>> {
+        if self.crawler_outdated {
             let store = tokio::select! {
                 biased;
                 () = self.stop.soft().cancelled() => None,
@@ -176,43 +159,50 @@ impl AppLoop {
             }?;
             self.entry.starting();
             let plan = Arc::clone(&self.plan);
-            // A file may be slow to read, and the system's certificates are read with it.
-            let making = tokio::task::spawn_blocking(move || (plan.crawler)(&store));
-            match making.await.unwrap_or_else(|broken| panic::resume_unwind(broken.into_panic())) {
+            // Blocking: it reads the key file and the system's certificates.
+            let creating = tokio::task::spawn_blocking(move || (plan.crawler)(&store));
+            match creating.await.unwrap_or_else(|panicked| panic::resume_unwind(panicked.into_panic())) {
                 Ok(crawler) => {
-                    self.outdated = false;
+                    self.crawler_outdated = false;
                     self.entry.key_read(crawler.request_interval());
                     self.crawler = Some(Arc::new(crawler));
                 }
-                Err(why) => self.key_fails(&why, asked),
+                Err(why) => self.on_unreadable_key(&why, request),
             }
         }
         self.crawler.clone()
     }
 
-    fn key_fails(&mut self, why: &str, asked: Option<CrawlRequest>) {
+    fn on_unreadable_key(&mut self, why: &str, request: Option<CrawlRequest>) {
         let app = self.entry.app();
-        let goes_on = if self.crawler.is_some() {
-            "it goes on with the settings and the key it has"
-        } else {
-            "it waits"
-        };
         if self.entry.key_unreadable(why, self.crawler.is_some()) {
+            let effect = if self.crawler.is_some() {
+                "crawling with the previous key and settings"
+            } else {
+                "the app is not crawled"
+            };
             error!(
                 app,
-                "the app's key cannot be used, and is read again before each crawl; {goes_on}: {why}"
+                "the app's key cannot be used; {effect} until it can, and it is read again before each crawl: {why}"
             );
         } else {
             debug!(app, "the app's key still cannot be used: {why}");
         }
         if self.crawler.is_none() {
-            self.fail(CRAWL_AGAIN, asked.map_or(Trigger::CatchUp, |asked| asked.trigger));
+            self.retry_with_backoff(
+                CRAWL_BACKOFF,
+                request.map_or(Trigger::CatchUp, |request| request.trigger),
+            );
         }
     }
 
-    /// Asks the database when the app was crawled last. Returns what is to be crawled now: what was missed, or else
-    /// what was asked for.
-    async fn begin(&mut self, crawler: &Crawler, asked: Option<CrawlRequest>) -> Option<CrawlRequest> {
+    /// Reads from the database when the app was last crawled. Returns the first crawl to make: that of a missed tick, or else
+    /// the requested one.
+    async fn first_request(
+        &mut self,
+        crawler: &Crawler,
+        request: Option<CrawlRequest>,
+    ) -> Option<CrawlRequest> {
         let last_start = tokio::select! {
             biased;
             () = self.stop.soft().cancelled() => return None,
@@ -220,43 +210,44 @@ impl AppLoop {
         };
         match last_start {
             Ok(last_start) => {
-                self.started = true;
-                self.recovered();
-                self.newest = self.newest.max(last_start);
+                self.last_start_known = true;
+                self.on_database_recovered();
+                self.newest_due_at = self.newest_due_at.max(last_start);
                 let now = self.clock.now();
                 let missed = self.plan.schedule.latest_due(last_start, now);
                 if !self.plan.catch_up || (missed.is_none() && last_start.is_some()) {
-                    return asked.filter(|asked| asked.trigger != Trigger::CatchUp);
+                    return request.filter(|request| request.trigger != Trigger::CatchUp);
                 }
-                self.pass_ticks(now);
-                self.newest = self.newest.max(missed);
+                self.handle_ticks(now);
+                self.newest_due_at = self.newest_due_at.max(missed);
                 Some(CrawlRequest { trigger: Trigger::CatchUp, due_at: missed })
             }
             Err(error) => {
-                self.database_fails(&error);
-                self.fail(DATABASE_AGAIN, asked.map_or(Trigger::CatchUp, |asked| asked.trigger));
+                self.on_database_error(&error);
+                let trigger = request.map_or(Trigger::CatchUp, |request| request.trigger);
+                self.retry_with_backoff(DATABASE_BACKOFF, trigger);
                 None
             }
         }
     }
 
-    /// Waits until there is a reason to crawl; `None` if the program is to stop.
-    async fn next_occasion(&mut self) -> Option<CrawlRequest> {
-        let mut armed: Option<(DateTime<Utc>, Wake)> = None;
+    /// Waits until a crawl is due. Returns `None` if a stop is requested.
+    async fn next_request(&mut self) -> Option<CrawlRequest> {
+        let mut woken: Option<(DateTime<Utc>, Wake)> = None;
         while !self.stop.soft().is_cancelled() {
-            self.take_over_plan().await;
+            self.apply_new_plan().await;
             let now = self.clock.now();
             self.follow_clock(now);
-            let next = self.next_attempt(now);
+            let next = self.next_crawl(now);
             if now >= next {
-                if let Some((due, woken)) = armed
-                    && now - due > NOTABLE
+                if let Some((due, wake)) = woken
+                    && now - due > MIN_LOGGED_STEP
                 {
-                    let (app, rang) = (self.entry.app(), woken == Wake::Alarm);
+                    let (app, rang) = (self.entry.app(), wake == Wake::Alarm);
                     warn!(app, due = %text(due), rang, "woken late: the machine slept, its clock was set, or an alarm was lost");
                 }
-                if let Some(occasion) = self.take_due(now) {
-                    return Some(occasion);
+                if let Some(request) = self.take_due(now) {
+                    return Some(request);
                 }
             }
             self.entry.waiting_until(next);
@@ -269,70 +260,66 @@ impl AppLoop {
                     self.failures = 0;
                     return Some(CrawlRequest { trigger: Trigger::Signal, due_at: None });
                 }
-                woken = self.alarm.wait() => armed = Some((next, woken)),
+                wake = self.alarm.wait() => woken = Some((next, wake)),
             }
         }
         None
     }
 
-    fn next_attempt(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        // A schedule without another tick before the year 5000 is looked at daily.
-        let tick = self.plan.schedule.next_after(self.passed).unwrap_or(now + TimeDelta::days(1));
-        match self.retry {
-            Some(retry) if retry.holds_ticks => retry.at,
-            Some(retry) => retry.at.min(tick),
-            None => tick,
-        }
+    fn next_crawl(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let next = next_crawl(&self.plan.schedule, self.handled, self.retry.map(|retry| retry.time));
+        // The search for ticks ends in the year 5000. Then it is repeated daily.
+        next.unwrap_or(now + TimeDelta::days(1))
     }
 
-    /// What is due at `now`: the newest tick, or another attempt.
+    /// Returns what is due at `now`: the crawl of the newest tick, or a retry.
     fn take_due(&mut self, now: DateTime<Utc>) -> Option<CrawlRequest> {
         let retry = self.retry.take();
-        let ticks = self.pass_ticks(now);
+        let ticks = self.handle_ticks(now);
         if ticks == 0 {
             return retry.map(|retry| CrawlRequest { trigger: retry.trigger, due_at: None });
         }
-        self.skip(ticks - 1);
+        self.record_skipped(ticks - 1);
         self.failures = 0;
         let tick = self.plan.schedule.latest_due(None, now);
-        let due_at = tick.filter(|_| tick > self.newest);
-        self.newest = self.newest.max(tick);
+        let due_at = tick.filter(|_| tick > self.newest_due_at);
+        self.newest_due_at = self.newest_due_at.max(tick);
         Some(CrawlRequest { trigger: Trigger::Schedule, due_at })
     }
 
-    /// Goes back with a clock that was set back, instead of waiting for it to catch up.
+    /// If the clock was set back, continues from the new time instead of waiting until it reaches the old one.
     fn follow_clock(&mut self, now: DateTime<Utc>) {
-        if self.passed - now > NOTABLE {
-            let (app, before) = (self.entry.app(), text(self.passed));
+        if self.handled - now > MIN_LOGGED_STEP {
+            let (app, before) = (self.entry.app(), text(self.handled));
             warn!(app, before, now = %text(now), "the clock was set back; the schedule follows it");
-            self.passed = now;
+            self.handled = now;
         }
         if let Some(retry) = &mut self.retry {
-            retry.at = retry.at.min(now + retry.pause);
+            retry.time.at = retry.time.at.min(now + retry.pause);
         }
     }
 
-    /// Counts the ticks since the last time.
-    fn pass_ticks(&mut self, now: DateTime<Utc>) -> u64 {
-        let ticks = self.plan.schedule.missed(self.passed, now);
-        self.passed = self.passed.max(now);
+    /// Marks all ticks until `now` as handled, and returns their number.
+    fn handle_ticks(&mut self, now: DateTime<Utc>) -> u64 {
+        let ticks = self.plan.schedule.missed(self.handled, now);
+        self.handled = self.handled.max(now);
         ticks
     }
 
-    fn skip(&self, ticks: u64) {
+    fn record_skipped(&self, ticks: u64) {
         if ticks > 0 {
             warn!(app = self.entry.app(), ticks, "ticks of the schedule passed without a crawl of their own");
             self.entry.update(|state| state.skipped_ticks += ticks);
         }
     }
 
-    /// Crawls to the end, unless interrupted: then nobody is left to be told.
-    async fn crawl(&mut self, crawler: &Crawler, occasion: CrawlRequest) -> ControlFlow<()> {
+    /// Makes a crawl. Breaks if a hard stop interrupts it.
+    async fn crawl(&mut self, crawler: &Crawler, request: CrawlRequest) -> ControlFlow<()> {
         let stop = self.stop.clone();
         self.retry = None;
-        self.entry.crawl_started(self.clock.now(), self.plan.schedule.next_after(self.passed));
+        self.entry.crawl_started(self.clock.now(), next_crawl(&self.plan.schedule, self.handled, None));
         let mut progress = crawler.progress();
-        let mut crawl = pin!(crawler.crawl(occasion, WhenBusy::Wait, stop.soft()));
+        let mut crawl = pin!(crawler.crawl(request, WhenBusy::Wait, stop.soft()));
         let result = loop {
             tokio::select! {
                 biased;
@@ -344,82 +331,79 @@ impl AppLoop {
                 }
             }
         };
-        self.settle(occasion, result);
-        let ticks = self.pass_ticks(self.clock.now());
-        self.skip(ticks);
+        self.on_crawl_ended(request, result);
+        let ticks = self.handle_ticks(self.clock.now());
+        self.record_skipped(ticks);
         ControlFlow::Continue(())
     }
 
-    /// Decides what follows from a crawl.
-    fn settle(&mut self, occasion: CrawlRequest, result: Result<CrawlReport, CrawlError>) {
+    /// Records how a crawl ended, and plans a retry if it failed.
+    fn on_crawl_ended(&mut self, request: CrawlRequest, result: Result<CrawlReport, CrawlError>) {
         match result {
             Ok(report) => {
                 let reason = report.reason.as_ref().map(|reason| reason.code);
-                let refused = reason == Some(ReasonCode::Refused);
+                let is_refused = reason == Some(ReasonCode::Refused);
                 match report.status {
-                    CrawlStatus::Failed if refused => {
-                        self.outdated = true;
-                        self.fail_for(CRAWL_AGAIN.max, occasion.trigger, true);
+                    CrawlStatus::Failed if is_refused => {
+                        self.crawler_outdated = true;
+                        let time =
+                            RetryTime { at: report.finished_at + CRAWL_BACKOFF.max, delays_ticks: true };
+                        self.plan_retry(Retry { time, pause: CRAWL_BACKOFF.max, trigger: request.trigger });
                     }
-                    CrawlStatus::Failed => self.fail(CRAWL_AGAIN, occasion.trigger),
+                    CrawlStatus::Failed => {
+                        self.retry_with_backoff_from(report.finished_at, CRAWL_BACKOFF, request.trigger);
+                    }
                     _ => self.failures = 0,
                 }
                 if reason != Some(ReasonCode::Database) {
-                    self.recovered();
+                    self.on_database_recovered();
                 }
                 self.entry.crawl_ended(report);
             }
             Err(CrawlError::Served { due_at }) => {
-                debug!(app = self.entry.app(), due_at = %text(due_at), "this tick has been served already");
+                debug!(app = self.entry.app(), due_at = %text(due_at), "another process has served this tick");
                 self.failures = 0;
-                self.recovered();
+                self.on_database_recovered();
             }
             Err(CrawlError::Stopped) => {}
             Err(error @ (CrawlError::Store(_) | CrawlError::Busy { .. })) => {
-                self.database_fails(&error);
-                self.fail(CRAWL_AGAIN, occasion.trigger);
+                self.on_database_error(&error);
+                self.retry_with_backoff(CRAWL_BACKOFF, request.trigger);
             }
         }
     }
 
-    fn fail(&mut self, pauses: Backoff, trigger: Trigger) {
+    fn retry_with_backoff(&mut self, backoff: Backoff, trigger: Trigger) {
+        self.retry_with_backoff_from(self.clock.now(), backoff, trigger);
+    }
+
+    fn retry_with_backoff_from(&mut self, failed_at: DateTime<Utc>, backoff: Backoff, trigger: Trigger) {
         self.failures += 1;
-        self.fail_for(pauses.after(self.failures), trigger, false);
+        let pause = backoff.after(self.failures);
+        let time = RetryTime { at: failed_at + pause, delays_ticks: false };
+        self.plan_retry(Retry { time, pause, trigger });
     }
 
-    fn fail_for(&mut self, pause: TimeDelta, trigger: Trigger, holds_ticks: bool) {
-        let at = self.clock.now() + pause;
-        info!(app = self.entry.app(), at = %text(at), "trying again then, unless something earlier asks for it");
-        self.retry = Some(Retry { at, pause, trigger, holds_ticks });
+    fn plan_retry(&mut self, retry: Retry) {
+        info!(app = self.entry.app(), at = %text(retry.time.at), "retry planned");
+        self.retry = Some(retry);
     }
 
-    fn database_fails(&mut self, error: &dyn Error) {
-        let trouble = with_causes(error);
-        if self.trouble.as_ref() == Some(&trouble) {
-            debug!(app = self.entry.app(), "the database still fails: {trouble}");
+    fn on_database_error(&mut self, error: &dyn Error) {
+        let problem = with_causes(error);
+        if self.database_problem.as_ref() == Some(&problem) {
+            debug!(app = self.entry.app(), "still cannot write to the database: {problem}");
             return;
         }
-        error!(app = self.entry.app(), "the database fails; waiting for it: {trouble}");
-        self.entry.update(|state| state.database_problem = Some(trouble.clone()));
-        self.trouble = Some(trouble);
+        error!(app = self.entry.app(), "cannot write to the database, retrying: {problem}");
+        self.entry.update(|state| state.database_problem = Some(problem.clone()));
+        self.database_problem = Some(problem);
     }
 
-    fn recovered(&mut self) {
-        if self.trouble.take().is_some() {
+    fn on_database_recovered(&mut self) {
+        if self.database_problem.take().is_some() {
             info!(app = self.entry.app(), "the database works again");
             self.entry.update(|state| state.database_problem = None);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_half_an_hour() {
-        let minutes: Vec<i64> = (1..=7).map(|failures| CRAWL_AGAIN.after(failures).num_minutes()).collect();
-        assert_eq!(minutes, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(CRAWL_AGAIN.after(u32::MAX), CRAWL_AGAIN.max);
     }
 }

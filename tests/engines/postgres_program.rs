@@ -214,7 +214,7 @@ async fn a_service_whose_server_stays_away_crawls_when_the_server_is_back() {
     service.until(held.reached()).await;
     server.crash().await;
     held.release();
-    let service = service.says("the database fails; waiting for it").await;
+    let service = service.says("cannot write to the database, retrying").await;
     server.start_again().await;
     // Of the holder, who could not give it back.
     server.execute("UPDATE tim_private.lease SET expires_at = 0").await;

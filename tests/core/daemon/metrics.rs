@@ -226,6 +226,37 @@ async fn what_troubles_a_running_daemon_shows_in_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_the_metrics_and_status_agree_on_the_next_crawl_of_a_refused_app() {
+    let place = Place::new().await;
+    place.write_key(&"f".repeat(64));
+    place.serve_metrics();
+    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let config = config.replace("[dashboard]\nlisten = \"\"", "[dashboard]\nlisten = \"127.0.0.1:0\"");
+    std::fs::write(place.path("config.toml"), format!("[schedule]\ncron = \"0 0 1 1 *\"\n{config}")).unwrap();
+    let (daemon, metrics) = serving(place.command(&["run"])).await;
+    let (daemon, line) = daemon.says_line("serving the dashboard").await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let dashboard = line["address"].as_str().unwrap();
+    let daemon = daemon.says("retry planned").await;
+    let retry = loop {
+        let apps: serde_json::Value = serde_json::from_str(&get(dashboard, "/api/apps").await.2).unwrap();
+        let next = apps["apps"][0]["next_crawl_at"].as_str().map(str::to_owned);
+        // The page shows the next tick until the loop waits for the retry.
+        match next.filter(|next| !next.ends_with("-01-01T00:00:00Z")) {
+            Some(retry) => break retry,
+            None => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    let status = place.run(&["status", "--json"]).await;
+    assert_eq!(status.result()[0]["next_crawl_at"], retry.as_str(), "{status:?}");
+    let seconds = retry.parse::<chrono::DateTime<chrono::Utc>>().unwrap().timestamp();
+    let page = get(&metrics, "/metrics").await.2;
+    let shown = format!("tim_group_sync_next_crawl_timestamp_seconds{{im_app=\"prod\"}} {seconds}\n");
+    assert!(page.contains(&shown), "{retry}: {page}");
+    assert_eq!(daemon.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its_code_and_text() {
     let place = Place::new().await;
     place.api.create_many("Public", 3);

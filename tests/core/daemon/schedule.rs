@@ -334,7 +334,10 @@ async fn a_database_that_is_away_at_start_is_waited_for() {
     }
     daemon.has_crawled(1).await;
     assert_eq!(stage.crawls().await, ["catch_up 08:00 complete"]);
-    assert_eq!((stage.logged("the database fails"), stage.logged("the database works again")), (1, 1));
+    assert_eq!(
+        (stage.logged("cannot write to the database"), stage.logged("the database works again")),
+        (1, 1)
+    );
 }
 
 #[tokio::test]

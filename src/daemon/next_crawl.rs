@@ -1,0 +1,101 @@
+//! When the next crawl of an app starts: at the next tick of its schedule, or at a retry after a failed crawl.
+//!
+//! The loop of an app uses [`next_crawl`]; the page, the metrics and the status line show its result. The `status` command runs
+//! without the daemon, so [`next_crawl_by_history`] computes the same time from the crawls that the database has.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::model::{CrawlStatus, ReasonCode, Trigger};
+use crate::schedule::Schedule;
+use crate::store::Crawl;
+
+/// Pauses after failed crawls. After refused credentials the pause is always the longest one.
+pub(super) const CRAWL_BACKOFF: Backoff =
+    Backoff { first: TimeDelta::minutes(1), max: TimeDelta::minutes(30) };
+
+/// The number of newest crawls that [`next_crawl_by_history`] needs: after more failures the pause no longer grows.
+pub const HISTORY_LENGTH: i64 = 10;
+
+/// Exponentially growing pauses.
+#[derive(Clone, Copy)]
+pub(super) struct Backoff {
+    pub(super) first: TimeDelta,
+    pub(super) max: TimeDelta,
+}
+
+impl Backoff {
+    /// Returns the pause after this number of failures in a row.
+    pub(super) fn after(self, failures: u32) -> TimeDelta {
+        // The exponent is bounded against overflow: 2^10 exceeds all maxima here.
+        self.max.min(self.first * (1 << failures.saturating_sub(1).min(10)))
+    }
+}
+
+/// The time of a planned retry.
+#[derive(Clone, Copy)]
+pub(super) struct RetryTime {
+    pub(super) at: DateTime<Utc>,
+    /// Whether no tick starts a crawl before it.
+    pub(super) delays_ticks: bool,
+}
+
+/// Returns the start of the next crawl. Ticks until `handled` are not considered. `None` if there is neither a retry nor a
+/// further tick.
+pub(super) fn next_crawl(
+    schedule: &Schedule,
+    handled: DateTime<Utc>,
+    retry: Option<RetryTime>,
+) -> Option<DateTime<Utc>> {
+    let tick = schedule.next_after(handled);
+    match retry {
+        Some(retry) if retry.delays_ticks => Some(retry.at),
+        Some(retry) => Some(tick.map_or(retry.at, |tick| tick.min(retry.at))),
+        None => tick,
+    }
+}
+
+/// Returns when a running daemon starts the next crawl of an app. `crawls` are the app's [`HISTORY_LENGTH`] newest crawls, the
+/// newest first.
+#[must_use]
+pub fn next_crawl_by_history(
+    schedule: &Schedule,
+    crawls: &[Crawl],
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    // A retry in the past is due: the daemon is crawling at this moment, or it is not running.
+    let retry = retry_by_history(schedule, crawls, now).filter(|retry| retry.at > now);
+    next_crawl(schedule, now, retry)
+}
+
+fn retry_by_history(schedule: &Schedule, crawls: &[Crawl], now: DateTime<Utc>) -> Option<RetryTime> {
+    let has_failed = |crawl: &Crawl| crawl.status == CrawlStatus::Failed.as_str();
+    // The daemon ignores the crawls of the `crawl` command.
+    let by_daemon =
+        |crawl: &&Crawl| crawl.trigger != Trigger::Command.as_str() && crawl.finished_at.is_some();
+    let last = crawls.iter().find(by_daemon).filter(|last| has_failed(last))?;
+    let is_refused = last.reason_code.as_deref() == Some(ReasonCode::Refused.as_str());
+    let pause = if is_refused {
+        CRAWL_BACKOFF.max
+    } else {
+        // Each tick and each request restarts the backoff. A retry has the trigger of the crawl that failed first.
+        let tick = schedule.latest_due(None, now);
+        let is_same_row = |crawl: &&Crawl| {
+            has_failed(crawl) && crawl.trigger == last.trigger && crawl.started_at.time() >= tick
+        };
+        let failures = crawls.iter().filter(by_daemon).take_while(is_same_row).count();
+        CRAWL_BACKOFF.after(u32::try_from(failures).unwrap_or(u32::MAX).max(1))
+    };
+    Some(RetryTime { at: last.finished()? + pause, delays_ticks: is_refused })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_half_an_hour() {
+        let minutes: Vec<i64> = (1..=7).map(|failures| CRAWL_BACKOFF.after(failures).num_minutes()).collect();
+        assert_eq!(minutes, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(CRAWL_BACKOFF.after(u32::MAX), CRAWL_BACKOFF.max);
+    }
+}
