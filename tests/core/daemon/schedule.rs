@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use harness::daemon::{PROD, Stage, Wish, apply, at, twenty_past_eight};
 use tim_group_sync::alarm::AlarmClock;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::daemon::Phase;
+use tim_group_sync::daemon::{HISTORY_LENGTH, Phase, next_crawl_by_history};
 use tim_group_sync::lifecycle::{Ending, Signal, Systemd};
 use tim_group_sync::model::SdkAppId;
+use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
+use tim_group_sync::store::Below;
+
 #[tokio::test]
 async fn an_app_that_was_never_crawled_is_crawled_at_start_for_the_last_tick() {
     let stage = Stage::new().await;
@@ -153,6 +156,16 @@ async fn a_signal_crawls_now_and_leaves_the_schedule_as_it_is() {
     assert_eq!(stage.crawls().await, ["signal  complete", "schedule 09:00 complete"]);
 }
 
+/// The next crawl of the app as the `status` command computes it.
+async fn by_history(stage: &Stage) -> Option<DateTime<Utc>> {
+    let app = SdkAppId::new(PROD.sdk_app_id).unwrap();
+    let (app, _) = stage.store.app_called(app).await.unwrap().unwrap();
+    let page = Below { before: i64::MAX, limit: HISTORY_LENGTH };
+    let crawls = stage.store.crawls(app, page).await.unwrap();
+    let schedule = Schedule::parse(PROD.cron, chrono_tz::UTC).unwrap();
+    next_crawl_by_history(&schedule, &crawls, stage.clock.now())
+}
+
 #[tokio::test]
 async fn a_failed_crawl_is_tried_again_with_growing_pauses_until_it_succeeds() {
     let stage = Stage::new().await;
@@ -161,6 +174,7 @@ async fn a_failed_crawl_is_tried_again_with_growing_pauses_until_it_succeeds() {
     for (crawls, again) in (1..).zip(["08:21:00", "08:23:00", "08:27:00"]) {
         daemon.has_crawled(crawls).await;
         daemon.waits_until(again).await;
+        assert_eq!(by_history(&stage).await, Some(at(again)));
         stage.set_clock(again);
         if crawls == 3 {
             stage.api.heal();
@@ -184,6 +198,7 @@ async fn the_next_tick_comes_before_another_attempt_and_pauses_grow_anew() {
     for (crawls, next) in (1..).zip(["08:58:30", "09:00:00", "09:01:00"]) {
         daemon.has_crawled(crawls).await;
         daemon.waits_until(next).await;
+        assert_eq!(by_history(&stage).await, Some(at(next)));
         stage.set_clock(next);
         daemon.hand.ring();
     }
@@ -240,10 +255,12 @@ async fn credentials_that_are_accepted_again_are_no_longer_refused() {
     let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
     daemon.waits_until("08:50:00").await;
     assert!(daemon.refused());
+    assert_eq!(by_history(&stage).await, Some(at("08:50:00")));
     stage.api.heal();
     daemon.life.signal(Signal::CrawlNow);
     daemon.waits_until("09:00:00").await;
     assert!(!daemon.refused());
+    assert_eq!(by_history(&stage).await, Some(at("09:00:00")));
 }
 
 #[tokio::test]

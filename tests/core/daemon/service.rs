@@ -159,7 +159,7 @@ async fn a_daemon_without_its_database_is_ready_says_what_it_waits_for_and_goes_
     let manager = manager.hears("READY=1").await;
     let manager = manager.hears("STATUS=started, but without a database; waiting for the database: ").await;
     std::fs::remove_file(place.path("data")).unwrap();
-    let daemon = daemon.says("the database is there").await.says("crawl complete").await;
+    let daemon = daemon.says("the database is open").await.says("crawl complete").await;
     assert!(place.path("data/groups.db").exists());
     assert_eq!(daemon.stop().await, Some(0));
     drop(manager);
