@@ -231,7 +231,10 @@ impl Lifecycle {
             None if self.tasks.is_empty() => Ending::Requested,
             None => {
                 let left = self.tasks.len();
-                tracing::error!(left, "tasks did not end after the hard stop; exiting without them");
+                tracing::error!(
+                    left,
+                    "tasks did not end after the hard stop; exiting without them (often the database does not answer)"
+                );
                 Ending::Abandoned(left)
             }
         }

@@ -46,7 +46,7 @@ impl EndOfList {
 pub enum PagesError {
     #[error(transparent)]
     Api(#[from] ApiError),
-    #[error("the list does not end: {what}")]
+    #[error("the list does not end: {what}; crawl again, and report it if it lasts")]
     Endless { what: String },
 }
 

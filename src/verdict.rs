@@ -122,11 +122,17 @@ impl fmt::Display for Shortfall {
                     lowest - distinct
                 )?;
                 if *setting <= LARGEST_SUGGESTED_SHORTFALL {
-                    write!(f, " (deletion.max_shortfall = {setting} would accept it)")?;
+                    write!(
+                        f,
+                        " (deletion.max_shortfall = {setting} would accept it: set it only if every crawl is short by this much)"
+                    )?;
                 }
             }
             ShortfallCause::NoCount { distinct } => {
-                write!(f, "listed {distinct} different ids without any TotalCount to compare them with")?;
+                write!(
+                    f,
+                    "listed {distinct} different ids without any TotalCount to compare them with (report this to Tencent Cloud's support)"
+                )?;
             }
             ShortfallCause::EmptyOnce => {
                 write!(
@@ -490,7 +496,7 @@ pub(crate) mod tests {
         assert_eq!(
             judgement.shortfalls[0].to_string(),
             "listed 99000 different ids of a TotalCount of 100000, 1000 fewer, where 0 are explained by changes during the \
-             crawl (deletion.max_shortfall = 0.01 would accept it)"
+             crawl (deletion.max_shortfall = 0.01 would accept it: set it only if every crawl is short by this much)"
         );
         let large = judge(evidence(vec![pass(1, &[100], 94)]));
         assert!(

@@ -35,7 +35,10 @@ impl Approve {
         let crawl = CrawlId(self.crawl);
         let (held, sdk_app_id) = find(&store, crawl).await?;
         if held.withheld == 0 {
-            return Err(refused(format!("crawl {crawl} of {} withheld no deletions", held.app)));
+            return Err(refused(format!(
+                "crawl {crawl} of {} withheld no deletions; `tim-group-sync status` names the crawls that did",
+                held.app
+            )));
         }
         let which = if self.confirmed { Approval::Confirmed } else { Approval::All };
         // A running crawl has read the held groups as live.

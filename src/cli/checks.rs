@@ -229,29 +229,20 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
             (Exit::Done, format!("the API accepts the credentials; the app has {groups}"))
         }
         Ok(Err(error)) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
-        Ok(Err(error)) => (Exit::Failed, format!("{error}{}", api_advice(&error, app))),
+        Ok(Err(error)) => (Exit::Failed, format!("{error}{}", api_addition(&error, app))),
     };
     Finding::new(exit, &app.name, text)
 }
 
-/// Returns what to do about an error of the API if the error itself has no advice.
-fn api_advice(error: &ApiError, app: &App) -> String {
-    let host = app.api.base_url.host_str().unwrap_or_default();
-    match error.reason_code() {
-        _ if matches!(error, ApiError::Untrusted { .. }) => String::new(),
-        ReasonCode::Timeout | ReasonCode::Network => {
-            format!(
-                "; make sure that this machine can reach {host} (firewall, HTTPS_PROXY), then check again"
-            )
+/// Returns what an error of the API does not contain: the host, or what to do about a code without advice.
+fn api_addition(error: &ApiError, app: &App) -> String {
+    match error {
+        ApiError::Answered { advice: Some(_), .. } | ApiError::Untrusted { .. } => String::new(),
+        ApiError::Answered { .. } => {
+            "; check again in a minute; if the error persists, report its code to Tencent Cloud's support"
+                .to_owned()
         }
-        ReasonCode::Throttled => {
-            "; another program is using the API for this app, so check again in a minute".to_owned()
-        }
-        ReasonCode::MalformedAnswer => {
-            format!("; the answer may not be from the API: check base_url and any proxy in front of {host}")
-        }
-        _ => "; check again in a minute; if the error persists, report its code to Tencent Cloud's support"
-            .to_owned(),
+        _ => format!(" (the host is {})", app.api.base_url.host_str().unwrap_or_default()),
     }
 }
 

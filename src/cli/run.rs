@@ -112,7 +112,10 @@ impl Reloading<'_> {
                 Err(failure) => {
                     let problems = failure.error.to_string();
                     problems.lines().for_each(|problem| error!("configuration: {problem}"));
-                    error!("the configuration was not reloaded: the previous one remains in effect");
+                    error!(
+                        "the configuration was not reloaded: the previous one remains in effect; run `tim-group-sync check \
+                         --no-environment`, then reload again"
+                    );
                     let first = problems.lines().next().unwrap_or_default();
                     let more = match problems.lines().count() {
                         0 | 1 => String::new(),

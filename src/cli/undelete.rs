@@ -99,7 +99,12 @@ fn refusal(held: &HeldCrawl, crawl: CrawlId) -> Option<String> {
             held.app
         ));
     }
-    (held.vanished == 0).then(|| format!("crawl {crawl} of {} marked no group deleted", held.app))
+    (held.vanished == 0).then(|| {
+        format!(
+            "crawl {crawl} of {} marked no group deleted; the column crawls.vanished shows which crawls did",
+            held.app
+        )
+    })
 }
 
 fn nothing_left(held: &HeldCrawl, crawl: CrawlId) -> String {

@@ -36,19 +36,20 @@ pub struct PasswordRead {
 /// Why a secret could not be read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
-    #[error("cannot read {}{}", path.display(), what_to_do(source))]
-    Unreadable { path: PathBuf, source: io::Error },
+    #[error("cannot read {}{}", path.display(), what_to_do(source, *is_credential))]
+    Unreadable { path: PathBuf, is_credential: bool, source: io::Error },
     #[error(
         "{} is a credential, and CREDENTIALS_DIRECTORY is not set: systemd provides credentials only to the service itself \
-         (LoadCredential=); run `systemctl kill -s USR1 tim-group-sync` to make the service crawl now",
+         (LoadCredential=); run `systemctl kill -s USR1 tim-group-sync` to make the service crawl now, \
+         or name the key by a path that this user can read",
         path.display()
     )]
     NoCredentials { path: PathBuf },
     #[error("{} is empty; it must contain the secret alone", path.display())]
     Empty { path: PathBuf },
-    #[error("{} is longer than 4 KiB, which no key or password is", path.display())]
+    #[error("{} is longer than 4 KiB, which no key or password is; name the file that contains the secret alone", path.display())]
     TooLong { path: PathBuf },
-    #[error("{} is not UTF-8 text", path.display())]
+    #[error("{} is not UTF-8 text; name the file that contains the secret alone", path.display())]
     NotText { path: PathBuf },
     #[error("{} contains {what}; it must contain the secret alone, on one line", path.display())]
     NotAlone { path: PathBuf, what: &'static str },
@@ -77,9 +78,10 @@ impl SecretFile {
         if self.path.starts_with("$CREDENTIALS_DIRECTORY") {
             return Err(SecretFileError::NoCredentials { path: path() });
         }
-        let unreadable = |source| SecretFileError::Unreadable { path: path(), source };
+        let is_credential = self.is_credential;
+        let unreadable = |source| SecretFileError::Unreadable { path: path(), is_credential, source };
         let file = File::open(&self.path).map_err(unreadable)?;
-        let warnings = if self.is_credential { None } else { lax_mode(&file, &self.path) };
+        let warnings = if is_credential { None } else { lax_mode(&file, &self.path) };
         let mut bytes = Vec::with_capacity(4097);
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if bytes.len() as u64 > MAX_BYTES {
@@ -96,8 +98,10 @@ impl SecretFile {
     }
 }
 
-fn what_to_do(error: &io::Error) -> &'static str {
+fn what_to_do(error: &io::Error, is_credential: bool) -> &'static str {
     match error.kind() {
+        io::ErrorKind::NotFound if is_credential => "; check the LoadCredential= of the service's unit",
+        io::ErrorKind::PermissionDenied if is_credential => "; run this as the user of the service's unit",
         io::ErrorKind::NotFound => "; put the secret alone into this file, and chmod 600 it",
         io::ErrorKind::PermissionDenied => "; chown it to the user who runs this program, and chmod 600 it",
         _ => "",

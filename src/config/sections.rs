@@ -149,7 +149,8 @@ fn listeners(root: &Section<'_>) -> (Option<SocketAddr>, Option<SocketAddr>) {
     section.finish();
     if dashboard.is_some_and(|address| !address.ip().is_loopback() && !allow_remote) {
         let rule = "must be a loopback address: the dashboard has no authentication";
-        let fix = "Write \"127.0.0.1:9879\", or allow_remote = true beside it";
+        let fix =
+            "Write \"127.0.0.1:9879\", or allow_remote = true beside it if a reverse proxy asks for a login";
         section.report_key("listen", Mistake::new(rule, fix));
     }
     if dashboard.is_some_and(|address| Some(address) == metrics && address.port() != 0) {

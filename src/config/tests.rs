@@ -289,7 +289,7 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[dashboard]\nlisten = \"0.0.0.0:9879\"",
         "5: dashboard.listen = \"0.0.0.0:9879\": must be a loopback address: the dashboard has no authentication. Write \
-         \"127.0.0.1:9879\", or allow_remote = true beside it",
+         \"127.0.0.1:9879\", or allow_remote = true beside it if a reverse proxy asks for a login",
     ),
     (
         "[dashboard]\nlisten = \"127.0.0.1:9878\"",
@@ -431,7 +431,8 @@ fn a_key_in_the_configuration_is_reported_with_its_proper_place() {
     assert_eq!(
         problems(&text),
         "config.toml:3: apps.prod.secret_key_file: must be the path of a file, but looks like the key itself; the \
-         value is not shown. Put it alone into a file of mode 0600 and write the path of that file"
+         value is not shown. Put it alone into a file of mode 0600 and write the path of that file; if anyone else read \
+         the configuration, create a new key in the console"
     );
 }
 
@@ -624,10 +625,13 @@ fn an_error_about_a_key_file_contains_only_its_path() {
     for (bytes, said) in [
         (&b""[..], " is empty; it must contain the secret alone"),
         (b"\r\n", " is empty; it must contain the secret alone"),
-        (b"tiger\xff", " is not UTF-8 text"),
+        (b"tiger\xff", " is not UTF-8 text; name the file that contains the secret alone"),
         (b"tiger tiger", " contains white space; it must contain the secret alone, on one line"),
         (two.as_bytes(), " contains white space; it must contain the secret alone, on one line"),
-        (long.as_bytes(), " is longer than 4 KiB, which no key or password is"),
+        (
+            long.as_bytes(),
+            " is longer than 4 KiB, which no key or password is; name the file that contains the secret alone",
+        ),
     ] {
         let app = app_with_key(folder.path(), bytes, 0o600);
         let error = app.read_secret_key().unwrap_err();

@@ -191,7 +191,8 @@ pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment)
     if !text.contains(['/', '.']) && holds_key(text) {
         return Err(Mistake::new(
             "must be the path of a file, but looks like the key itself; the value is not shown",
-            "Put it alone into a file of mode 0600 and write the path of that file",
+            "Put it alone into a file of mode 0600 and write the path of that file; if anyone else read the configuration, create a \
+             new key in the console",
         ));
     }
     let path = path(text, folder)?;

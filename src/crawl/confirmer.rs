@@ -237,7 +237,8 @@ impl AskingState {
                     absent_control = absent,
                     listed_control = listed,
                     "get_group_info contradicts what is known: it answered {} for an id that cannot exist and {} for a \
-                     listed group; the answers of this request are ignored",
+                     listed group; the answers of this request are ignored; if this persists, run `tim-group-sync check \
+                     --probe` and report its table",
                     shown(absent),
                     shown(listed)
                 );

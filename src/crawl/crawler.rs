@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error_span, info, warn};
 
-use super::clock_skew::{CLOCK_SKEW_WARNING, format_skew};
+use super::clock_skew::{CLOCK_SKEW_WARNING, MAX_CLOCK_SKEW, format_skew};
 use super::conclusion::{Conclusion, conclude};
 use super::context::CrawlContext;
 use super::dry_run::{DryRunTypes, WriteTarget};
@@ -321,7 +321,12 @@ impl Crawler {
         if differs != self.clock_differs.swap(differs, Ordering::Relaxed) {
             let skew_seconds = skew.num_seconds();
             if differs {
-                warn!(skew_seconds, "this machine's clock and the API's differ by {}", format_skew(skew));
+                warn!(
+                    skew_seconds,
+                    "this machine's clock and the API's differ by {}; correct the clock, because crawls fail beyond {}",
+                    format_skew(skew),
+                    format_skew(MAX_CLOCK_SKEW)
+                );
             } else {
                 info!(skew_seconds, "this machine's clock and the API's agree again");
             }

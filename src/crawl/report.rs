@@ -180,7 +180,7 @@ pub(super) fn withheld_reason(
     let text = match crawl {
         Some(crawl) => format!(
             "{why}: {deletions} withheld{asked} until the API lists the groups again or someone runs \
-             `tim-group-sync approve --crawl {crawl}`"
+             `tim-group-sync approve --crawl {crawl}` (`approve --crawl {crawl} --dry-run` lists the groups)"
         ),
         None => format!("{why}: {} would be withheld{asked}", counted(groups, "deletion")),
     };

@@ -144,14 +144,16 @@ impl PassTally {
             warn!(
                 group_type,
                 groups = self.elsewhere,
-                "groups are listed under this type and by an earlier pass too; their types stay as they are"
+                "groups are listed under this type and by an earlier pass too; their types stay as they are (if every crawl logs \
+                 this, remove one of the types from `group_types`)"
             );
         }
         if self.unusable > 0 {
             warn!(
                 group_type,
                 ids = self.unusable,
-                "listed ids cannot be group ids (empty, over 255 bytes, or with control characters) and are not kept"
+                "listed ids cannot be group ids (empty, over 255 bytes, or with control characters) and are not kept; report \
+                 them to Tencent Cloud's support"
             );
         }
     }

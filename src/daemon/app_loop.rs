@@ -308,7 +308,11 @@ impl AppLoop {
 
     fn record_skipped(&self, ticks: u64) {
         if ticks > 0 {
-            warn!(app = self.entry.app(), ticks, "ticks of the schedule passed without a crawl of their own");
+            warn!(
+                app = self.entry.app(),
+                ticks,
+                "ticks of the schedule passed without a crawl of their own; if crawls take longer than the schedule's interval, set a rarer `cron`"
+            );
             self.entry.update(|state| state.skipped_ticks += ticks);
         }
     }

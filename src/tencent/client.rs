@@ -365,7 +365,7 @@ fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError>
 pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
     let start = body.trim_ascii_start();
     let what = if start.starts_with(b"<") {
-        "HTML instead of JSON (a proxy or a captive portal may have answered)".to_owned()
+        "HTML instead of JSON".to_owned()
     } else if error.is_eof() {
         format!("the JSON ends after {} {}", body.len(), plural(body.len() as u64, "byte"))
     } else if error.is_data() {

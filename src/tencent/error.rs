@@ -11,22 +11,28 @@ use crate::pace::Disposition;
 /// Why a call has no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("the API did not answer within {}", humantime::format_duration(*.after))]
+    #[error(
+        "the API did not answer within {}; if it lasts, check the network and raise `request_timeout`",
+        humantime::format_duration(*.after)
+    )]
     Timeout { after: Duration },
-    #[error("no connection to the API: {detail}")]
+    #[error("no connection to the API: {detail}{NETWORK_ADVICE}")]
     Connect { detail: String },
     #[error(
         "the certificate of the API's server is not trusted ({detail}): if a proxy intercepts TLS, add its CA to the system's \
          (update-ca-certificates) or set SSL_CERT_FILE to a file with all CAs; otherwise check base_url and this machine's clock"
     )]
     Untrusted { detail: String },
-    #[error("the connection to the API broke before the answer was complete: {detail}")]
+    #[error("the connection to the API broke before the answer was complete: {detail}{NETWORK_ADVICE}")]
     Broken { detail: String },
-    #[error("the API answered with HTTP status {status}")]
+    #[error("the API answered with HTTP status {status}; {}", status_advice(*.status))]
     Status { status: u16 },
-    #[error("the API's answer is larger than {limit} bytes")]
+    #[error("the API's answer is larger than {limit} bytes; check that `base_url` names this API")]
     TooLarge { limit: usize },
-    #[error("the API's answer is not what its documentation describes: {what}")]
+    #[error(
+        "the API's answer is not what its documentation describes: {what}; check `base_url` and any proxy or captive portal, \
+         otherwise report it"
+    )]
     Malformed { what: String },
     #[error("the API answered error {code}{}{}{}", meaning_in_text(*.code), info_in_text(.info), advice_in_text(.advice.as_deref()))]
     Answered {
@@ -83,6 +89,9 @@ impl ApiError {
         }
     }
 }
+
+const NETWORK_ADVICE: &str =
+    "; check DNS, the firewall and HTTPS_PROXY; if only this host is blocked, name another one in `base_url`";
 
 /// Minimum pause after a throttled request. The limit is one request a second.
 const THROTTLE: Duration = Duration::from_secs(2);
@@ -188,19 +197,45 @@ pub(super) fn advice(code: i64, identifier: &str, region_hint: &str) -> Option<S
         10007 | 10012 | 60010 | 70107 | 70403 => format!(
             "set the app's `identifier` to one of its administrators (now {identifier:?}; the console lists them under the app's basic configuration)"
         ),
-        60006 | 60012 => "check the app's `sdk_app_id`".to_owned(),
+        10003 | 60002 | 60009 => "check `base_url`, and any proxy that changes URLs".to_owned(),
+        10004 => "if a group type is rejected, remove it from `group_types` or correct its name; `group_types = []` lists \
+                  without types"
+            .to_owned(),
+        10011 | 60003 => "check any proxy that changes requests; otherwise report it".to_owned(),
+        60006 => "check the app's `sdk_app_id`".to_owned(),
+        60012 => "check the app's `sdk_app_id`, and any proxy that drops the query of URLs".to_owned(),
+        60015 | 70402 => "report it as a bug of this program".to_owned(),
         60016 | 60017 | 10026 => "ask Tencent Cloud's support why the app is disabled".to_owned(),
         60020 => "renew the package in the console; it takes effect after about five minutes".to_owned(),
         60021 => "add this host's address to the app's IP allow-list in the console".to_owned(),
         70001 => "check this machine's clock".to_owned(),
-        10008 | 60004 | 60005 | 70002 | 70003 | 70005 | 70009 => {
+        10008 | 60004 | 60005 | 70002 | 70003 | 70005 | 70009 | 70050 => {
             "check that the key in `secret_key_file` is the key of this `sdk_app_id` (console: the app's basic configuration); \
              it is not the SecretKey of a Tencent Cloud API key (CAM)"
                 .to_owned()
         }
+        70013 | 70014 => "check any proxy that changes URLs; otherwise report it".to_owned(),
+        70051 => format!(
+            "remove the account {identifier:?} from the blacklist in the console, or set `identifier` to another administrator"
+        ),
+        70114 => format!(
+            "the login of {identifier:?} is restricted for security: set `identifier` to another administrator, or ask Tencent \
+             Cloud's support"
+        ),
+        _ if THROTTLING.contains(&code) => {
+            "if it lasts, raise `request_interval`, or find what else calls the API for this SDKAppID".to_owned()
+        }
         70016 | 70020 => format!("check `sdk_app_id` and the data centre it was created in: {region_hint}"),
         _ => return None,
     })
+}
+
+fn status_advice(status: u16) -> &'static str {
+    match status {
+        429 => "if it lasts, raise `request_interval`, or find what else calls the API for this SDKAppID",
+        500.. => "if it lasts, check any proxy, or ask Tencent Cloud's support",
+        _ => "check `base_url` and any proxy",
+    }
 }
 
 fn meaning_in_text(code: i64) -> String {

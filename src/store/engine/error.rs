@@ -9,7 +9,7 @@ use crate::model::{CrawlId, SdkAppId};
 pub enum StoreError {
     #[error("cannot open the database {at}{}", what_to_do(.source))]
     Open { at: String, source: sqlx::Error },
-    #[error("the database's URL cannot be used")]
+    #[error("the database's URL cannot be used; write it as postgres://USER@HOST:PORT/DATABASE")]
     InvalidUrl { source: sqlx::Error },
     #[error(
         "the database's schema cannot be called {name:?}: it must be a plain lower-case name of at most 55 bytes"
@@ -33,11 +33,17 @@ pub enum StoreError {
     OtherOwner { owner: String, role: String },
     #[error("there is no role {role:?} to grant the views to; as an administrator, run: {create}")]
     NoSuchRole { role: String, create: String },
-    #[error("there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` make one")]
+    #[error(
+        "there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` make one, but if the service runs already, it \
+         uses another one: set the same database.url"
+    )]
     Absent { at: String },
-    #[error("cannot create the folder {} for the database", .path.display())]
+    #[error("cannot create the folder {} for the database; create it for this program's user, or set database.url", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
-    #[error("cannot bring the database's tables up to date")]
+    #[error(
+        "cannot bring the database's tables up to date; nothing of the failed migration is kept (if tables of another program \
+         are in the way, set another database.url)"
+    )]
     Migrate { source: Box<sqlx::migrate::MigrateError> },
     #[error(
         "the database was set up by a newer version of this program (it has migration {version}); run that version, or restore a backup from before"
@@ -49,17 +55,26 @@ pub enum StoreError {
     NotMigrated,
     #[error("cannot {doing}{}", what_to_do(.source))]
     Query { doing: &'static str, source: sqlx::Error },
-    #[error("crawl {crawl} was closed by another process meanwhile; nothing of its end was written")]
+    #[error(
+        "crawl {crawl} was closed by another process meanwhile; nothing of its end was written (was this host suspended or cut off \
+         from the database?)"
+    )]
     Superseded { crawl: CrawlId },
     #[error(
-        "another process has taken over app {app}: this one did not renew its lease in time, and writes nothing more"
+        "another process has taken over app {app}: this one did not renew its lease within 30 s, and writes nothing more; see whether this host was suspended or cut off from the database"
     )]
     LeaseLost { app: SdkAppId },
-    #[error("cannot use the lock file {}", .path.display())]
+    #[error(
+        "cannot use the lock file {}; see who owns it and its folder, and use no network file system",
+        .path.display()
+    )]
     Lock { path: PathBuf, source: std::io::Error },
     #[error("only an SQLite database can be published as a file; give readers of PostgreSQL a role")]
     NoFile,
-    #[error("cannot {doing} the published copy {}", .path.display())]
+    #[error(
+        "cannot {doing} the published copy {}; its folder must exist and be writable (crawls go on)",
+        .path.display()
+    )]
     Publish { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error(
         "{} is something else than an earlier copy, and stays as it is; name another file in database.publish, or remove this one",
@@ -139,15 +154,18 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
         // (14), not a database (26).
         Ok(sqlite) if code.len() < 5 => match sqlite & 0xff {
             8 => {
-                "; the database's file may not be written: see who owns it, its folder and the files beside it"
+                "; the database's file may not be written: run this program as the service's user, or chown the file, its folder and the files beside it"
             }
             5 | 6 => "; another program has it locked",
             14 => "; see who owns the file, its folder and the files beside it",
-            10 | 13 => "; the disk of the database's file is full or broken",
-            11 | 26 => "; the database's file is damaged: keep a copy of it and restore a backup",
+            10 | 13 => "; the disk of the database's file is full or broken: make room, or check the disk",
+            11 | 26 => {
+                "; the database's file is damaged: stop the service, keep a copy of the file, and restore a backup or what `sqlite3 FILE .recover` saves"
+            }
             _ => "",
         },
-        _ if code == "53100" => "; the server's disk is full",
+        _ if code == "53100" => "; the server's disk is full: make room",
+        _ if code == "42P07" => "; a table of another program is in the way: set another database.schema",
         _ if code.starts_with("28") => {
             "; see the user in database.url, and the password in database.password_file, PGPASSWORD or ~/.pgpass"
         }

@@ -282,11 +282,12 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
     let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
     std::fs::write(place.path("config.toml"), lines.replace("retry_for = \"1s\"\n", "")).unwrap();
     for (fault, code, advice) in [
-        (Fault::Reset, 1, "make sure that this machine can reach 127.0.0.1"),
-        (Fault::Status(503), 1, "make sure that this machine can reach 127.0.0.1"),
-        (Fault::HtmlWith200, 1, "check base_url and any proxy in front of 127.0.0.1"),
-        (Fault::ErrorCode(60011), 1, "another program is using the API for this app"),
-        (Fault::ErrorCode(60002), 1, "report its code to Tencent Cloud's support"),
+        (Fault::Reset, 1, "check DNS, the firewall and HTTPS_PROXY"),
+        (Fault::Status(503), 1, "check any proxy, or ask Tencent Cloud's support (the host is 127.0.0.1)"),
+        (Fault::HtmlWith200, 1, "check `base_url` and any proxy or captive portal"),
+        (Fault::ErrorCode(60011), 1, "find what else calls the API for this SDKAppID"),
+        (Fault::ErrorCode(60002), 1, "check `base_url`"),
+        (Fault::ErrorCode(60999), 1, "report its code to Tencent Cloud's support"),
         (Fault::ErrorCode(60021), 78, "add this host's address to the app's IP allow-list"),
         (Fault::ErrorCode(70016), 78, "check `sdk_app_id` and the data centre"),
     ] {

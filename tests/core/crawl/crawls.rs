@@ -585,7 +585,7 @@ async fn a_short_pass_names_the_setting_that_would_accept_a_small_gap(mut world:
     assert_eq!(
         why(&world.crawl().await),
         "Public listed 38 different ids of a TotalCount of 39, 1 fewer, where 0 are explained by changes during the crawl \
-         (deletion.max_shortfall = 0.0257 would accept it); nothing of it was marked deleted"
+         (deletion.max_shortfall = 0.0257 would accept it: set it only if every crawl is short by this much); nothing of it was marked deleted"
     );
 }
 
@@ -976,7 +976,8 @@ async fn a_crawl_whose_types_are_all_rejected_fails(world: World) {
     assert_eq!(
         why(&report),
         "the API rejects every configured group type (Private, Public): the API answered error 10004 \
-         (a parameter is not accepted), ErrorInfo \"scripted\""
+         (a parameter is not accepted), ErrorInfo \"scripted\": if a group type is rejected, remove it from `group_types` \
+         or correct its name; `group_types = []` lists without types"
     );
     assert_eq!(world.table().await, ["a Public", "b Private"]);
 }
