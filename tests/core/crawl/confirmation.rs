@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use harness::campaign;
 use harness::crawl::{World, group_types, ids, outcome, why};
 use harness::log::captured_log;
 use harness::on_every_engine;
@@ -119,6 +120,7 @@ async fn an_app_that_only_grows_loses_nothing(world: World) {
 }
 
 async fn an_app_whose_groups_come_and_go_at_random_loses_none_that_stands(world: World) {
+    let crawls = if campaign::is_full() { 25 } else { 8 };
     for confirm in [true, false] {
         let mut rng = StdRng::seed_from_u64(20_261_101);
         let mut world = world.afresh().await;
@@ -127,7 +129,7 @@ async fn an_app_whose_groups_come_and_go_at_random_loses_none_that_stands(world:
         world.create("Public", &numbered("public", 0..40));
         world.create("Own", "own-1 own-2 own-3");
         let mut made = 0;
-        for _ in 0..25 {
+        for _ in 0..crawls {
             for _ in 0..rng.random_range(0..6) {
                 let (create, seed) = (rng.random_bool(0.6), rng.random::<u64>());
                 let group_type = if rng.random_bool(0.8) { "Public" } else { "Own" };

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use harness::campaign::{Sample, number};
 use harness::crawl::{ON_COMMAND, World, group_types, ids, outcome, why};
 use harness::log::captured_log;
 use harness::on_every_engine;
@@ -271,8 +272,9 @@ fn all_faults() -> Vec<Fault> {
 #[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
 async fn strike_everywhere(world: World, lasting: bool) {
     const LISTS: u64 = 13;
-    let mut strikes = 0;
+    let (mut strikes, mut sample) = (0, Sample::of_one_in(13));
     for fault in all_faults() {
+        let places: Vec<u64> = (1..=LISTS + 2).filter(|_| sample.takes_next()).collect();
         // Afresh, because what is checked after each crawl takes longer with every crawl before it.
         let mut world = world.afresh().await;
         if fault == Fault::Timeout {
@@ -284,7 +286,7 @@ async fn strike_everywhere(world: World, lasting: bool) {
         let mut campaign = Campaign { world, round: 0 };
         let report = campaign.world.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.requests), ("complete", LISTS + 1));
-        for place in 1..=LISTS + 2 {
+        for place in places {
             campaign.strike_anywhere(&fault, place, lasting).await;
             strikes += 1;
         }
@@ -383,18 +385,22 @@ impl Questions {
 
 #[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
 async fn strike_every_question(world: World, lasting: bool) {
-    let mut strikes = 0;
+    let (mut strikes, mut sample) = (0, Sample::of_one_in(9));
     for code in [10010, 10015] {
         for fault in faults_of_questions(code) {
+            let questions: Vec<u64> = (1..=Questions::REQUESTS).filter(|_| sample.takes_next()).collect();
+            if questions.is_empty() {
+                continue;
+            }
             let settings = Settings { absent: AbsentCodes::all(code), ..Settings::default() };
             let mut world = world.afresh().await.with_api(settings).await;
             world.page_limit = 100;
             if fault == Fault::Timeout {
                 world.request_timeout = Duration::from_millis(300);
             }
-            let mut questions = Questions::begin(world).await;
-            for nth in 1..=Questions::REQUESTS {
-                questions.strike(&fault, nth, lasting).await;
+            let mut campaign = Questions::begin(world).await;
+            for nth in questions {
+                campaign.strike(&fault, nth, lasting).await;
                 strikes += 1;
             }
         }
@@ -653,10 +659,9 @@ impl FaultyLife {
 #[expect(clippy::print_stdout, reason = "the number of crawls, and a failure has to be repeatable")]
 async fn random_faulty_crawls_never_delete_a_standing_group(world: World) {
     const CRAWLS_PER_LIFE: u64 = 25;
-    let number =
-        |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
-    let (most, first_seed) = (number("FAULTY_CRAWLS", 150), number("FAULTY_SEED", 20_261_130));
-    let stale_info = number("FAULTY_STALE_INFO", 0) > 0;
+    let (most, first_seed) =
+        (number("FAULTY_CRAWLS", 150, 25), number("FAULTY_SEED", 20_261_130, 20_261_130));
+    let stale_info = number("FAULTY_STALE_INFO", 0, 0) > 0;
     let (mut crawls, mut lives, mut wrong_marks, mut vanished) = (0, 0, 0, 0u64);
     for seed in first_seed.. {
         if crawls >= most {
@@ -700,6 +705,7 @@ async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
             api.create("Public", "new");
         },
     ];
+    let mut sample = Sample::of_one_in(10);
     for (order, cursor) in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled]
         .into_iter()
         .flat_map(|order| [Cursor::Key, Cursor::Position].map(|cursor| (order, cursor)))
@@ -709,7 +715,7 @@ async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
             let mut world = world.afresh().await.with_api(Settings { listing, ..Settings::default() }).await;
             // A list that goes by keys skips no standing group: the lists alone are enough.
             world.guard.confirm = cursor == Cursor::Position || number % 2 == 0;
-            for request in 1..=REQUESTS {
+            for request in (1..=REQUESTS).filter(|_| sample.takes_next()) {
                 let known: Vec<String> = world.api.truth().into_keys().collect();
                 known.iter().for_each(|id| world.dissolve(id));
                 (0..7).for_each(|n| world.create("Public", &format!("public-{n}")));

@@ -4,6 +4,7 @@
 //! the histories are the same in every run. `PROPTEST_CASES=2000 cargo test --test faults histories` looks further;
 //! `HISTORY_STEPS=20000 HISTORY_SEED=7 cargo test --test faults one_long_history` lives longer, and differently.
 
+use harness::campaign;
 use harness::crawl::{Engine, World, group_types, outcome};
 use harness::on_every_engine;
 use proptest::prelude::*;
@@ -284,7 +285,7 @@ async fn after_any_history(
     about: About,
     end: impl AsyncFn(&World) + Send + 'static,
 ) {
-    let cases = std::env::var("PROPTEST_CASES").map_or(24, |cases| cases.parse().unwrap());
+    let cases = u32::try_from(campaign::number("PROPTEST_CASES", 24, 4)).unwrap();
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(20_260_301),
@@ -414,9 +415,8 @@ async fn after_any_history_without_questions_every_standing_group_is_live(world:
 /// The same, in one life: a table that many crawls have left their traces in.
 #[expect(clippy::print_stdout, reason = "a failure has to be repeatable")]
 async fn one_long_history_ends_with_the_truth(mut world: World) {
-    let number =
-        |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
-    let (steps, seed) = (number("HISTORY_STEPS", 1000), number("HISTORY_SEED", 20_260_301));
+    let steps = campaign::number("HISTORY_STEPS", 1000, 100);
+    let seed = campaign::number("HISTORY_SEED", 20_260_301, 20_260_301);
     world.group_types = group_types(&TYPES);
     world.page_limit = 2;
     let config = Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };

@@ -1,6 +1,7 @@
 //! What the tests share: a simulated API, a database on either engine, the daemon, the program as a process, a browser.
 
 pub mod browser;
+pub mod campaign;
 pub mod cli;
 pub mod crawl;
 pub mod daemon;
@@ -11,9 +12,21 @@ pub mod program;
 pub mod schema;
 pub mod store;
 
+use std::io::Write as _;
 use std::path::Path;
 
 /// The root of the project.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
+}
+
+/// Reports that a test, or a part of one, does not run: on stderr, which the test runner does not capture, and in the file
+/// that `SKIPPED_TESTS` names.
+pub fn skip(reason: &str) {
+    let line = format!("SKIPPED: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    if let Some(file) = std::env::var_os("SKIPPED_TESTS") {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
+        file.unwrap().write_all(line.as_bytes()).unwrap();
+    }
 }

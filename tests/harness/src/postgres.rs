@@ -123,11 +123,15 @@ cat >/dev/null
 "#;
 
 impl Pooler {
-    /// `None` where there is no pgbouncer, or no server of the tests' own behind it.
+    /// Returns `None` if the server is a named one, whose socket a pooler does not know.
     pub async fn start() -> Option<Self> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
-        let program = program.into_iter().find(|program| program.exists())?;
-        let ServerUrl::Socket(server) = &PostgresServer::shared().await.url else { return None };
+        let program = program.into_iter().find(|program| program.exists());
+        let ServerUrl::Socket(server) = &PostgresServer::shared().await.url else {
+            crate::skip("there is no pgbouncer before a named server");
+            return None;
+        };
+        let program = program.expect("no pgbouncer: `tests/run` installs it");
         let (folder, keeper) = Keeper::of(POOLER_SCRIPT, &[program, server]);
         Some(Self { folder, _keeper: keeper })
     }
@@ -322,7 +326,6 @@ impl OwnServer {
     }
 
     /// One that listens on a port of 127.0.0.1 and speaks TLS only, where the server's programs were built with it.
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub fn with_certificate(certificate: &str, key: &str) -> Option<Self> {
         if let Some(programs) = programs() {
             // Such a build carries this sentence, to refuse `ssl = on`.
@@ -330,7 +333,7 @@ impl OwnServer {
             let without =
                 Command::new("grep").args(sentence).arg(programs.join("postgres")).status().unwrap();
             if without.success() {
-                eprintln!("SKIPPED: {} was built without TLS", programs.join("postgres").display());
+                crate::skip(&format!("{} was built without TLS", programs.join("postgres").display()));
                 return None;
             }
         }
@@ -340,13 +343,10 @@ impl OwnServer {
         Self::run(&[certificate, key, &one, &two, &three])
     }
 
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     fn run(arguments: &[&str]) -> Option<Self> {
         let Some(programs) = programs() else {
             assert!(std::env::var_os("TIM_GROUP_SYNC_TEST_DATABASE_URL").is_some(), "{MISSING}");
-            eprintln!(
-                "SKIPPED: a named server cannot be stopped and copied; name PostgreSQL's programs in PG_BIN"
-            );
+            crate::skip("a named server cannot be stopped and copied; name PostgreSQL's programs in PG_BIN");
             return None;
         };
         let arguments: Vec<&Path> =
@@ -386,11 +386,10 @@ impl OwnServer {
     }
 
     /// Makes a replica that follows it, and says where. `None` where the program for it is not beside the server's.
-    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub async fn replica(&self) -> Option<DatabaseUrl> {
         let programs = programs().expect("it runs");
         if !programs.join("pg_basebackup").exists() {
-            eprintln!("SKIPPED: there is no pg_basebackup in {}", programs.display());
+            crate::skip(&format!("there is no pg_basebackup in {}", programs.display()));
             return None;
         }
         self.tell("copy").await;

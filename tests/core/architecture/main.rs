@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
+mod circles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,12 @@ fn allowed_imports() -> BTreeMap<String, Option<BTreeSet<String>>> {
         .collect()
 }
 
+/// The code of a file before its unit tests.
+fn without_tests(text: &str) -> &str {
+    let tests = ["#[cfg(test)]\nmod tests {", "#[cfg(test)]\npub(crate) mod tests {"];
+    &text[..tests.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len())]
+}
+
 /// The modules that each top-level module imports outside its tests, from its `crate::` paths.
 fn actual_imports() -> BTreeMap<String, BTreeSet<String>> {
     let source = root().join("src");
@@ -53,8 +61,7 @@ fn actual_imports() -> BTreeMap<String, BTreeSet<String>> {
             continue;
         }
         let text = fs::read_to_string(&file).unwrap();
-        let tests = ["#[cfg(test)]\nmod tests {", "#[cfg(test)]\npub(crate) mod tests {"];
-        let code = &text[..tests.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len())];
+        let code = without_tests(&text);
         let own = imports.entry(module.clone()).or_default();
         for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
             for path in line.split("crate::").skip(1) {
