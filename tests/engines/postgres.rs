@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use harness::crawl::{Engine, World};
-use harness::postgres::{PostgresServer, TestDatabase};
-use harness::store::{Bench, Place, Scene, at, day, group_types, sdk_app_id};
+use harness::crawl::{Engine, Harness};
+use harness::postgres::{PostgresServer, ServerDatabase};
+use harness::store::{LeasedApp, Location, TestDatabase, at, day, group_types, sdk_app_id};
 use secrecy::SecretString;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -17,68 +17,68 @@ use tim_group_sync::simulator::At;
 use tim_group_sync::store::{AppId, AppIdentity, Approval, DatabaseUrl, PostgresDatabase, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
-fn database(bench: &Bench) -> &TestDatabase {
-    match &bench.place {
-        Place::Postgres(database) => database,
-        Place::Sqlite(_) => panic!("these tests are PostgreSQL's"),
+fn database(db: &TestDatabase) -> &ServerDatabase {
+    match &db.location {
+        Location::Postgres(database) => database,
+        Location::Sqlite(_) => panic!("these tests are PostgreSQL's"),
     }
 }
 
-async fn execute(bench: &Bench, sql: &str) {
-    Bench::execute(&bench.url(), sql).await;
+async fn execute(db: &TestDatabase, sql: &str) {
+    TestDatabase::execute(&db.url(), sql).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_lease_that_is_not_renewed_passes_to_the_next_who_asks() {
-    let bench = Bench::postgres().await;
-    let other = bench.another_store().await;
-    let killed = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    let db = TestDatabase::postgres().await;
+    let other = db.another_store().await;
+    let killed = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     drop(killed);
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_none());
     let left = "SELECT round((expires_at - extract(epoch FROM now()) * 1000) / 10000) FROM lease";
-    assert_eq!(bench.value(left).await, "3", "tens of seconds");
-    bench.let_leases_run_out().await;
+    assert_eq!(db.value(left).await, "3", "tens of seconds");
+    db.expire_leases().await;
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_some());
-    assert_eq!(bench.value("SELECT fence FROM lease").await, "2");
+    assert_eq!(db.value("SELECT fence FROM lease").await, "2");
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_lease_is_renewed_by_the_work_and_tells_when_it_was_lost() {
-    let bench = Bench::postgres().await;
-    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    bench.let_leases_run_out().await;
+    let db = TestDatabase::postgres().await;
+    let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    db.expire_leases().await;
     // Just taken: nothing to do.
     lease.renew().await.unwrap();
-    assert_eq!(bench.value("SELECT expires_at FROM lease").await, "0");
+    assert_eq!(db.value("SELECT expires_at FROM lease").await, "0");
     let_seconds_pass(6).await;
     // Run out, but nobody took it.
     lease.renew().await.unwrap();
-    assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
-    bench.let_leases_run_out().await;
-    let other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    assert_ne!(db.value("SELECT expires_at FROM lease").await, "0");
+    db.expire_leases().await;
+    let other = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     let_seconds_pass(6).await;
     assert!(matches!(lease.renew().await, Err(StoreError::LeaseLost { .. })));
     // What the loser gives up is not the other's.
     lease.release(Clock::system().now(), Duration::ZERO).await;
-    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     other.give_back().await;
-    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_some());
+    assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_some());
 }
 
 /// Keeps everyone else from changing a table until this is dropped, or ended.
-async fn lock_table(bench: &Bench, table: &str) -> PgConnection {
-    let mut locking = database(bench).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+async fn lock_table(db: &TestDatabase, table: &str) -> PgConnection {
+    let mut locking = database(db).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
     let lock = format!("BEGIN; LOCK TABLE tim_private.{table} IN EXCLUSIVE MODE");
     sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut locking).await.unwrap();
     locking
 }
 
 /// Waits until so many of the store's connections wait for a lock.
-async fn waiting_for_a_lock(bench: &Bench, connections: &str) {
+async fn waiting_for_a_lock(db: &TestDatabase, connections: &str) {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while bench.value(waiting).await != connections {
+    while db.value(waiting).await != connections {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -98,24 +98,24 @@ async fn let_seconds_pass(seconds: u64) {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
-    let bench = Bench::postgres().await;
-    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    bench.let_leases_run_out().await;
-    let locking = lock_table(&bench, "app").await;
+    let db = TestDatabase::postgres().await;
+    let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    db.expire_leases().await;
+    let locking = lock_table(&db, "app").await;
     let writes = (0..20).map(|number| {
         let app =
             AppIdentity { sdk_app_id: SdkAppId::new(number + 1).unwrap(), name: format!("app{number}") };
-        let store = bench.store.clone();
+        let store = db.store.clone();
         tokio::spawn(async move { store.register_app(&app, &[]).await.map(drop) })
     });
     let writes: Vec<_> = writes.collect();
-    waiting_for_a_lock(&bench, "10").await;
+    waiting_for_a_lock(&db, "10").await;
     let_seconds_pass(6).await;
     let beside_them = async {
         lease.renew().await.unwrap();
-        assert_ne!(bench.value("SELECT expires_at FROM lease").await, "0");
+        assert_ne!(db.value("SELECT expires_at FROM lease").await, "0");
         lease.give_back().await;
-        assert_eq!(bench.value("SELECT count(holder) FROM lease").await, "0");
+        assert_eq!(db.value("SELECT count(holder) FROM lease").await, "0");
     };
     soon(beside_them).await;
     locking.close().await.unwrap();
@@ -127,45 +127,40 @@ async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn an_approval_that_takes_long_keeps_its_lease() {
-    let bench = Bench::postgres().await;
-    let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
-    withheld.withhold(&[scene.public], Confirmation::Off, true);
-    scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
-    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    let db = TestDatabase::postgres().await;
+    let leased = LeasedApp::after_baseline(&db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
+    withheld.withhold(&[leased.public], Confirmation::Off, true);
+    leased.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
+    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
 
-    bench.let_leases_run_out().await;
-    let locking = lock_table(&bench, "group_event").await;
-    let approving = scene.lease.keeping(bench.store.approve(
-        &scene.lease,
-        &held,
-        (crawl, Approval::All),
-        at(3, 0),
-        day(),
-    ));
+    db.expire_leases().await;
+    let locking = lock_table(&db, "group_event").await;
+    let approving =
+        leased.lease.keeping(db.store.approve(&leased.lease, &held, (crawl, Approval::All), at(3, 0), day()));
     let meanwhile = async {
-        waiting_for_a_lock(&bench, "1").await;
+        waiting_for_a_lock(&db, "1").await;
         let_seconds_pass(9).await;
-        while bench.value("SELECT expires_at FROM lease").await == "0" {
+        while db.value("SELECT expires_at FROM lease").await == "0" {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+        assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
         locking.close().await.unwrap();
     };
     let (approved, ()) = soon(Box::pin(async { tokio::join!(approving, meanwhile) })).await;
     assert_eq!(approved.unwrap().unwrap(), 1);
-    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
-    bench.assert_consistent().await;
+    assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    db.assert_consistent().await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn what_runs_under_a_lease_is_abandoned_once_another_has_it() {
-    let bench = Bench::postgres().await;
-    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    bench.let_leases_run_out().await;
-    let _other = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    let db = TestDatabase::postgres().await;
+    let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    db.expire_leases().await;
+    let _other = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     let endless = lease.keeping(std::future::pending::<()>());
     let (outcome, ()) = soon(async { tokio::join!(endless, let_seconds_pass(9)) }).await;
     assert!(lost(&outcome), "{outcome:?}");
@@ -178,57 +173,57 @@ fn lost<T>(outcome: &Result<T, StoreError>) -> bool {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
-    let bench = Bench::postgres().await;
-    let slow = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
+    let db = TestDatabase::postgres().await;
+    let slow = LeasedApp::after_baseline(&db, &["a", "b"], &[]).await;
     let crawl = slow.open(at(2, 0)).await;
     let gone = slow.settle(&[(slow.public, Verdict::Exact)], &["a"]).await;
-    bench.let_leases_run_out().await;
-    let quick = Scene::on(&bench).await;
-    let before = bench.lines("SELECT * FROM group_row ORDER BY group_id").await;
+    db.expire_leases().await;
+    let quick = LeasedApp::on(&db).await;
+    let before = db.lines("SELECT * FROM group_row ORDER BY group_id").await;
 
     assert!(lost(&slow.try_list(crawl, slow.public, false, at(2, 1), &["c"]).await));
-    assert!(lost(&bench.store.end_baseline(&slow.lease, slow.app, slow.private, crawl).await));
+    assert!(lost(&db.store.end_baseline(&slow.lease, slow.app, slow.private, crawl).await));
     assert!(lost(&slow.close(crawl, at(2, 0), at(2, 2), &gone).await));
-    assert_eq!(bench.lines("SELECT * FROM group_row ORDER BY group_id").await, before);
+    assert_eq!(db.lines("SELECT * FROM group_row ORDER BY group_id").await, before);
     let status = format!("SELECT status FROM crawl WHERE crawl_id = {crawl}");
-    assert_eq!(bench.value(&status).await, "running");
+    assert_eq!(db.value(&status).await, "running");
 
     // The next one goes on as after a kill.
     let next = quick.open(at(3, 0)).await;
-    assert_eq!(bench.value(&status).await, "failed");
+    assert_eq!(db.value(&status).await, "failed");
     quick.complete(next, at(3, 0), at(3, 1), &[quick.public]).await;
-    bench.assert_consistent().await;
+    db.assert_consistent().await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
-    let world = World::on(Engine::Postgres).await;
-    let bench = &world.bench;
-    world.api.create_many("Public", 10);
-    let held = world.api.hold(At::Request(2));
-    let crawler = world.crawler();
+    let harness = Harness::on(Engine::Postgres).await;
+    let db = &harness.db;
+    harness.api.create_many("Public", 10);
+    let held = harness.api.hold(At::Request(2));
+    let crawler = harness.crawler();
     let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
     let stop = CancellationToken::new();
     let crawling = crawler.crawl(occasion, WhenBusy::GiveUp, &stop);
     let taking_over = async {
         held.reached().await;
-        assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
-        bench.let_leases_run_out().await;
-        let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+        assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+        db.expire_leases().await;
+        let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
         held.release();
         lease
     };
     let (crawled, _lease) = tokio::join!(crawling, taking_over);
     assert!(matches!(crawled, Err(CrawlError::Store(StoreError::LeaseLost { .. }))), "{crawled:?}");
-    assert_eq!(bench.value("SELECT count(*) FROM group_row").await, "0");
-    assert_eq!(bench.value("SELECT status FROM crawl").await, "running");
+    assert_eq!(db.value("SELECT count(*) FROM group_row").await, "0");
+    assert_eq!(db.value("SELECT status FROM crawl").await, "running");
 }
 
 /// Lets the first `times` insertions of groups fail like this.
-async fn let_insertions_fail(bench: &Bench, times: u32, how: &str) {
+async fn let_insertions_fail(db: &TestDatabase, times: u32, how: &str) {
     execute(
-        bench,
+        db,
         &format!(
             "CREATE SEQUENCE tim_private.attempts;
              CREATE FUNCTION tim_private.fail() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -249,15 +244,15 @@ async fn a_transaction_runs_again_after_what_passes() {
         "RAISE EXCEPTION 'no connection' USING ERRCODE = '08006'",
         "PERFORM pg_terminate_backend(pg_backend_pid())",
     ] {
-        let bench = Bench::postgres().await;
-        let scene = Scene::after_baseline(&bench, &[], &[]).await;
-        let crawl = scene.open(at(2, 0)).await;
-        let_insertions_fail(&bench, 2, how).await;
-        let written = scene.list(crawl, scene.public, at(2, 1), &["a", "b"]).await;
+        let db = TestDatabase::postgres().await;
+        let leased = LeasedApp::after_baseline(&db, &[], &[]).await;
+        let crawl = leased.open(at(2, 0)).await;
+        let_insertions_fail(&db, 2, how).await;
+        let written = leased.list(crawl, leased.public, at(2, 1), &["a", "b"]).await;
         assert_eq!((written.first_listed, written.appeared), (2, 2), "{how}");
-        scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
-        bench.assert_consistent().await;
-        assert_eq!(bench.value("SELECT last_value FROM tim_private.attempts").await, "3", "{how}");
+        leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
+        db.assert_consistent().await;
+        assert_eq!(db.value("SELECT last_value FROM tim_private.attempts").await, "3", "{how}");
     }
 }
 
@@ -269,72 +264,72 @@ async fn a_transaction_that_keeps_failing_or_fails_for_good_is_an_error() {
         ("RAISE EXCEPTION 'too slow' USING ERRCODE = '57014'", "1", true),
         ("RAISE EXCEPTION 'wrong' USING ERRCODE = '23514'", "1", false),
     ] {
-        let bench = Bench::postgres().await;
-        let scene = Scene::after_baseline(&bench, &[], &[]).await;
-        let crawl = scene.open(at(2, 0)).await;
-        let_insertions_fail(&bench, 1000, how).await;
-        let error = scene.try_list(crawl, scene.public, false, at(2, 1), &["a"]).await.unwrap_err();
+        let db = TestDatabase::postgres().await;
+        let leased = LeasedApp::after_baseline(&db, &[], &[]).await;
+        let crawl = leased.open(at(2, 0)).await;
+        let_insertions_fail(&db, 1000, how).await;
+        let error = leased.try_list(crawl, leased.public, false, at(2, 1), &["a"]).await.unwrap_err();
         assert_eq!(error.is_passing(), passing, "{error:?}");
-        assert_eq!(bench.value("SELECT last_value FROM tim_private.attempts").await, attempts);
-        assert_eq!(bench.value("SELECT count(*) FROM group_event").await, "0");
-        bench.assert_consistent().await;
+        assert_eq!(db.value("SELECT last_value FROM tim_private.attempts").await, attempts);
+        assert_eq!(db.value("SELECT count(*) FROM group_event").await, "0");
+        db.assert_consistent().await;
     }
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn connections_that_broke_while_nobody_used_them_are_replaced() {
-    let bench = Bench::postgres().await;
-    let scene = Scene::after_baseline(&bench, &["a"], &[]).await;
+    let db = TestDatabase::postgres().await;
+    let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
     for hour in 2..6 {
         execute(
-            &bench,
+            &db,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
         .await;
-        assert_eq!(bench.store.app_statuses().await.unwrap().len(), 1);
-        let crawl = scene.open(at(hour, 0)).await;
-        scene.complete(crawl, at(hour, 0), at(hour, 1), &[scene.public]).await;
+        assert_eq!(db.store.app_statuses().await.unwrap().len(), 1);
+        let crawl = leased.open(at(hour, 0)).await;
+        leased.complete(crawl, at(hour, 0), at(hour, 1), &[leased.public]).await;
     }
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn the_schema_can_be_named_and_two_can_stand_side_by_side() {
-    let bench = Bench::postgres().await;
-    let url = DatabaseUrl::Postgres(database(&bench).settings().schema("order").unwrap());
+    let db = TestDatabase::postgres().await;
+    let url = DatabaseUrl::Postgres(database(&db).settings().schema("order").unwrap());
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
     let app = |name: &str| AppIdentity { sdk_app_id: sdk_app_id(), name: name.to_owned() };
     store.register_app(&app("here"), &group_types(&["Public"])).await.unwrap();
-    bench.store.register_app(&app("there"), &group_types(&["Public"])).await.unwrap();
-    assert_eq!(bench.value("SELECT app FROM \"order\".app_status").await, "here");
-    assert_eq!(bench.value("SELECT name FROM order_private.app").await, "here");
-    assert_eq!(bench.value("SELECT app FROM tim.app_status").await, "there");
+    db.store.register_app(&app("there"), &group_types(&["Public"])).await.unwrap();
+    assert_eq!(db.value("SELECT app FROM \"order\".app_status").await, "here");
+    assert_eq!(db.value("SELECT name FROM order_private.app").await, "here");
+    assert_eq!(db.value("SELECT app FROM tim.app_status").await, "there");
     store.close().await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn every_view_and_every_column_says_what_it_means() {
-    let bench = Bench::postgres().await;
+    let db = TestDatabase::postgres().await;
     let silent = "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum >= 0
                   WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND col_description(c.oid, a.attnum) IS NULL
                   UNION ALL
                   SELECT c.relname, '' FROM pg_class c
                   WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL";
-    assert_eq!(bench.lines(silent).await, [""; 0]);
+    assert_eq!(db.lines(silent).await, [""; 0]);
     let views = "SELECT count(*) FROM pg_class WHERE relnamespace = 'tim'::regnamespace AND relkind = 'v'";
-    assert_eq!(bench.value(views).await, "11");
+    assert_eq!(db.value(views).await, "11");
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn views_speak_in_the_types_of_postgresql() {
-    let bench = Bench::postgres().await;
+    let db = TestDatabase::postgres().await;
     let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
                  AND data_type <> CASE
                      WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of') THEN 'timestamp with time zone'
@@ -348,18 +343,18 @@ async fn views_speak_in_the_types_of_postgresql() {
                        OR column_name LIKE '%count%' OR column_name LIKE 'purged%' THEN 'bigint'
                      WHEN column_name LIKE '%\\_seconds' OR column_name = 'success_rate' THEN 'double precision'
                      ELSE 'text' END";
-    assert_eq!(bench.lines(odd).await, [""; 0]);
+    assert_eq!(db.lines(odd).await, [""; 0]);
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_reader_sees_the_views_and_nothing_else() {
     let server = PostgresServer::shared().await;
-    let bench = Bench::postgres().await;
-    let scene = Scene::after_baseline(&bench, &["a"], &[]).await;
-    drop(scene);
-    let role = format!("reader_{}", database(&bench).name);
-    let settings = database(&bench).settings().reader_role(Some(&role));
+    let db = TestDatabase::postgres().await;
+    let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
+    drop(leased);
+    let role = format!("reader_{}", database(&db).name);
+    let settings = database(&db).settings().reader_role(Some(&role));
     let store = Store::open(&DatabaseUrl::Postgres(settings)).await.unwrap();
     let refused = store.migrate().await.unwrap_err();
     assert!(matches!(refused, StoreError::NoSuchRole { .. }), "{refused:?}");
@@ -375,7 +370,7 @@ async fn a_reader_sees_the_views_and_nothing_else() {
     store.migrate().await.unwrap();
     store.migrate().await.unwrap();
     store.close().await;
-    let url = server.url_as(&role, &database(&bench).name);
+    let url = server.url_as(&role, &database(&db).name);
     let mut reader = url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
     for view in [
         "groups",
@@ -403,11 +398,11 @@ async fn a_reader_sees_the_views_and_nothing_else() {
         assert_eq!(code, "42501", "{forbidden}: {error}");
     }
     drop(reader);
-    Bench::execute(&bench.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    TestDatabase::execute(&db.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// A role of this name that may log in, whose store stands on an empty database.
-async fn role_on_empty_database(role: &str) -> (TestDatabase, DatabaseUrl) {
+async fn role_on_empty_database(role: &str) -> (ServerDatabase, DatabaseUrl) {
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
     server.administer(&format!("CREATE ROLE {role} LOGIN")).await;
@@ -431,32 +426,38 @@ async fn the_one_missing_grant_is_named_when_tables_cannot_be_made() {
     assert_eq!(missing_grant(&store.check_migratable().await.unwrap_err()), grant);
     // Nothing was half made.
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
-    Bench::execute(&database.database_url(), &grant).await;
+    TestDatabase::execute(&database.database_url(), &grant).await;
     store.check_migratable().await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
     store.close().await;
-    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
-        .await;
+    TestDatabase::execute(
+        &database.database_url(),
+        &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn the_one_missing_grant_is_named_when_somebody_else_made_the_schemas() {
     let role = format!("guest_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
-    Bench::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
+    TestDatabase::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     let grant = missing_grant(&store.check_migratable().await.unwrap_err());
     assert_eq!(grant, format!("GRANT USAGE, CREATE ON SCHEMA \"tim\", \"tim_private\" TO \"{role}\""));
-    Bench::execute(&database.database_url(), &grant).await;
+    TestDatabase::execute(&database.database_url(), &grant).await;
     store.check_migratable().await.unwrap();
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
     store.close().await;
-    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
-        .await;
+    TestDatabase::execute(
+        &database.database_url(),
+        &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -471,7 +472,7 @@ async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
         "GRANT ALL ON SCHEMA tim, tim_private TO {role};
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role}"
     );
-    Bench::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
+    TestDatabase::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     for refused in [store.check_migratable().await, store.migrate().await] {
@@ -480,8 +481,11 @@ async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
         assert!(refused.is_configuration() && refused.to_string().contains(&role), "{refused}");
     }
     store.close().await;
-    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
-        .await;
+    TestDatabase::execute(
+        &database.database_url(),
+        &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -495,7 +499,7 @@ async fn the_one_missing_grant_is_named_when_somebody_else_made_the_tables() {
     let mut grants = Vec::new();
     while let Err(error) = store.check_migrated().await {
         let grant = missing_grant(&error);
-        Bench::execute(&database.database_url(), &grant).await;
+        TestDatabase::execute(&database.database_url(), &grant).await;
         grants.push(grant);
     }
     assert_eq!(
@@ -513,22 +517,22 @@ async fn the_one_missing_grant_is_named_when_somebody_else_made_the_tables() {
     store.register_app(&app, &group_types(&["Own"])).await.unwrap();
     assert!(store.try_lease(sdk_app_id()).await.unwrap().is_some());
     store.close().await;
-    Bench::execute(&database.database_url(), &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
-        .await;
+    TestDatabase::execute(
+        &database.database_url(),
+        &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
+    )
+    .await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_database_that_can_only_be_read_is_refused_by_who_would_write() {
-    let bench = Bench::postgres().await;
-    execute(
-        &bench,
-        &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database(&bench).name),
-    )
-    .await;
-    let refused = Store::open(&bench.url()).await.unwrap_err();
+    let db = TestDatabase::postgres().await;
+    execute(&db, &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database(&db).name))
+        .await;
+    let refused = Store::open(&db.url()).await.unwrap_err();
     assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_passing(), "{refused:?}");
-    let reader = Store::open_to_read(&bench.url()).await.unwrap();
+    let reader = Store::open_to_read(&db.url()).await.unwrap();
     reader.check_migrated().await.unwrap();
     assert!(reader.app_statuses().await.unwrap().is_empty());
     reader.close().await;
@@ -557,15 +561,15 @@ async fn a_password_is_asked_for_and_never_shown() {
         harness::skip("a named server decides itself who needs a password");
         return;
     }
-    let bench = Bench::postgres().await;
-    let role = format!("guarded_{}", database(&bench).name);
+    let db = TestDatabase::postgres().await;
+    let role = format!("guarded_{}", database(&db).name);
     server
         .administer(&format!(
             "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
              CREATE ROLE {role} LOGIN PASSWORD 'geheim' IN ROLE locked"
         ))
         .await;
-    let settings = PostgresDatabase::new(&server.url_as(&role, &database(&bench).name)).unwrap();
+    let settings = PostgresDatabase::new(&server.url_as(&role, &database(&db).name)).unwrap();
     let wrong = settings.clone().password(&SecretString::from("falsch"));
     let refused = Store::open(&DatabaseUrl::Postgres(wrong)).await.unwrap_err();
     assert!(refused.is_configuration() && !refused.is_passing(), "{refused:?}");
@@ -581,27 +585,27 @@ async fn a_password_is_asked_for_and_never_shown() {
 async fn an_unchanged_crawl_of_many_groups_writes_next_to_nothing() {
     let ids: Vec<String> = (0..20_000).map(|n| format!("@TGS#{n:06}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let bench = Bench::postgres().await;
-    let scene = Scene::after_baseline(&bench, &ids, &[]).await;
-    execute(&bench, "CHECKPOINT").await;
+    let db = TestDatabase::postgres().await;
+    let leased = LeasedApp::after_baseline(&db, &ids, &[]).await;
+    execute(&db, "CHECKPOINT").await;
     let rows = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'group_row'";
-    let before = bench.value(rows).await;
-    let crawl: CrawlId = scene.open(at(2, 0)).await;
+    let before = db.value(rows).await;
+    let crawl: CrawlId = leased.open(at(2, 0)).await;
     let mut named = 0;
-    bench.store.gather_live(scene.app, || (), |(), _, _, _| named += 1).await.unwrap();
-    scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
+    db.store.gather_live(leased.app, || (), |(), _, _, _| named += 1).await.unwrap();
+    leased.complete(crawl, at(2, 0), at(2, 1), &[leased.public]).await;
     assert_eq!(named, 20_000);
-    assert_eq!(bench.value(rows).await, before);
+    assert_eq!(db.value(rows).await, before);
 }
 
 /// Fills the table: of ten groups one is deleted, one missing, one held.
-async fn fill(bench: &Bench, app: AppId, groups: u32, types: u32) {
+async fn fill(db: &TestDatabase, app: AppId, groups: u32, types: u32) {
     let app = app.0;
     let row = "INSERT INTO group_row (app_id, type_id, first_seen_at, last_seen_at, deleted_at, missing_since, held_crawl_id,
                    in_baseline, group_id)";
     let state = "INSERT INTO type_state (app_id, type_id, live_count, missing_count, deleted_count)";
     execute(
-        bench,
+        db,
         &format!(
             "{row} SELECT {app}, 1 + i % {types}, 0, 0, CASE i % 10 WHEN 0 THEN 5 END,
                           CASE WHEN i % 10 IN (1, 2) THEN 5 END, CASE i % 10 WHEN 2 THEN 1 END, true, '@TGS#' || i
@@ -614,9 +618,9 @@ async fn fill(bench: &Bench, app: AppId, groups: u32, types: u32) {
     .await;
 }
 
-async fn assert_every_live_group_is_named_once(bench: &Bench, app: AppId) {
+async fn assert_every_live_group_is_named_once(db: &TestDatabase, app: AppId) {
     let mut named = Vec::new();
-    let naming = bench.store.gather_live(
+    let naming = db.store.gather_live(
         app,
         || (),
         |(), type_id, id, mark| {
@@ -629,7 +633,7 @@ async fn assert_every_live_group_is_named_once(bench: &Bench, app: AppId) {
          FROM group_row WHERE app_id = {} AND deleted_at IS NULL",
         app.0
     );
-    let mut live = bench.lines(&live).await;
+    let mut live = db.lines(&live).await;
     named.sort();
     live.sort();
     assert!(named == live, "{} named, {} live", named.len(), live.len());
@@ -638,23 +642,18 @@ async fn assert_every_live_group_is_named_once(bench: &Bench, app: AppId) {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn every_live_group_is_named_once_whichever_way_the_table_is_read() {
-    let bench = Bench::postgres().await;
+    let db = TestDatabase::postgres().await;
     let identity =
         |number| AppIdentity { sdk_app_id: SdkAppId::new(number).unwrap(), name: format!("app-{number}") };
-    let (large, _) = bench.store.register_app(&identity(1), &[]).await.unwrap();
-    let (small, _) = bench.store.register_app(&identity(2), &[]).await.unwrap();
-    let (many_types, _) = bench.store.register_app(&identity(3), &[]).await.unwrap();
+    let (large, _) = db.store.register_app(&identity(1), &[]).await.unwrap();
+    let (small, _) = db.store.register_app(&identity(2), &[]).await.unwrap();
+    let (many_types, _) = db.store.register_app(&identity(3), &[]).await.unwrap();
     // Each beside the others' groups, between which its own must be found.
     for part in [small, large, many_types] {
-        fill(
-            &bench,
-            part,
-            if part == large { 160_000 } else { 500 },
-            if part == many_types { 70 } else { 6 },
-        )
-        .await;
+        fill(&db, part, if part == large { 160_000 } else { 500 }, if part == many_types { 70 } else { 6 })
+            .await;
     }
     for app in [large, small, many_types] {
-        assert_every_live_group_is_named_once(&bench, app).await;
+        assert_every_live_group_is_named_once(&db, app).await;
     }
 }

@@ -2,43 +2,43 @@
 
 use std::time::Duration;
 
-use harness::crawl::{Engine, World};
-use harness::on_every_engine;
-use harness::postgres::{OwnServer, PostgresServer, TestDatabase};
-use harness::program::{Installed, REQUESTS, Service};
-use harness::store::{Bench, Place};
+use harness::crawl::{Engine, Harness};
+use harness::crawl_tests;
+use harness::postgres::{DedicatedServer, PostgresServer, ServerDatabase};
+use harness::program::{ProgramHarness, REQUESTS, Service};
+use harness::store::{Location, TestDatabase};
 use rustix::process::Signal;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::At;
 
-on_every_engine! {
+crawl_tests! {
     services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_tick_once,
     a_database_of_a_newer_version_is_left_alone,
 }
 
 const NO_LISTENERS: &str = "[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n";
 
-async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_tick_once(world: World) {
-    let mut world = world;
-    world.bench = world.bench.empty_one_like().await;
-    world.create("Public", "a b c");
-    let installed = Installed::new(world, "");
-    installed.configure(NO_LISTENERS);
+async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_tick_once(harness: Harness) {
+    let mut harness = harness;
+    harness.db = harness.db.empty_like().await;
+    harness.create("Public", "a b c");
+    let program = ProgramHarness::new(harness, "");
+    program.configure(NO_LISTENERS);
     // All of them have missed the same tick.
-    let services: Vec<Service> = (0..3).map(|_| Service::start(&installed)).collect();
+    let services: Vec<Service> = (0..3).map(|_| Service::start(&program)).collect();
     let started = services.into_iter().map(|service| service.says("started"));
     let started = futures_util::future::join_all(started).await;
     // A service says that it has started while it still opens the database.
-    let migrated = match installed.world.engine {
+    let migrated = match program.harness.engine {
         Engine::Sqlite => "SELECT count(*) FROM sqlite_schema WHERE name = 'crawls'",
         Engine::Postgres => "SELECT count(*) FROM pg_class WHERE relname = 'crawls'",
     };
-    while installed.world.value(migrated).await == "0" {
+    while program.harness.value(migrated).await == "0" {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let crawls = "SELECT trigger, status FROM crawls ORDER BY crawl_id";
     let come_to = async |expected: &[&str]| {
-        while installed.world.lines(crawls).await != expected {
+        while program.harness.lines(crawls).await != expected {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -50,41 +50,41 @@ async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_ti
     for service in started {
         assert_eq!(service.stop().await, Some(0));
     }
-    installed.world.assert_invariants().await;
-    installed.world.assert_table_is_the_truth().await;
+    program.harness.assert_invariants().await;
+    program.harness.assert_table_matches_api().await;
 }
 
-async fn a_database_of_a_newer_version_is_left_alone(world: World) {
-    let installed = Installed::new(world, "");
-    installed.configure(NO_LISTENERS);
+async fn a_database_of_a_newer_version_is_left_alone(harness: Harness) {
+    let program = ProgramHarness::new(harness, "");
+    program.configure(NO_LISTENERS);
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                  VALUES (9001, 'x', TRUE, '', 0)";
-    Bench::execute(&installed.world.bench.url(), newer).await;
+    TestDatabase::execute(&program.harness.db.url(), newer).await;
     for command in [&["crawl"][..], &["run"], &["status"], &["migrate"], &["approve", "--crawl", "1"]] {
-        let ended = installed.run(command).await;
+        let ended = program.run(command).await;
         let sentence = "set up by a newer version of this program (it has migration 9001)";
         assert!(ended.code == Some(78) && ended.said.contains(sentence), "{command:?}: {ended:?}");
     }
-    assert_eq!(installed.world.value("SELECT count(*) FROM app").await, "0");
+    assert_eq!(program.harness.value("SELECT count(*) FROM app").await, "0");
 }
 
 /// An installation whose database is empty, and a role of its own that may log in.
-async fn installed_for(role: &str, how: &str) -> (Installed, String) {
-    let mut world = World::on(Engine::Postgres).await;
-    world.bench = world.bench.empty_one_like().await;
-    let Place::Postgres(TestDatabase { name, .. }) = &world.bench.place else {
+async fn program_for(role: &str, how: &str) -> (ProgramHarness, String) {
+    let mut harness = Harness::on(Engine::Postgres).await;
+    harness.db = harness.db.empty_like().await;
+    let Location::Postgres(ServerDatabase { name, .. }) = &harness.db.location else {
         unreachable!("it is on PostgreSQL")
     };
     let role = format!("{role}_{name}");
     let server = PostgresServer::shared().await;
     server.administer(&format!("CREATE ROLE {role} LOGIN {how}")).await;
     let url = server.url_as(&role, name);
-    (Installed::new(world, ""), url)
+    (ProgramHarness::new(harness, ""), url)
 }
 
-async fn drop_role(installed: &Installed, role: &str) {
+async fn drop_role(program: &ProgramHarness, role: &str) {
     let sql = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
-    Bench::execute(&installed.world.bench.url(), &sql).await;
+    TestDatabase::execute(&program.harness.db.url(), &sql).await;
 }
 
 #[tokio::test]
@@ -97,41 +97,45 @@ async fn the_password_comes_from_a_file_the_environment_or_pgpass_and_from_nowhe
     }
     let locked = "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
     server.administer(locked).await;
-    let (installed, url) = installed_for("secretive", "PASSWORD 'geheim' IN ROLE locked").await;
-    let Place::Postgres(TestDatabase { name, .. }) = &installed.world.bench.place else { unreachable!() };
+    let (program, url) = program_for("secretive", "PASSWORD 'geheim' IN ROLE locked").await;
+    let Location::Postgres(ServerDatabase { name, .. }) = &program.harness.db.location else {
+        unreachable!()
+    };
     let role = format!("secretive_{name}");
     server.administer(&format!("GRANT CREATE ON DATABASE {name} TO {role}")).await;
-    let folder = installed.folder.path().to_str().unwrap();
+    let folder = program.folder.path().to_str().unwrap();
     let migrate = async |environment: &[(&str, &str)]| {
-        let mut command = installed.command(&["migrate"]);
+        let mut command = program.command(&["migrate"]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", &url).envs(environment.iter().copied());
-        installed.end(&mut command).await
+        program.end(&mut command).await
     };
     let refused = migrate(&[]).await;
     assert!(refused.code == Some(78) && refused.said.contains("password"), "{refused:?}");
     let wrong = migrate(&[("PGPASSWORD", "falsch")]).await;
     assert!(wrong.code == Some(78) && !wrong.said.contains("falsch"), "{wrong:?}");
     let line = format!("localhost:*:{name}:{role}:geheim\n");
-    installed.write_secret(".pgpass", &line);
-    installed.write_secret("passwords", &line);
+    program.write_secret(".pgpass", &line);
+    program.write_secret("passwords", &line);
     let elsewhere = format!("{folder}/passwords");
     for given in [("PGPASSWORD", "geheim"), ("HOME", folder), ("PGPASSFILE", &elsewhere)] {
         let ended = migrate(&[given]).await;
         assert!(ended.code == Some(0) && !ended.said.contains("geheim"), "{given:?}: {ended:?}");
     }
-    installed.write_secret("db-password", "geheim\n");
-    installed.configure("[database]\npassword_file = \"db-password\"\n");
+    program.write_secret("db-password", "geheim\n");
+    program.configure("[database]\npassword_file = \"db-password\"\n");
     let ended = migrate(&[]).await;
     assert!(ended.code == Some(0) && !ended.said.contains("geheim"), "{ended:?}");
-    drop_role(&installed, &role).await;
+    drop_role(&program, &role).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_database_that_cannot_be_used_ends_every_command_with_a_sentence_and_the_code_that_fits() {
-    let (installed, url) = installed_for("guest", "").await;
-    installed.configure(NO_LISTENERS);
-    let Place::Postgres(TestDatabase { name, .. }) = &installed.world.bench.place else { unreachable!() };
+    let (program, url) = program_for("guest", "").await;
+    program.configure(NO_LISTENERS);
+    let Location::Postgres(ServerDatabase { name, .. }) = &program.harness.db.location else {
+        unreachable!()
+    };
     let role = format!("guest_{name}");
     let grant = format!("GRANT CREATE ON DATABASE \"{name}\" TO \"{role}\"");
     let absent = PostgresServer::shared().await.url("no_such_database");
@@ -144,72 +148,74 @@ async fn a_database_that_cannot_be_used_ends_every_command_with_a_sentence_and_t
         (&url, "run", 78, &grant),
         (&url, "status", 78, "no tables of this program yet"),
     ] {
-        let mut command = installed.command(&[command]);
+        let mut command = program.command(&[command]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
-        let ended = installed.end(&mut command).await;
+        let ended = program.end(&mut command).await;
         assert!(ended.code == Some(code) && ended.said.contains(sentence), "{url}: {ended:?}");
     }
     let made = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tim%'";
-    assert_eq!(installed.world.value(made).await, "0");
+    assert_eq!(program.harness.value(made).await, "0");
 
     // One that can only be read is a replica, whose primary may be elsewhere by now.
     let server = PostgresServer::shared().await;
     server.administer(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
-    let ended = installed.run(&["crawl"]).await;
+    let ended = program.run(&["crawl"]).await;
     assert!(ended.code == Some(75) && ended.said.contains("name the primary server"), "{ended:?}");
     server.administer(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
-    drop_role(&installed, &role).await;
+    drop_role(&program, &role).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_waits_for_a_server_that_is_out_of_reach_and_ends_when_told() {
-    let world = World::on(Engine::Postgres).await;
-    let installed = Installed::new(world, "");
+    let harness = Harness::on(Engine::Postgres).await;
+    let program = ProgramHarness::new(harness, "");
     // As configured, not by the environment, which would go before it.
-    installed.configure("[database]\nurl = \"postgres://u@127.0.0.1:1/d\"\n");
-    installed.configure(NO_LISTENERS);
-    let mut command = installed.command(&["run"]);
+    program.configure("[database]\nurl = \"postgres://u@127.0.0.1:1/d\"\n");
+    program.configure(NO_LISTENERS);
+    let mut command = program.command(&["run"]);
     command.env_remove("TIM_GROUP_SYNC_DATABASE_URL");
-    let waiting = Service::of(installed.spawn(&mut command)).says("waiting for the database").await;
+    let waiting = Service::of(program.spawn(&mut command)).says("waiting for the database").await;
     assert_eq!(waiting.stop().await, Some(0));
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_goes_on_when_its_connections_are_cut_at_any_request() {
-    let mut installed = Installed::with_groups(World::on(Engine::Postgres).await);
-    let url = installed.world.bench.url();
+    let mut program = ProgramHarness::with_groups(Harness::on(Engine::Postgres).await);
+    let url = program.harness.db.url();
     let cut = async || {
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        Bench::execute(&url, others).await;
+        TestDatabase::execute(&url, others).await;
     };
-    installed.survives(cut).await;
+    program.survives(cut).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_goes_on_when_its_server_restarts_at_any_request() {
-    let Some(server) = OwnServer::start() else { return };
-    let world = World::beside(Bench::on_postgres(server.database().await).await, Engine::Postgres).await;
+    let Some(server) = DedicatedServer::start() else { return };
+    let harness =
+        Harness::beside(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres).await;
     let restart = async || {
         server.crash().await;
         server.start_again().await;
     };
-    Installed::with_groups(world).survives(restart).await;
+    ProgramHarness::with_groups(harness).survives(restart).await;
 }
 
 /// For longer than a transaction is tried again.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_whose_server_stays_away_crawls_when_the_server_is_back() {
-    let Some(server) = OwnServer::start() else { return };
-    let world = World::beside(Bench::on_postgres(server.database().await).await, Engine::Postgres).await;
-    let mut installed = Installed::with_groups(world);
-    let mut service = installed.served().await;
-    installed.churn();
-    let held = installed.world.api.hold(At::Request(installed.world.request(REQUESTS)));
+    let Some(server) = DedicatedServer::start() else { return };
+    let harness =
+        Harness::beside(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres).await;
+    let mut program = ProgramHarness::with_groups(harness);
+    let mut service = program.served().await;
+    program.churn();
+    let held = program.harness.api.hold(At::Request(program.harness.request(REQUESTS)));
     service.signal(Signal::USR1);
     service.until(held.reached()).await;
     server.crash().await;
@@ -222,8 +228,8 @@ async fn a_service_whose_server_stays_away_crawls_when_the_server_is_back() {
     let service = service.says("crawl complete").await;
     assert_eq!(service.stop().await, Some(0));
     let last = "SELECT status, vanished FROM crawls ORDER BY crawl_id DESC LIMIT 2";
-    assert_eq!(installed.world.lines(last).await, ["complete 2", "failed 0"]);
-    installed.world.clock.set(installed.world.clock.now().max(Clock::system().now()));
-    installed.world.assert_invariants().await;
-    installed.world.assert_table_is_the_truth().await;
+    assert_eq!(program.harness.lines(last).await, ["complete 2", "failed 0"]);
+    program.harness.clock.set(program.harness.clock.now().max(Clock::system().now()));
+    program.harness.assert_invariants().await;
+    program.harness.assert_table_matches_api().await;
 }

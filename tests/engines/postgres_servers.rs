@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use harness::crawl::{Engine, ON_COMMAND, World};
-use harness::postgres::OwnServer;
-use harness::store::{Bench, Scene, at, day, sdk_app_id};
+use harness::crawl::{Engine, Harness, ON_COMMAND};
+use harness::postgres::DedicatedServer;
+use harness::store::{LeasedApp, TestDatabase, at, day, sdk_app_id};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tim_group_sync::crawl::WhenBusy;
@@ -39,7 +39,9 @@ async fn a_server_must_show_a_certificate_of_its_name_from_who_is_trusted() {
     let key = KeyPair::generate().unwrap();
     let of_server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = of_server.signed_by(&key, &authority).unwrap();
-    let Some(server) = OwnServer::with_certificate(&certificate.pem(), &key.serialize_pem()) else { return };
+    let Some(server) = DedicatedServer::with_certificate(&certificate.pem(), &key.serialize_pem()) else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let trusted = folder.path().join("ca.pem");
     std::fs::write(&trusted, authority.pem()).unwrap();
@@ -66,7 +68,7 @@ async fn a_server_must_show_a_certificate_of_its_name_from_who_is_trusted() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_server_without_tls_is_refused_where_the_url_asks_for_it() {
-    let Some(server) = OwnServer::start() else { return };
+    let Some(server) = DedicatedServer::start() else { return };
     // On a port, before a server that listens on a socket alone and never speaks TLS there.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -90,16 +92,17 @@ async fn a_server_without_tls_is_refused_where_the_url_asks_for_it() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_crawl_outlives_a_restart_of_the_server_or_fails_and_the_next_one_mends_it() {
-    let Some(server) = OwnServer::start() else { return };
-    let world = World::beside(Bench::on_postgres(server.database().await).await, Engine::Postgres).await;
-    world.create("Public", "a b c d");
-    world.crawl().await;
+    let Some(server) = DedicatedServer::start() else { return };
+    let harness =
+        Harness::beside(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres).await;
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
     for n in [1, 3, 5] {
-        world.api.dissolve_some(1);
-        world.create("Public", &format!("x{n} y{n} z{n}"));
-        let held = world.api.hold(At::Request(world.request(n)));
-        world.begin_watching();
-        let (crawler, stop) = (world.crawler(), CancellationToken::new());
+        harness.api.dissolve_some(1);
+        harness.create("Public", &format!("x{n} y{n} z{n}"));
+        let held = harness.api.hold(At::Request(harness.request(n)));
+        harness.begin_watching();
+        let (crawler, stop) = (harness.crawler(), CancellationToken::new());
         let restarting = async {
             held.reached().await;
             server.crash().await;
@@ -116,43 +119,43 @@ async fn a_crawl_outlives_a_restart_of_the_server_or_fails_and_the_next_one_mend
         }
         // What was not given up runs out.
         server.execute("UPDATE tim_private.lease SET expires_at = 0").await;
-        world.crawl().await;
-        world.assert_table_is_the_truth().await;
+        harness.crawl().await;
+        harness.assert_table_matches_api().await;
     }
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_crawl_goes_on_when_its_connections_are_cut() {
-    let world = World::on(Engine::Postgres).await;
-    world.create("Public", "a b c d");
-    world.crawl().await;
+    let harness = Harness::on(Engine::Postgres).await;
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
     for n in 1..=5 {
-        world.api.dissolve_some(1);
-        world.create("Public", &format!("x{n} y{n}"));
-        let held = world.api.hold(At::Request(world.request(n)));
-        world.begin_watching();
-        let (crawler, stop) = (world.crawler(), CancellationToken::new());
+        harness.api.dissolve_some(1);
+        harness.create("Public", &format!("x{n} y{n}"));
+        let held = harness.api.hold(At::Request(harness.request(n)));
+        harness.begin_watching();
+        let (crawler, stop) = (harness.crawler(), CancellationToken::new());
         let cutting = async {
             held.reached().await;
             let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                        WHERE datname = current_database() AND pid <> pg_backend_pid()";
-            Bench::execute(&world.bench.url(), all).await;
+            TestDatabase::execute(&harness.db.url(), all).await;
             held.release();
         };
         let (crawled, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), cutting);
         assert_eq!(crawled.unwrap().status, CrawlStatus::Complete, "{n}");
-        world.assert_invariants().await;
-        world.assert_table_is_the_truth().await;
+        harness.assert_invariants().await;
+        harness.assert_table_matches_api().await;
     }
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_replica_is_read_and_never_written() {
-    let Some(server) = OwnServer::start() else { return };
-    let bench = Bench::on_postgres(server.database().await).await;
-    let scene = Scene::after_baseline(&bench, &["a", "b"], &[]).await;
+    let Some(server) = DedicatedServer::start() else { return };
+    let db = TestDatabase::on_postgres(server.database().await).await;
+    let leased = LeasedApp::after_baseline(&db, &["a", "b"], &[]).await;
     let Some(replica) = server.replica().await else { return };
     let reader = Store::open_to_read(&replica).await.unwrap();
     reader.check_migrated().await.unwrap();
@@ -160,9 +163,9 @@ async fn a_replica_is_read_and_never_written() {
     assert_eq!(live().await, 2);
     assert!(reader.lease_holder(sdk_app_id()).await.unwrap().is_some());
 
-    let crawl = scene.open(at(2, 0)).await;
-    scene.list(crawl, scene.public, at(2, 1), &["c"]).await;
-    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.list(crawl, leased.public, at(2, 1), &["c"]).await;
+    leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
     while live().await != 3 {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
@@ -243,53 +246,53 @@ async fn carry(
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn what_was_committed_without_an_answer_is_done_once() {
-    let Some(server) = OwnServer::start() else { return };
+    let Some(server) = DedicatedServer::start() else { return };
     let way = Way::to(&server.folder);
     let mut database = server.database().await;
     database.pooler = Some(way.folder.path().to_owned());
-    let bench = Bench::on_postgres(database).await;
-    let scene = Scene::after_baseline(&bench, &["a", "b", "c"], &[]).await;
+    let db = TestDatabase::on_postgres(database).await;
+    let leased = LeasedApp::after_baseline(&db, &["a", "b", "c"], &[]).await;
 
     way.lose_a_commit();
-    let crawl = scene.open(at(2, 0)).await;
+    let crawl = leased.open(at(2, 0)).await;
     assert_eq!(
-        bench.lines("SELECT crawl_id, status FROM crawl ORDER BY crawl_id").await,
+        db.lines("SELECT crawl_id, status FROM crawl ORDER BY crawl_id").await,
         ["1|complete", &format!("{crawl}|running")]
     );
     way.lose_a_commit();
-    let written = scene.list(crawl, scene.public, at(2, 1), &["a", "d"]).await;
+    let written = leased.list(crawl, leased.public, at(2, 1), &["a", "d"]).await;
     assert_eq!(written, Written { first_listed: 1, appeared: 1, ..Written::default() });
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["b"]).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["b"]).await;
     way.lose_a_commit();
-    let events = scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let events = leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
     assert_eq!(events, CrawlEvents { appeared: 1, vanished: 1, ..CrawlEvents::default() });
     let told = [format!("appeared|d|NULL|Public|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")];
-    assert_eq!(scene.events().await, told);
+    assert_eq!(leased.events().await, told);
     assert_eq!(
-        bench.lines("SELECT appeared, vanished FROM daily_counts WHERE group_type = 'Public'").await,
+        db.lines("SELECT appeared, vanished FROM daily_counts WHERE group_type = 'Public'").await,
         ["1|1"]
     );
     // Closed once by this call, but not by another.
-    let again = scene.close(crawl, at(2, 0), at(2, 2), &gone).await;
+    let again = leased.close(crawl, at(2, 0), at(2, 2), &gone).await;
     assert!(matches!(again, Err(StoreError::Superseded { .. })), "{again:?}");
 
-    let crawl = scene.open(at(3, 0)).await;
-    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["c"]).await;
-    withheld.withhold(&[scene.public], Confirmation::Off, true);
-    scene.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
-    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    let crawl = leased.open(at(3, 0)).await;
+    let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["c"]).await;
+    withheld.withhold(&[leased.public], Confirmation::Off, true);
+    leased.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
+    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
     way.lose_a_commit();
     let approved =
-        bench.store.approve(&scene.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
+        db.store.approve(&leased.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
     assert_eq!(approved, 1);
-    assert_eq!(bench.value("SELECT vanished FROM daily_counts WHERE group_type = 'Public'").await, "2");
-    bench.assert_consistent().await;
+    assert_eq!(db.value("SELECT vanished FROM daily_counts WHERE group_type = 'Public'").await, "2");
+    db.assert_consistent().await;
 
-    let Scene { lease, .. } = scene;
+    let LeasedApp { lease, .. } = leased;
     lease.give_back().await;
     way.lose_a_commit();
-    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().expect("it is one's own word in the row");
-    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("it is one's own word in the row");
+    assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     lease.give_back().await;
     assert_eq!(way.to_lose.load(Ordering::SeqCst), 0);
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use harness::crawl::{Engine, World};
+use harness::crawl::{Engine, Harness};
 use harness::schema::{eventful, views};
 use serde_json::Value;
 use tim_group_sync::simulator::Settings;
@@ -83,9 +83,9 @@ async fn the_metadata_describes_the_views_as_the_document_does_and_hides_everyth
             view.columns.iter().map(|column| (column.name, column.meaning)).collect();
         assert_eq!(entry["columns"], serde_json::to_value(columns).unwrap(), "{}", view.name);
     }
-    let world = World::on(Engine::Sqlite).await;
+    let harness = Harness::on(Engine::Sqlite).await;
     let named = async |condition: &str| {
-        world.lines(&format!("SELECT name FROM sqlite_schema WHERE {condition}")).await
+        harness.lines(&format!("SELECT name FROM sqlite_schema WHERE {condition}")).await
     };
     for table in named("type = 'table' AND name NOT LIKE 'sqlite%'").await {
         assert_eq!(described.remove(&table), Some(serde_json::json!({ "hidden": true })), "{table}");
@@ -102,10 +102,10 @@ async fn the_metadata_describes_the_views_as_the_document_does_and_hides_everyth
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Datasette: tests/run"]
 async fn a_real_datasette_shows_the_published_copy_with_descriptions_and_answers_every_canned_query() {
-    let world = eventful(World::on(Engine::Sqlite).await).await;
+    let harness = eventful(Harness::on(Engine::Sqlite).await).await;
     let folder = tempfile::tempdir().unwrap();
     let copy: PathBuf = folder.path().join("groups.db");
-    world.store.publish(&copy).await.unwrap().unwrap();
+    harness.store.publish(&copy).await.unwrap().unwrap();
     let datasette = tokio::task::spawn_blocking(move || Datasette::start(&copy)).await.unwrap();
 
     let shown = datasette.json("/groups.json").await;

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use harness::crawl::{Engine, World};
-use harness::on_every_engine;
+use harness::crawl::{Engine, Harness};
+use harness::crawl_tests;
 use harness::postgres::PostgresServer;
-use harness::store::Place;
+use harness::store::Location;
 use tim_group_sync::config::{Config, Environment};
 use tim_group_sync::model::ReasonCode;
 use tim_group_sync::pace::Disposition;
@@ -148,15 +148,15 @@ fn with_an_app(part: &str) -> String {
     }
 }
 
-on_every_engine! {
+crawl_tests! {
     every_query_of_the_pages_runs,
 }
 
-async fn every_query_of_the_pages_runs(world: World) {
-    world.create("Public", "@TGS#2J4SZEAEL");
-    world.crawl().await;
+async fn every_query_of_the_pages_runs(harness: Harness) {
+    harness.create("Public", "@TGS#2J4SZEAEL");
+    harness.crawl().await;
     for block in pages().iter().flat_map(Page::blocks) {
-        let meant = match (block.info.as_str(), world.engine) {
+        let meant = match (block.info.as_str(), harness.engine) {
             ("sql", _) => true,
             ("sql sqlite", engine) => matches!(engine, Engine::Sqlite),
             ("sql postgres", engine) => matches!(engine, Engine::Postgres),
@@ -165,10 +165,10 @@ async fn every_query_of_the_pages_runs(world: World) {
         if !meant {
             continue;
         }
-        match &world.bench.place {
-            Place::Sqlite(_) => drop(world.rows(&block.text).await),
+        match &harness.db.location {
+            Location::Sqlite(_) => drop(harness.rows(&block.text).await),
             // As an administrator, because some queries create roles. Everything is rolled back.
-            Place::Postgres(database) => {
+            Location::Postgres(database) => {
                 let sql = format!(
                     "SET search_path TO tim; BEGIN; {}; ROLLBACK",
                     block.text.trim().trim_end_matches(';')

@@ -16,8 +16,8 @@ use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{KEY, Settings, Simulator};
 
 use crate::docs::{Block, Page, pages};
-use harness::crawl::{Engine, World};
-use harness::store::Bench;
+use harness::crawl::{Engine, Harness};
+use harness::store::TestDatabase;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
@@ -114,25 +114,25 @@ struct Database {
 
 impl Database {
     async fn with_a_history() -> Self {
-        let mut world = World::on(Engine::Sqlite).await;
-        world.page_limit = 10_000;
-        world.guard = DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() };
+        let mut harness = Harness::on(Engine::Sqlite).await;
+        harness.page_limit = 10_000;
+        harness.guard = DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() };
         // One crawl an hour; the last one is now.
-        world.clock.set(Clock::system().now() - TimeDelta::hours(18));
-        world.create("Public", "@TGS#2J4SZEAEL");
-        world.api.create_many("Private", 400);
-        world.crawl().await;
-        world.api.retype("@TGS#2J4SZEAEL", "Private");
+        harness.clock.set(Clock::system().now() - TimeDelta::hours(18));
+        harness.create("Public", "@TGS#2J4SZEAEL");
+        harness.api.create_many("Private", 400);
+        harness.crawl().await;
+        harness.api.retype("@TGS#2J4SZEAEL", "Private");
         for _ in 2..=16 {
-            world.crawl().await;
+            harness.crawl().await;
         }
-        world.api.dissolve_some(200);
-        let report = world.crawl().await;
+        harness.api.dissolve_some(200);
+        let report = harness.crawl().await;
         assert_eq!((report.crawl.0, report.withheld), (17, 200), "{report:?}");
         let folder = tempfile::tempdir().unwrap();
         let copy = format!("VACUUM INTO '{}'", folder.path().join("groups.db").display());
-        Bench::execute(&world.bench.url(), &copy).await;
-        Self { folder, groups: world.api.truth().into_iter().collect() }
+        TestDatabase::execute(&harness.db.url(), &copy).await;
+        Self { folder, groups: harness.api.truth().into_iter().collect() }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Every query of the Grafana dashboards runs on its engine, with what Grafana puts in expanded as its documentation says,
 //! and gives what its panel can draw. No Grafana is started.
 
-use harness::crawl::{Engine, World};
-use harness::on_every_engine;
+use harness::crawl::{Engine, Harness};
+use harness::crawl_tests;
 use harness::schema::eventful;
 use serde_json::Value;
 
-on_every_engine! {
+crawl_tests! {
     every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws,
     an_apps_name_is_quoted_before_it_gets_into_a_query,
 }
@@ -54,19 +54,19 @@ fn query(engine: Engine, target: &Value) -> (&str, bool) {
     }
 }
 
-async fn every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws(world: World) {
-    let world = eventful(world).await;
-    let engine = world.engine;
+async fn every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws(harness: Harness) {
+    let harness = eventful(harness).await;
+    let engine = harness.engine;
     let dashboard = dashboard(engine);
     let variable = &dashboard["templating"]["list"][1];
-    let apps = world.lines(&expanded(engine, variable["query"].as_str().unwrap(), &[])).await;
+    let apps = harness.lines(&expanded(engine, variable["query"].as_str().unwrap(), &[])).await;
     assert_eq!(apps, ["prod"]);
 
     for panel in dashboard["panels"].as_array().unwrap() {
         let title = panel["title"].as_str().unwrap();
         let (sql, of_time) = query(engine, &panel["targets"][0]);
         let sql = expanded(engine, sql, &["prod", "other"]);
-        let rows = world.rows(&sql).await;
+        let rows = harness.rows(&sql).await;
         assert!(!rows.is_empty(), "{title} {sql}");
         let is_number = |value: &String| value.parse::<f64>().is_ok();
         if of_time {
@@ -94,11 +94,11 @@ async fn every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws(world:
     }
 }
 
-async fn an_apps_name_is_quoted_before_it_gets_into_a_query(world: World) {
-    for panel in dashboard(world.engine)["panels"].as_array().unwrap() {
-        let (sql, _) = query(world.engine, &panel["targets"][0]);
+async fn an_apps_name_is_quoted_before_it_gets_into_a_query(harness: Harness) {
+    for panel in dashboard(harness.engine)["panels"].as_array().unwrap() {
+        let (sql, _) = query(harness.engine, &panel["targets"][0]);
         assert_eq!(sql.matches("$app").count() + sql.matches("${app}").count(), 0, "{sql}");
-        world.rows(&expanded(world.engine, sql, &["o'brien"])).await;
+        harness.rows(&expanded(harness.engine, sql, &["o'brien"])).await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! The dashboard's page in a real browser: what it shows, to whom, and that nothing it is given does any harm.
 
 use harness::browser::{Browser, DESKTOP, PHONE, Reader};
-use harness::crawl::{Engine, World};
-use harness::daemon::{self, PROD, Stage, Wish};
+use harness::crawl::{Engine, Harness};
+use harness::daemon::{self, AppSpec, DaemonHarness, PROD};
 use harness::dashboard::Dashboard;
 use serde_json::json;
 use tim_group_sync::policy::DeletionPolicy;
@@ -11,22 +11,22 @@ use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
 const CHINESE: Reader = Reader { language: "zh-CN", ..DESKTOP };
 
 /// Crawls of every kind, the last of which withholds deletions.
-async fn eventful() -> (World, Dashboard) {
-    let mut world = World::on(Engine::Sqlite).await;
-    world.create("Public", "a b c d e f");
-    world.create("Private", "p q");
-    world.crawl().await;
-    world.dissolve("a b");
-    world.create("Public", "g h");
-    world.crawl().await;
-    world.fault_from_request(1, Fault::ErrorCode(70009));
-    world.crawl().await;
-    world.api.heal();
-    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
-    world.dissolve("d e f");
-    world.crawl().await;
-    let dashboard = Dashboard::over(&world.store).await;
-    (world, dashboard)
+async fn eventful() -> (Harness, Dashboard) {
+    let mut harness = Harness::on(Engine::Sqlite).await;
+    harness.create("Public", "a b c d e f");
+    harness.create("Private", "p q");
+    harness.crawl().await;
+    harness.dissolve("a b");
+    harness.create("Public", "g h");
+    harness.crawl().await;
+    harness.fault_from_request(1, Fault::ErrorCode(70009));
+    harness.crawl().await;
+    harness.api.heal();
+    harness.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
+    harness.dissolve("d e f");
+    harness.crawl().await;
+    let dashboard = Dashboard::over(&harness.store).await;
+    (harness, dashboard)
 }
 
 const LOADED: &str = "document.querySelector('canvas') && document.querySelector('.events tbody tr') && document.querySelector('.crawls tbody tr')";
@@ -34,8 +34,8 @@ const LOADED: &str = "document.querySelector('canvas') && document.querySelector
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn without_apps_the_page_says_what_is_to_come() {
-    let world = World::on(Engine::Sqlite).await;
-    let dashboard = Dashboard::over(&world.store).await;
+    let harness = Harness::on(Engine::Sqlite).await;
+    let dashboard = Dashboard::over(&harness.store).await;
     let mut browser = Browser::start().await;
     for (reader, sentence) in [(DESKTOP, "No app has been crawled yet."), (CHINESE, "尚未抓取任何应用。")]
     {
@@ -95,7 +95,7 @@ async fn an_app_is_shown_whole_in_either_language_and_light_and_at_any_width() {
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn fifty_apps_are_a_list_with_a_page_each() {
-    let stage = Stage::new().await;
+    let harness = DaemonHarness::new().await;
     let mut apis = Vec::new();
     let mut plans = Vec::new();
     for number in 0..50 {
@@ -103,19 +103,19 @@ async fn fifty_apps_are_a_list_with_a_page_each() {
         let sdk_app_id = 1_400_000_100 + number;
         let settings = Settings {
             sdk_app_id: tim_group_sync::model::SdkAppId::new(sdk_app_id).unwrap(),
-            clock: stage.clock.clone(),
+            clock: harness.clock.clone(),
             ..Settings::default()
         };
         let api = Simulator::start(settings).await.unwrap();
         api.create_many("Public", 3);
-        let wish = Wish { app, sdk_app_id, catch_up: true, wrong_key: number == 49, ..PROD };
-        plans.push(stage.plan(&api, &wish));
+        let spec = AppSpec { app, sdk_app_id, catch_up: true, wrong_key: number == 49, ..PROD };
+        plans.push(harness.plan(&api, &spec));
         apis.push(api);
     }
-    let [mut daemon] = stage.start_all([("app-00", plans.remove(0))]);
+    let [mut daemon] = harness.start_all([("app-00", plans.remove(0))]);
     plans.insert(
         0,
-        stage.plan(&apis[0], &Wish { app: "app-00", sdk_app_id: 1_400_000_100, catch_up: true, ..PROD }),
+        harness.plan(&apis[0], &AppSpec { app: "app-00", sdk_app_id: 1_400_000_100, catch_up: true, ..PROD }),
     );
     let _hands = daemon::apply(&daemon.whole, plans);
     daemon
@@ -123,7 +123,7 @@ async fn fifty_apps_are_a_list_with_a_page_each() {
         .wait_for(|apps| apps.len() == 50 && apps.values().all(|app| app.last.is_some()))
         .await
         .unwrap();
-    let dashboard = Dashboard::of_daemon(&stage.store, daemon.apps.clone()).await;
+    let dashboard = Dashboard::of_daemon(&harness.store, daemon.apps.clone()).await;
     let mut browser = Browser::start().await;
     for reader in [DESKTOP, PHONE] {
         browser.open(&dashboard.url(), reader).await;
@@ -149,25 +149,25 @@ async fn fifty_apps_are_a_list_with_a_page_each() {
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn a_crawl_under_way_moves_before_the_readers_eyes() {
-    let stage = Stage::new().await;
-    stage.api.create_many("Public", 20);
-    let daemon = stage.start_crawled().await;
-    let dashboard = Dashboard::of_daemon(&stage.store, daemon.apps.clone()).await;
+    let harness = DaemonHarness::new().await;
+    harness.api.create_many("Public", 20);
+    let daemon = harness.start_crawled().await;
+    let dashboard = Dashboard::of_daemon(&harness.store, daemon.apps.clone()).await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.until("document.querySelector('canvas')").await;
     assert_eq!(browser.eval("document.querySelector('.running').hidden").await, true);
-    stage.api.create_many("Public", 2);
-    let asked = stage.api.requests().len() as u64;
-    let third = stage.api.hold(At::Request(asked + 3));
-    stage.set_clock("09:00:00");
+    harness.api.create_many("Public", 2);
+    let asked = harness.api.requests().len() as u64;
+    let third = harness.api.hold(At::Request(asked + 3));
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     third.reached().await;
     browser
         .until("document.querySelector('.running .doing')?.textContent.startsWith('listing Public')")
         .await;
     let before = browser.eval("document.querySelector('progress').value").await.as_f64().unwrap();
-    let sixth = stage.api.hold(At::Request(asked + 6));
+    let sixth = harness.api.hold(At::Request(asked + 6));
     third.release();
     sixth.reached().await;
     browser.until(&format!("document.querySelector('progress').value > {before}")).await;
@@ -191,14 +191,14 @@ async fn ids_that_look_like_html_are_shown_and_do_nothing() {
         "javascript:window.harmed=1",
         "#/../%2e%2e/?a=b&c",
     ];
-    let world = World::on(Engine::Sqlite).await;
-    world.create("Public", "a b");
-    world.crawl().await;
+    let harness = Harness::on(Engine::Sqlite).await;
+    harness.create("Public", "a b");
+    harness.crawl().await;
     for id in ids {
-        world.api.create("Public", id);
+        harness.api.create("Public", id);
     }
-    world.crawl().await;
-    let dashboard = Dashboard::over(&world.store).await;
+    harness.crawl().await;
+    let dashboard = Dashboard::over(&harness.store).await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.until("document.querySelectorAll('.events tbody tr').length === 5").await;
@@ -285,7 +285,7 @@ async fn everything_can_be_done_with_the_keyboard_and_is_told_to_who_cannot_see(
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn a_service_that_has_gone_is_noticed_and_so_is_its_return() {
-    let (world, dashboard) = eventful().await;
+    let (harness, dashboard) = eventful().await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.until(LOADED).await;
@@ -293,7 +293,7 @@ async fn a_service_that_has_gone_is_noticed_and_so_is_its_return() {
     drop(dashboard);
     browser.until("document.body.innerText.includes('The service does not answer. Trying again.')").await;
     assert!(browser.text().await.contains("Newest events"), "what is known stays");
-    let _again = Dashboard::at(address, &world.store).await;
+    let _again = Dashboard::at(address, &harness.store).await;
     browser.until("!document.body.innerText.includes('The service does not answer')").await;
     browser.until("document.body.innerText.includes('3 deletions are withheld')").await;
 }

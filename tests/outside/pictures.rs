@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Timelike as _};
 use harness::browser::{Browser, DESKTOP, PHONE, Reader};
-use harness::crawl::{Engine, ON_COMMAND, World};
+use harness::crawl::{Engine, Harness, ON_COMMAND};
 use harness::dashboard::Dashboard;
 use tim_group_sync::alarm::Alarm;
 use tim_group_sync::clock::Clock;
@@ -29,11 +29,11 @@ fn keep(name: &str, picture: &[u8]) {
 }
 
 /// Six weeks of an app: growth, a weekly rhythm, one failure, and at last a list that lacks too much.
-async fn weeks(world: &mut World) {
-    world.page_limit = 10_000;
+async fn weeks(harness: &mut Harness) {
+    harness.page_limit = 10_000;
     // The last crawl stands still for as long as it takes to look at it.
-    world.request_timeout = Duration::from_secs(600);
-    world.group_types = GroupType::documented();
+    harness.request_timeout = Duration::from_secs(600);
+    harness.group_types = GroupType::documented();
     let now = Clock::system().now();
     let start = now.with_minute(0).unwrap().with_second(0).unwrap() - TimeDelta::days(DAYS.into());
     for (group_type, groups) in [
@@ -44,57 +44,57 @@ async fn weeks(world: &mut World) {
         ("BChatRoom", 12),
         ("Community", 800),
     ] {
-        world.api.create_many(group_type, groups);
+        harness.api.create_many(group_type, groups);
     }
     let none = CancellationToken::new();
     for (day, date) in (0..DAYS as usize).zip(0_i64..) {
-        world.clock.set(start + TimeDelta::days(date));
+        harness.clock.set(start + TimeDelta::days(date));
         let weekend = if day % 7 < 2 { 2 } else { 1 };
-        world.api.create_many("Public", (70 + day) / weekend);
-        world.api.create_many("Private", (50 + day * 2) / weekend);
-        world.api.create_many("ChatRoom", 30 / weekend);
-        world.api.create_many("AVChatRoom", 60);
-        world.api.dissolve_some((90 + day * 37 % 80) / weekend);
+        harness.api.create_many("Public", (70 + day) / weekend);
+        harness.api.create_many("Private", (50 + day * 2) / weekend);
+        harness.api.create_many("ChatRoom", 30 / weekend);
+        harness.api.create_many("AVChatRoom", 60);
+        harness.api.dissolve_some((90 + day * 37 % 80) / weekend);
         if day == 30 {
-            world.api.script(At::Every, Fault::ErrorCode(60020));
+            harness.api.script(At::Every, Fault::ErrorCode(60020));
         }
-        world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
-        world.api.heal();
+        harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
+        harness.api.heal();
     }
-    world.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(2));
-    let public = world.api.truth().into_iter().find(|(_, of)| of == "Public").unwrap().0;
-    world.api.retype(&public, "Community");
-    world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
-    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 100, ..DeletionPolicy::default() };
+    harness.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(2));
+    let public = harness.api.truth().into_iter().find(|(_, of)| of == "Public").unwrap().0;
+    harness.api.retype(&public, "Community");
+    harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
+    harness.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 100, ..DeletionPolicy::default() };
     let rooms: Vec<String> =
-        world.api.truth().into_iter().filter(|(_, of)| of == "ChatRoom").map(|(id, _)| id).collect();
+        harness.api.truth().into_iter().filter(|(_, of)| of == "ChatRoom").map(|(id, _)| id).collect();
     let hidden: Vec<&str> = rooms.iter().take(1_200).map(String::as_str).collect();
-    world.api.hide(&hidden);
-    world.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(1));
-    world.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
+    harness.api.hide(&hidden);
+    harness.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(1));
+    harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn pictures_of_the_dashboard() {
-    let mut world = World::on(Engine::Sqlite).await;
-    weeks(&mut world).await;
-    let world = Arc::new(world);
+    let mut harness = Harness::on(Engine::Sqlite).await;
+    weeks(&mut harness).await;
+    let harness = Arc::new(harness);
     let life = Lifecycle::without_signals();
-    let database = watch::Sender::new(Database::Open(world.store.clone()));
-    let mut daemon = Daemon::new(&world.clock, &life, Systemd::from_environment(), database.subscribe());
+    let database = watch::Sender::new(Database::Open(harness.store.clone()));
+    let mut daemon = Daemon::new(&harness.clock, &life, Systemd::from_environment(), database.subscribe());
     let apps = daemon.health().apps();
-    let last_request = world.api.requests().len() as u64;
-    world.clock.set(Clock::system().now());
-    let crawled = Arc::clone(&world);
+    let last_request = harness.api.requests().len() as u64;
+    harness.clock.set(Clock::system().now());
+    let crawled = Arc::clone(&harness);
     let plan = AppPlan {
         name: "prod".to_owned(),
-        sdk_app_id: world.credentials.sdk_app_id,
+        sdk_app_id: harness.credentials.sdk_app_id,
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
         catch_up: true,
         crawler: Box::new(move |_| Ok(crawled.another_crawler())),
     };
-    let third = world.api.hold(At::Request(last_request + 4));
+    let third = harness.api.hold(At::Request(last_request + 4));
     let mut hands = Vec::new();
     daemon.apply(vec![plan], |_| {
         let (alarm, hand) = Alarm::manual();
@@ -102,7 +102,7 @@ async fn pictures_of_the_dashboard() {
         alarm
     });
     third.reached().await;
-    let dashboard = Dashboard::of_daemon(&world.store, apps).await;
+    let dashboard = Dashboard::of_daemon(&harness.store, apps).await;
     let mut browser = Browser::start().await;
     for (name, reader) in [
         ("dashboard.png", DESKTOP),

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 const UNIT: &str = "tim-group-sync.service";
 
 /// The unit in a folder of its own, naming a program that is there.
-fn installed() -> TempDir {
+fn program() -> TempDir {
     let unit = std::fs::read_to_string(Path::new("systemd").join(UNIT)).unwrap();
     let named = unit.replace("/usr/bin/tim-group-sync", env!("CARGO_BIN_EXE_tim-group-sync"));
     assert_ne!(unit, named);
@@ -18,7 +18,7 @@ fn installed() -> TempDir {
 }
 
 fn with_drop_in_for_postgresql() -> TempDir {
-    let folder = installed();
+    let folder = program();
     let drop_ins = folder.path().join(format!("{UNIT}.d"));
     std::fs::create_dir(&drop_ins).unwrap();
     std::fs::copy("systemd/postgresql.conf", drop_ins.join("postgresql.conf")).unwrap();
@@ -42,7 +42,7 @@ fn analyzed(folder: &TempDir, arguments: &[&str]) -> (bool, String) {
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
 fn systemd_finds_nothing_wrong_with_the_unit() {
-    for folder in [installed(), with_drop_in_for_postgresql()] {
+    for folder in [program(), with_drop_in_for_postgresql()] {
         // The manual page is installed by the package.
         assert_eq!(analyzed(&folder, &["verify", "--man=no"]), (true, String::new()));
     }
@@ -51,7 +51,7 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
 fn the_exposure_of_the_service_is_at_most_1_2() {
-    for folder in [installed(), with_drop_in_for_postgresql()] {
+    for folder in [program(), with_drop_in_for_postgresql()] {
         let (low, said) = analyzed(&folder, &["security", "--offline=true", "--threshold=12"]);
         assert!(low, "{said}");
     }

@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use harness::cli::{Ended, Place, get, rows};
+use harness::cli::{CliHarness, Ended, get, rows};
 use harness::postgres::PostgresServer;
-use harness::store::Bench;
+use harness::store::TestDatabase;
 use rustix::process::{Pid, Signal, kill_process};
 use tim_group_sync::simulator::{At, Fault, KEY};
 use tim_group_sync::store::DatabaseUrl;
@@ -15,16 +15,16 @@ use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_prints_one_line_and_fills_the_table() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 30);
-    let ended = place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 30);
+    let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(
         ended.out.starts_with("prod: crawl 1 complete: 30 groups listed, 30 listed for the first time;"),
         "{ended:?}"
     );
-    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "30");
-    let again = place.run(&["sync", "--json"]).await;
+    assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "30");
+    let again = cli.run(&["sync", "--json"]).await;
     let report = again.result();
     assert_eq!(report[0]["status"], "complete");
     assert_eq!(report[0]["groups_listed"], 30);
@@ -33,131 +33,131 @@ async fn a_crawl_prints_one_line_and_fills_the_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_listing_exits_4_and_says_which_setting_would_accept_it() {
-    let place = Place::new().await;
-    place.configure("page_limit = 29\n");
-    place.api.create_many("Public", 30);
-    place.run(&["crawl"]).await;
-    place.api.script(At::Type("Public".to_owned()), Fault::EarlyEnd);
-    let ended = place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.configure("page_limit = 29\n");
+    cli.api.create_many("Public", 30);
+    cli.run(&["crawl"]).await;
+    cli.api.script(At::Type("Public".to_owned()), Fault::EarlyEnd);
+    let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.out.contains("deletion.max_shortfall = 0.0334"), "{ended:?}");
-    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "30");
+    assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "30");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn withheld_deletions_exit_3_and_are_settled_by_approve() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 400);
-    place.run(&["crawl"]).await;
-    place.api.dissolve_some(300);
-    let ended = place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 400);
+    cli.run(&["crawl"]).await;
+    cli.api.dissolve_some(300);
+    let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.out.contains("tim-group-sync approve --crawl 2"), "{ended:?}");
     let state = "SELECT count(*), sum(held), sum(missing_since IS NOT NULL) FROM live_groups";
-    assert_eq!(place.query(state).await, "400 300 300");
-    assert!(place.run(&["status"]).await.out.contains("approve --crawl 2"));
-    let listed = place.run(&["approve", "--crawl", "2", "--dry-run"]).await;
+    assert_eq!(cli.query(state).await, "400 300 300");
+    assert!(cli.run(&["status"]).await.out.contains("approve --crawl 2"));
+    let listed = cli.run(&["approve", "--crawl", "2", "--dry-run"]).await;
     assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 300), "{listed:?}");
-    assert_eq!(place.query(state).await, "400 300 300");
-    let approved = place.run(&["approve", "--crawl", "2"]).await;
+    assert_eq!(cli.query(state).await, "400 300 300");
+    let approved = cli.run(&["approve", "--crawl", "2"]).await;
     assert_eq!(approved.code, Some(0), "{approved:?}");
-    let settled = place.run(&["status"]).await.out;
+    let settled = cli.run(&["status"]).await.out;
     assert!(settled.contains("were approved") && !settled.contains("approve --crawl"), "{settled}");
-    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "100");
+    assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "100");
     assert_eq!(
-        place.query("SELECT deletions, vanished, withheld FROM crawls WHERE crawl_id = 2").await,
+        cli.query("SELECT deletions, vanished, withheld FROM crawls WHERE crawl_id = 2").await,
         "approved 300 300"
     );
-    assert_eq!(place.query("SELECT event, count(*) FROM group_events GROUP BY 1").await, "vanished 300");
-    assert_eq!(place.query("SELECT sum(live_groups), sum(vanished) FROM daily_counts").await, "100 300");
-    assert_eq!(place.query("SELECT live_count, missing_count FROM app_status").await, "100 0");
+    assert_eq!(cli.query("SELECT event, count(*) FROM group_events GROUP BY 1").await, "vanished 300");
+    assert_eq!(cli.query("SELECT sum(live_groups), sum(vanished) FROM daily_counts").await, "100 300");
+    assert_eq!(cli.query("SELECT live_count, missing_count FROM app_status").await, "100 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn approve_says_how_many_deletions_are_confirmed_and_can_apply_those_alone() {
-    let place = Place::new().await;
-    place.configure("[apps.prod.deletion]\nmax_fraction = 0.1\nmin_groups = 0\n");
-    ["a", "b", "c", "d", "e"].iter().for_each(|id| place.api.create("Public", id));
-    place.run(&["crawl"]).await;
-    ["a", "b", "c"].iter().for_each(|id| assert!(place.api.dissolve(id)));
-    place.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10002));
-    let crawled = place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.configure("[apps.prod.deletion]\nmax_fraction = 0.1\nmin_groups = 0\n");
+    ["a", "b", "c", "d", "e"].iter().for_each(|id| cli.api.create("Public", id));
+    cli.run(&["crawl"]).await;
+    ["a", "b", "c"].iter().for_each(|id| assert!(cli.api.dissolve(id)));
+    cli.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10002));
+    let crawled = cli.run(&["crawl"]).await;
     assert_eq!(crawled.code, Some(3), "{crawled:?}");
     let told = "3 deletions are withheld (2 confirmed by get_group_info, 1 without a usable answer)";
     assert!(crawled.out.contains(told), "{crawled:?}");
-    let waiting = async || place.run(&["status"]).await.out;
+    let waiting = async || cli.run(&["status"]).await.out;
     let status = waiting().await;
     assert!(status.contains("3 deletions of crawl 2, 2 of them confirmed by get_group_info"), "{status}");
-    let listed = place.run(&["approve", "--crawl", "2", "--confirmed", "--dry-run"]).await;
+    let listed = cli.run(&["approve", "--crawl", "2", "--confirmed", "--dry-run"]).await;
     assert_eq!((listed.code, listed.out.as_str()), (Some(0), "a\nb\n"), "{listed:?}");
     let told = "2 groups would be marked deleted, 2 of them confirmed by get_group_info";
     assert!(listed.err.contains(told), "{listed:?}");
 
-    let approved = place.run(&["approve", "--crawl", "2", "--confirmed", "--json"]).await.result();
+    let approved = cli.run(&["approve", "--crawl", "2", "--confirmed", "--json"]).await.result();
     assert_eq!((&approved["groups"], &approved["confirmed"]), (&2.into(), &2.into()), "{approved}");
     let crawl = "SELECT deletions, vanished, withheld, withheld_confirmed FROM crawls WHERE crawl_id = 2";
-    assert_eq!(place.query(crawl).await, "withheld 2 3 2");
+    assert_eq!(cli.query(crawl).await, "withheld 2 3 2");
     let status = waiting().await;
     assert!(status.contains("1 deletion of crawl 2, 0 of them confirmed by get_group_info"), "{status}");
-    let none = place.run(&["approve", "--crawl", "2", "--confirmed"]).await;
+    let none = cli.run(&["approve", "--crawl", "2", "--confirmed"]).await;
     assert!(
         none.code == Some(1) && none.err.contains("no withheld deletion of crawl 2 is confirmed"),
         "{none:?}"
     );
-    let approved = place.run(&["approve", "--crawl", "2"]).await;
+    let approved = cli.run(&["approve", "--crawl", "2"]).await;
     assert_eq!(approved.code, Some(0), "{approved:?}");
     let told = "prod: 1 group marked deleted, 0 of them confirmed by get_group_info\n";
     assert_eq!(approved.out, told);
-    assert_eq!(place.query(crawl).await, "approved 3 3 2");
-    assert_eq!(place.query("SELECT group_id FROM live_groups ORDER BY 1").await, "d\ne");
+    assert_eq!(cli.query(crawl).await, "approved 3 3 2");
+    assert_eq!(cli.query("SELECT group_id FROM live_groups ORDER BY 1").await, "d\ne");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_tells_what_came_of_asking_and_status_what_is_undecided() {
-    let place = Place::new().await;
-    ["a", "b", "c", "d"].iter().for_each(|id| place.api.create("Public", id));
-    place.run(&["crawl"]).await;
-    assert!(!place.run(&["status"]).await.out.contains("undecided"));
-    place.api.hide(&["a"]);
-    ["b", "c"].iter().for_each(|id| assert!(place.api.dissolve(id)));
+    let cli = CliHarness::new().await;
+    ["a", "b", "c", "d"].iter().for_each(|id| cli.api.create("Public", id));
+    cli.run(&["crawl"]).await;
+    assert!(!cli.run(&["status"]).await.out.contains("undecided"));
+    cli.api.hide(&["a"]);
+    ["b", "c"].iter().for_each(|id| assert!(cli.api.dissolve(id)));
     // Called too often: everything waits for the next crawl.
-    place.api.script(At::Info, Fault::ErrorCode(60011));
+    cli.api.script(At::Info, Fault::ErrorCode(60011));
     let counts = |crawl: &serde_json::Value| {
         ["asked", "confirmed", "spared", "unlearned", "unasked"].map(|key| crawl[key].as_i64().unwrap())
     };
-    let dry_run = place.run(&["crawl", "--dry-run", "--json"]).await.result();
+    let dry_run = cli.run(&["crawl", "--dry-run", "--json"]).await.result();
     assert_eq!(counts(&dry_run[0]), [0, 0, 0, 0, 3], "{dry_run}");
-    let crawl = place.run(&["crawl", "--json"]).await.result();
+    let crawl = cli.run(&["crawl", "--json"]).await.result();
     assert_eq!(counts(&crawl[0]), [0, 0, 0, 0, 3], "{crawl}");
     assert_eq!((&crawl[0]["missing"], &crawl[0]["withheld_confirmed"]), (&3.into(), &0.into()), "{crawl}");
-    let status = place.run(&["status"]).await.out;
+    let status = cli.run(&["status"]).await.out;
     let told = "3 groups not listed: 3 not asked about yet, 0 without a usable answer";
     assert!(status.contains("undecided") && status.contains(told), "{status}");
 
-    place.api.heal();
-    place.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10002));
-    let dry_run = place.run(&["crawl", "--dry-run", "--json"]).await.result();
+    cli.api.heal();
+    cli.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10002));
+    let dry_run = cli.run(&["crawl", "--dry-run", "--json"]).await.result();
     assert_eq!(counts(&dry_run[0]), [3, 1, 1, 1, 0], "{dry_run}");
-    let crawl = place.run(&["crawl", "--json"]).await.result();
+    let crawl = cli.run(&["crawl", "--json"]).await.result();
     assert_eq!(counts(&crawl[0]), [3, 1, 1, 1, 0], "{crawl}");
-    let status = place.run(&["status"]).await.out;
+    let status = cli.run(&["status"]).await.out;
     assert!(status.contains("0 not asked about yet, 1 without a usable answer"), "{status}");
-    place.api.heal();
-    place.run(&["crawl"]).await;
-    assert!(!place.run(&["status"]).await.out.contains("undecided"));
+    cli.api.heal();
+    cli.run(&["crawl"]).await;
+    assert!(!cli.run(&["status"]).await.out.contains("undecided"));
     let recorded = "SELECT asked, confirmed, spared, unlearned, unasked FROM crawls WHERE crawl_id IN (2, 3) ORDER BY crawl_id";
-    assert_eq!(place.query(recorded).await, "0 0 0 0 3\n3 1 1 1 0");
+    assert_eq!(cli.query(recorded).await, "0 0 0 0 3\n3 1 1 1 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_differs_from_the_apis_is_told_and_fails_the_crawl_if_it_is_far_off() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
     let status_after_crawl = async |minutes: i64, code: i32| {
-        place.api.set_date_offset(TimeDelta::minutes(minutes));
-        let crawled = place.run(&["crawl"]).await;
+        cli.api.set_date_offset(TimeDelta::minutes(minutes));
+        let crawled = cli.run(&["crawl"]).await;
         assert_eq!(crawled.code, Some(code), "{crawled:?}");
-        place.run(&["status"]).await.out
+        cli.run(&["status"]).await.out
     };
     for near in [0, 3, -3] {
         let status = status_after_crawl(near, 0).await;
@@ -170,71 +170,71 @@ async fn a_clock_that_differs_from_the_apis_is_told_and_fails_the_crawl_if_it_is
     let status = status_after_crawl(90, 1).await;
     assert!(status.contains("behind the API's: correct it") && status.contains("failed"), "{status}");
     let last = "SELECT status, reason_code FROM crawls ORDER BY crawl_id DESC LIMIT 1";
-    assert_eq!(place.query(last).await, "failed clock");
+    assert_eq!(cli.query(last).await, "failed clock");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn approving_what_is_not_there_or_settled_changes_nothing_and_says_so() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 400);
-    place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 400);
+    cli.run(&["crawl"]).await;
     for (crawl, sentence) in [("7", "there is no crawl 7"), ("1", "withheld no deletions")] {
-        let ended = place.run(&["approve", "--crawl", crawl]).await;
+        let ended = cli.run(&["approve", "--crawl", crawl]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.err.contains(sentence), "{ended:?}");
     }
-    place.api.dissolve_some(300);
-    place.run(&["crawl"]).await;
-    place.run(&["approve", "--crawl", "2"]).await;
-    let ended = place.run(&["approve", "--crawl", "2"]).await;
+    cli.api.dissolve_some(300);
+    cli.run(&["crawl"]).await;
+    cli.run(&["approve", "--crawl", "2"]).await;
+    let ended = cli.run(&["approve", "--crawl", "2"]).await;
     assert!(ended.code == Some(1) && ended.err.contains("nothing to approve"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deletions_that_were_wrong_are_undone_and_stay_so() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 40);
-    place.run(&["crawl"]).await;
-    place.api.dissolve_some(30);
-    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
-    let listed = place.run(&["undelete", "--crawl", "2", "--dry-run"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 40);
+    cli.run(&["crawl"]).await;
+    cli.api.dissolve_some(30);
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    let listed = cli.run(&["undelete", "--crawl", "2", "--dry-run"]).await;
     assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 30), "{listed:?}");
     let state = "SELECT count(*), coalesce(sum(held), 0), count(missing_since) FROM live_groups";
-    assert_eq!(place.query(state).await, "10 0 0");
-    let undone = place.run(&["undelete", "--crawl", "2", "--json"]).await;
+    assert_eq!(cli.query(state).await, "10 0 0");
+    let undone = cli.run(&["undelete", "--crawl", "2", "--json"]).await;
     assert_eq!(undone.code, Some(0), "{undone:?}");
     let result = undone.result();
     assert_eq!((result["crawl_id"].as_i64(), result["group_ids"].as_array().unwrap().len()), (Some(2), 30));
-    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
-    assert_eq!(place.query(state).await, "40 30 30");
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(cli.query(state).await, "40 30 30");
     let crawl = "SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = 2";
-    assert_eq!(place.query(crawl).await, "withheld 30 30 30");
-    assert_eq!(place.run(&["approve", "--crawl", "2"]).await.code, Some(0));
-    assert_eq!(place.query(state).await, "10 0 0");
+    assert_eq!(cli.query(crawl).await, "withheld 30 30 30");
+    assert_eq!(cli.run(&["approve", "--crawl", "2"]).await.code, Some(0));
+    assert_eq!(cli.query(state).await, "10 0 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 40);
-    let none = place.run(&["undelete", "--crawl", "1"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 40);
+    let none = cli.run(&["undelete", "--crawl", "1"]).await;
     assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
-    place.run(&["crawl"]).await;
-    place.api.dissolve_some(1);
-    place.run(&["crawl"]).await;
+    cli.run(&["crawl"]).await;
+    cli.api.dissolve_some(1);
+    cli.run(&["crawl"]).await;
     let refused = async |crawl: &str, sentence: &str| {
         let all = "SELECT * FROM group_row UNION ALL SELECT event_id, kind, 1, 1, 1, 1, 1, 1, 1, 1 FROM group_event";
-        let before = place.query(all).await;
-        let ended = place.run(&["undelete", "--crawl", crawl]).await;
+        let before = cli.query(all).await;
+        let ended = cli.run(&["undelete", "--crawl", crawl]).await;
         assert!(ended.code == Some(1) && ended.err.contains(sentence), "{ended:?}");
-        assert_eq!(place.query(all).await, before);
+        assert_eq!(cli.query(all).await, before);
     };
     refused("7", "there is no crawl 7").await;
     refused("1", "crawl 1 of prod marked no group deleted").await;
-    place.run(&["undelete", "--crawl", "2"]).await;
+    cli.run(&["undelete", "--crawl", "2"]).await;
     refused("2", "the deletions of crawl 2 are already undone (1 group)").await;
-    let held = place.api.hold(At::Request(place.api.requests().len() as u64 + 2));
-    let mut running = place.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let held = cli.api.hold(At::Request(cli.api.requests().len() as u64 + 2));
+    let mut running = cli.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     held.reached().await;
     refused("3", "crawl 3 of prod is still running").await;
     running.kill().unwrap();
@@ -245,93 +245,93 @@ async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 30);
-    place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 30);
+    cli.run(&["crawl"]).await;
     let apps = "SELECT app FROM app_status";
     let refused = async |app: &str, arguments: &[&str], code: i32, sentence: &str| {
-        let ended = place.run(&[&["forget", "--app", app], arguments].concat()).await;
+        let ended = cli.run(&[&["forget", "--app", app], arguments].concat()).await;
         assert!(ended.code == Some(code) && ended.err.contains(sentence), "{ended:?}");
-        assert_eq!(place.query("SELECT count(*) FROM groups").await, "30");
+        assert_eq!(cli.query("SELECT count(*) FROM groups").await, "30");
     };
     refused("prod", &["--yes"], 1, "\"prod\" is configured").await;
     refused("nobody", &["--yes"], 1, "the database has no app \"nobody\"").await;
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let config = config.replace("apps.prod", "apps.prod2").replace("1400000000", "1400000001");
-    std::fs::write(place.path("config.toml"), config).unwrap();
+    std::fs::write(cli.path("config.toml"), config).unwrap();
     refused("prod", &[], 2, "--yes").await;
-    let shown = place.run(&["forget", "--app", "prod", "--dry-run"]).await;
+    let shown = cli.run(&["forget", "--app", "prod", "--dry-run"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     let expected = "prod (SDKAppID 1400000000): 30 groups, 0 events, 1 crawl, 1 day of counts\n";
-    assert_eq!((shown.out.as_str(), place.query(apps).await.as_str()), (expected, "prod"));
-    let removed = place.run(&["forget", "--app", "prod", "--yes", "--json"]).await;
+    assert_eq!((shown.out.as_str(), cli.query(apps).await.as_str()), (expected, "prod"));
+    let removed = cli.run(&["forget", "--app", "prod", "--yes", "--json"]).await;
     assert_eq!(removed.code, Some(0), "{removed:?}");
     let result = removed.result();
     assert_eq!((result["groups"].as_i64(), result["dry_run"].as_bool()), (Some(30), Some(false)));
-    assert_eq!(place.query(apps).await, "");
-    assert_eq!(place.query("SELECT count(*) FROM group_row").await, "0");
-    let again = place.run(&["forget", "--app", "prod", "--yes"]).await;
+    assert_eq!(cli.query(apps).await, "");
+    assert_eq!(cli.query("SELECT count(*) FROM group_row").await, "0");
+    let again = cli.run(&["forget", "--app", "prod", "--yes"]).await;
     assert_eq!(again.code, Some(1), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_to_be_deleted_is_asked_about_first() {
-    let place = Place::new().await;
-    ["a", "b", "c"].iter().for_each(|id| place.api.create("Public", id));
-    place.run(&["crawl"]).await;
-    place.api.hide(&["a"]);
-    place.api.dissolve("b");
-    let asked = place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    ["a", "b", "c"].iter().for_each(|id| cli.api.create("Public", id));
+    cli.run(&["crawl"]).await;
+    cli.api.hide(&["a"]);
+    cli.api.dissolve("b");
+    let asked = cli.run(&["crawl"]).await;
     assert_eq!(asked.code, Some(0), "{asked:?}");
     assert!(asked.out.contains("1 vanished, 1 not listed but existing"), "{asked:?}");
-    place.api.script(At::Info, Fault::ErrorCode(10007));
+    cli.api.script(At::Info, Fault::ErrorCode(10007));
     for command in [&["crawl", "--dry-run"][..], &["crawl"]] {
-        let refused = place.run(command).await;
+        let refused = cli.run(command).await;
         assert_eq!(refused.code, Some(3), "{refused:?}");
         assert!(refused.out.contains("get_group_info may not be asked"), "{refused:?}");
     }
     assert_eq!(
-        place.query("SELECT reason_code, error_code, withheld, spared FROM crawls WHERE crawl_id = 3").await,
+        cli.query("SELECT reason_code, error_code, withheld, spared FROM crawls WHERE crawl_id = 3").await,
         "confirm_refused 10007 1 0"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_rows_are_removed_if_the_configuration_says_so() {
-    let place = Place::new().await;
-    place.configure("[retention]\ndeleted_groups = 365\n");
-    ["a", "b", "c"].iter().for_each(|id| place.api.create("Public", id));
-    place.run(&["crawl"]).await;
-    ["a", "b"].iter().for_each(|id| assert!(place.api.dissolve(id)));
-    place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.configure("[retention]\ndeleted_groups = 365\n");
+    ["a", "b", "c"].iter().for_each(|id| cli.api.create("Public", id));
+    cli.run(&["crawl"]).await;
+    ["a", "b"].iter().for_each(|id| assert!(cli.api.dissolve(id)));
+    cli.run(&["crawl"]).await;
     let long_ago = "UPDATE group_row SET deleted_at = 1 WHERE group_id = 'a'; UPDATE crawl SET finished_at = finished_at - 172800000";
-    Bench::execute(&DatabaseUrl::Sqlite(place.path("groups.db")), long_ago).await;
-    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
-    assert_eq!(place.query("SELECT group_id FROM groups ORDER BY 1").await, "b\nc");
-    assert_eq!(place.query("SELECT purged_groups FROM crawls WHERE crawl_id = 3").await, "1");
+    TestDatabase::execute(&DatabaseUrl::Sqlite(cli.path("groups.db")), long_ago).await;
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(cli.query("SELECT group_id FROM groups ORDER BY 1").await, "b\nc");
+    assert_eq!(cli.query("SELECT purged_groups FROM crawls WHERE crawl_id = 3").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_prints_what_a_crawl_would_do_and_exits_like_it() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 400);
-    let none = place.run(&["crawl", "--dry-run"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 400);
+    let none = cli.run(&["crawl", "--dry-run"]).await;
     assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
-    place.run(&["migrate"]).await;
-    let first = place.run(&["crawl", "--dry-run"]).await;
+    cli.run(&["migrate"]).await;
+    let first = cli.run(&["crawl", "--dry-run"]).await;
     assert_eq!(first.code, Some(0), "{first:?}");
     let expected = "prod: dry run, the crawl would be complete: 400 groups listed, 400 listed for the first time (Public); ";
     assert!(first.out.starts_with(expected) && first.out.lines().count() == 1, "{first:?}");
-    assert_eq!(place.query("SELECT count(*) FROM app").await, "0");
-    place.run(&["crawl"]).await;
-    let gone = place.api.dissolve_some(1).remove(0);
-    let dry = place.run(&["crawl", "--dry-run"]).await;
+    assert_eq!(cli.query("SELECT count(*) FROM app").await, "0");
+    cli.run(&["crawl"]).await;
+    let gone = cli.api.dissolve_some(1).remove(0);
+    let dry = cli.run(&["crawl", "--dry-run"]).await;
     assert!(
         dry.code == Some(0) && dry.out.starts_with(&format!("prod: vanished {gone} (Public)\n")),
         "{dry:?}"
     );
-    place.api.dissolve_some(300);
-    let json = place.run(&["crawl", "--dry-run", "--json"]).await;
+    cli.api.dissolve_some(300);
+    let json = cli.run(&["crawl", "--dry-run", "--json"]).await;
     assert_eq!(json.code, Some(3), "{json:?}");
     let result = json.result();
     assert_eq!(
@@ -339,85 +339,85 @@ async fn a_dry_run_prints_what_a_crawl_would_do_and_exits_like_it() {
         (&"withheld".into(), &"withheld".into())
     );
     assert_eq!(result[0]["changes"][0]["group_ids"].as_array().unwrap().len(), 301);
-    place.api.script(At::Type("Public".to_owned()), Fault::TotalCount(1000));
-    assert_eq!(place.run(&["crawl", "--dry-run"]).await.code, Some(4));
+    cli.api.script(At::Type("Public".to_owned()), Fault::TotalCount(1000));
+    assert_eq!(cli.run(&["crawl", "--dry-run"]).await.code, Some(4));
     let left = "SELECT (SELECT count(*) FROM live_groups), (SELECT count(*) FROM crawls)";
-    assert_eq!(place.query(left).await, "400 1");
+    assert_eq!(cli.query(left).await, "400 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn withheld_groups_that_are_listed_again_clear_themselves() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 400);
-    place.run(&["crawl"]).await;
-    place.api.script(At::Type("Public".to_owned()), Fault::EmptyList);
-    assert_eq!(place.run(&["crawl"]).await.code, Some(3));
-    place.api.heal();
-    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
-    assert_eq!(place.query("SELECT count(*), sum(held) FROM live_groups").await, "400 0");
-    assert_eq!(place.query("SELECT count(*) FROM group_events").await, "0");
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 400);
+    cli.run(&["crawl"]).await;
+    cli.api.script(At::Type("Public".to_owned()), Fault::EmptyList);
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(3));
+    cli.api.heal();
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(cli.query("SELECT count(*), sum(held) FROM live_groups").await, "400 0");
+    assert_eq!(cli.query("SELECT count(*) FROM group_events").await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_review_a_single_deletion_waits() {
-    let place = Place::new().await;
-    place.configure("[apps.prod.deletion]\nmode = \"review\"\n");
-    place.api.create_many("Public", 3);
-    place.run(&["crawl"]).await;
-    place.api.dissolve_some(1);
-    let ended = place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.configure("[apps.prod.deletion]\nmode = \"review\"\n");
+    cli.api.create_many("Public", 3);
+    cli.run(&["crawl"]).await;
+    cli.api.dissolve_some(1);
+    let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert_eq!(
-        place.query("SELECT status, deletions, reason_code, withheld FROM crawls WHERE crawl_id = 2").await,
+        cli.query("SELECT status, deletions, reason_code, withheld FROM crawls WHERE crawl_id = 2").await,
         "complete withheld review 1"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_key_exits_78_and_says_what_to_change() {
-    let place = Place::new().await;
-    place.write_key(&KEY.replace('0', "1"));
+    let cli = CliHarness::new().await;
+    cli.write_key(&KEY.replace('0', "1"));
     for command in ["crawl", "check"] {
-        let ended = place.run(&[command]).await;
+        let ended = cli.run(&[command]).await;
         assert_eq!(ended.code, Some(78), "{ended:?}");
         assert!(ended.out.contains("secret_key_file"), "{ended:?}");
     }
-    place.write_key("AKIDnotanimkey");
-    let ended = place.run(&["check"]).await;
+    cli.write_key("AKIDnotanimkey");
+    let ended = cli.run(&["check"]).await;
     assert!(ended.out.contains("64 hexadecimal digits"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_is_not_in_this_data_centre_is_told_of_the_others() {
-    let place = Place::new().await;
-    place.api.script(At::Every, Fault::ErrorCode(70020));
-    let ended = place.run(&["check"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.script(At::Every, Fault::ErrorCode(70020));
+    let ended = cli.run(&["check"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.out.contains("base_url is http://127.0.0.1"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_app_does_not_keep_the_others_from_being_crawled() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    place.configure(&format!(
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    cli.configure(&format!(
         "[apps.other]\nsdk_app_id = 1400000001\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\n",
-        place.api.base_url()
+        cli.api.base_url()
     ));
-    let ended = place.run(&["crawl"]).await;
+    let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.out.contains("prod: crawl") && ended.out.contains("3 groups listed"), "{ended:?}");
     assert_eq!(
-        place.query("SELECT app, status, reason_code FROM crawls ORDER BY app").await,
+        cli.query("SELECT app, status, reason_code FROM crawls ORDER BY app").await,
         "other failed refused\nprod complete "
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_mistake_in_the_configuration_is_told_at_once() {
-    let place = Place::new().await;
-    place.configure("page_limit = 0\nidentifier = \"\"\nregoin = \"china\"\n");
-    let ended = place.run(&["crawl"]).await;
+    let cli = CliHarness::new().await;
+    cli.configure("page_limit = 0\nidentifier = \"\"\nregoin = \"china\"\n");
+    let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     for key in ["page_limit", "identifier", "regoin"] {
         assert!(ended.err.contains(&format!("apps.prod.{key}")), "{key}: {ended:?}");
@@ -426,9 +426,9 @@ async fn every_mistake_in_the_configuration_is_told_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_configuration_at_all_says_where_it_was_looked_for() {
-    let place = Place::new().await;
-    let mut command = place.command(&["crawl"]);
-    command.env_clear().env("HOME", place.folder.path()).env("XDG_CONFIG_HOME", place.path("nowhere"));
+    let cli = CliHarness::new().await;
+    let mut command = cli.command(&["crawl"]);
+    command.env_clear().env("HOME", cli.folder.path()).env("XDG_CONFIG_HOME", cli.path("nowhere"));
     let ended = Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap());
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.err.contains("/etc/tim-group-sync/config.toml") && ended.err.contains("demo"), "{ended:?}");
@@ -436,20 +436,20 @@ async fn no_configuration_at_all_says_where_it_was_looked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_exits_2_and_help_exits_0() {
-    let place = Place::new().await;
-    assert_eq!(place.run(&["crawl", "--fast"]).await.code, Some(2));
-    assert_eq!(place.run(&["crawl", "--app", "nobody"]).await.code, Some(2));
-    assert_eq!(place.run(&["--help"]).await.code, Some(0));
+    let cli = CliHarness::new().await;
+    assert_eq!(cli.run(&["crawl", "--fast"]).await.code, Some(2));
+    assert_eq!(cli.run(&["crawl", "--app", "nobody"]).await.code, Some(2));
+    assert_eq!(cli.run(&["--help"]).await.code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_is_being_crawled_exits_75_without_waiting() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let held = place.api.hold(At::Request(2));
-    let mut first = place.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let held = cli.api.hold(At::Request(2));
+    let mut first = cli.command(&["crawl"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     held.reached().await;
-    let ended = place.run(&["crawl", "--no-wait"]).await;
+    let ended = cli.run(&["crawl", "--no-wait"]).await;
     assert_eq!(ended.code, Some(75), "{ended:?}");
     assert!(ended.out.contains("another process"), "{ended:?}");
     held.release();
@@ -458,50 +458,50 @@ async fn an_app_that_is_being_crawled_exits_75_without_waiting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_makes_no_database_and_prints_the_next_runs() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let ended = place.run(&["check"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let ended = cli.run(&["check"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.out.contains("3 groups") && ended.out.contains("next runs"), "{ended:?}");
-    assert!(!place.path("groups.db").exists());
-    let json = place.run(&["check", "--json"]).await.result();
+    assert!(!cli.path("groups.db").exists());
+    let json = cli.run(&["check", "--json"]).await.result();
     assert_eq!(json[2]["next_runs"].as_array().unwrap().len(), 5);
-    let shown = place.run(&["check", "--show-config"]).await;
+    let shown = cli.run(&["check", "--show-config"]).await;
     assert!(shown.out.contains("apps.prod.page_limit = 10000") && !shown.out.contains(KEY), "{shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_a_fresh_table_from_a_stale_one_and_from_none() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let none = place.run(&["status"]).await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let none = cli.run(&["status"]).await;
     assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
-    place.run(&["crawl"]).await;
-    let fresh = place.run(&["status", "--max-age", "1h"]).await;
+    cli.run(&["crawl"]).await;
+    let fresh = cli.run(&["status", "--max-age", "1h"]).await;
     assert_eq!(fresh.code, Some(0), "{fresh:?}");
     assert!(fresh.out.contains("Public"), "{fresh:?}");
-    let stale = place.run(&["status", "--max-age", "0s"]).await;
+    let stale = cli.run(&["status", "--max-age", "0s"]).await;
     assert_eq!(stale.code, Some(1), "{stale:?}");
-    let json = place.run(&["status", "--json"]).await.result();
+    let json = cli.run(&["status", "--json"]).await.result();
     assert_eq!(json[0]["types"][0]["live"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn status_tells_who_holds_the_lease_and_that_replicas_crawl_different_types() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
     let run = async |arguments: &[&str]| {
-        let mut command = place.command(arguments);
+        let mut command = cli.command(arguments);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url(&database.name));
         Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
     };
-    place.api.create_many("Public", 3);
+    cli.api.create_many("Public", 3);
     assert_eq!(run(&["crawl"]).await.code, Some(0));
     let other = "UPDATE tim_private.crawl SET host = 'host-a', group_types = 'Private,Public'";
     server.execute(&database.name, other).await.unwrap();
-    place.configure("group_types = [\"Public\"]\n");
+    cli.configure("group_types = [\"Public\"]\n");
     assert_eq!(run(&["crawl"]).await.code, Some(0));
     let apart = "UPDATE tim_private.crawl SET host = 'host-b' WHERE host <> 'host-a';
                  UPDATE tim_private.lease SET holder = 'x', host = 'host-c', taken_at = 1772323200000, expires_at = 9e15";
@@ -528,8 +528,8 @@ async fn status_tells_who_holds_the_lease_and_that_replicas_crawl_different_type
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_printed_usersig_verifies_and_comes_with_a_warning() {
-    let place = Place::new().await;
-    let ended = place.run(&["usersig", "--app", "prod", "--expires", "5m"]).await;
+    let cli = CliHarness::new().await;
+    let ended = cli.run(&["usersig", "--app", "prod", "--expires", "5m"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.err.contains("full admin rights"), "{ended:?}");
     let claims = verify(ended.out.trim(), &SecretKey::new(KEY), 0).unwrap();
@@ -538,41 +538,41 @@ async fn a_printed_usersig_verifies_and_comes_with_a_warning() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_makes_the_tables_and_print_only_shows_them() {
-    let place = Place::new().await;
-    let printed = place.run(&["migrate", "--print"]).await;
+    let cli = CliHarness::new().await;
+    let printed = cli.run(&["migrate", "--print"]).await;
     assert!(printed.out.contains("CREATE VIEW groups"), "{printed:?}");
-    assert!(!place.path("groups.db").exists());
-    assert_eq!(place.run(&["migrate"]).await.code, Some(0));
-    assert_eq!(place.query("SELECT count(*) FROM groups").await, "0");
+    assert!(!cli.path("groups.db").exists());
+    assert_eq!(cli.run(&["migrate"]).await.code, Some(0));
+    assert_eq!(cli.query("SELECT count(*) FROM groups").await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_does_the_whole_job_and_its_queries_are_answered() {
-    let place = Place::new().await;
-    let ended = place.run(&["demo", "--groups", "1000"]).await;
+    let cli = CliHarness::new().await;
+    let ended = cli.run(&["demo", "--groups", "1000"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.out.contains("10 appeared, 10 vanished"), "{ended:?}");
     assert!(ended.out.contains("nothing changed"), "{ended:?}");
-    let database = place.path("tim-group-sync-demo.db");
+    let database = cli.path("tim-group-sync-demo.db");
     let counts = "SELECT (SELECT count(*) FROM groups), (SELECT count(*) FROM live_groups), (SELECT count(*) FROM crawls)";
     assert_eq!(rows(&database, counts).await, [["1010", "999", "4"]]);
     // An earlier demo's database is replaced, another file never; a reader may have seen enough, as `head` has.
-    let mut demo = place.command(&["demo", "--groups", "100"]);
+    let mut demo = cli.command(&["demo", "--groups", "100"]);
     let mut process = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(process.stdout.take());
     let output = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    std::fs::write(place.path("other.db"), "precious").unwrap();
-    let refused = place.run(&["demo", "--database", "sqlite:other.db"]).await;
+    std::fs::write(cli.path("other.db"), "precious").unwrap();
+    let refused = cli.run(&["demo", "--database", "sqlite:other.db"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert_eq!(std::fs::read_to_string(place.path("other.db")).unwrap(), "precious");
+    assert_eq!(std::fs::read_to_string(cli.path("other.db")).unwrap(), "precious");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_leaves_its_dashboard_up_until_it_is_interrupted() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let arguments = ["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0"];
-    let mut process = place.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut process = cli.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
     let line = lines.find(|line| line.starts_with("The dashboard is at ")).unwrap();
     let address = line.split_once("http://").and_then(|(_, rest)| rest.split_once('/')).unwrap().0;
@@ -582,29 +582,29 @@ async fn the_demo_leaves_its_dashboard_up_until_it_is_interrupted() {
     kill_process(Pid::from_child(&process), Signal::INT).unwrap();
     assert_eq!(tokio::task::spawn_blocking(move || process.wait().unwrap().code()).await.unwrap(), Some(0));
 
-    let refused = place.run(&["demo", "--serve", "--listen", "0.0.0.0:0"]).await;
+    let refused = cli.run(&["demo", "--serve", "--listen", "0.0.0.0:0"]).await;
     assert!(refused.code == Some(2) && refused.err.contains("127.0.0.1"), "{refused:?}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().to_string();
-    let refused = place.run(&["demo", "--serve", "--listen", &port]).await;
+    let refused = cli.run(&["demo", "--serve", "--listen", &port]).await;
     assert!(refused.code == Some(1) && refused.err.contains("another program listens there"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_refuses_the_database_of_an_app_that_is_called_demo() {
-    let place = Place::new().await;
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
-    std::fs::write(place.path("config.toml"), config.replace("apps.prod", "apps.demo")).unwrap();
-    place.run(&["crawl"]).await;
-    let refused = place.run(&["demo", "--database", "sqlite:groups.db"]).await;
+    let cli = CliHarness::new().await;
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    std::fs::write(cli.path("config.toml"), config.replace("apps.prod", "apps.demo")).unwrap();
+    cli.run(&["crawl"]).await;
+    let refused = cli.run(&["demo", "--database", "sqlite:groups.db"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert_eq!(place.query("SELECT count(*) FROM crawls").await, "1");
+    assert_eq!(cli.query("SELECT count(*) FROM crawls").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_printed() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     let mut url = reqwest::Url::parse(&server.url(&database.name)).unwrap();
@@ -612,7 +612,7 @@ async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_pri
     let password = url.password().unwrap_or("geheim").to_owned();
     url.set_password(None).unwrap();
     let demo = async |groups: &str| {
-        let mut command = place.command(&["demo", "--groups", groups, "--database", url.as_str()]);
+        let mut command = cli.command(&["demo", "--groups", groups, "--database", url.as_str()]);
         command.env("PGPASSWORD", &password);
         let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         let ended = Ended::from(ended);
@@ -663,14 +663,14 @@ async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_pri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_whose_database_is_wrong_does_not_repeat_the_url() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     for url in [
         "postgre://u:geheim@localhost/d",
         "postgres://u:geheim@localhost:port/d",
         // Every process on the machine sees it.
         "postgres://u:geheim@localhost/d",
     ] {
-        let refused = place.run(&["demo", "--database", url]).await;
+        let refused = cli.run(&["demo", "--database", url]).await;
         assert_eq!(refused.code, Some(2), "{refused:?}");
         assert!(!format!("{refused:?}").contains("geheim"), "{refused:?}");
     }
@@ -679,12 +679,12 @@ async fn a_demo_whose_database_is_wrong_does_not_repeat_the_url() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 30);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 30);
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
     let run = async |arguments: &[&str]| {
-        let mut command = place.command(arguments);
+        let mut command = cli.command(arguments);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url(&database.name));
         Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
     };
@@ -702,13 +702,13 @@ async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
     let role = format!("checking_{}", std::process::id());
     server.administer(&format!("CREATE ROLE {role} LOGIN")).await;
     let check = async || {
-        let mut command = place.command(&["check"]);
+        let mut command = cli.command(&["check"]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url_as(&role, &database.name));
         Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
     };
@@ -726,68 +726,65 @@ async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_crawls_at_its_first_start_and_when_asked_to_and_ends_when_told() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let daemon = place.service().says("crawl complete").await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let daemon = cli.service().says("crawl complete").await;
     daemon.signal(Signal::USR1);
     let daemon = daemon.says("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
-    assert_eq!(place.query("SELECT trigger, status FROM crawls").await, "catch_up complete\nsignal complete");
+    assert_eq!(cli.query("SELECT trigger, status FROM crawls").await, "catch_up complete\nsignal complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_stops_in_the_middle_of_a_crawl_and_catches_it_up_at_the_next_start() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let held = place.api.hold(At::Request(2));
-    let daemon = place.service();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let held = cli.api.hold(At::Request(2));
+    let daemon = cli.service();
     held.reached().await;
     assert_eq!(daemon.stop().await, Some(0));
     held.release();
-    assert_eq!(place.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
-    let daemon = place.service().says("crawl complete").await;
+    assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
+    let daemon = cli.service().says("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
     assert_eq!(
-        place.query("SELECT trigger, status FROM crawls").await,
+        cli.query("SELECT trigger, status FROM crawls").await,
         "catch_up cancelled\ncatch_up complete"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_leaves_a_crawl_that_the_next_start_closes() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let held = place.api.hold(At::Request(3));
-    let daemon = place.service();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let held = cli.api.hold(At::Request(3));
+    let daemon = cli.service();
     held.reached().await;
     daemon.signal(Signal::KILL);
     assert_eq!(daemon.ends().await, None);
     held.release();
-    assert!(place.run(&["status"]).await.out.contains("its process ended"));
-    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
-    assert_eq!(
-        place.query("SELECT status, reason_code FROM crawls").await,
-        "failed process_ended\ncomplete "
-    );
-    assert_eq!(place.query("SELECT count(*) FROM live_groups").await, "3");
+    assert!(cli.run(&["status"]).await.out.contains("its process ended"));
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "failed process_ended\ncomplete ");
+    assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_goes_on_beside_an_app_whose_credentials_are_refused() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    place.configure(&format!(
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    cli.configure(&format!(
         "[apps.other]\nsdk_app_id = 1400000001\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\n",
-        place.api.base_url()
+        cli.api.base_url()
     ));
-    let daemon = place.service().says("crawl complete").await;
+    let daemon = cli.service().says("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_simulator_prints_a_configuration_that_works() {
-    let place = Place::new().await;
-    let mut simulator = place
+    let cli = CliHarness::new().await;
+    let mut simulator = cli
         .command(&["simulate", "--listen", "127.0.0.1:0", "--groups", "100", "--rate", "0s"])
         .stdout(Stdio::piped())
         .spawn()
@@ -798,10 +795,10 @@ async fn a_simulator_prints_a_configuration_that_works() {
         assert_ne!(output.read_line(&mut configuration).unwrap(), 0, "{configuration}");
     }
     let (_, toml) = configuration.split_once("configuration:").unwrap();
-    std::fs::write(place.path("config.toml"), format!("database.url = \"sqlite:simulated.db\"\n{toml}"))
+    std::fs::write(cli.path("config.toml"), format!("database.url = \"sqlite:simulated.db\"\n{toml}"))
         .unwrap();
-    std::fs::write(place.path("simulated.key"), KEY).unwrap();
-    let ended = place.run(&["crawl"]).await;
+    std::fs::write(cli.path("simulated.key"), KEY).unwrap();
+    let ended = cli.run(&["crawl"]).await;
     simulator.kill().unwrap();
     simulator.wait().unwrap();
     assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use harness::cli::{Ended, Place};
+use harness::cli::{CliHarness, Ended};
 use harness::program::program;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -16,12 +16,12 @@ use tim_group_sync::simulator::{At, Fault, KEY};
 use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
 /// A place without a configuration, whose simulated API has some groups.
-async fn fresh() -> Place {
-    let place = Place::new().await;
-    std::fs::remove_file(place.path("config.toml")).unwrap();
-    std::fs::rename(place.path("app.key"), place.path("given.key")).unwrap();
-    place.api.create_many("Public", 30);
-    place
+async fn fresh() -> CliHarness {
+    let cli = CliHarness::new().await;
+    std::fs::remove_file(cli.path("config.toml")).unwrap();
+    std::fs::rename(cli.path("app.key"), cli.path("given.key")).unwrap();
+    cli.api.create_many("Public", 30);
+    cli
 }
 
 fn mode(file: &Path) -> u32 {
@@ -30,31 +30,31 @@ fn mode(file: &Path) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn init_writes_a_configuration_and_a_key_that_check_and_crawl_work_with() {
-    let place = fresh().await;
-    let url = place.api.base_url();
+    let cli = fresh().await;
+    let url = cli.api.base_url();
     let arguments =
         ["init", "--sdk-app-id", "1400000000", "--base-url", &url, "--secret-key-file", "given.key"];
-    let ended = place.run(&arguments).await;
+    let ended = cli.run(&arguments).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.out.contains("ok    prod           the API accepts the credentials"), "{ended:?}");
     assert!(ended.out.contains("tim-group-sync crawl"), "{ended:?}");
-    assert_eq!((mode(&place.path("prod.key")), mode(&place.path("config.toml"))), (0o600, 0o644));
-    assert_eq!(std::fs::read_to_string(place.path("prod.key")).unwrap(), format!("{KEY}\n"));
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    assert_eq!((mode(&cli.path("prod.key")), mode(&cli.path("config.toml"))), (0o600, 0o644));
+    assert_eq!(std::fs::read_to_string(cli.path("prod.key")).unwrap(), format!("{KEY}\n"));
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     assert!(!config.contains(KEY) && config.lines().count() < 25, "{config}");
     for command in ["check", "crawl", "status"] {
-        let ended = place.run(&[command]).await;
+        let ended = cli.run(&[command]).await;
         assert!(ended.code == Some(0) && ended.out.contains("30"), "{ended:?}");
     }
-    assert_eq!(place.query("SELECT app, live_count FROM app_status").await, "prod 30");
+    assert_eq!(cli.query("SELECT app, live_count FROM app_status").await, "prod 30");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn init_says_what_every_file_is_and_exits_as_check_does_when_the_key_is_wrong() {
-    let place = fresh().await;
-    std::fs::write(place.path("given.key"), "AKIDnotanimkey").unwrap();
-    std::fs::set_permissions(place.path("given.key"), Permissions::from_mode(0o644)).unwrap();
-    let url = place.api.base_url();
+    let cli = fresh().await;
+    std::fs::write(cli.path("given.key"), "AKIDnotanimkey").unwrap();
+    std::fs::set_permissions(cli.path("given.key"), Permissions::from_mode(0o644)).unwrap();
+    let url = cli.api.base_url();
     let arguments = [
         "init",
         "--json",
@@ -71,35 +71,35 @@ async fn init_says_what_every_file_is_and_exits_as_check_does_when_the_key_is_wr
         "--database",
         "sqlite:shop.db",
     ];
-    let ended = place.run(&arguments).await;
+    let ended = cli.run(&arguments).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     for warning in ["64 hexadecimal digits", "can be read by others"] {
         assert!(ended.err.contains(warning), "{ended:?}");
     }
     let result = ended.result();
-    assert_eq!(result["secret_key_file"], place.path("shop.key").to_str().unwrap());
+    assert_eq!(result["secret_key_file"], cli.path("shop.key").to_str().unwrap());
     let findings = result["findings"].as_array().unwrap();
     let of_app: Vec<_> = findings.iter().filter(|finding| finding["what"] == "shop").collect();
     assert_eq!((&of_app[0]["outcome"], &of_app[1]["outcome"]), (&"warn".into(), &"FAIL".into()));
     assert!(!ended.out.contains("AKIDnotanimkey") && !ended.err.contains("AKIDnotanimkey"), "{ended:?}");
     // The files stay: the next attempt mends one of them.
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     assert!(config.contains("identifier = \"boss\"") && config.contains("\"sqlite:shop.db\""), "{config}");
-    assert_eq!(mode(&place.path("shop.key")), 0o600);
+    assert_eq!(mode(&cli.path("shop.key")), 0o600);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
-    let place = fresh().await;
-    let url = place.api.base_url();
+    let cli = fresh().await;
+    let url = cli.api.base_url();
     let all = ["--sdk-app-id", "1400000000", "--base-url", &url, "--secret-key-file", "given.key"];
     let refused = async |arguments: &[&str], code: i32, sentence: &str| {
         let before: Vec<_> =
-            std::fs::read_dir(place.folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
-        let ended = place.run(&[&["init"], arguments].concat()).await;
+            std::fs::read_dir(cli.folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        let ended = cli.run(&[&["init"], arguments].concat()).await;
         assert!(ended.code == Some(code) && ended.err.contains(sentence), "{sentence}: {ended:?}");
         let after: Vec<_> =
-            std::fs::read_dir(place.folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+            std::fs::read_dir(cli.folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(before, after);
     };
     refused(&["--sdk-app-id", "many"], 2, "an SDKAppID is a number such as 1400000000").await;
@@ -117,29 +117,29 @@ async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
     .await;
     let remote = ["--sdk-app-id", "1", "--base-url", "http://example.com", "--secret-key-file", "given.key"];
     refused(&remote, 2, "must be https").await;
-    std::fs::write(place.path("given.key"), "two words").unwrap();
+    std::fs::write(cli.path("given.key"), "two words").unwrap();
     refused(&all, 78, "white space").await;
 
-    place.write_key(KEY);
-    std::fs::rename(place.path("app.key"), place.path("given.key")).unwrap();
-    std::fs::write(place.path("prod.key"), "precious").unwrap();
+    cli.write_key(KEY);
+    std::fs::rename(cli.path("app.key"), cli.path("given.key")).unwrap();
+    std::fs::write(cli.path("prod.key"), "precious").unwrap();
     refused(&all, 1, "prod.key exists, and init does not overwrite it").await;
-    std::fs::write(place.path("config.toml"), "precious").unwrap();
+    std::fs::write(cli.path("config.toml"), "precious").unwrap();
     refused(&all, 1, "config.toml exists, and init does not overwrite it").await;
     for precious in ["prod.key", "config.toml"] {
-        assert_eq!(std::fs::read_to_string(place.path(precious)).unwrap(), "precious");
+        assert_eq!(std::fs::read_to_string(cli.path(precious)).unwrap(), "precious");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn init_uses_a_key_where_it_is_if_that_is_its_place() {
-    let place = fresh().await;
-    std::fs::rename(place.path("given.key"), place.path("prod.key")).unwrap();
-    let url = place.api.base_url();
+    let cli = fresh().await;
+    std::fs::rename(cli.path("given.key"), cli.path("prod.key")).unwrap();
+    let url = cli.api.base_url();
     let arguments = ["init", "--sdk-app-id", "1400000000", "--base-url", &url, "--secret-key-file"];
-    let ended = place.run(&[&arguments[..], &["prod.key"]].concat()).await;
+    let ended = cli.run(&[&arguments[..], &["prod.key"]].concat()).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(std::fs::read_to_string(place.path("prod.key")).unwrap(), format!("{KEY}\n"));
+    assert_eq!(std::fs::read_to_string(cli.path("prod.key")).unwrap(), format!("{KEY}\n"));
 }
 
 /// A program at a terminal of its own, and someone who reads and types there.
@@ -152,7 +152,7 @@ struct AtTerminal {
 }
 
 impl AtTerminal {
-    fn start(place: &Place, arguments: &[&str]) -> Self {
+    fn start(cli: &CliHarness, arguments: &[&str]) -> Self {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&terminal).unwrap();
         unlockpt(&terminal).unwrap();
@@ -161,8 +161,8 @@ impl AtTerminal {
         let end = || Stdio::from(end.try_clone().unwrap());
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait", program()]).args(arguments);
-        command.current_dir(place.folder.path()).env_clear();
-        command.env("PATH", "/usr/bin:/bin").env("TIM_GROUP_SYNC_CONFIG", place.path("config.toml"));
+        command.current_dir(cli.folder.path()).env_clear();
+        command.env("PATH", "/usr/bin:/bin").env("TIM_GROUP_SYNC_CONFIG", cli.path("config.toml"));
         let program = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
         Self { terminal: File::from(terminal), program, seen: String::new(), looked: 0 }
     }
@@ -202,10 +202,10 @@ impl AtTerminal {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn init_asks_on_a_terminal_and_does_not_show_the_key() {
-    let place = fresh().await;
-    let url = place.api.base_url();
+    let cli = fresh().await;
+    let url = cli.api.base_url();
     tokio::task::spawn_blocking(move || {
-        let mut person = AtTerminal::start(&place, &["init", "--base-url", &url]);
+        let mut person = AtTerminal::start(&cli, &["init", "--base-url", &url]);
         person.sees("SDKAppID");
         person.types("fourteen\n");
         person.sees("is a number such as 1400000000");
@@ -227,7 +227,7 @@ async fn init_asks_on_a_terminal_and_does_not_show_the_key() {
         for typed in [KEY, "too short", "AKIDnotanimkey"] {
             assert!(!seen.contains(typed), "{seen}");
         }
-        assert_eq!(std::fs::read_to_string(place.path("prod.key")).unwrap(), format!("{KEY}\n"));
+        assert_eq!(std::fs::read_to_string(cli.path("prod.key")).unwrap(), format!("{KEY}\n"));
     })
     .await
     .unwrap();
@@ -235,9 +235,9 @@ async fn init_asks_on_a_terminal_and_does_not_show_the_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_leaves_the_questions_leaves_nothing_behind_and_a_terminal_that_shows() {
-    let place = fresh().await;
+    let cli = fresh().await;
     tokio::task::spawn_blocking(move || {
-        let mut person = AtTerminal::start(&place, &["init", "--sdk-app-id", "1400000000"]);
+        let mut person = AtTerminal::start(&cli, &["init", "--sdk-app-id", "1400000000"]);
         person.sees("Data centre");
         person.types("mars\n");
         person.sees("must be one of china, singapore");
@@ -250,8 +250,8 @@ async fn whoever_leaves_the_questions_leaves_nothing_behind_and_a_terminal_that_
         assert!(code == Some(2) && seen.contains("nothing was written"), "{seen}");
         assert!(tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ECHO));
         assert!(!seen.contains(&KEY[..20]), "{seen}");
-        assert!(!place.path("config.toml").exists() && !place.path("prod.key").exists());
-        let mut person = AtTerminal::start(&place, &["init"]);
+        assert!(!cli.path("config.toml").exists() && !cli.path("prod.key").exists());
+        let mut person = AtTerminal::start(&cli, &["init"]);
         person.sees("SDKAppID");
         person.types("\u{4}");
         let (code, seen) = person.ends();
@@ -263,24 +263,24 @@ async fn whoever_leaves_the_questions_leaves_nothing_behind_and_a_terminal_that_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_check_that_fails_says_what_to_do() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let finding = async |what: &str, code: i32| {
-        let ended = place.run(&["check", "--json"]).await;
+        let ended = cli.run(&["check", "--json"]).await;
         assert_eq!(ended.code, Some(code), "{ended:?}");
         let findings = ended.result();
         let of_what = findings.as_array().unwrap().iter().rfind(|finding| finding["what"] == what).cloned();
         of_what.unwrap_or_else(|| panic!("{findings}"))["text"].as_str().unwrap().to_owned()
     };
-    place.configure("page_limit = 0\nregoin = \"china\"\n");
+    cli.configure("page_limit = 0\nregoin = \"china\"\n");
     assert!(
         finding("configuration", 78).await.contains("apps.prod.regoin: unknown key. Did you mean region?")
     );
-    let text = place.run(&["check"]).await.out;
+    let text = cli.run(&["check"]).await.out;
     assert_eq!(text.lines().filter(|line| line.starts_with("FAIL  configuration")).count(), 2, "{text}");
 
-    place.configure("retry_for = \"0s\"\n");
-    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
-    std::fs::write(place.path("config.toml"), lines.replace("retry_for = \"1s\"\n", "")).unwrap();
+    cli.configure("retry_for = \"0s\"\n");
+    let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    std::fs::write(cli.path("config.toml"), lines.replace("retry_for = \"1s\"\n", "")).unwrap();
     for (fault, code, advice) in [
         (Fault::Reset, 1, "check DNS, the firewall and HTTPS_PROXY"),
         (Fault::Status(503), 1, "check any proxy, or ask Tencent Cloud's support (the host is 127.0.0.1)"),
@@ -291,65 +291,65 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
         (Fault::ErrorCode(60021), 78, "add this host's address to the app's IP allow-list"),
         (Fault::ErrorCode(70016), 78, "check `sdk_app_id` and the data centre"),
     ] {
-        place.api.script(At::Every, fault.clone());
+        cli.api.script(At::Every, fault.clone());
         let text = finding("prod", code).await;
         assert!(text.contains(advice), "{fault:?}: {text}");
-        place.api.heal();
+        cli.api.heal();
     }
-    std::fs::remove_file(place.path("app.key")).unwrap();
+    std::fs::remove_file(cli.path("app.key")).unwrap();
     assert!(finding("prod", 78).await.contains("put the secret alone into this file, and chmod 600 it"));
-    place.write_key(KEY);
-    std::fs::write(place.path("groups.db"), "no database, but as long as the head of one would be".repeat(9))
+    cli.write_key(KEY);
+    std::fs::write(cli.path("groups.db"), "no database, but as long as the head of one would be".repeat(9))
         .unwrap();
     assert!(finding("database", 1).await.contains("restore a backup"));
-    std::fs::remove_file(place.path("groups.db")).unwrap();
-    std::fs::write(place.path("password"), "geheim").unwrap();
-    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    std::fs::remove_file(cli.path("groups.db")).unwrap();
+    std::fs::write(cli.path("password"), "geheim").unwrap();
+    let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let server = "url = \"postgres://nobody@localhost:1/none\"\npassword_file = \"password\"";
-    std::fs::write(place.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", server)).unwrap();
+    std::fs::write(cli.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", server)).unwrap();
     assert!(finding("database", 75).await.contains("see whether the server runs"));
-    std::fs::remove_file(place.path("password")).unwrap();
+    std::fs::remove_file(cli.path("password")).unwrap();
     assert!(finding("database", 78).await.contains("password; put the secret alone into this file"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_warns_of_a_key_that_others_can_read_and_passes() {
-    let place = Place::new().await;
-    std::fs::set_permissions(place.path("app.key"), Permissions::from_mode(0o640)).unwrap();
-    let ended = place.run(&["check"]).await;
+    let cli = CliHarness::new().await;
+    std::fs::set_permissions(cli.path("app.key"), Permissions::from_mode(0o640)).unwrap();
+    let ended = cli.run(&["check"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let warning = ended.out.lines().find(|line| line.starts_with("warn")).unwrap();
     assert!(warning.contains("(mode 0640): chmod 600"), "{warning}");
     // The commands that do not tell of everything say it on stderr.
-    assert!(place.run(&["crawl"]).await.err.contains("(mode 0640): chmod 600"));
+    assert!(cli.run(&["crawl"]).await.err.contains("(mode 0640): chmod 600"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_file_alone_is_checked_without_key_database_and_network() {
-    let place = Place::new().await;
-    std::fs::remove_file(place.path("app.key")).unwrap();
-    place.api.script(At::Every, Fault::ErrorCode(60002));
-    let ended = place.run(&["check", "--no-environment"]).await;
+    let cli = CliHarness::new().await;
+    std::fs::remove_file(cli.path("app.key")).unwrap();
+    cli.api.script(At::Every, Fault::ErrorCode(60002));
+    let ended = cli.run(&["check", "--no-environment"]).await;
     assert_eq!((ended.code, ended.out.lines().count()), (Some(0), 1), "{ended:?}");
-    let shown = place.run(&["check", "--show-config", "--json"]).await.result();
+    let shown = cli.run(&["check", "--show-config", "--json"]).await.result();
     let origin = |key: &str| {
         let settings = shown.as_array().unwrap();
         settings.iter().find(|setting| setting["key"] == key).unwrap()["origin"].as_str().unwrap().to_owned()
     };
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let line = 1 + config.lines().position(|line| line.starts_with("sdk_app_id")).unwrap();
     assert!(origin("apps.prod.sdk_app_id").ends_with(&format!("config.toml:{line}")));
     assert_eq!(origin("schedule.cron"), "default");
-    place.configure("page_limit = 0\n");
-    assert_eq!(place.run(&["check", "--no-environment"]).await.code, Some(78));
+    cli.configure("page_limit = 0\n");
+    assert_eq!(cli.run(&["check", "--no-environment"]).await.code, Some(78));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_json_document_has_a_code_a_result_and_an_error() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 400);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 400);
     let document = async |arguments: &[&str], code: i32| {
-        let ended = place.run(&[arguments, &["--json"]].concat()).await;
+        let ended = cli.run(&[arguments, &["--json"]].concat()).await;
         let document: serde_json::Value =
             serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{arguments:?}: {ended:?}"));
         let keys: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
@@ -369,7 +369,7 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
     assert_eq!(unknown["result"][0]["app"], "prod");
     assert_eq!(unknown["error"], "no complete crawl within 1h: prod");
     assert_eq!(document(&["crawl"], 0).await["result"][0]["sdk_app_id"], 1_400_000_000);
-    place.api.dissolve_some(300);
+    cli.api.dissolve_some(300);
     assert_eq!(document(&["crawl", "--dry-run"], 3).await["result"][0]["deletions"], "withheld");
     assert_eq!(document(&["crawl"], 3).await["result"][0]["withheld"], 300);
     let withheld = &document(&["status"], 0).await["result"][0]["withheld"];
@@ -385,29 +385,29 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
     let signed = document(&["usersig", "--app", "prod"], 0).await;
     let usersig = signed["result"]["usersig"].as_str().unwrap();
     assert!(verify(usersig, &SecretKey::new(KEY), 0).is_ok(), "{signed}");
-    place.configure("page_limit = 0\n");
+    cli.configure("page_limit = 0\n");
     let lawless = document(&["crawl"], 78).await;
     assert!(lawless["error"].as_str().unwrap().contains("apps.prod.page_limit"), "{lawless}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_names_the_crawl_whose_deletions_wait_even_after_later_crawls() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 400);
-    place.run(&["crawl"]).await;
-    place.api.dissolve_some(300);
-    place.run(&["crawl"]).await;
-    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
-    let status = place.run(&["status"]).await.out;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 400);
+    cli.run(&["crawl"]).await;
+    cli.api.dissolve_some(300);
+    cli.run(&["crawl"]).await;
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    let status = cli.run(&["status"]).await.out;
     assert!(status.contains("300 deletions of crawl 2") && status.contains("approve --crawl 2"), "{status}");
-    place.run(&["approve", "--crawl", "2"]).await;
-    assert!(!place.run(&["status"]).await.out.contains("approve"));
+    cli.run(&["approve", "--crawl", "2"]).await;
+    assert!(!cli.run(&["status"]).await.out.contains("approve"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_has_seen_enough_is_no_failure() {
-    let place = Place::new().await;
-    let mut program = place.command(&["man"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let cli = CliHarness::new().await;
+    let mut program = cli.command(&["man"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(program.stdout.take());
     let ended = tokio::task::spawn_blocking(move || {
         let mut said = String::new();
@@ -419,9 +419,9 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bash_completes_commands_and_options() {
-    let place = Place::new().await;
-    let script = place.run(&["completions", "bash"]).await.out;
-    std::fs::write(place.path("completions"), script).unwrap();
+    let cli = CliHarness::new().await;
+    let script = cli.run(&["completions", "bash"]).await.out;
+    std::fs::write(cli.path("completions"), script).unwrap();
     let complete = |line: &str, word: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         let asking = format!(
@@ -431,7 +431,7 @@ async fn bash_completes_commands_and_options() {
             words[words.len() - 1]
         );
         let output =
-            Command::new("bash").args(["-c", &asking]).current_dir(place.folder.path()).output().unwrap();
+            Command::new("bash").args(["-c", &asking]).current_dir(cli.folder.path()).output().unwrap();
         let ended = Ended::from(output);
         assert!(ended.code == Some(0) && ended.err.is_empty(), "{ended:?}");
         ended.out
@@ -440,7 +440,7 @@ async fn bash_completes_commands_and_options() {
     assert!(complete("tim-group-sync crawl", "--").contains("--dry-run\n"));
     assert_eq!(complete("tim-group-sync init --region", "sili"), "silicon-valley\n");
     for shell in ["zsh", "fish", "elvish", "powershell"] {
-        let script = place.run(&["completions", shell]).await;
+        let script = cli.run(&["completions", shell]).await;
         assert!(script.code == Some(0) && script.out.contains("undelete"), "{shell}: {script:?}");
     }
 }
@@ -448,16 +448,16 @@ async fn bash_completes_commands_and_options() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs groff: tests/run"]
 async fn the_manual_page_has_every_command_and_is_formatted_without_a_warning() {
-    let place = Place::new().await;
-    let page = place.run(&["man"]).await;
+    let cli = CliHarness::new().await;
+    let page = cli.run(&["man"]).await;
     assert_eq!(page.code, Some(0), "{page:?}");
-    std::fs::write(place.path("page.1"), &page.out).unwrap();
+    std::fs::write(cli.path("page.1"), &page.out).unwrap();
     // Every warning but of lines that cannot be filled.
     let groff = ["-man", "-Tutf8", "-ww", "-Wbreak", "-rLL=100n", "-P-cbou", "page.1"];
-    let output = Command::new("groff").args(groff).current_dir(place.folder.path()).output();
+    let output = Command::new("groff").args(groff).current_dir(cli.folder.path()).output();
     let formatted = Ended::from(output.expect("groff is there: tests/run installs it"));
     assert!(formatted.code == Some(0) && formatted.err.is_empty(), "{formatted:?}");
-    let help = place.run(&["--help"]).await.out;
+    let help = cli.run(&["--help"]).await.out;
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands: Vec<&str> = commands.map_while(|line| line.split_whitespace().next()).collect();
     assert!(commands.len() > 10, "{help}");
@@ -472,14 +472,14 @@ async fn the_manual_page_has_every_command_and_is_formatted_without_a_warning() 
 #[tokio::test(flavor = "multi_thread")]
 async fn root_becomes_the_owner_of_the_database_and_leaves_nothing_of_its_own() {
     const NOBODY: u32 = 65534;
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     if !rustix::process::geteuid().is_root() {
         println!("NOT TESTED: that root becomes the database's owner, because only root can");
         return;
     }
-    place.api.create_many("Public", 400);
-    std::os::unix::fs::chown(place.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-    std::os::unix::fs::chown(place.path("app.key"), Some(NOBODY), Some(NOBODY)).unwrap();
+    cli.api.create_many("Public", 400);
+    std::os::unix::fs::chown(cli.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    std::os::unix::fs::chown(cli.path("app.key"), Some(NOBODY), Some(NOBODY)).unwrap();
     let commands: [&[&str]; 8] = [
         &["check"],
         &["crawl"],
@@ -492,13 +492,13 @@ async fn root_becomes_the_owner_of_the_database_and_leaves_nothing_of_its_own() 
     ];
     for (n, command) in commands.into_iter().enumerate() {
         if n == 6 {
-            place.api.dissolve_some(300);
-            assert_eq!(place.run(&["crawl"]).await.code, Some(3));
+            cli.api.dissolve_some(300);
+            assert_eq!(cli.run(&["crawl"]).await.code, Some(3));
         }
-        let ended = place.run(command).await;
+        let ended = cli.run(command).await;
         assert_eq!(ended.code, Some(0), "{command:?}: {ended:?}");
         assert!(ended.err.contains("continuing as user nobody, who owns"), "{command:?}: {ended:?}");
-        for entry in std::fs::read_dir(place.folder.path()).unwrap() {
+        for entry in std::fs::read_dir(cli.folder.path()).unwrap() {
             let path = entry.unwrap().path();
             let is_of_program = path.file_name().unwrap().to_str().unwrap().starts_with("groups.db");
             let owner = std::fs::metadata(&path).unwrap().uid();
@@ -506,7 +506,7 @@ async fn root_becomes_the_owner_of_the_database_and_leaves_nothing_of_its_own() 
         }
     }
     // What the owner may not read, the service could not either.
-    std::os::unix::fs::chown(place.path("app.key"), Some(0), Some(0)).unwrap();
-    let refused = place.run(&["check"]).await;
+    std::os::unix::fs::chown(cli.path("app.key"), Some(0), Some(0)).unwrap();
+    let refused = cli.run(&["check"]).await;
     assert!(refused.code == Some(78) && refused.out.contains("chown it to the user who runs"), "{refused:?}");
 }

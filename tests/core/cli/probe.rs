@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use harness::cli::{Ended, Place};
+use harness::cli::{CliHarness, Ended};
 use tim_group_sync::simulator::{At, Call, Fault, KEY};
 
 const PROBE: [&str; 4] = ["check", "--probe", "--probe-wait", "10ms"];
 
-async fn probe(place: &Place) -> Ended {
-    place.run(&PROBE).await
+async fn probe(cli: &CliHarness) -> Ended {
+    cli.run(&PROBE).await
 }
 
 /// Answer and detail by question, of the only app.
-async fn probe_json(place: &Place, code: i32) -> BTreeMap<String, (String, String)> {
-    let ended = place.run(&[&PROBE[..], &["--json"]].concat()).await;
+async fn probe_json(cli: &CliHarness, code: i32) -> BTreeMap<String, (String, String)> {
+    let ended = cli.run(&[&PROBE[..], &["--json"]].concat()).await;
     assert_eq!(ended.code, Some(code), "{ended:?}");
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let rows = ended.result();
@@ -30,17 +30,17 @@ fn line<'a>(ended: &'a Ended, question: &str) -> &'a str {
     ended.out.lines().find(|line| line.contains(question)).unwrap_or_else(|| panic!("{question}: {ended:?}"))
 }
 
-fn with_groups(place: &Place) {
-    place.api.create_many("Public", 250);
-    place.api.create_many("Private", 30);
-    place.api.create_many("Community", 5);
+fn with_groups(cli: &CliHarness) {
+    cli.api.create_many("Public", 250);
+    cli.api.create_many("Private", 30);
+    cli.api.create_many("Community", 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_answers_every_question() {
-    let place = Place::new().await;
-    with_groups(&place);
-    let ended = probe(&place).await;
+    let cli = CliHarness::new().await;
+    with_groups(&cli);
+    let ended = probe(&cli).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for (question, answer) in [
         ("unknown id, default form", "code 10010"),
@@ -75,16 +75,16 @@ async fn the_table_answers_every_question() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_table_nor_json_shows_ids_names_or_secrets() {
-    let place = Place::new().await;
-    with_groups(&place);
-    let signature = place.run(&["usersig", "--app", "prod"]).await.out;
-    for ended in [probe(&place).await, place.run(&[&PROBE[..], &["--json"]].concat()).await] {
+    let cli = CliHarness::new().await;
+    with_groups(&cli);
+    let signature = cli.run(&["usersig", "--app", "prod"]).await.out;
+    for ended in [probe(&cli).await, cli.run(&[&PROBE[..], &["--json"]].concat()).await] {
         for shown in [&ended.out, &ended.err] {
             let hidden = [KEY, "usersig=", "http://", "@TGS#2", "room_", "probe-", signature.trim()];
             hidden.iter().for_each(|hidden| assert!(!shown.contains(hidden), "{hidden}: {shown}"));
-            place.api.truth().keys().for_each(|id| assert!(!shown.contains(id.as_str()), "{id}: {shown}"));
+            cli.api.truth().keys().for_each(|id| assert!(!shown.contains(id.as_str()), "{id}: {shown}"));
         }
-        let address = place.api.addr().to_string();
+        let address = cli.api.addr().to_string();
         for hidden in ["prod", "groups.db", "1400000000", "administrator", &address] {
             assert!(!ended.out.contains(hidden), "{hidden}: {}", ended.out);
         }
@@ -93,17 +93,17 @@ async fn neither_table_nor_json_shows_ids_names_or_secrets() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn list_requests_keep_the_interval_and_requests_about_groups_are_few() {
-    let place = Place::new().await;
-    with_groups(&place);
-    assert_eq!(place.run(&["crawl"]).await.code, Some(0));
-    let file = place.path("config.toml");
+    let cli = CliHarness::new().await;
+    with_groups(&cli);
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    let file = cli.path("config.toml");
     let config = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, config.replace("request_interval = \"0s\"", "request_interval = \"100ms\""))
         .unwrap();
-    let before = place.api.requests().len();
+    let before = cli.api.requests().len();
     let start = Instant::now();
-    assert_eq!(probe(&place).await.code, Some(0));
-    let requests = place.api.requests().split_off(before);
+    assert_eq!(probe(&cli).await.code, Some(0));
+    let requests = cli.api.requests().split_off(before);
     let (lists, infos): (Vec<_>, Vec<_>) = requests.iter().partition(|request| request.call == Call::List);
     // The credentials; all types and each; two other names; a first page again; a second page twice.
     assert_eq!((lists.len(), infos.len()), (1 + 7 + 2 + 1 + 2, 7));
@@ -117,13 +117,13 @@ async fn list_requests_keep_the_interval_and_requests_about_groups_are_few() {
     }
     assert!(lists[1..].iter().all(|request| request.limit == 100), "{lists:?}");
     // A probe leaves nothing behind: the lease is free again.
-    assert_eq!(place.run(&["crawl", "--no-wait"]).await.code, Some(0));
+    assert_eq!(cli.run(&["crawl", "--no-wait"]).await.code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_that_cannot_be_asked_says_why_and_stops_no_other() {
-    let place = Place::new().await;
-    let empty = probe_json(&place, 0).await;
+    let cli = CliHarness::new().await;
+    let empty = probe_json(&cli, 0).await;
     let why = |question: &str| empty[question].clone();
     let not_asked = |why: &str| ("not asked".to_owned(), why.to_owned());
     assert_eq!(
@@ -141,11 +141,11 @@ async fn a_question_that_cannot_be_asked_says_why_and_stops_no_other() {
     );
     assert_eq!(empty["get_group_info: unknown id, default form"].0, "code 10010");
 
-    with_groups(&place);
-    place.api.script(At::Info, Fault::ErrorCode(10007));
-    place.api.script(At::Type("Community".to_owned()), Fault::ErrorCode(10004));
-    place.api.script(At::Type("Work".to_owned()), Fault::Status(404));
-    let failing = probe_json(&place, 0).await;
+    with_groups(&cli);
+    cli.api.script(At::Info, Fault::ErrorCode(10007));
+    cli.api.script(At::Type("Community".to_owned()), Fault::ErrorCode(10004));
+    cli.api.script(At::Type("Work".to_owned()), Fault::Status(404));
+    let failing = probe_json(&cli, 0).await;
     let unknown = &failing["get_group_info: unknown id, default form"];
     assert_eq!(unknown.0, "no GroupInfo; top-level code 10007");
     let listed = &failing["get_group_info: a listed group of type Community"];
@@ -157,11 +157,11 @@ async fn a_question_that_cannot_be_asked_says_why_and_stops_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ignored_filter_and_codes_beside_entries_are_noticed() {
-    let place = Place::new().await;
-    with_groups(&place);
-    place.api.script(At::Every, Fault::IgnoreGroupType);
-    place.api.script(At::Info, Fault::CodeBesideGroups(10010));
-    let rows = probe_json(&place, 0).await;
+    let cli = CliHarness::new().await;
+    with_groups(&cli);
+    cli.api.script(At::Every, Fault::IgnoreGroupType);
+    cli.api.script(At::Info, Fault::CodeBesideGroups(10010));
+    let rows = probe_json(&cli, 0).await;
     let filter = &rows["is the GroupType filter honoured?"].0;
     assert!(filter.starts_with("no: ") && filter.ends_with("have 100 groups in common"), "{filter}");
     assert_eq!(rows["top level of get_group_info, one unknown id"].0, "agrees with its entries");
@@ -172,11 +172,11 @@ async fn an_ignored_filter_and_codes_beside_entries_are_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_credentials_are_the_checks_failure_and_nothing_else_is_asked() {
-    let place = Place::new().await;
-    place.write_key("fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210");
-    let rows = probe_json(&place, 78).await;
+    let cli = CliHarness::new().await;
+    cli.write_key("fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210");
+    let rows = probe_json(&cli, 78).await;
     assert_eq!(rows["all questions"].1, "the check of this app did not succeed");
-    assert!(place.api.requests().iter().all(|request| request.call == Call::List));
-    let together = place.run(&["check", "--probe", "--no-environment"]).await;
+    assert!(cli.api.requests().iter().all(|request| request.call == Call::List));
+    let together = cli.run(&["check", "--probe", "--no-environment"]).await;
     assert_eq!(together.code, Some(2), "{together:?}");
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::cli::get;
-use harness::cli::{Ended, Place};
+use harness::cli::{CliHarness, Ended};
 use harness::postgres::PostgresServer;
 use harness::program::Service;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -39,9 +39,9 @@ fn secret_in(text: &str) -> Option<&str> {
     })
 }
 
-fn assert_no_secret(place: &str, text: &str) {
+fn assert_no_secret(cli: &str, text: &str) {
     if let Some(secret) = secret_in(text) {
-        panic!("{place} shows {secret:?}: {text}");
+        panic!("{cli} shows {secret:?}: {text}");
     }
 }
 
@@ -51,8 +51,8 @@ fn assert_says_no_secret(what: &str, ended: &Ended) {
 }
 
 /// Runs a command with every log line there is.
-async fn run(place: &Place, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
-    let mut command = place.command(arguments);
+async fn run(cli: &CliHarness, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let mut command = cli.command(arguments);
     command.env("TIM_GROUP_SYNC_LOG", "trace").envs(variables.iter().copied());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
@@ -63,8 +63,8 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Runs a command, which must show no secret and end with this code.
-async fn overhear(place: &Place, arguments: &[&str], code: i32) -> Ended {
-    let ended = run(place, arguments, &[]).await;
+async fn overhear(cli: &CliHarness, arguments: &[&str], code: i32) -> Ended {
+    let ended = run(cli, arguments, &[]).await;
     assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
     assert_says_no_secret(&arguments.join(" "), &ended);
     ended
@@ -87,8 +87,8 @@ fn this_test_would_know_a_secret_if_it_saw_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_shows_in_any_command_that_succeeds() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 400);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 400);
     for (arguments, code) in [
         (&["check"][..], 0),
         (&["migrate"], 0),
@@ -99,11 +99,11 @@ async fn no_secret_shows_in_any_command_that_succeeds() {
         (&["check", "--json"], 0),
         (&["check", "--probe", "--probe-wait", "0s"], 0),
     ] {
-        let ended = overhear(&place, arguments, code).await;
+        let ended = overhear(&cli, arguments, code).await;
         // By itself a command logs warnings only.
         assert!(arguments != ["crawl"] || ended.err.contains("INFO"), "{ended:?}");
     }
-    place.api.dissolve_some(300);
+    cli.api.dissolve_some(300);
     for (arguments, code) in [
         (&["crawl", "--dry-run"][..], 3),
         (&["crawl"], 3),
@@ -112,10 +112,10 @@ async fn no_secret_shows_in_any_command_that_succeeds() {
         (&["status", "--json"], 0),
         (&["status", "--max-age", "0s"], 1),
     ] {
-        overhear(&place, arguments, code).await;
+        overhear(&cli, arguments, code).await;
     }
     // The one command that prints a secret prints it once, on stdout.
-    let signed = run(&place, &["usersig", "--app", "prod"], &[]).await;
+    let signed = run(&cli, &["usersig", "--app", "prod"], &[]).await;
     assert_eq!(signed.code, Some(0), "{signed:?}");
     assert!(secret_in(&signed.out).is_some() && !signed.out.contains(KEY), "{signed:?}");
     assert_no_secret("stderr of usersig", &signed.err);
@@ -123,12 +123,12 @@ async fn no_secret_shows_in_any_command_that_succeeds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_shows_whatever_the_api_answers() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 30);
-    place.configure("page_limit = 10\ngroup_types = [\"Public\"]\n");
-    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 30);
+    cli.configure("page_limit = 10\ngroup_types = [\"Public\"]\n");
+    let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let hasty = lines.replace("\"2s\"", "\"200ms\"").replace("retry_for = \"1s\"", "retry_for = \"0s\"");
-    std::fs::write(place.path("config.toml"), hasty).unwrap();
+    std::fs::write(cli.path("config.toml"), hasty).unwrap();
     let answered = [1, 10004, 10007, 60002, 60011, 60021, 70001, 70003, 70009, 70013, 70016, 70403];
     let mut faults: Vec<Fault> = answered.into_iter().map(Fault::ErrorCode).collect();
     faults.extend([
@@ -149,33 +149,33 @@ async fn no_secret_shows_whatever_the_api_answers() {
         Fault::NoTotalCount,
     ]);
     for fault in faults {
-        place.api.script(At::Every, fault.clone());
-        let ended = run(&place, &["crawl"], &[]).await;
+        cli.api.script(At::Every, fault.clone());
+        let ended = run(&cli, &["crawl"], &[]).await;
         assert_says_no_secret(&format!("a crawl with {fault:?}"), &ended);
         assert!(
             ended.code.is_some_and(|code| code != 0) || matches!(fault, Fault::NoTotalCount),
             "{fault:?}: {ended:?}"
         );
-        place.api.heal();
+        cli.api.heal();
     }
-    place.write_key(WRONG_KEY);
-    overhear(&place, &["check"], 78).await;
-    overhear(&place, &["crawl"], 78).await;
+    cli.write_key(WRONG_KEY);
+    overhear(&cli, &["check"], 78).await;
+    overhear(&cli, &["crawl"], 78).await;
     // Nobody is there.
-    place.write_key(KEY);
+    cli.write_key(KEY);
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let elsewhere = std::fs::read_to_string(place.path("config.toml")).unwrap();
-    let elsewhere = elsewhere.replace(&place.api.base_url(), &format!("http://{closed}"));
-    std::fs::write(place.path("config.toml"), elsewhere).unwrap();
-    overhear(&place, &["crawl"], 1).await;
-    overhear(&place, &["status", "--json"], 0).await;
+    let elsewhere = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    let elsewhere = elsewhere.replace(&cli.api.base_url(), &format!("http://{closed}"));
+    std::fs::write(cli.path("config.toml"), elsewhere).unwrap();
+    overhear(&cli, &["crawl"], 1).await;
+    overhear(&cli, &["status", "--json"], 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_shows_that_stands_in_the_wrong_place() {
-    let place = Place::new().await;
-    place.configure("");
-    let lawful = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let cli = CliHarness::new().await;
+    cli.configure("");
+    let lawful = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     for (from, to) in [
         ("secret_key_file = \"app.key\"", format!("secret_key_file = \"{KEY}\"")),
         ("secret_key_file = \"app.key\"", format!("secret_key = \"{KEY}\"")),
@@ -189,16 +189,16 @@ async fn no_secret_shows_that_stands_in_the_wrong_place() {
     ] {
         let lines = lawful.replace(from, &to);
         assert_ne!(lines, lawful);
-        std::fs::write(place.path("config.toml"), lines).unwrap();
+        std::fs::write(cli.path("config.toml"), lines).unwrap();
         for arguments in [&["check"][..], &["check", "--show-config"], &["crawl", "--json"], &["run"]] {
-            overhear(&place, arguments, 78).await;
+            overhear(&cli, arguments, 78).await;
         }
     }
-    std::fs::write(place.path("config.toml"), &lawful).unwrap();
+    std::fs::write(cli.path("config.toml"), &lawful).unwrap();
     for content in [format!("{KEY}\n{KEY}"), format!("secret {KEY}"), format!("{KEY}{}", "x".repeat(5000))] {
-        std::fs::write(place.path("app.key"), content).unwrap();
+        std::fs::write(cli.path("app.key"), content).unwrap();
         for command in ["check", "crawl"] {
-            overhear(&place, &[command], 78).await;
+            overhear(&cli, &[command], 78).await;
         }
     }
     // A URL of the environment may carry a password.
@@ -208,40 +208,40 @@ async fn no_secret_shows_that_stands_in_the_wrong_place() {
         format!("postgres://tim@localhost:1/tim?password={PASSWORD}"),
     ] {
         for arguments in [&["check", "--json"][..], &["status"], &["check", "--show-config"]] {
-            let ended = run(&place, arguments, &[("TIM_GROUP_SYNC_DATABASE_URL", &url)]).await;
+            let ended = run(&cli, arguments, &[("TIM_GROUP_SYNC_DATABASE_URL", &url)]).await;
             assert_says_no_secret(&format!("{arguments:?} with a URL of the environment"), &ended);
         }
     }
     let init =
         ["init", "--sdk-app-id", "1", "--region", "china", "--secret-key-file", "app.key", "--database"];
-    std::fs::remove_file(place.path("config.toml")).unwrap();
+    std::fs::remove_file(cli.path("config.toml")).unwrap();
     let url = format!("postgres://tim:{PASSWORD}@localhost/tim");
-    place.write_key(KEY);
-    overhear(&place, &[&init[..], &[&url]].concat(), 2).await;
+    cli.write_key(KEY);
+    overhear(&cli, &[&init[..], &[&url]].concat(), 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn the_databases_password_shows_neither_when_it_is_taken_nor_when_it_is_refused() {
     let server = PostgresServer::shared().await;
-    let place = Place::new().await;
-    place.api.create_many("Public", 5);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 5);
     let database = server.database().await;
     let name = database.settings().to_string();
     assert_no_secret("the database's name", &name);
-    std::fs::write(place.path("password"), PASSWORD).unwrap();
-    std::fs::set_permissions(place.path("password"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    std::fs::write(cli.path("password"), PASSWORD).unwrap();
+    std::fs::set_permissions(cli.path("password"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let at = |url: &str| {
         let database = format!("url = \"{url}\"\npassword_file = \"password\"");
-        std::fs::write(place.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", &database))
+        std::fs::write(cli.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", &database))
             .unwrap();
     };
     at(&database.url);
     for command in ["migrate", "check", "crawl", "status"] {
-        overhear(&place, &[command], 0).await;
+        overhear(&cli, &[command], 0).await;
     }
-    overhear(&place, &["check", "--show-config"], 0).await;
+    overhear(&cli, &["check", "--show-config"], 0).await;
     if server.is_own() {
         let role = format!("keyless_{}", std::process::id());
         server
@@ -252,24 +252,24 @@ async fn the_databases_password_shows_neither_when_it_is_taken_nor_when_it_is_re
             .await;
         at(&server.url_as(&role, &database.name));
         for command in ["check", "crawl", "status"] {
-            overhear(&place, &[command], 78).await;
+            overhear(&cli, &[command], 78).await;
         }
         server.administer(&format!("DROP ROLE {role}")).await;
     }
     at("postgres://tim@localhost:1/tim");
     for command in ["check", "crawl", "status"] {
-        overhear(&place, &[command], 75).await;
+        overhear(&cli, &[command], 75).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_shows_to_whoever_looks_at_the_process() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 30);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 30);
     // The first crawl of the daemon is caught up at once.
     for command in ["run", "crawl"] {
-        let asked = place.api.hold(At::Every);
-        let mut spawned = place.command(&[command]);
+        let asked = cli.api.hold(At::Every);
+        let mut spawned = cli.command(&[command]);
         spawned.env("TIM_GROUP_SYNC_LOG", "trace").stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = spawned.spawn().unwrap();
         let id = child.id();
@@ -302,14 +302,14 @@ fn address_in(line: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 30);
-    place.configure("");
-    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 30);
+    cli.configure("");
+    let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let listening = lines.replace("listen = \"\"", "listen = \"127.0.0.1:0\"");
     assert_ne!(listening, lines);
-    std::fs::write(place.path("config.toml"), &listening).unwrap();
-    let mut command = place.command(&["run"]);
+    std::fs::write(cli.path("config.toml"), &listening).unwrap();
+    let mut command = cli.command(&["run"]);
     command.env("TIM_GROUP_SYNC_LOG", "trace");
     let (daemon, metrics) = Service::by(command).says_line("serving /metrics").await;
     let (daemon, dashboard) = daemon.says_line("serving the dashboard").await;
@@ -334,14 +334,13 @@ async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
         }
     };
     asked("all is well").await;
-    place.write_key(WRONG_KEY);
+    cli.write_key(WRONG_KEY);
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await;
     daemon.signal(Signal::USR1);
     let daemon = daemon.says("crawl failed").await;
     asked("the key is refused").await;
-    std::fs::write(place.path("config.toml"), listening.replace("\"app.key\"", &format!("\"{KEY}\"")))
-        .unwrap();
+    std::fs::write(cli.path("config.toml"), listening.replace("\"app.key\"", &format!("\"{KEY}\""))).unwrap();
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("was not reloaded").await;
     asked("the configuration holds a key").await;
@@ -353,18 +352,18 @@ async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
 
 #[tokio::test]
 async fn no_secret_shows_when_what_holds_it_is_printed() {
-    let place = Place::new().await;
-    std::fs::write(place.path("password"), PASSWORD).unwrap();
-    let lines = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let cli = CliHarness::new().await;
+    std::fs::write(cli.path("password"), PASSWORD).unwrap();
+    let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let server = "url = \"postgres://tim@localhost/tim\"\npassword_file = \"password\"";
-    std::fs::write(place.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", server)).unwrap();
+    std::fs::write(cli.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", server)).unwrap();
     let with_password = format!("postgres://tim:{PASSWORD}@localhost/tim");
     let environments = [
         Environment::new([("HOME", "/home/u")]),
         Environment::new([("TIM_GROUP_SYNC_DATABASE_URL", with_password.clone())]),
     ];
     for environment in environments {
-        let config = Config::load(&place.path("config.toml"), &environment).unwrap();
+        let config = Config::load(&cli.path("config.toml"), &environment).unwrap();
         let app = &config.apps[0];
         let key = app.read_secret_key().unwrap();
         let client = Client::new(ClientSettings {
@@ -436,19 +435,19 @@ impl Authority {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_must_show_a_certificate_that_the_system_trusts_before_it_gets_a_signature() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let plain = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let plain = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let (trusted, stranger) = (Authority::new(), Authority::new());
-    std::fs::write(place.path("ca.pem"), trusted.0.pem()).unwrap();
-    std::fs::write(place.path("none.pem"), "").unwrap();
-    let bundle = place.path("ca.pem").display().to_string();
-    let none = place.path("none.pem").display().to_string();
-    let api = place.api.addr();
+    std::fs::write(cli.path("ca.pem"), trusted.0.pem()).unwrap();
+    std::fs::write(cli.path("none.pem"), "").unwrap();
+    let bundle = cli.path("ca.pem").display().to_string();
+    let none = cli.path("none.pem").display().to_string();
+    let api = cli.api.addr();
     let check = async |server: SocketAddr, bundle: &str| {
-        let lines = plain.replace(&place.api.base_url(), &format!("https://localhost:{}", server.port()));
-        std::fs::write(place.path("config.toml"), lines).unwrap();
-        let ended = run(&place, &["check"], &[("SSL_CERT_FILE", bundle)]).await;
+        let lines = plain.replace(&cli.api.base_url(), &format!("https://localhost:{}", server.port()));
+        std::fs::write(cli.path("config.toml"), lines).unwrap();
+        let ended = run(&cli, &["check"], &[("SSL_CERT_FILE", bundle)]).await;
         assert_says_no_secret("check over TLS", &ended);
         ended
     };
@@ -464,11 +463,11 @@ async fn the_api_must_show_a_certificate_that_the_system_trusts_before_it_gets_a
     let ended = check(trusted.server("localhost", 2100, api).await, &none).await;
     let says = ended.out.contains("No CA certificates") && ended.out.contains("SSL_CERT_FILE");
     assert!(ended.code == Some(1) && says, "{ended:?}");
-    assert!(place.api.requests().is_empty(), "a signature reached a server that nobody vouches for");
+    assert!(cli.api.requests().is_empty(), "a signature reached a server that nobody vouches for");
     let ended = check(trusted.server("localhost", 2100, api).await, &bundle).await;
     assert!(ended.code == Some(0) && ended.out.contains("3 groups"), "{ended:?}");
     // The simulator needs no certificates, so it does without any on the machine.
-    std::fs::write(place.path("config.toml"), &plain).unwrap();
-    let ended = run(&place, &["check"], &[("SSL_CERT_FILE", &none)]).await;
+    std::fs::write(cli.path("config.toml"), &plain).unwrap();
+    let ended = run(&cli, &["check"], &[("SSL_CERT_FILE", &none)]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }

@@ -1,24 +1,24 @@
 //! The list nominates, `get_group_info` decides: no standing group is deleted, whatever the lists say, and every dissolved one
 //! is deleted by the next crawl that may ask about it.
 //!
-//! [`World::assert_invariants`] looks after every crawl whether a group was deleted that stood all the time.
+//! [`Harness::assert_invariants`] looks after every crawl whether a group was deleted that stood all the time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use harness::campaign;
-use harness::crawl::{World, group_types, ids, outcome, why};
+use harness::crawl::{Harness, group_types, ids, outcome, why};
+use harness::crawl_tests;
 use harness::log::captured_log;
-use harness::on_every_engine;
-use harness::program::Installed;
+use harness::program::ProgramHarness;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tim_group_sync::crawl::CrawlReport;
 use tim_group_sync::policy::Retention;
 use tim_group_sync::simulator::{AbsentCodes, At, Call, Fault, Settings};
 
-on_every_engine! {
+crawl_tests! {
     // What used to delete standing groups.
     an_app_that_only_grows_loses_nothing,
     an_app_whose_groups_come_and_go_at_random_loses_none_that_stands,
@@ -71,63 +71,63 @@ fn asked(report: &CrawlReport) -> [u64; 5] {
 }
 
 /// The numbers of ids in the `get_group_info` requests since the first `skip` requests.
-fn info_requests(world: &World, skip: u64) -> Vec<usize> {
-    let requests = world.api.requests();
+fn info_requests(harness: &Harness, skip: u64) -> Vec<usize> {
+    let requests = harness.api.requests();
     let info = requests.iter().filter(|request| request.number > skip && request.call == Call::Info);
     info.map(|request| request.groups.len()).collect()
 }
 
-async fn deleted(world: &World) -> Vec<String> {
-    world.lines("SELECT group_id FROM groups WHERE deleted_at IS NOT NULL ORDER BY group_id").await
+async fn deleted(harness: &Harness) -> Vec<String> {
+    harness.lines("SELECT group_id FROM groups WHERE deleted_at IS NOT NULL ORDER BY group_id").await
 }
 
 /// The live groups that are missing, each with `held` if it is, and `confirmed`.
-async fn missing(world: &World) -> Vec<String> {
+async fn missing(harness: &Harness) -> Vec<String> {
     let sql = "SELECT group_id, CASE WHEN held THEN ' held' ELSE '' END, CASE WHEN confirmed = true THEN ' confirmed' ELSE '' END
                FROM live_groups WHERE missing_since IS NOT NULL ORDER BY group_id";
-    world.rows(sql).await.iter().map(|row| row.concat()).collect()
+    harness.rows(sql).await.iter().map(|row| row.concat()).collect()
 }
 
-async fn complete(world: &World) -> CrawlReport {
-    let report = world.crawl().await;
+async fn complete(harness: &Harness) -> CrawlReport {
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete", "{}", why(&report));
     report
 }
 
 /// The live groups are those that stand, whatever their types.
-async fn assert_live_groups_are_those_that_stand(world: &World) {
-    assert_eq!(ids(&world.live().await), ids(&world.api.truth()));
+async fn assert_live_groups_are_those_that_stand(harness: &Harness) {
+    assert_eq!(ids(&harness.live().await), ids(&harness.api.truth()));
 }
 
-async fn an_app_that_only_grows_loses_nothing(world: World) {
+async fn an_app_that_only_grows_loses_nothing(harness: Harness) {
     for confirm in [true, false] {
-        let mut world = world.afresh().await;
-        (world.guard.confirm, world.page_limit) = (confirm, 100);
-        world.group_types = group_types(&["Public"]);
-        world.create("Public", &numbered("public", 0..40));
-        world.create("Own", "own-1 own-2 own-3");
-        complete(&world).await;
+        let mut harness = harness.fresh().await;
+        (harness.guard.confirm, harness.page_limit) = (confirm, 100);
+        harness.group_types = group_types(&["Public"]);
+        harness.create("Public", &numbered("public", 0..40));
+        harness.create("Own", "own-1 own-2 own-3");
+        complete(&harness).await;
         for crawl in 1..=2 {
             // After the app was counted, and before its list.
-            world.during_request(2, move |api| {
+            harness.during_request(2, move |api| {
                 (0..5).for_each(|n| api.create("Public", &format!("new-{crawl}-{n}")));
             });
-            let report = complete(&world).await;
+            let report = complete(&harness).await;
             assert_eq!((report.events.vanished, report.withheld), (0, 0), "confirm: {confirm}");
-            assert_live_groups_are_those_that_stand(&world).await;
+            assert_live_groups_are_those_that_stand(&harness).await;
         }
     }
 }
 
-async fn an_app_whose_groups_come_and_go_at_random_loses_none_that_stands(world: World) {
+async fn an_app_whose_groups_come_and_go_at_random_loses_none_that_stands(harness: Harness) {
     let crawls = if campaign::is_full() { 25 } else { 8 };
     for confirm in [true, false] {
         let mut rng = StdRng::seed_from_u64(20_261_101);
-        let mut world = world.afresh().await;
-        (world.guard.confirm, world.page_limit) = (confirm, 7);
-        world.group_types = group_types(&["Public"]);
-        world.create("Public", &numbered("public", 0..40));
-        world.create("Own", "own-1 own-2 own-3");
+        let mut harness = harness.fresh().await;
+        (harness.guard.confirm, harness.page_limit) = (confirm, 7);
+        harness.group_types = group_types(&["Public"]);
+        harness.create("Public", &numbered("public", 0..40));
+        harness.create("Own", "own-1 own-2 own-3");
         let mut made = 0;
         for _ in 0..crawls {
             for _ in 0..rng.random_range(0..6) {
@@ -144,122 +144,122 @@ async fn an_app_whose_groups_come_and_go_at_random_loses_none_that_stands(world:
                         api.dissolve(id);
                     }
                 };
-                world.during_request(rng.random_range(1..12), change);
+                harness.during_request(rng.random_range(1..12), change);
             }
-            let report = world.crawl().await;
+            let report = harness.crawl().await;
             assert!(report.reason.is_none(), "{}", why(&report));
-            world.call_off_what_did_not_happen();
+            harness.clear_scripts();
         }
         if confirm {
-            complete(&world).await;
-            complete(&world).await;
-            assert_live_groups_are_those_that_stand(&world).await;
+            complete(&harness).await;
+            complete(&harness).await;
+            assert_live_groups_are_those_that_stand(&harness).await;
         }
     }
 }
 
-async fn a_list_that_ends_early_with_a_count_to_match_deletes_nothing(world: World) {
+async fn a_list_that_ends_early_with_a_count_to_match_deletes_nothing(harness: Harness) {
     for confirm in [true, false] {
         for (configured, first_page) in [(&["Public", "Private"][..], 2), (&[], 2)] {
-            let mut world = world.afresh().await;
-            (world.guard.confirm, world.page_limit) = (confirm, 60);
-            world.group_types = group_types(configured);
-            world.create("Public", &numbered("public", 0..80));
-            world.create("Private", &numbered("private", 0..40));
-            complete(&world).await;
-            world.fault_at_request(first_page, Fault::EarlyEnd);
-            world.fault_at_request(first_page, Fault::TotalCount(60));
+            let mut harness = harness.fresh().await;
+            (harness.guard.confirm, harness.page_limit) = (confirm, 60);
+            harness.group_types = group_types(configured);
+            harness.create("Public", &numbered("public", 0..80));
+            harness.create("Private", &numbered("private", 0..40));
+            complete(&harness).await;
+            harness.fault_at_request(first_page, Fault::EarlyEnd);
+            harness.fault_at_request(first_page, Fault::TotalCount(60));
             let lacking = if configured.is_empty() { 60 } else { 20 };
-            let report = complete(&world).await;
+            let report = complete(&harness).await;
             assert_eq!(report.listed, 120 - lacking);
             let expected = if confirm { (lacking, 0) } else { (0, lacking) };
             assert_eq!((report.asked.spared, report.missing), expected, "{configured:?}");
-            assert_eq!(deleted(&world).await, [""; 0]);
-            complete(&world).await;
-            assert_eq!(missing(&world).await, [""; 0]);
+            assert_eq!(deleted(&harness).await, [""; 0]);
+            complete(&harness).await;
+            assert_eq!(missing(&harness).await, [""; 0]);
 
             // The same on every page, by a server that leaves groups out of list and count alike.
-            world.page_limit = 7;
-            world.api.script(At::Requests(world.request(2)..=world.request(7)), Fault::Partial(3));
-            let report = complete(&world).await;
+            harness.page_limit = 7;
+            harness.api.script(At::Requests(harness.request(2)..=harness.request(7)), Fault::Partial(3));
+            let report = complete(&harness).await;
             assert!(report.listed < 120, "the list was partial");
-            assert_eq!(deleted(&world).await, [""; 0]);
-            world.api.heal();
-            complete(&world).await;
-            assert_live_groups_are_those_that_stand(&world).await;
-            assert_eq!(missing(&world).await, [""; 0]);
+            assert_eq!(deleted(&harness).await, [""; 0]);
+            harness.api.heal();
+            complete(&harness).await;
+            assert_live_groups_are_those_that_stand(&harness).await;
+            assert_eq!(missing(&harness).await, [""; 0]);
         }
     }
 }
 
-async fn a_group_made_again_under_another_type_between_two_passes_gets_its_new_type(world: World) {
+async fn a_group_made_again_under_another_type_between_two_passes_gets_its_new_type(harness: Harness) {
     for confirm in [true, false] {
-        let mut world = world.afresh().await;
-        (world.guard.confirm, world.page_limit) = (confirm, 100);
-        world.create("Public", &numbered("public", 0..25));
-        world.create("Private", &numbered("private", 0..25));
-        complete(&world).await;
+        let mut harness = harness.fresh().await;
+        (harness.guard.confirm, harness.page_limit) = (confirm, 100);
+        harness.create("Public", &numbered("public", 0..25));
+        harness.create("Private", &numbered("private", 0..25));
+        complete(&harness).await;
         // The list of Public has been served, that of Private has not.
-        world.during_request(3, |api| api.retype("private-7", "Public"));
-        let report = complete(&world).await;
+        harness.during_request(3, |api| api.retype("private-7", "Public"));
+        let report = complete(&harness).await;
         assert_eq!((report.listed, report.events.vanished), (49, 0));
         if !confirm {
-            complete(&world).await;
+            complete(&harness).await;
         }
-        world.assert_table_is_the_truth().await;
+        harness.assert_table_matches_api().await;
         let crawl = if confirm { 2 } else { 3 };
-        assert_eq!(world.events().await, [format!("{crawl} private-7 retyped Private>Public")]);
+        assert_eq!(harness.events().await, [format!("{crawl} private-7 retyped Private>Public")]);
     }
 }
 
-async fn lists_of_a_stale_replica_delete_nothing_and_change_no_standing_group(mut world: World) {
-    world.create("Public", &numbered("public", 0..10));
-    world.create("Private", &numbered("private", 0..10));
-    complete(&world).await;
-    world.api.remember();
-    world.dissolve("public-0 private-0");
-    world.create("Public", "public-10 public-11");
-    world.create("Private", "private-10");
-    world.api.retype("public-1", "Private");
-    world.api.retype("private-1", "Public");
-    complete(&world).await;
-    world.assert_table_is_the_truth().await;
-    let truth = world.api.truth();
-    let events_of_standing = async |world: &World| {
-        let mut events = world.rows("SELECT group_id, event, crawl_id FROM group_events").await;
+async fn lists_of_a_stale_replica_delete_nothing_and_change_no_standing_group(mut harness: Harness) {
+    harness.create("Public", &numbered("public", 0..10));
+    harness.create("Private", &numbered("private", 0..10));
+    complete(&harness).await;
+    harness.api.remember();
+    harness.dissolve("public-0 private-0");
+    harness.create("Public", "public-10 public-11");
+    harness.create("Private", "private-10");
+    harness.api.retype("public-1", "Private");
+    harness.api.retype("private-1", "Public");
+    complete(&harness).await;
+    harness.assert_table_matches_api().await;
+    let truth = harness.api.truth();
+    let events_of_standing = async |harness: &Harness| {
+        let mut events = harness.rows("SELECT group_id, event, crawl_id FROM group_events").await;
         events.retain(|event| truth.contains_key(&event[0]));
         events
     };
-    let before = events_of_standing(&world).await;
+    let before = events_of_standing(&harness).await;
 
     // Every list of a crawl, and twice running; then page by page, and every other page.
     for _ in 0..2 {
-        world.api.script(At::List, Fault::Stale);
-        world.crawl().await;
-        world.call_off_what_did_not_happen();
-        assert_eq!(events_of_standing(&world).await, before);
+        harness.api.script(At::List, Fault::Stale);
+        harness.crawl().await;
+        harness.clear_scripts();
+        assert_eq!(events_of_standing(&harness).await, before);
     }
     let pages = 11;
     for page in 1..=pages {
-        world.fault_at_request(page, Fault::Stale);
-        world.crawl().await;
-        world.call_off_what_did_not_happen();
-        assert_eq!(events_of_standing(&world).await, before, "request {page}");
+        harness.fault_at_request(page, Fault::Stale);
+        harness.crawl().await;
+        harness.clear_scripts();
+        assert_eq!(events_of_standing(&harness).await, before, "request {page}");
     }
     for first in 1..=2 {
-        (first..=pages).step_by(2).for_each(|page| world.fault_at_request(page, Fault::Stale));
-        world.crawl().await;
-        world.call_off_what_did_not_happen();
-        assert_eq!(events_of_standing(&world).await, before);
+        (first..=pages).step_by(2).for_each(|page| harness.fault_at_request(page, Fault::Stale));
+        harness.crawl().await;
+        harness.clear_scripts();
+        assert_eq!(events_of_standing(&harness).await, before);
     }
-    complete(&world).await;
-    world.assert_table_is_the_truth().await;
-    world.page_limit = 100;
-    complete(&world).await;
-    world.assert_table_is_the_truth().await;
+    complete(&harness).await;
+    harness.assert_table_matches_api().await;
+    harness.page_limit = 100;
+    complete(&harness).await;
+    harness.assert_table_matches_api().await;
 }
 
-async fn dissolved_groups_that_are_called_illegal_are_deleted_by_the_next_crawl(world: World) {
+async fn dissolved_groups_that_are_called_illegal_are_deleted_by_the_next_crawl(harness: Harness) {
     let usual = AbsentCodes::default();
     for absent in [
         AbsentCodes::all(10015),
@@ -267,235 +267,237 @@ async fn dissolved_groups_that_are_called_illegal_are_deleted_by_the_next_crawl(
         AbsentCodes { community: 10015, ..usual },
         AbsentCodes { custom: 10015, ..usual },
     ] {
-        let mut world = world.afresh().await.with_api(Settings { absent, ..Settings::default() }).await;
-        world.group_types = group_types(&["Public", "Community"]);
-        world.page_limit = 100;
-        world.api.create_many("Public", 50);
-        world.api.create_many("Community", 50);
-        complete(&world).await;
-        let gone: BTreeSet<String> = world.api.dissolve_some(32).into_iter().collect();
+        let mut harness = harness.fresh().await.with_api(Settings { absent, ..Settings::default() }).await;
+        harness.group_types = group_types(&["Public", "Community"]);
+        harness.page_limit = 100;
+        harness.api.create_many("Public", 50);
+        harness.api.create_many("Community", 50);
+        complete(&harness).await;
+        let gone: BTreeSet<String> = harness.api.dissolve_some(32).into_iter().collect();
         for form in ["@TGS#2", "@TGS#_", "room_"] {
             assert!(gone.iter().any(|id| id.starts_with(form)), "no group of the form {form} was dissolved");
         }
-        let report = complete(&world).await;
+        let report = complete(&harness).await;
         assert_eq!(asked(&report), [32, 32, 0, 0, 0], "{absent:?}");
-        assert_eq!(deleted(&world).await.into_iter().collect::<BTreeSet<_>>(), gone, "{absent:?}");
-        world.assert_table_is_the_truth().await;
+        assert_eq!(deleted(&harness).await.into_iter().collect::<BTreeSet<_>>(), gone, "{absent:?}");
+        harness.assert_table_matches_api().await;
     }
 }
 
-async fn the_last_groups_of_a_type_that_is_no_longer_configured_vanish(mut world: World) {
-    world.page_limit = 100;
-    world.group_types = group_types(&["Public", "ChatRoom"]);
-    world.create("Public", &numbered("public", 0..40));
-    world.create("ChatRoom", &numbered("room", 0..5));
-    complete(&world).await;
-    world.group_types = group_types(&["Public"]);
-    complete(&world).await;
-    assert_eq!(world.live().await, world.api.truth());
-    world.dissolve(&numbered("room", 0..5));
-    let report = complete(&world).await;
+async fn the_last_groups_of_a_type_that_is_no_longer_configured_vanish(mut harness: Harness) {
+    harness.page_limit = 100;
+    harness.group_types = group_types(&["Public", "ChatRoom"]);
+    harness.create("Public", &numbered("public", 0..40));
+    harness.create("ChatRoom", &numbered("room", 0..5));
+    complete(&harness).await;
+    harness.group_types = group_types(&["Public"]);
+    complete(&harness).await;
+    assert_eq!(harness.live().await, harness.api.truth());
+    harness.dissolve(&numbered("room", 0..5));
+    let report = complete(&harness).await;
     assert_eq!((report.listed, report.events.vanished), (40, 5));
-    world.assert_table_is_the_truth().await;
+    harness.assert_table_matches_api().await;
 }
 
-async fn every_group_has_its_right_type_again_after_a_filter_was_ignored(mut world: World) {
-    world.page_limit = 100;
+async fn every_group_has_its_right_type_again_after_a_filter_was_ignored(mut harness: Harness) {
+    harness.page_limit = 100;
     // In the first crawl ever, when every group is stored under the type whose list had it, and in a later one.
     for crawls_before in [0, 1] {
-        let mut world = world.afresh().await;
-        world.page_limit = 100;
-        world.create("Public", "a b");
-        world.create("Private", "c d");
-        world.create("ChatRoom", "e f");
+        let mut harness = harness.fresh().await;
+        harness.page_limit = 100;
+        harness.create("Public", "a b");
+        harness.create("Private", "c d");
+        harness.create("ChatRoom", "e f");
         for _ in 0..crawls_before {
-            complete(&world).await;
+            complete(&harness).await;
         }
-        world.api.script(At::List, Fault::IgnoreGroupType);
-        world.crawl().await;
-        world.api.heal();
-        complete(&world).await;
-        world.assert_table_is_the_truth().await;
+        harness.api.script(At::List, Fault::IgnoreGroupType);
+        harness.crawl().await;
+        harness.api.heal();
+        complete(&harness).await;
+        harness.assert_table_matches_api().await;
         if crawls_before > 0 {
-            assert_eq!(world.events().await, [""; 0], "no standing group was ever of another type");
+            assert_eq!(harness.events().await, [""; 0], "no standing group was ever of another type");
         }
-        complete(&world).await;
-        world.assert_table_is_the_truth().await;
+        complete(&harness).await;
+        harness.assert_table_matches_api().await;
     }
 }
 
 async fn a_new_group_that_only_an_unfiltered_pass_lists_appears_once_its_baseline_has_ended(
-    mut world: World,
+    mut harness: Harness,
 ) {
-    world.page_limit = 100;
-    world.create("Public", "a b");
-    world.create("Private", "c");
-    world.create("Own", "own-1 own-2");
-    complete(&world).await;
-    assert_eq!(world.events().await, [""; 0], "the first unfiltered pass is a baseline");
+    harness.page_limit = 100;
+    harness.create("Public", "a b");
+    harness.create("Private", "c");
+    harness.create("Own", "own-1 own-2");
+    complete(&harness).await;
+    assert_eq!(harness.events().await, [""; 0], "the first unfiltered pass is a baseline");
     // The typed lists have been served, the unfiltered one has not.
-    world.during_request(4, |api| {
+    harness.during_request(4, |api| {
         api.create("Public", "late");
         api.create("Own", "own-3");
         api.create("Strange", "strange");
     });
-    complete(&world).await;
+    complete(&harness).await;
     let appeared =
         ["2 late appeared NULL>Public", "2 own-3 appeared NULL>Own", "2 strange appeared NULL>Strange"];
-    assert_eq!(world.events().await, appeared);
-    world.assert_table_is_the_truth().await;
-    complete(&world).await;
-    assert_eq!(world.events().await, appeared);
+    assert_eq!(harness.events().await, appeared);
+    harness.assert_table_matches_api().await;
+    complete(&harness).await;
+    assert_eq!(harness.events().await, appeared);
 }
 
 /// Every row that a crawl may write, but for its own record.
-async fn rows_beside_crawls(world: &World) -> Vec<Vec<String>> {
+async fn rows_beside_crawls(harness: &Harness) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for table in ["group_row", "type_state", "daily_count", "group_event", "group_question", "crawl_change"] {
-        rows.extend(world.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
+        rows.extend(harness.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
     }
     rows
 }
 
 const A_YEAR: i32 = 365 * 24;
 
-async fn a_crawl_with_a_clock_a_year_ahead_fails_and_writes_nothing_but_its_record(world: World) {
-    world.create("Public", "a b c");
-    complete(&world).await;
-    world.dissolve("a");
-    world.create("Public", "d");
+async fn a_crawl_with_a_clock_a_year_ahead_fails_and_writes_nothing_but_its_record(harness: Harness) {
+    harness.create("Public", "a b c");
+    complete(&harness).await;
+    harness.dissolve("a");
+    harness.create("Public", "d");
     for hours in [A_YEAR, -A_YEAR] {
-        let before = rows_beside_crawls(&world).await;
+        let before = rows_beside_crawls(&harness).await;
         // Of the crawler alone: the API's Date stays right.
-        world.set_clock_by(hours);
-        world.api.set_date_offset(TimeDelta::hours((-hours).into()));
-        let report = world.crawl().await;
+        harness.set_clock_by(hours);
+        harness.api.set_date_offset(TimeDelta::hours((-hours).into()));
+        let report = harness.crawl().await;
         assert_eq!(outcome(&report), "failed clock", "{}", why(&report));
-        assert_eq!(rows_beside_crawls(&world).await, before, "{hours} h");
-        world.set_clock_by(-hours);
-        world.api.set_date_offset(TimeDelta::zero());
+        assert_eq!(rows_beside_crawls(&harness).await, before, "{hours} h");
+        harness.set_clock_by(-hours);
+        harness.api.set_date_offset(TimeDelta::zero());
     }
     // Half an hour is said, and no more.
-    world.api.set_date_offset(TimeDelta::minutes(30));
-    complete(&world).await;
-    world.assert_table_is_the_truth().await;
-    let today = world.clock.now().format("%Y-%m-%d").to_string();
-    assert_eq!(world.lines("SELECT DISTINCT day FROM daily_counts").await, [today]);
+    harness.api.set_date_offset(TimeDelta::minutes(30));
+    complete(&harness).await;
+    harness.assert_table_matches_api().await;
+    let today = harness.clock.now().format("%Y-%m-%d").to_string();
+    assert_eq!(harness.lines("SELECT DISTINCT day FROM daily_counts").await, [today]);
 }
 
-async fn a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_lasting_harm(mut world: World) {
-    world.retention = Retention { deleted_groups: Some(30), events: Some(30), counts: Some(30) };
-    world.create("Public", "a b c d e");
-    complete(&world).await;
-    world.dissolve("a");
-    complete(&world).await;
-    world.dissolve("b");
-    world.create("Public", "f");
-    world.set_clock_by(A_YEAR);
-    world.api.script(At::Every, Fault::NoDate);
-    complete(&world).await;
-    world.api.heal();
-    world.set_clock_by(-A_YEAR);
-    world.dissolve("c");
-    let report = complete(&world).await;
-    world.set_clock_by(24);
-    let next = complete(&world).await;
-    world.assert_table_is_the_truth().await;
-    assert_eq!(deleted(&world).await, ["a", "b", "c"], "retention removed nothing too early");
+async fn a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_lasting_harm(
+    mut harness: Harness,
+) {
+    harness.retention = Retention { deleted_groups: Some(30), events: Some(30), counts: Some(30) };
+    harness.create("Public", "a b c d e");
+    complete(&harness).await;
+    harness.dissolve("a");
+    complete(&harness).await;
+    harness.dissolve("b");
+    harness.create("Public", "f");
+    harness.set_clock_by(A_YEAR);
+    harness.api.script(At::Every, Fault::NoDate);
+    complete(&harness).await;
+    harness.api.heal();
+    harness.set_clock_by(-A_YEAR);
+    harness.dissolve("c");
+    let report = complete(&harness).await;
+    harness.set_clock_by(24);
+    let next = complete(&harness).await;
+    harness.assert_table_matches_api().await;
+    assert_eq!(deleted(&harness).await, ["a", "b", "c"], "retention removed nothing too early");
     let stamp = harness::crawl::stamp;
     let c = "SELECT last_seen_at <= deleted_at, deleted_at FROM groups WHERE group_id = 'c'";
-    assert_eq!(world.lines(c).await, [format!("1 {}", stamp(report.finished_at))]);
+    assert_eq!(harness.lines(c).await, [format!("1 {}", stamp(report.finished_at))]);
     let seen = "SELECT DISTINCT last_seen_at FROM live_groups WHERE group_id IN ('d', 'e')";
-    assert_eq!(world.lines(seen).await, [stamp(next.started_at)]);
+    assert_eq!(harness.lines(seen).await, [stamp(next.started_at)]);
     let as_of = "SELECT DISTINCT as_of FROM type_status WHERE group_type = 'Public'";
-    assert_eq!(world.lines(as_of).await, [stamp(next.started_at)]);
+    assert_eq!(harness.lines(as_of).await, [stamp(next.started_at)]);
     let latest = next.finished_at.format("%Y-%m-%d").to_string();
     let later = format!("SELECT count(*) FROM daily_counts WHERE day > '{latest}'");
-    assert_eq!(world.value(&later).await, "0");
+    assert_eq!(harness.value(&later).await, "0");
     let sums = "SELECT sum(appeared), sum(vanished) FROM daily_counts";
-    assert_eq!(world.lines(sums).await, ["1 3"]);
+    assert_eq!(harness.lines(sums).await, ["1 3"]);
 }
 
-async fn a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone(world: World) {
+async fn a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone(harness: Harness) {
     let days = "SELECT day, group_type, live_groups, appeared, vanished FROM daily_counts
                 WHERE day > '2026-01-01' ORDER BY day, group_type";
-    world.create("Public", "a b c");
+    harness.create("Public", "a b c");
     for new in ["d", "e", "f"] {
-        world.create("Public", new);
-        complete(&world).await;
-        world.set_clock_by(24);
+        harness.create("Public", new);
+        complete(&harness).await;
+        harness.set_clock_by(24);
     }
-    let before = world.lines(days).await;
+    let before = harness.lines(days).await;
     // Nothing answers that would tell the time.
-    world.api.script(At::Every, Fault::Status(502));
-    world.set_clock_by(-A_YEAR);
-    assert_eq!(outcome(&world.crawl().await), "failed network");
-    assert_eq!(world.lines(days).await, before);
-    world.api.heal();
-    world.set_clock_by(A_YEAR);
-    complete(&world).await;
-    assert!(world.lines(days).await.starts_with(&before[..4]));
+    harness.api.script(At::Every, Fault::Status(502));
+    harness.set_clock_by(-A_YEAR);
+    assert_eq!(outcome(&harness.crawl().await), "failed network");
+    assert_eq!(harness.lines(days).await, before);
+    harness.api.heal();
+    harness.set_clock_by(A_YEAR);
+    complete(&harness).await;
+    assert!(harness.lines(days).await.starts_with(&before[..4]));
 }
 
-async fn a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written(world: World) {
+async fn a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written(harness: Harness) {
     for crawls_before in [0, 1] {
-        let mut world = world.afresh().await;
-        world.page_limit = 1000;
-        world.create("Public", "a b c d e");
+        let mut harness = harness.fresh().await;
+        harness.page_limit = 1000;
+        harness.create("Public", "a b c d e");
         for _ in 0..crawls_before {
-            complete(&world).await;
+            complete(&harness).await;
         }
-        world.api.script(At::Type("Public".to_owned()), Fault::InventIds);
-        let report = world.crawl().await;
+        harness.api.script(At::Type("Public".to_owned()), Fault::InventIds);
+        let report = harness.crawl().await;
         assert_eq!(outcome(&report), "failed endless_listing", "{}", why(&report));
         // Twice the app's total and 10,000 entries at most, one page more, and what was fetched ahead.
         assert!(report.requests <= 13, "{}", report.requests);
-        let live: usize = world.live().await.len();
+        let live: usize = harness.live().await.len();
         assert!(live <= 5 + 5 + 1000, "{live} groups are live");
-        world.api.heal();
-        complete(&world).await;
-        world.assert_table_is_the_truth().await;
+        harness.api.heal();
+        complete(&harness).await;
+        harness.assert_table_matches_api().await;
     }
 }
 
 /// Its new groups wait in memory for the crawl's end, as many as fit; what does not fit is bounded like any other list.
-async fn an_unfiltered_list_that_invents_ids_has_few_of_them_written_too(mut world: World) {
-    world.page_limit = 10_000;
-    world.api.create_many("Public", 25_000);
-    world.create("Own", "own");
+async fn an_unfiltered_list_that_invents_ids_has_few_of_them_written_too(mut harness: Harness) {
+    harness.page_limit = 10_000;
+    harness.api.create_many("Public", 25_000);
+    harness.create("Own", "own");
     // After the count, three pages of Public, one of Private, and the count.
-    world.fault_from_request(7, Fault::InventIds);
-    let report = world.crawl().await;
+    harness.fault_from_request(7, Fault::InventIds);
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "failed endless_listing", "{}", why(&report));
-    let live: u64 = world.value("SELECT count(*) FROM live_groups").await.parse().unwrap();
+    let live: u64 = harness.value("SELECT count(*) FROM live_groups").await.parse().unwrap();
     assert!((25_000..=25_000 + 1_002).contains(&live), "{live} groups are live");
 }
 
-async fn ids_that_are_no_valid_text_are_counted_and_the_crawl_goes_on(world: World) {
-    world.create("Public", "a b c d e");
-    complete(&world).await;
-    world.dissolve("a");
-    world.api.script(At::List, Fault::BrokenIds);
-    let report = complete(&world).await;
+async fn ids_that_are_no_valid_text_are_counted_and_the_crawl_goes_on(harness: Harness) {
+    harness.create("Public", "a b c d e");
+    complete(&harness).await;
+    harness.dissolve("a");
+    harness.api.script(At::List, Fault::BrokenIds);
+    let report = complete(&harness).await;
     assert_eq!(report.listed, 4);
-    world.assert_table_is_the_truth().await;
+    harness.assert_table_matches_api().await;
     let unusable = format!("SELECT sum(unusable) FROM crawl_pass WHERE crawl_id = {}", report.crawl);
-    assert_eq!(world.value(&unusable).await, (3 * 3).to_string(), "two pages of Public and one of Private");
+    assert_eq!(harness.value(&unusable).await, (3 * 3).to_string(), "two pages of Public and one of Private");
 }
 
-async fn only_a_small_gap_comes_with_the_hint_that_a_setting_would_accept_it(mut world: World) {
-    world.page_limit = 200;
-    world.create("Public", &numbered("public", 0..100));
-    complete(&world).await;
+async fn only_a_small_gap_comes_with_the_hint_that_a_setting_would_accept_it(mut harness: Harness) {
+    harness.page_limit = 200;
+    harness.create("Public", &numbered("public", 0..100));
+    complete(&harness).await;
     for (count, hint) in [(103, true), (200, false)] {
-        world.fault_at_request(2, Fault::TotalCount(count));
-        let report = world.crawl().await;
+        harness.fault_at_request(2, Fault::TotalCount(count));
+        let report = harness.crawl().await;
         assert_eq!(outcome(&report), "incomplete short_listing");
         assert_eq!(why(&report).contains("deletion.max_shortfall"), hint, "{}", why(&report));
     }
 }
 
-async fn controls_that_contradict_conclude_nothing_and_the_log_says_both_codes(world: World) {
+async fn controls_that_contradict_conclude_nothing_and_the_log_says_both_codes(harness: Harness) {
     for (fault, codes) in [
         (Fault::SwappedCodes, "it answered 0 for an id that cannot exist and 10010 for a listed group"),
         (Fault::EveryGroup(0), "it answered 0 for an id that cannot exist and 0 for a listed group"),
@@ -510,49 +512,49 @@ async fn controls_that_contradict_conclude_nothing_and_the_log_says_both_codes(w
         (Fault::UnknownCodes, "it answered 99999 for an id that cannot exist and 99999 for a listed group"),
         (Fault::FewerGroups, "it answered no answer for an id that cannot exist and 0 for a listed group"),
     ] {
-        let world = world.afresh().await;
-        world.create("Public", "a b c d e f");
-        complete(&world).await;
-        world.dissolve("b");
-        world.api.script(At::Info, fault.clone());
+        let harness = harness.fresh().await;
+        harness.create("Public", "a b c d e f");
+        complete(&harness).await;
+        harness.dissolve("b");
+        harness.api.script(At::Info, fault.clone());
         let (log, _guard) = captured_log();
         for _ in 0..4 {
-            let report = complete(&world).await;
+            let report = complete(&harness).await;
             assert_eq!(asked(&report), [1, 0, 0, 1, 0], "{fault:?}");
-            assert_eq!(missing(&world).await, ["b"], "{fault:?}: neither deleted nor held");
+            assert_eq!(missing(&harness).await, ["b"], "{fault:?}: neither deleted nor held");
         }
         let log = log.text();
         let said = log.lines().any(|line| line.contains("contradicts") && line.contains(codes));
         assert!(said, "{fault:?}: {log}");
-        world.api.heal();
-        complete(&world).await;
-        world.assert_table_is_the_truth().await;
+        harness.api.heal();
+        complete(&harness).await;
+        harness.assert_table_matches_api().await;
     }
 }
 
-async fn a_refusal_withholds_until_it_is_permitted_to_ask(world: World) {
-    world.create("Public", "a b c d e");
-    complete(&world).await;
-    world.dissolve("b");
-    world.api.hide(&["c"]);
-    world.api.script(At::Info, Fault::ErrorCode(10007));
-    let report = world.crawl().await;
+async fn a_refusal_withholds_until_it_is_permitted_to_ask(harness: Harness) {
+    harness.create("Public", "a b c d e");
+    complete(&harness).await;
+    harness.dissolve("b");
+    harness.api.hide(&["c"]);
+    harness.api.script(At::Info, Fault::ErrorCode(10007));
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete confirm_refused 10007", "{}", why(&report));
     assert_eq!((report.withheld, report.withheld_confirmed, report.events.vanished), (2, 0, 0));
-    assert_eq!(missing(&world).await, ["b held", "c held"]);
-    complete(&world).await;
-    assert_eq!(missing(&world).await, ["b held", "c held"]);
-    world.api.heal();
-    complete(&world).await;
+    assert_eq!(missing(&harness).await, ["b held", "c held"]);
+    complete(&harness).await;
+    assert_eq!(missing(&harness).await, ["b held", "c held"]);
+    harness.api.heal();
+    complete(&harness).await;
     // The gone one is confirmed and waits for a person; the standing one is released.
-    assert_eq!(missing(&world).await, ["b held confirmed"]);
+    assert_eq!(missing(&harness).await, ["b held confirmed"]);
     let confirmed = format!("SELECT withheld_confirmed FROM crawls WHERE crawl_id = {}", report.crawl);
-    assert_eq!(world.value(&confirmed).await, "1");
-    assert_eq!(world.approve(report.crawl).await, 1);
-    assert_eq!(deleted(&world).await, ["b"]);
+    assert_eq!(harness.value(&confirmed).await, "1");
+    assert_eq!(harness.approve(report.crawl).await, 1);
+    assert_eq!(deleted(&harness).await, ["b"]);
 }
 
-async fn an_answer_that_does_not_come_or_does_not_say_deletes_nothing(world: World) {
+async fn an_answer_that_does_not_come_or_does_not_say_deletes_nothing(harness: Harness) {
     for fault in [
         Fault::Timeout,
         Fault::Reset,
@@ -570,284 +572,288 @@ async fn an_answer_that_does_not_come_or_does_not_say_deletes_nothing(world: Wor
         Fault::FewerGroups,
         Fault::GroupCode("b".to_owned(), 10002),
     ] {
-        let mut world = world.afresh().await;
+        let mut harness = harness.fresh().await;
         if fault == Fault::Timeout {
-            world.request_timeout = Duration::from_millis(300);
+            harness.request_timeout = Duration::from_millis(300);
         }
-        world.create("Public", "a b c d e");
-        complete(&world).await;
-        world.dissolve("b");
-        world.api.script(At::Info, fault.clone());
-        let report = complete(&world).await;
+        harness.create("Public", "a b c d e");
+        complete(&harness).await;
+        harness.dissolve("b");
+        harness.api.script(At::Info, fault.clone());
+        let report = complete(&harness).await;
         assert_eq!((report.events.vanished, report.withheld), (0, 0), "{fault:?}");
-        assert_eq!(missing(&world).await, ["b"], "{fault:?}");
+        assert_eq!(missing(&harness).await, ["b"], "{fault:?}");
         assert_eq!(asked(&report)[1..3], [0, 0], "{fault:?}");
-        world.api.heal();
-        complete(&world).await;
-        assert_eq!(deleted(&world).await, ["b"], "{fault:?}");
+        harness.api.heal();
+        complete(&harness).await;
+        assert_eq!(deleted(&harness).await, ["b"], "{fault:?}");
     }
     // Each of these answers comes in time for the next attempt.
     for fault in [Fault::Reset, Fault::TruncatedBody, Fault::Delay(Duration::from_millis(20))] {
-        let world = world.afresh().await;
-        world.create("Public", "a b c d e");
-        complete(&world).await;
-        world.dissolve("b");
-        world.api.script(At::InfoRequest(1), fault.clone());
-        complete(&world).await;
-        assert_eq!(deleted(&world).await, ["b"], "{fault:?}");
+        let harness = harness.fresh().await;
+        harness.create("Public", "a b c d e");
+        complete(&harness).await;
+        harness.dissolve("b");
+        harness.api.script(At::InfoRequest(1), fault.clone());
+        complete(&harness).await;
+        assert_eq!(deleted(&harness).await, ["b"], "{fault:?}");
     }
 }
 
-async fn answers_in_another_order_are_each_of_their_group(world: World) {
-    world.create("Public", "a b c d e f g");
-    complete(&world).await;
-    world.dissolve("b d");
-    world.api.hide(&["c"]);
-    world.api.script(At::Info, Fault::OtherOrder);
-    let report = complete(&world).await;
+async fn answers_in_another_order_are_each_of_their_group(harness: Harness) {
+    harness.create("Public", "a b c d e f g");
+    complete(&harness).await;
+    harness.dissolve("b d");
+    harness.api.hide(&["c"]);
+    harness.api.script(At::Info, Fault::OtherOrder);
+    let report = complete(&harness).await;
     assert_eq!(asked(&report), [3, 2, 1, 0, 0]);
-    assert_eq!(deleted(&world).await, ["b", "d"]);
+    assert_eq!(deleted(&harness).await, ["b", "d"]);
 }
 
-async fn what_is_throttled_is_asked_about_by_the_next_crawls(world: World) {
+async fn what_is_throttled_is_asked_about_by_the_next_crawls(harness: Harness) {
     let throttled = Settings { info_per_second: Some(1), ..Settings::default() };
-    let mut world = world.with_api(throttled).await;
-    world.page_limit = 1000;
-    world.api.create_many("Public", 400);
-    complete(&world).await;
-    world.api.dissolve_some(144);
-    let report = complete(&world).await;
+    let mut harness = harness.with_api(throttled).await;
+    harness.page_limit = 1000;
+    harness.api.create_many("Public", 400);
+    complete(&harness).await;
+    harness.api.dissolve_some(144);
+    let report = complete(&harness).await;
     let [asked, confirmed, .., unasked] = asked(&report);
     assert!(asked == confirmed && unasked >= 48, "{:?}", report.asked);
     assert_eq!((confirmed.cast_signed(), report.missing), (report.events.vanished, unasked));
     let begun = Instant::now();
-    while world.live().await.len() > 256 {
-        complete(&world).await;
+    while harness.live().await.len() > 256 {
+        complete(&harness).await;
         assert!(begun.elapsed() < Duration::from_mins(1), "the rest is never asked about");
     }
-    world.assert_table_is_the_truth().await;
+    harness.assert_table_matches_api().await;
 }
 
 async fn a_candidate_that_alone_is_called_illegal_is_held_after_three_crawls_and_asked_about_ever_more_seldom(
-    world: World,
+    harness: Harness,
 ) {
-    world.create("Public", "a b c d e");
-    complete(&world).await;
-    world.api.hide(&["b"]);
-    world.api.script(At::Info, Fault::GroupCode("b".to_owned(), 10015));
+    harness.create("Public", "a b c d e");
+    complete(&harness).await;
+    harness.api.hide(&["b"]);
+    harness.api.script(At::Info, Fault::GroupCode("b".to_owned(), 10015));
     for _ in 0..2 {
-        let report = complete(&world).await;
+        let report = complete(&harness).await;
         assert_eq!(asked(&report), [1, 0, 0, 1, 0]);
-        assert_eq!(missing(&world).await, ["b"]);
+        assert_eq!(missing(&harness).await, ["b"]);
     }
-    let report = world.crawl().await;
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete unconfirmable", "{}", why(&report));
-    assert_eq!(missing(&world).await, ["b held"]);
+    assert_eq!(missing(&harness).await, ["b held"]);
     let mut asked_in = Vec::new();
     for crawl in 1..=16 {
-        let before = world.requests_so_far();
-        complete(&world).await;
-        if !info_requests(&world, before).is_empty() {
+        let before = harness.requests_so_far();
+        complete(&harness).await;
+        if !info_requests(&harness, before).is_empty() {
             asked_in.push(crawl);
         }
     }
     assert_eq!(asked_in, [1, 3, 7, 15]);
-    assert_eq!(missing(&world).await, ["b held"]);
-    assert_eq!(deleted(&world).await, [""; 0]);
-    let installed = Installed::new(world, "group_types = [\"Public\", \"Private\"]\n");
-    let status = installed.run(&["status"]).await;
+    assert_eq!(missing(&harness).await, ["b held"]);
+    assert_eq!(deleted(&harness).await, [""; 0]);
+    let program = ProgramHarness::new(harness, "group_types = [\"Public\", \"Private\"]\n");
+    let status = program.run(&["status"]).await;
     let lines = status.said.lines().filter(|line| line.contains("approve --crawl"));
     assert_eq!(lines.count(), 1, "{}", status.said);
 }
 
-async fn a_listed_control_that_was_dissolved_is_replaced(world: World) {
-    world.create("Public", "a b c d e f");
-    complete(&world).await;
-    world.dissolve("b");
-    let asked_before = world.requests_so_far();
-    world.api.on_request(|api, request| {
+async fn a_listed_control_that_was_dissolved_is_replaced(harness: Harness) {
+    harness.create("Public", "a b c d e f");
+    complete(&harness).await;
+    harness.dissolve("b");
+    let asked_before = harness.requests_so_far();
+    harness.api.on_request(|api, request| {
         if request.call == Call::Info && request.nth_of_call <= 2 {
             api.dissolve(request.groups.last().unwrap());
         }
     });
-    let report = complete(&world).await;
-    assert_eq!(info_requests(&world, asked_before), [3, 3, 3], "two controls were replaced");
-    assert_eq!((asked(&report), deleted(&world).await), ([1, 1, 0, 0, 0], vec!["b".to_owned()]));
-    complete(&world).await;
-    world.assert_table_is_the_truth().await;
+    let report = complete(&harness).await;
+    assert_eq!(info_requests(&harness, asked_before), [3, 3, 3], "two controls were replaced");
+    assert_eq!((asked(&report), deleted(&harness).await), ([1, 1, 0, 0, 0], vec!["b".to_owned()]));
+    complete(&harness).await;
+    harness.assert_table_matches_api().await;
 }
 
-async fn a_standing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls(world: World) {
-    world.create("Public", "a b c d e");
-    complete(&world).await;
-    world.api.hide(&["b"]);
+async fn a_standing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls(harness: Harness) {
+    harness.create("Public", "a b c d e");
+    complete(&harness).await;
+    harness.api.hide(&["b"]);
     let mut asked_in = Vec::new();
     for crawl in 1..=57 {
-        let before = world.requests_so_far();
-        let report = complete(&world).await;
-        let is_asked = !info_requests(&world, before).is_empty();
+        let before = harness.requests_so_far();
+        let report = complete(&harness).await;
+        let is_asked = !info_requests(&harness, before).is_empty();
         assert_eq!(report.asked.spared, u64::from(is_asked));
         if is_asked {
             asked_in.push(crawl);
         }
     }
     assert_eq!(asked_in, [1, 2, 4, 8, 16, 32, 56]);
-    assert_eq!(missing(&world).await, [""; 0]);
+    assert_eq!(missing(&harness).await, [""; 0]);
     // Once the lists have it again its history ends, and the next time it is asked about at once.
-    world.api.show_all();
-    complete(&world).await;
-    world.dissolve("b");
-    complete(&world).await;
-    world.assert_table_is_the_truth().await;
+    harness.api.show_all();
+    complete(&harness).await;
+    harness.dissolve("b");
+    complete(&harness).await;
+    harness.assert_table_matches_api().await;
 }
 
-async fn an_emptied_app_is_settled_by_one_crawl(world: World) {
+async fn an_emptied_app_is_settled_by_one_crawl(harness: Harness) {
     for configured in [&["Public", "Private"][..], &[]] {
         for groups in [1, 12] {
-            let mut world = world.afresh().await;
-            world.group_types = group_types(configured);
-            world.create("Public", &numbered("public", 0..groups));
-            complete(&world).await;
-            world.dissolve(&numbered("public", 0..groups));
-            let report = complete(&world).await;
+            let mut harness = harness.fresh().await;
+            harness.group_types = group_types(configured);
+            harness.create("Public", &numbered("public", 0..groups));
+            complete(&harness).await;
+            harness.dissolve(&numbered("public", 0..groups));
+            let report = complete(&harness).await;
             let gone = u64::from(groups);
             assert_eq!(asked(&report), [gone, gone, 0, 0, 0], "{configured:?}");
-            world.assert_table_is_the_truth().await;
+            harness.assert_table_matches_api().await;
         }
     }
 }
 
-async fn a_large_loss_is_held_at_once_and_later_crawls_confirm_or_release_but_never_delete(mut world: World) {
-    world.page_limit = 1000;
-    (world.guard.max_fraction, world.guard.min_groups) = (0.2, 100);
-    world.api.create_many("Public", 1200);
-    complete(&world).await;
-    let gone = world.api.dissolve_some(280);
-    let standing: Vec<String> = world.api.truth().into_keys().take(200).collect();
-    world.api.hide(&standing.iter().map(String::as_str).collect::<Vec<_>>());
+async fn a_large_loss_is_held_at_once_and_later_crawls_confirm_or_release_but_never_delete(
+    mut harness: Harness,
+) {
+    harness.page_limit = 1000;
+    (harness.guard.max_fraction, harness.guard.min_groups) = (0.2, 100);
+    harness.api.create_many("Public", 1200);
+    complete(&harness).await;
+    let gone = harness.api.dissolve_some(280);
+    let standing: Vec<String> = harness.api.truth().into_keys().take(200).collect();
+    harness.api.hide(&standing.iter().map(String::as_str).collect::<Vec<_>>());
     // One request is answered, the others are throttled.
-    world.api.script(At::InfoRequests(2..=u64::MAX), Fault::ErrorCode(60011));
-    let report = world.crawl().await;
+    harness.api.script(At::InfoRequests(2..=u64::MAX), Fault::ErrorCode(60011));
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete guard", "{}", why(&report));
     let [_, confirmed, spared, _, unasked] = asked(&report);
     assert_eq!((confirmed + spared, unasked), (48, 480 - 48));
     assert_eq!((report.withheld, report.withheld_confirmed), (480 - spared, confirmed));
-    world.api.heal();
-    complete(&world).await;
-    assert_eq!(deleted(&world).await, [""; 0]);
+    harness.api.heal();
+    complete(&harness).await;
+    assert_eq!(deleted(&harness).await, [""; 0]);
     let held =
         "SELECT count(*), sum(CASE WHEN confirmed = true THEN 1 ELSE 0 END) FROM live_groups WHERE held";
-    assert_eq!(world.lines(held).await, ["280 280"]);
-    complete(&world).await;
-    assert_eq!(world.lines(held).await, ["280 280"]);
-    assert_eq!(world.approve(report.crawl).await, 280);
-    assert_eq!(deleted(&world).await.into_iter().collect::<BTreeSet<_>>(), gone.into_iter().collect());
-    assert_live_groups_are_those_that_stand(&world).await;
+    assert_eq!(harness.lines(held).await, ["280 280"]);
+    complete(&harness).await;
+    assert_eq!(harness.lines(held).await, ["280 280"]);
+    assert_eq!(harness.approve(report.crawl).await, 280);
+    assert_eq!(deleted(&harness).await.into_iter().collect::<BTreeSet<_>>(), gone.into_iter().collect());
+    assert_live_groups_are_those_that_stand(&harness).await;
 }
 
-async fn groups_whose_deletion_a_person_undid_are_not_asked_about(world: World) {
-    world.create("Public", "a b c d");
-    complete(&world).await;
-    world.dissolve("b");
-    let report = complete(&world).await;
-    assert_eq!(world.undelete(report.crawl).await, 1);
-    let before = world.requests_so_far();
+async fn groups_whose_deletion_a_person_undid_are_not_asked_about(harness: Harness) {
+    harness.create("Public", "a b c d");
+    complete(&harness).await;
+    harness.dissolve("b");
+    let report = complete(&harness).await;
+    assert_eq!(harness.undelete(report.crawl).await, 1);
+    let before = harness.requests_so_far();
     for _ in 0..3 {
-        complete(&world).await;
-        assert_eq!(missing(&world).await, ["b held"]);
+        complete(&harness).await;
+        assert_eq!(missing(&harness).await, ["b held"]);
     }
-    assert_eq!(info_requests(&world, before), [0; 0]);
+    assert_eq!(info_requests(&harness, before), [0; 0]);
 }
 
-async fn an_unchanged_crawl_writes_nothing_and_asks_nothing(mut world: World) {
-    world.page_limit = 100;
-    world.create("Public", "a b c d e");
-    world.create("Private", "f");
-    world.create("Own", "own");
-    complete(&world).await;
-    world.dissolve("a");
-    world.api.hide(&["b"]);
+async fn an_unchanged_crawl_writes_nothing_and_asks_nothing(mut harness: Harness) {
+    harness.page_limit = 100;
+    harness.create("Public", "a b c d e");
+    harness.create("Private", "f");
+    harness.create("Own", "own");
+    complete(&harness).await;
+    harness.dissolve("a");
+    harness.api.hide(&["b"]);
     for _ in 0..4 {
-        complete(&world).await;
+        complete(&harness).await;
     }
     // The standing group was found by the first, the second and the fourth of these crawls.
     for _ in 0..3 {
-        let before = world.requests_so_far();
-        world.forbid_changes_to_groups().await;
-        complete(&world).await;
-        world.allow_changes_to_groups().await;
-        assert_eq!(info_requests(&world, before), [0; 0]);
+        let before = harness.requests_so_far();
+        harness.forbid_changes_to_groups().await;
+        complete(&harness).await;
+        harness.allow_changes_to_groups().await;
+        assert_eq!(info_requests(&harness, before), [0; 0]);
         let lists = ["count", "Public 1", "Private 1", "count", "all 1", "count"];
-        assert_eq!(world.requests_after(before), lists);
+        assert_eq!(harness.requests_after(before), lists);
     }
 }
 
-async fn without_configured_types_no_type_is_ever_stored(mut world: World) {
-    world.group_types = group_types(&[]);
-    world.create("Public", "a b c");
-    world.create("Private", "d e f");
-    complete(&world).await;
-    world.dissolve("a");
-    world.api.hide(&["b", "d"]);
-    world.create("Own", "own");
-    let report = complete(&world).await;
+async fn without_configured_types_no_type_is_ever_stored(mut harness: Harness) {
+    harness.group_types = group_types(&[]);
+    harness.create("Public", "a b c");
+    harness.create("Private", "d e f");
+    complete(&harness).await;
+    harness.dissolve("a");
+    harness.api.hide(&["b", "d"]);
+    harness.create("Own", "own");
+    let report = complete(&harness).await;
     assert_eq!(asked(&report), [3, 1, 2, 0, 0]);
     let table = ["a NULL deleted", "b NULL", "c NULL", "d NULL", "e NULL", "f NULL", "own NULL"];
-    assert_eq!(world.table().await, table);
+    assert_eq!(harness.table().await, table);
 }
 
-async fn a_group_without_a_type_learns_its_type_without_an_event(mut world: World) {
-    world.guard.confirm = false;
-    world.create("Public", "a");
-    world.create("Own", "own");
-    complete(&world).await;
-    assert_eq!(world.table().await, ["a Public", "own NULL"]);
-    world.guard.confirm = true;
-    complete(&world).await;
-    assert_eq!(world.table().await, ["a Public", "own Own"]);
-    assert_eq!(world.events().await, [""; 0]);
+async fn a_group_without_a_type_learns_its_type_without_an_event(mut harness: Harness) {
+    harness.guard.confirm = false;
+    harness.create("Public", "a");
+    harness.create("Own", "own");
+    complete(&harness).await;
+    assert_eq!(harness.table().await, ["a Public", "own NULL"]);
+    harness.guard.confirm = true;
+    complete(&harness).await;
+    assert_eq!(harness.table().await, ["a Public", "own Own"]);
+    assert_eq!(harness.events().await, [""; 0]);
 }
 
-async fn the_groups_of_a_small_app_learn_their_types_though_no_other_group_can_be_a_control(world: World) {
+async fn the_groups_of_a_small_app_learn_their_types_though_no_other_group_can_be_a_control(
+    harness: Harness,
+) {
     for groups in [1, 5] {
-        let mut world = world.afresh().await;
-        world.page_limit = 100;
-        world.create("Own", &numbered("own", 0..groups));
-        complete(&world).await;
-        world.assert_table_is_the_truth().await;
+        let mut harness = harness.fresh().await;
+        harness.page_limit = 100;
+        harness.create("Own", &numbered("own", 0..groups));
+        complete(&harness).await;
+        harness.assert_table_matches_api().await;
         // One control is tried after the other, as far as there are any.
-        world.create("Own", "own-new");
-        world.api.script(At::Info, Fault::EveryGroup(10010));
-        complete(&world).await;
-        assert_eq!(world.live().await["own-new"], "NULL");
-        world.api.heal();
-        complete(&world).await;
-        world.assert_table_is_the_truth().await;
-        assert_eq!(world.events().await, ["2 own-new appeared NULL>NULL"]);
+        harness.create("Own", "own-new");
+        harness.api.script(At::Info, Fault::EveryGroup(10010));
+        complete(&harness).await;
+        assert_eq!(harness.live().await["own-new"], "NULL");
+        harness.api.heal();
+        complete(&harness).await;
+        harness.assert_table_matches_api().await;
+        assert_eq!(harness.events().await, ["2 own-new appeared NULL>NULL"]);
     }
 }
 
-async fn two_lists_that_claim_a_group_do_not_change_its_type(world: World) {
+async fn two_lists_that_claim_a_group_do_not_change_its_type(harness: Harness) {
     for (confirm, refused) in [(false, false), (true, false), (true, true)] {
-        let mut world = world.afresh().await;
-        (world.guard.confirm, world.page_limit) = (confirm, 100);
-        world.create("Public", "a b");
-        world.create("Private", "x y");
-        world.create("ChatRoom", "z");
-        world.group_types = group_types(&["Public", "Private", "ChatRoom"]);
-        complete(&world).await;
-        world.group_types = group_types(&["Public", "Private"]);
+        let mut harness = harness.fresh().await;
+        (harness.guard.confirm, harness.page_limit) = (confirm, 100);
+        harness.create("Public", "a b");
+        harness.create("Private", "x y");
+        harness.create("ChatRoom", "z");
+        harness.group_types = group_types(&["Public", "Private", "ChatRoom"]);
+        complete(&harness).await;
+        harness.group_types = group_types(&["Public", "Private"]);
         // x is in the list of its own type too, z in those of two others.
         let extra = Fault::ExtraIds(vec!["x".to_owned(), "z".to_owned()]);
-        world.api.script(At::Type("Public".to_owned()), extra);
-        world.api.script(At::Type("Private".to_owned()), Fault::ExtraIds(vec!["z".to_owned()]));
+        harness.api.script(At::Type("Public".to_owned()), extra);
+        harness.api.script(At::Type("Private".to_owned()), Fault::ExtraIds(vec!["z".to_owned()]));
         if refused {
-            world.api.script(At::Info, Fault::ErrorCode(10007));
+            harness.api.script(At::Info, Fault::ErrorCode(10007));
         }
         for _ in 0..3 {
-            complete(&world).await;
-            assert_eq!(world.live().await, world.api.truth(), "confirm: {confirm}, refused: {refused}");
+            complete(&harness).await;
+            assert_eq!(harness.live().await, harness.api.truth(), "confirm: {confirm}, refused: {refused}");
         }
-        assert_eq!(world.events().await, [""; 0]);
+        assert_eq!(harness.events().await, [""; 0]);
     }
 }

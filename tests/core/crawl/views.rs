@@ -3,10 +3,10 @@
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use harness::crawl::{ON_COMMAND, World, outcome, stamp};
-use harness::on_both_engines;
-use harness::on_every_engine;
-use harness::store::{Bench, Place};
+use harness::crawl::{Harness, ON_COMMAND, outcome, stamp};
+use harness::crawl_tests;
+use harness::store::{Location, TestDatabase};
+use harness::store_tests;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::model::SdkAppId;
@@ -14,7 +14,7 @@ use tim_group_sync::simulator::{At, Fault};
 use tim_group_sync::store::AppIdentity;
 use tokio_util::sync::CancellationToken;
 
-on_every_engine! {
+crawl_tests! {
     a_baseline_is_no_growth_and_later_days_are,
     growth_counts_what_no_event_of_the_day_tells,
     days_without_a_crawl_have_no_row_and_their_growth_is_that_of_the_next,
@@ -26,205 +26,205 @@ on_every_engine! {
     what_waits_for_a_person_is_counted_until_it_is_settled,
 }
 
-on_both_engines! {
+store_tests! {
     a_group_and_its_history_are_found_by_the_id_alone,
     events_since_a_time_are_found_without_reading_the_older_ones,
     the_newest_events_are_found_without_reading_and_sorting_the_others,
 }
 
 /// A line a day and type: the day of March, the type, live groups, those before, growth.
-async fn growth(world: &World) -> Vec<String> {
+async fn growth(harness: &Harness) -> Vec<String> {
     let sql = "SELECT day, group_type, live_groups, live_before, net_growth FROM daily_counts ORDER BY day, group_type";
-    world.lines(sql).await.into_iter().map(|line| line.replace("2026-03-", "")).collect()
+    harness.lines(sql).await.into_iter().map(|line| line.replace("2026-03-", "")).collect()
 }
 
-async fn a_baseline_is_no_growth_and_later_days_are(world: World) {
-    world.create("Public", "a b c d");
-    world.fault_at_request(3, Fault::ErrorCode(10004));
+async fn a_baseline_is_no_growth_and_later_days_are(harness: Harness) {
+    harness.create("Public", "a b c d");
+    harness.fault_at_request(3, Fault::ErrorCode(10004));
     // It listed some of them: the baseline goes on.
-    assert_eq!(outcome(&world.crawl().await), "failed api_error 10004");
-    world.set_clock_by(24);
-    world.crawl().await;
-    assert_eq!(world.value("SELECT count(*) FROM daily_counts WHERE net_growth IS NOT NULL").await, "0");
+    assert_eq!(outcome(&harness.crawl().await), "failed api_error 10004");
+    harness.set_clock_by(24);
+    harness.crawl().await;
+    assert_eq!(harness.value("SELECT count(*) FROM daily_counts WHERE net_growth IS NOT NULL").await, "0");
 
-    world.set_clock_by(24);
-    world.create("Public", "e f");
-    world.create("Private", "p");
-    world.crawl().await;
-    world.dissolve("a b c");
-    world.crawl().await;
-    let newest = growth(&world).await.split_off(4);
+    harness.set_clock_by(24);
+    harness.create("Public", "e f");
+    harness.create("Private", "p");
+    harness.crawl().await;
+    harness.dissolve("a b c");
+    harness.crawl().await;
+    let newest = growth(&harness).await.split_off(4);
     assert_eq!(newest, ["03 Private 1 0 1", "03 Public 3 4 -1"]);
     let sql =
         "SELECT sum(appeared), sum(vanished), sum(net_growth) FROM daily_counts WHERE day >= '2026-03-03'";
-    assert_eq!(world.lines(sql).await, ["3 3 0"]);
+    assert_eq!(harness.lines(sql).await, ["3 3 0"]);
 }
 
-async fn growth_counts_what_no_event_of_the_day_tells(world: World) {
-    world.create("Public", "a b c");
-    world.crawl().await;
-    world.set_clock_by(24);
-    world.dissolve("a");
-    let deleting = world.crawl().await;
-    world.api.retype("b", "Private");
-    world.crawl().await;
-    world.set_clock_by(24);
-    world.undelete(deleting.crawl).await;
-    let days = growth(&world).await;
+async fn growth_counts_what_no_event_of_the_day_tells(harness: Harness) {
+    harness.create("Public", "a b c");
+    harness.crawl().await;
+    harness.set_clock_by(24);
+    harness.dissolve("a");
+    let deleting = harness.crawl().await;
+    harness.api.retype("b", "Private");
+    harness.crawl().await;
+    harness.set_clock_by(24);
+    harness.undelete(deleting.crawl).await;
+    let days = growth(&harness).await;
     assert_eq!(days[2..], ["02 Private 1 0 1", "02 Public 1 3 -2", "03 Public 2 1 1"]);
 }
 
-async fn days_without_a_crawl_have_no_row_and_their_growth_is_that_of_the_next(world: World) {
-    world.create("Public", "a");
-    world.crawl().await;
-    world.set_clock_by(5 * 24);
-    world.create("Public", "b c");
-    world.crawl().await;
-    let public = growth(&world).await.into_iter().filter(|line| line.contains("Public"));
+async fn days_without_a_crawl_have_no_row_and_their_growth_is_that_of_the_next(harness: Harness) {
+    harness.create("Public", "a");
+    harness.crawl().await;
+    harness.set_clock_by(5 * 24);
+    harness.create("Public", "b c");
+    harness.crawl().await;
+    let public = growth(&harness).await.into_iter().filter(|line| line.contains("Public"));
     assert_eq!(public.collect::<Vec<_>>(), ["01 Public 1 NULL NULL", "06 Public 3 1 2"]);
 }
 
-async fn a_lifetime_lasts_from_the_first_sight_to_the_deletion(world: World) {
-    world.crawl().await;
-    world.create("Public", "short long");
-    world.crawl().await;
-    world.dissolve("short");
-    let report = world.crawl().await;
-    let first_seen = world.value("SELECT first_seen_at FROM groups WHERE group_id = 'short'").await;
+async fn a_lifetime_lasts_from_the_first_sight_to_the_deletion(harness: Harness) {
+    harness.crawl().await;
+    harness.create("Public", "short long");
+    harness.crawl().await;
+    harness.dissolve("short");
+    let report = harness.crawl().await;
+    let first_seen = harness.value("SELECT first_seen_at FROM groups WHERE group_id = 'short'").await;
     let seconds = (report.finished_at - first_seen.parse::<DateTime<Utc>>().unwrap()).num_seconds();
     let row = "SELECT group_type, first_seen_at, deleted_at, lifetime_seconds FROM group_lifetimes WHERE group_id =";
     assert_eq!(
-        world.lines(&format!("{row} 'short'")).await,
+        harness.lines(&format!("{row} 'short'")).await,
         [format!("Public {first_seen} {} {seconds}", stamp(report.finished_at))]
     );
 
     // Of one that lives it lasts until now, by the database's clock.
-    let long = world.rows(&format!("{row} 'long'")).await.remove(0);
+    let long = harness.rows(&format!("{row} 'long'")).await.remove(0);
     let now = long[1].parse::<DateTime<Utc>>().unwrap().timestamp() + long[3].parse::<i64>().unwrap();
     assert!((Clock::system().now().timestamp() - now).abs() < 60, "{long:?}");
     assert_eq!(long[2], "NULL");
 }
 
-async fn groups_of_a_baseline_have_no_lifetime(world: World) {
-    world.create("Public", "old older");
-    world.crawl().await;
-    world.create("Public", "new");
-    world.dissolve("older");
-    world.crawl().await;
-    assert_eq!(world.lines("SELECT group_id FROM group_lifetimes").await, ["new"]);
+async fn groups_of_a_baseline_have_no_lifetime(harness: Harness) {
+    harness.create("Public", "old older");
+    harness.crawl().await;
+    harness.create("Public", "new");
+    harness.dissolve("older");
+    harness.crawl().await;
+    assert_eq!(harness.lines("SELECT group_id FROM group_lifetimes").await, ["new"]);
 }
 
-async fn the_health_of_the_crawls_is_told_by_the_day_of_the_schedule(mut world: World) {
-    world.timezone = Tz::Asia__Shanghai; // eight hours ahead: the first crawl is at 17:00 there
-    world.create("Public", "a b c d e");
-    let first = world.crawl().await;
-    world.fault_at_request(1, Fault::ErrorCode(60021));
-    assert_eq!(outcome(&world.crawl().await), "failed refused 60021");
+async fn the_health_of_the_crawls_is_told_by_the_day_of_the_schedule(mut harness: Harness) {
+    harness.timezone = Tz::Asia__Shanghai; // eight hours ahead: the first crawl is at 17:00 there
+    harness.create("Public", "a b c d e");
+    let first = harness.crawl().await;
+    harness.fault_at_request(1, Fault::ErrorCode(60021));
+    assert_eq!(outcome(&harness.crawl().await), "failed refused 60021");
     let stopped = CancellationToken::new();
     stopped.cancel();
-    assert_eq!(outcome(&world.crawl_unless(&stopped).await), "cancelled cancelled");
-    world.set_clock_by(5); // it is a new day there and none in UTC
-    world.fault_at_request(2, Fault::EarlyEnd);
-    world.crawl().await;
+    assert_eq!(outcome(&harness.crawl_until_cancelled(&stopped).await), "cancelled cancelled");
+    harness.set_clock_by(5); // it is a new day there and none in UTC
+    harness.fault_at_request(2, Fault::EarlyEnd);
+    harness.crawl().await;
     let days = "SELECT day, crawls, complete, incomplete, failed, cancelled FROM daily_crawls ORDER BY day";
-    assert_eq!(world.lines(days).await, ["2026-03-01 3 1 0 1 1", "2026-03-02 1 0 1 0 0"]);
+    assert_eq!(harness.lines(days).await, ["2026-03-01 3 1 0 1 1", "2026-03-02 1 0 1 0 0"]);
     let rate = "SELECT count(*) FROM daily_crawls WHERE day = '2026-03-01' AND success_rate = 0.5";
-    assert_eq!(world.value(rate).await, "1");
+    assert_eq!(harness.value(rate).await, "1");
     let seconds = (first.finished_at - first.started_at).num_seconds();
     let longest = format!(
         "SELECT count(*) FROM daily_crawls d WHERE d.day = '2026-03-01' AND d.longest_seconds = {seconds} AND d.total_seconds =
          (SELECT sum(c.duration_seconds) FROM crawls c WHERE c.day = d.day)
          AND d.requests = (SELECT sum(c.requests) FROM crawls c WHERE c.day = d.day)"
     );
-    assert_eq!(world.value(&longest).await, "1");
+    assert_eq!(harness.value(&longest).await, "1");
     // The days are those of the counts.
     let others = "SELECT day FROM daily_crawls WHERE day NOT IN (SELECT day FROM daily_counts)";
-    assert_eq!(world.lines(others).await, [""; 0]);
+    assert_eq!(harness.lines(others).await, [""; 0]);
 }
 
-async fn a_running_crawl_shows_in_the_status_and_in_no_day(world: World) {
-    world.create("Public", "a");
-    let first = world.crawl().await;
+async fn a_running_crawl_shows_in_the_status_and_in_no_day(harness: Harness) {
+    harness.create("Public", "a");
+    let first = harness.crawl().await;
     let (status, days) =
         ("SELECT last_crawl_at, running_since FROM app_status", "SELECT crawls FROM daily_crawls");
     let ended = stamp(first.finished_at);
-    assert_eq!(world.lines(status).await, [format!("{ended} NULL")]);
+    assert_eq!(harness.lines(status).await, [format!("{ended} NULL")]);
 
-    let held = world.api.hold(At::Request(world.request(2)));
-    world.begin_watching();
-    let (crawler, stop) = (world.crawler(), CancellationToken::new());
+    let held = harness.api.hold(At::Request(harness.request(2)));
+    harness.begin_watching();
+    let (crawler, stop) = (harness.crawler(), CancellationToken::new());
     let looking = async {
         held.reached().await;
-        let started = world.value("SELECT started_at FROM crawls WHERE status = 'running'").await;
-        assert_eq!(world.lines(status).await, [format!("{ended} {started}")]);
-        assert_eq!(world.lines(days).await, ["1"]);
+        let started = harness.value("SELECT started_at FROM crawls WHERE status = 'running'").await;
+        assert_eq!(harness.lines(status).await, [format!("{ended} {started}")]);
+        assert_eq!(harness.lines(days).await, ["1"]);
         let open = "SELECT day, duration_seconds FROM crawls WHERE status = 'running'";
-        assert_eq!(world.lines(open).await, ["NULL NULL"]);
+        assert_eq!(harness.lines(open).await, ["NULL NULL"]);
         held.release();
     };
     let (report, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), looking);
-    assert_eq!(world.lines(status).await, [format!("{} NULL", stamp(report.unwrap().finished_at))]);
-    assert_eq!(world.lines(days).await, ["2"]);
+    assert_eq!(harness.lines(status).await, [format!("{} NULL", stamp(report.unwrap().finished_at))]);
+    assert_eq!(harness.lines(days).await, ["2"]);
 }
 
-async fn the_newest_total_counts_are_kept_by_type_and_for_the_app(world: World) {
+async fn the_newest_total_counts_are_kept_by_type_and_for_the_app(harness: Harness) {
     let by_type = "SELECT group_type, total_count, missing_count FROM type_status ORDER BY group_type";
     let of_app = "SELECT total_count FROM app_status";
-    world.create("Public", "a b");
-    world.crawl().await;
-    assert_eq!(world.lines(by_type).await, ["Private 0 0", "Public 2 0"]);
-    world.create("Private", "c");
-    world.crawl().await;
-    assert_eq!(world.lines(by_type).await, ["Private 1 0", "Public 2 0"]);
-    assert_eq!(world.value(of_app).await, "3");
+    harness.create("Public", "a b");
+    harness.crawl().await;
+    assert_eq!(harness.lines(by_type).await, ["Private 0 0", "Public 2 0"]);
+    harness.create("Private", "c");
+    harness.crawl().await;
+    assert_eq!(harness.lines(by_type).await, ["Private 1 0", "Public 2 0"]);
+    assert_eq!(harness.value(of_app).await, "3");
     // A crawl that gets no count leaves those that were known.
-    world.fault_at_request(1, Fault::ErrorCode(60021));
-    world.crawl().await;
-    assert_eq!(world.lines(by_type).await, ["Private 1 0", "Public 2 0"]);
-    assert_eq!(world.value(of_app).await, "3");
+    harness.fault_at_request(1, Fault::ErrorCode(60021));
+    harness.crawl().await;
+    assert_eq!(harness.lines(by_type).await, ["Private 1 0", "Public 2 0"]);
+    assert_eq!(harness.value(of_app).await, "3");
 }
 
-async fn what_waits_for_a_person_is_counted_until_it_is_settled(mut world: World) {
+async fn what_waits_for_a_person_is_counted_until_it_is_settled(mut harness: Harness) {
     let waiting = "SELECT crawl_id, withheld, held_count FROM crawls WHERE held_count > 0";
     let in_all = "SELECT held_count, missing_count FROM app_status";
-    world.create("Public", "a b c d");
-    world.crawl().await;
-    world.guard.review = true;
-    world.dissolve("a b c");
-    let report = world.crawl().await;
-    assert_eq!(world.lines(waiting).await, ["2 3 3"]);
-    world.create("Public", "a");
-    world.crawl().await;
-    assert_eq!(world.lines(waiting).await, ["2 3 2"], "one of them was listed again");
-    assert_eq!(world.lines(in_all).await, ["2 2"]);
-    world.approve(report.crawl).await;
-    assert_eq!(world.lines(waiting).await, [""; 0]);
-    assert_eq!(world.lines(in_all).await, ["0 0"]);
-    assert_eq!(world.value("SELECT withheld FROM crawls WHERE crawl_id = 2").await, "3");
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
+    harness.guard.review = true;
+    harness.dissolve("a b c");
+    let report = harness.crawl().await;
+    assert_eq!(harness.lines(waiting).await, ["2 3 3"]);
+    harness.create("Public", "a");
+    harness.crawl().await;
+    assert_eq!(harness.lines(waiting).await, ["2 3 2"], "one of them was listed again");
+    assert_eq!(harness.lines(in_all).await, ["2 2"]);
+    harness.approve(report.crawl).await;
+    assert_eq!(harness.lines(waiting).await, [""; 0]);
+    assert_eq!(harness.lines(in_all).await, ["0 0"]);
+    assert_eq!(harness.value("SELECT withheld FROM crawls WHERE crawl_id = 2").await, "3");
 }
 
 /// How the engine would answer a query, were the tables large.
-async fn plan(bench: &Bench, sql: &str) -> String {
-    match &bench.place {
-        Place::Sqlite(_) => {
-            let steps = bench.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
+async fn plan(db: &TestDatabase, sql: &str) -> String {
+    match &db.location {
+        Location::Sqlite(_) => {
+            let steps = db.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
             steps.into_iter().map(|mut step| step.remove(3)).collect::<Vec<_>>().join("\n")
         }
         // Where nothing is read from its beginning to its end, or sorted, unless there is no other way.
-        Place::Postgres(_) => bench
+        Location::Postgres(_) => db
             .lines(&format!("SET enable_seqscan = off; SET enable_sort = off; EXPLAIN {sql}"))
             .await
             .join("\n"),
     }
 }
 
-async fn a_group_and_its_history_are_found_by_the_id_alone(bench: &Bench) {
+async fn a_group_and_its_history_are_found_by_the_id_alone(db: &TestDatabase) {
     for view in ["groups", "live_groups", "group_lifetimes", "group_events"] {
         for app in ["", " AND app = 'prod'", " AND sdk_app_id = 1400000000"] {
-            let plan = plan(bench, &format!("SELECT * FROM {view} WHERE group_id = 'a'{app}")).await;
-            let found = match &bench.place {
-                Place::Sqlite(_) => plan.contains("group_id=?)") || plan.contains("(group_id=?"),
-                Place::Postgres(_) => {
+            let plan = plan(db, &format!("SELECT * FROM {view} WHERE group_id = 'a'{app}")).await;
+            let found = match &db.location {
+                Location::Sqlite(_) => plan.contains("group_id=?)") || plan.contains("(group_id=?"),
+                Location::Postgres(_) => {
                     plan.lines().any(|line| line.contains("Index Cond") && line.contains("group_id = 'a'"))
                 }
             };
@@ -233,25 +233,25 @@ async fn a_group_and_its_history_are_found_by_the_id_alone(bench: &Bench) {
     }
 }
 
-async fn events_since_a_time_are_found_without_reading_the_older_ones(bench: &Bench) {
-    let since = plan(bench, "SELECT * FROM group_events WHERE occurred_at >= '2026-03-01T00:00:00Z'").await;
+async fn events_since_a_time_are_found_without_reading_the_older_ones(db: &TestDatabase) {
+    let since = plan(db, "SELECT * FROM group_events WHERE occurred_at >= '2026-03-01T00:00:00Z'").await;
     assert!(since.contains("group_event_by_time"), "{since}");
 }
 
-async fn the_newest_events_are_found_without_reading_and_sorting_the_others(bench: &Bench) {
+async fn the_newest_events_are_found_without_reading_and_sorting_the_others(db: &TestDatabase) {
     let app = AppIdentity { sdk_app_id: SdkAppId::new(1_400_000_000).unwrap(), name: "prod".to_owned() };
-    bench.store.register_app(&app, &[]).await.unwrap();
+    db.store.register_app(&app, &[]).await.unwrap();
     // Closing leaves no statistics behind from which the planner would conclude that there is one app and nothing to sort by.
-    bench.store.close().await;
-    let of_app = match bench.place {
-        Place::Sqlite(_) => {
+    db.store.close().await;
+    let of_app = match db.location {
+        Location::Sqlite(_) => {
             "SELECT * FROM group_events WHERE sdk_app_id = 1400000000 ORDER BY event_id DESC LIMIT 9"
         }
         // Which cannot tell that a view joins one app only.
-        Place::Postgres(_) => "SELECT * FROM group_event WHERE app_id = 1 ORDER BY event_id DESC LIMIT 9",
+        Location::Postgres(_) => "SELECT * FROM group_event WHERE app_id = 1 ORDER BY event_id DESC LIMIT 9",
     };
-    let of_all = plan(bench, "SELECT * FROM group_events ORDER BY event_id DESC LIMIT 9").await;
-    let of_app = plan(bench, of_app).await;
+    let of_all = plan(db, "SELECT * FROM group_events ORDER BY event_id DESC LIMIT 9").await;
+    let of_app = plan(db, of_app).await;
     assert!(of_app.contains("group_event_by_app"), "{of_app}");
     for newest in [of_app, of_all] {
         assert!(!newest.contains("TEMP B-TREE") && !newest.contains("Sort"), "{newest}");

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use harness::daemon::{PROD, Stage, Wish};
-use harness::postgres::OwnServer;
+use harness::daemon::{AppSpec, DaemonHarness, PROD};
+use harness::postgres::DedicatedServer;
 use tim_group_sync::daemon::{AppPlan, Database, Phase, keep_database};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
 use tim_group_sync::simulator::{At, Fault};
 use tim_group_sync::store::{Store, StoreError};
 
-const CAUGHT_UP: Wish = Wish { catch_up: true, ..PROD };
-const OTHER: Wish = Wish { app: "other", sdk_app_id: 1_400_000_001, ..CAUGHT_UP };
+const CAUGHT_UP: AppSpec = AppSpec { catch_up: true, ..PROD };
+const OTHER: AppSpec = AppSpec { app: "other", sdk_app_id: 1_400_000_001, ..CAUGHT_UP };
 
 /// A plan whose key can be read only while the flag is up.
-fn with_key_file(stage: &Stage, wish: &Wish) -> (AppPlan, Arc<AtomicBool>) {
-    let plan = stage.plan(&stage.api, wish);
+fn with_key_file(harness: &DaemonHarness, spec: &AppSpec) -> (AppPlan, Arc<AtomicBool>) {
+    let plan = harness.plan(&harness.api, spec);
     let (readable, make) = (Arc::new(AtomicBool::new(false)), plan.crawler);
     let is_readable = Arc::clone(&readable);
     let crawler = Box::new(move |store: &_| {
@@ -26,19 +26,20 @@ fn with_key_file(stage: &Stage, wish: &Wish) -> (AppPlan, Arc<AtomicBool>) {
 
 #[tokio::test]
 async fn an_app_that_is_added_is_crawled_and_one_that_is_taken_out_is_not_any_more() {
-    let stage = Stage::new().await;
-    let api = stage.api_of(&OTHER).await;
-    let mut prod = stage.start_crawled().await;
-    let mut other = prod.is_given([stage.plan(&stage.api, &CAUGHT_UP), stage.plan(&api, &OTHER)], OTHER.app);
+    let harness = DaemonHarness::new().await;
+    let api = harness.api_of(&OTHER).await;
+    let mut prod = harness.start_crawled().await;
+    let mut other =
+        prod.is_given([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], OTHER.app);
     other.has_crawled(2).await;
     prod.waits_until("09:00:00").await;
 
-    prod.goes_over_to([stage.plan(&stage.api, &CAUGHT_UP)]);
+    prod.goes_over_to([harness.plan(&harness.api, &CAUGHT_UP)]);
     prod.life.signal(Signal::CrawlNow);
     prod.has_crawled(3).await;
     assert!(!prod.apps.borrow().contains_key("other"));
     assert_eq!(
-        stage.crawls().await,
+        harness.crawls().await,
         ["catch_up 08:00 complete", "catch_up 08:00 complete other", "signal  complete"]
     );
     assert_eq!(prod.stop().await, Ending::Requested);
@@ -46,17 +47,18 @@ async fn an_app_that_is_added_is_crawled_and_one_that_is_taken_out_is_not_any_mo
 
 #[tokio::test]
 async fn the_database_is_told_which_apps_are_configured() {
-    let stage = Stage::new().await;
-    let api = stage.api_of(&OTHER).await;
-    let mut prod = stage.start_crawled().await;
-    let mut other = prod.is_given([stage.plan(&stage.api, &CAUGHT_UP), stage.plan(&api, &OTHER)], OTHER.app);
+    let harness = DaemonHarness::new().await;
+    let api = harness.api_of(&OTHER).await;
+    let mut prod = harness.start_crawled().await;
+    let mut other =
+        prod.is_given([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], OTHER.app);
     other.has_crawled(2).await;
     let configured = async || {
-        let (_, rows) = stage.store.read("SELECT app FROM app_status WHERE configured = 1").await.unwrap();
+        let (_, rows) = harness.store.read("SELECT app FROM app_status WHERE configured = 1").await.unwrap();
         rows.concat().join(" ")
     };
     assert_eq!(configured().await, "prod other");
-    prod.goes_over_to([stage.plan(&stage.api, &CAUGHT_UP)]);
+    prod.goes_over_to([harness.plan(&harness.api, &CAUGHT_UP)]);
     while configured().await != "prod" {
         tokio::task::yield_now().await;
     }
@@ -65,118 +67,119 @@ async fn the_database_is_told_which_apps_are_configured() {
 
 #[tokio::test]
 async fn another_schedule_holds_from_now_on_and_its_earlier_ticks_are_nobodys() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("09:00:00").await;
-    stage.set_clock("08:40:00");
-    daemon.goes_over_to([stage.plan(&stage.api, &Wish { cron: "30,45 * * * *", ..PROD })]);
+    harness.set_clock("08:40:00");
+    daemon.goes_over_to([harness.plan(&harness.api, &AppSpec { cron: "30,45 * * * *", ..PROD })]);
     daemon.waits_until("08:45:00").await;
-    stage.set_clock("08:45:00");
+    harness.set_clock("08:45:00");
     daemon.hand.ring();
     daemon.has_crawled(1).await;
     daemon.waits_until("09:30:00").await;
-    assert_eq!(stage.crawls().await, ["schedule 08:45 complete"]);
+    assert_eq!(harness.crawls().await, ["schedule 08:45 complete"]);
     assert_eq!(daemon.skipped_ticks(), 0);
 }
 
 #[tokio::test]
 async fn a_crawl_under_way_ends_with_the_settings_it_began_with_and_the_next_has_the_new_ones() {
-    let stage = Stage::new().await;
-    stage.api.create_many("Private", 2);
-    let held = stage.api.hold(At::Request(2));
-    let mut daemon = stage.start(&CAUGHT_UP);
+    let harness = DaemonHarness::new().await;
+    harness.api.create_many("Private", 2);
+    let held = harness.api.hold(At::Request(2));
+    let mut daemon = harness.start(&CAUGHT_UP);
     held.reached().await;
-    let private = Wish { group_type: "Private", cron: "30 * * * *", ..CAUGHT_UP };
-    daemon.goes_over_to([stage.plan(&stage.api, &private)]);
+    let private = AppSpec { group_type: "Private", cron: "30 * * * *", ..CAUGHT_UP };
+    daemon.goes_over_to([harness.plan(&harness.api, &private)]);
     held.release();
     daemon.waits_until("08:30:00").await;
-    stage.set_clock("08:30:00");
+    harness.set_clock("08:30:00");
     daemon.hand.ring();
     daemon.has_crawled(2).await;
     let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
-    let (_, passes) = stage.store.read(passes).await.unwrap();
+    let (_, passes) = harness.store.read(passes).await.unwrap();
     assert_eq!(passes, [["1", "Public"], ["2", "Private"]]);
 }
 
 #[tokio::test]
 async fn an_app_taken_out_in_the_middle_of_its_crawl_ends_it_as_cancelled_and_can_come_back_at_once() {
-    let stage = Stage::new().await;
-    let api = stage.api_of(&OTHER).await;
-    let held = stage.api.hold(At::Request(3));
-    let [prod, mut other] =
-        stage.start_all([("prod", stage.plan(&stage.api, &CAUGHT_UP)), ("other", stage.plan(&api, &OTHER))]);
+    let harness = DaemonHarness::new().await;
+    let api = harness.api_of(&OTHER).await;
+    let held = harness.api.hold(At::Request(3));
+    let [prod, mut other] = harness
+        .start_all([("prod", harness.plan(&harness.api, &CAUGHT_UP)), ("other", harness.plan(&api, &OTHER))]);
     held.reached().await;
     other.has_ended("complete").await;
-    other.goes_over_to([stage.plan(&api, &OTHER)]);
-    let mut again = other.is_given([stage.plan(&stage.api, &CAUGHT_UP), stage.plan(&api, &OTHER)], "prod");
+    other.goes_over_to([harness.plan(&api, &OTHER)]);
+    let mut again =
+        other.is_given([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], "prod");
     held.release();
     again.has_ended("complete").await;
-    let mut crawls = stage.crawls().await;
+    let mut crawls = harness.crawls().await;
     crawls.retain(|crawl| !crawl.ends_with("other"));
     assert_eq!(crawls, ["catch_up 08:00 cancelled", "catch_up 08:00 complete"]);
-    assert_eq!(stage.logged("a task ended unexpectedly"), 0);
+    assert_eq!(harness.logged("a task ended unexpectedly"), 0);
     assert_eq!(prod.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
 async fn an_app_whose_key_cannot_be_read_is_shown_as_refused_and_read_again_until_it_can() {
-    let stage = Stage::new().await;
-    let api = stage.api_of(&OTHER).await;
-    let (plan, readable) = with_key_file(&stage, &CAUGHT_UP);
-    let [mut prod, mut other] = stage.start_all([("prod", plan), ("other", stage.plan(&api, &OTHER))]);
+    let harness = DaemonHarness::new().await;
+    let api = harness.api_of(&OTHER).await;
+    let (plan, readable) = with_key_file(&harness, &CAUGHT_UP);
+    let [mut prod, mut other] = harness.start_all([("prod", plan), ("other", harness.plan(&api, &OTHER))]);
     other.has_ended("complete").await;
     for again in ["08:21:00", "08:23:00"] {
         prod.waits_until(again).await;
         assert!(prod.refused());
         assert_eq!(prod.troubles(), ["app prod: the key cannot be used: cannot read prod.key"]);
-        stage.set_clock(again);
+        harness.set_clock(again);
         readable.store(again == "08:23:00", Ordering::SeqCst);
         prod.hand.ring();
     }
     prod.has_ended("complete").await;
     prod.waits_until("09:00:00").await;
     assert!(!prod.refused() && prod.troubles().is_empty());
-    assert_eq!(stage.logged("the app's key cannot be used"), 1, "a state is logged once");
+    assert_eq!(harness.logged("the app's key cannot be used"), 1, "a state is logged once");
 }
 
 #[tokio::test]
 async fn a_reload_reads_a_key_at_once_that_could_not_be_read() {
-    let stage = Stage::new().await;
-    let (plan, _) = with_key_file(&stage, &CAUGHT_UP);
-    let [mut prod] = stage.start_all([("prod", plan)]);
+    let harness = DaemonHarness::new().await;
+    let (plan, _) = with_key_file(&harness, &CAUGHT_UP);
+    let [mut prod] = harness.start_all([("prod", plan)]);
     prod.waits_until("08:21:00").await;
-    prod.goes_over_to([stage.plan(&stage.api, &CAUGHT_UP)]);
+    prod.goes_over_to([harness.plan(&harness.api, &CAUGHT_UP)]);
     prod.has_crawled(1).await;
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 complete"]);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
     assert!(!prod.refused());
 }
 
 #[tokio::test]
 async fn an_app_goes_on_with_the_key_it_has_if_a_reload_finds_none_and_has_the_new_one_later() {
-    let stage = Stage::new().await;
-    let mut prod = stage.start_crawled().await;
-    let private = Wish { group_type: "Private", ..CAUGHT_UP };
-    let (plan, readable) = with_key_file(&stage, &private);
+    let harness = DaemonHarness::new().await;
+    let mut prod = harness.start_crawled().await;
+    let private = AppSpec { group_type: "Private", ..CAUGHT_UP };
+    let (plan, readable) = with_key_file(&harness, &private);
     prod.goes_over_to([plan]);
     prod.is("told", |state| state.key_problem.is_some()).await;
     assert!(!prod.refused());
     for (crawls, now) in [(2, "09:00:00"), (3, "10:00:00")] {
         readable.store(crawls == 3, Ordering::SeqCst);
-        stage.set_clock(now);
+        harness.set_clock(now);
         prod.hand.ring();
         prod.has_crawled(crawls).await;
     }
     assert!(prod.troubles().is_empty());
     let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
-    let (_, passes) = stage.store.read(passes).await.unwrap();
+    let (_, passes) = harness.store.read(passes).await.unwrap();
     assert_eq!(passes, [["1", "Public"], ["2", "Public"], ["3", "Private"]]);
 }
 
 #[tokio::test]
 async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attempt() {
-    let stage = Stage::new().await;
-    let plan = stage.plan(&stage.api, &CAUGHT_UP);
-    let wrong = stage.crawler(&stage.api, &Wish { wrong_key: true, ..CAUGHT_UP });
+    let harness = DaemonHarness::new().await;
+    let plan = harness.plan(&harness.api, &CAUGHT_UP);
+    let wrong = harness.crawler(&harness.api, &AppSpec { wrong_key: true, ..CAUGHT_UP });
     let (right, replaced) = (plan.crawler, Arc::new(AtomicBool::new(false)));
     let is_replaced = Arc::clone(&replaced);
     let crawler = Box::new(
@@ -184,7 +187,7 @@ async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attemp
             if is_replaced.load(Ordering::SeqCst) { right(store) } else { wrong(store) }
         },
     );
-    let [mut prod] = stage.start_all([("prod", AppPlan { crawler, ..plan })]);
+    let [mut prod] = harness.start_all([("prod", AppPlan { crawler, ..plan })]);
     prod.waits_until("08:50:00").await;
     assert!(prod.refused());
     assert!(
@@ -193,7 +196,7 @@ async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attemp
         prod.troubles()
     );
     replaced.store(true, Ordering::SeqCst);
-    stage.set_clock("08:50:00");
+    harness.set_clock("08:50:00");
     prod.hand.ring();
     prod.has_ended("complete").await;
     assert!(!prod.refused() && prod.troubles().is_empty());
@@ -201,25 +204,25 @@ async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attemp
 
 #[tokio::test]
 async fn a_refused_reload_is_a_trouble_until_one_succeeds() {
-    let stage = Stage::new().await;
-    let mut prod = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut prod = harness.start(&PROD);
     prod.waits_until("09:00:00").await;
     prod.whole.lock().unwrap().refuse_reload("the configuration was not reloaded".to_owned());
     assert_eq!(prod.troubles(), ["the configuration was not reloaded"]);
-    prod.goes_over_to([stage.plan(&stage.api, &PROD)]);
+    prod.goes_over_to([harness.plan(&harness.api, &PROD)]);
     assert!(prod.troubles().is_empty());
 }
 
 #[tokio::test]
 async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
-    let stage = Stage::new().await;
+    let harness = DaemonHarness::new().await;
     let names: [&'static str; 50] = std::array::from_fn(|n| &*format!("app{n}").leak());
     let mut apis = Vec::new();
     let mut apps = Vec::new();
     for (sdk_app_id, app) in (1_400_001_000..).zip(names) {
-        let wish = Wish { app, sdk_app_id, wrong_key: app == "app10", ..CAUGHT_UP };
-        let api = stage.api_of(&wish).await;
-        let mut plan = stage.plan(&api, &wish);
+        let spec = AppSpec { app, sdk_app_id, wrong_key: app == "app10", ..CAUGHT_UP };
+        let api = harness.api_of(&spec).await;
+        let mut plan = harness.plan(&api, &spec);
         match app {
             "app20" => plan.crawler = Box::new(|_| Err("cannot read app20.key".to_owned())),
             "app30" => api.script(At::Every, Fault::ErrorCode(10003)),
@@ -230,11 +233,11 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
     }
     let hanging = apis[40].hold(At::Every);
     let apps: [(&'static str, AppPlan); 50] = apps.try_into().unwrap();
-    let mut daemons = stage.start_all(apps);
+    let mut daemons = harness.start_all(apps);
     hanging.reached().await;
     let suffering = ["app10", "app20", "app30", "app40"];
     for (time, next) in [("08:20:00", "09:00:00"), ("09:00:00", "10:00:00")] {
-        stage.set_clock(time);
+        harness.set_clock(time);
         daemons.iter().for_each(|daemon| daemon.hand.ring());
         for daemon in daemons.iter_mut().filter(|daemon| !suffering.contains(&daemon.app)) {
             daemon.waits_until(next).await;
@@ -247,7 +250,7 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
     assert!(failing.last.is_some_and(|last| last.status.as_str() == "failed"));
     assert!(matches!(hangs.phase, Phase::Crawling { .. }));
     let served = "SELECT count(DISTINCT app), count(*) FROM crawls WHERE status = 'complete'";
-    let (_, served) = stage.store.read(served).await.unwrap();
+    let (_, served) = harness.store.read(served).await.unwrap();
     assert_eq!(served, [["46", "92"]]);
     drop(hanging);
     let [first, ..] = daemons;
@@ -256,8 +259,8 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
 
 #[tokio::test]
 async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
-    let stage = Stage::new().await;
-    let (life, store) = (Lifecycle::without_signals(), stage.store.clone());
+    let harness = DaemonHarness::new().await;
+    let (life, store) = (Lifecycle::without_signals(), harness.store.clone());
     let attempts = std::sync::atomic::AtomicU32::new(0);
     tokio::time::pause();
     let mut database = keep_database(&life, move || {
@@ -275,7 +278,7 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
     assert!(trouble.starts_with("waiting for the database: there is no database sqlite:/away/"), "{trouble}");
     database.wait_for(|database| matches!(database, Database::Open(_))).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 1 + 5 + 10 + 20 + 20);
-    assert_eq!((stage.logged("which needs attention"), stage.logged("the database is open")), (1, 1));
+    assert_eq!((harness.logged("which needs attention"), harness.logged("the database is open")), (1, 1));
     life.signal(Signal::Stop);
     assert_eq!(life.ended(tim_group_sync::lifecycle::Systemd::from_environment()).await, Ending::Requested);
 }
@@ -283,12 +286,12 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_database_that_was_gone_for_an_hour_is_a_trouble_until_it_is_back() {
-    let Some(server) = OwnServer::start() else { return };
-    let mut stage = Stage::new().await;
-    stage.store = Store::open(&server.database().await.database_url()).await.unwrap();
-    let mut daemon = stage.start_crawled().await;
+    let Some(server) = DedicatedServer::start() else { return };
+    let mut harness = DaemonHarness::new().await;
+    harness.store = Store::open(&server.database().await.database_url()).await.unwrap();
+    let mut daemon = harness.start_crawled().await;
     server.crash().await;
-    stage.set_clock("09:00:00");
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.waits_until("09:01:00").await;
     assert!(
@@ -297,13 +300,13 @@ async fn a_database_that_was_gone_for_an_hour_is_a_trouble_until_it_is_back() {
         daemon.troubles()
     );
     server.start_again().await;
-    stage.set_clock("10:00:00");
+    harness.set_clock("10:00:00");
     daemon.hand.ring();
     daemon.waits_until("11:00:00").await;
     assert!(daemon.troubles().is_empty());
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 complete", "schedule 10:00 complete"]);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 complete", "schedule 10:00 complete"]);
     assert_eq!(
-        (stage.logged("cannot write to the database"), stage.logged("the database works again")),
+        (harness.logged("cannot write to the database"), harness.logged("the database works again")),
         (1, 1)
     );
 }

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use harness::cli::{Place, get, serving};
-use harness::crawl::World;
-use harness::daemon::{PROD, Stage, Wish, twenty_past_eight};
-use harness::on_every_engine;
+use harness::cli::{CliHarness, get, serving};
+use harness::crawl::Harness;
+use harness::crawl_tests;
+use harness::daemon::{AppSpec, DaemonHarness, PROD, twenty_past_eight};
 use harness::program::Service;
 use rustix::process::Signal;
 use tim_group_sync::crawl::WhenBusy;
@@ -87,10 +87,10 @@ fn values(page: &str, series: &[&str]) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
 async fn promtool_finds_nothing_to_say_against_the_page_which_has_every_metric() {
-    let place = Place::new().await;
-    place.serve_metrics();
-    place.api.create_many("Public", 3);
-    let (daemon, address) = serving(place.command(&["run"])).await;
+    let cli = CliHarness::new().await;
+    cli.serve_metrics();
+    cli.api.create_many("Public", 3);
+    let (daemon, address) = serving(cli.command(&["run"])).await;
     let daemon = daemon.says("crawl complete").await;
     let (status, head, page) = get(&address, "/metrics").await;
     assert_eq!(status, "200 OK");
@@ -108,10 +108,10 @@ async fn promtool_finds_nothing_to_say_against_the_page_which_has_every_metric()
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
 async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
-    let place = Place::new().await;
-    place.serve_metrics();
-    place.api.create_many("Public", 3);
-    let (daemon, address) = serving(place.command(&["run"])).await;
+    let cli = CliHarness::new().await;
+    cli.serve_metrics();
+    cli.api.create_many("Public", 3);
+    let (daemon, address) = serving(cli.command(&["run"])).await;
     let daemon = daemon.says("crawl complete").await;
 
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("prometheus/alerts.yml");
@@ -121,9 +121,9 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
          scrape_configs:\n  - job_name: tim-group-sync\n    static_configs: [{{ targets: [\"{address}\"] }}]\n",
         rules.display()
     );
-    std::fs::write(place.path("prometheus.yml"), configuration).unwrap();
+    std::fs::write(cli.path("prometheus.yml"), configuration).unwrap();
     let mut command = program("prometheus");
-    command.current_dir(place.folder.path()).args([
+    command.current_dir(cli.folder.path()).args([
         "--config.file=prometheus.yml",
         "--storage.tsdb.path=data",
         "--web.listen-address=127.0.0.1:0",
@@ -163,14 +163,14 @@ async fn promtool_sees_each_alert_fire_when_it_should_and_only_then() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_is_told_and_ends_the_start() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    place.serve_metrics();
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
-    std::fs::write(place.path("config.toml"), config.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")))
+    cli.serve_metrics();
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    std::fs::write(cli.path("config.toml"), config.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")))
         .unwrap();
-    let ended = place.run(&["run"]).await;
+    let ended = cli.run(&["run"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(
         ended.err.contains(&format!("cannot listen on 127.0.0.1:{port} (metrics.listen): "))
@@ -182,13 +182,13 @@ async fn a_port_that_is_taken_is_told_and_ends_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
 async fn a_daemon_without_its_database_is_alive_not_ready_and_says_why() {
-    let place = Place::new().await;
-    place.serve_metrics();
+    let cli = CliHarness::new().await;
+    cli.serve_metrics();
     // Bound and not listening: nobody else can take it, and whoever connects is refused.
     let nobody = tokio::net::TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = nobody.local_addr().unwrap().port();
-    let mut command = place.command(&["run"]);
+    let mut command = cli.command(&["run"]);
     let url = format!("postgres://tim@127.0.0.1:{port}/tim?sslmode=disable");
     command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
     let (daemon, address) = serving(command).await;
@@ -207,19 +207,19 @@ async fn a_daemon_without_its_database_is_alive_not_ready_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_troubles_a_running_daemon_shows_in_status() {
-    let place = Place::new().await;
-    place.serve_metrics();
-    place.api.create_many("Public", 3);
-    let (daemon, address) = serving(place.command(&["run"])).await;
+    let cli = CliHarness::new().await;
+    cli.serve_metrics();
+    cli.api.create_many("Public", 3);
+    let (daemon, address) = serving(cli.command(&["run"])).await;
     let daemon = daemon.says("crawl complete").await;
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
-    std::fs::write(place.path("config.toml"), config.replace("127.0.0.1:0", &address)).unwrap();
-    let status = place.run(&["status"]).await;
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    std::fs::write(cli.path("config.toml"), config.replace("127.0.0.1:0", &address)).unwrap();
+    let status = cli.run(&["status"]).await;
     assert!(status.code == Some(0) && !status.out.contains("daemon:"), "{status:?}");
-    std::fs::remove_file(place.path("app.key")).unwrap();
+    std::fs::remove_file(cli.path("app.key")).unwrap();
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("the app's key cannot be used").await;
-    let status = place.run(&["status"]).await;
+    let status = cli.run(&["status"]).await;
     assert!(status.out.contains("daemon: app prod: the key cannot be used: "), "{status:?}");
     assert_eq!(get(&address, "/readyz").await.0, "200 OK", "its other apps go on");
     assert_eq!(daemon.stop().await, Some(0));
@@ -258,12 +258,12 @@ async fn the_page_the_metrics_and_status_agree_on_the_next_crawl_of_a_refused_ap
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its_code_and_text() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    place.api.script(At::Request(2), Fault::ErrorCode(10018));
-    let (daemon, smaller) = place.service().says_line("reducing the groups per page").await;
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    cli.api.script(At::Request(2), Fault::ErrorCode(10018));
+    let (daemon, smaller) = cli.service().says_line("reducing the groups per page").await;
     let (daemon, crawled) = daemon.says_line("crawl complete").await;
-    place.api.script(At::Request(place.api.requests().len() as u64 + 1), Fault::ErrorCode(60021));
+    cli.api.script(At::Request(cli.api.requests().len() as u64 + 1), Fault::ErrorCode(60021));
     daemon.signal(Signal::USR1);
     let (daemon, failed) = daemon.says_line("crawl failed").await;
     assert_eq!(daemon.stop().await, Some(0));
@@ -302,15 +302,15 @@ async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_for_the_journal_are_text_with_a_priority_and_without_a_time() {
     use std::os::unix::fs::MetadataExt as _;
-    let place = Place::new().await;
-    place.api.script(At::Request(2), Fault::ErrorCode(10018));
-    let log = std::fs::File::create(place.path("journal")).unwrap();
+    let cli = CliHarness::new().await;
+    cli.api.script(At::Request(2), Fault::ErrorCode(10018));
+    let log = std::fs::File::create(cli.path("journal")).unwrap();
     let seen = log.metadata().unwrap();
-    let mut command = place.command(&["crawl"]);
+    let mut command = cli.command(&["crawl"]);
     command.env("JOURNAL_STREAM", format!("{}:{}", seen.dev(), seen.ino())).stderr(log);
     let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
     assert_eq!(status.code(), Some(0));
-    let log = std::fs::read_to_string(place.path("journal")).unwrap();
+    let log = std::fs::read_to_string(cli.path("journal")).unwrap();
     // Beside what the command shows of its progress.
     let line = log.lines().find(|line| line.contains("reducing the groups per page")).unwrap();
     assert!(line.starts_with("<4> WARN ") && line.contains("app=\"prod\""), "{log}");
@@ -318,10 +318,10 @@ async fn lines_for_the_journal_are_text_with_a_priority_and_without_a_time() {
 
 #[tokio::test]
 async fn crawls_and_their_requests_are_counted_from_zero() {
-    let stage = Stage::new().await;
-    let metrics = Metrics::new(&stage.clock);
+    let harness = DaemonHarness::new().await;
+    let metrics = Metrics::new(&harness.clock);
     let mut daemon = {
-        let [daemon] = stage.start_all([("prod", stage.counted(&PROD, &metrics))]);
+        let [daemon] = harness.start_all([("prod", harness.counted(&PROD, &metrics))]);
         daemon
     };
     daemon.waits_until("09:00:00").await;
@@ -343,13 +343,13 @@ async fn crawls_and_their_requests_are_counted_from_zero() {
     let page = metrics.page(&health).await;
     assert_eq!(values(&page, &series), ["0", "0", "0", "0", "0", "none", "0", "0", "0", nine, "0"]);
 
-    stage.api.script(At::Request(2), Fault::ErrorCode(60011));
-    stage.api.script(At::Request(3), Fault::ErrorCode(10002));
-    stage.set_clock("09:00:00");
+    harness.api.script(At::Request(2), Fault::ErrorCode(60011));
+    harness.api.script(At::Request(3), Fault::ErrorCode(10002));
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.has_crawled(1).await;
-    stage.api.create_many("Public", 2);
-    stage.set_clock("12:00:00");
+    harness.api.create_many("Public", 2);
+    harness.set_clock("12:00:00");
     daemon.hand.ring();
     daemon.has_crawled(2).await;
     daemon.waits_until("13:00:00").await;
@@ -361,10 +361,10 @@ async fn crawls_and_their_requests_are_counted_from_zero() {
 
 #[tokio::test]
 async fn questions_about_groups_and_a_differing_clock_are_counted() {
-    let stage = Stage::new().await;
-    ["gone", "hidden", "illegal"].iter().for_each(|id| stage.api.create("Public", id));
-    let metrics = Metrics::new(&stage.clock);
-    let [mut daemon] = stage.start_all([("prod", stage.counted(&PROD, &metrics))]);
+    let harness = DaemonHarness::new().await;
+    ["gone", "hidden", "illegal"].iter().for_each(|id| harness.api.create("Public", id));
+    let metrics = Metrics::new(&harness.clock);
+    let [mut daemon] = harness.start_all([("prod", harness.counted(&PROD, &metrics))]);
     daemon.waits_until("09:00:00").await;
     let health = daemon.whole.lock().unwrap().health();
     let series = [
@@ -375,23 +375,23 @@ async fn questions_about_groups_and_a_differing_clock_are_counted() {
         "clock_skew_seconds{im_app=\"prod\"}",
     ];
     assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "none"]);
-    stage.set_clock("09:00:00");
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.has_crawled(1).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "0"]);
 
-    stage.api.hide(&["hidden"]);
-    ["gone", "illegal"].iter().for_each(|id| assert!(stage.api.dissolve(id)));
-    stage.api.script(At::Info, Fault::GroupCode("illegal".to_owned(), 10015));
-    stage.api.set_date_offset(TimeDelta::minutes(-10));
-    stage.set_clock("10:00:00");
+    harness.api.hide(&["hidden"]);
+    ["gone", "illegal"].iter().for_each(|id| assert!(harness.api.dissolve(id)));
+    harness.api.script(At::Info, Fault::GroupCode("illegal".to_owned(), 10015));
+    harness.api.set_date_offset(TimeDelta::minutes(-10));
+    harness.set_clock("10:00:00");
     daemon.hand.ring();
     daemon.has_crawled(2).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "0", "600"]);
-    stage.api.heal();
-    stage.api.script(At::Info, Fault::ErrorCode(60011));
-    stage.api.set_date_offset(TimeDelta::zero());
-    stage.set_clock("11:00:00");
+    harness.api.heal();
+    harness.api.script(At::Info, Fault::ErrorCode(60011));
+    harness.api.set_date_offset(TimeDelta::zero());
+    harness.set_clock("11:00:00");
     daemon.hand.ring();
     daemon.has_crawled(3).await;
     // The one that stood. The guard holds the other two, which are candidates no more.
@@ -400,10 +400,10 @@ async fn questions_about_groups_and_a_differing_clock_are_counted() {
 
 #[tokio::test]
 async fn refused_credentials_and_ticks_without_a_complete_crawl_show() {
-    let stage = Stage::new().await;
-    let metrics = Metrics::new(&stage.clock);
-    let wish = Wish { wrong_key: true, catch_up: true, ..PROD };
-    let [mut daemon] = stage.start_all([("prod", stage.counted(&wish, &metrics))]);
+    let harness = DaemonHarness::new().await;
+    let metrics = Metrics::new(&harness.clock);
+    let spec = AppSpec { wrong_key: true, catch_up: true, ..PROD };
+    let [mut daemon] = harness.start_all([("prod", harness.counted(&spec, &metrics))]);
     daemon.has_ended("failed").await;
     let health = daemon.whole.lock().unwrap().health();
     let series = [
@@ -414,16 +414,16 @@ async fn refused_credentials_and_ticks_without_a_complete_crawl_show() {
         "database_up",
     ];
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "0", "0", "1", "1"]);
-    stage.set_clock("11:00:00");
+    harness.set_clock("11:00:00");
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "3", "0", "1", "1"]);
 }
 
 #[tokio::test]
 async fn an_app_that_is_taken_out_leaves_the_gauges_and_keeps_its_counters() {
-    let stage = Stage::new().await;
-    let metrics = Metrics::new(&stage.clock);
-    let wish = Wish { catch_up: true, ..PROD };
-    let [mut daemon] = stage.start_all([("prod", stage.counted(&wish, &metrics))]);
+    let harness = DaemonHarness::new().await;
+    let metrics = Metrics::new(&harness.clock);
+    let spec = AppSpec { catch_up: true, ..PROD };
+    let [mut daemon] = harness.start_all([("prod", harness.counted(&spec, &metrics))]);
     daemon.has_crawled(1).await;
     let health = daemon.whole.lock().unwrap().health();
     let live = "groups{group_type=\"Public\",im_app=\"prod\",state=\"live\"}";
@@ -433,7 +433,7 @@ async fn an_app_that_is_taken_out_leaves_the_gauges_and_keeps_its_counters() {
     harness::daemon::apply(&daemon.whole, Vec::new());
     daemon.apps.wait_for(std::collections::BTreeMap::is_empty).await.unwrap();
     // The database is told by a task of its own.
-    while stage.store.overview().await.unwrap().iter().any(|app| app.configured) {
+    while harness.store.overview().await.unwrap().iter().any(|app| app.configured) {
         tokio::task::yield_now().await;
     }
     assert_eq!(values(&metrics.page(&health).await, &series), ["none", "none", "1"]);
@@ -441,21 +441,21 @@ async fn an_app_that_is_taken_out_leaves_the_gauges_and_keeps_its_counters() {
 
 #[tokio::test]
 async fn tables_that_are_not_there_leave_the_page_without_what_they_would_tell() {
-    let stage = Stage::bare(twenty_past_eight()).await;
-    let metrics = Metrics::new(&stage.clock);
-    let [daemon] = stage.start_all([("prod", stage.counted(&PROD, &metrics))]);
+    let harness = DaemonHarness::bare(twenty_past_eight()).await;
+    let metrics = Metrics::new(&harness.clock);
+    let [daemon] = harness.start_all([("prod", harness.counted(&PROD, &metrics))]);
     let health = daemon.whole.lock().unwrap().health();
     let page = metrics.page(&health).await;
     assert_eq!(values(&page, &["database_up", "build_info{version=\"0.1.0\"}"]), ["0", "1"]);
 }
 
-async fn gauges_tell_how_the_groups_stand(world: World) {
-    world.create("Public", "a b c d");
-    world.create("Private", "e");
-    world.crawl().await;
-    world.dissolve("a");
-    world.crawl().await;
-    let apps = world.store.overview().await.unwrap();
+async fn gauges_tell_how_the_groups_stand(harness: Harness) {
+    harness.create("Public", "a b c d");
+    harness.create("Private", "e");
+    harness.crawl().await;
+    harness.dissolve("a");
+    harness.crawl().await;
+    let apps = harness.store.overview().await.unwrap();
     let [app] = &apps[..] else { panic!("{apps:?}") };
     let counts = |name: &str| {
         let kind = app.types.iter().find(|kind| kind.group_type.as_deref() == Some(name)).unwrap();
@@ -465,46 +465,46 @@ async fn gauges_tell_how_the_groups_stand(world: World) {
     assert_eq!((app.total_count, app.held_groups(), app.is_refused()), (Some(4), 0, false));
     assert!(app.running_crawl.is_none());
     let complete = app.last_complete_crawl.as_ref().unwrap();
-    let finished = world.value("SELECT max(finished_at) FROM crawls").await;
+    let finished = harness.value("SELECT max(finished_at) FROM crawls").await;
     assert_eq!(complete.finished().map(harness::crawl::stamp), Some(finished));
 }
 
-async fn groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing(mut world: World) {
-    world.guard.review = true;
-    world.create("Public", "a b c d");
-    world.crawl().await;
-    world.dissolve("a b");
-    let withheld = world.crawl().await;
+async fn groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing(mut harness: Harness) {
+    harness.guard.review = true;
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
+    harness.dissolve("a b");
+    let withheld = harness.crawl().await;
     let held = async || {
-        let app = world.store.overview().await.unwrap().remove(0);
+        let app = harness.store.overview().await.unwrap().remove(0);
         let public = app.types.iter().find(|kind| kind.group_type.as_deref() == Some("Public")).unwrap();
         (app.held_groups(), public.live_count, public.missing_count)
     };
     assert_eq!(held().await, (2, 4, 2));
-    world.approve(withheld.crawl).await;
+    harness.approve(withheld.crawl).await;
     assert_eq!(held().await, (0, 2, 0));
 }
 
-async fn a_crawl_runs_for_as_long_as_somebody_holds_its_lease(world: World) {
-    world.create("Public", "a");
-    let app = world.credentials.sdk_app_id;
-    let held = world.api.hold(At::Request(world.requests_so_far() + 2));
-    let (crawler, stop) = (world.another_crawler(), tokio_util::sync::CancellationToken::new());
+async fn a_crawl_runs_for_as_long_as_somebody_holds_its_lease(harness: Harness) {
+    harness.create("Public", "a");
+    let app = harness.credentials.sdk_app_id;
+    let held = harness.api.hold(At::Request(harness.requests_so_far() + 2));
+    let (crawler, stop) = (harness.another_crawler(), tokio_util::sync::CancellationToken::new());
     let crawling = tokio::spawn(async move {
         crawler.crawl(harness::crawl::ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap()
     });
     held.reached().await;
-    assert!(world.store.overview().await.unwrap()[0].running_crawl.is_some());
-    assert_eq!(world.store.leased(&[app]).await.unwrap(), [app]);
+    assert!(harness.store.overview().await.unwrap()[0].running_crawl.is_some());
+    assert_eq!(harness.store.leased(&[app]).await.unwrap(), [app]);
     crawling.abort();
     crawling.await.unwrap_err();
     held.release();
-    world.bench.let_leases_run_out().await;
-    assert!(world.store.overview().await.unwrap()[0].running_crawl.is_some(), "nobody closed it");
-    assert_eq!(world.store.leased(&[app]).await.unwrap(), []);
+    harness.db.expire_leases().await;
+    assert!(harness.store.overview().await.unwrap()[0].running_crawl.is_some(), "nobody closed it");
+    assert_eq!(harness.store.leased(&[app]).await.unwrap(), []);
 }
 
-on_every_engine! {
+crawl_tests! {
     gauges_tell_how_the_groups_stand,
     groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing,
     a_crawl_runs_for_as_long_as_somebody_holds_its_lease,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use harness::daemon::{PROD, Stage, Wish, apply, at, twenty_past_eight};
+use harness::daemon::{AppSpec, DaemonHarness, PROD, apply, at, twenty_past_eight};
 use tim_group_sync::alarm::AlarmClock;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::daemon::{HISTORY_LENGTH, Phase, next_crawl_by_history};
@@ -15,106 +15,106 @@ use tim_group_sync::store::Below;
 
 #[tokio::test]
 async fn an_app_that_was_never_crawled_is_crawled_at_start_for_the_last_tick() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.has_crawled(1).await;
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 complete"]);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
     daemon.waits_until("09:00:00").await;
     assert_eq!(daemon.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
 async fn ticks_missed_while_no_daemon_ran_are_caught_up_once() {
-    let stage = Stage::new().await;
-    stage.start_crawled().await.stop().await;
-    stage.set_clock("11:30:00");
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    harness.start_crawled().await.stop().await;
+    harness.set_clock("11:30:00");
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.has_crawled(2).await;
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 complete", "catch_up 11:00 complete"]);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 complete", "catch_up 11:00 complete"]);
     daemon.waits_until("12:00:00").await;
     assert_eq!(daemon.skipped_ticks(), 0, "nobody was there to skip them");
 }
 
 #[tokio::test]
 async fn nothing_is_caught_up_if_nothing_was_missed_or_nobody_wants_it() {
-    let stage = Stage::new().await;
-    let mut unwanted = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut unwanted = harness.start(&PROD);
     unwanted.waits_until("09:00:00").await;
     unwanted.stop().await;
-    assert!(stage.crawls().await.is_empty());
+    assert!(harness.crawls().await.is_empty());
 
-    stage.start_crawled().await.stop().await;
-    stage.set_clock("08:59:59");
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    harness.start_crawled().await.stop().await;
+    harness.set_clock("08:59:59");
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.waits_until("09:00:00").await;
-    assert_eq!(stage.crawls().await.len(), 1);
+    assert_eq!(harness.crawls().await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_tick_is_crawled_and_recorded() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     for (crawls, (now, next)) in
         (1..).zip([("09:00:00", "10:00:00"), ("10:00:00", "11:00:00"), ("11:00:01", "12:00:00")])
     {
-        stage.set_clock(now);
+        harness.set_clock(now);
         daemon.hand.ring();
         daemon.has_crawled(crawls).await;
         daemon.waits_until(next).await;
     }
     assert_eq!(
-        stage.crawls().await,
+        harness.crawls().await,
         ["schedule 09:00 complete", "schedule 10:00 complete", "schedule 11:00 complete"]
     );
-    assert_eq!((daemon.skipped_ticks(), stage.logged("woken late")), (0, 0));
+    assert_eq!((daemon.skipped_ticks(), harness.logged("woken late")), (0, 0));
 }
 
 #[tokio::test]
 async fn an_alarm_that_rings_early_is_set_again() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("09:00:00").await;
-    stage.set_clock("08:59:59");
+    harness.set_clock("08:59:59");
     daemon.rings_for_nothing().await;
     daemon.waits_until("09:00:00").await;
-    assert!(stage.crawls().await.is_empty());
+    assert!(harness.crawls().await.is_empty());
 }
 
 #[tokio::test]
 async fn after_a_suspend_the_newest_tick_is_crawled_the_others_are_counted_and_a_warning_says_so() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("09:00:00").await;
-    stage.set_clock("12:30:00");
+    harness.set_clock("12:30:00");
     daemon.hand.ring();
     daemon.has_crawled(1).await;
     daemon.waits_until("13:00:00").await;
-    assert_eq!(stage.crawls().await, ["schedule 12:00 complete"]);
-    assert_eq!((daemon.skipped_ticks(), stage.logged("woken late")), (3, 1));
+    assert_eq!(harness.crawls().await, ["schedule 12:00 complete"]);
+    assert_eq!((daemon.skipped_ticks(), harness.logged("woken late")), (3, 1));
 }
 
 #[tokio::test]
 async fn a_lost_alarm_does_not_stop_the_schedule() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("09:00:00").await;
-    stage.set_clock("09:01:01");
+    harness.set_clock("09:01:01");
     // Nobody rings; the loop's own look at the clock is due.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(21)).await;
     tokio::time::resume();
     daemon.has_crawled(1).await;
-    assert_eq!(stage.crawls().await, ["schedule 09:00 complete"]);
-    assert_eq!(stage.logged("woken late"), 1);
+    assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
+    assert_eq!(harness.logged("woken late"), 1);
 }
 
 #[tokio::test]
 async fn alarms_during_a_crawl_start_no_other_crawl() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("09:00:00").await;
-    let held = stage.api.hold(At::Request(2));
-    stage.set_clock("09:00:00");
+    let held = harness.api.hold(At::Request(2));
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     held.reached().await;
     daemon.is("crawling", |state| matches!(state.phase, Phase::Crawling { .. })).await;
@@ -123,140 +123,140 @@ async fn alarms_during_a_crawl_start_no_other_crawl() {
     held.release();
     daemon.waits_until("10:00:00").await;
     daemon.rings_for_nothing().await;
-    assert_eq!(stage.crawls().await, ["schedule 09:00 complete"]);
+    assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
 }
 
 #[tokio::test]
 async fn a_crawl_longer_than_its_period_skips_to_the_next_tick_and_counts() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("09:00:00").await;
-    let held = stage.api.hold(At::Request(2));
-    stage.set_clock("09:00:00");
+    let held = harness.api.hold(At::Request(2));
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     held.reached().await;
-    stage.set_clock("11:00:00");
+    harness.set_clock("11:00:00");
     held.release();
     daemon.waits_until("12:00:00").await;
-    assert_eq!(stage.crawls().await, ["schedule 09:00 complete"]);
-    assert_eq!((daemon.skipped_ticks(), stage.logged("ticks=2")), (2, 1));
+    assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
+    assert_eq!((daemon.skipped_ticks(), harness.logged("ticks=2")), (2, 1));
 }
 
 #[tokio::test]
 async fn a_signal_crawls_now_and_leaves_the_schedule_as_it_is() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("09:00:00").await;
     daemon.life.signal(Signal::CrawlNow);
     daemon.has_crawled(1).await;
     daemon.waits_until("09:00:00").await;
-    stage.set_clock("09:00:00");
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.has_crawled(2).await;
-    assert_eq!(stage.crawls().await, ["signal  complete", "schedule 09:00 complete"]);
+    assert_eq!(harness.crawls().await, ["signal  complete", "schedule 09:00 complete"]);
 }
 
 /// The next crawl of the app as the `status` command computes it.
-async fn by_history(stage: &Stage) -> Option<DateTime<Utc>> {
+async fn by_history(harness: &DaemonHarness) -> Option<DateTime<Utc>> {
     let app = SdkAppId::new(PROD.sdk_app_id).unwrap();
-    let (app, _) = stage.store.app_called(app).await.unwrap().unwrap();
+    let (app, _) = harness.store.app_called(app).await.unwrap().unwrap();
     let page = Below { before: i64::MAX, limit: HISTORY_LENGTH };
-    let crawls = stage.store.crawls(app, page).await.unwrap();
+    let crawls = harness.store.crawls(app, page).await.unwrap();
     let schedule = Schedule::parse(PROD.cron, chrono_tz::UTC).unwrap();
-    next_crawl_by_history(&schedule, &crawls, stage.clock.now())
+    next_crawl_by_history(&schedule, &crawls, harness.clock.now())
 }
 
 #[tokio::test]
 async fn a_failed_crawl_is_tried_again_with_growing_pauses_until_it_succeeds() {
-    let stage = Stage::new().await;
-    stage.api.script(At::Every, Fault::ErrorCode(10003));
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    harness.api.script(At::Every, Fault::ErrorCode(10003));
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     for (crawls, again) in (1..).zip(["08:21:00", "08:23:00", "08:27:00"]) {
         daemon.has_crawled(crawls).await;
         daemon.waits_until(again).await;
-        assert_eq!(by_history(&stage).await, Some(at(again)));
-        stage.set_clock(again);
+        assert_eq!(by_history(&harness).await, Some(at(again)));
+        harness.set_clock(again);
         if crawls == 3 {
-            stage.api.heal();
+            harness.api.heal();
         }
         daemon.hand.ring();
     }
     daemon.has_crawled(4).await;
     daemon.waits_until("09:00:00").await;
     assert_eq!(
-        stage.crawls().await,
+        harness.crawls().await,
         ["catch_up 08:00 failed", "catch_up  failed", "catch_up  failed", "catch_up  complete"]
     );
 }
 
 #[tokio::test]
 async fn the_next_tick_comes_before_another_attempt_and_pauses_grow_anew() {
-    let stage = Stage::new().await;
-    stage.api.script(At::Every, Fault::ErrorCode(10003));
-    stage.set_clock("08:57:30");
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    harness.api.script(At::Every, Fault::ErrorCode(10003));
+    harness.set_clock("08:57:30");
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     for (crawls, next) in (1..).zip(["08:58:30", "09:00:00", "09:01:00"]) {
         daemon.has_crawled(crawls).await;
         daemon.waits_until(next).await;
-        assert_eq!(by_history(&stage).await, Some(at(next)));
-        stage.set_clock(next);
+        assert_eq!(by_history(&harness).await, Some(at(next)));
+        harness.set_clock(next);
         daemon.hand.ring();
     }
     daemon.has_crawled(4).await;
-    assert_eq!(stage.crawls().await[2], "schedule 09:00 failed");
+    assert_eq!(harness.crawls().await[2], "schedule 09:00 failed");
 }
 
 #[tokio::test]
 async fn an_incomplete_crawl_waits_for_the_next_tick() {
-    let stage = Stage::new().await;
-    stage.api.create_many("Public", 20);
-    stage.api.script(At::Type("Public".to_owned()), Fault::EarlyEnd);
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    harness.api.create_many("Public", 20);
+    harness.api.script(At::Type("Public".to_owned()), Fault::EarlyEnd);
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.has_crawled(1).await;
     daemon.waits_until("09:00:00").await;
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 incomplete"]);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 incomplete"]);
 }
 
 #[tokio::test]
 async fn a_refused_app_is_tried_slowly_while_the_others_go_on() {
-    let stage = Stage::new().await;
+    let harness = DaemonHarness::new().await;
     let other_api = Simulator::start(Settings {
         sdk_app_id: SdkAppId::new(1_400_000_001).unwrap(),
-        clock: stage.clock.clone(),
+        clock: harness.clock.clone(),
         ..Settings::default()
     })
     .await
     .unwrap();
-    let often = Wish { cron: "*/10 * * * *", catch_up: true, ..PROD };
-    let bad = Wish { app: "bad", sdk_app_id: 1_400_000_001, wrong_key: true, ..often };
-    let [mut bad, mut good] =
-        stage.start_all([("bad", stage.plan(&other_api, &bad)), ("prod", stage.plan(&stage.api, &often))]);
+    let often = AppSpec { cron: "*/10 * * * *", catch_up: true, ..PROD };
+    let bad = AppSpec { app: "bad", sdk_app_id: 1_400_000_001, wrong_key: true, ..often };
+    let [mut bad, mut good] = harness
+        .start_all([("bad", harness.plan(&other_api, &bad)), ("prod", harness.plan(&harness.api, &often))]);
 
     good.waits_until("08:30:00").await;
     bad.waits_until("08:50:00").await;
     assert!(bad.refused() && !good.refused());
-    stage.set_clock("08:30:00");
+    harness.set_clock("08:30:00");
     good.hand.ring();
     good.waits_until("08:40:00").await;
     bad.rings_for_nothing().await;
-    assert_eq!(stage.crawls().await.last().unwrap(), "schedule 08:30 complete");
+    assert_eq!(harness.crawls().await.last().unwrap(), "schedule 08:30 complete");
 
-    stage.set_clock("08:50:00");
+    harness.set_clock("08:50:00");
     bad.hand.ring();
     bad.waits_until("09:20:00").await;
-    assert_eq!(stage.crawls().await.last().unwrap(), "schedule 08:50 failed bad");
+    assert_eq!(harness.crawls().await.last().unwrap(), "schedule 08:50 failed bad");
     assert_eq!(bad.skipped_ticks(), 2);
 }
 
 #[tokio::test]
 async fn credentials_that_are_accepted_again_are_no_longer_refused() {
-    let stage = Stage::new().await;
-    stage.api.script(At::Every, Fault::ErrorCode(60021));
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    harness.api.script(At::Every, Fault::ErrorCode(60021));
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.waits_until("08:50:00").await;
     assert!(daemon.refused());
-    assert_eq!(by_history(&stage).await, Some(at("08:50:00")));
-    stage.api.heal();
+    assert_eq!(by_history(&harness).await, Some(at("08:50:00")));
+    harness.api.heal();
     daemon.life.signal(Signal::CrawlNow);
     daemon.waits_until("09:00:00").await;
     assert!(!daemon.refused());
@@ -265,24 +265,24 @@ async fn credentials_that_are_accepted_again_are_no_longer_refused() {
 
 #[tokio::test]
 async fn a_hanging_app_delays_no_other() {
-    let stage = Stage::new().await;
+    let harness = DaemonHarness::new().await;
     let hanging_api = Simulator::start(Settings {
         sdk_app_id: SdkAppId::new(1_400_000_001).unwrap(),
-        clock: stage.clock.clone(),
+        clock: harness.clock.clone(),
         ..Settings::default()
     })
     .await
     .unwrap();
     let held = hanging_api.hold(At::Every);
-    let wish = Wish { catch_up: true, ..PROD };
-    let hanging = Wish { app: "hanging", sdk_app_id: 1_400_000_001, ..wish };
-    let [_hanging, mut daemon] = stage.start_all([
-        ("hanging", stage.plan(&hanging_api, &hanging)),
-        ("prod", stage.plan(&stage.api, &wish)),
+    let spec = AppSpec { catch_up: true, ..PROD };
+    let hanging = AppSpec { app: "hanging", sdk_app_id: 1_400_000_001, ..spec };
+    let [_hanging, mut daemon] = harness.start_all([
+        ("hanging", harness.plan(&hanging_api, &hanging)),
+        ("prod", harness.plan(&harness.api, &spec)),
     ]);
     held.reached().await;
     daemon.waits_until("09:00:00").await;
-    stage.set_clock("09:00:00");
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.waits_until("10:00:00").await;
     assert_eq!(daemon.stop().await, Ending::Requested);
@@ -290,37 +290,37 @@ async fn a_hanging_app_delays_no_other() {
 
 #[tokio::test]
 async fn a_stop_in_the_middle_of_a_crawl_ends_it_as_cancelled() {
-    let stage = Stage::new().await;
-    let held = stage.api.hold(At::Request(3));
-    let daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    let held = harness.api.hold(At::Request(3));
+    let daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     held.reached().await;
     daemon.life.signal(Signal::Stop);
     held.release();
     assert_eq!(daemon.life.ended(Systemd::from_environment()).await, Ending::Requested);
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 cancelled"]);
-    assert_eq!(stage.logged("retrying"), 0);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 cancelled"]);
+    assert_eq!(harness.logged("retrying"), 0);
 }
 
 #[tokio::test]
 async fn a_request_without_an_answer_is_given_up_two_seconds_after_the_stop_and_no_other_is_sent() {
-    let stage = Stage::new().await;
-    let held = stage.api.hold(At::Request(3));
-    let daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    let held = harness.api.hold(At::Request(3));
+    let daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     held.reached().await;
     let asked = std::time::Instant::now();
     assert_eq!(daemon.stop().await, Ending::Requested);
     let took = asked.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 cancelled"]);
-    assert_eq!(stage.api.requests().len(), 3);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 cancelled"]);
+    assert_eq!(harness.api.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn a_pause_before_another_attempt_ends_with_the_stop() {
-    let stage = Stage::new().await;
-    let wish = Wish { catch_up: true, retry_for: Duration::from_secs(60), ..PROD };
-    stage.api.script(At::Every, Fault::ErrorCode(10002));
-    let mut daemon = stage.start(&wish);
+    let harness = DaemonHarness::new().await;
+    let spec = AppSpec { catch_up: true, retry_for: Duration::from_secs(60), ..PROD };
+    harness.api.script(At::Every, Fault::ErrorCode(10002));
+    let mut daemon = harness.start(&spec);
     daemon
         .is("pausing", |state| match &state.phase {
             Phase::Crawling { progress, .. } => progress.waiting.is_some(),
@@ -334,8 +334,8 @@ async fn a_pause_before_another_attempt_ends_with_the_stop() {
 
 #[tokio::test]
 async fn a_database_that_is_away_at_start_is_waited_for() {
-    let stage = Stage::bare(twenty_past_eight()).await;
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::bare(twenty_past_eight()).await;
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     for next in ["08:20:05", "08:20:15", "08:20:35"] {
         daemon.waits_until(next).await;
         daemon
@@ -343,49 +343,49 @@ async fn a_database_that_is_away_at_start_is_waited_for() {
                 state.database_problem.as_ref().is_some_and(|text| text.contains("no such table"))
             })
             .await;
-        stage.set_clock(next);
+        harness.set_clock(next);
         if next == "08:20:35" {
-            stage.store.migrate().await.unwrap();
+            harness.store.migrate().await.unwrap();
         }
         daemon.hand.ring();
     }
     daemon.has_crawled(1).await;
-    assert_eq!(stage.crawls().await, ["catch_up 08:00 complete"]);
+    assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
     assert_eq!(
-        (stage.logged("cannot write to the database"), stage.logged("the database works again")),
+        (harness.logged("cannot write to the database"), harness.logged("the database works again")),
         (1, 1)
     );
 }
 
 #[tokio::test]
 async fn what_was_asked_for_while_the_database_was_away_is_done_once_it_is_back() {
-    let stage = Stage::bare(twenty_past_eight()).await;
-    let mut daemon = stage.start(&PROD);
+    let harness = DaemonHarness::bare(twenty_past_eight()).await;
+    let mut daemon = harness.start(&PROD);
     daemon.waits_until("08:20:05").await;
     daemon.life.signal(Signal::CrawlNow);
     daemon.waits_until("08:20:05").await;
     daemon.rings_for_nothing().await;
-    stage.store.migrate().await.unwrap();
-    stage.set_clock("08:20:05");
+    harness.store.migrate().await.unwrap();
+    harness.set_clock("08:20:05");
     daemon.hand.ring();
     daemon.has_crawled(1).await;
-    assert_eq!(stage.crawls().await, ["signal  complete"]);
+    assert_eq!(harness.crawls().await, ["signal  complete"]);
 }
 
 #[tokio::test]
 async fn a_crawl_that_the_database_refuses_is_tried_again() {
-    let stage = Stage::new().await;
+    let harness = DaemonHarness::new().await;
     // A folder where the lock file should be.
-    let lock = stage.folder.path().join("groups.db.app-1400000000.lock");
+    let lock = harness.folder.path().join("groups.db.app-1400000000.lock");
     std::fs::create_dir(&lock).unwrap();
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.waits_until("08:21:00").await;
-    stage.set_clock("08:21:00");
+    harness.set_clock("08:21:00");
     daemon.hand.ring();
     daemon.waits_until("08:23:00").await;
-    assert_eq!(stage.logged("cannot use the lock file"), 1, "a state is logged once");
+    assert_eq!(harness.logged("cannot use the lock file"), 1, "a state is logged once");
     std::fs::remove_dir(&lock).unwrap();
-    stage.set_clock("08:23:00");
+    harness.set_clock("08:23:00");
     daemon.hand.ring();
     daemon.has_crawled(1).await;
     daemon.is("mended", |state| state.database_problem.is_none()).await;
@@ -394,86 +394,86 @@ async fn a_crawl_that_the_database_refuses_is_tried_again() {
 
 #[tokio::test]
 async fn a_tick_that_a_replica_has_served_is_not_crawled_again() {
-    let stage = Stage::new().await;
-    let (mut first, mut second) = (stage.start(&PROD), stage.start(&PROD));
+    let harness = DaemonHarness::new().await;
+    let (mut first, mut second) = (harness.start(&PROD), harness.start(&PROD));
     first.waits_until("09:00:00").await;
     second.waits_until("09:00:00").await;
-    stage.set_clock("09:00:00");
+    harness.set_clock("09:00:00");
     first.hand.ring();
     first.has_crawled(1).await;
     second.hand.ring();
     second.waits_until("10:00:00").await;
-    assert_eq!(stage.crawls().await, ["schedule 09:00 complete"]);
-    assert_eq!((second.skipped_ticks(), stage.logged("WARN"), stage.logged("ERROR")), (0, 0, 0));
+    assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
+    assert_eq!((second.skipped_ticks(), harness.logged("WARN"), harness.logged("ERROR")), (0, 0, 0));
 }
 
 #[tokio::test]
 async fn a_clock_set_back_a_day_neither_stops_the_schedule_nor_makes_it_race() {
-    let stage = Stage::new().await;
-    let mut daemon = stage.start_crawled().await;
-    stage.set_clock("09:00:00");
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start_crawled().await;
+    harness.set_clock("09:00:00");
     daemon.hand.ring();
     daemon.has_crawled(2).await;
 
     let yesterday = |time| at(time) - TimeDelta::days(1);
-    stage.clock.set(yesterday("08:30:00"));
+    harness.clock.set(yesterday("08:30:00"));
     daemon.hand.ring();
     daemon.is("following the clock", |state| state.next_at == Some(yesterday("09:00:00"))).await;
-    assert_eq!(stage.logged("the clock was set back"), 1);
-    stage.clock.set(yesterday("09:00:00"));
+    assert_eq!(harness.logged("the clock was set back"), 1);
+    harness.clock.set(yesterday("09:00:00"));
     daemon.hand.ring();
     daemon.has_crawled(3).await;
     daemon.is("waiting for the next", |state| state.next_at == Some(yesterday("10:00:00"))).await;
 
     // The clock is put right: the tick that comes again is crawled again, the first new one is a tick of its own.
     for (crawls, now) in [(4, "09:00:00"), (5, "10:00:00")] {
-        stage.set_clock(now);
+        harness.set_clock(now);
         daemon.hand.ring();
         daemon.has_crawled(crawls).await;
     }
     assert_eq!(
-        stage.crawls().await[1..],
+        harness.crawls().await[1..],
         ["schedule 09:00 complete", "schedule  complete", "schedule  complete", "schedule 10:00 complete"]
     );
 }
 
 #[tokio::test]
 async fn a_daemon_that_starts_before_the_last_crawl_by_its_clock_keeps_to_the_schedule() {
-    let stage = Stage::new().await;
-    stage.start_crawled().await.stop().await;
-    stage.set_clock("05:30:00");
-    let mut daemon = stage.start(&Wish { catch_up: true, ..PROD });
+    let harness = DaemonHarness::new().await;
+    harness.start_crawled().await.stop().await;
+    harness.set_clock("05:30:00");
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.waits_until("06:00:00").await;
-    stage.set_clock("06:00:00");
+    harness.set_clock("06:00:00");
     daemon.hand.ring();
     daemon.has_crawled(2).await;
     daemon.waits_until("07:00:00").await;
-    assert_eq!(stage.crawls().await[1], "schedule  complete");
+    assert_eq!(harness.crawls().await[1], "schedule  complete");
 }
 
 #[tokio::test]
 async fn an_app_whose_task_panics_takes_the_process_down() {
-    let stage = Stage::new().await;
+    let harness = DaemonHarness::new().await;
     // Three times this is more than a duration holds; a configuration could not say it.
-    let daemon = stage.start(&Wish { catch_up: true, retry_for: Duration::MAX, ..PROD });
+    let daemon = harness.start(&AppSpec { catch_up: true, retry_for: Duration::MAX, ..PROD });
     let ending = daemon.life.ended(Systemd::from_environment()).await;
     assert_eq!(ending, Ending::TaskDied("the crawls of prod".to_owned()));
 }
 
 #[tokio::test]
 async fn the_real_wake_up_clock_and_the_real_time_crawl_tick_after_tick() {
-    let stage = Stage::bare(Clock::system()).await;
-    stage.store.migrate().await.unwrap();
-    let plan = stage.plan(&stage.api, &Wish { cron: "* * * * * *", ..PROD });
+    let harness = DaemonHarness::bare(Clock::system()).await;
+    harness.store.migrate().await.unwrap();
+    let plan = harness.plan(&harness.api, &AppSpec { cron: "* * * * * *", ..PROD });
     let wakes = AlarmClock::start().await.unwrap();
     // The app that is started with an alarm by hand makes way for one with a real one.
-    let mut daemon = stage.start(&PROD);
+    let mut daemon = harness.start(&PROD);
     apply(&daemon.whole, Vec::new());
     daemon.whole.lock().unwrap().apply(vec![plan], |_| wakes.alarm());
     daemon.is("two ticks crawled", |state| state.last.as_ref().is_some_and(|last| last.crawl.0 >= 2)).await;
     assert_eq!(daemon.stop().await, Ending::Requested);
     wakes.stop().await;
-    let (_, ticks) = stage.store.read("SELECT count(DISTINCT due_at), count(*) FROM crawls").await.unwrap();
+    let (_, ticks) = harness.store.read("SELECT count(DISTINCT due_at), count(*) FROM crawls").await.unwrap();
     assert_eq!(ticks[0][0], ticks[0][1]);
-    assert_eq!(stage.logged("woken late"), 0);
+    assert_eq!(harness.logged("woken late"), 0);
 }

@@ -4,8 +4,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use harness::cli::Place;
-use harness::postgres::{PostgresServer, TestDatabase};
+use harness::cli::CliHarness;
+use harness::postgres::{PostgresServer, ServerDatabase};
 use harness::program::Service;
 use rustix::process::Signal;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
@@ -22,8 +22,8 @@ struct Manager {
 
 impl Manager {
     /// Has a daemon of this place tell it everything.
-    fn of(place: &Place, command: &mut Command) -> Self {
-        let path = place.path("notify");
+    fn of(cli: &CliHarness, command: &mut Command) -> Self {
+        let path = cli.path("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         command.env("NOTIFY_SOCKET", path);
@@ -66,41 +66,41 @@ async fn api_of(sdk_app_id: i64) -> Simulator {
     api
 }
 
-fn on_server(place: &Place, database: &TestDatabase) -> Command {
-    let mut command = place.command(&["run"]);
+fn on_server(cli: &CliHarness, database: &ServerDatabase) -> Command {
+    let mut command = cli.command(&["run"]);
     command.env("TIM_GROUP_SYNC_DATABASE_URL", &database.url);
     command
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_apps_in_and_tells_systemd_when_it_began_and_that_it_ended() {
-    let place = Place::new().await;
-    let mut command = place.command(&["run"]);
-    let manager = Manager::of(&place, &mut command);
+    let cli = CliHarness::new().await;
+    let mut command = cli.command(&["run"]);
+    let manager = Manager::of(&cli, &mut command);
     let daemon = Service::by(command).says("crawl complete").await;
     let manager = manager.hears("READY=1").await;
     let api = api_of(1_400_000_001).await;
-    std::fs::write(place.path("other.key"), KEY).unwrap();
-    place.configure(&another_app("other", 1_400_000_001, &api));
+    std::fs::write(cli.path("other.key"), KEY).unwrap();
+    cli.configure(&another_app("other", 1_400_000_001, &api));
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await.says("crawl complete").await;
     let manager = manager.hears("RELOADING=1\nMONOTONIC_USEC=").await.hears("READY=1").await;
     assert_eq!(daemon.stop().await, Some(0));
     manager.hears("STOPPING=1").await;
     assert_eq!(
-        place.query("SELECT app, status FROM crawls ORDER BY crawl_id").await,
+        cli.query("SELECT app, status FROM crawls ORDER BY crawl_id").await,
         "prod complete\nother complete"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_of_an_unlawful_file_names_every_mistake_and_changes_nothing() {
-    let place = Place::new().await;
-    let mut command = place.command(&["run"]);
-    let manager = Manager::of(&place, &mut command);
+    let cli = CliHarness::new().await;
+    let mut command = cli.command(&["run"]);
+    let manager = Manager::of(&cli, &mut command);
     let daemon = Service::by(command).says("crawl complete").await;
     let manager = manager.hears("READY=1").await;
-    place.configure("page_limit = 0\nregoin = \"china\"\n");
+    cli.configure("page_limit = 0\nregoin = \"china\"\n");
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("apps.prod.page_limit").await.says("apps.prod.regoin").await;
     let daemon = daemon.says("was not reloaded").await;
@@ -108,7 +108,7 @@ async fn a_reload_of_an_unlawful_file_names_every_mistake_and_changes_nothing() 
     let manager = manager.hears("; the configuration was not reloaded: ").await;
     daemon.signal(Signal::USR1);
     let daemon = daemon.says("crawl complete").await;
-    place.configure("");
+    cli.configure("");
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await;
     assert_eq!(daemon.stop().await, Some(0));
@@ -117,26 +117,26 @@ async fn a_reload_of_an_unlawful_file_names_every_mistake_and_changes_nothing() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_names_what_takes_a_restart() {
-    let place = Place::new().await;
-    let daemon = place.service().says("crawl complete").await;
-    let text = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let cli = CliHarness::new().await;
+    let daemon = cli.service().says("crawl complete").await;
+    let text = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let text = text.replace("groups.db\"", "others.db\"\nauto_migrate = false\n[log]\nformat = \"text\"");
-    std::fs::write(place.path("config.toml"), text).unwrap();
+    std::fs::write(cli.path("config.toml"), text).unwrap();
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("changed settings that need a restart to take effect: database.auto_migrate, database.url, log.format").await;
     assert_eq!(daemon.stop().await, Some(0));
-    assert!(!place.path("others.db").exists());
+    assert!(!cli.path("others.db").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_changes_what_is_logged() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    place.configure("[log]\nlevel = \"error\"\n");
-    let held = place.api.hold(At::Request(2));
-    let daemon = place.service();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    cli.configure("[log]\nlevel = \"error\"\n");
+    let held = cli.api.hold(At::Request(2));
+    let daemon = cli.service();
     held.reached().await;
-    place.configure("[log]\nlevel = \"info\"\n");
+    cli.configure("[log]\nlevel = \"info\"\n");
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await;
     held.release();
@@ -146,50 +146,50 @@ async fn a_reload_changes_what_is_logged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_without_its_database_is_ready_says_what_it_waits_for_and_goes_on_by_itself() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
     // A file where the folder should be.
-    std::fs::write(place.path("data"), "").unwrap();
-    let text = std::fs::read_to_string(place.path("config.toml")).unwrap();
-    std::fs::write(place.path("config.toml"), text.replace("sqlite:groups.db", "sqlite:data/groups.db"))
+    std::fs::write(cli.path("data"), "").unwrap();
+    let text = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    std::fs::write(cli.path("config.toml"), text.replace("sqlite:groups.db", "sqlite:data/groups.db"))
         .unwrap();
-    let mut command = place.command(&["run"]);
-    let manager = Manager::of(&place, &mut command);
+    let mut command = cli.command(&["run"]);
+    let manager = Manager::of(&cli, &mut command);
     let daemon = Service::by(command).says("waiting for the database").await;
     let manager = manager.hears("READY=1").await;
     let manager = manager.hears("STATUS=started, but without a database; waiting for the database: ").await;
-    std::fs::remove_file(place.path("data")).unwrap();
+    std::fs::remove_file(cli.path("data")).unwrap();
     let daemon = daemon.says("the database is open").await.says("crawl complete").await;
-    assert!(place.path("data/groups.db").exists());
+    assert!(cli.path("data/groups.db").exists());
     assert_eq!(daemon.stop().await, Some(0));
     drop(manager);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_without_its_key_file_keeps_no_other_waiting_and_comes_with_a_reload() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let api = api_of(1_400_000_001).await;
-    place.configure(&another_app("other", 1_400_000_001, &api));
-    let daemon = place.service().says("crawl complete").await;
-    assert_eq!(place.query("SELECT app FROM crawls").await, "prod");
-    std::fs::write(place.path("other.key"), KEY).unwrap();
+    cli.configure(&another_app("other", 1_400_000_001, &api));
+    let daemon = cli.service().says("crawl complete").await;
+    assert_eq!(cli.query("SELECT app FROM crawls").await, "prod");
+    std::fs::write(cli.path("other.key"), KEY).unwrap();
     daemon.signal(Signal::HUP);
     let daemon = daemon.says("configuration reloaded").await.says("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
-    assert_eq!(place.query("SELECT app FROM crawls ORDER BY crawl_id").await, "prod\nother");
+    assert_eq!(cli.query("SELECT app FROM crawls ORDER BY crawl_id").await, "prod\nother");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_start_that_only_a_person_can_mend_exits_78() {
-    let place = Place::new().await;
-    std::fs::remove_file(place.path("app.key")).unwrap();
-    let ended = place.run(&["run"]).await;
+    let cli = CliHarness::new().await;
+    std::fs::remove_file(cli.path("app.key")).unwrap();
+    let ended = cli.run(&["run"]).await;
     assert!(ended.code == Some(78) && ended.err.contains("app.key"), "{ended:?}");
 
-    place.write_key(KEY);
+    cli.write_key(KEY);
     let server = PostgresServer::shared().await;
-    let mut command = place.command(&["run"]);
+    let mut command = cli.command(&["run"]);
     command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url("there_is_no_such_database"));
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(78), "{}", String::from_utf8_lossy(&output.stderr));
@@ -197,14 +197,14 @@ async fn a_start_that_only_a_person_can_mend_exits_78() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_five_seconds_at_most_while_the_api_does_not_answer() {
-    let place = Place::new().await;
-    let held = place.api.hold(At::Every);
-    let daemon = place.service();
+    let cli = CliHarness::new().await;
+    let held = cli.api.hold(At::Every);
+    let daemon = cli.service();
     held.reached().await;
     let asked = Instant::now();
     assert_eq!(daemon.stop().await, Some(0));
     assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
-    assert_eq!(place.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
+    assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
 }
 
 /// Stops a daemon whose transaction cannot go on.
@@ -216,30 +216,30 @@ async fn stops_in_time(daemon: Service) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_five_seconds_at_most_while_somebody_else_writes_to_the_file() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    let held = place.api.hold(At::Request(2));
-    let daemon = place.service();
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let held = cli.api.hold(At::Request(2));
+    let daemon = cli.service();
     held.reached().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(place.path("groups.db"));
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(cli.path("groups.db"));
     let mut writer = options.connect().await.unwrap();
     writer.execute("BEGIN IMMEDIATE").await.unwrap();
     held.release();
     stops_in_time(daemon).await;
     writer.execute("ROLLBACK").await.unwrap();
     writer.close().await.unwrap();
-    assert_eq!(place.query("SELECT status, (SELECT count(*) FROM groups) FROM crawls").await, "running 0");
+    assert_eq!(cli.query("SELECT status, (SELECT count(*) FROM groups) FROM crawls").await, "running 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_stop_takes_five_seconds_at_most_while_a_lock_on_the_server_is_waited_for() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
-    let held = place.api.hold(At::Request(2));
-    let daemon = Service::by(on_server(&place, &database));
+    let held = cli.api.hold(At::Request(2));
+    let daemon = Service::by(on_server(&cli, &database));
     held.reached().await;
     let options: sqlx::postgres::PgConnectOptions = database.url.parse().unwrap();
     let mut locker = options.connect().await.unwrap();
@@ -251,26 +251,26 @@ async fn a_stop_takes_five_seconds_at_most_while_a_lock_on_the_server_is_waited_
 }
 
 /// Lets held requests wait for as long as another process takes to start.
-fn wait_long_for_answers(place: &Place) {
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+fn wait_long_for_answers(cli: &CliHarness) {
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let patient = config.replace("request_timeout = \"2s\"", "request_timeout = \"60s\"");
     assert_ne!(config, patient);
-    std::fs::write(place.path("config.toml"), patient).unwrap();
+    std::fs::write(cli.path("config.toml"), patient).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_replica_killed_in_the_middle_of_a_crawl_is_replaced_by_the_other_and_nothing_is_lost() {
-    let place = Place::new().await;
-    place.api.create_many("Public", 3);
-    wait_long_for_answers(&place);
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    wait_long_for_answers(&cli);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
-    let held = place.api.hold(At::Request(3));
-    let first = Service::by(on_server(&place, &database));
+    let held = cli.api.hold(At::Request(3));
+    let first = Service::by(on_server(&cli, &database));
     held.reached().await;
-    let second = Service::by(on_server(&place, &database)).says("another process crawls this app").await;
-    let mut status = place.command(&["status"]);
+    let second = Service::by(on_server(&cli, &database)).says("another process crawls this app").await;
+    let mut status = cli.command(&["status"]);
     status.env("TIM_GROUP_SYNC_DATABASE_URL", &database.url);
     let status = tokio::task::spawn_blocking(move || status.output().unwrap()).await.unwrap();
     let shown = String::from_utf8(status.stdout).unwrap();
@@ -293,19 +293,19 @@ async fn a_replica_killed_in_the_middle_of_a_crawl_is_replaced_by_the_other_and_
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn two_replicas_share_the_apps_by_their_leases() {
-    let place = Place::new().await;
+    let cli = CliHarness::new().await;
     let api = api_of(1_400_000_001).await;
-    std::fs::write(place.path("other.key"), KEY).unwrap();
-    place.configure(&another_app("other", 1_400_000_001, &api));
-    wait_long_for_answers(&place);
+    std::fs::write(cli.path("other.key"), KEY).unwrap();
+    cli.configure(&another_app("other", 1_400_000_001, &api));
+    wait_long_for_answers(&cli);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     // One replica is held up with one app, the other with the other: both work at once.
-    let held = [place.api.hold(At::Request(2)), api.hold(At::Request(2))];
-    let first = Service::by(on_server(&place, &database));
+    let held = [cli.api.hold(At::Request(2)), api.hold(At::Request(2))];
+    let first = Service::by(on_server(&cli, &database));
     held[0].reached().await;
     held[1].reached().await;
-    let second = Service::by(on_server(&place, &database)).says("another process crawls this app").await;
+    let second = Service::by(on_server(&cli, &database)).says("another process crawls this app").await;
     let second = second.says("another process crawls this app").await;
     held.into_iter().for_each(Held::release);
     let first = first.says("crawl complete").await.says("crawl complete").await;

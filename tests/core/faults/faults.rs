@@ -6,9 +6,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use harness::campaign::{Sample, number};
-use harness::crawl::{ON_COMMAND, World, group_types, ids, outcome, why};
+use harness::crawl::{Harness, ON_COMMAND, group_types, ids, outcome, why};
+use harness::crawl_tests;
 use harness::log::captured_log;
-use harness::on_every_engine;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -20,7 +20,7 @@ use tim_group_sync::simulator::{
 use tim_group_sync::tencent::usersig::SecretKey;
 use tokio_util::sync::CancellationToken;
 
-on_every_engine! {
+crawl_tests! {
     // Every fault at the opening count, a middle page, a last page and the closing count.
     a_server_error_is_tried_again,
     another_http_status_is_tried_again_briefly,
@@ -109,28 +109,28 @@ const LAST_QUESTION: u64 = CLOSING_COUNT + 2;
 
 /// An app of seven and four groups, of which with every crawl one of each type is new and one is gone.
 struct Campaign {
-    world: World,
+    harness: Harness,
     round: u32,
 }
 
 impl Campaign {
-    async fn begin(world: World) -> Self {
+    async fn begin(harness: Harness) -> Self {
         let (public, private) = (0..7, 0..4);
-        public.for_each(|n| world.create("Public", &format!("public-{n}")));
-        private.for_each(|n| world.create("Private", &format!("private-{n}")));
-        let report = world.crawl().await;
+        public.for_each(|n| harness.create("Public", &format!("public-{n}")));
+        private.for_each(|n| harness.create("Private", &format!("private-{n}")));
+        let report = harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.requests), ("complete", CLOSING_COUNT));
-        Self { world, round: 0 }
+        Self { harness, round: 0 }
     }
 
     /// One crawl with groups that come and go before it.
     async fn crawl(&mut self) -> CrawlReport {
         let n = self.round;
         self.round += 1;
-        self.world.dissolve(&format!("public-{n} private-{n}"));
-        self.world.create("Public", &format!("public-{}", n + 7));
-        self.world.create("Private", &format!("private-{}", n + 4));
-        self.world.crawl().await
+        self.harness.dissolve(&format!("public-{n} private-{n}"));
+        self.harness.create("Public", &format!("public-{}", n + 7));
+        self.harness.create("Private", &format!("private-{}", n + 4));
+        self.harness.crawl().await
     }
 
     /// Spoils one request, and then every request from there on, at each of the four places. Expected is, for each
@@ -138,8 +138,8 @@ impl Campaign {
     /// `(ids)`: the groups are right, their types are not;
     /// `(new)`: new groups are not known yet, because no list had them.
     /// Then the API is healed, and the next crawl must bring the table to the truth.
-    async fn run(world: World, fault: Fault, once: [&str; 4], for_good: [&str; 4]) {
-        let mut campaign = Self::begin(world).await;
+    async fn run(harness: Harness, fault: Fault, once: [&str; 4], for_good: [&str; 4]) {
+        let mut campaign = Self::begin(harness).await;
         for (lasting, expected) in [(false, once), (true, for_good)] {
             for (place, expected) in EVERYWHERE.into_iter().zip(expected) {
                 campaign.strike(&fault, place, lasting, expected).await;
@@ -149,9 +149,9 @@ impl Campaign {
 
     fn spoil(&self, fault: &Fault, place: u64, lasting: bool) -> String {
         if lasting {
-            self.world.fault_from_request(place, fault.clone());
+            self.harness.fault_from_request(place, fault.clone());
         } else {
-            self.world.fault_at_request(place, fault.clone());
+            self.harness.fault_at_request(place, fault.clone());
         }
         format!("{fault:?} at request {place}, lasting: {lasting}")
     }
@@ -161,10 +161,10 @@ impl Campaign {
     /// every type with a pass to the truth, and the one or two after it the rest.
     async fn strike_anywhere(&mut self, fault: &Fault, place: u64, lasting: bool) {
         let what = self.spoil(fault, place, lasting);
-        let before = ids(&self.world.live().await);
-        self.world.api.remember();
+        let before = ids(&self.harness.live().await);
+        self.harness.api.remember();
         let report = self.crawl().await;
-        let (live, truth) = (ids(&self.world.live().await), ids(&self.world.api.truth()));
+        let (live, truth) = (ids(&self.harness.live().await), ids(&self.harness.api.truth()));
         assert!(before.intersection(&truth).all(|id| live.contains(id)), "{what}: {live:?}");
         let unsettled = report.missing + report.withheld + report.asked.spared;
         let proven = report.status == CrawlStatus::Complete && unsettled == 0;
@@ -172,7 +172,7 @@ impl Campaign {
         if proven && !of_another_server && *fault != Fault::ErrorCode(10004) {
             assert_eq!(live, truth, "{what}");
         }
-        self.world.api.heal();
+        self.harness.api.heal();
         let of_a_pass = |groups: &BTreeMap<String, String>| {
             let mut groups = groups.clone();
             groups.retain(|id, _| !id.starts_with("room"));
@@ -180,36 +180,36 @@ impl Campaign {
         };
         let report = self.crawl().await;
         assert_eq!(outcome(&report), "complete", "after {what}: {}", why(&report));
-        let (live, truth) = (self.world.live().await, self.world.api.truth());
-        if self.world.approve_all_withheld().await == 0 {
+        let (live, truth) = (self.harness.live().await, self.harness.api.truth());
+        if self.harness.approve_all_withheld().await == 0 {
             assert_eq!(of_a_pass(&live), of_a_pass(&truth), "after {what}");
         }
         // Groups without a pass of their own are found by the unfiltered one, which follows when groups are left over
         // twice running; after an ignored filter they first have to vanish from the type that they were listed as.
         let at_most = if *fault == Fault::IgnoreGroupType { 2 } else { 1 };
         for _ in 0..at_most {
-            if ids(&self.world.live().await) != ids(&self.world.api.truth()) || self.missing().await {
+            if ids(&self.harness.live().await) != ids(&self.harness.api.truth()) || self.missing().await {
                 let report = self.crawl().await;
                 assert_eq!(outcome(&report), "complete", "after {what}: {}", why(&report));
             }
         }
-        assert_eq!(ids(&self.world.live().await), ids(&self.world.api.truth()), "after {what}");
+        assert_eq!(ids(&self.harness.live().await), ids(&self.harness.api.truth()), "after {what}");
         assert!(!self.missing().await, "after {what}");
     }
 
     async fn missing(&self) -> bool {
-        self.world.value("SELECT missing_count FROM app_status").await != "0"
+        self.harness.value("SELECT missing_count FROM app_status").await != "0"
     }
 
     async fn strike(&mut self, fault: &Fault, place: u64, lasting: bool, expected: &str) {
         let what = self.spoil(fault, place, lasting);
-        let before = ids(&self.world.live().await);
+        let before = ids(&self.harness.live().await);
         let report = self.crawl().await;
         let (ending, proviso) = expected.split_once(" (").unwrap_or((expected, ""));
         assert_eq!(outcome(&report), ending, "{what}: {}", why(&report));
-        let (live, truth) = (self.world.live().await, self.world.api.truth());
+        let (live, truth) = (self.harness.live().await, self.harness.api.truth());
         match (ending, proviso) {
-            ("complete", "") => self.world.assert_table_is_the_truth().await,
+            ("complete", "") => self.harness.assert_table_matches_api().await,
             ("complete", "ids)") => assert_eq!(ids(&live), ids(&truth), "{what}"),
             ("complete", _) => {
                 let (live, truth) = (ids(&live), ids(&truth));
@@ -222,10 +222,10 @@ impl Campaign {
                 assert!(report.events.vanished <= most, "{what}");
             }
         }
-        self.world.api.heal();
+        self.harness.api.heal();
         let report = self.crawl().await;
         assert_eq!(outcome(&report), "complete", "after {what}: {}", why(&report));
-        self.world.assert_table_is_the_truth().await;
+        self.harness.assert_table_matches_api().await;
     }
 }
 
@@ -270,21 +270,21 @@ fn all_faults() -> Vec<Fault> {
 /// type without a pass, lists them all and counts it once more. Then it asks about the types of these two, or, in later crawls,
 /// about one group of each other type that is gone.
 #[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
-async fn strike_everywhere(world: World, lasting: bool) {
+async fn strike_everywhere(harness: Harness, lasting: bool) {
     const LISTS: u64 = 13;
     let (mut strikes, mut sample) = (0, Sample::of_one_in(13));
     for fault in all_faults() {
         let places: Vec<u64> = (1..=LISTS + 2).filter(|_| sample.takes_next()).collect();
         // Afresh, because what is checked after each crawl takes longer with every crawl before it.
-        let mut world = world.afresh().await;
+        let mut harness = harness.fresh().await;
         if fault == Fault::Timeout {
-            world.request_timeout = Duration::from_millis(300);
+            harness.request_timeout = Duration::from_millis(300);
         }
-        world.create("ChatRoom", "room-1 room-2");
-        (0..7).for_each(|n| world.create("Public", &format!("public-{n}")));
-        (0..4).for_each(|n| world.create("Private", &format!("private-{n}")));
-        let mut campaign = Campaign { world, round: 0 };
-        let report = campaign.world.crawl().await;
+        harness.create("ChatRoom", "room-1 room-2");
+        (0..7).for_each(|n| harness.create("Public", &format!("public-{n}")));
+        (0..4).for_each(|n| harness.create("Private", &format!("private-{n}")));
+        let mut campaign = Campaign { harness, round: 0 };
+        let report = campaign.harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.requests), ("complete", LISTS + 1));
         for place in places {
             campaign.strike_anywhere(&fault, place, lasting).await;
@@ -330,61 +330,61 @@ fn faults_of_questions(gone: i64) -> Vec<Fault> {
 /// An app whose crawl asks five times: about candidates of two types, about groups listed under another type or under none
 /// that is configured, and about a held group.
 struct Questions {
-    world: World,
+    harness: Harness,
     round: u32,
 }
 
 impl Questions {
     const REQUESTS: u64 = 5;
 
-    async fn begin(world: World) -> Self {
-        world.create("Public", "public-0 public-a public-b held claimed");
-        world.create("Private", "private-0 private-a strange");
-        let questions = Self { world, round: 0 };
+    async fn begin(harness: Harness) -> Self {
+        harness.create("Public", "public-0 public-a public-b held claimed");
+        harness.create("Private", "private-0 private-a strange");
+        let questions = Self { harness, round: 0 };
         questions.quiet_crawl("the beginning").await;
         questions
     }
 
     async fn quiet_crawl(&self, after: &str) {
-        let report = self.world.crawl().await;
+        let report = self.harness.crawl().await;
         assert_eq!(report.status, CrawlStatus::Complete, "after {after}: {}", why(&report));
     }
 
     async fn strike(&mut self, fault: &Fault, nth: u64, lasting: bool) {
-        let (world, n) = (&self.world, self.round);
+        let (harness, n) = (&self.harness, self.round);
         let what = format!("{fault:?} at question {nth}, lasting: {lasting}");
         self.round += 1;
         // A standing group is held, because it was not permitted to ask about it.
-        world.api.hide(&["held"]);
-        world.api.script(At::Info, Fault::ErrorCode(10007));
-        let report = world.crawl().await;
+        harness.api.hide(&["held"]);
+        harness.api.script(At::Info, Fault::ErrorCode(10007));
+        let report = harness.crawl().await;
         assert_eq!((report.status, report.withheld), (CrawlStatus::Complete, 1), "before {what}");
-        world.api.heal();
+        harness.api.heal();
 
-        world.dissolve(&format!("public-{n} private-{n}"));
-        world.create("Public", &format!("public-{}", n + 1));
-        world.create("Private", &format!("private-{}", n + 1));
-        world.api.retype("claimed", if n % 2 == 0 { "Private" } else { "Public" });
-        world.api.retype("strange", if n % 2 == 0 { "Own" } else { "Private" });
-        let asked = world.api.requests().iter().filter(|request| request.call == Call::Info).count() as u64;
+        harness.dissolve(&format!("public-{n} private-{n}"));
+        harness.create("Public", &format!("public-{}", n + 1));
+        harness.create("Private", &format!("private-{}", n + 1));
+        harness.api.retype("claimed", if n % 2 == 0 { "Private" } else { "Public" });
+        harness.api.retype("strange", if n % 2 == 0 { "Own" } else { "Private" });
+        let asked = harness.api.requests().iter().filter(|request| request.call == Call::Info).count() as u64;
         let at =
             if lasting { At::InfoRequests(asked + nth..=u64::MAX) } else { At::InfoRequest(asked + nth) };
-        world.api.script(at, fault.clone());
-        let report = world.crawl().await;
+        harness.api.script(at, fault.clone());
+        let report = harness.crawl().await;
         assert_eq!(report.status, CrawlStatus::Complete, "{what}: {}", why(&report));
-        assert!(ids(&world.api.truth()).is_subset(&ids(&world.live().await)), "{what}");
+        assert!(ids(&harness.api.truth()).is_subset(&ids(&harness.live().await)), "{what}");
 
-        world.api.heal();
-        world.api.show_all();
+        harness.api.heal();
+        harness.api.show_all();
         self.quiet_crawl(&what).await;
-        self.world.approve_all_withheld().await;
+        self.harness.approve_all_withheld().await;
         self.quiet_crawl(&what).await;
-        assert_eq!(world.live().await, world.api.truth(), "after {what}");
+        assert_eq!(harness.live().await, harness.api.truth(), "after {what}");
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
-async fn strike_every_question(world: World, lasting: bool) {
+async fn strike_every_question(harness: Harness, lasting: bool) {
     let (mut strikes, mut sample) = (0, Sample::of_one_in(9));
     for code in [10010, 10015] {
         for fault in faults_of_questions(code) {
@@ -393,12 +393,12 @@ async fn strike_every_question(world: World, lasting: bool) {
                 continue;
             }
             let settings = Settings { absent: AbsentCodes::all(code), ..Settings::default() };
-            let mut world = world.afresh().await.with_api(settings).await;
-            world.page_limit = 100;
+            let mut harness = harness.fresh().await.with_api(settings).await;
+            harness.page_limit = 100;
             if fault == Fault::Timeout {
-                world.request_timeout = Duration::from_millis(300);
+                harness.request_timeout = Duration::from_millis(300);
             }
-            let mut campaign = Questions::begin(world).await;
+            let mut campaign = Questions::begin(harness).await;
             for nth in questions {
                 campaign.strike(&fault, nth, lasting).await;
                 strikes += 1;
@@ -408,25 +408,25 @@ async fn strike_every_question(world: World, lasting: bool) {
     println!("{strikes} crawls with a faulty answer to a question, lasting: {lasting}");
 }
 
-async fn no_fault_of_a_question_harms_more_than_the_next_crawls_mend(world: World) {
-    strike_every_question(world, false).await;
+async fn no_fault_of_a_question_harms_more_than_the_next_crawls_mend(harness: Harness) {
+    strike_every_question(harness, false).await;
 }
 
-async fn no_fault_that_lasts_from_any_question_harms_more_than_the_next_crawls_mend(world: World) {
-    strike_every_question(world, true).await;
+async fn no_fault_that_lasts_from_any_question_harms_more_than_the_next_crawls_mend(harness: Harness) {
+    strike_every_question(harness, true).await;
 }
 
-async fn no_fault_at_any_request_harms_more_than_the_next_crawl_mends(world: World) {
-    strike_everywhere(world, false).await;
+async fn no_fault_at_any_request_harms_more_than_the_next_crawl_mends(harness: Harness) {
+    strike_everywhere(harness, false).await;
 }
 
-async fn no_fault_that_lasts_from_any_request_harms_more_than_the_next_crawl_mends(world: World) {
-    strike_everywhere(world, true).await;
+async fn no_fault_that_lasts_from_any_request_harms_more_than_the_next_crawl_mends(harness: Harness) {
+    strike_everywhere(harness, true).await;
 }
 
 /// One app that lives through crawls with random faults, and what becomes of its groups.
 struct FaultyLife {
-    world: World,
+    harness: Harness,
     rng: StdRng,
     made: u64,
     /// Answers about single groups may come from a stale server, too.
@@ -439,7 +439,7 @@ struct FaultyLife {
 const RANDOM_TYPES: [&str; 4] = ["Public", "Private", "Community", "Own"];
 
 impl FaultyLife {
-    async fn begin(world: &World, seed: u64, stale_info: bool) -> Self {
+    async fn begin(harness: &Harness, seed: u64, stale_info: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let order = [Order::OldestFirst, Order::NewestFirst, Order::Shuffled];
         let listing = Listing {
@@ -448,24 +448,24 @@ impl FaultyLife {
         };
         let mut code = || if rng.random() { 10010 } else { 10015 };
         let absent = AbsentCodes { default_form: code(), community: code(), custom: code() };
-        let mut world =
-            world.afresh().await.with_api(Settings { listing, absent, seed, ..Settings::default() }).await;
+        let mut harness =
+            harness.fresh().await.with_api(Settings { listing, absent, seed, ..Settings::default() }).await;
         let configured = [&RANDOM_TYPES[..1], &RANDOM_TYPES[..2], &RANDOM_TYPES[..3], &[]];
-        world.group_types = group_types(configured.choose(&mut rng).unwrap());
-        world.page_limit = rng.random_range(2..12);
-        world.request_timeout = Duration::from_millis(500);
+        harness.group_types = group_types(configured.choose(&mut rng).unwrap());
+        harness.page_limit = rng.random_range(2..12);
+        harness.request_timeout = Duration::from_millis(500);
         if rng.random_bool(0.3) {
-            (world.guard.max_fraction, world.guard.min_groups) = (0.2, 3);
+            (harness.guard.max_fraction, harness.guard.min_groups) = (0.2, 3);
         }
-        let mut life = Self { world, rng, made: 0, stale_info, said: Vec::new() };
+        let mut life = Self { harness, rng, made: 0, stale_info, said: Vec::new() };
         if stale_info {
-            life.world.let_get_group_info_be_believed_when_it_lies();
+            life.harness.expect_deletions_by_false_info();
         }
         for group_type in RANDOM_TYPES {
             let groups = life.rng.random_range(0..12);
-            life.world.api.create_many(group_type, groups);
+            life.harness.api.create_many(group_type, groups);
         }
-        life.world.api.remember();
+        life.harness.api.remember();
         life
     }
 
@@ -549,7 +549,7 @@ impl FaultyLife {
         if self.stale_info && self.rng.random_bool(0.5) {
             return Fault::Stale;
         }
-        let groups: Vec<String> = self.world.api.truth().into_keys().collect();
+        let groups: Vec<String> = self.harness.api.truth().into_keys().collect();
         let group = groups.choose(&mut self.rng).cloned().unwrap_or_default();
         let faults = [
             Fault::EveryGroup(0),
@@ -574,9 +574,10 @@ impl FaultyLife {
     fn spoil(&mut self) {
         let (mut empties_lists, mut denies_groups) = (false, false);
         for _ in 0..self.rng.random_range(0..4) {
-            let n = self.world.request(self.rng.random_range(1..16));
+            let n = self.harness.request(self.rng.random_range(1..16));
             let asked =
-                self.world.api.requests().iter().filter(|request| request.call == Call::Info).count() as u64;
+                self.harness.api.requests().iter().filter(|request| request.call == Call::Info).count()
+                    as u64;
             let nth = asked + self.rng.random_range(1..5);
             let group_type = (*RANDOM_TYPES.choose(&mut self.rng).unwrap()).to_owned();
             let page = self.rng.random_range(1..4);
@@ -602,7 +603,7 @@ impl FaultyLife {
                 break;
             }
             self.said.push(format!("{at:?} {fault:?}"));
-            self.world.api.script(at, fault);
+            self.harness.api.script(at, fault);
         }
     }
 
@@ -610,43 +611,43 @@ impl FaultyLife {
     async fn crawl(&mut self) {
         for _ in 0..self.rng.random_range(0..5) {
             let change = self.change();
-            change(&self.world.api);
+            change(&self.harness.api);
         }
         for _ in 0..self.rng.random_range(0..5) {
             let (n, change) = (self.rng.random_range(1..16), self.change());
-            self.world.during_request(n, change);
+            self.harness.during_request(n, change);
         }
         self.spoil();
         if self.rng.random_bool(0.1) {
             let n = self.rng.random_range(1..16);
             self.said.push(format!("kill at {n}"));
-            let held = self.world.api.hold(At::Request(self.world.request(n)));
-            self.world.crawl_killed_by(held.reached()).await;
+            let held = self.harness.api.hold(At::Request(self.harness.request(n)));
+            self.harness.crawl_killed_by(held.reached()).await;
         } else {
-            let report = self.world.crawl().await;
+            let report = self.harness.crawl().await;
             self.said.push(format!("{} {} asked {:?}", report.crawl, outcome(&report), report.asked));
         }
-        self.world.call_off_what_did_not_happen();
+        self.harness.clear_scripts();
     }
 
     /// The API is healed, nobody withholds anything any more, and quiet crawls bring the table to the truth. What was found
     /// standing again and again is asked about ever more seldom, so that its end may be noticed late.
     async fn end(&mut self) {
-        let world = &mut self.world;
-        world.api.show_all();
-        world.guard.max_fraction = 1.0;
+        let harness = &mut self.harness;
+        harness.api.show_all();
+        harness.guard.max_fraction = 1.0;
         for crawl in 1.. {
-            let report = world.crawl().await;
+            let report = harness.crawl().await;
             assert_eq!(report.status, CrawlStatus::Complete, "{}", why(&report));
-            world.approve_all_withheld().await;
-            let (mut live, mut truth) = (world.live().await, world.api.truth());
-            let configured = world.group_types.clone();
+            harness.approve_all_withheld().await;
+            let (mut live, mut truth) = (harness.live().await, harness.api.truth());
+            let configured = harness.group_types.clone();
             let has_pass = |group_type: &str| configured.iter().any(|of| of.as_str() == group_type);
             // A type without a pass may have become another type without one: no list contradicts it.
             for groups in [&mut live, &mut truth] {
                 groups.values_mut().filter(|of| !has_pass(of)).for_each(|of| "of no pass".clone_into(of));
             }
-            if live == truth && world.value("SELECT missing_count FROM app_status").await == "0" {
+            if live == truth && harness.value("SELECT missing_count FROM app_status").await == "0" {
                 return;
             }
             assert!(crawl < 26, "{live:?} {truth:?}");
@@ -657,7 +658,7 @@ impl FaultyLife {
 /// `FAULTY_CRAWLS=5000 FAULTY_SEED=7` makes more crawls, and others. With `FAULTY_STALE_INFO=1` answers about single groups may
 /// be stale too: then standing groups that are marked deleted are counted, and no failure.
 #[expect(clippy::print_stdout, reason = "the number of crawls, and a failure has to be repeatable")]
-async fn random_faulty_crawls_never_delete_a_standing_group(world: World) {
+async fn random_faulty_crawls_never_delete_a_standing_group(harness: Harness) {
     const CRAWLS_PER_LIFE: u64 = 25;
     let (most, first_seed) =
         (number("FAULTY_CRAWLS", 150, 25), number("FAULTY_SEED", 20_261_130, 20_261_130));
@@ -668,7 +669,7 @@ async fn random_faulty_crawls_never_delete_a_standing_group(world: World) {
             break;
         }
         println!("seed {seed}");
-        let mut life = FaultyLife::begin(&world, seed, stale_info).await;
+        let mut life = FaultyLife::begin(&harness, seed, stale_info).await;
         for _ in 0..CRAWLS_PER_LIFE {
             life.crawl().await;
             crawls += 1;
@@ -678,8 +679,8 @@ async fn random_faulty_crawls_never_delete_a_standing_group(world: World) {
         }
         life.end().await;
         lives += 1;
-        wrong_marks += life.world.wrong_marks();
-        vanished += life.world.value("SELECT sum(vanished) FROM crawls").await.parse::<u64>().unwrap();
+        wrong_marks += life.harness.wrong_marks();
+        vanished += life.harness.value("SELECT sum(vanished) FROM crawls").await.parse::<u64>().unwrap();
     }
     println!(
         "{crawls} faulty crawls of {lives} apps: {vanished} groups marked deleted, {wrong_marks} of them wrongly; stale \
@@ -689,7 +690,7 @@ async fn random_faulty_crawls_never_delete_a_standing_group(world: World) {
 
 /// Groups change their type, and their place in the list, at each request of a crawl. If the list goes by places it may
 /// skip a standing group, and then each is asked about before it is deleted.
-async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
+async fn no_group_that_moves_while_it_is_listed_is_lost(harness: Harness) {
     const REQUESTS: u64 = LAST_QUESTION;
     type Move = fn(&SimulatedApp);
     const MOVES: [Move; 7] = [
@@ -712,88 +713,89 @@ async fn no_group_that_moves_while_it_is_listed_is_lost(world: World) {
     {
         let listing = Listing { order, cursor };
         for (number, change) in MOVES.into_iter().enumerate() {
-            let mut world = world.afresh().await.with_api(Settings { listing, ..Settings::default() }).await;
+            let mut harness =
+                harness.fresh().await.with_api(Settings { listing, ..Settings::default() }).await;
             // A list that goes by keys skips no standing group: the lists alone are enough.
-            world.guard.confirm = cursor == Cursor::Position || number % 2 == 0;
+            harness.guard.confirm = cursor == Cursor::Position || number % 2 == 0;
             for request in (1..=REQUESTS).filter(|_| sample.takes_next()) {
-                let known: Vec<String> = world.api.truth().into_keys().collect();
-                known.iter().for_each(|id| world.dissolve(id));
-                (0..7).for_each(|n| world.create("Public", &format!("public-{n}")));
-                (0..4).for_each(|n| world.create("Private", &format!("private-{n}")));
-                assert_eq!(outcome(&world.crawl().await), "complete");
-                world.during_request(request, change);
-                world.crawl().await;
-                assert_eq!(outcome(&world.crawl().await), "complete");
-                world.crawl().await;
-                let (live, truth) = (world.live().await, world.api.truth());
+                let known: Vec<String> = harness.api.truth().into_keys().collect();
+                known.iter().for_each(|id| harness.dissolve(id));
+                (0..7).for_each(|n| harness.create("Public", &format!("public-{n}")));
+                (0..4).for_each(|n| harness.create("Private", &format!("private-{n}")));
+                assert_eq!(outcome(&harness.crawl().await), "complete");
+                harness.during_request(request, change);
+                harness.crawl().await;
+                assert_eq!(outcome(&harness.crawl().await), "complete");
+                harness.crawl().await;
+                let (live, truth) = (harness.live().await, harness.api.truth());
                 assert_eq!(live, truth, "{order:?} {cursor:?} {number} at {request}");
-                world.call_off_what_did_not_happen();
+                harness.clear_scripts();
             }
         }
     }
 }
 
-async fn a_clock_that_is_set_during_a_crawl_harms_nothing(world: World) {
-    let mut campaign = Campaign::begin(world).await;
+async fn a_clock_that_is_set_during_a_crawl_harms_nothing(harness: Harness) {
+    let mut campaign = Campaign::begin(harness).await;
     for hours in [-30, 30, 2000, -2000] {
         for request in 1..=CLOSING_COUNT {
-            campaign.world.set_clock_during_request(request, hours);
+            campaign.harness.set_clock_during_request(request, hours);
             let report = campaign.crawl().await;
             assert_eq!(outcome(&report), "complete", "{hours} h at {request}: {}", why(&report));
-            campaign.world.assert_table_is_the_truth().await;
+            campaign.harness.assert_table_matches_api().await;
         }
     }
 }
 
-async fn a_server_error_is_tried_again(world: World) {
-    Campaign::run(world, Fault::Status(502), ["complete"; 4], ["failed network"; 4]).await;
+async fn a_server_error_is_tried_again(harness: Harness) {
+    Campaign::run(harness, Fault::Status(502), ["complete"; 4], ["failed network"; 4]).await;
 }
 
-async fn another_http_status_is_tried_again_briefly(world: World) {
-    Campaign::run(world.afresh().await, Fault::Status(403), ["complete"; 4], ["failed network"; 4]).await;
-    Campaign::run(world, Fault::Status(429), ["complete"; 4], ["failed network"; 4]).await;
+async fn another_http_status_is_tried_again_briefly(harness: Harness) {
+    Campaign::run(harness.fresh().await, Fault::Status(403), ["complete"; 4], ["failed network"; 4]).await;
+    Campaign::run(harness, Fault::Status(429), ["complete"; 4], ["failed network"; 4]).await;
 }
 
-async fn a_late_answer_is_waited_for(world: World) {
+async fn a_late_answer_is_waited_for(harness: Harness) {
     let late = Fault::Delay(Duration::from_millis(20));
-    Campaign::run(world, late, ["complete"; 4], ["complete"; 4]).await;
+    Campaign::run(harness, late, ["complete"; 4], ["complete"; 4]).await;
 }
 
-async fn an_answer_that_never_comes_is_asked_for_again(mut world: World) {
-    world.request_timeout = Duration::from_millis(200);
-    world.retry_for = Duration::from_millis(300);
-    Campaign::run(world, Fault::Timeout, ["complete"; 4], ["failed timeout"; 4]).await;
+async fn an_answer_that_never_comes_is_asked_for_again(mut harness: Harness) {
+    harness.request_timeout = Duration::from_millis(200);
+    harness.retry_for = Duration::from_millis(300);
+    Campaign::run(harness, Fault::Timeout, ["complete"; 4], ["failed timeout"; 4]).await;
 }
 
-async fn a_reset_connection_is_made_again(world: World) {
-    Campaign::run(world, Fault::Reset, ["complete"; 4], ["failed network"; 4]).await;
+async fn a_reset_connection_is_made_again(harness: Harness) {
+    Campaign::run(harness, Fault::Reset, ["complete"; 4], ["failed network"; 4]).await;
 }
 
-async fn a_truncated_body_is_asked_for_again(world: World) {
-    Campaign::run(world, Fault::TruncatedBody, ["complete"; 4], ["failed network"; 4]).await;
+async fn a_truncated_body_is_asked_for_again(harness: Harness) {
+    Campaign::run(harness, Fault::TruncatedBody, ["complete"; 4], ["failed network"; 4]).await;
 }
 
-async fn a_body_that_is_not_json_is_asked_for_again_briefly(world: World) {
-    Campaign::run(world, Fault::NotJson, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+async fn a_body_that_is_not_json_is_asked_for_again_briefly(harness: Harness) {
+    Campaign::run(harness, Fault::NotJson, ["complete"; 4], ["failed malformed_answer"; 4]).await;
 }
 
-async fn a_captive_portal_is_no_answer(world: World) {
-    Campaign::run(world, Fault::HtmlWith200, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+async fn a_captive_portal_is_no_answer(harness: Harness) {
+    Campaign::run(harness, Fault::HtmlWith200, ["complete"; 4], ["failed malformed_answer"; 4]).await;
 }
 
-async fn an_oversized_body_is_not_read_to_its_end(world: World) {
-    Campaign::run(world, Fault::OversizedBody, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+async fn an_oversized_body_is_not_read_to_its_end(harness: Harness) {
+    Campaign::run(harness, Fault::OversizedBody, ["complete"; 4], ["failed malformed_answer"; 4]).await;
 }
 
-async fn a_redirect_is_not_an_answer(world: World) {
-    Campaign::run(world, Fault::Redirect, ["complete"; 4], ["failed network"; 4]).await;
+async fn a_redirect_is_not_an_answer(harness: Harness) {
+    Campaign::run(harness, Fault::Redirect, ["complete"; 4], ["failed network"; 4]).await;
 }
 
-async fn an_ignored_filter_still_gives_the_right_ids(world: World) {
+async fn an_ignored_filter_still_gives_the_right_ids(harness: Harness) {
     // A list that changes its filter in the middle has a cursor that the API does not know.
     let in_the_middle = "failed api_error 10004";
     Campaign::run(
-        world,
+        harness,
         Fault::IgnoreGroupType,
         ["complete", in_the_middle, in_the_middle, "complete"],
         ["complete (ids)", in_the_middle, in_the_middle, "complete"],
@@ -801,10 +803,10 @@ async fn an_ignored_filter_still_gives_the_right_ids(world: World) {
     .await;
 }
 
-async fn an_early_end_is_a_short_list(world: World) {
+async fn an_early_end_is_a_short_list(harness: Harness) {
     let short = "incomplete short_listing";
     Campaign::run(
-        world,
+        harness,
         Fault::EarlyEnd,
         ["complete", short, "complete", "complete"],
         [short, short, "complete", "complete"],
@@ -812,10 +814,10 @@ async fn an_early_end_is_a_short_list(world: World) {
     .await;
 }
 
-async fn a_repeated_cursor_fails_the_crawl(world: World) {
+async fn a_repeated_cursor_fails_the_crawl(harness: Harness) {
     let endless = "failed endless_listing";
     Campaign::run(
-        world,
+        harness,
         Fault::RepeatCursor,
         ["complete", endless, endless, "complete"],
         [endless, endless, endless, "complete"],
@@ -823,79 +825,79 @@ async fn a_repeated_cursor_fails_the_crawl(world: World) {
     .await;
 }
 
-async fn a_missing_next_is_not_the_end(world: World) {
-    Campaign::run(world, Fault::NoNext, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+async fn a_missing_next_is_not_the_end(harness: Harness) {
+    Campaign::run(harness, Fault::NoNext, ["complete"; 4], ["failed malformed_answer"; 4]).await;
 }
 
-async fn a_next_written_as_text_is_followed(world: World) {
-    Campaign::run(world, Fault::NextAsText, ["complete"; 4], ["complete"; 4]).await;
+async fn a_next_written_as_text_is_followed(harness: Harness) {
+    Campaign::run(harness, Fault::NextAsText, ["complete"; 4], ["complete"; 4]).await;
 }
 
-async fn a_next_that_is_no_number_is_not_followed(world: World) {
+async fn a_next_that_is_no_number_is_not_followed(harness: Harness) {
     let soon = Fault::NextIs("soon".to_owned());
-    Campaign::run(world, soon, ["complete"; 4], ["failed malformed_answer"; 4]).await;
+    Campaign::run(harness, soon, ["complete"; 4], ["failed malformed_answer"; 4]).await;
 }
 
-async fn an_empty_page_is_not_the_end(world: World) {
+async fn an_empty_page_is_not_the_end(harness: Harness) {
     let endless = "failed endless_listing";
-    Campaign::run(world, Fault::EmptyPage, ["complete"; 4], [endless, endless, endless, "complete"]).await;
+    Campaign::run(harness, Fault::EmptyPage, ["complete"; 4], [endless, endless, endless, "complete"]).await;
 }
 
-async fn an_empty_answer_in_the_middle_deletes_nothing(world: World) {
+async fn an_empty_answer_in_the_middle_deletes_nothing(harness: Harness) {
     let new = "complete (new)";
-    Campaign::run(world, Fault::EmptyList, ["complete", new, new, "complete"], [new, new, new, "complete"])
+    Campaign::run(harness, Fault::EmptyList, ["complete", new, new, "complete"], [new, new, new, "complete"])
         .await;
 }
 
-async fn ids_that_come_twice_are_one_group(world: World) {
-    Campaign::run(world, Fault::DuplicateIds, ["complete"; 4], ["complete"; 4]).await;
+async fn ids_that_come_twice_are_one_group(harness: Harness) {
+    Campaign::run(harness, Fault::DuplicateIds, ["complete"; 4], ["complete"; 4]).await;
 }
 
-async fn an_id_that_cannot_be_one_does_no_harm_to_the_others(world: World) {
+async fn an_id_that_cannot_be_one_does_no_harm_to_the_others(harness: Harness) {
     let extra = Fault::ExtraIds(vec!["a\0b".to_owned(), String::new(), "x".repeat(256)]);
-    Campaign::run(world, extra, ["complete"; 4], ["complete"; 4]).await;
+    Campaign::run(harness, extra, ["complete"; 4], ["complete"; 4]).await;
 }
 
-async fn a_total_count_may_be_missing_now_and_then(world: World) {
+async fn a_total_count_may_be_missing_now_and_then(harness: Harness) {
     let short = "incomplete short_listing";
     let lasting = [short, short, "complete", "complete"];
-    Campaign::run(world, Fault::NoTotalCount, ["complete"; 4], lasting).await;
+    Campaign::run(harness, Fault::NoTotalCount, ["complete"; 4], lasting).await;
 }
 
-async fn a_total_count_that_is_too_high_proves_nothing(world: World) {
+async fn a_total_count_that_is_too_high_proves_nothing(harness: Harness) {
     let short = "incomplete short_listing";
     let lasting = [short, short, "complete", "complete"];
-    Campaign::run(world, Fault::TotalCount(1000), ["complete"; 4], lasting).await;
+    Campaign::run(harness, Fault::TotalCount(1000), ["complete"; 4], lasting).await;
 }
 
-async fn a_total_count_that_is_too_low_is_reached(world: World) {
-    Campaign::run(world, Fault::TotalCount(2), ["complete"; 4], ["complete"; 4]).await;
+async fn a_total_count_that_is_too_low_is_reached(harness: Harness) {
+    Campaign::run(harness, Fault::TotalCount(2), ["complete"; 4], ["complete"; 4]).await;
 }
 
-async fn the_apps_total_in_place_of_the_types_is_reached_by_all_types_together(world: World) {
-    Campaign::run(world, Fault::AppTotalCount, ["complete"; 4], ["complete"; 4]).await;
+async fn the_apps_total_in_place_of_the_types_is_reached_by_all_types_together(harness: Harness) {
+    Campaign::run(harness, Fault::AppTotalCount, ["complete"; 4], ["complete"; 4]).await;
 }
 
 async fn an_api_that_twice_says_empty_with_a_count_of_zero_is_believed_only_if_it_cannot_be_asked(
-    world: World,
+    harness: Harness,
 ) {
     for confirm in [true, false] {
-        let mut world = world.afresh().await;
-        world.guard.confirm = confirm;
-        world.create("Public", "a");
-        world.create("Private", "b c");
-        world.crawl().await;
-        world.let_the_lists_be_believed_when_they_lie();
+        let mut harness = harness.fresh().await;
+        harness.guard.confirm = confirm;
+        harness.create("Public", "a");
+        harness.create("Private", "b c");
+        harness.crawl().await;
+        harness.expect_deletions_by_false_lists();
         // The app's totals agree, or an unfiltered pass would list the others.
-        world.api.script(At::Every, Fault::TotalCount(1));
-        world.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
-        assert_eq!(outcome(&world.crawl().await), "complete");
+        harness.api.script(At::Every, Fault::TotalCount(1));
+        harness.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
+        assert_eq!(outcome(&harness.crawl().await), "complete");
         let deleted = if confirm { "" } else { " deleted" };
         let table = ["a Public".to_owned(), format!("b Private{deleted}"), format!("c Private{deleted}")];
-        assert_eq!(world.table().await, table);
-        world.api.heal();
-        world.crawl().await;
-        world.assert_table_is_the_truth().await;
+        assert_eq!(harness.table().await, table);
+        harness.api.heal();
+        harness.crawl().await;
+        harness.assert_table_matches_api().await;
     }
 }
 
@@ -910,33 +912,33 @@ const REFUSALS: [i64; 19] = [
 ];
 const FATAL: [i64; 9] = [10003, 10011, 60002, 60003, 60009, 60015, 70402, 60999, 79999];
 
-async fn every_error_code_of_a_passing_trouble_is_waited_out(world: World) {
-    let mut campaign = Campaign::begin(world).await;
+async fn every_error_code_of_a_passing_trouble_is_waited_out(harness: Harness) {
+    let mut campaign = Campaign::begin(harness).await;
     for code in PASSING.into_iter().chain(SIGNATURE) {
-        campaign.world.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        campaign.harness.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.requests), ("complete", LAST_QUESTION + 1), "{code}");
-        campaign.world.assert_table_is_the_truth().await;
+        campaign.harness.assert_table_matches_api().await;
     }
     let throttled = [10006, 60007, 60011, 60018, 60019, 70050];
     for code in PASSING {
-        campaign.world.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        campaign.harness.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
         let reason = if throttled.contains(&code) { "throttled" } else { "api_error" };
         assert_eq!(outcome(&report), format!("failed {reason} {code}"));
         assert_eq!(report.events.vanished, 0);
-        campaign.world.api.heal();
+        campaign.harness.api.heal();
     }
     campaign.crawl().await;
-    campaign.world.assert_table_is_the_truth().await;
+    campaign.harness.assert_table_matches_api().await;
 }
 
-async fn every_error_code_that_is_final_fails_the_crawl_at_once(world: World) {
-    let mut campaign = Campaign::begin(world).await;
+async fn every_error_code_that_is_final_fails_the_crawl_at_once(harness: Harness) {
+    let mut campaign = Campaign::begin(harness).await;
     for (code, reason) in
         REFUSALS.map(|code| (code, "refused")).into_iter().chain(FATAL.map(|code| (code, "api_error")))
     {
-        campaign.world.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        campaign.harness.fault_at_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
         assert_eq!(outcome(&report), format!("failed {reason} {code}"));
         assert_eq!((report.requests, report.events.vanished), (MIDDLE_PAGE, 0), "{code}");
@@ -944,63 +946,63 @@ async fn every_error_code_that_is_final_fails_the_crawl_at_once(world: World) {
             "SELECT status, deletions, reason_code, error_code FROM crawls WHERE crawl_id = {}",
             report.crawl
         );
-        assert_eq!(campaign.world.lines(&row).await, [format!("failed NULL {reason} {code}")]);
+        assert_eq!(campaign.harness.lines(&row).await, [format!("failed NULL {reason} {code}")]);
     }
     campaign.crawl().await;
-    campaign.world.assert_table_is_the_truth().await;
+    campaign.harness.assert_table_matches_api().await;
 }
 
-async fn an_undocumented_error_is_tried_again_twice(world: World) {
-    let mut campaign = Campaign::begin(world).await;
+async fn an_undocumented_error_is_tried_again_twice(harness: Harness) {
+    let mut campaign = Campaign::begin(harness).await;
     for code in [1, -1, 10015, 30000, 80001] {
-        campaign.world.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        campaign.harness.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
         assert_eq!(outcome(&report), format!("failed api_error {code}"));
         assert_eq!(report.requests, MIDDLE_PAGE + 2, "{code}");
-        campaign.world.api.heal();
+        campaign.harness.api.heal();
     }
 }
 
-async fn a_refused_signature_is_renewed_once_and_not_again(world: World) {
-    let mut campaign = Campaign::begin(world).await;
+async fn a_refused_signature_is_renewed_once_and_not_again(harness: Harness) {
+    let mut campaign = Campaign::begin(harness).await;
     for code in SIGNATURE {
-        campaign.world.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
+        campaign.harness.fault_from_request(MIDDLE_PAGE, Fault::ErrorCode(code));
         let report = campaign.crawl().await;
         assert_eq!(outcome(&report), format!("failed refused {code}"));
         assert_eq!(report.requests, MIDDLE_PAGE + 1, "{code}");
-        campaign.world.api.heal();
+        campaign.harness.api.heal();
     }
-    campaign.world.fault_from_request(1, Fault::ErrorCode(70001));
+    campaign.harness.fault_from_request(1, Fault::ErrorCode(70001));
     let report = campaign.crawl().await;
     assert!(why(&report).ends_with("check this machine's clock"), "{}", why(&report));
 }
 
-async fn calls_that_come_too_often_wait(mut world: World) {
-    world.retry_for = Duration::from_secs(30);
+async fn calls_that_come_too_often_wait(mut harness: Harness) {
+    harness.retry_for = Duration::from_secs(30);
     let min_interval = Some(Duration::from_millis(10));
-    let world = world.with_api(Settings { min_interval, ..Settings::default() }).await;
-    world.create("Public", "a b c d e f g");
-    let report = world.crawl().await;
+    let harness = harness.with_api(Settings { min_interval, ..Settings::default() }).await;
+    harness.create("Public", "a b c d e f g");
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete");
-    let throttled = world.api.requests().iter().filter(|request| request.answered == Some(10006)).count();
+    let throttled = harness.api.requests().iter().filter(|request| request.answered == Some(10006)).count();
     assert!(throttled > 0);
     assert_eq!(report.requests, 6 + throttled as u64);
-    world.assert_table_is_the_truth().await;
+    harness.assert_table_matches_api().await;
 }
 
-async fn an_answer_that_would_be_too_large_is_asked_for_in_halves_from_the_same_cursor(mut world: World) {
+async fn an_answer_that_would_be_too_large_is_asked_for_in_halves_from_the_same_cursor(mut harness: Harness) {
     // Room for two ids.
     let settings = Settings { max_answer_bytes: 200, ..Settings::default() };
-    world.page_limit = 8;
-    let world = world.with_api(settings).await;
+    harness.page_limit = 8;
+    let harness = harness.with_api(settings).await;
     let id = |n: u32| format!("{n:0>20}");
-    (0..3).for_each(|n| world.create("Public", &n.to_string()));
-    (3..5).for_each(|n| world.create("Public", &id(n)));
-    (5..7).for_each(|n| world.create("Public", &format!("{n}{}", id(n).repeat(3))));
-    let report = world.crawl().await;
+    (0..3).for_each(|n| harness.create("Public", &n.to_string()));
+    (3..5).for_each(|n| harness.create("Public", &id(n)));
+    (5..7).for_each(|n| harness.create("Public", &format!("{n}{}", id(n).repeat(3))));
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete");
-    world.assert_table_is_the_truth().await;
-    let requests = world.api.requests();
+    harness.assert_table_matches_api().await;
+    let requests = harness.api.requests();
     let refused: Vec<_> = requests.iter().filter(|request| request.answered == Some(10018)).collect();
     assert!(refused.len() > 2);
     for request in refused {
@@ -1013,18 +1015,18 @@ async fn an_answer_that_would_be_too_large_is_asked_for_in_halves_from_the_same_
     assert_eq!(limits[limits.len() - 2..], [8, 1]);
 }
 
-async fn a_wrong_key_says_which_key_to_set(mut world: World) {
-    world.credentials.secret_key = SecretKey::new(&"f".repeat(64));
-    let report = world.crawl().await;
+async fn a_wrong_key_says_which_key_to_set(mut harness: Harness) {
+    harness.credentials.secret_key = SecretKey::new(&"f".repeat(64));
+    let report = harness.crawl().await;
     assert_eq!((outcome(&report).as_str(), report.requests), ("failed refused 70009", 1));
     for word in ["secret_key_file", "sdk_app_id", "CAM"] {
         assert!(why(&report).contains(word), "{}", why(&report));
     }
 }
 
-async fn an_identifier_that_is_no_administrator_is_named(mut world: World) {
-    "somebody".clone_into(&mut world.credentials.identifier);
-    let report = world.crawl().await;
+async fn an_identifier_that_is_no_administrator_is_named(mut harness: Harness) {
+    "somebody".clone_into(&mut harness.credentials.identifier);
+    let report = harness.crawl().await;
     assert_eq!((outcome(&report).as_str(), report.requests), ("failed refused 10007", 1));
     assert!(
         why(&report).contains("`identifier`") && why(&report).contains("\"somebody\""),
@@ -1033,149 +1035,150 @@ async fn an_identifier_that_is_no_administrator_is_named(mut world: World) {
     );
 }
 
-async fn a_wrong_data_centre_names_the_configured_one_and_the_others(world: World) {
+async fn a_wrong_data_centre_names_the_configured_one_and_the_others(harness: Harness) {
     for code in [70016, 70020] {
-        world.fault_at_request(1, Fault::ErrorCode(code));
-        let report = world.crawl().await;
+        harness.fault_at_request(1, Fault::ErrorCode(code));
+        let report = harness.crawl().await;
         assert_eq!(outcome(&report), format!("failed refused {code}"));
         let advice = "check `sdk_app_id` and the data centre it was created in: china; the others are singapore and seoul";
         assert!(why(&report).ends_with(advice), "{}", why(&report));
     }
 }
 
-async fn an_address_that_is_not_allowed_says_where_to_allow_it(world: World) {
+async fn an_address_that_is_not_allowed_says_where_to_allow_it(harness: Harness) {
     for (code, advice) in [(60021, "IP allow-list"), (60020, "renew the package")] {
-        world.fault_at_request(1, Fault::ErrorCode(code));
-        let report = world.crawl().await;
+        harness.fault_at_request(1, Fault::ErrorCode(code));
+        let report = harness.crawl().await;
         assert_eq!(outcome(&report), format!("failed refused {code}"));
         assert!(why(&report).contains(advice), "{}", why(&report));
     }
 }
 
-async fn an_app_that_was_refused_is_crawled_when_it_is_accepted_again(mut world: World) {
-    let right = world.credentials.secret_key.clone();
-    world.create("Public", "a b");
-    world.credentials.secret_key = SecretKey::new("wrong");
-    world.crawl().await;
-    assert_eq!(world.table().await, [""; 0]);
-    world.credentials.secret_key = right;
-    assert_eq!(outcome(&world.crawl().await), "complete");
-    world.assert_table_is_the_truth().await;
+async fn an_app_that_was_refused_is_crawled_when_it_is_accepted_again(mut harness: Harness) {
+    let right = harness.credentials.secret_key.clone();
+    harness.create("Public", "a b");
+    harness.credentials.secret_key = SecretKey::new("wrong");
+    harness.crawl().await;
+    assert_eq!(harness.table().await, [""; 0]);
+    harness.credentials.secret_key = right;
+    assert_eq!(outcome(&harness.crawl().await), "complete");
+    harness.assert_table_matches_api().await;
     // The crawl that was refused listed nothing: the baseline is that of the second.
-    assert_eq!(world.events().await, [""; 0]);
+    assert_eq!(harness.events().await, [""; 0]);
 }
 
-async fn an_id_with_a_nul_byte_is_not_stored_and_nothing_is_deleted(world: World) {
-    world.create("Public", "a b c");
-    world.crawl().await;
-    world.dissolve("b");
-    world.api.create("Public", "x\0y");
-    let report = world.crawl().await;
+async fn an_id_with_a_nul_byte_is_not_stored_and_nothing_is_deleted(harness: Harness) {
+    harness.create("Public", "a b c");
+    harness.crawl().await;
+    harness.dissolve("b");
+    harness.api.create("Public", "x\0y");
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
     assert!(why(&report).contains("1 listed ids cannot be group ids"), "{}", why(&report));
-    assert_eq!(world.table().await, ["a Public", "b Public", "c Public"]);
-    world.dissolve("x\0y");
-    world.crawl().await;
-    world.assert_table_is_the_truth().await;
+    assert_eq!(harness.table().await, ["a Public", "b Public", "c Public"]);
+    harness.dissolve("x\0y");
+    harness.crawl().await;
+    harness.assert_table_matches_api().await;
 }
 
-async fn an_id_of_128_bytes_with_quotes_and_spaces_is_stored_exactly(world: World) {
+async fn an_id_of_128_bytes_with_quotes_and_spaces_is_stored_exactly(harness: Harness) {
     let long = format!("it's \"quoted\" \\n {{\\u0041}} %_?$1; -- {}", "' \" ".repeat(32));
     let long = format!("{}.", &long[..127]);
     assert_eq!(long.len(), 128);
     let ids = [long.as_str(), " a ", "a", "A", "a ", "m:h:0", "群组", "\u{1f600}"];
-    ids.iter().for_each(|id| world.api.create("Public", id));
-    world.crawl().await;
-    world.assert_table_is_the_truth().await;
-    world.api.retype(&long, "Private");
-    world.crawl().await;
+    ids.iter().for_each(|id| harness.api.create("Public", id));
+    harness.crawl().await;
+    harness.assert_table_matches_api().await;
+    harness.api.retype(&long, "Private");
+    harness.crawl().await;
     let vanishing: Vec<&str> = ids.into_iter().filter(|id| *id != "a" && *id != long).collect();
-    vanishing.iter().for_each(|id| assert!(world.api.dissolve(id)));
-    world.crawl().await;
-    world.assert_table_is_the_truth().await;
+    vanishing.iter().for_each(|id| assert!(harness.api.dissolve(id)));
+    harness.crawl().await;
+    harness.assert_table_matches_api().await;
     let told: BTreeSet<Vec<String>> =
-        world.rows("SELECT group_id, event FROM group_events").await.into_iter().collect();
+        harness.rows("SELECT group_id, event FROM group_events").await.into_iter().collect();
     let mut expected: BTreeSet<Vec<String>> =
         vanishing.iter().map(|id| vec![(*id).to_owned(), "vanished".to_owned()]).collect();
     expected.insert(vec![long, "retyped".to_owned()]);
     assert_eq!(told, expected);
 }
 
-async fn cursors_beyond_63_bits_are_sent_back_exactly(world: World) {
+async fn cursors_beyond_63_bits_are_sent_back_exactly(harness: Harness) {
     for cursor in [Cursor::Key, Cursor::Position] {
         for order in [Order::OldestFirst, Order::NewestFirst, Order::Shuffled] {
-            let world = world.afresh().await;
-            let mut world =
-                world.with_api(Settings { listing: Listing { order, cursor }, ..Settings::default() }).await;
-            world.page_limit = 7;
-            world.api.create_many("Public", 50);
+            let harness = harness.fresh().await;
+            let mut harness = harness
+                .with_api(Settings { listing: Listing { order, cursor }, ..Settings::default() })
+                .await;
+            harness.page_limit = 7;
+            harness.api.create_many("Public", 50);
             // The simulator rejects a cursor that it did not hand out.
-            assert_eq!(outcome(&world.crawl().await), "complete");
-            world.assert_table_is_the_truth().await;
-            assert!(world.api.requests().iter().filter(|request| request.next > 1 << 63).count() == 7);
+            assert_eq!(outcome(&harness.crawl().await), "complete");
+            harness.assert_table_matches_api().await;
+            assert!(harness.api.requests().iter().filter(|request| request.next > 1 << 63).count() == 7);
         }
     }
 }
 
-async fn pages_that_list_the_same_ids_for_ever_fail_the_crawl(world: World) {
+async fn pages_that_list_the_same_ids_for_ever_fail_the_crawl(harness: Harness) {
     let listing = Listing { order: Order::NewestFirst, cursor: Cursor::Position };
-    let mut world = world.with_api(Settings { listing, ..Settings::default() }).await;
-    world.page_limit = 1;
-    world.create("Public", "a b");
-    world.crawl().await;
+    let mut harness = harness.with_api(Settings { listing, ..Settings::default() }).await;
+    harness.page_limit = 1;
+    harness.create("Public", "a b");
+    harness.crawl().await;
     // With every page a group is created before it, and so the next page lists the same group again.
-    world.api.on_request(|api, request| {
+    harness.api.on_request(|api, request| {
         if request.group_type.as_deref() == Some("Public") {
             api.create("Public", &format!("new-{}", request.number));
         }
     });
-    let report = world.crawl().await;
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "failed endless_listing");
     assert!(why(&report).contains("20 pages in a row"), "{}", why(&report));
     // Those 20, the rest of the crawl's, and what was fetched ahead of them.
     assert!(report.requests < 120, "{}", report.requests);
 }
 
-async fn a_group_that_an_answer_lists_by_mistake_vanishes_again(world: World) {
-    world.create("Public", "a");
-    world.crawl().await;
-    world.fault_at_request(2, Fault::ExtraIds(vec!["ghost".to_owned()]));
-    world.crawl().await;
-    world.crawl().await;
-    assert_eq!(world.events().await, ["2 ghost appeared NULL>Public", "3 ghost vanished Public>NULL"]);
-    world.assert_table_is_the_truth().await;
+async fn a_group_that_an_answer_lists_by_mistake_vanishes_again(harness: Harness) {
+    harness.create("Public", "a");
+    harness.crawl().await;
+    harness.fault_at_request(2, Fault::ExtraIds(vec!["ghost".to_owned()]));
+    harness.crawl().await;
+    harness.crawl().await;
+    assert_eq!(harness.events().await, ["2 ghost appeared NULL>Public", "3 ghost vanished Public>NULL"]);
+    harness.assert_table_matches_api().await;
 }
 
-async fn a_redirect_is_not_followed(world: World) {
-    world.create("Public", "a");
-    world.fault_from_request(2, Fault::Redirect);
-    let report = world.crawl().await;
+async fn a_redirect_is_not_followed(harness: Harness) {
+    harness.create("Public", "a");
+    harness.fault_from_request(2, Fault::Redirect);
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "failed network");
     // A client that followed it would have made more requests than it knows of.
-    assert_eq!((report.requests, world.requests_so_far()), (4, 4));
+    assert_eq!((report.requests, harness.requests_so_far()), (4, 4));
 }
 
 /// Arrivals are compared with the earliest moments at which requests may have been sent, never with each other: an
 /// arrival is late by as much as the machine is busy, and then the next seems early.
-async fn no_request_comes_sooner_than_the_interval_allows(mut world: World) {
+async fn no_request_comes_sooner_than_the_interval_allows(mut harness: Harness) {
     const INTERVAL: Duration = Duration::from_millis(20);
     const LATE: Duration = Duration::from_millis(100);
-    world.request_interval = INTERVAL;
-    world.retry_for = Duration::from_secs(30);
-    world.create("Public", "a b c d e f g");
-    world.create("Private", "h i j k");
-    world.create("ChatRoom", "x");
+    harness.request_interval = INTERVAL;
+    harness.retry_for = Duration::from_secs(30);
+    harness.create("Public", "a b c d e f g");
+    harness.create("Private", "h i j k");
+    harness.create("ChatRoom", "x");
     // Eight attempts at one page: without turns of their own they would take hardly longer than one.
-    (3..=10).for_each(|n| world.fault_at_request(n, Fault::ErrorCode(10002)));
-    world.fault_at_request(11, Fault::ErrorCode(70001));
-    world.fault_at_request(13, Fault::Reset);
-    world.fault_at_request(15, Fault::Delay(LATE));
-    world.fault_at_request(17, Fault::NotJson);
+    (3..=10).for_each(|n| harness.fault_at_request(n, Fault::ErrorCode(10002)));
+    harness.fault_at_request(11, Fault::ErrorCode(70001));
+    harness.fault_at_request(13, Fault::Reset);
+    harness.fault_at_request(15, Fault::Delay(LATE));
+    harness.fault_at_request(17, Fault::NotJson);
     let start = Instant::now();
-    assert_eq!(outcome(&world.crawl().await), "complete");
-    world.crawl().await;
+    assert_eq!(outcome(&harness.crawl().await), "complete");
+    harness.crawl().await;
     // A question about a group has a pace of its own.
-    let listings = world.api.requests().into_iter().filter(|request| request.call == Call::List);
+    let listings = harness.api.requests().into_iter().filter(|request| request.call == Call::List);
     let arrivals: Vec<Instant> = listings.map(|request| request.arrived_at).collect();
     assert!(arrivals.len() > 20, "{}", arrivals.len());
     let assert_paced = |arrivals: &[Instant], first_turn: Instant| {
@@ -1188,16 +1191,16 @@ async fn no_request_comes_sooner_than_the_interval_allows(mut world: World) {
     assert_paced(&arrivals[15..], arrivals[14] + LATE);
 }
 
-async fn a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing(world: World) {
-    world.create("Public", "a b c d e f");
-    world.create("Private", "g");
-    world.crawl().await;
-    world.dissolve("a f g");
-    world.create("Public", "x");
-    world.create("Public", "y z");
-    let held = world.api.hold(At::Request(world.request(4)));
-    let (crawler, stop) = (world.crawler(), CancellationToken::new());
-    let (report, ()) = tokio::join!(world.crawl_unless(&stop), async {
+async fn a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing(harness: Harness) {
+    harness.create("Public", "a b c d e f");
+    harness.create("Private", "g");
+    harness.crawl().await;
+    harness.dissolve("a f g");
+    harness.create("Public", "x");
+    harness.create("Public", "y z");
+    let held = harness.api.hold(At::Request(harness.request(4)));
+    let (crawler, stop) = (harness.crawler(), CancellationToken::new());
+    let (report, ()) = tokio::join!(harness.crawl_until_cancelled(&stop), async {
         held.reached().await;
         // The pages are taken in once the known groups have been read.
         crawler.progress().wait_for(|progress| progress.listed == 6).await.unwrap();
@@ -1207,28 +1210,28 @@ async fn a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing(world: World
     assert_eq!((report.requests, report.listed), (4, 6));
     // Two pages were listed: b c d, and e x y.
     let listed = ["a Public", "b Public", "c Public", "d Public", "e Public", "f Public", "g Private"];
-    assert_eq!(world.table().await, [&listed[..], &["x Public", "y Public"]].concat());
-    assert_eq!(world.events().await, ["2 x appeared NULL>Public", "2 y appeared NULL>Public"]);
+    assert_eq!(harness.table().await, [&listed[..], &["x Public", "y Public"]].concat());
+    assert_eq!(harness.events().await, ["2 x appeared NULL>Public", "2 y appeared NULL>Public"]);
     held.release();
-    assert_eq!(outcome(&world.crawl().await), "complete");
-    world.assert_table_is_the_truth().await;
+    assert_eq!(outcome(&harness.crawl().await), "complete");
+    harness.assert_table_matches_api().await;
 }
 
-async fn a_crawl_that_is_cancelled_before_it_began_lists_nothing(world: World) {
-    world.create("Public", "a");
+async fn a_crawl_that_is_cancelled_before_it_began_lists_nothing(harness: Harness) {
+    harness.create("Public", "a");
     let stop = CancellationToken::new();
     stop.cancel();
-    let report = world.crawl_unless(&stop).await;
+    let report = harness.crawl_until_cancelled(&stop).await;
     assert_eq!(outcome(&report), "cancelled cancelled");
-    assert_eq!(world.requests_so_far(), 0);
-    assert_eq!(world.table().await, [""; 0]);
+    assert_eq!(harness.requests_so_far(), 0);
+    assert_eq!(harness.table().await, [""; 0]);
 }
 
-async fn a_second_crawler_of_the_same_app_gives_up_or_waits(world: World) {
-    world.create("Public", "a b c d");
-    world.begin_watching();
-    let held = world.api.hold(At::Request(2));
-    let (first, second, stop) = (world.crawler(), world.another_crawler(), CancellationToken::new());
+async fn a_second_crawler_of_the_same_app_gives_up_or_waits(harness: Harness) {
+    harness.create("Public", "a b c d");
+    harness.begin_watching();
+    let held = harness.api.hold(At::Request(2));
+    let (first, second, stop) = (harness.crawler(), harness.another_crawler(), CancellationToken::new());
     let crawl = first.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop);
     let meanwhile = async {
         held.reached().await;
@@ -1237,7 +1240,7 @@ async fn a_second_crawler_of_the_same_app_gives_up_or_waits(world: World) {
         let mut progress = second.progress();
         let waiting = async {
             progress.wait_for(|progress| progress.step == Step::WaitingForLease).await.unwrap();
-            assert_eq!(world.requests_so_far(), 2);
+            assert_eq!(harness.requests_so_far(), 2);
             held.release();
         };
         tokio::join!(second.crawl(ON_COMMAND, WhenBusy::Wait, &stop), waiting).0
@@ -1246,14 +1249,14 @@ async fn a_second_crawler_of_the_same_app_gives_up_or_waits(world: World) {
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!((outcome(&first).as_str(), outcome(&second).as_str()), ("complete", "complete"));
     assert!(first.crawl < second.crawl && first.finished_at <= second.started_at);
-    world.assert_invariants().await;
-    world.assert_table_is_the_truth().await;
+    harness.assert_invariants().await;
+    harness.assert_table_matches_api().await;
 }
 
-async fn waiting_for_another_crawler_can_be_cancelled(world: World) {
-    world.begin_watching();
-    let held = world.api.hold(At::Request(1));
-    let (first, second) = (world.crawler(), world.another_crawler());
+async fn waiting_for_another_crawler_can_be_cancelled(harness: Harness) {
+    harness.begin_watching();
+    let held = harness.api.hold(At::Request(1));
+    let (first, second) = (harness.crawler(), harness.another_crawler());
     let (go_on, stop) = (CancellationToken::new(), CancellationToken::new());
     let meanwhile = async {
         held.reached().await;
@@ -1268,62 +1271,62 @@ async fn waiting_for_another_crawler_can_be_cancelled(world: World) {
     };
     let (report, ()) = tokio::join!(first.crawl(ON_COMMAND, WhenBusy::GiveUp, &go_on), meanwhile);
     assert_eq!(outcome(&report.unwrap()), "complete");
-    assert_eq!(world.value("SELECT count(*) FROM crawls").await, "1");
+    assert_eq!(harness.value("SELECT count(*) FROM crawls").await, "1");
 }
 
-async fn another_process_keeps_the_pace_of_the_one_before(mut world: World) {
+async fn another_process_keeps_the_pace_of_the_one_before(mut harness: Harness) {
     const INTERVAL: Duration = Duration::from_millis(100);
-    world.request_interval = INTERVAL;
-    let (first, second, stop) = (world.crawler(), world.another_crawler(), CancellationToken::new());
-    world.begin_watching();
+    harness.request_interval = INTERVAL;
+    let (first, second, stop) = (harness.crawler(), harness.another_crawler(), CancellationToken::new());
+    harness.begin_watching();
     let start = Instant::now();
     first.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap();
-    let turns = u32::try_from(world.requests_so_far()).unwrap();
+    let turns = u32::try_from(harness.requests_so_far()).unwrap();
     second.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap();
-    let requests = world.api.requests();
+    let requests = harness.api.requests();
     assert!(requests[turns as usize].arrived_at >= start + INTERVAL * turns);
-    world.assert_invariants().await;
+    harness.assert_invariants().await;
 }
 
-async fn a_database_that_refuses_to_write_fails_the_crawl(world: World) {
-    world.create("Public", "a b");
-    world.crawl().await;
-    world.dissolve("a");
-    world.create("Public", "c");
-    world.forbid_changes_to_groups().await;
-    let report = world.crawl().await;
+async fn a_database_that_refuses_to_write_fails_the_crawl(harness: Harness) {
+    harness.create("Public", "a b");
+    harness.crawl().await;
+    harness.dissolve("a");
+    harness.create("Public", "c");
+    harness.forbid_changes_to_groups().await;
+    let report = harness.crawl().await;
     assert_eq!(outcome(&report), "failed database");
-    assert_eq!(world.table().await, ["a Public", "b Public"]);
-    world.allow_changes_to_groups().await;
-    world.crawl().await;
-    world.assert_table_is_the_truth().await;
-    assert_eq!(world.events().await, ["3 a vanished Public>NULL", "3 c appeared NULL>Public"]);
+    assert_eq!(harness.table().await, ["a Public", "b Public"]);
+    harness.allow_changes_to_groups().await;
+    harness.crawl().await;
+    harness.assert_table_matches_api().await;
+    assert_eq!(harness.events().await, ["3 a vanished Public>NULL", "3 c appeared NULL>Public"]);
 }
 
-async fn a_crawl_that_is_killed_at_any_request_is_closed_and_put_right_by_the_next(world: World) {
-    let mut campaign = Campaign::begin(world).await;
+async fn a_crawl_that_is_killed_at_any_request_is_closed_and_put_right_by_the_next(harness: Harness) {
+    let mut campaign = Campaign::begin(harness).await;
     for request in 1..=LAST_QUESTION {
-        let world = &campaign.world;
-        world.dissolve(&format!("public-{} private-{}", campaign.round, campaign.round));
-        world.create("Public", &format!("public-{}", campaign.round + 7));
-        world.create("Private", &format!("private-{}", campaign.round + 4));
+        let harness = &campaign.harness;
+        harness.dissolve(&format!("public-{} private-{}", campaign.round, campaign.round));
+        harness.create("Public", &format!("public-{}", campaign.round + 7));
+        harness.create("Private", &format!("private-{}", campaign.round + 4));
         campaign.round += 1;
-        let held = world.api.hold(At::Request(world.request(request)));
-        assert!(world.crawl_killed_by(held.reached()).await.is_none());
+        let held = harness.api.hold(At::Request(harness.request(request)));
+        assert!(harness.crawl_killed_by(held.reached()).await.is_none());
         drop(held);
         let last = "SELECT status, reason_code FROM crawls ORDER BY crawl_id DESC LIMIT 1";
-        assert_eq!(world.lines(last).await, ["running NULL"]);
-        let killed = world.value("SELECT max(crawl_id) FROM crawls").await;
+        assert_eq!(harness.lines(last).await, ["running NULL"]);
+        let killed = harness.value("SELECT max(crawl_id) FROM crawls").await;
         let report = campaign.crawl().await;
-        let world = &campaign.world;
+        let harness = &campaign.harness;
         assert_eq!(outcome(&report), "complete");
-        world.assert_table_is_the_truth().await;
+        harness.assert_table_matches_api().await;
         let closed =
             format!("SELECT status, reason_code, deletions, vanished FROM crawls WHERE crawl_id = {killed}");
-        assert_eq!(world.lines(&closed).await, ["failed process_ended NULL 0"]);
+        assert_eq!(harness.lines(&closed).await, ["failed process_ended NULL 0"]);
         // Whatever the killed crawl had written is told by its own events, or those of the next.
         let new = "SELECT count(*) FROM group_events WHERE event = 'appeared'";
-        assert_eq!(world.value(new).await, (2 * campaign.round).to_string());
+        assert_eq!(harness.value(new).await, (2 * campaign.round).to_string());
     }
 }
 
@@ -1340,52 +1343,52 @@ async fn polled<F: Future>(future: F, times: u32) -> Option<F::Output> {
     .await
 }
 
-async fn a_crawl_that_is_killed_at_any_moment_is_closed_and_put_right_by_the_next(world: World) {
-    let mut campaign = Campaign::begin(world).await;
+async fn a_crawl_that_is_killed_at_any_moment_is_closed_and_put_right_by_the_next(harness: Harness) {
+    let mut campaign = Campaign::begin(harness).await;
     let mut polls = 1;
     loop {
-        campaign.world.dissolve(&format!("public-{} private-{}", campaign.round, campaign.round));
-        campaign.world.create("Public", &format!("public-{}", campaign.round + 7));
-        campaign.world.create("Private", &format!("private-{}", campaign.round + 4));
+        campaign.harness.dissolve(&format!("public-{} private-{}", campaign.round, campaign.round));
+        campaign.harness.create("Public", &format!("public-{}", campaign.round + 7));
+        campaign.harness.create("Private", &format!("private-{}", campaign.round + 4));
         campaign.round += 1;
-        campaign.world.begin_watching();
-        let (crawler, stop) = (campaign.world.crawler(), CancellationToken::new());
+        campaign.harness.begin_watching();
+        let (crawler, stop) = (campaign.harness.crawler(), CancellationToken::new());
         let crawl = polled(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), polls).await;
         if let Some(report) = crawl {
             assert_eq!(outcome(&report.unwrap()), "complete");
             break;
         }
-        campaign.world.bench.let_leases_run_out().await;
+        campaign.harness.db.expire_leases().await;
         assert_eq!(outcome(&campaign.crawl().await), "complete", "after {polls} polls");
-        campaign.world.assert_table_is_the_truth().await;
+        campaign.harness.assert_table_matches_api().await;
         polls += 3;
     }
     assert!(polls > 20, "{polls}");
 }
 
-async fn a_crawl_after_a_kill_starts_from_the_first_page(world: World) {
-    world.create("Public", "a b c d e f g");
-    let held = world.api.hold(At::Request(4));
-    assert!(world.crawl_killed_by(held.reached()).await.is_none());
+async fn a_crawl_after_a_kill_starts_from_the_first_page(harness: Harness) {
+    harness.create("Public", "a b c d e f g");
+    let held = harness.api.hold(At::Request(4));
+    assert!(harness.crawl_killed_by(held.reached()).await.is_none());
     drop(held);
-    let before = world.requests_so_far();
-    world.crawl().await;
+    let before = harness.requests_so_far();
+    harness.crawl().await;
     assert_eq!(
-        world.requests_after(before),
+        harness.requests_after(before),
         ["count", "Public 1", "Public 2", "Public 3", "Private 1", "count"]
     );
     // The first list that reaches its end is the baseline.
-    assert_eq!(world.events().await, [""; 0]);
-    world.assert_table_is_the_truth().await;
+    assert_eq!(harness.events().await, [""; 0]);
+    harness.assert_table_matches_api().await;
 }
 
-async fn neither_the_key_nor_a_signature_is_ever_logged(mut world: World) {
+async fn neither_the_key_nor_a_signature_is_ever_logged(mut harness: Harness) {
     let (log, _guard) = captured_log();
     let key = "0123456789abcdef".repeat(4);
-    world.credentials.secret_key = SecretKey::new(&key);
-    world.request_timeout = Duration::from_millis(200);
-    world.group_types = group_types(&["Public", "Private"]);
-    world.create("Public", "a b c d");
+    harness.credentials.secret_key = SecretKey::new(&key);
+    harness.request_timeout = Duration::from_millis(200);
+    harness.group_types = group_types(&["Public", "Private"]);
+    harness.create("Public", "a b c d");
     let mut signatures = Vec::new();
     for fault in [
         None,
@@ -1400,12 +1403,12 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut world: World) {
         Some(Fault::EarlyEnd),
     ] {
         if let Some(fault) = fault {
-            world.fault_from_request(2, fault);
+            harness.fault_from_request(2, fault);
         }
-        tracing::info!("{:?}", world.crawler());
-        let report = world.crawl().await;
+        tracing::info!("{:?}", harness.crawler());
+        let report = harness.crawl().await;
         signatures.extend(report.started_at.timestamp()..=report.finished_at.timestamp());
-        world.api.heal();
+        harness.api.heal();
     }
     let log = log.text();
     for expected in ["crawl complete", "request failed, retrying", "DEBUG", "error 60021", "ERROR"] {
@@ -1415,7 +1418,7 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut world: World) {
         assert!(!log.contains(secret), "{secret:?} was logged");
     }
     for issued_at in signatures {
-        let signature = world.signature(issued_at);
+        let signature = harness.signature(issued_at);
         assert!(!log.contains(signature.expose()) && !log.contains(&signature.expose()[8..40]));
     }
 }

@@ -1,12 +1,12 @@
 //! Whatever happens at the API and to the crawler: in the end the table is the truth, and nothing that stood was deleted.
 //!
-//! The model is the simulated app itself, the invariants of [`World::assert_invariants`] hold after every crawl, and
+//! The model is the simulated app itself, the invariants of [`Harness::assert_invariants`] hold after every crawl, and
 //! the histories are the same in every run. `PROPTEST_CASES=2000 cargo test --test faults histories` looks further;
 //! `HISTORY_STEPS=20000 HISTORY_SEED=7 cargo test --test faults one_long_history` lives longer, and differently.
 
 use harness::campaign;
-use harness::crawl::{Engine, World, group_types, outcome};
-use harness::on_every_engine;
+use harness::crawl::{Engine, Harness, group_types, outcome};
+use harness::crawl_tests;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -14,7 +14,7 @@ use tim_group_sync::model::CrawlId;
 use tim_group_sync::simulator::{At, Call, Cursor, Fault, Listing, Order, Settings, SimulatedApp};
 use tokio_util::sync::CancellationToken;
 
-on_every_engine! {
+crawl_tests! {
     after_any_history_quiet_crawls_make_the_table_the_truth,
     after_any_history_of_lists_that_skip_groups_quiet_crawls_make_the_table_the_truth,
     after_any_history_groups_of_a_type_that_is_not_configured_are_known_too,
@@ -196,73 +196,74 @@ impl Change {
 }
 
 impl Step {
-    async fn happen(self, world: &mut World) {
+    async fn happen(self, harness: &mut Harness) {
         match self {
-            Self::CrawlTwice => world.crawl_by_two_replicas().await,
-            Self::SetClock(hours) => world.set_clock_by(hours),
+            Self::CrawlTwice => harness.crawl_by_two_replicas().await,
+            Self::SetClock(hours) => harness.set_clock_by(hours),
             Self::SetClockWhile(n, hours) => {
-                world.set_clock_during_request(n, hours);
-                world.crawl().await;
+                harness.set_clock_during_request(n, hours);
+                harness.crawl().await;
             }
-            Self::Review(review) => world.guard.review = review,
+            Self::Review(review) => harness.guard.review = review,
             Self::Approve(back) => {
-                if let Some(crawl) = nth(world, "withheld > 0", back).await {
-                    world.approve(crawl).await;
+                if let Some(crawl) = nth(harness, "withheld > 0", back).await {
+                    harness.approve(crawl).await;
                 }
             }
             Self::Undelete(back) => {
-                if let Some(crawl) = nth(world, "vanished > undeleted", back).await {
-                    world.undelete(crawl).await;
+                if let Some(crawl) = nth(harness, "vanished > undeleted", back).await {
+                    harness.undelete(crawl).await;
                 }
             }
-            Self::Change(change) => change.happen(&world.api),
+            Self::Change(change) => change.happen(&harness.api),
             Self::Crawl => {
-                world.crawl().await;
+                harness.crawl().await;
             }
             Self::ForetoldCrawl => {
-                world.foretold_crawl().await;
+                harness.foretold_crawl().await;
             }
             Self::CrawlWhile(n, Change::Recreate(id)) => {
                 let of =
-                    world.api.truth().get(IDS[id]).and_then(|name| TYPES.iter().position(|of| of == name));
-                world.during_request(n, move |api| Change::Dissolve(id).happen(api));
+                    harness.api.truth().get(IDS[id]).and_then(|name| TYPES.iter().position(|of| of == name));
+                harness.during_request(n, move |api| Change::Dissolve(id).happen(api));
                 if let Some(of) = of {
-                    world.during_request(n + 1, move |api| Change::Create(id, of).happen(api));
+                    harness.during_request(n + 1, move |api| Change::Create(id, of).happen(api));
                 }
-                world.crawl().await;
+                harness.crawl().await;
             }
             Self::CrawlWhile(n, change) => {
-                world.during_request(n, move |api| change.happen(api));
-                world.crawl().await;
+                harness.during_request(n, move |api| change.happen(api));
+                harness.crawl().await;
             }
             Self::CrawlWithFault(n, fault, lasting) => {
                 if lasting {
-                    world.fault_from_request(n, fault);
+                    harness.fault_from_request(n, fault);
                 } else {
-                    world.fault_at_request(n, fault);
+                    harness.fault_at_request(n, fault);
                 }
-                world.crawl().await;
+                harness.crawl().await;
             }
             Self::CrawlWithFaultyLists(fault) => {
-                world.api.script(At::List, fault);
-                world.crawl().await;
+                harness.api.script(At::List, fault);
+                harness.crawl().await;
             }
             Self::CrawlWithFaultyAnswer(nth, fault, lasting) => {
-                let asked = world.api.requests().iter().filter(|request| request.call == Call::Info).count();
+                let asked =
+                    harness.api.requests().iter().filter(|request| request.call == Call::Info).count();
                 let nth = asked as u64 + nth;
                 let at = if lasting { At::InfoRequests(nth..=u64::MAX) } else { At::InfoRequest(nth) };
-                world.api.script(at, fault);
-                world.crawl().await;
+                harness.api.script(at, fault);
+                harness.crawl().await;
             }
-            Self::Remember => world.api.remember(),
+            Self::Remember => harness.api.remember(),
             Self::Kill(n) => {
-                let held = world.api.hold(At::Request(world.request(n)));
-                world.crawl_killed_by(held.reached()).await;
+                let held = harness.api.hold(At::Request(harness.request(n)));
+                harness.crawl_killed_by(held.reached()).await;
             }
             Self::Cancel(n) => {
-                let held = world.api.hold(At::Request(world.request(n)));
+                let held = harness.api.hold(At::Request(harness.request(n)));
                 let stop = CancellationToken::new();
-                let crawl = world.crawl_unless(&stop);
+                let crawl = harness.crawl_until_cancelled(&stop);
                 let cancel = async {
                     held.reached().await;
                     stop.cancel();
@@ -277,13 +278,13 @@ impl Step {
     }
 }
 
-/// Runs histories, each in a world of its own, and then what must hold at the end.
+/// Runs histories, each with a harness of its own, and then checks what must hold at the end.
 async fn after_any_history(
     engine: Engine,
     configured: &'static [&'static str],
     cursor: Cursor,
     about: About,
-    end: impl AsyncFn(&World) + Send + 'static,
+    end: impl AsyncFn(&Harness) + Send + 'static,
 ) {
     let cases = u32::try_from(campaign::number("PROPTEST_CASES", 24, 4)).unwrap();
     let config = Config {
@@ -298,17 +299,17 @@ async fn after_any_history(
         runtime.block_on(async {
             let order = if newest_first { Order::NewestFirst } else { Order::OldestFirst };
             let listing = Listing { order, cursor };
-            let mut world =
-                World::on(engine).await.with_api(Settings { listing, ..Settings::default() }).await;
-            world.page_limit = 2;
-            world.guard.confirm = about.confirm;
-            world.group_types = group_types(configured);
+            let mut harness =
+                Harness::on(engine).await.with_api(Settings { listing, ..Settings::default() }).await;
+            harness.page_limit = 2;
+            harness.guard.confirm = about.confirm;
+            harness.group_types = group_types(configured);
             for step in history {
-                Box::pin(step.happen(&mut world)).await;
-                world.call_off_what_did_not_happen();
+                Box::pin(step.happen(&mut harness)).await;
+                harness.clear_scripts();
             }
-            settle_all(&mut world).await;
-            end(&world).await;
+            settle_all(&mut harness).await;
+            end(&harness).await;
         });
         Ok(())
     };
@@ -323,111 +324,118 @@ async fn after_any_history(
 }
 
 /// The last crawl but so many of which this is so.
-async fn nth(world: &World, condition: &str, back: usize) -> Option<CrawlId> {
+async fn nth(harness: &Harness, condition: &str, back: usize) -> Option<CrawlId> {
     let sql = format!("SELECT crawl_id FROM crawls WHERE {condition} ORDER BY crawl_id DESC");
-    world.lines(&sql).await.get(back).map(|id| CrawlId(id.parse().unwrap()))
+    harness.lines(&sql).await.get(back).map(|id| CrawlId(id.parse().unwrap()))
 }
 
 /// Nothing is withheld any more, and nothing will be.
-async fn settle_all(world: &mut World) {
-    world.guard.review = false;
-    for id in world.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await {
-        world.approve(CrawlId(id.parse().unwrap())).await;
+async fn settle_all(harness: &mut Harness) {
+    harness.guard.review = false;
+    for id in harness.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await {
+        harness.approve(CrawlId(id.parse().unwrap())).await;
     }
 }
 
-async fn quiet_crawl(world: &World) {
-    assert_eq!(outcome(&world.crawl().await), "complete");
+async fn quiet_crawl(harness: &Harness) {
+    assert_eq!(outcome(&harness.crawl().await), "complete");
 }
 
-async fn an_unchanged_crawl_changes_nothing(world: &World) {
-    world.forbid_changes_to_groups().await;
-    quiet_crawl(world).await;
+async fn an_unchanged_crawl_changes_nothing(harness: &Harness) {
+    harness.forbid_changes_to_groups().await;
+    quiet_crawl(harness).await;
 }
 
 const ASKING: About = About { hiding: false, confirm: true };
 
 /// Quiet crawls until the table is the truth. Most histories need one, or two if groups of a type without a pass are left
 /// over. A group that crawls found standing again and again is asked about ever more seldom, and so its end may be noticed late.
-async fn quiet_crawls_until(world: &World, is_truth: impl AsyncFn(&World) -> bool) {
+async fn quiet_crawls_until(harness: &Harness, is_truth: impl AsyncFn(&Harness) -> bool) {
     for _ in 0..26 {
-        quiet_crawl(world).await;
-        if is_truth(world).await && world.value("SELECT missing_count FROM app_status").await == "0" {
+        quiet_crawl(harness).await;
+        if is_truth(harness).await && harness.value("SELECT missing_count FROM app_status").await == "0" {
             return;
         }
     }
-    panic!("{:?} {:?}", world.table().await, world.api.truth());
+    panic!("{:?} {:?}", harness.table().await, harness.api.truth());
 }
 
-async fn is_the_truth(world: &World) -> bool {
-    world.live().await == world.api.truth()
+async fn is_the_truth(harness: &Harness) -> bool {
+    harness.live().await == harness.api.truth()
 }
 
-async fn the_table_becomes_the_truth_and_stays(world: &World) {
-    quiet_crawls_until(world, is_the_truth).await;
-    quiet_crawl(world).await;
-    world.assert_table_is_the_truth().await;
-    an_unchanged_crawl_changes_nothing(world).await;
+async fn the_table_becomes_the_truth_and_stays(harness: &Harness) {
+    quiet_crawls_until(harness, is_the_truth).await;
+    quiet_crawl(harness).await;
+    harness.assert_table_matches_api().await;
+    an_unchanged_crawl_changes_nothing(harness).await;
 }
 
-async fn after_any_history_quiet_crawls_make_the_table_the_truth(world: World) {
-    after_any_history(world.engine, &TYPES, Cursor::Key, ASKING, the_table_becomes_the_truth_and_stays).await;
-}
-
-async fn after_any_history_of_lists_that_skip_groups_quiet_crawls_make_the_table_the_truth(world: World) {
-    after_any_history(world.engine, &TYPES, Cursor::Position, ASKING, the_table_becomes_the_truth_and_stays)
+async fn after_any_history_quiet_crawls_make_the_table_the_truth(harness: Harness) {
+    after_any_history(harness.engine, &TYPES, Cursor::Key, ASKING, the_table_becomes_the_truth_and_stays)
         .await;
 }
 
-async fn after_any_history_groups_of_a_type_that_is_not_configured_are_known_too(world: World) {
+async fn after_any_history_of_lists_that_skip_groups_quiet_crawls_make_the_table_the_truth(harness: Harness) {
+    after_any_history(
+        harness.engine,
+        &TYPES,
+        Cursor::Position,
+        ASKING,
+        the_table_becomes_the_truth_and_stays,
+    )
+    .await;
+}
+
+async fn after_any_history_groups_of_a_type_that_is_not_configured_are_known_too(harness: Harness) {
     const CONFIGURED: [&str; 2] = ["Public", "Private"];
-    after_any_history(world.engine, &CONFIGURED, Cursor::Key, ASKING, async |world| {
-        quiet_crawls_until(world, is_the_truth).await;
-        quiet_crawl(world).await;
-        world.assert_table_is_the_truth().await;
-        an_unchanged_crawl_changes_nothing(world).await;
+    after_any_history(harness.engine, &CONFIGURED, Cursor::Key, ASKING, async |harness| {
+        quiet_crawls_until(harness, is_the_truth).await;
+        quiet_crawl(harness).await;
+        harness.assert_table_matches_api().await;
+        an_unchanged_crawl_changes_nothing(harness).await;
     })
     .await;
 }
 
-async fn after_any_history_with_hidden_groups_quiet_crawls_make_the_table_the_truth(world: World) {
+async fn after_any_history_with_hidden_groups_quiet_crawls_make_the_table_the_truth(harness: Harness) {
     let about = About { hiding: true, confirm: true };
-    after_any_history(world.engine, &TYPES, Cursor::Position, about, async |world| {
-        quiet_crawl(world).await;
-        world.api.show_all();
-        the_table_becomes_the_truth_and_stays(world).await;
+    after_any_history(harness.engine, &TYPES, Cursor::Position, about, async |harness| {
+        quiet_crawl(harness).await;
+        harness.api.show_all();
+        the_table_becomes_the_truth_and_stays(harness).await;
     })
     .await;
 }
 
-/// After every crawl [`World::assert_invariants`] looks whether a group was deleted that stood all the time.
-async fn after_any_history_without_questions_every_standing_group_is_live(world: World) {
+/// After every crawl [`Harness::assert_invariants`] looks whether a group was deleted that stood all the time.
+async fn after_any_history_without_questions_every_standing_group_is_live(harness: Harness) {
     let about = About { hiding: false, confirm: false };
-    after_any_history(world.engine, &TYPES, Cursor::Key, about, async |world| {
-        quiet_crawl(world).await;
-        quiet_crawl(world).await;
-        world.assert_table_is_the_truth().await;
-        an_unchanged_crawl_changes_nothing(world).await;
+    after_any_history(harness.engine, &TYPES, Cursor::Key, about, async |harness| {
+        quiet_crawl(harness).await;
+        quiet_crawl(harness).await;
+        harness.assert_table_matches_api().await;
+        an_unchanged_crawl_changes_nothing(harness).await;
     })
     .await;
 }
 
 /// The same, in one life: a table that many crawls have left their traces in.
 #[expect(clippy::print_stdout, reason = "a failure has to be repeatable")]
-async fn one_long_history_ends_with_the_truth(mut world: World) {
+async fn one_long_history_ends_with_the_truth(mut harness: Harness) {
     let steps = campaign::number("HISTORY_STEPS", 1000, 100);
     let seed = campaign::number("HISTORY_SEED", 20_260_301, 20_260_301);
-    world.group_types = group_types(&TYPES);
-    world.page_limit = 2;
+    harness.group_types = group_types(&TYPES);
+    harness.page_limit = 2;
     let config = Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
     let (mut runner, step) = (TestRunner::new(config), step(About { hiding: true, confirm: true }));
     for number in 0..steps {
         let step = step.new_tree(&mut runner).unwrap().current();
         println!("seed {seed}, step {number}: {step:?}");
-        Box::pin(step.happen(&mut world)).await;
-        world.call_off_what_did_not_happen();
+        Box::pin(step.happen(&mut harness)).await;
+        harness.clear_scripts();
     }
-    settle_all(&mut world).await;
-    world.api.show_all();
-    the_table_becomes_the_truth_and_stays(&world).await;
+    settle_all(&mut harness).await;
+    harness.api.show_all();
+    the_table_becomes_the_truth_and_stays(&harness).await;
 }

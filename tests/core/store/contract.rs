@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use harness::on_both_engines;
-use harness::postgres::{PostgresServer, TestDatabase};
-use harness::store::{Bench, Place, Scene, at, day, group_types, sdk_app_id};
+use harness::postgres::{PostgresServer, ServerDatabase};
+use harness::store::{LeasedApp, Location, TestDatabase, at, day, group_types, sdk_app_id};
+use harness::store_tests;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::confirmation::{Asked, History};
 use tim_group_sync::model::{Counts, CrawlId, CrawlStatus, GroupIds, ReasonCode, SdkAppId, TypeId, Verdict};
@@ -19,7 +19,7 @@ use tim_group_sync::store::{
     PassRecord, Past, Purged, Reason, Store, StoreError, Written,
 };
 
-on_both_engines![
+store_tests![
     an_app_keeps_its_number_when_it_is_renamed,
     registering_again_what_stands_uses_up_no_numbers,
     a_type_that_is_no_longer_configured_stays_known,
@@ -78,188 +78,188 @@ on_both_engines![
     two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated,
 ];
 
-async fn an_app_keeps_its_number_when_it_is_renamed(bench: &Bench) {
+async fn an_app_keeps_its_number_when_it_is_renamed(db: &TestDatabase) {
     let named = |name: &str| AppIdentity { sdk_app_id: sdk_app_id(), name: name.to_owned() };
-    let (first, _) = bench.store.register_app(&named("prod"), &[]).await.unwrap();
-    let (second, _) = bench.store.register_app(&named("live"), &[]).await.unwrap();
+    let (first, _) = db.store.register_app(&named("prod"), &[]).await.unwrap();
+    let (second, _) = db.store.register_app(&named("live"), &[]).await.unwrap();
     assert_eq!(first, second);
-    assert_eq!(bench.lines("SELECT app, configured FROM app_status").await, ["live|1"]);
+    assert_eq!(db.lines("SELECT app, configured FROM app_status").await, ["live|1"]);
 }
 
-async fn registering_again_what_stands_uses_up_no_numbers(bench: &Bench) {
+async fn registering_again_what_stands_uses_up_no_numbers(db: &TestDatabase) {
     let own = group_types(&["Public", "Own1"]);
     let identity = |number: i64| AppIdentity {
         sdk_app_id: SdkAppId::new(number).unwrap(),
         name: format!("app{number}"),
     };
     for _ in 0..5 {
-        bench.store.register_app(&identity(1), &own).await.unwrap();
+        db.store.register_app(&identity(1), &own).await.unwrap();
     }
-    let (_, types) = bench.store.register_app(&identity(2), &group_types(&["Own1", "Own2"])).await.unwrap();
+    let (_, types) = db.store.register_app(&identity(2), &group_types(&["Own1", "Own2"])).await.unwrap();
     assert_eq!(types.values().map(|type_id| type_id.0).collect::<Vec<_>>(), [7, 8]);
-    assert_eq!(bench.lines("SELECT app_id FROM app ORDER BY 1").await, ["1", "2"]);
+    assert_eq!(db.lines("SELECT app_id FROM app ORDER BY 1").await, ["1", "2"]);
 }
 
-async fn a_type_that_is_no_longer_configured_stays_known(bench: &Bench) {
+async fn a_type_that_is_no_longer_configured_stays_known(db: &TestDatabase) {
     let identity = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
-    bench.store.register_app(&identity, &group_types(&["Public", "Community"])).await.unwrap();
-    bench.store.register_app(&identity, &group_types(&["Public", "Work"])).await.unwrap();
+    db.store.register_app(&identity, &group_types(&["Public", "Community"])).await.unwrap();
+    db.store.register_app(&identity, &group_types(&["Public", "Work"])).await.unwrap();
     assert_eq!(
-        bench.lines("SELECT group_type, sdk_name, name_zh, configured FROM type_status ORDER BY 1").await,
+        db.lines("SELECT group_type, sdk_name, name_zh, configured FROM type_status ORDER BY 1").await,
         ["Community|Community|社群|0", "Private|Work|好友工作群|1", "Public|Public|陌生人社交群|1"]
     );
 }
 
-async fn an_app_that_is_not_in_the_configuration_shows_as_not_configured_until_it_returns(bench: &Bench) {
+async fn an_app_that_is_not_in_the_configuration_shows_as_not_configured_until_it_returns(db: &TestDatabase) {
     let identity = |number: i64| AppIdentity {
         sdk_app_id: SdkAppId::new(number).unwrap(),
         name: format!("app{number}"),
     };
     for number in [1, 2, 3] {
-        bench.store.register_app(&identity(number), &[]).await.unwrap();
+        db.store.register_app(&identity(number), &[]).await.unwrap();
     }
-    bench.store.set_configured(&[SdkAppId::new(2).unwrap(), SdkAppId::new(9).unwrap()]).await.unwrap();
+    db.store.set_configured(&[SdkAppId::new(2).unwrap(), SdkAppId::new(9).unwrap()]).await.unwrap();
     let configured = "SELECT app, configured FROM app_status ORDER BY app";
-    assert_eq!(bench.lines(configured).await, ["app1|0", "app2|1", "app3|0"]);
-    bench.store.register_app(&identity(3), &[]).await.unwrap();
-    assert_eq!(bench.lines(configured).await, ["app1|0", "app2|1", "app3|1"]);
+    assert_eq!(db.lines(configured).await, ["app1|0", "app2|1", "app3|0"]);
+    db.store.register_app(&identity(3), &[]).await.unwrap();
+    assert_eq!(db.lines(configured).await, ["app1|0", "app2|1", "app3|1"]);
 }
 
-async fn the_first_list_of_a_type_is_no_news(bench: &Bench) {
-    let scene = Scene::on(bench).await;
-    let crawl = scene.open(at(1, 0)).await;
-    let written = scene.list_baseline(crawl, scene.public, at(1, 1), &["b", "a"]).await;
+async fn the_first_list_of_a_type_is_no_news(db: &TestDatabase) {
+    let leased = LeasedApp::on(db).await;
+    let crawl = leased.open(at(1, 0)).await;
+    let written = leased.list_baseline(crawl, leased.public, at(1, 1), &["b", "a"]).await;
     assert_eq!(written, Written { first_listed: 2, ..Written::default() });
-    bench.store.end_baseline(&scene.lease, scene.app, scene.public, crawl).await.unwrap();
-    let events = scene.complete(crawl, at(1, 0), at(1, 2), &[scene.public]).await;
+    db.store.end_baseline(&leased.lease, leased.app, leased.public, crawl).await.unwrap();
+    let events = leased.complete(crawl, at(1, 0), at(1, 2), &[leased.public]).await;
     assert_eq!(events, CrawlEvents::default());
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|01:01|NULL|NULL|0|1", "b|Public|01:01|01:01|NULL|NULL|0|1"]
     );
-    assert!(scene.events().await.is_empty());
-    let states = bench.store.type_states(scene.app).await.unwrap();
+    assert!(leased.events().await.is_empty());
+    let states = db.store.type_states(leased.app).await.unwrap();
     let past: BTreeMap<TypeId, bool> =
         states.iter().map(|state| (state.type_id(), state.past_baseline())).collect();
-    assert_eq!(past, BTreeMap::from([(scene.public, true), (scene.private, false)]));
+    assert_eq!(past, BTreeMap::from([(leased.public, true), (leased.private, false)]));
     // Later ends do not move it.
-    let second = scene.open(at(2, 0)).await;
-    bench.store.end_baseline(&scene.lease, scene.app, scene.public, second).await.unwrap();
-    let first = format!("SELECT baseline_crawl_id FROM type_state WHERE type_id = {}", scene.public.0);
-    assert_eq!(bench.value(&first).await, crawl.to_string());
+    let second = leased.open(at(2, 0)).await;
+    db.store.end_baseline(&leased.lease, leased.app, leased.public, second).await.unwrap();
+    let first = format!("SELECT baseline_crawl_id FROM type_state WHERE type_id = {}", leased.public.0);
+    assert_eq!(db.value(&first).await, crawl.to_string());
 }
 
-async fn a_group_that_is_listed_later_has_appeared(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let written = scene.list(crawl, scene.public, at(2, 1), &["a", "b"]).await;
+async fn a_group_that_is_listed_later_has_appeared(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let written = leased.list(crawl, leased.public, at(2, 1), &["a", "b"]).await;
     assert_eq!(written, Written { first_listed: 1, appeared: 1, ..Written::default() });
-    let events = scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+    let events = leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
     assert_eq!(events, CrawlEvents { appeared: 1, ..CrawlEvents::default() });
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|02:00|NULL|NULL|0|1", "b|Public|02:01|02:01|NULL|NULL|0|0"]
     );
-    assert_eq!(scene.events().await, [format!("appeared|b|NULL|Public|{crawl}")]);
+    assert_eq!(leased.events().await, [format!("appeared|b|NULL|Public|{crawl}")]);
 }
 
-async fn listing_the_same_groups_again_changes_nothing(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a"], &["p"]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let first = scene.list(crawl, scene.public, at(2, 1), &["a", "b", "p"]).await;
+async fn listing_the_same_groups_again_changes_nothing(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a"], &["p"]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let first = leased.list(crawl, leased.public, at(2, 1), &["a", "b", "p"]).await;
     assert_eq!(first, Written { first_listed: 1, appeared: 1, reappeared: 0, retyped: 1 });
-    let rows = bench.lines("SELECT * FROM group_row ORDER BY group_id").await;
-    let again = scene.list(crawl, scene.public, at(2, 5), &["a", "b", "p"]).await;
+    let rows = db.lines("SELECT * FROM group_row ORDER BY group_id").await;
+    let again = leased.list(crawl, leased.public, at(2, 5), &["a", "b", "p"]).await;
     assert_eq!(again, Written::default());
-    assert_eq!(bench.lines("SELECT * FROM group_row ORDER BY group_id").await, rows);
-    assert_eq!(bench.value("SELECT count(*) FROM group_event").await, "2");
+    assert_eq!(db.lines("SELECT * FROM group_row ORDER BY group_id").await, rows);
+    assert_eq!(db.value("SELECT count(*) FROM group_event").await, "2");
 }
 
-async fn a_deleted_group_that_is_listed_again_has_reappeared_under_the_listed_type(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
-    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
-    bench.assert_consistent().await;
-    let crawl = scene.open(at(3, 0)).await;
-    let written = scene.list(crawl, scene.private, at(3, 1), &["a"]).await;
+async fn a_deleted_group_that_is_listed_again_has_reappeared_under_the_listed_type(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a", "b"]).await;
+    leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    db.assert_consistent().await;
+    let crawl = leased.open(at(3, 0)).await;
+    let written = leased.list(crawl, leased.private, at(3, 1), &["a"]).await;
     assert_eq!(written, Written { reappeared: 1, ..Written::default() });
-    let written = scene.list(crawl, scene.public, at(3, 1), &["b"]).await;
+    let written = leased.list(crawl, leased.public, at(3, 1), &["b"]).await;
     assert_eq!(written, Written { reappeared: 1, ..Written::default() });
-    let events = scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public, scene.private]).await;
+    let events = leased.complete(crawl, at(3, 0), at(3, 2), &[leased.public, leased.private]).await;
     assert_eq!(events, CrawlEvents { reappeared: 2, ..CrawlEvents::default() });
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Private|01:01|03:01|NULL|NULL|0|1", "b|Public|01:01|03:01|NULL|NULL|0|1"]
     );
     assert_eq!(
-        scene.events().await[2..],
+        leased.events().await[2..],
         [format!("reappeared|a|Public|Private|{crawl}"), format!("reappeared|b|Public|Public|{crawl}")]
     );
 }
 
-async fn a_live_group_listed_under_another_type_is_retyped(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let written = scene.list(crawl, scene.private, at(2, 1), &["a"]).await;
+async fn a_live_group_listed_under_another_type_is_retyped(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let written = leased.list(crawl, leased.private, at(2, 1), &["a"]).await;
     assert_eq!(written, Written { retyped: 1, ..Written::default() });
-    let events = scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public, scene.private]).await;
+    let events = leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public, leased.private]).await;
     assert_eq!(events, CrawlEvents { retyped: 1, ..CrawlEvents::default() });
-    assert_eq!(scene.events().await, [format!("retyped|a|Public|Private|{crawl}")]);
+    assert_eq!(leased.events().await, [format!("retyped|a|Public|Private|{crawl}")]);
     let counts = "SELECT group_type, live_count FROM type_status ORDER BY group_type";
-    assert_eq!(bench.lines(counts).await, ["Private|1", "Public|1"]);
+    assert_eq!(db.lines(counts).await, ["Private|1", "Public|1"]);
 }
 
-async fn a_type_learned_for_a_group_without_one_is_no_event(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &[], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.list(crawl, TypeId::UNKNOWN, at(2, 1), &["x", "y"]).await;
-    let learned = scene.list(crawl, scene.private, at(2, 2), &["x"]).await;
+async fn a_type_learned_for_a_group_without_one_is_no_event(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &[], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.list(crawl, TypeId::UNKNOWN, at(2, 1), &["x", "y"]).await;
+    let learned = leased.list(crawl, leased.private, at(2, 2), &["x"]).await;
     assert_eq!(learned, Written::default());
-    scene.complete(crawl, at(2, 0), at(2, 3), &[scene.private]).await;
-    let shown = bench.lines("SELECT group_id, group_type FROM groups ORDER BY group_id").await;
+    leased.complete(crawl, at(2, 0), at(2, 3), &[leased.private]).await;
+    let shown = db.lines("SELECT group_id, group_type FROM groups ORDER BY group_id").await;
     assert_eq!(shown, ["x|Private", "y|NULL"]);
     assert_eq!(
-        scene.events().await,
+        leased.events().await,
         [format!("appeared|x|NULL|NULL|{crawl}"), format!("appeared|y|NULL|NULL|{crawl}")]
     );
 }
 
-async fn an_unfiltered_list_leaves_known_types_alone_and_revives_under_the_old_type(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["b"]).await;
-    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
-    let crawl = scene.open(at(3, 0)).await;
-    let written = scene.list(crawl, TypeId::UNKNOWN, at(3, 1), &["a", "b"]).await;
+async fn an_unfiltered_list_leaves_known_types_alone_and_revives_under_the_old_type(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["b"]).await;
+    leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let crawl = leased.open(at(3, 0)).await;
+    let written = leased.list(crawl, TypeId::UNKNOWN, at(3, 1), &["a", "b"]).await;
     assert_eq!(written, Written { reappeared: 1, ..Written::default() });
-    scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public]).await;
-    let shown = bench.lines("SELECT group_id, group_type, deleted_at FROM groups ORDER BY group_id").await;
+    leased.complete(crawl, at(3, 0), at(3, 2), &[leased.public]).await;
+    let shown = db.lines("SELECT group_id, group_type, deleted_at FROM groups ORDER BY group_id").await;
     assert_eq!(shown, ["a|Public|NULL", "b|Public|NULL"]);
-    assert_eq!(scene.events().await[1..], [format!("reappeared|b|Public|Public|{crawl}")]);
+    assert_eq!(leased.events().await[1..], [format!("reappeared|b|Public|Public|{crawl}")]);
 }
 
-async fn a_listed_group_is_missing_no_more(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let missing = scene.settle(&[(scene.public, Verdict::Moving)], &["a", "b"]).await;
-    scene.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
-    bench.assert_consistent().await;
-    assert_eq!(bench.value("SELECT missing_count FROM app_status").await, "2");
-    let crawl = scene.open(at(3, 0)).await;
+async fn a_listed_group_is_missing_no_more(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let missing = leased.settle(&[(leased.public, Verdict::Moving)], &["a", "b"]).await;
+    leased.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
+    db.assert_consistent().await;
+    assert_eq!(db.value("SELECT missing_count FROM app_status").await, "2");
+    let crawl = leased.open(at(3, 0)).await;
     // Once by its own type, once by another: neither is more than a sighting and a new type.
-    assert_eq!(scene.list(crawl, scene.public, at(3, 1), &["a"]).await, Written::default());
-    let retyped = scene.list(crawl, scene.private, at(3, 1), &["b"]).await;
+    assert_eq!(leased.list(crawl, leased.public, at(3, 1), &["a"]).await, Written::default());
+    let retyped = leased.list(crawl, leased.private, at(3, 1), &["b"]).await;
     assert_eq!(retyped, Written { retyped: 1, ..Written::default() });
-    scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public, scene.private]).await;
+    leased.complete(crawl, at(3, 0), at(3, 2), &[leased.public, leased.private]).await;
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|03:01|NULL|NULL|0|1", "b|Private|01:01|03:01|NULL|NULL|0|1"]
     );
-    assert_eq!(bench.value("SELECT missing_count FROM app_status").await, "0");
+    assert_eq!(db.value("SELECT missing_count FROM app_status").await, "0");
 }
 
-async fn ids_are_kept_byte_for_byte(bench: &Bench) {
+async fn ids_are_kept_byte_for_byte(db: &TestDatabase) {
     let long = "x".repeat(128);
     let longest = "y".repeat(255);
     let ids = [
@@ -289,218 +289,219 @@ async fn ids_are_kept_byte_for_byte(bench: &Bench) {
         &long,
         &longest,
     ];
-    let scene = Scene::after_baseline(bench, &[], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let written = scene.list(crawl, scene.public, at(2, 1), &ids).await;
+    let leased = LeasedApp::after_baseline(db, &[], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let written = leased.list(crawl, leased.public, at(2, 1), &ids).await;
     assert_eq!(written.first_listed, ids.len() as u64);
-    assert_eq!(scene.list(crawl, scene.public, at(2, 1), &ids).await, Written::default());
+    assert_eq!(leased.list(crawl, leased.public, at(2, 1), &ids).await, Written::default());
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
     let mut named = Vec::new();
-    bench.store.gather_live(scene.app, || (), |(), _, id, _| named.push(id.to_owned())).await.unwrap();
+    db.store.gather_live(leased.app, || (), |(), _, id, _| named.push(id.to_owned())).await.unwrap();
     named.sort_unstable();
     assert_eq!(named, sorted);
-    assert_eq!(bench.lines("SELECT group_id FROM groups ORDER BY group_id").await, sorted);
+    assert_eq!(db.lines("SELECT group_id FROM groups ORDER BY group_id").await, sorted);
     // All but one vanish, by name.
     let gone: Vec<&str> = ids.into_iter().filter(|id| *id != "a ").collect();
-    let settlement = scene.settle(&[(scene.public, Verdict::Exact)], &gone).await;
-    let events = scene.close(crawl, at(2, 0), at(2, 2), &settlement).await.unwrap();
+    let settlement = leased.settle(&[(leased.public, Verdict::Exact)], &gone).await;
+    let events = leased.close(crawl, at(2, 0), at(2, 2), &settlement).await.unwrap();
     assert_eq!(events.vanished.cast_unsigned(), gone.len() as u64);
-    assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["a "]);
+    assert_eq!(db.lines("SELECT group_id FROM live_groups").await, ["a "]);
 }
 
-async fn more_ids_than_fit_a_statement_are_written_in_one_transaction(bench: &Bench) {
+async fn more_ids_than_fit_a_statement_are_written_in_one_transaction(db: &TestDatabase) {
     let ids: Vec<String> = (0..50_003).map(|n| format!("@TGS#{n:06}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let scene = Scene::on(bench).await;
-    let crawl = scene.open(at(1, 0)).await;
-    assert_eq!(scene.list_baseline(crawl, scene.public, at(1, 1), &ids).await.first_listed, 50_003);
-    let again = scene.list_baseline(crawl, scene.private, at(1, 2), &ids[..20_001]).await;
+    let leased = LeasedApp::on(db).await;
+    let crawl = leased.open(at(1, 0)).await;
+    assert_eq!(leased.list_baseline(crawl, leased.public, at(1, 1), &ids).await.first_listed, 50_003);
+    let again = leased.list_baseline(crawl, leased.private, at(1, 2), &ids[..20_001]).await;
     assert_eq!(again, Written { retyped: 20_001, ..Written::default() });
     let mut counted = 0;
-    bench.store.gather_live(scene.app, || (), |(), _, _, _| counted += 1).await.unwrap();
+    db.store.gather_live(leased.app, || (), |(), _, _, _| counted += 1).await.unwrap();
     assert_eq!(counted, 50_003);
-    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Moving)];
-    let settlement = scene.settle_all(&passes).await;
-    let events = scene.close(crawl, at(1, 0), at(1, 3), &settlement).await.unwrap();
+    let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Moving)];
+    let settlement = leased.settle_all(&passes).await;
+    let events = leased.close(crawl, at(1, 0), at(1, 3), &settlement).await.unwrap();
     assert_eq!(events, CrawlEvents { vanished: 30_002, retyped: 20_001, ..CrawlEvents::default() });
-    assert_eq!(bench.value("SELECT missing_count FROM app_status").await, "20001");
+    assert_eq!(db.value("SELECT missing_count FROM app_status").await, "20001");
 }
 
-async fn a_group_in_two_batches_is_written_once(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &[], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let first = scene.list(crawl, scene.public, at(2, 1), &["a", "b"]).await;
-    let second = scene.list(crawl, scene.public, at(2, 2), &["b", "c"]).await;
+async fn a_group_in_two_batches_is_written_once(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &[], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let first = leased.list(crawl, leased.public, at(2, 1), &["a", "b"]).await;
+    let second = leased.list(crawl, leased.public, at(2, 2), &["b", "c"]).await;
     assert_eq!((first.appeared, second.appeared), (2, 1));
     assert_eq!(second.first_listed, 1);
 }
 
-async fn apps_do_not_see_each_others_groups(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
+async fn apps_do_not_see_each_others_groups(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let other = AppIdentity { sdk_app_id: SdkAppId::new(7).unwrap(), name: "test".to_owned() };
-    let (app, _) = bench.store.register_app(&other, &group_types(&["Public"])).await.unwrap();
-    let lease = bench.store.try_lease(other.sdk_app_id).await.unwrap().unwrap();
-    let other = Scene { bench, app, public: scene.public, private: scene.private, lease };
+    let (app, _) = db.store.register_app(&other, &group_types(&["Public"])).await.unwrap();
+    let lease = db.store.try_lease(other.sdk_app_id).await.unwrap().unwrap();
+    let other = LeasedApp { db, app, public: leased.public, private: leased.private, lease };
     let crawl = other.open(at(2, 0)).await;
-    assert_eq!(other.list(crawl, scene.public, at(2, 1), &["a", "z"]).await.first_listed, 2);
-    let settlement = other.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    assert_eq!(other.list(crawl, leased.public, at(2, 1), &["a", "z"]).await.first_listed, 2);
+    let settlement = other.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
     other.close(crawl, at(2, 0), at(2, 2), &settlement).await.unwrap();
-    let shown = bench.lines("SELECT app, group_id FROM live_groups ORDER BY app, group_id").await;
+    let shown = db.lines("SELECT app, group_id FROM live_groups ORDER BY app, group_id").await;
     assert_eq!(shown, ["prod|a", "prod|b", "test|z"]);
 }
 
-async fn a_complete_crawl_that_misses_nothing_deletes_nothing(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a"], &["p"]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+async fn a_complete_crawl_that_misses_nothing_deletes_nothing(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a"], &["p"]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
     let crawls = "SELECT status, deletions, requests, groups_listed, started_at, finished_at, reason FROM crawls WHERE crawl_id = ";
     assert_eq!(
-        bench.lines(&format!("{crawls}{crawl}")).await,
+        db.lines(&format!("{crawls}{crawl}")).await,
         ["complete|none|4|6|2026-03-01T02:00:00Z|2026-03-01T02:02:00Z|NULL"]
     );
     // Only the concluded type's groups were seen again.
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|02:00|NULL|NULL|0|1", "p|Private|01:01|01:01|NULL|NULL|0|1"]
     );
-    let as_of = bench.lines("SELECT group_type, as_of FROM type_status ORDER BY group_type").await;
+    let as_of = db.lines("SELECT group_type, as_of FROM type_status ORDER BY group_type").await;
     assert_eq!(as_of, ["Private|2026-03-01T01:00:00Z", "Public|2026-03-01T02:00:00Z"]);
 }
 
-async fn an_exact_absence_deletes_at_once_and_is_seen_last_when_its_type_was_concluded_last(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public, scene.private]).await;
-    let crawl = scene.open(at(3, 0)).await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)], &["a"]).await;
-    let events = scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+async fn an_exact_absence_deletes_at_once_and_is_seen_last_when_its_type_was_concluded_last(
+    db: &TestDatabase,
+) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &["p"]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public, leased.private]).await;
+    let crawl = leased.open(at(3, 0)).await;
+    let gone =
+        leased.settle(&[(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)], &["a"]).await;
+    let events = leased.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
     assert_eq!(events, CrawlEvents { vanished: 1, ..CrawlEvents::default() });
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         [
             "a|Public|01:01|02:00|03:02|NULL|0|1",
             "b|Public|01:01|03:00|NULL|NULL|0|1",
             "p|Private|01:01|03:00|NULL|NULL|0|1"
         ]
     );
-    assert_eq!(scene.events().await, [format!("vanished|a|Public|NULL|{crawl}")]);
+    assert_eq!(leased.events().await, [format!("vanished|a|Public|NULL|{crawl}")]);
     let crawls = format!("SELECT status, deletions, vanished FROM crawls WHERE crawl_id = {crawl}");
-    assert_eq!(bench.lines(&crawls).await, ["complete|applied|1"]);
+    assert_eq!(db.lines(&crawls).await, ["complete|applied|1"]);
     let counts = "SELECT group_type, live_count, deleted_count FROM type_status ORDER BY group_type";
-    assert_eq!(bench.lines(counts).await, ["Private|1|0", "Public|1|1"]);
+    assert_eq!(db.lines(counts).await, ["Private|1|0", "Public|1|1"]);
 }
 
-async fn a_moving_absence_is_missing_first_and_vanished_the_second_time(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let moving = [(scene.public, Verdict::Moving)];
-    let crawl = scene.open(at(2, 0)).await;
-    let missing = scene.settle(&moving, &["a"]).await;
-    let events = scene.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
+async fn a_moving_absence_is_missing_first_and_vanished_the_second_time(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let moving = [(leased.public, Verdict::Moving)];
+    let crawl = leased.open(at(2, 0)).await;
+    let missing = leased.settle(&moving, &["a"]).await;
+    let events = leased.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
     assert_eq!(events, CrawlEvents::default());
-    bench.assert_consistent().await;
+    db.assert_consistent().await;
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|01:01|NULL|02:00|0|1", "b|Public|01:01|02:00|NULL|NULL|0|1"]
     );
     let deletions = format!("SELECT status, deletions FROM crawls WHERE crawl_id = {crawl}");
-    assert_eq!(bench.lines(&deletions).await, ["complete|none"]);
-    let crawl = scene.open(at(3, 0)).await;
-    let gone = scene.settle(&moving, &["a"]).await;
-    let events = scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+    assert_eq!(db.lines(&deletions).await, ["complete|none"]);
+    let crawl = leased.open(at(3, 0)).await;
+    let gone = leased.settle(&moving, &["a"]).await;
+    let events = leased.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
     assert_eq!(events, CrawlEvents { vanished: 1, ..CrawlEvents::default() });
-    assert_eq!(scene.groups().await[0], "a|Public|01:01|01:01|03:02|NULL|0|1");
+    assert_eq!(leased.groups().await[0], "a|Public|01:01|01:01|03:02|NULL|0|1");
 }
 
-async fn a_missing_group_keeps_the_time_it_was_seen_last(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
-    let crawl = scene.open(at(3, 0)).await;
-    let missing = scene.settle(&[(scene.public, Verdict::Moving)], &["a"]).await;
-    scene.close(crawl, at(3, 0), at(3, 2), &missing).await.unwrap();
+async fn a_missing_group_keeps_the_time_it_was_seen_last(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
+    let crawl = leased.open(at(3, 0)).await;
+    let missing = leased.settle(&[(leased.public, Verdict::Moving)], &["a"]).await;
+    leased.close(crawl, at(3, 0), at(3, 2), &missing).await.unwrap();
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|02:00|NULL|03:00|0|1", "b|Public|01:01|03:00|NULL|NULL|0|1"]
     );
 }
 
-async fn a_failed_crawl_concludes_nothing_but_keeps_its_counts_and_reason(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.list(crawl, scene.public, at(2, 1), &["b"]).await;
-    scene.fail(crawl, at(2, 0), at(2, 2)).await;
+async fn a_failed_crawl_concludes_nothing_but_keeps_its_counts_and_reason(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.list(crawl, leased.public, at(2, 1), &["b"]).await;
+    leased.fail(crawl, at(2, 0), at(2, 2)).await;
     let shown = format!(
         "SELECT status, deletions, appeared, reason_code, error_code, reason FROM crawls WHERE crawl_id = {crawl}"
     );
-    assert_eq!(bench.lines(&shown).await, ["failed|NULL|1|timeout|NULL|no answer within 10s"]);
+    assert_eq!(db.lines(&shown).await, ["failed|NULL|1|timeout|NULL|no answer within 10s"]);
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|01:01|NULL|NULL|0|1", "b|Public|02:01|02:01|NULL|NULL|0|0"]
     );
     let counts = "SELECT total_count, total_count_at_start, listed_count, recorded_at FROM app_counts ORDER BY crawl_id DESC LIMIT 1";
-    assert_eq!(bench.lines(counts).await, ["8|7|6|2026-03-01T02:02:00Z"]);
+    assert_eq!(db.lines(counts).await, ["8|7|6|2026-03-01T02:02:00Z"]);
     assert_eq!(
-        bench
-            .lines("SELECT last_complete_crawl_at, last_crawl_status, last_crawl_reason FROM app_status")
-            .await,
+        db.lines("SELECT last_complete_crawl_at, last_crawl_status, last_crawl_reason FROM app_status").await,
         ["2026-03-01T01:02:00Z|failed|no answer within 10s"]
     );
 }
 
-async fn a_crawl_is_closed_once_and_a_second_end_writes_nothing(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
+async fn a_crawl_is_closed_once_and_a_second_end_writes_nothing(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
     let everything = || async {
-        let mut all = scene.groups().await;
-        all.extend(bench.lines("SELECT * FROM crawls ORDER BY crawl_id").await);
-        all.extend(bench.lines("SELECT * FROM type_status ORDER BY group_type").await);
-        all.extend(bench.lines("SELECT * FROM daily_counts ORDER BY group_type").await);
+        let mut all = leased.groups().await;
+        all.extend(db.lines("SELECT * FROM crawls ORDER BY crawl_id").await);
+        all.extend(db.lines("SELECT * FROM type_status ORDER BY group_type").await);
+        all.extend(db.lines("SELECT * FROM daily_counts ORDER BY group_type").await);
         all
     };
     let before = everything().await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
     for finished_at in [at(2, 2), at(2, 9)] {
-        let again = scene.close(crawl, at(2, 0), finished_at, &gone).await;
+        let again = leased.close(crawl, at(2, 0), finished_at, &gone).await;
         assert!(matches!(again, Err(StoreError::Superseded { crawl: which }) if which == crawl), "{again:?}");
     }
     assert_eq!(everything().await, before);
 }
 
-async fn crawls_of_dead_processes_are_closed_by_the_next(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
-    let dead = scene.open(at(2, 0)).await;
-    scene.list(dead, scene.public, at(2, 1), &["b"]).await;
-    let next = scene.open(at(3, 0)).await;
+async fn crawls_of_dead_processes_are_closed_by_the_next(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
+    let dead = leased.open(at(2, 0)).await;
+    leased.list(dead, leased.public, at(2, 1), &["b"]).await;
+    let next = leased.open(at(3, 0)).await;
     assert!(next > dead);
     let shown = format!(
         "SELECT status, deletions, appeared, reason_code, reason, finished_at FROM crawls WHERE crawl_id = {dead}"
     );
     assert_eq!(
-        bench.lines(&shown).await,
+        db.lines(&shown).await,
         ["failed|NULL|1|process_ended|the process ended before the crawl did|2026-03-01T03:00:00Z"]
     );
-    assert_eq!(scene.events().await, [format!("appeared|b|NULL|Public|{dead}")]);
+    assert_eq!(leased.events().await, [format!("appeared|b|NULL|Public|{dead}")]);
 }
 
-async fn a_tick_is_served_once(bench: &Bench) {
-    let scene = Scene::on(bench).await;
+async fn a_tick_is_served_once(db: &TestDatabase) {
+    let leased = LeasedApp::on(db).await;
     // Not by a crawl that does not reach its end.
-    let crawl = scene.try_open(at(2, 0), Some(at(2, 0))).await.unwrap();
-    scene.fail(crawl, at(2, 0), at(2, 1)).await;
-    let crawl = scene.try_open(at(2, 2), Some(at(2, 0))).await.unwrap();
-    scene.complete(crawl, at(2, 2), at(2, 3), &[]).await;
-    assert_eq!(scene.try_open(at(2, 4), Some(at(2, 0))).await, None);
+    let crawl = leased.try_open(at(2, 0), Some(at(2, 0))).await.unwrap();
+    leased.fail(crawl, at(2, 0), at(2, 1)).await;
+    let crawl = leased.try_open(at(2, 2), Some(at(2, 0))).await.unwrap();
+    leased.complete(crawl, at(2, 2), at(2, 3), &[]).await;
+    assert_eq!(leased.try_open(at(2, 4), Some(at(2, 0))).await, None);
     // Crawls without a tick are none of its business.
     for minute in [10, 20] {
-        let crawl = scene.open(at(3, minute)).await;
-        scene.complete(crawl, at(3, minute), at(3, minute + 1), &[]).await;
+        let crawl = leased.open(at(3, minute)).await;
+        leased.complete(crawl, at(3, minute), at(3, minute + 1), &[]).await;
     }
-    let crawl = scene.open(at(3, 30)).await;
-    scene.fail(crawl, at(3, 30), at(3, 31)).await;
-    assert_eq!(bench.store.last_start(scene.app).await.unwrap(), Some(at(3, 20)));
-    let dues = bench.lines("SELECT trigger, due_at FROM crawls ORDER BY crawl_id").await;
+    let crawl = leased.open(at(3, 30)).await;
+    leased.fail(crawl, at(3, 30), at(3, 31)).await;
+    assert_eq!(db.store.last_start(leased.app).await.unwrap(), Some(at(3, 20)));
+    let dues = db.lines("SELECT trigger, due_at FROM crawls ORDER BY crawl_id").await;
     assert_eq!(
         dues,
         [
@@ -530,67 +531,64 @@ fn pass(type_id: TypeId, verdict: Option<Verdict>, stated: &[u64], distinct: u64
 }
 
 async fn a_day_that_a_wrong_clock_left_in_the_future_becomes_the_newest_crawls_and_right_days_stay(
-    bench: &Bench,
+    db: &TestDatabase,
 ) {
-    let scene = Scene::after_baseline(bench, &["a"], &[]).await;
+    let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
     let nothing = Settlement::nothing();
     let close = async |hour, days: i64| {
-        let crawl = scene.open(at(hour, 0)).await;
-        let closing = scene.closing(crawl, at(hour, 0), at(hour, 1), &nothing);
+        let crawl = leased.open(at(hour, 0)).await;
+        let closing = leased.closing(crawl, at(hour, 0), at(hour, 1), &nothing);
         let closing = Closing { day: day() + TimeDelta::days(days), ..closing };
-        bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+        db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
     };
     let days = "SELECT DISTINCT day FROM daily_counts ORDER BY day";
     close(2, 400).await;
     close(3, 1).await;
-    assert_eq!(bench.lines(days).await, ["2026-03-01", "2026-03-02"]);
+    assert_eq!(db.lines(days).await, ["2026-03-01", "2026-03-02"]);
     close(4, 2).await;
     close(5, 3).await;
     close(6, -400).await;
-    let kept = bench.lines(days).await;
+    let kept = db.lines(days).await;
     assert_eq!(kept[1..], ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"]);
 }
 
-async fn the_day_adds_up_its_crawls_and_keeps_the_last_totals(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.list(crawl, scene.public, at(2, 1), &["c", "d"]).await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
-    let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
-    let closing = Closing { passes: &passes, ..scene.closing(crawl, at(2, 0), at(2, 2), &gone) };
-    bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
-    let crawl = scene.open(at(3, 0)).await;
-    scene.list(crawl, scene.private, at(3, 1), &["d"]).await;
+async fn the_day_adds_up_its_crawls_and_keeps_the_last_totals(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.list(crawl, leased.public, at(2, 1), &["c", "d"]).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
+    let passes = [pass(leased.public, Some(Verdict::Exact), &[9], 9)];
+    let closing = Closing { passes: &passes, ..leased.closing(crawl, at(2, 0), at(2, 2), &gone) };
+    db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
+    let crawl = leased.open(at(3, 0)).await;
+    leased.list(crawl, leased.private, at(3, 1), &["d"]).await;
     // The pass got no count: the earlier one stays.
-    let passes = [pass(scene.public, None, &[], 0)];
+    let passes = [pass(leased.public, None, &[], 0)];
     let nothing = Settlement::nothing();
     let closing = Closing {
         passes: &passes,
         status: CrawlStatus::Cancelled,
-        ..scene.closing(crawl, at(3, 0), at(3, 2), &nothing)
+        ..leased.closing(crawl, at(3, 0), at(3, 2), &nothing)
     };
-    bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+    db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
     let shown = "SELECT day, group_type, live_groups, total_count, appeared, vanished, reappeared, retyped
                  FROM daily_counts ORDER BY group_type";
-    assert_eq!(
-        bench.lines(shown).await,
-        ["2026-03-01|Private|1|NULL|0|0|0|1", "2026-03-01|Public|2|9|2|1|0|0"]
-    );
+    assert_eq!(db.lines(shown).await, ["2026-03-01|Private|1|NULL|0|0|0|1", "2026-03-01|Public|2|9|2|1|0|0"]);
 }
 
-async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let missing = scene.settle(&[(scene.public, Verdict::Moving)], &["b"]).await;
-    scene.close(crawl, at(2, 0), at(2, 1), &missing).await.unwrap();
-    let crawl = scene.open(at(3, 0)).await;
-    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
-    withheld.withhold(&[scene.public], Confirmation::Off, true);
-    let events = scene.close(crawl, at(3, 0), at(3, 2), &withheld).await.unwrap();
+async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b", "c"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let missing = leased.settle(&[(leased.public, Verdict::Moving)], &["b"]).await;
+    leased.close(crawl, at(2, 0), at(2, 1), &missing).await.unwrap();
+    let crawl = leased.open(at(3, 0)).await;
+    let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["a", "b"]).await;
+    withheld.withhold(&[leased.public], Confirmation::Off, true);
+    let events = leased.close(crawl, at(3, 0), at(3, 2), &withheld).await.unwrap();
     assert_eq!(events, CrawlEvents::default());
-    bench.assert_consistent().await;
+    db.assert_consistent().await;
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         [
             "a|Public|01:01|02:00|NULL|03:00|1|1",
             "b|Public|01:01|01:01|NULL|02:00|1|1",
@@ -598,103 +596,102 @@ async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(be
         ]
     );
     let shown = format!("SELECT status, deletions, withheld, vanished FROM crawls WHERE crawl_id = {crawl}");
-    assert_eq!(bench.lines(&shown).await, ["complete|withheld|2|0"]);
+    assert_eq!(db.lines(&shown).await, ["complete|withheld|2|0"]);
     let mut marks = Vec::new();
-    bench
-        .store
-        .gather_live(scene.app, || (), |(), _, id, mark| marks.push((id.to_owned(), mark)))
+    db.store
+        .gather_live(leased.app, || (), |(), _, id, mark| marks.push((id.to_owned(), mark)))
         .await
         .unwrap();
     marks.sort_by(|a, b| a.0.cmp(&b.0));
     let held = Mark { missing: true, held: true };
     assert_eq!(marks, [("a".to_owned(), held), ("b".to_owned(), held), ("c".to_owned(), Mark::default())]);
 
-    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
+    let waiting = db.store.held_crawl(crawl).await.unwrap().unwrap();
     assert_eq!((waiting.withheld, waiting.sdk_app_id()), (2, Some(sdk_app_id())));
-    assert_eq!(held_ids(bench, &waiting, crawl, Approval::All).await, ["a", "b"]);
-    let approve = || bench.store.approve(&scene.lease, &waiting, (crawl, Approval::All), at(4, 0), day());
+    assert_eq!(held_ids(db, &waiting, crawl, Approval::All).await, ["a", "b"]);
+    let approve = || db.store.approve(&leased.lease, &waiting, (crawl, Approval::All), at(4, 0), day());
     assert_eq!(approve().await.unwrap(), 2);
-    bench.assert_consistent().await;
+    db.assert_consistent().await;
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         [
             "a|Public|01:01|02:00|04:00|NULL|0|1",
             "b|Public|01:01|01:01|04:00|NULL|0|1",
             "c|Public|01:01|03:00|NULL|NULL|0|1"
         ]
     );
-    assert_eq!(bench.lines(&shown).await, ["complete|approved|2|2"]);
+    assert_eq!(db.lines(&shown).await, ["complete|approved|2|2"]);
     assert_eq!(
-        scene.events().await,
+        leased.events().await,
         [format!("vanished|a|Public|NULL|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")]
     );
     assert_eq!(approve().await.unwrap(), 0);
-    assert_eq!(bench.lines(&shown).await, ["complete|approved|2|2"]);
+    assert_eq!(db.lines(&shown).await, ["complete|approved|2|2"]);
 }
 
-async fn held_ids(bench: &Bench, of: &HeldCrawl, crawl: CrawlId, which: Approval) -> Vec<String> {
-    let groups = bench.store.held_groups(of, crawl, which).await.unwrap();
+async fn held_ids(db: &TestDatabase, of: &HeldCrawl, crawl: CrawlId, which: Approval) -> Vec<String> {
+    let groups = db.store.held_groups(of, crawl, which).await.unwrap();
     groups.into_iter().map(|(id, _)| id).collect()
 }
 
-async fn confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &["p", "q", "r"]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
-    let mut withheld = scene.settle(&passes, &["a", "b", "p", "q"]).await;
-    withheld.withhold(&[scene.public], Confirmation::On, true);
-    withheld.withhold(&[scene.private], Confirmation::Off, true);
-    scene.close(crawl, at(2, 0), at(2, 2), &withheld).await.unwrap();
+async fn confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b", "c"], &["p", "q", "r"]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
+    let mut withheld = leased.settle(&passes, &["a", "b", "p", "q"]).await;
+    withheld.withhold(&[leased.public], Confirmation::On, true);
+    withheld.withhold(&[leased.private], Confirmation::Off, true);
+    leased.close(crawl, at(2, 0), at(2, 2), &withheld).await.unwrap();
     let shown = format!(
         "SELECT deletions, vanished, withheld, withheld_confirmed, held_count FROM crawls WHERE crawl_id = {crawl}"
     );
-    assert_eq!(bench.lines(&shown).await, ["withheld|0|4|2|4"]);
+    assert_eq!(db.lines(&shown).await, ["withheld|0|4|2|4"]);
     let held = "SELECT group_id, confirmed FROM live_groups WHERE held ORDER BY group_id";
-    assert_eq!(bench.lines(held).await, ["a|1", "b|1", "p|0", "q|0"]);
-    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
-    let all = bench.store.held_groups(&waiting, crawl, Approval::All).await.unwrap();
+    assert_eq!(db.lines(held).await, ["a|1", "b|1", "p|0", "q|0"]);
+    let waiting = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let all = db.store.held_groups(&waiting, crawl, Approval::All).await.unwrap();
     let expected = [("a", true), ("b", true), ("p", false), ("q", false)];
     assert_eq!(all, expected.map(|(id, confirmed)| (id.to_owned(), confirmed)));
-    assert_eq!(held_ids(bench, &waiting, crawl, Approval::Confirmed).await, ["a", "b"]);
+    assert_eq!(held_ids(db, &waiting, crawl, Approval::Confirmed).await, ["a", "b"]);
 
     let approve = async |which| {
-        let approved = bench.store.approve(&scene.lease, &waiting, (crawl, which), at(3, 0), day()).await;
-        bench.assert_consistent().await;
+        let approved = db.store.approve(&leased.lease, &waiting, (crawl, which), at(3, 0), day()).await;
+        db.assert_consistent().await;
         approved.unwrap()
     };
     assert_eq!(approve(Approval::Confirmed).await, 2);
-    assert_eq!(bench.lines(&shown).await, ["withheld|2|4|2|2"]);
-    assert_eq!(bench.lines(held).await, ["p|0", "q|0"]);
-    assert_eq!(bench.lines("SELECT group_id FROM live_groups ORDER BY 1").await, ["c", "p", "q", "r"]);
+    assert_eq!(db.lines(&shown).await, ["withheld|2|4|2|2"]);
+    assert_eq!(db.lines(held).await, ["p|0", "q|0"]);
+    assert_eq!(db.lines("SELECT group_id FROM live_groups ORDER BY 1").await, ["c", "p", "q", "r"]);
     assert_eq!(approve(Approval::Confirmed).await, 0);
-    assert_eq!(bench.lines(&shown).await, ["withheld|2|4|2|2"]);
+    assert_eq!(db.lines(&shown).await, ["withheld|2|4|2|2"]);
 
     // A later crawl learns that another one is gone.
     let history =
         HistoryChanges { round: 2, confirmed_held: ["p", "c"].into_iter().collect(), ..Default::default() };
-    close_with_history(&scene, 4, &history).await;
-    assert_eq!(bench.lines(held).await, ["p|1", "q|0"]);
-    assert_eq!(bench.lines(&shown).await, ["withheld|2|4|3|2"]);
+    close_with_history(&leased, 4, &history).await;
+    assert_eq!(db.lines(held).await, ["p|1", "q|0"]);
+    assert_eq!(db.lines(&shown).await, ["withheld|2|4|3|2"]);
     assert_eq!(approve(Approval::Confirmed).await, 1);
-    assert_eq!(bench.lines(&shown).await, ["withheld|3|4|3|1"]);
+    assert_eq!(db.lines(&shown).await, ["withheld|3|4|3|1"]);
     assert_eq!(approve(Approval::All).await, 1);
-    assert_eq!(bench.lines(&shown).await, ["approved|4|4|3|0"]);
+    assert_eq!(db.lines(&shown).await, ["approved|4|4|3|0"]);
 }
 
 /// A complete crawl at this hour that lists every live group that is not held and changes the history of questions.
-async fn close_with_history(scene: &Scene<'_>, hour: u32, history: &HistoryChanges) {
-    let crawl = scene.open(at(hour, 0)).await;
-    let settlement = scene.settle(&[(scene.public, Verdict::Exact)], &[]).await;
+async fn close_with_history(leased: &LeasedApp<'_>, hour: u32, history: &HistoryChanges) {
+    let crawl = leased.open(at(hour, 0)).await;
+    let settlement = leased.settle(&[(leased.public, Verdict::Exact)], &[]).await;
     let closing =
-        Closing { history: Some(history), ..scene.closing(crawl, at(hour, 0), at(hour, 2), &settlement) };
-    scene.bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
-    scene.bench.assert_consistent().await;
+        Closing { history: Some(history), ..leased.closing(crawl, at(hour, 0), at(hour, 2), &settlement) };
+    leased.db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
+    leased.db.assert_consistent().await;
 }
 
-async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b", "c", "d"], &[]).await;
+async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d"], &[]).await;
     let history = async || {
-        let History { round, asked } = bench.store.history(scene.app).await.unwrap();
+        let History { round, asked } = db.store.history(leased.app).await.unwrap();
         (round, asked.into_iter().collect::<BTreeMap<String, Asked>>())
     };
     let of = |groups: &[(&str, Asked)]| groups.iter().map(|(id, asked)| ((*id).to_owned(), *asked)).collect();
@@ -706,11 +703,11 @@ async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(ben
     assert_eq!(history().await, (1, BTreeMap::new()));
     let (stood, unlearned) = (Asked::then_stood(None, 1), Asked::then_unlearned(None, 1));
     let kept = [("a", stood), ("b", stood), ("c", unlearned)];
-    close_with_history(&scene, 2, &HistoryChanges { round: 1, set: set(&kept), ..Default::default() }).await;
+    close_with_history(&leased, 2, &HistoryChanges { round: 1, set: set(&kept), ..Default::default() }).await;
     assert_eq!(history().await, (2, of(&kept)));
     // A crawl that does not reach its end changes nothing about it.
-    let failed = scene.open(at(3, 0)).await;
-    scene.fail(failed, at(3, 0), at(3, 1)).await;
+    let failed = leased.open(at(3, 0)).await;
+    leased.fail(failed, at(3, 0), at(3, 1)).await;
     assert_eq!(history().await, (2, of(&kept)));
 
     let stood_again = Asked::then_stood(Some(&stood), 2);
@@ -720,37 +717,37 @@ async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(ben
         remove: ["b", "never asked about"].into_iter().collect(),
         ..Default::default()
     };
-    close_with_history(&scene, 4, &changes).await;
+    close_with_history(&leased, 4, &changes).await;
     assert_eq!(history().await, (3, of(&[("a", stood_again), ("c", unlearned)])));
 
     // A group that is deleted leaves the history with the next crawl.
-    let crawl = scene.open(at(5, 0)).await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["c"]).await;
+    let crawl = leased.open(at(5, 0)).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["c"]).await;
     let prune = HistoryChanges { round: 3, prune: true, ..Default::default() };
-    let closing = Closing { history: Some(&prune), ..scene.closing(crawl, at(5, 0), at(5, 2), &gone) };
-    bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+    let closing = Closing { history: Some(&prune), ..leased.closing(crawl, at(5, 0), at(5, 2), &gone) };
+    db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
     assert_eq!(history().await, (4, of(&[("a", stood_again)])));
 }
 
-async fn held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_undone_ones(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b", "c", "d", "e"], &["p", "q"]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
-    let undone = scene.settle(&passes, &["d"]).await;
-    scene.close(crawl, at(2, 0), at(2, 1), &undone).await.unwrap();
-    let deleted = bench.store.held_crawl(crawl).await.unwrap().unwrap();
-    bench.store.undelete(&scene.lease, &deleted, crawl, at(2, 5), day()).await.unwrap();
-    let crawl = scene.open(at(3, 0)).await;
-    let mut withheld = scene.settle(&passes, &["a", "b", "c", "p"]).await;
-    withheld.withhold(&[scene.public], Confirmation::Off, true);
-    withheld.withhold(&[scene.private], Confirmation::On, true);
-    scene.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
+async fn held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_undone_ones(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d", "e"], &["p", "q"]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
+    let undone = leased.settle(&passes, &["d"]).await;
+    leased.close(crawl, at(2, 0), at(2, 1), &undone).await.unwrap();
+    let deleted = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    db.store.undelete(&leased.lease, &deleted, crawl, at(2, 5), day()).await.unwrap();
+    let crawl = leased.open(at(3, 0)).await;
+    let mut withheld = leased.settle(&passes, &["a", "b", "c", "p"]).await;
+    withheld.withhold(&[leased.public], Confirmation::Off, true);
+    withheld.withhold(&[leased.private], Confirmation::On, true);
+    leased.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
     let held = "SELECT group_id, confirmed FROM live_groups WHERE held ORDER BY group_id";
-    assert_eq!(bench.lines(held).await, ["a|0", "b|0", "c|0", "d|0", "p|1"]);
+    assert_eq!(db.lines(held).await, ["a|0", "b|0", "c|0", "d|0", "p|1"]);
 
     let to_ask = async |round, most| {
-        let groups = bench.store.held_to_ask(scene.app, round, most).await.unwrap();
-        assert!(groups.iter().all(|(_, type_id)| *type_id == scene.public), "{groups:?}");
+        let groups = db.store.held_to_ask(leased.app, round, most).await.unwrap();
+        assert!(groups.iter().all(|(_, type_id)| *type_id == leased.public), "{groups:?}");
         groups.into_iter().map(|(id, _)| id).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(to_ask(1, 10).await, "a b c");
@@ -758,50 +755,50 @@ async fn held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_und
         (Asked::then_unlearned(None, 1), ["a"].into_iter().collect()),
         (Asked { unlearned: 3, round: 1, again_in: 4, ..Asked::default() }, ["b"].into_iter().collect()),
     ]);
-    close_with_history(&scene, 4, &HistoryChanges { round: 1, set, ..Default::default() }).await;
+    close_with_history(&leased, 4, &HistoryChanges { round: 1, set, ..Default::default() }).await;
     assert_eq!(to_ask(1, 10).await, "c");
     assert_eq!(to_ask(2, 10).await, "c a", "those never asked about come first");
     assert_eq!(to_ask(4, 10).await, "c a b");
     assert_eq!(to_ask(4, 2).await, "c a");
 }
 
-async fn a_held_group_that_is_listed_again_is_free(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let mut withheld = scene.settle(&[(scene.public, Verdict::Exact)], &["a", "b"]).await;
-    withheld.withhold(&[scene.public], Confirmation::Off, true);
-    scene.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
-    let next = scene.open(at(3, 0)).await;
-    assert_eq!(scene.list(next, scene.public, at(3, 1), &["a"]).await, Written::default());
-    scene.complete(next, at(3, 0), at(3, 2), &[scene.public]).await;
+async fn a_held_group_that_is_listed_again_is_free(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["a", "b"]).await;
+    withheld.withhold(&[leased.public], Confirmation::Off, true);
+    leased.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
+    let next = leased.open(at(3, 0)).await;
+    assert_eq!(leased.list(next, leased.public, at(3, 1), &["a"]).await, Written::default());
+    leased.complete(next, at(3, 0), at(3, 2), &[leased.public]).await;
     let shown = "SELECT group_id, held, missing_since FROM groups ORDER BY group_id";
-    assert_eq!(bench.lines(shown).await, ["a|0|NULL", "b|1|2026-03-01T02:00:00Z"]);
-    let waiting = bench.store.held_crawl(crawl).await.unwrap().unwrap();
-    assert_eq!(held_ids(bench, &waiting, crawl, Approval::All).await, ["b"]);
+    assert_eq!(db.lines(shown).await, ["a|0|NULL", "b|1|2026-03-01T02:00:00Z"]);
+    let waiting = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!(held_ids(db, &waiting, crawl, Approval::All).await, ["b"]);
 }
 
-async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b", "c", "d"], &["p"]).await;
-    let first = scene.open(at(2, 0)).await;
-    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
-    let gone = scene.settle(&passes, &["a", "b", "p"]).await;
-    scene.close(first, at(2, 0), at(2, 2), &gone).await.unwrap();
+async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d"], &["p"]).await;
+    let first = leased.open(at(2, 0)).await;
+    let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
+    let gone = leased.settle(&passes, &["a", "b", "p"]).await;
+    leased.close(first, at(2, 0), at(2, 2), &gone).await.unwrap();
     // One of them returns, and is deleted again by another crawl: that is not the first one's to undo.
-    let second = scene.open(at(3, 0)).await;
-    scene.list(second, scene.public, at(3, 1), &["b"]).await;
-    scene.complete(second, at(3, 0), at(3, 2), &[scene.public]).await;
-    let third = scene.open(at(4, 0)).await;
-    let gone = scene.settle(&passes, &["b", "c"]).await;
-    scene.close(third, at(4, 0), at(4, 2), &gone).await.unwrap();
+    let second = leased.open(at(3, 0)).await;
+    leased.list(second, leased.public, at(3, 1), &["b"]).await;
+    leased.complete(second, at(3, 0), at(3, 2), &[leased.public]).await;
+    let third = leased.open(at(4, 0)).await;
+    let gone = leased.settle(&passes, &["b", "c"]).await;
+    leased.close(third, at(4, 0), at(4, 2), &gone).await.unwrap();
 
-    let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
+    let crawl = db.store.held_crawl(first).await.unwrap().unwrap();
     assert_eq!((crawl.vanished, crawl.undeleted), (3, 0));
-    assert_eq!(bench.store.deleted_groups(&crawl, first).await.unwrap(), ["a", "p"]);
-    let undelete = || bench.store.undelete(&scene.lease, &crawl, first, at(5, 0), day());
+    assert_eq!(db.store.deleted_groups(&crawl, first).await.unwrap(), ["a", "p"]);
+    let undelete = || db.store.undelete(&leased.lease, &crawl, first, at(5, 0), day());
     assert_eq!(undelete().await.unwrap(), 2);
-    bench.assert_consistent().await;
+    db.assert_consistent().await;
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         [
             "a|Public|01:01|01:01|NULL|02:00|1|1",
             "b|Public|01:01|03:01|04:02|NULL|0|1",
@@ -810,128 +807,128 @@ async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_sinc
             "p|Private|01:01|01:01|NULL|02:00|1|1"
         ]
     );
-    let told = scene.events().await;
+    let told = leased.events().await;
     assert_eq!(
         told[told.len() - 2..],
         [format!("undeleted|a|Public|Public|{first}"), format!("undeleted|p|Private|Private|{first}")]
     );
     let shown =
         format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {first}");
-    assert_eq!(bench.lines(&shown).await, ["withheld|3|2|2"]);
+    assert_eq!(db.lines(&shown).await, ["withheld|3|2|2"]);
     let days = "SELECT group_type, live_groups, vanished FROM daily_counts ORDER BY group_type";
-    assert_eq!(bench.lines(days).await, ["Private|1|1", "Public|2|4"]);
+    assert_eq!(db.lines(days).await, ["Private|1|1", "Public|2|4"]);
     assert_eq!(undelete().await.unwrap(), 0);
-    assert_eq!(bench.lines(&shown).await, ["withheld|3|2|2"]);
+    assert_eq!(db.lines(&shown).await, ["withheld|3|2|2"]);
     // What the next crawl misses of them stays as it is, and someone's word deletes it again.
-    let next = scene.open(at(6, 0)).await;
-    let absent = scene.settle(&passes, &["a", "p"]).await;
-    assert_eq!(scene.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
-    let crawl = bench.store.held_crawl(first).await.unwrap().unwrap();
+    let next = leased.open(at(6, 0)).await;
+    let absent = leased.settle(&passes, &["a", "p"]).await;
+    assert_eq!(leased.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
+    let crawl = db.store.held_crawl(first).await.unwrap().unwrap();
     assert_eq!(
-        bench.store.approve(&scene.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(),
+        db.store.approve(&leased.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(),
         2
     );
-    assert_eq!(bench.lines(&shown).await, ["approved|5|2|2"]);
-    assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["d"]);
+    assert_eq!(db.lines(&shown).await, ["approved|5|2|2"]);
+    assert_eq!(db.lines("SELECT group_id FROM live_groups").await, ["d"]);
 }
 
-async fn an_approved_deletion_is_undone_and_approved_again(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let passes = [(scene.public, Verdict::Exact), (scene.private, Verdict::Exact)];
-    let mut gone = scene.settle(&passes, &["a", "b", "p"]).await;
-    gone.withhold(&[scene.public], Confirmation::Off, true);
-    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
-    let held = async || bench.store.held_crawl(crawl).await.unwrap().unwrap();
+async fn an_approved_deletion_is_undone_and_approved_again(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &["p"]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
+    let mut gone = leased.settle(&passes, &["a", "b", "p"]).await;
+    gone.withhold(&[leased.public], Confirmation::Off, true);
+    leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let held = async || db.store.held_crawl(crawl).await.unwrap().unwrap();
     let shown =
         format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {crawl}");
     // What was deleted at once becomes one more that waits.
-    let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(3, 0), day()).await.unwrap();
-    assert_eq!((undone, bench.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
-    bench.assert_consistent().await;
+    let undone = db.store.undelete(&leased.lease, &held().await, crawl, at(3, 0), day()).await.unwrap();
+    assert_eq!((undone, db.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
+    db.assert_consistent().await;
     for (minute, vanished, undeleted) in [(0, 4, 4), (10, 7, 7)] {
-        let approved = bench
+        let approved = db
             .store
-            .approve(&scene.lease, &held().await, (crawl, Approval::All), at(4, minute), day())
+            .approve(&leased.lease, &held().await, (crawl, Approval::All), at(4, minute), day())
             .await;
         assert_eq!(approved.unwrap(), 3);
-        bench.assert_consistent().await;
-        let undone = bench.store.undelete(&scene.lease, &held().await, crawl, at(4, minute + 5), day()).await;
+        db.assert_consistent().await;
+        let undone = db.store.undelete(&leased.lease, &held().await, crawl, at(4, minute + 5), day()).await;
         assert_eq!(undone.unwrap(), 3);
-        bench.assert_consistent().await;
-        assert_eq!(bench.lines(&shown).await, [format!("withheld|{vanished}|3|{undeleted}")]);
+        db.assert_consistent().await;
+        assert_eq!(db.lines(&shown).await, [format!("withheld|{vanished}|3|{undeleted}")]);
     }
-    assert_eq!(bench.value("SELECT count(*) FROM live_groups WHERE held").await, "3");
+    assert_eq!(db.value("SELECT count(*) FROM live_groups WHERE held").await, "3");
 }
 
-async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
-    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
-    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
-    bench.store.undelete(&scene.lease, &held, crawl, at(3, 0), day()).await.unwrap();
-    let next = scene.open(at(4, 0)).await;
-    assert_eq!(scene.list(next, scene.public, at(4, 1), &["a"]).await, Written::default());
-    scene.complete(next, at(4, 0), at(4, 2), &[scene.public]).await;
+async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
+    leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    db.store.undelete(&leased.lease, &held, crawl, at(3, 0), day()).await.unwrap();
+    let next = leased.open(at(4, 0)).await;
+    assert_eq!(leased.list(next, leased.public, at(4, 1), &["a"]).await, Written::default());
+    leased.complete(next, at(4, 0), at(4, 2), &[leased.public]).await;
     assert_eq!(
-        scene.groups().await,
+        leased.groups().await,
         ["a|Public|01:01|04:01|NULL|NULL|0|1", "b|Public|01:01|04:00|NULL|NULL|0|1"]
     );
 }
 
-async fn undoing_deletions_that_a_listing_has_undone_changes_nothing(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let gone = scene.settle(&[(scene.public, Verdict::Exact)], &["a"]).await;
-    scene.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
-    let next = scene.open(at(3, 0)).await;
-    scene.list(next, scene.public, at(3, 1), &["a"]).await;
-    scene.complete(next, at(3, 0), at(3, 2), &[scene.public]).await;
+async fn undoing_deletions_that_a_listing_has_undone_changes_nothing(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
+    leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
+    let next = leased.open(at(3, 0)).await;
+    leased.list(next, leased.public, at(3, 1), &["a"]).await;
+    leased.complete(next, at(3, 0), at(3, 2), &[leased.public]).await;
     let everything = async || {
-        let mut all = scene.groups().await;
+        let mut all = leased.groups().await;
         for table in ["crawl", "group_event", "daily_count", "type_state"] {
-            all.extend(bench.lines(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
+            all.extend(db.lines(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
         }
         all
     };
     let before = everything().await;
-    let held = bench.store.held_crawl(crawl).await.unwrap().unwrap();
-    assert_eq!(bench.store.undelete(&scene.lease, &held, crawl, at(4, 0), day()).await.unwrap(), 0);
+    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    assert_eq!(db.store.undelete(&leased.lease, &held, crawl, at(4, 0), day()).await.unwrap(), 0);
     assert_eq!(everything().await, before);
 }
 
 /// Two apps with everything that an app can have.
-async fn two_apps(bench: &Bench) -> [Scene<'_>; 2] {
+async fn two_apps(db: &TestDatabase) -> [LeasedApp<'_>; 2] {
     let ids: Vec<String> = (0..20_100).map(|n| format!("{n:06}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let scene = Scene::after_baseline(bench, &ids, &["p"]).await;
+    let leased = LeasedApp::after_baseline(db, &ids, &["p"]).await;
     let other = AppIdentity { sdk_app_id: SdkAppId::new(7).unwrap(), name: "other".to_owned() };
-    let (app, _) = bench.store.register_app(&other, &group_types(&["Public", "Private"])).await.unwrap();
-    let lease = bench.store.try_lease(other.sdk_app_id).await.unwrap().unwrap();
-    let other = Scene { bench, app, public: scene.public, private: scene.private, lease };
+    let (app, _) = db.store.register_app(&other, &group_types(&["Public", "Private"])).await.unwrap();
+    let lease = db.store.try_lease(other.sdk_app_id).await.unwrap().unwrap();
+    let other = LeasedApp { db, app, public: leased.public, private: leased.private, lease };
     let crawl = other.open(at(1, 0)).await;
     other.list(crawl, other.public, at(1, 1), &["a", "b", "000001"]).await;
     other.complete(crawl, at(1, 0), at(1, 2), &[other.public]).await;
-    for (scene, gone) in [(&scene, &ids[..12_000]), (&other, &["a"][..])] {
-        let crawl = scene.open(at(2, 0)).await;
-        scene.list(crawl, scene.public, at(2, 1), &["new"]).await;
-        let settlement = scene.settle(&[(scene.public, Verdict::Exact)], gone).await;
-        let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
+    for (leased, gone) in [(&leased, &ids[..12_000]), (&other, &["a"][..])] {
+        let crawl = leased.open(at(2, 0)).await;
+        leased.list(crawl, leased.public, at(2, 1), &["new"]).await;
+        let settlement = leased.settle(&[(leased.public, Verdict::Exact)], gone).await;
+        let passes = [pass(leased.public, Some(Verdict::Exact), &[9], 9)];
         let set = BTreeMap::from([(Asked::then_stood(None, 1), ["new"].into_iter().collect())]);
         let history = HistoryChanges { round: 1, set, ..Default::default() };
         let closing = Closing {
             passes: &passes,
             history: Some(&history),
-            ..scene.closing(crawl, at(2, 0), at(2, 2), &settlement)
+            ..leased.closing(crawl, at(2, 0), at(2, 2), &settlement)
         };
-        bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+        db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
     }
-    [scene, other]
+    [leased, other]
 }
 
 /// Every table with rows of apps, and how many rows it has of each.
-async fn rows_by_app(bench: &Bench) -> Vec<String> {
+async fn rows_by_app(db: &TestDatabase) -> Vec<String> {
     let mut rows = Vec::new();
     for (table, of) in [
         ("group_row", "app_id"),
@@ -945,65 +942,65 @@ async fn rows_by_app(bench: &Bench) -> Vec<String> {
         ("crawl_change", "(SELECT app_id FROM crawl c WHERE c.crawl_id = r.crawl_id)"),
     ] {
         let counted = format!("SELECT {of}, count(*) FROM {table} r GROUP BY 1 ORDER BY 1");
-        rows.extend(bench.lines(&counted).await.iter().map(|line| format!("{table} {line}")));
+        rows.extend(db.lines(&counted).await.iter().map(|line| format!("{table} {line}")));
     }
     rows
 }
 
-async fn a_forgotten_app_leaves_no_row_and_leaves_others_alone(bench: &Bench) {
-    let [scene, other] = two_apps(bench).await;
-    let known = bench.store.apps_called("prod").await.unwrap();
+async fn a_forgotten_app_leaves_no_row_and_leaves_others_alone(db: &TestDatabase) {
+    let [leased, other] = two_apps(db).await;
+    let known = db.store.apps_called("prod").await.unwrap();
     assert_eq!(
         known.iter().map(|app| (app.id(), app.name.as_str())).collect::<Vec<_>>(),
-        [(scene.app, "prod")]
+        [(leased.app, "prod")]
     );
-    assert_eq!(bench.store.apps_called("7").await.unwrap()[0].id(), other.app);
-    assert!(bench.store.apps_called("nobody").await.unwrap().is_empty());
-    let holdings = bench.store.holdings(scene.app).await.unwrap();
+    assert_eq!(db.store.apps_called("7").await.unwrap()[0].id(), other.app);
+    assert!(db.store.apps_called("nobody").await.unwrap().is_empty());
+    let holdings = db.store.holdings(leased.app).await.unwrap();
     assert_eq!(holdings, Holdings { groups: 20_102, events: 12_001, crawls: 2, days: 1 });
     let of_other = format!(" {}|", other.app.0);
     let expected: Vec<String> =
-        rows_by_app(bench).await.into_iter().filter(|line| line.contains(&of_other)).collect();
+        rows_by_app(db).await.into_iter().filter(|line| line.contains(&of_other)).collect();
     let mut batches = Vec::new();
-    bench.store.forget(&scene.lease, scene.app, |rows| batches.push(rows)).await.unwrap();
-    assert_eq!(rows_by_app(bench).await, expected);
+    db.store.forget(&leased.lease, leased.app, |rows| batches.push(rows)).await.unwrap();
+    assert_eq!(rows_by_app(db).await, expected);
     assert!(batches.len() > 4 && batches.iter().all(|rows| *rows <= 10_000), "{batches:?}");
     // Once more is once too often, and harmless.
-    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
-    assert_eq!(rows_by_app(bench).await, expected);
+    db.store.forget(&leased.lease, leased.app, |_| ()).await.unwrap();
+    assert_eq!(rows_by_app(db).await, expected);
 }
 
-async fn what_was_forgotten_half_way_is_finished_later(bench: &Bench) {
-    let [scene, other] = two_apps(bench).await;
-    forget_some_of(&scene).await;
-    assert_eq!(bench.store.apps_called("prod").await.unwrap().len(), 1);
+async fn what_was_forgotten_half_way_is_finished_later(db: &TestDatabase) {
+    let [leased, other] = two_apps(db).await;
+    forget_some_of(&leased).await;
+    assert_eq!(db.store.apps_called("prod").await.unwrap().len(), 1);
     let totals = "SELECT sum(live_count + deleted_count) FROM type_state WHERE app_id = ";
     let counted = "SELECT count(*) FROM group_row WHERE app_id = ";
-    let left = bench.value(&format!("{counted}{}", scene.app.0)).await;
-    assert_eq!(bench.value(&format!("{totals}{}", scene.app.0)).await, left);
-    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
-    assert_eq!(bench.lines("SELECT app FROM app_status").await, ["other"]);
-    assert_eq!(bench.lines("SELECT DISTINCT app_id FROM group_row").await, [other.app.0.to_string()]);
+    let left = db.value(&format!("{counted}{}", leased.app.0)).await;
+    assert_eq!(db.value(&format!("{totals}{}", leased.app.0)).await, left);
+    db.store.forget(&leased.lease, leased.app, |_| ()).await.unwrap();
+    assert_eq!(db.lines("SELECT app FROM app_status").await, ["other"]);
+    assert_eq!(db.lines("SELECT DISTINCT app_id FROM group_row").await, [other.app.0.to_string()]);
 }
 
-async fn an_app_that_was_forgotten_half_way_can_be_crawled_again(bench: &Bench) {
-    let [scene, _other] = two_apps(bench).await;
-    forget_some_of(&scene).await;
-    let states = bench.store.type_states(scene.app).await.unwrap();
+async fn an_app_that_was_forgotten_half_way_can_be_crawled_again(db: &TestDatabase) {
+    let [leased, _other] = two_apps(db).await;
+    forget_some_of(&leased).await;
+    let states = db.store.type_states(leased.app).await.unwrap();
     assert!(states.iter().all(|state| !state.past_baseline()), "{states:?}");
-    let crawl = scene.open(at(5, 0)).await;
-    scene.list_baseline(crawl, scene.public, at(5, 1), &["000000", "new"]).await;
-    scene.complete(crawl, at(5, 0), at(5, 2), &[scene.public]).await;
-    bench.store.forget(&scene.lease, scene.app, |_| ()).await.unwrap();
+    let crawl = leased.open(at(5, 0)).await;
+    leased.list_baseline(crawl, leased.public, at(5, 1), &["000000", "new"]).await;
+    leased.complete(crawl, at(5, 0), at(5, 2), &[leased.public]).await;
+    db.store.forget(&leased.lease, leased.app, |_| ()).await.unwrap();
 }
 
 /// Breaks off when the first groups are gone.
-async fn forget_some_of(scene: &Scene<'_>) {
-    let (bench, app) = (scene.bench, scene.app);
+async fn forget_some_of(leased: &LeasedApp<'_>) {
+    let (db, app) = (leased.db, leased.app);
     let stop = tokio_util::sync::CancellationToken::new();
-    let groups = bench.store.holdings(app).await.unwrap().groups.unsigned_abs();
+    let groups = db.store.holdings(app).await.unwrap().groups.unsigned_abs();
     let mut removed = 0;
-    let forgetting = bench.store.forget(&scene.lease, app, |rows| {
+    let forgetting = db.store.forget(&leased.lease, app, |rows| {
         removed += rows;
         // All but the groups are fewer rows than this.
         if removed > groups {
@@ -1017,68 +1014,67 @@ async fn forget_some_of(scene: &Scene<'_>) {
     }
 }
 
-async fn long_deleted_groups_are_removed_in_batches_and_totals_stay_right(bench: &Bench) {
-    let [scene, other] = two_apps(bench).await;
-    let crawl = scene.open(at(3, 0)).await;
-    let gone = scene.settle(&[(scene.private, Verdict::Exact)], &["p"]).await;
-    scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+async fn long_deleted_groups_are_removed_in_batches_and_totals_stay_right(db: &TestDatabase) {
+    let [leased, other] = two_apps(db).await;
+    let crawl = leased.open(at(3, 0)).await;
+    let gone = leased.settle(&[(leased.private, Verdict::Exact)], &["p"]).await;
+    leased.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
     for (minute, groups, batches) in [(2, 0, 0), (3, 12_000, 2)] {
         let limits = AgeLimits { deleted_groups: Some(at(2, minute)), ..AgeLimits::default() };
         let mut each = 0;
-        let purged =
-            bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || each += 1).await.unwrap();
+        let purged = db.store.purge(&leased.lease, (leased.app, crawl), &limits, || each += 1).await.unwrap();
         assert_eq!((purged, each), (Purged { groups, ..Purged::default() }, batches));
     }
     let left = format!(
         "SELECT group_id, deleted_at FROM group_row WHERE app_id = {} AND deleted_at IS NOT NULL",
-        scene.app.0
+        leased.app.0
     );
-    assert_eq!(bench.lines(&left).await.len(), 1);
+    assert_eq!(db.lines(&left).await.len(), 1);
     let noted =
         format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
-    assert_eq!(bench.lines(&noted).await, ["12000|0|0"]);
-    assert_eq!(bench.value("SELECT sum(deleted_count) FROM type_status WHERE app = 'other'").await, "1");
+    assert_eq!(db.lines(&noted).await, ["12000|0|0"]);
+    assert_eq!(db.value("SELECT sum(deleted_count) FROM type_status WHERE app = 'other'").await, "1");
     drop(other);
 }
 
-async fn old_events_go_and_younger_ones_and_other_apps_stay(bench: &Bench) {
-    let [scene, _other] = two_apps(bench).await;
-    let crawl = scene.open(at(3, 0)).await;
-    scene.list(crawl, scene.public, at(3, 1), &["newer"]).await;
-    scene.complete(crawl, at(3, 0), at(3, 2), &[scene.public]).await;
+async fn old_events_go_and_younger_ones_and_other_apps_stay(db: &TestDatabase) {
+    let [leased, _other] = two_apps(db).await;
+    let crawl = leased.open(at(3, 0)).await;
+    leased.list(crawl, leased.public, at(3, 1), &["newer"]).await;
+    leased.complete(crawl, at(3, 0), at(3, 2), &[leased.public]).await;
     let limits = AgeLimits { events: Some(at(3, 1)), ..AgeLimits::default() };
-    let purged = bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || ()).await.unwrap();
+    let purged = db.store.purge(&leased.lease, (leased.app, crawl), &limits, || ()).await.unwrap();
     assert_eq!(purged, Purged { events: 12_001, ..Purged::default() });
     let left = "SELECT app, group_id FROM group_events ORDER BY app, group_id";
     assert_eq!(
-        bench.lines(left).await,
+        db.lines(left).await,
         ["other|000001", "other|a", "other|a", "other|b", "other|new", "prod|newer"]
     );
     assert_eq!(
-        bench.store.purge(&scene.lease, (scene.app, crawl), &limits, || ()).await.unwrap(),
+        db.store.purge(&leased.lease, (leased.app, crawl), &limits, || ()).await.unwrap(),
         Purged::default()
     );
     let noted =
         format!("SELECT purged_groups, purged_events, purged_counts FROM crawls WHERE crawl_id = {crawl}");
-    assert_eq!(bench.lines(&noted).await, ["0|12001|0"]);
+    assert_eq!(db.lines(&noted).await, ["0|12001|0"]);
 }
 
-async fn old_crawls_go_but_those_that_something_still_names(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &[]).await;
-    let passes = [pass(scene.public, Some(Verdict::Exact), &[9], 9)];
+async fn old_crawls_go_but_those_that_something_still_names(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b", "c"], &[]).await;
+    let passes = [pass(leased.public, Some(Verdict::Exact), &[9], 9)];
     let close = async |hour, status, leftover, settlement: &Settlement| {
-        let crawl = scene.open(at(hour, 0)).await;
-        let closing = scene.closing(crawl, at(hour, 0), at(hour, 1), settlement);
+        let crawl = leased.open(at(hour, 0)).await;
+        let closing = leased.closing(crawl, at(hour, 0), at(hour, 1), settlement);
         let closing = Closing { passes: &passes, status, leftover, ..closing };
-        bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+        db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
         crawl
     };
     let nothing = Settlement::nothing();
-    let exact = [(scene.public, Verdict::Exact)];
+    let exact = [(leased.public, Verdict::Exact)];
     close(2, CrawlStatus::Complete, Some(0), &nothing).await;
-    let with_event = close(3, CrawlStatus::Complete, None, &scene.settle(&exact, &["a"]).await).await;
-    let mut held = scene.settle(&exact, &["b"]).await;
-    held.withhold(&[scene.public], Confirmation::Off, true);
+    let with_event = close(3, CrawlStatus::Complete, None, &leased.settle(&exact, &["a"]).await).await;
+    let mut held = leased.settle(&exact, &["b"]).await;
+    held.withhold(&[leased.public], Confirmation::Off, true);
     let holding = close(4, CrawlStatus::Complete, None, &held).await;
     close(5, CrawlStatus::Failed, None, &nothing).await;
     let leftover = close(6, CrawlStatus::Incomplete, Some(3), &nothing).await;
@@ -1086,36 +1082,34 @@ async fn old_crawls_go_but_those_that_something_still_names(bench: &Bench) {
     close(8, CrawlStatus::Failed, None, &nothing).await;
     let failed = close(9, CrawlStatus::Failed, None, &nothing).await;
     let complete = close(10, CrawlStatus::Complete, None, &nothing).await;
-    let running = scene.open(at(11, 0)).await;
-    let before =
-        (bench.store.past(scene.app).await.unwrap(), bench.store.last_start(scene.app).await.unwrap());
+    let running = leased.open(at(11, 0)).await;
+    let before = (db.store.past(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
     let days = day().succ_opt().unwrap();
     let limits = AgeLimits { counts: Some((at(12, 0), days)), ..AgeLimits::default() };
-    let purged = bench.store.purge(&scene.lease, (scene.app, running), &limits, || ()).await.unwrap();
+    let purged = db.store.purge(&leased.lease, (leased.app, running), &limits, || ()).await.unwrap();
     // Three crawls, their passes and those of one that stays for its event alone, and two types of one day.
     assert_eq!(purged, Purged { counts: 3 + 3 + 1 + 2, ..Purged::default() });
-    let first = bench.value("SELECT min(crawl_id) FROM crawl").await.parse().unwrap();
+    let first = db.value("SELECT min(crawl_id) FROM crawl").await.parse().unwrap();
     let expected =
         [first, with_event.0, holding.0, leftover.0, incomplete.0, failed.0, complete.0, running.0];
-    assert_eq!(bench.lines("SELECT crawl_id FROM crawl ORDER BY 1").await, expected.map(|id| id.to_string()));
-    let after =
-        (bench.store.past(scene.app).await.unwrap(), bench.store.last_start(scene.app).await.unwrap());
+    assert_eq!(db.lines("SELECT crawl_id FROM crawl ORDER BY 1").await, expected.map(|id| id.to_string()));
+    let after = (db.store.past(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
     assert_eq!(after, before);
-    assert!(bench.lines("SELECT * FROM daily_counts").await.is_empty());
-    scene.fail(running, at(11, 0), at(11, 1)).await;
+    assert!(db.lines("SELECT * FROM daily_counts").await.is_empty());
+    leased.fail(running, at(11, 0), at(11, 1)).await;
 }
 
-async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {
-    let scene = Scene::on(bench).await;
-    let crawl = scene.open(at(2, 0)).await;
+async fn passes_show_in_the_counts_once_the_crawl_has_ended(db: &TestDatabase) {
+    let leased = LeasedApp::on(db).await;
+    let crawl = leased.open(at(2, 0)).await;
     let shown =
         "SELECT group_type, total_count, total_count_min, total_count_max, listed_count, verdict, recorded_at
                  FROM type_counts ORDER BY group_type";
-    assert!(bench.lines(shown).await.is_empty());
-    assert!(bench.lines("SELECT * FROM app_counts").await.is_empty());
+    assert!(db.lines(shown).await.is_empty());
+    assert!(db.lines("SELECT * FROM app_counts").await.is_empty());
     let passes = [
-        pass(scene.public, Some(Verdict::Moving), &[7, 9, 8], 9),
-        pass(scene.private, Some(Verdict::Rejected), &[], 0),
+        pass(leased.public, Some(Verdict::Moving), &[7, 9, 8], 9),
+        pass(leased.private, Some(Verdict::Rejected), &[], 0),
         pass(TypeId::UNKNOWN, Some(Verdict::Exact), &[20], 20),
     ];
     let nothing = Settlement::nothing();
@@ -1123,31 +1117,31 @@ async fn passes_show_in_the_counts_once_the_crawl_has_ended(bench: &Bench) {
         passes: &passes,
         total_at_end: None,
         total_at_start: Some(u64::MAX),
-        ..scene.closing(crawl, at(2, 0), at(2, 2), &nothing)
+        ..leased.closing(crawl, at(2, 0), at(2, 2), &nothing)
     };
-    bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
+    db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
     assert_eq!(
-        bench.lines(shown).await,
+        db.lines(shown).await,
         [
             "Private|NULL|NULL|NULL|0|rejected|2026-03-01T02:01:00Z",
             "Public|8|7|9|9|moving|2026-03-01T02:01:00Z"
         ]
     );
     // A TotalCount beyond what databases count to is kept as the largest number.
-    assert_eq!(bench.value("SELECT total_count FROM app_counts").await, i64::MAX.to_string());
+    assert_eq!(db.value("SELECT total_count FROM app_counts").await, i64::MAX.to_string());
 }
 
-async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(bench: &Bench) {
-    let scene = Scene::on(bench).await;
-    assert_eq!(bench.store.past(scene.app).await.unwrap(), Past::default());
-    assert_eq!(bench.store.last_start(scene.app).await.unwrap(), None);
+async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(db: &TestDatabase) {
+    let leased = LeasedApp::on(db).await;
+    assert_eq!(db.store.past(leased.app).await.unwrap(), Past::default());
+    assert_eq!(db.store.last_start(leased.app).await.unwrap(), None);
     let close = async |hour, status, leftover| {
-        let crawl = scene.open(at(hour, 0)).await;
+        let crawl = leased.open(at(hour, 0)).await;
         let nothing = Settlement::nothing();
         let closing =
-            Closing { status, leftover, ..scene.closing(crawl, at(hour, 0), at(hour, 1), &nothing) };
-        bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
-        bench.store.past(scene.app).await.unwrap()
+            Closing { status, leftover, ..leased.closing(crawl, at(hour, 0), at(hour, 1), &nothing) };
+        db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
+        db.store.past(leased.app).await.unwrap()
     };
     let past = |crawled_before, leftover_last_time| Past {
         crawled_before,
@@ -1160,29 +1154,29 @@ async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(benc
     assert_eq!(close(5, CrawlStatus::Complete, Some(0)).await, past(true, false));
 }
 
-async fn events_of_a_running_crawl_do_not_show(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &[], &[]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.list(crawl, scene.public, at(2, 1), &["a"]).await;
-    assert!(scene.events().await.is_empty());
-    assert_eq!(bench.lines("SELECT group_id FROM live_groups").await, ["a"]);
-    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public]).await;
-    assert_eq!(scene.events().await.len(), 1);
+async fn events_of_a_running_crawl_do_not_show(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &[], &[]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.list(crawl, leased.public, at(2, 1), &["a"]).await;
+    assert!(leased.events().await.is_empty());
+    assert_eq!(db.lines("SELECT group_id FROM live_groups").await, ["a"]);
+    leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
+    assert_eq!(leased.events().await.len(), 1);
 }
 
-async fn every_live_group_is_named_once_with_its_type_and_marks(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b", "c"], &["p", "q"]).await;
-    let crawl = scene.open(at(2, 0)).await;
-    let passes = [(scene.public, Verdict::Moving), (scene.private, Verdict::Moving)];
-    let missing = scene.settle(&passes, &["b", "q"]).await;
-    scene.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
-    let crawl = scene.open(at(3, 0)).await;
-    scene.list(crawl, scene.private, at(3, 1), &["q"]).await;
-    let gone = scene.settle(&[(scene.private, Verdict::Exact)], &["p"]).await;
-    scene.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
+async fn every_live_group_is_named_once_with_its_type_and_marks(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b", "c"], &["p", "q"]).await;
+    let crawl = leased.open(at(2, 0)).await;
+    let passes = [(leased.public, Verdict::Moving), (leased.private, Verdict::Moving)];
+    let missing = leased.settle(&passes, &["b", "q"]).await;
+    leased.close(crawl, at(2, 0), at(2, 2), &missing).await.unwrap();
+    let crawl = leased.open(at(3, 0)).await;
+    leased.list(crawl, leased.private, at(3, 1), &["q"]).await;
+    let gone = leased.settle(&[(leased.private, Verdict::Exact)], &["p"]).await;
+    leased.close(crawl, at(3, 0), at(3, 2), &gone).await.unwrap();
     let mut named = Vec::new();
-    let naming = bench.store.gather_live(
-        scene.app,
+    let naming = db.store.gather_live(
+        leased.app,
         || (),
         |(), type_id, id, mark| named.push((id.to_owned(), type_id, mark)),
     );
@@ -1192,19 +1186,19 @@ async fn every_live_group_is_named_once_with_its_type_and_marks(bench: &Bench) {
     assert_eq!(
         named,
         [
-            ("a".to_owned(), scene.public, plain),
-            ("b".to_owned(), scene.public, Mark { missing: true, held: false }),
-            ("c".to_owned(), scene.public, plain),
-            ("q".to_owned(), scene.private, plain),
+            ("a".to_owned(), leased.public, plain),
+            ("b".to_owned(), leased.public, Mark { missing: true, held: false }),
+            ("c".to_owned(), leased.public, plain),
+            ("q".to_owned(), leased.private, plain),
         ]
     );
 }
 
-async fn one_of_two_holds_the_lease_and_the_other_waits(bench: &Bench) {
-    let other = bench.another_store().await;
-    let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+async fn one_of_two_holds_the_lease_and_the_other_waits(db: &TestDatabase) {
+    let other = db.another_store().await;
+    let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_none());
-    assert!(bench.store.try_lease(sdk_app_id()).await.unwrap().is_none());
+    assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     // Another app is another lease.
     assert!(other.try_lease(SdkAppId::new(7).unwrap()).await.unwrap().is_some());
     let mut said = 0;
@@ -1226,21 +1220,21 @@ async fn one_of_two_holds_the_lease_and_the_other_waits(bench: &Bench) {
     assert!(first_request >= Duration::from_millis(380), "{first_request:?}");
 }
 
-async fn the_holder_of_the_lease_can_be_told(bench: &Bench) {
-    let other = bench.another_store().await;
+async fn the_holder_of_the_lease_can_be_told(db: &TestDatabase) {
+    let other = db.another_store().await;
     assert_eq!(other.lease_holder(sdk_app_id()).await.unwrap(), None);
-    let scene = Scene::on(bench).await;
-    let crawl = scene.open(Clock::system().now()).await;
+    let leased = LeasedApp::on(db).await;
+    let crawl = leased.open(Clock::system().now()).await;
     let holder = other.lease_holder(sdk_app_id()).await.unwrap().expect("the lease is held");
     assert!(!holder.host.is_empty());
     let since = Clock::system().now() - holder.since.expect("it is known of a crawl");
     assert!(since.abs() < chrono::Duration::seconds(60), "{since}");
-    scene.fail(crawl, at(2, 0), at(2, 1)).await;
-    scene.lease.release(Clock::system().now(), Duration::ZERO).await;
+    leased.fail(crawl, at(2, 0), at(2, 1)).await;
+    leased.lease.release(Clock::system().now(), Duration::ZERO).await;
     assert_eq!(other.lease_holder(sdk_app_id()).await.unwrap(), None);
 }
 
-async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
+async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase) {
     let groups =
         "group_id group_type first_seen_at in_baseline last_seen_at deleted_at missing_since held confirmed";
     for (view, columns) in [
@@ -1279,39 +1273,39 @@ async fn views_have_the_columns_of_the_contract_in_their_order(bench: &Bench) {
         ),
     ] {
         let expected: Vec<&str> = ["sdk_app_id", "app"].into_iter().chain(columns.split(' ')).collect();
-        assert_eq!(bench.columns(view).await, expected, "{view}");
+        assert_eq!(db.columns(view).await, expected, "{view}");
     }
 }
 
-async fn a_crawl_without_changes_rewrites_no_group(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
-    let written = match &bench.place {
-        Place::Postgres(_) => {
+async fn a_crawl_without_changes_rewrites_no_group(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &["p"]).await;
+    let written = match &db.location {
+        Location::Postgres(_) => {
             "SELECT string_agg(group_id || ctid::text || xmin::text, ' ' ORDER BY group_id) FROM group_row"
         }
         // SQLite has no such marks: the rows themselves must be the same.
-        Place::Sqlite(_) => "SELECT group_concat(group_id || last_seen_at, ' ') FROM group_row",
+        Location::Sqlite(_) => "SELECT group_concat(group_id || last_seen_at, ' ') FROM group_row",
     };
-    let before = bench.value(written).await;
-    let crawl = scene.open(at(2, 0)).await;
-    scene.complete(crawl, at(2, 0), at(2, 2), &[scene.public, scene.private]).await;
-    assert_eq!(bench.value(written).await, before);
+    let before = db.value(written).await;
+    let crawl = leased.open(at(2, 0)).await;
+    leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public, leased.private]).await;
+    assert_eq!(db.value(written).await, before);
     // And still they were seen since.
     assert!(
-        scene.groups().await.iter().all(|group| group.contains("|02:00|NULL")),
+        leased.groups().await.iter().all(|group| group.contains("|02:00|NULL")),
         "{:?}",
-        scene.groups().await
+        leased.groups().await
     );
 }
 
-async fn readers_see_all_deletions_of_a_crawl_at_once(bench: &Bench) {
+async fn readers_see_all_deletions_of_a_crawl_at_once(db: &TestDatabase) {
     let ids: Vec<String> = (0..25_000).map(|n| format!("{n:05}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let scene = Scene::on(bench).await;
-    let crawl = scene.open(at(1, 0)).await;
-    scene.list_baseline(crawl, scene.public, at(1, 1), &ids).await;
-    let gone = scene.settle_all(&[(scene.public, Verdict::Exact)]).await;
-    let closing = scene.close(crawl, at(1, 0), at(1, 2), &gone);
+    let leased = LeasedApp::on(db).await;
+    let crawl = leased.open(at(1, 0)).await;
+    leased.list_baseline(crawl, leased.public, at(1, 1), &ids).await;
+    let gone = leased.settle_all(&[(leased.public, Verdict::Exact)]).await;
+    let closing = leased.close(crawl, at(1, 0), at(1, 2), &gone);
     tokio::pin!(closing);
     let shown =
         "SELECT (SELECT count(*) FROM live_groups), (SELECT count(*) FROM group_events), status, vanished,
@@ -1323,18 +1317,18 @@ async fn readers_see_all_deletions_of_a_crawl_at_once(bench: &Bench) {
                 closed.unwrap();
                 break;
             }
-            lines = bench.lines(shown) => seen.push(lines.join("")),
+            lines = db.lines(shown) => seen.push(lines.join("")),
         }
     }
-    seen.push(bench.lines(shown).await.join(""));
+    seen.push(db.lines(shown).await.join(""));
     seen.dedup();
     assert_eq!(seen.last().unwrap(), "0|25000|complete|25000|0");
     assert!(seen.len() <= 2 && (seen.len() == 1 || seen[0] == "25000|0|running|0|25000"), "{seen:?}");
 }
 
-async fn a_status_tells_counts_and_crawls(bench: &Bench) {
-    let scene = Scene::after_baseline(bench, &["a", "b"], &["p"]).await;
-    let crawl = scene.open(at(2, 0)).await;
+async fn a_status_tells_counts_and_crawls(db: &TestDatabase) {
+    let leased = LeasedApp::after_baseline(db, &["a", "b"], &["p"]).await;
+    let crawl = leased.open(at(2, 0)).await;
     let nothing = Settlement::nothing();
     let reason = Reason {
         code: ReasonCode::ShortListing,
@@ -1344,11 +1338,11 @@ async fn a_status_tells_counts_and_crawls(bench: &Bench) {
     let closing = Closing {
         status: CrawlStatus::Incomplete,
         reason: Some(reason),
-        ..scene.closing(crawl, at(2, 0), at(2, 2), &nothing)
+        ..leased.closing(crawl, at(2, 0), at(2, 2), &nothing)
     };
-    bench.store.close_crawl(&scene.lease, &closing, |_| ()).await.unwrap();
-    let running = scene.open(at(3, 0)).await;
-    let statuses = bench.store.app_statuses().await.unwrap();
+    db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
+    let running = leased.open(at(3, 0)).await;
+    let statuses = db.store.app_statuses().await.unwrap();
     let [status] = &statuses[..] else { panic!("{statuses:?}") };
     assert_eq!((status.app.as_str(), status.configured), ("prod", true));
     let types: Vec<_> =
@@ -1360,62 +1354,62 @@ async fn a_status_tells_counts_and_crawls(bench: &Bench) {
     assert_eq!(status.running_crawl.as_ref().unwrap().crawl_id, running.0);
 }
 
-async fn hosts_that_crawl_different_group_types_are_told(bench: &Bench) {
-    let scene = Scene::on(bench).await;
+async fn hosts_that_crawl_different_group_types_are_told(db: &TestDatabase) {
+    let leased = LeasedApp::on(db).await;
     let told = async || {
-        let statuses = bench.store.app_statuses().await.unwrap();
+        let statuses = db.store.app_statuses().await.unwrap();
         let lines = statuses[0].differing_group_types.iter();
         lines.map(|on| format!("{} {}", on.host, on.group_types.join("+"))).collect::<Vec<_>>()
     };
     assert_eq!(told().await, [""; 0]);
-    scene.crawl_on("b", 1, &["Public"]).await;
+    leased.crawl_on("b", 1, &["Public"]).await;
     assert_eq!(told().await, [""; 0]);
     // The order makes no difference, nor does the name that the SDK has for a type.
-    scene.crawl_on("a", 2, &["Public", "Work"]).await;
-    scene.crawl_on("c", 3, &["Private", "Public"]).await;
+    leased.crawl_on("a", 2, &["Public", "Work"]).await;
+    leased.crawl_on("c", 3, &["Private", "Public"]).await;
     assert_eq!(told().await, ["a Private+Public", "b Public", "c Private+Public"]);
-    scene.crawl_on("c", 4, &[]).await;
+    leased.crawl_on("c", 4, &[]).await;
     assert_eq!(told().await, ["a Private+Public", "b Public", "c "]);
     let recorded = "SELECT host, group_types FROM crawl ORDER BY crawl_id";
-    assert_eq!(bench.lines(recorded).await, ["b|Public", "a|Private,Public", "c|Private,Public", "c|"]);
+    assert_eq!(db.lines(recorded).await, ["b|Public", "a|Private,Public", "c|Private,Public", "c|"]);
     // Mended, or not heard of for twenty crawls.
-    scene.crawl_on("b", 5, &["Private", "Public"]).await;
+    leased.crawl_on("b", 5, &["Private", "Public"]).await;
     assert_eq!(told().await, ["a Private+Public", "b Private+Public", "c "]);
     for _ in 0..20 {
-        scene.crawl_on("a", 6, &["Private", "Public"]).await;
+        leased.crawl_on("a", 6, &["Private", "Public"]).await;
     }
     assert_eq!(told().await, [""; 0]);
 }
 
-/// An empty database beside the bench's.
-async fn beside(bench: &Bench) -> (Store, DatabaseUrl, Option<TestDatabase>) {
-    match &bench.place {
-        Place::Sqlite(folder) => {
+/// An empty database on the same engine.
+async fn beside(db: &TestDatabase) -> (Store, DatabaseUrl, Option<ServerDatabase>) {
+    match &db.location {
+        Location::Sqlite(folder) => {
             let url = DatabaseUrl::Sqlite(folder.path().join("other.db"));
             (Store::open(&url).await.unwrap(), url, None)
         }
-        Place::Postgres(_) => {
-            let database = PostgresServer::shared().await.empty_database().await.reached_like(&bench.place);
+        Location::Postgres(_) => {
+            let database = PostgresServer::shared().await.empty_database().await.reached_like(&db.location);
             let url = database.database_url();
             (Store::open(&url).await.unwrap(), url, Some(database))
         }
     }
 }
 
-async fn a_database_without_tables_is_told_apart_from_a_newer_one(bench: &Bench) {
-    let (store, url, _keep) = beside(bench).await;
+async fn a_database_without_tables_is_told_apart_from_a_newer_one(db: &TestDatabase) {
+    let (store, url, _keep) = beside(db).await;
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
-    Bench::execute(&url, "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9001, 'x', TRUE, '', 0)")
+    TestDatabase::execute(&url, "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9001, 'x', TRUE, '', 0)")
         .await;
     assert!(matches!(store.check_migrated().await, Err(StoreError::Newer { version: 9001 })));
     let refused = store.migrate().await;
     assert!(matches!(refused, Err(StoreError::Newer { version: 9001 })), "{refused:?}");
 }
 
-async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_them(bench: &Bench) {
+async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_them(db: &TestDatabase) {
     const APP: &str = "INSERT INTO app (app_id, sdk_app_id, name) VALUES (1, 1400000000, 'prod')";
     const TYPE: &str = "INSERT INTO type_state (app_id, type_id, configured, live_count, baseline_crawl_id, concluded_crawl_id, concluded_at)
                         VALUES (1, 1, 1, 1, 1, 1, 1772326800000)";
@@ -1425,29 +1419,29 @@ async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_
         "INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at)
                          VALUES (1, 'a', 1, TRUE, 1772326800000, 1772326800000)";
 
-    let printed = Store::migration_sql(&bench.url());
+    let printed = Store::migration_sql(&db.url());
     let mut earlier = 0;
     // Each migration begins with a heading, and the first is what a first version consists of.
     while let Some(end) = printed.find(&format!("\n-- {:04} ", earlier + 2)) {
         earlier += 1;
-        let old = bench.empty_one_like().await;
-        Bench::execute(&old.url(), &format!("{}\nCOMMIT;", &printed[..end])).await;
+        let old = db.empty_like().await;
+        TestDatabase::execute(&old.url(), &format!("{}\nCOMMIT;", &printed[..end])).await;
         for row in [APP, TYPE, CRAWL, GROUP] {
-            Bench::execute(&old.url(), row).await;
+            TestDatabase::execute(&old.url(), row).await;
         }
         assert!(matches!(old.store.check_migrated().await, Err(StoreError::NotMigrated)), "{earlier}");
         old.store.check_migratable().await.unwrap();
         old.store.migrate().await.unwrap();
         old.store.check_migrated().await.unwrap();
 
-        if let Place::Postgres(_) = old.place {
+        if let Location::Postgres(_) = old.location {
             // The row above took a number that the sequence does not know of.
-            Bench::execute(&old.url(), "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2").await;
+            TestDatabase::execute(&old.url(), "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2").await;
         }
-        let scene = Scene::on(&old).await;
-        let crawl = scene.open(at(2, 0)).await;
-        scene.list(crawl, scene.public, at(2, 0), &["a", "b"]).await;
-        scene.complete(crawl, at(2, 0), at(2, 1), &[scene.public]).await;
+        let leased = LeasedApp::on(&old).await;
+        let crawl = leased.open(at(2, 0)).await;
+        leased.list(crawl, leased.public, at(2, 0), &["a", "b"]).await;
+        leased.complete(crawl, at(2, 0), at(2, 1), &[leased.public]).await;
         let recorded = "SELECT crawl_id, status, group_types, undeleted FROM crawl ORDER BY crawl_id";
         assert_eq!(old.lines(recorded).await, ["1|complete|Public|0", "2|complete|Private,Public|0"]);
         let groups = "SELECT group_id, group_type, first_seen_at, deleted_at FROM groups ORDER BY group_id";
@@ -1459,9 +1453,9 @@ async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_
     assert_eq!(earlier, 2);
 }
 
-async fn the_printed_sql_makes_the_same_tables(bench: &Bench) {
-    let (store, url, _keep) = beside(bench).await;
-    Bench::execute(&url, &Store::migration_sql(&url)).await;
+async fn the_printed_sql_makes_the_same_tables(db: &TestDatabase) {
+    let (store, url, _keep) = beside(db).await;
+    TestDatabase::execute(&url, &Store::migration_sql(&url)).await;
     store.check_migrated().await.unwrap();
     store.migrate().await.unwrap();
     let identity = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
@@ -1470,8 +1464,8 @@ async fn the_printed_sql_makes_the_same_tables(bench: &Bench) {
     store.close().await;
 }
 
-async fn two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated(bench: &Bench) {
-    let (first, url, _keep) = beside(bench).await;
+async fn two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated(db: &TestDatabase) {
+    let (first, url, _keep) = beside(db).await;
     let mut stores = vec![first];
     for _ in 0..5 {
         stores.push(Store::open(&url).await.unwrap());

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use harness::crawl::{Engine, World};
+use harness::crawl::{Engine, Harness};
 use harness::program::Service;
-use harness::store::Bench;
+use harness::store::TestDatabase;
 use rustix::process::Signal;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -19,8 +19,8 @@ use tim_group_sync::store::{DatabaseUrl, Store, StoreError};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 const COUNT: &str = "SELECT count(*) FROM live_groups";
 
-async fn world() -> World {
-    World::on(Engine::Sqlite).await
+async fn harness() -> Harness {
+    Harness::on(Engine::Sqlite).await
 }
 
 async fn count(connection: &mut SqliteConnection) -> i64 {
@@ -42,13 +42,13 @@ fn names(folder: &Path) -> Vec<String> {
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn a_copy_needs_no_file_beside_it_and_no_right_but_to_read_it() {
-    let world = world().await;
-    world.create("Public", "a b c");
-    world.crawl().await;
+    let harness = harness().await;
+    harness.create("Public", "a b c");
+    harness.crawl().await;
     let outside = tempfile::tempdir().unwrap();
     let folder = outside.path().join("for/readers");
     let copy = folder.join("groups.db");
-    let published = world.store.publish(&copy).await.unwrap().unwrap();
+    let published = harness.store.publish(&copy).await.unwrap().unwrap();
     assert_eq!(published.bytes, fs::metadata(&copy).unwrap().len());
     assert_eq!(names(&folder), ["groups.db"]);
 
@@ -72,17 +72,17 @@ async fn a_copy_needs_no_file_beside_it_and_no_right_but_to_read_it() {
 
 #[tokio::test]
 async fn whoever_has_the_old_copy_open_goes_on_reading_it_and_whoever_opens_it_anew_has_the_new_one() {
-    let world = world().await;
+    let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
-    world.create("Public", "a b c");
-    world.crawl().await;
-    world.store.publish(&copy).await.unwrap().unwrap();
+    harness.create("Public", "a b c");
+    harness.crawl().await;
+    harness.store.publish(&copy).await.unwrap().unwrap();
     let mut old = open(&copy).await;
     assert_eq!(count(&mut old).await, 3);
-    world.create("Public", "d");
-    world.crawl().await;
-    world.store.publish(&copy).await.unwrap().unwrap();
+    harness.create("Public", "d");
+    harness.crawl().await;
+    harness.store.publish(&copy).await.unwrap().unwrap();
     assert_eq!(count(&mut old).await, 3);
     assert_eq!(count(&mut open(&copy).await).await, 4);
     assert_eq!(names(folder.path()), ["groups.db"]);
@@ -90,18 +90,18 @@ async fn whoever_has_the_old_copy_open_goes_on_reading_it_and_whoever_opens_it_a
 
 #[tokio::test]
 async fn a_copy_made_while_a_crawl_runs_is_of_one_moment_and_keeps_nobody_waiting() {
-    let world = world().await;
-    world.create("Public", "a b c");
-    world.crawl().await;
+    let harness = harness().await;
+    harness.create("Public", "a b c");
+    harness.crawl().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
-    let held = world.api.hold(At::Request(world.request(3)));
+    let held = harness.api.hold(At::Request(harness.request(3)));
     let publishing = async {
         held.reached().await;
-        world.store.publish(&copy).await.unwrap().unwrap();
+        harness.store.publish(&copy).await.unwrap().unwrap();
         held.release();
     };
-    let (report, ()) = tokio::join!(world.crawl(), publishing);
+    let (report, ()) = tokio::join!(harness.crawl(), publishing);
     let mut copy = open(&copy).await;
     assert_eq!(count(&mut copy).await, 3);
     let newest = sqlx::raw_sql("SELECT crawl_id, status FROM crawls ORDER BY crawl_id DESC LIMIT 1");
@@ -112,7 +112,7 @@ async fn a_copy_made_while_a_crawl_runs_is_of_one_moment_and_keeps_nobody_waitin
 
 #[tokio::test]
 async fn what_is_no_copy_is_never_replaced() {
-    let world = world().await;
+    let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("somebody's.db");
     let mut theirs =
@@ -123,13 +123,13 @@ async fn what_is_no_copy_is_never_replaced() {
     fs::write(&notes, "precious").unwrap();
     // A copy that somebody took as the database itself.
     let database = folder.path().join("restored.db");
-    world.store.publish(&database).await.unwrap().unwrap();
+    harness.store.publish(&database).await.unwrap().unwrap();
     let restored = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
     std::os::unix::fs::symlink(&database, folder.path().join("alias.db")).unwrap();
 
     for (store, path) in [
-        (&world.store, other),
-        (&world.store, notes),
+        (&harness.store, other),
+        (&harness.store, notes),
         (&restored, database),
         (&restored, folder.path().join("alias.db")),
     ] {
@@ -142,13 +142,13 @@ async fn what_is_no_copy_is_never_replaced() {
 
 #[tokio::test]
 async fn what_a_copy_that_was_broken_off_left_behind_is_replaced_by_the_next() {
-    let world = world().await;
+    let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
     fs::write(folder.path().join(".groups.db.tim-group-sync-part"), "half").unwrap();
     // Somebody's, with a name that a person may well give.
     fs::write(folder.path().join("groups.db.part"), "precious").unwrap();
-    world.store.publish(&copy).await.unwrap().unwrap();
+    harness.store.publish(&copy).await.unwrap().unwrap();
     assert_eq!(names(folder.path()), ["groups.db", "groups.db.part"]);
     assert_eq!(fs::read_to_string(folder.path().join("groups.db.part")).unwrap(), "precious");
     assert_eq!(count(&mut open(&copy).await).await, 0);
@@ -168,14 +168,14 @@ async fn a_database_that_is_called_like_a_part_of_its_copy_stays() {
 
 #[tokio::test]
 async fn a_copy_that_cannot_be_made_leaves_the_earlier_one() {
-    let world = world().await;
+    let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
-    world.store.publish(&copy).await.unwrap().unwrap();
+    harness.store.publish(&copy).await.unwrap().unwrap();
     let before = fs::read(&copy).unwrap();
     // Nothing can be written under the name of the part.
     fs::create_dir(folder.path().join(".groups.db.tim-group-sync-part")).unwrap();
-    let refused = world.store.publish(&copy).await.unwrap_err();
+    let refused = harness.store.publish(&copy).await.unwrap_err();
     assert!(matches!(refused, StoreError::Publish { .. }), "{refused}");
     assert_eq!(fs::read(&copy).unwrap(), before);
 }
@@ -183,35 +183,35 @@ async fn a_copy_that_cannot_be_made_leaves_the_earlier_one() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn tables_of_postgresql_are_no_file_to_publish() {
-    let bench = Bench::postgres().await;
+    let db = TestDatabase::postgres().await;
     let folder = tempfile::tempdir().unwrap();
-    let refused = bench.store.publish(&folder.path().join("groups.db")).await;
+    let refused = db.store.publish(&folder.path().join("groups.db")).await;
     assert!(matches!(refused, Err(StoreError::NoFile)), "{refused:?}");
     assert_eq!(names(folder.path()), [""; 0]);
 }
 
 /// A folder with a configuration that publishes.
-struct Place {
+struct PublishingProgram {
     api: Simulator,
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl PublishingProgram {
     async fn publishing(copy: &str) -> Self {
-        let place = Self {
+        let program = Self {
             api: Simulator::start(Settings::default()).await.unwrap(),
             folder: tempfile::tempdir().unwrap(),
         };
-        fs::write(place.path("app.key"), KEY).unwrap();
-        fs::set_permissions(place.path("app.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(program.path("app.key"), KEY).unwrap();
+        fs::set_permissions(program.path("app.key"), fs::Permissions::from_mode(0o600)).unwrap();
         let config = format!(
             "[database]\nurl = \"sqlite:groups.db\"\npublish = \"{copy}\"\npublish_interval = \"1h\"\n\
              [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n\
              request_interval = \"0s\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n",
-            place.api.base_url()
+            program.api.base_url()
         );
-        fs::write(place.path("config.toml"), config).unwrap();
-        place
+        fs::write(program.path("config.toml"), config).unwrap();
+        program
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -233,20 +233,20 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_publishes_after_a_crawl_but_no_sooner_than_the_interval_after_the_copy_before() {
-    let place = Place::publishing("public/groups.db").await;
-    let copy = place.path("public/groups.db");
-    place.api.create_many("Public", 10);
-    place.crawl().await;
+    let program = PublishingProgram::publishing("public/groups.db").await;
+    let copy = program.path("public/groups.db");
+    program.api.create_many("Public", 10);
+    program.crawl().await;
     // The copy is young, and so the next one is left to a later hour …
-    place.api.create_many("Public", 10);
-    let service = place.service().says("started").await;
+    program.api.create_many("Public", 10);
+    let service = program.service().says("started").await;
     service.signal(Signal::USR1);
     assert_eq!(service.says("crawl complete").await.stop().await, Some(0));
     assert_eq!(count(&mut open(&copy).await).await, 10);
 
     // … or to now, once it is old.
     grow_old(&copy, Duration::from_mins(61));
-    let service = place.service().says("published a copy of the database").await;
+    let service = program.service().says("published a copy of the database").await;
     assert_eq!(count(&mut open(&copy).await).await, 20);
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(names(copy.parent().unwrap()), ["groups.db"]);
@@ -259,16 +259,16 @@ fn grow_old(copy: &Path, age: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_by_hand_publishes_a_copy_unless_there_is_a_young_one() {
-    let place = Place::publishing("public/groups.db").await;
-    let copy = place.path("public/groups.db");
+    let program = PublishingProgram::publishing("public/groups.db").await;
+    let copy = program.path("public/groups.db");
     for (age, groups) in
         [(None, 10), (Some(Duration::from_mins(30)), 10), (Some(Duration::from_mins(61)), 30)]
     {
         if let Some(age) = age {
             grow_old(&copy, age);
         }
-        place.api.create_many("Public", 10);
-        let ended = place.crawl().await;
+        program.api.create_many("Public", 10);
+        let ended = program.crawl().await;
         assert!(ended.status.success(), "{ended:?}");
         assert_eq!(count(&mut open(&copy).await).await, groups, "a copy of age {age:?}");
     }
@@ -277,8 +277,8 @@ async fn a_crawl_by_hand_publishes_a_copy_unless_there_is_a_young_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_is_complete_also_where_its_copy_cannot_be_written() {
-    let place = Place::publishing("app.key/groups.db").await;
-    let ended = place.crawl().await;
+    let program = PublishingProgram::publishing("app.key/groups.db").await;
+    let ended = program.crawl().await;
     assert!(ended.status.success(), "{ended:?}");
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(said.contains("cannot publish a copy of the database"), "{said}");

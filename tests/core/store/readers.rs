@@ -16,15 +16,15 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 const READ: &str = "SELECT count(*) FROM crawls;";
 
 /// A database, and a folder that only its owner writes to.
-struct Place {
+struct DatabaseFolder {
     folder: TempDir,
 }
 
-impl Place {
+impl DatabaseFolder {
     fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
-        place.allow(0o755, 0o644);
-        place
+        let folder = Self { folder: tempfile::tempdir().unwrap() };
+        folder.allow(0o755, 0o644);
+        folder
     }
 
     fn file(&self) -> PathBuf {
@@ -110,46 +110,46 @@ impl Reader {
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn someone_who_may_only_read_reads_while_the_program_works_and_after_it_stopped() {
-    let place = Place::new();
-    let store = place.open().await;
-    assert_eq!(place.read(), "0");
+    let folder = DatabaseFolder::new();
+    let store = folder.open().await;
+    assert_eq!(folder.read(), "0");
     store.close().await;
-    assert_eq!(place.files(), ["groups.db"]);
-    assert_eq!(place.read(), "0");
+    assert_eq!(folder.files(), ["groups.db"]);
+    assert_eq!(folder.read(), "0");
 }
 
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn a_reader_keeps_neither_the_program_from_stopping_nor_others_from_reading_after_it() {
-    let place = Place::new();
-    let store = place.open().await;
-    let (reader, _) = place.reader().asks(READ).unwrap();
-    place.allow(0o755, 0o644);
+    let folder = DatabaseFolder::new();
+    let store = folder.open().await;
+    let (reader, _) = folder.reader().asks(READ).unwrap();
+    folder.allow(0o755, 0o644);
     timeout(Duration::from_secs(2), store.close()).await.unwrap();
-    assert_eq!(place.read(), "0");
+    assert_eq!(folder.read(), "0");
     reader.leaves();
-    assert_eq!(place.read(), "0");
+    assert_eq!(folder.read(), "0");
 }
 
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn a_second_program_leaves_the_file_as_the_first_needs_it() {
-    let place = Place::new();
-    let store = place.open().await;
-    timeout(Duration::from_secs(2), place.open().await.close()).await.unwrap();
-    assert_eq!(place.files(), ["groups.db", "groups.db-shm", "groups.db-wal"]);
+    let folder = DatabaseFolder::new();
+    let store = folder.open().await;
+    timeout(Duration::from_secs(2), folder.open().await.close()).await.unwrap();
+    assert_eq!(folder.files(), ["groups.db", "groups.db-shm", "groups.db-wal"]);
     store.check_migrated().await.unwrap();
-    assert_eq!(place.read(), "0");
+    assert_eq!(folder.read(), "0");
 }
 
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn the_program_starts_beside_a_reader_who_has_the_file_open() {
-    let place = Place::new();
-    place.open().await.close().await;
-    let (reader, _) = place.reader().asks(READ).unwrap();
-    place.allow(0o755, 0o644);
-    let store = timeout(Duration::from_secs(2), place.open()).await.unwrap();
+    let folder = DatabaseFolder::new();
+    folder.open().await.close().await;
+    let (reader, _) = folder.reader().asks(READ).unwrap();
+    folder.allow(0o755, 0o644);
+    let store = timeout(Duration::from_secs(2), folder.open()).await.unwrap();
     let (reader, answer) = reader.asks(READ).unwrap();
     assert_eq!(answer, "0");
     reader.leaves();
@@ -159,11 +159,11 @@ async fn the_program_starts_beside_a_reader_who_has_the_file_open() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn the_program_waits_at_its_start_for_a_reader_in_the_middle_of_a_transaction() {
-    let place = Place::new();
-    place.open().await.close().await;
-    let (reader, _) = place.reader().asks(&format!("BEGIN; {READ}")).unwrap();
-    place.allow(0o755, 0o644);
-    let url = DatabaseUrl::Sqlite(place.file());
+    let folder = DatabaseFolder::new();
+    folder.open().await.close().await;
+    let (reader, _) = folder.reader().asks(&format!("BEGIN; {READ}")).unwrap();
+    folder.allow(0o755, 0o644);
+    let url = DatabaseUrl::Sqlite(folder.file());
     let opening = tokio::spawn(async move { Store::open(&url).await });
     reader.asks(&format!("{READ} COMMIT;")).unwrap().0.leaves();
     opening.await.unwrap().unwrap().close().await;
@@ -172,22 +172,22 @@ async fn the_program_waits_at_its_start_for_a_reader_in_the_middle_of_a_transact
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn someone_who_may_only_read_reads_after_the_program_was_killed_and_after_a_command_that_failed() {
-    let place = Place::new();
+    let folder = DatabaseFolder::new();
     let api = Simulator::start(Settings::default()).await.unwrap();
     let held = api.hold(At::Request(1));
-    std::fs::write(place.folder.path().join("app.key"), KEY).unwrap();
+    std::fs::write(folder.folder.path().join("app.key"), KEY).unwrap();
     let config = format!(
         "[database]\nurl = \"sqlite:groups.db\"\n\
          [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n",
         api.base_url()
     );
-    std::fs::write(place.folder.path().join("config.toml"), config).unwrap();
+    std::fs::write(folder.folder.path().join("config.toml"), config).unwrap();
     let program = |arguments: &[&str]| {
         let mut command = Command::new(PROGRAM);
         command
             .args(arguments)
             .env_clear()
-            .env("TIM_GROUP_SYNC_CONFIG", place.folder.path().join("config.toml"));
+            .env("TIM_GROUP_SYNC_CONFIG", folder.folder.path().join("config.toml"));
         command.stderr(Stdio::null());
         command
     };
@@ -195,10 +195,10 @@ async fn someone_who_may_only_read_reads_after_the_program_was_killed_and_after_
     held.reached().await;
     crawl.kill().unwrap();
     crawl.wait().unwrap();
-    assert_eq!(place.files(), ["groups.db", "groups.db-shm", "groups.db-wal"]);
-    assert_eq!(place.read(), "1");
+    assert_eq!(folder.files(), ["groups.db", "groups.db-shm", "groups.db-wal"]);
+    assert_eq!(folder.read(), "1");
 
     assert_eq!(program(&["approve", "--crawl", "17"]).status().unwrap().code(), Some(1));
-    assert_eq!(place.files(), ["groups.db"]);
-    assert_eq!(place.read(), "1");
+    assert_eq!(folder.files(), ["groups.db"]);
+    assert_eq!(folder.read(), "1");
 }

@@ -1,17 +1,17 @@
 //! docs/schema.md is held against the live database of either engine: every view and column is there, in its order, of its
 //! type, with its meaning, and nothing else is; every query in it runs and finds something.
 
-use harness::crawl::{Engine, World};
-use harness::on_both_engines;
-use harness::on_every_engine;
+use harness::crawl::{Engine, Harness};
+use harness::crawl_tests;
 use harness::schema::{View, chapter, eventful, views};
-use harness::store::{Bench, Place};
+use harness::store::{Location, TestDatabase};
+use harness::store_tests;
 
-on_both_engines! {
+store_tests! {
     the_document_has_every_view_and_column_and_no_other,
 }
 
-on_every_engine! {
+crawl_tests! {
     what_a_column_holds_is_of_the_type_that_the_document_says,
     every_query_of_the_document_runs_and_finds_something,
     the_queries_for_churn_lifetimes_and_health_give_what_happened,
@@ -41,37 +41,37 @@ fn questions(engine: Engine) -> Vec<(&'static str, &'static str)> {
     statements
 }
 
-async fn the_document_has_every_view_and_column_and_no_other(bench: &Bench) {
-    let sql = match &bench.place {
-        Place::Sqlite(_) => {
+async fn the_document_has_every_view_and_column_and_no_other(db: &TestDatabase) {
+    let sql = match &db.location {
+        Location::Sqlite(_) => {
             "SELECT name FROM sqlite_schema WHERE type = 'view' AND name NOT LIKE 'base%' ORDER BY 1"
         }
-        Place::Postgres(_) => {
+        Location::Postgres(_) => {
             "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'tim' ORDER BY 1"
         }
     };
     let mut documented: Vec<&str> = views().iter().map(|view| view.name).collect();
     documented.sort_unstable();
-    assert_eq!(bench.lines(sql).await, documented);
+    assert_eq!(db.lines(sql).await, documented);
 
     for view in views() {
         let names: Vec<&str> = view.columns.iter().map(|column| column.name).collect();
-        assert_eq!(bench.columns(view.name).await, names, "{}", view.name);
-        if let Place::Postgres(_) = bench.place {
-            assert_comments_are_the_document(bench, &view).await;
+        assert_eq!(db.columns(view.name).await, names, "{}", view.name);
+        if let Location::Postgres(_) = db.location {
+            assert_comments_are_the_document(db, &view).await;
         }
     }
 }
 
-async fn assert_comments_are_the_document(bench: &Bench, view: &View) {
+async fn assert_comments_are_the_document(db: &TestDatabase, view: &View) {
     let relation = format!("'tim.{}'::regclass", view.name);
-    let meaning = bench.value(&format!("SELECT obj_description({relation}, 'pg_class')")).await;
+    let meaning = db.value(&format!("SELECT obj_description({relation}, 'pg_class')")).await;
     assert_eq!(meaning, view.meaning, "{}", view.name);
     let sql = format!(
         "SELECT attname::text, format_type(atttypid, atttypmod), col_description(attrelid, attnum) FROM pg_attribute
          WHERE attrelid = {relation} AND attnum > 0 ORDER BY attnum"
     );
-    for (row, column) in bench.rows(&sql).await.iter().zip(&view.columns) {
+    for (row, column) in db.rows(&sql).await.iter().zip(&view.columns) {
         let kind = match column.kind {
             "time" => "timestamp with time zone",
             "day" => "date",
@@ -85,8 +85,8 @@ async fn assert_comments_are_the_document(bench: &Bench, view: &View) {
     }
 }
 
-async fn what_a_column_holds_is_of_the_type_that_the_document_says(world: World) {
-    let world = eventful(world).await;
+async fn what_a_column_holds_is_of_the_type_that_the_document_says(harness: Harness) {
+    let harness = eventful(harness).await;
     for view in views() {
         for column in &view.columns {
             let known = format!("FROM {} WHERE {} IS NOT NULL", view.name, column.name);
@@ -94,9 +94,9 @@ async fn what_a_column_holds_is_of_the_type_that_the_document_says(world: World)
                 (view.name, column.name),
                 ("live_groups", "deleted_at") | ("app_status", "running_since")
             );
-            let count = world.value(&format!("SELECT count(*) {known}")).await;
+            let count = harness.value(&format!("SELECT count(*) {known}")).await;
             assert_eq!(count == "0", never, "{}.{} tells {count} times", view.name, column.name);
-            if matches!(world.engine, Engine::Sqlite) {
+            if matches!(harness.engine, Engine::Sqlite) {
                 let (type_of, like) = match column.kind {
                     "time" => {
                         ("text", "20[0-9][0-9]-[0-1][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z")
@@ -112,18 +112,18 @@ async fn what_a_column_holds_is_of_the_type_that_the_document_says(world: World)
                     "SELECT typeof({name}), {name} {known} AND NOT (typeof({name}) = '{type_of}' AND {name} GLOB '{like}')",
                     name = column.name
                 );
-                assert_eq!(world.lines(&others).await, [""; 0], "{}.{}", view.name, column.name);
+                assert_eq!(harness.lines(&others).await, [""; 0], "{}.{}", view.name, column.name);
             }
         }
     }
 }
 
-async fn every_query_of_the_document_runs_and_finds_something(world: World) {
-    let world = eventful(world).await;
-    let asked = questions(world.engine);
+async fn every_query_of_the_document_runs_and_finds_something(harness: Harness) {
+    let harness = eventful(harness).await;
+    let asked = questions(harness.engine);
     assert!(asked.len() > 15, "{asked:?}");
     for (question, sql) in asked {
-        let found = world.rows(sql).await;
+        let found = harness.rows(sql).await;
         // The story does not go on to today.
         let of_today = sql.contains("'now'") || sql.contains("now()") || sql.contains("current_date");
         assert!(of_today || !found.is_empty(), "{question} {sql}");
@@ -135,10 +135,10 @@ async fn every_query_of_the_document_runs_and_finds_something(world: World) {
 }
 
 /// What the queries under a question give, only some columns of it.
-async fn answers<const N: usize>(world: &World, question: &str, columns: [usize; N]) -> Vec<Vec<String>> {
+async fn answers<const N: usize>(harness: &Harness, question: &str, columns: [usize; N]) -> Vec<Vec<String>> {
     let mut answers = Vec::new();
-    for (_, sql) in questions(world.engine).into_iter().filter(|(asked, _)| asked.starts_with(question)) {
-        let rows = world.rows(sql).await;
+    for (_, sql) in questions(harness.engine).into_iter().filter(|(asked, _)| asked.starts_with(question)) {
+        let rows = harness.rows(sql).await;
         let line = |row: Vec<String>| columns.map(|at| row.get(at).map_or("", |value| value)).join(" ");
         answers.push(rows.into_iter().map(line).collect());
     }
@@ -146,42 +146,43 @@ async fn answers<const N: usize>(world: &World, question: &str, columns: [usize;
     answers
 }
 
-async fn the_queries_for_churn_lifetimes_and_health_give_what_happened(world: World) {
-    let world = eventful(world).await;
+async fn the_queries_for_churn_lifetimes_and_health_give_what_happened(harness: Harness) {
+    let harness = eventful(harness).await;
     // Three of the five that are left on each day.
-    let churn = answers(&world, "How much churn was there in a window?", [0, 1, 2, 3, 4]).await;
+    let churn = answers(&harness, "How much churn was there in a window?", [0, 1, 2, 3, 4]).await;
     assert_eq!(churn[0], ["Private 1 0 1 0.0", "Public 2 3 0 60.0"]);
 
-    let lifetimes = answers(&world, "How long do groups live?", [0, 1, 2]).await;
+    let lifetimes = answers(&harness, "How long do groups live?", [0, 1, 2]).await;
     assert_eq!(lifetimes[0], ["Public 1 1.0"]);
     assert!(lifetimes[1].len() == 1 && lifetimes[1][0].starts_with("Public 1.00"), "{lifetimes:?}");
 
     // How old the other one is depends on today.
-    let ages = answers(&world, "How old are the groups that live?", [0, 1]).await.remove(0);
+    let ages = answers(&harness, "How old are the groups that live?", [0, 1]).await.remove(0);
     assert!(ages.len() == 2 && ages[0].ends_with(" 1"), "{ages:?}");
     assert_eq!(ages[1], "6 of a baseline 5");
 
-    let health = answers(&world, "Do the crawls succeed, and how long do they take?", [0, 1, 2, 3, 4]).await;
+    let health =
+        answers(&harness, "Do the crawls succeed, and how long do they take?", [0, 1, 2, 3, 4]).await;
     assert_eq!(health[0], ["2026-03-02 3 2 0 1", "2026-03-01 3 3 0 0"]);
     assert!(health[1].len() == 1 && health[1][0].starts_with("0.8333"), "{health:?}");
-    let trouble = answers(&world, "Do the crawls succeed, and how long do they take?", [3, 4, 5]).await;
+    let trouble = answers(&harness, "Do the crawls succeed, and how long do they take?", [3, 4, 5]).await;
     assert_eq!(trouble[2], ["complete withheld review", "failed NULL refused"]);
 }
 
-async fn on_sqlite_a_time_is_compared_with_strftime_and_not_with_datetime(world: World) {
-    world.create("Public", "a");
-    world.crawl().await;
-    world.create("Public", "b");
-    let noticed = world.crawl().await.started_at.format("%Y-%m-%d").to_string();
+async fn on_sqlite_a_time_is_compared_with_strftime_and_not_with_datetime(harness: Harness) {
+    harness.create("Public", "a");
+    harness.crawl().await;
+    harness.create("Public", "b");
+    let noticed = harness.crawl().await.started_at.format("%Y-%m-%d").to_string();
     let since = |time: &str| format!("SELECT count(*) FROM group_events WHERE occurred_at >= {time}");
     let last_minute = format!("'{noticed} 23:59:00'");
-    let right = match world.engine {
+    let right = match harness.engine {
         Engine::Sqlite => {
             // The whole day before that minute counts as after it.
-            assert_eq!(world.value(&since(&format!("datetime({last_minute})"))).await, "1");
+            assert_eq!(harness.value(&since(&format!("datetime({last_minute})"))).await, "1");
             format!("strftime('%Y-%m-%dT%H:%M:%SZ', {last_minute})")
         }
         Engine::Postgres => format!("timestamptz {last_minute}"),
     };
-    assert_eq!(world.value(&since(&right)).await, "0");
+    assert_eq!(harness.value(&since(&right)).await, "0");
 }

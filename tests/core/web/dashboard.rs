@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use harness::crawl::{ON_COMMAND, World};
+use harness::crawl::{Harness, ON_COMMAND};
+use harness::crawl_tests;
 use harness::dashboard::Dashboard;
-use harness::on_every_engine;
 use serde_json::Value;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::daemon::Database;
@@ -14,7 +14,7 @@ use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{At, Fault};
 use tokio_util::sync::CancellationToken;
 
-on_every_engine![
+crawl_tests![
     every_list_has_the_names_and_figures_of_its_view,
     an_app_stands_as_its_views_say,
     every_key_of_an_answer_is_documented,
@@ -31,22 +31,22 @@ on_every_engine![
 const APP: &str = "/api/apps/1400000000";
 
 /// Crawls of every kind: a first one, one with changes, a failed one, and one whose deletions are withheld.
-async fn eventful(world: &mut World) {
-    world.create("Public", "a b c d e f");
-    world.create("Private", "p q");
-    world.crawl().await;
-    world.dissolve("a b");
-    world.create("Public", "g h");
-    world.crawl().await;
-    world.create("Private", "a");
-    world.api.retype("c", "Private");
-    world.crawl().await;
-    world.fault_from_request(1, Fault::ErrorCode(70009));
-    world.crawl().await;
-    world.api.heal();
-    world.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
-    world.dissolve("d e f");
-    world.crawl().await;
+async fn eventful(harness: &mut Harness) {
+    harness.create("Public", "a b c d e f");
+    harness.create("Private", "p q");
+    harness.crawl().await;
+    harness.dissolve("a b");
+    harness.create("Public", "g h");
+    harness.crawl().await;
+    harness.create("Private", "a");
+    harness.api.retype("c", "Private");
+    harness.crawl().await;
+    harness.fault_from_request(1, Fault::ErrorCode(70009));
+    harness.crawl().await;
+    harness.api.heal();
+    harness.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
+    harness.dissolve("d e f");
+    harness.crawl().await;
 }
 
 /// JSON as the views' test connection writes values.
@@ -60,9 +60,9 @@ fn text(value: &Value) -> String {
     }
 }
 
-async fn every_list_has_the_names_and_figures_of_its_view(mut world: World) {
-    eventful(&mut world).await;
-    let dashboard = Dashboard::over(&world.store).await;
+async fn every_list_has_the_names_and_figures_of_its_view(mut harness: Harness) {
+    eventful(&mut harness).await;
+    let dashboard = Dashboard::over(&harness.store).await;
     for (list, view, order) in [
         ("crawls?limit=100", "crawls", "crawl_id DESC"),
         ("app_counts", "app_counts", "crawl_id DESC"),
@@ -76,19 +76,19 @@ async fn every_list_has_the_names_and_figures_of_its_view(mut world: World) {
             (text(&answer["sdk_app_id"]), text(&answer["app"])),
             ("1400000000".to_owned(), "prod".to_owned())
         );
-        assert_figures_of(&world, &answer[view], view, order).await;
+        assert_figures_of(&harness, &answer[view], view, order).await;
     }
     let answer = dashboard.json(APP).await;
-    assert_figures_of(&world, &answer["type_status"], "type_status", "group_type DESC").await;
+    assert_figures_of(&harness, &answer["type_status"], "type_status", "group_type DESC").await;
 }
 
-async fn assert_figures_of(world: &World, list: &Value, view: &str, order: &str) {
+async fn assert_figures_of(harness: &Harness, list: &Value, view: &str, order: &str) {
     let list = list.as_array().unwrap();
     assert!(list.len() > 1, "{view}: {list:?}");
-    let mut columns = world.bench.columns(view).await;
+    let mut columns = harness.db.columns(view).await;
     // These are said once, of the whole list.
     columns.retain(|column| column != "sdk_app_id" && column != "app");
-    let rows = world.rows(&format!("SELECT {} FROM {view} ORDER BY {order}", columns.join(", "))).await;
+    let rows = harness.rows(&format!("SELECT {} FROM {view} ORDER BY {order}", columns.join(", "))).await;
     let answered: Vec<Vec<String>> =
         list.iter().map(|row| columns.iter().map(|column| text(&row[column])).collect()).collect();
     // The engines write whole seconds in two ways.
@@ -103,15 +103,15 @@ async fn assert_figures_of(world: &World, list: &Value, view: &str, order: &str)
     assert_eq!(names, columns.iter().collect(), "{view}");
 }
 
-async fn an_app_stands_as_its_views_say(mut world: World) {
-    eventful(&mut world).await;
-    let dashboard = Dashboard::over(&world.store).await;
+async fn an_app_stands_as_its_views_say(mut harness: Harness) {
+    eventful(&mut harness).await;
+    let dashboard = Dashboard::over(&harness.store).await;
     let answer = dashboard.json("/api/apps").await;
     assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
     let apps = answer["apps"].as_array().unwrap();
     assert_eq!(apps.len(), 1);
-    let columns = world.bench.columns("app_status").await;
-    let row = world.rows(&format!("SELECT {} FROM app_status", columns.join(", "))).await.remove(0);
+    let columns = harness.db.columns("app_status").await;
+    let row = harness.rows(&format!("SELECT {} FROM app_status", columns.join(", "))).await.remove(0);
     for (column, value) in columns.iter().zip(row) {
         assert_eq!(text(&apps[0][column]), value, "{column}");
     }
@@ -119,7 +119,7 @@ async fn an_app_stands_as_its_views_say(mut world: World) {
     assert_eq!(dashboard.json(APP).await["app_status"], apps[0]);
 }
 
-async fn every_key_of_an_answer_is_documented(mut world: World) {
+async fn every_key_of_an_answer_is_documented(mut harness: Harness) {
     fn keys(value: &Value, found: &mut BTreeSet<String>) {
         match value {
             Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
@@ -130,11 +130,11 @@ async fn every_key_of_an_answer_is_documented(mut world: World) {
             _ => {}
         }
     }
-    eventful(&mut world).await;
-    let dashboard = Dashboard::over(&world.store).await;
-    let gate = world.api.hold(At::Request(world.request(3)));
-    let crawler = world.another_crawler();
-    world.begin_watching();
+    eventful(&mut harness).await;
+    let dashboard = Dashboard::over(&harness.store).await;
+    let gate = harness.api.hold(At::Request(harness.request(3)));
+    let crawler = harness.another_crawler();
+    harness.begin_watching();
     let stop = CancellationToken::new();
     let crawl = tokio::spawn(async move { crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await });
     gate.reached().await;
@@ -163,9 +163,9 @@ async fn every_key_of_an_answer_is_documented(mut world: World) {
     crawl.await.unwrap().unwrap();
 }
 
-async fn lists_go_on_where_the_page_before_ended(mut world: World) {
-    eventful(&mut world).await;
-    let dashboard = Dashboard::over(&world.store).await;
+async fn lists_go_on_where_the_page_before_ended(mut harness: Harness) {
+    eventful(&mut harness).await;
+    let dashboard = Dashboard::over(&harness.store).await;
     for (list, parameter, pages_of) in [
         ("crawls", "before", 2),
         ("app_counts", "before", 2),
@@ -189,8 +189,8 @@ async fn lists_go_on_where_the_page_before_ended(mut world: World) {
         assert!(pages > 2, "{list} came in {pages} pages");
         assert_eq!(Value::Array(rows), whole[list], "{list}");
     }
-    world.set_clock_by(24);
-    world.crawl().await;
+    harness.set_clock_by(24);
+    harness.crawl().await;
     let newest = dashboard.json(&format!("{APP}/daily_counts?limit=1")).await;
     let day = text(&newest["next_before"]);
     assert_eq!(day, "2026-03-02");
@@ -201,14 +201,14 @@ async fn lists_go_on_where_the_page_before_ended(mut world: World) {
     );
 }
 
-async fn events_of_a_crawl_under_way_do_not_show(world: World) {
-    world.create("Public", "a b c d");
-    world.crawl().await;
-    world.create("Public", "e f g h");
-    let dashboard = Dashboard::over(&world.store).await;
-    let gate = world.api.hold(At::Request(world.request(4)));
-    let crawler = world.crawler();
-    world.begin_watching();
+async fn events_of_a_crawl_under_way_do_not_show(harness: Harness) {
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
+    harness.create("Public", "e f g h");
+    let dashboard = Dashboard::over(&harness.store).await;
+    let gate = harness.api.hold(At::Request(harness.request(4)));
+    let crawler = harness.crawler();
+    harness.begin_watching();
     let crawl =
         tokio::spawn(
             async move { crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await },
@@ -226,10 +226,10 @@ async fn events_of_a_crawl_under_way_do_not_show(world: World) {
     );
 }
 
-async fn groups_are_found_by_how_they_begin(world: World) {
-    world.create("Public", "@TGS#1 @TGS#10 @TGS#2 other 群聊 群组");
-    world.crawl().await;
-    let dashboard = Dashboard::over(&world.store).await;
+async fn groups_are_found_by_how_they_begin(harness: Harness) {
+    harness.create("Public", "@TGS#1 @TGS#10 @TGS#2 other 群聊 群组");
+    harness.crawl().await;
+    let dashboard = Dashboard::over(&harness.store).await;
     let found = async |parameters: &str| -> Vec<String> {
         let answer = dashboard.json(&format!("{APP}/groups?{parameters}")).await;
         answer["groups"].as_array().unwrap().iter().map(|group| text(&group["group_id"])).collect()
@@ -242,15 +242,15 @@ async fn groups_are_found_by_how_they_begin(world: World) {
     assert_eq!(found("").await.len(), 6);
 }
 
-async fn a_group_is_found_with_its_history_whatever_its_id(world: World) {
+async fn a_group_is_found_with_its_history_whatever_its_id(harness: Harness) {
     let odd = "<script>alert('&\"1%2F..')</script>\u{2028}é";
-    world.create("Public", "a b");
-    world.crawl().await;
-    world.api.create("Public", odd);
-    world.crawl().await;
-    world.dissolve(odd);
-    world.crawl().await;
-    let dashboard = Dashboard::over(&world.store).await;
+    harness.create("Public", "a b");
+    harness.crawl().await;
+    harness.api.create("Public", odd);
+    harness.crawl().await;
+    harness.dissolve(odd);
+    harness.crawl().await;
+    let dashboard = Dashboard::over(&harness.store).await;
     let mut encoded = String::new();
     odd.bytes().for_each(|byte| write!(encoded, "%{byte:02X}").unwrap());
     let answer = dashboard.json(&format!("{APP}/group?group_id={encoded}")).await;
@@ -265,9 +265,9 @@ async fn a_group_is_found_with_its_history_whatever_its_id(world: World) {
     assert_eq!((unknown.status, unknown.error()), (404, "prod never had a group \"never\"".to_owned()));
 }
 
-async fn withheld_deletions_show_until_they_are_settled(mut world: World) {
-    eventful(&mut world).await;
-    let dashboard = Dashboard::over(&world.store).await;
+async fn withheld_deletions_show_until_they_are_settled(mut harness: Harness) {
+    eventful(&mut harness).await;
+    let dashboard = Dashboard::over(&harness.store).await;
     let app = dashboard.json(APP).await["app_status"].clone();
     let [held] = &app["withheld"].as_array().unwrap()[..] else { panic!("{app}") };
     assert_eq!(
@@ -275,31 +275,31 @@ async fn withheld_deletions_show_until_they_are_settled(mut world: World) {
         (&5.into(), &3.into(), &3.into())
     );
     assert_eq!((&app["held_count"], &held["reason_code"]), (&3.into(), &"guard".into()));
-    world.create("Public", "d");
-    world.crawl().await;
+    harness.create("Public", "d");
+    harness.crawl().await;
     assert_eq!(
         dashboard.json(APP).await["app_status"]["withheld"][0]["held_count"],
         2,
         "one is listed again"
     );
     let crawl = tim_group_sync::model::CrawlId(5);
-    world.approve(crawl).await;
+    harness.approve(crawl).await;
     let settled = dashboard.json(APP).await["app_status"].clone();
     assert_eq!((&settled["withheld"], &settled["held_count"]), (&Value::Array(Vec::new()), &0.into()));
-    world.undelete(crawl).await;
+    harness.undelete(crawl).await;
     let undone = dashboard.json(APP).await["app_status"]["withheld"][0].clone();
     assert_eq!((&undone["held_count"], &undone["undeleted"]), (&2.into(), &2.into()));
 }
 
-async fn a_crawl_of_another_process_shows_while_it_runs(world: World) {
-    world.create("Public", "a b");
-    world.crawl().await;
-    let dashboard = Dashboard::over(&world.store).await;
+async fn a_crawl_of_another_process_shows_while_it_runs(harness: Harness) {
+    harness.create("Public", "a b");
+    harness.crawl().await;
+    let dashboard = Dashboard::over(&harness.store).await;
     let running = async || dashboard.json("/api/apps").await["apps"][0]["running_crawl"].clone();
     assert_eq!(running().await, Value::Null);
-    let gate = world.api.hold(At::Request(world.request(2)));
-    let (crawler, stop) = (Arc::new(world.another_crawler()), CancellationToken::new());
-    world.begin_watching();
+    let gate = harness.api.hold(At::Request(harness.request(2)));
+    let (crawler, stop) = (Arc::new(harness.another_crawler()), CancellationToken::new());
+    harness.begin_watching();
     let crawl = tokio::spawn(async move { crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await });
     gate.reached().await;
     let seen = running().await;
@@ -308,16 +308,16 @@ async fn a_crawl_of_another_process_shows_while_it_runs(world: World) {
     crawl.abort();
     crawl.await.unwrap_err();
     gate.release();
-    world.bench.let_leases_run_out().await;
+    harness.db.expire_leases().await;
     assert_eq!(running().await, Value::Null);
     let newest = dashboard.json(&format!("{APP}/crawls?limit=1")).await;
     assert_eq!(newest["crawls"][0]["status"], "running");
 }
 
-async fn what_makes_no_sense_is_refused_with_a_sentence(world: World) {
-    world.create("Public", "a");
-    world.crawl().await;
-    let dashboard = Dashboard::over(&world.store).await;
+async fn what_makes_no_sense_is_refused_with_a_sentence(harness: Harness) {
+    harness.create("Public", "a");
+    harness.crawl().await;
+    let dashboard = Dashboard::over(&harness.store).await;
     for (path, status, why) in [
         ("crawls?limit=0", 400, "limit must be a number from 1 to 500, not \"0\""),
         ("crawls?limit=501", 400, "limit must be a number from 1 to 500, not \"501\""),
@@ -379,9 +379,9 @@ async fn what_makes_no_sense_is_refused_with_a_sentence(world: World) {
     }
 }
 
-async fn without_a_database_the_answer_says_so(world: World) {
-    let dashboard = Dashboard::over(&world.store).await;
-    world.store.close().await;
+async fn without_a_database_the_answer_says_so(harness: Harness) {
+    let dashboard = Dashboard::over(&harness.store).await;
+    harness.store.close().await;
     let answer = dashboard.get("/api/apps").await;
     assert_eq!(
         (answer.status, answer.error()),
@@ -403,8 +403,8 @@ async fn without_a_database_the_answer_says_so(world: World) {
 
 #[tokio::test]
 async fn nothing_but_reading_is_possible_and_only_near_names_are_answered() {
-    let world = World::on(harness::crawl::Engine::Sqlite).await;
-    let dashboard = Dashboard::over(&world.store).await;
+    let harness = Harness::on(harness::crawl::Engine::Sqlite).await;
+    let dashboard = Dashboard::over(&harness.store).await;
     for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         for path in ["/", "/api/apps", "/assets/dashboard.js", "/nothing"] {
             assert_eq!(
@@ -435,10 +435,10 @@ async fn nothing_but_reading_is_possible_and_only_near_names_are_answered() {
 
 #[tokio::test]
 async fn an_answer_that_has_not_changed_is_not_sent_again() {
-    let world = World::on(harness::crawl::Engine::Sqlite).await;
-    world.create("Public", "a");
-    world.crawl().await;
-    let dashboard = Dashboard::over(&world.store).await;
+    let harness = Harness::on(harness::crawl::Engine::Sqlite).await;
+    harness.create("Public", "a");
+    harness.crawl().await;
+    let dashboard = Dashboard::over(&harness.store).await;
     for path in
         ["/", "/assets/dashboard.css", "/assets/uPlot.iife.min.js", "/api/apps", &format!("{APP}/crawls")]
     {
@@ -456,15 +456,15 @@ async fn an_answer_that_has_not_changed_is_not_sent_again() {
         assert_eq!(head.header("content-length"), first.header("content-length"), "{path}");
     }
     let tag = dashboard.get("/api/apps").await.header("etag").unwrap().to_owned();
-    world.create("Public", "b");
-    world.crawl().await;
+    harness.create("Public", "b");
+    harness.crawl().await;
     assert_eq!(dashboard.ask("GET", "/api/apps", &format!("If-None-Match: {tag}\r\n")).await.status, 200);
 }
 
 #[tokio::test]
 async fn the_page_comes_in_the_language_of_its_reader() {
-    let world = World::on(harness::crawl::Engine::Sqlite).await;
-    let dashboard = Dashboard::over(&world.store).await;
+    let harness = Harness::on(harness::crawl::Engine::Sqlite).await;
+    let dashboard = Dashboard::over(&harness.store).await;
     for (path, accept, lang) in [
         ("/", "zh-CN,zh;q=0.9", "zh-CN"),
         ("/", "en-GB", "en"),

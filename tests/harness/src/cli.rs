@@ -11,18 +11,18 @@ use tokio::net::TcpStream;
 use crate::program::{Service, program};
 
 /// A folder with a configuration and a key, and the simulated API it names.
-pub struct Place {
+pub struct CliHarness {
     pub api: Simulator,
     pub folder: TempDir,
 }
 
-impl Place {
+impl CliHarness {
     pub async fn new() -> Self {
         let api = Simulator::start(Settings::default()).await.unwrap();
-        let place = Self { api, folder: tempfile::tempdir().unwrap() };
-        place.write_key(KEY);
-        place.configure("");
-        place
+        let cli = Self { api, folder: tempfile::tempdir().unwrap() };
+        cli.write_key(KEY);
+        cli.configure("");
+        cli
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -110,7 +110,7 @@ pub async fn rows(database: &Path, sql: &str) -> Vec<Vec<String>> {
     rows
 }
 
-impl Place {
+impl CliHarness {
     /// Serves the metrics at a port that the system chooses.
     pub fn serve_metrics(&self) {
         let config = std::fs::read_to_string(self.path("config.toml")).unwrap();

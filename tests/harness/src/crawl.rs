@@ -1,7 +1,7 @@
-//! A simulated API, a database and a crawler between them.
+//! [`Harness`]: a simulated API, a database, and a crawler between them.
 //!
-//! Time stands still but for an hour before each crawl and a second with each request, so that every moment has a time
-//! of its own and a test can name it. What a test reads it reads through the public views.
+//! The clock moves only when an hour passes before each crawl and a second with each request. So every event has its own
+//! time, which a test can name. Tests read the database through the public views.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,7 +21,7 @@ use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Bench, Place};
+use crate::store::{Location, TestDatabase};
 
 /// The databases that every story runs on.
 #[derive(Clone, Copy, Debug)]
@@ -30,35 +30,35 @@ pub enum Engine {
     Postgres,
 }
 
-/// Declares stories, each an `async fn(World)`, as tests on every engine. The list of engines is here and nowhere else.
+/// Declares stories, each an `async fn(Harness)`, as tests on every engine. Plain `cargo test` ignores those on PostgreSQL.
 #[macro_export]
-macro_rules! on_every_engine {
+macro_rules! crawl_tests {
     ($($story:ident),+ $(,)?) => {
         mod sqlite {
             $(#[tokio::test]
             async fn $story() {
-                super::$story($crate::crawl::World::on($crate::crawl::Engine::Sqlite).await).await;
+                super::$story($crate::crawl::Harness::on($crate::crawl::Engine::Sqlite).await).await;
             })+
         }
         mod postgres {
             $(#[tokio::test]
             #[ignore = "needs PostgreSQL: tests/run"]
             async fn $story() {
-                super::$story($crate::crawl::World::on($crate::crawl::Engine::Postgres).await).await;
+                super::$story($crate::crawl::Harness::on($crate::crawl::Engine::Postgres).await).await;
             })+
         }
     };
 }
 
-/// A crawl that someone asked for.
+/// A crawl requested by a command.
 pub const ON_COMMAND: CrawlRequest = CrawlRequest { trigger: Trigger::Command, due_at: None };
 
-/// How the views write a time.
+/// Formats a time as the views do.
 pub fn stamp(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// How a crawl ended, in a line: its status, its reason and the API's error code, as far as there are any.
+/// The status of a crawl, followed by its reason code and the API's error code, if there are any.
 pub fn outcome(report: &CrawlReport) -> String {
     let mut line = report.status.to_string();
     if let Some(reason) = &report.reason {
@@ -70,7 +70,7 @@ pub fn outcome(report: &CrawlReport) -> String {
     line
 }
 
-/// Why a crawl ended as it did, in its own words.
+/// The text of a crawl's reason, empty if it has none.
 pub fn why(report: &CrawlReport) -> &str {
     report.reason.as_ref().map_or("", |reason| reason.text.as_str())
 }
@@ -84,17 +84,17 @@ pub fn group_types(names: &[&str]) -> Vec<GroupType> {
     names.iter().map(|name| GroupType::new(name).unwrap()).collect()
 }
 
-/// One app with its simulated API, its own database, and how it is to be crawled.
-pub struct World {
+/// One app with its simulated API, its own database, and the settings of its crawls.
+pub struct Harness {
     pub api: Simulator,
     pub store: Store,
     pub clock: Clock,
-    /// Whose number, identifier and key the crawler uses.
+    /// The SDKAppID, identifier and key that the crawler uses.
     pub credentials: Settings,
     pub group_types: Vec<GroupType>,
     pub page_limit: u32,
     pub max_shortfall: f64,
-    /// Withholds nothing, unless a test says otherwise.
+    /// Withholds nothing by default.
     pub guard: DeletionPolicy,
     pub timezone: Tz,
     pub retention: Retention,
@@ -102,43 +102,43 @@ pub struct World {
     pub request_timeout: Duration,
     pub retry_for: Duration,
     pub engine: Engine,
-    pub bench: Bench,
+    pub db: TestDatabase,
     upstream: Arc<Mutex<Upstream>>,
-    /// The last crawler, and what it was made from.
+    /// The current crawler, and the settings it was made from.
     crawler: Mutex<Option<(String, Arc<Crawler>)>>,
     /// `first_seen_at` and whether it is in the baseline, of every group ever read.
     origins: Mutex<BTreeMap<String, (String, String)>>,
     latest: Latest,
-    /// The last crawl whose deletions were held against the API.
+    /// The last crawl whose deletions were compared with the API.
     last_judged: Mutex<i64>,
     wrong_marks: Mutex<u64>,
 }
 
-/// What happens at the API while it is being crawled.
+/// What is known of, and scripted for, the API during crawls.
 #[derive(Default)]
 struct Upstream {
-    /// Groups that were there since the last crawl began.
+    /// Groups that existed at every request since the last crawl began.
     standing: BTreeMap<String, Standing>,
-    errands: Vec<(u64, Errand)>,
-    /// The lists say the same untruth again and again. With `guard.confirm` that is no excuse.
+    actions: Vec<(u64, ScriptedAction)>,
+    /// The lists repeat the same wrong answer. Without `guard.confirm` that excuses a wrong deletion.
     lists_lie: bool,
-    /// `get_group_info` says the same untruth again and again, and so has to be believed.
+    /// `get_group_info` repeats the same wrong answer, which excuses a wrong deletion.
     info_lies: bool,
 }
 
-/// A group that was there at every request since the last crawl began.
+/// A group that existed at every request since the last crawl began.
 struct Standing {
     group_type: String,
-    /// It was dissolved and made again of another type meanwhile.
+    /// It was recreated with another type meanwhile.
     retyped: bool,
 }
 
-/// The latest time that the clock has shown, and whether it was ever set back.
+/// The latest time of the clock, and whether the clock was ever set back.
 #[derive(Clone, Default)]
 struct Latest(Arc<Mutex<(DateTime<Utc>, bool)>>);
 
 impl Latest {
-    /// The latest time that there was, and whether it only ever went on.
+    /// Returns the latest time, and true if the clock was never set back.
     fn note(&self, now: DateTime<Utc>) -> (String, bool) {
         let mut latest = lock(&self.0);
         latest.1 |= now < latest.0;
@@ -147,24 +147,24 @@ impl Latest {
     }
 }
 
-type Errand = Box<dyn FnOnce(&SimulatedApp) + Send>;
+type ScriptedAction = Box<dyn FnOnce(&SimulatedApp) + Send>;
 
-impl World {
+impl Harness {
     pub async fn on(engine: Engine) -> Self {
-        let bench = match engine {
-            Engine::Sqlite => Bench::sqlite().await,
-            Engine::Postgres => Bench::postgres().await,
+        let db = match engine {
+            Engine::Sqlite => TestDatabase::sqlite().await,
+            Engine::Postgres => TestDatabase::postgres().await,
         };
-        Self::beside(bench, engine).await
+        Self::beside(db, engine).await
     }
 
-    /// The same with a database that somebody chose.
-    pub async fn beside(bench: Bench, engine: Engine) -> Self {
+    /// A harness on this database.
+    pub async fn beside(db: TestDatabase, engine: Engine) -> Self {
         let clock = Clock::fixed_at("2026-03-01T08:00:00Z".parse().unwrap());
         let settings = Settings { clock: clock.clone(), ..Settings::default() };
-        let world = Self {
+        let harness = Self {
             api: Simulator::start(settings.clone()).await.unwrap(),
-            store: bench.store.clone(),
+            store: db.store.clone(),
             clock,
             credentials: settings,
             group_types: group_types(&["Public", "Private"]),
@@ -177,7 +177,7 @@ impl World {
             request_timeout: Duration::from_secs(10),
             retry_for: Duration::from_millis(50),
             engine,
-            bench,
+            db,
             upstream: Arc::default(),
             crawler: Mutex::default(),
             origins: Mutex::default(),
@@ -185,16 +185,16 @@ impl World {
             last_judged: Mutex::default(),
             wrong_marks: Mutex::default(),
         };
-        world.watch_the_api();
-        world
+        harness.watch_the_api();
+        harness
     }
 
-    /// Another one on the same engine, where nothing has happened yet.
-    pub async fn afresh(&self) -> Self {
+    /// A new harness on the same engine, with an empty database.
+    pub async fn fresh(&self) -> Self {
         Self::on(self.engine).await
     }
 
-    /// The same with another API, where there are no groups yet.
+    /// Replaces the API by a new one without groups.
     pub async fn with_api(mut self, settings: Settings) -> Self {
         self.api = Simulator::start(Settings { clock: self.clock.clone(), ..settings }).await.unwrap();
         self.watch_the_api();
@@ -205,14 +205,14 @@ impl World {
         let (upstream, clock) = (Arc::clone(&self.upstream), self.clock.clone());
         self.api.on_request(move |api, request| {
             clock.set(clock.now() + Duration::from_secs(1));
-            let due: Vec<Errand> = {
+            let due: Vec<ScriptedAction> = {
                 let mut upstream = lock(&upstream);
                 upstream.still_standing(api);
-                let due = upstream.errands.extract_if(.., |(number, _)| *number == request.number);
-                due.map(|(_, errand)| errand).collect()
+                let due = upstream.actions.extract_if(.., |(number, _)| *number == request.number);
+                due.map(|(_, action)| action).collect()
             };
-            for errand in due {
-                errand(api);
+            for action in due {
+                action(api);
             }
         });
     }
@@ -229,14 +229,14 @@ impl Upstream {
     }
 }
 
-/// What happens at the API.
-impl World {
-    /// Creates groups with these ids, which stand in one text with spaces between them.
+/// Changes and faults of the API.
+impl Harness {
+    /// Creates groups with these ids, which are separated by spaces.
     pub fn create(&self, group_type: &str, ids: &str) {
         ids.split(' ').for_each(|id| self.api.create(group_type, id));
     }
 
-    /// Dissolves groups, which must be there.
+    /// Dissolves groups, which must exist.
     pub fn dissolve(&self, ids: &str) {
         ids.split(' ').for_each(|id| assert!(self.api.dissolve(id), "{id} is not there"));
     }
@@ -246,17 +246,17 @@ impl World {
         self.requests_so_far() + n
     }
 
-    /// From now on, without `guard.confirm`, no standing group is expected to be spared.
-    pub fn let_the_lists_be_believed_when_they_lie(&self) {
+    /// From now on, crawls without `guard.confirm` may delete existing groups.
+    pub fn expect_deletions_by_false_lists(&self) {
         lock(&self.upstream).lists_lie = true;
     }
 
-    /// From now on no standing group is expected to be spared, because `get_group_info` is stale or lies.
-    pub fn let_get_group_info_be_believed_when_it_lies(&self) {
+    /// From now on crawls may delete existing groups, because `get_group_info` gives stale or wrong answers.
+    pub fn expect_deletions_by_false_info(&self) {
         lock(&self.upstream).info_lies = true;
     }
 
-    /// How many standing groups were marked deleted because `get_group_info` lied.
+    /// The number of existing groups that were marked deleted because `get_group_info` was wrong.
     pub fn wrong_marks(&self) -> u64 {
         *lock(&self.wrong_marks)
     }
@@ -265,28 +265,28 @@ impl World {
         self.api.requests().last().map_or(0, |request| request.number)
     }
 
-    /// Lets something happen at the API after the n-th request from now on arrived, and before it is answered.
-    pub fn during_request(&self, n: u64, errand: impl FnOnce(&SimulatedApp) + Send + 'static) {
-        lock(&self.upstream).errands.push((self.request(n), Box::new(errand)));
+    /// Runs an action at the API after the n-th request from now on has arrived, before it is answered.
+    pub fn during_request(&self, n: u64, action: impl FnOnce(&SimulatedApp) + Send + 'static) {
+        lock(&self.upstream).actions.push((self.request(n), Box::new(action)));
     }
 
-    /// Forgets what was to happen at requests that did not come, and all faults.
-    pub fn call_off_what_did_not_happen(&self) {
-        lock(&self.upstream).errands.clear();
+    /// Removes all faults, and actions whose requests did not come.
+    pub fn clear_scripts(&self) {
+        lock(&self.upstream).actions.clear();
         self.api.heal();
     }
 
-    /// Spoils the n-th request from now on, once.
+    /// Scripts a fault for the n-th request from now on.
     pub fn fault_at_request(&self, n: u64, fault: Fault) {
         self.api.script(At::Request(self.request(n)), fault);
     }
 
-    /// Spoils the n-th request from now on and all that follow.
+    /// Scripts a fault for the n-th request from now on and for all that follow.
     pub fn fault_from_request(&self, n: u64, fault: Fault) {
         self.api.script(At::Requests(self.request(n)..=u64::MAX), fault);
     }
 
-    /// What the requests since the first `skip` were about: the type and the page, `count` for the app's total.
+    /// The requests after number `skip`: type and page of a list, `count` for the app's total, `about n` for questions.
     pub fn requests_after(&self, skip: u64) -> Vec<String> {
         let requests = self.api.requests();
         let since = requests.iter().filter(|request| request.number > skip);
@@ -302,8 +302,8 @@ impl World {
 }
 
 /// Crawls.
-impl World {
-    /// The crawler, which stays the same for as long as its settings do, as in a daemon.
+impl Harness {
+    /// The crawler. As in the daemon, it is replaced only when its settings change.
     pub fn crawler(&self) -> Arc<Crawler> {
         let settings = format!("{:?} {:?}", self.crawl_settings(), self.signature(0).expose());
         let settings =
@@ -315,7 +315,7 @@ impl World {
         }
     }
 
-    /// A crawler as another process would have it.
+    /// A new crawler, as in another process.
     pub fn another_crawler(&self) -> Crawler {
         let client = Client::new(ClientSettings {
             sdk_app_id: self.credentials.sdk_app_id,
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    /// The UserSig that a crawler makes at this time, in seconds since 1970.
+    /// The UserSig of a crawler at this Unix time.
     pub fn signature(&self, issued_at: i64) -> UserSig {
         let claims = Claims {
             sdk_app_id: self.credentials.sdk_app_id,
@@ -358,21 +358,21 @@ impl World {
         sign(&claims, &self.credentials.secret_key)
     }
 
-    /// One crawl, an hour after the one before.
+    /// Makes one crawl, an hour after the previous one.
     pub async fn crawl(&self) -> CrawlReport {
-        self.crawl_unless(&CancellationToken::new()).await
+        self.crawl_until_cancelled(&CancellationToken::new()).await
     }
 
-    /// One crawl that can be cancelled.
-    pub async fn crawl_unless(&self, stop: &CancellationToken) -> CrawlReport {
+    /// Makes one crawl that `stop` cancels.
+    pub async fn crawl_until_cancelled(&self, stop: &CancellationToken) -> CrawlReport {
         self.begin_watching();
         let report = self.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, stop).await.unwrap();
         self.assert_invariants().await;
         report
     }
 
-    /// What a dry run says now, which writes nothing: a line a group, as [`World::events`] would have it.
-    pub async fn foretell(&self) -> (DryRun, Vec<String>) {
+    /// Makes a dry run and checks that it writes nothing. Returns one line for each group, in the form of [`Harness::events`].
+    pub async fn dry_run_now(&self) -> (DryRun, Vec<String>) {
         let before = self.every_row().await;
         let dry_run = self.crawler().dry_run(WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         assert_eq!(self.every_row().await, before, "a dry run has written");
@@ -389,7 +389,7 @@ impl World {
 
     /// One crawl, which does what a dry run said just before.
     pub async fn foretold_crawl(&self) -> CrawlReport {
-        let (dry_run, said) = self.foretell().await;
+        let (dry_run, said) = self.dry_run_now().await;
         let missing_before = self.missing().await;
         let report = self.crawl().await;
         let events = format!(
@@ -449,7 +449,7 @@ impl World {
         rows
     }
 
-    /// One crawl that is dropped, as by a kill, when the other future ends first.
+    /// Makes one crawl that is dropped, as by a kill, if the other future ends first.
     pub async fn crawl_killed_by(&self, end: impl Future<Output = ()>) -> Option<CrawlReport> {
         self.begin_watching();
         let (crawler, stop) = (self.crawler(), CancellationToken::new());
@@ -461,14 +461,14 @@ impl World {
         if report.is_some() {
             self.assert_invariants().await;
         } else {
-            self.bench.let_leases_run_out().await;
-            self.assert_rows_are_sound().await;
-            self.assert_what_stood_was_spared().await;
+            self.db.expire_leases().await;
+            self.assert_rows_are_consistent().await;
+            self.assert_no_existing_group_was_deleted().await;
         }
         report
     }
 
-    /// Two crawls that two processes begin at once; each of them makes its own.
+    /// Makes two crawls that two processes begin at the same time.
     pub async fn crawl_by_two_replicas(&self) {
         self.begin_watching();
         let (one, other, stop) = (self.crawler(), self.another_crawler(), CancellationToken::new());
@@ -481,22 +481,22 @@ impl World {
         self.assert_invariants().await;
     }
 
-    /// Someone approves what a crawl withheld; returns how many groups that were.
+    /// Approves the withheld deletions of a crawl. Returns the number of groups.
     pub async fn approve(&self, crawl: CrawlId) -> u64 {
         let (held, lease, now) = self.to_settle(crawl).await;
         let settled =
             self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
         lease.give_back().await;
-        self.assert_rows_are_sound().await;
+        self.assert_rows_are_consistent().await;
         settled
     }
 
-    /// Someone undoes what a crawl deleted; returns how many groups that were.
+    /// Undoes the deletions of a crawl. Returns the number of groups.
     pub async fn undelete(&self, crawl: CrawlId) -> u64 {
         let (held, lease, now) = self.to_settle(crawl).await;
         let settled = self.store.undelete(&lease, &held, crawl, now, self.today()).await.unwrap();
         lease.give_back().await;
-        self.assert_rows_are_sound().await;
+        self.assert_rows_are_consistent().await;
         settled
     }
 
@@ -516,7 +516,7 @@ impl World {
         self.latest.note(self.clock.now());
     }
 
-    /// The same, when the n-th request from now on is served.
+    /// Sets the clock while the n-th request from now on is served.
     pub fn set_clock_during_request(&self, n: u64, hours: i32) {
         let (clock, latest) = (self.clock.clone(), self.latest.clone());
         self.during_request(n, move |_| {
@@ -526,7 +526,7 @@ impl World {
         });
     }
 
-    /// For a crawl that the test itself runs: an hour passes, and from now on it is noted what stands at the API.
+    /// Lets an hour pass and begins to record which groups exist throughout. For crawls that the test runs itself.
     pub fn begin_watching(&self) {
         self.clock.set(self.clock.now() + Duration::from_hours(1));
         let standing = |group_type| Standing { group_type, retyped: false };
@@ -535,8 +535,8 @@ impl World {
     }
 }
 
-impl World {
-    /// Someone approves whatever is withheld; returns how many groups that were. None of them stands.
+impl Harness {
+    /// Approves all withheld deletions, none of which may be of an existing group. Returns the number of groups.
     pub async fn approve_all_withheld(&self) -> u64 {
         let held = self.lines("SELECT group_id FROM live_groups WHERE held ORDER BY group_id").await;
         let truth = self.api.truth();
@@ -549,19 +549,19 @@ impl World {
     }
 }
 
-/// What the database says.
-impl World {
-    /// The answer to a query, every value as a text. The connection cannot write.
+/// The content of the database.
+impl Harness {
+    /// Runs a query on a read-only connection. Returns every value as text.
     pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
-        self.bench.rows(sql).await
+        self.db.rows(sql).await
     }
 
-    /// The answer to a query, a line a row.
+    /// Runs a query. Returns one line for each row.
     pub async fn lines(&self, sql: &str) -> Vec<String> {
         self.rows(sql).await.iter().map(|row| row.join(" ")).collect()
     }
 
-    /// The answer to a query, which must be a single value.
+    /// Runs a query that returns a single value.
     pub async fn value(&self, sql: &str) -> String {
         let mut rows = self.rows(sql).await;
         assert!(rows.len() == 1 && rows[0].len() == 1, "{sql}: {rows:?}");
@@ -591,17 +591,17 @@ impl World {
         rows.into_iter().map(|mut row| (row.remove(0), row.remove(0))).collect()
     }
 
-    /// The live groups are those that stand at the API, each of its type, and none is missing.
-    pub async fn assert_table_is_the_truth(&self) {
+    /// Asserts that the live groups are those of the API, with their types, and that none is missing.
+    pub async fn assert_table_matches_api(&self) {
         assert_eq!(self.live().await, self.api.truth());
         assert_eq!(self.value("SELECT missing_count FROM app_status").await, "0");
     }
 
-    /// Makes the database refuse whatever adds or changes a group, or writes an event.
+    /// Makes the database refuse to add or change a group, or to write an event.
     pub async fn forbid_changes_to_groups(&self) {
-        let refusal = match self.bench.place {
-            Place::Sqlite(_) => "BEGIN SELECT RAISE(ABORT, 'a group was written'); END",
-            Place::Postgres(_) => {
+        let refusal = match self.db.location {
+            Location::Sqlite(_) => "BEGIN SELECT RAISE(ABORT, 'a group was written'); END",
+            Location::Postgres(_) => {
                 let refuse =
                     "CREATE OR REPLACE FUNCTION tim_private.refuse() RETURNS trigger LANGUAGE plpgsql
                               AS $$ BEGIN RAISE EXCEPTION 'a group was written'; END $$";
@@ -616,16 +616,16 @@ impl World {
     }
 
     pub async fn allow_changes_to_groups(&self) {
-        let of = |table| match self.bench.place {
-            Place::Sqlite(_) => String::new(),
-            Place::Postgres(_) => format!(" ON {table}"),
+        let of = |table| match self.db.location {
+            Location::Sqlite(_) => String::new(),
+            Location::Postgres(_) => format!(" ON {table}"),
         };
         self.alter(GUARDED.map(|(table, verb)| format!("DROP TRIGGER no_{verb}_{table}{}", of(table)))).await;
     }
 
     async fn alter(&self, statements: impl IntoIterator<Item = String>) {
         for statement in statements {
-            Bench::execute(&self.bench.url(), &statement).await;
+            TestDatabase::execute(&self.db.url(), &statement).await;
         }
     }
 }
@@ -633,19 +633,19 @@ impl World {
 const GUARDED: [(&str, &str); 3] =
     [("group_row", "INSERT"), ("group_row", "UPDATE"), ("group_event", "INSERT")];
 
-/// What holds after every crawl, whatever happened in it.
-impl World {
+/// The invariants that hold after every crawl.
+impl Harness {
     pub async fn assert_invariants(&self) {
-        self.assert_rows_are_sound().await;
-        self.assert_events_tell_the_table().await;
+        self.assert_rows_are_consistent().await;
+        self.assert_events_match_the_table().await;
         self.assert_crawls_and_days_add_up().await;
-        self.assert_what_stood_was_spared().await;
+        self.assert_no_existing_group_was_deleted().await;
     }
 
-    /// What holds while a crawl runs, too, and after it was killed: of the tables, of what people see of them, and of
-    /// what was seen before.
-    pub async fn assert_rows_are_sound(&self) {
-        self.bench.assert_consistent().await;
+    /// Asserts what also holds while a crawl runs and after it was killed: the tables are consistent, the views agree with
+    /// them, and the origin of a group never changes.
+    pub async fn assert_rows_are_consistent(&self) {
+        self.db.assert_consistent().await;
         let (now, steady) = self.latest.note(self.clock.now());
         let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
                           deleted_at, missing_since, group_type, CASE WHEN held THEN 'held' ELSE '' END FROM groups";
@@ -679,8 +679,8 @@ impl World {
         assert!(kept.iter().all(|kept| *kept == format!("{live_in_all} {missing_in_all}")), "{kept:?}");
     }
 
-    /// The events of each group are a possible story, and it ends where the table says.
-    async fn assert_events_tell_the_table(&self) {
+    /// Asserts that the events of each group are a possible sequence that ends in the state of its row.
+    async fn assert_events_match_the_table(&self) {
         let sql = "SELECT group_id, event, coalesce(old_type, ''), coalesce(new_type, '') FROM group_events ORDER BY event_id";
         let mut stories: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
         for mut row in self.rows(sql).await {
@@ -721,7 +721,7 @@ impl World {
         assert_eq!(self.lines(twice).await, [""; 0], "groups that one crawl changed twice");
     }
 
-    /// Nothing runs any more, every crawl counts its own events, and every day those of its crawls.
+    /// Asserts that no crawl is running, that every crawl counts its events, and every day those of its crawls.
     async fn assert_crawls_and_days_add_up(&self) {
         let today = self.today();
         assert_eq!(self.value("SELECT count(*) FROM crawls WHERE status = 'running'").await, "0");
@@ -743,14 +743,13 @@ impl World {
         assert_eq!(self.lines(&stale).await, [""; 0], "live groups of today that are not those of now");
     }
 
-    /// No crawl since the last look has marked a group deleted that stood all the while.
+    /// Asserts that no crawl since the last check marked a group deleted that existed throughout.
     ///
-    /// With `guard.confirm` there is one exception: `get_group_info` itself lies. Without it there are three, which are those
-    /// of rule 6:
-    /// - the lists lie consistently;
-    /// - the group was made again under another type during the crawl, so that it may be in no list;
-    /// - the group is of a type without a pass, and was known under another type: the pass of that type lacks it.
-    async fn assert_what_stood_was_spared(&self) {
+    /// With `guard.confirm` there is one exception: `get_group_info` itself is wrong. Without it there are three:
+    /// - The lists are consistently wrong.
+    /// - The group was recreated with another type during the crawl, so that it may be in no list.
+    /// - The group is of a type without a pass, and was known under another type, whose pass does not list it.
+    async fn assert_no_existing_group_was_deleted(&self) {
         let last: i64 = self.value("SELECT coalesce(max(crawl_id), 0) FROM crawls").await.parse().unwrap();
         let judged = std::mem::replace(&mut *lock(&self.last_judged), last);
         let deleted = self
@@ -766,13 +765,13 @@ impl World {
                 *lock(&self.wrong_marks) += 1;
                 continue;
             }
-            assert!(!self.guard.confirm, "{} stood all the time and is deleted", row[0]);
+            assert!(!self.guard.confirm, "{} existed throughout and is deleted", row[0]);
             if upstream.lists_lie || *retyped {
                 continue;
             }
             let has_a_pass = self.group_types.iter().any(|configured| configured.as_str() == group_type);
             let as_known = row[1] == *group_type || row[1] == "NULL";
-            assert!(!has_a_pass && !as_known, "{} stood all the time and is deleted", row[0]);
+            assert!(!has_a_pass && !as_known, "{} existed throughout and is deleted", row[0]);
         }
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tracing::subscriber::DefaultGuard;
 
 /// An API and a database, in which nothing has happened yet.
-pub struct Stage {
+pub struct DaemonHarness {
     pub api: Simulator,
     pub clock: Clock,
     pub store: Store,
@@ -37,7 +37,7 @@ pub struct Stage {
 }
 
 /// An app as a test wants it. The default is crawled at every full hour.
-pub struct Wish {
+pub struct AppSpec {
     pub app: &'static str,
     pub sdk_app_id: i64,
     pub cron: &'static str,
@@ -48,7 +48,7 @@ pub struct Wish {
     pub group_type: &'static str,
 }
 
-pub const PROD: Wish = Wish {
+pub const PROD: AppSpec = AppSpec {
     app: "prod",
     sdk_app_id: 1_400_000_000,
     cron: "0 * * * *",
@@ -76,8 +76,8 @@ pub fn twenty_past_eight() -> Clock {
     Clock::fixed_at(at("08:20:00"))
 }
 
-impl Stage {
-    /// A stage without tables.
+impl DaemonHarness {
+    /// Without tables.
     pub async fn bare(clock: Clock) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&log);
@@ -94,32 +94,32 @@ impl Stage {
     }
 
     pub async fn new() -> Self {
-        let stage = Self::bare(twenty_past_eight()).await;
-        stage.store.migrate().await.unwrap();
-        stage
+        let harness = Self::bare(twenty_past_eight()).await;
+        harness.store.migrate().await.unwrap();
+        harness
     }
 
-    pub fn crawler(&self, api: &Simulator, wish: &Wish) -> MakeCrawler {
+    pub fn crawler(&self, api: &Simulator, spec: &AppSpec) -> MakeCrawler {
         let simulated = Settings::default();
-        let sdk_app_id = SdkAppId::new(wish.sdk_app_id).unwrap();
+        let sdk_app_id = SdkAppId::new(spec.sdk_app_id).unwrap();
         let client = ClientSettings {
             sdk_app_id,
             identifier: simulated.identifier,
-            secret_key: if wish.wrong_key { SecretKey::new(&"f".repeat(64)) } else { simulated.secret_key },
+            secret_key: if spec.wrong_key { SecretKey::new(&"f".repeat(64)) } else { simulated.secret_key },
             base_url: Url::parse(&api.base_url()).unwrap(),
             region_hint: "china".to_owned(),
             request_timeout: Duration::from_secs(30),
             clock: self.clock.clone(),
         };
         let settings = CrawlSettings {
-            identity: AppIdentity { sdk_app_id, name: wish.app.to_owned() },
-            group_types: vec![GroupType::new(wish.group_type).unwrap()],
+            identity: AppIdentity { sdk_app_id, name: spec.app.to_owned() },
+            group_types: vec![GroupType::new(spec.group_type).unwrap()],
             page_limit: 3,
             request_interval: Duration::ZERO,
             retry: RetryPolicy {
                 first_pause: Duration::from_millis(1),
                 longest_pause: Duration::from_millis(2),
-                retry_for: wish.retry_for,
+                retry_for: spec.retry_for,
             },
             deletion: DeletionPolicy::default(),
             timezone: chrono_tz::UTC,
@@ -132,19 +132,19 @@ impl Stage {
         })
     }
 
-    pub fn plan(&self, api: &Simulator, wish: &Wish) -> AppPlan {
+    pub fn plan(&self, api: &Simulator, spec: &AppSpec) -> AppPlan {
         AppPlan {
-            name: wish.app.to_owned(),
-            sdk_app_id: SdkAppId::new(wish.sdk_app_id).unwrap(),
-            schedule: Schedule::parse(wish.cron, chrono_tz::UTC).unwrap(),
-            catch_up: wish.catch_up,
-            crawler: self.crawler(api, wish),
+            name: spec.app.to_owned(),
+            sdk_app_id: SdkAppId::new(spec.sdk_app_id).unwrap(),
+            schedule: Schedule::parse(spec.cron, chrono_tz::UTC).unwrap(),
+            catch_up: spec.catch_up,
+            crawler: self.crawler(api, spec),
         }
     }
 
     /// Starts a daemon with this app.
-    pub fn start(&self, wish: &Wish) -> Daemon {
-        let [daemon] = self.start_all([(wish.app, self.plan(&self.api, wish))]);
+    pub fn start(&self, spec: &AppSpec) -> Daemon {
+        let [daemon] = self.start_all([(spec.app, self.plan(&self.api, spec))]);
         daemon
     }
 
@@ -169,7 +169,7 @@ impl Stage {
 
     /// A daemon whose app has been crawled at 08:20 and waits for 09:00.
     pub async fn start_crawled(&self) -> Daemon {
-        let mut daemon = self.start(&Wish { catch_up: true, ..PROD });
+        let mut daemon = self.start(&AppSpec { catch_up: true, ..PROD });
         daemon.has_crawled(1).await;
         daemon
     }
@@ -264,10 +264,10 @@ impl Daemon {
     }
 }
 
-impl Stage {
+impl DaemonHarness {
     /// The API of another app.
-    pub async fn api_of(&self, wish: &Wish) -> Simulator {
-        let sdk_app_id = SdkAppId::new(wish.sdk_app_id).unwrap();
+    pub async fn api_of(&self, spec: &AppSpec) -> Simulator {
+        let sdk_app_id = SdkAppId::new(spec.sdk_app_id).unwrap();
         let settings = Settings { sdk_app_id, clock: self.clock.clone(), ..Settings::default() };
         let api = Simulator::start(settings).await.unwrap();
         api.create_many("Public", 2);
@@ -294,11 +294,11 @@ impl Daemon {
     }
 }
 
-impl Stage {
+impl DaemonHarness {
     /// A plan whose crawls these metrics count.
-    pub fn counted(&self, wish: &Wish, metrics: &Metrics) -> AppPlan {
-        let plan = self.plan(&self.api, wish);
-        let (make, observer) = (plan.crawler, metrics.app(wish.app));
+    pub fn counted(&self, spec: &AppSpec, metrics: &Metrics) -> AppPlan {
+        let plan = self.plan(&self.api, spec);
+        let (make, observer) = (plan.crawler, metrics.app(spec.app));
         AppPlan {
             crawler: Box::new(move |store| make(store).map(|made| made.with_observer(Arc::clone(&observer)))),
             ..plan

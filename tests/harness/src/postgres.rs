@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::store::{DatabaseUrl, PostgresDatabase, Store};
 use tokio::sync::OnceCell;
 
-use crate::store::Place;
+use crate::store::Location;
 
 const MISSING: &str = "these tests need a PostgreSQL server and found none: run `tests/run`, which installs one, or name \
                        its programs' folder in PG_BIN, or a server in TIM_GROUP_SYNC_TEST_DATABASE_URL";
@@ -55,7 +55,7 @@ pub struct PostgresServer {
     options: PgConnectOptions,
     url: ServerUrl,
     template: String,
-    keeper: Option<Keeper>,
+    keeper: Option<ServerProcess>,
 }
 
 enum ServerUrl {
@@ -63,7 +63,7 @@ enum ServerUrl {
     Named(String),
 }
 
-struct Keeper {
+struct ServerProcess {
     _shell: Child,
     /// Its end is the server's end.
     orders: ChildStdin,
@@ -74,7 +74,7 @@ static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// A database of one test's own, dropped with this.
-pub struct TestDatabase {
+pub struct ServerDatabase {
     pub name: String,
     pub url: String,
     /// The folder of the socket, for port 6432, of a pooler or its like through which stores go.
@@ -86,7 +86,7 @@ pub struct TestDatabase {
 /// A pgbouncer before the run's own server that gives every transaction another connection.
 pub struct Pooler {
     folder: PathBuf,
-    _keeper: Keeper,
+    _keeper: ServerProcess,
 }
 
 const POOLER_SCRIPT: &str = r#"
@@ -132,12 +132,12 @@ impl Pooler {
             return None;
         };
         let program = program.expect("no pgbouncer: `tests/run` installs it");
-        let (folder, keeper) = Keeper::of(POOLER_SCRIPT, &[program, server]);
+        let (folder, keeper) = ServerProcess::of(POOLER_SCRIPT, &[program, server]);
         Some(Self { folder, _keeper: keeper })
     }
 
     /// A database whose stores go through the pooler.
-    pub async fn database(&self) -> TestDatabase {
+    pub async fn database(&self) -> ServerDatabase {
         let mut database = PostgresServer::shared().await.database().await;
         database.pooler = Some(self.folder.clone());
         database
@@ -155,7 +155,7 @@ impl PostgresServer {
         let (url, keeper) = if let Some(url) = named {
             (ServerUrl::Named(url), None)
         } else {
-            let (folder, keeper) = Keeper::of(SERVER_SCRIPT, &[&programs().expect(MISSING)]);
+            let (folder, keeper) = ServerProcess::of(SERVER_SCRIPT, &[&programs().expect(MISSING)]);
             (ServerUrl::Socket(folder), Some(keeper))
         };
         let text = match &url {
@@ -190,7 +190,7 @@ impl PostgresServer {
     }
 
     /// A new database with all tables.
-    pub async fn database(&self) -> TestDatabase {
+    pub async fn database(&self) -> ServerDatabase {
         if self.keeper.is_some() {
             return self.new_database(&format!("TEMPLATE {}", self.template)).await;
         }
@@ -201,14 +201,14 @@ impl PostgresServer {
     }
 
     /// A new database without any.
-    pub async fn empty_database(&self) -> TestDatabase {
+    pub async fn empty_database(&self) -> ServerDatabase {
         self.new_database("").await
     }
 
-    async fn new_database(&self, how: &str) -> TestDatabase {
+    async fn new_database(&self, how: &str) -> ServerDatabase {
         let name = format!("tgs_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         self.administer(&format!("CREATE DATABASE {name} {how}")).await;
-        TestDatabase { url: self.url(&name), name, pooler: None, is_only: false }
+        ServerDatabase { url: self.url(&name), name, pooler: None, is_only: false }
     }
 
     /// The URL of a database of this server.
@@ -242,9 +242,9 @@ impl PostgresServer {
 }
 
 /// A server of one test's own, which can be stopped, started and copied.
-pub struct OwnServer {
+pub struct DedicatedServer {
     pub folder: PathBuf,
-    keeper: Arc<Mutex<Keeper>>,
+    keeper: Arc<Mutex<ServerProcess>>,
 }
 
 /// As the script of the shared one, but the server also does as it is told, a line an order. With a certificate and its
@@ -319,7 +319,7 @@ while read -r order; do
 done
 "#;
 
-impl OwnServer {
+impl DedicatedServer {
     /// `None` where a named server stands in for the programs that this needs.
     pub fn start() -> Option<Self> {
         Self::run(&["", ""])
@@ -351,7 +351,7 @@ impl OwnServer {
         };
         let arguments: Vec<&Path> =
             std::iter::once(&*programs).chain(arguments.iter().map(Path::new)).collect();
-        let (folder, keeper) = Keeper::of(OWN_SERVER_SCRIPT, &arguments);
+        let (folder, keeper) = ServerProcess::of(OWN_SERVER_SCRIPT, &arguments);
         Some(Self { folder, keeper: Arc::new(Mutex::new(keeper)) })
     }
 
@@ -361,9 +361,9 @@ impl OwnServer {
     }
 
     /// Its only database, with all tables.
-    pub async fn database(&self) -> TestDatabase {
+    pub async fn database(&self) -> ServerDatabase {
         let url = socket_url("postgres", &self.folder, "postgres");
-        let database = TestDatabase { url, name: "postgres".to_owned(), pooler: None, is_only: true };
+        let database = ServerDatabase { url, name: "postgres".to_owned(), pooler: None, is_only: true };
         migrate(&database.database_url()).await;
         database
     }
@@ -409,7 +409,7 @@ async fn migrate(database: &DatabaseUrl) {
     store.close().await;
 }
 
-impl TestDatabase {
+impl ServerDatabase {
     pub fn settings(&self) -> PostgresDatabase {
         let url = match &self.pooler {
             Some(folder) => socket_url("postgres", folder, &self.name) + "&port=6432",
@@ -419,8 +419,8 @@ impl TestDatabase {
     }
 
     /// The same database, through another's pooler if there is one.
-    pub fn reached_like(mut self, other: &Place) -> Self {
-        if let Place::Postgres(other) = other {
+    pub fn reached_like(mut self, other: &Location) -> Self {
+        if let Location::Postgres(other) = other {
             self.pooler.clone_from(&other.pooler);
         }
         self
@@ -431,7 +431,7 @@ impl TestDatabase {
     }
 }
 
-impl Drop for TestDatabase {
+impl Drop for ServerDatabase {
     fn drop(&mut self) {
         let Some(server) = SERVER.get().filter(|_| !self.is_only) else { return };
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
@@ -450,7 +450,7 @@ impl Drop for TestDatabase {
     }
 }
 
-impl Keeper {
+impl ServerProcess {
     /// Runs a script that says on its first line where its folder is and ends with its input.
     fn of(script: &str, arguments: &[&Path]) -> (PathBuf, Self) {
         let mut shell = as_ordinary_user();
@@ -496,10 +496,10 @@ fn as_ordinary_user() -> Command {
 /// The folder of `initdb` and `postgres`.
 fn programs() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::var_os("PG_BIN").map(PathBuf::from).into_iter().collect();
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut installed: Vec<PathBuf> = installed.map(|version| version.path().join("bin")).collect();
-    installed.sort();
-    folders.extend(installed.into_iter().rev());
+    let program = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut program: Vec<PathBuf> = program.map(|version| version.path().join("bin")).collect();
+    program.sort();
+    folders.extend(program.into_iter().rev());
     folders.push(crate::root().join("target/postgresql/bin"));
     folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
 }

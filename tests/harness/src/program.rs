@@ -1,4 +1,4 @@
-//! The program as a process, configured for the API and the database of a world.
+//! The program as a process, configured for the API and the database of a harness.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -12,8 +12,8 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::{At, KEY};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::crawl::World;
-use crate::store::Place;
+use crate::crawl::Harness;
+use crate::store::Location;
 
 /// The built program.
 pub fn program() -> &'static str {
@@ -27,26 +27,26 @@ pub fn program() -> &'static str {
     &PROGRAM
 }
 
-/// A world with a folder in which the program's configuration is.
-pub struct Installed {
-    pub world: World,
+/// A harness with a folder that holds the configuration of the program.
+pub struct ProgramHarness {
+    pub harness: Harness,
     pub folder: TempDir,
     /// How often groups came and went.
     pub round: u32,
 }
 
-impl Installed {
+impl ProgramHarness {
     /// With these lines about its app.
-    pub fn new(world: World, app: &str) -> Self {
-        let installed = Self { world, folder: tempfile::tempdir().unwrap(), round: 0 };
-        installed.write_secret("app.key", KEY);
+    pub fn new(harness: Harness, app: &str) -> Self {
+        let program = Self { harness, folder: tempfile::tempdir().unwrap(), round: 0 };
+        program.write_secret("app.key", KEY);
         let config = format!(
             "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n\
              request_interval = \"0s\"\n{app}[deletion]\nmax_fraction = 1.0\n",
-            installed.world.api.base_url()
+            program.harness.api.base_url()
         );
-        std::fs::write(installed.folder.path().join("config.toml"), config).unwrap();
-        installed
+        std::fs::write(program.folder.path().join("config.toml"), config).unwrap();
+        program
     }
 
     /// With these sections more in its configuration.
@@ -63,7 +63,7 @@ impl Installed {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Makes a crawl, which gives up if somebody holds the lease yet.
+    /// Starts a crawl, which gives up if the lease is taken.
     pub fn start(&self) -> Child {
         self.start_by(&[])
     }
@@ -79,9 +79,9 @@ impl Installed {
     }
 
     fn words(&self, words: &[&str]) -> Command {
-        let url = match &self.world.bench.place {
-            Place::Sqlite(folder) => format!("sqlite:{}", folder.path().join("groups.db").display()),
-            Place::Postgres(database) => database.url.clone(),
+        let url = match &self.harness.db.location {
+            Location::Sqlite(folder) => format!("sqlite:{}", folder.path().join("groups.db").display()),
+            Location::Postgres(database) => database.url.clone(),
         };
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir(self.folder.path()).env_clear();
@@ -92,8 +92,8 @@ impl Installed {
 
     pub fn spawn(&self, command: &mut Command) -> Child {
         // The program goes by the machine's clock, and so must the API that judges its signatures.
-        self.world.begin_watching();
-        self.world.clock.set(Clock::system().now());
+        self.harness.begin_watching();
+        self.harness.clock.set(Clock::system().now());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -106,18 +106,18 @@ impl Installed {
         Ended::from(end_of(self.spawn(command)).await)
     }
 
-    /// Every group and event, as views show them to whoever does not want to wait.
-    pub async fn as_people_see_it(&self) -> (Vec<String>, Vec<String>) {
-        let reading = async { (self.world.table().await, self.world.events().await) };
+    /// All groups and events in the views, which must not block.
+    pub async fn visible_state(&self) -> (Vec<String>, Vec<String>) {
+        let reading = async { (self.harness.table().await, self.harness.events().await) };
         tokio::time::timeout(Duration::from_secs(10), reading).await.expect("readers wait for nobody")
     }
 
-    pub async fn crawl_to_the_truth(&mut self) {
+    pub async fn crawl_and_assert_table(&mut self) {
         let ended = end_of(self.start()).await;
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        self.world.clock.set(self.world.clock.now().max(Clock::system().now()));
-        self.world.assert_invariants().await;
-        self.world.assert_table_is_the_truth().await;
+        self.harness.clock.set(self.harness.clock.now().max(Clock::system().now()));
+        self.harness.assert_invariants().await;
+        self.harness.assert_table_matches_api().await;
     }
 }
 
@@ -126,86 +126,86 @@ pub const REQUESTS: u64 = 7;
 /// A crawl that finds groups gone asks about them: first those of Public, then those of Private.
 pub const REQUESTS_WITH_QUESTIONS: u64 = REQUESTS + 2;
 
-/// With a tick so far off that what the service crawls, it crawls because it starts or is told to.
+/// A schedule whose tick is so far off that the service crawls only at its start or on a signal.
 pub const ONCE_A_YEAR: &str =
     "[schedule]\ncron = \"0 0 1 1 *\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n";
 
-impl Installed {
-    /// With seven and four groups.
-    pub fn with_groups(world: World) -> Self {
-        let installed = Self::new(world, "page_limit = 3\ngroup_types = [\"Public\", \"Private\"]\n");
-        (0..7).for_each(|n| installed.world.create("Public", &format!("public-{n}")));
-        (0..4).for_each(|n| installed.world.create("Private", &format!("private-{n}")));
-        installed
+impl ProgramHarness {
+    /// With seven and four groups at the API.
+    pub fn with_groups(harness: Harness) -> Self {
+        let program = Self::new(harness, "page_limit = 3\ngroup_types = [\"Public\", \"Private\"]\n");
+        (0..7).for_each(|n| program.harness.create("Public", &format!("public-{n}")));
+        (0..4).for_each(|n| program.harness.create("Private", &format!("private-{n}")));
+        program
     }
 
-    /// The same, crawled once.
-    pub async fn crawled_once(world: World) -> Self {
-        let mut installed = Self::with_groups(world);
-        installed.crawl_to_the_truth().await;
-        assert_eq!(installed.world.requests_so_far(), REQUESTS);
-        installed
+    /// With seven and four groups that were crawled once.
+    pub async fn crawled_once(harness: Harness) -> Self {
+        let mut program = Self::with_groups(harness);
+        program.crawl_and_assert_table().await;
+        assert_eq!(program.harness.requests_so_far(), REQUESTS);
+        program
     }
 
-    /// One group of each type goes, and one comes.
+    /// Dissolves one group of each type and creates another.
     pub fn churn(&mut self) {
         let n = self.round;
         self.round += 1;
-        self.world.dissolve(&format!("public-{n} private-{n}"));
-        self.world.create("Public", &format!("public-{}", n + 7));
-        self.world.create("Private", &format!("private-{}", n + 4));
+        self.harness.dissolve(&format!("public-{n} private-{n}"));
+        self.harness.create("Public", &format!("public-{}", n + 7));
+        self.harness.create("Private", &format!("private-{}", n + 4));
     }
 
-    /// What a crawl finds that comes after a kill.
-    pub async fn is_made_up_for(&mut self) {
-        self.world.bench.let_leases_run_out().await;
+    /// Asserts that the crawl after a kill closes the killed one and brings the table up to date.
+    pub async fn recovers(&mut self) {
+        self.harness.db.expire_leases().await;
         let last = "SELECT status FROM crawls ORDER BY crawl_id DESC LIMIT 1";
-        assert_eq!(self.world.value(last).await, "running");
-        self.world.clock.set(self.world.clock.now().max(Clock::system().now()));
-        self.world.assert_rows_are_sound().await;
-        let killed = self.world.value("SELECT max(crawl_id) FROM crawls").await;
+        assert_eq!(self.harness.value(last).await, "running");
+        self.harness.clock.set(self.harness.clock.now().max(Clock::system().now()));
+        self.harness.assert_rows_are_consistent().await;
+        let killed = self.harness.value("SELECT max(crawl_id) FROM crawls").await;
         self.churn();
-        self.crawl_to_the_truth().await;
+        self.crawl_and_assert_table().await;
         let closed = format!("SELECT status, reason_code, vanished FROM crawls WHERE crawl_id = {killed}");
-        assert_eq!(self.world.lines(&closed).await, ["failed process_ended 0"]);
+        assert_eq!(self.harness.lines(&closed).await, ["failed process_ended 0"]);
         let new = "SELECT count(*) FROM group_events WHERE event = 'appeared'";
-        assert_eq!(self.world.value(new).await, (2 * self.round).to_string());
-        if let Place::Sqlite(_) = self.world.bench.place {
-            assert_eq!(self.world.value("PRAGMA integrity_check").await, "ok");
+        assert_eq!(self.harness.value(new).await, (2 * self.round).to_string());
+        if let Location::Sqlite(_) = self.harness.db.location {
+            assert_eq!(self.harness.value("PRAGMA integrity_check").await, "ok");
         }
     }
 }
 
-impl Installed {
+impl ProgramHarness {
     /// The service, which has crawled once and waits to be told to crawl again.
     pub async fn served(&self) -> Service {
         self.configure(ONCE_A_YEAR);
         Service::start(self).says("crawl complete").await
     }
 
-    /// Lets the service crawl once for each of its requests, with this trouble before the request is answered. Trouble while
-    /// it reads the table may cost it that crawl, but not the next.
+    /// Makes the service crawl once for each of its requests, with this disturbance before the request is answered. A
+    /// disturbance while the crawl reads the table may fail that crawl, but not the next.
     pub async fn survives(&mut self, trouble: impl AsyncFn()) {
         let mut service = self.served().await;
         for request in 1..=REQUESTS_WITH_QUESTIONS {
             self.churn();
-            let held = self.world.api.hold(At::Request(self.world.request(request)));
+            let held = self.harness.api.hold(At::Request(self.harness.request(request)));
             service.signal(Signal::USR1);
             service.until(held.reached()).await;
             trouble().await;
             held.release();
             let crawled = service.ends_a_crawl().await;
-            self.world.clock.set(self.world.clock.now().max(Clock::system().now()));
-            self.world.assert_invariants().await;
+            self.harness.clock.set(self.harness.clock.now().max(Clock::system().now()));
+            self.harness.assert_invariants().await;
             if !crawled {
                 service.signal(Signal::USR1);
                 service = service.says("crawl complete").await;
             }
-            self.world.assert_table_is_the_truth().await;
+            self.harness.assert_table_matches_api().await;
         }
         assert_eq!(service.stop().await, Some(0));
         let new = "SELECT count(*) FROM group_events WHERE event = 'appeared'";
-        assert_eq!(self.world.value(new).await, (2 * self.round).to_string());
+        assert_eq!(self.harness.value(new).await, (2 * self.round).to_string());
     }
 }
 
@@ -228,7 +228,7 @@ pub async fn end_of(child: Child) -> Output {
     tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap()
 }
 
-/// SIGKILL; returns when the process is no more.
+/// Sends SIGKILL and waits for the end of the process.
 pub fn kill(mut child: Child) {
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().code(), None);
@@ -243,11 +243,11 @@ pub struct Service {
 }
 
 impl Service {
-    /// Longer than anything takes that it says.
+    /// How long to wait for a log line.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    pub fn start(installed: &Installed) -> Self {
-        Self::of(installed.spawn(&mut installed.command(&["run"])))
+    pub fn start(program: &ProgramHarness) -> Self {
+        Self::of(program.spawn(&mut program.command(&["run"])))
     }
 
     /// What this command starts: the service, or another one with log lines.

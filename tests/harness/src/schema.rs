@@ -6,7 +6,7 @@ use tim_group_sync::model::Trigger;
 use tim_group_sync::simulator::Fault;
 use tokio_util::sync::CancellationToken;
 
-use crate::crawl::World;
+use crate::crawl::Harness;
 
 const DOCUMENT: &str = include_str!("../../../docs/schema.md");
 
@@ -56,26 +56,26 @@ pub fn chapter(title: &str) -> &'static str {
 }
 
 /// Two days and a bit in which everything happened that a column can tell: 1 March to 3 March in Shanghai.
-pub async fn eventful(mut world: World) -> World {
-    world.timezone = Tz::Asia__Shanghai;
-    world.create("Public", "@TGS#2J4SZEAEL a b c d");
-    world.create("Private", "p");
-    world.crawl().await;
-    world.create("Public", "short long");
-    world.api.retype("p", "Public");
+pub async fn eventful(mut harness: Harness) -> Harness {
+    harness.timezone = Tz::Asia__Shanghai;
+    harness.create("Public", "@TGS#2J4SZEAEL a b c d");
+    harness.create("Private", "p");
+    harness.crawl().await;
+    harness.create("Public", "short long");
+    harness.api.retype("p", "Public");
     let due_at = Some("2026-03-01T09:00:00Z".parse().unwrap());
     let occasion = CrawlRequest { trigger: Trigger::Schedule, due_at };
-    world.begin_watching();
-    world.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
-    world.dissolve("short a @TGS#2J4SZEAEL");
-    world.crawl().await;
-    world.set_clock_by(24);
-    world.create("Private", "@TGS#2J4SZEAEL");
-    world.crawl().await;
-    world.fault_at_request(3, Fault::ErrorCode(60021));
-    world.crawl().await;
-    world.guard.review = true;
-    world.dissolve("b c");
-    world.crawl().await;
-    world
+    harness.begin_watching();
+    harness.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+    harness.dissolve("short a @TGS#2J4SZEAEL");
+    harness.crawl().await;
+    harness.set_clock_by(24);
+    harness.create("Private", "@TGS#2J4SZEAEL");
+    harness.crawl().await;
+    harness.fault_at_request(3, Fault::ErrorCode(60021));
+    harness.crawl().await;
+    harness.guard.review = true;
+    harness.dissolve("b c");
+    harness.crawl().await;
+    harness
 }

@@ -1,4 +1,4 @@
-//! A store on either engine, and a second way into its database, past the store.
+//! [`TestDatabase`]: a store on either engine, and a connection to its database that bypasses the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -29,19 +29,19 @@ use tim_group_sync::tencent::{Client, ClientSettings};
 use tim_group_sync::verdict::{Evidence, FinishedPass, Recheck, judge};
 use tokio::sync::OnceCell;
 
-use crate::postgres::{Pooler, PostgresServer, TestDatabase};
+use crate::postgres::{Pooler, PostgresServer, ServerDatabase};
 
-/// Declares each of these behaviours as a test on SQLite and one on PostgreSQL. Whatever a behaviour leaves behind has
-/// to be consistent. One that is not named here is dead code, which does not compile.
+/// Declares stories, each an `async fn(&TestDatabase)`, as tests on SQLite, on PostgreSQL, and through pgbouncer. Plain
+/// `cargo test` ignores those that need a server. The database must be consistent after each story.
 #[macro_export]
-macro_rules! on_both_engines {
+macro_rules! store_tests {
     ($($behaviour:ident),+ $(,)?) => {
         mod on_sqlite {
             $(#[tokio::test]
             async fn $behaviour() {
-                let bench = $crate::store::Bench::sqlite().await;
-                super::$behaviour(&bench).await;
-                bench.assert_consistent().await;
+                let db = $crate::store::TestDatabase::sqlite().await;
+                super::$behaviour(&db).await;
+                db.assert_consistent().await;
             })+
         }
         mod on_pgbouncer {
@@ -52,10 +52,10 @@ macro_rules! on_both_engines {
                 let Some(pooler) = $crate::postgres::Pooler::start().await else { return };
                 $({
                     println!("{}", stringify!($behaviour));
-                    let bench = $crate::store::Bench::through(&pooler).await;
-                    Box::pin(super::$behaviour(&bench)).await;
-                    bench.assert_consistent().await;
-                    bench.store.close().await;
+                    let db = $crate::store::TestDatabase::through(&pooler).await;
+                    Box::pin(super::$behaviour(&db)).await;
+                    db.assert_consistent().await;
+                    db.store.close().await;
                 })+
             }
         }
@@ -63,19 +63,19 @@ macro_rules! on_both_engines {
             $(#[tokio::test]
             #[ignore = "needs PostgreSQL: tests/run"]
             async fn $behaviour() {
-                let bench = $crate::store::Bench::postgres().await;
-                super::$behaviour(&bench).await;
-                bench.assert_consistent().await;
+                let db = $crate::store::TestDatabase::postgres().await;
+                super::$behaviour(&db).await;
+                db.assert_consistent().await;
             })+
         }
     };
 }
 
-/// One store with its own database.
-pub struct Bench {
+/// A store with its own database, and a read-only connection that bypasses the store.
+pub struct TestDatabase {
     pub store: Store,
     reader: Reader,
-    pub place: Place,
+    pub location: Location,
 }
 
 /// A connection that cannot write.
@@ -84,21 +84,21 @@ enum Reader {
     Postgres(PgPool),
 }
 
-pub enum Place {
+pub enum Location {
     Sqlite(TempDir),
-    Postgres(TestDatabase),
+    Postgres(ServerDatabase),
 }
 
-impl Bench {
+impl TestDatabase {
     pub async fn sqlite() -> Self {
         static MIGRATED: OnceCell<Vec<u8>> = OnceCell::const_new();
         let migrated = MIGRATED.get_or_init(async || {
-            let bench = Self::on_sqlite(tempfile::tempdir().unwrap()).await;
-            bench.store.migrate().await.unwrap();
-            bench.store.close().await;
-            std::fs::read(match &bench.place {
-                Place::Sqlite(folder) => sqlite_file(folder),
-                Place::Postgres(_) => unreachable!(),
+            let db = Self::on_sqlite(tempfile::tempdir().unwrap()).await;
+            db.store.migrate().await.unwrap();
+            db.store.close().await;
+            std::fs::read(match &db.location {
+                Location::Sqlite(folder) => sqlite_file(folder),
+                Location::Postgres(_) => unreachable!(),
             })
             .unwrap()
         });
@@ -111,7 +111,7 @@ impl Bench {
         let store = Store::open(&DatabaseUrl::Sqlite(sqlite_file(&folder))).await.unwrap();
         let read_only = SqliteConnectOptions::new().filename(sqlite_file(&folder)).read_only(true);
         let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
-        Self { store, reader: Reader::Sqlite(reader), place: Place::Sqlite(folder) }
+        Self { store, reader: Reader::Sqlite(reader), location: Location::Sqlite(folder) }
     }
 
     pub async fn postgres() -> Self {
@@ -122,33 +122,33 @@ impl Bench {
         Self::on_postgres(pooler.database().await).await
     }
 
-    pub async fn on_postgres(database: TestDatabase) -> Self {
+    pub async fn on_postgres(database: ServerDatabase) -> Self {
         let store = Store::open(&database.database_url()).await.unwrap();
         let read_only = [("search_path", "tim_private,tim"), ("default_transaction_read_only", "on")];
         let options = database.url.parse::<PgConnectOptions>().unwrap().options(read_only);
         let reader = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
-        Self { store, reader: Reader::Postgres(reader), place: Place::Postgres(database) }
+        Self { store, reader: Reader::Postgres(reader), location: Location::Postgres(database) }
     }
 
-    /// An empty database of the same engine, reached in the same way.
-    pub async fn empty_one_like(&self) -> Self {
-        match &self.place {
-            Place::Sqlite(_) => Self::on_sqlite(tempfile::tempdir().unwrap()).await,
-            place @ Place::Postgres(_) => {
+    /// An empty database on the same engine, connected to in the same way.
+    pub async fn empty_like(&self) -> Self {
+        match &self.location {
+            Location::Sqlite(_) => Self::on_sqlite(tempfile::tempdir().unwrap()).await,
+            location @ Location::Postgres(_) => {
                 let database = PostgresServer::shared().await.empty_database().await;
-                Self::on_postgres(database.reached_like(place)).await
+                Self::on_postgres(database.reached_like(location)).await
             }
         }
     }
 
-    /// As if whoever holds one had not renewed it for long. SQLite's end with their holders. When this returns, what a dropped
-    /// crawl was about to commit is committed or rolled back.
-    pub async fn let_leases_run_out(&self) {
-        if let Place::Sqlite(_) = self.place {
+    /// Expires all leases. On SQLite they end with their holders. When this returns, the transaction of a dropped crawl is
+    /// committed or rolled back.
+    pub async fn expire_leases(&self) {
+        if let Location::Sqlite(_) = self.location {
             // A dropped transaction keeps the write lock until its own thread has ended it.
             Self::execute(&self.url(), "BEGIN IMMEDIATE; COMMIT").await;
         }
-        if let Place::Postgres(_) = self.place {
+        if let Location::Postgres(_) = self.location {
             let busy = "SELECT count(*) FROM pg_stat_activity
                         WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
             while self.value(busy).await != "0" {
@@ -159,9 +159,9 @@ impl Bench {
     }
 
     pub fn url(&self) -> DatabaseUrl {
-        match &self.place {
-            Place::Sqlite(folder) => DatabaseUrl::Sqlite(sqlite_file(folder)),
-            Place::Postgres(database) => database.database_url(),
+        match &self.location {
+            Location::Sqlite(folder) => DatabaseUrl::Sqlite(sqlite_file(folder)),
+            Location::Postgres(database) => database.database_url(),
         }
     }
 
@@ -170,7 +170,7 @@ impl Bench {
         Store::open(&self.url()).await.unwrap()
     }
 
-    /// What a query gives, in text, the same on both engines: NULL, 0 and 1 for claims, RFC 3339 in seconds for times.
+    /// Runs a query. Returns text in the same form on both engines: `NULL`, 0 and 1 for booleans, RFC 3339 for times.
     pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
         let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         let rows = match &self.reader {
@@ -184,12 +184,12 @@ impl Bench {
         rows.unwrap_or_else(|error: sqlx::Error| panic!("{sql}: {error}"))
     }
 
-    /// The same with a bar between columns.
+    /// Runs a query. Returns one line for each row, with `|` between the columns.
     pub async fn lines(&self, sql: &str) -> Vec<String> {
         self.rows(sql).await.into_iter().map(|row| row.join("|")).collect()
     }
 
-    /// Runs SQL in a database, past any store.
+    /// Runs SQL in a database without a store.
     pub async fn execute(url: &DatabaseUrl, sql: &str) {
         let done = match url {
             DatabaseUrl::Sqlite(path) => {
@@ -216,16 +216,16 @@ impl Bench {
 
     /// The columns of a view, in order.
     pub async fn columns(&self, view: &str) -> Vec<String> {
-        let sql = match &self.place {
-            Place::Sqlite(_) => format!("SELECT name FROM pragma_table_info('{view}') ORDER BY cid"),
-            Place::Postgres(_) => format!(
+        let sql = match &self.location {
+            Location::Sqlite(_) => format!("SELECT name FROM pragma_table_info('{view}') ORDER BY cid"),
+            Location::Postgres(_) => format!(
                 "SELECT attname::text FROM pg_attribute WHERE attrelid = 'tim.{view}'::regclass AND attnum > 0 ORDER BY attnum"
             ),
         };
         self.lines(&sql).await
     }
 
-    /// What must hold in every database at every moment between two transactions, whatever happened before.
+    /// Asserts what must hold between any two transactions.
     pub async fn assert_consistent(&self) {
         let kept = "SELECT app_id, type_id, live_count, missing_count, deleted_count FROM type_state
                     WHERE live_count <> 0 OR missing_count <> 0 OR deleted_count <> 0 ORDER BY 1, 2";
@@ -275,7 +275,7 @@ impl Bench {
         self.assert_same(by_day, by_crawl, "the days add up to the crawls").await;
     }
 
-    /// Compares two answers of one moment: after a kill, a commit that was under way may still land between two queries.
+    /// Compares two queries in one statement: after a kill, a commit may still land between two statements.
     async fn assert_same(&self, one: &str, other: &str, what: &str) {
         let both = format!(
             "SELECT 1 AS side, one.* FROM ({one}) AS one UNION ALL SELECT 2, other.* FROM ({other}) AS other ORDER BY 1, 2, 3"
@@ -288,7 +288,7 @@ impl Bench {
     }
 }
 
-/// What no row may be, whether that compares it with events, and which are.
+/// States that no row may have: a description, whether the query needs all events, and the query.
 const CONTRADICTIONS: [(&str, bool, &str); 9] = [
             ("deleted and missing", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND missing_since IS NOT NULL"),
             ("deleted and held", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND held_crawl_id IS NOT NULL"),
@@ -355,7 +355,7 @@ fn postgres_texts(row: &PgRow) -> Vec<String> {
     (0..row.len()).map(text).collect()
 }
 
-/// A time of day, on the day of all scenes.
+/// A time of the day on which the tests of the store happen.
 pub fn at(hour: u32, minute: u32) -> DateTime<Utc> {
     day().and_hms_opt(hour, minute, 0).unwrap().and_utc()
 }
@@ -368,9 +368,9 @@ pub fn group_types(names: &[&str]) -> Vec<GroupType> {
     names.iter().map(|name| GroupType::new(name).unwrap()).collect()
 }
 
-/// One app on a bench whose lease is held, with the types Public and Private.
-pub struct Scene<'a> {
-    pub bench: &'a Bench,
+/// One app of a database, with the types Public and Private, whose lease is held.
+pub struct LeasedApp<'a> {
+    pub db: &'a TestDatabase,
     pub app: AppId,
     pub public: TypeId,
     pub private: TypeId,
@@ -383,26 +383,26 @@ pub fn sdk_app_id() -> SdkAppId {
     SdkAppId::new(APP).unwrap()
 }
 
-impl<'a> Scene<'a> {
-    pub async fn on(bench: &'a Bench) -> Self {
+impl<'a> LeasedApp<'a> {
+    pub async fn on(db: &'a TestDatabase) -> Self {
         let identity = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
         let (app, types) =
-            bench.store.register_app(&identity, &group_types(&["Public", "Private"])).await.unwrap();
-        let lease = bench.store.try_lease(sdk_app_id()).await.unwrap().expect("nobody else has the lease");
+            db.store.register_app(&identity, &group_types(&["Public", "Private"])).await.unwrap();
+        let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("nobody else has the lease");
         let [public, private] = ["Public", "Private"].map(|name| types[&GroupType::new(name).unwrap()]);
-        Self { bench, app, public, private, lease }
+        Self { db, app, public, private, lease }
     }
 
     /// The same after a crawl that listed these groups of both types for the first time.
-    pub async fn after_baseline(bench: &'a Bench, public: &[&str], private: &[&str]) -> Self {
-        let scene = Self::on(bench).await;
-        let crawl = scene.open(at(1, 0)).await;
-        for (type_id, ids) in [(scene.public, public), (scene.private, private)] {
-            scene.list_baseline(crawl, type_id, at(1, 1), ids).await;
-            bench.store.end_baseline(&scene.lease, scene.app, type_id, crawl).await.unwrap();
+    pub async fn after_baseline(db: &'a TestDatabase, public: &[&str], private: &[&str]) -> Self {
+        let leased = Self::on(db).await;
+        let crawl = leased.open(at(1, 0)).await;
+        for (type_id, ids) in [(leased.public, public), (leased.private, private)] {
+            leased.list_baseline(crawl, type_id, at(1, 1), ids).await;
+            db.store.end_baseline(&leased.lease, leased.app, type_id, crawl).await.unwrap();
         }
-        scene.complete(crawl, at(1, 0), at(1, 2), &[scene.public, scene.private]).await;
-        scene
+        leased.complete(crawl, at(1, 0), at(1, 2), &[leased.public, leased.private]).await;
+        leased
     }
 
     pub async fn open(&self, started_at: DateTime<Utc>) -> CrawlId {
@@ -422,7 +422,7 @@ impl<'a> Scene<'a> {
             host: "bench".to_owned(),
             group_types: group_types(&["Public", "Private"]),
         };
-        self.bench.store.open_crawl(&self.lease, &new, day()).await.unwrap()
+        self.db.store.open_crawl(&self.lease, &new, day()).await.unwrap()
     }
 
     /// A whole crawl by a host, configured with these types.
@@ -435,7 +435,7 @@ impl<'a> Scene<'a> {
             host: host.to_owned(),
             group_types: group_types(types),
         };
-        let crawl = self.bench.store.open_crawl(&self.lease, &new, day()).await.unwrap().unwrap();
+        let crawl = self.db.store.open_crawl(&self.lease, &new, day()).await.unwrap().unwrap();
         self.complete(crawl, at(hour, 0), at(hour, 1), &[]).await;
     }
 
@@ -463,7 +463,7 @@ impl<'a> Scene<'a> {
     ) -> Result<Written, StoreError> {
         let ids: GroupIds = ids.iter().copied().collect();
         let batch = Batch { app: self.app, crawl, type_id, in_baseline, at, ids: &ids };
-        self.bench.store.write_listed(&self.lease, &batch, || ()).await
+        self.db.store.write_listed(&self.lease, &batch, || ()).await
     }
 
     /// Ends a crawl that listed every live group of these types.
@@ -488,7 +488,7 @@ impl<'a> Scene<'a> {
         settlement: &Settlement,
     ) -> Result<CrawlEvents, StoreError> {
         let closing = self.closing(crawl, started_at, finished_at, settlement);
-        self.bench.store.close_crawl(&self.lease, &closing, |_| ()).await
+        self.db.store.close_crawl(&self.lease, &closing, |_| ()).await
     }
 
     pub fn closing<'s>(
@@ -528,13 +528,13 @@ impl<'a> Scene<'a> {
             reason: Some(reason),
             ..self.closing(crawl, started_at, finished_at, &nothing)
         };
-        self.bench.store.close_crawl(&self.lease, &closing, |_| ()).await.unwrap();
+        self.db.store.close_crawl(&self.lease, &closing, |_| ()).await.unwrap();
     }
 
     /// What passes with these verdicts conclude when they list nothing at all.
     pub async fn settle_all(&self, passes: &[(TypeId, Verdict)]) -> Settlement {
         let mut ids = Vec::new();
-        self.bench.store.gather_live(self.app, || (), |(), _, id, _| ids.push(id.to_owned())).await.unwrap();
+        self.db.store.gather_live(self.app, || (), |(), _, id, _| ids.push(id.to_owned())).await.unwrap();
         let ids: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
         self.settle_unlisted(passes, &ids).await
     }
@@ -578,7 +578,7 @@ impl<'a> Scene<'a> {
         }
         let absences = Absences::of(&judgement, WithoutPass::Unknown);
         let mut absent = Vec::new();
-        let naming = self.bench.store.gather_live(
+        let naming = self.db.store.gather_live(
             self.app,
             || (),
             |(), type_id, id, mark| {
@@ -601,7 +601,7 @@ impl<'a> Scene<'a> {
 
     /// The groups as people see them: id, type, first and last seen, deleted, missing, held, in baseline.
     pub async fn groups(&self) -> Vec<String> {
-        self.bench
+        self.db
             .lines(
                 "SELECT group_id, group_type, first_seen_at, last_seen_at, deleted_at, missing_since, held, in_baseline
                  FROM groups ORDER BY group_id",
@@ -614,13 +614,13 @@ impl<'a> Scene<'a> {
 
     /// The events as people see them: event, id, old and new type, crawl.
     pub async fn events(&self) -> Vec<String> {
-        self.bench
+        self.db
             .lines("SELECT event, group_id, old_type, new_type, crawl_id FROM group_events ORDER BY event_id")
             .await
     }
 }
 
-/// The proof that a list was read to its end: had from a server that says so.
+/// Obtains the proof that a list was read to its end from a simulated server.
 async fn end_of_list() -> EndOfList {
     let settings = Settings::default();
     let api = Simulator::start(settings.clone()).await.unwrap();
