@@ -227,13 +227,13 @@ async fn what_troubles_a_running_daemon_shows_in_status() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_the_metrics_and_status_agree_on_the_next_crawl_of_a_refused_app() {
-    let place = Place::new().await;
-    place.write_key(&"f".repeat(64));
-    place.serve_metrics();
-    let config = std::fs::read_to_string(place.path("config.toml")).unwrap();
+    let cli = CliHarness::new().await;
+    cli.write_key(&"f".repeat(64));
+    cli.serve_metrics();
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let config = config.replace("[dashboard]\nlisten = \"\"", "[dashboard]\nlisten = \"127.0.0.1:0\"");
-    std::fs::write(place.path("config.toml"), format!("[schedule]\ncron = \"0 0 1 1 *\"\n{config}")).unwrap();
-    let (daemon, metrics) = serving(place.command(&["run"])).await;
+    std::fs::write(cli.path("config.toml"), format!("[schedule]\ncron = \"0 0 1 1 *\"\n{config}")).unwrap();
+    let (daemon, metrics) = serving(cli.command(&["run"])).await;
     let (daemon, line) = daemon.says_line("serving the dashboard").await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     let dashboard = line["address"].as_str().unwrap();
@@ -247,7 +247,7 @@ async fn the_page_the_metrics_and_status_agree_on_the_next_crawl_of_a_refused_ap
             None => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    let status = place.run(&["status", "--json"]).await;
+    let status = cli.run(&["status", "--json"]).await;
     assert_eq!(status.result()[0]["next_crawl_at"], retry.as_str(), "{status:?}");
     let seconds = retry.parse::<chrono::DateTime<chrono::Utc>>().unwrap().timestamp();
     let page = get(&metrics, "/metrics").await.2;

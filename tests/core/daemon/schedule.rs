@@ -260,7 +260,7 @@ async fn credentials_that_are_accepted_again_are_no_longer_refused() {
     daemon.life.signal(Signal::CrawlNow);
     daemon.waits_until("09:00:00").await;
     assert!(!daemon.refused());
-    assert_eq!(by_history(&stage).await, Some(at("09:00:00")));
+    assert_eq!(by_history(&harness).await, Some(at("09:00:00")));
 }
 
 #[tokio::test]
