@@ -23,7 +23,7 @@ use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
-use tim_group_sync::web::{Hosts, Listener, health};
+use tim_group_sync::web::{AllowedHosts, Listener, health};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -66,7 +66,7 @@ async fn main() {
     let listener = Listener::bind("metrics.listen", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let (address, stop) = (listener.address(), lifecycle.stop().soft().clone());
     let pages = health::pages(daemon.health(), Arc::clone(&metrics));
-    lifecycle.supervise("the metrics listener", listener.serve(pages, Hosts::Near, stop));
+    lifecycle.supervise("the metrics listener", listener.serve(pages, AllowedHosts::Loopback, stop));
     let mut took = Vec::new();
     let mut bytes = 0;
     for _ in 0..SCRAPES {

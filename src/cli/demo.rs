@@ -30,7 +30,7 @@ use crate::simulator::{Settings, Simulator};
 use crate::store::{AppIdentity, DatabaseUrl, Store};
 use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
-use crate::web::{Hosts, Listener, dashboard};
+use crate::web::{AllowedHosts, Listener, dashboard};
 
 /// The simulated API allows ten requests a second, so that the demo is quick. The real one allows one.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -218,7 +218,7 @@ async fn serve(
     let pages = dashboard::pages(health.database(), health.apps());
     lifecycle.supervise(
         "the dashboard",
-        listener.serve(pages, Hosts::of(address), lifecycle.stop().soft().clone()),
+        listener.serve(pages, AllowedHosts::of(address), lifecycle.stop().soft().clone()),
     );
     let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
     let (sdk_app_id, base_url) = (account.sdk_app_id, api.base_url());

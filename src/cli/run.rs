@@ -18,7 +18,7 @@ use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
 use crate::publish;
 use crate::telemetry;
-use crate::web::{Hosts, Listener, dashboard, health};
+use crate::web::{AllowedHosts, Listener, dashboard, health};
 
 /// How long the start waits for the database before READY. It is enough for a reachable database to reject the configuration.
 const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -249,7 +249,7 @@ async fn listen(
         info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
         let pages = health::pages(daemon.health(), Arc::clone(metrics));
         let stop = lifecycle.stop().soft().clone();
-        lifecycle.supervise("the metrics listener", listener.serve(pages, Hosts::of(address), stop));
+        lifecycle.supervise("the metrics listener", listener.serve(pages, AllowedHosts::of(address), stop));
     }
     if let Some(address) = config.dashboard {
         let listener = Listener::bind("dashboard.listen", address).await.map_err(failed)?;
@@ -257,7 +257,7 @@ async fn listen(
         let health = daemon.health();
         let pages = dashboard::pages(health.database(), health.apps());
         let stop = lifecycle.stop().soft().clone();
-        lifecycle.supervise("the dashboard", listener.serve(pages, Hosts::of(address), stop));
+        lifecycle.supervise("the dashboard", listener.serve(pages, AllowedHosts::of(address), stop));
     }
     Ok(())
 }

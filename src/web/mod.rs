@@ -1,8 +1,10 @@
-//! Serves pages over HTTP, to read and never to change anything. Whatever clients do, the work for them is bounded:
-//! so many connections, so much time for a request's head, for its answer and for a connection, next to no body.
+//! The HTTP listeners. They answer only GET and HEAD requests, which change nothing.
 //!
-//! A listener is bound before the service says that it is ready, and served for as long as it runs: [`Listener::bind`],
-//! then [`Listener::serve`] as a supervised task.
+//! The work for clients is bounded: the number of connections, the size of a request, and the time for the head of a request,
+//! for its answer and for a connection.
+//!
+//! A listener is bound before the service reports that it is ready ([`Listener::bind`]), and then runs as a supervised task
+//! ([`Listener::serve`]).
 
 pub mod dashboard;
 pub mod health;
@@ -39,24 +41,25 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
-/// More wait in the system's queue until one of these has ended.
+/// Connections at a time. Further ones wait in the backlog of the operating system.
 const MAX_CONNECTIONS: usize = 64;
-/// For the head of a request, and for the next one on a connection that is kept open.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// For the head of an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// A connection is closed at this age, once the answer in hand is sent …
-const LONGEST_CONNECTION: Duration = Duration::from_secs(300);
-/// … which may take so long, at the end of the program too: less than the four seconds until all is interrupted.
-const LAST_ANSWER: Duration = Duration::from_secs(2);
-/// For the head of a request; browsers with all their cookies of localhost send some.
+/// Timeout for the head of a request, and for the next request on a keep-alive connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout for the head of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The age at which a connection is closed gracefully.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// Time that a graceful close allows for the current answer. At shutdown it must end before the hard stop, which follows after
+/// four seconds.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The size of a request's head, including the cookies that a browser has for `localhost`.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// No request here has a body.
+/// No request needs a body.
 const MAX_BODY_BYTES: usize = 1024;
-/// Pause when the system gives no connection, as when all file descriptors are taken.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// Pause after a failed accept, for example because the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// A listener could not be opened. Someone has to change something.
+/// A listener cannot be opened. The configuration or the machine has to be changed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({key}): {source}; {}", remedy(.source))]
 pub struct ListenError {
@@ -79,30 +82,30 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// By which names the pages may be asked for.
+/// The host names that requests may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hosts {
-    /// By `localhost` and by addresses. A page of somebody else's that a browser shows can have its own name lead to
-    /// this machine and read what is here; it cannot have one of these.
-    Near,
+pub enum AllowedHosts {
+    /// Accepts only `localhost` and IP literals as `Host`, which defeats DNS rebinding.
+    Loopback,
     Any,
 }
 
-impl Hosts {
-    /// What suits a listener on this address.
+impl AllowedHosts {
+    /// Returns the default for a listener on this address.
     #[must_use]
     pub fn of(address: SocketAddr) -> Self {
-        if address.ip().is_loopback() { Self::Near } else { Self::Any }
+        if address.ip().is_loopback() { Self::Loopback } else { Self::Any }
     }
 
     fn allow(self, request: &Request) -> bool {
-        // A request without a host comes from no browser.
-        self == Self::Any || asked_host(request).is_none_or(|host| host.as_deref().is_ok_and(is_near))
+        // Browsers always send a host, and DNS rebinding needs a browser.
+        self == Self::Any
+            || requested_host(request).is_none_or(|host| host.as_deref().is_ok_and(is_localhost_or_address))
     }
 }
 
-/// The host that a request is for; `Err` if it makes no sense.
-fn asked_host(request: &Request) -> Option<Result<String, ()>> {
+/// Returns the host of a request's URL or `Host` header, if there is one. `Err` if the header is malformed.
+fn requested_host(request: &Request) -> Option<Result<String, ()>> {
     if let Some(host) = request.uri().host() {
         return Some(Ok(host.to_owned()));
     }
@@ -111,7 +114,7 @@ fn asked_host(request: &Request) -> Option<Result<String, ()>> {
     Some(authority.map(|authority| authority.host().to_owned()).ok_or(()))
 }
 
-fn is_near(host: &str) -> bool {
+fn is_localhost_or_address(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
@@ -125,7 +128,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens a listener on the address that the configuration has under `key`.
+    /// Opens a listener. `key` is the configuration key of the address, for the error.
     pub async fn bind(key: &'static str, address: SocketAddr) -> Result<Self, ListenError> {
         let failed = |source| ListenError { key, address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -133,15 +136,15 @@ impl Listener {
         Ok(Self { listener, address })
     }
 
-    /// Where it listens; with a port, if the configuration left that to the system.
+    /// Returns the address, with the port that the system chose if the configuration has port 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves pages until `stop`, and then what is in hand for a little longer.
-    pub async fn serve(self, pages: Router, hosts: Hosts, stop: CancellationToken) {
-        let pages = guarded(pages, hosts);
+    /// Serves routes until `stop`. Answers under way then get [`CLOSE_TIMEOUT`] to end.
+    pub async fn serve(self, routes: Router, hosts: AllowedHosts, stop: CancellationToken) {
+        let routes = with_limits(routes, hosts);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
@@ -151,7 +154,7 @@ impl Listener {
                 accepted = self.accept(&slots) => accepted,
             };
             while connections.try_join_next().is_some() {}
-            connections.spawn(converse(connection, slot, pages.clone(), stop.clone()));
+            connections.spawn(serve_connection(connection, slot, routes.clone(), stop.clone()));
         }
         drop(self);
         connections.join_all().await;
@@ -162,7 +165,7 @@ impl Listener {
         loop {
             match self.listener.accept().await {
                 Ok((connection, _)) => return (connection, slot),
-                // The client has gone again.
+                // The client closed the connection before it was accepted.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -171,8 +174,8 @@ impl Listener {
                             | ErrorKind::ConnectionRefused
                     ) => {}
                 Err(error) => {
-                    warn!(address = %self.address, "no connection can be taken, trying again: {error}");
-                    sleep(ACCEPT_AGAIN).await;
+                    warn!(address = %self.address, "cannot accept connections, retrying: {error}");
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -180,36 +183,41 @@ impl Listener {
 }
 
 /// Answers the requests of one connection.
-async fn converse(connection: TcpStream, slot: OwnedSemaphorePermit, pages: Router, stop: CancellationToken) {
+async fn serve_connection(
+    connection: TcpStream,
+    slot: OwnedSemaphorePermit,
+    routes: Router,
+    stop: CancellationToken,
+) {
     let _slot = slot;
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(pages));
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes));
     let mut serving = pin!(serving);
-    // What goes wrong on a connection is its client's to notice.
+    // Errors of a connection are not logged: its client sees them.
     tokio::select! {
         _ended = serving.as_mut() => return,
         () = stop.cancelled() => {}
-        () = sleep(LONGEST_CONNECTION) => {}
+        () = sleep(MAX_CONNECTION_AGE) => {}
     }
     serving.as_mut().graceful_shutdown();
-    let _ended = timeout(LAST_ANSWER, serving).await;
+    let _ended = timeout(CLOSE_TIMEOUT, serving).await;
 }
 
-/// The pages with everything around them that holds for all.
-fn guarded(pages: Router, hosts: Hosts) -> Router {
+/// Adds the limits and headers that apply to all routes.
+fn with_limits(routes: Router, hosts: AllowedHosts) -> Router {
     let header = |name: HeaderName, value| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
     // The last layer is the outermost.
-    pages
+    routes
         .fallback(async || (StatusCode::NOT_FOUND, "there is no such page\n"))
-        .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| failed()))
+        .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| panicked()))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN))
-        .layer(from_fn_with_state(hosts, admit))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
+        .layer(from_fn_with_state(hosts, check_request))
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(X_FRAME_OPTIONS, "DENY"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
@@ -217,18 +225,23 @@ fn guarded(pages: Router, hosts: Hosts) -> Router {
         .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
 }
 
-/// What a client is told of a failure: the log has the rest.
-fn failed() -> Response {
+/// The answer after a panic, whose message is only in the log.
+fn panicked() -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the log says why\n").into_response()
 }
 
-async fn admit(State(hosts): State<Hosts>, request: Request, next: Next) -> Result<Response, Infallible> {
+async fn check_request(
+    State(hosts): State<AllowedHosts>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Infallible> {
     Ok(if !hosts.allow(&request) {
-        let why = "this address answers to localhost and to IP addresses, not to other names\n";
+        let why = "this listener accepts only localhost and IP addresses as host names\n";
         (StatusCode::FORBIDDEN, why).into_response()
     } else if matches!(*request.method(), Method::GET | Method::HEAD) {
         next.run(request).await
     } else {
-        (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "only to be read\n").into_response()
+        (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "only GET and HEAD are allowed\n")
+            .into_response()
     })
 }

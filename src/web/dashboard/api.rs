@@ -1,29 +1,33 @@
-//! The figures as JSON: one list a view, paged by a key, under the views' names. docs/api.md describes them.
+//! The JSON API: one list for each view, named like the view, with keyset pagination. docs/api.md describes it.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::extract::{Path, Query, State};
 use serde_json::{Value, json};
 
-use super::Sources;
-use super::apps::{self, Standing};
-use super::parameters::{Parameters, quoted};
-use super::refusal::Refusal;
+use super::apps::{self, AppSummary};
+use super::error::RequestError;
+use super::parameters::{Pairs, Parameters, quoted};
+use super::sources::Sources;
 use crate::model::SdkAppId;
 use crate::store::{AppId, Below, Store};
 
-type Answer = Result<Json<Value>, Refusal>;
+type Answer = Result<Json<Value>, RequestError>;
 
+/// The parameters of a list whose page is a [`Below`].
 const BELOW: [&str; 2] = ["before", "limit"];
 
-pub(super) async fn apps(State(sources): State<Sources>, uri: Uri) -> Answer {
-    Parameters::of(&uri, &[])?;
-    let apps: Vec<Standing> = apps::all(&sources).await?.into_iter().map(|(app, _)| app).collect();
+pub(super) async fn apps(State(sources): State<Sources>, Query(pairs): Query<Pairs>) -> Answer {
+    Parameters::of(pairs, &[])?;
+    let apps: Vec<AppSummary> = apps::all(&sources).await?.into_iter().map(|(app, _)| app).collect();
     Ok(Json(json!({ "version": env!("CARGO_PKG_VERSION"), "apps": apps })))
 }
 
-pub(super) async fn app(State(sources): State<Sources>, Path(app): Path<String>, uri: Uri) -> Answer {
-    Parameters::of(&uri, &[])?;
+pub(super) async fn app(
+    State(sources): State<Sources>,
+    Path(app): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Answer {
+    Parameters::of(pairs, &[])?;
     let sdk_app_id = sdk_app_id(&app)?;
     let found =
         apps::all(&sources).await?.into_iter().find(|(app, _)| app.sdk_app_id == Some(sdk_app_id.get()));
@@ -31,25 +35,37 @@ pub(super) async fn app(State(sources): State<Sources>, Path(app): Path<String>,
     Ok(Json(json!({ "app_status": app, "type_status": type_status })))
 }
 
-pub(super) async fn crawls(State(sources): State<Sources>, Path(app): Path<String>, uri: Uri) -> Answer {
-    let below = Parameters::of(&uri, &BELOW)?.below()?;
-    let (store, app) = find(&sources, &app).await?;
+pub(super) async fn crawls(
+    State(sources): State<Sources>,
+    Path(app): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Answer {
+    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let (store, app) = find_app(&sources, &app).await?;
     let crawls = store.crawls(app.id, below).await?;
     let next = next_page(&crawls, below, |crawl| crawl.crawl_id);
     Ok(app.answer("crawls", json!(crawls), json!(next)))
 }
 
-pub(super) async fn app_counts(State(sources): State<Sources>, Path(app): Path<String>, uri: Uri) -> Answer {
-    let below = Parameters::of(&uri, &BELOW)?.below()?;
-    let (store, app) = find(&sources, &app).await?;
+pub(super) async fn app_counts(
+    State(sources): State<Sources>,
+    Path(app): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Answer {
+    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let (store, app) = find_app(&sources, &app).await?;
     let counts = store.app_counts(app.id, below).await?;
     let next = next_page(&counts, below, |count| count.crawl_id);
     Ok(app.answer("app_counts", json!(counts), json!(next)))
 }
 
-pub(super) async fn type_counts(State(sources): State<Sources>, Path(app): Path<String>, uri: Uri) -> Answer {
-    let below = Parameters::of(&uri, &BELOW)?.below()?;
-    let (store, app) = find(&sources, &app).await?;
+pub(super) async fn type_counts(
+    State(sources): State<Sources>,
+    Path(app): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Answer {
+    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let (store, app) = find_app(&sources, &app).await?;
     let (counts, next) = store.type_counts(app.id, below).await?;
     Ok(app.answer("type_counts", json!(counts), json!(next)))
 }
@@ -57,10 +73,10 @@ pub(super) async fn type_counts(State(sources): State<Sources>, Path(app): Path<
 pub(super) async fn daily_counts(
     State(sources): State<Sources>,
     Path(app): Path<String>,
-    uri: Uri,
+    Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let (before, days) = Parameters::of(&uri, &BELOW)?.below_day()?;
-    let (store, app) = find(&sources, &app).await?;
+    let (before, days) = Parameters::of(pairs, &BELOW)?.below_day()?;
+    let (store, app) = find_app(&sources, &app).await?;
     let (counts, next) = store.daily_counts(app.id, &before, days).await?;
     Ok(app.answer("daily_counts", json!(counts), json!(next)))
 }
@@ -68,20 +84,24 @@ pub(super) async fn daily_counts(
 pub(super) async fn group_events(
     State(sources): State<Sources>,
     Path(app): Path<String>,
-    uri: Uri,
+    Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let below = Parameters::of(&uri, &BELOW)?.below()?;
-    let (store, app) = find(&sources, &app).await?;
+    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let (store, app) = find_app(&sources, &app).await?;
     let events = store.group_events(app.id, None, below).await?;
     let next = next_page(&events, below, |event| event.event_id);
     Ok(app.answer("group_events", json!(events), json!(next)))
 }
 
-/// Groups whose ids begin alike, deleted ones included.
-pub(super) async fn groups(State(sources): State<Sources>, Path(app): Path<String>, uri: Uri) -> Answer {
-    let parameters = Parameters::of(&uri, &["prefix", "after", "limit"])?;
+/// Groups whose ids start with a prefix, including deleted ones.
+pub(super) async fn groups(
+    State(sources): State<Sources>,
+    Path(app): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Answer {
+    let parameters = Parameters::of(pairs, &["prefix", "after", "limit"])?;
     let (prefix, after, limit) = (parameters.text("prefix")?, parameters.text("after")?, parameters.limit()?);
-    let (store, app) = find(&sources, &app).await?;
+    let (store, app) = find_app(&sources, &app).await?;
     let groups = store.groups_with_prefix(app.id, prefix, after, limit).await?;
     let full = i64::try_from(groups.len()).is_ok_and(|found| found == limit);
     let next = groups.last().filter(|_| full).map(|group| group.group_id.clone());
@@ -91,13 +111,17 @@ pub(super) async fn groups(State(sources): State<Sources>, Path(app): Path<Strin
     Ok(Json(answer))
 }
 
-/// One group and what happened to it.
-pub(super) async fn group(State(sources): State<Sources>, Path(app): Path<String>, uri: Uri) -> Answer {
-    let parameters = Parameters::of(&uri, &["group_id", "before", "limit"])?;
+/// One group and its events.
+pub(super) async fn group(
+    State(sources): State<Sources>,
+    Path(app): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Answer {
+    let parameters = Parameters::of(pairs, &["group_id", "before", "limit"])?;
     let (group_id, below) = (parameters.group_id()?, parameters.below()?);
-    let (store, app) = find(&sources, &app).await?;
+    let (store, app) = find_app(&sources, &app).await?;
     let Some(group) = store.group(app.id, group_id).await? else {
-        return Err(Refusal::NotFound(format!("{} never had a group {group_id:?}", app.name)));
+        return Err(RequestError::NotFound(format!("{} never had a group {group_id:?}", app.name)));
     };
     let events = store.group_events(app.id, Some(group_id), below).await?;
     let mut answer = app.head();
@@ -107,14 +131,14 @@ pub(super) async fn group(State(sources): State<Sources>, Path(app): Path<String
     Ok(Json(answer))
 }
 
-/// The app that a list is of.
-struct Found {
+/// The app of a request.
+struct RequestedApp {
     id: AppId,
     name: String,
     sdk_app_id: SdkAppId,
 }
 
-impl Found {
+impl RequestedApp {
     fn head(&self) -> Value {
         json!({ "sdk_app_id": self.sdk_app_id.get(), "app": self.name })
     }
@@ -127,26 +151,26 @@ impl Found {
     }
 }
 
-async fn find(sources: &Sources, app: &str) -> Result<(Store, Found), Refusal> {
+async fn find_app(sources: &Sources, app: &str) -> Result<(Store, RequestedApp), RequestError> {
     let sdk_app_id = sdk_app_id(app)?;
     let store = sources.store()?;
     let (id, name) = store.app_called(sdk_app_id).await?.ok_or_else(|| no_app(app))?;
-    Ok((store, Found { id, name, sdk_app_id }))
+    Ok((store, RequestedApp { id, name, sdk_app_id }))
 }
 
-/// Apps go by their SDKAppIDs: a name can pass from one to another.
-fn sdk_app_id(text: &str) -> Result<SdkAppId, Refusal> {
+/// Parses the app of a path. It is an SDKAppID, because a name can be given to another app later.
+fn sdk_app_id(text: &str) -> Result<SdkAppId, RequestError> {
     text.parse().ok().and_then(SdkAppId::new).ok_or_else(|| no_app(text))
 }
 
-fn no_app(app: &str) -> Refusal {
-    Refusal::NotFound(format!(
-        "there is no app {}; apps go by their SDKAppID, and api/apps lists them",
+fn no_app(app: &str) -> RequestError {
+    RequestError::NotFound(format!(
+        "there is no app {}; an app is named by its SDKAppID, and api/apps lists them",
         quoted(app)
     ))
 }
 
-/// The key below which the next page begins, if this one is full.
+/// Returns the key below which the next page starts, if this page is full.
 fn next_page<T>(rows: &[T], below: Below, key: impl Fn(&T) -> i64) -> Option<i64> {
     let full = i64::try_from(rows.len()).is_ok_and(|found| found == below.limit);
     rows.last().filter(|_| full).map(key)

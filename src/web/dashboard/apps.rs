@@ -1,19 +1,19 @@
-//! How the apps stand: what the database knows of them, and what this process is doing about them.
+//! The current state of the apps: the read model of the database, merged with the state of this process.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::Sources;
-use super::refusal::Refusal;
+use super::error::RequestError;
+use super::sources::Sources;
 use crate::crawl::{Progress, Step};
 use crate::daemon::{AppState, Phase};
 use crate::model::SdkAppId;
 use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, Store, TypeOverview};
 
-/// One app: the columns of the view `app_status`, and what a page wants to know beside them.
+/// One app: the columns of the view `app_status`, and further fields for the page.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Standing {
-    /// `None`: configured, but no crawl of it has begun yet.
+pub(super) struct AppSummary {
+    /// `None` if the app is configured, but not in the database yet.
     pub(super) sdk_app_id: Option<i64>,
     app: String,
     configured: bool,
@@ -32,15 +32,15 @@ pub(super) struct Standing {
     running_crawl: Option<RunningCrawl>,
     withheld: Vec<HeldDeletions>,
     next_crawl_at: Option<Stamp>,
-    /// The API refuses its credentials.
+    /// The API refuses the credentials.
     refused: bool,
-    /// Why its key cannot be read now.
+    /// Why the key cannot be read.
     key_trouble: Option<String>,
-    /// What keeps this process from writing what it crawls.
+    /// Why this process cannot write to the database.
     database_trouble: Option<String>,
 }
 
-/// A crawl under way. How far it has come is known of those of this process alone.
+/// A crawl under way. Its progress is only known for crawls of this process.
 #[derive(Debug, Default, Serialize)]
 struct RunningCrawl {
     crawl_id: Option<i64>,
@@ -56,39 +56,39 @@ struct RunningCrawl {
     listed_count: Option<u64>,
     total_count: Option<u64>,
     requests: Option<u64>,
-    /// Why it pauses before another attempt.
+    /// Why it pauses before a retry.
     pausing: Option<String>,
 }
 
-/// Every app that is configured or known, by name, with its group types.
-pub(super) async fn all(sources: &Sources) -> Result<Vec<(Standing, Vec<TypeOverview>)>, Refusal> {
+/// Returns every app that is configured or in the database, by name, with its group types.
+pub(super) async fn all(sources: &Sources) -> Result<Vec<(AppSummary, Vec<TypeOverview>)>, RequestError> {
     let store = sources.store()?;
     let known = store.overview().await?;
-    let mut states = sources.daemon.borrow().clone();
+    let mut states = sources.apps.borrow().clone();
     let mut apps = Vec::with_capacity(known.len());
     for overview in known {
-        // The name of an app that is not configured any more may be another one's by now.
+        // An app that is no longer configured may have the name of one that is.
         let state = if overview.configured { states.remove(&overview.app) } else { None };
         let running_crawl = running_crawl(&store, &overview, state.as_ref()).await?;
         let (mut app, types) = of_database(overview);
         app.running_crawl = running_crawl;
         if let Some(state) = state {
-            app.add(state);
+            app.add_state(state);
         }
         apps.push((app, types));
     }
     for (name, state) in states {
-        let running_crawl = under_way(None, &state);
-        let mut app = Standing { app: name, configured: true, running_crawl, ..Standing::default() };
-        app.add(state);
+        let running_crawl = crawl_of_this_process(None, &state);
+        let mut app = AppSummary { app: name, configured: true, running_crawl, ..AppSummary::default() };
+        app.add_state(state);
         apps.push((app, Vec::new()));
     }
     apps.sort_by(|(a, _), (b, _)| (&a.app, a.sdk_app_id).cmp(&(&b.app, b.sdk_app_id)));
     Ok(apps)
 }
 
-impl Standing {
-    fn add(&mut self, state: AppState) {
+impl AppSummary {
+    fn add_state(&mut self, state: AppState) {
         self.next_crawl_at = state.next_at.map(stamp);
         self.refused = state.refused;
         self.key_trouble = state.key_problem;
@@ -96,9 +96,9 @@ impl Standing {
     }
 }
 
-fn of_database(overview: AppOverview) -> (Standing, Vec<TypeOverview>) {
+fn of_database(overview: AppOverview) -> (AppSummary, Vec<TypeOverview>) {
     let AppOverview { types, last_crawl, held, .. } = overview;
-    let app = Standing {
+    let app = AppSummary {
         sdk_app_id: Some(overview.sdk_app_id),
         app: overview.app,
         configured: overview.configured,
@@ -115,30 +115,30 @@ fn of_database(overview: AppOverview) -> (Standing, Vec<TypeOverview>) {
         last_crawl,
         held_count: held.iter().map(|held| held.held_count).sum(),
         withheld: held,
-        ..Standing::default()
+        ..AppSummary::default()
     };
     (app, types)
 }
 
-/// The crawl of an app that is under way, in this process or in another one that holds its lease.
+/// Returns the crawl of an app that is under way, in this process or in another one that holds the lease.
 async fn running_crawl(
     store: &Store,
     app: &AppOverview,
     state: Option<&AppState>,
-) -> Result<Option<RunningCrawl>, Refusal> {
+) -> Result<Option<RunningCrawl>, RequestError> {
     let row = app.running_crawl.as_ref();
-    let here = state.and_then(|state| under_way(row, state));
+    let here = state.and_then(|state| crawl_of_this_process(row, state));
     if here.as_ref().is_some_and(|crawl| crawl.here) {
         return Ok(here);
     }
     let (Some(row), Some(sdk_app_id)) = (row, SdkAppId::new(app.sdk_app_id)) else { return Ok(here) };
-    // A row alone says nothing: its process may have been killed.
+    // A row without a lease is from a process that was killed.
     let is_held = store.lease_holder(sdk_app_id).await?.is_some();
     Ok(is_held.then(|| of_row(row)).or(here))
 }
 
-/// What this process is doing about an app.
-fn under_way(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
+/// Returns the crawl of an app by this process, or its wait for the lease.
+fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
     let Phase::Crawling { since, progress } = &state.phase else { return None };
     let Progress { step, total, listed, requests, waiting, .. } = progress;
     if *step == Step::WaitingForLease {

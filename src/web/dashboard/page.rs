@@ -1,12 +1,12 @@
-//! The page's files, which are part of the program, and the language that it is served in.
+//! The files of the page, which are compiled into the program, and the choice of its language.
 
-use axum::extract::Path;
+use axum::extract::{Path, Query};
 use axum::http::header::{ACCEPT_LANGUAGE, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 
-use super::parameters::{Parameters, quoted};
-use super::refusal::Refusal;
+use super::error::RequestError;
+use super::parameters::{Pairs, Parameters, quoted};
 
 const INDEX: &str = include_str!("page/index.html");
 
@@ -15,7 +15,7 @@ macro_rules! assets {
         &[$(($name, $kind, include_bytes!(concat!("page/", $file)))),+]
     };
 }
-/// Name, media type and content. The chart library is what its registry's package holds, to the byte.
+/// Name, media type and content. The files of the chart library are unchanged from its npm package.
 const ASSETS: &[(&str, &str, &[u8])] = assets![
     "dashboard.css" "text/css; charset=utf-8" "dashboard.css",
     "dashboard.js" "text/javascript; charset=utf-8" "dashboard.js",
@@ -36,14 +36,16 @@ pub(super) async fn asset(Path(name): Path<String>) -> Response {
     }
 }
 
-/// The page, in the language of `?lang=`, or the one that the browser prefers.
-pub(super) async fn index(uri: Uri, headers: HeaderMap) -> Result<Response, Refusal> {
-    let parameters = Parameters::of(&uri, &["lang"])?;
+/// Returns the page in the language of `?lang=`, or else in the one that the browser prefers.
+pub(super) async fn index(Query(pairs): Query<Pairs>, headers: HeaderMap) -> Result<Response, RequestError> {
+    let parameters = Parameters::of(pairs, &["lang"])?;
     let chosen = match parameters.text("lang")? {
         "" => None,
         "en" => Some(Language::English),
         "zh" => Some(Language::Chinese),
-        other => return Err(Refusal::Malformed(format!("lang must be en or zh, not {}", quoted(other)))),
+        other => {
+            return Err(RequestError::Malformed(format!("lang must be en or zh, not {}", quoted(other))));
+        }
     };
     let preferred = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let language = chosen.unwrap_or_else(|| Language::preferred(preferred));
@@ -61,7 +63,8 @@ enum Language {
 }
 
 impl Language {
-    /// The first of the two that an Accept-Language prefers, by its weights; English if it has neither.
+    /// Returns the language that an `Accept-Language` header gives the highest weight, the first one of equal weights. English
+    /// if it has neither.
     fn preferred(accept: &str) -> Self {
         let weighed = accept.split(',').filter_map(|choice| {
             let mut parts = choice.split(';').map(str::trim);
@@ -78,7 +81,7 @@ impl Language {
         best.map_or(Self::English, |(language, _)| language)
     }
 
-    /// What stands in the page before any of its modules runs.
+    /// Returns the placeholders of the page and their texts. The modules of the page add all others.
     fn texts(self) -> [(&'static str, &'static str); 7] {
         const CURRENT: &str = " aria-current=\"true\"";
         match self {

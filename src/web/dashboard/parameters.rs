@@ -1,61 +1,68 @@
-//! The parameters of a request, read strictly: what is not understood is an error, because ignoring it would answer
-//! another question than was asked.
+//! The query parameters of a request. Unknown, repeated and malformed ones are errors, because an answer that ignores them
+//! would be the answer to another request.
+//!
+//! axum's extractor splits and decodes the query string. The values are checked here and not by serde, whose errors would not
+//! say which values are allowed.
 
 use std::collections::BTreeMap;
 
-use axum::http::Uri;
 use chrono::NaiveDate;
 
-use super::refusal::Refusal;
+use super::error::RequestError;
 use crate::model::is_group_id;
 use crate::store::Below;
 
-/// Rows, or crawls, a page, unless the request says otherwise; and at most.
-const USUAL: i64 = 50;
-const MOST: i64 = 500;
-/// The same for days.
-const USUAL_DAYS: i64 = 90;
-const MOST_DAYS: i64 = 400;
-/// After every day.
+/// Rows or crawls on a page.
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 500;
+/// Days on a page.
+const DEFAULT_DAYS: i64 = 90;
+const MAX_DAYS: i64 = 400;
+/// The last day that the database can compare as text.
 const LAST_DAY: &str = "9999-12-31";
 
+/// The decoded pairs of a query string, in their order.
+pub(super) type Pairs = Vec<(String, String)>;
+
+/// Query parameters by name.
 #[derive(Debug)]
 pub(super) struct Parameters(BTreeMap<String, String>);
 
 impl Parameters {
-    /// The parameters of a URL, each of which must be one of these and come once.
-    pub(super) fn of(uri: &Uri, known: &[&str]) -> Result<Self, Refusal> {
+    /// Checks that each parameter is one of `known` and occurs once.
+    pub(super) fn of(pairs: Pairs, known: &[&str]) -> Result<Self, RequestError> {
         let mut parameters = BTreeMap::new();
-        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
-            if !known.contains(&&*name) {
+        for (name, value) in pairs {
+            if !known.contains(&name.as_str()) {
                 let takes = if known.is_empty() { "no parameters".to_owned() } else { known.join(", ") };
                 return Err(malformed(format!(
                     "there is no parameter {} here; this list takes {takes}",
                     quoted(&name)
                 )));
             }
-            if parameters.insert(name.clone().into_owned(), value.into_owned()).is_some() {
+            if parameters.contains_key(&name) {
                 return Err(malformed(format!("{name} is given twice")));
             }
+            parameters.insert(name, value);
         }
         Ok(Self(parameters))
     }
 
-    /// Where a list by numbers goes on.
-    pub(super) fn below(&self) -> Result<Below, Refusal> {
+    /// Returns the page of a list whose key is a number.
+    pub(super) fn below(&self) -> Result<Below, RequestError> {
         Ok(Below { before: self.number("before", i64::MAX, i64::MAX)?, limit: self.limit()? })
     }
 
-    pub(super) fn limit(&self) -> Result<i64, Refusal> {
-        self.number("limit", USUAL, MOST)
+    pub(super) fn limit(&self) -> Result<i64, RequestError> {
+        self.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
     }
 
-    /// Where a list by days goes on, and how many.
-    pub(super) fn below_day(&self) -> Result<(String, i64), Refusal> {
-        let days = self.number("limit", USUAL_DAYS, MOST_DAYS)?;
+    /// Returns the page of a list by days: the day before which it starts, and the number of days.
+    pub(super) fn below_day(&self) -> Result<(String, i64), RequestError> {
+        let days = self.number("limit", DEFAULT_DAYS, MAX_DAYS)?;
         let Some(before) = self.0.get("before") else { return Ok((LAST_DAY.to_owned(), days)) };
         match NaiveDate::parse_from_str(before, "%Y-%m-%d") {
-            // Written anew: the database compares texts.
+            // Normalized, because the database compares days as text.
             Ok(day) if (0..=9999).contains(&chrono::Datelike::year(&day)) => {
                 Ok((day.format("%Y-%m-%d").to_string(), days))
             }
@@ -63,45 +70,45 @@ impl Parameters {
         }
     }
 
-    /// The id of a group, which must be there.
-    pub(super) fn group_id(&self) -> Result<&str, Refusal> {
+    /// Returns the parameter `group_id`, which is required.
+    pub(super) fn group_id(&self) -> Result<&str, RequestError> {
         let id = self.0.get("group_id").ok_or_else(|| malformed("group_id is missing".to_owned()))?;
         as_id("group_id", id)
     }
 
-    /// The beginning or the whole of an id; without it the empty text.
-    pub(super) fn text(&self, name: &str) -> Result<&str, Refusal> {
+    /// Returns a parameter that is a group id or the start of one. Empty if it is absent.
+    pub(super) fn text(&self, name: &str) -> Result<&str, RequestError> {
         match self.0.get(name).map(String::as_str) {
             None | Some("") => Ok(""),
             Some(text) => as_id(name, text),
         }
     }
 
-    fn number(&self, name: &str, usual: i64, most: i64) -> Result<i64, Refusal> {
-        let Some(text) = self.0.get(name) else { return Ok(usual) };
-        let number = text.parse::<i64>().ok().filter(|number| (1..=most).contains(number));
+    fn number(&self, name: &str, default: i64, max: i64) -> Result<i64, RequestError> {
+        let Some(text) = self.0.get(name) else { return Ok(default) };
+        let number = text.parse::<i64>().ok().filter(|number| (1..=max).contains(number));
         number.ok_or_else(|| {
-            malformed(format!("{name} must be a number from 1 to {most}, not {}", quoted(text)))
+            malformed(format!("{name} must be a number from 1 to {max}, not {}", quoted(text)))
         })
     }
 }
 
-fn as_id<'a>(name: &str, text: &'a str) -> Result<&'a str, Refusal> {
+fn as_id<'a>(name: &str, text: &'a str) -> Result<&'a str, RequestError> {
     if is_group_id(text) {
         return Ok(text);
     }
     Err(malformed(format!("{name} is no group id: those have 1 to 255 bytes and no control characters")))
 }
 
-/// A text as an answer repeats it: its beginning alone, if it is long.
+/// Quotes a text for an error, shortened to 60 characters.
 pub(super) fn quoted(text: &str) -> String {
-    const REPEATED: usize = 60;
-    match text.char_indices().nth(REPEATED) {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{:?} …", &text[..end]),
         None => format!("{text:?}"),
     }
 }
 
-fn malformed(why: String) -> Refusal {
-    Refusal::Malformed(why)
+fn malformed(why: String) -> RequestError {
+    RequestError::Malformed(why)
 }

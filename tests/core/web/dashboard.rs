@@ -396,7 +396,7 @@ async fn without_a_database_the_answer_says_so(harness: Harness) {
     let answer = dashboard.get(&format!("{APP}/crawls")).await;
     assert_eq!(
         (answer.status, answer.error()),
-        (503, "the database is not there yet; see the log".to_owned())
+        (503, "the database is not open yet; see the log".to_owned())
     );
     assert_eq!(dashboard.get("/").await.status, 200, "the page is there all the same");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use tim_group_sync::web::{Hosts, Listener};
+use tim_group_sync::web::{AllowedHosts, Listener};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -36,7 +36,7 @@ fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-async fn serve(hosts: Hosts) -> Served {
+async fn serve(hosts: AllowedHosts) -> Served {
     let listener = Listener::bind("metrics.listen", loopback()).await.unwrap();
     let (address, stop) = (listener.address(), CancellationToken::new());
     let task = tokio::spawn(listener.serve(pages(), hosts, stop.clone()));
@@ -84,7 +84,7 @@ async fn rest_of(connection: &mut TcpStream) -> io::Result<String> {
 
 #[tokio::test]
 async fn a_page_is_read_with_get_and_head_and_nothing_else() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     let answer = served.get("/hello").await;
     assert_eq!((status(&answer), body(&answer)), ("200 OK", "hello\n"));
     let answer = served.ask(&request("HEAD", "/hello", "localhost")).await;
@@ -101,7 +101,7 @@ async fn a_page_is_read_with_get_and_head_and_nothing_else() {
 
 #[tokio::test]
 async fn every_answer_tells_browsers_to_be_careful() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     for path in ["/hello", "/other", "/panics"] {
         let answer = served.get(path).await;
         for header in [
@@ -118,7 +118,7 @@ async fn every_answer_tells_browsers_to_be_careful() {
 
 #[tokio::test]
 async fn a_page_of_somebody_elses_cannot_have_its_name_lead_here() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     for near in ["localhost", "LOCALHOST:9878", "tim.localhost", "127.0.0.1:9878", "[::1]:9878", "192.0.2.7"]
     {
         assert_eq!(served.status("GET", "/hello", near).await, "200 OK", "{near}");
@@ -133,25 +133,25 @@ async fn a_page_of_somebody_elses_cannot_have_its_name_lead_here() {
     let old = served.ask("GET /hello HTTP/1.0\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 OK"), "a health check without a host: {old}");
 
-    let anywhere = serve(Hosts::Any).await;
+    let anywhere = serve(AllowedHosts::Any).await;
     assert_eq!(anywhere.status("GET", "/hello", "metrics.example").await, "200 OK");
 }
 
 #[tokio::test]
 async fn a_listener_on_loopback_is_near_and_any_other_is_anywhere() {
     for (address, hosts) in [
-        ("127.0.0.1:1", Hosts::Near),
-        ("[::1]:1", Hosts::Near),
-        ("0.0.0.0:1", Hosts::Any),
-        ("192.0.2.7:1", Hosts::Any),
+        ("127.0.0.1:1", AllowedHosts::Loopback),
+        ("[::1]:1", AllowedHosts::Loopback),
+        ("0.0.0.0:1", AllowedHosts::Any),
+        ("192.0.2.7:1", AllowedHosts::Any),
     ] {
-        assert_eq!(Hosts::of(address.parse().unwrap()), hosts, "{address}");
+        assert_eq!(AllowedHosts::of(address.parse().unwrap()), hosts, "{address}");
     }
 }
 
 #[tokio::test]
 async fn a_page_that_panics_fails_alone_and_says_nothing_of_its_inside() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     let answer = served.get("/panics").await;
     assert_eq!(status(&answer), "500 Internal Server Error");
     assert_eq!(body(&answer), "this page failed; the log says why\n");
@@ -160,7 +160,7 @@ async fn a_page_that_panics_fails_alone_and_says_nothing_of_its_inside() {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_hangs_is_given_up() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     let asked = Instant::now();
     assert_eq!(served.status("GET", "/hangs", "localhost").await, "503 Service Unavailable");
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
@@ -168,7 +168,7 @@ async fn a_page_that_hangs_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_slow_to_ask_is_cut_off() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     for said in ["", "GET /hello HTTP/1.1\r\nHo", "GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
         let mut connection = served.connect().await;
         connection.write_all(said.as_bytes()).await.unwrap();
@@ -180,7 +180,7 @@ async fn a_client_that_is_slow_to_ask_is_cut_off() {
 
 #[tokio::test]
 async fn a_request_has_a_small_head_and_no_body() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     // No byte more than is read before the answer: an unread one would break the connection.
     let long = format!("GET /hello HTTP/1.1\r\nHost: localhost\r\nCookie: {}", "x".repeat(MAX_HEAD_BYTES));
     assert_eq!(status(&served.ask(&long[..MAX_HEAD_BYTES]).await), "431 Request Header Fields Too Large");
@@ -191,7 +191,7 @@ async fn a_request_has_a_small_head_and_no_body() {
 
 #[tokio::test(start_paused = true)]
 async fn more_clients_than_there_is_room_for_wait_until_the_idle_ones_are_cut_off() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     let mut idle = Vec::new();
     for _ in 0..TOO_MANY {
         idle.push(served.connect().await);
@@ -203,7 +203,7 @@ async fn more_clients_than_there_is_room_for_wait_until_the_idle_ones_are_cut_of
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_closes_idle_connections_at_once_and_gives_answers_two_seconds() {
-    let served = serve(Hosts::Near).await;
+    let served = serve(AllowedHosts::Loopback).await;
     let mut idle = served.connect().await;
     idle.write_all(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut first = [0; 1];

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tim_group_sync::daemon::{Apps, Database};
 use tim_group_sync::store::Store;
 use tim_group_sync::web::dashboard;
-use tim_group_sync::web::{Hosts, Listener};
+use tim_group_sync::web::{AllowedHosts, Listener};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -47,7 +47,7 @@ impl Dashboard {
         let listener = Listener::bind("dashboard.listen", address).await.unwrap();
         let (address, stop) = (listener.address(), CancellationToken::new());
         let pages = dashboard::pages(database.subscribe(), apps);
-        tokio::spawn(listener.serve(pages, Hosts::of(address), stop.clone()));
+        tokio::spawn(listener.serve(pages, AllowedHosts::of(address), stop.clone()));
         Self { address, database, _stop: stop.drop_guard() }
     }
 

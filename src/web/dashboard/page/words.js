@@ -1,5 +1,5 @@
-// What the page says, in English and in Chinese. The Chinese names of group types come with the data; they, 群组 and
-// 群组类型 are the vendor's own terms.
+// The texts of the page, in English and in Chinese. The Chinese names of group types come with the data. They, 群组 and
+// 群组类型 are the terms of the vendor.
 
 export const lang = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
 export const locale = lang === "zh" ? "zh-CN" : navigator.languages.find((one) => one.startsWith("en")) ?? "en-GB";
@@ -32,13 +32,13 @@ const en = {
   lastComplete: "Last complete crawl",
   nextCrawl: "Next crawl",
   never: "never",
-  notConfigured: "not configured any more",
+  notConfigured: "no longer configured",
   sdkAppId: (id) => `SDKAppID ${id}`,
   neverCrawled: "not crawled yet",
 
   states: {
     ok: "in step", withheld: "withheld", incomplete: "incomplete", failed: "failing", refused: "refused",
-    trouble: "trouble", running: "crawling", waiting: "waiting", gone: "not configured", cancelled: "stopped",
+    trouble: "problem", running: "crawling", waiting: "waiting", gone: "not configured", cancelled: "stopped",
   },
   statuses: { running: "running", complete: "complete", incomplete: "incomplete", failed: "failed", cancelled: "cancelled", left_open: "left open" },
   deletions: { applied: "deletions applied", withheld: "deletions withheld", approved: "deletions approved", none: "" },
@@ -56,7 +56,7 @@ const en = {
   withheldApply: "If they are really gone, mark them deleted:",
   refusedTitle: (app) => `${app}: the API refuses its credentials`,
   refusedWhy: "Nothing can be crawled until the key, the identifier, the region or the allow-list is put right. tim-group-sync check says which.",
-  databaseTitle: (app) => `${app}: the database fails`,
+  databaseTitle: (app) => `${app}: cannot write to the database`,
   keyTitle: (app) => `${app}: the key cannot be read`,
   moreAlerts: (more) => (more === 1 ? "One more app needs attention; it is in the list." : `${n(more)} more apps need attention; they are in the list.`),
   failedTitle: (app) => `${app}: the last crawl failed`,

@@ -1,4 +1,4 @@
-//! Why a request gets no figures: a status, and a sentence in JSON.
+//! Errors of the JSON API: an HTTP status, and a sentence in JSON.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -11,37 +11,35 @@ use crate::model::with_causes;
 use crate::store::StoreError;
 
 #[derive(Debug)]
-pub(super) enum Refusal {
-    /// The request makes no sense.
+pub(super) enum RequestError {
     Malformed(String),
     NotFound(String),
-    /// The database is still being opened, or out of reach.
+    /// The database is not open yet.
     NoDatabase,
     Store(StoreError),
-    /// The answer took too long.
-    Slow,
+    Timeout,
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for RequestError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let (status, why) = match self {
             Self::Malformed(why) => (StatusCode::BAD_REQUEST, why),
             Self::NotFound(why) => (StatusCode::NOT_FOUND, why),
             Self::NoDatabase => {
-                (StatusCode::SERVICE_UNAVAILABLE, "the database is not there yet; see the log".to_owned())
+                (StatusCode::SERVICE_UNAVAILABLE, "the database is not open yet; see the log".to_owned())
             }
             Self::Store(error) => {
-                // What the database says may name hosts and roles: that is for the log.
-                warn!("the dashboard was not answered: {}", with_causes(&error));
+                // The error may name hosts and roles, so it is only logged.
+                warn!("cannot answer a request of the dashboard: {}", with_causes(&error));
                 (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer; see the log".to_owned())
             }
-            Self::Slow => (
+            Self::Timeout => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the database takes too long to answer; try again later".to_owned(),
             ),

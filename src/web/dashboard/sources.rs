@@ -1,0 +1,31 @@
+//! What the handlers of the JSON API read.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::error::RequestError;
+use crate::daemon::{Apps, Database};
+use crate::store::Store;
+
+/// Queries at a time. It leaves connections of the pool for the crawls.
+const MAX_QUERIES: usize = 3;
+
+/// The database, and the state of the apps in this process.
+#[derive(Clone, Debug)]
+pub(super) struct Sources {
+    database: watch::Receiver<Database>,
+    pub(super) apps: watch::Receiver<Apps>,
+    pub(super) query_permits: Arc<Semaphore>,
+}
+
+impl Sources {
+    pub(super) fn new(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>) -> Self {
+        Self { database, apps, query_permits: Arc::new(Semaphore::new(MAX_QUERIES)) }
+    }
+
+    /// Returns the database for reading only.
+    pub(super) fn store(&self) -> Result<Store, RequestError> {
+        self.database.borrow().store().map(Store::only_reading).ok_or(RequestError::NoDatabase)
+    }
+}
