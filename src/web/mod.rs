@@ -142,7 +142,7 @@ impl Listener {
         self.address
     }
 
-    /// Serves routes until `stop`. Answers under way then get [`CLOSE_TIMEOUT`] to end.
+    /// Serves routes until `stop`. Answers under way then get two seconds to end.
     pub async fn serve(self, routes: Router, hosts: AllowedHosts, stop: CancellationToken) {
         let routes = with_limits(routes, hosts);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
