@@ -148,6 +148,13 @@ mod tests {
     }
 
     #[test]
+    fn what_exceeds_the_limit_of_the_app_is_the_sum_of_its_guarded_types() {
+        let losing = [(PUBLIC, counts(60, 5, 60)), (TypeId(2), counts(70, 1, 60)), (ROOMS, counts(9, 0, 9))];
+        let withholding = withhold(&policy(), &max_fractions(), &BTreeMap::from(losing)).unwrap();
+        assert_eq!(withholding.exceeded, [(None, counts(130, 6, 120))]);
+    }
+
+    #[test]
     fn in_review_every_deletion_waits_and_nothing_else_does() {
         let review = DeletionPolicy { review: true, ..policy() };
         let losing = BTreeMap::from([(PUBLIC, counts(1000, 0, 1)), (ROOMS, counts(5, 1, 0))]);
