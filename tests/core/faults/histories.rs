@@ -286,7 +286,7 @@ async fn after_any_history(
     about: About,
     end: impl AsyncFn(&Harness) + Send + 'static,
 ) {
-    let cases = u32::try_from(campaign::number("PROPTEST_CASES", 24, 4)).unwrap();
+    let cases = u32::try_from(campaign::number("PROPTEST_CASES", 24, 2)).unwrap();
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(20_260_301),
@@ -423,7 +423,7 @@ async fn after_any_history_without_questions_every_standing_group_is_live(harnes
 /// The same, in one life: a table that many crawls have left their traces in.
 #[expect(clippy::print_stdout, reason = "a failure has to be repeatable")]
 async fn one_long_history_ends_with_the_truth(mut harness: Harness) {
-    let steps = campaign::number("HISTORY_STEPS", 1000, 100);
+    let steps = campaign::number("HISTORY_STEPS", 1000, 50);
     let seed = campaign::number("HISTORY_SEED", 20_260_301, 20_260_301);
     harness.group_types = group_types(&TYPES);
     harness.page_limit = 2;
