@@ -272,7 +272,7 @@ fn all_faults() -> Vec<Fault> {
 #[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
 async fn strike_everywhere(harness: Harness, lasting: bool) {
     const LISTS: u64 = 13;
-    let (mut strikes, mut sample) = (0, Sample::of_one_in(29));
+    let (mut strikes, mut sample) = (0, Sample::of_one_in(43));
     for fault in all_faults() {
         let places: Vec<u64> = (1..=LISTS + 2).filter(|_| sample.takes_next()).collect();
         if places.is_empty() {
@@ -388,7 +388,7 @@ impl Questions {
 
 #[expect(clippy::print_stdout, reason = "the number of crawls, for the documents")]
 async fn strike_every_question(harness: Harness, lasting: bool) {
-    let (mut strikes, mut sample) = (0, Sample::of_one_in(19));
+    let (mut strikes, mut sample) = (0, Sample::of_one_in(37));
     for code in [10010, 10015] {
         for fault in faults_of_questions(code) {
             let questions: Vec<u64> = (1..=Questions::REQUESTS).filter(|_| sample.takes_next()).collect();
