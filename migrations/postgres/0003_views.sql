@@ -1,6 +1,5 @@
--- What readers use. Columns are only ever added, at the end. The same names and meanings as in SQLite, in PostgreSQL's own
--- types: timestamptz, boolean, date. The views read the tables with their owner's rights, so that readers need no rights on
--- the tables.
+-- The public views. New columns are only added, at the end. Names and meanings are those of SQLite, types are PostgreSQL's own:
+-- timestamptz, boolean, date. The views read the tables with the rights of their owner, so readers need no rights on the tables.
 
 CREATE VIEW tim.groups AS
 SELECT a.sdk_app_id,
@@ -18,29 +17,29 @@ FROM tim_private.app a
 JOIN tim_private.base_groups g ON g.app_id = a.app_id;
 
 COMMENT ON VIEW tim.groups IS
-    'Every group that was ever listed, one row each. Deleted groups stay, with deleted_at set: count live ones in live_groups, or better in type_status, which need not count.';
+    'Every group that was ever listed, one row each. Deleted groups stay, with deleted_at set. To count live groups, read type_status: it needs no scan.';
 COMMENT ON COLUMN tim.groups.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.groups.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.groups.group_id IS
-    'The group''s id, compared byte for byte: case and trailing spaces count.';
+    'The group''s id. It is compared byte for byte, so case and trailing spaces matter.';
 COMMENT ON COLUMN tim.groups.group_type IS
-    'The type as the REST API names it (Work is Private, Meeting is ChatRoom). NULL: not known, only an unfiltered list has shown the group.';
+    'The type as the REST API names it (Work is Private, Meeting is ChatRoom). NULL: not known, because only an unfiltered list contained the group.';
 COMMENT ON COLUMN tim.groups.first_seen_at IS
-    'When a crawl first listed the group. Says nothing of its creation where in_baseline is true.';
+    'When a crawl first listed the group. If in_baseline is true, the group is older.';
 COMMENT ON COLUMN tim.groups.in_baseline IS
-    'Whether the group was there already when its type was first listed to the end.';
+    'Whether the group already existed when its type was first listed completely.';
 COMMENT ON COLUMN tim.groups.last_seen_at IS
-    'The start of the last complete crawl that listed the group, or later. For live groups it moves with every such crawl.';
+    'The start of the last complete crawl that listed the group. If a crawl found the group new or changed, the later time at which it listed the group.';
 COMMENT ON COLUMN tim.groups.deleted_at IS
-    'When the crawl that proved the group gone was concluded, or the deletion approved; NULL: live. The group was dissolved some time between last_seen_at and this.';
+    'When the crawl that proved the group gone ended, or when the deletion was approved; NULL: live. The group was dissolved between last_seen_at and this time.';
 COMMENT ON COLUMN tim.groups.missing_since IS
-    'The start of the first complete crawl that did not list the group, for groups that are live all the same; NULL: listed, or deleted.';
+    'Set only for live groups: the start of the first crawl whose complete lists did not contain the group. NULL: listed, or deleted.';
 COMMENT ON COLUMN tim.groups.held IS
-    'Whether the group stays live only because its deletion was withheld or undone: until the API lists it again or someone approves.';
+    'Whether the group stays live only because its deletion was withheld or undone. It is held until the API lists it again or a person approves the deletion.';
 COMMENT ON COLUMN tim.groups.confirmed IS
-    'Whether the group is held and get_group_info has confirmed that it is gone.';
+    'Whether the group is held and get_group_info has reported that it does not exist.';
 
 CREATE VIEW tim.live_groups AS
 SELECT a.sdk_app_id,
@@ -59,29 +58,29 @@ JOIN tim_private.base_groups g ON g.app_id = a.app_id
 WHERE g.deleted_at IS NULL;
 
 COMMENT ON VIEW tim.live_groups IS
-    'The groups that are not deleted, missing ones included: the columns of groups.';
+    'The groups that are not deleted, missing ones included. The columns are those of groups.';
 COMMENT ON COLUMN tim.live_groups.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.live_groups.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.live_groups.group_id IS
-    'The group''s id, compared byte for byte: case and trailing spaces count.';
+    'The group''s id. It is compared byte for byte, so case and trailing spaces matter.';
 COMMENT ON COLUMN tim.live_groups.group_type IS
-    'The type as the REST API names it (Work is Private, Meeting is ChatRoom). NULL: not known, only an unfiltered list has shown the group.';
+    'The type as the REST API names it (Work is Private, Meeting is ChatRoom). NULL: not known, because only an unfiltered list contained the group.';
 COMMENT ON COLUMN tim.live_groups.first_seen_at IS
-    'When a crawl first listed the group. Says nothing of its creation where in_baseline is true.';
+    'When a crawl first listed the group. If in_baseline is true, the group is older.';
 COMMENT ON COLUMN tim.live_groups.in_baseline IS
-    'Whether the group was there already when its type was first listed to the end.';
+    'Whether the group already existed when its type was first listed completely.';
 COMMENT ON COLUMN tim.live_groups.last_seen_at IS
-    'The start of the last complete crawl that listed the group, or later. For live groups it moves with every such crawl.';
+    'The start of the last complete crawl that listed the group. If a crawl found the group new or changed, the later time at which it listed the group.';
 COMMENT ON COLUMN tim.live_groups.deleted_at IS
-    'When the crawl that proved the group gone was concluded, or the deletion approved; NULL: live. The group was dissolved some time between last_seen_at and this.';
+    'When the crawl that proved the group gone ended, or when the deletion was approved; NULL: live. The group was dissolved between last_seen_at and this time.';
 COMMENT ON COLUMN tim.live_groups.missing_since IS
-    'The start of the first complete crawl that did not list the group, for groups that are live all the same; NULL: listed, or deleted.';
+    'Set only for live groups: the start of the first crawl whose complete lists did not contain the group. NULL: listed, or deleted.';
 COMMENT ON COLUMN tim.live_groups.held IS
-    'Whether the group stays live only because its deletion was withheld or undone: until the API lists it again or someone approves.';
+    'Whether the group stays live only because its deletion was withheld or undone. It is held until the API lists it again or a person approves the deletion.';
 COMMENT ON COLUMN tim.live_groups.confirmed IS
-    'Whether the group is held and get_group_info has confirmed that it is gone.';
+    'Whether the group is held and get_group_info has reported that it does not exist.';
 
 CREATE VIEW tim.group_events AS
 SELECT a.sdk_app_id,
@@ -97,25 +96,25 @@ FROM tim_private.app a
 JOIN tim_private.base_group_events e ON e.app_id = a.app_id;
 
 COMMENT ON VIEW tim.group_events IS
-    'What happened to groups, in the order of event_id. Append only. Rows of a crawl show once it is no longer running.';
+    'The changes of groups, in the order of event_id. Append only. Rows of a crawl become visible when it has ended.';
 COMMENT ON COLUMN tim.group_events.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.group_events.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.group_events.event_id IS
-    'Grows with time. Has gaps, and is no count.';
+    'Increases with time. It has gaps, so it is not a count.';
 COMMENT ON COLUMN tim.group_events.occurred_at IS
-    'When the crawl noticed it, not when it happened: that was some time since the crawl before.';
+    'When a crawl noticed the change. The change happened between the previous crawl and this one.';
 COMMENT ON COLUMN tim.group_events.group_id IS
     'The group''s id.';
 COMMENT ON COLUMN tim.group_events.event IS
-    'appeared, vanished, reappeared, retyped or undeleted. A return under another type is one reappeared. Groups of a type''s first list have no appeared.';
+    'appeared, vanished, reappeared, retyped or undeleted. A group that returns under another type has one reappeared event and no retyped event. Groups of a baseline have no appeared event.';
 COMMENT ON COLUMN tim.group_events.old_type IS
-    'The type before; NULL: none, or not known.';
+    'The previous type; NULL: none, or not known.';
 COMMENT ON COLUMN tim.group_events.new_type IS
-    'The type since; NULL: none, or not known.';
+    'The new type; NULL: none, or not known.';
 COMMENT ON COLUMN tim.group_events.crawl_id IS
-    'The crawl that noticed it.';
+    'The crawl that noticed the change.';
 
 CREATE VIEW tim.app_counts AS
 SELECT a.sdk_app_id,
@@ -129,19 +128,19 @@ FROM tim_private.app a
 JOIN tim_private.base_app_counts c ON c.app_id = a.app_id;
 
 COMMENT ON VIEW tim.app_counts IS
-    'The history of the API''s TotalCount of the whole app, one row a crawl, failed ones too. Rows of a crawl show once it is no longer running.';
+    'The history of the API''s TotalCount of the app: one row for each crawl, failed crawls included. Rows of a crawl become visible when it has ended.';
 COMMENT ON COLUMN tim.app_counts.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.app_counts.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.app_counts.recorded_at IS
     'When the crawl ended.';
 COMMENT ON COLUMN tim.app_counts.total_count IS
-    'Groups of all types as the API counts them, at the end of the crawl, or at its start if it got no further; NULL: it got no count.';
+    'The API''s count of groups of all types, at the end of the crawl, or at its start if the crawl did not get that far; NULL: there was no count.';
 COMMENT ON COLUMN tim.app_counts.total_count_at_start IS
     'The same count at the start of the crawl.';
 COMMENT ON COLUMN tim.app_counts.listed_count IS
-    'Different groups that the crawl listed. Of a crawl that failed: until then.';
+    'Distinct groups that the crawl listed; for a failed crawl, until it failed.';
 COMMENT ON COLUMN tim.app_counts.crawl_id IS
     'The crawl.';
 
@@ -160,25 +159,25 @@ FROM tim_private.app a
 JOIN tim_private.base_type_counts c ON c.app_id = a.app_id;
 
 COMMENT ON VIEW tim.type_counts IS
-    'The history of the API''s TotalCount by group type, one row a pass over a type. Rows of a crawl show once it is no longer running.';
+    'The history of the API''s TotalCount by group type: one row for each pass over a type. Rows of a crawl become visible when it has ended.';
 COMMENT ON COLUMN tim.type_counts.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.type_counts.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.type_counts.recorded_at IS
-    'When the pass ended; if it did not, when the crawl started.';
+    'When the pass ended; if it was interrupted, when the crawl started.';
 COMMENT ON COLUMN tim.type_counts.group_type IS
     'The type that was listed.';
 COMMENT ON COLUMN tim.type_counts.total_count IS
-    'Groups of the type as the API counts them, on the last page of the pass; NULL: no page said.';
+    'The API''s count of groups of the type, on the last page of the pass; NULL: no page had a count.';
 COMMENT ON COLUMN tim.type_counts.total_count_min IS
     'The smallest TotalCount of the pass.';
 COMMENT ON COLUMN tim.type_counts.total_count_max IS
-    'The largest TotalCount of the pass. Differs from the smallest if groups came or went meanwhile.';
+    'The largest TotalCount of the pass. It differs from the smallest if groups were created or dissolved during the pass.';
 COMMENT ON COLUMN tim.type_counts.listed_count IS
-    'Different groups that the pass listed.';
+    'Distinct groups that the pass listed.';
 COMMENT ON COLUMN tim.type_counts.verdict IS
-    'What the numbers prove: exact, moving, short, or rejected (the API does not know the type); NULL: the pass did not reach its end.';
+    'Whether the list was complete by its numbers: exact, moving or short; rejected: the API does not know the type; NULL: the pass was interrupted.';
 COMMENT ON COLUMN tim.type_counts.crawl_id IS
     'The crawl.';
 
@@ -199,13 +198,13 @@ FROM tim_private.app a
 JOIN tim_private.base_daily_counts d ON d.app_id = a.app_id;
 
 COMMENT ON VIEW tim.daily_counts IS
-    'One row a day, app and group type, as of the day''s last crawl. A day without a crawl has no row.';
+    'One row for each day, app and group type, as of the day''s last crawl. A day without a crawl has no row.';
 COMMENT ON COLUMN tim.daily_counts.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.daily_counts.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.daily_counts.day IS
-    'The day, in the time zone of the app''s schedule and not in UTC.';
+    'The day, in the time zone of the app''s schedule, not in UTC.';
 COMMENT ON COLUMN tim.daily_counts.group_type IS
     'The type; NULL: groups whose type is not known.';
 COMMENT ON COLUMN tim.daily_counts.live_groups IS
@@ -213,17 +212,17 @@ COMMENT ON COLUMN tim.daily_counts.live_groups IS
 COMMENT ON COLUMN tim.daily_counts.total_count IS
     'The day''s last TotalCount of the type; NULL: none.';
 COMMENT ON COLUMN tim.daily_counts.appeared IS
-    'Events of the day''s crawls. Groups of a type''s first list are none.';
+    'Events of the day''s crawls. Groups of a baseline are not counted.';
 COMMENT ON COLUMN tim.daily_counts.vanished IS
     'Events of the day''s crawls.';
 COMMENT ON COLUMN tim.daily_counts.reappeared IS
     'Events of the day''s crawls.';
 COMMENT ON COLUMN tim.daily_counts.retyped IS
-    'Events of the day''s crawls, under the new type.';
+    'Events of the day''s crawls, counted under the new type.';
 COMMENT ON COLUMN tim.daily_counts.live_before IS
-    'live_groups of the type''s recorded day before; NULL up to the day of the type''s baseline.';
+    'live_groups of the type on the previous day that has a row; NULL until and including the day on which the type''s baseline ended.';
 COMMENT ON COLUMN tim.daily_counts.net_growth IS
-    'live_groups less live_before: all that came and went since then, whether as an event of that day, retyped or undeleted. NULL where live_before is: a baseline is no growth. Days can be added up.';
+    'live_groups minus live_before. It includes retyped and undeleted groups. NULL if live_before is NULL, because a baseline is not growth. It can be summed over days.';
 
 CREATE VIEW tim.crawls AS
 SELECT a.sdk_app_id,
@@ -264,31 +263,31 @@ FROM tim_private.app a
 JOIN tim_private.base_crawls c ON c.app_id = a.app_id;
 
 COMMENT ON VIEW tim.crawls IS
-    'One row a crawl, the running one included. Later crawls have greater ids, whatever the clock said.';
+    'One row for each crawl, the running one included. Later crawls have greater ids, even if a clock was set back.';
 COMMENT ON COLUMN tim.crawls.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.crawls.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.crawls.crawl_id IS
-    'Names the crawl. Has gaps.';
+    'Identifies the crawl. Ids have gaps.';
 COMMENT ON COLUMN tim.crawls.trigger IS
-    'Why it ran: schedule, catch_up, signal or command.';
+    'Why the crawl ran: schedule, catch_up, signal or command.';
 COMMENT ON COLUMN tim.crawls.due_at IS
-    'The tick of the schedule that it served; NULL: none.';
+    'The tick of the schedule for which the crawl ran; NULL: none.';
 COMMENT ON COLUMN tim.crawls.started_at IS
-    'When it started.';
+    'When the crawl started.';
 COMMENT ON COLUMN tim.crawls.finished_at IS
-    'When it ended; NULL: running, or its process was killed and nobody has crawled the app since.';
+    'When the crawl ended; NULL: it is running, or its process was killed and no other crawl of the app has started since.';
 COMMENT ON COLUMN tim.crawls.status IS
-    'running, complete, incomplete (some list was shorter than its TotalCount), failed or cancelled.';
+    'running, complete, incomplete (a list was shorter than its TotalCount), failed or cancelled.';
 COMMENT ON COLUMN tim.crawls.deletions IS
-    'What became of the deletions: applied, withheld, approved or none; NULL unless complete.';
+    'What happened to the deletions: applied, withheld, approved or none; NULL unless complete.';
 COMMENT ON COLUMN tim.crawls.requests IS
     'Requests to the API, retries included.';
 COMMENT ON COLUMN tim.crawls.groups_listed IS
-    'Different groups listed.';
+    'Distinct groups that the crawl listed.';
 COMMENT ON COLUMN tim.crawls.appeared IS
-    'Events of this crawl. Groups of a type''s first list are none.';
+    'Events of this crawl. Groups of a baseline are not counted.';
 COMMENT ON COLUMN tim.crawls.vanished IS
     'Events of this crawl: groups marked deleted.';
 COMMENT ON COLUMN tim.crawls.reappeared IS
@@ -296,43 +295,43 @@ COMMENT ON COLUMN tim.crawls.reappeared IS
 COMMENT ON COLUMN tim.crawls.retyped IS
     'Events of this crawl.';
 COMMENT ON COLUMN tim.crawls.withheld IS
-    'Groups whose deletion a guard withheld.';
+    'Groups whose deletion was withheld.';
 COMMENT ON COLUMN tim.crawls.reason_code IS
-    'Why it did not simply complete, as a word of a closed list; NULL: it did.';
+    'The code of the reason why the crawl did not complete or withheld deletions; NULL: neither. docs/troubleshooting.md lists the codes.';
 COMMENT ON COLUMN tim.crawls.error_code IS
-    'The API''s error code, if that was the reason.';
+    'The API''s error code, if an API error was the reason.';
 COMMENT ON COLUMN tim.crawls.reason IS
-    'The reason as a sentence, for people: its wording may change.';
+    'The reason as a sentence, for people. Its wording may change.';
 COMMENT ON COLUMN tim.crawls.host IS
-    'The machine that crawled.';
+    'The host that ran the crawl.';
 COMMENT ON COLUMN tim.crawls.version IS
-    'The version of tim-group-sync that crawled.';
+    'The version of tim-group-sync that ran the crawl.';
 COMMENT ON COLUMN tim.crawls.undeleted IS
-    'Groups that this crawl had marked deleted and someone made live again.';
+    'Groups that this crawl marked deleted and that were undeleted later.';
 COMMENT ON COLUMN tim.crawls.spared IS
-    'Groups that no list of this crawl had, but get_group_info found standing (deletion.confirm): they were kept.';
+    'Groups that no list of this crawl contained and that get_group_info reported as existing (deletion.confirm). They were kept.';
 COMMENT ON COLUMN tim.crawls.purged_groups IS
-    'Deleted groups that were removed for their age after this crawl (retention.deleted_groups).';
+    'Deleted groups that were removed because of their age after this crawl (retention.deleted_groups).';
 COMMENT ON COLUMN tim.crawls.purged_events IS
-    'Events that were removed for their age after this crawl (retention.events).';
+    'Events that were removed because of their age after this crawl (retention.events).';
 COMMENT ON COLUMN tim.crawls.purged_counts IS
-    'Rows of counts and crawls that were removed for their age after this crawl (retention.counts).';
+    'Rows of counts and crawls that were removed because of their age after this crawl (retention.counts).';
 COMMENT ON COLUMN tim.crawls.day IS
-    'The day that the crawl''s events are counted on in daily_counts, in the time zone of the app''s schedule; NULL: running. Of crawls before this column came to be, the day in UTC.';
+    'The day on which daily_counts counts the crawl''s events, in the time zone of the app''s schedule; NULL: running.';
 COMMENT ON COLUMN tim.crawls.duration_seconds IS
     'From started_at to finished_at by the clock, with milliseconds; NULL: running.';
 COMMENT ON COLUMN tim.crawls.held_count IS
-    'Groups whose deletion this crawl withheld, or which was undone, and which still wait: until the API lists them or someone approves.';
+    'Groups that are held because this crawl withheld their deletion, or because its deletion was undone. They wait until the API lists them or a person approves.';
 COMMENT ON COLUMN tim.crawls.asked IS
-    'Groups that the lists lacked and that get_group_info was asked about (deletion.confirm).';
+    'Groups that no list contained and that get_group_info was asked about (deletion.confirm).';
 COMMENT ON COLUMN tim.crawls.confirmed IS
-    'How many of these are gone, as the answers confirm.';
+    'Groups of asked that do not exist, by the answers.';
 COMMENT ON COLUMN tim.crawls.unlearned IS
-    'How many of these the answers did not tell: they are missing, and a later crawl asks again.';
+    'Groups of asked without a usable answer. They are missing, and a later crawl asks again.';
 COMMENT ON COLUMN tim.crawls.unasked IS
-    'Groups that the lists lacked and that were not asked about, for lack of time or permission: they are missing, and a later crawl asks.';
+    'Groups that no list contained and that were not asked about, for lack of time or permission. They are missing, and a later crawl asks.';
 COMMENT ON COLUMN tim.crawls.withheld_confirmed IS
-    'How many of the withheld deletions get_group_info has confirmed.';
+    'Withheld groups that get_group_info has reported as not existing.';
 
 CREATE VIEW tim.group_lifetimes AS
 SELECT a.sdk_app_id,
@@ -347,21 +346,21 @@ JOIN tim_private.base_groups g ON g.app_id = a.app_id
 WHERE NOT g.in_baseline;
 
 COMMENT ON VIEW tim.group_lifetimes IS
-    'How long groups live: one row a group that appeared while its app was being crawled. Groups of a baseline are left out, because nobody knows how old they are.';
+    'How long groups live: one row for each group that appeared while its app was being crawled. Groups of a baseline are not included, because their age is not known.';
 COMMENT ON COLUMN tim.group_lifetimes.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.group_lifetimes.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.group_lifetimes.group_id IS
     'The group''s id.';
 COMMENT ON COLUMN tim.group_lifetimes.group_type IS
     'The type as the REST API names it; NULL: not known.';
 COMMENT ON COLUMN tim.group_lifetimes.first_seen_at IS
-    'When a crawl first listed the group. It was created some time since the crawl before.';
+    'When a crawl first listed the group. It was created between the previous crawl and that one.';
 COMMENT ON COLUMN tim.group_lifetimes.deleted_at IS
-    'When the group was marked deleted; NULL: it lives.';
+    'When the group was marked deleted; NULL: live.';
 COMMENT ON COLUMN tim.group_lifetimes.lifetime_seconds IS
-    'From first_seen_at to deleted_at, or to now for a group that lives: right to within the time between two crawls. Of a group that vanished and reappeared, the whole span.';
+    'From first_seen_at to deleted_at, or to now for a live group. Accurate to the time between two crawls. If the group vanished and reappeared, the time in between is included.';
 
 CREATE VIEW tim.daily_crawls AS
 SELECT a.sdk_app_id,
@@ -380,31 +379,31 @@ FROM tim_private.app a
 JOIN tim_private.base_daily_crawls c ON c.app_id = a.app_id;
 
 COMMENT ON VIEW tim.daily_crawls IS
-    'The health of the crawls: one row a day and app. Running crawls are left out, and a day without a crawl has no row. All but success_rate and longest_seconds can be added up over days.';
+    'The health of the crawls: one row for each day and app. Running crawls are not included, and a day without a crawl has no row. All columns except success_rate and longest_seconds can be summed over days.';
 COMMENT ON COLUMN tim.daily_crawls.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.daily_crawls.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.daily_crawls.day IS
     'The day on which the crawls ended, in the time zone of the app''s schedule.';
 COMMENT ON COLUMN tim.daily_crawls.crawls IS
-    'Crawls that ended that day, however they did.';
+    'Crawls that ended on that day, with any status.';
 COMMENT ON COLUMN tim.daily_crawls.complete IS
-    'Those that are complete.';
+    'Crawls that were complete.';
 COMMENT ON COLUMN tim.daily_crawls.incomplete IS
-    'Those that reached their end, but some list was shorter than its TotalCount.';
+    'Crawls that reached their end although a list was shorter than its TotalCount.';
 COMMENT ON COLUMN tim.daily_crawls.failed IS
-    'Those that failed.';
+    'Crawls that failed.';
 COMMENT ON COLUMN tim.daily_crawls.cancelled IS
-    'Those that were cancelled because the program was stopped.';
+    'Crawls that were cancelled because the program was stopped.';
 COMMENT ON COLUMN tim.daily_crawls.success_rate IS
-    'The share of complete crawls among those that were not cancelled, from 0 to 1; NULL: there were none. Over several days divide the sums.';
+    'Complete crawls divided by crawls that were not cancelled, from 0 to 1; NULL: there were none. Over several days, divide the sums.';
 COMMENT ON COLUMN tim.daily_crawls.requests IS
     'Requests to the API, retries included.';
 COMMENT ON COLUMN tim.daily_crawls.total_seconds IS
-    'How long all of them took together.';
+    'The duration of all crawls together.';
 COMMENT ON COLUMN tim.daily_crawls.longest_seconds IS
-    'How long the longest took.';
+    'The duration of the longest crawl.';
 
 CREATE VIEW tim.app_status AS
 SELECT s.sdk_app_id,
@@ -426,33 +425,33 @@ LEFT JOIN tim_private.crawl c ON c.crawl_id = s.last_crawl_id
 LEFT JOIN tim_private.crawl n ON n.crawl_id = s.newest_crawl_id;
 
 COMMENT ON VIEW tim.app_status IS
-    'One row an app: how it stands now. From kept totals, so it costs nothing to read.';
+    'The current state of each app, one row each. It comes from maintained totals, so it is cheap to read.';
 COMMENT ON COLUMN tim.app_status.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.app_status.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.app_status.configured IS
-    'Whether the app was in the configuration when it was last read. Rows of one that is not stay as they were.';
+    'Whether the app was in the configuration that a process loaded last. Rows of a removed app are kept unchanged.';
 COMMENT ON COLUMN tim.app_status.live_count IS
     'Live groups of all types, missing ones included.';
 COMMENT ON COLUMN tim.app_status.missing_count IS
     'Live groups that the last complete crawl did not list.';
 COMMENT ON COLUMN tim.app_status.last_complete_crawl_at IS
-    'When the newest complete crawl ended; NULL: none yet. The age to alert on.';
+    'When the newest complete crawl ended; NULL: none yet. Alert on the age of this time.';
 COMMENT ON COLUMN tim.app_status.last_crawl_status IS
     'The status of the newest crawl that ended.';
 COMMENT ON COLUMN tim.app_status.last_crawl_deletions IS
-    'What became of its deletions.';
+    'What happened to the deletions of that crawl.';
 COMMENT ON COLUMN tim.app_status.last_crawl_reason IS
-    'Why it did not simply complete; NULL: it did.';
+    'Why that crawl did not complete or withheld deletions; NULL: neither.';
 COMMENT ON COLUMN tim.app_status.last_crawl_at IS
-    'When the newest crawl that ended did so; NULL: none yet.';
+    'When the newest finished crawl ended; NULL: none yet.';
 COMMENT ON COLUMN tim.app_status.running_since IS
-    'When the crawl that is running started; NULL: none is. Stays after its process was killed, until the next crawl.';
+    'When the running crawl started; NULL: none is running. If its process was killed, the value stays until the next crawl.';
 COMMENT ON COLUMN tim.app_status.total_count IS
-    'Groups of all types as the API counted them last; NULL: it has not yet.';
+    'The API''s latest count of groups of all types; NULL: none yet.';
 COMMENT ON COLUMN tim.app_status.held_count IS
-    'Live groups whose deletion was withheld or undone and which wait: until the API lists them or someone approves.';
+    'Live groups whose deletion was withheld or undone. They wait until the API lists them or a person approves.';
 
 CREATE VIEW tim.type_status AS
 SELECT a.sdk_app_id,
@@ -470,21 +469,21 @@ FROM tim_private.app a
 JOIN tim_private.base_type_status s ON s.app_id = a.app_id;
 
 COMMENT ON VIEW tim.type_status IS
-    'One row an app and group type: how many groups there are now. From kept totals, so it costs nothing to read.';
+    'The current number of groups: one row for each app and group type. It comes from maintained totals, so it is cheap to read.';
 COMMENT ON COLUMN tim.type_status.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.type_status.app IS
-    'The app''s name in the configuration. It can be renamed; sdk_app_id stays.';
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
 COMMENT ON COLUMN tim.type_status.group_type IS
     'The type as the REST API names it; NULL: groups whose type is not known.';
 COMMENT ON COLUMN tim.type_status.sdk_name IS
-    'What newer SDKs call the type: Work, Meeting and so on; NULL: a type of the app''s own.';
+    'The name of the type in newer SDKs: Work, Meeting and so on; NULL: a custom type.';
 COMMENT ON COLUMN tim.type_status.name_zh IS
-    'The type''s name in the Chinese documentation; NULL: a type of the app''s own.';
+    'The name of the type in the Chinese documentation; NULL: a custom type.';
 COMMENT ON COLUMN tim.type_status.live_count IS
     'Live groups, missing ones included.';
 COMMENT ON COLUMN tim.type_status.deleted_count IS
-    'Groups marked deleted and kept.';
+    'Groups that are marked deleted and still have a row.';
 COMMENT ON COLUMN tim.type_status.as_of IS
     'The start of the last crawl that accounted for every live group of the type; NULL: none yet.';
 COMMENT ON COLUMN tim.type_status.configured IS
@@ -492,4 +491,4 @@ COMMENT ON COLUMN tim.type_status.configured IS
 COMMENT ON COLUMN tim.type_status.missing_count IS
     'Live groups that the last complete crawl did not list.';
 COMMENT ON COLUMN tim.type_status.total_count IS
-    'Groups of the type as the API counted them last; NULL: it has not, or the type is not configured.';
+    'The API''s latest count of groups of the type; NULL: none yet, or the type is not configured.';

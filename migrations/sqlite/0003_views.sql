@@ -1,6 +1,6 @@
--- What readers use. Columns are only ever added, at the end. Times are text in UTC of fixed width: they sort as times.
--- CAST gives computed columns a declared type. CROSS JOIN keeps the planner from reading all groups when a query names the
--- group and not its app.
+-- The public views. New columns are only added, at the end. Times are UTC, as text of fixed width that sorts like the times.
+-- CAST gives computed columns a declared type. CROSS JOIN keeps the planner from reading all groups when a query has a
+-- condition on the group but not on the app.
 
 CREATE VIEW groups AS
 SELECT a.sdk_app_id,

@@ -75,7 +75,7 @@ async fn assert_comments_are_the_document(db: &TestDatabase, view: &View) {
         let kind = match column.kind {
             "time" => "timestamp with time zone",
             "day" => "date",
-            "claim" => "boolean",
+            "boolean" => "boolean",
             "integer" => "bigint",
             "number" => "double precision",
             "text" => "text",
@@ -102,7 +102,7 @@ async fn what_a_column_holds_is_of_the_type_that_the_document_says(harness: Harn
                         ("text", "20[0-9][0-9]-[0-1][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z")
                     }
                     "day" => ("text", "20[0-9][0-9]-[0-1][0-9]-[0-3][0-9]"),
-                    "claim" => ("integer", "[01]"),
+                    "boolean" => ("integer", "[01]"),
                     "integer" => ("integer", "*"),
                     "number" => ("real", "*"),
                     "text" => ("text", "*"),
@@ -157,7 +157,7 @@ async fn the_queries_for_churn_lifetimes_and_health_give_what_happened(harness: 
     assert!(lifetimes[1].len() == 1 && lifetimes[1][0].starts_with("Public 1.00"), "{lifetimes:?}");
 
     // How old the other one is depends on today.
-    let ages = answers(&harness, "How old are the groups that live?", [0, 1]).await.remove(0);
+    let ages = answers(&harness, "How old are the live groups?", [0, 1]).await.remove(0);
     assert!(ages.len() == 2 && ages[0].ends_with(" 1"), "{ages:?}");
     assert_eq!(ages[1], "6 of a baseline 5");
 
