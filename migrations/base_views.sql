@@ -1,5 +1,5 @@
--- The rows behind the public views: private, the same text on both engines, with the app's key and unix milliseconds.
--- The public views only add the app's name and format times; the program reads these.
+-- The base views: private, the same text on both engines, with app_id and unix milliseconds. The program reads them. The
+-- public views only add the app's name and format times.
 
 CREATE VIEW base_groups AS
 SELECT g.app_id,
@@ -44,7 +44,7 @@ SELECT app_id,
 FROM crawl
 WHERE status <> 'running';
 
--- CROSS JOIN keeps SQLite's planner from starting with the passes.
+-- CROSS JOIN makes SQLite's planner start with the crawls instead of the passes.
 CREATE VIEW base_type_counts AS
 SELECT c.app_id,
        p.recorded_at,
@@ -141,7 +141,7 @@ FROM crawl
 WHERE status <> 'running'
 GROUP BY app_id, day;
 
--- Held groups are missing ones: where no group is missing, the big table is not read.
+-- Held groups are missing, so group_row is not read if no group is missing.
 CREATE VIEW base_app_status AS
 SELECT a.app_id,
        a.sdk_app_id,

@@ -1,5 +1,5 @@
 -- The tables are private and may change. Readers use the views of 0003.
--- Times are unix milliseconds, order is by crawl_id and never by time.
+-- Times are unix milliseconds. Order is by crawl_id and never by time.
 
 CREATE TABLE app (
     app_id      INTEGER PRIMARY KEY,
@@ -7,10 +7,10 @@ CREATE TABLE app (
     name        TEXT    NOT NULL,
     configured  INTEGER NOT NULL DEFAULT 1,
     round       INTEGER NOT NULL DEFAULT 0, -- counts the app's crawls that reached their end
-    chunk_ends  TEXT                    -- ids, one a line, that divide the app's groups into chunks for reading
+    chunk_ends  TEXT                    -- ids, one per line, that divide the app's groups into chunks for reading
 ) STRICT;
 
--- Types are an open set. 0 stands for "not known yet", so that no query on the big table has to compare NULLs.
+-- Types are an open set. Type 0 means "not known yet", so no query on the big table has to compare NULLs.
 CREATE TABLE group_type (
     type_id   INTEGER PRIMARY KEY,
     name      TEXT UNIQUE,
@@ -27,9 +27,9 @@ INSERT INTO group_type (type_id, name, sdk_name, name_zh) VALUES
     (5, 'BChatRoom', 'BChatRoom', '在线成员广播大群'),
     (6, 'Community', 'Community', '社群');
 
--- One row a group ever listed. Clustered by app and id: an app's groups are one range, and there is no second b-tree.
--- A live group that the last crawls listed is never rewritten: its last_seen_at is a floor, the views derive the actual time.
--- The columns that a scan asks for come first: a row is decoded only as far as it is needed.
+-- One row for each group ever listed. Clustered by app and id: the groups of an app are one range, without a second b-tree.
+-- A live group that a crawl lists again is not rewritten: last_seen_at is a lower bound, from which the views derive the time.
+-- The columns that a scan reads come first, because SQLite decodes a row only up to the last column that is needed.
 CREATE TABLE group_row (
     app_id         INTEGER NOT NULL,
     group_id       TEXT    NOT NULL,
@@ -44,21 +44,21 @@ CREATE TABLE group_row (
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
--- Few groups are held, or none. Without the index all groups would be read to find them.
+-- Finds the held groups, of which there are few or none, without reading all groups.
 CREATE INDEX group_row_held ON group_row (app_id, held_crawl_id) WHERE held_crawl_id IS NOT NULL;
 
--- Live groups in doubt that get_group_info was asked about: the lists lack them, or contradict their types.
+-- The history of questions to get_group_info about live groups that no list contains or whose list has another type.
 CREATE TABLE group_question (
     app_id    INTEGER NOT NULL,
     group_id  TEXT    NOT NULL,
     stood     INTEGER NOT NULL,             -- consecutive answers that it exists
-    unlearned INTEGER NOT NULL,             -- consecutive answers that did not say
-    round     INTEGER NOT NULL,             -- when it was asked about last
+    unlearned INTEGER NOT NULL,             -- consecutive questions without a usable answer
+    round     INTEGER NOT NULL,             -- the last round in which it was asked about
     again_in  INTEGER NOT NULL,             -- the first round in which it is asked about again
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
--- Kept beside the groups and changed in the same transactions, so that no reader has to count a million rows.
+-- Totals of the groups, maintained in the same transactions, so that no reader has to count a million rows.
 CREATE TABLE type_state (
     app_id             INTEGER NOT NULL,
     type_id            INTEGER NOT NULL,
@@ -69,7 +69,7 @@ CREATE TABLE type_state (
     total_count        INTEGER,             -- the API's last TotalCount of the type
     baseline_crawl_id  INTEGER,             -- the crawl whose pass of this type was the first to reach its end
     concluded_crawl_id INTEGER,             -- the last crawl that accounted for every live group of the type
-    concluded_at       INTEGER,             -- when that crawl started: all live groups were seen since
+    concluded_at       INTEGER,             -- when that crawl started: every live group that is not missing was seen since then
     PRIMARY KEY (app_id, type_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -77,7 +77,7 @@ CREATE TABLE crawl (
     crawl_id        INTEGER PRIMARY KEY AUTOINCREMENT,
     app_id          INTEGER NOT NULL REFERENCES app (app_id),
     trigger         TEXT    NOT NULL,
-    due_at          INTEGER,                -- the tick it serves
+    due_at          INTEGER,                -- the tick for which it ran
     started_at      INTEGER NOT NULL,
     finished_at     INTEGER,
     status          TEXT    NOT NULL,
@@ -97,8 +97,8 @@ CREATE TABLE crawl (
     reason          TEXT,
     host            TEXT    NOT NULL,
     version         TEXT    NOT NULL,
-    group_types     TEXT    NOT NULL,       -- the configured types, sorted, comma-separated; empty: one pass over everything
-    day             TEXT,                   -- the day of daily_count that it was added to; NULL: running
+    group_types     TEXT    NOT NULL,       -- the configured types, sorted, comma-separated; empty: one unfiltered pass
+    day             TEXT,                   -- the day of daily_count to which its events were added; NULL: running
     undeleted       INTEGER NOT NULL DEFAULT 0,
     spared          INTEGER NOT NULL DEFAULT 0,
     purged_groups   INTEGER NOT NULL DEFAULT 0,
@@ -113,7 +113,7 @@ CREATE TABLE crawl (
     unfiltered_next INTEGER NOT NULL DEFAULT 0 -- 1: the next crawl has to make an unfiltered pass
 ) STRICT;
 
--- A tick is served once, by a crawl that reaches its end.
+-- At most one crawl that runs or reached its end for each tick.
 CREATE UNIQUE INDEX crawl_by_tick ON crawl (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete');
 
 CREATE INDEX crawl_by_app ON crawl (app_id, crawl_id);
@@ -135,7 +135,7 @@ CREATE TABLE crawl_pass (
     PRIMARY KEY (crawl_id, pass_no)
 ) STRICT, WITHOUT ROWID;
 
--- What a crawl changed, by type: added to with each transaction, so that it is right for a crawl that was killed too.
+-- The changes of a crawl by type. Each transaction updates it, so it is also correct for a killed crawl.
 CREATE TABLE crawl_change (
     crawl_id    INTEGER NOT NULL,
     type_id     INTEGER NOT NULL,
@@ -171,14 +171,14 @@ CREATE TABLE group_event (
     new_type     INTEGER
 ) STRICT;
 
--- By the id first: a group is found with or without its app.
+-- Begins with the id, so a group is found with or without its app.
 CREATE INDEX group_event_by_group ON group_event (group_id, app_id);
 
--- The newest events of one app. The key of the event stands at the end of every index.
+-- For the newest events of one app. SQLite appends event_id, the rowid, to every index.
 CREATE INDEX group_event_by_app ON group_event (app_id);
 
--- For undoing what a crawl deleted, and for finding out whether a crawl may be removed.
+-- For undoing the deletions of a crawl, and for checking whether a crawl may be removed.
 CREATE INDEX group_event_by_crawl ON group_event (crawl_id);
 
--- The expression of group_events.occurred_at, so that a condition on that column is a range of this index.
+-- The expression of group_events.occurred_at, so that a condition on that column uses a range of this index.
 CREATE INDEX group_event_by_time ON group_event (CAST(strftime('%Y-%m-%dT%H:%M:%SZ', occurred_at / 1000, 'unixepoch') AS TEXT));
