@@ -63,12 +63,15 @@ WHERE p.crawl_id = c.crawl_id AND p.type_id <> 0 AND c.status <> 'running';
 
 CREATE VIEW base_daily_counts AS
 SELECT d.*,
-       d.live_groups - d.live_before AS net_growth
+       d.live_groups - d.live_before AS net_growth,
+       (SELECT count(*) FROM crawl c
+        WHERE c.app_id = d.app_id AND c.day = d.day AND c.status = 'complete') AS complete_crawls
 FROM (
     SELECT d.app_id,
            d.day,
            d.type_id,
            t.name AS group_type,
+           d.timezone,
            d.live_groups,
            d.total_count,
            d.appeared,
@@ -136,7 +139,8 @@ SELECT app_id,
            / nullif(count(*) FILTER (WHERE status <> 'cancelled'), 0) AS success_rate,
        CAST(sum(requests) AS BIGINT) AS requests,
        CAST(sum(finished_at - started_at) / 1000.0 AS DOUBLE PRECISION) AS total_seconds,
-       CAST(max(finished_at - started_at) / 1000.0 AS DOUBLE PRECISION) AS longest_seconds
+       CAST(max(finished_at - started_at) / 1000.0 AS DOUBLE PRECISION) AS longest_seconds,
+       max(timezone) AS timezone
 FROM crawl
 WHERE status <> 'running'
 GROUP BY app_id, day;
@@ -178,3 +182,79 @@ SELECT s.app_id,
        CASE WHEN s.configured = 1 THEN s.total_count END AS total_count
 FROM type_state s
 JOIN group_type t ON t.type_id = s.type_id;
+
+-- A clock that was set back may have marked a group deleted before its life began. Such a life has no length.
+CREATE VIEW base_group_spans AS
+SELECT app_id,
+       group_id,
+       type_id,
+       coalesce(live_since, first_seen_at) AS live_from,
+       CASE WHEN deleted_at < coalesce(live_since, first_seen_at)
+            THEN coalesce(live_since, first_seen_at)
+            ELSE deleted_at END AS live_until,
+       in_baseline AND live_since IS NULL AS in_baseline
+FROM group_row
+UNION ALL
+SELECT app_id, group_id, type_id, live_from, live_until, in_baseline
+FROM past_span;
+
+-- Every TotalCount with its month. The type -1 is the whole app. A crawl counts the app twice: its row has the greater count,
+-- and in last_total the later one.
+CREATE VIEW base_monthly_snapshots AS
+SELECT app_id,
+       crawl_id,
+       substr(day, 1, 7) AS month,
+       timezone,
+       -1 AS type_id,
+       coalesce(total_at_end, total_at_start) AS last_total,
+       CASE WHEN total_at_start > total_at_end THEN total_at_start
+            ELSE coalesce(total_at_end, total_at_start) END AS total,
+       CASE WHEN total_at_end IS NULL OR total_at_start > total_at_end THEN started_at ELSE finished_at END AS counted_at
+FROM crawl
+WHERE status <> 'running' AND coalesce(total_at_end, total_at_start) IS NOT NULL
+UNION ALL
+SELECT c.app_id,
+       c.crawl_id,
+       substr(c.day, 1, 7),
+       c.timezone,
+       p.type_id,
+       p.total_count,
+       p.total_highest,
+       p.recorded_at
+FROM crawl c
+JOIN crawl_pass p ON p.crawl_id = c.crawl_id
+WHERE c.status <> 'running' AND p.type_id <> 0 AND p.total_count IS NOT NULL AND p.total_highest IS NOT NULL;
+
+CREATE VIEW base_monthly_growth AS
+SELECT app_id, substr(day, 1, 7) AS month, type_id, CAST(sum(net_growth) AS BIGINT) AS net_growth
+FROM base_daily_counts GROUP BY app_id, substr(day, 1, 7), type_id
+UNION ALL
+SELECT app_id, substr(day, 1, 7), -1, CAST(sum(net_growth) AS BIGINT)
+FROM base_daily_counts GROUP BY app_id, substr(day, 1, 7);
+
+CREATE VIEW base_monthly_counts AS
+SELECT m.app_id,
+       m.month,
+       m.type_id,
+       CASE WHEN m.type_id = -1 THEN 'all' ELSE t.name END AS group_type,
+       max(s.timezone) AS timezone,
+       m.peak_total_count,
+       min(CASE WHEN s.total = m.peak_total_count THEN s.counted_at END) AS peak_at,
+       max(CASE WHEN s.crawl_id = m.last_crawl_id THEN s.last_total END) AS last_total_count,
+       m.average_total_count,
+       m.snapshots,
+       g.net_growth
+FROM (
+    SELECT app_id, month, type_id,
+           max(total) AS peak_total_count,
+           CAST(avg(last_total) AS DOUBLE PRECISION) AS average_total_count,
+           count(*) AS snapshots,
+           max(crawl_id) AS last_crawl_id
+    FROM base_monthly_snapshots
+    GROUP BY app_id, month, type_id
+) AS m
+JOIN base_monthly_snapshots s ON s.app_id = m.app_id AND s.month = m.month AND s.type_id = m.type_id
+LEFT JOIN base_monthly_growth g ON g.app_id = m.app_id AND g.month = m.month AND g.type_id = m.type_id
+LEFT JOIN group_type t ON t.type_id = m.type_id
+GROUP BY m.app_id, m.month, m.type_id, t.name, m.peak_total_count, m.average_total_count, m.snapshots, m.last_crawl_id,
+         g.net_growth;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use chrono::{DateTime, NaiveDate, Utc};
+use chrono_tz::Tz;
 use serde::Serialize;
 
 /// The number that Tencent Cloud assigns to an IM application, called `sdkappid` in 269/32688.
@@ -382,6 +384,22 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// A day in the time zone of an app's schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalDay {
+    pub date: NaiveDate,
+    /// The IANA name of the time zone.
+    pub timezone: &'static str,
+}
+
+impl LocalDay {
+    /// Returns the day of a moment in a time zone.
+    #[must_use]
+    pub fn new(at: DateTime<Utc>, timezone: Tz) -> Self {
+        Self { date: at.with_timezone(&timezone).date_naive(), timezone: timezone.name() }
+    }
 }
 
 #[cfg(test)]

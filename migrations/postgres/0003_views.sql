@@ -193,7 +193,9 @@ SELECT a.sdk_app_id,
        d.reappeared,
        d.retyped,
        d.live_before,
-       d.net_growth
+       d.net_growth,
+       d.timezone,
+       d.complete_crawls
 FROM tim_private.app a
 JOIN tim_private.base_daily_counts d ON d.app_id = a.app_id;
 
@@ -223,6 +225,10 @@ COMMENT ON COLUMN tim.daily_counts.live_before IS
     'live_groups of the type on the previous day that has a row; NULL until and including the day on which the type''s baseline ended.';
 COMMENT ON COLUMN tim.daily_counts.net_growth IS
     'live_groups minus live_before. It includes retyped and undeleted groups. NULL if live_before is NULL, because a baseline is not growth. It can be summed over days.';
+COMMENT ON COLUMN tim.daily_counts.timezone IS
+    'The time zone in which the day begins and ends.';
+COMMENT ON COLUMN tim.daily_counts.complete_crawls IS
+    'Complete crawls of the app on that day. 0: the counts of events may be lower than what happened.';
 
 CREATE VIEW tim.crawls AS
 SELECT a.sdk_app_id,
@@ -374,7 +380,9 @@ SELECT a.sdk_app_id,
        c.success_rate,
        c.requests,
        c.total_seconds,
-       c.longest_seconds
+       c.longest_seconds,
+       c.timezone,
+       c.complete AS complete_crawls
 FROM tim_private.app a
 JOIN tim_private.base_daily_crawls c ON c.app_id = a.app_id;
 
@@ -404,6 +412,10 @@ COMMENT ON COLUMN tim.daily_crawls.total_seconds IS
     'The duration of all crawls together.';
 COMMENT ON COLUMN tim.daily_crawls.longest_seconds IS
     'The duration of the longest crawl.';
+COMMENT ON COLUMN tim.daily_crawls.timezone IS
+    'The time zone in which the day begins and ends.';
+COMMENT ON COLUMN tim.daily_crawls.complete_crawls IS
+    'The same as complete, under the name that daily_counts uses.';
 
 CREATE VIEW tim.app_status AS
 SELECT s.sdk_app_id,
@@ -492,3 +504,75 @@ COMMENT ON COLUMN tim.type_status.missing_count IS
     'Live groups that the last complete crawl did not list.';
 COMMENT ON COLUMN tim.type_status.total_count IS
     'The API''s latest count of groups of the type; NULL: none yet, or the type is not configured.';
+
+CREATE VIEW tim.group_spans AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       s.group_id,
+       t.name AS group_type,
+       to_timestamp(s.live_from / 1000::double precision) AS live_from,
+       to_timestamp(s.live_until / 1000::double precision) AS live_until,
+       s.in_baseline,
+       to_timestamp(a.groups_from / 1000::double precision) AS complete_from
+FROM tim_private.app a
+JOIN tim_private.base_group_spans s ON s.app_id = a.app_id
+JOIN tim_private.group_type t ON t.type_id = s.type_id;
+
+COMMENT ON VIEW tim.group_spans IS
+    'The lives of groups: one row for each unbroken life under one type. A group lived at a time T if live_from is not later than T, and live_until is NULL or later than T. A deletion that was undone does not interrupt a life.';
+COMMENT ON COLUMN tim.group_spans.sdk_app_id IS
+    'The SDKAppID of the app, a number that never changes.';
+COMMENT ON COLUMN tim.group_spans.app IS
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
+COMMENT ON COLUMN tim.group_spans.group_id IS
+    'The group''s id.';
+COMMENT ON COLUMN tim.group_spans.group_type IS
+    'The type of the group during this life; NULL: not known.';
+COMMENT ON COLUMN tim.group_spans.live_from IS
+    'When a crawl first listed the group in this life. Says nothing of its creation where in_baseline is true.';
+COMMENT ON COLUMN tim.group_spans.live_until IS
+    'When the group was marked deleted or found under another type; NULL: it is live under this type.';
+COMMENT ON COLUMN tim.group_spans.in_baseline IS
+    'Whether the group was there already when its type was first listed to the end, and this is its first life.';
+COMMENT ON COLUMN tim.group_spans.complete_from IS
+    'The app''s lives are complete from this time on: retention has removed groups that were deleted earlier. NULL: nothing was removed.';
+
+CREATE VIEW tim.monthly_counts AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       m.month,
+       m.timezone,
+       m.group_type,
+       m.peak_total_count,
+       to_timestamp(m.peak_at / 1000::double precision) AS peak_at,
+       m.last_total_count,
+       m.average_total_count,
+       m.snapshots,
+       m.net_growth
+FROM tim_private.app a
+JOIN tim_private.base_monthly_counts m ON m.app_id = a.app_id;
+
+COMMENT ON VIEW tim.monthly_counts IS
+    'The API''s TotalCount by month, one row for each type and one for the whole app (group_type = ''all''). The peak is the greatest count that a crawl saw, so it is a lower bound of the true peak. Months without a count have no row.';
+COMMENT ON COLUMN tim.monthly_counts.sdk_app_id IS
+    'The SDKAppID of the app, a number that never changes.';
+COMMENT ON COLUMN tim.monthly_counts.app IS
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
+COMMENT ON COLUMN tim.monthly_counts.month IS
+    'The month as YYYY-MM, in the time zone of the app''s schedule.';
+COMMENT ON COLUMN tim.monthly_counts.timezone IS
+    'The time zone in which the month begins and ends.';
+COMMENT ON COLUMN tim.monthly_counts.group_type IS
+    'The type; ''all'': the whole app.';
+COMMENT ON COLUMN tim.monthly_counts.peak_total_count IS
+    'The greatest TotalCount of the month.';
+COMMENT ON COLUMN tim.monthly_counts.peak_at IS
+    'When the API first gave that count.';
+COMMENT ON COLUMN tim.monthly_counts.last_total_count IS
+    'The last TotalCount of the month.';
+COMMENT ON COLUMN tim.monthly_counts.average_total_count IS
+    'The average of the TotalCounts, one for each crawl.';
+COMMENT ON COLUMN tim.monthly_counts.snapshots IS
+    'The number of crawls that this row rests on.';
+COMMENT ON COLUMN tim.monthly_counts.net_growth IS
+    'The sum of net_growth in daily_counts over the month; NULL: only a baseline.';

@@ -7,7 +7,9 @@ CREATE TABLE app (
     name        TEXT    NOT NULL,
     configured  INTEGER NOT NULL DEFAULT 1,
     round       INTEGER NOT NULL DEFAULT 0, -- counts the app's crawls that reached their end
-    chunk_ends  TEXT                    -- ids, one per line, that divide the app's groups into chunks for reading
+    chunk_ends  TEXT,                   -- ids, one per line, that divide the app's groups into chunks for reading
+    groups_from INTEGER,                -- retention has removed groups that were deleted before this time
+    last_removed_event INTEGER NOT NULL DEFAULT 0 -- the greatest id of the events that retention has removed
 ) STRICT;
 
 -- Types are an open set. Type 0 means "not known yet", so no query on the big table has to compare NULLs.
@@ -41,11 +43,26 @@ CREATE TABLE group_row (
     first_seen_at  INTEGER NOT NULL,
     last_seen_at   INTEGER NOT NULL,
     held_as        TEXT,                    -- why it is held: w withheld, c withheld and confirmed gone, u undeleted by a person
+    live_since     INTEGER,                 -- when its current or last life under this type began; NULL: first_seen_at
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Finds the held groups, of which there are few or none, without reading all groups.
 CREATE INDEX group_row_held ON group_row (app_id, held_crawl_id) WHERE held_crawl_id IS NOT NULL;
+
+-- The lives of groups before the current or last one, which is in group_row. A row is added when a group reappears or is
+-- retyped.
+CREATE TABLE past_span (
+    span_id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    app_id       INTEGER NOT NULL,
+    group_id     TEXT    NOT NULL,
+    type_id      INTEGER NOT NULL,
+    live_from    INTEGER NOT NULL,
+    live_until   INTEGER NOT NULL,
+    in_baseline  INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX past_span_by_group ON past_span (app_id, group_id);
 
 -- The history of questions to get_group_info about live groups that no list contains or whose list has another type.
 CREATE TABLE group_question (
@@ -99,6 +116,7 @@ CREATE TABLE crawl (
     version         TEXT    NOT NULL,
     group_types     TEXT    NOT NULL,       -- the configured types, sorted, comma-separated; empty: one unfiltered pass
     day             TEXT,                   -- the day of daily_count to which its events were added; NULL: running
+    timezone        TEXT,                   -- the time zone in which that day begins at midnight
     undeleted       INTEGER NOT NULL DEFAULT 0,
     spared          INTEGER NOT NULL DEFAULT 0,
     purged_groups   INTEGER NOT NULL DEFAULT 0,
@@ -117,6 +135,9 @@ CREATE TABLE crawl (
 CREATE UNIQUE INDEX crawl_by_tick ON crawl (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete');
 
 CREATE INDEX crawl_by_app ON crawl (app_id, crawl_id);
+
+-- The crawls of a day or of a month, and whether they are complete.
+CREATE INDEX crawl_by_day ON crawl (app_id, day, status);
 
 CREATE TABLE crawl_pass (
     crawl_id      INTEGER NOT NULL,
@@ -149,6 +170,7 @@ CREATE TABLE crawl_change (
 CREATE TABLE daily_count (
     app_id       INTEGER NOT NULL,
     day          TEXT    NOT NULL,          -- in the time zone of the app's schedule
+    timezone     TEXT    NOT NULL,          -- that time zone
     type_id      INTEGER NOT NULL,
     live_groups  INTEGER NOT NULL,
     total_count  INTEGER,

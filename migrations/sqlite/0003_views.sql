@@ -83,7 +83,9 @@ SELECT a.sdk_app_id,
        d.reappeared,
        d.retyped,
        CAST(d.live_before AS INTEGER) AS live_before,
-       CAST(d.net_growth AS INTEGER) AS net_growth
+       CAST(d.net_growth AS INTEGER) AS net_growth,
+       d.timezone,
+       CAST(d.complete_crawls AS INTEGER) AS complete_crawls
 FROM base_daily_counts d
 JOIN app a ON a.app_id = d.app_id;
 
@@ -149,9 +151,39 @@ SELECT a.sdk_app_id,
        c.success_rate,
        c.requests,
        c.total_seconds,
-       c.longest_seconds
+       c.longest_seconds,
+       CAST(c.timezone AS TEXT) AS timezone,
+       CAST(c.complete AS INTEGER) AS complete_crawls
 FROM app a
 JOIN base_daily_crawls c ON c.app_id = a.app_id;
+
+CREATE VIEW group_spans AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       s.group_id,
+       t.name AS group_type,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', s.live_from / 1000, 'unixepoch') AS TEXT) AS live_from,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', s.live_until / 1000, 'unixepoch') AS TEXT) AS live_until,
+       CAST(s.in_baseline AS INTEGER) AS in_baseline,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', a.groups_from / 1000, 'unixepoch') AS TEXT) AS complete_from
+FROM app a
+CROSS JOIN base_group_spans s ON s.app_id = a.app_id
+JOIN group_type t ON t.type_id = s.type_id;
+
+CREATE VIEW monthly_counts AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       CAST(m.month AS TEXT) AS month,
+       CAST(m.timezone AS TEXT) AS timezone,
+       CAST(m.group_type AS TEXT) AS group_type,
+       CAST(m.peak_total_count AS INTEGER) AS peak_total_count,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', m.peak_at / 1000, 'unixepoch') AS TEXT) AS peak_at,
+       CAST(m.last_total_count AS INTEGER) AS last_total_count,
+       CAST(m.average_total_count AS REAL) AS average_total_count,
+       CAST(m.snapshots AS INTEGER) AS snapshots,
+       CAST(m.net_growth AS INTEGER) AS net_growth
+FROM app a
+JOIN base_monthly_counts m ON m.app_id = a.app_id;
 
 CREATE VIEW app_status AS
 SELECT s.sdk_app_id,

@@ -1,6 +1,6 @@
 //! `approve`: applies the deletions that a crawl withheld. Works on the database alone, without the API and without a key.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use super::output::Output;
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
-use crate::model::{CrawlId, SdkAppId};
+use crate::model::{CrawlId, LocalDay, SdkAppId};
 use crate::store::{Approval, HeldCrawl, Store};
 
 #[derive(Debug, Args)]
@@ -111,8 +111,8 @@ pub(super) fn refused(text: String) -> Failure {
 }
 
 /// Returns the current day in the time zone of the app's schedule.
-pub(super) fn day(config: &Config, app: SdkAppId, now: DateTime<Utc>) -> NaiveDate {
+pub(super) fn day(config: &Config, app: SdkAppId, now: DateTime<Utc>) -> LocalDay {
     let configured = config.apps.iter().find(|configured| configured.sdk_app_id == app);
     let timezone = configured.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());
-    now.with_timezone(&timezone).date_naive()
+    LocalDay::new(now, timezone)
 }

@@ -8,6 +8,7 @@ mod checks;
 mod completions;
 mod crawl;
 mod demo;
+mod events;
 mod exit;
 mod forget;
 mod hidden;
@@ -68,6 +69,8 @@ enum Command {
     Check(check::Check),
     /// Show the groups and the last crawls of each app
     Status(status::Status),
+    /// Print the changes of an app's groups after a cursor
+    Events(events::Events),
     /// Print a UserSig for the vendor's online API debugger
     Usersig(usersig::PrintUserSig),
     /// Serve a simulated API
@@ -139,6 +142,7 @@ impl Command {
             Self::Forget(forget) => forget.run(setup).await,
             Self::Check(check) => check.run(setup).await,
             Self::Status(status) => status.run(setup).await,
+            Self::Events(events) => events.run(setup).await,
             Self::Usersig(usersig) => usersig.run(setup),
             Self::Simulate(simulate) => simulate.run().await,
             Self::Migrate(migrate) => migrate.run(setup).await,
@@ -158,6 +162,7 @@ impl Command {
             | Self::Forget(_)
             | Self::Check(_)
             | Self::Status(_)
+            | Self::Events(_)
             | Self::Migrate(_) => true,
             Self::Demo(_) | Self::Usersig(_) | Self::Simulate(_) | Self::Completions(_) | Self::Man(_) => {
                 false
@@ -177,9 +182,12 @@ impl Command {
             Self::Status(status) => status.output,
             Self::Usersig(usersig) => usersig.output,
             Self::Migrate(migrate) => migrate.output,
-            Self::Demo(_) | Self::Run(_) | Self::Simulate(_) | Self::Completions(_) | Self::Man(_) => {
-                Output::default()
-            }
+            Self::Demo(_)
+            | Self::Run(_)
+            | Self::Events(_)
+            | Self::Simulate(_)
+            | Self::Completions(_)
+            | Self::Man(_) => Output::default(),
         }
     }
 }

@@ -57,7 +57,7 @@ async fn purge_once_a_day(
     let limits = AgeLimits {
         deleted_groups: retention.deleted_groups.map(before),
         events: retention.events.map(before),
-        counts: retention.counts.map(before).map(|before| (before, day(before))),
+        counts: retention.counts.map(before).map(|before| (before, day(before).date)),
     };
     // Each batch counts as progress for the watchdog.
     let on_batch = || context.progress.send_modify(|_| ());

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use crate::model::{GroupType, Trigger};
+use crate::model::{GroupType, LocalDay, Trigger};
 use crate::pace::RetryPolicy;
 use crate::policy::DeletionPolicy;
 use crate::store::AppIdentity;
@@ -37,8 +37,8 @@ impl CrawlSettings {
 
     /// The day of the daily counts that a moment belongs to.
     #[must_use]
-    pub fn day(&self, at: DateTime<Utc>) -> NaiveDate {
-        at.with_timezone(&self.timezone).date_naive()
+    pub fn day(&self, at: DateTime<Utc>) -> LocalDay {
+        LocalDay::new(at, self.timezone)
     }
 }
 

@@ -25,7 +25,7 @@ pub use engine::{DatabaseUrl, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder, this_host};
 pub use publish::Published;
 pub use read::{
-    AppCount, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, Group, GroupEvent,
+    AppCount, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, EventsAfter, Group, GroupEvent,
     HeldDeletions, HostTypes, KnownGroup, Past, Stamp, TypeCount, TypeOverview, TypeState, TypeStatus,
     Withheld,
 };

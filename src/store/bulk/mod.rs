@@ -101,7 +101,8 @@ pub(super) async fn count_changed(
     Ok(rows.into_iter().map(changed).collect())
 }
 
-/// Makes listed groups live, of the listed type and not missing, and records the events.
+/// Sets listed groups live, sets their type, and clears their missing marks. Records the events, and the past life of each
+/// group that reappears or is retyped.
 pub(super) async fn change_listed(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) -> Result<(), StoreError> {
     let Batch { app, crawl, type_id, at, .. } = batch;
     let at = at.timestamp_millis();
@@ -110,6 +111,7 @@ pub(super) async fn change_listed(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) 
         tx.execute(postgres::CHANGE_LISTED, &with_crawl).await?;
     } else {
         tx.execute(sqlite::RECORD_CHANGED, &with_crawl).await?;
+        tx.execute(sqlite::RECORD_PAST_SPANS, &values![app.0, type_id.0, ids, at]).await?;
         tx.execute(sqlite::CHANGE_LISTED, &values![app.0, type_id.0, ids, at]).await?;
     }
     Ok(())

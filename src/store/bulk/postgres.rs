@@ -41,23 +41,32 @@ GROUP BY 1, 2, 3";
 
 pub(super) const CHANGE_LISTED: &str = "
 WITH old AS (
-    SELECT j.id, g.place, g.type_id, g.deleted_at
+    SELECT j.id, g.place, g.type_id, g.deleted_at, g.first_seen_at, g.live_since, g.in_baseline,
+           g.deleted_at IS NOT NULL OR ($2 <> 0 AND g.type_id NOT IN (0, $2)) AS new_span
     FROM unnest($3::text[]) AS j (id)
-    CROSS JOIN LATERAL (SELECT ctid AS place, type_id, deleted_at, missing_since
+    CROSS JOIN LATERAL (SELECT ctid AS place, type_id, deleted_at, missing_since, first_seen_at, live_since, in_baseline
                         FROM group_row WHERE app_id = $1 AND group_id = j.id OFFSET 0) g
     WHERE g.deleted_at IS NOT NULL OR g.missing_since IS NOT NULL OR ($2 <> 0 AND g.type_id <> $2)
 ), changed AS (
     UPDATE group_row g
     SET type_id = CASE WHEN $2 = 0 THEN g.type_id ELSE $2 END,
+        live_since = CASE WHEN g.deleted_at IS NOT NULL OR ($2 <> 0 AND g.type_id NOT IN (0, $2))
+                          THEN greatest($4, g.first_seen_at, g.live_since, g.deleted_at) ELSE g.live_since END,
         deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,
         last_seen_at = greatest(g.first_seen_at, $4)
     WHERE g.ctid = ANY (ARRAY(SELECT old.place FROM old))
+), past AS (
+    INSERT INTO past_span (app_id, group_id, type_id, live_from, live_until, in_baseline)
+    SELECT $1, old.id, old.type_id, coalesce(old.live_since, old.first_seen_at),
+           greatest(old.live_since, old.first_seen_at, coalesce(old.deleted_at, $4)),
+           old.in_baseline AND old.live_since IS NULL
+    FROM old WHERE old.new_span ORDER BY old.id
 )
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
 SELECT $4, $5, $1, old.id, CASE WHEN old.deleted_at IS NULL THEN 't' ELSE 'r' END, old.type_id,
        CASE WHEN $2 = 0 THEN old.type_id ELSE $2 END
 FROM old
-WHERE old.deleted_at IS NOT NULL OR ($2 <> 0 AND old.type_id NOT IN (0, $2))
+WHERE old.new_span
 ORDER BY old.id";
 
 /// A live group was last seen when its type was last concluded, unless it is missing. `last_seen_at` never exceeds

@@ -22,6 +22,14 @@ FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.
 WHERE g.deleted_at IS NOT NULL OR g.missing_since IS NOT NULL OR (?2 <> 0 AND g.type_id <> ?2)
 GROUP BY 1, 2, 3";
 
+/// Keeps the lives that [`CHANGE_LISTED`] ends or has found ended. Runs before it, because it needs the old values.
+pub(super) const RECORD_PAST_SPANS: &str = "
+INSERT INTO past_span (app_id, group_id, type_id, live_from, live_until, in_baseline)
+SELECT ?1, g.group_id, g.type_id, ifnull(g.live_since, g.first_seen_at),
+       max(ifnull(g.live_since, g.first_seen_at), ifnull(g.deleted_at, ?4)), g.in_baseline AND g.live_since IS NULL
+FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
+WHERE g.deleted_at IS NOT NULL OR (?2 <> 0 AND g.type_id NOT IN (0, ?2))";
+
 /// Runs before [`CHANGE_LISTED`], because it needs the old values.
 pub(super) const RECORD_CHANGED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
@@ -33,6 +41,8 @@ WHERE g.deleted_at IS NOT NULL OR (?2 <> 0 AND g.type_id NOT IN (0, ?2))";
 pub(super) const CHANGE_LISTED: &str = "
 UPDATE group_row
 SET type_id = CASE WHEN ?2 = 0 THEN type_id ELSE ?2 END,
+    live_since = CASE WHEN deleted_at IS NOT NULL OR (?2 <> 0 AND type_id NOT IN (0, ?2))
+                      THEN max(?4, first_seen_at, ifnull(live_since, 0), ifnull(deleted_at, 0)) ELSE live_since END,
     deleted_at = NULL, missing_since = NULL, held_crawl_id = NULL, held_as = NULL, last_seen_at = max(first_seen_at, ?4)
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
   AND (deleted_at IS NOT NULL OR missing_since IS NOT NULL OR (?2 <> 0 AND type_id <> ?2))";

@@ -3,6 +3,8 @@
 //! The rows come from the base views, whose times are alike on both engines. Every list continues below a key (keyset
 //! pagination), so that the thousandth page costs as much as the first.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
@@ -26,9 +28,16 @@ impl Stamp {
 impl Serialize for Stamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.time() {
-            Some(time) => serializer.collect_str(&time.format("%Y-%m-%dT%H:%M:%SZ")),
+            Some(_) => serializer.collect_str(self),
             None => serializer.serialize_none(),
         }
+    }
+}
+
+/// Formats the time as the views of SQLite do. A number that is out of range is empty.
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.time().map_or(Ok(()), |time| time.format("%Y-%m-%dT%H:%M:%SZ").fmt(f))
     }
 }
 
@@ -115,6 +124,8 @@ pub struct DailyCount {
     pub retyped: i64,
     pub live_before: Option<i64>,
     pub net_growth: Option<i64>,
+    pub timezone: String,
+    pub complete_crawls: i64,
 }
 
 /// A change of a group: the view `group_events`.

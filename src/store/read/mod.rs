@@ -1,6 +1,7 @@
 //! Everything that reads the tables and changes nothing.
 
 mod before_crawl;
+mod feed;
 mod lists;
 mod live;
 mod lookup;
@@ -9,6 +10,7 @@ mod status;
 mod text;
 
 pub use before_crawl::{EndedBefore, Past, TypeState};
+pub use feed::EventsAfter;
 pub use lists::{AppCount, Below, Crawl, DailyCount, Group, GroupEvent, Stamp, TypeCount};
 pub use lookup::KnownGroup;
 pub use overview::{AppOverview, HeldDeletions, TypeOverview};

@@ -28,7 +28,7 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 ";
 
 /// The public views.
-pub(super) const VIEWS: [&str; 11] = [
+pub(super) const VIEWS: [&str; 13] = [
     "groups",
     "live_groups",
     "group_events",
@@ -40,6 +40,8 @@ pub(super) const VIEWS: [&str; 11] = [
     "type_status",
     "group_lifetimes",
     "daily_crawls",
+    "group_spans",
+    "monthly_counts",
 ];
 
 pub(super) fn newest(migrations: &Migrator) -> i64 {

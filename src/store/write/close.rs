@@ -1,10 +1,10 @@
 //! Closes a crawl: everything that becomes visible at its end, in one transaction.
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
 use super::tally::Tally;
-use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, ReasonCode, TypeId, Verdict};
+use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, LocalDay, ReasonCode, TypeId, Verdict};
 use crate::reconcile::{Absent, AskedCounts, Settlement, WithheldGroups};
 use crate::store::app::AppId;
 use crate::store::bulk::{self, MarkScope};
@@ -46,7 +46,7 @@ pub struct Closing<'a> {
     pub started_at: DateTime<Utc>,
     pub finished_at: DateTime<Utc>,
     /// `finished_at` in the time zone of the app's schedule.
-    pub day: NaiveDate,
+    pub day: LocalDay,
     pub status: CrawlStatus,
     pub reason: Option<Reason>,
     pub requests: u64,
@@ -76,7 +76,7 @@ pub struct CrawlEvents {
 const CLOSE: &str = "
 UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, total_at_start = $6, total_at_end = $7,
     leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12, day = $13, clock_skew = $14,
-    unfiltered_next = $15
+    unfiltered_next = $15, timezone = $16
 WHERE crawl_id = $1 AND status = 'running'";
 const RECORD_ASKED: &str = "
 UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
@@ -87,20 +87,19 @@ WHERE crawl_id = $1";
 const LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
 /// More later days than this mean that this crawl's clock is behind. Merging would then destroy the history of correct days.
 const MAX_WRONG_DAYS: i64 = 2;
-const MERGE_LATER_DAYS: [&str; 3] = [
-    "
-INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
-SELECT $1, $2, type_id, 0, NULL, CAST(sum(appeared) AS BIGINT), CAST(sum(vanished) AS BIGINT),
+const MERGE_LATER_DAYS: &str = "
+INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
+SELECT $1, $2, $3, type_id, 0, NULL, CAST(sum(appeared) AS BIGINT), CAST(sum(vanished) AS BIGINT),
        CAST(sum(reappeared) AS BIGINT), CAST(sum(retyped) AS BIGINT)
 FROM daily_count WHERE app_id = $1 AND day > $2 GROUP BY type_id
 ON CONFLICT (app_id, day, type_id) DO UPDATE SET
     appeared = daily_count.appeared + excluded.appeared,
     vanished = daily_count.vanished + excluded.vanished,
     reappeared = daily_count.reappeared + excluded.reappeared,
-    retyped = daily_count.retyped + excluded.retyped",
-    "DELETE FROM daily_count WHERE app_id = $1 AND day > $2",
-    "UPDATE crawl SET day = $2 WHERE app_id = $1 AND day > $2",
-];
+    retyped = daily_count.retyped + excluded.retyped";
+const REMOVE_LATER_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day > $2";
+const MOVE_CRAWLS_OF_LATER_DAYS: &str =
+    "UPDATE crawl SET day = $2, timezone = $3 WHERE app_id = $1 AND day > $2";
 /// Counts types whose conclusion is later than this crawl, because a clock was ahead.
 const LATER_CONCLUSIONS: &str = "
 SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
@@ -132,14 +131,15 @@ UPDATE type_state SET total_count = (
 WHERE app_id = $1 AND type_id IN (
     SELECT p.type_id FROM crawl_pass p WHERE p.crawl_id = $2 AND p.type_id <> 0 AND p.total_count IS NOT NULL)";
 const ADD_TO_DAY: &str = "
-INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
-SELECT s.app_id, $2, s.type_id, s.live_count,
+INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
+SELECT s.app_id, $2, $4, s.type_id, s.live_count,
        (SELECT max(p.total_count) FROM crawl_pass p WHERE p.crawl_id = $3 AND p.type_id = s.type_id AND p.type_id <> 0),
        coalesce(k.appeared, 0), coalesce(k.vanished, 0), coalesce(k.reappeared, 0), coalesce(k.retyped, 0)
 FROM type_state s LEFT JOIN crawl_change k ON k.crawl_id = $3 AND k.type_id = s.type_id
 WHERE s.app_id = $1 AND (s.configured = 1 OR s.live_count > 0 OR k.crawl_id IS NOT NULL
     OR EXISTS (SELECT 1 FROM daily_count d WHERE d.app_id = $1 AND d.day = $2 AND d.type_id = s.type_id))
 ON CONFLICT (app_id, day, type_id) DO UPDATE SET
+    timezone = excluded.timezone,
     live_groups = excluded.live_groups,
     total_count = coalesce(excluded.total_count, daily_count.total_count),
     appeared = daily_count.appeared + excluded.appeared,
@@ -189,7 +189,7 @@ async fn close(
 
 async fn set_ended(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
     let reason = closing.reason.as_ref();
-    let day = closing.day.to_string();
+    let day = closing.day.date.to_string();
     let values = values![
         closing.crawl.0,
         closing.finished_at.timestamp_millis(),
@@ -206,6 +206,7 @@ async fn set_ended(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError>
         &day,
         closing.clock_skew.map(|skew| skew.num_seconds()),
         i64::from(closing.unfiltered_next),
+        closing.day.timezone,
     ];
     match tx.execute(CLOSE, &values).await? {
         1 => Ok(()),
@@ -333,17 +334,18 @@ async fn record_asked(tx: &mut Tx, closing: &Closing<'_>, withheld: Withheld) ->
 /// Adds the crawl to the counts of its day.
 async fn count_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> Result<(), StoreError> {
     let app = closing.app.0;
-    let day = closing.day.to_string();
+    let day = closing.day.date.to_string();
+    let timezone = closing.day.timezone;
     if closing.reached_end() {
         let (later,): (i64,) = tx.fetch_one(LATER_DAYS, &values![app, &day]).await?;
         if (1..=MAX_WRONG_DAYS).contains(&later) {
-            for statement in MERGE_LATER_DAYS {
-                tx.execute(statement, &values![app, &day]).await?;
-            }
+            tx.execute(MERGE_LATER_DAYS, &values![app, &day, timezone]).await?;
+            tx.execute(REMOVE_LATER_DAYS, &values![app, &day]).await?;
+            tx.execute(MOVE_CRAWLS_OF_LATER_DAYS, &values![app, &day, timezone]).await?;
         }
     }
     if closing.counts_for_its_day(events) {
-        tx.execute(ADD_TO_DAY, &values![app, &day, closing.crawl.0]).await?;
+        tx.execute(ADD_TO_DAY, &values![app, &day, closing.crawl.0, timezone]).await?;
     }
     Ok(())
 }

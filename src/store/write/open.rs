@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 
 use super::close::{Closing, Reason};
-use crate::model::{CrawlId, CrawlStatus, GroupType, ReasonCode, Trigger};
+use crate::model::{CrawlId, CrawlStatus, GroupType, LocalDay, ReasonCode, Trigger};
 use crate::reconcile::Settlement;
 use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
@@ -39,7 +39,7 @@ impl Store {
         &self,
         lease: &Lease,
         new: &NewCrawl,
-        day: NaiveDate,
+        day: LocalDay,
     ) -> Result<Option<CrawlId>, StoreError> {
         const DOING: &str = "record the start of a crawl";
         let left_open: Vec<(i64, i64)> = self.fetch_all(DOING, RUNNING, &values![new.app.0]).await?;
@@ -81,7 +81,7 @@ fn orphan<'a>(
     crawl: CrawlId,
     started_at: DateTime<Utc>,
     new: &NewCrawl,
-    day: NaiveDate,
+    day: LocalDay,
     settlement: &'a Settlement,
 ) -> Closing<'a> {
     Closing {

@@ -18,6 +18,7 @@ pub(super) struct PurgeStatements {
     last: &'static str,
     /// Counts the batch by type and state.
     count: &'static str,
+    delete_past_spans: &'static str,
     delete: &'static str,
 }
 
@@ -36,6 +37,12 @@ macro_rules! purge_statements {
                  FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
                 $condition,
                 " GROUP BY type_id"
+            ),
+            delete_past_spans: concat!(
+                "DELETE FROM past_span WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND group_id IN (
+                     SELECT group_id FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
+                $condition,
+                ")"
             ),
             delete: concat!(
                 "DELETE FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
@@ -65,6 +72,7 @@ pub(super) async fn remove_groups(
         totals.missing -= missing;
         totals.deleted -= deleted;
     }
+    tx.execute(statements.delete_past_spans, &batch).await?;
     let removed = tx.execute(statements.delete, &batch).await?;
     tally.write_totals(tx, app).await?;
     Ok(Some(BatchDone { last, removed }))

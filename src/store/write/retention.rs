@@ -36,6 +36,14 @@ SELECT max(event_id), min(occurred_at) FROM (
 const OLD_EVENTS: &str =
     "DELETE FROM group_event WHERE app_id = $1 AND event_id > $2 AND event_id <= $3 AND occurred_at < $4";
 
+/// Records from which time on the table has every group.
+const SET_GROUPS_FROM: &str = "
+UPDATE app SET groups_from = $2 WHERE app_id = $1 AND (groups_from IS NULL OR groups_from < $2)";
+const LAST_OLD_EVENT: &str = "
+SELECT max(event_id) FROM group_event WHERE app_id = $1 AND event_id > $2 AND event_id <= $3 AND occurred_at < $4";
+const SET_LAST_REMOVED_EVENT: &str = "
+UPDATE app SET last_removed_event = $2 WHERE app_id = $1 AND last_removed_event < $2";
+
 const OLD_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day < $2";
 const NEXT_CRAWLS: &str = "
 SELECT max(crawl_id) FROM (
@@ -203,6 +211,9 @@ impl PurgeScope {
     ) -> Result<Option<BatchDone<String>>, StoreError> {
         let done = purge::remove_groups(tx, self.app, &LONG_DELETED, (after, before)).await?;
         let groups = done.as_ref().map_or(0, |done| done.removed);
+        if groups > 0 {
+            tx.execute(SET_GROUPS_FROM, &values![self.app.0, before]).await?;
+        }
         self.record(tx, Purged { groups, ..Purged::default() }).await?;
         Ok(done)
     }
@@ -218,7 +229,13 @@ impl PurgeScope {
         if oldest >= before {
             return Ok(None);
         }
-        let removed = tx.execute(OLD_EVENTS, &values![self.app.0, after, last, before]).await?;
+        let stretch = values![self.app.0, after, last, before];
+        let (last_old,): (Option<i64>,) = tx.fetch_one(LAST_OLD_EVENT, &stretch).await?;
+        let mut removed = 0;
+        if let Some(last_old) = last_old {
+            removed = tx.execute(OLD_EVENTS, &stretch).await?;
+            tx.execute(SET_LAST_REMOVED_EVENT, &values![self.app.0, last_old]).await?;
+        }
         self.record(tx, Purged { events: removed, ..Purged::default() }).await?;
         Ok(Some(BatchDone { last, removed }))
     }

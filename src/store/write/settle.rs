@@ -1,9 +1,9 @@
 //! Applies the deletions that a guard withheld, and undoes the deletions of a crawl. Works on the database alone.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 
 use super::tally::Tally;
-use crate::model::{CrawlId, SdkAppId, TypeId};
+use crate::model::{CrawlId, LocalDay, SdkAppId, TypeId};
 use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
@@ -117,10 +117,10 @@ WHERE crawl_id = $2 AND $3 > 0";
 
 /// Adds deletions to the counts of the day on which they were approved.
 const ADD_CHANGES_TO_DAY: &str = "
-INSERT INTO daily_count (app_id, day, type_id, live_groups, vanished)
-SELECT s.app_id, $2, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3
+INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, vanished)
+SELECT s.app_id, $2, $5, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3
 ON CONFLICT (app_id, day, type_id) DO UPDATE SET
-    live_groups = excluded.live_groups, vanished = daily_count.vanished + excluded.vanished";
+    timezone = excluded.timezone, live_groups = excluded.live_groups, vanished = daily_count.vanished + excluded.vanished";
 
 impl Store {
     /// Returns a crawl by its id.
@@ -150,7 +150,7 @@ impl Store {
         held: &HeldCrawl,
         (crawl, which): (CrawlId, Approval),
         at: DateTime<Utc>,
-        day: NaiveDate,
+        day: LocalDay,
     ) -> Result<u64, StoreError> {
         let mut write = self.write("apply the withheld deletions", lease.fence());
         loop {
@@ -177,7 +177,7 @@ impl Store {
         held: &HeldCrawl,
         crawl: CrawlId,
         at: DateTime<Utc>,
-        day: NaiveDate,
+        day: LocalDay,
     ) -> Result<u64, StoreError> {
         let mut write = self.write("undo the deletions of a crawl", lease.fence());
         loop {
@@ -195,7 +195,7 @@ async fn approve(
     app: AppId,
     (crawl, which): (CrawlId, Approval),
     at: DateTime<Utc>,
-    day: NaiveDate,
+    day: LocalDay,
 ) -> Result<u64, StoreError> {
     let only_confirmed = which.only_confirmed();
     let by_type: Vec<(i64, i64)> =
@@ -215,9 +215,10 @@ async fn approve(
     }
     tally.write(tx, app, crawl).await?;
     tx.execute(APPROVED, &values![crawl.0, approved]).await?;
-    let day = day.to_string();
+    let date = day.date.to_string();
     for (type_id, events) in &tally.events {
-        tx.execute(ADD_CHANGES_TO_DAY, &values![app.0, &day, type_id.0, events.vanished]).await?;
+        let values = values![app.0, &date, type_id.0, events.vanished, day.timezone];
+        tx.execute(ADD_CHANGES_TO_DAY, &values).await?;
     }
     Ok(approved.cast_unsigned())
 }
@@ -227,7 +228,7 @@ async fn undelete(
     held: &HeldCrawl,
     crawl: CrawlId,
     at: DateTime<Utc>,
-    day: NaiveDate,
+    day: LocalDay,
 ) -> Result<u64, StoreError> {
     let app = AppId(held.app_id);
     let by_type: Vec<(i64, i64)> = tx.fetch_all(DELETED_BY_TYPE, &values![app.0, crawl.0]).await?;
@@ -246,9 +247,9 @@ async fn undelete(
         tx.execute(statement, &values![app.0, crawl.0, number]).await?;
     }
     tally.write(tx, app, crawl).await?;
-    let day = day.to_string();
+    let date = day.date.to_string();
     for type_id in tally.totals.keys() {
-        tx.execute(ADD_CHANGES_TO_DAY, &values![app.0, &day, type_id.0, 0]).await?;
+        tx.execute(ADD_CHANGES_TO_DAY, &values![app.0, &date, type_id.0, 0, day.timezone]).await?;
     }
     Ok(undone.cast_unsigned())
 }

@@ -9,7 +9,7 @@ use super::error::RequestError;
 use super::parameters::{Pairs, Parameters, quoted};
 use super::sources::Sources;
 use crate::model::SdkAppId;
-use crate::store::{AppId, Below, Store};
+use crate::store::{AppId, Below, EventsAfter, Store};
 
 type Answer = Result<Json<Value>, RequestError>;
 
@@ -91,6 +91,28 @@ pub(super) async fn group_events(
     let events = store.group_events(app.id, None, below).await?;
     let next = next_page(&events, below, |event| event.event_id);
     Ok(app.answer("group_events", json!(events), json!(next)))
+}
+
+/// The change feed: events after a cursor, oldest first, and the cursor to continue with.
+pub(super) async fn events(
+    State(sources): State<Sources>,
+    Path(app): Path<String>,
+    Query(pairs): Query<Pairs>,
+) -> Answer {
+    let parameters = Parameters::of(pairs, &["after", "limit"])?;
+    let (after, limit) = (parameters.after_event()?, parameters.event_limit()?);
+    let (store, app) = find_app(&sources, &app).await?;
+    match store.events_after(app.id, after, limit).await? {
+        EventsAfter::Events(events) => {
+            let mut answer = app.head();
+            answer["next_after"] = json!(events.last().map_or(after, |event| event.event_id));
+            answer["events"] = json!(events);
+            Ok(Json(answer))
+        }
+        EventsAfter::Removed { continue_after } => Err(RequestError::Gone(format!(
+            "retention has removed events after {after}; after={continue_after} continues with the oldest event that remains"
+        ))),
+    }
 }
 
 /// Groups whose ids start with a prefix, including deleted ones.

@@ -14,6 +14,8 @@ use crate::store::StoreError;
 pub(super) enum RequestError {
     Malformed(String),
     NotFound(String),
+    /// Rows that the request asks for have been removed.
+    Gone(String),
     /// The database is not open yet.
     NoDatabase,
     Store(StoreError),
@@ -31,6 +33,7 @@ impl IntoResponse for RequestError {
         let (status, why) = match self {
             Self::Malformed(why) => (StatusCode::BAD_REQUEST, why),
             Self::NotFound(why) => (StatusCode::NOT_FOUND, why),
+            Self::Gone(why) => (StatusCode::GONE, why),
             Self::NoDatabase => {
                 (StatusCode::SERVICE_UNAVAILABLE, "the database is not open yet; see the log".to_owned())
             }

@@ -46,6 +46,7 @@ pub fn pages(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>) -
         .route("/apps/{sdk_app_id}/type_counts", get(api::type_counts))
         .route("/apps/{sdk_app_id}/daily_counts", get(api::daily_counts))
         .route("/apps/{sdk_app_id}/group_events", get(api::group_events))
+        .route("/apps/{sdk_app_id}/events", get(api::events))
         .route("/apps/{sdk_app_id}/groups", get(api::groups))
         .route("/apps/{sdk_app_id}/group", get(api::group))
         .fallback(async || RequestError::NotFound("there is no such list; docs/api.md has them".to_owned()))

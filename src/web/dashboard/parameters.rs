@@ -18,6 +18,9 @@ const MAX_LIMIT: i64 = 500;
 /// Days on a page.
 const DEFAULT_DAYS: i64 = 90;
 const MAX_DAYS: i64 = 400;
+/// Events in one answer of the change feed.
+const DEFAULT_EVENTS: i64 = 1000;
+const MAX_EVENTS: i64 = 10_000;
 /// The last day that the database can compare as text.
 const LAST_DAY: &str = "9999-12-31";
 
@@ -51,6 +54,19 @@ impl Parameters {
     /// Returns the page of a list whose key is a number.
     pub(super) fn below(&self) -> Result<Below, RequestError> {
         Ok(Below { before: self.number("before", i64::MAX, i64::MAX)?, limit: self.limit()? })
+    }
+
+    /// Returns the cursor of the change feed. 0, the start, if it is absent.
+    pub(super) fn after_event(&self) -> Result<i64, RequestError> {
+        let Some(text) = self.0.get("after") else { return Ok(0) };
+        text.parse::<i64>().ok().filter(|after| *after >= 0).ok_or_else(|| {
+            malformed(format!("after must be an event_id, or 0 for the start, not {}", quoted(text)))
+        })
+    }
+
+    /// Returns the number of events of one answer of the change feed.
+    pub(super) fn event_limit(&self) -> Result<i64, RequestError> {
+        self.number("limit", DEFAULT_EVENTS, MAX_EVENTS)
     }
 
     pub(super) fn limit(&self) -> Result<i64, RequestError> {

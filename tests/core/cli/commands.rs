@@ -223,7 +223,7 @@ async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
     cli.api.dissolve_some(1);
     cli.run(&["crawl"]).await;
     let refused = async |crawl: &str, sentence: &str| {
-        let all = "SELECT * FROM group_row UNION ALL SELECT event_id, kind, 1, 1, 1, 1, 1, 1, 1, 1 FROM group_event";
+        let all = "SELECT * FROM group_row UNION ALL SELECT event_id, kind, 1, 1, 1, 1, 1, 1, 1, 1, 1 FROM group_event";
         let before = cli.query(all).await;
         let ended = cli.run(&["undelete", "--crawl", crawl]).await;
         assert!(ended.code == Some(1) && ended.err.contains(sentence), "{ended:?}");

@@ -4,4 +4,6 @@
 
 mod confirmation;
 mod crawls;
+mod readers;
+mod recipes;
 mod views;

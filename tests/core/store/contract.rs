@@ -11,7 +11,9 @@ use harness::store::{LeasedApp, Location, TestDatabase, at, day, group_types, sd
 use harness::store_tests;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::confirmation::{Asked, History};
-use tim_group_sync::model::{Counts, CrawlId, CrawlStatus, GroupIds, ReasonCode, SdkAppId, TypeId, Verdict};
+use tim_group_sync::model::{
+    Counts, CrawlId, CrawlStatus, GroupIds, LocalDay, ReasonCode, SdkAppId, TypeId, Verdict,
+};
 use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
@@ -538,7 +540,8 @@ async fn a_day_that_a_wrong_clock_left_in_the_future_becomes_the_newest_crawls_a
     let close = async |hour, days: i64| {
         let crawl = leased.open(at(hour, 0)).await;
         let closing = leased.closing(crawl, at(hour, 0), at(hour, 1), &nothing);
-        let closing = Closing { day: day() + TimeDelta::days(days), ..closing };
+        let closing =
+            Closing { day: LocalDay { date: day().date + TimeDelta::days(days), ..day() }, ..closing };
         db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
     };
     let days = "SELECT DISTINCT day FROM daily_counts ORDER BY day";
@@ -1084,7 +1087,7 @@ async fn old_crawls_go_but_those_that_something_still_names(db: &TestDatabase) {
     let complete = close(10, CrawlStatus::Complete, None, &nothing).await;
     let running = leased.open(at(11, 0)).await;
     let before = (db.store.past(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
-    let days = day().succ_opt().unwrap();
+    let days = day().date.succ_opt().unwrap();
     let limits = AgeLimits { counts: Some((at(12, 0), days)), ..AgeLimits::default() };
     let purged = db.store.purge(&leased.lease, (leased.app, running), &limits, || ()).await.unwrap();
     // Three crawls, their passes and those of one that stays for its event alone, and two types of one day.
@@ -1248,7 +1251,8 @@ async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase
         ),
         (
             "daily_counts",
-            "day group_type live_groups total_count appeared vanished reappeared retyped live_before net_growth",
+            "day group_type live_groups total_count appeared vanished reappeared retyped live_before net_growth \
+             timezone complete_crawls",
         ),
         (
             "crawls",
@@ -1269,7 +1273,13 @@ async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase
         ("group_lifetimes", "group_id group_type first_seen_at deleted_at lifetime_seconds"),
         (
             "daily_crawls",
-            "day crawls complete incomplete failed cancelled success_rate requests total_seconds longest_seconds",
+            "day crawls complete incomplete failed cancelled success_rate requests total_seconds longest_seconds \
+             timezone complete_crawls",
+        ),
+        ("group_spans", "group_id group_type live_from live_until in_baseline complete_from"),
+        (
+            "monthly_counts",
+            "month timezone group_type peak_total_count peak_at last_total_count average_total_count snapshots net_growth",
         ),
     ] {
         let expected: Vec<&str> = ["sdk_app_id", "app"].into_iter().chain(columns.split(' ')).collect();

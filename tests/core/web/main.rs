@@ -3,4 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
 mod dashboard;
+mod events;
 mod listener;

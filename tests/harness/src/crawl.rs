@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlReport, CrawlRequest, CrawlSettings, Crawler, DryRun, WhenBusy};
-use tim_group_sync::model::{CrawlId, GroupType, Trigger};
+use tim_group_sync::model::{CrawlId, GroupType, LocalDay, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::{DeletionPolicy, Retention};
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
@@ -21,6 +21,7 @@ use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
+use crate::readers::{EventReader, assert_spans_match_events};
 use crate::store::{Location, TestDatabase};
 
 /// The databases that every story runs on.
@@ -108,6 +109,7 @@ pub struct Harness {
     crawler: Mutex<Option<(String, Arc<Crawler>)>>,
     /// `first_seen_at` and whether it is in the baseline, of every group ever read.
     origins: Mutex<BTreeMap<String, (String, String)>>,
+    event_reader: EventReader,
     latest: Latest,
     /// The last crawl whose deletions were compared with the API.
     last_judged: Mutex<i64>,
@@ -181,6 +183,7 @@ impl Harness {
             upstream: Arc::default(),
             crawler: Mutex::default(),
             origins: Mutex::default(),
+            event_reader: EventReader::default(),
             latest: Latest::default(),
             last_judged: Mutex::default(),
             wrong_marks: Mutex::default(),
@@ -506,8 +509,8 @@ impl Harness {
         (held, lease, self.clock.now())
     }
 
-    fn today(&self) -> NaiveDate {
-        self.clock.now().with_timezone(&self.timezone).date_naive()
+    fn today(&self) -> LocalDay {
+        LocalDay::new(self.clock.now(), self.timezone)
     }
 
     pub fn set_clock_by(&self, hours: i32) {
@@ -638,6 +641,7 @@ impl Harness {
     pub async fn assert_invariants(&self) {
         self.assert_rows_are_consistent().await;
         self.assert_events_match_the_table().await;
+        assert_spans_match_events(&self.db).await;
         self.assert_crawls_and_days_add_up().await;
         self.assert_no_existing_group_was_deleted().await;
     }
@@ -646,6 +650,7 @@ impl Harness {
     /// them, and the origin of a group never changes.
     pub async fn assert_rows_are_consistent(&self) {
         self.db.assert_consistent().await;
+        self.event_reader.read(&self.db).await;
         let (now, steady) = self.latest.note(self.clock.now());
         let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
                           deleted_at, missing_since, group_type, CASE WHEN held THEN 'held' ELSE '' END FROM groups";
@@ -723,7 +728,7 @@ impl Harness {
 
     /// Asserts that no crawl is running, that every crawl counts its events, and every day those of its crawls.
     async fn assert_crawls_and_days_add_up(&self) {
-        let today = self.today();
+        let today = self.today().date;
         assert_eq!(self.value("SELECT count(*) FROM crawls WHERE status = 'running'").await, "0");
         for event in ["appeared", "vanished", "reappeared", "retyped"] {
             let unequal = format!(

@@ -9,6 +9,7 @@ pub mod dashboard;
 pub mod log;
 pub mod postgres;
 pub mod program;
+pub mod readers;
 pub mod schema;
 pub mod store;
 

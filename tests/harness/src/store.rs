@@ -14,7 +14,8 @@ use sqlx::{
 use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::model::{
-    Counts, CrawlId, CrawlStatus, GroupIds, GroupType, ReasonCode, SdkAppId, Trigger, TypeId, Verdict,
+    Counts, CrawlId, CrawlStatus, GroupIds, GroupType, LocalDay, ReasonCode, SdkAppId, Trigger, TypeId,
+    Verdict,
 };
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
 use tim_group_sync::pages::{Caller, EndOfList, Pages};
@@ -357,11 +358,11 @@ fn postgres_texts(row: &PgRow) -> Vec<String> {
 
 /// A time of the day on which the tests of the store happen.
 pub fn at(hour: u32, minute: u32) -> DateTime<Utc> {
-    day().and_hms_opt(hour, minute, 0).unwrap().and_utc()
+    day().date.and_hms_opt(hour, minute, 0).unwrap().and_utc()
 }
 
-pub fn day() -> NaiveDate {
-    NaiveDate::from_ymd_opt(2026, 3, 1).unwrap()
+pub fn day() -> LocalDay {
+    LocalDay { date: NaiveDate::from_ymd_opt(2026, 3, 1).unwrap(), timezone: "UTC" }
 }
 
 pub fn group_types(names: &[&str]) -> Vec<GroupType> {

@@ -1,0 +1,119 @@
+//! The queries of docs/schema.md, run on tables whose answers are known.
+
+use harness::crawl::{Harness, stamp};
+use harness::crawl_tests;
+use harness::store::Location;
+use tim_group_sync::clock::Clock;
+
+crawl_tests! {
+    the_churn_of_an_app_is_not_the_sum_of_its_types,
+    a_week_is_named_by_its_monday,
+    the_median_lifetime_has_the_groups_that_still_live,
+    groups_that_lived_at_a_time_are_found_by_their_spans,
+    an_own_table_is_compared_in_both_directions,
+    a_cohort_counts_the_groups_that_reached_an_age,
+}
+
+const DOCUMENT: &str = include_str!("../../../docs/schema.md");
+
+/// The query that follows a sentence of the document, for the engine of the harness.
+fn recipe(harness: &Harness, sentence: &str) -> String {
+    let (_, after) = DOCUMENT.split_once(sentence).unwrap_or_else(|| panic!("no recipe {sentence:?}"));
+    let engine = match harness.db.location {
+        Location::Sqlite(_) => "```sql sqlite\n",
+        Location::Postgres(_) => "```sql postgres\n",
+    };
+    let place = |fence: &str| after.find(fence).map(|at| (at, fence.len()));
+    let (at, fence) = [place("```sql\n"), place(engine)].into_iter().flatten().min().unwrap();
+    let code = &after[at + fence..];
+    code[..code.find("```").unwrap()].to_owned()
+}
+
+async fn lines(harness: &Harness, sentence: &str) -> Vec<String> {
+    harness.lines(&recipe(harness, sentence)).await
+}
+
+async fn the_churn_of_an_app_is_not_the_sum_of_its_types(harness: Harness) {
+    harness.create("Public", "a b c d e f g h");
+    harness.create("Private", "p q");
+    harness.crawl().await;
+    harness.set_clock_by(24);
+    harness.dissolve("a b p");
+    harness.crawl().await;
+    // Days of 10 and 7 live groups: 3 of 8.5 on average.
+    assert_eq!(lines(&harness, "How much churn did the app have in a window?").await, ["3 35.3"]);
+}
+
+async fn a_week_is_named_by_its_monday(harness: Harness) {
+    harness.create("Public", "a b c");
+    harness.crawl().await; // Sunday, 1 March 2026
+    harness.set_clock_by(24);
+    harness.dissolve("a");
+    harness.crawl().await; // Monday
+    harness.set_clock_by(6 * 24);
+    harness.dissolve("b");
+    harness.crawl().await; // Sunday
+    let weeks = lines(&harness, "What happened in each week?").await;
+    assert_eq!(weeks, ["2026-02-23 0 NULL", "2026-03-02 2 -2"]);
+}
+
+async fn the_median_lifetime_has_the_groups_that_still_live(harness: Harness) {
+    harness.clock.set(Clock::system().now() - chrono::TimeDelta::days(100));
+    harness.crawl().await;
+    harness.create("Public", "a b c d e");
+    harness.crawl().await;
+    harness.dissolve("a b");
+    harness.set_clock_by(9);
+    harness.crawl().await;
+    harness.dissolve("c");
+    harness.set_clock_by(19);
+    harness.crawl().await;
+    let median = lines(&harness, "How long do groups live?").await.remove(0);
+    let fields: Vec<&str> = median.split(' ').collect();
+    let hours: f64 = fields[1].parse().unwrap();
+    // a and b lived for half a day, c for a day and more, d and e still live. The median of the deleted groups is half a day.
+    assert!((28.0..34.0).contains(&hours) && fields[0] == "Public" && fields[2] == "0", "{median}");
+    harness.api.create("Public", "late");
+    harness.crawl().await;
+    assert_eq!(lines(&harness, "How long do groups live?").await.len(), 1);
+}
+
+async fn groups_that_lived_at_a_time_are_found_by_their_spans(harness: Harness) {
+    harness.clock.set("2026-03-30T09:00:00Z".parse().unwrap());
+    harness.create("Public", "a b c");
+    harness.crawl().await;
+    harness.dissolve("a");
+    harness.crawl().await;
+    harness.set_clock_by(72); // 2 April
+    harness.create("Public", "a d");
+    harness.dissolve("c");
+    let last = harness.crawl().await;
+    assert!(stamp(last.started_at).as_str() > "2026-04-02", "{}", stamp(last.started_at));
+    assert_eq!(
+        lines(&harness, "Which groups lived at the end of March, in UTC?").await,
+        ["b Public", "c Public"]
+    );
+}
+
+async fn an_own_table_is_compared_in_both_directions(harness: Harness) {
+    harness.api.create("Public", "@TGS#2J4SZEAEL");
+    harness.api.create("Public", "@TGS#new");
+    harness.crawl().await;
+    let findings = lines(&harness, "Which groups does my own table lack").await;
+    assert_eq!(findings, ["missing here @TGS#2OWN", "missing there @TGS#new"]);
+}
+
+async fn a_cohort_counts_the_groups_that_reached_an_age(harness: Harness) {
+    harness.clock.set("2026-03-03T09:00:00Z".parse().unwrap());
+    harness.crawl().await;
+    harness.create("Public", "a b c");
+    harness.crawl().await;
+    harness.set_clock_by(30);
+    harness.dissolve("a");
+    harness.crawl().await;
+    harness.set_clock_by(10 * 24);
+    harness.dissolve("b");
+    harness.crawl().await;
+    let cohorts = lines(&harness, "How many of the groups of each week are alive").await;
+    assert_eq!(cohorts, ["2026-03-02 3 3 2 1"], "c lives on: the clock of the database is months later");
+}

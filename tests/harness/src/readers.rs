@@ -1,0 +1,85 @@
+//! What readers of the views may rely on, checked after every crawl of a story: the change feed shows every event exactly
+//! once, and the lives of groups follow from their events.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::store::TestDatabase;
+
+/// A reader of the change feed who remembers the last event that it has seen.
+#[derive(Debug, Default)]
+pub struct EventReader {
+    seen: Mutex<Vec<i64>>,
+}
+
+impl EventReader {
+    /// Reads the events after the last one that this reader has seen. Asserts that they are new, and that the table has no
+    /// event that the reader has not seen.
+    pub async fn read(&self, db: &TestDatabase) {
+        let after = self.last();
+        let sql = format!("SELECT event_id FROM group_events WHERE event_id > {after} ORDER BY event_id");
+        let new: Vec<i64> = db.lines(&sql).await.iter().map(|id| id.parse().unwrap()).collect();
+        let seen = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.extend(new);
+            seen.clone()
+        };
+        let all = db.lines("SELECT event_id FROM group_events ORDER BY event_id").await;
+        let missed: Vec<&String> =
+            all.iter().filter(|id| seen.binary_search(&id.parse().unwrap()).is_err()).collect();
+        assert!(missed.is_empty(), "events that a reader of the change feed has missed: {missed:?}");
+    }
+
+    fn last(&self) -> i64 {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).last().copied().unwrap_or(0)
+    }
+}
+
+/// Asserts that `group_spans` has the lives that the events describe.
+pub async fn assert_spans_match_events(db: &TestDatabase) {
+    let mut expected: BTreeMap<String, Vec<(String, Option<String>)>> = BTreeMap::new();
+    let sql = "SELECT group_id, first_seen_at FROM groups WHERE in_baseline";
+    for row in db.rows(sql).await {
+        expected.insert(row[0].clone(), vec![(row[1].clone(), None)]);
+    }
+    for row in db.rows("SELECT group_id, event, occurred_at FROM group_events ORDER BY event_id").await {
+        let [id, event, at] = <[String; 3]>::try_from(row).unwrap();
+        let lives = expected.entry(id).or_default();
+        match event.as_str() {
+            "vanished" => end_life(lives, &at),
+            "undeleted" => lives.last_mut().unwrap().1 = None,
+            "retyped" => {
+                end_life(lives, &at);
+                begin_life(lives, at);
+            }
+            _ => begin_life(lives, at),
+        }
+    }
+    let mut actual: BTreeMap<String, Vec<(String, Option<String>)>> = BTreeMap::new();
+    let sql = "SELECT group_id, live_from, live_until FROM group_spans
+               ORDER BY group_id, live_from, CASE WHEN live_until IS NULL THEN 1 ELSE 0 END, live_until";
+    for row in db.rows(sql).await {
+        let [id, from, until] = <[String; 3]>::try_from(row).unwrap();
+        actual.entry(id).or_default().push((from, Some(until).filter(|until| until != "NULL")));
+    }
+    assert_eq!(actual, expected, "the lives of groups");
+    let types = "SELECT g.group_id FROM groups g JOIN group_spans s
+                 ON s.group_id = g.group_id AND s.sdk_app_id = g.sdk_app_id AND s.live_until IS NULL
+                 WHERE coalesce(s.group_type, '') <> coalesce(g.group_type, '') OR g.deleted_at IS NOT NULL";
+    assert_eq!(
+        db.lines(types).await,
+        [""; 0],
+        "groups whose current life has another type, or that are deleted"
+    );
+}
+
+fn begin_life(lives: &mut Vec<(String, Option<String>)>, at: String) {
+    // A clock that was set back does not let lives overlap.
+    let after = lives.last().and_then(|(_, until)| until.clone()).unwrap_or_default();
+    lives.push((at.max(after), None));
+}
+
+fn end_life(lives: &mut [(String, Option<String>)], at: &str) {
+    let (from, until) = lives.last_mut().unwrap();
+    *until = Some(at.to_owned().max(from.clone()));
+}
