@@ -126,6 +126,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
     };
     let (clock, observer) = (clock.clone(), metrics.app(&name));
     let plan = AppPlan {
+        group_quota: None,
         name,
         sdk_app_id,
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),

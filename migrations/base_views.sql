@@ -163,6 +163,12 @@ SELECT a.app_id,
         WHERE k.app_id = a.app_id AND k.status IN ('complete', 'incomplete') ORDER BY k.crawl_id DESC LIMIT 1) AS unasked,
        (SELECT coalesce(k.total_at_end, k.total_at_start) FROM crawl k
         WHERE k.app_id = a.app_id AND k.total_at_start IS NOT NULL ORDER BY k.crawl_id DESC LIMIT 1) AS total_count,
+       -- The greatest TotalCount of the month of the newest day.
+       (SELECT max(CASE WHEN k.total_at_start > k.total_at_end THEN k.total_at_start
+                        ELSE coalesce(k.total_at_end, k.total_at_start) END)
+        FROM crawl k
+        WHERE k.app_id = a.app_id AND k.day >= substr((SELECT max(m.day) FROM crawl m WHERE m.app_id = a.app_id), 1, 7)
+       ) AS month_peak,
        CASE WHEN EXISTS (SELECT 1 FROM type_state s WHERE s.app_id = a.app_id AND s.missing_count > 0)
             THEN (SELECT count(*) FROM group_row g WHERE g.app_id = a.app_id AND g.held_crawl_id IS NOT NULL)
             ELSE 0 END AS held_count

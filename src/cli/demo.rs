@@ -223,6 +223,7 @@ async fn serve(
     let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
     let (sdk_app_id, base_url) = (account.sdk_app_id, api.base_url());
     let plan = AppPlan {
+        group_quota: None,
         name: APP.to_owned(),
         sdk_app_id,
         schedule: Schedule::parse(CRON, chrono_tz::UTC).map_err(|error| Failure::new(Exit::Failed, error))?,

@@ -192,6 +192,7 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
             sdk_app_id: app.sdk_app_id,
             schedule: app.schedule.ticks.clone(),
             catch_up: app.schedule.catch_up,
+            group_quota: app.group_quota,
             crawler: Box::new(move |store| {
                 let client = setup.client(&own).map_err(|failure| format!("{:#}", failure.error))?;
                 Ok(setup.crawler(&config, &own, client, store).with_observer(Arc::clone(&observer)))

@@ -78,6 +78,8 @@ pub struct App {
     pub request_interval: Duration,
     pub request_timeout: Duration,
     pub retry_for: Duration,
+    /// The number of groups that the app may have, by contract or by choice. `None`: no alert.
+    pub group_quota: Option<u64>,
     pub schedule: Schedule,
     pub deletion: DeletionPolicy,
 }

@@ -309,6 +309,11 @@ fn app<'d>(
         time if time <= Duration::from_secs(3600) => Ok(time),
         _ => Err(Mistake::new("must be at most 1h; the next crawl is another attempt", "Write \"5m\"")),
     });
+    let group_quota = section.optional("group_quota", |value| {
+        let quota = u64::try_from(integer(value)?).ok().filter(|quota| *quota > 0);
+        quota
+            .ok_or_else(|| Mistake::new("must be a number of groups, at least 1", "Write for example 100000"))
+    });
     let schedule = schedule(&section.section("schedule", Some(general.schedule)));
     let (deletion, _) = deletion(&section.section("deletion", Some(general.deletion)), general.shares);
     section.finish();
@@ -323,6 +328,7 @@ fn app<'d>(
         request_interval,
         request_timeout,
         retry_for,
+        group_quota,
         schedule,
         deletion,
     })

@@ -130,6 +130,10 @@ const APP_MISTAKES: &[(&str, &str)] = &[
          Write \"10s\"",
     ),
     (
+        "group_quota = 0",
+        "apps.prod.group_quota = 0: must be a number of groups, at least 1. Write for example 100000",
+    ),
+    (
         "retry_for = \"2h\"",
         "apps.prod.retry_for = \"2h\": must be at most 1h; the next crawl is another attempt. Write \"5m\"",
     ),
@@ -185,7 +189,7 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     (
         "colour = \"red\"",
         "apps.prod.colour: unknown key. Known here: sdk_app_id, identifier, secret_key_file, allow_http, base_url, region, \
-         group_types, page_limit, request_interval, request_timeout, retry_for, schedule, deletion",
+         group_types, page_limit, request_interval, request_timeout, retry_for, group_quota, schedule, deletion",
     ),
     ("page_limits = 5", "apps.prod.page_limits: unknown key. Did you mean page_limit?"),
     (

@@ -139,6 +139,7 @@ impl AppLoop {
             info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "rescheduled");
             self.entry.update(|state| state.schedule = plan.schedule.clone());
         }
+        self.entry.update(|state| state.group_quota = plan.group_quota);
         self.plan = plan;
         self.crawler_outdated = true;
         if let Some(retry) = self.retry.as_mut().filter(|_| self.entry.is_refused()) {

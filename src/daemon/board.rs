@@ -34,6 +34,8 @@ pub struct AppState {
     pub database_problem: Option<String>,
     /// When the loop of the app last changed this state. During a crawl, each of its progress updates is a change.
     pub(super) changed_at: Instant,
+    /// The number of groups that the app may have.
+    pub group_quota: Option<u64>,
     pub(super) request_interval: Duration,
     generation: u64,
 }
@@ -83,6 +85,7 @@ impl StatusBoard {
             key_problem: None,
             database_problem: None,
             changed_at: Instant::now(),
+            group_quota: None,
             request_interval: Duration::ZERO,
             generation: self.generation,
         };

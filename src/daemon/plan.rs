@@ -14,6 +14,8 @@ pub struct AppPlan {
     pub schedule: Schedule,
     /// Whether a new app, or one whose tick was missed while no daemon ran, is crawled at start.
     pub catch_up: bool,
+    /// The number of groups that the app may have (`group_quota`).
+    pub group_quota: Option<u64>,
     pub crawler: MakeCrawler,
 }
 

@@ -24,7 +24,11 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>) -> Vec<Metri
         "Ticks of the schedule that passed without a crawl of their own.",
         &[],
     );
+    let quota = of_app("group_quota", "The number of groups that the app may have (group_quota).");
     for (app, state) in apps {
+        if let Some(groups) = state.group_quota {
+            quota.with_label_values(&[app]).set(i64::try_from(groups).unwrap_or(i64::MAX));
+        }
         if let Some(at) = state.next_at {
             next.with_label_values(&[app]).set(at.timestamp());
         }
@@ -32,7 +36,7 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>) -> Vec<Metri
         refused.with_label_values(&[app]).set(i64::from(state.refused || elsewhere));
         skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
     }
-    [next.collect(), refused.collect(), skipped.collect()].concat()
+    [next.collect(), refused.collect(), skipped.collect(), quota.collect()].concat()
 }
 
 /// What the database knows.
@@ -46,6 +50,10 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
         "api_groups",
         "The API's latest TotalCount; group_type all is the whole app.",
         &["im_app", "group_type"],
+    );
+    let peak = of_app(
+        "month_peak_groups",
+        "The greatest TotalCount of the whole app that a crawl of this month has seen.",
     );
     let held = of_app("held_groups", "Groups whose deletion was withheld or undone: they wait for approve.");
     let unasked = of_app(
@@ -83,6 +91,9 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
         if let Some(count) = read.total_count {
             api_groups.with_label_values(&[app, "all"]).set(count);
         }
+        if let Some(count) = read.month_peak {
+            peak.with_label_values(&[app]).set(count);
+        }
         held.with_label_values(&[app]).set(read.held_groups());
         unasked.with_label_values(&[app]).set(read.unasked.unwrap_or(0));
         if let Some(seconds) = read.last_crawl.as_ref().and_then(|crawl| crawl.clock_skew) {
@@ -98,7 +109,7 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
         }
         running.with_label_values(&[app]).set(i64::from(read.running_crawl.is_some()));
     }
-    [groups, api_groups, held, unasked, skew, complete, ticks, running]
+    [groups, api_groups, peak, held, unasked, skew, complete, ticks, running]
         .iter()
         .flat_map(IntGaugeVec::collect)
         .collect()

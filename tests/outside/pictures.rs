@@ -92,6 +92,7 @@ async fn pictures_of_the_dashboard() {
         sdk_app_id: harness.credentials.sdk_app_id,
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
         catch_up: true,
+        group_quota: None,
         crawler: Box::new(move |_| Ok(crawled.another_crawler())),
     };
     let third = harness.api.hold(At::Request(last_request + 4));

@@ -25,6 +25,8 @@ pub struct AppOverview {
     pub running_crawl: Option<Crawl>,
     /// The API's latest TotalCount of the whole app.
     pub total_count: Option<i64>,
+    /// The greatest TotalCount of the month of the newest crawl.
+    pub month_peak: Option<i64>,
     /// The held deletions, newest crawl first. They wait until the API lists the groups again or a person decides.
     pub held: Vec<HeldDeletions>,
     pub first_crawl_started_at: Option<Stamp>,
@@ -109,6 +111,7 @@ struct AppRow {
     first_crawl_started_at: Option<Stamp>,
     unasked: Option<i64>,
     total_count: Option<i64>,
+    month_peak: Option<i64>,
 }
 
 impl Store {
@@ -143,6 +146,7 @@ impl Store {
             first_crawl_started_at: row.first_crawl_started_at,
             unasked: row.unasked,
             total_count: row.total_count,
+            month_peak: row.month_peak,
         };
         Ok(apps.into_iter().map(overview).collect())
     }

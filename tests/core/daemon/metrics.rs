@@ -17,7 +17,7 @@ use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
 
 /// What is public of the metrics: names that alerts and dashboards hold on to.
-const METRICS: [&str; 26] = [
+const METRICS: [&str; 28] = [
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",
@@ -37,9 +37,11 @@ const METRICS: [&str; 26] = [
     "tim_group_sync_crawls_total",
     "tim_group_sync_database_up",
     "tim_group_sync_group_events_total",
+    "tim_group_sync_group_quota",
     "tim_group_sync_groups",
     "tim_group_sync_held_groups",
     "tim_group_sync_last_complete_crawl_timestamp_seconds",
+    "tim_group_sync_month_peak_groups",
     "tim_group_sync_next_crawl_timestamp_seconds",
     "tim_group_sync_skipped_ticks_total",
     "tim_group_sync_ticks_since_complete_crawl",
@@ -396,6 +398,27 @@ async fn questions_about_groups_and_a_differing_clock_are_counted() {
     daemon.has_crawled(3).await;
     // The one that stood. The guard holds the other two, which are candidates no more.
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "1", "0"]);
+}
+
+#[tokio::test]
+async fn the_quota_and_the_peak_of_the_month_show() {
+    let harness = DaemonHarness::new().await;
+    harness.api.create_many("Public", 5);
+    let metrics = Metrics::new(&harness.clock);
+    let spec = AppSpec { group_quota: Some(100), ..PROD };
+    let [mut daemon] = harness.start_all([("prod", harness.counted(&spec, &metrics))]);
+    daemon.waits_until("09:00:00").await;
+    let health = daemon.whole.lock().unwrap().health();
+    let series = ["group_quota{im_app=\"prod\"}", "month_peak_groups{im_app=\"prod\"}"];
+    assert_eq!(values(&metrics.page(&health).await, &series), ["100", "none"]);
+    harness.set_clock("09:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(1).await;
+    harness.api.dissolve_some(3);
+    harness.set_clock("10:00:00");
+    daemon.hand.ring();
+    daemon.has_crawled(2).await;
+    assert_eq!(values(&metrics.page(&health).await, &series), ["100", "5"]);
 }
 
 #[tokio::test]

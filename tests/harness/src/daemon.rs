@@ -46,6 +46,7 @@ pub struct AppSpec {
     pub wrong_key: bool,
     pub retry_for: Duration,
     pub group_type: &'static str,
+    pub group_quota: Option<u64>,
 }
 
 pub const PROD: AppSpec = AppSpec {
@@ -56,6 +57,7 @@ pub const PROD: AppSpec = AppSpec {
     wrong_key: false,
     retry_for: Duration::from_secs(1),
     group_type: "Public",
+    group_quota: None,
 };
 
 /// A daemon, seen from one of its apps.
@@ -138,6 +140,7 @@ impl DaemonHarness {
             sdk_app_id: SdkAppId::new(spec.sdk_app_id).unwrap(),
             schedule: Schedule::parse(spec.cron, chrono_tz::UTC).unwrap(),
             catch_up: spec.catch_up,
+            group_quota: spec.group_quota,
             crawler: self.crawler(api, spec),
         }
     }
