@@ -91,6 +91,9 @@ fn values(page: &str, series: &[&str]) -> Vec<String> {
 async fn promtool_finds_nothing_to_say_against_the_page_which_has_every_metric() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
+    let mut config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    config.push_str("\ngroup_quota = 100\n");
+    std::fs::write(cli.path("config.toml"), config).unwrap();
     cli.api.create_many("Public", 3);
     let (daemon, address) = serving(cli.command(&["run"])).await;
     let daemon = daemon.says("crawl complete").await;
@@ -159,7 +162,7 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
 #[ignore = "needs Prometheus: tests/run"]
 async fn promtool_sees_each_alert_fire_when_it_should_and_only_then() {
     let rules = promtool(&["check", "rules", "prometheus/alerts.yml"], String::new()).await;
-    assert!(rules.contains("SUCCESS: 6 rules found"), "{rules}");
+    assert!(rules.contains("SUCCESS: 7 rules found"), "{rules}");
     promtool(&["test", "rules", "prometheus/alerts.test.yml"], String::new()).await;
 }
 
@@ -402,8 +405,7 @@ async fn questions_about_groups_and_a_differing_clock_are_counted() {
 
 #[tokio::test]
 async fn the_quota_and_the_peak_of_the_month_show() {
-    let harness = DaemonHarness::new().await;
-    harness.api.create_many("Public", 5);
+    let harness = DaemonHarness::new().await; // with five groups
     let metrics = Metrics::new(&harness.clock);
     let spec = AppSpec { group_quota: Some(100), ..PROD };
     let [mut daemon] = harness.start_all([("prod", harness.counted(&spec, &metrics))]);
