@@ -189,7 +189,7 @@ SELECT s.app_id,
 FROM type_state s
 JOIN group_type t ON t.type_id = s.type_id;
 
--- A clock that was set back may have marked a group deleted before its life began. Such a life has no length.
+-- If a clock was set back, a group may have been marked deleted before its period began. Such a period has no length.
 CREATE VIEW base_group_spans AS
 SELECT app_id,
        group_id,
@@ -204,8 +204,8 @@ UNION ALL
 SELECT app_id, group_id, type_id, live_from, live_until, in_baseline
 FROM past_span;
 
--- Every TotalCount with its month. The type -1 is the whole app. A crawl counts the app twice: its row has the greater count,
--- and in last_total the later one.
+-- Every TotalCount with its month. Type -1 means all types. A crawl reads the app's TotalCount twice: its row has the greater
+-- count, and last_total has the later count.
 CREATE VIEW base_monthly_snapshots AS
 SELECT app_id,
        crawl_id,

@@ -228,7 +228,7 @@ COMMENT ON COLUMN tim.daily_counts.net_growth IS
 COMMENT ON COLUMN tim.daily_counts.timezone IS
     'The time zone in which the day begins and ends.';
 COMMENT ON COLUMN tim.daily_counts.complete_crawls IS
-    'Complete crawls of the app on that day. 0: the counts of events may be lower than what happened.';
+    'Complete crawls of the app on that day. 0: changes of the day may be counted on a later day.';
 
 CREATE VIEW tim.crawls AS
 SELECT a.sdk_app_id,
@@ -415,7 +415,7 @@ COMMENT ON COLUMN tim.daily_crawls.longest_seconds IS
 COMMENT ON COLUMN tim.daily_crawls.timezone IS
     'The time zone in which the day begins and ends.';
 COMMENT ON COLUMN tim.daily_crawls.complete_crawls IS
-    'The same as complete, under the name that daily_counts uses.';
+    'The same number as complete, with the name that daily_counts uses.';
 
 CREATE VIEW tim.app_status AS
 SELECT s.sdk_app_id,
@@ -519,7 +519,7 @@ JOIN tim_private.base_group_spans s ON s.app_id = a.app_id
 JOIN tim_private.group_type t ON t.type_id = s.type_id;
 
 COMMENT ON VIEW tim.group_spans IS
-    'The lives of groups: one row for each unbroken life under one type. A group lived at a time T if live_from is not later than T, and live_until is NULL or later than T. A deletion that was undone does not interrupt a life.';
+    'One row for each unbroken period in which a group was live under one type. A group was live at a time T if live_from is not later than T, and live_until is NULL or later than T. A deletion that was undone does not interrupt a period.';
 COMMENT ON COLUMN tim.group_spans.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.group_spans.app IS
@@ -527,15 +527,15 @@ COMMENT ON COLUMN tim.group_spans.app IS
 COMMENT ON COLUMN tim.group_spans.group_id IS
     'The group''s id.';
 COMMENT ON COLUMN tim.group_spans.group_type IS
-    'The type of the group during this life; NULL: not known.';
+    'The type of the group in this period; NULL: not known.';
 COMMENT ON COLUMN tim.group_spans.live_from IS
-    'When a crawl first listed the group in this life. Says nothing of its creation where in_baseline is true.';
+    'When a crawl first listed the group in this period. If in_baseline is true, the group is older.';
 COMMENT ON COLUMN tim.group_spans.live_until IS
-    'When the group was marked deleted or found under another type; NULL: it is live under this type.';
+    'When the group was marked deleted or found under another type; NULL: it is still live under this type.';
 COMMENT ON COLUMN tim.group_spans.in_baseline IS
-    'Whether the group was there already when its type was first listed to the end, and this is its first life.';
+    'Whether the group already existed when its type was first listed completely, and this is its first period.';
 COMMENT ON COLUMN tim.group_spans.complete_from IS
-    'The app''s lives are complete from this time on: retention has removed groups that were deleted earlier. NULL: nothing was removed.';
+    'The periods of the app are complete from this time on, because retention has removed groups that were deleted earlier. NULL: nothing was removed.';
 
 CREATE VIEW tim.monthly_counts AS
 SELECT a.sdk_app_id,
@@ -553,7 +553,7 @@ FROM tim_private.app a
 JOIN tim_private.base_monthly_counts m ON m.app_id = a.app_id;
 
 COMMENT ON VIEW tim.monthly_counts IS
-    'The API''s TotalCount by month, one row for each type and one for the whole app (group_type = ''all''). The peak is the greatest count that a crawl saw, so it is a lower bound of the true peak. Months without a count have no row.';
+    'The API''s TotalCount by month: one row for each type and one for all types (group_type = ''all''). The peak is the greatest count that a crawl received, so it is a lower bound of the true peak. Months without a count have no row.';
 COMMENT ON COLUMN tim.monthly_counts.sdk_app_id IS
     'The SDKAppID of the app, a number that never changes.';
 COMMENT ON COLUMN tim.monthly_counts.app IS
@@ -563,16 +563,16 @@ COMMENT ON COLUMN tim.monthly_counts.month IS
 COMMENT ON COLUMN tim.monthly_counts.timezone IS
     'The time zone in which the month begins and ends.';
 COMMENT ON COLUMN tim.monthly_counts.group_type IS
-    'The type; ''all'': the whole app.';
+    'The type; ''all'': all types of the app.';
 COMMENT ON COLUMN tim.monthly_counts.peak_total_count IS
     'The greatest TotalCount of the month.';
 COMMENT ON COLUMN tim.monthly_counts.peak_at IS
-    'When the API first gave that count.';
+    'When the API first returned that count.';
 COMMENT ON COLUMN tim.monthly_counts.last_total_count IS
     'The last TotalCount of the month.';
 COMMENT ON COLUMN tim.monthly_counts.average_total_count IS
-    'The average of the TotalCounts, one for each crawl.';
+    'The average TotalCount, with one count for each crawl.';
 COMMENT ON COLUMN tim.monthly_counts.snapshots IS
-    'The number of crawls that this row rests on.';
+    'The number of crawls with a count in this month.';
 COMMENT ON COLUMN tim.monthly_counts.net_growth IS
-    'The sum of net_growth in daily_counts over the month; NULL: only a baseline.';
+    'The sum of net_growth in daily_counts over the month; NULL: all its days are baseline days.';

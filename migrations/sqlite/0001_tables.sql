@@ -43,15 +43,15 @@ CREATE TABLE group_row (
     first_seen_at  INTEGER NOT NULL,
     last_seen_at   INTEGER NOT NULL,
     held_as        TEXT,                    -- why it is held: w withheld, c withheld and confirmed gone, u undeleted by a person
-    live_since     INTEGER,                 -- when its current or last life under this type began; NULL: first_seen_at
+    live_since     INTEGER,                 -- when its current or last period under this type began; NULL: first_seen_at
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Finds the held groups, of which there are few or none, without reading all groups.
 CREATE INDEX group_row_held ON group_row (app_id, held_crawl_id) WHERE held_crawl_id IS NOT NULL;
 
--- The lives of groups before the current or last one, which is in group_row. A row is added when a group reappears or is
--- retyped.
+-- The earlier periods in which groups were live under one type. The current or last period is in group_row. A row is added when
+-- a group reappears or is retyped.
 CREATE TABLE past_span (
     span_id      INTEGER PRIMARY KEY AUTOINCREMENT,
     app_id       INTEGER NOT NULL,

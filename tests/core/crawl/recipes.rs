@@ -90,7 +90,7 @@ async fn groups_that_lived_at_a_time_are_found_by_their_spans(harness: Harness) 
     let last = harness.crawl().await;
     assert!(stamp(last.started_at).as_str() > "2026-04-02", "{}", stamp(last.started_at));
     assert_eq!(
-        lines(&harness, "Which groups lived at the end of March, in UTC?").await,
+        lines(&harness, "Which groups were live at the end of March, in UTC?").await,
         ["b Public", "c Public"]
     );
 }
@@ -99,7 +99,7 @@ async fn an_own_table_is_compared_in_both_directions(harness: Harness) {
     harness.api.create("Public", "@TGS#2J4SZEAEL");
     harness.api.create("Public", "@TGS#new");
     harness.crawl().await;
-    let findings = lines(&harness, "Which groups does my own table lack").await;
+    let findings = lines(&harness, "Which groups are missing in your own table").await;
     assert_eq!(findings, ["missing here @TGS#2OWN", "missing there @TGS#new"]);
 }
 
@@ -114,6 +114,6 @@ async fn a_cohort_counts_the_groups_that_reached_an_age(harness: Harness) {
     harness.set_clock_by(10 * 24);
     harness.dissolve("b");
     harness.crawl().await;
-    let cohorts = lines(&harness, "How many of the groups of each week are alive").await;
+    let cohorts = lines(&harness, "How many groups of each week are still live").await;
     assert_eq!(cohorts, ["2026-03-02 3 3 2 1"], "c lives on: the clock of the database is months later");
 }
