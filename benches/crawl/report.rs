@@ -188,6 +188,11 @@ fn compare_one(home: &Home, groups: u64) -> f64 {
         pairs.iter().map(|(floor, own)| floor.wall / own.wall),
     );
     ratios(
+        "unchanged needs",
+        "times the floor's CPU seconds",
+        pairs.iter().map(|(floor, own)| own.whole_cpu() / floor.whole_cpu()),
+    );
+    ratios(
         "first load takes",
         &format!("of the time of: {bulk}"),
         loads.iter().map(|(own, bulk)| own.wall / bulk.wall),

@@ -25,7 +25,7 @@ pub(super) async fn make_passes(
     passes: &mut Vec<PassResult>,
 ) -> Result<(), Interrupted> {
     let mut processor =
-        PageProcessor { context, roll, notes, passes, tally: None, buffer: WriteBuffer::default() };
+        PageProcessor { context, roll, notes, passes, tally: None, buffer: WriteBuffer::new() };
     let mut in_hand = fetcher.next().await;
     while let Some(fetched) = in_hand {
         // The request is polled first, so that it is in flight while the page in hand is processed. A failed

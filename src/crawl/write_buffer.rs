@@ -1,5 +1,6 @@
 //! New and changed ids of the lists on their way to the database.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,15 +11,18 @@ use super::error::Interrupted;
 use super::tally::PassTally;
 use crate::model::{GroupIds, TypeId};
 
-/// Bytes of id text, some 400,000 ids, at which the buffer is written. The ids are spread over the whole table, so that a
-/// batch of twice the size costs little more.
-const FULL_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of id text, some 200,000 ids, that the buffers of all crawls of this process may have together. A buffer that has its
+/// share is written. The ids are spread over the whole table, so that a batch of twice the size costs little more.
+const TOTAL_BYTES: usize = 4 * 1024 * 1024;
+/// The least share of a buffer. It has about as many ids as a page.
+const MIN_SHARE: usize = 192 * 1024;
+/// The number of buffers in this process.
+static BUFFERS: AtomicUsize = AtomicUsize::new(0);
 /// Age of the oldest id at which the buffer is written. In a baseline, where all groups are new, size alone decides.
 const FULL_AGE: Duration = Duration::from_secs(10);
 
 /// Ids that wait to be written. Reused for all passes: reallocating megabytes on changing threads fragments the allocator's
 /// arenas.
-#[derive(Default)]
 pub(super) struct WriteBuffer {
     /// To be written under the type of the pass.
     pub(super) changed: GroupIds,
@@ -32,6 +36,17 @@ pub(super) struct WriteBuffer {
 }
 
 impl WriteBuffer {
+    pub(super) fn new() -> Self {
+        BUFFERS.fetch_add(1, Ordering::Relaxed);
+        Self {
+            changed: GroupIds::default(),
+            unexpected: GroupIds::default(),
+            returned_elsewhere: GroupIds::default(),
+            listed_at: DateTime::default(),
+            since: None,
+        }
+    }
+
     /// Whether the buffer has to be written before the next page.
     pub(super) fn is_full(&mut self, in_baseline: bool) -> bool {
         let bytes = self.changed.text_len() + self.returned_elsewhere.text_len();
@@ -39,7 +54,8 @@ impl WriteBuffer {
             return false;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        bytes >= FULL_BYTES || (!in_baseline && since.elapsed() >= FULL_AGE)
+        let share = (TOTAL_BYTES / BUFFERS.load(Ordering::Relaxed).max(1)).max(MIN_SHARE);
+        bytes >= share || (!in_baseline && since.elapsed() >= FULL_AGE)
     }
 
     /// Decides about the unexpected ids at the end of a pass: they are written if its list is complete.
@@ -71,5 +87,11 @@ impl WriteBuffer {
         }
         self.since = None;
         Ok(())
+    }
+}
+
+impl Drop for WriteBuffer {
+    fn drop(&mut self) {
+        BUFFERS.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -8,7 +8,7 @@ use crate::store::engine::{Store, StoreError, Tx};
 use crate::store::lease::Lease;
 
 /// Ids in one statement. More make no statement faster, and the process bigger.
-const IDS_PER_STATEMENT: usize = 50_000;
+const IDS_PER_STATEMENT: usize = 20_000;
 
 /// What a batch changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
