@@ -16,7 +16,7 @@ use tim_group_sync::crawl::{CrawlSettings, Crawler};
 use tim_group_sync::daemon::{AppPlan, Apps, Daemon, Database, Phase};
 use tim_group_sync::lifecycle::{Lifecycle, Signal, Systemd};
 use tim_group_sync::metrics::Metrics;
-use tim_group_sync::model::{GroupType, SdkAppId};
+use tim_group_sync::model::{GroupType, ListenAddress, SdkAppId};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::schedule::Schedule;
@@ -64,9 +64,10 @@ async fn main() {
     }
 
     let listener = Listener::bind("metrics.listen", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let (address, stop) = (listener.address(), lifecycle.stop().soft().clone());
+    let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
+    let (hosts, stop) = (AllowedHosts::of(listener.address(), &[]), lifecycle.stop().soft().clone());
     let pages = health::pages(daemon.health(), Arc::clone(&metrics));
-    lifecycle.supervise("the metrics listener", listener.serve(pages, AllowedHosts::Loopback, stop));
+    lifecycle.supervise("the metrics listener", listener.serve(pages, hosts, stop));
     let mut took = Vec::new();
     let mut bytes = 0;
     for _ in 0..SCRAPES {

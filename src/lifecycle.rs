@@ -3,22 +3,28 @@
 //! Shutdown has two stages. The first SIGTERM or SIGINT requests a soft stop: tasks finish what they are doing. A second
 //! signal, or four seconds, forces a hard stop, which interrupts even transactions.
 //!
+//! A thread of its own receives the signals, and another one exits the process if the shutdown takes longer than allowed.
+//! So a stop works even if every thread of the runtime is blocked, for example by a log that nobody reads.
+//!
 //! If a supervised task ends without a request to stop, the entire process fails and systemd restarts it. Otherwise the
 //! daemon could run for months without that task.
 
 use std::future::{Future, pending};
 use std::io;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::escape::one_line;
+pub use crate::signals::Signal;
+use crate::signals::{Role, Signals, StopSignal};
 
 /// Time between the soft and the hard stop. Together with [`ABANDON_AFTER`] it is less than the five seconds that a shutdown
 /// may take.
@@ -26,6 +32,13 @@ const HARD_STOP_AFTER: Duration = Duration::from_secs(4);
 
 /// Time between the hard stop and the moment when tasks that have not ended are abandoned.
 const ABANDON_AFTER: Duration = Duration::from_millis(500);
+
+/// Time between the first signal to stop and the exit of a process whose shutdown hangs. Everything that shuts down in order
+/// is done before.
+const FORCED_EXIT_AFTER: Duration = Duration::from_millis(4_900);
+
+/// The same after the second signal.
+const FORCED_EXIT_AFTER_SECOND: Duration = Duration::from_millis(800);
 
 /// The two stages of shutdown, as cancellation tokens. A hard stop implies a soft one.
 #[derive(Clone, Debug)]
@@ -66,17 +79,6 @@ impl Default for Stop {
     }
 }
 
-/// The action that a signal requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// SIGTERM or SIGINT.
-    Stop,
-    /// SIGUSR1.
-    CrawlNow,
-    /// SIGHUP.
-    Reload,
-}
-
 /// How the process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -97,6 +99,14 @@ impl From<Ending> for ExitCode {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shutdown hangs: nothing can be given up in order any more"
+)]
+fn exit(code: u8) -> ! {
+    process::exit(code.into())
+}
+
 /// The lifecycle of the process. Clones share its state.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
@@ -105,28 +115,42 @@ pub struct Lifecycle {
     reload: watch::Sender<()>,
     tasks: TaskTracker,
     died: Arc<OnceLock<String>>,
+    stopped_by: Arc<OnceLock<StopSignal>>,
 }
 
 impl Lifecycle {
-    /// Creates a lifecycle that handles the signals of the process.
-    pub fn install() -> io::Result<Self> {
+    /// Creates a lifecycle that performs the actions of signals, in a thread of its own.
+    pub fn install(mut signals: Signals) -> io::Result<Self> {
         let lifecycle = Self::without_signals();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut crawl_now = signal(SignalKind::user_defined1())?;
-        let mut reload = signal(SignalKind::hangup())?;
-        let listening = lifecycle.clone();
-        tokio::spawn(async move {
+        let (receiving, role) = (lifecycle.clone(), signals.role());
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
             loop {
-                listening.signal(tokio::select! {
-                    _ = terminate.recv() => Signal::Stop,
-                    _ = interrupt.recv() => Signal::Stop,
-                    _ = crawl_now.recv() => Signal::CrawlNow,
-                    _ = reload.recv() => Signal::Reload,
-                });
+                let (signal, stopped_by) = signals.wait();
+                if let Some(by) = stopped_by {
+                    receiving.exit_if_shutdown_hangs(by, role);
+                }
+                receiving.signal(signal);
             }
-        });
+        })?;
         Ok(lifecycle)
+    }
+
+    /// Records the signal, and starts a thread that exits the process if the shutdown hangs.
+    fn exit_if_shutdown_hangs(&self, by: StopSignal, role: Role) {
+        let is_first = self.stopped_by.set(by).is_ok();
+        let after = if is_first { FORCED_EXIT_AFTER } else { FORCED_EXIT_AFTER_SECOND };
+        let code = match role {
+            Role::Service => 1,
+            Role::Command => by.exit_code(),
+        };
+        let exiting = thread::Builder::new().name("forced exit".to_owned()).spawn(move || {
+            thread::sleep(after);
+            exit(code);
+        });
+        if exiting.is_err() && !is_first {
+            // Without memory for a thread, only the second signal can be sure to end the process.
+            exit(code);
+        }
     }
 
     /// Creates a lifecycle that reacts only to [`Lifecycle::signal`].
@@ -143,13 +167,26 @@ impl Lifecycle {
             hard.cancel();
         });
         let [crawl_now, reload] = std::array::from_fn(|_| watch::Sender::new(()));
-        Self { stop, crawl_now, reload, tasks: TaskTracker::new(), died: Arc::default() }
+        Self {
+            stop,
+            crawl_now,
+            reload,
+            tasks: TaskTracker::new(),
+            died: Arc::default(),
+            stopped_by: Arc::default(),
+        }
     }
 
     /// Returns the two stages of shutdown, for tasks that have to react to them.
     #[must_use]
     pub fn stop(&self) -> &Stop {
         &self.stop
+    }
+
+    /// Returns the signal that requested the stop, if one did.
+    #[must_use]
+    pub fn stopped_by(&self) -> Option<StopSignal> {
+        self.stopped_by.get().copied()
     }
 
     /// Subscribes to `SIGUSR1`.
@@ -164,24 +201,24 @@ impl Lifecycle {
         Requests(self.reload.subscribe())
     }
 
-    /// Performs the action that a signal requests.
+    /// Performs the action that a signal requests. Writes the log line afterwards, because a log can block.
     pub fn signal(&self, signal: Signal) {
         match signal {
             Signal::Stop if !self.stop.soft.is_cancelled() => {
-                tracing::info!("stopping: finishing current work first; a second signal interrupts it");
                 self.stop.soft.cancel();
+                tracing::info!("stopping: finishing current work first; a second signal interrupts it");
             }
             Signal::Stop => {
-                tracing::warn!("stopping now: interrupting current work");
                 self.stop.hard.cancel();
+                tracing::warn!("stopping now: interrupting current work");
             }
             Signal::CrawlNow => {
-                tracing::info!("crawl of every app requested (SIGUSR1)");
                 self.crawl_now.send_replace(());
+                tracing::info!("crawl of every app requested (SIGUSR1)");
             }
             Signal::Reload => {
-                tracing::info!("reload of the configuration requested (SIGHUP)");
                 self.reload.send_replace(());
+                tracing::info!("reload of the configuration requested (SIGHUP)");
             }
         }
     }
@@ -204,10 +241,12 @@ impl Lifecycle {
             stop: stop.soft.clone(),
             process: self.stop.soft.clone(),
             died: Arc::clone(&self.died),
+            has_returned: false,
         };
         self.tasks.spawn(async move {
-            let _guard = guard;
+            let mut guard = guard;
             task.await;
+            guard.has_returned = true;
         });
     }
 
@@ -248,11 +287,14 @@ struct TaskGuard {
     stop: CancellationToken,
     process: CancellationToken,
     died: Arc<OnceLock<String>>,
+    /// False for a task that the runtime drops when the process ends for another reason. That is no failure of the task.
+    has_returned: bool,
 }
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        if self.stop.is_cancelled() && !thread::panicking() {
+        let ended_early = self.has_returned && !self.stop.is_cancelled();
+        if !ended_early && !thread::panicking() {
             return;
         }
         tracing::error!(
@@ -316,7 +358,7 @@ impl Systemd {
     /// Sets the status line of `systemctl status`.
     pub fn status(self, line: &str) {
         // A line break would start another assignment in the message.
-        self.notify(&[NotifyState::Status(&line.replace(char::is_control, " "))]);
+        self.notify(&[NotifyState::Status(&one_line(line))]);
     }
 
     /// Pings the watchdog. Call it where work makes progress, not from a timer that would also run while work hangs.
@@ -407,6 +449,20 @@ mod tests {
         });
         lifecycle.signal(Signal::Stop);
         assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
+    }
+
+    #[test]
+    fn a_task_that_the_runtime_drops_is_no_failure_of_the_task() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let lifecycle = runtime.block_on(async {
+            let lifecycle = Lifecycle::without_signals();
+            lifecycle.supervise("prod", pending());
+            tokio::task::yield_now().await;
+            lifecycle
+        });
+        drop(runtime);
+        assert_eq!(lifecycle.died.get(), None);
+        assert!(!lifecycle.stop().soft().is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]
@@ -503,7 +559,7 @@ mod tests {
             .unwrap();
         assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
         let expected =
-            ["READY=1", "RELOADING=1", "STATUS=crawling prod MAINPID=1", "WATCHDOG=1", "STOPPING=1"];
+            ["READY=1", "RELOADING=1", "STATUS=crawling prod\\nMAINPID=1", "WATCHDOG=1", "STOPPING=1"];
         for expected in expected {
             let mut message = [0; 256];
             let length = socket.recv(&mut message).unwrap();

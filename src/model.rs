@@ -1,10 +1,14 @@
-//! The domain types that all modules share: apps, group types, group ids, and the outcomes of crawls. No I/O.
+//! The domain types that all modules share: apps, group types, group ids, the outcomes of crawls, and addresses. No I/O.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
+
+use crate::escape::one_line;
 
 /// The number that Tencent Cloud assigns to an IM application, called `sdkappid` in 269/32688.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -354,6 +358,40 @@ string_enum! {
     }
 }
 
+/// An address on which a listener accepts connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Returns whether only processes on this machine can connect.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// Returns whether this can be the name of the PostgreSQL schema of the views: SQL needs no quotes for it, and with the suffix
 /// `_private`, for the schema of the tables, it fits into PostgreSQL's 63 bytes.
 #[must_use]
@@ -370,7 +408,8 @@ pub fn plural(number: u64, noun: &str) -> String {
     if number == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 
-/// Returns an error and its causes in one line, separated by colons.
+/// Returns an error and its causes in one line, separated by colons. Unsafe characters are escaped, because messages of
+/// servers and drivers are text from outside.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -383,7 +422,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    one_line(&text).into_owned()
 }
 
 /// A day in the time zone of an app's schedule.
@@ -415,6 +454,14 @@ mod tests {
         let shown = |message, cause| with_causes(&TestError(message, cause));
         assert_eq!(shown("cannot read", cause("no such file")), "cannot read: no such file");
         assert_eq!(shown("cannot read: no such file", cause("no such file")), "cannot read: no such file");
+    }
+
+    #[test]
+    fn an_error_stays_on_one_line_whatever_a_server_writes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct ServerError(&'static str);
+        assert_eq!(with_causes(&ServerError("no\n<3>all is well\u{202e}")), "no\\n<3>all is well\\u{202e}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::model::{Counts, GroupType, ReasonCode, plural};
+use crate::model::{Counts, GroupType, ReasonCode, plural, with_causes};
 use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client, GroupAnswer, Page};
@@ -248,7 +248,7 @@ impl Attempts<'_> {
             let outcome = outcome_of(pause.disposition, true);
             on_event(RequestEvent::Resolved { outcome, error: Some(pause.error) });
             if pause.pause > Duration::ZERO {
-                let why = pause.error.to_string();
+                let why = with_causes(pause.error);
                 on_event(RequestEvent::Pausing(RetryPause { until: Instant::now() + pause.pause, why }));
             }
         };

@@ -1,5 +1,9 @@
 //! Logging to stderr: text for terminals and the journal, JSON for collectors. Secrets are never logged.
+//!
+//! A line that cannot be written is lost, and nothing else: stderr may be a closed pipe, a full disk or a file at its size
+//! limit. Each event is one line, whatever text from outside it contains.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -11,6 +15,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use crate::escape;
 
 /// The most verbose level of libraries that handle URLs, headers or SQL statements. The configured filter cannot raise it.
 const CAPPED: [(&str, Level); 7] = [
@@ -49,7 +55,19 @@ pub fn init(filter: &str, format: Format) {
     };
     let (filter, handle) = reload::Layer::new(read(filter));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(StderrWriter { journal }).with_target(false).with_ansi(colour);
+    let escape = if json {
+        escape::json
+    } else if colour {
+        escape::coloured
+    } else {
+        escape::one_line
+    };
+    let lines = fmt::layer()
+        .with_writer(StderrWriter { journal, escape })
+        .with_target(false)
+        .with_ansi(colour)
+        // They would be printed with a macro that panics if stderr is closed.
+        .log_internal_errors(false);
     // The filters are for the entire registry. A per-layer filter keeps its last answer until the event arrives, but sqlx
     // asks whether a line is enabled without writing it. Then the thread's next line would be lost.
     let registry =
@@ -65,6 +83,12 @@ pub fn init(filter: &str, format: Format) {
     if started.is_ok() {
         let _first = FILTER.set(handle);
     }
+}
+
+/// Returns whether log lines are written.
+#[must_use]
+pub fn has_started() -> bool {
+    FILTER.get().is_some()
 }
 
 /// Replaces the filter.
@@ -104,55 +128,82 @@ fn is_journal() -> bool {
         .is_ok_and(|stderr| connected == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
+/// Writes a message of a command to stderr: each line with the error's priority in the journal, unsafe characters escaped.
+/// A message that cannot be written is lost.
+pub fn write_message(level: Level, message: &str) {
+    let priority = if is_journal() { priority(level) } else { "" };
+    let mut text = String::with_capacity(message.len() + 16);
+    for line in escape::lines(message).lines() {
+        text.extend([priority, line, "\n"]);
+    }
+    write_stderr(text.as_bytes());
+}
+
+/// Writes to stderr what is on the same line as the answer of a person.
+pub fn write_prompt(prompt: &str) {
+    write_stderr(escape::lines(prompt).as_bytes());
+}
+
+/// Writes to stderr while no progress bar is shown. Errors are ignored, because there is no other place to report them.
+fn write_stderr(text: &[u8]) {
+    let write = || {
+        let mut stderr = io::stderr().lock();
+        let _ = stderr.write_all(text).and_then(|()| stderr.flush());
+    };
+    match BARS.get() {
+        Some(bars) => bars.lock().unwrap_or_else(PoisonError::into_inner).suspend(write),
+        None => write(),
+    }
+}
+
+/// Returns the priority prefix of a line in the journal, see sd-daemon(3).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
 /// Writes lines to stderr, with the priority prefixes of sd-daemon(3) in the journal. The crate tracing-journald is not used,
 /// because it writes to the journal's socket and not to stderr, in a format of its own.
 #[derive(Clone, Copy)]
 struct StderrWriter {
     /// Whether each line gets a priority prefix.
     journal: bool,
+    /// Escapes text from outside in the format of the lines.
+    escape: fn(&str) -> Cow<'_, str>,
 }
 
 impl MakeWriter<'_> for StderrWriter {
     type Writer = Stderr;
 
     fn make_writer(&self) -> Stderr {
-        Stderr { priority: "" }
+        Stderr { priority: "", escape: self.escape }
     }
 
     fn make_writer_for(&self, metadata: &Metadata<'_>) -> Stderr {
-        let priority = match *metadata.level() {
-            _ if !self.journal => "",
-            Level::ERROR => "<3>",
-            Level::WARN => "<4>",
-            Level::INFO => "<6>",
-            Level::DEBUG | Level::TRACE => "<7>",
-        };
-        Stderr { priority }
+        let priority = if self.journal { priority(*metadata.level()) } else { "" };
+        Stderr { priority, escape: self.escape }
     }
 }
 
 struct Stderr {
     priority: &'static str,
+    escape: fn(&str) -> Cow<'_, str>,
 }
 
-/// Each call of `write` gets one complete line.
+/// Each call of `write` gets one complete line. It always succeeds.
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let write = || {
-            let mut stderr = io::stderr().lock();
-            if self.priority.is_empty() {
-                return stderr.write(line);
-            }
-            stderr.write_all(&[self.priority.as_bytes(), line].concat())?;
-            Ok(line.len())
-        };
-        match BARS.get() {
-            Some(bars) => bars.lock().unwrap_or_else(PoisonError::into_inner).suspend(write),
-            None => write(),
-        }
+        let text = String::from_utf8_lossy(line);
+        let text = (self.escape)(text.strip_suffix('\n').unwrap_or(&text));
+        write_stderr([self.priority, &text, "\n"].concat().as_bytes());
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

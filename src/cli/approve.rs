@@ -5,10 +5,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, message};
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
+use crate::escape::one_line;
 use crate::model::{CrawlId, LocalDay, SdkAppId};
 use crate::store::{Approval, HeldCrawl, Store};
 
@@ -44,7 +45,7 @@ impl Approve {
         // A running crawl has read the held groups as live.
         let waiting = |waits| {
             if waits == 0 {
-                eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+                message(format_args!("{} is being crawled; waiting for the crawl to finish", held.app));
             }
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
@@ -84,10 +85,10 @@ impl Approve {
             if !self.dry_run {
                 return writeln!(out, "{}: {count} marked deleted, {of_them}", held.app);
             }
-            ids.iter().try_for_each(|group| writeln!(out, "{group}"))
+            ids.iter().try_for_each(|group| writeln!(out, "{}", one_line(group)))
         })?;
         if self.dry_run {
-            eprintln!("{count} would be marked deleted, {of_them}");
+            message(format_args!("{count} would be marked deleted, {of_them}"));
         }
         Ok(exit)
     }

@@ -8,10 +8,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
+use super::output::message;
 use super::setup::{Setup, location_and_warnings};
 use super::text;
 use crate::config::{App, Config};
-use crate::model::ReasonCode;
+use crate::escape::one_line;
+use crate::model::{ReasonCode, with_causes};
 use crate::pace::{Pacer, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
 use crate::store::{DatabaseUrl, Lease, Store, StoreError};
@@ -19,6 +21,8 @@ use crate::tencent::{ApiError, Client};
 
 /// How long a transient failure is retried. It is short, because a person waits for the result.
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(15);
+/// The longest pause after a request that no lease records.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How long to wait for the end of a running crawl.
 pub(super) const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
 
@@ -97,7 +101,7 @@ pub(super) fn worst(findings: &[Finding]) -> Exit {
 
 pub(super) fn print(out: &mut dyn std::io::Write, findings: &[Finding]) -> std::io::Result<()> {
     for Finding { outcome, what, text, next_runs, .. } in findings {
-        writeln!(out, "{outcome:<5} {what:<14} {text}")?;
+        writeln!(out, "{outcome:<5} {what:<14} {}", one_line(text))?;
         if !next_runs.is_empty() {
             writeln!(out, "{:<5} {:<14} next runs: {}", "", "", next_runs.join(", "))?;
         }
@@ -137,10 +141,10 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
             findings.push(ok("tables up to date"));
             Some(store)
         }
-        Ok((_, Ok(false))) => {
+        Ok((store, Ok(false))) => {
             findings.push(ok("tables will be brought up to date at the next start"));
-            // Without tables there are no leases.
-            None
+            // On SQLite a lease is a file. On PostgreSQL it is a row, for which there may be no table yet.
+            matches!(location, DatabaseUrl::Sqlite(_)).then_some(store)
         }
         Ok((_, Err(error))) | Err(error) => {
             findings.push(Finding::of_failure("database", &Failure::from(error)));
@@ -191,7 +195,11 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
         Some(store) => {
             let waiting = |waits| {
                 if waits == 0 {
-                    eprintln!("{} is being crawled; waiting up to {} s", app.name, WAIT_FOR_LEASE.as_secs());
+                    message(format_args!(
+                        "{} is being crawled; waiting up to {} s",
+                        app.name,
+                        WAIT_FOR_LEASE.as_secs()
+                    ));
                 }
             };
             let waited = tokio::time::timeout(WAIT_FOR_LEASE, store.lease(app.sdk_app_id, waiting)).await;
@@ -212,14 +220,16 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
     let pacer = Pacer::new(app.request_interval, Instant::now() + wait);
     let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
     let mut caller = Caller::new(client, &pacer, retries, |_| ());
-    let counted = match lease {
-        Some(lease) => {
-            // The lease must be renewed: a request with its retries may take longer than its lifetime.
-            let counted = lease.keeping(caller.count_app()).await;
-            lease.release(setup.clock.now(), app.request_interval).await;
-            counted
-        }
-        None => Ok(caller.count_app().await),
+    let counted = if let Some(lease) = lease {
+        // The lease must be renewed: a request with its retries may take longer than its lifetime.
+        let counted = lease.keeping(caller.count_app()).await;
+        lease.release(setup.clock.now(), app.request_interval).await;
+        counted
+    } else {
+        let counted = caller.count_app().await;
+        // Without a lease, this request is recorded nowhere. The next process must not send one too early.
+        tokio::time::sleep(app.request_interval.min(MAX_PAUSE)).await;
+        Ok(counted)
     };
     let (exit, text) = match counted {
         Err(lost) => return not_tried(&lost.into()),
@@ -228,8 +238,8 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
                 total.map_or_else(|| "an unknown number of groups".to_owned(), |n| text::count(n, "group"));
             (Exit::Done, format!("the API accepts the credentials; the app has {groups}"))
         }
-        Ok(Err(error)) if error.reason_code() == ReasonCode::Refused => (Exit::Config, error.to_string()),
-        Ok(Err(error)) => (Exit::Failed, format!("{error}{}", api_addition(&error, app))),
+        Ok(Err(error)) if error.reason_code() == ReasonCode::Refused => (Exit::Config, with_causes(&error)),
+        Ok(Err(error)) => (Exit::Failed, format!("{}{}", with_causes(&error), api_addition(&error, app))),
     };
     Finding::new(exit, &app.name, text)
 }

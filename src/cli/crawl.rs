@@ -1,5 +1,6 @@
 //! `crawl`: crawls every app once.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -11,11 +12,13 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::setup::{Setup, location, publication, selected};
 use super::{progress, text};
-use crate::config::Config;
+use crate::config::{App, Config};
 use crate::crawl::{ChangeKind, CrawlError, CrawlReport, CrawlRequest, Crawler, DryRun, WhenBusy};
+use crate::escape::one_line;
 use crate::lifecycle::{Lifecycle, Stop};
-use crate::model::{CrawlStatus, SdkAppId, Trigger, with_causes};
+use crate::model::{CrawlStatus, SdkAppId, Trigger};
 use crate::store::{DatabaseUrl, Store};
+use crate::tencent::Client;
 
 #[derive(Debug, Args)]
 pub(super) struct CrawlArgs {
@@ -33,111 +36,183 @@ pub(super) struct CrawlArgs {
 }
 
 impl CrawlArgs {
-    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
-        let config = setup.config_for_command()?;
-        let mut clients = Vec::new();
-        for app in selected(&config, self.app.as_deref())? {
-            clients.push((app, setup.client(app)?));
+    pub(super) async fn run(self, setup: &Setup, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
+        let stop = lifecycle.stop();
+        tokio::select! {
+            biased;
+            ended = self.crawl(setup, lifecycle) => ended,
+            () = stop.hard().cancelled() => {
+                let error = anyhow::anyhow!("interrupted; the next crawl will record this one as failed");
+                Err(Failure::new(exit_unless_stopped(lifecycle, Exit::Failed), error))
+            }
         }
-        let store = if self.dry_run {
-            setup.opened(open_for_dry_run(&location(&config)?).await?)
-        } else {
+    }
+
+    async fn crawl(&self, setup: &Setup, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
+        let config = setup.config_for_command()?;
+        let apps = selected(&config, self.app.as_deref())?;
+        let mut clients: Vec<_> = apps.into_iter().map(|app| (app, client(setup, app))).collect();
+        if clients.iter().all(|(_, client)| client.is_err())
+            && let Some((_, Err(failure))) = clients.pop()
+        {
+            clients.into_iter().filter_map(|(_, client)| client.err()).for_each(|failure| failure.print());
+            return Err(failure);
+        }
+        let opening = async {
+            if self.dry_run {
+                return Ok(setup.opened(open_for_dry_run(&location(&config)?).await?));
+            }
             let store = setup.store(&config).await?;
             let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
             store.set_configured(&configured).await?;
-            store
+            Ok::<_, Failure>(store)
         };
-        let crawlers: Vec<_> = clients
-            .into_iter()
-            .map(|(app, client)| Arc::new(setup.crawler(&config, app, client, &store)))
-            .collect();
-        let lifecycle = Lifecycle::install()?;
+        let store = tokio::select! {
+            opened = opening => opened?,
+            () = lifecycle.stop().soft().cancelled() => {
+                let error = anyhow::anyhow!("stopped before the database was open; nothing was crawled");
+                return Err(Failure::new(exit_unless_stopped(lifecycle, Exit::Failed), error));
+            }
+        };
+        let attempts: Vec<Attempt> =
+            clients.into_iter().map(|(app, client)| attempt(setup, &config, app, client, &store)).collect();
         let when_busy = if self.no_wait { WhenBusy::GiveUp } else { WhenBusy::Wait };
         if self.dry_run {
-            let outcomes = dry_run_all(&crawlers, when_busy, lifecycle.stop()).await?;
-            let exit = Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_dry_run(outcome)));
-            return self.output.print(exit, dry_runs_as_json(&config, &outcomes), |out| {
-                outcomes.iter().try_for_each(|(app, outcome)| print_dry_run(out, app, outcome))
-            });
+            let outcomes = dry_run_all(attempts, when_busy, lifecycle.stop()).await;
+            let exit = exit_of_all(&outcomes, Exit::of_dry_run);
+            return self.output.print(
+                exit_unless_stopped(lifecycle, exit),
+                dry_runs_as_json(&config, &outcomes),
+                |out| outcomes.iter().try_for_each(|(app, outcome)| print_dry_run(out, app, outcome)),
+            );
         }
-        let outcomes = crawl_all(&crawlers, when_busy, lifecycle.stop()).await?;
+        let outcomes = crawl_all(attempts, when_busy, lifecycle.stop()).await;
         if let Some(publication) = publication(&config) {
             tokio::select! {
                 () = publication.publish_if_due(&store, &setup.clock) => {}
                 () = lifecycle.stop().soft().cancelled() => {}
             }
         }
-        let exit = Exit::worst(outcomes.iter().map(|(_, outcome)| Exit::of_crawl(outcome)));
-        self.output.print(exit, as_json(&config, &outcomes), |out| {
+        let exit = exit_of_all(&outcomes, Exit::of_crawl);
+        self.output.print(exit_unless_stopped(lifecycle, exit), as_json(&config, &outcomes), |out| {
             outcomes.iter().try_for_each(|(app, outcome)| writeln!(out, "{}", sentence(app, outcome)))
         })
     }
 }
 
-type CrawlResult = Result<CrawlReport, CrawlError>;
+/// Returns the exit code: that of the signal if one stopped the command, otherwise `exit`.
+fn exit_unless_stopped(lifecycle: &Lifecycle, exit: Exit) -> Exit {
+    lifecycle.stopped_by().map_or(exit, Exit::Stopped)
+}
+
+/// An app's crawler, or why there is none. One app without a key does not keep the others from being crawled.
+pub(super) struct Attempt {
+    app: String,
+    crawler: Result<Arc<Crawler>, Failure>,
+}
+
+impl From<Arc<Crawler>> for Attempt {
+    fn from(crawler: Arc<Crawler>) -> Self {
+        Self { app: crawler.identity().name.clone(), crawler: Ok(crawler) }
+    }
+}
+
+fn client(setup: &Setup, app: &App) -> Result<Client, Failure> {
+    let of_app = |Failure { exit, error }| {
+        Failure::new(exit, error.context(format!("app {} cannot be crawled", app.name)))
+    };
+    setup.client(app).map_err(of_app)
+}
+
+fn attempt(
+    setup: &Setup,
+    config: &Config,
+    app: &App,
+    client: Result<Client, Failure>,
+    store: &Store,
+) -> Attempt {
+    let crawler = client.map(|client| Arc::new(setup.crawler(config, app, client, store)));
+    Attempt { app: app.name.clone(), crawler }
+}
+
+/// The result for one app: a report, or why the app was not crawled.
+pub(super) type Outcome<R> = Result<R, Failure>;
+
+pub(super) fn exit_of_all<R>(outcomes: &[(String, Outcome<R>)], exit: impl Fn(&R) -> Exit) -> Exit {
+    let exit = |outcome: &Outcome<R>| outcome.as_ref().map_or_else(|failure| failure.exit, &exit);
+    Exit::worst(outcomes.iter().map(|(_, outcome)| exit(outcome)))
+}
 
 /// Crawls all apps at the same time and shows their progress.
 pub(super) async fn crawl_all(
-    crawlers: &[Arc<Crawler>],
+    attempts: Vec<Attempt>,
     when_busy: WhenBusy,
     stop: &Stop,
-) -> Result<Vec<(String, CrawlResult)>, Failure> {
+) -> Vec<(String, Outcome<CrawlReport>)> {
     let crawl = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
-        let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
-        crawler.crawl(occasion, when_busy, &stop).await
+        let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
+        crawler.crawl(request, when_busy, &stop).await
     };
-    all(crawlers, crawl, stop).await
+    all(attempts, crawl, stop).await
 }
 
 /// Makes a dry run of all apps at the same time and shows their progress.
 async fn dry_run_all(
-    crawlers: &[Arc<Crawler>],
+    attempts: Vec<Attempt>,
     when_busy: WhenBusy,
     stop: &Stop,
-) -> Result<Vec<(String, Result<DryRun, CrawlError>)>, Failure> {
+) -> Vec<(String, Outcome<DryRun>)> {
     let dry_run = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
         crawler.dry_run(when_busy, &stop).await
     };
-    all(crawlers, dry_run, stop).await
+    all(attempts, dry_run, stop).await
 }
 
-async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
-    crawlers: &[Arc<Crawler>],
+/// Runs something for every app that has a crawler, and returns the outcomes in the order of the attempts.
+async fn all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send + 'static>(
+    attempts: Vec<Attempt>,
     crawl: impl Fn(Arc<Crawler>, CancellationToken) -> F,
     stop: &Stop,
-) -> Result<Vec<(String, T)>, Failure> {
+) -> Vec<(String, Outcome<R>)> {
     let mut crawls = JoinSet::new();
-    for (index, crawler) in crawlers.iter().enumerate() {
-        let crawling = crawl(Arc::clone(crawler), stop.soft().clone());
-        crawls.spawn(async move { (index, crawling.await) });
+    let mut indexes = HashMap::new();
+    let mut shown = Vec::new();
+    let mut outcomes: Vec<(String, Option<Outcome<R>>)> = Vec::new();
+    for (index, Attempt { app, crawler }) in attempts.into_iter().enumerate() {
+        let outcome = match crawler {
+            Ok(crawler) => {
+                shown.push((app.clone(), crawler.progress()));
+                let task = crawls.spawn(crawl(crawler, stop.soft().clone()));
+                indexes.insert(task.id(), index);
+                None
+            }
+            Err(failure) => Some(Err(failure)),
+        };
+        outcomes.push((app, outcome));
     }
-    let shown =
-        crawlers.iter().map(|crawler| (crawler.identity().name.clone(), crawler.progress())).collect();
-    let mut ended = Vec::new();
     let all_ended = async {
-        while let Some(crawl) = crawls.join_next().await {
-            ended.push(crawl.map_err(|panic| Failure::new(Exit::Failed, panic))?);
+        while let Some(ended) = crawls.join_next_with_id().await {
+            let (id, outcome) = match ended {
+                Ok((id, outcome)) => (id, outcome.map_err(Failure::from)),
+                Err(panic) => (panic.id(), Err(Failure::new(Exit::Failed, panic))),
+            };
+            if let Some((_, slot)) = indexes.get(&id).and_then(|index| outcomes.get_mut(*index)) {
+                *slot = Some(outcome);
+            }
         }
-        Ok::<(), Failure>(())
     };
     tokio::select! {
-        all = all_ended => all?,
+        () = all_ended => {}
         () = progress::show(shown) => {}
-        () = stop.hard().cancelled() => {
-            let error = anyhow::anyhow!("interrupted; the next crawl will record this one as failed");
-            return Err(Failure::new(Exit::Failed, error));
-        }
     }
-    ended.sort_by_key(|(index, _)| *index);
-    let name = |index: usize| crawlers[index].identity().name.clone();
-    Ok(ended.into_iter().map(|(index, outcome)| (name(index), outcome)).collect())
+    outcomes.into_iter().filter_map(|(app, outcome)| Some((app, outcome?))).collect()
 }
 
 /// Summarises a crawl: what it did and, on a second line, why it is not simply complete.
-pub(super) fn sentence(app: &str, outcome: &CrawlResult) -> String {
+pub(super) fn sentence(app: &str, outcome: &Outcome<CrawlReport>) -> String {
     let report = match outcome {
         Ok(report) => report,
-        Err(error) => return format!("{app}: not crawled: {}", with_causes(error)),
+        Err(failure) => return not_crawled(app, failure),
     };
     let took = (report.finished_at - report.started_at).to_std().unwrap_or_default();
     let took = humantime::format_duration(std::time::Duration::from_millis(
@@ -165,7 +240,7 @@ pub(super) fn sentence(app: &str, outcome: &CrawlResult) -> String {
     }
     let changes = if changes.is_empty() { "nothing changed".to_owned() } else { changes.join(", ") };
     let reason = match (&report.reason, report.status) {
-        (Some(reason), _) => format!("\n  because: {}", reason.text),
+        (Some(reason), _) => format!("\n  because: {}", one_line(&reason.text)),
         (None, CrawlStatus::Complete) => String::new(),
         (None, _) => "\n  no reason was recorded".to_owned(),
     };
@@ -178,11 +253,15 @@ pub(super) fn sentence(app: &str, outcome: &CrawlResult) -> String {
     )
 }
 
+fn not_crawled(app: &str, failure: &Failure) -> String {
+    format!("{app}: not crawled: {}", failure.causes().join(": "))
+}
+
 fn sdk_app_id(config: &Config, name: &str) -> Option<SdkAppId> {
     config.apps.iter().find(|app| app.name == name).map(|app| app.sdk_app_id)
 }
 
-fn as_json(config: &Config, outcomes: &[(String, CrawlResult)]) -> Vec<serde_json::Value> {
+fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<serde_json::Value> {
     outcomes
         .iter()
         .map(|(app, outcome)| match outcome {
@@ -213,8 +292,9 @@ fn as_json(config: &Config, outcomes: &[(String, CrawlResult)]) -> Vec<serde_jso
                 "unlearned": report.asked.unlearned,
                 "unasked": report.asked.unasked,
             }),
-            Err(error) => serde_json::json!({
-                "app": app, "sdk_app_id": sdk_app_id(config, app), "status": null, "reason": with_causes(error),
+            Err(failure) => serde_json::json!({
+                "app": app, "sdk_app_id": sdk_app_id(config, app), "status": null,
+                "reason": failure.causes().join(": "),
             }),
         })
         .collect()
@@ -232,14 +312,10 @@ async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
 }
 
 /// Prints a line for each group that would change, except groups of a first list, and then a summary.
-fn print_dry_run(
-    out: &mut dyn Write,
-    app: &str,
-    outcome: &Result<DryRun, CrawlError>,
-) -> std::io::Result<()> {
+fn print_dry_run(out: &mut dyn Write, app: &str, outcome: &Outcome<DryRun>) -> std::io::Result<()> {
     let dry_run = match outcome {
         Ok(dry_run) => dry_run,
-        Err(error) => return writeln!(out, "{app}: not crawled: {}", with_causes(error)),
+        Err(failure) => return writeln!(out, "{}", not_crawled(app, failure)),
     };
     let mut changes: Vec<String> = Vec::new();
     for change in &dry_run.changes {
@@ -255,7 +331,7 @@ fn print_dry_run(
         }
         changes.push(format!("{groups} {} ({types})", change.kind.as_str()));
         let kind = change.kind.as_str();
-        change.groups.iter().try_for_each(|id| writeln!(out, "{app}: {kind} {id} ({types})"))?;
+        change.groups.iter().try_for_each(|id| writeln!(out, "{app}: {kind} {} ({types})", one_line(id)))?;
     }
     for (groups, what) in [
         (dry_run.asked.spared, "not listed but existing"),
@@ -267,7 +343,8 @@ fn print_dry_run(
         }
     }
     let changes = if changes.is_empty() { "nothing would change".to_owned() } else { changes.join(", ") };
-    let reason = dry_run.reason.as_ref().map(|reason| format!("\n  because: {}", reason.text));
+    let reason = dry_run.reason.as_ref();
+    let reason = reason.map(|reason| format!("\n  because: {}", one_line(&reason.text)));
     writeln!(
         out,
         "{app}: dry run, the crawl would be {}: {} listed, {changes}; {}, nothing was written{}",
@@ -278,10 +355,7 @@ fn print_dry_run(
     )
 }
 
-fn dry_runs_as_json(
-    config: &Config,
-    outcomes: &[(String, Result<DryRun, CrawlError>)],
-) -> Vec<serde_json::Value> {
+fn dry_runs_as_json(config: &Config, outcomes: &[(String, Outcome<DryRun>)]) -> Vec<serde_json::Value> {
     let change = |change: &crate::crawl::PlannedChange| {
         serde_json::json!({
             "change": change.kind.as_str(),
@@ -312,9 +386,9 @@ fn dry_runs_as_json(
                 "unasked": dry_run.asked.unasked,
                 "changes": dry_run.changes.iter().map(change).collect::<Vec<_>>(),
             }),
-            Err(error) => serde_json::json!({
+            Err(failure) => serde_json::json!({
                 "app": app, "sdk_app_id": sdk_app_id(config, app), "dry_run": true, "status": null,
-                "reason": with_causes(error),
+                "reason": failure.causes().join(": "),
             }),
         })
         .collect()

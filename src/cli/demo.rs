@@ -10,7 +10,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 
-use super::crawl::{crawl_all, sentence};
+use super::crawl::{Attempt, crawl_all, exit_of_all, sentence};
 use super::exit::{Exit, Failure};
 use super::output::say;
 use super::setup::location_of;
@@ -83,8 +83,17 @@ const CHURN: f64 = 0.5;
 const SCHEMA: &str = "tim_demo";
 
 impl Demo {
-    pub(super) async fn run(self) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
         telemetry::init("warn", telemetry::Format::Auto);
+        tokio::select! {
+            ended = self.show(lifecycle) => ended,
+            () = lifecycle.stop().hard().cancelled() => {
+                Err(Failure::new(Exit::Failed, anyhow::anyhow!("interrupted; another demo replaces its database")))
+            }
+        }
+    }
+
+    async fn show(self, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
         if !self.listen.ip().is_loopback() {
             let error = anyhow::anyhow!("--listen must be a loopback address, such as 127.0.0.1:9880");
             return Err(Failure::new(Exit::Usage, error));
@@ -109,25 +118,24 @@ impl Demo {
         ))?;
         say(format_args!("Crawling it into {}, in pages of up to 10,000 ids.\n", describe(&database)))?;
         let crawler = Arc::new(crawler(&account, &api.base_url(), &store)?);
-        let lifecycle = Lifecycle::install()?;
 
         let mut exits = Vec::new();
         for (what, change) in changes(&api, self.groups as usize / 100) {
             change();
             say(format_args!("{what}"))?;
-            let outcomes =
-                crawl_all(std::slice::from_ref(&crawler), WhenBusy::GiveUp, lifecycle.stop()).await?;
+            let attempt = Attempt::from(Arc::clone(&crawler));
+            let outcomes = crawl_all(vec![attempt], WhenBusy::GiveUp, lifecycle.stop()).await;
             for (app, outcome) in &outcomes {
                 say(format_args!("  {}\n", sentence(app, outcome)))?;
-                exits.push(Exit::of_crawl(outcome));
             }
+            exits.push(exit_of_all(&outcomes, Exit::of_crawl));
             if lifecycle.stop().soft().is_cancelled() {
                 return Ok(Exit::worst(exits));
             }
         }
         show_results(&store, &database).await?;
         if let Some(listener) = listener {
-            serve(listener, &api, account, &store, &lifecycle).await?;
+            serve(listener, &api, account, &store, lifecycle).await?;
         }
         store.close().await;
         Ok(Exit::worst(exits))
@@ -214,11 +222,11 @@ async fn serve(
     let (clock, systemd) = (Clock::system(), Systemd::from_environment());
     let database = watch::Sender::new(Database::Open(store.clone()));
     let mut daemon = Daemon::new(&clock, lifecycle, systemd, database.subscribe());
-    let (address, health) = (listener.address(), daemon.health());
+    let (address, health) = (listener.address().clone(), daemon.health());
     let pages = dashboard::pages(health.database(), health.apps());
     lifecycle.supervise(
         "the dashboard",
-        listener.serve(pages, AllowedHosts::of(address), lifecycle.stop().soft().clone()),
+        listener.serve(pages, AllowedHosts::of(&address, &[]), lifecycle.stop().soft().clone()),
     );
     let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
     let (sdk_app_id, base_url) = (account.sdk_app_id, api.base_url());

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use super::approve::refused;
 use super::exit::{Exit, Failure};
 use super::setup::{Setup, location};
+use crate::escape;
 use crate::model::SdkAppId;
 use crate::store::{EventsAfter, GroupEvent, KnownApp, Store};
 
@@ -139,8 +140,7 @@ impl Events {
         match self.format {
             Format::Jsonl => {
                 for line in lines {
-                    serde_json::to_writer(&mut *out, &line)?;
-                    out.write_all(b"\n")?;
+                    writeln!(out, "{}", escape::json(&serde_json::to_string(&line)?))?;
                 }
             }
             Format::Csv => {

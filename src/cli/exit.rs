@@ -2,10 +2,15 @@
 
 use std::process::ExitCode;
 
+use tracing::{Level, error};
+
 use crate::config::{ConfigProblems, NoConfigFile, SecretFileError};
 use crate::crawl::{CrawlError, CrawlReport, DryRun};
+use crate::escape::one_line;
 use crate::model::{CrawlStatus, Deletions, ReasonCode};
+use crate::signals::StopSignal;
 use crate::store::{Reason, StoreError};
+use crate::telemetry;
 
 /// An exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub(super) enum Exit {
     Busy,
     /// The configuration or the credentials are wrong and must be changed.
     Config,
+    /// A signal stopped the command.
+    Stopped(StopSignal),
 }
 
 impl Exit {
@@ -33,12 +40,14 @@ impl Exit {
             Self::Incomplete => 4,
             Self::Busy => 75,
             Self::Config => 78,
+            Self::Stopped(signal) => signal.exit_code(),
         }
     }
 
     /// Returns the exit code of a command for several apps: the most severe one.
     pub(super) fn worst(exits: impl IntoIterator<Item = Self>) -> Self {
         let rank = |exit: &Self| match exit {
+            Self::Stopped(_) => 7,
             Self::Config => 6,
             Self::Failed => 5,
             Self::Incomplete => 4,
@@ -50,24 +59,18 @@ impl Exit {
         exits.into_iter().max_by_key(rank).unwrap_or(Self::Done)
     }
 
-    pub(super) fn of_crawl(outcome: &Result<CrawlReport, CrawlError>) -> Self {
-        match outcome {
-            Ok(report) => Self::of_ended(report.status, report.deletions, report.reason.as_ref()),
-            Err(error) => Self::of_crawl_error(error),
-        }
+    pub(super) fn of_crawl(report: &CrawlReport) -> Self {
+        Self::of_ended(report.status, report.deletions, report.reason.as_ref())
     }
 
-    pub(super) fn of_dry_run(outcome: &Result<DryRun, CrawlError>) -> Self {
-        match outcome {
-            Ok(dry_run) => Self::of_ended(dry_run.status, dry_run.deletions, dry_run.reason.as_ref()),
-            Err(error) => Self::of_crawl_error(error),
-        }
+    pub(super) fn of_dry_run(dry_run: &DryRun) -> Self {
+        Self::of_ended(dry_run.status, dry_run.deletions, dry_run.reason.as_ref())
     }
 
     fn of_ended(status: CrawlStatus, deletions: Option<Deletions>, reason: Option<&Reason>) -> Self {
         match status {
             CrawlStatus::Complete if deletions == Some(Deletions::Withheld) => Self::Withheld,
-            // The user stopped it.
+            // The exit code of a stopped command is that of its signal.
             CrawlStatus::Complete | CrawlStatus::Cancelled => Self::Done,
             CrawlStatus::Incomplete => Self::Incomplete,
             _ if reason.is_some_and(|reason| reason.code == ReasonCode::Refused) => Self::Config,
@@ -111,18 +114,32 @@ impl Failure {
         Self { exit, error: error.into() }
     }
 
-    /// Prints the error and its causes, each on a line.
+    /// Prints the error and its causes, each on a line. In the journal each line has the priority of an error.
     pub(super) fn print(&self) {
-        let causes = self.causes();
-        let Some((error, because)) = causes.split_first() else { return };
-        eprintln!("error: {error}");
-        because.iter().for_each(|cause| eprintln!("  because: {cause}"));
+        let text = format!("error: {}", self.causes().join("\n  because: "));
+        telemetry::write_message(Level::ERROR, &text);
     }
 
-    /// Returns the messages of the error and its causes.
+    /// Logs the error and its causes as an error, or prints them if logging has not started. This is the failure of the
+    /// service, whose messages are log lines.
+    pub(super) fn log(&self) {
+        if telemetry::has_started() {
+            error!("{}", self.causes().join(": "));
+        } else {
+            self.print();
+        }
+    }
+
+    /// Returns the messages of the error and its causes. Each is one line, except that the problems of a configuration have
+    /// a line each.
     pub(super) fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
-        for cause in self.error.chain().map(ToString::to_string) {
+        let message = |cause: &(dyn std::error::Error + 'static)| {
+            let text = cause.to_string();
+            let has_lines = cause.is::<ConfigProblems>() || cause.is::<NoConfigFile>();
+            if has_lines { text } else { one_line(&text).into_owned() }
+        };
+        for cause in self.error.chain().map(message) {
             // Some errors already end with the message of their cause.
             if !causes.last().is_some_and(|message| message.ends_with(&cause)) {
                 causes.push(cause);
@@ -184,5 +201,7 @@ mod tests {
         assert_eq!(Exit::worst([Exit::Done, Exit::Withheld, Exit::Busy]), Exit::Busy);
         assert_eq!(Exit::worst([Exit::Incomplete, Exit::Busy]), Exit::Incomplete);
         assert_eq!(Exit::worst([Exit::Incomplete, Exit::Failed, Exit::Config]), Exit::Config);
+        let stopped = Exit::Stopped(StopSignal::Terminate);
+        assert_eq!(Exit::worst([Exit::Config, stopped]), stopped);
     }
 }

@@ -1,13 +1,13 @@
 //! `forget`: removes an app that is no longer configured. Works on the database alone, without the API and without a key.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 
 use clap::Args;
 use serde_json::json;
 
 use super::approve::refused;
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, message, prompt};
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
@@ -50,7 +50,7 @@ impl Forget {
             }
             let waiting = |waits| {
                 if waits == 0 {
-                    eprintln!("{name} is being crawled; waiting for the crawl to finish");
+                    message(format_args!("{name} is being crawled; waiting for the crawl to finish"));
                 }
             };
             let lease = store.lease(sdk_app_id, waiting).await?;
@@ -105,8 +105,7 @@ fn confirmed(what: &str) -> Result<bool, Failure> {
         let error = anyhow::anyhow!("{what}: this cannot be undone, so confirm it with --yes");
         return Err(Failure::new(Exit::Usage, error));
     }
-    eprint!("{what}\nRemove all of it? This cannot be undone. [y/N] ");
-    std::io::stderr().flush()?;
+    prompt(&format!("{what}\nRemove all of it? This cannot be undone. [y/N] "));
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

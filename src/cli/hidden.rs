@@ -2,10 +2,12 @@
 //!
 //! Written by hand, because crates such as rpassword leave the echo off if the process is ended by Ctrl-C.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use secrecy::SecretString;
+
+use super::output::prompt;
 
 /// Longer than any key.
 const MAX_BYTES: usize = 4096;
@@ -17,7 +19,7 @@ impl Drop for RestoreTerminal {
     fn drop(&mut self) {
         // There is no way to report a failure.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
-        eprintln!();
+        prompt("\n");
     }
 }
 
@@ -33,8 +35,7 @@ pub(super) fn ask(question: &str) -> io::Result<SecretString> {
     let _restore = RestoreTerminal(before);
     tcsetattr(io::stdin(), OptionalActions::Now, &hiding)?;
     // The question comes after the change of mode, so that an answer pasted at once is not echoed.
-    eprint!("{question}");
-    io::stderr().flush()?;
+    prompt(question);
     read_line(io::stdin().lock())
 }
 

@@ -14,7 +14,7 @@ use uzers::User;
 use super::checks;
 use super::exit::{Exit, Failure};
 use super::hidden;
-use super::output::Output;
+use super::output::{Output, message, prompt, warning};
 use super::setup::Setup;
 use crate::config::{APP_NAME, Config, Home, SecretFile, UNUSUAL_KEY, is_app_name};
 use crate::model::SdkAppId;
@@ -126,10 +126,10 @@ impl Init {
             return Err(failure);
         }
         let service_user = owner.map(|user| user.name().to_string_lossy().into_owned());
-        eprintln!("wrote {}", home.config.display());
+        message(format_args!("wrote {}", home.config.display()));
         if !is_in_place {
             let owner = service_user.as_ref().map_or_else(String::new, |name| format!(", owner {name}"));
-            eprintln!("wrote {} (mode 0600{owner})", key_file.display());
+            message(format_args!("wrote {} (mode 0600{owner})", key_file.display()));
         }
         self.written = Some(Written { config_file: home.config, secret_key_file: key_file, service_user });
         Ok(())
@@ -220,14 +220,13 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 
 fn read_key(file: &Path) -> Result<SecretKey, Failure> {
     let read = SecretFile { path: file.to_owned(), is_credential: false }.read_key()?;
-    read.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    read.warnings.iter().for_each(|text| warning(text));
     Ok(read.key)
 }
 
 /// Asks a question on the terminal.
 fn ask(question: &str) -> Result<String, Failure> {
-    eprint!("{question}");
-    io::stderr().flush()?;
+    prompt(question);
     let mut answer = String::new();
     if io::stdin().lock().read_line(&mut answer)? == 0 {
         return Err(unanswered());
@@ -243,7 +242,7 @@ fn ask_until<T>(question: &str, read: impl Fn(&str) -> Result<T, String>) -> Res
     loop {
         match read(&ask(question)?) {
             Ok(answer) => return Ok(answer),
-            Err(mistake) => eprintln!("{mistake}"),
+            Err(mistake) => message(format_args!("{mistake}")),
         }
     }
 }
@@ -271,14 +270,14 @@ fn ask_key() -> Result<SecretKey, Failure> {
             })?;
         let text = typed.expose_secret().trim();
         if text.is_empty() || text.contains(char::is_whitespace) {
-            eprintln!("a key is not empty and contains no spaces");
+            message(format_args!("a key is not empty and contains no spaces"));
             continue;
         }
         let key = SecretKey::new(text);
         if key.looks_usual() {
             return Ok(key);
         }
-        eprintln!("this {UNUSUAL_KEY}");
+        message(format_args!("this {UNUSUAL_KEY}"));
         if matches!(ask("Use it anyway? [y/N] ")?.as_str(), "y" | "Y" | "yes") {
             return Ok(key);
         }

@@ -77,7 +77,7 @@ fn write_command(page: &mut Vec<u8>, command: &clap::Command) -> io::Result<()> 
     Ok(())
 }
 
-const EXIT_CODES: [(&str, &str); 7] = [
+const EXIT_CODES: [(&str, &str); 8] = [
     ("0", "Done."),
     ("1", "Failed."),
     ("2", "Wrong usage."),
@@ -85,6 +85,7 @@ const EXIT_CODES: [(&str, &str); 7] = [
     ("4", "A crawl is incomplete: groups that it could not account for were not marked deleted."),
     ("75", "Another process is crawling an app, or the database is unreachable: try again later."),
     ("78", "The configuration or the credentials are wrong and must be changed."),
+    ("129, 130, 143", "A crawl was stopped by SIGHUP, SIGINT or SIGTERM."),
 ];
 const FILES: [(&str, &str); 2] = [
     (
@@ -106,10 +107,14 @@ const VARIABLES: [(&str, &str); 5] = [
 const SIGNALS: [(&str, &str); 3] = [
     (
         "SIGTERM, SIGINT",
-        "Finish the current page, record the crawl as cancelled, and exit within 5 seconds. A second signal aborts.",
+        "Finish the current page, record the crawl as cancelled, and exit within 5 seconds, whatever else hangs. A second signal aborts.",
     ),
-    ("SIGHUP", "Reload the configuration and the keys between crawls."),
-    ("SIGUSR1", "Crawl every app now."),
+    (
+        "SIGHUP",
+        "The service reloads the configuration and the keys between crawls. Commands stop, because their terminal is gone, unless \
+         they were started with nohup.",
+    ),
+    ("SIGUSR1", "The service crawls every app now."),
 ];
 
 fn write_rest(page: &mut Vec<u8>) -> io::Result<()> {

@@ -1,7 +1,5 @@
 //! The command line. Results go to stdout, everything else to stderr.
 
-#![expect(clippy::print_stderr, reason = "commands talk to people on stderr")]
-
 mod approve;
 mod check;
 mod checks;
@@ -20,6 +18,7 @@ mod owner;
 mod probe;
 mod progress;
 mod run;
+mod service;
 mod setup;
 mod simulate;
 mod status;
@@ -35,6 +34,8 @@ use clap::{Parser, Subcommand};
 use self::exit::{Exit, Failure};
 use self::output::Output;
 use self::setup::Setup;
+use crate::lifecycle::Lifecycle;
+use crate::signals::{Role, Signals, survive_file_size_limit};
 
 /// Keeps the groups of Tencent Cloud IM apps in SQL.
 #[derive(Debug, Parser)]
@@ -94,19 +95,30 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    let output = cli.command.output();
-    let exit = match cli.run() {
+    let (output, role) = (cli.command.output(), cli.command.role());
+    // First of all: until the handlers are installed, a signal kills the process.
+    let installed = survive_file_size_limit().and_then(|()| role.map(Signals::install).transpose());
+    let ended = installed.map_err(cannot_handle_signals).and_then(|signals| cli.run(signals));
+    let exit = match ended {
         Ok(exit) => exit,
         Err(failure) => {
-            output.print_failure(&failure);
+            if role == Some(Role::Service) {
+                failure.log();
+            } else {
+                output.print_failure(&failure);
+            }
             failure.exit
         }
     };
     exit.into()
 }
 
+fn cannot_handle_signals(error: std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, anyhow::Error::from(error).context("cannot install the signal handlers"))
+}
+
 impl Cli {
-    fn run(mut self) -> Result<Exit, Failure> {
+    fn run(mut self, signals: Option<Signals>) -> Result<Exit, Failure> {
         let setup = Setup::new(self.config);
         // Changing the user of the process requires that there is only one thread.
         if let Command::Init(init) = &mut self.command {
@@ -120,7 +132,7 @@ impl Cli {
             .build()
             .map_err(|error| anyhow::Error::from(error).context("cannot start the runtime"))?;
         let ended = runtime.block_on(async {
-            let ended = self.command.run(&setup).await;
+            let ended = self.command.run(&setup, signals).await;
             setup.close_databases().await;
             ended
         });
@@ -131,12 +143,17 @@ impl Cli {
 }
 
 impl Command {
-    async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+    /// Runs the command. `signals` are those of its [`Self::role`].
+    async fn run(self, setup: &Setup, signals: Option<Signals>) -> Result<Exit, Failure> {
+        let lifecycle = || {
+            let signals = signals.expect("the handlers are installed for every command with a role");
+            Lifecycle::install(signals).map_err(cannot_handle_signals)
+        };
         match self {
-            Self::Demo(demo) => demo.run().await,
+            Self::Demo(demo) => demo.run(&lifecycle()?).await,
             Self::Init(init) => init.check(setup).await,
-            Self::Run(run) => run.run(setup).await,
-            Self::Crawl(crawl) => crawl.run(setup).await,
+            Self::Run(run) => run.run(setup, &lifecycle()?).await,
+            Self::Crawl(crawl) => crawl.run(setup, &lifecycle()?).await,
             Self::Approve(approve) => approve.run(setup).await,
             Self::Undelete(undelete) => undelete.run(setup).await,
             Self::Forget(forget) => forget.run(setup).await,
@@ -144,10 +161,20 @@ impl Command {
             Self::Status(status) => status.run(setup).await,
             Self::Events(events) => events.run(setup).await,
             Self::Usersig(usersig) => usersig.run(setup),
-            Self::Simulate(simulate) => simulate.run().await,
+            Self::Simulate(simulate) => simulate.run(&lifecycle()?).await,
             Self::Migrate(migrate) => migrate.run(setup).await,
             Self::Completions(completions) => completions.run(),
             Self::Man(man) => man.run(),
+        }
+    }
+
+    /// Returns the role of a command that handles signals. The others keep the default actions, so that Ctrl-C also works
+    /// while they wait for an answer on the terminal.
+    fn role(&self) -> Option<Role> {
+        match self {
+            Self::Run(_) => Some(Role::Service),
+            Self::Crawl(_) | Self::Demo(_) | Self::Simulate(_) => Some(Role::Command),
+            _ => None,
         }
     }
 

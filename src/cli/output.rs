@@ -1,12 +1,16 @@
-//! Prints the result of a command to stdout: as text, or as one JSON document.
+//! Prints the result of a command to stdout: as text, or as one JSON document. Messages go to stderr.
+//!
+//! Unsafe characters are escaped in everything that is printed, see [`crate::escape`]. JSON keeps its values.
 
 use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
 use clap::Args;
 use serde::Serialize;
+use tracing::Level;
 
 use super::exit::{Exit, Failure};
+use crate::{escape, telemetry};
 
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(super) struct Output {
@@ -50,7 +54,7 @@ impl Output {
         result: impl Serialize,
         text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Exit, Failure> {
-        eprintln!("{error}");
+        message(format_args!("{error}"));
         if self.json {
             print_document(&Document { exit_code: exit.code(), result: Some(result), error: Some(error) })?;
         } else {
@@ -71,10 +75,22 @@ impl Output {
 }
 
 fn print_document(document: &Document<impl Serialize>) -> Result<(), Failure> {
-    to_stdout(|out| {
-        serde_json::to_writer_pretty(&mut *out, document)?;
-        writeln!(out)
-    })
+    to_stdout(|out| writeln!(out, "{}", escape::json(&serde_json::to_string_pretty(document)?)))
+}
+
+/// Writes a message to stderr. It is lost if stderr is closed or full.
+pub(super) fn message(message: fmt::Arguments<'_>) {
+    telemetry::write_message(Level::INFO, &message.to_string());
+}
+
+/// Writes a warning to stderr, as [`message`] does.
+pub(super) fn warning(warning: &str) {
+    telemetry::write_message(Level::WARN, &format!("warning: {warning}"));
+}
+
+/// Writes a question to stderr, without a line break.
+pub(super) fn prompt(question: &str) {
+    telemetry::write_prompt(question);
 }
 
 /// Writes one line to stdout.
@@ -84,12 +100,26 @@ pub(super) fn say(line: fmt::Arguments<'_>) -> Result<(), Failure> {
 
 /// Writes to stdout. A closed pipe is not an error, because a reader such as `head` may have read enough.
 pub(super) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = EscapedWriter(BufWriter::new(io::stdout().lock()));
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             let error = anyhow::Error::from(error).context("cannot write to stdout");
             Err(Failure::new(Exit::Failed, error))
         }
         _ => Ok(()),
+    }
+}
+
+/// Escapes unsafe characters in text of several lines. Each call of `write` gets complete characters, as `write!` passes them.
+struct EscapedWriter<W>(W);
+
+impl<W: Write> Write for EscapedWriter<W> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.write_all(escape::lines(&String::from_utf8_lossy(text)).as_bytes())?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }

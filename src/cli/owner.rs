@@ -10,6 +10,7 @@ use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use rustix::{process::Gid, process::Uid};
 
 use super::exit::{Exit, Failure};
+use super::output::message;
 
 /// Changes the user of the process to the owner of a file, or of the folder in which it would be created. Does nothing if the
 /// user is not root.
@@ -35,7 +36,7 @@ pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
         ));
         Failure::new(Exit::Failed, error)
     })?;
-    eprintln!("continuing as user {name}, who owns {}", found.display());
+    message(format_args!("continuing as user {name}, who owns {}", found.display()));
     Ok(())
 }
 

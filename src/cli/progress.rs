@@ -7,6 +7,7 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, Prog
 use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 
+use super::output::message;
 use super::text;
 use crate::crawl::{Progress, Step};
 use crate::telemetry;
@@ -86,7 +87,7 @@ async fn lines(crawls: Vec<(String, watch::Receiver<Progress>)>) {
                     format!(", {} of {} so far", HumanCount(listed), text::count(total, "group"))
                 }
             };
-            eprintln!("{name}: {}{so_far}", describe(&now));
+            message(format_args!("{name}: {}{so_far}", describe(&now)));
             *last = now.step;
             *since = Instant::now();
         }

@@ -1,10 +1,10 @@
 //! `run`: the daemon.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -12,8 +12,8 @@ use super::exit::{Exit, Failure};
 use super::setup::{Setup, location, open, publication};
 use super::text;
 use crate::alarm::AlarmClock;
-use crate::config::{App, Config, Setting};
-use crate::daemon::{AppPlan, Daemon, Database, keep_database};
+use crate::config::{self, App, Config, Setting};
+use crate::daemon::{AppPlan, Daemon, OpenAttempt, keep_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
 use crate::publish;
@@ -33,32 +33,34 @@ const RESTART_ONLY_SETTINGS: [&str; 4] = ["database.", "metrics.", "dashboard.",
 pub(super) struct Run {}
 
 impl Run {
-    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, setup: &Setup, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
         let config = Arc::new(setup.config()?);
-        let lifecycle = Lifecycle::install()?;
         let systemd = Systemd::from_environment();
-        let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
-        let (location, opened) = (location(&config)?, Arc::clone(&config));
-        let database = keep_database(&lifecycle, move || {
-            let (location, config) = (location.clone(), Arc::clone(&opened));
-            async move { open(&location, &config).await }
-        });
-        let mut daemon = Daemon::new(&setup.clock, &lifecycle, systemd, database.clone());
-        let metrics = Arc::new(Metrics::new(&setup.clock));
+        // What can refuse the start comes before the first task, so that a refused start logs its reason and nothing else.
         // Failures with exit code 78 need a change of the configuration. They must come before READY.
-        listen(&config, &daemon, &metrics, &lifecycle).await?;
+        let listeners = Listeners::bind(&config).await?;
         require_a_readable_key(&config)?;
-        fail_fast_on_database_config(database.clone(), &lifecycle).await?;
+        let (location, opened) = (location(&config)?, Arc::clone(&config));
+        let open_database = move || -> OpenAttempt {
+            let (location, config) = (location.clone(), Arc::clone(&opened));
+            Box::pin(async move { open(&location, &config).await })
+        };
+        let first_attempt = fail_fast_on_database_config(open_database(), lifecycle).await?;
+        let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
+        let database = keep_database(lifecycle, first_attempt, open_database);
+        let mut daemon = Daemon::new(&setup.clock, lifecycle, systemd, database.clone());
+        let metrics = Arc::new(Metrics::new(&setup.clock));
+        listeners.serve(&daemon, &metrics, lifecycle);
         daemon.apply(plans(setup, &config, &metrics), |_| alarm_clock.alarm());
         if let Some(publication) = publication(&config) {
-            publish::start(publication, &setup.clock, &daemon.health(), &lifecycle);
+            publish::start(publication, &setup.clock, &daemon.health(), lifecycle);
         }
         info!(apps = config.apps.len(), version = env!("CARGO_PKG_VERSION"), "started");
         systemd.ready();
 
         let reloading =
             Reloading { setup, at_start: &config, systemd, alarm_clock: &alarm_clock, metrics: &metrics };
-        reloading.serve(Arc::clone(&config), &lifecycle, &mut daemon).await;
+        reloading.serve(Arc::clone(&config), lifecycle, &mut daemon).await;
         let requested = Instant::now();
         let ending = lifecycle.ended(systemd).await;
         let left = STOP_DEADLINE.saturating_sub(requested.elapsed()).max(FORCED_EXIT_GRACE);
@@ -215,50 +217,68 @@ fn require_a_readable_key(config: &Config) -> Result<(), Failure> {
 }
 
 /// Fails if the database rejects its configuration within [`DATABASE_CHECK_TIMEOUT`]. An unreachable database is no failure;
-/// the daemon waits for it.
+/// the daemon waits for it. Returns the attempt, which may not have ended.
 async fn fail_fast_on_database_config(
-    mut database: watch::Receiver<Database>,
+    mut attempt: OpenAttempt,
     lifecycle: &Lifecycle,
-) -> Result<(), Failure> {
-    let answer = database.wait_for(|database| !matches!(database, Database::Opening));
-    let answer = tokio::select! {
+) -> Result<OpenAttempt, Failure> {
+    let opened = tokio::select! {
         biased;
-        () = lifecycle.stop().soft().cancelled() => return Ok(()),
-        answer = tokio::time::timeout(DATABASE_CHECK_TIMEOUT, answer) => answer,
+        () = lifecycle.stop().soft().cancelled() => return Ok(attempt),
+        opened = tokio::time::timeout(DATABASE_CHECK_TIMEOUT, &mut attempt) => opened,
     };
-    match answer {
-        Ok(Ok(answer)) => match &*answer {
-            Database::Away { error, .. } if error.is_configuration() => {
-                Err(Failure::new(Exit::Config, Arc::clone(error)))
-            }
-            _ => Ok(()),
-        },
-        _ => Ok(()),
+    match opened {
+        Ok(Err(error)) if error.is_configuration() => Err(Failure::new(Exit::Config, error)),
+        Ok(opened) => Ok(Box::pin(ready(opened))),
+        Err(_) => Ok(attempt),
     }
 }
 
-/// Starts the configured listeners.
-async fn listen(
-    config: &Config,
-    daemon: &Daemon,
-    metrics: &Arc<Metrics>,
-    lifecycle: &Lifecycle,
-) -> Result<(), Failure> {
-    let failed = |error| Failure::new(Exit::Config, error);
-    if let Some(address) = config.metrics {
-        let listener = Listener::bind("metrics.listen", address).await.map_err(failed)?;
-        info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
-        let pages = health::pages(daemon.health(), Arc::clone(metrics));
-        let stop = lifecycle.stop().soft().clone();
-        lifecycle.supervise("the metrics listener", listener.serve(pages, AllowedHosts::of(address), stop));
+/// The configured listeners, which accept connections once they are served.
+struct Listeners {
+    metrics: Option<(Listener, AllowedHosts)>,
+    dashboard: Option<(Listener, AllowedHosts)>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, Failure> {
+        let bind = async |key, listener: Option<&config::Listener>| {
+            let Some(config::Listener { address, allowed_hosts }) = listener else { return Ok(None) };
+            let hosts = AllowedHosts::of(address, allowed_hosts);
+            let bound = Listener::bind(key, address.clone()).await;
+            bound.map(|bound| Some((bound, hosts))).map_err(|error| Failure::new(Exit::Config, error))
+        };
+        Ok(Self {
+            metrics: bind("metrics.listen", config.metrics.as_ref()).await?,
+            dashboard: bind("dashboard.listen", config.dashboard.as_ref()).await?,
+        })
     }
-    if let Some(address) = config.dashboard {
-        let listener = Listener::bind("dashboard.listen", address).await.map_err(failed)?;
-        info!(address = %listener.address(), "serving the dashboard");
-        let health = daemon.health();
-        let pages = dashboard::pages(health.database(), health.apps());
-        let stop = lifecycle.stop().soft().clone();
-        lifecycle.supervise("the dashboard", listener.serve(pages, AllowedHosts::of(address), stop));
+
+    fn serve(self, daemon: &Daemon, metrics: &Arc<Metrics>, lifecycle: &Lifecycle) {
+        let stop = lifecycle.stop().soft();
+        if let Some((listener, hosts)) = self.metrics {
+            info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
+            warn_if_remote("metrics.listen", &listener);
+            let pages = health::pages(daemon.health(), Arc::clone(metrics));
+            lifecycle.supervise("the metrics listener", listener.serve(pages, hosts, stop.clone()));
+        }
+        if let Some((listener, hosts)) = self.dashboard {
+            info!(address = %listener.address(), "serving the dashboard");
+            warn_if_remote("dashboard.listen", &listener);
+            let health = daemon.health();
+            let pages = dashboard::pages(health.database(), health.apps());
+            lifecycle.supervise("the dashboard", listener.serve(pages, hosts, stop.clone()));
+        }
     }
-    Ok(())
+}
+
+fn warn_if_remote(key: &str, listener: &Listener) {
+    let address = listener.address();
+    if !address.is_local() {
+        warn!(
+            %address,
+            "{key} is not a loopback address, and this listener has neither a login nor TLS: everyone who reaches it can read it; \
+             restrict it with a firewall, or use a Unix socket (unix:PATH) behind a reverse proxy"
+        );
+    }
 }

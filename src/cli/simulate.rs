@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use super::exit::{Exit, Failure};
 use super::output::say;
 use super::text;
+use crate::config::SecretFile;
 use crate::lifecycle::Lifecycle;
 use crate::simulator::{
     AbsentCodes, At, Cursor, Fault, KEY, Listing, Order, Settings, SimulatedApp, Simulator,
@@ -81,7 +82,7 @@ enum CursorArg {
 }
 
 impl Simulate {
-    pub(super) async fn run(self) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
         if !(0.0..=1000.0).contains(&self.churn) {
             return Err(Failure::new(
                 Exit::Usage,
@@ -115,7 +116,6 @@ impl Simulate {
                 humantime::format_duration(self.rate + self.rate / 20)
             ))?;
         }
-        let lifecycle = Lifecycle::install()?;
         tokio::select! {
             () = lifecycle.stop().soft().cancelled() => {}
             () = churn(&simulator, self.churn) => {}
@@ -124,18 +124,13 @@ impl Simulate {
     }
 
     fn settings(&self) -> Result<Settings, Failure> {
-        let key = match &self.secret_key_file {
-            Some(file) => std::fs::read_to_string(file).map_err(|error| {
-                Failure::new(
-                    Exit::Config,
-                    anyhow::Error::from(error).context(format!("cannot read {}", file.display())),
-                )
-            })?,
-            None => KEY.to_owned(),
+        let secret_key = match &self.secret_key_file {
+            Some(path) => SecretFile { path: path.clone(), is_credential: false }.read_key()?.key,
+            None => SecretKey::new(KEY),
         };
         Ok(Settings {
             listen: self.listen,
-            secret_key: SecretKey::new(key.trim_end()),
+            secret_key,
             min_interval: (self.rate > Duration::ZERO).then_some(self.rate),
             listing: Listing {
                 order: match self.order {

@@ -1,29 +1,26 @@
 //! `status`: shows the state of each app from the database. Needs neither the API nor a key.
 
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::Write;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use clap::Args;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, message};
+use super::service::ask_service;
 use super::setup::{Setup, location};
 use super::text;
 use crate::config::Config;
 use crate::crawl::CLOCK_SKEW_WARNING;
-use crate::daemon::{HISTORY_LENGTH, next_crawl_by_history};
+use crate::daemon::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
+use crate::escape::one_line;
 use crate::model::SdkAppId;
 use crate::store::{AppStatus, Below, Crawl, HostTypes, LeaseHolder, Stamp, Store, StoreError, Withheld};
 
-/// Timeout for the answer of the daemon, which itself waits up to two seconds for the database.
-const DAEMON_TIMEOUT: Duration = Duration::from_secs(3);
-/// The maximum size of the daemon's answer in bytes.
-const MAX_DAEMON_ANSWER: u64 = 64 * 1024;
+/// The clocks of two hosts may differ by this much. A crawl that ended later than that from now has a wrong time.
+const MAX_FUTURE: TimeDelta = TimeDelta::minutes(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -37,13 +34,14 @@ pub(super) struct Status {
 impl Status {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let now = setup.clock.now();
         let store = Store::open_to_read(&location(&config)?).await?;
         store.check_migrated().await?;
         let mut statuses = store.app_statuses().await?;
         let is_known = |id: i64| statuses.iter().any(|status| status.sdk_app_id == id);
         let unknown: Vec<_> = config.apps.iter().filter(|app| !is_known(app.sdk_app_id.get())).collect();
         statuses.extend(unknown.into_iter().map(|app| AppStatus::never_crawled(&app.name, app.sdk_app_id)));
+        // Read after the database, so that no crawl ended later.
+        let now = setup.clock.now();
         let mut apps = Vec::new();
         for status in statuses {
             let lease_holder = match SdkAppId::new(status.sdk_app_id) {
@@ -51,14 +49,19 @@ impl Status {
                 Some(app) => store.lease_holder(app).await.unwrap_or_default(),
                 None => None,
             };
+            let (next_crawl_at, overdue_since) = next_crawl(&store, &config, &status, now).await?;
             apps.push(Shown {
-                next_crawl_at: next_crawl(&store, &config, &status, now).await?,
+                next_crawl_at,
+                overdue_since: overdue_since.filter(|_| lease_holder.is_none()),
                 crawled_now: lease_holder.is_some(),
                 lease_holder,
                 status,
             });
         }
-        let problems = problems_of_daemon(config.metrics).await.unwrap_or_default();
+        let problems = ask_service(config.metrics.as_ref()).await;
+        if self.output.is_json() {
+            problems.iter().for_each(|problem| message(format_args!("daemon: {problem}")));
+        }
         let text = |out: &mut dyn Write| {
             apps.iter().try_for_each(|app| print_app(out, app, now))?;
             problems.iter().try_for_each(|problem| writeln!(out, "daemon: {problem}"))
@@ -77,33 +80,22 @@ impl Status {
 fn stale(config: &Config, apps: &[Shown], max_age: Duration, now: Time) -> Vec<String> {
     apps.iter()
         .map(|app| &app.status)
-        .filter(|app| is_configured(config, app) && !is_fresh(app, max_age, now))
-        .map(|app| app.app.clone())
+        .filter(|app| is_configured(config, app))
+        .filter_map(|app| Some(format!("{}{}", app.app, why_stale(app, max_age, now)?)))
         .collect()
 }
 
-/// Returns the problems that the daemon reports, or `None` if no daemon answers on the configured address.
-///
-/// The request is written by hand: it is one line of HTTP/1.0 to this machine, and an HTTP client would use its proxy settings
-/// and load CA certificates.
-async fn problems_of_daemon(listener: Option<SocketAddr>) -> Option<Vec<String>> {
-    let mut address = listener?;
-    match address.ip() {
-        IpAddr::V4(all) if all.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(all) if all.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    let asking = async {
-        let mut connection = TcpStream::connect(address).await?.take(MAX_DAEMON_ANSWER);
-        let request = format!("GET /readyz HTTP/1.0\r\nHost: {address}\r\n\r\n");
-        connection.get_mut().write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await?;
-        Ok::<_, io::Error>(answer)
+/// Returns what to add to the name of an app that is not fresh. A time in the future proves nothing.
+fn why_stale(app: &AppStatus, max_age: Duration, now: Time) -> Option<String> {
+    let Some(finished) = app.last_complete_crawl.as_ref().and_then(Crawl::finished) else {
+        return Some(String::new());
     };
-    let answer = timeout(DAEMON_TIMEOUT, asking).await.ok()?.ok()?;
-    let (_, lines) = answer.split_once("\r\n\r\n")?;
-    Some(lines.lines().filter(|line| *line != "ready").map(str::to_owned).collect())
+    if finished - now > MAX_FUTURE {
+        let finished = text::time(finished);
+        return Some(format!(" (its time {finished} is in the future: a clock is or was wrong)"));
+    }
+    let age = (now - finished).to_std().unwrap_or_default();
+    (age > max_age).then(String::new)
 }
 
 /// The status of an app, with values that are not in the database.
@@ -112,6 +104,8 @@ struct Shown {
     #[serde(flatten)]
     status: AppStatus,
     next_crawl_at: Option<Stamp>,
+    /// When a crawl was due that no service has started.
+    overdue_since: Option<Stamp>,
     /// Whether a process holds the app's lease.
     crawled_now: bool,
     lease_holder: Option<LeaseHolder>,
@@ -124,31 +118,28 @@ fn is_configured(config: &Config, status: &AppStatus) -> bool {
     config.apps.iter().any(|app| app.sdk_app_id.get() == status.sdk_app_id)
 }
 
-fn is_fresh(app: &AppStatus, max_age: Duration, now: Time) -> bool {
-    let finished = app.last_complete_crawl.as_ref().and_then(Crawl::finished);
-    finished.is_some_and(|finished| (now - finished).to_std().unwrap_or_default() <= max_age)
-}
-
-/// Returns when the daemon crawls the app next, as the dashboard shows it.
+/// Returns when the daemon crawls the app next, as the dashboard shows it, and since when a crawl is overdue.
 async fn next_crawl(
     store: &Store,
     config: &Config,
     status: &AppStatus,
     now: Time,
-) -> Result<Option<Stamp>, StoreError> {
+) -> Result<(Option<Stamp>, Option<Stamp>), StoreError> {
     let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id);
-    let Some(app) = app else { return Ok(None) };
+    let Some(app) = app else { return Ok((None, None)) };
     let crawls = match store.app_called(app.sdk_app_id).await? {
         Some((id, _)) => store.crawls(id, Below { before: i64::MAX, limit: HISTORY_LENGTH }).await?,
         None => Vec::new(),
     };
+    let stamp = |time: Time| Stamp(time.timestamp_millis());
     let next = next_crawl_by_history(&app.schedule.ticks, &crawls, now);
-    Ok(next.map(|time| Stamp(time.timestamp_millis())))
+    let overdue = overdue_by_history(&app.schedule.ticks, &crawls, now);
+    Ok((next.map(stamp), overdue.map(stamp)))
 }
 
 fn print_app(
     out: &mut dyn Write,
-    Shown { status: app, next_crawl_at, lease_holder, .. }: &Shown,
+    Shown { status: app, next_crawl_at, overdue_since, lease_holder, .. }: &Shown,
     now: Time,
 ) -> std::io::Result<()> {
     let note = if app.configured { "" } else { "  no longer configured" };
@@ -187,6 +178,13 @@ fn print_app(
             hosts.join("; ")
         )?;
     }
+    if let Some(due) = overdue_since.and_then(Stamp::time) {
+        let (at, ago) = (text::time(due), text::ago(due, now));
+        writeln!(
+            out,
+            "  overdue              the crawl of {at} ({ago}) was not started: does the service run?"
+        )?;
+    }
     if let Some(next) = next_crawl_at.and_then(Stamp::time) {
         writeln!(out, "  next crawl           {}", text::time(next))?;
     }
@@ -208,7 +206,7 @@ fn print_last_crawls(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io
         Some(_) if crawl.deletions.as_deref() == Some("approved") => {
             writeln!(out, "                       it withheld deletions, which were approved")
         }
-        Some(reason) => writeln!(out, "                       because: {reason}"),
+        Some(reason) => writeln!(out, "                       because: {}", one_line(reason)),
         None => Ok(()),
     }
 }
@@ -237,7 +235,7 @@ fn print_running_crawl(
     if let Some(LeaseHolder { host, since }) = lease_holder {
         let since = since
             .map_or_else(String::new, |at| format!(" since {} ({})", text::time(at), text::ago(at, now)));
-        writeln!(out, "  lease                held by {host}{since}")?;
+        writeln!(out, "  lease                held by {}{since}", one_line(host))?;
     }
     Ok(())
 }
@@ -262,17 +260,18 @@ fn print_undecided(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
         writeln!(
             out,
             "  clock                the clock of {} is {by} {side} the API's: correct it",
-            crawl.host
+            one_line(&crawl.host)
         )?;
     }
     Ok(())
 }
 
 fn describe_types(HostTypes { host, group_types }: &HostTypes) -> String {
+    let host = one_line(host);
     if group_types.is_empty() {
         return format!("{host} all types in one pass (group_types = [])");
     }
-    format!("{host} {}", group_types.join(", "))
+    format!("{host} {}", one_line(&group_types.join(", ")))
 }
 
 fn describe_crawl(crawl: &Crawl, now: Time) -> String {

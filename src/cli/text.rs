@@ -4,6 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
+use crate::escape::one_line;
 use crate::model::plural;
 
 /// Formats 1203441 as `1,203,441`.
@@ -34,11 +35,11 @@ pub(super) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// Formats a table. Columns that contain only numbers are right-aligned.
+/// Formats a table. Columns that contain only numbers are right-aligned. Each cell is one line.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
-    table.add_rows(rows);
+    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| one_line(cell).into_owned())));
     let is_number = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b',');
     for (index, column) in table.column_iter_mut().enumerate() {
         if !rows.is_empty() && rows.iter().all(|row| row.get(index).is_some_and(is_number)) {

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::approve::{day, find, refused};
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, message};
 use super::setup::{Setup, location};
 use super::text;
+use crate::escape::one_line;
 use crate::model::{CrawlId, CrawlStatus};
 use crate::store::{HeldCrawl, Store};
 
@@ -39,7 +40,7 @@ impl Undelete {
         // A running crawl has not read the deleted groups.
         let waiting = |waits| {
             if waits == 0 {
-                eprintln!("{} is being crawled; waiting for the crawl to finish", held.app);
+                message(format_args!("{} is being crawled; waiting for the crawl to finish", held.app));
             }
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
@@ -83,10 +84,10 @@ impl Undelete {
                     held.app,
                 );
             }
-            groups.iter().flatten().try_for_each(|group| writeln!(out, "{group}"))
+            groups.iter().flatten().try_for_each(|group| writeln!(out, "{}", one_line(group)))
         })?;
         if self.dry_run {
-            eprintln!("{count} would be live again");
+            message(format_args!("{count} would be live again"));
         }
         Ok(exit)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, warning};
 use super::setup::{Setup, selected};
 use super::text;
 use crate::tencent::usersig::{Claims, sign};
@@ -37,7 +37,7 @@ impl PrintUserSig {
             return Err(Failure::new(Exit::Config, error));
         };
         let read = app.read_secret_key()?;
-        read.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        read.warnings.iter().for_each(|text| warning(text));
         let now = setup.clock.now();
         let claims = Claims {
             sdk_app_id: app.sdk_app_id,
@@ -45,12 +45,12 @@ impl PrintUserSig {
             issued_at: now.timestamp(),
             lifetime: self.expires,
         };
-        eprintln!(
-            "warning: for {} from now, this UserSig grants full admin rights: those of administrator {:?} of app {}",
+        warning(&format!(
+            "for {} from now, this UserSig grants full admin rights: those of administrator {:?} of app {}",
             humantime::format_duration(self.expires),
             app.identifier,
             app.sdk_app_id
-        );
+        ));
         let usersig = sign(&claims, &read.key);
         let expires_at = now + self.expires;
         let result = serde_json::json!({

@@ -11,19 +11,21 @@ mod environment;
 mod locations;
 mod model;
 mod problems;
+mod regular_file;
 mod secrets;
 mod sections;
 #[cfg(test)]
 mod tests;
 mod values;
 
+use std::io::Read as _;
 use std::path::Path;
 
 pub use self::database_url::{DatabaseUrl, PostgresUrl};
 pub use self::document::{Origin, Setting};
 pub use self::environment::Environment;
 pub use self::locations::{Home, NoConfigFile, NoHome};
-pub use self::model::{App, Config, Database, Endpoint, Log, LogFormat, Schedule};
+pub use self::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
 pub use self::problems::{ConfigProblems, Mistake, Problem};
 pub use self::secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY};
 pub use self::sections::{APP_NAME, is_app_name};
@@ -41,7 +43,9 @@ impl Config {
                 mistake,
             )])
         };
-        let bytes = std::fs::read(file).map_err(|error| problem(format!("cannot be read: {error}")))?;
+        let mut bytes = Vec::new();
+        let read = regular_file::open(file).and_then(|mut opened| opened.read_to_end(&mut bytes));
+        read.map_err(|error| problem(format!("cannot be read: {error}")))?;
         let text = String::from_utf8(bytes).map_err(|_| problem("is not UTF-8 text".to_owned()))?;
         Self::parse(&text, file, env)
     }

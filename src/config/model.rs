@@ -1,6 +1,5 @@
 //! The types of a validated configuration.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use super::database_url::DatabaseUrl;
 use super::document::Setting;
 use super::secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead};
-use crate::model::{GroupType, SdkAppId};
+use crate::model::{GroupType, ListenAddress, SdkAppId};
 use crate::policy::{DeletionPolicy, Retention};
 use crate::schedule::Schedule as Ticks;
 use crate::tencent::client::is_loopback;
@@ -20,16 +19,23 @@ use crate::tencent::region::Region;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub database: Database,
-    /// Address of `/metrics`, `/healthz` and `/readyz`. `None` turns them off.
-    pub metrics: Option<SocketAddr>,
-    /// Address of the dashboard. `None` turns it off. Not a loopback address only with `allow_remote = true`.
-    pub dashboard: Option<SocketAddr>,
+    /// The listener of `/metrics`, `/healthz` and `/readyz`. `None` turns them off.
+    pub metrics: Option<Listener>,
+    /// The listener of the dashboard. `None` turns it off. Other machines can reach it only with `allow_remote = true`.
+    pub dashboard: Option<Listener>,
     pub log: Log,
     pub retention: Retention,
     /// In the order of the file. There is at least one; names and SDKAppIDs are unique.
     pub apps: Vec<App>,
     /// Every effective value and its origin, for `check --show-config`.
     pub settings: Vec<Setting>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub address: ListenAddress,
+    /// The host names that requests may use besides `localhost` and IP addresses, in lower case.
+    pub allowed_hosts: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

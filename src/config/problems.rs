@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Serialize;
 use strsim::levenshtein;
 
+use crate::escape::one_line;
+
 /// A violated rule and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
@@ -60,7 +62,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        // The path is from the command line or the environment. Its problem must stay on one line.
+        f.write_str(&one_line(&self.file))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::regular_file;
 use crate::tencent::usersig::SecretKey;
 
 /// Longer than any key or password. A longer file is not a secret's.
@@ -80,7 +81,7 @@ impl SecretFile {
         }
         let is_credential = self.is_credential;
         let unreadable = |source| SecretFileError::Unreadable { path: path(), is_credential, source };
-        let file = File::open(&self.path).map_err(unreadable)?;
+        let file = regular_file::open(&self.path).map_err(unreadable)?;
         let warnings = if is_credential { None } else { lax_mode(&file, &self.path) };
         let mut bytes = Vec::with_capacity(4097);
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -104,6 +105,7 @@ fn what_to_do(error: &io::Error, is_credential: bool) -> &'static str {
         io::ErrorKind::PermissionDenied if is_credential => "; run this as the user of the service's unit",
         io::ErrorKind::NotFound => "; put the secret alone into this file, and chmod 600 it",
         io::ErrorKind::PermissionDenied => "; chown it to the user who runs this program, and chmod 600 it",
+        io::ErrorKind::InvalidInput => "; put the secret alone into a regular file",
         _ => "",
     }
 }

@@ -1,7 +1,6 @@
 //! The sections of the file: their keys, the defaults (written in TOML), and the rules between keys.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,14 +9,14 @@ use toml::de::DeValue;
 use super::database_url::DatabaseUrl;
 use super::document::{Document, Entry, Origin, Reading, Section, quoted};
 use super::environment::Environment;
-use super::model::{App, Config, Database, Endpoint, Log, LogFormat, Schedule};
+use super::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
-    base_url, boolean, choice, cron, days, duration, fraction, integer, listen, log_level, path, role,
-    schema, secret_file, text, timezone,
+    base_url, boolean, choice, cron, days, duration, fraction, host_names, integer, listen, log_level, path,
+    role, schema, secret_file, text, timezone,
 };
-use crate::model::{GroupType, SdkAppId};
+use crate::model::{GroupType, ListenAddress, SdkAppId};
 use crate::policy::{DeletionPolicy, Retention};
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
@@ -53,7 +52,7 @@ fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
     schedule(&schedules);
     let deletions = root.section("deletion", None);
     let (_, shares) = deletion(&deletions, &BTreeMap::new());
-    let (metrics, dashboard) = listeners(root);
+    let (metrics, dashboard) = listeners(root, context);
     let log = log(&root.section("log", None), context);
     let retention = retention(&root.section("retention", None));
     let general = General { schedule: &schedules, deletion: &deletions, shares: &shares };
@@ -139,24 +138,35 @@ fn show_path(section: &Section<'_>, name: &str, file: Option<&SecretFile>) {
     }
 }
 
-fn listeners(root: &Section<'_>) -> (Option<SocketAddr>, Option<SocketAddr>) {
+fn listeners(root: &Section<'_>, context: &Context<'_>) -> (Option<Listener>, Option<Listener>) {
     let section = root.section("metrics", None);
-    let metrics = section.or_default("listen", "\"127.0.0.1:9878\"", listen);
+    let metrics = listener(&section, "\"127.0.0.1:9878\"", context);
     section.finish();
     let section = root.section("dashboard", None);
-    let dashboard = section.or_default("listen", "\"127.0.0.1:9879\"", listen);
+    let dashboard = listener(&section, "\"127.0.0.1:9879\"", context);
     let allow_remote = section.or_default("allow_remote", "false", boolean);
     section.finish();
-    if dashboard.is_some_and(|address| !address.ip().is_loopback() && !allow_remote) {
-        let rule = "must be a loopback address: the dashboard has no authentication";
+    let Some(Listener { address, .. }) = &dashboard else { return (metrics, None) };
+    if !address.is_local() && !allow_remote {
+        let rule = "must be a loopback address or a Unix socket: the dashboard has no authentication";
         let fix =
             "Write \"127.0.0.1:9879\", or allow_remote = true beside it if a reverse proxy asks for a login";
         section.report_key("listen", Mistake::new(rule, fix));
     }
-    if dashboard.is_some_and(|address| Some(address) == metrics && address.port() != 0) {
+    let has_fixed_port = !matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
+    if has_fixed_port && metrics.as_ref().is_some_and(|metrics| metrics.address == *address) {
         section.report_key("listen", Mistake::new("is the same as metrics.listen", "Use different ports"));
     }
     (metrics, dashboard)
+}
+
+fn listener(section: &Section<'_>, default: &str, context: &Context<'_>) -> Option<Listener> {
+    let address = section.or_default("listen", default, |value| listen(value, context.folder));
+    if let Some(address) = &address {
+        section.show("listen", &quoted(&address.to_string()));
+    }
+    let allowed_hosts = section.or_default("allowed_hosts", "[]", host_names);
+    address.map(|address| Listener { address, allowed_hosts })
 }
 
 fn log(section: &Section<'_>, context: &Context<'_>) -> Log {

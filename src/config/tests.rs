@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 
 use super::*;
-use crate::model::GroupType;
+use crate::model::{GroupType, ListenAddress};
 use crate::policy::{DeletionPolicy, Retention};
 use crate::tencent::region::Region;
 
@@ -38,6 +38,10 @@ fn problems(text: &str) -> String {
     parse(text).unwrap_err().to_string().replace("/etc/tim/config.toml", "config.toml")
 }
 
+fn listener(address: &str) -> Listener {
+    Listener { address: ListenAddress::Tcp(address.parse().unwrap()), allowed_hosts: Vec::new() }
+}
+
 #[test]
 fn the_shortest_file_has_the_documented_defaults() {
     let config = parse(APP).unwrap();
@@ -46,8 +50,8 @@ fn the_shortest_file_has_the_documented_defaults() {
     assert_eq!(config.database.url, DatabaseUrl::Sqlite(data.to_owned()));
     assert_eq!((config.database.schema.as_str(), config.database.auto_migrate), ("tim", true));
     assert_eq!((config.database.publish, config.database.publish_interval), (None, Duration::from_hours(1)));
-    assert_eq!(config.metrics, Some("127.0.0.1:9878".parse().unwrap()));
-    assert_eq!(config.dashboard, Some("127.0.0.1:9879".parse().unwrap()));
+    assert_eq!(config.metrics, Some(listener("127.0.0.1:9878")));
+    assert_eq!(config.dashboard, Some(listener("127.0.0.1:9879")));
     assert_eq!(config.log, Log { level: "info".to_owned(), format: LogFormat::Auto });
     assert_eq!((app.name.as_str(), app.sdk_app_id.get()), ("prod", 1_400_000_000));
     assert_eq!(app.identifier, "administrator");
@@ -68,6 +72,20 @@ fn the_shortest_file_has_the_documented_defaults() {
         confirm: true,
     };
     assert_eq!(app.deletion, expected);
+}
+
+#[test]
+fn a_listener_can_be_a_unix_socket_and_have_host_names() {
+    let text = format!(
+        "[metrics]\nlisten = \"unix:metrics.sock\"\n[dashboard]\nlisten = \"unix:/run/tim.sock\"\n\
+         allowed_hosts = [\"IM.example.com\"]\n{APP}"
+    );
+    let config = parse(&text).unwrap();
+    let metrics = ListenAddress::Unix("/etc/tim/metrics.sock".into());
+    assert_eq!(config.metrics.unwrap().address, metrics);
+    let dashboard = config.dashboard.unwrap();
+    assert_eq!(dashboard.address, ListenAddress::Unix("/run/tim.sock".into()));
+    assert_eq!(dashboard.allowed_hosts, ["im.example.com"]);
 }
 
 #[test]
@@ -287,12 +305,18 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[metrics]\nlisten = \"localhost:9878\"",
-        "5: metrics.listen = \"localhost:9878\": must be an IP address and a port. Write for example \
-         \"127.0.0.1:9878\", or \"\" for off",
+        "5: metrics.listen = \"localhost:9878\": must be an IP address and a port, or unix: and a path. Write \
+         for example \"127.0.0.1:9878\", \"unix:/run/tim-group-sync/metrics.sock\", or \"\" for off",
+    ),
+    (
+        "[metrics]\nallowed_hosts = [\"https://metrics.example.com\"]",
+        "5: metrics.allowed_hosts = [\"https://metrics.example.com\"]: must contain only host names. Write for example \
+         [\"metrics.example.com\"], without scheme, port and path",
     ),
     (
         "[dashboard]\nlisten = \"0.0.0.0:9879\"",
-        "5: dashboard.listen = \"0.0.0.0:9879\": must be a loopback address: the dashboard has no authentication. Write \
+        "5: dashboard.listen = \"0.0.0.0:9879\": must be a loopback address or a Unix socket: the dashboard has no \
+         authentication. Write \
          \"127.0.0.1:9879\", or allow_remote = true beside it if a reverse proxy asks for a login",
     ),
     (

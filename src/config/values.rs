@@ -1,6 +1,5 @@
 //! Readers of single values. Each returns a typed value, or the rule that the value violates.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::document::{Reading, kind};
 use super::environment::Environment;
 use super::problems::{Mistake, holds_key, nearest};
 use super::secrets::SecretFile;
-use crate::model::is_schema_name;
+use crate::model::{ListenAddress, is_schema_name};
 use crate::schedule::Schedule;
 use crate::tencent::client::is_loopback;
 
@@ -77,11 +76,28 @@ pub(super) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = 
 }
 
 /// An address to listen on. An empty string is `None`.
-pub(super) fn listen(value: &DeValue<'_>) -> Reading<Option<SocketAddr>> {
+pub(super) fn listen(value: &DeValue<'_>, folder: &Path) -> Reading<Option<ListenAddress>> {
     let text = text(value)?;
-    let fix = "Write for example \"127.0.0.1:9878\", or \"\" for off";
-    let parsed = (!text.is_empty()).then(|| text.parse()).transpose();
-    parsed.map_err(|_| Mistake::new("must be an IP address and a port", fix))
+    if let Some(socket) = text.strip_prefix("unix:") {
+        return Ok(Some(ListenAddress::Unix(path(socket, folder)?)));
+    }
+    let fix =
+        "Write for example \"127.0.0.1:9878\", \"unix:/run/tim-group-sync/metrics.sock\", or \"\" for off";
+    let parsed = (!text.is_empty()).then(|| text.parse().map(ListenAddress::Tcp)).transpose();
+    parsed.map_err(|_| Mistake::new("must be an IP address and a port, or unix: and a path", fix))
+}
+
+/// Host names, which are returned in lower case.
+pub(super) fn host_names(value: &DeValue<'_>) -> Reading<Vec<String>> {
+    let fix = "Write for example [\"metrics.example.com\"], without scheme, port and path";
+    let values = value.as_array().ok_or_else(|| wrong_type("a list of host names", value, fix))?;
+    let name = |value: &DeValue<'_>| {
+        let name = value.as_str().unwrap_or_default().to_ascii_lowercase();
+        let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        let is_valid = is_plain && (1..=253).contains(&name.len());
+        if is_valid { Ok(name) } else { Err(Mistake::new("must contain only host names", fix)) }
+    };
+    values.iter().map(|value| name(value.get_ref())).collect()
 }
 
 /// A level or a filter in the syntax of `tracing_subscriber`. A bare word that is not a level is rejected, although it is

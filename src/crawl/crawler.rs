@@ -168,7 +168,7 @@ impl Crawler {
                             "another process crawls this app; waiting for it to finish"
                         );
                     }
-                    // Each attempt counts as progress for the watchdog.
+                    // Each attempt is a sign of life for the watchdog.
                     self.progress.send_modify(|progress| progress.step = Step::WaitingForLease);
                 };
                 tokio::select! {

@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::crawl::{CrawlReport, Progress};
+use crate::crawl::{CrawlReport, Progress, Step};
 use crate::model::{CrawlStatus, ReasonCode};
 use crate::schedule::Schedule;
 
@@ -32,12 +32,22 @@ pub struct AppState {
     pub key_problem: Option<String>,
     /// Why the last access to the database failed.
     pub database_problem: Option<String>,
-    /// When the loop of the app last changed this state. During a crawl, each of its progress updates is a change.
-    pub(super) changed_at: Instant,
+    /// When the loop of the app last gave a sign of life: a change of this state, or an update of the crawl's progress.
+    pub(super) alive_at: Instant,
+    /// When the app last made progress. While it waits for another process to finish crawling it, it makes none.
+    pub(super) progressed_at: Instant,
     /// The number of groups that the app may have.
     pub group_quota: Option<u64>,
     pub(super) request_interval: Duration,
     generation: u64,
+}
+
+impl AppState {
+    /// Returns the time since the app last made progress.
+    #[must_use]
+    pub fn since_progress(&self) -> Duration {
+        self.progressed_at.elapsed()
+    }
 }
 
 /// What the loop of an app is doing.
@@ -84,7 +94,8 @@ impl StatusBoard {
             refused: false,
             key_problem: None,
             database_problem: None,
-            changed_at: Instant::now(),
+            alive_at: Instant::now(),
+            progressed_at: Instant::now(),
             group_quota: None,
             request_interval: Duration::ZERO,
             generation: self.generation,
@@ -118,7 +129,8 @@ impl BoardEntry {
         self.apps.send_modify(|apps| {
             let state = apps.get_mut(&self.app);
             if let Some(state) = state.filter(|state| state.generation == self.generation) {
-                state.changed_at = Instant::now();
+                state.alive_at = Instant::now();
+                state.progressed_at = state.alive_at;
                 update(state);
             }
         });
@@ -168,10 +180,16 @@ impl BoardEntry {
     }
 
     pub(super) fn crawl_progressed(&self, now: Progress) {
-        self.update(|state| {
-            if let Phase::Crawling { progress, .. } = &mut state.phase {
-                *progress = now;
+        self.apps.send_modify(|apps| {
+            let state = apps.get_mut(&self.app);
+            let Some(state) = state.filter(|state| state.generation == self.generation) else { return };
+            state.alive_at = Instant::now();
+            let Phase::Crawling { progress, .. } = &mut state.phase else { return };
+            let still_waits = progress.step == Step::WaitingForLease && now.step == Step::WaitingForLease;
+            if !still_waits {
+                state.progressed_at = state.alive_at;
             }
+            *progress = now;
         });
     }
 

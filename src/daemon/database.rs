@@ -1,6 +1,7 @@
 //! Opens the database in the background: the daemon starts without it and works as soon as it is open.
 
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,14 +48,16 @@ impl Database {
     }
 }
 
-/// Starts a task that opens the database and retries until it succeeds.
-pub fn keep_database<F>(
+/// An attempt to open the database.
+pub type OpenAttempt = Pin<Box<dyn Future<Output = Result<Store, StoreError>> + Send>>;
+
+/// Starts a task that opens the database and retries until it succeeds. `first` is the first attempt, which may have been
+/// polled before.
+pub fn keep_database(
     lifecycle: &Lifecycle,
-    open: impl Fn() -> F + Send + Sync + 'static,
-) -> watch::Receiver<Database>
-where
-    F: Future<Output = Result<Store, StoreError>> + Send,
-{
+    first: OpenAttempt,
+    open: impl Fn() -> OpenAttempt + Send + Sync + 'static,
+) -> watch::Receiver<Database> {
     let database = watch::Sender::new(Database::Opening);
     let opened = database.subscribe();
     let stop = lifecycle.stop().soft().clone();
@@ -62,20 +65,21 @@ where
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = async { open_with_retries(&database, open).await; pending().await } => {}
+            () = async { open_with_retries(&database, first, open).await; pending().await } => {}
         }
     });
     opened
 }
 
-async fn open_with_retries<F: Future<Output = Result<Store, StoreError>>>(
+async fn open_with_retries(
     database: &watch::Sender<Database>,
-    open: impl Fn() -> F,
+    mut attempt: OpenAttempt,
+    open: impl Fn() -> OpenAttempt,
 ) {
     let mut pauses = FIRST_PAUSES.into_iter();
     let mut logged = String::new();
     loop {
-        let error = match open().await {
+        let error = match attempt.await {
             Ok(store) => {
                 if !logged.is_empty() {
                     info!("the database is open");
@@ -96,6 +100,7 @@ async fn open_with_retries<F: Future<Output = Result<Store, StoreError>>>(
         logged = why;
         database.send_replace(Database::Away { error });
         sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
+        attempt = open();
     }
 }
 

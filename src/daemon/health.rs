@@ -1,9 +1,11 @@
 //! The current state of the daemon, for the HTTP listeners, the systemd status line and the watchdog.
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::board::{AppState, Apps};
 use super::database::Database;
+use super::watchdog::stalls;
 use crate::model::ReasonCode;
 
 /// A view of the daemon's state. Clones see the same state.
@@ -40,8 +42,9 @@ impl Health {
         let database = self.database.borrow().problem();
         let reload = self.refused_reload.borrow().clone();
         let apps = self.apps.borrow();
+        let stalls = stalls(&apps, Instant::now()).into_iter().map(|stall| stall.to_string());
         let apps = apps.iter().flat_map(|(app, state)| app_problems(app, state));
-        database.into_iter().chain(reload).chain(apps).collect()
+        database.into_iter().chain(reload).chain(stalls).chain(apps).collect()
     }
 
     /// Waits for a change. Never returns once all writers are gone.

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::watchdog::MAX_STALL;
 use crate::model::{CrawlStatus, ReasonCode, Trigger};
 use crate::schedule::Schedule;
 use crate::store::Crawl;
@@ -65,6 +66,21 @@ pub fn next_crawl_by_history(
     // A retry in the past is due: the daemon is crawling at this moment, or it is not running.
     let retry = retry_by_history(schedule, crawls, now).filter(|retry| retry.at > now);
     next_crawl(schedule, now, retry)
+}
+
+/// Returns when the newest crawl was due that no daemon has started within [`MAX_STALL`]. `None` also if no daemon has ever
+/// crawled the app. `crawls` as for [`next_crawl_by_history`].
+#[must_use]
+pub fn overdue_by_history(
+    schedule: &Schedule,
+    crawls: &[Crawl],
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let last = crawls.iter().find(|crawl| crawl.trigger != Trigger::Command.as_str())?;
+    // Ticks that passed during a crawl are skipped.
+    let handled = last.finished().or(last.started_at.time())?;
+    let due = next_crawl(schedule, handled, retry_by_history(schedule, crawls, now))?;
+    (now - due).to_std().is_ok_and(|overdue| overdue > MAX_STALL).then_some(due)
 }
 
 fn retry_by_history(schedule: &Schedule, crawls: &[Crawl], now: DateTime<Utc>) -> Option<RetryTime> {

@@ -1,15 +1,17 @@
-//! Reports the state of the daemon to systemd: the status line, and the watchdog ping while no app stalls.
+//! Reports the state of the daemon: systemd's status line, the watchdog ping while no app hangs, and log lines about stalled
+//! apps.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info, warn};
 
 use super::board::{Apps, Phase, text};
 use super::database::Database;
 use super::health::Health;
-use super::watchdog::stalled_app;
+use super::watchdog::{Stall, stalls};
 use crate::crawl::{Progress, Step};
 use crate::lifecycle::Systemd;
 use crate::model::GroupType;
@@ -21,12 +23,12 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// The status line names at most this many crawls and problems.
 const MAX_NAMED: usize = 3;
 
-/// Sends a status line whenever the state changes, and a watchdog ping at intervals unless an app stalls.
+/// Sends a status line whenever the state changes, and a watchdog ping at intervals unless an app hangs.
 pub(super) async fn report(mut health: Health, systemd: Systemd, stop: CancellationToken) {
     let check_interval = systemd.watchdog_interval().unwrap_or(CHECK_INTERVAL);
     let work = async {
         let mut sent_line = String::new();
-        let mut stalled_before = None;
+        let mut reported = BTreeMap::new();
         loop {
             health.mark_seen();
             let line = status_line(&health);
@@ -34,17 +36,11 @@ pub(super) async fn report(mut health: Health, systemd: Systemd, stop: Cancellat
                 systemd.status(&line);
                 sent_line = line;
             }
-            let stalled = stalled_app(&health.apps().borrow(), Instant::now());
-            if stalled.is_none() {
+            let stalls = stalls(&health.apps().borrow(), Instant::now());
+            if !stalls.iter().any(|stall| stall.is_hung) {
                 systemd.watchdog();
             }
-            if let Some((app, time)) = &stalled
-                && stalled_before.as_ref() != Some(app)
-            {
-                let seconds = time.as_secs();
-                error!(app, "app made no progress for {seconds} s; withholding the watchdog ping");
-            }
-            stalled_before = stalled.map(|(app, _)| app);
+            log_stalls(&mut reported, stalls);
             sleep(STATUS_INTERVAL.min(check_interval)).await;
             tokio::select! {
                 () = health.changed() => {}
@@ -56,6 +52,32 @@ pub(super) async fn report(mut health: Health, systemd: Systemd, stop: Cancellat
         biased;
         () = stop.cancelled() => {}
         () = work => {}
+    }
+}
+
+/// Logs when an app begins to stall, when a stall turns out to be a hang, and when an app makes progress again. `reported` has
+/// the stalled apps, and whether each is hung.
+fn log_stalls(reported: &mut BTreeMap<String, bool>, stalls: Vec<Stall>) {
+    reported.retain(|app, _| {
+        let is_stalled = stalls.iter().any(|stall| stall.app == *app);
+        if !is_stalled {
+            info!(app, "the app makes progress again");
+        }
+        is_stalled
+    });
+    for stall in stalls {
+        let app = &stall.app;
+        if reported.get(app) == Some(&stall.is_hung) {
+            continue;
+        }
+        if stall.is_hung {
+            error!(app, "{stall}; withholding the watchdog ping, so that systemd restarts the service");
+        } else if stall.waits_for_lease {
+            warn!(app, "{stall}; `tim-group-sync status` says which host holds the lease");
+        } else {
+            error!(app, "{stall}");
+        }
+        reported.insert(stall.app, stall.is_hung);
     }
 }
 
@@ -233,7 +255,8 @@ mod tests {
                 daemon.entries[0].crawl_progressed(listing(7, None));
                 let reporting =
                     report(daemon.health.clone(), Systemd::from_environment(), CancellationToken::new());
-                tokio::time::timeout(Duration::from_secs(3600), reporting).await.unwrap_err();
+                // The socket holds ten messages.
+                tokio::time::timeout(Duration::from_secs(1_210), reporting).await.unwrap_err();
             });
             return;
         }
@@ -257,9 +280,13 @@ mod tests {
             Some(String::from_utf8_lossy(&message[..length]).trim_end().to_owned())
         })
         .collect();
-        // One ping every 201 seconds, for 15 minutes of the hour.
+        // One ping every 201 seconds, for 15 minutes. Then the status line says why there is none.
         let mut expected = vec!["STATUS=crawling prod: Public 7"];
         expected.extend(["WATCHDOG=1"; 5]);
-        assert_eq!(received, expected);
+        let stalled =
+            "STATUS=crawling prod: Public 7; app prod: no progress for 16 minutes while listing groups";
+        expected.push(stalled);
+        assert_eq!(received[..7], expected);
+        assert!(received[7..].iter().all(|message| message.starts_with("STATUS=")), "{received:?}");
     }
 }

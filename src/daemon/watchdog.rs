@@ -1,63 +1,187 @@
-//! The watchdog rule: an app that is being crawled makes progress within [`MAX_STALL`] and its request interval.
+//! The watchdog rule: every app makes progress within [`MAX_STALL`] and its request interval, whatever it is doing.
 //!
-//! An app that waits for its next tick or for the database is not watched. Its loop is a supervised task: if it ends, the
-//! process ends.
+//! The rule holds before a crawl, in it and after it: while the database is opened, while the loop of the app starts, while
+//! it waits for another process to finish crawling the app, at each step of a crawl, and while it waits for the next tick. A
+//! loop that waits for a tick looks at the clock every 20 seconds, which counts as progress until the tick is due.
+//!
+//! The log, `/readyz`, the status line, `status` and the metrics report each app that breaks the rule. The watchdog ping is
+//! withheld only if a restart may help: if the loop gives no sign of life either, and has a database to work with.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::board::{Apps, Phase};
+use super::board::{AppState, Apps, Phase, text};
+use crate::crawl::Step;
+use crate::model::plural;
 
 /// The limit of the watchdog rule. The longest wait of a working crawl is for its turn to write, which on SQLite lasts up to
 /// ten minutes. A request that times out and the pause before its retry take up to a minute each.
-const MAX_STALL: Duration = Duration::from_mins(15);
+pub(super) const MAX_STALL: Duration = Duration::from_mins(15);
 
-/// Returns an app that breaks the watchdog rule, and the time since its last progress.
-pub(super) fn stalled_app(apps: &Apps, now: Instant) -> Option<(String, Duration)> {
-    apps.iter().find_map(|(app, state)| {
-        let is_watched = matches!(state.phase, Phase::Starting | Phase::Crawling { .. });
-        let stalled_for = now.saturating_duration_since(state.changed_at);
-        (is_watched && stalled_for > MAX_STALL + state.request_interval).then(|| (app.clone(), stalled_for))
-    })
+/// An app that breaks the watchdog rule. Its `Display` is a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stall {
+    pub(super) app: String,
+    lasts: Duration,
+    doing: String,
+    /// Whether a restart of the service may help.
+    pub(super) is_hung: bool,
+    /// Whether another process crawls the app meanwhile.
+    pub(super) waits_for_lease: bool,
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minutes = self.lasts.as_secs() / 60;
+        let noun = plural(minutes, "minute");
+        write!(f, "app {}: no progress for {minutes} {noun} while {}", self.app, self.doing)
+    }
+}
+
+/// Returns the apps that break the watchdog rule.
+pub(super) fn stalls(apps: &Apps, now: Instant) -> Vec<Stall> {
+    let stall = |(app, state): (&String, &AppState)| {
+        let limit = MAX_STALL + state.request_interval;
+        let lasts = now.saturating_duration_since(state.progressed_at);
+        let is_alive = now.saturating_duration_since(state.alive_at) <= limit;
+        let has_database = !matches!(state.phase, Phase::WaitingForDatabase);
+        (lasts > limit).then(|| Stall {
+            app: app.clone(),
+            lasts,
+            doing: doing(state),
+            is_hung: !is_alive && has_database,
+            waits_for_lease: step(state) == Some(&Step::WaitingForLease),
+        })
+    };
+    apps.iter().filter_map(stall).collect()
+}
+
+fn step(state: &AppState) -> Option<&Step> {
+    match &state.phase {
+        Phase::Crawling { progress, .. } => Some(&progress.step),
+        Phase::WaitingForDatabase | Phase::Starting | Phase::Waiting => None,
+    }
+}
+
+fn doing(state: &AppState) -> String {
+    let doing = match (&state.phase, step(state)) {
+        (Phase::WaitingForDatabase, _) => "waiting for the database",
+        (Phase::Starting, _) => "reading its key and the time of its last crawl",
+        (_, Some(Step::WaitingForLease)) => "waiting for another process to finish crawling it",
+        (_, Some(Step::Listing { .. })) => "listing groups",
+        (_, Some(Step::Checking)) => "checking the lists",
+        (_, Some(Step::Asking { .. })) => "asking about groups",
+        (_, Some(Step::Concluding { .. })) => "recording the end of its crawl",
+        (_, Some(Step::Idle | Step::Starting)) => "starting a crawl",
+        (Phase::Waiting | Phase::Crawling { .. }, None) => {
+            let next = state.next_at.map_or_else(String::new, |at| format!(" of {}", text(at)));
+            return format!("waiting for the crawl{next}");
+        }
+    };
+    doing.to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crawl::{Progress, Step};
-    use crate::daemon::board::StatusBoard;
+    use crate::crawl::Progress;
+    use crate::daemon::board::{BoardEntry, StatusBoard};
     use crate::schedule::Schedule;
     use chrono::DateTime;
 
     const EPOCH: DateTime<chrono::Utc> = DateTime::UNIX_EPOCH;
+    const LIMIT: Duration = Duration::from_secs(901);
 
-    #[tokio::test(start_paused = true)]
-    async fn an_app_that_is_crawled_stalls_after_fifteen_minutes_without_progress() {
+    fn board() -> (BoardEntry, tokio::sync::watch::Receiver<Apps>) {
         let mut board = StatusBoard::new();
         let entry = board.add("prod", Schedule::parse("@hourly", chrono_tz::UTC).unwrap());
-        let apps = board.subscribe();
-        let stalled_after = |seconds| {
-            let stalled = stalled_app(&apps.borrow(), Instant::now() + Duration::from_secs(seconds));
-            stalled.map(|(app, time)| format!("{app} {}", time.as_secs()))
-        };
-        let day = 86_400;
-        assert_eq!(stalled_after(day), None, "waiting for the database");
-        entry.starting();
-        assert_eq!((stalled_after(900), stalled_after(901)), (None, Some("prod 901".to_owned())));
-        entry.key_read(Duration::from_secs(3600));
-        assert_eq!((stalled_after(4500), stalled_after(4501)), (None, Some("prod 4501".to_owned())));
         entry.key_read(Duration::from_secs(1));
-        entry.waiting_until(EPOCH);
-        assert_eq!(stalled_after(day), None, "waiting for a tick");
-        entry.crawl_started(EPOCH, None);
-        // A request of a minute, a pause of a minute, and ten minutes in the queue of writers.
-        assert_eq!((stalled_after(60 + 60 + 600), stalled_after(902)), (None, Some("prod 902".to_owned())));
-        tokio::time::advance(Duration::from_secs(900)).await;
-        for step in [Step::WaitingForLease, Step::Checking, Step::Concluding { marked: 1, to_mark: 2 }] {
-            entry.crawl_progressed(Progress { step, ..Progress::default() });
-            assert_eq!(stalled_after(901), None, "progress restarts the time");
-            assert_eq!(stalled_after(902), Some("prod 902".to_owned()));
+        (entry, board.subscribe())
+    }
+
+    fn at(step: Step) -> Progress {
+        Progress { step, ..Progress::default() }
+    }
+
+    /// The stall of the only app after this time without a change, and whether the ping is withheld.
+    fn stall_after(apps: &tokio::sync::watch::Receiver<Apps>, time: Duration) -> Option<(String, bool)> {
+        let stalls = stalls(&apps.borrow(), Instant::now() + time);
+        stalls.first().map(|stall| (stall.to_string(), stall.is_hung))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_stalls_in_every_state_after_fifteen_minutes_and_its_request_interval() {
+        type Enter = fn(&BoardEntry);
+        let states: [(&str, bool, Enter); 8] = [
+            ("waiting for the database", false, |_| ()),
+            ("reading its key and the time of its last crawl", true, BoardEntry::starting),
+            ("waiting for the crawl of 1970-01-01T00:00:00Z", true, |entry| entry.waiting_until(EPOCH)),
+            ("starting a crawl", true, |entry| entry.crawl_started(EPOCH, None)),
+            ("waiting for another process to finish crawling it", true, |entry| {
+                entry.crawl_started(EPOCH, None);
+                entry.crawl_progressed(at(Step::WaitingForLease));
+            }),
+            ("listing groups", true, |entry| {
+                entry.crawl_started(EPOCH, None);
+                entry.crawl_progressed(at(Step::Listing { group_type: None, listed: 1, total: None }));
+            }),
+            ("checking the lists", true, |entry| {
+                entry.crawl_started(EPOCH, None);
+                entry.crawl_progressed(at(Step::Checking));
+            }),
+            ("recording the end of its crawl", true, |entry| {
+                entry.crawl_started(EPOCH, None);
+                entry.crawl_progressed(at(Step::Concluding { marked: 1, to_mark: 2 }));
+            }),
+        ];
+        for (doing, is_hung, enter) in states {
+            let (entry, apps) = board();
+            enter(&entry);
+            assert_eq!(stall_after(&apps, LIMIT), None, "{doing}");
+            let sentence = format!("app prod: no progress for 15 minutes while {doing}");
+            assert_eq!(stall_after(&apps, LIMIT + Duration::from_secs(1)), Some((sentence, is_hung)));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_restarts_the_time() {
+        let (entry, apps) = board();
+        entry.crawl_started(EPOCH, None);
+        for step in [Step::Starting, Step::Checking, Step::Concluding { marked: 1, to_mark: 2 }] {
+            tokio::time::advance(LIMIT).await;
+            assert_eq!(stall_after(&apps, Duration::ZERO), None);
+            entry.crawl_progressed(at(step));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_keeps_asking_for_its_lease_is_reported_but_not_hung() {
+        let (entry, apps) = board();
+        entry.crawl_started(EPOCH, None);
+        for _ in 0..100 {
+            entry.crawl_progressed(at(Step::WaitingForLease));
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        let (sentence, is_hung) = stall_after(&apps, Duration::ZERO).unwrap();
+        assert_eq!(
+            (sentence.as_str(), is_hung),
+            (
+                "app prod: no progress for 16 minutes while waiting for another process to finish crawling it",
+                false
+            )
+        );
+        entry.crawl_progressed(at(Step::Starting));
+        assert_eq!(stall_after(&apps, Duration::ZERO), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_request_interval_extends_the_limit() {
+        let (entry, apps) = board();
+        entry.key_read(Duration::from_secs(3600));
+        entry.crawl_started(EPOCH, None);
+        assert_eq!(stall_after(&apps, Duration::from_secs(4500)), None);
+        assert!(stall_after(&apps, Duration::from_secs(4501)).is_some());
     }
 }

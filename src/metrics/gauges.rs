@@ -13,7 +13,7 @@ use crate::store::{AppOverview, Crawl, Stamp};
 const TICKS_AT_MOST: usize = 100;
 
 /// What this process knows.
-pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>) -> Vec<MetricFamily> {
+pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTime<Utc>) -> Vec<MetricFamily> {
     let next = of_app(
         "next_crawl_timestamp_seconds",
         "When the next crawl begins, in unix seconds, as far as it is known now.",
@@ -25,7 +25,12 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>) -> Vec<Metri
         &[],
     );
     let quota = of_app("group_quota", "The number of groups that the app may have (group_quota).");
+    let progress = of_app(
+        "crawl_progress_timestamp_seconds",
+        "When this process last made progress with the app, in unix seconds: with its crawl, or by waiting for one that is not due.",
+    );
     for (app, state) in apps {
+        progress.with_label_values(&[app]).set((now - state.since_progress()).timestamp());
         if let Some(groups) = state.group_quota {
             quota.with_label_values(&[app]).set(i64::try_from(groups).unwrap_or(i64::MAX));
         }
@@ -36,7 +41,7 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>) -> Vec<Metri
         refused.with_label_values(&[app]).set(i64::from(state.refused || elsewhere));
         skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
     }
-    [next.collect(), refused.collect(), skipped.collect(), quota.collect()].concat()
+    [next.collect(), refused.collect(), skipped.collect(), progress.collect(), quota.collect()].concat()
 }
 
 /// What the database knows.

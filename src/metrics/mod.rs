@@ -154,7 +154,7 @@ impl Metrics {
         let apps = health.apps();
         let mut families = self.registry.gather();
         families.extend(up.collect());
-        families.extend(gauges::of_process(&apps.borrow(), read.as_deref()));
+        families.extend(gauges::of_process(&apps.borrow(), read.as_deref(), self.clock.now()));
         if let Some(read) = &read {
             families.extend(gauges::of_database(read, &apps.borrow(), self.clock.now()));
         }

@@ -9,19 +9,33 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 use crate::daemon::{Database, Health};
+use crate::escape::one_line;
 use crate::metrics::{self, Metrics};
 use crate::model::with_causes;
+use crate::store::Store;
 
 /// A database that does not answer within this time counts as unreachable.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer of the database counts for further requests, so that many clients cost one query.
+const ANSWER_AGE: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
 struct HealthState {
     health: Health,
     metrics: Arc<Metrics>,
+    /// One request at a time asks the database.
+    last_check: Arc<Mutex<Option<Check>>>,
+}
+
+/// An answer of the database.
+struct Check {
+    at: Instant,
+    /// Why it cannot work, or `None` if it can.
+    why_not: Option<String>,
 }
 
 /// Returns the routes of the metrics listener.
@@ -30,13 +44,13 @@ pub fn pages(health: Health, metrics: Arc<Metrics>) -> Router {
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
-        .with_state(HealthState { health, metrics })
+        .with_state(HealthState { health, metrics, last_check: Arc::default() })
 }
 
 /// Answers whether the daemon can work in the first line, followed by everything that needs attention, a line each.
 async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
     let database = state.health.database().borrow().clone();
-    let (status, first) = match why_not_ready(&database).await {
+    let (status, first) = match state.why_not_ready(&database).await {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     };
@@ -47,13 +61,28 @@ async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
     (status, lines([first].into_iter().chain(problems)))
 }
 
-/// Returns why the daemon cannot work, or `None` if it can.
-async fn why_not_ready(database: &Database) -> Option<String> {
-    let store = match database {
-        Database::Open(store) => store,
-        Database::Opening => return Some("the database is being opened".to_owned()),
-        Database::Away { .. } => return database.problem(),
-    };
+impl HealthState {
+    /// Returns why the daemon cannot work, or `None` if it can.
+    async fn why_not_ready(&self, database: &Database) -> Option<String> {
+        let store = match database {
+            Database::Open(store) => store,
+            Database::Opening => return Some("the database is being opened".to_owned()),
+            Database::Away { .. } => return database.problem(),
+        };
+        let mut last_check = self.last_check.lock().await;
+        if let Some(Check { at, why_not }) = &*last_check
+            && at.elapsed() < ANSWER_AGE
+        {
+            return why_not.clone();
+        }
+        let why_not = ask(store).await;
+        *last_check = Some(Check { at: Instant::now(), why_not: why_not.clone() });
+        why_not
+    }
+}
+
+/// Returns why the database cannot work, or `None` if it can.
+async fn ask(store: &Store) -> Option<String> {
     match timeout(DATABASE_TIMEOUT, store.check_migrated()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(with_causes(&error)),
@@ -65,7 +94,7 @@ async fn why_not_ready(database: &Database) -> Option<String> {
 }
 
 fn lines(lines: impl Iterator<Item = String>) -> String {
-    lines.map(|line| line.replace(char::is_control, " ") + "\n").collect()
+    lines.map(|line| one_line(&line).into_owned() + "\n").collect()
 }
 
 async fn scrape(State(state): State<HealthState>) -> impl IntoResponse {

@@ -1,18 +1,21 @@
 //! The HTTP listeners. They answer only GET and HEAD requests, which change nothing.
 //!
-//! The work for clients is bounded: the number of connections, the size of a request, and the time for the head of a request,
-//! for its answer and for a connection.
+//! The work for clients is bounded: the number of connections (`connections`), the number of requests that are answered at a
+//! time, the size of a request, and the time for the head of a request, for its answer and for a connection. `/healthz` and
+//! `/readyz` are answered whatever other clients do: they are exempt from the limit on requests, and slow clients cannot keep
+//! a new connection from being accepted.
 //!
 //! A listener is bound before the service reports that it is ready ([`Listener::bind`]), and then runs as a supervised task
 //! ([`Listener::serve`]).
 
+mod connections;
 pub mod dashboard;
 pub mod health;
+mod hosts;
+mod socket;
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,18 +23,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -41,10 +44,17 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 use tracing::warn;
 
-/// Connections at a time. Further ones wait in the backlog of the operating system.
-const MAX_CONNECTIONS: usize = 64;
+use self::connections::{Connection, Connections};
+pub use self::hosts::AllowedHosts;
+use self::socket::{Socket, Stream};
+use crate::model::ListenAddress;
+
+/// Requests that are answered at a time, without those of [`ALWAYS_ANSWERED`]. Further ones get status 503 at once.
+const MAX_REQUESTS: usize = 32;
+/// Supervisors restart the service if these are not answered. Their answers are cheap.
+const ALWAYS_ANSWERED: [&str; 2] = ["/healthz", "/readyz"];
 /// Timeout for the head of a request, and for the next request on a keep-alive connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The age at which a connection is closed gracefully.
@@ -57,19 +67,26 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// No request needs a body.
 const MAX_BODY_BYTES: usize = 1024;
 /// Pause after a failed accept, for example because the process has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener cannot be opened. The configuration or the machine has to be changed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({key}): {source}; {}", remedy(.source))]
+#[error("cannot listen on {address} ({key}): {source}; {}", remedy(.address, .source))]
 pub struct ListenError {
     key: &'static str,
-    address: SocketAddr,
+    address: ListenAddress,
     source: io::Error,
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+fn remedy(address: &ListenAddress, error: &io::Error) -> &'static str {
+    let is_unix = matches!(address, ListenAddress::Unix(_));
     match error.kind() {
+        ErrorKind::AddrInUse if is_unix => {
+            "another program listens there, or the file is no socket: stop the program, or write another path"
+        }
+        ErrorKind::NotFound | ErrorKind::PermissionDenied if is_unix => {
+            "its folder must exist, and the user of this program must be able to write to it"
+        }
         ErrorKind::AddrInUse => {
             "another program listens there, perhaps another instance of this one: stop it, write another port, or \
              \"\" for none"
@@ -82,89 +99,54 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// The host names that requests may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AllowedHosts {
-    /// Accepts only `localhost` and IP literals as `Host`, which defeats DNS rebinding.
-    Loopback,
-    Any,
-}
-
-impl AllowedHosts {
-    /// Returns the default for a listener on this address.
-    #[must_use]
-    pub fn of(address: SocketAddr) -> Self {
-        if address.ip().is_loopback() { Self::Loopback } else { Self::Any }
-    }
-
-    fn allow(self, request: &Request) -> bool {
-        // Browsers always send a host, and DNS rebinding needs a browser.
-        self == Self::Any
-            || requested_host(request).is_none_or(|host| host.as_deref().is_ok_and(is_localhost_or_address))
-    }
-}
-
-/// Returns the host of a request's URL or `Host` header, if there is one. `Err` if the header is malformed.
-fn requested_host(request: &Request) -> Option<Result<String, ()>> {
-    if let Some(host) = request.uri().host() {
-        return Some(Ok(host.to_owned()));
-    }
-    let header = request.headers().get(HOST)?;
-    let authority = header.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
-    Some(authority.map(|authority| authority.host().to_owned()).ok_or(()))
-}
-
-fn is_localhost_or_address(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
-}
-
 /// An open listener.
 #[derive(Debug)]
 pub struct Listener {
-    listener: TcpListener,
-    address: SocketAddr,
+    socket: Socket,
+    address: ListenAddress,
 }
 
 impl Listener {
     /// Opens a listener. `key` is the configuration key of the address, for the error.
-    pub async fn bind(key: &'static str, address: SocketAddr) -> Result<Self, ListenError> {
-        let failed = |source| ListenError { key, address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+    pub async fn bind(key: &'static str, address: impl Into<ListenAddress>) -> Result<Self, ListenError> {
+        let address = address.into();
+        let failed = |source| ListenError { key, address: address.clone(), source };
+        let socket = Socket::bind(&address).await.map_err(failed)?;
+        let address = socket.address().map_err(failed)?;
+        Ok(Self { socket, address })
     }
 
     /// Returns the address, with the port that the system chose if the configuration has port 0.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
     }
 
     /// Serves routes until `stop`. Answers under way then get two seconds to end.
     pub async fn serve(self, routes: Router, hosts: AllowedHosts, stop: CancellationToken) {
         let routes = with_limits(routes, hosts);
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut connections = JoinSet::new();
+        let open = Connections::default();
+        let mut serving = JoinSet::new();
         loop {
-            let (connection, slot) = tokio::select! {
+            let stream = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                accepted = self.accept(&slots) => accepted,
+                accepted = self.accept(&open) => accepted,
             };
-            while connections.try_join_next().is_some() {}
-            connections.spawn(serve_connection(connection, slot, routes.clone(), stop.clone()));
+            while serving.try_join_next().is_some() {}
+            let connection = Arc::new(open.add());
+            serving.spawn(serve_connection(stream, connection, routes.clone(), stop.clone()));
         }
         drop(self);
-        connections.join_all().await;
+        serving.join_all().await;
     }
 
-    async fn accept(&self, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return pending().await };
+    async fn accept(&self, open: &Connections) -> Stream {
+        let mut logged = false;
+        open.room().await;
         loop {
-            match self.listener.accept().await {
-                Ok((connection, _)) => return (connection, slot),
+            match self.socket.accept().await {
+                Ok(stream) => return stream,
                 // The client closed the connection before it was accepted.
                 Err(error)
                     if matches!(
@@ -174,7 +156,12 @@ impl Listener {
                             | ErrorKind::ConnectionRefused
                     ) => {}
                 Err(error) => {
-                    warn!(address = %self.address, "cannot accept connections, retrying: {error}");
+                    if !logged {
+                        warn!(address = %self.address, "cannot accept connections, retrying: {error}");
+                        logged = true;
+                    }
+                    // Frees a file descriptor.
+                    open.close_one();
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -184,21 +171,32 @@ impl Listener {
 
 /// Answers the requests of one connection.
 async fn serve_connection(
-    connection: TcpStream,
-    slot: OwnedSemaphorePermit,
+    stream: Stream,
+    connection: Arc<Connection>,
     routes: Router,
     stop: CancellationToken,
 ) {
-    let _slot = slot;
+    let routes = TowerToHyperService::new(routes);
+    let answer = service_fn(|request: hyper::Request<Incoming>| {
+        let answering = connection.answering();
+        let answer = routes.call(request);
+        async move {
+            let _answering = answering;
+            answer.await
+        }
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes));
+        .serve_connection(TokioIo::new(stream), answer);
     let mut serving = pin!(serving);
-    // Errors of a connection are not logged: its client sees them.
+    // Errors of a connection are not logged: its client sees them. A request that has arrived is read before the connection
+    // is closed for another one.
     tokio::select! {
+        biased;
         _ended = serving.as_mut() => return,
+        () = connection.must_close() => return,
         () = stop.cancelled() => {}
         () = sleep(MAX_CONNECTION_AGE) => {}
     }
@@ -206,18 +204,26 @@ async fn serve_connection(
     let _ended = timeout(CLOSE_TIMEOUT, serving).await;
 }
 
+/// What is checked before a request is answered.
+#[derive(Clone)]
+struct Admission {
+    hosts: AllowedHosts,
+    requests: Arc<Semaphore>,
+}
+
 /// Adds the limits and headers that apply to all routes.
 fn with_limits(routes: Router, hosts: AllowedHosts) -> Router {
     let header = |name: HeaderName, value| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
+    let admission = Admission { hosts, requests: Arc::new(Semaphore::new(MAX_REQUESTS)) };
     // The last layer is the outermost.
     routes
         .fallback(async || (StatusCode::NOT_FOUND, "there is no such page\n"))
         .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| panicked()))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
-        .layer(from_fn_with_state(hosts, check_request))
+        .layer(from_fn_with_state(admission, check_request))
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header(X_FRAME_OPTIONS, "DENY"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
@@ -231,17 +237,24 @@ fn panicked() -> Response {
 }
 
 async fn check_request(
-    State(hosts): State<AllowedHosts>,
+    State(Admission { hosts, requests }): State<Admission>,
     request: Request,
     next: Next,
 ) -> Result<Response, Infallible> {
-    Ok(if !hosts.allow(&request) {
-        let why = "this listener accepts only localhost and IP addresses as host names\n";
-        (StatusCode::FORBIDDEN, why).into_response()
-    } else if matches!(*request.method(), Method::GET | Method::HEAD) {
-        next.run(request).await
-    } else {
-        (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "only GET and HEAD are allowed\n")
-            .into_response()
-    })
+    if !hosts.allow(&request) {
+        let why = "this listener accepts only localhost, IP addresses and the names in allowed_hosts\n";
+        return Ok((StatusCode::FORBIDDEN, why).into_response());
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let why = "only GET and HEAD are allowed\n";
+        return Ok((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], why).into_response());
+    }
+    if ALWAYS_ANSWERED.contains(&request.uri().path()) {
+        return Ok(next.run(request).await);
+    }
+    let Ok(_permit) = requests.try_acquire() else {
+        let why = "too many requests are being answered; try again\n";
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], why).into_response());
+    };
+    Ok(next.run(request).await)
 }

@@ -13,6 +13,7 @@ use harness::store::Location;
 use tim_group_sync::config::{Config, Environment};
 use tim_group_sync::model::ReasonCode;
 use tim_group_sync::pace::Disposition;
+use tim_group_sync::signals::StopSignal;
 use tim_group_sync::tencent::ApiError;
 use tim_group_sync::tencent::error::meaning;
 
@@ -312,8 +313,11 @@ fn every_reason_code_and_exit_code_is_on_the_page() {
     let exit = fs::read_to_string(root().join("src/cli/exit.rs")).unwrap();
     let exits = exit.split("fn code(self) -> u8 {").nth(1).unwrap().split("\n    }").next().unwrap();
     let exits = exits.split("=> ").skip(1).filter_map(|rest| rest.split(',').next());
+    let exits = exits.filter(|exit| *exit != "signal.exit_code()").map(str::to_owned);
+    let signals = [StopSignal::Hangup, StopSignal::Interrupt, StopSignal::Terminate];
+    let exits = exits.chain(signals.map(|signal| signal.exit_code().to_string()));
     let documented: Vec<&str> = rows(page.chapter("## Exit codes")).map(|row| row[0]).collect();
-    exits.for_each(|exit| assert!(documented.contains(&exit), "{exit}"));
+    exits.for_each(|exit| assert!(documented.contains(&exit.as_str()), "{exit}"));
 }
 
 /// Returns how many columns of a terminal a line takes: Chinese characters and punctuation take two.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use self::questions::{Asked, Row};
 use super::checks::{self, Finding, RETRY_FOR, WAIT_FOR_LEASE};
 use super::exit::{Exit, Failure};
-use super::output::Output;
+use super::output::{Output, message};
 use super::setup::Setup;
 use super::text;
 use crate::config::{App, Config};
@@ -180,7 +180,7 @@ impl<'a> Prober<'a> {
 
     async fn probe(&mut self, configured: &[GroupType], wait: Duration) -> Vec<Row> {
         let interval = humantime::format_duration(self.app.request_interval);
-        eprintln!("app {}: probing the API, one list request every {interval}", self.app.name);
+        message(format_args!("app {}: probing the API, one list request every {interval}", self.app.name));
         let unfiltered = self.list(None, 0).await;
         let mut by_type = Vec::new();
         for group_type in types_to_list(configured) {
@@ -261,7 +261,7 @@ impl<'a> Prober<'a> {
         let first = self.list(group_type, next).await;
         let waited = humantime::format_duration(wait).to_string();
         if first.is_ok() {
-            eprintln!("waiting {waited} before using the same Next again");
+            message(format_args!("waiting {waited} before using the same Next again"));
             sleep(wait).await;
         }
         let second = match &first {

@@ -41,8 +41,8 @@ pub enum StoreError {
     #[error("cannot create the folder {} for the database; create it for this program's user, or set database.url", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error(
-        "cannot bring the database's tables up to date; nothing of the failed migration is kept (if tables of another program \
-         are in the way, set another database.url)"
+        "cannot bring the database's tables up to date; nothing of the failed migration is kept{}",
+        what_to_do_about_migration(.source)
     )]
     Migrate { source: Box<sqlx::migrate::MigrateError> },
     #[error(
@@ -158,7 +158,9 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
             }
             5 | 6 => "; another program has it locked",
             14 => "; see who owns the file, its folder and the files beside it",
-            10 | 13 => "; the disk of the database's file is full or broken: make room, or check the disk",
+            10 | 13 => {
+                "; the disk of the database's file is full or broken, or the file is at the limit of this process (ulimit -f): make room, or check the disk"
+            }
             11 | 26 => {
                 "; the database's file is damaged: stop the service, keep a copy of the file, and restore a backup or what `sqlite3 FILE .recover` saves"
             }
@@ -171,6 +173,19 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
         }
         _ if code.starts_with("3D") => "; see the database's name in database.url, or CREATE DATABASE it",
         _ => "",
+    }
+}
+
+fn what_to_do_about_migration(error: &sqlx::migrate::MigrateError) -> &'static str {
+    let advice = match error {
+        sqlx::migrate::MigrateError::Execute(source)
+        | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => what_to_do(source),
+        _ => "",
+    };
+    if advice.is_empty() {
+        " (if tables of another program are in the way, set another database.url)"
+    } else {
+        advice
     }
 }
 

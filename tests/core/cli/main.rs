@@ -5,5 +5,10 @@
 mod commands;
 mod events;
 mod first_hour;
+mod hostile_text;
 mod probe;
 mod secrets;
+mod several_apps;
+mod standing_still;
+mod stops;
+mod system_limits;

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use harness::daemon::{AppSpec, DaemonHarness, PROD};
 use harness::postgres::DedicatedServer;
-use tim_group_sync::daemon::{AppPlan, Database, Phase, keep_database};
+use tim_group_sync::crawl::Step;
+use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Phase, keep_database};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
+use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::{At, Fault};
 use tim_group_sync::store::{Store, StoreError};
 
@@ -258,20 +261,44 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
 }
 
 #[tokio::test]
+async fn an_app_that_waits_too_long_for_another_process_is_reported_until_it_goes_on() {
+    let harness = DaemonHarness::new().await;
+    let sdk_app_id = SdkAppId::new(PROD.sdk_app_id).unwrap();
+    let lease = harness.store.lease(sdk_app_id, |_| ()).await.unwrap();
+    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
+    let waits = |state: &AppState| matches!(&state.phase, Phase::Crawling { progress, .. } if progress.step == Step::WaitingForLease);
+    daemon.is("waiting for its lease", waits).await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(16 * 60)).await;
+    tokio::time::resume();
+    let stall =
+        "app prod: no progress for 16 minutes while waiting for another process to finish crawling it";
+    assert_eq!(daemon.troubles(), [stall]);
+    assert_eq!(harness.logged("app prod: no progress for 15 minutes"), 1);
+    drop(lease);
+    daemon.has_crawled(1).await;
+    assert!(daemon.troubles().is_empty());
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(harness.logged("the app makes progress again"), 1);
+}
+
+#[tokio::test]
 async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
     let harness = DaemonHarness::new().await;
     let (life, store) = (Lifecycle::without_signals(), harness.store.clone());
     let attempts = std::sync::atomic::AtomicU32::new(0);
     tokio::time::pause();
-    let mut database = keep_database(&life, move || {
+    let open = move || -> OpenAttempt {
         let (attempt, store) = (attempts.fetch_add(1, Ordering::SeqCst), store.clone());
-        async move {
+        Box::pin(async move {
             match attempt {
                 0..5 => Err(StoreError::Absent { at: "sqlite:/away/groups.db".to_owned() }),
                 _ => Ok(store),
             }
-        }
-    });
+        })
+    };
+    let mut database = keep_database(&life, open(), open);
     let began = tokio::time::Instant::now();
     database.wait_for(|database| database.problem().is_some()).await.unwrap();
     let trouble = database.borrow().problem().unwrap();

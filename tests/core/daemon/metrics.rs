@@ -17,7 +17,7 @@ use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
 
 /// What is public of the metrics: names that alerts and dashboards hold on to.
-const METRICS: [&str; 28] = [
+const METRICS: [&str; 29] = [
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",
@@ -33,6 +33,7 @@ const METRICS: [&str; 28] = [
     "tim_group_sync_build_info",
     "tim_group_sync_clock_skew_seconds",
     "tim_group_sync_crawl_duration_seconds",
+    "tim_group_sync_crawl_progress_timestamp_seconds",
     "tim_group_sync_crawl_running",
     "tim_group_sync_crawls_total",
     "tim_group_sync_database_up",
@@ -162,7 +163,7 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
 #[ignore = "needs Prometheus: tests/run"]
 async fn promtool_sees_each_alert_fire_when_it_should_and_only_then() {
     let rules = promtool(&["check", "rules", "prometheus/alerts.yml"], String::new()).await;
-    assert!(rules.contains("SUCCESS: 7 rules found"), "{rules}");
+    assert!(rules.contains("SUCCESS: 8 rules found"), "{rules}");
     promtool(&["test", "rules", "prometheus/alerts.test.yml"], String::new()).await;
 }
 

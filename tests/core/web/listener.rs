@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use tim_group_sync::model::ListenAddress;
 use tim_group_sync::web::{AllowedHosts, Listener};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// More connections than a listener serves at once.
-const TOO_MANY: usize = 65;
+/// More connections than a listener keeps open.
+const TOO_MANY: usize = 300;
+/// What a health check may take, whatever clients do.
+const ONE_SECOND: Duration = Duration::from_secs(1);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 struct Served {
@@ -28,6 +31,7 @@ struct Served {
 fn pages() -> Router {
     Router::new()
         .route("/hello", get(async || "hello\n"))
+        .route("/healthz", get(async || "alive\n"))
         .route("/panics", get(async || -> &'static str { panic!("a test wants this panic") }))
         .route("/hangs", get(async || -> Infallible { std::future::pending().await }))
 }
@@ -36,9 +40,15 @@ fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// The hosts of a listener on loopback without names of its own.
+fn localhost() -> AllowedHosts {
+    AllowedHosts::of(&loopback().into(), &[])
+}
+
 async fn serve(hosts: AllowedHosts) -> Served {
     let listener = Listener::bind("metrics.listen", loopback()).await.unwrap();
-    let (address, stop) = (listener.address(), CancellationToken::new());
+    let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
+    let stop = CancellationToken::new();
     let task = tokio::spawn(listener.serve(pages(), hosts, stop.clone()));
     Served { address, stop, task }
 }
@@ -76,7 +86,7 @@ fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }
 
-async fn rest_of(connection: &mut TcpStream) -> io::Result<String> {
+async fn rest_of(connection: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await?;
     Ok(String::from_utf8(answer).unwrap())
@@ -84,7 +94,7 @@ async fn rest_of(connection: &mut TcpStream) -> io::Result<String> {
 
 #[tokio::test]
 async fn a_page_is_read_with_get_and_head_and_nothing_else() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     let answer = served.get("/hello").await;
     assert_eq!((status(&answer), body(&answer)), ("200 OK", "hello\n"));
     let answer = served.ask(&request("HEAD", "/hello", "localhost")).await;
@@ -101,7 +111,7 @@ async fn a_page_is_read_with_get_and_head_and_nothing_else() {
 
 #[tokio::test]
 async fn every_answer_tells_browsers_to_be_careful() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     for path in ["/hello", "/other", "/panics"] {
         let answer = served.get(path).await;
         for header in [
@@ -118,7 +128,7 @@ async fn every_answer_tells_browsers_to_be_careful() {
 
 #[tokio::test]
 async fn a_page_of_somebody_elses_cannot_have_its_name_lead_here() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     for near in ["localhost", "LOCALHOST:9878", "tim.localhost", "127.0.0.1:9878", "[::1]:9878", "192.0.2.7"]
     {
         assert_eq!(served.status("GET", "/hello", near).await, "200 OK", "{near}");
@@ -138,20 +148,37 @@ async fn a_page_of_somebody_elses_cannot_have_its_name_lead_here() {
 }
 
 #[tokio::test]
-async fn a_listener_on_loopback_is_near_and_any_other_is_anywhere() {
-    for (address, hosts) in [
-        ("127.0.0.1:1", AllowedHosts::Loopback),
-        ("[::1]:1", AllowedHosts::Loopback),
-        ("0.0.0.0:1", AllowedHosts::Any),
-        ("192.0.2.7:1", AllowedHosts::Any),
-    ] {
-        assert_eq!(AllowedHosts::of(address.parse().unwrap()), hosts, "{address}");
+async fn configured_names_are_accepted_besides_localhost_and_addresses() {
+    let names = ["metrics.example.com".to_owned()];
+    let served = serve(AllowedHosts::of(&"0.0.0.0:1".parse::<SocketAddr>().unwrap().into(), &names)).await;
+    for near in ["metrics.example.com", "Metrics.Example.com.:9878", "localhost", "192.0.2.7:9878"] {
+        assert_eq!(served.status("GET", "/hello", near).await, "200 OK", "{near}");
+    }
+    for far in ["example.com", "evil.example", "metrics.example.com.evil.example"] {
+        assert_eq!(served.status("GET", "/hello", far).await, "403 Forbidden", "{far}");
     }
 }
 
 #[tokio::test]
+async fn without_names_a_listener_that_others_can_reach_accepts_any_host() {
+    let names = ["im.example.com".to_owned()];
+    for (address, without_names, with_names) in [
+        ("127.0.0.1:1", false, false),
+        ("[::1]:1", false, false),
+        ("0.0.0.0:1", true, false),
+        ("192.0.2.7:1", true, false),
+    ] {
+        let address = address.parse::<SocketAddr>().unwrap().into();
+        assert_eq!(AllowedHosts::of(&address, &[]) == AllowedHosts::Any, without_names, "{address}");
+        assert_eq!(AllowedHosts::of(&address, &names) == AllowedHosts::Any, with_names, "{address}");
+    }
+    let socket = ListenAddress::Unix("/run/tim.sock".into());
+    assert_eq!(AllowedHosts::of(&socket, &[]), AllowedHosts::Any);
+}
+
+#[tokio::test]
 async fn a_page_that_panics_fails_alone_and_says_nothing_of_its_inside() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     let answer = served.get("/panics").await;
     assert_eq!(status(&answer), "500 Internal Server Error");
     assert_eq!(body(&answer), "this page failed; the log says why\n");
@@ -160,7 +187,7 @@ async fn a_page_that_panics_fails_alone_and_says_nothing_of_its_inside() {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_hangs_is_given_up() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     let asked = Instant::now();
     assert_eq!(served.status("GET", "/hangs", "localhost").await, "503 Service Unavailable");
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
@@ -168,19 +195,19 @@ async fn a_page_that_hangs_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_slow_to_ask_is_cut_off() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     for said in ["", "GET /hello HTTP/1.1\r\nHo", "GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
         let mut connection = served.connect().await;
         connection.write_all(said.as_bytes()).await.unwrap();
         let asked = Instant::now();
         rest_of(&mut connection).await.unwrap();
-        assert!(asked.elapsed() < Duration::from_secs(15), "{said:?} {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(6), "{said:?} {:?}", asked.elapsed());
     }
 }
 
 #[tokio::test]
 async fn a_request_has_a_small_head_and_no_body() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     // No byte more than is read before the answer: an unread one would break the connection.
     let long = format!("GET /hello HTTP/1.1\r\nHost: localhost\r\nCookie: {}", "x".repeat(MAX_HEAD_BYTES));
     assert_eq!(status(&served.ask(&long[..MAX_HEAD_BYTES]).await), "431 Request Header Fields Too Large");
@@ -189,21 +216,98 @@ async fn a_request_has_a_small_head_and_no_body() {
     assert_eq!(status(&served.ask(head).await), "413 Payload Too Large");
 }
 
+/// A client that sends the head of a request so slowly that it never ends, and comes again when it is cut off.
+async fn trickle(address: SocketAddr) {
+    loop {
+        let Ok(mut connection) = TcpStream::connect(address).await else { continue };
+        while connection.write_all(b"GET /hello HTTP/1.1\r\nX: ").await.is_ok() {
+            let mut answer = [0; 64];
+            let waiting = connection.read(&mut answer);
+            if let Ok(Ok(0) | Err(_)) = tokio::time::timeout(Duration::from_millis(200), waiting).await {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_answers_within_a_second_while_three_hundred_clients_are_slow() {
+    let served = serve(localhost()).await;
+    let clients: Vec<_> = (0..TOO_MANY).map(|_| tokio::spawn(trickle(served.address))).collect();
+    for path in ["/healthz", "/hello", "/healthz", "/hello", "/healthz"] {
+        let asked = Instant::now();
+        assert_eq!(served.status("GET", path, "localhost").await, "200 OK", "{path}");
+        assert!(asked.elapsed() < ONE_SECOND, "{path} {:?}", asked.elapsed());
+    }
+    clients.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_answers_within_a_second_while_three_hundred_requests_hang() {
+    let served = serve(localhost()).await;
+    let mut clients = Vec::new();
+    for _ in 0..TOO_MANY {
+        let mut connection = served.connect().await;
+        connection.write_all(request("GET", "/hangs", "localhost").as_bytes()).await.unwrap();
+        clients.push(connection);
+    }
+    let asked = Instant::now();
+    assert_eq!(served.status("GET", "/healthz", "localhost").await, "200 OK");
+    assert!(asked.elapsed() < ONE_SECOND, "{:?}", asked.elapsed());
+    let busy = served.get("/hello").await;
+    assert_eq!(status(&busy), "503 Service Unavailable");
+    assert!(busy.contains("\r\nretry-after: 1\r\n"), "{busy}");
+}
+
 #[tokio::test(start_paused = true)]
-async fn more_clients_than_there_is_room_for_wait_until_the_idle_ones_are_cut_off() {
-    let served = serve(AllowedHosts::Loopback).await;
+async fn an_idle_client_is_displaced_and_one_that_asks_is_not() {
+    let served = serve(localhost()).await;
+    let mut oldest = served.connect().await;
     let mut idle = Vec::new();
     for _ in 0..TOO_MANY {
         idle.push(served.connect().await);
     }
-    let asked = Instant::now();
     assert_eq!(served.status("GET", "/hello", "localhost").await, "200 OK");
-    assert!(asked.elapsed() >= Duration::from_secs(9), "{:?}", asked.elapsed());
+    assert_eq!(rest_of(&mut oldest).await.unwrap(), "", "the one that has waited longest is closed");
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_for_its_owner_and_group_and_is_removed_at_the_stop() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.sock");
+    let address = ListenAddress::Unix(path.clone());
+    // A killed process leaves its socket behind.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let listener = Listener::bind("metrics.listen", address.clone()).await.unwrap();
+    assert_eq!(listener.address().to_string(), format!("unix:{}", path.display()));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let stop = CancellationToken::new();
+    let hosts = AllowedHosts::of(&address, &[]);
+    let task = tokio::spawn(listener.serve(pages(), hosts, stop.clone()));
+    let mut connection = UnixStream::connect(&path).await.unwrap();
+    let asked = request("GET", "/hello", "im.example.com");
+    connection.write_all(asked.as_bytes()).await.unwrap();
+    assert_eq!(body(&rest_of(&mut connection).await.unwrap()), "hello\n");
+
+    let why = Listener::bind("metrics.listen", address.clone()).await.unwrap_err().to_string();
+    assert!(why.contains("another program listens there"), "{why}");
+    assert!(UnixStream::connect(&path).await.is_ok(), "the first one still listens");
+    stop.cancel();
+    task.await.unwrap();
+    assert!(!path.exists());
+
+    std::fs::write(&path, "precious").unwrap();
+    Listener::bind("metrics.listen", address).await.unwrap_err();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    let nowhere = ListenAddress::Unix(folder.path().join("no/metrics.sock"));
+    let why = Listener::bind("metrics.listen", nowhere).await.unwrap_err().to_string();
+    assert!(why.contains("its folder must exist"), "{why}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_closes_idle_connections_at_once_and_gives_answers_two_seconds() {
-    let served = serve(AllowedHosts::Loopback).await;
+    let served = serve(localhost()).await;
     let mut idle = served.connect().await;
     idle.write_all(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut first = [0; 1];
@@ -233,7 +337,7 @@ async fn a_listener_that_cannot_be_opened_says_which_why_and_what_to_do() {
     assert!(why.ends_with("stop it, write another port, or \"\" for none"), "{why}");
 
     // An address for documents, which nobody has.
-    let foreign = "192.0.2.7:9878".parse().unwrap();
+    let foreign = "192.0.2.7:9878".parse::<SocketAddr>().unwrap();
     let why = Listener::bind("dashboard.listen", foreign).await.unwrap_err().to_string();
     assert!(why.starts_with("cannot listen on 192.0.2.7:9878 (dashboard.listen): Cannot assign"), "{why}");
     assert!(why.contains("this machine has no such address"), "{why}");

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tim_group_sync::daemon::{Apps, Database};
+use tim_group_sync::model::ListenAddress;
 use tim_group_sync::store::Store;
 use tim_group_sync::web::dashboard;
 use tim_group_sync::web::{AllowedHosts, Listener};
@@ -45,9 +46,10 @@ impl Dashboard {
     async fn serve(address: SocketAddr, store: &Store, apps: watch::Receiver<Apps>) -> Self {
         let database = watch::Sender::new(Database::Open(store.clone()));
         let listener = Listener::bind("dashboard.listen", address).await.unwrap();
-        let (address, stop) = (listener.address(), CancellationToken::new());
+        let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
+        let (hosts, stop) = (AllowedHosts::of(listener.address(), &[]), CancellationToken::new());
         let pages = dashboard::pages(database.subscribe(), apps);
-        tokio::spawn(listener.serve(pages, AllowedHosts::of(address), stop.clone()));
+        tokio::spawn(listener.serve(pages, hosts, stop.clone()));
         Self { address, database, _stop: stop.drop_guard() }
     }
 

@@ -1,0 +1,112 @@
+//! `status` says when nothing moves: no service, a service that hangs, a crawl that nobody started, a time that cannot be.
+
+use std::net::TcpListener;
+
+use harness::cli::CliHarness;
+
+/// Has the configuration name this address for the metrics, and an hourly schedule.
+fn listens_at(cli: &CliHarness, address: &str) {
+    cli.configure("");
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    let named = config.replace("[metrics]\nlisten = \"\"", &format!("[metrics]\nlisten = \"{address}\""));
+    assert_ne!(config, named);
+    std::fs::write(cli.path("config.toml"), named).unwrap();
+}
+
+async fn execute(cli: &CliHarness, sql: &'static str) {
+    use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(cli.path("groups.db"));
+    let mut connection = options.connect().await.unwrap();
+    connection.execute(sql).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// An app that the service has crawled once.
+async fn served_once() -> CliHarness {
+    let cli = CliHarness::new().await;
+    let service = cli.service().says("crawl complete").await;
+    assert_eq!(service.stop().await, Some(0));
+    cli
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_that_no_service_answers() {
+    let cli = served_once().await;
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    listens_at(&cli, &closed);
+    let status = cli.run(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    let expected = format!("daemon: no service on this host answers at {closed} (metrics.listen): ");
+    assert!(status.out.contains(&expected), "{status:?}");
+    let json = cli.run(&["status", "--json"]).await;
+    assert!(json.err.contains(&expected) && json.result()[0]["app"] == "prod", "{json:?}");
+
+    let socket = cli.path("metrics.sock");
+    listens_at(&cli, "unix:metrics.sock");
+    let status = cli.run(&["status"]).await;
+    let expected = format!("no service on this host answers at unix:{}", socket.display());
+    assert!(status.out.contains(&expected), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_that_the_service_hangs() {
+    let cli = served_once().await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    listens_at(&cli, &address);
+    let status = cli.run(&["status"]).await;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    let expected =
+        format!("daemon: the service at {address} (metrics.listen) does not answer within 3s: it hangs");
+    assert!(status.out.contains(&expected), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_asks_the_service_over_its_unix_socket() {
+    let cli = CliHarness::new().await;
+    listens_at(&cli, "unix:metrics.sock");
+    let service = cli.service().says("crawl complete").await;
+    let status = cli.run(&["status"]).await;
+    assert!(!status.out.contains("daemon:"), "{status:?}");
+    assert_eq!(service.stop().await, Some(0));
+    assert!(!cli.path("metrics.sock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_says_since_when_a_crawl_is_overdue() {
+    let cli = served_once().await;
+    let status = cli.run(&["status"]).await;
+    assert!(!status.out.contains("overdue"), "{status:?}");
+    execute(
+        &cli,
+        "UPDATE crawl SET started_at = started_at - 10800000, finished_at = finished_at - 10800000",
+    )
+    .await;
+    let status = cli.run(&["status"]).await;
+    assert!(
+        status.out.contains("  overdue              the crawl of 20")
+            && status.out.contains("does the service run?"),
+        "{status:?}"
+    );
+    let json = cli.run(&["status", "--json"]).await.result();
+    assert!(json[0]["overdue_since"].is_string(), "{json}");
+    // Where nobody runs the service, there is no tick to miss.
+    execute(&cli, "UPDATE crawl SET trigger = 'command'").await;
+    let status = cli.run(&["status"]).await;
+    assert!(!status.out.contains("overdue"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_in_the_future_is_not_fresh() {
+    let cli = served_once().await;
+    assert_eq!(cli.run(&["status", "--max-age", "1h"]).await.code, Some(0));
+    execute(&cli, "UPDATE crawl SET started_at = started_at + 7200000, finished_at = finished_at + 7200000")
+        .await;
+    let status = cli.run(&["status", "--max-age", "1h"]).await;
+    assert_eq!(status.code, Some(1), "{status:?}");
+    assert!(
+        status.err.contains("no complete crawl within 1h: prod (its time ")
+            && status.err.contains("is in the future: a clock is or was wrong)"),
+        "{status:?}"
+    );
+}

@@ -1,0 +1,223 @@
+//! How the program ends: by signals at any time, with its terminal, and when its start is refused.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::cli::{CliHarness, Ended, rows};
+use harness::program::{Service, program};
+use rustix::process::{Pid, Signal, kill_process};
+use tim_group_sync::simulator::{At, KEY};
+
+/// What a stop may take, with some room for a busy machine.
+const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
+
+fn send(process: &Child, signal: Signal) {
+    kill_process(Pid::from_child(process), signal).unwrap();
+}
+
+async fn code_of(mut process: Child) -> Option<i32> {
+    tokio::task::spawn_blocking(move || process.wait().unwrap().code()).await.unwrap()
+}
+
+/// The URL of a PostgreSQL server that accepts a connection and never answers.
+async fn silent_server() -> (tokio::net::TcpListener, String) {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://tim@{}/tim?sslmode=disable", server.local_addr().unwrap());
+    (server, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_that_a_signal_stops_is_recorded_as_cancelled_and_exits_as_shells_report_it() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let cli = CliHarness::new().await;
+        let held = cli.api.hold(At::Request(2));
+        let crawl = Service::by(cli.command(&["crawl"]));
+        held.reached().await;
+        let asked = Instant::now();
+        crawl.signal(signal);
+        assert_eq!(crawl.ends().await, Some(code));
+        assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
+        assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_json_of_a_stopped_crawl_has_the_code_of_the_signal() {
+    let cli = CliHarness::new().await;
+    let held = cli.api.hold(At::Request(2));
+    let mut command = cli.command(&["crawl", "--json"]);
+    let crawl = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    held.reached().await;
+    send(&crawl, Signal::TERM);
+    let output = tokio::task::spawn_blocking(move || crawl.wait_with_output().unwrap()).await.unwrap();
+    let ended = Ended::from(output);
+    assert_eq!(ended.code, Some(143));
+    assert_eq!(ended.result()[0]["status"], "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_takes_five_seconds_at_most_while_a_server_does_not_answer() {
+    for (command, code) in [("crawl", 143), ("run", 0)] {
+        let cli = CliHarness::new().await;
+        let (server, url) = silent_server().await;
+        let mut command = cli.command(&[command]);
+        command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
+        let process = Service::by(command);
+        let (_connection, _) = server.accept().await.unwrap();
+        let asked = Instant::now();
+        process.signal(Signal::TERM);
+        assert_eq!(process.ends().await, Some(code));
+        assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
+    }
+}
+
+/// Waits until a process handles all of these signals.
+fn wait_for_handlers(process: &Child, signals: &[Signal]) {
+    let wanted = signals.iter().fold(0u64, |mask, signal| mask | (1 << (signal.as_raw() - 1)));
+    let status = format!("/proc/{}/status", process.id());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        if u64::from_str_radix(caught.trim(), 16).unwrap() & wanted == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the handlers were never installed: {text}");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_in_the_first_milliseconds_does_not_kill_the_service() {
+    let cli = CliHarness::new().await;
+    for early in [Signal::HUP, Signal::USR1, Signal::XFSZ, Signal::TERM] {
+        let process = cli.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_handlers(&process, &[Signal::HUP, Signal::USR1, Signal::XFSZ, Signal::TERM]);
+        send(&process, early);
+        let service = Service::of(process);
+        let code = if early == Signal::TERM {
+            service.ends().await
+        } else {
+            service.says("\"message\":\"started\"").await.stop().await
+        };
+        assert_eq!(code, Some(0), "{early:?}");
+    }
+}
+
+fn reads_line(process: &mut Child, start: &str) -> String {
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    lines.map(Result::unwrap).find(|line| line.starts_with(start)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_simulator_and_the_demo_end_with_their_terminal() {
+    let cli = CliHarness::new().await;
+    for (arguments, ready) in [
+        (&["simulate", "--listen", "127.0.0.1:0"][..], "simulated API"),
+        (&["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0"][..], "The dashboard is at"),
+    ] {
+        let mut process = cli.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        reads_line(&mut process, ready);
+        send(&process, Signal::HUP);
+        assert_eq!(code_of(process).await, Some(0), "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulator_that_was_started_with_nohup_outlives_its_terminal() {
+    let cli = CliHarness::new().await;
+    let mut command = Command::new("sh");
+    command.current_dir(cli.folder.path()).stdout(Stdio::piped());
+    command.args(["-c", r#"trap "" HUP; exec "$0" simulate --listen 127.0.0.1:0"#, program()]);
+    let mut process = command.spawn().unwrap();
+    let line = reads_line(&mut process, "simulated API");
+    let address = line.split_once("http://").unwrap().1.trim_end_matches('/').to_owned();
+    send(&process, Signal::HUP);
+    // Signals arrive in order, so the hang-up had no effect if this one ends it in the usual way.
+    tokio::net::TcpStream::connect(&address).await.unwrap();
+    send(&process, Signal::TERM);
+    assert_eq!(code_of(process).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_as_a_file_is_refused_at_once_by_every_command() {
+    let cli = CliHarness::new().await;
+    let pipe = cli.path("pipe").display().to_string();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let key = cli.path("app.key");
+    std::fs::remove_file(&key).unwrap();
+    std::os::unix::fs::symlink(&pipe, &key).unwrap();
+    let new = cli.path("new/config.toml").display().to_string();
+    for arguments in [
+        &["run"][..],
+        &["crawl"],
+        &["check"],
+        &["usersig", "--app", "prod"],
+        &["simulate", "--secret-key-file", &pipe],
+        &["init", "--config", &new, "--sdk-app-id", "1", "--region", "china", "--secret-key-file", &pipe],
+        &["--config", &pipe, "status"],
+    ] {
+        let ended = cli.run(arguments).await;
+        assert_eq!(ended.code, Some(78), "{arguments:?} {ended:?}");
+        let said = format!("{}{}", ended.out, ended.err);
+        assert!(said.contains("it is a pipe, not a regular file"), "{arguments:?} {ended:?}");
+    }
+}
+
+/// Runs the service with its stderr in the journal, as far as it can tell.
+async fn run_in_journal(cli: &CliHarness) -> (Option<i32>, Vec<String>) {
+    let journal = File::create(cli.path("journal")).unwrap();
+    let metadata = journal.metadata().unwrap();
+    let mut command = cli.command(&["run"]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()));
+    let process = command.stderr(journal).spawn().unwrap();
+    let code = code_of(process).await;
+    let text = std::fs::read_to_string(cli.path("journal")).unwrap();
+    (code, text.lines().map(str::to_owned).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_start_says_its_reason_at_error_priority_and_nothing_else() {
+    let refused = async |cli: &CliHarness, reason: &str| {
+        let (code, lines) = run_in_journal(cli).await;
+        assert_eq!(code, Some(78), "{lines:?}");
+        assert!(lines.len() == 1 && lines[0].starts_with("<3>") && lines[0].contains(reason), "{lines:?}");
+    };
+    let cli = CliHarness::new().await;
+    std::fs::remove_file(cli.path("app.key")).unwrap();
+    refused(&cli, "app.key").await;
+
+    cli.write_key(KEY);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    let listening = format!("[metrics]\nlisten = \"{port}\"");
+    std::fs::write(cli.path("config.toml"), config.replace("[metrics]\nlisten = \"\"", &listening)).unwrap();
+    refused(&cli, "another program listens there").await;
+
+    cli.configure("");
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9001, 'x', TRUE, '', 0)";
+    execute(&cli, newer).await;
+    refused(&cli, "newer version of this program").await;
+    assert_eq!(rows(&cli.path("groups.db"), "SELECT count(*) FROM crawl").await, [["1"]]);
+
+    // Each mistake of a configuration has a line.
+    cli.configure("page_limit = 0\nregoin = \"china\"\n");
+    let (code, lines) = run_in_journal(&cli).await;
+    assert_eq!((code, lines.len()), (Some(78), 2), "{lines:?}");
+    assert!(lines.iter().all(|line| line.starts_with("<3>")), "{lines:?}");
+}
+
+/// Changes the database behind the program's back.
+async fn execute(cli: &CliHarness, sql: &'static str) {
+    use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(cli.path("groups.db"));
+    let mut connection = options.connect().await.unwrap();
+    connection.execute(sql).await.unwrap();
+    connection.close().await.unwrap();
+}
