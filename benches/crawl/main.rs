@@ -16,6 +16,7 @@
 
 mod after_kill;
 mod by_hand;
+mod copies;
 mod figures;
 mod phases;
 mod queries;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use crate::phases::Role;
 
-const USAGE: &str = "usage: cargo bench --bench crawl [-- [--groups N]... [--sqlite | --postgres] | --apps N | --paced | --queries | --after-kill]";
+const USAGE: &str = "usage: cargo bench --bench crawl [-- [--groups N]... [--sqlite | --postgres] | --apps N | --paced | --queries | --copies | --after-kill]";
 
 /// The default `request_interval`.
 const PACE: Duration = Duration::from_millis(1050);
@@ -46,6 +47,7 @@ fn main() {
             ("--sqlite", _) => engines = vec![report::Engine::Sqlite],
             ("--postgres", _) => engines = vec![report::Engine::Postgres],
             ("--after-kill", _) => return after_kill::after_kill(&engines, 1_000_000),
+            ("--copies", _) => return copies::measure(),
             ("--queries", _) => return assert!(queries::ask_everything(&engines), "an answer came too late"),
             ("--paced", _) => return report::compare_with_pace(1_000_000),
             (option, true) => match (option, number()) {

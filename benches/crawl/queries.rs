@@ -142,7 +142,7 @@ fn row(question: &str, rows: usize, times: &[f64], limit: f64) -> bool {
     slowest <= limit
 }
 
-async fn fill(engine: Engine, database: &str) {
+pub(crate) async fn fill(engine: Engine, database: &str) {
     let (schema, day) = match engine {
         Engine::Sqlite => ("", "strftime('%Y-%m-%d', (MOMENT) / 1000, 'unixepoch')"),
         Engine::Postgres => {

@@ -217,3 +217,11 @@ CREATE TABLE tim_private.lease (
     taken_at    BIGINT NOT NULL,
     expires_at  BIGINT NOT NULL
 );
+
+-- At most one row: where the ids of events and crawls were given last. After a failover, a restore or a copy it is another
+-- place: there ids continue with a gap, because readers may have seen greater ones than this database has.
+CREATE TABLE tim_private.storage (
+    only_row    BIGINT PRIMARY KEY CHECK (only_row = 1),
+    identity    TEXT NOT NULL,
+    written_by  TEXT NOT NULL               -- the transaction that wrote the row; its xmin differs if the row was restored
+);

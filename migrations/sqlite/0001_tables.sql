@@ -204,3 +204,10 @@ CREATE INDEX group_event_by_crawl ON group_event (crawl_id);
 
 -- The expression of group_events.occurred_at, so that a condition on that column uses a range of this index.
 CREATE INDEX group_event_by_time ON group_event (CAST(strftime('%Y-%m-%dT%H:%M:%SZ', occurred_at / 1000, 'unixepoch') AS TEXT));
+
+-- At most one row: where the ids of events and crawls were given last. A copy of the file, or a restored one, is another
+-- place: there ids continue with a gap, because readers may have seen greater ones than the copy has.
+CREATE TABLE storage (
+    only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
+    identity  TEXT    NOT NULL
+) STRICT;

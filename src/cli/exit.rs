@@ -89,6 +89,7 @@ impl Exit {
     fn of_store(error: &StoreError) -> Self {
         match error {
             StoreError::Absent { .. } => Self::Busy,
+            StoreError::BackupByServer { .. } => Self::Usage,
             error if error.is_passing() => Self::Busy,
             error if error.is_configuration() => Self::Config,
             _ => Self::Failed,

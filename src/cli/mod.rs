@@ -1,9 +1,11 @@
 //! The command line. Results go to stdout, everything else to stderr.
 
 mod approve;
+mod backup;
 mod check;
 mod checks;
 mod completions;
+mod copy;
 mod crawl;
 mod demo;
 mod events;
@@ -17,6 +19,7 @@ mod output;
 mod owner;
 mod probe;
 mod progress;
+mod restore;
 mod run;
 mod service;
 mod setup;
@@ -66,6 +69,12 @@ enum Command {
     Undelete(undelete::Undelete),
     /// Remove an app that is no longer configured
     Forget(forget::Forget),
+    /// Write a checked copy of an SQLite database, beside a running service
+    Backup(backup::Backup),
+    /// Put a backup in the place of an SQLite database
+    Restore(restore::Restore),
+    /// Copy all rows into an empty database, from SQLite to PostgreSQL or back
+    Copy(copy::Copy),
     /// Check the configuration, the database and the credentials
     Check(check::Check),
     /// Show the groups and the last crawls of each app
@@ -124,8 +133,14 @@ impl Cli {
         if let Command::Init(init) = &mut self.command {
             init.write(&setup)?;
         }
+        if let Command::Restore(restore) = &mut self.command {
+            restore.open()?;
+        }
         if self.command.needs_database() {
             setup.become_owner()?;
+        }
+        if let Command::Copy(copy) = &self.command {
+            copy.become_owner()?;
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -157,6 +172,9 @@ impl Command {
             Self::Approve(approve) => approve.run(setup).await,
             Self::Undelete(undelete) => undelete.run(setup).await,
             Self::Forget(forget) => forget.run(setup).await,
+            Self::Backup(backup) => backup.run(setup).await,
+            Self::Restore(restore) => restore.run(setup).await,
+            Self::Copy(copy) => copy.run(setup).await,
             Self::Check(check) => check.run(setup).await,
             Self::Status(status) => status.run(setup).await,
             Self::Events(events) => events.run(setup).await,
@@ -187,6 +205,9 @@ impl Command {
             | Self::Approve(_)
             | Self::Undelete(_)
             | Self::Forget(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
+            | Self::Copy(_)
             | Self::Check(_)
             | Self::Status(_)
             | Self::Events(_)
@@ -205,6 +226,9 @@ impl Command {
             Self::Approve(approve) => approve.output,
             Self::Undelete(undelete) => undelete.output,
             Self::Forget(forget) => forget.output,
+            Self::Backup(backup) => backup.output,
+            Self::Restore(restore) => restore.output,
+            Self::Copy(copy) => copy.output,
             Self::Check(check) => check.output,
             Self::Status(status) => status.output,
             Self::Usersig(usersig) => usersig.output,

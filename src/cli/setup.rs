@@ -155,10 +155,14 @@ pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Stor
     let store = Store::open(location).await?;
     let migrated =
         if config.database.auto_migrate { store.migrate().await } else { store.check_migrated().await };
-    if migrated.is_err() {
+    let ready = match migrated {
+        Ok(()) => store.move_ids_past_rows().await,
+        Err(error) => Err(error),
+    };
+    if ready.is_err() {
         store.close().await;
     }
-    migrated.map(|()| store)
+    ready.map(|()| store)
 }
 
 /// Converts the location of the database for the store. Reads its password and logs warnings about the password's file.

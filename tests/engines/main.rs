@@ -5,3 +5,4 @@
 mod postgres;
 mod postgres_program;
 mod postgres_servers;
+mod restored;

@@ -470,7 +470,8 @@ async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
     let newest = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
     let rights = format!(
         "GRANT ALL ON SCHEMA tim, tim_private TO {role};
-         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role}"
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role};
+         GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA tim_private TO {role}"
     );
     TestDatabase::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
     let store = Store::open(&url).await.unwrap();
@@ -509,6 +510,7 @@ async fn the_one_missing_grant_is_named_when_somebody_else_made_the_tables() {
             format!(
                 "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"tim_private\" TO \"{role}\""
             ),
+            format!("GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA \"tim_private\" TO \"{role}\""),
         ]
     );
     // Nothing is pending, so that migrating asks for no more.

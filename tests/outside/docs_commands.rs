@@ -22,7 +22,7 @@ use harness::store::TestDatabase;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// Prefixes of commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 21] = [
+const NOT_RUN: [(&str, &str); 24] = [
     ("cargo install ", "builds everything from scratch and writes to the user's ~/.cargo"),
     ("cargo build ", "builds everything from scratch"),
     ("cargo bench ", "takes minutes and the entire machine"),
@@ -42,6 +42,12 @@ const NOT_RUN: [(&str, &str); 21] = [
     ("systemd-sysusers", "creates users; tests/systemd/run does it in a container"),
     ("systemd-run ", "needs systemd; tests/systemd/run does it in a container"),
     ("systemctl ", "needs systemd; tests/systemd/run does it in a container"),
+    (
+        "tim-group-sync copy --to postgres://",
+        "needs a server of that name; tests/core/store/transfer.rs does it",
+    ),
+    ("pg_dump ", "needs a server; tests/engines/restored.rs does it"),
+    ("pg_restore ", "needs a server; tests/engines/restored.rs does it"),
     ("tim-group-sync man >/usr/", "writes to /usr"),
     ("tim-group-sync completions bash >/etc/", "writes to /etc"),
 ];
@@ -59,7 +65,7 @@ const REPLACEMENTS: [(&str, &str); 4] = [
 ];
 
 /// Folders of a system where the program is installed, and their replacements.
-const FOLDERS: [(&str, &str); 2] = [("/var/lib/tim-group-sync/", "./"), ("/var/backups/", "./backup-of-")];
+const FOLDERS: [(&str, &str); 1] = [("/var/lib/tim-group-sync/", "./")];
 
 /// Commands that run until they are stopped, and what they print when they are ready.
 const READY: [(&str, &str); 2] = [("run", "\"started\""), ("simulate", "configuration:")];

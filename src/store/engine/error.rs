@@ -65,6 +65,48 @@ pub enum StoreError {
     )]
     LeaseLost { app: SdkAppId },
     #[error(
+        "a PostgreSQL database is backed up with `pg_dump --format=custom --schema={public} --schema={private} --file=FILE` and \
+         restored with `pg_restore --clean --if-exists --single-transaction`; docs/postgresql.md has the steps"
+    )]
+    BackupByServer { public: String, private: String },
+    #[error("{} exists already{}", .path.display(), if *.replace {
+        ", and is no backup of this program: it stays as it is; name another file"
+    } else {
+        "; name another file, or add --replace if it is an earlier backup"
+    })]
+    BackupExists { path: PathBuf, replace: bool },
+    #[error("another process is writing the backup {}", .path.display())]
+    BackupBusy { path: PathBuf },
+    #[error(
+        "cannot {doing} the backup {}; see who owns it and its folder (a command that root runs continues as the owner of the database)",
+        .path.display()
+    )]
+    Backup { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{} {why}", .path.display())]
+    UnusableBackup { path: PathBuf, why: String },
+    #[error(
+        "the database {at} is not empty, and stays as it is: name a file that does not exist yet, or a PostgreSQL database in \
+         which the schemas have no rows (`DROP SCHEMA … CASCADE` removes what an attempt left)"
+    )]
+    NotEmpty { at: String },
+    #[error("cannot write the file {}; its folder must exist and be writable", .path.display())]
+    CopyFile { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the copied rows of the table {table} differ from the original, and the copy was discarded: see whether the disk is sound"
+    )]
+    CopyDiffers { table: &'static str },
+    #[error(
+        "the database {} is open in another process: stop the service and all other commands first", .path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error("the database {} is being restored; try again when that is done", .path.display())]
+    BeingRestored { path: PathBuf },
+    #[error(
+        "app {app}: the database server was replaced meanwhile, by a failover or a restore; nothing more was written, and the next \
+         crawl starts from what the new server has"
+    )]
+    ServerReplaced { app: SdkAppId },
+    #[error(
         "cannot use the lock file {}; see who owns it and its folder, and use no network file system",
         .path.display()
     )]
@@ -97,7 +139,12 @@ impl StoreError {
                 matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_passing(error))
             }
             // After a failover the old primary answers until its name resolves to the new one.
-            Self::ReadOnly { .. } | Self::LeaseLost { .. } => true,
+            Self::ReadOnly { .. }
+            | Self::LeaseLost { .. }
+            | Self::ServerReplaced { .. }
+            | Self::InUse { .. }
+            | Self::BackupBusy { .. }
+            | Self::BeingRestored { .. } => true,
             _ => false,
         }
     }

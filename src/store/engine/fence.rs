@@ -6,18 +6,29 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::StoreError;
+use super::postgres::Server;
 use super::statement::values;
+use super::storage::{PostgresStorage, storage_identity};
 use super::tx::Tx;
 use crate::model::SdkAppId;
 
 /// How long a lease outlives its last renewal.
 pub(in crate::store) const TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
-/// Renews the lease and returns the transaction's number, which tells later whether it was committed.
-const CONFIRM: &str = "
+/// Renews the lease. Returns the transaction's number, which tells later whether it was committed, and the storage.
+macro_rules! confirm {
+    ($storage:expr) => {
+        concat!(
+            "
 UPDATE lease SET expires_at = $3 + CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)
 WHERE sdk_app_id = $1 AND fence = $2 AND holder IS NOT NULL
-RETURNING CAST(pg_current_xact_id() AS TEXT)";
+RETURNING CAST(pg_current_xact_id() AS TEXT), ",
+            $storage
+        )
+    };
+}
+const CONFIRM: &str = confirm!(storage_identity!());
+const CONFIRM_WITHOUT_STORAGE: &str = confirm!("''");
 
 /// Identifies one acquisition of an app's lease. Each acquisition has a greater number than all before.
 ///
@@ -27,13 +38,20 @@ RETURNING CAST(pg_current_xact_id() AS TEXT)";
 pub(in crate::store) struct Fence {
     pub(in crate::store) app: SdkAppId,
     pub(in crate::store) number: i64,
+    /// The storage on which the lease was taken. After a failover it is another one.
+    pub(in crate::store) storage: PostgresStorage,
     /// When the lease was renewed last, by this process' monotonic clock.
     renewed: Mutex<Instant>,
 }
 
 impl Fence {
-    pub(in crate::store) fn new(app: SdkAppId, number: i64, renewed: Instant) -> Self {
-        Self { app, number, renewed: Mutex::new(renewed) }
+    pub(in crate::store) fn new(
+        app: SdkAppId,
+        number: i64,
+        storage: PostgresStorage,
+        renewed: Instant,
+    ) -> Self {
+        Self { app, number, storage, renewed: Mutex::new(renewed) }
     }
 
     pub(in crate::store) fn since_renewal(&self) -> Duration {
@@ -44,15 +62,28 @@ impl Fence {
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
+    /// Fails if the server writes to another storage than the one on which the lease was taken.
+    pub(super) async fn require_same_server(&self, server: &Server) -> Result<(), StoreError> {
+        if !self.storage.is_known() || PostgresStorage::of(server).await? == self.storage {
+            return Ok(());
+        }
+        Err(StoreError::ServerReplaced { app: self.app })
+    }
+
     /// Renews the lease as the last statement of a transaction and returns the transaction's number. Fails if the lease was
-    /// lost: then the transaction must not be committed. It is the last statement because until the commit it blocks other
+    /// lost, or if the server was replaced by one that may lack earlier transactions of the holder: then the transaction must
+    /// not be committed. It is the last statement because until the commit it blocks other
     /// processes from looking at the lease.
     pub(super) async fn confirm(&self, tx: &mut Tx) -> Result<String, StoreError> {
         let asked = Instant::now();
         let lasting = i64::try_from(TIME_TO_LIVE.as_millis()).unwrap_or(i64::MAX);
-        let row: Option<(String,)> =
-            tx.fetch_optional(CONFIRM, &values![self.app.get(), self.number, lasting]).await?;
-        let Some((number,)) = row else { return Err(StoreError::LeaseLost { app: self.app }) };
+        let statement = if self.storage.is_known() { CONFIRM } else { CONFIRM_WITHOUT_STORAGE };
+        let row: Option<(String, String)> =
+            tx.fetch_optional(statement, &values![self.app.get(), self.number, lasting]).await?;
+        let Some((number, storage)) = row else { return Err(StoreError::LeaseLost { app: self.app }) };
+        if storage != self.storage.as_str() {
+            return Err(StoreError::ServerReplaced { app: self.app });
+        }
         self.set_renewed(asked);
         Ok(number)
     }

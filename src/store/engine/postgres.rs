@@ -101,6 +101,12 @@ impl PostgresDatabase {
         Ok(Self { schema, ..self })
     }
 
+    /// Returns the error that says how such a database is backed up and restored: by the server's own programs.
+    #[must_use]
+    pub fn backup_by_server(&self) -> StoreError {
+        StoreError::BackupByServer { public: self.schema.public().to_owned(), private: self.schema.private() }
+    }
+
     /// Sets the role that is granted SELECT on the views after every migration.
     #[must_use]
     pub fn reader_role(self, role: Option<&str>) -> Self {
@@ -225,6 +231,19 @@ impl Server {
         &self,
     ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         begin_on(&self.pool, &self.begin_to_read).await
+    }
+
+    /// Opens a connection of its own, on which a long transaction is open. `begin` is BEGIN with its options.
+    pub(in crate::store) async fn begin_alone(&self, begin: &str) -> Result<PgConnection, sqlx::Error> {
+        let schema = &self.database.schema;
+        let place = format!("SET LOCAL search_path TO \"{}\", \"{}\"", schema.private(), schema.public());
+        let options = (*self.database.options).clone().disable_statement_logging();
+        let mut connection: PgConnection = options.connect().await?;
+        // The schema names are validated and quoted.
+        let limits = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+        let statements = AssertSqlSafe(format!("{begin}; {place}; {limits}"));
+        sqlx::raw_sql(statements).execute(&mut connection).await?;
+        Ok(connection)
     }
 
     /// Begins a transaction that renews or releases a lease, on a connection that no bulk write uses.

@@ -1,7 +1,9 @@
 //! Opening an SQLite file.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use sqlx::Connection as _;
 use sqlx::sqlite::{
@@ -9,6 +11,7 @@ use sqlx::sqlite::{
 };
 
 use super::error::StoreError;
+use super::in_use::InUse;
 use super::statement::query;
 
 /// What a file is opened for.
@@ -27,6 +30,8 @@ pub(in crate::store) struct SqliteFile {
     pub(in crate::store) readers: SqlitePool,
     /// Whether `writer` may write.
     writes: bool,
+    /// Held while the file is open for writing.
+    in_use: Arc<Mutex<Option<InUse>>>,
 }
 
 impl SqliteFile {
@@ -40,6 +45,13 @@ impl SqliteFile {
         {
             std::fs::create_dir_all(folder)
                 .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
+        }
+        let in_use = match access {
+            Access::Read => Ok(None),
+            Access::Write | Access::Create => InUse::share(path).map(Some),
+        };
+        if let Err(error @ StoreError::BeingRestored { .. }) = in_use {
+            return Err(error);
         }
         let options = connect_options(path, access);
         let writer = SqlitePoolOptions::new()
@@ -67,7 +79,21 @@ impl SqliteFile {
                 options.create_if_missing(false).read_only(true).pragma("cache_size", "-2048"),
             );
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Ok(Self { path, writer, readers, writes: access != Access::Read })
+        // If the lock file could not be used, the database usually cannot either, and its error says more.
+        let in_use = Arc::new(Mutex::new(in_use?));
+        Ok(Self { path, writer, readers, writes: access != Access::Read, in_use })
+    }
+
+    /// Returns what distinguishes the file from a copy of it: its inode and the time of its creation.
+    pub(in crate::store) fn identity(&self) -> Result<String, StoreError> {
+        let open_error = |source| {
+            let at = format!("sqlite:{}", self.path.display());
+            StoreError::Open { at, source: sqlx::Error::Io(source) }
+        };
+        let file = std::fs::metadata(&self.path).map_err(open_error)?;
+        // Not every file system records the creation.
+        let created = file.created().ok().and_then(|created| created.duration_since(UNIX_EPOCH).ok());
+        Ok(format!("{}/{}", file.ino(), created.unwrap_or_default().as_nanos()))
     }
 
     pub(super) fn only_reading(&self) -> Self {
@@ -80,6 +106,7 @@ impl SqliteFile {
         self.readers.close().await;
         let left = if self.writes { self.leave_wal_mode().await } else { Ok(()) };
         self.writer.close().await;
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take();
         left
     }
 

@@ -89,7 +89,11 @@ impl Write<'_> {
             return Some(Err(error).attempted(self.doing));
         }
         match was_committed(server, &number, &mut self.retry).await {
-            Some(true) => Some(Ok(outcome)),
+            // On another server the number may belong to another transaction.
+            Some(true) => match self.fence {
+                Some(fence) => Some(fence.require_same_server(server).await.map(|()| outcome)),
+                None => Some(Ok(outcome)),
+            },
             Some(false) => None,
             None => Some(Err(error).attempted(self.doing)),
         }

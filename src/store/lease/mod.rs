@@ -89,6 +89,28 @@ impl Lease {
         }
     }
 
+    /// Runs a future and renews several leases until it ends. The future is dropped if one is lost.
+    ///
+    /// # Errors
+    /// As [`Lease::renew`].
+    pub async fn keeping_all<T>(leases: &[Self], run: impl Future<Output = T>) -> Result<T, StoreError> {
+        let renewing = async {
+            loop {
+                tokio::time::sleep(RENEWAL_INTERVAL).await;
+                for lease in leases {
+                    if let Err(lost) = lease.renew().await {
+                        return lost;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = run => Ok(outcome),
+            lost = renewing => Err(lost),
+        }
+    }
+
     /// Releases the lease. The next holder may send its first request `pause` after `now`.
     pub async fn release(self, now: DateTime<Utc>, pause: Duration) {
         match self.hold {

@@ -6,7 +6,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::model::SdkAppId;
-use crate::store::engine::{Attempted as _, Fence, Server, Store, StoreError, TIME_TO_LIVE, query, values};
+use crate::store::engine::{
+    Attempted as _, Fence, PostgresStorage, Server, Store, StoreError, TIME_TO_LIVE, query, values,
+};
 
 /// [`Row::renew_if_old`] does nothing before this much time has passed since the last renewal.
 const MIN_RENEWAL_AGE: Duration = Duration::from_secs(5);
@@ -74,9 +76,11 @@ impl Row {
                     tokio::time::sleep(Duration::from_millis(left.cast_unsigned())).await;
                 }
                 _ => {
+                    // Read first: every commit checks that the storage is still this one.
+                    let storage = PostgresStorage::of(server).await?;
                     let asked = Instant::now();
                     if let Some(number) = take(store, app, host).await? {
-                        let fence = Fence::new(app, number, asked);
+                        let fence = Fence::new(app, number, storage, asked);
                         return Ok(Some(Self { server: server.clone(), fence }));
                     }
                 }

@@ -5,3 +5,5 @@ mod print;
 mod remove;
 mod rights;
 mod sources;
+
+pub(in crate::store) use sources::{SQLITE_MIGRATIONS, check_sqlite_migrations};

@@ -37,6 +37,7 @@ fn postgres_sql(database: &PostgresDatabase) -> String {
         "-- Run this as the role that is to own the tables. If the service connects as another, it needs:\n\
          -- GRANT USAGE ON SCHEMA {public}, {private} TO the_service;\n\
          -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {private} TO the_service;\n\
+         -- GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {private} TO the_service;\n\
          BEGIN;\nCREATE SCHEMA IF NOT EXISTS {public};\nCREATE SCHEMA IF NOT EXISTS {private};\n\
          SET LOCAL search_path TO {private}, {public};\n{}",
         placed(POSTGRES_RECORD, schema)

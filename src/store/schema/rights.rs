@@ -29,6 +29,11 @@ SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
                                    AND has_table_privilege(c.oid, 'DELETE')) AND c.relname <> '_sqlx_migrations')
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
+/// Identities are read and moved when they are behind their rows, or when the database was restored.
+const SEQUENCES_WITHOUT_RIGHT: &str = "
+SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind = 'S'
+  AND NOT (has_sequence_privilege(c.oid, 'SELECT') AND has_sequence_privilege(c.oid, 'UPDATE'))";
 const ROLE_EXISTS: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = $1";
 /// Views that a role cannot read yet. Only these are granted: two programs that repeat a GRANT at once conflict.
 const UNREADABLE_VIEWS: &str = "
@@ -134,6 +139,26 @@ pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
     }
     if unreadable > 0 {
         return Err(rights.missing(&format!("SELECT {tables}")));
+    }
+    if server.intent == Intent::Write {
+        check_sequences(&mut tx, schema, &rights).await?;
+    }
+    Ok(())
+}
+
+async fn check_sequences(
+    tx: &mut Transaction<'_, Postgres>,
+    schema: &Schema,
+    rights: &Rights,
+) -> Result<(), StoreError> {
+    let without_right: i64 = query_scalar(SEQUENCES_WITHOUT_RIGHT)
+        .bind(schema.private())
+        .fetch_one(&mut **tx)
+        .await
+        .attempted(DOING)?;
+    if without_right > 0 {
+        let sequences = format!("ON ALL SEQUENCES IN SCHEMA {}", quoted(&schema.private()));
+        return Err(rights.missing(&format!("SELECT, UPDATE {sequences}")));
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! The migrations of both engines, and the names in them.
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 
-use crate::store::engine::Schema;
+use crate::store::engine::{Schema, StoreError};
 
-pub(super) static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// The table that records migrations, as sqlx creates it, so that sqlx' own tools can read it.
@@ -43,6 +43,22 @@ pub(super) const VIEWS: [&str; 13] = [
     "group_spans",
     "monthly_counts",
 ];
+
+/// Checks that an SQLite database, to which these migrations with their checksums were applied, can be brought up to date.
+pub(in crate::store) fn check_sqlite_migrations(applied: &[(i64, Vec<u8>)]) -> Result<(), StoreError> {
+    for (version, checksum) in applied {
+        let version = *version;
+        match SQLITE_MIGRATIONS.iter().find(|migration| migration.version == version) {
+            None => return Err(StoreError::Newer { version }),
+            Some(migration) if *migration.checksum == **checksum => {}
+            Some(_) => {
+                let source = Box::new(MigrateError::VersionMismatch(version));
+                return Err(StoreError::Migrate { source });
+            }
+        }
+    }
+    Ok(())
+}
 
 pub(super) fn newest(migrations: &Migrator) -> i64 {
     migrations.iter().map(|migration| migration.version).max().unwrap_or(0)

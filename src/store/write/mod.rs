@@ -3,8 +3,10 @@
 mod apps;
 mod close;
 mod forget;
+mod ids;
 mod listed;
 mod open;
+mod orphans;
 mod purge;
 mod questions;
 mod retention;
@@ -13,6 +15,7 @@ mod tally;
 
 pub use close::{Closing, CrawlEvents, PassRecord, Reason};
 pub use forget::{Holdings, KnownApp};
+pub(super) use ids::MOVE_PAST_ROWS;
 pub use listed::Written;
 pub use open::NewCrawl;
 pub use questions::HistoryChanges;

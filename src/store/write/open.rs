@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-use super::close::{Closing, Reason};
-use crate::model::{CrawlId, CrawlStatus, GroupType, LocalDay, ReasonCode, Trigger};
-use crate::reconcile::Settlement;
+use crate::model::{CrawlId, GroupType, LocalDay, Trigger};
 use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
@@ -24,8 +22,6 @@ pub struct NewCrawl {
     pub group_types: Vec<GroupType>,
 }
 
-const RUNNING: &str =
-    "SELECT crawl_id, started_at FROM crawl WHERE app_id = $1 AND status = 'running' ORDER BY crawl_id";
 const OPEN: &str = "
 INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version, group_types)
 VALUES ($1, $2, $3, $4, 'running', $5, $6, $7)
@@ -42,13 +38,7 @@ impl Store {
         day: LocalDay,
     ) -> Result<Option<CrawlId>, StoreError> {
         const DOING: &str = "record the start of a crawl";
-        let left_open: Vec<(i64, i64)> = self.fetch_all(DOING, RUNNING, &values![new.app.0]).await?;
-        for (crawl, started_at) in left_open {
-            let started_at = DateTime::from_timestamp_millis(started_at).unwrap_or(new.started_at);
-            let settlement = Settlement::nothing();
-            let orphan = orphan(CrawlId(crawl), started_at, new, day, &settlement);
-            self.close_crawl(lease, &orphan, |_| ()).await?;
-        }
+        self.prepare_for_events(lease, new.app, new.started_at, day).await?;
         let mut write = self.write(DOING, lease.fence());
         loop {
             let mut tx = write.begin().await?;
@@ -74,37 +64,4 @@ async fn insert_crawl(tx: &mut Tx, new: &NewCrawl) -> Result<Option<CrawlId>, St
     ];
     let crawl: Option<(i64,)> = tx.fetch_optional(OPEN, &values).await?;
     Ok(crawl.map(|(crawl,)| CrawlId(crawl)))
-}
-
-/// How a crawl is closed whose process was killed.
-fn orphan<'a>(
-    crawl: CrawlId,
-    started_at: DateTime<Utc>,
-    new: &NewCrawl,
-    day: LocalDay,
-    settlement: &'a Settlement,
-) -> Closing<'a> {
-    Closing {
-        crawl,
-        app: new.app,
-        started_at,
-        finished_at: new.started_at,
-        day,
-        status: CrawlStatus::Failed,
-        reason: Some(Reason {
-            code: ReasonCode::ProcessEnded,
-            error_code: None,
-            text: "the process ended before the crawl did".to_owned(),
-        }),
-        requests: 0,
-        total_at_start: None,
-        total_at_end: None,
-        leftover: None,
-        unfiltered_next: false,
-        listed: 0,
-        clock_skew: None,
-        passes: &[],
-        settlement,
-        history: None,
-    }
 }

@@ -143,7 +143,7 @@ impl Store {
     }
 
     /// Applies the withheld deletions of a crawl to the groups that are still held, and returns how many. The lease of the
-    /// app must be held, because a running crawl takes these groups for live.
+    /// app must be held, because a running crawl takes these groups for live. First closes a crawl that was left open.
     pub async fn approve(
         &self,
         lease: &Lease,
@@ -152,6 +152,7 @@ impl Store {
         at: DateTime<Utc>,
         day: LocalDay,
     ) -> Result<u64, StoreError> {
+        self.prepare_for_events(lease, AppId(held.app_id), at, day).await?;
         let mut write = self.write("apply the withheld deletions", lease.fence());
         loop {
             let mut tx = write.begin().await?;
@@ -170,7 +171,8 @@ impl Store {
     }
 
     /// Makes the groups live again that a crawl marked deleted and that have not changed since, and returns how many. They
-    /// are missing and held, as if their deletion had been withheld. The lease of the app must be held.
+    /// are missing and held, as if their deletion had been withheld. The lease of the app must be held. First closes a crawl
+    /// that was left open.
     pub async fn undelete(
         &self,
         lease: &Lease,
@@ -179,6 +181,7 @@ impl Store {
         at: DateTime<Utc>,
         day: LocalDay,
     ) -> Result<u64, StoreError> {
+        self.prepare_for_events(lease, AppId(held.app_id), at, day).await?;
         let mut write = self.write("undo the deletions of a crawl", lease.fence());
         loop {
             let mut tx = write.begin().await?;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
 mod commands;
+mod copies;
 mod events;
 mod first_hour;
 mod hostile_text;

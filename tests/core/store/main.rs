@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
+mod backup;
 mod contract;
+mod ids;
 mod published;
 mod readers;
 mod schema;
+mod transfer;

@@ -211,6 +211,11 @@ impl PostgresServer {
         ServerDatabase { url: self.url(&name), name, pooler: None, is_only: false }
     }
 
+    /// Another name for a database, which its first owner drops.
+    pub fn existing(&self, name: &str) -> ServerDatabase {
+        ServerDatabase { url: self.url(name), name: name.to_owned(), pooler: None, is_only: true }
+    }
+
     /// The URL of a database of this server.
     pub fn url(&self, database: &str) -> String {
         self.url_as("postgres", database)
@@ -502,6 +507,11 @@ fn programs() -> Option<PathBuf> {
     folders.extend(program.into_iter().rev());
     folders.push(crate::root().join("target/postgresql/bin"));
     folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+}
+
+/// One of PostgreSQL's programs. `None` if only a named server is there.
+pub fn server_program(name: &str) -> Option<PathBuf> {
+    Some(programs()?.join(name)).filter(|program| program.exists())
 }
 
 fn socket_url(role: &str, folder: &Path, database: &str) -> String {

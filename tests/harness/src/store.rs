@@ -1,7 +1,7 @@
 //! [`TestDatabase`]: a store on either engine, and a connection to its database that bypasses the store.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -115,6 +115,18 @@ impl TestDatabase {
         Self { store, reader: Reader::Sqlite(reader), location: Location::Sqlite(folder) }
     }
 
+    /// A database that processes use, in another folder. The store cannot write.
+    pub async fn at(file: &Path) -> Self {
+        let store = Store::open_to_read(&DatabaseUrl::Sqlite(file.to_owned())).await.unwrap();
+        let read_only = SqliteConnectOptions::new().filename(file).read_only(true);
+        let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
+        Self {
+            store,
+            reader: Reader::Sqlite(reader),
+            location: Location::Sqlite(tempfile::tempdir().unwrap()),
+        }
+    }
+
     pub async fn postgres() -> Self {
         Self::on_postgres(PostgresServer::shared().await.database().await).await
     }
@@ -188,6 +200,14 @@ impl TestDatabase {
     /// Runs a query. Returns one line for each row, with `|` between the columns.
     pub async fn lines(&self, sql: &str) -> Vec<String> {
         self.rows(sql).await.into_iter().map(|row| row.join("|")).collect()
+    }
+
+    /// Runs SQL in a new SQLite file.
+    pub async fn execute_in_new(file: &Path, sql: &str) {
+        let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
     }
 
     /// Runs SQL in a database without a store.

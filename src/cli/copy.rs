@@ -1,0 +1,126 @@
+//! `copy`: copies the whole history into an empty database of either engine.
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::exit::{Exit, Failure};
+use super::output::{Output, message};
+use super::owner::become_owner;
+use super::setup::{Setup, location};
+use super::text;
+use crate::config::{self, Config, SecretFile};
+use crate::store::{CopyProgress, Lease, Store};
+
+/// Interval between two lines of progress where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(super) struct Copy {
+    /// The empty database: sqlite:PATH of a file that does not exist yet, or postgres://USER@HOST:PORT/DATABASE
+    #[arg(long, value_name = "URL")]
+    to: String,
+    /// File with the password of a PostgreSQL server. Without it: PGPASSWORD or ~/.pgpass
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+impl Copy {
+    /// Parses the URL of the target, which may not contain a password: others can see the command line.
+    fn target(&self) -> Result<config::DatabaseUrl, Failure> {
+        let refused = |why: String| Failure::new(Exit::Usage, anyhow::anyhow!("the URL of --to {why}"));
+        let folder = std::env::current_dir()?;
+        let url =
+            config::DatabaseUrl::parse(&self.to, &folder).map_err(|mistake| refused(mistake.to_string()))?;
+        match &url {
+            config::DatabaseUrl::Postgres(url) if url.has_password() => Err(refused(
+                "must not contain a password: put it into a file and name that with --password-file"
+                    .to_owned(),
+            )),
+            _ => Ok(url),
+        }
+    }
+
+    /// If the user is root, and the target a file, changes to the owner of its folder.
+    pub(super) fn become_owner(&self) -> Result<(), Failure> {
+        match self.target()? {
+            config::DatabaseUrl::Sqlite(path) => become_owner(&path),
+            config::DatabaseUrl::Postgres(_) => Ok(()),
+        }
+    }
+
+    pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
+        let config = setup.config_for_command()?;
+        let source = location(&config)?;
+        let password_file = self.password_file.clone().map(|path| SecretFile { path, is_credential: false });
+        let database = config::Database { url: self.target()?, password_file, ..config.database.clone() };
+        let target = location(&Config { database, ..config.clone() })?;
+        let store = setup.opened(Store::open_existing(&source).await?);
+        store.check_migrated().await?;
+        // No crawl ends while the rows are read, so that the copy has the result of every crawl before.
+        let waiting =
+            |app| message(format_args!("SDKAppID {app} is being crawled; waiting for the crawl to finish"));
+        let leases = store.lease_all(waiting).await?;
+        let mut shown = Shown::new();
+        let copying = Lease::keeping_all(&leases, store.copy_to(&target, |progress| shown.show(progress)));
+        let copied = copying.await.flatten();
+        shown.bar.finish_and_clear();
+        for lease in leases {
+            lease.give_back().await;
+        }
+        let copied = copied?;
+        let rows: u64 = copied.tables.iter().map(|table| table.rows).sum();
+        let seconds = copied.took.as_secs_f64();
+        let result = json!({
+            "from": source.to_string(), "to": target.to_string(), "rows": rows, "tables": copied.tables,
+            "seconds": seconds,
+        });
+        self.output.print(Exit::Done, result, |out| {
+            writeln!(
+                out,
+                "{source}: {} copied to {target} and compared, in {seconds:.1} s",
+                text::count(rows, "row")
+            )?;
+            writeln!(out, "what is crawled into {source} from now on is not in the copy: set database.url, and restart the service")
+        })
+    }
+}
+
+/// The progress of a copy: a bar on a terminal, a line every [`LINE_INTERVAL`] elsewhere.
+struct Shown {
+    bar: ProgressBar,
+    line: Instant,
+}
+
+impl Shown {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("{bar:30} {percent}%, {eta} left  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("━╸─");
+        let bar = if io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
+        Self { bar: bar.with_style(style), line: Instant::now() }
+    }
+
+    fn show(&mut self, progress: CopyProgress) {
+        let CopyProgress { table, verifying, done, total } = progress;
+        let step = if verifying { "comparing" } else { "copying" };
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        self.bar.set_message(format!("{step} {table}"));
+        if self.bar.is_hidden() && self.line.elapsed() >= LINE_INTERVAL {
+            message(format_args!("{step} {table}: {} of the work done", percent(done, total)));
+            self.line = Instant::now();
+        }
+    }
+}
+
+fn percent(done: u64, total: u64) -> String {
+    format!("{} %", (done * 100).checked_div(total).unwrap_or(100))
+}

@@ -1,0 +1,77 @@
+//! What a copy contains, and whether it is intact.
+
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::sqlite::SqliteConnection;
+
+use crate::model::{CrawlId, SdkAppId};
+use crate::store::engine::{Attempted as _, StoreError, query_as, query_scalar};
+use crate::store::schema::check_sqlite_migrations;
+
+const DOING: &str = "read what the copy contains";
+
+const INTEGRITY: &str = "PRAGMA integrity_check(1)";
+const HAS_RECORD: &str = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+const APPLIED: &str = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
+const APPS: &str = "
+SELECT a.sdk_app_id, a.name, (SELECT coalesce(sum(s.live_count), 0) FROM type_state s WHERE s.app_id = a.app_id) AS live_groups
+FROM app a ORDER BY a.sdk_app_id";
+const LAST_CRAWL: &str = "
+SELECT crawl_id, finished_at FROM crawl WHERE finished_at IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
+
+/// An app in a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct BackedUpApp {
+    pub sdk_app_id: i64,
+    pub name: String,
+    pub live_groups: i64,
+}
+
+/// What a copy contains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Contents {
+    pub apps: Vec<BackedUpApp>,
+    /// The last crawl that ended, and when.
+    pub last_crawl: Option<(CrawlId, DateTime<Utc>)>,
+}
+
+impl Contents {
+    /// Checks a copy and returns what it contains. Fails if it is damaged, of a newer version, or of another program.
+    pub(super) async fn of(copy: &mut SqliteConnection, path: &Path) -> Result<Self, StoreError> {
+        let unusable = |why: String| StoreError::UnusableBackup { path: path.to_owned(), why };
+        let integrity: String = query_scalar(INTEGRITY).fetch_one(&mut *copy).await.attempted(DOING)?;
+        if integrity != "ok" {
+            return Err(unusable(format!("is damaged ({integrity})")));
+        }
+        let records: i64 = query_scalar(HAS_RECORD).fetch_one(&mut *copy).await.attempted(DOING)?;
+        if records == 0 {
+            return Err(unusable("is no database of this program".to_owned()));
+        }
+        let applied: Vec<(i64, Vec<u8>)> = query_as(APPLIED).fetch_all(&mut *copy).await.attempted(DOING)?;
+        check_sqlite_migrations(&applied)?;
+        let apps = query_as(APPS).fetch_all(&mut *copy).await.attempted(DOING)?;
+        let last: Option<(i64, i64)> =
+            query_as(LAST_CRAWL).fetch_optional(&mut *copy).await.attempted(DOING)?;
+        let last_crawl = last.and_then(|(crawl, finished_at)| {
+            Some((CrawlId(crawl), DateTime::from_timestamp_millis(finished_at)?))
+        });
+        Ok(Self { apps, last_crawl })
+    }
+
+    /// Fails if none of these apps is in the copy.
+    pub(super) fn require_one_of(&self, configured: &[SdkAppId], path: &Path) -> Result<(), StoreError> {
+        if self.apps.iter().any(|app| configured.iter().any(|own| own.get() == app.sdk_app_id)) {
+            return Ok(());
+        }
+        let listed = |ids: Vec<i64>| match &ids[..] {
+            [] => "no app".to_owned(),
+            ids => format!("SDKAppID {}", ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        let there = listed(self.apps.iter().map(|app| app.sdk_app_id).collect());
+        let own = listed(configured.iter().map(|app| app.get()).collect());
+        let why = format!("has {there}, and the configuration has {own}");
+        Err(StoreError::UnusableBackup { path: path.to_owned(), why })
+    }
+}

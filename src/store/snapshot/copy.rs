@@ -1,0 +1,81 @@
+//! Copies a database into a part, and marks the copy.
+
+use std::path::Path;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+
+use super::part::Part;
+use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query};
+
+const COPY: &str = "VACUUM INTO $1";
+/// A copy is another storage than the database: ids that are given in it continue with a gap.
+const FORGET_STORAGE: &str = "
+INSERT INTO storage (only_row, identity) VALUES (1, '')
+ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity";
+
+/// Identifies the kind of a copy in the header of the file. A file without the mark is never replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// A database that the program uses.
+    None,
+    Published,
+    Backup,
+}
+
+impl Mark {
+    /// The number that SQLite calls `application_id`.
+    fn number(self) -> i32 {
+        match self {
+            Self::None => 0,
+            Self::Published => 0x5447_5350,
+            Self::Backup => 0x5447_5342,
+        }
+    }
+
+    /// Returns true if the first 100 bytes of a file are those of an SQLite database with this mark.
+    pub(super) fn is_in(self, header: &[u8]) -> bool {
+        header.starts_with(SQLITE_HEADER) && header.get(68..72) == Some(&self.number().to_be_bytes()[..])
+    }
+}
+
+const SQLITE_HEADER: &[u8] = b"SQLite format 3\0";
+
+/// Writes a snapshot of the database into a part. Reads over its own connection, so that no transaction waits for it.
+pub(super) async fn copy_into(
+    part: &Part,
+    database: &SqliteFile,
+    doing: &'static str,
+) -> Result<(), StoreError> {
+    let path = part.path().to_str().ok_or(sqlx::Error::Io(std::io::ErrorKind::InvalidFilename.into()));
+    let path = path.attempted(doing)?.to_owned();
+    // The copy of a large database takes long.
+    let options = (*database.readers.connect_options()).clone().disable_statement_logging();
+    let mut reader: SqliteConnection = options.connect().await.attempted(doing)?;
+    query(COPY).bind(path).execute(&mut reader).await.attempted(doing)?;
+    reader.close().await.attempted(doing)
+}
+
+/// Opens a complete copy that needs no other file beside it.
+pub(super) async fn open(path: &Path, doing: &'static str) -> Result<SqliteConnection, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .journal_mode(SqliteJournalMode::Delete)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("trusted_schema", "OFF")
+        .disable_statement_logging();
+    options.connect().await.attempted(doing)
+}
+
+/// Marks a copy.
+pub(super) async fn mark(
+    copy: &mut SqliteConnection,
+    mark: Mark,
+    doing: &'static str,
+) -> Result<(), StoreError> {
+    let number = AssertSqlSafe(format!("PRAGMA application_id = {}", mark.number()));
+    query(number).execute(&mut *copy).await.attempted(doing)?;
+    query(FORGET_STORAGE).execute(copy).await.attempted(doing)?;
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! A file that is written under another name until it is complete.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// An open, locked, empty file beside its target. Removed when dropped, unless it was moved into place.
+#[derive(Debug)]
+pub(in crate::store) struct Part {
+    file: File,
+    path: PathBuf,
+    to: PathBuf,
+    in_place: bool,
+}
+
+/// What may be at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Replacing {
+    Nothing,
+    /// The caller has checked that the file there may be replaced.
+    Earlier,
+}
+
+impl Part {
+    /// Creates the file that becomes `to`, or empties one that a process left behind when it was killed. `None` if another
+    /// process is writing it. `mode` applies to a new file, together with the umask.
+    pub(in crate::store) fn create(to: &Path, mode: u32) -> io::Result<Option<Self>> {
+        let path = part_of(to);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Another process may have moved the file into its place before it was locked here.
+        if !is_same_file(&path, &file.metadata()?)? {
+            return Ok(None);
+        }
+        file.set_len(0)?;
+        Ok(Some(Self { file, path, to: to.to_owned(), in_place: false }))
+    }
+
+    pub(in crate::store) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Syncs the file and gives it its name. Returns its size in bytes.
+    pub(in crate::store) fn move_into_place(&mut self, replacing: Replacing) -> io::Result<u64> {
+        self.file.sync_all()?;
+        let bytes = self.file.metadata()?.len();
+        match replacing {
+            Replacing::Earlier => fs::rename(&self.path, &self.to)?,
+            Replacing::Nothing => {
+                // Unlike a rename, this fails if there is a file.
+                fs::hard_link(&self.path, &self.to)?;
+                fs::remove_file(&self.path)?;
+            }
+        }
+        self.in_place = true;
+        File::open(folder_of(&self.to))?.sync_all()?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.in_place {
+            for suffix in ["", "-journal", "-wal", "-shm"] {
+                let _ = fs::remove_file(with_suffix(&self.path, suffix));
+            }
+        }
+    }
+}
+
+/// Returns the name of the unfinished file. No user chooses such a name, because a file of that name is removed.
+pub(super) fn part_of(to: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(to.file_name().unwrap_or_default());
+    name.push(".tim-group-sync-part");
+    to.with_file_name(name)
+}
+
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns the path of a file that SQLite keeps beside a database.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Returns true if there is a file at `path`, and it is this one.
+pub(super) fn is_same_file(path: &Path, other: &fs::Metadata) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (other.dev(), other.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}

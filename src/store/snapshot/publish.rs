@@ -1,0 +1,83 @@
+//! A copy of the SQLite file for readers, who need read access to that one file and nothing else.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sqlx::Connection as _;
+
+use super::copy::{self, Mark};
+use super::part::{Part, Replacing, folder_of, is_same_file, part_of};
+use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
+use crate::store::lease::share_owner;
+
+/// Readable by everyone whom the umask does not exclude, as SQLite creates files.
+const MODE: u32 = 0o644;
+
+/// A copy that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Published {
+    pub bytes: u64,
+    pub took: Duration,
+}
+
+impl Store {
+    /// Writes a snapshot of the database to `to` and replaces an earlier copy by a rename. A reader that has the earlier copy
+    /// open continues to read it. `None` if another process is making a copy.
+    ///
+    /// Reads over its own connection, so that no transaction waits for it.
+    pub async fn publish(&self, to: &Path) -> Result<Option<Published>, StoreError> {
+        let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::NoFile) };
+        let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
+        fs::create_dir_all(folder_of(to)).map_err(|source| publish_error("make the folder of", source))?;
+        require_not_the_database(to, file)?;
+        if !may_be_replaced(to, Mark::Published).map_err(|source| publish_error("look at", source))? {
+            return Err(StoreError::NotACopy { path: to.to_owned() });
+        }
+        let began = Instant::now();
+        let part = Part::create(to, MODE).map_err(|source| publish_error("write", source))?;
+        let Some(mut part) = part else { return Ok(None) };
+        write_copy(&part, file).await?;
+        share_owner(part.file(), &file.path);
+        // Syncing many gigabytes can take long.
+        let moving = tokio::task::spawn_blocking(move || part.move_into_place(Replacing::Earlier));
+        let moved = moving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let bytes = moved.map_err(|source| publish_error("move into its place", source))?;
+        Ok(Some(Published { bytes, took: began.elapsed() }))
+    }
+}
+
+async fn write_copy(part: &Part, database: &SqliteFile) -> Result<(), StoreError> {
+    const DOING: &str = "copy the database";
+    copy::copy_into(part, database, DOING).await?;
+    let mut copy = copy::open(part.path(), DOING).await?;
+    copy::mark(&mut copy, Mark::Published, DOING).await?;
+    copy.close().await.attempted(DOING)
+}
+
+/// Fails if a copy, or its part, would be written over the database.
+pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Result<(), StoreError> {
+    for path in [to.to_owned(), part_of(to)] {
+        let is_database = fs::metadata(&database.path).and_then(|live| is_same_file(&path, &live));
+        if is_database.map_err(|source| StoreError::Publish {
+            doing: "look at the place of",
+            path: path.clone(),
+            source,
+        })? {
+            return Err(StoreError::NotACopy { path });
+        }
+    }
+    Ok(())
+}
+
+/// Returns true if there is no file, or an earlier copy of this kind.
+pub(super) fn may_be_replaced(to: &Path, mark: Mark) -> io::Result<bool> {
+    let mut header = Vec::new();
+    match File::open(to) {
+        Ok(file) => file.take(100).read_to_end(&mut header)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    Ok(mark.is_in(&header))
+}

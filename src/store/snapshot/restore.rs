@@ -1,0 +1,151 @@
+//! Puts a backup in the place of an SQLite database.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Seek as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use sqlx::Connection as _;
+
+use super::contents::Contents;
+use super::copy::{self, Mark};
+use super::part::{Part, Replacing, folder_of, is_same_file, with_suffix};
+use crate::model::SdkAppId;
+use crate::store::engine::{Attempted as _, InUse, Store, StoreError};
+use crate::store::lease::share_owner;
+
+/// The mode of a database where there was none: as SQLite creates files, less the umask.
+const MODE: u32 = 0o644;
+/// What SQLite keeps beside a database, except for -shm, which it can rebuild.
+const SIDE_FILES: [&str; 2] = ["-wal", "-journal"];
+
+/// A backup that is the database now.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    pub bytes: u64,
+    pub contents: Contents,
+    /// Where the replaced database is.
+    pub kept: Option<PathBuf>,
+}
+
+impl Store {
+    /// Puts a backup, which is open as `from`, in the place of a database. Checks it first: it must be intact, of no newer
+    /// version, and have one of the configured apps. Fails while another process has the database open for writing. With
+    /// `keep` the replaced database stays under a name with the time `at`. Side files of the replaced database go with it.
+    pub async fn restore(
+        (backup, from): (&Path, File),
+        database: &Path,
+        configured: &[SdkAppId],
+        keep: bool,
+        at: DateTime<Utc>,
+    ) -> Result<Restored, StoreError> {
+        let failed = |doing| move |source| StoreError::Backup { doing, path: backup.to_owned(), source };
+        let database = &database.canonicalize().unwrap_or_else(|_| database.to_owned());
+        fs::create_dir_all(folder_of(database))
+            .map_err(|source| StoreError::Folder { path: folder_of(database).to_owned(), source })?;
+        let _alone = InUse::alone(database)?;
+        check_file(backup, &from, database)?;
+        let part = Part::create(database, MODE).map_err(failed("put in place"))?;
+        let Some(part) = part else { return Err(StoreError::InUse { path: database.clone() }) };
+        let copying = tokio::task::spawn_blocking(move || copy_bytes(from, part));
+        let copied = copying.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let mut part = copied.map_err(failed("copy"))?;
+        let contents = check(&part, backup, configured).await?;
+        if let Ok(replaced) = fs::metadata(database) {
+            let mode = Permissions::from_mode(replaced.permissions().mode() & 0o777);
+            part.file().set_permissions(mode).map_err(failed("set the mode of"))?;
+        }
+        share_owner(part.file(), if database.exists() { database } else { folder_of(database) });
+        let kept = set_aside(database, keep, at).map_err(failed("make room for"))?;
+        let bytes = part.move_into_place(Replacing::Earlier).map_err(failed("put in place"))?;
+        Ok(Restored { bytes, contents, kept })
+    }
+}
+
+/// Fails if a file is not a complete database on its own.
+fn check_file(backup: &Path, from: &File, database: &Path) -> Result<(), StoreError> {
+    let unusable = |why: &str| StoreError::UnusableBackup { path: backup.to_owned(), why: why.to_owned() };
+    let failed = |source| StoreError::Backup { doing: "look at", path: backup.to_owned(), source };
+    let from = from.metadata().map_err(failed)?;
+    if !from.is_file() {
+        return Err(unusable("is no file"));
+    }
+    if is_same_file(database, &from).map_err(failed)? {
+        return Err(unusable("is the database itself"));
+    }
+    for side_file in SIDE_FILES {
+        if fs::metadata(with_suffix(backup, side_file)).is_ok_and(|file| file.len() > 0) {
+            return Err(unusable(&format!(
+                "lacks the changes in {}, so it is part of a database and no backup: make a whole of both with \
+                 `sqlite3 {} \"VACUUM INTO 'whole.db'\"`",
+                with_suffix(backup, side_file).display(),
+                backup.display(),
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn copy_bytes(mut from: File, part: Part) -> io::Result<Part> {
+    from.rewind()?;
+    io::copy(&mut from, &mut part.file())?;
+    Ok(part)
+}
+
+async fn check(part: &Part, backup: &Path, configured: &[SdkAppId]) -> Result<Contents, StoreError> {
+    const DOING: &str = "check the backup";
+    let unusable = |why: String| StoreError::UnusableBackup { path: backup.to_owned(), why };
+    let mut copy = match copy::open(part.path(), DOING).await {
+        Err(StoreError::Query { source: sqlx::Error::Database(error), .. }) => {
+            return Err(unusable(format!("is no intact SQLite database ({error})")));
+        }
+        copy => copy?,
+    };
+    let contents = Contents::of(&mut copy, backup).await?;
+    contents.require_one_of(configured, backup)?;
+    copy::mark(&mut copy, Mark::None, DOING).await?;
+    copy.close().await.attempted(DOING)?;
+    Ok(contents)
+}
+
+/// Moves what SQLite keeps beside a database out of the way, because it would be applied to the backup, and gives the
+/// database a second name. Without `keep` removes the side files instead. Returns the second name.
+fn set_aside(database: &Path, keep: bool, at: DateTime<Utc>) -> io::Result<Option<PathBuf>> {
+    let mut kept = None;
+    if keep && database.exists() {
+        let name = unused_name(database, at);
+        // The database keeps its name, too, until the backup takes it.
+        fs::hard_link(database, &name)?;
+        kept = Some(name);
+    }
+    for side_file in SIDE_FILES {
+        let path = with_suffix(database, side_file);
+        let done = match &kept {
+            Some(name) => fs::rename(&path, with_suffix(name, side_file)),
+            None => fs::remove_file(&path),
+        };
+        ignore_absence(done)?;
+    }
+    ignore_absence(fs::remove_file(with_suffix(database, "-shm")))?;
+    Ok(kept)
+}
+
+fn unused_name(database: &Path, at: DateTime<Utc>) -> PathBuf {
+    let first = with_suffix(database, &format!(".replaced-{}", at.format("%Y%m%dT%H%M%SZ")));
+    let mut name = first.clone();
+    for number in 2.. {
+        if !name.exists() {
+            break;
+        }
+        name = with_suffix(&first, &format!("-{number}"));
+    }
+    name
+}
+
+fn ignore_absence(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

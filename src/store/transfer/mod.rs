@@ -1,0 +1,111 @@
+//! Copies all rows into an empty database of either engine: all of them, verified, or none.
+
+mod rows;
+mod source;
+mod tables;
+mod target;
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use self::source::Connection;
+use self::tables::TABLES;
+use self::target::Target;
+use super::engine::{DatabaseUrl, Store, StoreError};
+use super::lease::Lease;
+use crate::model::SdkAppId;
+
+const APPS: &str = "SELECT sdk_app_id FROM app ORDER BY sdk_app_id";
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyProgress {
+    pub table: &'static str,
+    /// The rows are written; now they are read back.
+    pub verifying: bool,
+    /// Rows of all tables so far. Each row counts when it is written and when it is read back.
+    pub done: u64,
+    pub total: u64,
+}
+
+/// A copied table.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TableCopied {
+    pub table: &'static str,
+    pub rows: u64,
+}
+
+/// A complete copy.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    pub tables: Vec<TableCopied>,
+    pub took: Duration,
+}
+
+impl Store {
+    /// Returns the tables and columns that [`Store::copy_to`] copies.
+    #[must_use]
+    pub fn copied_columns() -> Vec<(&'static str, &'static [&'static str])> {
+        TABLES.iter().map(|table| (table.name, table.columns)).collect()
+    }
+
+    /// Takes the leases of all apps, so that no crawl ends during a copy. `on_wait` receives the app that is waited for.
+    pub async fn lease_all(&self, mut on_wait: impl FnMut(SdkAppId)) -> Result<Vec<Lease>, StoreError> {
+        let apps: Vec<(i64,)> = self.fetch_all("list the apps", APPS, &[]).await?;
+        let mut leases = Vec::new();
+        for app in apps.into_iter().filter_map(|(app,)| SdkAppId::new(app)) {
+            let waiting = self.lease(app, |waits| {
+                if waits == 0 {
+                    on_wait(app);
+                }
+            });
+            leases.push(Lease::keeping_all(&leases, waiting).await??);
+        }
+        Ok(leases)
+    }
+
+    /// Copies all rows into an empty database. The copy becomes visible at the end, after its rows were read back and
+    /// compared by number and checksum. Reads one snapshot, so that changes meanwhile do not matter.
+    pub async fn copy_to(
+        &self,
+        target: &DatabaseUrl,
+        mut on_progress: impl FnMut(CopyProgress),
+    ) -> Result<Copied, StoreError> {
+        let began = Instant::now();
+        let mut target = Target::open(target).await?;
+        let mut source = Connection::snapshot(self).await?;
+        let mut rows = 0;
+        for table in &TABLES {
+            rows += source.count(table).await?;
+        }
+        let mut progress = CopyProgress { table: "", verifying: false, done: 0, total: 2 * rows };
+        let mut digests = Vec::new();
+        for table in &TABLES {
+            progress.table = table.name;
+            let mut on_rows = |rows| {
+                progress.done += rows;
+                on_progress(progress);
+            };
+            digests.push(target.load(&mut source, table, &mut on_rows).await?);
+        }
+        target.complete().await?;
+        progress.verifying = true;
+        for (table, written) in TABLES.iter().zip(&digests) {
+            progress.table = table.name;
+            let mut on_rows = |rows| {
+                progress.done += rows;
+                on_progress(progress);
+            };
+            if target.digest(table, &mut on_rows).await? != *written {
+                return Err(StoreError::CopyDiffers { table: table.name });
+            }
+        }
+        target.commit().await?;
+        let copied = |(table, digest): (&tables::Table, &rows::Digest)| TableCopied {
+            table: table.name,
+            rows: digest.rows,
+        };
+        Ok(Copied { tables: TABLES.iter().zip(&digests).map(copied).collect(), took: began.elapsed() })
+    }
+}

@@ -1,0 +1,78 @@
+//! Reads all tables of a database in one snapshot.
+
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
+
+use super::rows::{Cells, of_postgres, of_sqlite};
+use super::tables::Table;
+use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query, query_scalar};
+
+/// Rows that are passed on at once.
+const BATCH: usize = 500;
+
+/// A connection with an open transaction, whose rows are read.
+pub(super) enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+/// Receives the rows of a table.
+pub(super) trait Sink {
+    async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError>;
+}
+
+impl Connection {
+    /// Opens a snapshot of the database: a transaction that reads, and sees nothing that is committed later.
+    pub(super) async fn snapshot(store: &Store) -> Result<Self, StoreError> {
+        const DOING: &str = "read the database";
+        match &store.engine {
+            Engine::Sqlite(file) => {
+                // Reading a table takes as long as its rows are written elsewhere.
+                let options = (*file.readers.connect_options()).clone().disable_statement_logging();
+                let mut connection: SqliteConnection = options.connect().await.attempted(DOING)?;
+                query("BEGIN").execute(&mut connection).await.attempted(DOING)?;
+                Ok(Self::Sqlite(connection))
+            }
+            Engine::Postgres(server) => {
+                let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+                Ok(Self::Postgres(server.begin_alone(begin).await.attempted(DOING)?))
+            }
+        }
+    }
+
+    /// Returns the number of rows of a table.
+    pub(super) async fn count(&mut self, table: &Table) -> Result<u64, StoreError> {
+        let sql = AssertSqlSafe(table.count());
+        let rows: Result<i64, sqlx::Error> = match self {
+            Self::Sqlite(connection) => query_scalar(sql).fetch_one(connection).await,
+            Self::Postgres(connection) => query_scalar(sql).fetch_one(connection).await,
+        };
+        Ok(rows.attempted("count the rows of a table")?.cast_unsigned())
+    }
+
+    /// Reads all rows of a table, and hands them over in batches.
+    pub(super) async fn read(&mut self, table: &Table, sink: &mut impl Sink) -> Result<(), StoreError> {
+        const DOING: &str = "read the rows of a table";
+        let sql = AssertSqlSafe(table.select());
+        let mut batch = Vec::with_capacity(BATCH);
+        macro_rules! pass_on {
+            ($rows:expr, $cells:path) => {{
+                let mut rows = $rows;
+                while let Some(row) = rows.try_next().await.attempted(DOING)? {
+                    batch.push($cells(&row).attempted(DOING)?);
+                    if batch.len() == BATCH {
+                        sink.receive(&batch).await?;
+                        batch.clear();
+                    }
+                }
+            }};
+        }
+        match self {
+            Self::Sqlite(connection) => pass_on!(query(sql).fetch(connection), of_sqlite),
+            Self::Postgres(connection) => pass_on!(query(sql).fetch(connection), of_postgres),
+        }
+        sink.receive(&batch).await
+    }
+}

@@ -1,0 +1,180 @@
+//! The rows that are copied: every table and column that both engines have, defined once.
+
+/// A table.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) columns: &'static [&'static str],
+    /// Rows are read in this order, in which both engines store them.
+    pub(super) order: &'static str,
+}
+
+/// All tables, each after those that it refers to. Not copied are `lease`, which only PostgreSQL has, `storage`, which
+/// identifies the database, and `app.chunk_ends`, which SQLite computes again.
+pub(super) const TABLES: [Table; 11] = [
+    Table {
+        name: "app",
+        columns: &[
+            "app_id",
+            "sdk_app_id",
+            "name",
+            "configured",
+            "round",
+            "groups_from",
+            "last_removed_event",
+        ],
+        order: "app_id",
+    },
+    Table { name: "group_type", columns: &["type_id", "name", "sdk_name", "name_zh"], order: "type_id" },
+    Table {
+        name: "group_row",
+        columns: &[
+            "app_id",
+            "group_id",
+            "type_id",
+            "deleted_at",
+            "missing_since",
+            "held_crawl_id",
+            "in_baseline",
+            "first_seen_at",
+            "last_seen_at",
+            "held_as",
+            "live_since",
+        ],
+        order: "app_id, group_id",
+    },
+    Table {
+        name: "past_span",
+        columns: &["span_id", "app_id", "group_id", "type_id", "live_from", "live_until", "in_baseline"],
+        order: "span_id",
+    },
+    Table {
+        name: "group_question",
+        columns: &["app_id", "group_id", "stood", "unlearned", "round", "again_in"],
+        order: "app_id, group_id",
+    },
+    Table {
+        name: "type_state",
+        columns: &[
+            "app_id",
+            "type_id",
+            "configured",
+            "live_count",
+            "missing_count",
+            "deleted_count",
+            "total_count",
+            "baseline_crawl_id",
+            "concluded_crawl_id",
+            "concluded_at",
+        ],
+        order: "app_id, type_id",
+    },
+    Table {
+        name: "crawl",
+        columns: &[
+            "crawl_id",
+            "app_id",
+            "trigger",
+            "due_at",
+            "started_at",
+            "finished_at",
+            "status",
+            "deletions",
+            "requests",
+            "total_at_start",
+            "total_at_end",
+            "leftover",
+            "listed_count",
+            "appeared",
+            "vanished",
+            "reappeared",
+            "retyped",
+            "withheld",
+            "reason_code",
+            "error_code",
+            "reason",
+            "host",
+            "version",
+            "group_types",
+            "day",
+            "timezone",
+            "undeleted",
+            "spared",
+            "purged_groups",
+            "purged_events",
+            "purged_counts",
+            "asked",
+            "confirmed",
+            "unlearned",
+            "unasked",
+            "withheld_confirmed",
+            "clock_skew",
+            "unfiltered_next",
+        ],
+        order: "crawl_id",
+    },
+    Table {
+        name: "crawl_pass",
+        columns: &[
+            "crawl_id",
+            "pass_no",
+            "type_id",
+            "recorded_at",
+            "verdict",
+            "pages",
+            "total_count",
+            "total_lowest",
+            "total_highest",
+            "listed_count",
+            "repeats",
+            "first_listed",
+            "unusable",
+        ],
+        order: "crawl_id, pass_no",
+    },
+    Table {
+        name: "crawl_change",
+        columns: &["crawl_id", "type_id", "appeared", "vanished", "reappeared", "retyped"],
+        order: "crawl_id, type_id",
+    },
+    Table {
+        name: "daily_count",
+        columns: &[
+            "app_id",
+            "day",
+            "timezone",
+            "type_id",
+            "live_groups",
+            "total_count",
+            "appeared",
+            "vanished",
+            "reappeared",
+            "retyped",
+        ],
+        order: "app_id, day, type_id",
+    },
+    Table {
+        name: "group_event",
+        columns: &[
+            "event_id",
+            "occurred_at",
+            "crawl_id",
+            "app_id",
+            "group_id",
+            "kind",
+            "old_type",
+            "new_type",
+        ],
+        order: "event_id",
+    },
+];
+
+impl Table {
+    pub(super) fn select(&self) -> String {
+        format!("SELECT {} FROM {} ORDER BY {}", self.columns.join(", "), self.name, self.order)
+    }
+
+    pub(super) fn count(&self) -> String {
+        format!("SELECT count(*) FROM {}", self.name)
+    }
+}

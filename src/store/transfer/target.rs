@@ -1,0 +1,283 @@
+//! The empty database that receives the rows: a part of an SQLite file, or one transaction on a PostgreSQL server.
+
+use std::path::Path;
+
+use sqlx::postgres::{PgConnection, PgCopyIn};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
+};
+use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _};
+
+use super::rows::{Cell, Cells, Digest, append_as_copy_text};
+use super::source::{Connection, Sink};
+use super::tables::{TABLES, Table};
+use crate::store::engine::{
+    Attempted as _, DatabaseUrl, Engine, Store, StoreError, query, query_as, query_scalar,
+};
+use crate::store::schema::SQLITE_MIGRATIONS;
+use crate::store::snapshot::{Part, Replacing};
+use crate::store::write::MOVE_PAST_ROWS;
+
+const DOING: &str = "write the rows of a table";
+
+/// The mode of a new file, less the umask, as SQLite creates it.
+const MODE: u32 = 0o644;
+/// Bytes that are sent to a server at once.
+const SEND_BYTES: usize = 256 * 1024;
+
+/// Rebuilding an index at the end is faster than adding to it row by row.
+const INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
+/// A copy is another storage: ids that are given in it continue with a gap.
+const NEW_STORAGE: [&str; 2] = [
+    "INSERT INTO storage (only_row, identity) VALUES (1, '')",
+    "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')",
+];
+
+/// A database whose rows are not visible to others until [`Target::commit`].
+pub(super) enum Target {
+    Sqlite { part: Part, connection: Connection, indexes: Vec<String> },
+    Postgres { store: Store, connection: Connection },
+}
+
+impl Target {
+    /// Creates the tables. Fails if the database has rows, or if there is a file.
+    pub(super) async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        match url {
+            DatabaseUrl::Sqlite(path) => open_file(path).await,
+            DatabaseUrl::Postgres(_) => {
+                let store = Store::open(url).await?;
+                match begin_on_server(&store).await {
+                    Ok(connection) => {
+                        Ok(Self::Postgres { store, connection: Connection::Postgres(connection) })
+                    }
+                    Err(error) => {
+                        store.close().await;
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies all rows of a table. `on_rows` receives the number of rows of each batch.
+    pub(super) async fn load(
+        &mut self,
+        source: &mut Connection,
+        table: &Table,
+        on_rows: &mut impl FnMut(u64),
+    ) -> Result<Digest, StoreError> {
+        let (Self::Sqlite { connection, .. } | Self::Postgres { connection, .. }) = self;
+        let mut digest = Digest::default();
+        match connection {
+            Connection::Sqlite(connection) => {
+                let mut sink = FileSink { connection, table, digest: &mut digest, on_rows };
+                source.read(table, &mut sink).await?;
+            }
+            Connection::Postgres(connection) => {
+                let statement = format!("COPY {} ({}) FROM STDIN", table.name, table.columns.join(", "));
+                let copy = connection.copy_in_raw(&statement).await.attempted(DOING)?;
+                let mut sink = ServerSink { copy, buffer: Vec::new(), digest: &mut digest, on_rows };
+                source.read(table, &mut sink).await?;
+                sink.finish().await?;
+            }
+        }
+        Ok(digest)
+    }
+
+    /// Reads all rows of a table back. `on_rows` receives the number of rows of each batch.
+    pub(super) async fn digest(
+        &mut self,
+        table: &Table,
+        on_rows: &mut impl FnMut(u64),
+    ) -> Result<Digest, StoreError> {
+        let (Self::Sqlite { connection, .. } | Self::Postgres { connection, .. }) = self;
+        let mut digest = Digest::default();
+        connection.read(table, &mut DigestSink { digest: &mut digest, on_rows }).await?;
+        Ok(digest)
+    }
+
+    /// Moves identities past the greatest id, and builds what was left out before. Comes after the last row.
+    pub(super) async fn complete(&mut self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite { connection: Connection::Sqlite(connection), indexes, .. } => {
+                for sql in indexes.drain(..) {
+                    query(AssertSqlSafe(sql)).execute(&mut *connection).await.attempted("build an index")?;
+                }
+                query(NEW_STORAGE[0]).execute(connection).await.attempted(DOING)?;
+            }
+            Self::Postgres { connection: Connection::Postgres(connection), .. } => {
+                query(MOVE_PAST_ROWS).fetch_all(&mut *connection).await.attempted("move identities")?;
+                let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
+                query(NEW_STORAGE[1]).execute(&mut *connection).await.attempted(DOING)?;
+                let analyze = AssertSqlSafe(format!("ANALYZE {}", names.join(", ")));
+                query(analyze).execute(connection).await.attempted("analyze the tables")?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Makes the rows visible, all at once.
+    pub(super) async fn commit(self) -> Result<(), StoreError> {
+        const DOING: &str = "commit the copy";
+        match self {
+            Self::Sqlite { mut part, connection: Connection::Sqlite(mut connection), .. } => {
+                query("COMMIT").execute(&mut connection).await.attempted(DOING)?;
+                connection.close().await.attempted(DOING)?;
+                part.move_into_place(Replacing::Nothing)
+                    .map_err(|source| StoreError::CopyFile { path: part.path().to_owned(), source })?;
+            }
+            Self::Postgres { store, connection: Connection::Postgres(mut connection) } => {
+                let committed = query("COMMIT").execute(&mut connection).await.attempted(DOING);
+                store.close().await;
+                committed?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+async fn open_file(path: &Path) -> Result<Target, StoreError> {
+    const DOING: &str = "create the database's file";
+    let not_empty = || StoreError::NotEmpty { at: format!("sqlite:{}", path.display()) };
+    if std::fs::symlink_metadata(path).is_ok() {
+        return Err(not_empty());
+    }
+    let file_error = |source| StoreError::CopyFile { path: path.to_owned(), source };
+    let part = Part::create(path, MODE).map_err(file_error)?.ok_or_else(not_empty)?;
+    let options = SqliteConnectOptions::new()
+        .filename(part.path())
+        .create_if_missing(false)
+        // The file is removed if it does not become complete, and synced before it gets its name.
+        .journal_mode(SqliteJournalMode::Off)
+        .synchronous(SqliteSynchronous::Off)
+        .pragma("cache_size", "-65536")
+        .disable_statement_logging();
+    let mut connection: SqliteConnection = options.connect().await.attempted(DOING)?;
+    SQLITE_MIGRATIONS
+        .run(&mut connection)
+        .await
+        .map_err(|error| StoreError::Migrate { source: Box::new(error) })?;
+    query("BEGIN").execute(&mut connection).await.attempted(DOING)?;
+    let found: Vec<(String, String)> = query_as(INDEXES).fetch_all(&mut connection).await.attempted(DOING)?;
+    let mut indexes = Vec::new();
+    for (name, sql) in found {
+        query(AssertSqlSafe(format!("DROP INDEX {name}"))).execute(&mut connection).await.attempted(DOING)?;
+        indexes.push(sql);
+    }
+    query("DELETE FROM group_type").execute(&mut connection).await.attempted(DOING)?;
+    Ok(Target::Sqlite { part, connection: Connection::Sqlite(connection), indexes })
+}
+
+/// Begins the transaction that writes all rows. It keeps others from writing meanwhile.
+async fn begin_on_server(store: &Store) -> Result<PgConnection, StoreError> {
+    const DOING: &str = "look whether the database is empty";
+    let Engine::Postgres(server) = &store.engine else {
+        return Err(StoreError::NotEmpty { at: String::new() });
+    };
+    store.migrate().await?;
+    let mut connection = server.begin_alone("BEGIN").await.attempted(DOING)?;
+    let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
+    let lock = AssertSqlSafe(format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", ")));
+    query(lock).execute(&mut connection).await.attempted(DOING)?;
+    for table in TABLES.iter().filter(|table| table.name != "group_type") {
+        if has_rows(&mut connection, table).await.attempted(DOING)? {
+            return Err(StoreError::NotEmpty { at: server.database.to_string() });
+        }
+    }
+    for table in ["group_type", "storage"] {
+        let clear = AssertSqlSafe(format!("DELETE FROM {table}"));
+        query(clear).execute(&mut connection).await.attempted(DOING)?;
+    }
+    Ok(connection)
+}
+
+async fn has_rows(connection: &mut PgConnection, table: &Table) -> Result<bool, sqlx::Error> {
+    let exists = AssertSqlSafe(format!("SELECT EXISTS (SELECT 1 FROM {})", table.name));
+    query_scalar(exists).fetch_one(connection).await
+}
+
+/// Writes rows into an SQLite file.
+struct FileSink<'a, F> {
+    connection: &'a mut SqliteConnection,
+    table: &'a Table,
+    digest: &'a mut Digest,
+    on_rows: &'a mut F,
+}
+
+impl<F: FnMut(u64)> Sink for FileSink<'_, F> {
+    async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let columns = self.table.columns;
+        let marks = format!("({})", vec!["?"; columns.len()].join(","));
+        let values = vec![marks.as_str(); rows.len()].join(",");
+        let sql = format!("INSERT INTO {} ({}) VALUES {values}", self.table.name, columns.join(","));
+        let mut arguments = SqliteArguments::default();
+        for row in rows {
+            self.digest.add(row);
+            for cell in row {
+                let added = match cell {
+                    Cell::Null => arguments.add(None::<i64>),
+                    Cell::Integer(number) => arguments.add(*number),
+                    Cell::Text(text) => arguments.add(text.clone()),
+                };
+                added.map_err(sqlx::Error::Encode).attempted(DOING)?;
+            }
+        }
+        // Batches of one size have one text, which is prepared once.
+        let insert = sqlx::query_with(AssertSqlSafe(sql), arguments);
+        insert.execute(&mut *self.connection).await.attempted(DOING)?;
+        (self.on_rows)(rows.len() as u64);
+        Ok(())
+    }
+}
+
+/// Sends rows to a PostgreSQL server.
+struct ServerSink<'a, F> {
+    copy: PgCopyIn<&'a mut PgConnection>,
+    buffer: Vec<u8>,
+    digest: &'a mut Digest,
+    on_rows: &'a mut F,
+}
+
+impl<F> ServerSink<'_, F> {
+    async fn send(&mut self) -> Result<(), StoreError> {
+        self.copy.send(self.buffer.as_slice()).await.attempted(DOING)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<(), StoreError> {
+        self.send().await?;
+        self.copy.finish().await.attempted(DOING)?;
+        Ok(())
+    }
+}
+
+impl<F: FnMut(u64)> Sink for ServerSink<'_, F> {
+    async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError> {
+        for row in rows {
+            self.digest.add(row);
+            append_as_copy_text(row, &mut self.buffer);
+        }
+        (self.on_rows)(rows.len() as u64);
+        if self.buffer.len() >= SEND_BYTES { self.send().await } else { Ok(()) }
+    }
+}
+
+/// Computes the checksum of rows.
+struct DigestSink<'a, F> {
+    digest: &'a mut Digest,
+    on_rows: &'a mut F,
+}
+
+impl<F: FnMut(u64)> Sink for DigestSink<'_, F> {
+    async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError> {
+        rows.iter().for_each(|row| self.digest.add(row));
+        (self.on_rows)(rows.len() as u64);
+        Ok(())
+    }
+}

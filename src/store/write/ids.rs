@@ -1,0 +1,170 @@
+//! Keeps the ids of events and crawls growing when the database is restored, copied or failed over.
+//!
+//! Readers follow the events of an app with `event_id > N`. A restored database has lost its newest rows, and would give
+//! their ids again: readers would miss the new events. So the database records the storage in which ids were given last
+//! (`Store::storage_identity`). If the storage is another one, ids continue above all that can have been given before.
+
+use chrono::{DateTime, Utc};
+use tracing::{info, warn};
+
+use crate::store::engine::{Engine, Statement, Store, StoreError, Tx, values};
+use crate::store::lease::Lease;
+
+/// The stored identity, and whether the row is the one that this program wrote, not one that was restored.
+const STORED: Statement = Statement::PerEngine {
+    sqlite: "SELECT identity, 1 FROM storage",
+    postgres: "SELECT identity, CAST(CASE WHEN CAST(xmin AS TEXT) = written_by THEN 1 ELSE 0 END AS BIGINT) FROM storage",
+};
+/// Changes nothing if another process has recorded the same storage meanwhile.
+const RECORD: Statement = Statement::PerEngine {
+    sqlite: "
+INSERT INTO storage (only_row, identity) VALUES (1, ?1)
+ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity",
+    postgres: "
+INSERT INTO storage AS s (only_row, identity, written_by)
+VALUES (1, $1, CAST(CAST(pg_current_xact_id() AS xid) AS TEXT))
+ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity, written_by = excluded.written_by
+WHERE s.identity <> excluded.identity OR CAST(s.xmin AS TEXT) <> s.written_by",
+};
+
+/// Ids that may have been given and lost, at most. It only matters if the clock is behind, too.
+const EVENTS_LOST: i64 = 1_000_000;
+const CRAWLS_LOST: i64 = 10_000;
+
+/// Moves an identity above the greatest id, above the margin, and to at least $1.
+macro_rules! skip_ids {
+    ($table:literal, $column:literal) => {
+        Statement::PerEngine {
+            // The second statement of a pair: the first one makes sure that there is a row.
+            sqlite: concat!("UPDATE sqlite_sequence SET seq = max(seq + ?2, ?1) WHERE name = '", $table, "'"),
+            postgres: concat!(
+                "SELECT setval(given.sequence, greatest($1, $2 + coalesce(pg_sequence_last_value(given.sequence), 0),
+                $2 + coalesce((SELECT max(", $column, ") FROM ", $table, "), 0)))
+FROM (SELECT CAST(pg_get_serial_sequence('", $table, "', '", $column, "') AS regclass) AS sequence) AS given"
+            ),
+        }
+    };
+}
+const SKIP_EVENT_IDS: Statement = skip_ids!("group_event", "event_id");
+const SKIP_CRAWL_IDS: Statement = skip_ids!("crawl", "crawl_id");
+/// SQLite only: the row that AUTOINCREMENT makes with the first insert.
+const ADD_SEQUENCE: &str = "
+INSERT INTO sqlite_sequence (name, seq) SELECT $1, 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = $1)";
+
+/// PostgreSQL only: every identity, and the greatest id that was given in its table.
+macro_rules! behind_rows {
+    ($select:literal) => {
+        concat!(
+            "SELECT ",
+            $select,
+            "
+FROM (SELECT 'app' AS name, CAST(pg_get_serial_sequence('app', 'app_id') AS regclass) AS sequence,
+             (SELECT max(app_id) FROM app) AS greatest
+      UNION ALL SELECT 'group_type', CAST(pg_get_serial_sequence('group_type', 'type_id') AS regclass),
+             (SELECT max(type_id) FROM group_type WHERE type_id > 6)
+      UNION ALL SELECT 'past_span', CAST(pg_get_serial_sequence('past_span', 'span_id') AS regclass),
+             (SELECT max(span_id) FROM past_span)
+      UNION ALL SELECT 'crawl', CAST(pg_get_serial_sequence('crawl', 'crawl_id') AS regclass),
+             (SELECT max(crawl_id) FROM crawl)
+      UNION ALL SELECT 'group_event', CAST(pg_get_serial_sequence('group_event', 'event_id') AS regclass),
+             (SELECT max(event_id) FROM group_event)) AS identities
+WHERE greatest > coalesce(pg_sequence_last_value(sequence), 0)"
+        )
+    };
+}
+const BEHIND_ROWS: &str = behind_rows!("name, greatest");
+pub(in crate::store) const MOVE_PAST_ROWS: &str = behind_rows!("name, setval(sequence, greatest)");
+
+impl Store {
+    /// Returns the identity of the storage in which the holder of a lease writes.
+    fn storage_identity(&self, lease: &Lease) -> Result<String, StoreError> {
+        match &self.engine {
+            Engine::Sqlite(file) => file.identity(),
+            // Every commit under the lease checks that the storage is still this one.
+            Engine::Postgres(_) => {
+                Ok(lease.fence().map(|fence| fence.storage.to_string()).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Moves identities that are behind their rows past the greatest id, and logs it. Rows that were restored or replicated
+    /// without their sequences leave them so. SQLite's cannot be.
+    pub async fn move_ids_past_rows(&self) -> Result<(), StoreError> {
+        const DOING: &str = "compare identities with their rows";
+        if let Engine::Sqlite(_) = self.engine {
+            return Ok(());
+        }
+        let behind: Vec<(String, i64)> = self.fetch_all(DOING, BEHIND_ROWS, &[]).await?;
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let mut write = self.write(DOING, None);
+        loop {
+            let mut tx = write.begin().await?;
+            let moved = move_past_rows_alone(&mut tx).await;
+            if let Some(done) = write.end(tx, moved).await {
+                return done;
+            }
+        }
+    }
+
+    /// Makes sure that the ids that are given from now on are greater than all that readers may have seen. The lease of an
+    /// app must be held. Writes nothing if the storage is the one in which ids were given last.
+    pub(super) async fn continue_ids(&self, lease: &Lease, at: DateTime<Utc>) -> Result<(), StoreError> {
+        const DOING: &str = "record the storage of the database";
+        let identity = self.storage_identity(lease)?;
+        let stored: Option<(String, i64)> = self.fetch_optional(DOING, STORED, &[]).await?;
+        if matches!(&stored, Some((stored, 1)) if *stored == identity) {
+            return Ok(());
+        }
+        let mut write = self.write(DOING, lease.fence());
+        loop {
+            let mut tx = write.begin().await?;
+            let recorded = record_storage(&mut tx, &identity, at).await;
+            if let Some(done) = write.end(tx, recorded).await {
+                return done;
+            }
+        }
+    }
+}
+
+async fn record_storage(tx: &mut Tx, identity: &str, at: DateTime<Utc>) -> Result<(), StoreError> {
+    let stored: Option<(String, i64)> = tx.fetch_optional(STORED, &[]).await?;
+    if tx.execute(RECORD, &values![identity]).await? == 0 {
+        return Ok(());
+    }
+    if stored.is_none() {
+        // A new database. Copies have a row.
+        return Ok(());
+    }
+    if tx.is_postgres() {
+        move_past_rows(tx).await?;
+    } else {
+        for table in ["group_event", "crawl"] {
+            tx.execute(ADD_SEQUENCE, &values![table]).await?;
+        }
+    }
+    // Fewer than one event in a microsecond and one crawl in a millisecond are made, and so no id that was given before is
+    // greater. JavaScript reads both numbers exactly until the year 2255.
+    tx.execute(SKIP_EVENT_IDS, &values![at.timestamp_micros(), EVENTS_LOST]).await?;
+    tx.execute(SKIP_CRAWL_IDS, &values![at.timestamp_millis(), CRAWLS_LOST]).await?;
+    info!(
+        "the database was restored, copied or failed over: ids of events and crawls continue with a gap, so that none is \
+         given twice"
+    );
+    Ok(())
+}
+
+async fn move_past_rows_alone(tx: &mut Tx) -> Result<(), StoreError> {
+    // Of two processes the second one finds nothing to move. `record_storage` has the lock of the row.
+    tx.execute("LOCK TABLE storage IN SHARE ROW EXCLUSIVE MODE", &[]).await?;
+    move_past_rows(tx).await
+}
+
+async fn move_past_rows(tx: &mut Tx) -> Result<(), StoreError> {
+    let moved: Vec<(String, i64)> = tx.fetch_all(MOVE_PAST_ROWS, &[]).await?;
+    for (table, greatest) in moved {
+        warn!("the identity of the table {table} was behind its rows, and was moved past {greatest}");
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `backup`, `restore` and `copy`.
+
+use std::fs;
+
+use harness::cli::{CliHarness, rows};
+use harness::program::ONCE_A_YEAR;
+
+const LIVE: &str = "SELECT count(*) FROM live_groups";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_made_beside_the_service_is_restored_after_it_has_stopped() {
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 10);
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    let config = fs::read_to_string(cli.path("config.toml")).unwrap();
+    let schedule = ONCE_A_YEAR.split("[metrics]").next().unwrap();
+    fs::write(cli.path("config.toml"), config + schedule).unwrap();
+    let service = cli.service().says("started").await;
+
+    let made = cli.run(&["backup", "copy.db"]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(made.out.contains("prod with 10 live groups; the last crawl, 1, ended at "), "{made:?}");
+    assert_eq!(rows(&cli.path("copy.db"), LIVE).await, [["10"]]);
+    let again = cli.run(&["backup", "copy.db"]).await;
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert!(again.err.contains("copy.db exists already") && again.err.contains("--replace"), "{again:?}");
+    assert_eq!(
+        cli.run(&["backup", "copy.db", "--replace", "--json"]).await.result()["contents"]["apps"][0]["name"],
+        "prod"
+    );
+
+    let refused = cli.run(&["restore", "copy.db"]).await;
+    assert_eq!(refused.code, Some(75), "{refused:?}");
+    assert!(refused.err.contains("stop the service"), "{refused:?}");
+    assert_eq!(service.stop().await, Some(0));
+
+    cli.api.create_many("Public", 5);
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(cli.query(LIVE).await, "15");
+    let restored = cli.run(&["restore", "copy.db"]).await;
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    assert_eq!(cli.query(LIVE).await, "10");
+    let kept = restored.out.split("kept as ").nth(1).unwrap().trim();
+    assert_eq!(rows(kept.as_ref(), LIVE).await, [["15"]]);
+    // The next crawl brings back what was lost, under ids that were not given before.
+    assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
+    assert_eq!(cli.query(LIVE).await, "15");
+    assert_eq!(cli.query("SELECT count(*), min(event_id) > 5 FROM group_events").await, "5 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_cannot_be_read_or_written_is_named() {
+    let cli = CliHarness::new().await;
+    let absent = cli.run(&["backup", "copy.db"]).await;
+    assert_eq!(absent.code, Some(75), "{absent:?}");
+    cli.run(&["crawl"]).await;
+    let nowhere = cli.run(&["backup", "nowhere/copy.db"]).await;
+    assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
+    assert!(nowhere.err.contains("cannot write the backup nowhere/copy.db"), "{nowhere:?}");
+    let missing = cli.run(&["restore", "copy.db"]).await;
+    assert_eq!(missing.code, Some(1), "{missing:?}");
+    assert!(missing.err.contains("cannot read copy.db"), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgresql_backup_and_restore_name_the_programs_of_the_server() {
+    let cli = CliHarness::new().await;
+    let config = fs::read_to_string(cli.path("config.toml")).unwrap();
+    let server = "url = \"postgres://nobody@127.0.0.1:1/nothing\"\nschema = \"groups\"";
+    fs::write(cli.path("config.toml"), config.replace("url = \"sqlite:groups.db\"", server)).unwrap();
+    for command in [["backup", "copy.db"], ["restore", "config.toml"]] {
+        let ended = cli.run(&command).await;
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        let programs = ["pg_dump --format=custom --schema=groups --schema=groups_private", "pg_restore"];
+        assert!(programs.iter().all(|program| ended.err.contains(program)), "{ended:?}");
+    }
+    assert!(!cli.path("copy.db").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_goes_into_a_new_file_that_the_configuration_can_name() {
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 10);
+    cli.run(&["crawl"]).await;
+    let copied = cli.run(&["copy", "--to", "sqlite:moved/../copy.db"]).await;
+    assert_eq!(copied.code, Some(1), "{copied:?}");
+    let copied = cli.run(&["copy", "--to", "sqlite:copy.db", "--json"]).await;
+    assert_eq!(copied.code, Some(0), "{copied:?}");
+    let tables = copied.result()["tables"].clone();
+    assert_eq!(tables[2], serde_json::json!({ "table": "group_row", "rows": 10 }));
+    assert_eq!(rows(&cli.path("copy.db"), LIVE).await, [["10"]]);
+    let refused = cli.run(&["copy", "--to", "sqlite:copy.db"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("is not empty"), "{refused:?}");
+    let config = fs::read_to_string(cli.path("config.toml")).unwrap();
+    fs::write(cli.path("config.toml"), config.replace("sqlite:groups.db", "sqlite:copy.db")).unwrap();
+    let crawled = cli.run(&["crawl"]).await;
+    assert!(crawled.code == Some(0) && crawled.out.contains("nothing changed"), "{crawled:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_password_of_a_target_is_never_part_of_its_url() {
+    let cli = CliHarness::new().await;
+    cli.run(&["crawl"]).await;
+    for url in ["postgres://tim:geheim@db.example/tim", "postgres://tim@db.example/tim?password=geheim"] {
+        let refused = cli.run(&["copy", "--to", url]).await;
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        let said = format!("{}{}", refused.out, refused.err);
+        assert!(said.contains("--password-file") && !said.contains("geheim"), "{said}");
+    }
+    let unknown = cli.run(&["copy", "--to", "mysql://tim:geheim@db.example/tim"]).await;
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+    assert!(!unknown.err.contains("geheim"), "{unknown:?}");
+    let unread =
+        cli.run(&["copy", "--to", "postgres://tim@db.example/tim", "--password-file", "absent"]).await;
+    assert_eq!(unread.code, Some(78), "{unread:?}");
+    assert!(unread.err.contains("absent"), "{unread:?}");
+}
