@@ -1,13 +1,15 @@
 //! Wakes a task at a time of day. This is the only file that uses tokio-cron-scheduler.
 //!
-//! The scheduler polls the machine's wall clock. So an alarm also works after a suspend or a step of the clock, which a
-//! timer would miss. The scheduler gets only one-shot jobs, no cron expression and no time zone, because on its own it
-//! - keeps the UTC offset of the moment when a job was added,
-//! - starts a job although its previous run has not ended,
-//! - may run a job once more after its shutdown, and
-//! - can lose an activation.
+//! The scheduler polls the machine's wall clock. So an alarm also works after the machine was
+//! suspended or its clock was set, unlike a timer. The scheduler gets only one-shot jobs, without
+//! cron expressions and time zones, because it has these limitations:
+//! - It keeps the UTC offset of the time when a job was added.
+//! - It starts a job although its previous run has not ended.
+//! - It may run a job once more after its shutdown.
+//! - It can lose an activation.
 //!
-//! A wake-up is therefore only a hint: the woken task reads the clock, acts if its time has come, and sets the next alarm.
+//! A wake-up is therefore only a hint: the woken task reads the clock, acts if it is due, and sets
+//! the next alarm.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,14 +25,16 @@ use crate::clock::Clock;
 /// [`Alarm::wait`] returns after this time even without an alarm.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// The scheduler usually answers in microseconds. If one of its internal tasks has died, it never answers.
+/// The scheduler usually answers in microseconds. If one of its internal tasks has died, it never
+/// answers.
 const SCHEDULER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The scheduler of alarms could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the scheduler of alarms")]
 pub struct AlarmError(#[from] JobSchedulerError);
 
-/// The scheduler of all alarms of the process. They work until [`AlarmClock::stop`].
+/// The scheduler of all alarms of the process. Alarms work until [`AlarmClock::stop`].
 pub struct AlarmClock {
     scheduler: JobScheduler,
 }
@@ -48,7 +52,8 @@ impl AlarmClock {
         Alarm::new(Some(self.scheduler.clone()))
     }
 
-    /// Stops the scheduler. It may trigger an alarm once more, so stop the tasks that wait for alarms first.
+    /// Stops the scheduler. The scheduler may still trigger an alarm once, so the tasks that wait
+    /// for alarms must be stopped first.
     pub async fn stop(mut self) {
         if let Err(error) = self.scheduler.shutdown().await {
             tracing::warn!(%error, "cannot stop the scheduler of alarms");
@@ -65,15 +70,15 @@ impl fmt::Debug for AlarmClock {
 /// Why [`Alarm::wait`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// The alarm rang. It is no longer set.
+    /// The alarm was triggered. It is no longer set.
     Alarm,
-    /// 20 seconds passed without an alarm. If its time is past, it is late or lost.
+    /// 20 seconds passed without an alarm. An alarm whose time is past is late or lost.
     Timeout,
 }
 
-/// Wakes one task at one time. Setting it again replaces the time.
+/// Wakes one task at one time. Setting the alarm again replaces the time.
 pub struct Alarm {
-    /// `None` if it is rung by a [`ManualTrigger`].
+    /// `None` for an alarm that only a [`ManualTrigger`] triggers.
     scheduler: Option<JobScheduler>,
     job: Option<JobId>,
     due: watch::Sender<Option<DateTime<Utc>>>,
@@ -83,7 +88,7 @@ pub struct Alarm {
 
 impl Alarm {
     fn new(scheduler: Option<JobScheduler>) -> Self {
-        // Capacity 1: triggers that were not received yet count as one.
+        // With a capacity of 1, several pending triggers count as one.
         let (trigger, triggered) = mpsc::channel(1);
         Self { scheduler, job: None, due: watch::Sender::new(None), triggered, trigger }
     }
@@ -96,10 +101,11 @@ impl Alarm {
         (alarm, trigger)
     }
 
-    /// Sets the alarm to `due`. It is triggered then or up to a second later, and at once if `due` is past. Does nothing if
-    /// it is already set to `due`.
+    /// Sets the alarm to `due`. It is triggered at `due` or up to a second later, or immediately if
+    /// `due` is past. Does nothing if the alarm is already set to `due`.
     ///
-    /// If the scheduler fails, a warning is logged, and [`Self::wait`] returns only with [`Wake::Timeout`].
+    /// If the scheduler fails, a warning is logged, and [`Self::wait`] returns only with
+    /// [`Wake::Timeout`].
     pub async fn set(&mut self, due: DateTime<Utc>) {
         if self.due.send_replace(Some(due)) == Some(due) {
             return;
@@ -111,7 +117,7 @@ impl Alarm {
                 scheduler.remove(&earlier).await?;
             }
             let trigger = self.trigger.clone();
-            // Always the machine's clock, because the scheduler polls that one.
+            // The scheduler polls the machine's clock, so the delay is computed from it.
             let delay = delay(Clock::system().now(), due);
             scheduler.add(Job::new_one_shot(delay, move |_, _| send(&trigger))?).await
         };
@@ -122,13 +128,14 @@ impl Alarm {
         }
     }
 
-    /// Waits for the alarm, at most 20 s, so that one lost alarm does not end the schedule. Cancel-safe.
+    /// Waits for the alarm, at most 20 s, so that a lost alarm only delays the task. Cancel-safe.
     pub async fn wait(&mut self) -> Wake {
         // The channel cannot close, because `self` has a sender.
         if timeout(MAX_WAIT, self.triggered.recv()).await.is_err() {
             return Wake::Timeout;
         }
-        // The scheduler removes a one-shot job by itself. Removing it here would race with that.
+        // The job is not removed here: the scheduler removes a one-shot job by itself, and a
+        // removal here would race with it.
         self.job = None;
         self.due.send_replace(None);
         Wake::Alarm
@@ -146,7 +153,7 @@ impl fmt::Debug for Alarm {
     }
 }
 
-/// Triggers an [`Alarm::manual`] and reads the time to which it is set.
+/// Triggers an [`Alarm::manual`], and returns the time to which the alarm is set.
 #[derive(Debug)]
 pub struct ManualTrigger {
     due: watch::Receiver<Option<DateTime<Utc>>>,
@@ -173,8 +180,9 @@ fn send(trigger: &mpsc::Sender<()>) {
     let _full_or_closed = trigger.try_send(());
 }
 
-/// Returns the delay of a one-shot job. The scheduler truncates `now` + delay to a second and runs the job at its first poll
-/// in that second or later. So both the time and the delay are rounded up: an alarm before `due` would be useless.
+/// Returns the delay of a one-shot job. The scheduler truncates `now` + delay to a second, and runs
+/// the job at its first poll in that second or later. Therefore the time and the delay are rounded
+/// up, so that no alarm is triggered before `due`.
 fn delay(now: DateTime<Utc>, due: DateTime<Utc>) -> Duration {
     let second = (due + TimeDelta::nanoseconds(999_999_999)).trunc_subsecs(0);
     let millis = (second - now).num_milliseconds().max(0).cast_unsigned();
@@ -188,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_second_of_the_job_is_not_before_the_due_time_and_less_than_two_after_it(
+        fn the_job_runs_in_a_second_that_is_not_before_the_due_time_and_less_than_two_seconds_after_it(
             now in 0..4_000_000_i64,
             due in 0..4_000_000_i64,
         ) {

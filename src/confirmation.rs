@@ -1,13 +1,15 @@
-//! Evaluates answers of `get_group_info` about groups that the lists lack. No I/O.
+//! Evaluates answers of `get_group_info` about groups that the lists do not contain. No I/O.
 //!
-//! The lists nominate groups for deletion, and `get_group_info` decides about each by its id. An answer counts only if the same
-//! request shows that the server distinguishes existing groups from absent ones. So every batch has two controls:
+//! The lists nominate candidates for deletion, and `get_group_info` decides about each of them. An
+//! answer counts only if the same request shows that the server distinguishes existing groups from
+//! absent ones. Therefore every batch has two controls:
 //!
 //! - an **absent control**: an id that cannot exist. The server must answer that it does not exist.
-//! - a **listed control**: a group that this crawl has listed. The server must answer that it exists.
+//! - a **listed control**: a group that this crawl has listed. The server must answer that it
+//!   exists.
 //!
-//! Only [`judge_controls`] makes a [`ValidBatch`], and only a valid batch makes a [`Gone`]. So without valid controls no group
-//! can be deleted.
+//! Only [`judge_controls`] creates a [`ValidBatch`], and only a valid batch creates a [`Gone`]. So
+//! without valid controls no group can be deleted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,22 +17,27 @@ use crate::model::{GroupIds, GroupType, TypeId};
 use crate::tencent::GroupAnswer;
 use crate::tencent::wire::MAX_INFO_IDS;
 
-/// Most questions in a batch. The other ids of a request are the two controls.
-pub const BATCH: usize = MAX_INFO_IDS - 2;
+/// The maximum number of groups in a batch. The two controls take the other places of a request.
+pub const MAX_BATCH_IDS: usize = MAX_INFO_IDS - 2;
 
-/// The group does not exist, or was disbanded (269/1671).
+/// The API's code for a group that does not exist or was disbanded (document 269/1671).
 const NO_SUCH_GROUP: i64 = 10010;
-/// The group id is illegal (269/1671). Some servers answer it for groups that do not exist.
+/// The API's code for an illegal group id (document 269/1671). Some servers also use it for groups
+/// that do not exist.
 const ILLEGAL_ID: i64 = 10015;
 
-/// Consecutive crawls without a usable answer about a group, after which a person has to decide about it.
-pub const MAX_UNLEARNED: i64 = 3;
-/// The longest back-off, in crawls, before a group that exists is asked about again.
+/// The number of consecutive crawls without a usable answer about a group after which its deletion
+/// is held, so that a person decides.
+pub const MAX_UNUSABLE_ANSWERS: i64 = 3;
+/// The longest back-off, in crawls, before a group is looked up again.
 const MAX_BACKOFF: i64 = 24;
-/// Samples of listed groups that are kept for each type and form of id.
+/// The number of listed groups that are kept as possible controls for each type and form of id.
 const SAMPLES: usize = 4;
+/// The number of ids at the end of a page that are considered as samples. It is a multiple of
+/// [`SAMPLES`], because the ids of a page have different forms.
+const SAMPLED_IDS: usize = 8 * SAMPLES;
 
-/// The forms of group ids (269/1502). A server may answer differently for each form.
+/// The forms of group ids (document 269/1502). A server may answer differently for each form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdForm {
     /// Assigned by the API: `@TGS#…`.
@@ -53,7 +60,8 @@ impl IdForm {
         }
     }
 
-    /// Returns an id of this form that no group has. It ends in digits made of `random`, so that no app can have chosen it.
+    /// Returns an id of this form that no group has. It ends in 12 characters that encode `random`,
+    /// so that no app can have chosen it.
     #[must_use]
     pub fn absent_id(self, mut random: u64) -> String {
         const ALPHABET: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
@@ -64,48 +72,51 @@ impl IdForm {
         };
         let mut id = prefix.to_owned();
         for _ in 0..12 {
-            let digit = u8::try_from(random % 36).unwrap_or(0);
-            id.push(char::from(ALPHABET[usize::from(digit)]));
+            let index = u8::try_from(random % 36).unwrap_or(0);
+            id.push(char::from(ALPHABET[usize::from(index)]));
             random /= 36;
         }
         id
     }
 }
 
-/// Proof that the API called a group gone in a valid batch.
+/// Proof that the API reported in a valid batch that a group does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone(());
 
-/// What an answer says about one group.
+/// What a valid batch says about one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Learned {
+pub enum Answer {
     Gone(Gone),
-    /// It exists, and has this type if the answer states one.
-    Stands(Option<GroupType>),
-    /// The answer is not usable: another code, or none.
-    Unlearned,
+    /// The group exists. The type is `None` if the answer does not have it.
+    Exists(Option<GroupType>),
+    /// The group has another code or no entry, so nothing is known about it.
+    Unusable,
 }
 
 /// The result of evaluating the controls of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Controls {
-    /// Both have the expected answers.
+    /// Both controls have the expected answers.
     Valid(ValidBatch),
-    /// The listed control does not exist. It may have been dissolved since it was listed, so another one is tried.
+    /// The listed control does not exist. It may have been dissolved since it was listed, so
+    /// another control is tried.
     ListedIsGone,
-    /// The answers contradict what is known: the batch is ignored.
+    /// A control has an unexpected answer, so the batch is ignored. The fields are the codes of
+    /// both controls.
     Contradict { absent: Option<i64>, listed: Option<i64> },
 }
 
 /// A batch whose controls have the expected answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ValidBatch {
-    /// The server answered "illegal id" for the absent control, so that this code means "does not exist" for ids of its form.
+    /// The absent control got [`ILLEGAL_ID`]. So this code means "does not exist" for ids of the
+    /// same form.
     illegal_means_absent: bool,
 }
 
-/// Compares the answers about the controls with the expected ones. `listed` is `None` only for an app without any groups,
-/// which has no listed control.
+/// Compares the answers about the controls with the expected ones. `listed` is `None` only for an
+/// app without groups, which has no listed control.
 #[must_use]
 pub fn judge_controls(absent: &GroupAnswer, listed: Option<&GroupAnswer>) -> Controls {
     let listed_code = listed.and_then(|answer| answer.code);
@@ -122,106 +133,118 @@ pub fn judge_controls(absent: &GroupAnswer, listed: Option<&GroupAnswer>) -> Con
 impl ValidBatch {
     /// Returns what an answer of this batch says about its group.
     #[must_use]
-    pub fn learn(self, answer: &GroupAnswer) -> Learned {
+    pub fn interpret(self, answer: &GroupAnswer) -> Answer {
         match answer.code {
-            Some(0) => Learned::Stands(answer.group_type.clone()),
-            Some(NO_SUCH_GROUP) => Learned::Gone(Gone(())),
-            Some(ILLEGAL_ID) if self.illegal_means_absent => Learned::Gone(Gone(())),
-            _ => Learned::Unlearned,
+            Some(0) => Answer::Exists(answer.group_type.clone()),
+            Some(NO_SUCH_GROUP) => Answer::Gone(Gone(())),
+            Some(ILLEGAL_ID) if self.illegal_means_absent => Answer::Gone(Gone(())),
+            _ => Answer::Unusable,
         }
     }
 }
 
-/// The answers of earlier crawls about a group that lists lack, or whose type is uncertain.
+/// The answers of earlier crawls about one group that was unlisted or of uncertain type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Asked {
-    /// How many times in a row it existed.
-    pub stood: i64,
-    /// How many times in a row there was no usable answer.
-    pub unlearned: i64,
-    /// The round in which it was last asked about. Rounds count the app's crawls that reached their end.
+pub struct LookupRecord {
+    /// The number of consecutive answers that the group exists.
+    pub existing_streak: i64,
+    /// The number of consecutive lookups without a usable answer.
+    pub unusable_streak: i64,
+    /// The round of the last lookup. Rounds count the app's crawls that reached their end.
     pub round: i64,
-    /// The round from which on it is due to be asked about again.
-    pub again_in: i64,
+    /// The first round in which the group is looked up again.
+    pub due_round: i64,
 }
 
-impl Asked {
-    /// The state after an answer that the group exists: exponential back-off of 1, 2, 4 … 24 crawls.
+impl LookupRecord {
+    /// Returns the record after an answer that the group exists. The back-off is exponential: 1, 2,
+    /// 4 … 24 crawls.
     #[must_use]
-    pub fn then_stood(before: Option<&Self>, round: i64) -> Self {
-        let stood = before.map_or(0, |before| before.stood) + 1;
-        Self { stood, unlearned: 0, round, again_in: round + backoff_after(stood) }
+    pub fn after_existing(before: Option<&Self>, round: i64) -> Self {
+        let existing_streak = before.map_or(0, |before| before.existing_streak) + 1;
+        Self { existing_streak, unusable_streak: 0, round, due_round: round + backoff_after(existing_streak) }
     }
 
-    /// The state after no usable answer: the next crawls ask again. Once a person has to decide, the back-off grows.
+    /// Returns the record after a lookup without a usable answer. The next crawls repeat the
+    /// lookup. After [`MAX_UNUSABLE_ANSWERS`] of them the back-off is exponential.
     #[must_use]
-    pub fn then_unlearned(before: Option<&Self>, round: i64) -> Self {
-        let unlearned = before.map_or(0, |before| before.unlearned) + 1;
-        Self { stood: 0, unlearned, round, again_in: round + backoff_after(unlearned + 1 - MAX_UNLEARNED) }
+    pub fn after_unusable_answer(before: Option<&Self>, round: i64) -> Self {
+        let unusable_streak = before.map_or(0, |before| before.unusable_streak) + 1;
+        Self {
+            existing_streak: 0,
+            unusable_streak,
+            round,
+            due_round: round + backoff_after(unusable_streak + 1 - MAX_UNUSABLE_ANSWERS),
+        }
     }
 
+    /// Returns whether the group may be looked up in this round.
     #[must_use]
     pub fn is_due(&self, round: i64) -> bool {
-        round >= self.again_in
+        round >= self.due_round
     }
 
-    /// Whether the group existed when it was last asked about.
+    /// Returns whether the last lookup found that the group exists.
     #[must_use]
-    pub fn stood_last(&self) -> bool {
-        self.stood > 0
+    pub fn existed_last(&self) -> bool {
+        self.existing_streak > 0
     }
 }
 
-/// The back-off in crawls after this many answers in a row, at least 1.
+/// Returns the back-off, in crawls, after this number of consecutive equal results. It is at least 1.
 fn backoff_after(times: i64) -> i64 {
     (1 << (times - 1).clamp(0, 10)).min(MAX_BACKOFF)
 }
 
-/// The groups that earlier crawls asked about and that are still open.
+/// The lookups of earlier crawls whose groups are still unlisted or of uncertain type.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct LookupHistory {
     /// The round of the current crawl.
     pub round: i64,
-    pub asked: HashMap<String, Asked>,
+    pub records: HashMap<String, LookupRecord>,
 }
 
-impl History {
-    /// Whether a group may be asked about in this round.
+impl LookupHistory {
+    /// Returns whether a group may be looked up in this round.
     #[must_use]
     pub fn is_due(&self, id: &str) -> bool {
-        self.asked.get(id).is_none_or(|asked| asked.is_due(self.round))
+        self.records.get(id).is_none_or(|record| record.is_due(self.round))
     }
 
-    /// The round in which a group was last asked about; 0 if never, which is asked first.
+    /// Returns the round of a group's last lookup, or 0 if it was never looked up.
     #[must_use]
     pub fn last_round(&self, id: &str) -> i64 {
-        self.asked.get(id).map_or(0, |asked| asked.round)
+        self.records.get(id).map_or(0, |record| record.round)
     }
 }
 
-/// A question about one group.
+/// A group to look up.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     pub id: &'a str,
-    /// The type that the database has.
+    /// The type of the group's batch.
     pub type_id: TypeId,
-    /// The round in which it was last asked, 0 if never.
+    /// The round of the group's last lookup, 0 if it was never looked up.
     pub last_round: i64,
 }
 
-/// Questions of one type and one form of id that go into one request.
+/// Groups of one type and one form of id that one request looks up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch<'a> {
+pub struct QuestionBatch<'a> {
     pub type_id: TypeId,
     pub form: IdForm,
     pub ids: Vec<&'a str>,
 }
 
-/// Sorts questions into batches: first those never asked, then the others by how long ago they were asked. Takes at most
-/// `limit` questions; the others wait for a later crawl.
+/// Groups at most `limit` questions into batches. Groups that were never looked up come first, then
+/// the others in the order of their last lookups. Questions beyond the limit are dropped; a later
+/// crawl asks them.
 #[must_use]
-pub fn batches<'a>(questions: impl IntoIterator<Item = Question<'a>>, limit: usize) -> Vec<Batch<'a>> {
-    // There may be millions of questions. Collecting only `limit` of them bounds the memory.
+pub fn batches<'a>(
+    questions: impl IntoIterator<Item = Question<'a>>,
+    limit: usize,
+) -> Vec<QuestionBatch<'a>> {
+    // There may be millions of new questions. Collecting at most `limit` of them bounds the memory.
     let (mut never, mut asked) = (Vec::new(), Vec::new());
     for question in questions {
         match question.last_round {
@@ -232,34 +255,36 @@ pub fn batches<'a>(questions: impl IntoIterator<Item = Question<'a>>, limit: usi
     }
     asked.sort_by_key(|question| question.last_round);
     let questions = never.into_iter().chain(asked).take(limit);
-    let mut batches: Vec<Batch<'a>> = Vec::new();
+    let mut batches: Vec<QuestionBatch<'a>> = Vec::new();
     let mut open: BTreeMap<(TypeId, IdForm), usize> = BTreeMap::new();
     for Question { id, type_id, .. } in questions {
         let form = IdForm::of(id);
         let at = *open.entry((type_id, form)).or_insert(batches.len());
-        if let Some(batch) = batches.get_mut(at).filter(|batch| batch.ids.len() < BATCH) {
+        if let Some(batch) = batches.get_mut(at).filter(|batch| batch.ids.len() < MAX_BATCH_IDS) {
             batch.ids.push(id);
         } else {
             open.insert((type_id, form), batches.len());
-            batches.push(Batch { type_id, form, ids: vec![id] });
+            batches.push(QuestionBatch { type_id, form, ids: vec![id] });
         }
     }
     batches
 }
 
-/// Listed groups that can be controls: the last few of each type and form of id.
+/// Listed groups that can be controls: the last ones of each type and form of id.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
-    /// Groups that no crawl had listed before. They are better controls, because a stale server does not know them.
+    /// Groups that are not known as live. They are better controls than known groups, because a
+    /// stale replica does not know them.
     new: BTreeMap<(TypeId, IdForm), Vec<String>>,
     known: BTreeMap<(TypeId, IdForm), Vec<String>>,
 }
 
 impl Samples {
-    /// Takes samples of the groups on a page of a pass of this type, and of the new groups among them.
+    /// Keeps the last ids of a page as samples. `listed` are all ids of the page, `new` are the new
+    /// ones.
     pub fn take(&mut self, type_id: TypeId, listed: &GroupIds, new: &GroupIds) {
         for (samples, ids) in [(&mut self.known, listed), (&mut self.new, new)] {
-            for id in ids.iter().skip(ids.len().saturating_sub(8 * SAMPLES)) {
+            for id in ids.iter().skip(ids.len().saturating_sub(SAMPLED_IDS)) {
                 let of_form = samples.entry((type_id, IdForm::of(id))).or_default();
                 if of_form.len() == SAMPLES {
                     of_form.remove(0);
@@ -269,7 +294,8 @@ impl Samples {
         }
     }
 
-    /// The controls for a batch, best first: of its type and form, of its type, of its form, any. New ones precede known ones.
+    /// Returns possible controls for a batch, the best first: of the same type and form, of the
+    /// same type, of the same form, others. Within each of these, new groups precede known ones.
     pub fn controls(&self, type_id: TypeId, form: IdForm) -> impl Iterator<Item = &str> {
         let mut found: Vec<(bool, bool, bool, &str)> = Vec::new();
         for (is_known, samples) in [(false, &self.new), (true, &self.known)] {
@@ -281,9 +307,9 @@ impl Samples {
         found.sort_by_key(|(other_type, other_form, is_known, _)| (*other_type, *other_form, *is_known));
         let mut seen = Vec::new();
         found.into_iter().filter_map(move |(.., id)| {
-            let first = !seen.contains(&id);
+            let is_first = !seen.contains(&id);
             seen.push(id);
-            first.then_some(id)
+            is_first.then_some(id)
         })
     }
 }
@@ -321,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_answers_that_everything_exists_contradicts() {
+    fn a_server_that_reports_every_id_as_existing_contradicts() {
         let contradict = Controls::Contradict { absent: Some(0), listed: Some(0) };
         assert_eq!(judge_controls(&answer(0), Some(&answer(0))), contradict);
         let without_listed = Controls::Contradict { absent: Some(0), listed: None };
@@ -355,24 +381,24 @@ mod tests {
     #[test]
     fn a_group_that_does_not_exist_is_gone_and_one_without_an_error_exists() {
         let batch = valid(10010);
-        assert_eq!(batch.learn(&answer(10010)), Learned::Gone(Gone(())));
+        assert_eq!(batch.interpret(&answer(10010)), Answer::Gone(Gone(())));
         let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Work") };
-        assert_eq!(batch.learn(&private), Learned::Stands(GroupType::new("Private")));
+        assert_eq!(batch.interpret(&private), Answer::Exists(GroupType::new("Private")));
         for unknown in [answer(10002), answer(99_999), GroupAnswer::default()] {
-            assert_eq!(batch.learn(&unknown), Learned::Unlearned, "{unknown:?}");
+            assert_eq!(batch.interpret(&unknown), Answer::Unusable, "{unknown:?}");
         }
     }
 
     #[test]
-    fn an_illegal_id_is_gone_only_where_absent_ids_of_its_form_are_called_illegal() {
-        assert_eq!(valid(10010).learn(&answer(10015)), Learned::Unlearned);
-        assert_eq!(valid(10004).learn(&answer(10015)), Learned::Unlearned);
-        assert_eq!(valid(10015).learn(&answer(10015)), Learned::Gone(Gone(())));
-        assert_eq!(valid(10015).learn(&answer(10010)), Learned::Gone(Gone(())));
+    fn the_code_for_an_illegal_id_means_gone_only_if_the_absent_control_got_it() {
+        assert_eq!(valid(10010).interpret(&answer(10015)), Answer::Unusable);
+        assert_eq!(valid(10004).interpret(&answer(10015)), Answer::Unusable);
+        assert_eq!(valid(10015).interpret(&answer(10015)), Answer::Gone(Gone(())));
+        assert_eq!(valid(10015).interpret(&answer(10010)), Answer::Gone(Gone(())));
     }
 
     #[test]
-    fn ids_are_of_three_forms_and_an_absent_id_is_of_the_form_asked_for() {
+    fn ids_have_three_forms_and_an_absent_id_has_the_requested_form() {
         assert_eq!(IdForm::of("@TGS#2J4SZEAEL"), IdForm::Default);
         assert_eq!(IdForm::of("@TGS#_@TGS#cQVLVHIM62CJ"), IdForm::Community);
         assert_eq!(IdForm::of("room_1"), IdForm::Custom);
@@ -385,37 +411,42 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_exists_is_asked_about_after_1_2_4_and_at_most_24_crawls() {
-        let mut asked: Option<Asked> = None;
+    fn a_group_that_exists_is_looked_up_after_1_2_4_and_at_most_24_crawls() {
+        let mut asked: Option<LookupRecord> = None;
         let mut backoffs = Vec::new();
         for _ in 0..7 {
-            let next = Asked::then_stood(asked.as_ref(), 100);
-            assert!(!next.is_due(next.again_in - 1) && next.is_due(next.again_in) && next.stood_last());
-            backoffs.push(next.again_in - 100);
+            let next = LookupRecord::after_existing(asked.as_ref(), 100);
+            assert!(!next.is_due(next.due_round - 1) && next.is_due(next.due_round) && next.existed_last());
+            backoffs.push(next.due_round - 100);
             asked = Some(next);
         }
         assert_eq!(backoffs, [1, 2, 4, 8, 16, 24, 24]);
     }
 
     #[test]
-    fn a_group_without_a_usable_answer_is_asked_about_by_three_crawls_and_then_backed_off() {
-        let mut asked: Option<Asked> = Some(Asked { stood: 5, ..Asked::default() });
+    fn a_group_without_a_usable_answer_is_looked_up_by_three_crawls_and_then_backed_off() {
+        let mut asked: Option<LookupRecord> =
+            Some(LookupRecord { existing_streak: 5, ..LookupRecord::default() });
         let mut backoffs = Vec::new();
         for times in 1..6 {
-            let next = Asked::then_unlearned(asked.as_ref(), 100);
-            assert_eq!((next.unlearned, next.stood_last()), (times, false));
-            backoffs.push(next.again_in - 100);
+            let next = LookupRecord::after_unusable_answer(asked.as_ref(), 100);
+            assert_eq!((next.unusable_streak, next.existed_last()), (times, false));
+            backoffs.push(next.due_round - 100);
             asked = Some(next);
         }
         assert_eq!(backoffs, [1, 1, 1, 2, 4]);
-        assert_eq!(Asked::then_stood(asked.as_ref(), 100).unlearned, 0);
+        assert_eq!(LookupRecord::after_existing(asked.as_ref(), 100).unusable_streak, 0);
     }
 
     #[test]
-    fn a_group_without_history_is_due_and_is_asked_first() {
-        let mut history = History { round: 7, ..History::default() };
-        history.asked.insert("later".to_owned(), Asked { again_in: 8, round: 6, ..Asked::default() });
-        history.asked.insert("now".to_owned(), Asked { again_in: 7, round: 6, ..Asked::default() });
+    fn a_group_without_history_is_due_and_has_last_round_0() {
+        let mut history = LookupHistory { round: 7, ..LookupHistory::default() };
+        history
+            .records
+            .insert("later".to_owned(), LookupRecord { due_round: 8, round: 6, ..LookupRecord::default() });
+        history
+            .records
+            .insert("now".to_owned(), LookupRecord { due_round: 7, round: 6, ..LookupRecord::default() });
         assert!(history.is_due("never") && history.is_due("now") && !history.is_due("later"));
         assert_eq!((history.last_round("never"), history.last_round("now")), (0, 6));
     }
@@ -425,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_one_type_and_one_form_and_new_questions_come_first() {
+    fn a_batch_has_one_type_and_one_form_and_groups_never_looked_up_come_first() {
         let questions = [
             question("asked-recently", PUBLIC, 9),
             question("asked-long-ago", PUBLIC, 2),
@@ -434,7 +465,7 @@ mod tests {
             question("of-another-type", PRIVATE, 0),
         ];
         let batches = batches(questions, 100);
-        let of = |type_id, form, ids: &[&'static str]| Batch { type_id, form, ids: ids.to_vec() };
+        let of = |type_id, form, ids: &[&'static str]| QuestionBatch { type_id, form, ids: ids.to_vec() };
         let expected = [
             of(PUBLIC, IdForm::Custom, &["never", "asked-long-ago", "asked-recently"]),
             of(PUBLIC, IdForm::Default, &["@TGS#a"]),
@@ -444,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_at_most_48_questions_and_the_limit_keeps_the_oldest() {
+    fn a_batch_has_at_most_48_groups_and_the_limit_keeps_the_longest_waiting() {
         let ids: Vec<String> = (0..100).map(|n| format!("{n:03}")).collect();
         let questions = || (1..).zip(&ids).map(|(round, id)| question(id, PUBLIC, round));
         let sizes =
@@ -456,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_is_of_the_same_type_and_form_if_possible_and_new_if_possible() {
+    fn controls_of_the_same_type_and_form_come_first_and_new_groups_precede_known_ones() {
         let ids = |ids: &[&str]| ids.iter().copied().collect::<GroupIds>();
         let mut samples = Samples::default();
         assert!(samples.controls(PUBLIC, IdForm::Custom).next().is_none());
@@ -470,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_of_the_groups_that_were_listed_last() {
+    fn the_last_groups_of_a_page_are_kept_as_samples() {
         let mut samples = Samples::default();
         let ids: GroupIds =
             (0..100).map(|n| format!("{n}")).collect::<Vec<_>>().iter().map(String::as_str).collect();

@@ -1,47 +1,50 @@
-//! The guard: decides which deletions are too many to apply without approval. No I/O.
+//! The guard: withholds deletions if there are too many to apply without approval. No I/O.
 //!
-//! It compares the live groups of a type, or of the app, before and after the crawl: a thousand groups that are created while
-//! a thousand are deleted are turnover, not shrinkage. Every candidate counts as lost unless it was found to exist, so that a
-//! loss is seen in full before all of it has been asked about. A list can be complete by its own numbers and still be wrong;
-//! then a person decides.
+//! The guard compares the numbers of live groups before and after the crawl, of each type and of
+//! the app. So new groups offset deleted ones. Every candidate counts as lost unless it was found
+//! to exist, so that the guard sees a large loss before all its groups have been looked up. It
+//! protects against lists that are wrong although their counts agree.
 
 use std::collections::BTreeMap;
 
 use crate::model::{ReasonCode, TypeId};
 use crate::policy::DeletionPolicy;
 
-/// The live groups of a type before a crawl and after it.
+/// The numbers of live groups of a type before and after a crawl.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LiveCounts {
-    /// Live when the crawl began.
+    /// The number of live groups when the crawl began.
     pub before: u64,
-    /// Live afterwards if all losses are real. A group that changes its type is neither a loss nor a gain.
+    /// The number of live groups afterwards if all losses are real. A group that changes its type
+    /// counts neither as lost nor as gained.
     pub after: u64,
-    /// Candidates for deletion that were not found to exist.
+    /// The number of candidates for deletion that were not found to exist.
     pub lost: u64,
 }
 
 impl LiveCounts {
-    /// The counts of a type with `before` live groups when the crawl began, `gained` new ones and `lost` candidates.
+    /// Returns the counts of a type that had `before` live groups, gained `gained` groups and lost
+    /// `lost` candidates.
     #[must_use]
     pub fn of(before: u64, gained: u64, lost: u64) -> Self {
         Self { before, after: (before + gained).saturating_sub(lost), lost }
     }
 }
 
-/// The types whose deletions are not applied, and why.
+/// The types whose deletions are withheld, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withholding {
     pub types: Vec<TypeId>,
     pub code: ReasonCode,
-    /// The types that exceed the limit; `None` is the app. Empty in review mode.
+    /// The types that exceed their limits; `None` stands for the app. Empty in review mode.
     pub exceeded: Vec<(Option<TypeId>, LiveCounts)>,
 }
 
-/// Decides which types' deletions are withheld; `None` if all are applied. `max_fractions` is
-/// `policy.max_fraction_by_type` by the ids of the types. The limit of the app does not count these types.
+/// Decides which types' deletions are withheld. Returns `None` if all deletions are applied.
+/// `max_fractions` is `policy.max_fraction_by_type` with the keys of the types. These types do not
+/// count towards the limit of the app.
 #[must_use]
-pub fn withhold(
+pub fn decide_withholding(
     policy: &DeletionPolicy,
     max_fractions: &BTreeMap<TypeId, f64>,
     counts_by_type: &BTreeMap<TypeId, LiveCounts>,
@@ -78,7 +81,7 @@ pub fn withhold(
     (!types.is_empty()).then_some(Withholding { types, code: ReasonCode::Guard, exceeded })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn exceeds(counts: &LiveCounts, max_fraction: f64, min_groups: u64) -> bool {
     let shrinks_by = counts.before.saturating_sub(counts.after);
     shrinks_by > min_groups && shrinks_by as f64 > max_fraction * counts.before as f64
@@ -105,7 +108,7 @@ mod tests {
 
     fn withheld(counts: &[(TypeId, LiveCounts)]) -> Vec<TypeId> {
         let counts = counts.iter().copied().collect();
-        withhold(&policy(), &max_fractions(), &counts)
+        decide_withholding(&policy(), &max_fractions(), &counts)
             .map(|withholding| withholding.types)
             .unwrap_or_default()
     }
@@ -117,50 +120,50 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_groups_may_always_go() {
+    fn a_type_may_always_lose_min_groups() {
         assert_eq!(withheld(&[(PUBLIC, counts(100, 0, 100))]), []);
         assert_eq!(withheld(&[(PUBLIC, counts(101, 0, 101))]), [PUBLIC]);
     }
 
     #[test]
-    fn turnover_is_no_shrinkage() {
+    fn new_groups_offset_lost_ones() {
         assert_eq!(withheld(&[(PUBLIC, counts(1000, 900, 1000))]), []);
     }
 
     #[test]
-    fn a_type_with_a_share_of_its_own_is_not_counted_for_the_app() {
+    fn a_type_with_a_limit_of_its_own_does_not_count_towards_the_limit_of_the_app() {
         assert_eq!(withheld(&[(ROOMS, counts(5000, 0, 5000)), (PUBLIC, counts(1000, 0, 10))]), []);
         assert_eq!(withheld(&[(ROOMS, counts(5000, 0, 5000)), (PUBLIC, counts(1000, 0, 500))]), [PUBLIC]);
     }
 
     #[test]
-    fn an_app_that_shrinks_too_much_keeps_all_its_guarded_types() {
+    fn if_the_app_exceeds_its_limit_the_deletions_of_all_its_guarded_types_are_withheld() {
         let small = TypeId(2);
         let shrinking = [(PUBLIC, counts(1000, 0, 900)), (small, counts(60, 0, 60))];
         assert_eq!(withheld(&shrinking), [PUBLIC, small]);
     }
 
     #[test]
-    fn types_that_may_go_each_alone_are_withheld_if_the_app_loses_too_much_with_them() {
+    fn types_within_their_limits_are_withheld_if_they_exceed_the_limit_of_the_app_together() {
         let small = TypeId(2);
         assert_eq!(withheld(&[(PUBLIC, counts(60, 0, 60)), (small, counts(60, 0, 60))]), [PUBLIC, small]);
         assert_eq!(withheld(&[(PUBLIC, counts(50, 0, 50)), (small, counts(50, 0, 50))]), []);
     }
 
     #[test]
-    fn what_exceeds_the_limit_of_the_app_is_the_sum_of_its_guarded_types() {
+    fn the_counts_of_the_app_are_the_sum_of_its_guarded_types() {
         let losing = [(PUBLIC, counts(60, 5, 60)), (TypeId(2), counts(70, 1, 60)), (ROOMS, counts(9, 0, 9))];
-        let withholding = withhold(&policy(), &max_fractions(), &BTreeMap::from(losing)).unwrap();
+        let withholding = decide_withholding(&policy(), &max_fractions(), &BTreeMap::from(losing)).unwrap();
         assert_eq!(withholding.exceeded, [(None, counts(130, 6, 120))]);
     }
 
     #[test]
-    fn in_review_every_deletion_waits_and_nothing_else_does() {
+    fn in_review_mode_every_deletion_is_withheld_and_nothing_else() {
         let review = DeletionPolicy { review: true, ..policy() };
         let losing = BTreeMap::from([(PUBLIC, counts(1000, 0, 1)), (ROOMS, counts(5, 1, 0))]);
-        let withholding = withhold(&review, &max_fractions(), &losing).unwrap();
+        let withholding = decide_withholding(&review, &max_fractions(), &losing).unwrap();
         assert_eq!((withholding.types, withholding.code), (vec![PUBLIC], ReasonCode::Review));
         let nothing = BTreeMap::from([(PUBLIC, counts(1000, 5, 0))]);
-        assert_eq!(withhold(&review, &max_fractions(), &nothing), None);
+        assert_eq!(decide_withholding(&review, &max_fractions(), &nothing), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps the groups of a Tencent Cloud IM (Chat) app in SQL.
+//! Synchronises the groups of Tencent Cloud IM (Chat) apps into an SQL database.
 
 pub mod alarm;
 pub mod cli;

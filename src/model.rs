@@ -1,4 +1,5 @@
-//! The domain types that all modules share: apps, group types, group ids, the outcomes of crawls, and addresses. No I/O.
+//! The domain types that all modules share: apps, group types, group ids, crawl statuses and
+//! reasons, and addresses of listeners. No I/O.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,7 +11,8 @@ use serde::Serialize;
 
 use crate::escape::one_line;
 
-/// The number that Tencent Cloud assigns to an IM application, called `sdkappid` in 269/32688.
+/// The number that Tencent Cloud assigns to an IM application, called `sdkappid` in the URLs of
+/// requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct SdkAppId(i64);
@@ -34,10 +36,11 @@ impl fmt::Display for SdkAppId {
     }
 }
 
-/// A group type by its name in the REST API. The set is open, because an app can have custom types (269/3916).
+/// A group type by its name in the REST API. The set is open, because an app can have custom types
+/// (document 269/3916).
 ///
-/// The SDKs have newer names for two types. They are normalised to the REST name, so that one group is never stored under
-/// two types.
+/// The SDKs have newer names for two types: `Work` is `Private`, and `Meeting` is `ChatRoom`.
+/// [`GroupType::new`] converts them, so that one group is never stored under two types.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct GroupType(String);
@@ -46,7 +49,8 @@ impl GroupType {
     /// The maximum length of a name in bytes.
     pub const MAX_BYTES: usize = 64;
 
-    /// Returns `None` unless the name has 1 to [`Self::MAX_BYTES`] ASCII letters, digits, `_` and `-`.
+    /// Returns `None` unless the name has 1 to [`Self::MAX_BYTES`] ASCII letters, digits, `_` and
+    /// `-`.
     #[must_use]
     pub fn new(name: &str) -> Option<Self> {
         let is_valid = (1..=Self::MAX_BYTES).contains(&name.len())
@@ -68,7 +72,8 @@ impl GroupType {
         &self.0
     }
 
-    /// Returns the six types of the documentation (269/1614), which are the default of `group_types`.
+    /// Returns the six documented types (document 269/1614), which are the default of
+    /// `group_types`.
     #[must_use]
     pub fn documented() -> Vec<Self> {
         ["Public", "Private", "ChatRoom", "AVChatRoom", "BChatRoom", "Community"]
@@ -83,7 +88,7 @@ impl fmt::Display for GroupType {
     }
 }
 
-/// The number of a group type in the database. [`TypeId::UNKNOWN`] is that of groups whose type is not known yet.
+/// The key of a group type in the database. Groups of unknown type have [`TypeId::UNKNOWN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct TypeId(pub i64);
@@ -94,16 +99,18 @@ impl TypeId {
 
 /// Returns whether a group id can be stored: it has 1 to 255 bytes and no control characters.
 ///
-/// Documented ids are printable ASCII of at most 48 bytes, longer for topics (269/1615). PostgreSQL rejects a NUL and SQLite
-/// accepts it, so it is rejected for both.
+/// Documented ids are printable ASCII of at most 48 bytes; ids of topics are longer (document
+/// 269/1615). PostgreSQL cannot store a NUL in a text, so control characters are rejected on both
+/// databases.
 #[must_use]
 pub fn is_group_id(id: &str) -> bool {
-    // A fast path, because this is called for every listed id and nearly all are ASCII.
+    // The ASCII check is a fast path: this runs for every listed id, and nearly all ids are ASCII.
     let printable = id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     (1..=255).contains(&id.len()) && (printable || !id.chars().any(char::is_control))
 }
 
-/// A list of group ids in one string buffer. A page of 10,000 ids takes two allocations instead of 10,000.
+/// A list of group ids in one string buffer. A page of 10,000 ids takes two allocations instead of
+/// 10,000.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct GroupIds {
     text: String,
@@ -119,10 +126,10 @@ impl GroupIds {
     /// Appends an id.
     ///
     /// # Panics
-    /// If the text exceeds 4 GiB. Callers stop at a few MiB.
+    /// If the total length of the ids exceeds 4 GiB. Callers stop at a few MiB.
     pub fn push(&mut self, id: &str) {
         self.text.push_str(id);
-        let end = u32::try_from(self.text.len()).expect("a list of ids stays far below 4 GiB");
+        let end = u32::try_from(self.text.len()).expect("the text of a list of ids is shorter than 4 GiB");
         self.ends.push(end);
     }
 
@@ -136,7 +143,7 @@ impl GroupIds {
         self.ends.is_empty()
     }
 
-    /// Returns the length of the text in bytes, by which callers bound their memory.
+    /// Returns the total length of the ids in bytes. Callers use it to limit memory.
     #[must_use]
     pub fn text_len(&self) -> usize {
         self.text.len()
@@ -170,7 +177,8 @@ impl GroupIds {
         })
     }
 
-    /// Iterates over the ids in byte order, which is the order of both databases' indexes, in chunks of at most `size`.
+    /// Iterates over the ids in chunks of at most `size`, sorted by bytes as in the indexes of both
+    /// databases.
     pub fn sorted_chunks(&self, size: usize) -> impl Iterator<Item = Vec<&str>> {
         let mut order: Vec<u32> = (0u32..).take(self.len()).collect();
         order.sort_unstable_by_key(|&index| self.get(index));
@@ -203,13 +211,13 @@ impl fmt::Debug for GroupIds {
     }
 }
 
-/// The TotalCounts of the pages of one pass.
+/// Statistics of the `TotalCount`s on the pages of one pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub last: Option<u64>,
     pub lowest: Option<u64>,
     pub highest: Option<u64>,
-    /// The number of pages without a TotalCount.
+    /// The number of pages without a `TotalCount`.
     pub absent: u64,
 }
 
@@ -224,7 +232,7 @@ impl Counts {
         self.highest = Some(self.highest.map_or(count, |highest| highest.max(count)));
     }
 
-    /// Returns the count if every page had it and it never changed.
+    /// Returns the `TotalCount` if every page has one and all are equal.
     #[must_use]
     pub fn steady(&self) -> Option<u64> {
         self.lowest.filter(|_| self.absent == 0 && self.lowest == self.highest)
@@ -269,9 +277,9 @@ string_enum! {
     Trigger {
         /// A tick of the schedule.
         Schedule = "schedule",
-        /// A tick was missed while the daemon was down, or the app was never crawled.
+        /// A scheduled crawl was missed while the daemon was down, or the app was never crawled.
         CatchUp = "catch_up",
-        /// SIGUSR1.
+        /// The daemon received SIGUSR1.
         Signal = "signal",
         /// The command `crawl` or `demo`.
         Command = "command",
@@ -282,7 +290,7 @@ string_enum! {
     /// The status of a crawl.
     CrawlStatus {
         Running = "running",
-        /// Every pass was exact or moving.
+        /// The crawl reached its end, and every pass was exact, moving or rejected.
         Complete = "complete",
         /// The crawl reached its end, but at least one pass was short.
         Incomplete = "incomplete",
@@ -292,14 +300,14 @@ string_enum! {
 }
 
 string_enum! {
-    /// What happened to the deletions of a complete crawl.
+    /// Whether the deletions of a complete crawl were applied.
     Deletions {
         /// There was nothing to delete.
         None = "none",
         Applied = "applied",
         /// The deletions of at least one type wait for approval.
         Withheld = "withheld",
-        /// They were withheld and have been approved.
+        /// The deletions were withheld and later approved.
         Approved = "approved",
     }
 }
@@ -313,9 +321,10 @@ string_enum! {
         Guard = "guard",
         /// `deletion.mode = "review"`.
         Review = "review",
-        /// `deletion.confirm = true`, but the API does not permit the identifier to call `get_group_info`.
+        /// `deletion.confirm = true`, but the API does not permit the identifier to call
+        /// `get_group_info`.
         ConfirmRefused = "confirm_refused",
-        /// Three crawls asked about a group without an answer whether it still exists.
+        /// Three crawls looked a group up with `get_group_info` and got no usable answer.
         Unconfirmable = "unconfirmable",
         /// The API's rate limit was exceeded until the retry budget was used up.
         Throttled = "throttled",
@@ -323,19 +332,20 @@ string_enum! {
         Refused = "refused",
         /// The API rejected every configured group type.
         RejectedTypes = "rejected_types",
-        /// The API answered with another error code, despite retries.
+        /// The API answered with another error code; retries did not help.
         ApiError = "api_error",
         /// The API did not answer in time.
         Timeout = "timeout",
         /// No connection, a broken connection, or an HTTP error status.
         Network = "network",
-        /// The answer is not what the documentation describes.
+        /// The answer does not conform to the API's documentation.
         MalformedAnswer = "malformed_answer",
-        /// A cursor was repeated, pages had no ids, or a list had far more entries than its counts allow.
+        /// A cursor was repeated, many pages in a row had no new ids, or a list had far more
+        /// entries than the API counts groups.
         EndlessListing = "endless_listing",
         /// The clocks of this machine and of the API differ by more than an hour.
         Clock = "clock",
-        /// The database failed.
+        /// A database operation failed.
         Database = "database",
         /// The program was stopped.
         Cancelled = "cancelled",
@@ -345,20 +355,20 @@ string_enum! {
 }
 
 string_enum! {
-    /// What the counts of a pass that reached its end say about groups that it did not list.
+    /// Whether the list of a pass is complete, judged by its counts.
     Verdict {
-        /// TotalCount did not change and all its ids were listed: an unlisted group is gone.
+        /// `TotalCount` did not change, and as many ids were listed. One absence proves a deletion.
         Exact = "exact",
-        /// The list changed while it was read: a group that two such passes in a row do not list is gone.
+        /// The list changed while it was read. Two consecutive absences prove a deletion.
         Moving = "moving",
-        /// Too few ids: nothing follows for unlisted groups.
+        /// Too few ids were listed. Absence proves nothing.
         Short = "short",
         /// The API does not know the type.
         Rejected = "rejected",
     }
 }
 
-/// An address on which a listener accepts connections.
+/// The address on which a listener accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     Tcp(SocketAddr),
@@ -392,8 +402,9 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Returns whether this can be the name of the PostgreSQL schema of the views: SQL needs no quotes for it, and with the suffix
-/// `_private`, for the schema of the tables, it fits into PostgreSQL's 63 bytes.
+/// Returns whether a name is valid for the PostgreSQL schema of the views. The name must need no
+/// quotes in SQL. With the suffix `_private`, which names the schema of the tables, it must fit
+/// into PostgreSQL's limit of 63 bytes.
 #[must_use]
 pub fn is_schema_name(name: &str) -> bool {
     (1..=55).contains(&name.len())
@@ -402,14 +413,14 @@ pub fn is_schema_name(name: &str) -> bool {
         && !name.starts_with("pg_")
 }
 
-/// Returns the noun for a number of things, in the plural unless the number is 1. The plural is formed with `s`.
+/// Returns the noun, with an `s` appended unless the number is 1.
 #[must_use]
 pub fn plural(number: u64, noun: &str) -> String {
     if number == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 
-/// Returns an error and its causes in one line, separated by colons. Unsafe characters are escaped, because messages of
-/// servers and drivers are text from outside.
+/// Returns the messages of an error and its causes on one line, separated by colons. Escapes unsafe
+/// characters, because the messages of servers and drivers are untrusted.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -488,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_ids_keep_their_order_and_sort_by_bytes() {
+    fn group_ids_keep_their_order_and_sort_by_bytes() {
         let ids: GroupIds = ["b", "", "a b", "Z"].into_iter().collect();
         assert_eq!(ids.iter().collect::<Vec<_>>(), ["b", "", "a b", "Z"]);
         assert_eq!(ids.sorted_chunks(3).collect::<Vec<_>>(), [vec!["", "Z", "a b"], vec!["b"]]);

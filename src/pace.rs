@@ -1,5 +1,5 @@
-//! Rate limiting and retries of requests. It works with the [`Disposition`] of a failure and does not know the failure
-//! itself.
+//! Rate limiting and retries of requests, generic over the error type: the caller maps each error
+//! to a [`Disposition`].
 
 use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
@@ -11,26 +11,28 @@ use tokio::time::Instant;
 /// The number of attempts for [`Disposition::RetryBriefly`].
 const BRIEF_ATTEMPTS: u32 = 3;
 
-/// How to react to a failure.
+/// How to react to a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// Retry with exponential back-off.
     Retry,
-    /// Retry with exponential back-off, but at most twice: a malformed answer or an undocumented error hardly lasts.
+    /// Retry with exponential back-off, but at most twice. A malformed answer or an undocumented
+    /// error either disappears quickly or is permanent.
     RetryBriefly,
-    /// The rate limit was exceeded. Pause at least this long, then retry.
+    /// The rate limit was exceeded. Retry after the back-off, but not earlier than `at_least`.
     Throttle { at_least: Duration },
-    /// Create a new signature and retry once.
-    Resign,
-    /// The answer would be too large. Ask for fewer groups.
+    /// The API refused the signature. Create a new one and retry once.
+    RenewSignature,
+    /// The answer would be too large. Request fewer groups.
     ReduceLimit,
     /// The API does not know this group type.
     RejectType,
-    /// Do not retry: the configuration or the console must be changed first.
+    /// Do not retry. The configuration or the app's settings in the console must be changed first.
     Fatal,
 }
 
-/// The rate limiter of one app. All list requests wait for it: those of passes, retries and commands.
+/// The rate limiter of one app. Every list request waits for it, whether it is sent by a pass, a
+/// retry or a command.
 #[derive(Debug)]
 pub struct Pacer {
     interval: Duration,
@@ -38,56 +40,59 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// The first request may be sent at `first_slot`, each further one at least `interval` after the one before.
+    /// Creates a rate limiter. The first request may be sent at `first_slot`, and each later one at
+    /// least `interval` after the previous one.
     #[must_use]
     pub fn new(interval: Duration, first_slot: Instant) -> Self {
         Self { interval, next_slot: Mutex::new(first_slot) }
     }
 
-    /// Waits until a request may be sent, and reserves that slot. Waiters are served in FIFO order. If the future is
-    /// dropped, no slot is used.
+    /// Waits until a request may be sent, and reserves that slot. Waiting requests are served in
+    /// FIFO order. Dropping the future reserves no slot.
     pub async fn wait(&self) {
         let mut next_slot = self.next_slot.lock().await;
         tokio::time::sleep_until(*next_slot).await;
         *next_slot = Instant::now() + self.interval;
     }
 
-    /// Allows no request before this moment.
+    /// Delays the next request until this moment, if it would be sent earlier.
     pub async fn not_before(&self, moment: Instant) {
         let mut next_slot = self.next_slot.lock().await;
         *next_slot = moment.max(*next_slot);
     }
 
-    /// Returns when the next request may be sent. The next lease holder, perhaps in another process, must wait until then.
+    /// Returns the time at which the next request may be sent. The crawl passes it on with its
+    /// lease, so that the next holder, which may be another process, waits until then.
     pub async fn next_slot(&self) -> Instant {
         *self.next_slot.lock().await
     }
 }
 
-/// The back-off between retries, and how long to retry.
+/// The length of the pauses between retries, and the time limit for retries.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
     pub first_pause: Duration,
     pub longest_pause: Duration,
-    /// How long one request may be retried. The retries of all requests of a crawl share three times this.
+    /// The maximum time for which one request is retried.
     pub retry_for: Duration,
 }
 
 impl RetryPolicy {
+    /// Returns the policy of the API client: pauses from 1 s to 60 s.
     #[must_use]
     pub fn lasting(retry_for: Duration) -> Self {
         Self { first_pause: Duration::from_secs(1), longest_pause: Duration::from_secs(60), retry_for }
     }
 }
 
-/// How to make one attempt.
+/// The parameters of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The API refused the signature, so create a new one first.
+    /// Whether to create a new signature first, because the API refused the previous one.
     pub renew_signature: bool,
 }
 
-/// A pause before a retry, of length 0 for [`Disposition::Resign`].
+/// A pause before a retry. Its length is 0 for [`Disposition::RenewSignature`].
 #[derive(Debug)]
 pub struct Pause<'a, E> {
     pub error: &'a E,
@@ -95,8 +100,8 @@ pub struct Pause<'a, E> {
     pub pause: Duration,
 }
 
-/// The retry budget that requests share, including those in flight at the same time: the time that their retries may still
-/// take in total.
+/// The remaining time that the retries of several requests may take in total. Concurrent requests
+/// may share a budget.
 #[derive(Debug)]
 pub struct RetryBudget {
     policy: RetryPolicy,
@@ -104,13 +109,14 @@ pub struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// A budget of three times `policy.retry_for`, of which one request may use `policy.retry_for`.
+    /// Returns a budget of three times `policy.retry_for`, of which one request may use up to
+    /// `policy.retry_for`.
     #[must_use]
     pub fn new(policy: RetryPolicy) -> Self {
         Self { policy, left: StdMutex::new(policy.retry_for * 3) }
     }
 
-    /// A budget of `policy.retry_for` in total. One request may use all of it.
+    /// Returns a budget of `policy.retry_for`. One request may use all of it.
     #[must_use]
     pub fn of_total(policy: RetryPolicy) -> Self {
         Self { policy, left: StdMutex::new(policy.retry_for) }
@@ -120,13 +126,14 @@ impl RetryBudget {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a request at `pacer`'s rate until it succeeds, its failure does not permit a retry, or the budget is used up.
+    /// Sends a request, at the rate of `pacer`, until it succeeds, fails with an error that is not
+    /// retried, or has used up the budget.
     ///
-    /// backon provides the pauses, but not the loop: an attempt also waits for the pacer, depends on the preceding failure, and
-    /// counts against a shared budget.
+    /// backon provides the pauses but not the loop, because each attempt waits for the pacer,
+    /// depends on the previous failure, and counts against a shared budget.
     ///
     /// # Errors
-    /// The last attempt's failure.
+    /// Returns the error of the last attempt.
     pub async fn request<T, E, F: Future<Output = Result<T, E>>>(
         &self,
         pacer: &Pacer,
@@ -162,7 +169,7 @@ impl RetryBudget {
                     Duration::ZERO
                 }
                 Disposition::Throttle { at_least } => at_least,
-                Disposition::Resign if !renewed => {
+                Disposition::RenewSignature if !renewed => {
                     renewed = true;
                     next = Attempt { renew_signature: true };
                     on_pause(Pause { error: &error, disposition, pause: Duration::ZERO });
@@ -206,8 +213,8 @@ mod tests {
         Pacer::new(Duration::from_millis(1050), Instant::now())
     }
 
-    /// Answers with these failures, then with success. Returns the result and, for each attempt, its time and whether it
-    /// renewed the signature.
+    /// Makes a request whose attempts fail with these dispositions and then succeed. Returns the
+    /// result, and for each attempt its time and whether it renewed the signature.
     async fn request(
         budget: &RetryBudget,
         failures: &[Disposition],
@@ -254,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lasting_failure_is_returned_when_the_time_for_retries_is_used_up() {
+    async fn a_permanent_failure_is_returned_when_the_time_for_retries_is_used_up() {
         let start = Instant::now();
         let (result, _) = request(&RetryBudget::new(POLICY), &[Disposition::Retry; 1000]).await;
         assert_eq!(result, Err(Disposition::Retry));
@@ -276,20 +283,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lockout_is_retried_after_the_pause_it_asks_for() {
-        let lockout = Disposition::Throttle { at_least: Duration::from_secs(60) };
-        let (result, made) = request(&RetryBudget::new(POLICY), &[lockout]).await;
+    async fn throttling_is_retried_after_the_requested_pause() {
+        let throttled = Disposition::Throttle { at_least: Duration::from_secs(60) };
+        let (result, made) = request(&RetryBudget::new(POLICY), &[throttled]).await;
         assert_eq!(result, Ok(()));
         assert!(made[1].0 >= Duration::from_secs(60));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_signature_is_renewed_only_once() {
-        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::Resign]).await;
+        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::RenewSignature]).await;
         assert_eq!(result, Ok(()));
         assert_eq!(made.iter().map(|m| m.1).collect::<Vec<_>>(), [false, true]);
-        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::Resign; 9]).await;
-        assert_eq!((result, made.len()), (Err(Disposition::Resign), 2));
+        let (result, made) = request(&RetryBudget::new(POLICY), &[Disposition::RenewSignature; 9]).await;
+        assert_eq!((result, made.len()), (Err(Disposition::RenewSignature), 2));
     }
 
     #[tokio::test(start_paused = true)]

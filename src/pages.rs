@@ -1,6 +1,7 @@
-//! Paginates through a list by `Next`, at the allowed rate, with retries and limits against endless lists.
+//! Cursor pagination through a list of the API: follows `Next` at the allowed rate, with retries,
+//! and stops lists that seem endless.
 //!
-//! Only an explicit `Next` of 0 ends a list. [`EndOfList`] is the proof of it and can only be created here.
+//! A list ends only with an explicit `Next` of 0. An [`EndOfList`] proves that this happened.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,21 +17,24 @@ use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client, GroupAnswer, Page};
 
-/// A list with this many consecutive pages without an id is treated as endless.
+/// The number of consecutive pages without ids after which a list is treated as endless.
 const MAX_EMPTY_PAGES: u32 = 20;
-/// A list with this many pages is treated as endless. It is enough for a billion groups at 10,000 a page.
+/// The number of pages after which a list is treated as endless: a billion groups at 10,000 a page.
 const MAX_PAGES: u32 = 100_000;
 
-/// The minimum interval between two `get_group_info` requests of one app. The API allows 200 a second.
+/// The minimum interval between two `get_group_info` requests of one app. The API allows 200 a
+/// second.
 const INFO_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A list with more entries than this multiple of the greatest known count of groups, plus [`EXTRA_ENTRIES`], is treated as
-/// endless. A list that shifts under its cursor repeats entries, but far fewer.
+/// A list is treated as endless if it has more entries than `MAX_ENTRIES_PER_GROUP` × groups +
+/// [`EXTRA_ENTRIES`], where groups is the greatest known count. A list that changes while it is
+/// read repeats some entries, but far fewer.
 const MAX_ENTRIES_PER_GROUP: u64 = 2;
-/// Entries that a list of any size may have beyond [`MAX_ENTRIES_PER_GROUP`].
+/// The constant part of the limit for entries, see [`MAX_ENTRIES_PER_GROUP`].
 const EXTRA_ENTRIES: u64 = 10_000;
 
-/// Proof that the API ended a list with an explicit `Next` of 0. It can only be created in this file.
+/// Proof that the API ended a list with an explicit `Next` of 0. Only [`Paginator::fetch_next`]
+/// creates one.
 #[derive(Debug)]
 pub struct EndOfList(());
 
@@ -41,12 +45,12 @@ impl EndOfList {
     }
 }
 
-/// Why a list could not be followed to its end.
+/// Why a list could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum PagesError {
     #[error(transparent)]
     Api(#[from] ApiError),
-    #[error("the list does not end: {what}; crawl again, and report it if it lasts")]
+    #[error("the list does not end: {what}; crawl again, and report the problem if it persists")]
     Endless { what: String },
 }
 
@@ -77,51 +81,52 @@ pub struct RetryPause {
     pub why: String,
 }
 
-/// How one attempt at a request ended.
+/// The outcome of one attempt at a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestOutcome {
     Ok,
-    /// It failed and will be retried.
+    /// The attempt failed and will be retried.
     Retried,
-    /// The API refused it because of its rate limit. It will be retried if the retry budget allows.
+    /// The API refused the attempt because of its rate limit. It is retried if the retry budget
+    /// allows it.
     Throttled,
-    /// It failed and will not be retried.
+    /// The attempt failed and will not be retried.
     Failed,
 }
 
 /// An event of a request, for progress displays and metrics.
 #[derive(Debug)]
 pub enum RequestEvent<'a> {
-    /// A request is sent. This ends a preceding [`RequestEvent::Pausing`].
+    /// An attempt is sent. A pause before it, see [`RequestEvent::Pausing`], has ended.
     Sent,
-    /// The answer, or a failure, has arrived after this time.
-    Answered { took: Duration },
-    /// The outcome of the attempt is decided.
-    Resolved { outcome: RequestOutcome, error: Option<&'a ApiError> },
+    /// The attempt ended with an answer or a failure, after this time.
+    AttemptFinished { took: Duration },
+    /// It was decided whether the attempt is retried.
+    AttemptClassified { outcome: RequestOutcome, error: Option<&'a ApiError> },
     /// A pause before a retry begins.
     Pausing(RetryPause),
 }
 
-/// Makes the requests of one crawl: paced, retried and counted.
+/// Makes the requests of one crawl: limits their rate, retries and counts them.
 pub struct Caller<'a> {
     pacer: &'a Pacer,
     /// The retry budget of list requests.
     retries: RetryBudget,
-    /// Paces `get_group_info`, which has a separate rate limit.
+    /// The rate limiter of `get_group_info`, which has a limit of its own.
     info_pacer: Pacer,
     attempts: Attempts<'a>,
 }
 
-/// The state that all requests of a crawl share.
+/// Makes attempts. All requests of a crawl share it.
 struct Attempts<'a> {
     client: &'a Client,
     requests: AtomicU64,
-    /// The number of requests that wait for their answers.
+    /// The number of attempts that wait for their answers.
     in_flight: watch::Sender<usize>,
     on_event: Box<dyn Fn(RequestEvent<'_>) + Send + Sync + 'a>,
 }
 
-/// Counts a request as in flight until it is dropped.
+/// Counts an attempt as in flight until this value is dropped.
 struct InFlight<'a>(&'a watch::Sender<usize>);
 
 impl<'a> InFlight<'a> {
@@ -144,7 +149,7 @@ impl std::fmt::Debug for Caller<'_> {
 }
 
 impl<'a> Caller<'a> {
-    /// `on_event` is called for the events of every request.
+    /// Creates a caller. It calls `on_event` for the events of every request.
     pub fn new(
         client: &'a Client,
         pacer: &'a Pacer,
@@ -158,34 +163,35 @@ impl<'a> Caller<'a> {
         Self { pacer, retries, info_pacer, attempts }
     }
 
-    /// Returns the number of requests made so far, including retries.
+    /// Returns the number of attempts made so far: requests including retries.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.attempts.requests.load(Ordering::Relaxed)
     }
 
-    /// Returns a receiver of the number of requests that wait for their answers. Requests that wait for the pacer or for a
-    /// retry do not count.
+    /// Returns a receiver of the number of requests in flight. A request that waits for the rate
+    /// limiter or for a retry is not in flight.
     #[must_use]
     pub fn in_flight(&self) -> watch::Receiver<usize> {
         self.attempts.in_flight.subscribe()
     }
 
-    /// Returns by how much this machine's clock is ahead of the API's, according to the API's last answer.
+    /// Returns by how much this machine's clock is ahead of the API's, according to the API's last
+    /// answer.
     #[must_use]
     pub fn clock_skew(&self) -> Option<TimeDelta> {
         self.attempts.client.clock_skew()
     }
 
-    /// Returns the number of groups in the app. Lists one group, because every page has the TotalCount.
+    /// Requests the app's `TotalCount`, with a page of one group.
     pub async fn count_app(&mut self) -> Result<Option<u64>, ApiError> {
         let request = ListRequest { limit: 1, next: 0, group_type: None };
         Ok(self.list(&request).await?.total_count)
     }
 
-    /// Calls `get_group_info` for at most [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS) groups. The answers are in
-    /// the order of `ids`. Several calls may be in flight. A throttled call fails without a retry, because questions can
-    /// wait for the next crawl.
+    /// Calls `get_group_info` for at most [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS)
+    /// groups. The answers are in the order of `ids`. Calls may be concurrent. A throttled call
+    /// fails without a retry, because the next crawl can look the groups up.
     pub async fn group_info(
         &self,
         ids: &[&str],
@@ -202,7 +208,8 @@ impl<'a> Caller<'a> {
 
     async fn list(&mut self, request: &ListRequest) -> Result<Page, ApiError> {
         let disposition = |error: &ApiError| match error.disposition() {
-            // An answer with one group cannot be too large, so this is retried like any malformed answer.
+            // An answer with one group cannot be too large, so this error is retried like a
+            // malformed answer.
             Disposition::ReduceLimit if request.limit <= 1 => Disposition::RetryBriefly,
             disposition => disposition,
         };
@@ -233,7 +240,7 @@ impl Attempts<'_> {
             async move {
                 let answer = answer.await;
                 drop(in_flight);
-                on_event(RequestEvent::Answered { took: sent.elapsed() });
+                on_event(RequestEvent::AttemptFinished { took: sent.elapsed() });
                 answer
             }
         };
@@ -246,7 +253,7 @@ impl Attempts<'_> {
                 pause.error
             );
             let outcome = outcome_of(pause.disposition, true);
-            on_event(RequestEvent::Resolved { outcome, error: Some(pause.error) });
+            on_event(RequestEvent::AttemptClassified { outcome, error: Some(pause.error) });
             if pause.pause > Duration::ZERO {
                 let why = with_causes(pause.error);
                 on_event(RequestEvent::Pausing(RetryPause { until: Instant::now() + pause.pause, why }));
@@ -260,7 +267,7 @@ impl Attempts<'_> {
             }
             Err(error) => (outcome_of(disposition(error), false), Some(error)),
         };
-        on_event(RequestEvent::Resolved { outcome, error });
+        on_event(RequestEvent::AttemptClassified { outcome, error });
         answer
     }
 }
@@ -268,16 +275,16 @@ impl Attempts<'_> {
 fn outcome_of(disposition: Disposition, is_retried: bool) -> RequestOutcome {
     match disposition {
         Disposition::Throttle { .. } => RequestOutcome::Throttled,
-        // `Pages` repeats it with a smaller limit.
+        // `Paginator` repeats the request with a smaller limit.
         Disposition::ReduceLimit => RequestOutcome::Retried,
         _ if is_retried => RequestOutcome::Retried,
         _ => RequestOutcome::Failed,
     }
 }
 
-/// The state of pagination through one list.
+/// Reads one list page by page.
 #[derive(Debug)]
-pub struct Pages {
+pub struct Paginator {
     group_type: Option<GroupType>,
     limit: u32,
     next: u64,
@@ -287,20 +294,23 @@ pub struct Pages {
     counts: Counts,
     /// The number of ids listed so far, including repeated and unusable ones.
     entries: u64,
-    /// The greatest count of groups known from other sources: the app's total and the live groups before the crawl.
+    /// The greatest count of groups that is known from elsewhere: the app's total, or the number of
+    /// live groups before the crawl.
     known_groups: Option<u64>,
 }
 
-/// A page. `end` is set if it was the last one.
+/// A page of a list.
 #[derive(Debug)]
 pub struct FetchedPage {
     pub page: Page,
+    /// Set on the last page.
     pub end: Option<EndOfList>,
 }
 
-impl Pages {
-    /// Starts a list of one type, or of all types for `None`. The number of its entries is bounded by its TotalCount and
-    /// `known_groups`. Without either, only the number of pages is bounded.
+impl Paginator {
+    /// Starts at the beginning of the list of a type, or of all types for `None`. The number of
+    /// entries is limited by the greater of `TotalCount` and `known_groups`. Without both, only the
+    /// number of pages is limited.
     #[must_use]
     pub fn of(group_type: Option<GroupType>, limit: u32, known_groups: Option<u64>) -> Self {
         Self {
@@ -316,8 +326,8 @@ impl Pages {
         }
     }
 
-    /// Fetches the next page. If the answer is too large, the request is repeated with the same cursor and half the limit.
-    /// The smaller limit remains for the rest of the list.
+    /// Fetches the next page. If the answer is too large, repeats the request with half the limit,
+    /// and keeps that limit for the rest of the list.
     pub async fn fetch_next(&mut self, caller: &mut Caller<'_>) -> Result<FetchedPage, PagesError> {
         let page = loop {
             let group_type = self.group_type.as_ref().map(|group_type| group_type.as_str().to_owned());
@@ -328,7 +338,7 @@ impl Pages {
                     warn!(
                         limit = self.limit,
                         error_code = error.code(),
-                        "answer too large, reducing the groups per page: {error}"
+                        "answer too large, requesting fewer groups per page: {error}"
                     );
                 }
                 answer => break answer?,
@@ -343,21 +353,22 @@ impl Pages {
         Ok(FetchedPage { page, end })
     }
 
-    /// Returns whether the error of the first request means that the API does not know the group type.
+    /// Returns whether this error of the list's first request means that the API does not know the
+    /// group type.
     #[must_use]
     pub fn is_rejected(&self, error: &ApiError) -> bool {
         let first_of_a_type = self.fetched == 0 && self.group_type.is_some();
         first_of_a_type && error.disposition() == Disposition::RejectType
     }
 
-    /// Fails if the list exceeds a bound or repeats a cursor.
+    /// Returns an error if the list exceeds a limit or repeats a cursor.
     fn check_bounds(&mut self, page: &Page) -> Result<(), PagesError> {
         let endless = |what| Err(PagesError::Endless { what });
         if let Some(groups) = self.counts.highest.max(self.known_groups) {
             let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(EXTRA_ENTRIES);
             if self.entries > most {
                 return endless(format!(
-                    "it has {} entries after {} {}, and no count of groups is above {groups}",
+                    "it has {} entries after {} {}, but at most {groups} groups are known",
                     self.entries,
                     self.fetched,
                     plural(self.fetched.into(), "page")
@@ -368,11 +379,11 @@ impl Pages {
             return Ok(());
         }
         if !self.cursors.insert(page.next) {
-            return endless(format!("page {} has a Next that an earlier page had", self.fetched));
+            return endless(format!("page {} repeats the Next of an earlier page", self.fetched));
         }
         self.consecutive_empty = if page.ids.is_empty() { self.consecutive_empty + 1 } else { 0 };
         if self.consecutive_empty >= MAX_EMPTY_PAGES {
-            return endless(format!("{MAX_EMPTY_PAGES} pages in a row are empty, and Next is not 0"));
+            return endless(format!("{MAX_EMPTY_PAGES} consecutive pages are empty, and Next is not 0"));
         }
         if self.fetched >= MAX_PAGES {
             return endless(format!("it has {MAX_PAGES} pages, and Next is not 0"));
@@ -386,7 +397,7 @@ impl Pages {
         self.fetched
     }
 
-    /// Returns the TotalCounts of the pages fetched so far.
+    /// Returns the `TotalCount`s of the pages fetched so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts

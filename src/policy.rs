@@ -1,4 +1,4 @@
-//! The settings that both the configuration and the crawl work with. No I/O.
+//! Settings that the configuration and the crawl share. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,24 @@ use crate::model::GroupType;
 /// `[deletion]`: when a crawl may mark groups deleted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeletionPolicy {
-    /// `mode = "review"`: every deletion waits for approval.
+    /// True for `mode = "review"`: every deletion waits for approval.
     pub review: bool,
-    /// Deletions are withheld if a type, or the app, would shrink by more than both limits: this share of its live groups,
-    /// and `min_groups`.
+    /// The guard withholds deletions if a type, or the app, would shrink by more than this share of
+    /// its live groups and also by more than `min_groups`.
     pub max_fraction: f64,
+    /// A type or an app may always shrink by this number of groups.
     pub min_groups: u64,
-    /// Replaces `max_fraction` for these types, which then do not count towards the limit of the app.
+    /// Replaces `max_fraction` for single types. Such a type does not count towards the limit of
+    /// the app.
     pub max_fraction_by_type: BTreeMap<GroupType, f64>,
-    /// The share of its TotalCount by which a pass may always fall short.
+    /// A list may always lack this share of its `TotalCount` without being judged short.
     pub max_shortfall: f64,
-    /// Whether `get_group_info` decides about each candidate. Otherwise the lists alone decide.
+    /// If true, `get_group_info` decides about each candidate. Otherwise the lists alone decide.
     pub confirm: bool,
 }
 
-/// Both limits are 0, so every loss is withheld. Each candidate is asked about.
+/// Both limits are 0, so every deletion is withheld. Each candidate is looked up with
+/// `get_group_info`.
 impl Default for DeletionPolicy {
     fn default() -> Self {
         Self {
@@ -35,7 +38,7 @@ impl Default for DeletionPolicy {
     }
 }
 
-/// `[retention]`: for how many days rows are kept. `None` keeps them forever.
+/// `[retention]`: the number of days for which rows are kept. `None` keeps them forever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     pub deleted_groups: Option<u32>,

@@ -1,5 +1,5 @@
-//! Decides when to publish the copy of an SQLite database for readers: after crawls, at most once an interval. Crawls neither
-//! wait for it nor fail because of it.
+//! Decides when to publish the copy of an SQLite database for readers: after crawls, at most once
+//! per interval. A crawl neither waits for a publication nor fails because of it.
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -14,14 +14,16 @@ use crate::lifecycle::Lifecycle;
 use crate::model::{CrawlId, with_causes};
 use crate::store::Store;
 
-/// The path of the copy, and the minimum age at which it is replaced.
+/// The settings of the published copy.
 #[derive(Clone, Debug)]
 pub struct Publication {
     pub path: PathBuf,
+    /// The minimum time between two publications.
     pub interval: Duration,
 }
 
-/// Starts a task that publishes a copy when the database is open and after crawls, at most once an interval.
+/// Starts a task that publishes a copy once the database is open and then after crawls, at most
+/// once per interval.
 pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle: &Lifecycle) {
     let stop = lifecycle.stop().soft().clone();
     let (clock, health) = (clock.clone(), health.clone());
@@ -29,22 +31,24 @@ pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            // `keep` may end early. A supervised task must still run until the stop.
-            () = async { publication.keep(&clock, &health).await; pending().await } => {}
+            // `publish_after_crawls` may end early. A supervised task must still run until the
+            // stop.
+            () = async { publication.publish_after_crawls(&clock, &health).await; pending().await } => {}
         }
     });
 }
 
 impl Publication {
-    /// Publishes a copy if the interval has passed since the last one, with a tolerance of a tenth of it. Scheduled crawls
-    /// start at regular times but take varying time, so that the distance between their ends may be a little shorter.
+    /// Publishes a copy if the interval has passed since the last publication. The tolerance is a
+    /// tenth of the interval, because the durations of scheduled crawls vary, and so do the times
+    /// between their ends.
     pub async fn publish_if_due(&self, store: &Store, clock: &Clock) {
         if self.due_in(clock.now().into()) <= self.interval / 10 {
             self.publish(store).await;
         }
     }
 
-    async fn keep(&self, clock: &Clock, health: &Health) {
+    async fn publish_after_crawls(&self, clock: &Clock, health: &Health) {
         let mut database = health.database();
         let opened = database.wait_for(|database| database.store().is_some()).await;
         let Some(store) = opened.ok().and_then(|database| database.store().cloned()) else { return };
@@ -62,7 +66,12 @@ impl Publication {
         let path = self.path.display();
         match store.publish(&self.path).await {
             Ok(Some(published)) => {
-                info!(%path, bytes = published.bytes, took_ms = published.took.as_millis(), "published a copy of the database");
+                info!(
+                    %path,
+                    bytes = published.bytes,
+                    took_ms = published.took.as_millis(),
+                    "published a copy of the database"
+                );
             }
             Ok(None) => debug!(%path, "another process is publishing a copy of the database"),
             Err(error) => {
@@ -71,8 +80,8 @@ impl Publication {
         }
     }
 
-    /// Returns the time until the copy may be replaced. A copy with a modification time in the future is replaced at once,
-    /// because the clock was set back.
+    /// Returns the time until the copy may be replaced. It is 0 if the copy's modification time is
+    /// in the future, which means that the clock was set back.
     fn due_in(&self, now: SystemTime) -> Duration {
         let published = std::fs::metadata(&self.path).and_then(|file| file.modified());
         let age = published.ok().and_then(|published| now.duration_since(published).ok());
@@ -80,7 +89,7 @@ impl Publication {
     }
 }
 
-/// Returns the last crawl of each app.
+/// Returns the id of each app's last crawl.
 fn last_crawls(apps: &Apps) -> Vec<Option<CrawlId>> {
     apps.values().map(|app| app.last.as_ref().map(|report| report.crawl)).collect()
 }

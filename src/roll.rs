@@ -1,19 +1,21 @@
-//! The roll of one crawl: the groups that are known to be live, and which of them the crawl has listed. No I/O.
+//! The roll of one crawl: an index of the known live groups, which records the groups that the
+//! crawl lists. No I/O.
 //!
-//! Group ids are kept as 60-bit keyed hashes, about nine bytes a group. Every crawl has a new random key, so that nobody can
-//! choose colliding ids. Two of 10 million groups collide by chance in 4 of 100,000 crawls. Such a crawl misses the change of
-//! one group, or a proof. The next crawl has another key.
+//! Group ids are stored as 60-bit keyed hashes, about nine bytes a group. Every crawl has a new
+//! random key, so that app users cannot choose colliding ids. With 10 million groups, two ids
+//! collide in 4 of 100,000 crawls. Such a crawl overlooks that one of the two groups is new,
+//! changed or unlisted. The next crawl has another key.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use crate::model::{GroupIds, TypeId};
 
-/// Most passes a crawl can have.
+/// The maximum number of passes in a crawl.
 pub const MAX_PASSES: usize = 62;
 
-/// Ids that are looked up in one batch.
-const BATCH: usize = 64;
+/// The number of ids in one batch of lookups.
+const LOOKUP_BATCH: usize = 64;
 
 /// The number of a pass within its crawl, starting at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +23,7 @@ pub struct PassNo(u8);
 
 impl PassNo {
     /// # Panics
-    /// If a crawl has more than [`MAX_PASSES`] passes; the configuration allows fewer types.
+    /// If `index` is not below [`MAX_PASSES`]. The configuration allows fewer group types.
     #[must_use]
     pub fn nth(index: usize) -> Self {
         assert!(index < MAX_PASSES, "a crawl has at most {MAX_PASSES} passes");
@@ -29,12 +31,12 @@ impl PassNo {
     }
 }
 
-/// Marks of a live group.
+/// The marks of a live group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// An earlier crawl did not list it.
+    /// An earlier crawl did not list the group.
     pub missing: bool,
-    /// Its deletion waits for approval.
+    /// The deletion of the group waits for approval.
     pub held: bool,
 }
 
@@ -43,16 +45,16 @@ pub struct Mark {
 pub enum RollMatch {
     /// A known live group, listed for the first time in this crawl.
     Known {
-        /// The type that the database has.
-        known_type: TypeId,
-        /// An earlier crawl did not list it.
+        /// The stored type.
+        stored_type: TypeId,
+        /// Whether the group was missing.
         missing: bool,
     },
-    /// Not on the roll: never listed before, or deleted.
+    /// Not a known live group: it was never listed before, or is deleted.
     New,
-    /// This pass has listed it already.
+    /// Already listed by this pass.
     Repeat,
-    /// An earlier pass of this crawl has listed it.
+    /// Already listed by an earlier pass of this crawl.
     Earlier,
 }
 
@@ -60,23 +62,23 @@ pub enum RollMatch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlisted {
     pub groups: u64,
-    /// Those of them that are held.
+    /// How many of these groups are held.
     pub held: u64,
 }
 
-/// A group: the hash of its id, with its state in the last four bits. 0 is an empty slot.
+/// A group: the hash of its id, with its state in the lowest four bits. 0 is an empty slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry(u64);
 
 impl Entry {
     const STATE: u64 = 0b1111;
-    const BEFORE: u64 = 0b0001;
-    const NOW: u64 = 0b0010;
-    const LISTED: u64 = Self::BEFORE | Self::NOW;
+    const LISTED_BEFORE: u64 = 0b0001;
+    const LISTED_NOW: u64 = 0b0010;
+    const LISTED: u64 = Self::LISTED_BEFORE | Self::LISTED_NOW;
     const MISSING: u64 = 0b0100;
     const HELD: u64 = 0b1000;
 
-    /// An entry that no pass has listed.
+    /// Returns the entry of a group that no pass has listed.
     fn of(hash: u64) -> Self {
         Self((hash & !Self::STATE).max(Self::STATE + 1))
     }
@@ -102,61 +104,67 @@ impl Entry {
     }
 
     fn was_listed_before(self) -> bool {
-        self.0 & Self::BEFORE != 0
+        self.0 & Self::LISTED_BEFORE != 0
     }
 
-    fn list(&mut self) {
-        self.0 = self.0 & !Self::LISTED | Self::NOW;
+    fn set_listed(&mut self) {
+        self.0 = self.0 & !Self::LISTED | Self::LISTED_NOW;
     }
 
-    /// Turns "listed by the current pass" into "listed by an earlier pass".
+    /// Replaces "listed by the current pass" by "listed by an earlier pass".
     fn begin_pass(&mut self) {
-        self.0 -= (self.0 & Self::NOW) / 2;
+        self.0 -= (self.0 & Self::LISTED_NOW) / 2;
     }
 }
 
-/// An open-addressing hash table with linear probing, kept in hash order. A lookup touches one or two cache lines. Inserting
-/// moves the entries up to the next empty slot. The table grows in place.
+const TABLE_OVERFLOW: &str = "more than 256 entries are displaced past the last home slot";
+
+/// An open-addressing hash table with linear probing, kept in hash order. A lookup touches one or
+/// two cache lines. An insertion shifts the entries up to the next empty slot. The table grows in
+/// place.
 #[derive(Default)]
 struct Table {
     slots: Vec<Entry>,
-    /// The number of home slots: hashes map to slots below it. More slots follow, for entries displaced past the last one.
+    /// The number of home slots. A hash maps to one of these. More slots follow, for entries that
+    /// are displaced past the last home slot.
     homes: usize,
     groups: usize,
 }
 
 impl Table {
-    /// The home slots for this many groups: a load factor of 7/8.
+    /// Returns the number of home slots for this many groups: a load factor of 7/8.
     fn homes_for(groups: usize) -> usize {
         groups + groups / 7 + 1
     }
 
-    /// All slots for this many home slots. The probability that entries are displaced past the last slot is below 10⁻³⁰.
+    /// Returns the number of all slots for this many home slots. The probability that an entry is
+    /// displaced past the last slot is below 10⁻³⁰.
     fn slots_for(homes: usize) -> usize {
         homes + homes.min(256)
     }
 
-    fn with_room(groups: usize) -> Vec<Entry> {
+    fn allocate(groups: usize) -> Vec<Entry> {
         Vec::with_capacity(Self::slots_for(Self::homes_for(groups)))
     }
 
-    /// Makes a table of entries in any order.
+    /// Builds a table from entries in any order.
     fn of(mut groups: Vec<Entry>) -> Self {
         groups.sort_unstable();
         groups.dedup();
         let mut table = Self { groups: groups.len(), slots: groups, homes: 0 };
-        table.spread(Self::homes_for(table.groups));
+        table.grow(Self::homes_for(table.groups));
         table
     }
 
     fn home_of(&self, entry: Entry) -> usize {
         let home = (u128::from(entry.0) * self.homes as u128) >> 64;
-        usize::try_from(home).expect("a home slot is below their number")
+        usize::try_from(home).expect("a home slot is below `homes`")
     }
 
-    /// Grows the table to this many home slots, at least as many as before. Works in place: all entries move to the end of the
-    /// table, and from there, in order, forward to their slots. A slot is never behind the entry that moves to it.
-    fn spread(&mut self, homes: usize) {
+    /// Grows the table to this many home slots, not fewer than before. Works in place: moves all
+    /// entries to the end of the table, then each entry, in order, forward to its slot. The target
+    /// index is never greater than the source index, so no entry is overwritten.
+    fn grow(&mut self, homes: usize) {
         let before = self.slots.len();
         let slots = Self::slots_for(homes);
         self.slots.reserve_exact(slots.saturating_sub(before));
@@ -174,19 +182,20 @@ impl Table {
         for at in first..self.slots.len() {
             let entry = std::mem::take(&mut self.slots[at]);
             let home = self.home_of(entry).max(next);
-            assert!(home <= at, "hundreds of groups share the last slots");
+            assert!(home <= at, "{TABLE_OVERFLOW}");
             self.slots[home] = entry;
             next = home + 1;
         }
     }
 
-    /// The slot of a group, or as an error the slot where it would be inserted.
+    /// Returns the slot of a group. The error is the slot where the group would be inserted.
     fn search(&self, entry: Entry) -> Result<usize, usize> {
         let from = self.home_of(entry);
-        // An empty slot or a greater hash ends the search.
-        let comes_first = |other: &Entry| other.0.wrapping_sub(1) < entry.0 - 1;
+        // An empty slot or a greater hash ends the search. An empty slot is 0, which wraps around
+        // to the greatest number and so is never smaller.
+        let is_smaller = |other: &Entry| other.0.wrapping_sub(1) < entry.0 - 1;
         let slots = self.slots.get(from..).unwrap_or_default();
-        let at = from + slots.iter().position(|other| !comes_first(other)).unwrap_or(slots.len());
+        let at = from + slots.iter().position(|other| !is_smaller(other)).unwrap_or(slots.len());
         match self.slots.get(at) {
             Some(other) if other.has_hash_of(entry) => Ok(at),
             _ => Err(at),
@@ -197,15 +206,15 @@ impl Table {
         self.search(entry).ok()
     }
 
-    /// Inserts a group that is not in the table.
+    /// Inserts a group that is not in the table yet.
     fn insert(&mut self, entry: Entry) {
         if Self::homes_for(self.groups + 1) > self.homes {
-            // Growing by an eighth is rare enough; doubling would end with up to twice the memory.
-            self.spread(Self::homes_for(self.groups + (self.groups / 8).max(64)));
+            // Grows by an eighth. Doubling could waste half of the memory.
+            self.grow(Self::homes_for(self.groups + (self.groups / 8).max(64)));
         }
         let at = self.search(entry).unwrap_or_else(|at| at);
         let gap = self.slots[at..].iter().position(|other| *other == Entry::default());
-        let gap = at + gap.expect("hundreds of groups share the last slots");
+        let gap = at + gap.expect(TABLE_OVERFLOW);
         self.slots.copy_within(at..gap, at + 1);
         self.slots[at] = entry;
         self.groups += 1;
@@ -216,18 +225,20 @@ impl Table {
     }
 }
 
-/// The entry of an id under a roll's key. Hashes the bytes in one write; hashing a `str` would make two.
+/// Returns the entry of an id under the key of a roll. Hashes the bytes with one `write`; hashing a
+/// `str` would call it twice.
 fn entry_of(key: &RandomState, id: &str) -> Entry {
     let mut hasher = key.build_hasher();
     hasher.write(id.as_bytes());
     Entry::of(hasher.finish())
 }
 
-/// Collects the known live groups of an app.
+/// Builds a roll from the known live groups of an app.
 #[derive(Default)]
 pub struct RollBuilder {
     key: RandomState,
     known: BTreeMap<TypeId, Vec<Entry>>,
+    /// The groups that have a mark. It is set once the tables are built.
     marked: Vec<(TypeId, Entry, Mark)>,
 }
 
@@ -238,11 +249,11 @@ impl std::fmt::Debug for RollBuilder {
 }
 
 impl RollBuilder {
-    /// Allocates room for the expected groups of each type. There may be more of them.
+    /// Allocates memory for the expected number of groups of each type. More groups may be added.
     #[must_use]
-    pub fn with_room(expected: impl IntoIterator<Item = (TypeId, u64)>) -> Self {
-        let room = |groups| Table::with_room(usize::try_from(groups).unwrap_or(0));
-        let known = expected.into_iter().map(|(type_id, groups)| (type_id, room(groups))).collect();
+    pub fn with_capacity(expected: impl IntoIterator<Item = (TypeId, u64)>) -> Self {
+        let allocate = |groups| Table::allocate(usize::try_from(groups).unwrap_or(0));
+        let known = expected.into_iter().map(|(type_id, groups)| (type_id, allocate(groups))).collect();
         Self { known, ..Self::default() }
     }
 
@@ -269,7 +280,7 @@ impl RollBuilder {
     }
 }
 
-/// The roll of one crawl. See the module documentation.
+/// The roll of one crawl, see the module documentation.
 pub struct Roll {
     key: RandomState,
     known: BTreeMap<TypeId, Table>,
@@ -277,6 +288,7 @@ pub struct Roll {
     new: Table,
     /// The current pass.
     pass: Option<PassNo>,
+    /// The number of distinct ids that all passes have listed.
     listed: u64,
 }
 
@@ -287,8 +299,9 @@ impl std::fmt::Debug for Roll {
 }
 
 impl Roll {
-    /// Ticks off the ids of a page, and calls `on_match` for each id in order. `of` is the type of the pass,
-    /// [`TypeId::UNKNOWN`] for the unfiltered pass. Once a later pass has listed a page, an earlier one must not.
+    /// Marks the ids of a page as listed, and calls `on_match` for each id in order. `of` is the
+    /// type of the pass, [`TypeId::UNKNOWN`] for the unfiltered pass. After a page of one pass, no
+    /// page of an earlier pass may follow.
     pub fn list(
         &mut self,
         pass: PassNo,
@@ -301,10 +314,10 @@ impl Roll {
             let tables = self.known.values_mut().chain([&mut self.new]);
             tables.flat_map(|table| &mut table.slots).for_each(Entry::begin_pass);
         }
-        // In batches, so that the CPU overlaps the cache misses of many lookups. A batch is small enough that its slots are
-        // still cached when they are written.
+        // Lookups run in batches, so that the CPU overlaps their cache misses. A batch is small
+        // enough that its slots are still cached when they are written.
         let ids: Vec<&str> = ids.iter().collect();
-        for ids in ids.chunks(BATCH) {
+        for ids in ids.chunks(LOOKUP_BATCH) {
             let entries: Vec<Entry> = ids.iter().map(|id| entry_of(&self.key, id)).collect();
             let slots: Vec<Option<usize>> = match self.known.get(&of) {
                 Some(table) => entries.iter().map(|entry| table.find(*entry)).collect(),
@@ -317,23 +330,24 @@ impl Roll {
     }
 
     fn list_one(&mut self, of: TypeId, entry: Entry, slot: Option<usize>) -> RollMatch {
-        let Some((known_type, found)) = self.find(of, entry, slot) else {
+        let Some((stored_type, found)) = self.find(of, entry, slot) else {
             let mut entry = entry;
-            entry.list();
+            entry.set_listed();
             self.new.insert(entry);
             self.listed += 1;
             return RollMatch::New;
         };
         let before = *found;
-        found.list();
+        found.set_listed();
         if before.is_listed() {
             return if before.was_listed_before() { RollMatch::Earlier } else { RollMatch::Repeat };
         }
         self.listed += 1;
-        RollMatch::Known { known_type, missing: before.is_missing() }
+        RollMatch::Known { stored_type, missing: before.is_missing() }
     }
 
-    /// Finds a group of any type. `slot` is its slot in the table of the likely type, if it is there.
+    /// Finds a group of any type. `slot` is the group's slot in the table of the `likely` type, if
+    /// it is in that table.
     fn find(&mut self, likely: TypeId, entry: Entry, slot: Option<usize>) -> Option<(TypeId, &mut Entry)> {
         let elsewhere = || {
             let mut others = self.known.iter().filter(|(type_id, _)| **type_id != likely);
@@ -345,30 +359,31 @@ impl Roll {
         self.new.find(entry).map(|at| (likely, &mut self.new.slots[at]))
     }
 
-    /// Different ids that all passes together have listed.
+    /// Returns the number of distinct ids that all passes have listed.
     #[must_use]
     pub fn listed(&self) -> u64 {
         self.listed
     }
 
-    /// The types that had live groups when the crawl began.
+    /// Iterates over the types that had live groups when the crawl began.
     pub fn types(&self) -> impl Iterator<Item = TypeId> {
         self.known.keys().copied()
     }
 
-    /// Live groups of a type when the crawl began.
+    /// Returns the number of live groups of a type when the crawl began.
     #[must_use]
     pub fn live_before(&self, type_id: TypeId) -> u64 {
         self.known.get(&type_id).map_or(0, |table| table.groups as u64)
     }
 
-    /// Live groups of all types when the crawl began.
+    /// Returns the number of live groups of all types when the crawl began.
     #[must_use]
     pub fn live_before_in_all(&self) -> u64 {
         self.known.values().map(|table| table.groups as u64).sum()
     }
 
-    /// Counts the live groups that no pass has listed, by their known type. Types without any are left out.
+    /// Counts the live groups that no pass has listed, by their stored type. Types without such
+    /// groups are left out.
     #[must_use]
     pub fn unlisted(&self) -> BTreeMap<TypeId, Unlisted> {
         let count = |table: &Table| {
@@ -380,7 +395,7 @@ impl Roll {
         counted.filter(|(_, unlisted)| unlisted.groups > 0).collect()
     }
 
-    /// Whether a live group of this type was listed by no pass.
+    /// Returns whether the id is a live group of this type that no pass has listed.
     #[must_use]
     pub fn is_unlisted(&self, type_id: TypeId, id: &str) -> bool {
         let entry = entry_of(&self.key, id);
@@ -390,7 +405,7 @@ impl Roll {
             .unwrap_or(false)
     }
 
-    /// Whether any pass of this crawl listed this id.
+    /// Returns whether any pass has listed the id.
     #[must_use]
     pub fn is_listed(&self, id: &str) -> bool {
         let entry = entry_of(&self.key, id);
@@ -416,8 +431,8 @@ mod tests {
         builder.finish()
     }
 
-    fn known(known_type: TypeId) -> RollMatch {
-        RollMatch::Known { known_type, missing: false }
+    fn known(stored_type: TypeId) -> RollMatch {
+        RollMatch::Known { stored_type, missing: false }
     }
 
     impl Roll {
@@ -458,7 +473,7 @@ mod tests {
     #[test]
     fn a_missing_group_is_matched_as_missing() {
         let mut roll = roll(&[(PUBLIC, "a", Mark { missing: true, held: true })]);
-        let missing = RollMatch::Known { known_type: PUBLIC, missing: true };
+        let missing = RollMatch::Known { stored_type: PUBLIC, missing: true };
         assert_eq!(roll.list_id(PassNo::nth(0), PUBLIC, "a"), missing);
     }
 
@@ -467,7 +482,7 @@ mod tests {
         let missing = Mark { missing: true, held: false };
         let mut roll = roll(&[(PUBLIC, "a", Mark::default()), (PRIVATE, "b", missing)]);
         assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "a"), known(PUBLIC));
-        let was_missing = RollMatch::Known { known_type: PRIVATE, missing: true };
+        let was_missing = RollMatch::Known { stored_type: PRIVATE, missing: true };
         assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "b"), was_missing);
         assert_eq!(roll.list_id(PassNo::nth(0), TypeId::UNKNOWN, "c"), RollMatch::New);
     }

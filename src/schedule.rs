@@ -1,9 +1,11 @@
-//! Computes the ticks of a schedule, its due times: a cron expression in a time zone. Pure: the time is a parameter.
+//! Computes the ticks of a schedule, which are the times at which a cron expression is due in a
+//! time zone. Pure: the current time is a parameter.
 //!
-//! The expression applies to the local time of the zone. At a transition to or from daylight saving time:
-//! - A time of day that does not exist ticks at the end of the gap.
-//! - A time of day that exists twice ticks at its first occurrence.
-//! - An interval such as `*/30` ticks throughout both transitions.
+//! The expression applies to the local time of the zone. At a transition to or from daylight saving
+//! time:
+//! - A time of day that is skipped is due at the end of the gap.
+//! - A time of day that occurs twice is due at its first occurrence.
+//! - An interval such as `*/30` continues through the transition.
 //!
 //! In UTC, ticks strictly increase.
 
@@ -15,7 +17,7 @@ use croner::Cron;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 
-/// Missed ticks are counted up to this number, which an expression for every second reaches in three hours.
+/// The maximum number of missed ticks that are counted. `* * * * * *` reaches it in three hours.
 pub const MISSED_AT_MOST: usize = 10_000;
 
 const NICKNAMES: [&str; 6] = ["@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually"];
@@ -23,7 +25,7 @@ const MONTHS: [&str; 12] =
     ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
-/// The fields of a 6-field expression. A 5-field expression lacks the first.
+/// The fields of an expression with seconds. An expression of five fields begins with the minute.
 const FIELDS: [Field; 6] = [
     Field { name: "second", valid: "0-59", names: &[] },
     Field { name: "minute", valid: "0-59", names: &[] },
@@ -59,7 +61,8 @@ pub enum InvalidPattern {
         field: &'static str,
         reason: String,
         valid: &'static str,
-        /// How an expression with this number of fields is read, in case 5 fields were mistaken for 6 or the reverse.
+        /// How an expression with this number of fields is read, because 5 and 6 fields are easily
+        /// confused.
         hint: &'static str,
     },
     #[error("never due: no date has day of month {day:?}, month {month:?} and day of week {weekday:?}")]
@@ -76,12 +79,16 @@ pub struct Schedule {
 
 impl Schedule {
     /// Parses 5 fields, 6 fields with the second first, or a name such as `@hourly`.
-    #[expect(clippy::missing_panics_doc, reason = "check() rejects whatever croner would reject")]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "check() rejects every expression that croner would reject"
+    )]
     pub fn parse(pattern: &str, timezone: Tz) -> Result<Self, InvalidPattern> {
         check(pattern)?;
         let cron = cron(pattern).expect("an expression is valid if each of its fields is");
         let schedule = Self { pattern: pattern.trim().to_owned(), timezone, cron };
-        // Croner's search ends in the year 5000. An expression without a tick until then has none.
+        // Croner searches until the year 5000. An expression without a tick until then is never
+        // due.
         match schedule.next_after(DateTime::UNIX_EPOCH) {
             Some(_) => Ok(schedule),
             None => Err(never_due(pattern)),
@@ -105,7 +112,8 @@ impl Schedule {
         self.cron.find_next_occurrence(&self.second_of(time), false).ok().map(|tick| tick.to_utc())
     }
 
-    /// Returns the latest tick that is not later than `now`, if it is later than `after`. The cost does not depend on `after`.
+    /// Returns the latest tick in the interval (`after`, `now`]. The cost does not depend on
+    /// `after`.
     #[must_use]
     pub fn latest_due(&self, after: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let tick = self.cron.find_previous_occurrence(&self.second_of(now), true).ok()?.to_utc();
@@ -118,13 +126,13 @@ impl Schedule {
         self.ticks_after(from).take(count).collect()
     }
 
-    /// Returns the number of ticks later than `after` and not later than `until`, at most [`MISSED_AT_MOST`].
+    /// Returns the number of ticks in the interval (`after`, `until`], at most [`MISSED_AT_MOST`].
     #[must_use]
     pub fn missed(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
         self.passed(after, until, MISSED_AT_MOST)
     }
 
-    /// Returns the number of ticks later than `after` and not later than `until`, at most `at_most`.
+    /// Returns the number of ticks in the interval (`after`, `until`], at most `at_most`.
     #[must_use]
     pub fn passed(&self, after: DateTime<Utc>, until: DateTime<Utc>, at_most: usize) -> u64 {
         self.ticks_after(after).take(at_most).take_while(|tick| *tick <= until).count() as u64
@@ -134,8 +142,8 @@ impl Schedule {
         iter::successors(self.next_after(time), |tick| self.next_after(*tick))
     }
 
-    /// Truncates to a second. Given the last millisecond before a repeated hour, croner 4.0.3 would find the next tick when
-    /// asked for the previous one.
+    /// Truncates to a second and converts to the zone. In the last millisecond before a repeated
+    /// hour, croner 4.0.3 would return the next tick as the previous one.
     fn second_of(&self, time: DateTime<Utc>) -> DateTime<Tz> {
         time.trunc_subsecs(0).with_timezone(&self.timezone)
     }
@@ -151,7 +159,7 @@ fn cron(pattern: &str) -> Result<Cron, CronError> {
     CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build().parse(pattern)
 }
 
-/// Finds the first invalid item of an expression. Croner reports what is wrong, but not where.
+/// Reports the first invalid item of an expression with its column, which croner does not report.
 fn check(pattern: &str) -> Result<(), InvalidPattern> {
     let name = pattern.trim();
     if name.starts_with('@') {
@@ -166,7 +174,8 @@ fn check(pattern: &str) -> Result<(), InvalidPattern> {
     };
     for (index, (column, text)) in (FIELDS.len() - found..).zip(fields_of(pattern)) {
         let items = split_at_columns(column, text, |c| c == ',');
-        // An item can be valid by itself and invalid in a list, as in `*,5`. So the entire field is checked last.
+        // The entire field is checked last, because an item can be valid alone and invalid in a
+        // list, as in `*,5`.
         let mut candidates = items.chain([(column, text)]);
         if let Some((column, text, reason)) =
             candidates.find_map(|(column, text)| Some((column, text, problem(index, text)?)))
@@ -178,8 +187,9 @@ fn check(pattern: &str) -> Result<(), InvalidPattern> {
     Ok(())
 }
 
-/// Returns what is wrong with an item of the field `FIELDS[index]`. Some mistakes are found here because croner accepts them:
-/// `MON` as a month, which it reads as January, and an empty item between two commas.
+/// Returns why an item of the field `FIELDS[index]` is invalid, or `None` if it is valid. Checks
+/// two mistakes that croner accepts: `MON` as a month, which it reads as January, and an empty item
+/// between two commas.
 fn problem(index: usize, text: &str) -> Option<String> {
     if text.is_empty() {
         return Some("nothing between commas".to_owned());
@@ -268,19 +278,19 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_day_that_does_not_exist_ticks_at_the_end_of_the_gap() {
+    fn a_skipped_time_of_day_is_due_at_the_end_of_the_gap() {
         let days = ticks("30 1 * * *", Europe__London, "2026-03-28T00:00:00Z", 3);
         assert_eq!(days, ["03-28T01:30", "03-29T01:00", "03-30T00:30"]);
     }
 
     #[test]
-    fn a_time_of_day_that_exists_twice_ticks_once() {
+    fn a_repeated_time_of_day_is_due_once() {
         let days = ticks("30 1 * * *", Europe__London, "2026-10-24T00:00:00Z", 3);
         assert_eq!(days, ["10-24T00:30", "10-25T00:30", "10-26T01:30"]);
     }
 
     #[test]
-    fn an_interval_ticks_throughout_both_transitions() {
+    fn an_interval_continues_through_both_transitions() {
         for night in ["2026-03-28T23:45:00Z", "2026-10-24T23:45:00Z"] {
             let half_hours = schedule("*/30 * * * *", Europe__London).upcoming(utc(night), 8);
             assert!(
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_served_tick_is_not_due_again_even_if_the_clock_is_set_back() {
+    fn a_crawled_tick_is_not_due_again_even_if_the_clock_is_set_back() {
         let hourly = schedule("@hourly", UTC);
         let ten = utc("2026-11-23T10:00:00Z");
         assert_eq!(hourly.latest_due(Some(ten), utc("2026-11-23T10:59:59Z")), None);

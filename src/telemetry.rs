@@ -1,7 +1,8 @@
-//! Logging to stderr: text for terminals and the journal, JSON for collectors. Secrets are never logged.
+//! Logging to stderr: text for terminals and the journal, JSON for collectors. Secrets are never
+//! logged.
 //!
-//! A line that cannot be written is lost, and nothing else: stderr may be a closed pipe, a full disk or a file at its size
-//! limit. Each event is one line, whatever text from outside it contains.
+//! If a line cannot be written, it is lost without an error: stderr may be a closed pipe, a full disk
+//! or a file at its size limit. Each event is one line, whatever untrusted text it contains.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
@@ -18,15 +19,16 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::escape;
 
-/// The most verbose level of libraries that handle URLs, headers or SQL statements. The configured filter cannot raise it.
-const CAPPED: [(&str, Level); 7] = [
+/// The most verbose levels of libraries that log URLs, headers or SQL statements. The configured
+/// filter cannot exceed them.
+const MAX_LEVELS: [(&str, Level); 7] = [
     ("h2", Level::INFO),
     ("hyper", Level::INFO),
     ("hyper_util", Level::INFO),
     ("reqwest", Level::INFO),
     ("rustls", Level::INFO),
     ("sqlx", Level::WARN),
-    // Logs every job that is added.
+    // It logs every job that is added.
     ("tokio_cron_scheduler", Level::WARN),
 ];
 
@@ -39,7 +41,7 @@ pub enum Format {
     Json,
 }
 
-/// The progress bars on the terminal, which are hidden while a log line is written.
+/// The progress bars on the terminal. They are hidden while a log line is written.
 static BARS: OnceLock<Mutex<MultiProgress>> = OnceLock::new();
 
 /// The filter in effect.
@@ -66,32 +68,33 @@ pub fn init(filter: &str, format: Format) {
         .with_writer(StderrWriter { journal, escape })
         .with_target(false)
         .with_ansi(colour)
-        // They would be printed with a macro that panics if stderr is closed.
+        // Internal errors would be printed with a macro that panics if stderr is closed.
         .log_internal_errors(false);
-    // The filters are for the entire registry. A per-layer filter keeps its last answer until the event arrives, but sqlx
-    // asks whether a line is enabled without writing it. Then the thread's next line would be lost.
+    // Both filters apply to the entire registry. A per-layer filter would lose lines: it caches its
+    // decision until the next event of the thread, and sqlx checks whether an event is enabled
+    // without emitting it.
     let registry =
-        tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !is_capped(metadata)));
-    let started = if json {
+        tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !exceeds_max_level(metadata)));
+    let initialised = if json {
         registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
     } else if journal {
         registry.with(lines.compact().without_time()).try_init()
     } else {
         registry.with(lines.compact()).try_init()
     };
-    // It fails if logging was started before, as in tests.
-    if started.is_ok() {
+    // This fails if logging was started before, as in tests.
+    if initialised.is_ok() {
         let _first = FILTER.set(handle);
     }
 }
 
-/// Returns whether log lines are written.
+/// Returns whether logging has been started.
 #[must_use]
 pub fn has_started() -> bool {
     FILTER.get().is_some()
 }
 
-/// Replaces the filter.
+/// Replaces the filter. Has no effect before [`init`].
 pub fn set_filter(filter: &str) {
     if let Some(handle) = FILTER.get()
         && let Err(error) = handle.reload(read(filter))
@@ -110,8 +113,8 @@ pub fn share_terminal_with(bars: &MultiProgress) {
     *shared.lock().unwrap_or_else(PoisonError::into_inner) = bars.clone();
 }
 
-fn is_capped(metadata: &Metadata<'_>) -> bool {
-    CAPPED.iter().any(|(library, cap)| {
+fn exceeds_max_level(metadata: &Metadata<'_>) -> bool {
+    MAX_LEVELS.iter().any(|(library, cap)| {
         let of_library = metadata
             .target()
             .strip_prefix(library)
@@ -120,16 +123,16 @@ fn is_capped(metadata: &Metadata<'_>) -> bool {
     })
 }
 
-/// Returns whether stderr is connected to systemd's journal. systemd sets `JOURNAL_STREAM` to the device and inode of that
-/// connection, see systemd.exec(5).
+/// Returns whether stderr is connected to systemd's journal. systemd sets `JOURNAL_STREAM` to the
+/// device and inode of this connection, see systemd.exec(5).
 fn is_journal() -> bool {
     let Ok(connected) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|stderr| connected == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-/// Writes a message of a command to stderr: each line with the error's priority in the journal, unsafe characters escaped.
-/// A message that cannot be written is lost.
+/// Writes a message of a command to stderr. In the journal each line has the priority prefix of the
+/// level. Unsafe characters are escaped. A message that cannot be written is lost.
 pub fn write_message(level: Level, message: &str) {
     let priority = if is_journal() { priority(level) } else { "" };
     let mut text = String::with_capacity(message.len() + 16);
@@ -139,12 +142,13 @@ pub fn write_message(level: Level, message: &str) {
     write_stderr(text.as_bytes());
 }
 
-/// Writes to stderr what is on the same line as the answer of a person.
+/// Writes a prompt to stderr, without a line break, so that the user answers on the same line.
 pub fn write_prompt(prompt: &str) {
     write_stderr(escape::lines(prompt).as_bytes());
 }
 
-/// Writes to stderr while no progress bar is shown. Errors are ignored, because there is no other place to report them.
+/// Writes to stderr, and hides the progress bars meanwhile. Errors are ignored, because there is no
+/// other place to report them.
 fn write_stderr(text: &[u8]) {
     let write = || {
         let mut stderr = io::stderr().lock();
@@ -166,8 +170,9 @@ fn priority(level: Level) -> &'static str {
     }
 }
 
-/// Writes lines to stderr, with the priority prefixes of sd-daemon(3) in the journal. The crate tracing-journald is not used,
-/// because it writes to the journal's socket and not to stderr, in a format of its own.
+/// Writes lines to stderr, in the journal with the priority prefixes of sd-daemon(3). The crate
+/// tracing-journald is not used, because it bypasses stderr and writes to the journal's socket, in
+/// a format of its own.
 #[derive(Clone, Copy)]
 struct StderrWriter {
     /// Whether each line gets a priority prefix.
@@ -194,7 +199,7 @@ struct Stderr {
     escape: fn(&str) -> Cow<'_, str>,
 }
 
-/// Each call of `write` gets one complete line. It always succeeds.
+/// Expects one complete line with each call of `write`. Writing always succeeds.
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);

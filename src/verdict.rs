@@ -1,67 +1,75 @@
-//! Judges the lists of a crawl by their numbers. No I/O: numbers in, verdicts and proofs out.
+//! Judges whether the lists of a crawl are complete, by their counts. No I/O.
 //!
-//! A deletion by lists needs a [`Proof`]. Only [`judge`] makes one, from a pass that has an [`EndOfList`]. So a list that broke
-//! off, or that is short of its own count, cannot delete: the value that a deletion needs does not exist.
+//! A deletion needs a [`Proof`] for the list that lacks the group. Only [`judge`] creates proofs,
+//! and only for a pass that has an [`EndOfList`] and is not short. So a truncated list cannot
+//! delete a group.
 
 use std::fmt;
 
 use crate::model::{Counts, ReasonCode, TypeId, Verdict};
 use crate::pages::EndOfList;
 
-/// The largest `deletion.max_shortfall` that an error message suggests. A setting that accepts a larger gap would accept lists
-/// that broke off, too.
+/// The largest `deletion.max_shortfall` that a message suggests. A larger setting would also accept
+/// truncated lists.
 const LARGEST_SUGGESTED_SHORTFALL: f64 = 0.05;
 
-/// The share of TotalCount that newly listed groups explain at most in a type's first list. There every group is listed for
-/// the first time, although most are old, so that without this limit half a list would be accepted as complete. Far fewer
-/// groups are created while a list is read.
-const EXPLAINED_IN_FIRST_LIST: f64 = 0.05;
+/// In a type's first list, the maximum share of `TotalCount` that is attributed to groups created
+/// while the list was read. Every group of a first list is new to the database, so the number of
+/// new groups says nothing about creations.
+const MAX_CREATED_SHARE_IN_FIRST_LIST: f64 = 0.05;
 
-/// The result of the second request for a type that had live groups and was listed as empty.
+/// A list that lacks at most this share of its `TotalCount` is nearly complete.
+const NEARLY_COMPLETE_GAP: f64 = 0.05;
+
+/// The result of requesting the list of a type again. This is done if the list was empty although
+/// the type had live groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recheck {
-    /// The pass listed groups, or there were none before.
+    /// The pass listed groups, or the type had no live groups.
     NotNeeded,
-    /// Empty again, with TotalCount 0.
+    /// The list was empty again, with a `TotalCount` of 0.
     StillEmpty,
-    /// Not empty, or with a TotalCount other than 0.
+    /// The list was not empty, or its `TotalCount` was not 0. Also used for an empty unfiltered
+    /// list of an app that has groups.
     Contradicted,
 }
 
-/// A pass that reached its end, in numbers.
+/// The numbers of a pass that reached the end of its list.
 #[derive(Debug)]
 pub struct FinishedPass {
     /// [`TypeId::UNKNOWN`] for the unfiltered pass.
     pub type_id: TypeId,
     pub end: EndOfList,
     pub counts: Counts,
-    /// Different ids listed by this pass.
+    /// The number of distinct ids that this pass listed.
     pub distinct: u64,
-    /// Ids that this pass listed more than once.
+    /// The number of entries that repeat an id of this pass.
     pub repeats: u64,
-    /// Groups that no crawl had listed before.
+    /// The number of groups that no crawl had listed before.
     pub first_listed: u64,
-    /// The baseline of the type has not ended.
+    /// Whether the baseline of the type has not ended yet.
     pub in_baseline: bool,
-    /// Listed ids that cannot be group ids. They are not counted as distinct.
+    /// The number of listed ids that are not valid group ids. `distinct` does not count them.
     pub unusable: u64,
     pub recheck: Recheck,
 }
 
-/// A crawl, in numbers.
+/// The numbers of a crawl.
 #[derive(Debug)]
 pub struct Evidence {
     pub passes: Vec<FinishedPass>,
-    /// The app's TotalCount before the first pass and after the last.
+    /// The app's `TotalCount` before the first pass.
     pub total_at_start: Option<u64>,
+    /// The app's `TotalCount` after the last pass.
     pub total_at_end: Option<u64>,
-    /// Different ids listed by all passes together.
+    /// The number of distinct ids that all passes together listed.
     pub distinct: u64,
     /// `deletion.max_shortfall`.
     pub max_shortfall: f64,
 }
 
-/// How much absence from a pass proves. Only [`judge`] makes it.
+/// The strength of the evidence that a group which a pass did not list is gone. Only [`judge`]
+/// creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof(Strength);
 
@@ -69,21 +77,15 @@ pub struct Proof(Strength);
 enum Strength {
     /// One absence proves a deletion.
     Once,
-    /// Two consecutive absences prove a deletion, because the list changed while it was read.
+    /// Two consecutive absences prove a deletion.
     Twice,
 }
 
 impl Proof {
-    /// Whether a single absence proves that a group is gone.
+    /// Returns whether a single absence proves that a group is gone.
     #[must_use]
     pub fn by_one_absence(self) -> bool {
         self.0 == Strength::Once
-    }
-
-    /// The same proof, for groups that other passes only account for.
-    #[must_use]
-    pub fn weakened(self) -> Self {
-        Self(Strength::Twice)
     }
 }
 
@@ -95,7 +97,7 @@ pub struct JudgedPass {
     pub proof: Option<Proof>,
 }
 
-/// Why a pass is short. Displayed as a sentence with the numbers and the setting that would accept them.
+/// Why a pass is short. `Display` writes the numbers, and the setting that would accept them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shortfall {
     pub type_id: TypeId,
@@ -106,43 +108,43 @@ pub struct Shortfall {
 
 #[derive(Clone, Debug, PartialEq)]
 enum ShortfallCause {
-    Fewer { distinct: u64, lowest: u64, allowed: u64, setting: f64 },
-    NoCount { distinct: u64 },
-    EmptyOnce,
+    TooFewIds { distinct: u64, lowest: u64, allowed: u64, setting: f64 },
+    NoTotalCount { distinct: u64 },
+    ContradictedEmptyList,
 }
 
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            ShortfallCause::Fewer { distinct, lowest, allowed, setting } => {
+            ShortfallCause::TooFewIds { distinct, lowest, allowed, setting } => {
                 write!(
                     f,
-                    "listed {distinct} different ids of a TotalCount of {lowest}, {} fewer, where {allowed} are explained \
-                     by changes during the crawl",
+                    "listed {distinct} distinct ids, which is {} below its TotalCount of {lowest}; \
+                     allowed: {allowed} (changes during the crawl and deletion.max_shortfall)",
                     lowest - distinct
                 )?;
                 if *setting <= LARGEST_SUGGESTED_SHORTFALL {
                     write!(
                         f,
-                        " (deletion.max_shortfall = {setting} would accept it: set it only if every crawl is short by this much)"
+                        "; deletion.max_shortfall = {setting} would accept the list: set it only \
+                         if every crawl is short by this much"
                     )?;
                 }
             }
-            ShortfallCause::NoCount { distinct } => {
+            ShortfallCause::NoTotalCount { distinct } => {
                 write!(
                     f,
-                    "listed {distinct} different ids without any TotalCount to compare them with (report this to Tencent Cloud's support)"
+                    "listed {distinct} distinct ids, but no TotalCount to compare them with \
+                     (report this to Tencent Cloud's support)"
                 )?;
             }
-            ShortfallCause::EmptyOnce => {
-                write!(
-                    f,
-                    "listed nothing, and when asked again it was not empty or its TotalCount was not 0"
-                )?;
+            ShortfallCause::ContradictedEmptyList => {
+                write!(f, "listed no ids, which a second request or the app's TotalCount contradicts")?;
             }
         }
         if self.unusable > 0 {
-            write!(f, "; {} listed ids cannot be group ids and do not count", self.unusable)?;
+            let verb = if self.unusable == 1 { "id is" } else { "ids are" };
+            write!(f, "; {} listed {verb} not counted, because no group can have such an id", self.unusable)?;
         }
         Ok(())
     }
@@ -155,19 +157,20 @@ pub struct Judgement {
     pub shortfalls: Vec<Shortfall>,
 }
 
-/// Judges the passes of a crawl that reached its end.
+/// Judges the passes of a crawl that read all its lists to their ends.
 #[must_use]
 pub fn judge(evidence: Evidence) -> Judgement {
     let first_listed: u64 = evidence.passes.iter().map(|pass| pass.first_listed).sum();
-    // If the lists have more ids than the total and the new groups explain, the total counts something else.
-    let complete_total = evidence.total_at_start.filter(|total| {
+    // The total is used only if it did not change and is consistent with the lists: they have at
+    // least as many ids as the total, and at most as many as the total and the new groups together.
+    let consistent_total = evidence.total_at_start.filter(|total| {
         evidence.total_at_end == Some(*total) && (*total..=total + first_listed).contains(&evidence.distinct)
     });
     let totals_reached = reach_totals(&evidence);
     let judged: Vec<_> = evidence
         .passes
         .into_iter()
-        .map(|pass| (confirmed_by_app_total(&pass, complete_total), pass))
+        .map(|pass| (confirmed_by_app_total(&pass, consistent_total), pass))
         .map(|(confirmed, pass)| match shortfall(&pass, confirmed, evidence.max_shortfall) {
             Some(shortfall) => (pass, Err(shortfall)),
             None if is_exact(&pass, confirmed) => (pass, Ok(Verdict::Exact)),
@@ -180,8 +183,8 @@ pub fn judge(evidence: Evidence) -> Judgement {
         .map(|(pass, outcome)| {
             let verdict = outcome.unwrap_or(Verdict::Short);
             let proof = match verdict {
-                // If one list is short, or the lists lack groups that the app's totals count, no list proves a deletion by
-                // one absence.
+                // One absence is a proof only if no list is short, and the lists together reach the
+                // app's totals.
                 Verdict::Exact if shortfalls.is_empty() && totals_reached => Some(Proof(Strength::Once)),
                 Verdict::Exact | Verdict::Moving => Some(Proof(Strength::Twice)),
                 Verdict::Short | Verdict::Rejected => None,
@@ -192,8 +195,9 @@ pub fn judge(evidence: Evidence) -> Judgement {
     Judgement { passes, shortfalls }
 }
 
-/// Whether all lists together have as many ids as the smaller of the app's two totals. Only the totals contradict a list that
-/// ended early with a TotalCount to match.
+/// Returns whether all lists together have at least as many ids as the smaller of the app's two
+/// totals. A list can end early with a `TotalCount` that matches its ids. Only the app's totals
+/// reveal that.
 fn reach_totals(evidence: &Evidence) -> bool {
     match (evidence.total_at_start, evidence.total_at_end) {
         (Some(start), Some(end)) => evidence.distinct >= start.min(end),
@@ -201,21 +205,24 @@ fn reach_totals(evidence: &Evidence) -> bool {
     }
 }
 
-/// Whether the app's total confirms a pass that has no TotalCount of its own: it states none, or the app's total instead.
-/// `complete_total` is the app's total if all its groups were listed. A pass with a count of its own is judged by that count;
-/// otherwise new groups of one type would hide missed groups of another.
-fn confirmed_by_app_total(pass: &FinishedPass, complete_total: Option<u64>) -> bool {
-    complete_total.is_some_and(|total| pass.counts.highest.is_none_or(|count| count == total))
+/// Returns whether the app's total confirms that a pass is complete. This is possible only for a
+/// pass that has no `TotalCount`, or has the app's total in its place. A pass with a `TotalCount`
+/// of its own is judged by that count. Otherwise new groups of one type could hide that groups of
+/// another type were not listed.
+fn confirmed_by_app_total(pass: &FinishedPass, consistent_total: Option<u64>) -> bool {
+    consistent_total.is_some_and(|total| pass.counts.highest.is_none_or(|count| count == total))
 }
 
-/// A list that changed while it was read is never exact, whatever the totals say: in the count, a new group can hide a group
-/// that the pass missed.
+/// Returns whether a pass that is not short is exact. A list that changed while it was read is
+/// never exact, even if the counts match: a new group can compensate for a group that the pass
+/// missed.
 fn is_exact(pass: &FinishedPass, confirmed_by_total: bool) -> bool {
     let steady = pass.counts.lowest == pass.counts.highest;
     let reached = pass.counts.steady().is_some_and(|total| pass.distinct >= total);
     pass.repeats == 0 && steady && (reached || confirmed_by_total)
 }
 
+/// Returns why a pass is short, or `None` if it is not.
 fn shortfall(pass: &FinishedPass, confirmed_by_total: bool, max_shortfall: f64) -> Option<Shortfall> {
     let short = |cause| {
         Some(Shortfall {
@@ -226,48 +233,51 @@ fn shortfall(pass: &FinishedPass, confirmed_by_total: bool, max_shortfall: f64) 
         })
     };
     if pass.recheck == Recheck::Contradicted {
-        return short(ShortfallCause::EmptyOnce);
+        return short(ShortfallCause::ContradictedEmptyList);
     }
     if confirmed_by_total {
         return None;
     }
     let (Some(lowest), Some(highest)) = (pass.counts.lowest, pass.counts.highest) else {
-        return short(ShortfallCause::NoCount { distinct: pass.distinct });
+        return short(ShortfallCause::NoTotalCount { distinct: pass.distinct });
     };
-    let allowed = (highest - lowest) + explained_by_new(pass, highest) + share(max_shortfall, highest);
+    let changed = (highest - lowest) + created_meanwhile(pass, highest);
+    let allowed = changed + share(max_shortfall, highest);
     let missing = lowest.saturating_sub(pass.distinct);
     if missing <= allowed {
         return None;
     }
-    let setting = setting_that_accepts(missing - (allowed - share(max_shortfall, highest)), highest);
-    short(ShortfallCause::Fewer { distinct: pass.distinct, lowest, allowed, setting })
+    let setting = setting_that_accepts(missing - changed, highest);
+    short(ShortfallCause::TooFewIds { distinct: pass.distinct, lowest, allowed, setting })
 }
 
-/// How many groups may have been created while the list was read, so that its count includes them and its pages do not.
-fn explained_by_new(pass: &FinishedPass, highest: u64) -> u64 {
-    let most = if pass.in_baseline { share(EXPLAINED_IN_FIRST_LIST, highest) } else { u64::MAX };
+/// Returns how many groups may have been created while the list was read. The count may include
+/// them although no page does.
+fn created_meanwhile(pass: &FinishedPass, highest: u64) -> u64 {
+    let most = if pass.in_baseline { share(MAX_CREATED_SHARE_IN_FIRST_LIST, highest) } else { u64::MAX };
     pass.first_listed.min(most)
 }
 
-/// Whether a list has at least 95 % of its own count: then the count may be too high, but the list did not break off. A list
-/// without a count passes.
+/// Returns whether a list has at least 95 % of its own `TotalCount`, so that it was not truncated,
+/// although the count may be too high. Returns true if there is no `TotalCount`.
 #[must_use]
 pub fn is_nearly_complete(counts: &Counts, distinct: u64) -> bool {
-    counts.lowest.is_none_or(|lowest| distinct + share(EXPLAINED_IN_FIRST_LIST, lowest) >= lowest)
+    counts.lowest.is_none_or(|lowest| distinct + share(NEARLY_COMPLETE_GAP, lowest) >= lowest)
 }
 
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "counts stay far below 2^52 and the share is between 0 and 1"
+    reason = "counts are far below 2^52, and the fraction is between 0 and 1"
 )]
 fn share(fraction: f64, of: u64) -> u64 {
     (fraction * of as f64).floor() as u64
 }
 
-/// The smallest setting, to four digits, under which this many may be missing.
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+/// Returns the smallest `deletion.max_shortfall`, to four digits, that accepts this many missing
+/// ids.
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn setting_that_accepts(missing: u64, of: u64) -> f64 {
     let exact = missing as f64 / of.max(1) as f64;
     ((exact * 10_000.0).ceil() / 10_000.0).min(1.0)
@@ -277,7 +287,7 @@ fn setting_that_accepts(missing: u64, of: u64) -> f64 {
 pub(crate) mod tests {
     use super::*;
 
-    /// A pass of one type that listed `distinct` ids on pages that stated these counts.
+    /// Returns a pass of one type that listed `distinct` ids on pages with these `TotalCount`s.
     pub(crate) fn pass(type_id: i64, counts: &[u64], distinct: u64) -> FinishedPass {
         let mut stated = Counts::default();
         counts.iter().for_each(|count| stated.add(Some(*count)));
@@ -299,7 +309,7 @@ pub(crate) mod tests {
         Evidence { passes, total_at_start: None, total_at_end: None, distinct, max_shortfall: 0.0 }
     }
 
-    /// The same, of an app whose totals are these before and after.
+    /// Returns the evidence of an app with these totals before and after the passes.
     pub(crate) fn with_totals(start: u64, end: u64, passes: Vec<FinishedPass>) -> Evidence {
         Evidence { total_at_start: Some(start), total_at_end: Some(end), ..evidence(passes) }
     }
@@ -337,11 +347,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_shortfall_is_explained_by_a_changed_count_and_new_groups_and_by_nothing_else() {
-        let explained = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 95) };
-        assert_eq!(verdicts(evidence(vec![explained])), [Verdict::Moving]);
-        let unexplained = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 94) };
-        assert_eq!(verdicts(evidence(vec![unexplained])), [Verdict::Short]);
+    fn a_pass_may_lack_the_change_of_its_count_and_the_new_groups_and_no_more() {
+        let allowed = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 95) };
+        assert_eq!(verdicts(evidence(vec![allowed])), [Verdict::Moving]);
+        let short = FinishedPass { first_listed: 2, ..pass(1, &[100, 103], 94) };
+        assert_eq!(verdicts(evidence(vec![short])), [Verdict::Short]);
     }
 
     #[test]
@@ -456,25 +466,28 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_setting_that_a_shortfall_suggests_leaves_out_what_is_explained_otherwise() {
+    fn the_suggested_max_shortfall_excludes_changes_during_the_crawl() {
         let moved = Evidence { max_shortfall: 0.05, ..evidence(vec![pass(1, &[100, 102], 80)]) };
         let judgement = judge(moved);
-        let ShortfallCause::Fewer { allowed, setting, .. } = &judgement.shortfalls[0].cause else {
+        let ShortfallCause::TooFewIds { allowed, setting, .. } = &judgement.shortfalls[0].cause else {
             panic!("{judgement:?}")
         };
-        // 2 by the change of the count, 5 by the setting.
+        // 2 for the change of the count, 5 for the setting.
         assert_eq!(*allowed, 7);
         assert!((setting - setting_that_accepts(18, 102)).abs() < f64::EPSILON, "{setting}");
     }
 
     #[test]
-    fn a_shortfall_counts_ids_that_cannot_be_group_ids() {
+    fn a_shortfall_mentions_ids_that_are_not_valid() {
         let text = |unusable| {
             let short = FinishedPass { unusable, ..pass(1, &[100], 50) };
             judge(evidence(vec![short])).shortfalls[0].to_string()
         };
-        assert!(text(3).ends_with("; 3 listed ids cannot be group ids and do not count"), "{}", text(3));
-        assert!(!text(0).contains("cannot be group ids"), "{}", text(0));
+        let one = "; 1 listed id is not counted, because no group can have such an id";
+        assert!(text(1).ends_with(one), "{}", text(1));
+        let three = "; 3 listed ids are not counted, because no group can have such an id";
+        assert!(text(3).ends_with(three), "{}", text(3));
+        assert!(!text(0).contains("not counted"), "{}", text(0));
     }
 
     #[test]
@@ -495,14 +508,12 @@ pub(crate) mod tests {
         let judgement = judge(evidence(vec![short()]));
         assert_eq!(
             judgement.shortfalls[0].to_string(),
-            "listed 99000 different ids of a TotalCount of 100000, 1000 fewer, where 0 are explained by changes during the \
-             crawl (deletion.max_shortfall = 0.01 would accept it: set it only if every crawl is short by this much)"
+            "listed 99000 distinct ids, which is 1000 below its TotalCount of 100000; allowed: 0 \
+             (changes during the crawl and deletion.max_shortfall); deletion.max_shortfall = 0.01 \
+             would accept the list: set it only if every crawl is short by this much"
         );
         let large = judge(evidence(vec![pass(1, &[100], 94)]));
-        assert!(
-            !large.shortfalls[0].to_string().contains("max_shortfall"),
-            "no advice to accept a large gap"
-        );
+        assert!(!large.shortfalls[0].to_string().contains("would accept"), "no advice to accept a large gap");
         let small = judge(evidence(vec![pass(1, &[100], 95)]));
         assert!(small.shortfalls[0].to_string().contains("max_shortfall = 0.05"));
         let accepted = Evidence { max_shortfall: 0.01, ..evidence(vec![short()]) };
@@ -511,11 +522,11 @@ pub(crate) mod tests {
 
     proptest::proptest! {
         #[test]
-        fn the_setting_that_a_shortfall_suggests_accepts_it(total in 1u64..1_000_000, share in 0.0f64..1.0, first in 0u64..50) {
+        fn the_suggested_max_shortfall_accepts_the_list(total in 1u64..1_000_000, share in 0.0f64..1.0, first in 0u64..50) {
             let distinct = super::share(share, total);
             let short = || FinishedPass { first_listed: first, ..pass(1, &[total], distinct) };
             let judgement = judge(evidence(vec![short()]));
-            if let Some(Shortfall { cause: ShortfallCause::Fewer { setting, .. }, .. }) = judgement.shortfalls.first() {
+            if let Some(Shortfall { cause: ShortfallCause::TooFewIds { setting, .. }, .. }) = judgement.shortfalls.first() {
                 let accepted = Evidence { max_shortfall: *setting, ..evidence(vec![short()]) };
                 proptest::prop_assert_eq!(verdicts(accepted), [Verdict::Moving]);
             }

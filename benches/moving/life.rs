@@ -86,7 +86,7 @@ impl Life {
             _ => return,
         };
         // List requests come one after the other, so this fault is the only one.
-        app.heal();
+        app.clear_faults();
         if let Some(fault) = fault {
             app.script(At::Request(request.number), fault);
         }

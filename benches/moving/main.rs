@@ -190,7 +190,7 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
 /// every fifth crawl, and the fourth one after it meets the replica.
 fn play_replica(server: Server, api: &Simulator, n: u32) {
     if n.is_multiple_of(STALE_EVERY) {
-        api.remember();
+        api.save_stale_copy();
     }
     let stale = match server {
         Server::StaleLists => At::List,
@@ -198,7 +198,7 @@ fn play_replica(server: Server, api: &Simulator, n: u32) {
         Server::StaleApi => At::Every,
         _ => return,
     };
-    api.heal();
+    api.clear_faults();
     if n % STALE_EVERY == STALE_EVERY - 1 {
         api.script(stale, Fault::Stale);
     }

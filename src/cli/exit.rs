@@ -82,7 +82,7 @@ impl Exit {
         match error {
             CrawlError::Busy { .. } => Self::Busy,
             CrawlError::Store(error) => Self::of_store(error),
-            CrawlError::Served { .. } | CrawlError::Stopped => Self::Failed,
+            CrawlError::TickAlreadyCrawled { .. } | CrawlError::Stopped => Self::Failed,
         }
     }
 

@@ -16,7 +16,7 @@ use super::exit::{Exit, Failure};
 use super::hidden;
 use super::output::{Output, message, prompt, warning};
 use super::setup::Setup;
-use crate::config::{APP_NAME, Config, Home, SecretFile, UNUSUAL_KEY, is_app_name};
+use crate::config::{APP_NAME_RULE, Config, NewConfigLocation, SecretFile, UNUSUAL_KEY, is_app_name};
 use crate::model::SdkAppId;
 use crate::tencent::region::Region;
 use crate::tencent::usersig::SecretKey;
@@ -73,7 +73,7 @@ fn sdk_app_id(text: &str) -> Result<SdkAppId, String> {
 }
 
 fn app_name(text: &str) -> Result<String, &'static str> {
-    if is_app_name(text) { Ok(text.to_owned()) } else { Err(APP_NAME) }
+    if is_app_name(text) { Ok(text.to_owned()) } else { Err(APP_NAME_RULE) }
 }
 
 impl Init {
@@ -169,7 +169,7 @@ impl Init {
         Err(Failure::new(Exit::Usage, error))
     }
 
-    fn config_text(&self, home: &Home, sdk_app_id: SdkAppId, endpoint: &str) -> String {
+    fn config_text(&self, home: &NewConfigLocation, sdk_app_id: SdkAppId, endpoint: &str) -> String {
         let database = self.database.as_ref().map_or(home.database_url.as_str(), |url| url.expose_secret());
         format!(
             "# `tim-group-sync check --show-config` shows every option; config.example.toml explains them.\n\
@@ -274,7 +274,7 @@ fn ask_key() -> Result<SecretKey, Failure> {
             continue;
         }
         let key = SecretKey::new(text);
-        if key.looks_usual() {
+        if key.has_usual_form() {
             return Ok(key);
         }
         message(format_args!("this {UNUSUAL_KEY}"));
@@ -286,14 +286,14 @@ fn ask_key() -> Result<SecretKey, Failure> {
 
 /// Returns the user of the service, if this is the service's configuration and the user is root, who can change the owner of
 /// files.
-fn service_user(home: &Home) -> Option<User> {
+fn service_user(home: &NewConfigLocation) -> Option<User> {
     if !home.is_system || !geteuid().is_root() {
         return None;
     }
     uzers::get_user_by_name(SERVICE_USER)
 }
 
-fn make_folder(home: &Home) -> Result<(), Failure> {
+fn make_folder(home: &NewConfigLocation) -> Result<(), Failure> {
     let Some(folder) = home.config.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
         return Ok(());
     };

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::exit::{Exit, Failure};
 use super::owner::become_owner;
 use crate::clock::Clock;
-use crate::config::{self, App, Config, Environment, Home, LogFormat, Origin};
+use crate::config::{self, App, Config, Environment, LogFormat, NewConfigLocation, Origin};
 use crate::crawl::{CrawlSettings, Crawler};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
@@ -60,8 +60,8 @@ impl Setup {
     }
 
     /// Returns where to create a configuration.
-    pub(super) fn home(&self) -> Result<Home, Failure> {
-        Config::home(self.file.as_deref(), &self.environment)
+    pub(super) fn home(&self) -> Result<NewConfigLocation, Failure> {
+        Config::new_location(self.file.as_deref(), &self.environment)
             .map_err(|error| Failure::new(Exit::Usage, error))
     }
 

@@ -1,27 +1,28 @@
-//! The URL of the database. A password in it is passed to the driver only.
+//! The URL of the database. Only the driver gets its password.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
-use super::document::Reading;
+use super::document::ParseResult;
 use super::problems::Mistake;
 use super::values::{did_you_mean, path};
 
-/// The location of the database. Neither `Debug` nor `Display` shows a password.
+/// The configured database. `Debug` and `Display` mask a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseUrl {
     Sqlite(PathBuf),
     Postgres(PostgresUrl),
 }
 
-/// The URL of a PostgreSQL database. Only [`PostgresUrl::expose`] returns its password.
+/// The URL of a PostgreSQL database. Only [`PostgresUrl::expose`] returns a password in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl(Url);
 
 impl DatabaseUrl {
-    /// Parses `sqlite:PATH` or `postgres://…`. A relative path is relative to `folder`. A mistake does not contain the URL.
+    /// Parses `sqlite:PATH` or `postgres://…`. A relative path is resolved against `folder`.
+    /// Messages of mistakes do not contain the URL.
     pub fn parse(text: &str, folder: &Path) -> Result<Self, Mistake> {
         if let Some(rest) = text.strip_prefix("sqlite:") {
             let rest = rest.strip_prefix("//").unwrap_or(rest);
@@ -43,7 +44,8 @@ impl DatabaseUrl {
     }
 }
 
-/// The parameters that sqlx knows. It would log others with their values, such as a misspelt `password`.
+/// The parameters of the URL that sqlx supports. Others are rejected, because sqlx would log them
+/// with their values, for example a misspelt `password`.
 const POSTGRES_PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -65,7 +67,7 @@ const POSTGRES_PARAMETERS: [&str; 18] = [
     "options",
 ];
 
-fn postgres(text: &str) -> Reading<Url> {
+fn postgres(text: &str) -> ParseResult<Url> {
     let url = Url::parse(text).map_err(|error| {
         Mistake::new(format!("is not a URL: {error}"), "Write for example \"postgres://user@host:5432/db\"")
     })?;
@@ -101,7 +103,7 @@ impl fmt::Display for PostgresUrl {
             return f.write_str(self.0.as_str());
         }
         let mut masked = self.0.clone();
-        // Fails for a URL without a host, which cannot have a password in this position.
+        // This fails for a URL without a host, which has no password in this position.
         masked.set_password(self.0.password().map(|_| "***")).ok();
         let mask = |(name, value)| if name == "password" { (name, "***".into()) } else { (name, value) };
         let pairs: Vec<_> = self.0.query_pairs().map(mask).collect();

@@ -1,7 +1,9 @@
-//! Reads a TOML document key by key. A reader validates the value of each key. This module adds the location to its
-//! mistakes, records the origin of each value, and reports unknown keys.
+//! Reads a TOML document key by key. The caller passes a parser for the value of each key. This
+//! module adds the location to mistakes, records the origin of each value, and reports unknown
+//! keys.
 //!
-//! Written by hand instead of with serde, because serde stops at the first mistake, and its messages may quote a secret.
+//! serde is not used, because it stops at the first mistake, and because its messages may quote a
+//! secret.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,7 +13,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::problems::{ConfigProblems, Mistake, Problem, holds_key, names_secret, nearest};
 
-pub(super) type Reading<T> = Result<T, Mistake>;
+/// The result of parsing one value.
+pub(super) type ParseResult<T> = Result<T, Mistake>;
 
 /// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +34,11 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One effective value. Its `Display` is a line of TOML.
+/// An effective setting. `Display` writes it as a line of TOML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     pub key: String,
-    /// As TOML, with passwords masked.
+    /// The value as TOML, with passwords masked.
     pub value: String,
     pub origin: Origin,
 }
@@ -46,7 +49,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// The problems and settings found so far in a file.
+/// A file, and the problems and settings that were found in it so far.
 pub(super) struct Document<'t> {
     file: String,
     text: &'t str,
@@ -64,7 +67,8 @@ impl<'t> Document<'t> {
         (self.problems.into_inner(), self.settings.into_inner())
     }
 
-    /// Parses the text. Only the message of a syntax error is used, because the error's `Display` quotes the line.
+    /// Parses the text as TOML. Uses only the message of a syntax error, because its `Display`
+    /// quotes the line, which may contain a secret.
     pub(super) fn table(&self) -> Result<DeTable<'t>, ConfigProblems> {
         DeTable::parse(self.text).map(toml::Spanned::into_inner).map_err(|error| {
             let line = error.span().map(|span| self.line(span.start));
@@ -82,14 +86,15 @@ impl<'t> Document<'t> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Records the effective value of a key. It replaces an earlier record of the key.
-    fn record(&self, key: String, value: String, origin: Origin) {
+    /// Sets the effective value of a key and its origin. Replaces an earlier value.
+    fn set_value(&self, key: String, value: String, origin: Origin) {
         let mut settings = self.settings.borrow_mut();
         settings.retain(|setting| setting.key != key);
         settings.push(Setting { key, value, origin });
     }
 
-    fn show(&self, key: &str, value: &str) {
+    /// Replaces the effective value of a key that has one. Keeps the origin.
+    fn set_displayed_value(&self, key: &str, value: &str) {
         let mut settings = self.settings.borrow_mut();
         settings
             .iter_mut()
@@ -103,24 +108,25 @@ pub(super) struct Entry<'d> {
     pub(super) name: &'d str,
     pub(super) value: &'d DeValue<'d>,
     line: usize,
-    /// Whether it is from the general section, where its mistakes have been reported.
+    /// Whether the value is from the general section. Then its mistakes have already been reported.
     inherited: bool,
 }
 
 impl Entry<'_> {
-    pub(super) fn shown(&self) -> String {
+    pub(super) fn as_toml(&self) -> String {
         render(self.value)
     }
 }
 
-/// A table of the file, which may be absent. Keys that it lacks are looked up in the general section, if there is one.
+/// A table of the file, which may be absent. Missing keys are looked up in the general section, if
+/// there is one.
 pub(super) struct Section<'d> {
     document: &'d Document<'d>,
     path: String,
     line: Option<usize>,
     table: Option<&'d DeTable<'d>>,
     general: Option<&'d Section<'d>>,
-    /// The keys that were looked up. All others are unknown.
+    /// The keys that were looked up. All other keys are reported as unknown.
     known: RefCell<Vec<&'static str>>,
 }
 
@@ -130,7 +136,7 @@ impl<'d> Section<'d> {
         Self { document, path, line: None, table: Some(table), general: None, known }
     }
 
-    /// Returns the section of that name. Its values default to those of `general`.
+    /// Returns the section with this name. Missing keys are looked up in `general`.
     pub(super) fn section(&self, name: &'static str, general: Option<&'d Section<'d>>) -> Self {
         self.mark_known(name);
         match self.own(name) {
@@ -150,7 +156,7 @@ impl<'d> Section<'d> {
         Self { document: self.document, path, line, table, general: None, known: RefCell::default() }
     }
 
-    /// Returns the entries of this section itself, in the order of the file.
+    /// Returns the entries of this section in the order of the file, without inherited ones.
     pub(super) fn entries(&self) -> Vec<Entry<'d>> {
         let mut entries: Vec<_> = self.table.into_iter().flatten().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -164,28 +170,31 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// Returns an entry of this section, not of the general one.
     fn own(&self, name: &str) -> Option<Entry<'d>> {
         let (key, value) = self.table?.get_key_value(name)?;
         let line = self.document.line(key.span().start);
         Some(Entry { name: key.get_ref(), value: value.get_ref(), line, inherited: false })
     }
 
+    /// Returns the entry of this section, or else of the general section.
     pub(super) fn find(&self, name: &'static str) -> Option<Entry<'d>> {
         self.mark_known(name);
         let inherited = || Some(Entry { inherited: true, ..self.general?.own(name)? });
         self.own(name).or_else(inherited)
     }
 
-    /// Returns the value of an optional key.
+    /// Returns the value of an optional key, or `None` if it is missing or invalid. Reports a
+    /// mistake.
     pub(super) fn optional<T>(
         &self,
         name: &'static str,
-        read: impl Fn(&DeValue<'_>) -> Reading<T>,
+        read: impl Fn(&DeValue<'_>) -> ParseResult<T>,
     ) -> Option<T> {
         let entry = self.find(name)?;
         match read(entry.value) {
             Ok(value) => {
-                self.record(name, entry.shown(), self.origin(&entry));
+                self.set_value(name, entry.as_toml(), self.origin(&entry));
                 Some(value)
             }
             Err(mistake) => {
@@ -195,12 +204,12 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Returns the value of a required key.
+    /// Returns the value of a required key. Reports a mistake if it is missing or invalid.
     pub(super) fn required<T>(
         &self,
         name: &'static str,
         example: &str,
-        read: impl Fn(&DeValue<'_>) -> Reading<T>,
+        read: impl Fn(&DeValue<'_>) -> ParseResult<T>,
     ) -> Option<T> {
         if self.find(name).is_none() {
             self.report_key(name, Mistake::new("is missing", format!("Write {name} = {example}")));
@@ -208,39 +217,47 @@ impl<'d> Section<'d> {
         self.optional(name, read)
     }
 
-    /// Returns the value of a key, or its default. The default is written in TOML and passes through the same reader.
+    /// Returns the value of a key, or its default if the key is missing or invalid. The default is
+    /// written in TOML and parsed like a value of the file.
     pub(super) fn or_default<T>(
         &self,
         name: &'static str,
         default: &str,
-        read: impl Fn(&DeValue<'_>) -> Reading<T>,
+        read: impl Fn(&DeValue<'_>) -> ParseResult<T>,
     ) -> T {
         self.optional(name, &read).unwrap_or_else(|| {
-            self.record(name, default.to_owned(), Origin::Default);
+            self.set_value(name, default.to_owned(), Origin::Default);
             let value = DeValue::parse(default).expect("a default is TOML");
             read(value.get_ref()).expect("a default is valid for its key")
         })
     }
 
-    /// Returns a value that an environment variable sets instead of the file. A mistake is reported without the value.
-    pub(super) fn overridden<T>(&self, name: &str, variable: &'static str, reading: Reading<T>) -> Option<T> {
+    /// Returns a value that an environment variable sets in place of the file. Reports a mistake,
+    /// without the value.
+    pub(super) fn overridden<T>(
+        &self,
+        name: &str,
+        variable: &'static str,
+        reading: ParseResult<T>,
+    ) -> Option<T> {
         let report = |mistake| {
             self.document.report(Problem::new("environment", None, variable.to_owned(), None, mistake));
         };
         let value = reading.map_err(report).ok()?;
-        self.record(name, String::new(), Origin::Environment(variable));
+        self.set_value(name, String::new(), Origin::Environment(variable));
         Some(value)
     }
 
     /// Reports a mistake in the value of an entry.
     pub(super) fn report_entry(&self, entry: &Entry<'_>, mistake: Mistake) {
         if !entry.inherited {
-            let value = (!entry.value.is_table()).then(|| entry.shown());
+            let value = (!entry.value.is_table()).then(|| entry.as_toml());
             self.report(entry.name, Some(entry.line), value, mistake);
         }
     }
 
-    /// Reports a key that is missing, or whose value is valid by itself but not in its context.
+    /// Reports a mistake about a key that is missing, or whose value is valid alone but conflicts
+    /// with another key.
     pub(super) fn report_key(&self, name: &str, mistake: Mistake) {
         match self.own(name) {
             Some(entry) => self.report_entry(&entry, mistake),
@@ -252,20 +269,21 @@ impl<'d> Section<'d> {
         self.document.report(Problem::new(&self.document.file, line, self.key(name), value, mistake));
     }
 
-    pub(super) fn record(&self, name: &str, value: String, origin: Origin) {
-        self.document.record(self.key(name), value, origin);
+    /// Sets the effective value of a key and its origin.
+    pub(super) fn set_value(&self, name: &str, value: String, origin: Origin) {
+        self.document.set_value(self.key(name), value, origin);
     }
 
-    /// Replaces the recorded text of a value by its effective form.
-    pub(super) fn show(&self, name: &str, value: &str) {
-        self.document.show(&self.key(name), value);
+    /// Replaces the value that `check --show-config` displays. Keeps the origin.
+    pub(super) fn set_displayed_value(&self, name: &str, value: &str) {
+        self.document.set_displayed_value(&self.key(name), value);
     }
 
     pub(super) fn origin(&self, entry: &Entry<'_>) -> Origin {
         Origin::File { file: self.document.file.clone(), line: entry.line }
     }
 
-    /// Reports unknown keys. Must be called after all keys were looked up.
+    /// Reports unknown keys. Must be called after all keys have been looked up.
     pub(super) fn finish(&self) {
         let known = self.known.borrow();
         for entry in self.entries().iter().filter(|entry| !known.contains(&entry.name)) {
@@ -274,7 +292,8 @@ impl<'d> Section<'d> {
                 Mistake::new(
                     "secrets belong in files, not in the configuration; the value is not shown",
                     format!(
-                        "Put it alone into a file of mode 0600 and write {file} = \"/path/of/that/file\""
+                        "Put only the secret into a file of mode 0600 and write {file} = \
+                         \"/path/of/that/file\""
                     ),
                 )
             } else if let Some(near) = nearest(entry.name, known.iter().copied()) {
@@ -297,7 +316,7 @@ impl<'d> Section<'d> {
     }
 }
 
-/// Returns a text as a TOML string on one line. JSON has the same escapes.
+/// Returns a text as a TOML string on one line. The escapes are those of JSON.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -1,4 +1,4 @@
-//! The environment of the process, as a value that tests can construct.
+//! The environment of the process, as a value that tests can create.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 pub struct Environment {
     variables: BTreeMap<String, String>,
     pub(super) is_root: bool,
+    /// False for [`Environment::unknown`].
     is_known: bool,
 }
 
 impl Environment {
-    /// Returns the environment of this process, without variables that are not UTF-8.
+    /// Returns the environment of this process. Leaves out variables that are not UTF-8.
     #[must_use]
     pub fn of_process() -> Self {
         let variables = std::env::vars_os()
@@ -27,25 +28,27 @@ impl Environment {
         Self { variables, is_root: false, is_known: true }
     }
 
-    /// Returns an environment for checking a file alone. No variable overrides the file, and a path that needs a variable
-    /// contains the variable's name.
+    /// Returns an environment for checking a file independently of this process. No variable
+    /// overrides the file. A path that depends on a variable contains the variable's name.
     #[must_use]
     pub fn unknown() -> Self {
         Self { variables: BTreeMap::new(), is_root: false, is_known: false }
     }
 
-    /// Returns the same variables for root, who has no personal configuration file.
+    /// Returns the environment of root with the same variables. Root has no personal configuration
+    /// file.
     #[must_use]
     pub fn as_root(self) -> Self {
         Self { is_root: true, ..self }
     }
 
-    /// Returns a variable that is set and not empty.
+    /// Returns the value of a variable, or `None` if it is not set or empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Returns a variable that contains an absolute path. systemd may list several, separated by colons; the first counts.
+    /// Returns the folder in a variable, or `None` if it is not an absolute path. Of several
+    /// folders, which systemd separates by colons, returns the first.
     pub(super) fn directory(&self, name: &str) -> Option<PathBuf> {
         if !self.is_known {
             return Some(PathBuf::from(format!("${name}")));
@@ -54,7 +57,7 @@ impl Environment {
         path.is_absolute().then(|| path.to_owned())
     }
 
-    /// Returns a folder of the XDG base directories, or its default in the home folder.
+    /// Returns an XDG base directory, or its default in the home folder.
     fn xdg(&self, name: &str, at_home: &str) -> Option<PathBuf> {
         self.directory(name).or_else(|| Some(self.directory("HOME")?.join(at_home)))
     }
@@ -70,19 +73,21 @@ impl Environment {
         state.or_else(|| self.home_database())
     }
 
+    /// Returns the path of an ordinary user's database.
     pub(super) fn home_database(&self) -> Option<PathBuf> {
         Some(self.xdg("XDG_DATA_HOME", ".local/share")?.join("tim-group-sync/groups.db"))
     }
 }
 
-/// Shows only names, because values may be secrets.
+/// Writes only the names, because values may be secrets.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.variables.keys()).finish()
     }
 }
 
-/// Returns whether the effective user, who owns `/proc/self`, is root. Returns false where there is no `/proc`.
+/// Returns whether the effective user, who owns `/proc/self`, is root. Returns false where there is
+/// no `/proc`.
 fn runs_as_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)

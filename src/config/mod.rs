@@ -1,9 +1,9 @@
-//! The configuration: parsed from TOML and validated completely. Every mistake is reported with its line, the broken rule
-//! and the remedy.
+//! Reads and validates the configuration, a TOML file. Every mistake is reported with its line, the
+//! violated rule and the remedy.
 //!
-//! A [`Config`] is valid by construction; its users do not check it again. It contains no secrets, only the paths of the
-//! files that hold them, with one exception: the database URL of the environment may carry a password, which is never
-//! shown.
+//! A [`Config`] is valid by construction, so its users do not check it again. It contains the paths
+//! of secrets, not the secrets themselves. The only exception is the database URL from the
+//! environment, which may have a password. `Debug` and `Display` mask it.
 
 mod database_url;
 mod document;
@@ -24,17 +24,17 @@ use std::path::Path;
 pub use self::database_url::{DatabaseUrl, PostgresUrl};
 pub use self::document::{Origin, Setting};
 pub use self::environment::Environment;
-pub use self::locations::{Home, NoConfigFile, NoHome};
+pub use self::locations::{NewConfigLocation, NoConfigFile, NoConfigLocation};
 pub use self::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
 pub use self::problems::{ConfigProblems, Mistake, Problem};
 pub use self::secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY};
-pub use self::sections::{APP_NAME, is_app_name};
+pub use self::sections::{APP_NAME_RULE, is_app_name};
 
 impl Config {
     /// Reads and validates a file.
     pub fn load(file: &Path, env: &Environment) -> Result<Self, ConfigProblems> {
         let problem = |rule| {
-            let mistake = Mistake::new(rule, "Name another with --config");
+            let mistake = Mistake::new(rule, "Name another file with --config");
             ConfigProblems::new(vec![Problem::new(
                 &file.display().to_string(),
                 None,

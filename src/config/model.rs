@@ -1,4 +1,4 @@
-//! The types of a validated configuration.
+//! The data types of a validated configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,13 +19,14 @@ use crate::tencent::region::Region;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub database: Database,
-    /// The listener of `/metrics`, `/healthz` and `/readyz`. `None` turns them off.
+    /// The listener of `/metrics`, `/healthz` and `/readyz`. `None` disables them.
     pub metrics: Option<Listener>,
-    /// The listener of the dashboard. `None` turns it off. Other machines can reach it only with `allow_remote = true`.
+    /// The listener of the dashboard. `None` disables it. Other machines can reach it only with
+    /// `allow_remote = true`.
     pub dashboard: Option<Listener>,
     pub log: Log,
     pub retention: Retention,
-    /// In the order of the file. There is at least one; names and SDKAppIDs are unique.
+    /// The apps in the order of the file, at least one. Names and SDKAppIDs are unique.
     pub apps: Vec<App>,
     /// Every effective value and its origin, for `check --show-config`.
     pub settings: Vec<Setting>,
@@ -43,13 +44,14 @@ pub struct Database {
     pub url: DatabaseUrl,
     /// PostgreSQL only; see [`Database::read_password`].
     pub password_file: Option<SecretFile>,
-    /// PostgreSQL only: a name that needs no quotes in SQL.
+    /// PostgreSQL only: the schema of the views. The name needs no quotes in SQL.
     pub schema: String,
-    /// PostgreSQL only.
+    /// PostgreSQL only: the role that gets read access to the views.
     pub reader_role: Option<String>,
     pub auto_migrate: bool,
     /// SQLite only: the path of the copy for readers.
     pub publish: Option<PathBuf>,
+    /// The minimum time between two copies.
     pub publish_interval: Duration,
 }
 
@@ -68,7 +70,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// One SDKAppID and how it is crawled.
+/// An app and the settings of its crawls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct App {
     pub name: String,
@@ -78,13 +80,14 @@ pub struct App {
     /// See [`App::read_secret_key`].
     pub secret_key_file: SecretFile,
     pub api: Endpoint,
-    /// Distinct, at most 60. If empty, one unfiltered pass is made.
+    /// At most 60 distinct types. If empty, one unfiltered pass is made.
     pub group_types: Vec<GroupType>,
     pub page_limit: u32,
     pub request_interval: Duration,
     pub request_timeout: Duration,
     pub retry_for: Duration,
-    /// The number of groups that the app may have, by contract or by choice. `None`: no alert.
+    /// The maximum number of groups that the app may have, exported for alerts. `None` if not
+    /// configured.
     pub group_quota: Option<u64>,
     pub schedule: Schedule,
     pub deletion: DeletionPolicy,
@@ -95,12 +98,13 @@ pub struct App {
 pub struct Endpoint {
     /// Scheme, host and port.
     pub base_url: Url,
-    /// `None` if the file has `base_url`.
+    /// `None` if the file sets `base_url`.
     pub region: Option<Region>,
 }
 
 impl Endpoint {
-    /// Returns whether requests stay on this machine, where the API's rate limit does not apply.
+    /// Returns whether the API is on this machine, so that it is a simulator without the API's rate
+    /// limit.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.base_url)
@@ -109,28 +113,29 @@ impl Endpoint {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// The cron expression in its time zone.
+    /// The cron expression and its time zone.
     pub ticks: Ticks,
     pub catch_up: bool,
 }
 
 impl App {
-    /// Reads the app's key. A later call returns the key that the file contains then.
+    /// Reads the app's key from its file. Each call reads the file again.
     pub fn read_secret_key(&self) -> Result<SecretKeyRead, SecretFileError> {
         self.secret_key_file.read_key()
     }
 }
 
 impl Database {
-    /// Reads the password of a PostgreSQL database. Returns `None` if there is no `password_file`, or if the URL carries a
-    /// password, as only the URL of the environment can.
+    /// Reads the password of a PostgreSQL database from its file. Returns `None` if there is no
+    /// `password_file`, or if the URL has a password, which only the URL from the environment can
+    /// have.
     pub fn read_password(&self) -> Result<Option<PasswordRead>, SecretFileError> {
         match (&self.url, &self.password_file) {
             (DatabaseUrl::Postgres(url), Some(file)) if !url.has_password() => {
                 let (password, warnings) = file.read()?;
                 if password.expose_secret().contains(char::is_control) {
                     let what = "a line break or another control character";
-                    return Err(SecretFileError::NotAlone { path: file.path.clone(), what });
+                    return Err(SecretFileError::NotOnlySecret { path: file.path.clone(), what });
                 }
                 Ok(Some(PasswordRead { password, warnings }))
             }

@@ -1,4 +1,4 @@
-//! The problems of a configuration. Their messages say what to write instead, and never contain a secret.
+//! The problems of a configuration. A message includes the remedy and never contains a secret.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use strsim::levenshtein;
 
 use crate::escape::one_line;
 
-/// A violated rule and its remedy.
+/// A violated rule and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mistake {
     pub rule: String,
-    /// The remedy as a complete sentence. It is empty if it follows from the rule.
+    /// The remedy as a sentence, or empty if it is obvious from the rule.
     pub fix: String,
 }
 
@@ -30,22 +30,23 @@ impl fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
-/// A mistake and its location.
+/// A mistake with its location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The path of the file as it was given, or `environment`.
     pub file: String,
     pub line: Option<usize>,
-    /// The dotted key or the variable. It is empty if the problem concerns the entire file.
+    /// The dotted key or the environment variable. Empty if the problem concerns the entire file.
     pub key: String,
-    /// The value as written, if it may be shown.
+    /// The value as written. `None` if it may be a secret.
     pub value: Option<String>,
     #[serde(flatten)]
     pub mistake: Mistake,
 }
 
 impl Problem {
-    /// The only constructor. It removes whatever looks like a secret.
+    /// Creates a problem. This is the only constructor; it hides everything that looks like a
+    /// secret.
     pub(super) fn new(
         file: &str,
         line: Option<usize>,
@@ -53,7 +54,8 @@ impl Problem {
         value: Option<String>,
         mistake: Mistake,
     ) -> Self {
-        let hidden = || Mistake::new("is invalid, but looks like a secret, so it is not shown", "");
+        let hidden =
+            || Mistake::new("is invalid; the value is not shown, because it looks like a secret", "");
         let mistake = if holds_key(&mistake.to_string()) { hidden() } else { mistake };
         let value = value.filter(|value| may_be_shown(&key, value));
         Self { file: file.to_owned(), line, key, value, mistake }
@@ -108,14 +110,16 @@ impl fmt::Display for ConfigProblems {
 
 impl std::error::Error for ConfigProblems {}
 
-/// Returns whether the name of a key suggests that its value is a secret, as opposed to the path of its file.
+/// Returns whether the name of a key suggests that the value is a secret, and not the path of a
+/// file.
 pub(super) fn names_secret(key: &str) -> bool {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let suspicious = ["secret", "passw", "pwd", "usersig", "token", "credential", "privatekey", "apikey"];
     !plain.ends_with("file") && !plain.ends_with("path") && suspicious.iter().any(|part| plain.contains(part))
 }
 
-/// Returns whether a text contains 32 or more consecutive letters and digits, of both kinds, as keys do.
+/// Returns whether a text looks as if it contains a key: at least 32 consecutive ASCII letters and
+/// digits, with at least one of each.
 pub(super) fn holds_key(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(|run| {
         let (digit, letter) = (|b: u8| b.is_ascii_digit(), |b: u8| b.is_ascii_alphabetic());
@@ -123,7 +127,7 @@ pub(super) fn holds_key(text: &str) -> bool {
     })
 }
 
-/// Returns whether a value looks like a URL with a password.
+/// Returns whether a value looks as if it contains a password, for example in a URL.
 fn holds_password(value: &str) -> bool {
     let address = value.split_once("://").map_or(value, |(_, rest)| rest);
     let lower = value.to_lowercase();
@@ -131,7 +135,8 @@ fn holds_password(value: &str) -> bool {
         || ["password=", "pwd=", "usersig="].iter().any(|name| lower.contains(name))
 }
 
-/// Returns whether a value may be shown. The database URL never is: even a malformed one can contain a password.
+/// Returns whether a value may be shown. The database URL is never shown, because even a malformed
+/// one can contain a password.
 fn may_be_shown(key: &str, value: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     value.len() <= 120
@@ -141,7 +146,7 @@ fn may_be_shown(key: &str, value: &str) -> bool {
         && !holds_password(value)
 }
 
-/// Returns the candidate of which a name is probably a misspelling.
+/// Returns the candidate that was probably meant by a misspelt name.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     candidates

@@ -1,4 +1,5 @@
-//! The sections of the file: their keys, the defaults (written in TOML), and the rules between keys.
+//! The sections of the file: their keys, the defaults in TOML, and the rules that concern several
+//! keys.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::database_url::DatabaseUrl;
-use super::document::{Document, Entry, Origin, Reading, Section, quoted};
+use super::document::{Document, Entry, Origin, ParseResult, Section, quoted};
 use super::environment::Environment;
 use super::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
 use super::problems::{ConfigProblems, Mistake};
@@ -21,13 +22,14 @@ use crate::policy::{DeletionPolicy, Retention};
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
 
-/// A crawl supports 62 passes, two of which are unfiltered.
+/// The maximum number of group types. A crawl has at most 62 passes (`roll::MAX_PASSES`): one for
+/// each type, and the unfiltered pass.
 const MAX_GROUP_TYPES: usize = 60;
 
-/// An older copy would be useless.
+/// The maximum of `database.publish_interval`.
 const MAX_PUBLISH_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The folder of the file and the environment.
+/// The folder of the file, against which paths are resolved, and the environment.
 struct Context<'p> {
     folder: &'p Path,
     env: &'p Environment,
@@ -47,15 +49,16 @@ pub(super) fn read(text: &str, file: &Path, env: &Environment) -> Result<Config,
 
 fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
     let database = database(&root.section("database", None), context);
-    // The general sections are read to report their mistakes. The effective values are read again for each app.
+    // The general sections are read here to report their mistakes. Their values are read again for
+    // each app.
     let schedules = root.section("schedule", None);
     schedule(&schedules);
     let deletions = root.section("deletion", None);
-    let (_, shares) = deletion(&deletions, &BTreeMap::new());
+    let (_, fractions) = deletion(&deletions, &BTreeMap::new());
     let (metrics, dashboard) = listeners(root, context);
     let log = log(&root.section("log", None), context);
     let retention = retention(&root.section("retention", None));
-    let general = General { schedule: &schedules, deletion: &deletions, shares: &shares };
+    let general = General { schedule: &schedules, deletion: &deletions, fractions: &fractions };
     let section = root.section("apps", None);
     let mut ids = BTreeMap::new();
     let apps: Vec<_> =
@@ -86,7 +89,7 @@ fn database(section: &Section<'_>, context: &Context<'_>) -> Option<Database> {
     } else if section.find("url").is_some() {
         in_file
     } else if let Some(path) = context.env.default_database() {
-        section.record("url", String::new(), Origin::Default);
+        section.set_value("url", String::new(), Origin::Default);
         Some(DatabaseUrl::Sqlite(path))
     } else {
         let rule = "has no default, because neither STATE_DIRECTORY nor XDG_DATA_HOME nor HOME is set";
@@ -94,17 +97,17 @@ fn database(section: &Section<'_>, context: &Context<'_>) -> Option<Database> {
         None
     };
     if let Some(url) = &url {
-        section.show("url", &quoted(&url.to_string()));
+        section.set_displayed_value("url", &quoted(&url.to_string()));
     }
     let password_file =
         section.optional("password_file", |value| secret_file(value, context.folder, context.env));
-    show_path(section, "password_file", password_file.as_ref());
+    set_displayed_path(section, "password_file", password_file.as_ref());
     let schema = section.or_default("schema", "\"tim\"", schema);
     let reader_role = section.optional("reader_role", role);
     let auto_migrate = section.or_default("auto_migrate", "true", boolean);
     let publish = section.optional("publish", |value| path(text(value)?, context.folder));
     if let Some(copy) = &publish {
-        section.show("publish", &quoted(&copy.display().to_string()));
+        section.set_displayed_value("publish", &quoted(&copy.display().to_string()));
         check_published_copy(section, copy, url.as_ref());
     }
     let publish_interval = section.or_default("publish_interval", "\"1h\"", |value| match duration(value)? {
@@ -115,11 +118,12 @@ fn database(section: &Section<'_>, context: &Context<'_>) -> Option<Database> {
     Some(Database { url: url?, password_file, schema, reader_role, auto_migrate, publish, publish_interval })
 }
 
-/// The published copy needs an SQLite database at another path.
+/// Reports a mistake unless the database is an SQLite file at another path than the copy.
 fn check_published_copy(section: &Section<'_>, copy: &Path, url: Option<&DatabaseUrl>) {
     match url {
         Some(DatabaseUrl::Postgres(_)) => {
-            let rule = "is for SQLite only: it publishes a copy of the database file, and this database is PostgreSQL";
+            let rule = "is for SQLite only: it publishes a copy of the database file, and this \
+                        database is PostgreSQL";
             let fix = "Remove it; use reader_role to give readers access";
             section.report_key("publish", Mistake::new(rule, fix));
         }
@@ -132,9 +136,10 @@ fn check_published_copy(section: &Section<'_>, copy: &Path, url: Option<&Databas
     }
 }
 
-fn show_path(section: &Section<'_>, name: &str, file: Option<&SecretFile>) {
+/// Sets the displayed value of a key to the resolved path of its file.
+fn set_displayed_path(section: &Section<'_>, name: &str, file: Option<&SecretFile>) {
     if let Some(file) = file {
-        section.show(name, &quoted(&file.path.display().to_string()));
+        section.set_displayed_value(name, &quoted(&file.path.display().to_string()));
     }
 }
 
@@ -150,7 +155,7 @@ fn listeners(root: &Section<'_>, context: &Context<'_>) -> (Option<Listener>, Op
     if !address.is_local() && !allow_remote {
         let rule = "must be a loopback address or a Unix socket: the dashboard has no authentication";
         let fix =
-            "Write \"127.0.0.1:9879\", or allow_remote = true beside it if a reverse proxy asks for a login";
+            "Write \"127.0.0.1:9879\", or set allow_remote = true too if a reverse proxy requires a login";
         section.report_key("listen", Mistake::new(rule, fix));
     }
     let has_fixed_port = !matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
@@ -163,7 +168,7 @@ fn listeners(root: &Section<'_>, context: &Context<'_>) -> (Option<Listener>, Op
 fn listener(section: &Section<'_>, default: &str, context: &Context<'_>) -> Option<Listener> {
     let address = section.or_default("listen", default, |value| listen(value, context.folder));
     if let Some(address) = &address {
-        section.show("listen", &quoted(&address.to_string()));
+        section.set_displayed_value("listen", &quoted(&address.to_string()));
     }
     let allowed_hosts = section.or_default("allowed_hosts", "[]", host_names);
     address.map(|address| Listener { address, allowed_hosts })
@@ -175,7 +180,7 @@ fn log(section: &Section<'_>, context: &Context<'_>) -> Log {
     if let Some(text) = context.env.get(variable) {
         let overriding = section.overridden("level", variable, log_level(text));
         level = overriding.unwrap_or(level);
-        section.show("level", &quoted(&level));
+        section.set_displayed_value("level", &quoted(&level));
     }
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = section.or_default("format", "\"auto\"", |value| choice(value, &formats));
@@ -199,10 +204,10 @@ fn schedule(section: &Section<'_>) -> Schedule {
     Schedule { ticks: ticks.in_timezone(timezone), catch_up }
 }
 
-/// `max_fraction_by_type`: the value of each type, as written in the file, and its origin.
-type Shares = BTreeMap<GroupType, (f64, String, Origin)>;
+/// `max_fraction_by_type`: for each type the value, its text in TOML, and its origin.
+type FractionsByType = BTreeMap<GroupType, (f64, String, Origin)>;
 
-fn deletion(section: &Section<'_>, general_shares: &Shares) -> (DeletionPolicy, Shares) {
+fn deletion(section: &Section<'_>, general_fractions: &FractionsByType) -> (DeletionPolicy, FractionsByType) {
     let modes = [("apply", false), ("review", true)];
     let review = section.or_default("mode", "\"apply\"", |value| choice(value, &modes));
     let max_fraction = section.or_default("max_fraction", "0.2", fraction);
@@ -211,40 +216,43 @@ fn deletion(section: &Section<'_>, general_shares: &Shares) -> (DeletionPolicy, 
     });
     let max_shortfall = section.or_default("max_shortfall", "0.0", fraction);
     let confirm = section.or_default("confirm", "true", boolean);
-    let shares = shares_by_type(&section.section("max_fraction_by_type", None), general_shares);
+    let fractions = fractions_by_type(&section.section("max_fraction_by_type", None), general_fractions);
     section.finish();
-    let max_fraction_by_type = shares.iter().map(|(kind, (share, ..))| (kind.clone(), *share)).collect();
+    let max_fraction_by_type =
+        fractions.iter().map(|(group_type, (fraction, ..))| (group_type.clone(), *fraction)).collect();
     let policy =
         DeletionPolicy { review, max_fraction, min_groups, max_fraction_by_type, max_shortfall, confirm };
-    (policy, shares)
+    (policy, fractions)
 }
 
-/// Merges the values by type: those of the section override the general ones, which override the default.
-fn shares_by_type(section: &Section<'_>, general: &Shares) -> Shares {
-    let live = GroupType::new("AVChatRoom").expect("a documented type has a valid name");
-    let mut shares = Shares::from([(live, (1.0, "1.0".to_owned(), Origin::Default))]);
-    shares.extend(general.clone());
+/// Merges the values by type. The values of the section override the general ones, which override
+/// the default.
+fn fractions_by_type(section: &Section<'_>, general: &FractionsByType) -> FractionsByType {
+    let av_chat_room = GroupType::new("AVChatRoom").expect("a documented type has a valid name");
+    let default = (1.0, "1.0".to_owned(), Origin::Default);
+    let mut fractions = FractionsByType::from([(av_chat_room, default)]);
+    fractions.extend(general.clone());
     let mut own: BTreeMap<GroupType, &str> = BTreeMap::new();
     for entry in section.entries() {
-        let reading = group_type(entry.name).and_then(|kind| Ok((kind, fraction(entry.value)?)));
-        match reading {
-            Ok((kind, _)) if own.contains_key(&kind) => {
-                section.report_entry(&entry, one_type_twice(own[&kind], entry.name, &kind));
+        let parsed = parse_group_type(entry.name).and_then(|name| Ok((name, fraction(entry.value)?)));
+        match parsed {
+            Ok((group_type, _)) if own.contains_key(&group_type) => {
+                section.report_entry(&entry, repeated_type(own[&group_type], entry.name, &group_type));
             }
-            Ok((kind, share)) => {
-                own.insert(kind.clone(), entry.name);
-                shares.insert(kind, (share, entry.shown(), section.origin(&entry)));
+            Ok((group_type, fraction)) => {
+                own.insert(group_type.clone(), entry.name);
+                fractions.insert(group_type, (fraction, entry.as_toml(), section.origin(&entry)));
             }
             Err(mistake) => section.report_entry(&entry, mistake),
         }
     }
-    for (kind, (_, shown, origin)) in &shares {
-        section.record(kind.as_str(), shown.clone(), origin.clone());
+    for (group_type, (_, toml, origin)) in &fractions {
+        section.set_value(group_type.as_str(), toml.clone(), origin.clone());
     }
-    shares
+    fractions
 }
 
-fn group_type(name: &str) -> Reading<GroupType> {
+fn parse_group_type(name: &str) -> ParseResult<GroupType> {
     GroupType::new(name).ok_or_else(|| {
         let rule = format!(
             "{} is not a group type: a name has 1 to 64 ASCII letters, digits, _ and -",
@@ -254,11 +262,12 @@ fn group_type(name: &str) -> Reading<GroupType> {
     })
 }
 
-fn one_type_twice(first: &str, second: &str, kind: &GroupType) -> Mistake {
+/// Returns the mistake that two names in the file are the same type.
+fn repeated_type(first: &str, second: &str, group_type: &GroupType) -> Mistake {
     let rule = if first == second {
         format!("has {} twice", quoted(first))
     } else {
-        format!("has {} and {}, which are the same type: {kind}", quoted(first), quoted(second))
+        format!("has {} and {}, which are the same type: {group_type}", quoted(first), quoted(second))
     };
     Mistake::new(rule, "Keep one of them")
 }
@@ -267,7 +276,7 @@ fn one_type_twice(first: &str, second: &str, kind: &GroupType) -> Mistake {
 struct General<'g> {
     schedule: &'g Section<'g>,
     deletion: &'g Section<'g>,
-    shares: &'g Shares,
+    fractions: &'g FractionsByType,
 }
 
 fn app<'d>(
@@ -298,15 +307,15 @@ fn app<'d>(
     let example = "\"/etc/tim-group-sync/prod.key\", a file of mode 0600 that contains only the app's key";
     let secret_key_file =
         section.required("secret_key_file", example, |value| secret_file(value, context.folder, context.env));
-    show_path(&section, "secret_key_file", secret_key_file.as_ref());
+    set_displayed_path(&section, "secret_key_file", secret_key_file.as_ref());
     let (api, is_local) = endpoint(&section);
     let group_types = section.or_default(
         "group_types",
         r#"["Public", "Private", "ChatRoom", "AVChatRoom", "BChatRoom", "Community"]"#,
         group_types,
     );
-    let names: Vec<_> = group_types.iter().map(|kind| quoted(kind.as_str())).collect();
-    section.show("group_types", &format!("[{}]", names.join(", ")));
+    let names: Vec<_> = group_types.iter().map(|group_type| quoted(group_type.as_str())).collect();
+    section.set_displayed_value("group_types", &format!("[{}]", names.join(", ")));
     let page_limit = section.or_default("page_limit", "10000", |value| {
         let limit = u32::try_from(integer(value)?).ok().filter(|limit| (1..=10_000).contains(limit));
         limit.ok_or_else(|| Mistake::new("must be from 1 to 10000, the API's maximum for one page", ""))
@@ -325,7 +334,7 @@ fn app<'d>(
             .ok_or_else(|| Mistake::new("must be a number of groups, at least 1", "Write for example 100000"))
     });
     let schedule = schedule(&section.section("schedule", Some(general.schedule)));
-    let (deletion, _) = deletion(&section.section("deletion", Some(general.deletion)), general.shares);
+    let (deletion, _) = deletion(&section.section("deletion", Some(general.deletion)), general.fractions);
     section.finish();
     Some(App {
         name: name?,
@@ -346,25 +355,26 @@ fn app<'d>(
 
 fn app_name(apps: &Section<'_>, entry: &Entry<'_>) -> Option<String> {
     if !is_app_name(entry.name) {
-        apps.report_entry(entry, Mistake::new(APP_NAME, "Write for example [apps.prod]"));
+        apps.report_entry(entry, Mistake::new(APP_NAME_RULE, "Write for example [apps.prod]"));
         return None;
     }
     Some(entry.name.to_owned())
 }
 
-/// The rule for names of apps.
-pub const APP_NAME: &str =
+/// The rule for the names of apps, for messages.
+pub const APP_NAME_RULE: &str =
     "the name of an app has 1 to 64 lower-case letters, digits, _ and -, and begins with a letter";
 
-/// Returns whether a name obeys [`APP_NAME`].
+/// Returns whether a name conforms to [`APP_NAME_RULE`].
 #[must_use]
 pub fn is_app_name(name: &str) -> bool {
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
     plain && name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase())
 }
 
-/// Returns the endpoint, and whether it is exempt from the API's limits on intervals. A loopback address is exempt, and so is
-/// an invalid `base_url`, to avoid a second mistake about it.
+/// Returns the endpoint, and whether it is exempt from the limits of `request_interval` and
+/// `request_timeout`. A loopback address is exempt. An invalid `base_url` is also exempt, so that
+/// it does not cause further mistakes.
 fn endpoint(section: &Section<'_>) -> (Option<Endpoint>, bool) {
     let allow_http = section.or_default("allow_http", "false", boolean);
     let Some(entry) = section.find("base_url") else {
@@ -372,7 +382,7 @@ fn endpoint(section: &Section<'_>) -> (Option<Endpoint>, bool) {
         return (Some(Endpoint { base_url: region.base_url(), region: Some(region) }), false);
     };
     if section.find("region").is_some() {
-        let rule = "region and base_url exclude each other: both give the address of the API";
+        let rule = "region and base_url exclude each other: both set the address of the API";
         section.report_entry(&entry, Mistake::new(rule, "Keep one of them"));
     }
     let url = section.optional("base_url", |value| base_url(value, allow_http));
@@ -380,7 +390,7 @@ fn endpoint(section: &Section<'_>) -> (Option<Endpoint>, bool) {
     (url.map(|base_url| Endpoint { base_url, region: None }), is_local)
 }
 
-fn group_types(value: &DeValue<'_>) -> Reading<Vec<GroupType>> {
+fn group_types(value: &DeValue<'_>) -> ParseResult<Vec<GroupType>> {
     let fix = "Write for example [\"Public\", \"Private\"], or [] for one unfiltered pass";
     let values = value.as_array().ok_or_else(|| Mistake::new("must be a list of group types", fix))?;
     if values.len() > MAX_GROUP_TYPES {
@@ -390,17 +400,17 @@ fn group_types(value: &DeValue<'_>) -> Reading<Vec<GroupType>> {
     let mut names: Vec<&str> = Vec::new();
     for value in values {
         let name = text(value.get_ref()).map_err(|_| Mistake::new("must contain only strings", fix))?;
-        let kind = group_type(name)?;
-        if let Some(n) = types.iter().position(|known| *known == kind) {
-            return Err(one_type_twice(names[n], name, &kind));
+        let group_type = parse_group_type(name)?;
+        if let Some(n) = types.iter().position(|known| *known == group_type) {
+            return Err(repeated_type(names[n], name, &group_type));
         }
-        types.push(kind);
+        types.push(group_type);
         names.push(name);
     }
     Ok(types)
 }
 
-fn request_interval(value: &DeValue<'_>, is_local: bool) -> Reading<Duration> {
+fn request_interval(value: &DeValue<'_>, is_local: bool) -> ParseResult<Duration> {
     match duration(value)? {
         time if time > Duration::from_secs(3600) => {
             Err(Mistake::new("must be at most 1h", "Write \"1050ms\""))
@@ -414,7 +424,7 @@ fn request_interval(value: &DeValue<'_>, is_local: bool) -> Reading<Duration> {
     }
 }
 
-fn request_timeout(value: &DeValue<'_>, is_local: bool) -> Reading<Duration> {
+fn request_timeout(value: &DeValue<'_>, is_local: bool) -> ParseResult<Duration> {
     let least = Duration::from_secs(if is_local { 0 } else { 3 });
     match duration(value)? {
         time if time > least && time <= Duration::from_secs(60) => Ok(time),

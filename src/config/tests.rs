@@ -134,18 +134,18 @@ fn the_keys_in_comments_of_the_example_exist() {
 const APP_MISTAKES: &[(&str, &str)] = &[
     (
         "request_interval = \"100ms\"",
-        "apps.prod.request_interval = \"100ms\": must be at least 1s, unless base_url is loopback; the API allows one \
-         request a second. Write \"1050ms\"",
+        "apps.prod.request_interval = \"100ms\": must be at least 1s, unless base_url is loopback; \
+         the API allows one request a second. Write \"1050ms\"",
     ),
     (
         "request_interval = 1050",
-        "apps.prod.request_interval = 1050: must be a string with a unit, not a number. Write for example \"1050ms\", \
-         \"10s\" or \"5m\"",
+        "apps.prod.request_interval = 1050: must be a string with a unit, not a number. Write for \
+         example \"1050ms\", \"10s\" or \"5m\"",
     ),
     (
         "request_timeout = \"3s\"",
-        "apps.prod.request_timeout = \"3s\": must be more than 3s, which is the API's own timeout, and at most 60s. \
-         Write \"10s\"",
+        "apps.prod.request_timeout = \"3s\": must be more than 3s, which is the API's own timeout, \
+         and at most 60s. Write \"10s\"",
     ),
     (
         "group_quota = 0",
@@ -157,8 +157,8 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "retry_for = \"5\"",
-        "apps.prod.retry_for = \"5\": is not a duration: time unit needed, for example 5sec or 5ms. Write for example \
-         \"1050ms\", \"10s\" or \"5m\"",
+        "apps.prod.retry_for = \"5\": is not a duration: time unit needed, for example 5sec or \
+         5ms. Write for example \"1050ms\", \"10s\" or \"5m\"",
     ),
     (
         "page_limit = 10001",
@@ -171,64 +171,68 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ("page_limit = 0.5", "apps.prod.page_limit = 0.5: must be an integer"),
     (
         "identifier = \"\"",
-        "apps.prod.identifier = \"\": must be 1 to 32 bytes without control characters. Write an app administrator's \
-         UserID, such as \"administrator\"",
+        "apps.prod.identifier = \"\": must be 1 to 32 bytes without control characters. Write an \
+         app administrator's UserID, such as \"administrator\"",
     ),
     (
         "region = \"singapur\"",
-        "apps.prod.region = \"singapur\": must be one of china, singapore, seoul, frankfurt, silicon-valley, jakarta, \
-         tokyo, mumbai, saudi-arabia. Did you mean \"singapore\"?",
+        "apps.prod.region = \"singapur\": must be one of china, singapore, seoul, frankfurt, \
+         silicon-valley, jakarta, tokyo, mumbai, saudi-arabia. Did you mean \"singapore\"?",
     ),
     (
         "base_url = \"http://im.example.com\"",
         "apps.prod.base_url = \"http://im.example.com\": must be https: without TLS an eavesdropper gets a \
-         UserSig with full admin rights. Write https://, or add allow_http = true",
+         UserSig with full administrator rights. Write https://, or add allow_http = true",
     ),
     (
         "base_url = \"https://im.example.com/v4\"",
-        "apps.prod.base_url = \"https://im.example.com/v4\": must have only scheme, host and port: no user, path, \
-         query or fragment. Write for example \"https://console.tim.qq.com\"",
+        "apps.prod.base_url = \"https://im.example.com/v4\": must have only scheme, host and port: \
+         no user, path, query or fragment. Write for example \"https://console.tim.qq.com\"",
     ),
     (
         "base_url = \"https://im.example.com\"\nregion = \"china\"",
-        "apps.prod.base_url = \"https://im.example.com\": region and base_url exclude each other: both give the \
-         address of the API. Keep one of them",
+        "apps.prod.base_url = \"https://im.example.com\": region and base_url exclude each other: \
+         both set the address of the API. Keep one of them",
     ),
     (
         "group_types = [\"Work\", \"Public\", \"Private\"]",
-        "apps.prod.group_types = [\"Work\", \"Public\", \"Private\"]: has \"Work\" and \"Private\", which are the \
-         same type: Private. Keep one of them",
+        "apps.prod.group_types = [\"Work\", \"Public\", \"Private\"]: has \"Work\" and \
+         \"Private\", which are the same type: Private. Keep one of them",
     ),
     (
         "group_types = [\"Pub lic\"]",
-        "apps.prod.group_types = [\"Pub lic\"]: \"Pub lic\" is not a group type: a name has 1 to 64 ASCII letters, \
-         digits, _ and -. Write for example \"Public\"",
+        "apps.prod.group_types = [\"Pub lic\"]: \"Pub lic\" is not a group type: a name has 1 to \
+         64 ASCII letters, digits, _ and -. Write for example \"Public\"",
     ),
     (
         "colour = \"red\"",
-        "apps.prod.colour: unknown key. Known here: sdk_app_id, identifier, secret_key_file, allow_http, base_url, region, \
-         group_types, page_limit, request_interval, request_timeout, retry_for, group_quota, schedule, deletion",
+        "apps.prod.colour: unknown key. Known here: sdk_app_id, identifier, secret_key_file, \
+         allow_http, base_url, region, group_types, page_limit, request_interval, request_timeout, \
+         retry_for, group_quota, schedule, deletion",
     ),
     ("page_limits = 5", "apps.prod.page_limits: unknown key. Did you mean page_limit?"),
     (
         "schedule.cron = \"0 25 * * *\"",
-        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: column 3: \"25\" is not a valid hour (number \
-         out of bounds): write 0-23; the first of 5 fields is the minute; seconds would be a sixth field before it. For \
-         every hour write \"0 * * * *\"",
+        "apps.prod.schedule.cron = \"0 25 * * *\": is not a cron expression: column 3: \"25\" is \
+         not a valid hour (number out of bounds): write 0-23; the first of 5 fields is the minute; \
+         seconds would be a sixth field before it. For every hour write \"0 * * * *\"",
     ),
     (
         "schedule.cron = \"hourly\"",
-        "apps.prod.schedule.cron = \"hourly\": is not a cron expression: 1 field: an expression has 5 (minute, hour, day of \
-         month, month, day of week) or 6 (second first). For every hour write \"0 * * * *\"",
+        "apps.prod.schedule.cron = \"hourly\": is not a cron expression: 1 field: an expression \
+         has 5 (minute, hour, day of month, month, day of week) or 6 (second first). For every \
+         hour write \"0 * * * *\"",
     ),
     (
         "schedule.cron = \"0 0 30 2 *\"",
-        "apps.prod.schedule.cron = \"0 0 30 2 *\": is not a cron expression: never due: no date has day of month \"30\", \
-         month \"2\" and day of week \"*\". For every hour write \"0 * * * *\"",
+        "apps.prod.schedule.cron = \"0 0 30 2 *\": is not a cron expression: never due: no date \
+         has day of month \"30\", month \"2\" and day of week \"*\". For every hour write \"0 * * \
+         * *\"",
     ),
     (
         "schedule.timezone = \"Asia/Shangai\"",
-        "apps.prod.schedule.timezone = \"Asia/Shangai\": must be an IANA time zone. Did you mean \"Asia/Shanghai\"?",
+        "apps.prod.schedule.timezone = \"Asia/Shangai\": must be an IANA time zone. Did you mean \
+         \"Asia/Shanghai\"?",
     ),
     (
         "deletion.max_fraction = 20",
@@ -240,12 +244,13 @@ const APP_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "deletion.confirm = 1",
-        "apps.prod.deletion.confirm = 1: must be true or false, not a number. Write true or false without quotes",
+        "apps.prod.deletion.confirm = 1: must be true or false, not a number. Write true or false \
+         without quotes",
     ),
     (
         "deletion.max_fraction_by_type = { Meeting = 0.5, ChatRoom = 0.5 }",
-        "apps.prod.deletion.max_fraction_by_type.ChatRoom = 0.5: has \"Meeting\" and \"ChatRoom\", which are the \
-         same type: ChatRoom. Keep one of them",
+        "apps.prod.deletion.max_fraction_by_type.ChatRoom = 0.5: has \"Meeting\" and \"ChatRoom\", \
+         which are the same type: ChatRoom. Keep one of them",
     ),
     (
         "deletion = true",
@@ -257,22 +262,24 @@ const APP_MISTAKES: &[(&str, &str)] = &[
 const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[retention]\nevents = 0",
-        "5: retention.events = 0: must be a number of days from 1 to 36500. Write for example 365, or remove the key \
-         to keep all rows",
+        "5: retention.events = 0: must be a number of days from 1 to 36500. Write for example 365, \
+         or remove the key to keep all rows",
     ),
     (
         "[deletion]\nconfirm = \"yes\"",
-        "5: deletion.confirm = \"yes\": must be true or false, not a string. Write true or false without quotes",
+        "5: deletion.confirm = \"yes\": must be true or false, not a string. Write true or false \
+         without quotes",
     ),
     ("[databse]\nschema = \"x\"", "4: databse: unknown key. Did you mean database?"),
     (
         "[mysql]",
-        "4: mysql: unknown key. Known here: database, schedule, deletion, metrics, dashboard, log, retention, apps",
+        "4: mysql: unknown key. Known here: database, schedule, deletion, metrics, dashboard, log, \
+         retention, apps",
     ),
     (
         "[database]\nschema = \"Tim\"",
-        "5: database.schema = \"Tim\": must be 1 to 55 lower-case letters, digits and _, not beginning with a digit or \
-         pg_. Write for example \"tim\"",
+        "5: database.schema = \"Tim\": must be 1 to 55 lower-case letters, digits and _, not \
+         beginning with a digit or pg_. Write for example \"tim\"",
     ),
     (
         "[database]\nurl = \"mysql://host/db\"",
@@ -281,8 +288,8 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[database]\nurl = \"sqlite::memory:\"",
-        "5: database.url: must name a file: a database in memory would be lost. Write for example \"sqlite:groups.db\" or \
-         \"sqlite:/var/lib/tim-group-sync/groups.db\"",
+        "5: database.url: must name a file: a database in memory would be lost. Write for example \
+         \"sqlite:groups.db\" or \"sqlite:/var/lib/tim-group-sync/groups.db\"",
     ),
     ("[database]\nurl = \"sqlite:~/groups.db\"", "5: database.url: ~ is not expanded. Write the full path"),
     (
@@ -291,13 +298,14 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[database]\nurl = \"postgres://host/db\"\npublish = \"copy.db\"",
-        "6: database.publish = \"copy.db\": is for SQLite only: it publishes a copy of the database file, and this database \
-         is PostgreSQL. Remove it; use reader_role to give readers access",
+        "6: database.publish = \"copy.db\": is for SQLite only: it publishes a copy of the \
+         database file, and this database is PostgreSQL. Remove it; use reader_role to give \
+         readers access",
     ),
     (
         "[database]\nurl = \"sqlite:groups.db\"\npublish = \"groups.db\"",
-        "6: database.publish = \"groups.db\": is the database itself, which the copy would replace. Name another file, such as \
-         \"public/groups.db\"",
+        "6: database.publish = \"groups.db\": is the database itself, which the copy would \
+         replace. Name another file, such as \"public/groups.db\"",
     ),
     (
         "[database]\npublish_interval = \"8days\"",
@@ -305,19 +313,20 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[metrics]\nlisten = \"localhost:9878\"",
-        "5: metrics.listen = \"localhost:9878\": must be an IP address and a port, or unix: and a path. Write \
-         for example \"127.0.0.1:9878\", \"unix:/run/tim-group-sync/metrics.sock\", or \"\" for off",
+        "5: metrics.listen = \"localhost:9878\": must be an IP address and a port, or unix: and a \
+         path. Write for example \"127.0.0.1:9878\", \"unix:/run/tim-group-sync/metrics.sock\", or \
+         \"\" to disable it",
     ),
     (
         "[metrics]\nallowed_hosts = [\"https://metrics.example.com\"]",
-        "5: metrics.allowed_hosts = [\"https://metrics.example.com\"]: must contain only host names. Write for example \
-         [\"metrics.example.com\"], without scheme, port and path",
+        "5: metrics.allowed_hosts = [\"https://metrics.example.com\"]: must contain only host names. \
+         Write for example [\"metrics.example.com\"], without scheme, port and path",
     ),
     (
         "[dashboard]\nlisten = \"0.0.0.0:9879\"",
-        "5: dashboard.listen = \"0.0.0.0:9879\": must be a loopback address or a Unix socket: the dashboard has no \
-         authentication. Write \
-         \"127.0.0.1:9879\", or allow_remote = true beside it if a reverse proxy asks for a login",
+        "5: dashboard.listen = \"0.0.0.0:9879\": must be a loopback address or a Unix socket: the \
+         dashboard has no authentication. Write \"127.0.0.1:9879\", or set allow_remote = true too if \
+         a reverse proxy requires a login",
     ),
     (
         "[dashboard]\nlisten = \"127.0.0.1:9878\"",
@@ -325,22 +334,24 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[log]\nlevel = \"inof\"",
-        "5: log.level = \"inof\": must be one of off, error, warn, info, debug, trace, or a filter. Did you mean \"info\"?",
+        "5: log.level = \"inof\": must be one of off, error, warn, info, debug, trace, or a \
+         filter. Did you mean \"info\"?",
     ),
     (
         "[apps.Test]\nsdk_app_id = 2\nsecret_key_file = \"x\"",
-        "4: apps.Test: the name of an app has 1 to 64 lower-case letters, digits, _ and -, and begins with a letter. Write for \
-         example [apps.prod]",
+        "4: apps.Test: the name of an app has 1 to 64 lower-case letters, digits, _ and -, and \
+         begins with a letter. Write for example [apps.prod]",
     ),
     (
         "[apps.test]\nsdk_app_id = 1400000000\nsecret_key_file = \"x\"",
-        "5: apps.test.sdk_app_id = 1400000000: apps.prod and apps.test have the same SDKAppID. Remove one of them",
+        "5: apps.test.sdk_app_id = 1400000000: apps.prod and apps.test have the same SDKAppID. \
+         Remove one of them",
     ),
     (
         "[apps.test]\nsdk_app_id = 0\nsecret_key_file = \"$HOME/im.key\"",
         "5: apps.test.sdk_app_id = 0: must be positive. Write the app's SDKAppID from the console\n\
          config.toml:6: apps.test.secret_key_file = \"$HOME/im.key\": variables are not expanded, except \
-         $CREDENTIALS_DIRECTORY/ at the start of a secret's file. Write the full path",
+         $CREDENTIALS_DIRECTORY/ at the start of the path of a secret. Write the full path",
     ),
     (
         "[apps.test]",
@@ -350,7 +361,8 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "apps",
-        "4: is not TOML: key with no value, expected `=`. Put strings in quotes; the line is not shown, because it may contain a secret",
+        "4: is not TOML: key with no value, expected `=`. Put strings in quotes; the line is not \
+         shown, because it may contain a secret",
     ),
 ];
 
@@ -362,8 +374,8 @@ fn each_mistake_is_reported_with_line_rule_and_remedy() {
     for (lines, said) in SECTION_MISTAKES {
         assert_eq!(problems(&format!("{APP}{lines}")), format!("config.toml:{said}"));
     }
-    let none = "config.toml: apps: at least one app is required. Write a section [apps.prod] with sdk_app_id and \
-                secret_key_file";
+    let none = "config.toml: apps: at least one app is required. Write a section [apps.prod] with \
+                sdk_app_id and secret_key_file";
     assert_eq!(problems(""), none);
 }
 
@@ -452,15 +464,17 @@ fn no_problem_contains_a_secret() {
 fn a_key_in_the_configuration_is_reported_with_its_proper_place() {
     let text = APP.replace("secret_key_file", "secret_key");
     assert!(problems(&text).contains(
-        "config.toml:3: apps.prod.secret_key: secrets belong in files, not in the configuration; the value is not shown. Put it alone \
-         into a file of mode 0600 and write secret_key_file = \"/path/of/that/file\""
+        "config.toml:3: apps.prod.secret_key: secrets belong in files, not in the configuration; \
+         the value is not shown. Put only the secret into a file of mode 0600 and write \
+         secret_key_file = \"/path/of/that/file\""
     ));
     let text = APP.replace("/etc/tim-group-sync/prod.key", KEY);
     assert_eq!(
         problems(&text),
-        "config.toml:3: apps.prod.secret_key_file: must be the path of a file, but looks like the key itself; the \
-         value is not shown. Put it alone into a file of mode 0600 and write the path of that file; if anyone else read \
-         the configuration, create a new key in the console"
+        "config.toml:3: apps.prod.secret_key_file: must be the path of a file, but looks like the \
+         key itself; the value is not shown. Put only the key into a file of mode 0600 and write \
+         the path of that file; if anyone else has read the configuration, create a new key in the \
+         console"
     );
 }
 
@@ -580,7 +594,7 @@ fn a_missing_credential_fails_only_when_it_is_read() {
 fn a_new_configuration_is_created_where_it_is_found() {
     let env = Environment::new([("HOME", "/home/u")]);
     let home = |explicit: Option<&str>, env: &Environment| {
-        let home = Config::home(explicit.map(Path::new), env).unwrap();
+        let home = Config::new_location(explicit.map(Path::new), env).unwrap();
         (home.config.display().to_string(), home.database_url, home.is_system)
     };
     let of = |config: &str, database: &str, is_system| (config.to_owned(), database.to_owned(), is_system);
@@ -596,7 +610,7 @@ fn a_new_configuration_is_created_where_it_is_found() {
     assert_eq!(home(Some("my.toml"), &env), of("my.toml", "sqlite:groups.db", false));
     let named = Environment::new([("TIM_GROUP_SYNC_CONFIG", "/srv/c.toml")]);
     assert_eq!(home(None, &named), of("/srv/c.toml", "sqlite:groups.db", false));
-    assert!(Config::home(None, &Environment::new([("X", "y")])).is_err());
+    assert!(Config::new_location(None, &Environment::new([("X", "y")])).is_err());
 }
 
 #[test]
@@ -634,7 +648,7 @@ fn a_key_is_read_without_its_line_end_and_the_mode_of_its_file_is_checked() {
     for end in ["", "\n", "\r\n"] {
         let read =
             app_with_key(folder.path(), format!("{KEY}{end}").as_bytes(), 0o600).read_secret_key().unwrap();
-        assert!(read.key.looks_usual());
+        assert!(read.key.has_usual_form());
         assert_eq!(read.warnings, [""; 0]);
     }
     let mut app = app_with_key(folder.path(), b"AKID1234", 0o644);
@@ -651,14 +665,15 @@ fn an_error_about_a_key_file_contains_only_its_path() {
     let two = format!("{KEY}\n{KEY}\n");
     let long = "tiger".repeat(1000);
     for (bytes, said) in [
-        (&b""[..], " is empty; it must contain the secret alone"),
-        (b"\r\n", " is empty; it must contain the secret alone"),
-        (b"tiger\xff", " is not UTF-8 text; name the file that contains the secret alone"),
-        (b"tiger tiger", " contains white space; it must contain the secret alone, on one line"),
-        (two.as_bytes(), " contains white space; it must contain the secret alone, on one line"),
+        (&b""[..], " is empty; it must contain only the secret"),
+        (b"\r\n", " is empty; it must contain only the secret"),
+        (b"tiger\xff", " is not UTF-8 text; name a file that contains only the secret"),
+        (b"tiger tiger", " contains white space; it must contain only the secret, on one line"),
+        (two.as_bytes(), " contains white space; it must contain only the secret, on one line"),
         (
             long.as_bytes(),
-            " is longer than 4 KiB, which no key or password is; name the file that contains the secret alone",
+            " is longer than 4 KiB, so it is not a key or password; name a file that contains only \
+             the secret",
         ),
     ] {
         let app = app_with_key(folder.path(), bytes, 0o600);
@@ -669,7 +684,7 @@ fn an_error_about_a_key_file_contains_only_its_path() {
     let error = app_with("").read_secret_key().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot read /etc/tim-group-sync/prod.key; put the secret alone into this file, and chmod 600 it"
+        "cannot read /etc/tim-group-sync/prod.key; put only the secret into this file, and chmod 600 it"
     );
 }
 

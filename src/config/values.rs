@@ -1,4 +1,4 @@
-//! Readers of single values. Each returns a typed value, or the rule that the value violates.
+//! Parsers of single values. Each returns the typed value, or the mistake in it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use reqwest::Url;
 use toml::de::{DeFloat, DeInteger, DeValue};
 use tracing_subscriber::EnvFilter;
 
-use super::document::{Reading, kind};
+use super::document::{ParseResult, kind};
 use super::environment::Environment;
 use super::problems::{Mistake, holds_key, nearest};
 use super::secrets::SecretFile;
@@ -20,15 +20,15 @@ fn wrong_type(wanted: &str, value: &DeValue<'_>, fix: &str) -> Mistake {
     Mistake::new(format!("must be {wanted}, not {}", kind(value)), fix)
 }
 
-pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Reading<&'v str> {
+pub(super) fn text<'v>(value: &'v DeValue<'_>) -> ParseResult<&'v str> {
     value.as_str().ok_or_else(|| wrong_type("a string", value, "Put it in quotes"))
 }
 
-pub(super) fn boolean(value: &DeValue<'_>) -> Reading<bool> {
+pub(super) fn boolean(value: &DeValue<'_>) -> ParseResult<bool> {
     value.as_bool().ok_or_else(|| wrong_type("true or false", value, "Write true or false without quotes"))
 }
 
-pub(super) fn integer(value: &DeValue<'_>) -> Reading<i64> {
+pub(super) fn integer(value: &DeValue<'_>) -> ParseResult<i64> {
     let number = value
         .as_integer()
         .ok_or_else(|| wrong_type("an integer", value, "Write digits without quotes"))
@@ -36,34 +36,34 @@ pub(super) fn integer(value: &DeValue<'_>) -> Reading<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| Mistake::new("is too large", ""))
 }
 
-/// A number from 0 to 1.
-pub(super) fn fraction(value: &DeValue<'_>) -> Reading<f64> {
+/// Parses a number from 0 to 1.
+pub(super) fn fraction(value: &DeValue<'_>) -> ParseResult<f64> {
     let number = value.as_float().map(DeFloat::as_str).or(value.as_integer().map(DeInteger::as_str));
     let number = number.ok_or_else(|| wrong_type("a number", value, "Write it without quotes"))?;
     match number.parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        Ok(share) if (1.0..=100.0).contains(&share) => {
-            Err(Mistake::new("must be from 0 to 1", format!("Write {} for {share} %", share / 100.0)))
+        Ok(fraction) if (0.0..=1.0).contains(&fraction) => Ok(fraction),
+        Ok(percent) if (1.0..=100.0).contains(&percent) => {
+            Err(Mistake::new("must be from 0 to 1", format!("Write {} for {percent} %", percent / 100.0)))
         }
         _ => Err(Mistake::new("must be from 0 to 1", "Write for example 0.2 for 20 %")),
     }
 }
 
-/// A number of days.
-pub(super) fn days(value: &DeValue<'_>) -> Reading<u32> {
+/// Parses a number of days, from 1 to 36500.
+pub(super) fn days(value: &DeValue<'_>) -> ParseResult<u32> {
     let fix = "Write for example 365, or remove the key to keep all rows";
     let days = u32::try_from(integer(value)?).ok().filter(|days| (1..=36_500).contains(days));
     days.ok_or_else(|| Mistake::new("must be a number of days from 1 to 36500", fix))
 }
 
-pub(super) fn duration(value: &DeValue<'_>) -> Reading<Duration> {
+pub(super) fn duration(value: &DeValue<'_>) -> ParseResult<Duration> {
     let fix = "Write for example \"1050ms\", \"10s\" or \"5m\"";
     let text = value.as_str().ok_or_else(|| wrong_type("a string with a unit", value, fix))?;
     humantime::parse_duration(text).map_err(|error| Mistake::new(format!("is not a duration: {error}"), fix))
 }
 
-/// One of several names.
-pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Reading<T> {
+/// Parses one of several names, and returns its value.
+pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> ParseResult<T> {
     let text = text(value)?;
     choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
@@ -75,20 +75,21 @@ pub(super) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = 
     nearest(name, candidates).map_or_else(String::new, |near| format!("Did you mean \"{near}\"?"))
 }
 
-/// An address to listen on. An empty string is `None`.
-pub(super) fn listen(value: &DeValue<'_>, folder: &Path) -> Reading<Option<ListenAddress>> {
+/// Parses the address of a listener: an IP address and a port, or a Unix socket. An empty string is
+/// `None`.
+pub(super) fn listen(value: &DeValue<'_>, folder: &Path) -> ParseResult<Option<ListenAddress>> {
     let text = text(value)?;
     if let Some(socket) = text.strip_prefix("unix:") {
         return Ok(Some(ListenAddress::Unix(path(socket, folder)?)));
     }
-    let fix =
-        "Write for example \"127.0.0.1:9878\", \"unix:/run/tim-group-sync/metrics.sock\", or \"\" for off";
+    let fix = "Write for example \"127.0.0.1:9878\", \"unix:/run/tim-group-sync/metrics.sock\", or \"\" \
+               to disable it";
     let parsed = (!text.is_empty()).then(|| text.parse().map(ListenAddress::Tcp)).transpose();
     parsed.map_err(|_| Mistake::new("must be an IP address and a port, or unix: and a path", fix))
 }
 
-/// Host names, which are returned in lower case.
-pub(super) fn host_names(value: &DeValue<'_>) -> Reading<Vec<String>> {
+/// Parses a list of host names. Returns them in lower case.
+pub(super) fn host_names(value: &DeValue<'_>) -> ParseResult<Vec<String>> {
     let fix = "Write for example [\"metrics.example.com\"], without scheme, port and path";
     let values = value.as_array().ok_or_else(|| wrong_type("a list of host names", value, fix))?;
     let name = |value: &DeValue<'_>| {
@@ -100,9 +101,10 @@ pub(super) fn host_names(value: &DeValue<'_>) -> Reading<Vec<String>> {
     values.iter().map(|value| name(value.get_ref())).collect()
 }
 
-/// A level or a filter in the syntax of `tracing_subscriber`. A bare word that is not a level is rejected, although it is
-/// valid there: it would be taken for the name of a target, and all other targets would be silent.
-pub(super) fn log_level(text: &str) -> Reading<String> {
+/// Parses a level, or a filter in the syntax of `tracing_subscriber`. Rejects a single word that is
+/// not a level: `tracing_subscriber` would accept it as the name of a target, and disable all other
+/// targets.
+pub(super) fn log_level(text: &str) -> ParseResult<String> {
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let bare: Vec<_> =
         text.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', ']', '}'])).collect();
@@ -123,15 +125,16 @@ pub(super) fn log_level(text: &str) -> Reading<String> {
     }
 }
 
-/// A cron expression. Its time zone is the value of another key.
-pub(super) fn cron(value: &DeValue<'_>) -> Reading<Schedule> {
+/// Parses a cron expression. The result has the time zone UTC; the actual one is the value of
+/// another key.
+pub(super) fn cron(value: &DeValue<'_>) -> ParseResult<Schedule> {
     Schedule::parse(text(value)?, Tz::UTC).map_err(|invalid| {
         let fix = "For every hour write \"0 * * * *\"";
         Mistake::new(format!("is not a cron expression: {invalid}"), fix)
     })
 }
 
-pub(super) fn timezone(value: &DeValue<'_>) -> Reading<Tz> {
+pub(super) fn timezone(value: &DeValue<'_>) -> ParseResult<Tz> {
     let text = text(value)?;
     text.parse().map_err(|_| {
         let near = did_you_mean(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
@@ -141,8 +144,8 @@ pub(super) fn timezone(value: &DeValue<'_>) -> Reading<Tz> {
     })
 }
 
-/// The base URL of an API: only scheme, host and port.
-pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> Reading<Url> {
+/// Parses the base URL of an API, which consists of scheme, host and port.
+pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> ParseResult<Url> {
     let text = text(value)?;
     let fix = "Write for example \"https://console.tim.qq.com\"";
     let url = Url::parse(text).map_err(|error| Mistake::new(format!("is not a URL: {error}"), fix))?;
@@ -153,7 +156,7 @@ pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> Reading<Url> {
         Err(Mistake::new("must have only scheme, host and port: no user, path, query or fragment", fix))
     } else if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
         Err(Mistake::new(
-            "must be https: without TLS an eavesdropper gets a UserSig with full admin rights",
+            "must be https: without TLS an eavesdropper gets a UserSig with full administrator rights",
             "Write https://, or add allow_http = true",
         ))
     } else {
@@ -161,8 +164,8 @@ pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> Reading<Url> {
     }
 }
 
-/// The name of a PostgreSQL schema, see [`is_schema_name`].
-pub(super) fn schema(value: &DeValue<'_>) -> Reading<String> {
+/// Parses the name of a PostgreSQL schema, see [`is_schema_name`].
+pub(super) fn schema(value: &DeValue<'_>) -> ParseResult<String> {
     let name = text(value)?;
     if is_schema_name(name) {
         return Ok(name.to_owned());
@@ -173,7 +176,7 @@ pub(super) fn schema(value: &DeValue<'_>) -> Reading<String> {
     ))
 }
 
-pub(super) fn role(value: &DeValue<'_>) -> Reading<String> {
+pub(super) fn role(value: &DeValue<'_>) -> ParseResult<String> {
     let name = text(value)?;
     let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.');
     if is_plain && (1..=63).contains(&name.len()) {
@@ -182,13 +185,13 @@ pub(super) fn role(value: &DeValue<'_>) -> Reading<String> {
     Err(Mistake::new("must be 1 to 63 letters, digits, _, - and .", "Write for example \"tim_reader\""))
 }
 
-/// A path, relative to `folder`. Nothing in it is expanded.
-pub(super) fn path(text: &str, folder: &Path) -> Reading<PathBuf> {
+/// Parses a path and resolves it against `folder`. Does not expand `~` and variables.
+pub(super) fn path(text: &str, folder: &Path) -> ParseResult<PathBuf> {
     match text.as_bytes().first() {
         None => Err(Mistake::new("must be a path, not empty", "")),
         Some(b'~') => Err(Mistake::new("~ is not expanded", "Write the full path")),
         Some(b'$') => Err(Mistake::new(
-            "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of a secret's file",
+            "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of the path of a secret",
             "Write the full path",
         )),
         Some(_) if text.contains('\0') => Err(Mistake::new("must not contain a NUL", "")),
@@ -196,10 +199,11 @@ pub(super) fn path(text: &str, folder: &Path) -> Reading<PathBuf> {
     }
 }
 
-pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment) -> Reading<SecretFile> {
+pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment) -> ParseResult<SecretFile> {
     let text = text(value)?;
     if let Some(name) = text.strip_prefix("$CREDENTIALS_DIRECTORY/") {
-        // If it is not set, commands that need no secret still work. Reading the file reports the problem.
+        // If the variable is not set, reading the file reports the problem. So commands that need
+        // no secret still work.
         let folder = env.directory("CREDENTIALS_DIRECTORY");
         let folder = folder.unwrap_or_else(|| PathBuf::from("$CREDENTIALS_DIRECTORY"));
         return Ok(SecretFile { path: path(name, &folder)?, is_credential: true });
@@ -207,8 +211,8 @@ pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment)
     if !text.contains(['/', '.']) && holds_key(text) {
         return Err(Mistake::new(
             "must be the path of a file, but looks like the key itself; the value is not shown",
-            "Put it alone into a file of mode 0600 and write the path of that file; if anyone else read the configuration, create a \
-             new key in the console",
+            "Put only the key into a file of mode 0600 and write the path of that file; if anyone \
+             else has read the configuration, create a new key in the console",
         ));
     }
     let path = path(text, folder)?;

@@ -1,75 +1,83 @@
-//! Concludes a crawl whose lists were read: the lists nominate candidates, the API is asked about them, and the guard limits
+//! Decides about the unlisted groups of a crawl whose lists have been read. The lists nominate
+//! candidates for deletion, `get_group_info` confirms or refutes each of them, and the guard limits
 //! the deletions.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::confirmer::{Answered, Confirmer};
+use super::confirmer::{Confirmer, LookupResult};
 use super::context::CrawlContext;
 use super::error::Interrupted;
 use super::listing::{Findings, Lists};
 use super::progress::ReadProgress;
 use super::resolved_types::{ListedWrite, TypeResolver};
-use super::tally::{PassEnd, PassNotes, PassTally};
-use crate::confirmation::{Asked, Batch, History, Learned, MAX_UNLEARNED, Question, batches};
-use crate::guard::{LiveCounts, Withholding, withhold};
+use super::tally::{PassEnd, PassState, PassTally};
+use crate::confirmation::{
+    Answer, LookupHistory, LookupRecord, MAX_UNUSABLE_ANSWERS, Question, QuestionBatch, batches,
+};
+use crate::guard::{LiveCounts, Withholding, decide_withholding};
 use crate::model::{TypeId, Verdict};
 use crate::pages::Caller;
 use crate::reconcile::{
-    Absences, Absent, Candidates, Confirmation, Finding, Settlement, WithoutPass, accounted_by_typed_lists,
+    Absences, CandidateKind, CandidateStatus, Candidates, Confirmation, Settlement, TotalsEvidence,
+    proof_for_types_without_pass,
 };
 use crate::roll::{Roll, Unlisted};
 use crate::store::{HistoryChanges, StoreError, TypeState};
 use crate::tencent::ApiError;
 use crate::verdict::{Evidence, Judgement, Recheck, is_nearly_complete, judge};
 
-/// What a crawl that reached its end concludes.
+/// The decisions of a crawl that reached its end.
 pub(super) struct Conclusion {
     pub(super) settlement: Settlement,
     pub(super) judgement: Judgement,
     pub(super) withholding: Option<Withholding>,
-    /// Why `get_group_info` may not be called: then deletions are withheld.
+    /// The error with which the API refuses `get_group_info`. In this case deletions are withheld.
     pub(super) refused: Option<ApiError>,
     pub(super) history: HistoryChanges,
 }
 
-/// Answers about single groups.
+/// The results of looking single groups up, by group id.
 #[derive(Default)]
-struct Answers {
-    candidates: HashMap<String, Answered>,
-    types: HashMap<String, Answered>,
-    held: HashMap<String, Answered>,
+struct Lookups {
+    candidates: HashMap<String, LookupResult>,
+    /// Listed groups of uncertain type.
+    uncertain: HashMap<String, LookupResult>,
+    held: HashMap<String, LookupResult>,
+    /// The error with which the API refuses `get_group_info`.
     refused: Option<ApiError>,
 }
 
-/// Judges the lists, asks about the groups that they leave open, and decides what becomes of each.
+/// Judges the lists, looks up the candidates, the groups of uncertain type and the held groups, and
+/// decides about each of them. Writes the groups that were found to exist.
 pub(super) async fn conclude(
     context: &CrawlContext<'_>,
     caller: &Caller<'_>,
     lists: Lists,
     findings: &mut Findings,
 ) -> Result<Conclusion, Interrupted> {
-    let Lists { roll, mut notes, states_before, rechecks, took } = lists;
-    let emptied = is_emptied(findings, &rechecks);
+    let Lists { roll, mut pass_state, states_before, rechecks, listing_duration } = lists;
+    let app_is_empty = app_is_empty(findings, &rechecks);
     let judgement = judge_passes(context, &rechecks, findings);
-    context.unless_stopped(end_late_baselines(context, &judgement)).await??;
+    context.unless_stopped(end_remaining_baselines(context, &judgement)).await??;
     let unlisted = roll.unlisted();
     let absences = absences(context, &judgement, &unlisted, findings);
     let gathering = gather_candidates(context, &absences, &roll, &unlisted);
     let mut candidates = context.unless_stopped(gathering).await??;
-    notes.uncertain.retain_contradicted(&absences);
+    pass_state.uncertain.drop_uncontradicted(&absences);
 
     let mut confirmation = Confirmation::Off;
-    let mut answers = Answers::default();
+    let mut lookups = Lookups::default();
     if context.settings.deletion.confirm {
-        let mut confirmer = Confirmer::new(context, caller, &notes.samples, emptied, took);
-        answers = ask_all(context, &mut confirmer, &candidates, &notes).await?;
-        confirmation = if answers.refused.is_some() { Confirmation::Refused } else { Confirmation::On };
+        let mut confirmer =
+            Confirmer::new(context, caller, &pass_state.samples, app_is_empty, listing_duration);
+        lookups = look_up_all(context, &mut confirmer, &candidates, &pass_state).await?;
+        confirmation = if lookups.refused.is_some() { Confirmation::Refused } else { Confirmation::On };
     }
-    candidates.apply_confirmations(|id| finding(id, &answers.candidates, &notes.history));
+    candidates.apply_confirmations(|id| candidate_status(id, &lookups.candidates, &pass_state.history));
 
     let mut resolver = TypeResolver::new(context, &states_before, &absences);
-    let writes = listed_writes(&mut resolver, &candidates, &answers, &notes, confirmation).await?;
-    let history = history_changes(&answers, &notes, &roll, &resolver.resolved);
+    let writes = listed_writes(&mut resolver, &candidates, &lookups, &pass_state, confirmation).await?;
+    let history = history_changes(&lookups, &pass_state, &roll, &resolver.resolved);
     let states = context.unless_stopped(context.type_states()).await??;
     let known: Vec<TypeId> = states.iter().map(TypeState::type_id).collect();
     let mut settlement = candidates.settle(confirmation, &known, &unlisted);
@@ -78,10 +86,10 @@ pub(super) async fn conclude(
         context.write_listed(type_id, in_baseline, context.clock.now(), &ids).await?;
     }
     resolver.end_baselines().await?;
-    Ok(Conclusion { settlement, judgement, withholding, refused: answers.refused, history })
+    Ok(Conclusion { settlement, judgement, withholding, refused: lookups.refused, history })
 }
 
-/// Judges the passes, and records their verdicts.
+/// Judges the passes, and stores their verdicts in `findings`.
 fn judge_passes(context: &CrawlContext<'_>, rechecks: &[Recheck], findings: &mut Findings) -> Judgement {
     let mut passes = Vec::with_capacity(rechecks.len());
     for (pass, recheck) in findings.passes.iter_mut().zip(rechecks) {
@@ -104,7 +112,8 @@ fn judge_passes(context: &CrawlContext<'_>, rechecks: &[Recheck], findings: &mut
     judgement
 }
 
-/// What the lists prove about absence. Records whether the next crawl has to make an unfiltered pass.
+/// Returns what the lists prove about unlisted groups. Stores in `findings` whether the next crawl
+/// has to make an unfiltered pass.
 fn absences(
     context: &CrawlContext<'_>,
     judgement: &Judgement,
@@ -114,21 +123,21 @@ fn absences(
     let totals = [findings.total_at_start, findings.total_at_end];
     if !context.settings.deletion.confirm {
         let rejected = findings.verdicts.values().any(|verdict| *verdict == Verdict::Rejected);
-        let all_was_known = !rejected && findings.tallies().all(PassTally::is_plain);
-        let accounted = accounted_by_typed_lists(judgement, findings.listed, totals, all_was_known);
-        return Absences::of_lists_alone(judgement, accounted);
+        let only_known_groups = !rejected && findings.tallies().all(PassTally::found_only_known_groups);
+        let proof = proof_for_types_without_pass(judgement, findings.listed, totals, only_known_groups);
+        return Absences::of_lists_alone(judgement, proof);
     }
-    let lists = Absences::of(judgement, WithoutPass::Unknown);
+    let lists = Absences::of(judgement, TotalsEvidence::Inconclusive);
     let others = unlisted.iter().filter(|(type_id, _)| !lists.has_own_pass(**type_id));
     let others = others.map(|(_, unlisted)| unlisted.groups - unlisted.held).sum();
     let smaller_total = totals[0].zip(totals[1]).map(|(start, end)| start.min(end));
-    let without_pass = WithoutPass::by_totals(findings.listed, others, smaller_total);
+    let totals_evidence = TotalsEvidence::compare(findings.listed, others, smaller_total);
     let unfiltered_made = judgement.passes.iter().any(|judged| judged.pass.type_id == TypeId::UNKNOWN);
-    findings.unfiltered_next = without_pass == WithoutPass::UnfilteredPassNeeded && !unfiltered_made;
-    Absences::of(judgement, without_pass)
+    findings.unfiltered_next = totals_evidence == TotalsEvidence::UnfilteredPassNeeded && !unfiltered_made;
+    Absences::of(judgement, totals_evidence)
 }
 
-/// Withholds the deletions that exceed the guard's limits.
+/// Withholds the deletions of the types that exceed the guard's limits.
 fn apply_guard(
     context: &CrawlContext<'_>,
     roll: &Roll,
@@ -140,7 +149,7 @@ fn apply_guard(
     let losses = if policy.review { settlement.deletions_by_type() } else { settlement.losses(confirmation) };
     let mut gained: BTreeMap<TypeId, u64> = BTreeMap::new();
     for tally in findings.tallies() {
-        *gained.entry(tally.plan.type_id).or_default() += tally.gained;
+        *gained.entry(tally.plan.type_id).or_default() += tally.added_live;
     }
     let of_types = roll.types().chain(losses.keys().copied()).chain(gained.keys().copied());
     let live_counts = |type_id: TypeId| {
@@ -148,19 +157,20 @@ fn apply_guard(
         LiveCounts::of(roll.live_before(type_id), of(&gained), of(&losses))
     };
     let counts = of_types.map(|type_id| (type_id, live_counts(type_id))).collect();
-    let withholding = withhold(policy, &max_fractions(context), &counts)?;
+    let withholding = decide_withholding(policy, &max_fractions(context), &counts)?;
     settlement.withhold(&withholding.types, confirmation, !policy.review);
     Some(withholding)
 }
 
-/// `deletion.max_fraction_by_type`, by the ids of the types.
+/// Returns `deletion.max_fraction_by_type` with the keys of the types.
 fn max_fractions(context: &CrawlContext<'_>) -> BTreeMap<TypeId, f64> {
     let by_type = context.settings.deletion.max_fraction_by_type.iter();
     by_type.filter_map(|(name, fraction)| Some((*context.types.get(name)?, *fraction))).collect()
 }
 
-/// Whether the app has no groups at all: nothing was listed, both totals are 0, and each emptied list was empty twice.
-fn is_emptied(findings: &Findings, rechecks: &[Recheck]) -> bool {
+/// Returns whether the app has no groups: nothing was listed, both totals are 0, and no second
+/// request contradicted an empty list.
+fn app_is_empty(findings: &Findings, rechecks: &[Recheck]) -> bool {
     let totals = [findings.total_at_start, findings.total_at_end];
     let unusable: u64 = findings.tallies().map(|tally| tally.unusable).sum();
     findings.listed + unusable == 0
@@ -168,9 +178,14 @@ fn is_emptied(findings: &Findings, rechecks: &[Recheck]) -> bool {
         && rechecks.iter().all(|recheck| *recheck != Recheck::Contradicted)
 }
 
-/// Ends the baselines of first lists that were judged complete although their own TotalCount says otherwise. A first list
-/// that broke off does not end its baseline, because the groups that it lacks would all seem to appear later.
-async fn end_late_baselines(context: &CrawlContext<'_>, judgement: &Judgement) -> Result<(), StoreError> {
+/// Ends the baseline of each type whose first list was accepted although it has less than 95 % of
+/// its own `TotalCount`: the app's total confirmed it, or `max_shortfall` allowed it. `finish_pass`
+/// has ended the baselines of nearly complete lists. A short first list does not end its baseline;
+/// otherwise each group that it lacks would cause an event when it is listed.
+async fn end_remaining_baselines(
+    context: &CrawlContext<'_>,
+    judgement: &Judgement,
+) -> Result<(), StoreError> {
     for judged in judgement.passes.iter().filter(|judged| judged.pass.in_baseline) {
         if judged.proof.is_some() && !is_nearly_complete(&judged.pass.counts, judged.pass.distinct) {
             context.end_baseline(judged.pass.type_id).await?;
@@ -179,7 +194,7 @@ async fn end_late_baselines(context: &CrawlContext<'_>, judgement: &Judgement) -
     Ok(())
 }
 
-/// Reads the known live groups again, and collects the candidates among those that no pass listed.
+/// Reads the known live groups again, and collects the candidates among the unlisted ones.
 async fn gather_candidates<'a>(
     context: &CrawlContext<'_>,
     absences: &'a Absences,
@@ -199,121 +214,153 @@ async fn gather_candidates<'a>(
     context.store.gather_live(context.app, || Candidates::new(absences), each).await
 }
 
-/// Asks about candidates, then about types, and with the rest of the budget about held groups.
-async fn ask_all(
+/// Looks up the candidates, then the groups of uncertain type, and with the rest of the budget held
+/// groups.
+async fn look_up_all(
     context: &CrawlContext<'_>,
     confirmer: &mut Confirmer<'_>,
     candidates: &Candidates<'_>,
-    notes: &PassNotes,
-) -> Result<Answers, Interrupted> {
-    let (history, room) = (&notes.history, confirmer.room());
-    let candidates = confirmer.ask(candidate_batches(candidates, history, room)).await?;
-    let mut answers = Answers { candidates, ..Answers::default() };
+    pass_state: &PassState,
+) -> Result<Lookups, Interrupted> {
+    let (history, limit) = (&pass_state.history, confirmer.remaining_questions());
+    let candidates = confirmer.ask(candidate_batches(candidates, history, limit)).await?;
+    let mut lookups = Lookups { candidates, ..Lookups::default() };
     if context.settings.confirms_types() {
-        let room = confirmer.room();
-        answers.types = confirmer.ask(batches(notes.uncertain.questions(history), room)).await?;
+        let limit = confirmer.remaining_questions();
+        lookups.uncertain = confirmer.ask(batches(pass_state.uncertain.questions(history), limit)).await?;
     }
-    if confirmer.can_ask() && context.target.crawl().is_some() {
-        let room = confirmer.room();
-        let held = context.store.held_to_ask(context.app, history.round, room).await?;
-        answers.held = confirmer.ask(held_batches(&held, history, room)).await?;
+    // A dry run does not plan changes of held groups.
+    if confirmer.can_ask() && !context.target.is_dry_run() {
+        let limit = confirmer.remaining_questions();
+        let held = context.store.held_to_ask(context.app, history.round, limit).await?;
+        lookups.held = confirmer.ask(held_batches(&held, history, limit)).await?;
     }
-    answers.refused = confirmer.refused.take();
-    Ok(answers)
+    lookups.refused = confirmer.refused.take();
+    Ok(lookups)
 }
 
-fn candidate_batches<'a>(candidates: &'a Candidates<'_>, history: &History, room: usize) -> Vec<Batch<'a>> {
-    let due = candidates.iter().filter(|(absent, id)| absent.were_missing || history.is_due(id));
-    let question = |(absent, id): (Absent, &'a str)| Question {
+/// Returns the batches for the candidates that are due. Missing candidates are looked up in every
+/// crawl: the back-off is for groups that exist.
+fn candidate_batches<'a>(
+    candidates: &'a Candidates<'_>,
+    history: &LookupHistory,
+    limit: usize,
+) -> Vec<QuestionBatch<'a>> {
+    let due = candidates.iter().filter(|(kind, id)| kind.was_missing || history.is_due(id));
+    let question = |(kind, id): (CandidateKind, &'a str)| Question {
         id,
-        type_id: absent.type_id,
+        type_id: kind.type_id,
         last_round: history.last_round(id),
     };
-    batches(due.map(question), room)
+    batches(due.map(question), limit)
 }
 
-fn held_batches<'a>(held: &'a [(String, TypeId)], history: &History, room: usize) -> Vec<Batch<'a>> {
+fn held_batches<'a>(
+    held: &'a [(String, TypeId)],
+    history: &LookupHistory,
+    limit: usize,
+) -> Vec<QuestionBatch<'a>> {
     let question = |(id, type_id): &'a (String, TypeId)| Question {
         id,
         type_id: *type_id,
         last_round: history.last_round(id),
     };
-    batches(held.iter().map(question), room)
+    batches(held.iter().map(question), limit)
 }
 
-/// What was found out about a candidate; `None` if it was not asked about.
-fn finding(id: &str, answers: &HashMap<String, Answered>, history: &History) -> Option<Finding> {
-    let asked_before = history.asked.get(id);
-    match answers.get(id) {
-        Some(Answered::Learned(Learned::Gone(gone))) => Some(Finding::Gone(*gone)),
-        Some(Answered::Learned(Learned::Stands(_))) => Some(Finding::Stands),
-        Some(Answered::Learned(Learned::Unlearned)) => {
-            let next = Asked::then_unlearned(asked_before, history.round);
-            let too_often = next.unlearned >= MAX_UNLEARNED;
-            Some(if too_often { Finding::Unconfirmable } else { Finding::Unlearned })
+/// Returns what the lookups say about a candidate, or `None` if this crawl did not look it up and
+/// no earlier answer counts.
+fn candidate_status(
+    id: &str,
+    results: &HashMap<String, LookupResult>,
+    history: &LookupHistory,
+) -> Option<CandidateStatus> {
+    let earlier = history.records.get(id);
+    match results.get(id) {
+        Some(LookupResult::Answered(Answer::Gone(gone))) => Some(CandidateStatus::Gone(*gone)),
+        Some(LookupResult::Answered(Answer::Exists(_))) => Some(CandidateStatus::Exists),
+        Some(LookupResult::Answered(Answer::Unusable)) => {
+            let next = LookupRecord::after_unusable_answer(earlier, history.round);
+            let is_unconfirmable = next.unusable_streak >= MAX_UNUSABLE_ANSWERS;
+            Some(if is_unconfirmable {
+                CandidateStatus::Unconfirmable
+            } else {
+                CandidateStatus::NoUsableAnswer
+            })
         }
-        Some(Answered::Nothing) => Some(Finding::Unlearned),
+        Some(LookupResult::NoValidResponse) => Some(CandidateStatus::NoUsableAnswer),
         None => {
-            let backed_off =
-                asked_before.is_some_and(|asked| asked.stood_last() && !asked.is_due(history.round));
-            backed_off.then_some(Finding::StoodLately)
+            let is_backed_off =
+                earlier.is_some_and(|record| record.existed_last() && !record.is_due(history.round));
+            is_backed_off.then_some(CandidateStatus::ExistedRecently)
         }
     }
 }
 
-/// The groups that exist by the answers, have another type than the database has, or are new and were deferred.
+/// Returns the groups to write as listed at the end of the crawl:
+/// - candidates and held groups that exist,
+/// - groups whose answered type differs from the stored type,
+/// - new groups of the unfiltered pass, whose types were not known before the lookups.
 async fn listed_writes(
     resolver: &mut TypeResolver<'_>,
     candidates: &Candidates<'_>,
-    answers: &Answers,
-    notes: &PassNotes,
+    lookups: &Lookups,
+    pass_state: &PassState,
     confirmation: Confirmation,
 ) -> Result<Vec<ListedWrite>, StoreError> {
-    for (absent, id) in candidates.iter() {
-        resolver.resolve_candidate(absent, id, answers.candidates.get(id)).await?;
+    for (kind, id) in candidates.iter() {
+        resolver.resolve_candidate(kind, id, lookups.candidates.get(id)).await?;
     }
-    for (id, answered) in &answers.types {
-        if let Some(known) = notes.uncertain.known_type(id) {
-            resolver.resolve_listed(id, known, answered).await?;
+    for (id, result) in &lookups.uncertain {
+        if let Some(stored_type) = pass_state.uncertain.stored_type(id) {
+            resolver.resolve_listed(id, stored_type, result).await?;
         }
     }
+    // Without confirmation, a group gets the type of its list if exactly one typed list has it.
     if confirmation != Confirmation::On || !resolver.confirms_types() {
-        resolver.accept_claims(notes.uncertain.undisputed_claims(|id| answers.types.contains_key(id)));
+        let listed_types =
+            pass_state.uncertain.undisputed_listed_types(|id| lookups.uncertain.contains_key(id));
+        resolver.use_listed_types(listed_types);
     }
-    for id in notes.uncertain.deferred_new.iter() {
-        resolver.resolve_new(id, answers.types.get(id)).await?;
+    for id in pass_state.uncertain.deferred_new.iter() {
+        resolver.resolve_new(id, lookups.uncertain.get(id)).await?;
     }
-    for (id, answered) in &answers.held {
-        resolver.resolve_held(id, answered).await?;
+    for (id, result) in &lookups.held {
+        resolver.resolve_held(id, result).await?;
     }
     Ok(resolver.take_writes())
 }
 
-/// The changes to the history of questions. A group stays in it while lists lack it or its type is uncertain.
+/// Returns the changes to the lookup history. A group leaves the history once it is listed and its
+/// type is certain.
 fn history_changes(
-    answers: &Answers,
-    notes: &PassNotes,
+    lookups: &Lookups,
+    pass_state: &PassState,
     roll: &Roll,
     resolved: &HashSet<String>,
 ) -> HistoryChanges {
-    let history = &notes.history;
+    let history = &pass_state.history;
     let mut changes = HistoryChanges { round: history.round, ..HistoryChanges::default() };
-    let mut set = |id: &str, asked: Asked| changes.set.entry(asked).or_default().push(id);
-    let all = answers.candidates.iter().chain(&answers.types).chain(&answers.held);
-    for (id, answered) in all.filter(|(id, _)| !resolved.contains(*id)) {
-        let before = history.asked.get(id);
-        match answered {
-            Answered::Learned(Learned::Stands(_)) => set(id, Asked::then_stood(before, history.round)),
-            Answered::Learned(Learned::Unlearned) => set(id, Asked::then_unlearned(before, history.round)),
-            Answered::Learned(Learned::Gone(_)) | Answered::Nothing => {}
+    let mut set = |id: &str, record: LookupRecord| changes.set.entry(record).or_default().push(id);
+    let all = lookups.candidates.iter().chain(&lookups.uncertain).chain(&lookups.held);
+    for (id, result) in all.filter(|(id, _)| !resolved.contains(*id)) {
+        let earlier = history.records.get(id);
+        match result {
+            LookupResult::Answered(Answer::Exists(_)) => {
+                set(id, LookupRecord::after_existing(earlier, history.round));
+            }
+            LookupResult::Answered(Answer::Unusable) => {
+                set(id, LookupRecord::after_unusable_answer(earlier, history.round));
+            }
+            LookupResult::Answered(Answer::Gone(_)) | LookupResult::NoValidResponse => {}
         }
     }
     let is_open =
-        |id: &String| !resolved.contains(id) && (!roll.is_listed(id) || notes.uncertain.contains(id));
-    changes.remove = history.asked.keys().filter(|id| !is_open(id)).map(String::as_str).collect();
-    changes.prune = !history.asked.is_empty();
-    let gone = |answered: &Answered| matches!(answered, Answered::Learned(Learned::Gone(_)));
-    let confirmed_held = answers.held.iter().filter(|(_, answered)| gone(answered));
+        |id: &String| !resolved.contains(id) && (!roll.is_listed(id) || pass_state.uncertain.contains(id));
+    changes.remove = history.records.keys().filter(|id| !is_open(id)).map(String::as_str).collect();
+    changes.prune = !history.records.is_empty();
+    let is_gone = |result: &LookupResult| matches!(result, LookupResult::Answered(Answer::Gone(_)));
+    let confirmed_held = lookups.held.iter().filter(|(_, result)| is_gone(result));
     changes.confirmed_held = confirmed_held.map(|(id, _)| id.as_str()).collect();
     changes
 }

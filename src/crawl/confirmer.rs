@@ -1,6 +1,6 @@
-//! Asks `get_group_info` about single groups, in batches with controls, within a budget of time and requests.
+//! Looks single groups up with `get_group_info`, in batches with controls, within a time budget.
 //!
-//! A failure to ask never fails a crawl. Groups that could not be asked about wait for a later crawl.
+//! A failed lookup never fails a crawl. A later crawl looks the remaining groups up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -14,74 +14,79 @@ use tracing::warn;
 use super::context::CrawlContext;
 use super::error::Interrupted;
 use super::progress::Step;
-use crate::confirmation::{Batch, Controls, Learned, Samples, judge_controls};
+use crate::confirmation::{Answer, Controls, MAX_BATCH_IDS, QuestionBatch, Samples, judge_controls};
 use crate::model::{ReasonCode, with_causes};
 use crate::pace::{Disposition, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
 use crate::tencent::{ApiError, GroupAnswer};
 
-/// Least time budget for all questions of a crawl. A quarter of the time that the lists took is the other bound; the
-/// longer one counts.
+/// The minimum time budget for the lookups of a crawl. The budget is a quarter of the time that
+/// reading the lists took, if that is longer.
 const MIN_BUDGET: Duration = Duration::from_secs(10);
-/// The pace of `get_group_info`. It bounds how many questions are worth preparing.
+/// The maximum rate of `get_group_info` requests, from which the number of possible questions is
+/// estimated.
 const REQUESTS_PER_SECOND: u64 = 50;
-/// Requests in flight at the same time.
+/// The maximum number of requests in flight.
 const MAX_IN_FLIGHT: usize = 4;
-/// Time that the retries of all questions of a crawl may take together.
+/// The time that the retries of all lookups of a crawl may take in total.
 const RETRY_BUDGET: Duration = Duration::from_secs(30);
-/// Listed controls that are tried for one batch: the first one and two replacements.
-const LISTED_CONTROLS: usize = 3;
-/// Invalid batches in a row after which a crawl stops asking.
+/// The number of listed controls that are tried for one batch: the first one and two replacements.
+const MAX_LISTED_CONTROLS: usize = 3;
+/// The number of consecutive invalid batches after which a crawl ends its lookups.
 const MAX_INVALID_BATCHES: u32 = 3;
 
-/// The result of asking about one group.
+/// The result of looking one group up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
-    /// A valid batch answered, or the API refused the whole request with a final error code.
-    Learned(Learned),
-    /// The request failed, or the controls of its batch contradict: nothing is known about the group itself.
-    Nothing,
+pub(super) enum LookupResult {
+    /// The answer of a valid batch, or [`Answer::Unusable`] if the API rejected the entire request
+    /// with a permanent error code.
+    Answered(Answer),
+    /// The request failed, or a control of its batch has an unexpected answer. Says nothing about
+    /// the group.
+    NoValidResponse,
 }
 
 /// The result of one batch.
 enum BatchOutcome {
-    Valid(Vec<Learned>),
-    /// The controls contradict what is known of them. These are their codes.
+    Valid(Vec<Answer>),
+    /// A control has an unexpected answer. The fields are the codes of both controls.
     Contradicted {
         absent: Option<i64>,
         listed: Option<i64>,
     },
     Failed(ApiError),
-    /// No listed group can be a control.
+    /// There is no listed group that can be a control.
     NoControl,
 }
 
-/// Asks the questions of one crawl.
+/// Performs the lookups of one crawl.
 pub(super) struct Confirmer<'a> {
     context: &'a CrawlContext<'a>,
     caller: &'a Caller<'a>,
     samples: &'a Samples,
-    /// The app has no groups, so that there is no listed control.
-    emptied: bool,
+    /// Whether the app has no groups, so that there are no listed controls.
+    app_is_empty: bool,
     retries: RetryBudget,
     deadline: Instant,
-    /// Listed controls that were gone when they were asked about.
+    /// Listed controls that did not exist when they were looked up.
     gone_controls: Mutex<HashSet<String>>,
-    invalid_in_a_row: u32,
-    /// The crawl stops asking.
-    ended: bool,
-    /// The API refuses `get_group_info`.
+    /// The number of consecutive invalid batches.
+    invalid_streak: u32,
+    /// Whether this crawl makes no further lookups.
+    is_stopped: bool,
+    /// The error with which the API refuses `get_group_info`.
     pub(super) refused: Option<ApiError>,
 }
 
 impl<'a> Confirmer<'a> {
-    /// `lists_took` is how long the lists of this crawl took, which bounds the budget.
+    /// Creates a confirmer whose time budget depends on `listing_duration`, the time that reading
+    /// the lists took.
     pub(super) fn new(
         context: &'a CrawlContext<'a>,
         caller: &'a Caller<'a>,
         samples: &'a Samples,
-        emptied: bool,
-        lists_took: Duration,
+        app_is_empty: bool,
+        listing_duration: Duration,
     ) -> Self {
         let retry = context.settings.retry;
         let policy = RetryPolicy { retry_for: RETRY_BUDGET.min(retry.retry_for), ..retry };
@@ -89,55 +94,55 @@ impl<'a> Confirmer<'a> {
             context,
             caller,
             samples,
-            emptied,
+            app_is_empty,
             retries: RetryBudget::of_total(policy),
-            deadline: Instant::now() + MIN_BUDGET.max(lists_took / 4),
+            deadline: Instant::now() + MIN_BUDGET.max(listing_duration / 4),
             gone_controls: Mutex::default(),
-            invalid_in_a_row: 0,
-            ended: false,
+            invalid_streak: 0,
+            is_stopped: false,
             refused: None,
         }
     }
 
-    /// Whether more questions can be asked.
+    /// Returns whether more lookups are possible.
     pub(super) fn can_ask(&self) -> bool {
-        !self.ended && self.refused.is_none() && Instant::now() < self.deadline
+        !self.is_stopped && self.refused.is_none() && Instant::now() < self.deadline
     }
 
-    /// Most questions that the rest of the budget allows.
-    pub(super) fn room(&self) -> usize {
+    /// Returns the maximum number of groups that can be looked up in the rest of the budget.
+    pub(super) fn remaining_questions(&self) -> usize {
         let seconds = self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1;
-        usize::try_from(seconds * REQUESTS_PER_SECOND).unwrap_or(usize::MAX) * crate::confirmation::BATCH
+        usize::try_from(seconds * REQUESTS_PER_SECOND).unwrap_or(usize::MAX) * MAX_BATCH_IDS
     }
 
-    /// Asks these batches as far as the budget and the API allow. A group without an entry in the result was not asked
-    /// about.
+    /// Looks up these batches, as far as the budget and the API allow. Groups that were not looked
+    /// up have no entry in the result.
     pub(super) async fn ask(
         &mut self,
-        batches: Vec<Batch<'_>>,
-    ) -> Result<HashMap<String, Answered>, Interrupted> {
-        let mut answered = HashMap::new();
+        batches: Vec<QuestionBatch<'_>>,
+    ) -> Result<HashMap<String, LookupResult>, Interrupted> {
+        let mut results = HashMap::new();
         if batches.is_empty() || !self.can_ask() {
-            return Ok(answered);
+            return Ok(results);
         }
         let (context, caller) = (self.context, self.caller);
-        let asking = self.ask_until_deadline(&batches, &mut answered);
+        let asking = self.ask_until_deadline(&batches, &mut results);
         let state =
             context.requesting(caller.in_flight(), async { Ok::<_, Interrupted>(asking.await) }).await??;
-        self.invalid_in_a_row = state.invalid_in_a_row;
-        self.ended |= state.ended;
+        self.invalid_streak = state.invalid_streak;
+        self.is_stopped |= state.is_stopped;
         self.refused = state.refused;
-        Ok(answered)
+        Ok(results)
     }
 
     /// Keeps several requests in flight and processes their results in order, until the deadline.
     async fn ask_until_deadline(
         &self,
-        batches: &[Batch<'_>],
-        answered: &mut HashMap<String, Answered>,
+        batches: &[QuestionBatch<'_>],
+        results: &mut HashMap<String, LookupResult>,
     ) -> AskingState {
         let of = batches.iter().map(|batch| batch.ids.len() as u64).sum();
-        let mut state = AskingState { invalid_in_a_row: self.invalid_in_a_row, ..AskingState::default() };
+        let mut state = AskingState { invalid_streak: self.invalid_streak, ..AskingState::default() };
         let (mut asked, mut waiting) = (0, batches.iter());
         let mut in_flight = FuturesOrdered::new();
         loop {
@@ -151,15 +156,15 @@ impl<'a> Confirmer<'a> {
                 progress.requests = self.caller.requests();
                 progress.step = Step::Asking { asked, of };
             });
-            state.add(batch, outcome, answered);
-            if state.ended || state.refused.is_some() {
+            state.add(batch, outcome, results);
+            if state.is_stopped || state.refused.is_some() {
                 return state;
             }
         }
     }
 
-    /// Asks one batch. Replaces the listed control if it is gone.
-    async fn ask_batch(&self, batch: &Batch<'_>) -> BatchOutcome {
+    /// Looks up one batch. If the listed control is gone, repeats the request with another one.
+    async fn ask_batch(&self, batch: &QuestionBatch<'_>) -> BatchOutcome {
         let absent = batch.form.absent_id(rand::random());
         let mut contradicted = BatchOutcome::NoControl;
         for listed in self.listed_controls(batch) {
@@ -178,7 +183,8 @@ impl<'a> Confirmer<'a> {
             let of_listed: Option<&GroupAnswer> = listed_at.map(|at| &answers[at]);
             match judge_controls(of_absent, of_listed) {
                 Controls::Valid(valid) => {
-                    return BatchOutcome::Valid(of_batch.iter().map(|answer| valid.learn(answer)).collect());
+                    let answers = of_batch.iter().map(|answer| valid.interpret(answer));
+                    return BatchOutcome::Valid(answers.collect());
                 }
                 Controls::ListedIsGone => {
                     let listed_code = of_listed.and_then(|answer| answer.code);
@@ -193,17 +199,18 @@ impl<'a> Confirmer<'a> {
         contradicted
     }
 
-    /// The listed controls to try for a batch, in order; a single `None` if an emptied app needs none. A batch about types
-    /// consists of listed groups. In a small app it may contain all of them: then one of its own groups is the control.
-    fn listed_controls(&self, batch: &Batch<'_>) -> Vec<Option<String>> {
-        if self.emptied {
+    /// Returns the listed controls to try for a batch, in order. Returns a single `None` for an app
+    /// without groups. Groups of the batch itself come last. They are the only possible controls if
+    /// the batch looks up the types of all listed groups of a small app.
+    fn listed_controls(&self, batch: &QuestionBatch<'_>) -> Vec<Option<String>> {
+        if self.app_is_empty {
             return vec![None];
         }
         let gone = self.lock_gone_controls();
         let controls = self.samples.controls(batch.type_id, batch.form);
         let usable = controls.filter(|id| !gone.contains(*id));
         let (own, others): (Vec<&str>, Vec<&str>) = usable.partition(|id| batch.ids.contains(id));
-        others.into_iter().chain(own).take(LISTED_CONTROLS).map(|id| Some(id.to_owned())).collect()
+        others.into_iter().chain(own).take(MAX_LISTED_CONTROLS).map(|id| Some(id.to_owned())).collect()
     }
 
     fn lock_gone_controls(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
@@ -211,38 +218,43 @@ impl<'a> Confirmer<'a> {
     }
 }
 
-/// The state of asking after some batches.
+/// The state after some batches, see the fields of [`Confirmer`].
 #[derive(Default)]
 struct AskingState {
-    invalid_in_a_row: u32,
-    ended: bool,
+    invalid_streak: u32,
+    is_stopped: bool,
     refused: Option<ApiError>,
 }
 
 impl AskingState {
-    /// Adds the result of a batch. Decides whether the crawl goes on asking.
-    fn add(&mut self, batch: &Batch<'_>, outcome: BatchOutcome, answered: &mut HashMap<String, Answered>) {
+    /// Adds the results of a batch, and decides whether further batches are looked up.
+    fn add(
+        &mut self,
+        batch: &QuestionBatch<'_>,
+        outcome: BatchOutcome,
+        results: &mut HashMap<String, LookupResult>,
+    ) {
         let ids = || batch.ids.iter().map(|id| (*id).to_owned());
-        let learned = match outcome {
-            BatchOutcome::Valid(learned) => {
-                self.invalid_in_a_row = 0;
-                answered.extend(ids().zip(learned.into_iter().map(Answered::Learned)));
+        let result = match outcome {
+            BatchOutcome::Valid(answers) => {
+                self.invalid_streak = 0;
+                results.extend(ids().zip(answers.into_iter().map(LookupResult::Answered)));
                 return;
             }
             BatchOutcome::NoControl => return,
             BatchOutcome::Contradicted { absent, listed } => {
                 let shown =
-                    |code: Option<i64>| code.map_or_else(|| "no answer".to_owned(), |code| code.to_string());
+                    |code: Option<i64>| code.map_or_else(|| "none".to_owned(), |code| code.to_string());
                 warn!(
                     absent_control = absent,
                     listed_control = listed,
-                    "get_group_info contradicts what is known: it answered {} for an id that cannot exist and {} for a \
-                     listed group; the answers of this request are ignored; if this persists, run `tim-group-sync check \
-                     --probe` and report its table",
+                    "ignoring a get_group_info answer with unexpected codes (id that cannot exist: \
+                     {}, listed group: {}); if this persists, run `tim-group-sync check --probe` \
+                     and report its table",
                     shown(absent),
                     shown(listed)
                 );
-                Answered::Nothing
+                LookupResult::NoValidResponse
             }
             BatchOutcome::Failed(error) => match error.reason_code() {
                 ReasonCode::Refused => {
@@ -253,27 +265,32 @@ impl AskingState {
                     let error_code = error.code();
                     warn!(
                         error_code,
-                        "get_group_info was called too often; the next crawl asks about the rest"
+                        "the API throttles get_group_info; the next crawl looks up the remaining groups"
                     );
-                    self.ended = true;
+                    self.is_stopped = true;
                     return;
                 }
                 _ => {
                     let (error_code, why) = (error.code(), with_causes(&error));
-                    warn!(error_code, groups = batch.ids.len(), "asking about groups failed: {why}");
-                    // A final error code for the whole request: asking the same again would get the same answer.
-                    let final_code = error_code.is_some() && error.disposition() != Disposition::Retry;
-                    if final_code { Answered::Learned(Learned::Unlearned) } else { Answered::Nothing }
+                    warn!(error_code, groups = batch.ids.len(), "get_group_info failed: {why}");
+                    // With a permanent error code, the same request would fail again.
+                    let is_permanent = error_code.is_some() && error.disposition() != Disposition::Retry;
+                    if is_permanent {
+                        LookupResult::Answered(Answer::Unusable)
+                    } else {
+                        LookupResult::NoValidResponse
+                    }
                 }
             },
         };
-        answered.extend(ids().map(|id| (id, learned.clone())));
-        self.invalid_in_a_row += 1;
-        if self.invalid_in_a_row >= MAX_INVALID_BATCHES {
+        results.extend(ids().map(|id| (id, result.clone())));
+        self.invalid_streak += 1;
+        if self.invalid_streak >= MAX_INVALID_BATCHES {
             warn!(
-                "{MAX_INVALID_BATCHES} requests in a row had no usable answer; the next crawl asks about the rest"
+                "{MAX_INVALID_BATCHES} consecutive get_group_info requests had no usable answer; \
+                 the next crawl looks up the remaining groups"
             );
-            self.ended = true;
+            self.is_stopped = true;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Makes the crawls of one app, from the lease to the record.
+//! Runs the crawls of one app, from acquiring the lease to recording the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
 use crate::tencent::Client;
 
-/// Crawls one app repeatedly, and keeps the pace of its requests between crawls.
+/// Crawls one app repeatedly. The rate limit of its requests also applies between crawls.
 #[derive(Debug)]
 pub struct Crawler {
     settings: CrawlSettings,
@@ -41,15 +41,15 @@ pub struct Crawler {
     clock: Clock,
     pacer: Pacer,
     progress: watch::Sender<Progress>,
-    /// Types that the API rejected in the previous crawl.
+    /// The types that the API rejected in the previous crawl.
     rejected_types: Mutex<BTreeSet<GroupType>>,
-    /// Whether the clocks differed in the previous crawl.
+    /// Whether the clock skew exceeded [`CLOCK_SKEW_WARNING`] in the previous crawl.
     clock_differs: AtomicBool,
     observer: Option<Arc<dyn Observer>>,
 }
 
-/// The end of a crawl, before it is recorded.
-struct CrawlEnd {
+/// The outcome of a crawl, before it is recorded.
+struct CrawlOutcome {
     status: CrawlStatus,
     reason: Option<Reason>,
     settlement: Settlement,
@@ -77,31 +77,32 @@ impl Crawler {
         }
     }
 
-    /// Removes rows that are older than this after crawls. By default all rows are kept.
+    /// Removes rows that are older than `retention` after crawls. By default all rows are kept.
     #[must_use]
     pub fn with_retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
     }
 
-    /// Reports requests and crawls to this observer.
+    /// Reports the events of requests and crawls to this observer.
     #[must_use]
     pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer: Some(observer), ..self }
     }
 
-    /// The progress of the current crawl.
+    /// Returns a receiver of the progress of the current crawl.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    /// When the last crawl of the app by any process started. Registers the app in the database.
+    /// Returns when the last crawl of the app that reached its end started, in whichever process.
+    /// Registers the app in the database.
     pub async fn last_start(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         let (app, _) = self.store.register_app(&self.settings.identity, &self.settings.group_types).await?;
         self.store.last_start(app).await
     }
 
-    /// Least time between two requests.
+    /// Returns the minimum time between two list requests.
     #[must_use]
     pub fn request_interval(&self) -> Duration {
         self.settings.request_interval
@@ -112,8 +113,8 @@ impl Crawler {
         &self.settings.identity
     }
 
-    /// Crawls the app once. Returns a report also for a crawl that failed at the API or was stopped. An error means that no
-    /// crawl was made, or that its end could not be recorded.
+    /// Crawls the app once. Returns a report even if the crawl failed or was stopped. Returns an
+    /// error if no crawl was started, or if its end could not be recorded.
     pub async fn crawl(
         &self,
         request: CrawlRequest,
@@ -129,7 +130,8 @@ impl Crawler {
         self.in_crawl_span(crawling).await
     }
 
-    /// Returns what a crawl would do now. Makes the same requests and writes nothing.
+    /// Returns the changes that a crawl would make now. Makes the same requests, and writes no
+    /// groups.
     pub async fn dry_run(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<DryRun, CrawlError> {
         let running = async {
             let lease = self.lease(when_busy, stop).await?;
@@ -146,7 +148,7 @@ impl Crawler {
         crawling: impl Future<Output = Result<T, CrawlError>>,
     ) -> Result<T, CrawlError> {
         let app = self.settings.identity.name.as_str();
-        // At level error, so that no log filter removes the span, and the app's name with it.
+        // The span has level error, so that no log filter removes it and the app's name.
         let outcome = crawling.instrument(error_span!("crawl", app)).await;
         self.progress.send_replace(Progress::default());
         outcome
@@ -161,24 +163,24 @@ impl Crawler {
                 .await?
                 .ok_or_else(|| CrawlError::Busy { app: identity.name.clone() })?,
             WhenBusy::Wait => {
-                let waiting = |waits| {
-                    if waits == 0 {
+                let on_failed_attempt = |failed_attempts| {
+                    if failed_attempts == 0 {
                         warn!(
                             app = identity.name,
-                            "another process crawls this app; waiting for it to finish"
+                            "another process is crawling this app; waiting until it has finished"
                         );
                     }
-                    // Each attempt is a sign of life for the watchdog.
+                    // Each attempt to acquire the lease shows the watchdog that the loop is alive.
                     self.progress.send_modify(|progress| progress.step = Step::WaitingForLease);
                 };
                 tokio::select! {
-                    lease = self.store.lease(identity.sdk_app_id, waiting) => lease?,
+                    lease = self.store.lease(identity.sdk_app_id, on_failed_attempt) => lease?,
                     () = stop.cancelled() => return Err(CrawlError::Stopped),
                 }
             }
         };
         if let Some(not_before) = lease.not_before() {
-            // Bounded, because the clock of the previous holder may have been wrong.
+            // The wait is limited, because the clock of the previous holder may have been wrong.
             let wait = (not_before - self.clock.now()).to_std().unwrap_or_default();
             self.pacer.not_before(Instant::now() + wait.min(self.settings.request_interval)).await;
         }
@@ -208,40 +210,41 @@ impl Crawler {
             group_types: settings.group_types.clone(),
         };
         let Some(crawl) = self.store.open_crawl(lease, &new, settings.day(started_at)).await? else {
-            return Err(CrawlError::Served { due_at: request.due_at.unwrap_or(started_at) });
+            return Err(CrawlError::TickAlreadyCrawled { due_at: request.due_at.unwrap_or(started_at) });
         };
         let target = WriteTarget::Database(crawl);
         let context = self.context(lease, &self.store, (app, types), target, stop);
-        let end = self.execute(&context).await;
+        let outcome = self.execute(&context).await;
         let finished_at = self.clock.now();
-        let passes = end.findings.records(started_at);
+        let passes = outcome.findings.records(started_at);
         let closing = Closing {
             crawl,
             app,
             started_at,
             finished_at,
             day: settings.day(finished_at),
-            status: end.status,
-            reason: end.reason,
-            requests: end.requests,
-            total_at_start: end.findings.total_at_start,
-            total_at_end: end.findings.total_at_end,
-            leftover: end.findings.leftover,
-            unfiltered_next: end.findings.unfiltered_next,
-            listed: end.findings.listed,
+            status: outcome.status,
+            reason: outcome.reason,
+            requests: outcome.requests,
+            total_at_start: outcome.findings.total_at_start,
+            total_at_end: outcome.findings.total_at_end,
+            leftover: outcome.findings.leftover,
+            unfiltered_next: outcome.findings.unfiltered_next,
+            listed: outcome.findings.listed,
             clock_skew: self.check_clock_skew(),
-            history: end.history.as_ref(),
+            history: outcome.history.as_ref(),
             passes: &passes,
-            settlement: &end.settlement,
+            settlement: &outcome.settlement,
         };
-        let report = self.close(lease, closing, &end.findings).await?;
+        let report = self.close(lease, closing, &outcome.findings).await?;
         if matches!(report.status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
             purge(&context, self.retention, crawl, finished_at).await;
         }
         Ok(report)
     }
 
-    /// Records the end of a crawl in one transaction, logs it, and reports it to the observer.
+    /// Records the end of a crawl in one transaction, logs the crawl, and reports it to the
+    /// observer.
     async fn close(
         &self,
         lease: &Lease,
@@ -249,19 +252,16 @@ impl Crawler {
         findings: &Findings,
     ) -> Result<CrawlReport, CrawlError> {
         let to_mark = closing.settlement.marks();
-        let show = |queued, marked| {
-            self.progress.send_modify(|progress| {
-                progress.queued = queued;
-                progress.step = Step::Concluding { marked, to_mark };
-            });
+        let show = |marked| {
+            self.progress.send_modify(|progress| progress.step = Step::Concluding { marked, to_mark });
         };
-        show(true, 0);
-        let closing_crawl = self.store.close_crawl(lease, &closing, |marked| show(false, marked));
+        show(0);
+        let closing_crawl = self.store.close_crawl(lease, &closing, show);
         let events = lease.keeping(Box::pin(closing_crawl)).await??;
         let report = CrawlReport::new(closing, findings, events);
         report.log();
         if let Some(observer) = &self.observer {
-            observer.crawl(&report);
+            observer.on_crawl_recorded(&report);
         }
         Ok(report)
     }
@@ -273,13 +273,15 @@ impl Crawler {
     ) -> Result<DryRun, CrawlError> {
         let settings = &self.settings;
         let store = self.store.only_reading();
-        // No app has the id 0: an app that is not known yet has no groups.
+        // An app that is not registered has no groups. The key 0 belongs to no app, so queries with
+        // it return no rows.
         let app = store.find_app(settings.identity.sdk_app_id).await?.unwrap_or(AppId(0));
         let mut dry_types = DryRunTypes::read(&store).await?;
         let types = dry_types.ids(&settings.group_types);
         let target = WriteTarget::dry_run(dry_types);
         let context = self.context(lease, &store, (app, types), target, stop);
-        let CrawlEnd { status, reason, settlement, findings, requests, .. } = self.execute(&context).await;
+        let CrawlOutcome { status, reason, settlement, findings, requests, .. } =
+            self.execute(&context).await;
         Ok(DryRun {
             status,
             deletions: settlement.deletions(status),
@@ -314,7 +316,8 @@ impl Crawler {
         }
     }
 
-    /// Returns the difference between the clocks. Logs when the clocks begin to differ by minutes, and when they agree again.
+    /// Returns the clock skew. Logs when it begins to exceed [`CLOCK_SKEW_WARNING`], and when it no
+    /// longer does.
     fn check_clock_skew(&self) -> Option<TimeDelta> {
         let skew = self.client.clock_skew()?;
         let differs = skew.abs() > CLOCK_SKEW_WARNING;
@@ -323,7 +326,8 @@ impl Crawler {
             if differs {
                 warn!(
                     skew_seconds,
-                    "this machine's clock and the API's differ by {}; correct the clock, because crawls fail beyond {}",
+                    "this machine's clock and the API's differ by {}; correct the clock: if they \
+                     differ by more than {}, crawls fail",
                     format_skew(skew),
                     format_skew(MAX_CLOCK_SKEW)
                 );
@@ -340,14 +344,17 @@ impl Crawler {
             (RequestEvent::Pausing(waiting), _) => {
                 self.progress.send_modify(|progress| progress.waiting = Some(waiting));
             }
-            (RequestEvent::Answered { took }, Some(observer)) => observer.answered(took),
-            (RequestEvent::Resolved { outcome, error }, Some(observer)) => observer.request(outcome, error),
-            (RequestEvent::Answered { .. } | RequestEvent::Resolved { .. }, None) => {}
+            (RequestEvent::AttemptFinished { took }, Some(observer)) => observer.on_attempt_finished(took),
+            (RequestEvent::AttemptClassified { outcome, error }, Some(observer)) => {
+                observer.on_attempt_classified(outcome, error);
+            }
+            (RequestEvent::AttemptFinished { .. } | RequestEvent::AttemptClassified { .. }, None) => {}
         }
     }
 
-    /// Reads the lists and concludes, and keeps the lease meanwhile. Nothing is recorded yet.
-    async fn execute(&self, context: &CrawlContext<'_>) -> CrawlEnd {
+    /// Reads the lists and decides about the unlisted groups, renewing the lease meanwhile. Writes
+    /// the listed groups; the caller records the end of the crawl.
+    async fn execute(&self, context: &CrawlContext<'_>) -> CrawlOutcome {
         let retries = RetryBudget::new(self.settings.retry);
         let mut caller = Caller::new(&self.client, &self.pacer, retries, |event| self.on_event(event));
         let mut findings = Findings::default();
@@ -358,26 +365,26 @@ impl Crawler {
         let concluded = context.lease.keeping(running).await.unwrap_or_else(|lost| Err(lost.into()));
         let requests = caller.requests();
         match concluded {
-            Ok(conclusion) => concluded_end(context, conclusion, findings, requests),
+            Ok(conclusion) => concluded_outcome(context, conclusion, findings, requests),
             Err(interrupted) => {
                 let status = match interrupted {
                     Interrupted::Stopped => CrawlStatus::Cancelled,
                     _ => CrawlStatus::Failed,
                 };
                 let (reason, settlement) = (Some(interrupted.reason()), Settlement::nothing());
-                CrawlEnd { status, reason, settlement, history: None, findings, requests }
+                CrawlOutcome { status, reason, settlement, history: None, findings, requests }
             }
         }
     }
 }
 
-/// The end of a crawl that reached a conclusion.
-fn concluded_end(
+/// Returns the outcome of a crawl that reached its end.
+fn concluded_outcome(
     context: &CrawlContext<'_>,
     conclusion: Conclusion,
     findings: Findings,
     requests: u64,
-) -> CrawlEnd {
+) -> CrawlOutcome {
     let Conclusion { settlement, judgement, withholding, refused, history } = conclusion;
     let withheld = withheld_reason(withholding, refused, &settlement, &context.types, context.target.crawl());
     let (status, reason) = if judgement.shortfalls.is_empty() {
@@ -387,5 +394,5 @@ fn concluded_end(
         short.text.extend(withheld.iter().flat_map(|withheld| ["; ", &withheld.text]));
         (CrawlStatus::Incomplete, Some(short))
     };
-    CrawlEnd { status, reason, settlement, history: Some(history), findings, requests }
+    CrawlOutcome { status, reason, settlement, history: Some(history), findings, requests }
 }

@@ -1,4 +1,4 @@
-//! A dry run collects the changes that a crawl would write.
+//! Collects the changes that a crawl would write, for a dry run.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,26 +7,26 @@ use crate::model::{CrawlId, GroupIds, GroupType, TypeId};
 use crate::reconcile::{GroupBefore, ListingEffect, ListingEvent, Settlement};
 use crate::store::{KnownGroup, Store, StoreError, TypeState, Written};
 
-/// Where a crawl writes.
+/// The destination of a crawl's writes.
 pub(super) enum WriteTarget {
-    /// Into the database, under the id of the crawl.
+    /// The database, under this id of the crawl.
     Database(CrawlId),
-    /// Nowhere: the changes are collected.
+    /// A list of planned changes. Nothing is written.
     DryRun(Mutex<PlannedChanges>),
 }
 
-/// What a crawl does to a group.
+/// A change that a crawl makes to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeKind {
-    /// Listed for the first time, in its type's baseline: no event.
+    /// Listed for the first time, in the baseline of its type, so without an event.
     Baseline,
     Appeared,
     Reappeared,
     Retyped,
     Vanished,
-    /// Not listed, and not deleted either.
+    /// Not listed, and not deleted.
     Missing,
-    /// Its deletion waits for approval.
+    /// Not listed; the deletion waits for approval.
     Withheld,
 }
 
@@ -44,7 +44,7 @@ impl ChangeKind {
         }
     }
 
-    /// The change that listing a group makes, if it is one.
+    /// Returns the kind of change, or `None` if listing the group changes nothing.
     fn of_listing(effect: &ListingEffect) -> Option<Self> {
         match effect.event {
             Some(ListingEvent::Appeared) => Some(Self::Appeared),
@@ -56,24 +56,24 @@ impl ChangeKind {
     }
 }
 
-/// Groups that a crawl would change in the same way.
+/// Groups to which a crawl would make the same change.
 #[derive(Clone, Debug)]
 pub struct PlannedChange {
     pub kind: ChangeKind,
-    /// `None`: the group had no type, or none is known.
+    /// `None` if the groups are new or their type is unknown.
     pub old_type: Option<String>,
     pub new_type: Option<String>,
     pub groups: GroupIds,
 }
 
-/// A kind of change, the type before it and the type after it.
+/// The kind of a change, the type before the change and the type after it.
 type ChangeKey = (ChangeKind, Option<TypeId>, Option<TypeId>);
 
 /// The changes that a dry run has collected so far.
 pub(super) struct PlannedChanges {
     types: DryRunTypes,
     changes: BTreeMap<ChangeKey, GroupIds>,
-    /// The difference to the live groups of each type.
+    /// The change of the number of live groups of each type.
     live: BTreeMap<TypeId, i64>,
 }
 
@@ -82,7 +82,11 @@ impl WriteTarget {
         Self::DryRun(Mutex::new(PlannedChanges { types, changes: BTreeMap::new(), live: BTreeMap::new() }))
     }
 
-    /// The id under which the crawl is recorded; a dry run has none.
+    pub(super) fn is_dry_run(&self) -> bool {
+        matches!(self, Self::DryRun(_))
+    }
+
+    /// Returns the id of the crawl, or `None` for a dry run.
     pub(super) fn crawl(&self) -> Option<CrawlId> {
         match self {
             Self::Database(crawl) => Some(*crawl),
@@ -90,7 +94,7 @@ impl WriteTarget {
         }
     }
 
-    /// All changes of a dry run that ended with this settlement.
+    /// Returns all changes of a dry run, including those of its settlement.
     pub(super) fn into_changes(self, settlement: &Settlement) -> Vec<PlannedChange> {
         let Self::DryRun(planned) = self else { return Vec::new() };
         let mut planned = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +104,7 @@ impl WriteTarget {
 }
 
 impl PlannedChanges {
-    /// Adds the effect of listing a group.
+    /// Adds the change that listing a group makes.
     pub(super) fn list(
         &mut self,
         id: &str,
@@ -127,11 +131,12 @@ impl PlannedChanges {
         *self.live.entry(effect.new_type).or_default() += 1;
     }
 
-    /// Adds what the end of the crawl does to the groups that were not listed.
+    /// Adds the changes that the settlement makes to unlisted groups.
     fn settle(&mut self, settlement: &Settlement) {
         let vanished = settlement.vanished().map(|(of, ids)| (ChangeKind::Vanished, of.type_id, ids));
         let missing = settlement.missing().map(|(type_id, ids)| (ChangeKind::Missing, type_id, ids));
-        let withheld = settlement.withheld().map(|(of, ids)| (ChangeKind::Withheld, of.absent.type_id, ids));
+        let withheld =
+            settlement.withheld().map(|(of, ids)| (ChangeKind::Withheld, of.candidate.type_id, ids));
         for (kind, type_id, ids) in vanished.chain(missing).chain(withheld) {
             ids.iter().for_each(|id| self.add((kind, Some(type_id), None), id));
         }
@@ -141,7 +146,7 @@ impl PlannedChanges {
         self.changes.entry(key).or_default().push(id);
     }
 
-    /// Adds the changes so far to the totals that the database has.
+    /// Adds the changes so far to the totals from the database.
     pub(super) fn add_to(&self, states: &mut Vec<TypeState>) {
         for (type_id, more) in &self.live {
             match states.iter_mut().find(|state| state.type_id() == *type_id) {
@@ -151,7 +156,7 @@ impl PlannedChanges {
         }
     }
 
-    /// The id of a type, a made-up one if the database does not know the type.
+    /// Returns the key of a type, or a provisional key if the database does not have the type.
     pub(super) fn type_id(&mut self, group_type: &GroupType) -> TypeId {
         self.types.id(group_type)
     }
@@ -169,7 +174,8 @@ impl PlannedChanges {
     }
 }
 
-/// The ids of types in a dry run, which cannot register new types in the database.
+/// The keys of types. A dry run cannot register types in the database, so it assigns provisional
+/// keys to new ones.
 pub(super) struct DryRunTypes {
     names: BTreeMap<TypeId, String>,
 }
@@ -179,7 +185,8 @@ impl DryRunTypes {
         Ok(Self { names: store.type_names().await? })
     }
 
-    /// The ids of these types, made-up ones for types that the database does not know.
+    /// Returns the keys of these types, with provisional keys for types that the database does not
+    /// have.
     pub(super) fn ids(&mut self, group_types: &[GroupType]) -> BTreeMap<GroupType, TypeId> {
         group_types.iter().map(|group_type| (group_type.clone(), self.id(group_type))).collect()
     }

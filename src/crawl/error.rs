@@ -1,4 +1,4 @@
-//! Why a crawl was not made, could not be recorded, or did not reach its end.
+//! The errors of a crawl.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -8,20 +8,20 @@ use crate::pages::PagesError;
 use crate::store::{Reason, StoreError};
 use crate::tencent::ApiError;
 
-/// A crawl that was not made or could not be recorded.
+/// Why a crawl was not started or could not be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum CrawlError {
-    #[error("{app} is being crawled by another process")]
+    #[error("app {app} is being crawled by another process")]
     Busy { app: String },
-    #[error("the tick of {due_at} has been served already")]
-    Served { due_at: DateTime<Utc> },
+    #[error("the tick of {due_at} has already been crawled")]
+    TickAlreadyCrawled { due_at: DateTime<Utc> },
     #[error("stopped before the crawl began")]
     Stopped,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Why a crawl did not reach its end. It is recorded with this reason.
+/// Why a crawl did not reach its end. The reason is recorded with the crawl.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Interrupted {
     #[error("the program was asked to stop")]
@@ -31,8 +31,8 @@ pub(super) enum Interrupted {
     #[error("the API rejects every configured group type ({names}): {error}")]
     AllRejected { names: String, error: String },
     #[error(
-        "this machine's clock is {} {} the API's, so that every time would be wrong; set it right (`timedatectl` shows \
-         whether it is synchronised)",
+        "this machine's clock is {} {} the API's, so the crawl would store wrong times; correct \
+         the clock (`timedatectl` shows whether it is synchronised)",
         format_skew(*.skew),
         if *.skew > TimeDelta::zero() { "ahead of" } else { "behind" }
     )]

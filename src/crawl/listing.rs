@@ -1,4 +1,5 @@
-//! Reads the lists of a crawl: the roll and the app's TotalCount, a pass for each type, and the checks after them.
+//! Reads the lists of a crawl: builds the roll, requests the app's `TotalCount`, runs a pass for
+//! each type, and makes the checks that follow.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -12,42 +13,44 @@ use super::context::{CrawlContext, check_clock};
 use super::error::Interrupted;
 use super::pass::{PageFetcher, make_passes};
 use super::progress::{Progress, ReadProgress, Step};
-use super::tally::{PassEnd, PassNotes, PassPlan, PassResult, PassTally};
+use super::tally::{PassEnd, PassPlan, PassResult, PassState, PassTally};
 use crate::model::{GroupType, TypeId, Verdict};
-use crate::pages::{Caller, Pages};
+use crate::pages::{Caller, Paginator};
 use crate::reconcile::Leftover;
 use crate::roll::{PassNo, Roll, RollBuilder};
 use crate::store::{PassRecord, TypeState};
 use crate::tencent::ApiError;
 use crate::verdict::Recheck;
 
-/// What a crawl has found so far. Filled while the crawl runs, so that an interrupted crawl is recorded too.
+/// The results of a crawl so far. They are filled in while the crawl runs, so that an interrupted
+/// crawl can be recorded, too.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) total_at_start: Option<u64>,
     pub(super) total_at_end: Option<u64>,
-    /// Groups of the app beyond those of the configured types.
+    /// The number of groups by which the app's total exceeds the groups of the configured types.
     pub(super) leftover: Option<u64>,
-    /// The next crawl has to make an unfiltered pass.
+    /// Whether the next crawl has to make an unfiltered pass.
     pub(super) unfiltered_next: bool,
-    /// Different ids listed by all passes.
+    /// The number of distinct ids that all passes listed.
     pub(super) listed: u64,
     pub(super) passes: Vec<PassResult>,
     pub(super) verdicts: BTreeMap<TypeId, Verdict>,
 }
 
-/// The lists of a crawl, read to their ends.
+/// The result of reading all lists of a crawl to their ends.
 pub(super) struct Lists {
     pub(super) roll: Roll,
-    pub(super) notes: PassNotes,
+    pub(super) pass_state: PassState,
     /// The totals of each type when the crawl began.
     pub(super) states_before: Vec<TypeState>,
-    /// One for each pass.
+    /// One entry for each pass.
     pub(super) rechecks: Vec<Recheck>,
-    pub(super) took: Duration,
+    /// The time that reading the lists took.
+    pub(super) listing_duration: Duration,
 }
 
-/// Reads all lists of a crawl and writes the groups that they change.
+/// Reads all lists of a crawl, and writes new and changed groups.
 pub(super) async fn read_lists(
     context: &CrawlContext<'_>,
     caller: &mut Caller<'_>,
@@ -57,21 +60,21 @@ pub(super) async fn read_lists(
     let states = context.type_states().await?;
     let past = context.store.past(context.app).await?;
     let live_before: u64 = states.iter().map(TypeState::live).sum();
-    let notes = PassNotes {
+    let pass_state = PassState {
         history: context.store.history(context.app).await?,
         own_types: context.types.values().copied().collect(),
-        ..PassNotes::default()
+        ..PassState::default()
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let counting = async {
         findings.total_at_start = count_app(context, caller).await?;
         context.progress.send_modify(|progress| progress.total = findings.total_at_start);
         Ok(())
     };
     let ((), roll) = tokio::try_join!(biased; counting, read_roll(context, &states))?;
-    // Without any count of the app, only a list's own TotalCount bounds its length.
+    // If the app's total is unknown, only a list's own `TotalCount` limits its length.
     let known_groups = findings.total_at_start.map(|total| total.max(live_before));
-    let mut reader = ListReader { context, caller, findings, roll, notes, known_groups };
+    let mut reader = ListReader { context, caller, findings, roll, pass_state, known_groups };
 
     reader.make_passes(typed_passes(context, &states, live_before)).await?;
     log_rejected_types(context, reader.findings)?;
@@ -83,29 +86,32 @@ pub(super) async fn read_lists(
     let by_leftover = leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time);
     if by_leftover || (past.unfiltered_wanted && typed) {
         let number = reader.findings.passes.len();
-        let defers_new = context.settings.confirms_types();
-        reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new)]).await?;
-        // The app has more groups than the typed passes listed, so an empty unfiltered list is wrong.
+        let writes_new_at_end = context.settings.confirms_types();
+        reader.make_passes(vec![unfiltered_pass(&states, number, live_before, writes_new_at_end)]).await?;
+        // With a leftover the app has groups that no typed pass listed, so an empty unfiltered list
+        // is wrong.
         let is_empty = reader.findings.passes.last().is_some_and(|pass| pass.tally.distinct == 0);
         rechecks.push(if is_empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
-        // Groups created during this pass are not in the earlier count. It could hide as many groups that the pass missed.
+        // The total is requested again: the earlier one lacks the groups created during this pass,
+        // which would hide the same number of groups that the pass missed.
         reader.count_again().await?;
     }
-    let ListReader { roll, notes, .. } = reader;
-    Ok(Lists { roll, notes, states_before: states, rechecks, took: begun.elapsed() })
+    let ListReader { roll, pass_state, .. } = reader;
+    Ok(Lists { roll, pass_state, states_before: states, rechecks, listing_duration: started.elapsed() })
 }
 
-/// Asks for the app's TotalCount.
+/// Requests the app's `TotalCount`.
 async fn count_app(context: &CrawlContext<'_>, caller: &mut Caller<'_>) -> Result<Option<u64>, Interrupted> {
     let counted = context.requesting(caller.in_flight(), caller.count_app()).await?;
-    // Before the error is returned: a wrong clock makes signatures that the API refuses.
+    // The clock is checked before the error is returned, because the API refuses signatures of a
+    // wrong clock.
     check_clock(caller)?;
     Ok(counted?)
 }
 
 /// Reads the known live groups of the app.
 async fn read_roll(context: &CrawlContext<'_>, states: &[TypeState]) -> Result<Roll, Interrupted> {
-    let begin = || RollBuilder::with_room(states.iter().map(|state| (state.type_id(), state.live())));
+    let begin = || RollBuilder::with_capacity(states.iter().map(|state| (state.type_id(), state.live())));
     if states.iter().all(|state| state.live() == 0) {
         return Ok(begin().finish());
     }
@@ -118,21 +124,21 @@ async fn read_roll(context: &CrawlContext<'_>, states: &[TypeState]) -> Result<R
     Ok(context.unless_stopped(reading).await??.finish())
 }
 
-/// Makes the passes and the requests around them.
+/// Runs the passes and the checks that follow.
 struct ListReader<'a, 'c> {
     context: &'a CrawlContext<'a>,
     caller: &'a mut Caller<'c>,
     findings: &'a mut Findings,
     roll: Roll,
-    notes: PassNotes,
+    pass_state: PassState,
     known_groups: Option<u64>,
 }
 
 impl ListReader<'_, '_> {
     async fn make_passes(&mut self, plans: Vec<PassPlan>) -> Result<(), Interrupted> {
-        let Self { context, caller, findings, roll, notes, known_groups } = self;
+        let Self { context, caller, findings, roll, pass_state, known_groups } = self;
         let fetcher = PageFetcher::new(context, caller, plans, context.settings.page_limit, *known_groups);
-        let made = make_passes(context, fetcher, roll, notes, &mut findings.passes).await;
+        let made = make_passes(context, fetcher, roll, pass_state, &mut findings.passes).await;
         findings.listed = roll.listed();
         made
     }
@@ -142,7 +148,7 @@ impl ListReader<'_, '_> {
         Ok(())
     }
 
-    /// Asks each type that had live groups and was listed as empty for its first page once more.
+    /// Requests the first page again for each type that had live groups and was listed as empty.
     async fn recheck_emptied_types(&mut self) -> Result<Vec<Recheck>, Interrupted> {
         let Self { context, caller, findings, roll, .. } = self;
         let mut rechecks = Vec::with_capacity(findings.passes.len());
@@ -155,7 +161,7 @@ impl ListReader<'_, '_> {
                 rechecks.push(Recheck::NotNeeded);
                 continue;
             }
-            let mut pages = Pages::of(tally.plan.group_type.clone(), context.settings.page_limit, None);
+            let mut pages = Paginator::of(tally.plan.group_type.clone(), context.settings.page_limit, None);
             let again = context.requesting(caller.in_flight(), pages.fetch_next(caller)).await??;
             let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
             let confirmed = empty && again.page.total_count == Some(0);
@@ -165,7 +171,8 @@ impl ListReader<'_, '_> {
     }
 }
 
-/// Logs which types the API rejects when that changes. Fails if it rejects all of them.
+/// Logs types that the API rejects, and accepts again, when this changes. Returns an error if it
+/// rejects all types.
 fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result<(), Interrupted> {
     let rejected: BTreeMap<&GroupType, &ApiError> = findings
         .ended()
@@ -176,7 +183,11 @@ fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result
         .collect();
     let mut before = context.rejected_before.lock().unwrap_or_else(PoisonError::into_inner);
     for (group_type, error) in rejected.iter().filter(|(group_type, _)| !before.contains(**group_type)) {
-        warn!(%group_type, error_code = error.code(), "the API rejects this group type; its groups stay as they are: {error}");
+        warn!(
+            %group_type,
+            error_code = error.code(),
+            "the API rejects this group type; its groups are left unchanged: {error}"
+        );
     }
     for group_type in before.iter().filter(|group_type| !rejected.contains_key(*group_type)) {
         info!(%group_type, "the API accepts this group type again");
@@ -190,7 +201,8 @@ fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result
     Ok(())
 }
 
-/// Computes and records how many groups the app has beyond those of the typed passes.
+/// Computes by how many groups the app's total exceeds the typed passes, and stores the number in
+/// `findings`.
 fn leftover(findings: &mut Findings, typed: bool) -> Leftover {
     if !typed {
         return Leftover::Unknown;
@@ -206,7 +218,7 @@ fn leftover(findings: &mut Findings, typed: bool) -> Leftover {
 }
 
 impl Findings {
-    /// The passes that ended, with how.
+    /// Iterates over the passes that ended, each with its end.
     fn ended(&self) -> impl Iterator<Item = (&PassTally, &PassEnd)> {
         self.passes.iter().filter_map(|pass| Some((&pass.tally, pass.end.as_ref()?)))
     }
@@ -215,7 +227,7 @@ impl Findings {
         self.passes.iter().map(|pass| &pass.tally)
     }
 
-    /// The passes, for the crawl's record.
+    /// Returns the rows of the passes for the crawl's record.
     pub(super) fn records(&self, started_at: DateTime<Utc>) -> Vec<PassRecord> {
         let record = |tally: &PassTally| PassRecord {
             type_id: tally.plan.type_id,
@@ -232,12 +244,14 @@ impl Findings {
     }
 }
 
-/// The passes that every crawl makes: one for each configured type, or an unfiltered one.
+/// Returns the plans of the passes that every crawl makes: one for each configured type, or the
+/// unfiltered pass.
 fn typed_passes(context: &CrawlContext<'_>, states: &[TypeState], live_before: u64) -> Vec<PassPlan> {
     if context.settings.group_types.is_empty() {
         return vec![unfiltered_pass(states, 0, live_before, false)];
     }
-    // In the order of the configuration, because the first pass that lists a new group decides its type.
+    // The order is that of the configuration, because the first pass that lists a new group
+    // determines its type.
     let configured = context.settings.group_types.iter();
     let typed = configured.filter_map(|name| Some((name, *context.types.get(name)?)));
     let live = |type_id| states.iter().find(|state| state.type_id() == type_id).map_or(0, TypeState::live);
@@ -249,19 +263,24 @@ fn typed_passes(context: &CrawlContext<'_>, states: &[TypeState], live_before: u
             type_id,
             in_baseline: in_baseline(states, type_id),
             live_before: live(type_id),
-            defers_new: false,
+            writes_new_at_end: false,
         })
         .collect()
 }
 
-fn unfiltered_pass(states: &[TypeState], index: usize, live_before: u64, defers_new: bool) -> PassPlan {
+fn unfiltered_pass(
+    states: &[TypeState],
+    index: usize,
+    live_before: u64,
+    writes_new_at_end: bool,
+) -> PassPlan {
     PassPlan {
         no: PassNo::nth(index),
         group_type: None,
         type_id: TypeId::UNKNOWN,
         in_baseline: in_baseline(states, TypeId::UNKNOWN),
         live_before,
-        defers_new,
+        writes_new_at_end,
     }
 }
 

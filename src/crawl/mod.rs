@@ -1,6 +1,9 @@
-//! One crawl of one app: takes the lease, reads the lists, concludes what follows from them, and records it.
+//! One crawl of one app: acquires the lease, reads the lists, decides about the unlisted groups,
+//! and records the result.
 //!
-//! Start with [`Crawler::crawl`]. `listing` reads the lists, `conclusion` decides about the groups that they lack.
+//! Start with [`Crawler::crawl`]. `listing` reads the lists, and `conclusion` decides about the
+//! groups that the lists do not contain. The data flows as follows: `read_lists` → `Lists`,
+//! `conclude` → `Conclusion` → `CrawlOutcome`, which the store records as a `Closing`.
 
 mod clock_skew;
 mod conclusion;

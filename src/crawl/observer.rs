@@ -1,4 +1,4 @@
-//! The interface through which requests and crawls are counted.
+//! The interface through which the crawl reports its requests and results, for metrics.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::report::CrawlReport;
 use crate::pages::RequestOutcome;
 use crate::tencent::ApiError;
 
-/// Counts the requests and crawls of an app.
+/// Receives the events of an app's requests and crawls.
 pub trait Observer: std::fmt::Debug + Send + Sync {
-    /// A request was answered or failed, after this time.
-    fn answered(&self, took: Duration);
-    /// The outcome of that request is known.
-    fn request(&self, outcome: RequestOutcome, error: Option<&ApiError>);
-    /// A crawl ended and is recorded.
-    fn crawl(&self, report: &CrawlReport);
+    /// Called when an attempt at a request has ended with an answer or a failure, after this time.
+    fn on_attempt_finished(&self, took: Duration);
+    /// Called when it is decided whether the attempt is retried.
+    fn on_attempt_classified(&self, outcome: RequestOutcome, error: Option<&ApiError>);
+    /// Called when the end of a crawl is recorded.
+    fn on_crawl_recorded(&self, report: &CrawlReport);
 }

@@ -1,28 +1,33 @@
-//! Compares a page with the roll. No I/O: ids that have to be written are buffered.
+//! Compares a page with the roll, and buffers the ids that have to be written. No I/O.
 
-use super::tally::{PassNotes, PassTally};
+use super::tally::{PassState, PassTally};
 use super::write_buffer::WriteBuffer;
 use crate::model::{GroupIds, TypeId};
 use crate::roll::{Roll, RollMatch};
 use crate::tencent::Page;
 
-/// New ids of a page that may become samples.
+/// The maximum number of new ids of a page that are offered as samples.
 const NEW_SAMPLES: usize = 32;
-/// New ids that a pass may write beyond its TotalCount and the live groups before the crawl. Further ones are written only
-/// once the list has ended, because a list that invents ids may never end.
+/// The number of new ids by which a pass may exceed its counts: the greater of its `TotalCount` and
+/// the number of live groups before the crawl. More new ids are written only if the list reaches
+/// its end, because an endless list may consist of ids that do not exist.
 const UNEXPECTED_NEW_IDS: u64 = 1_000;
 
-/// What comparing a page with the roll changes.
+/// The state that comparing a page with the roll changes.
 pub(super) struct PageDiff<'a> {
     pub(super) tally: &'a mut PassTally,
-    pub(super) notes: &'a mut PassNotes,
+    pub(super) pass_state: &'a mut PassState,
     pub(super) buffer: &'a mut WriteBuffer,
-    /// Whether `get_group_info` is asked about types.
+    /// Whether the types that `get_group_info` returns are used, see
+    /// [`CrawlSettings::confirms_types`].
+    ///
+    /// [`CrawlSettings::confirms_types`]: super::settings::CrawlSettings::confirms_types
     pub(super) confirms_types: bool,
 }
 
 impl PageDiff<'_> {
-    /// Ticks the ids of a page off on the roll, counts them in the tally, and buffers those that have to be written.
+    /// Marks the ids of a page as listed on the roll, counts them in the tally, and buffers the ids
+    /// that have to be written.
     pub(super) fn apply(mut self, roll: &mut Roll, page: &Page) {
         let (pass, type_id) = (self.tally.plan.no, self.tally.plan.type_id);
         let listed_before = self.tally.distinct;
@@ -41,52 +46,52 @@ impl PageDiff<'_> {
                     new_samples.push(id);
                     self.on_new(id);
                 }
-                RollMatch::Known { known_type, missing } => self.on_known(id, known_type, missing),
+                RollMatch::Known { stored_type, missing } => self.on_known(id, stored_type, missing),
             }
             self.tally.distinct += 1;
         });
-        self.notes.samples.take(type_id, &page.ids, &new_samples);
+        self.pass_state.samples.take(type_id, &page.ids, &new_samples);
         self.tally.unusable += page.unusable;
-        let has_news = self.tally.distinct > listed_before;
-        self.tally.pages_without_news = if has_news { 0 } else { self.tally.pages_without_news + 1 };
+        let has_progress = self.tally.distinct > listed_before;
+        self.tally.repeated_pages = if has_progress { 0 } else { self.tally.repeated_pages + 1 };
     }
 
     fn on_listed_earlier(&mut self, id: &str) {
-        self.tally.elsewhere += 1;
+        self.tally.listed_earlier += 1;
         if self.tally.plan.group_type.is_some() {
-            self.notes.uncertain.dispute(id);
+            self.pass_state.uncertain.dispute(id);
         }
     }
 
     fn on_new(&mut self, id: &str) {
         let tally = &mut *self.tally;
         let expected = tally.counts.highest.unwrap_or(0).max(tally.plan.live_before) + UNEXPECTED_NEW_IDS;
-        let is_expected = tally.new < expected;
-        tally.new += 1;
-        if tally.plan.defers_new && self.notes.uncertain.defer_new(id) {
+        let is_expected = tally.not_on_roll < expected;
+        tally.not_on_roll += 1;
+        if tally.plan.writes_new_at_end && self.pass_state.uncertain.defer_new(id) {
             return;
         }
         let ids = if is_expected { &mut self.buffer.changed } else { &mut self.buffer.unexpected };
         ids.push(id);
     }
 
-    fn on_known(&mut self, id: &str, known_type: TypeId, missing: bool) {
+    fn on_known(&mut self, id: &str, stored_type: TypeId, missing: bool) {
         let type_id = self.tally.plan.type_id;
-        let PassNotes { uncertain, history, own_types, .. } = &mut *self.notes;
-        self.tally.returned += u64::from(missing);
+        let PassState { uncertain, history, own_types, .. } = &mut *self.pass_state;
+        self.tally.were_missing += u64::from(missing);
         if self.tally.plan.group_type.is_none() {
             if missing {
                 self.buffer.changed.push(id);
             }
-            let is_uncertain = known_type == TypeId::UNKNOWN || own_types.contains(&known_type);
+            let is_uncertain = stored_type == TypeId::UNKNOWN || own_types.contains(&stored_type);
             if is_uncertain && self.confirms_types {
-                uncertain.add_unfiltered(history, id, known_type);
+                uncertain.add_unfiltered(history, id, stored_type);
             }
-        } else if known_type == TypeId::UNKNOWN || (known_type == type_id && missing) {
+        } else if stored_type == TypeId::UNKNOWN || (stored_type == type_id && missing) {
             self.buffer.changed.push(id);
-        } else if known_type != type_id {
-            self.tally.claimed += 1;
-            uncertain.add_claim(history, id, known_type, type_id);
+        } else if stored_type != type_id {
+            self.tally.stored_as_other_type += 1;
+            uncertain.add_listed_as_other_type(history, id, stored_type, type_id);
             if missing {
                 self.buffer.returned_elsewhere.push(id);
             }

@@ -1,69 +1,75 @@
-//! The passes of a crawl: the next page is fetched while the one in hand is compared with the roll.
+//! Runs the passes of a crawl. The next page is fetched while the current page is compared with the
+//! roll.
 
 use chrono::{DateTime, Utc};
 
 use super::context::{CrawlContext, check_clock};
 use super::error::Interrupted;
 use super::page_diff::PageDiff;
-use super::tally::{PassEnd, PassNotes, PassPlan, PassResult, PassTally};
+use super::tally::{PassEnd, PassPlan, PassResult, PassState, PassTally};
 use super::write_buffer::WriteBuffer;
 use crate::model::Counts;
-use crate::pages::{Caller, FetchedPage, Pages, PagesError};
+use crate::pages::{Caller, FetchedPage, PagesError, Paginator};
 use crate::roll::Roll;
 use crate::tencent::ApiError;
 use crate::verdict::is_nearly_complete;
 
-/// Pages in a row without an id that is new to the pass, after which its list is called endless.
-const MAX_PAGES_WITHOUT_NEWS: u32 = 20;
+/// A pass fails after this many consecutive pages that have no id which is new to the pass: its
+/// list is treated as endless.
+const MAX_REPEATED_PAGES: u32 = 20;
 
-/// Makes the passes of a fetcher one after the other. Adds each pass that was begun to `passes`, an interrupted one too.
+/// Runs the planned passes in order. Appends every started pass to `passes`, including an
+/// interrupted one.
 pub(super) async fn make_passes(
     context: &CrawlContext<'_>,
     mut fetcher: PageFetcher<'_, '_>,
     roll: &mut Roll,
-    notes: &mut PassNotes,
+    pass_state: &mut PassState,
     passes: &mut Vec<PassResult>,
 ) -> Result<(), Interrupted> {
     let mut processor =
-        PageProcessor { context, roll, notes, passes, tally: None, buffer: WriteBuffer::new() };
-    let mut in_hand = fetcher.next().await;
-    while let Some(fetched) = in_hand {
-        // The request is polled first, so that it is in flight while the page in hand is processed. A failed
-        // request ends the passes only after the page in hand, a failed write at once.
+        PageProcessor { context, roll, pass_state, passes, tally: None, buffer: WriteBuffer::new() };
+    let mut current = fetcher.next().await;
+    while let Some(fetched) = current {
+        // The next request is polled first, so that it is in flight while the current page is
+        // processed. If it fails, the current page is still processed. If processing fails, the
+        // passes end immediately.
         let next = async { Ok(fetcher.next().await) };
-        (in_hand, ()) = tokio::try_join!(biased; next, processor.process(fetched))?;
+        (current, ()) = tokio::try_join!(biased; next, processor.process(fetched))?;
     }
     Ok(())
 }
 
-/// The answer to one request for a page.
+/// The result of one request for a page.
 struct Fetched {
     plan: PassPlan,
-    answer: Answer,
+    result: FetchResult,
     at: DateTime<Utc>,
-    /// Counts and pages of the list so far.
+    /// The `TotalCount`s of the list so far.
     counts: Counts,
+    /// The number of pages of the list so far.
     pages: u32,
 }
 
-enum Answer {
+enum FetchResult {
     Page(FetchedPage),
     /// The API does not know the type.
     Rejected(ApiError),
     Failed(Interrupted),
 }
 
-/// Fetches page after page of one list after the other, to the last one or the first failure.
+/// Fetches all pages of all lists in order, until the first failure.
 pub(super) struct PageFetcher<'a, 'c> {
     context: &'a CrawlContext<'a>,
     caller: &'a mut Caller<'c>,
-    /// The lists that have not been begun.
-    lists: std::vec::IntoIter<(PassPlan, Pages)>,
-    current: Option<(PassPlan, Pages)>,
+    /// The lists that have not been started.
+    lists: std::vec::IntoIter<(PassPlan, Paginator)>,
+    current: Option<(PassPlan, Paginator)>,
 }
 
 impl<'a, 'c> PageFetcher<'a, 'c> {
-    /// `known_groups` is the greatest known count of groups, which bounds the length of a list.
+    /// Creates a fetcher. `known_groups` is the greatest known count of groups, which limits the
+    /// length of a list.
     pub(super) fn new(
         context: &'a CrawlContext<'a>,
         caller: &'a mut Caller<'c>,
@@ -72,7 +78,7 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
         known_groups: Option<u64>,
     ) -> Self {
         let open = |plan: PassPlan| {
-            let pages = Pages::of(plan.group_type.clone(), limit, known_groups);
+            let pages = Paginator::of(plan.group_type.clone(), limit, known_groups);
             (plan, pages)
         };
         let lists: Vec<_> = plans.into_iter().map(open).collect();
@@ -85,34 +91,34 @@ impl<'a, 'c> PageFetcher<'a, 'c> {
             self.current = self.lists.next();
         }
         let (plan, pages) = self.current.as_mut()?;
-        let answer =
+        let result =
             match self.context.requesting(self.caller.in_flight(), pages.fetch_next(self.caller)).await {
-                Ok(Ok(page)) => Answer::Page(page),
-                Ok(Err(PagesError::Api(error))) if pages.is_rejected(&error) => Answer::Rejected(error),
-                Ok(Err(error)) => Answer::Failed(error.into()),
-                Err(stopped) => Answer::Failed(stopped),
+                Ok(Ok(page)) => FetchResult::Page(page),
+                Ok(Err(PagesError::Api(error))) if pages.is_rejected(&error) => FetchResult::Rejected(error),
+                Ok(Err(error)) => FetchResult::Failed(error.into()),
+                Err(stopped) => FetchResult::Failed(stopped),
             };
         let requests = self.caller.requests();
         self.context.progress.send_modify(|progress| progress.requests = requests);
-        let answer = check_clock(self.caller).map_or_else(Answer::Failed, |()| answer);
+        let result = check_clock(self.caller).map_or_else(FetchResult::Failed, |()| result);
         let (plan, counts, pages) = (plan.clone(), pages.counts(), pages.pages());
-        match &answer {
-            Answer::Page(FetchedPage { end: None, .. }) => {}
-            Answer::Page(_) | Answer::Rejected(_) => self.current = None,
-            Answer::Failed(_) => {
+        match &result {
+            FetchResult::Page(FetchedPage { end: None, .. }) => {}
+            FetchResult::Page(_) | FetchResult::Rejected(_) => self.current = None,
+            FetchResult::Failed(_) => {
                 self.current = None;
                 self.lists = Vec::new().into_iter();
             }
         }
-        Some(Fetched { plan, answer, at: self.context.clock.now(), counts, pages })
+        Some(Fetched { plan, result, at: self.context.clock.now(), counts, pages })
     }
 }
 
-/// Compares pages with the roll, and writes what they change.
+/// Compares pages with the roll, and writes the changes.
 struct PageProcessor<'a> {
     context: &'a CrawlContext<'a>,
     roll: &'a mut Roll,
-    notes: &'a mut PassNotes,
+    pass_state: &'a mut PassState,
     passes: &'a mut Vec<PassResult>,
     /// The current pass.
     tally: Option<PassTally>,
@@ -120,17 +126,18 @@ struct PageProcessor<'a> {
 }
 
 impl PageProcessor<'_> {
-    /// Processes one answer. At the end of its pass, and at a failure, everything that was listed is written.
+    /// Processes the result of one request. Writes the buffer at the end of a pass and after a
+    /// failure.
     async fn process(&mut self, fetched: Fetched) -> Result<(), Interrupted> {
-        let Fetched { plan, answer, at, counts, pages } = fetched;
+        let Fetched { plan, result, at, counts, pages } = fetched;
         let mut tally = self.tally.take().unwrap_or_else(|| PassTally::new(plan));
-        let processed = match answer {
-            Answer::Page(FetchedPage { page, end }) => {
+        let processed = match result {
+            FetchResult::Page(FetchedPage { page, end }) => {
                 (tally.counts, tally.pages) = (counts, pages);
                 self.buffer.listed_at = at;
                 let diff = PageDiff {
                     tally: &mut tally,
-                    notes: &mut *self.notes,
+                    pass_state: &mut *self.pass_state,
                     buffer: &mut self.buffer,
                     confirms_types: self.context.settings.confirms_types(),
                 };
@@ -138,8 +145,8 @@ impl PageProcessor<'_> {
                 drop(page);
                 self.complete_page(&mut tally).await.map(|()| end.map(PassEnd::Complete))
             }
-            Answer::Rejected(error) => Ok(Some(PassEnd::Rejected(error))),
-            Answer::Failed(interrupted) => Err(interrupted),
+            FetchResult::Rejected(error) => Ok(Some(PassEnd::Rejected(error))),
+            FetchResult::Failed(interrupted) => Err(interrupted),
         };
         let end = match processed {
             Ok(None) => {
@@ -157,12 +164,14 @@ impl PageProcessor<'_> {
         outcome
     }
 
-    /// Shows the progress of the pass, and writes the buffer if it is full. Fails if the list seems endless.
+    /// Publishes the progress of the pass, and writes the buffer if it is full. Returns an error if
+    /// the list seems endless.
     async fn complete_page(&mut self, tally: &mut PassTally) -> Result<(), Interrupted> {
-        tally.show(self.context.progress, self.roll.listed());
-        if tally.pages_without_news >= MAX_PAGES_WITHOUT_NEWS {
-            let what =
-                format!("{MAX_PAGES_WITHOUT_NEWS} pages in a row list only ids that this pass listed before");
+        tally.publish_progress(self.context.progress, self.roll.listed());
+        if tally.repeated_pages >= MAX_REPEATED_PAGES {
+            let what = format!(
+                "{MAX_REPEATED_PAGES} consecutive pages have only ids that this pass has already listed"
+            );
             return Err(Interrupted::Pages(PagesError::Endless { what }));
         }
         if self.buffer.is_full(tally.plan.in_baseline) {
@@ -171,7 +180,8 @@ impl PageProcessor<'_> {
         Ok(())
     }
 
-    /// Writes what the pass has left in the buffer: what was listed is true, however the pass ended.
+    /// Writes the rest of the buffer, also if the pass failed: the listed groups exist
+    /// nevertheless.
     async fn flush(&mut self, tally: &mut PassTally, is_complete: bool) -> Result<(), Interrupted> {
         self.buffer.end_pass(is_complete);
         self.buffer.write(self.context, tally).await
@@ -188,9 +198,10 @@ impl PageProcessor<'_> {
         self.flush(tally, is_complete).await?;
         if is_complete {
             tally.ended_at = Some(at);
-            if tally.plan.defers_new {
-                tally.first_listed += self.context.count_unknown(&self.notes.uncertain.deferred_new).await?;
-                tally.gained += self.notes.uncertain.deferred_new.len() as u64;
+            if tally.plan.writes_new_at_end {
+                tally.first_listed +=
+                    self.context.count_unknown(&self.pass_state.uncertain.deferred_new).await?;
+                tally.added_live += self.pass_state.uncertain.deferred_new.len() as u64;
             }
             if tally.plan.in_baseline && is_nearly_complete(&tally.counts, tally.distinct) {
                 self.context.end_baseline(tally.plan.type_id).await?;

@@ -1,60 +1,58 @@
-//! The progress of a crawl, for the progress bar, the status line and the watchdog.
+//! The progress of a crawl, published to the progress bar, the status line and the watchdog.
 
 use tokio::sync::watch;
 
 use crate::model::GroupType;
 pub use crate::pages::RetryPause;
 
-/// The progress of a crawl under way.
+/// The progress of the current crawl.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     pub step: Step,
-    /// The app's TotalCount.
+    /// The app's `TotalCount`.
     pub total: Option<u64>,
-    /// Different ids listed so far.
+    /// The number of distinct ids listed so far.
     pub listed: u64,
     pub requests: u64,
-    /// The pause before the current retry.
+    /// The current pause before a retry.
     pub waiting: Option<RetryPause>,
-    /// The crawl waits for a write transaction. On SQLite one app writes at a time.
-    pub queued: bool,
 }
 
 /// The current step of a crawl.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Step {
-    /// No crawl is under way.
+    /// No crawl is running.
     #[default]
     Idle,
-    /// Waits for another crawl of the app to release the lease.
+    /// Waiting for another crawl of the app to release the lease.
     WaitingForLease,
-    /// Counts the app and reads its known groups.
+    /// Requesting the app's `TotalCount` and reading its known groups.
     Starting,
-    /// Lists a type; `None` lists all types at once.
+    /// Listing a group type, or all types at once for `None`.
     Listing { group_type: Option<GroupType>, listed: u64, total: Option<u64> },
-    /// Lists emptied types once more, and counts the app again.
+    /// Requesting the lists of emptied types and the app's `TotalCount` again.
     Checking,
-    /// Asks `get_group_info` about single groups.
+    /// Looking single groups up with `get_group_info`.
     Asking { asked: u64, of: u64 },
-    /// Writes the conclusion of the crawl.
+    /// Recording the end of the crawl. `marked` of `to_mark` groups have been marked.
     Concluding { marked: u64, to_mark: u64 },
 }
 
-/// Publishes progress at intervals during a long read, so that the watchdog sees it.
+/// Publishes progress at intervals during a long read, for the watchdog.
 pub(super) struct ReadProgress {
     progress: watch::Sender<Progress>,
     groups: u32,
 }
 
 impl ReadProgress {
-    /// Groups between two updates.
+    /// The number of groups between two updates.
     const INTERVAL: u32 = 100_000;
 
     pub(super) fn new(progress: &watch::Sender<Progress>) -> Self {
         Self { progress: progress.clone(), groups: 0 }
     }
 
-    /// Counts a group that was read.
+    /// Counts a group that was read, and publishes progress after every [`Self::INTERVAL`] groups.
     pub(super) fn count(&mut self) {
         self.groups += 1;
         if self.groups == Self::INTERVAL {

@@ -1,4 +1,4 @@
-//! Retention: removes old rows after a crawl, because then the app's lease is held anyway.
+//! Retention: removes old rows after a crawl, while the crawl still holds the app's lease.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tracing::{info, warn};
@@ -8,8 +8,9 @@ use crate::model::{CrawlId, with_causes};
 use crate::policy::Retention;
 use crate::store::{AgeLimits, Purged, StoreError};
 
-/// Removes old rows after the first crawl of a day that reached its end. An interrupted purge continues after the first crawl
-/// of the next day. A failure does not fail the crawl, which is recorded by then.
+/// Removes old rows after the first crawl of a day that reached its end. An interrupted purge
+/// continues after the first crawl of the next day. A failure is only logged, because the crawl has
+/// already been recorded.
 pub(super) async fn purge(
     context: &CrawlContext<'_>,
     retention: Retention,
@@ -27,13 +28,14 @@ pub(super) async fn purge(
     match purged {
         Ok(Purged { groups: 0, events: 0, counts: 0 }) => {}
         Ok(Purged { groups, events, counts }) => {
-            info!(crawl_id = crawl.0, groups, events, counts, "removed rows for their age (retention)");
+            info!(crawl_id = crawl.0, groups, events, counts, "removed rows older than their retention");
         }
         Err(error) => {
             let why = with_causes(&error);
             warn!(
                 crawl_id = crawl.0,
-                "old rows were not all removed; the first crawl of the next day removes the rest: {why}"
+                "cannot remove all rows older than their retention; the first crawl of the next \
+                 day continues: {why}"
             );
         }
     }
@@ -50,7 +52,8 @@ async fn purge_once_a_day(
     if before.ended.map(day) == Some(day(now)) {
         return Ok(Purged::default());
     }
-    // A clock that is ahead must not age rows: time counts only up to one day after the last complete crawl.
+    // The age of rows is computed at most one day after the last complete crawl, so that a clock
+    // that is wrong does not remove recent rows.
     let Some(completed) = before.completed else { return Ok(Purged::default()) };
     let now = now.min(completed + TimeDelta::days(1));
     let before = |days: u32| now - TimeDelta::days(days.into());
@@ -59,7 +62,6 @@ async fn purge_once_a_day(
         events: retention.events.map(before),
         counts: retention.counts.map(before).map(|before| (before, day(before).date)),
     };
-    // Each batch counts as progress for the watchdog.
-    let on_batch = || context.progress.send_modify(|_| ());
+    let on_batch = || context.report_progress();
     context.store.purge(context.lease, (context.app, crawl), &limits, on_batch).await
 }

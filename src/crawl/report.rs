@@ -8,13 +8,13 @@ use tracing::{error, info, warn};
 use super::dry_run::PlannedChange;
 use super::listing::Findings;
 use crate::guard::{LiveCounts, Withholding};
-use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId, with_causes};
-use crate::reconcile::{AskedCounts, Settlement};
+use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId, plural, with_causes};
+use crate::reconcile::{AskedCounts, Settlement, WithheldCounts};
 use crate::store::{Closing, CrawlEvents, Reason};
 use crate::tencent::ApiError;
 use crate::verdict::Judgement;
 
-/// A crawl that was recorded, whatever its status.
+/// The result of a crawl that was recorded, also of a failed one.
 #[derive(Clone, Debug)]
 pub struct CrawlReport {
     pub crawl: CrawlId,
@@ -25,42 +25,42 @@ pub struct CrawlReport {
     pub started_at: DateTime<Utc>,
     pub finished_at: DateTime<Utc>,
     pub requests: u64,
-    /// Different ids listed.
+    /// The number of distinct ids that were listed.
     pub listed: u64,
-    /// Groups that no crawl had listed before, those of a baseline included.
+    /// The number of groups that no crawl had listed before, including those of a baseline.
     pub first_listed: u64,
     pub total: Option<u64>,
     pub events: CrawlEvents,
-    /// Groups that are missing now and were not before.
+    /// The number of groups that became missing.
     pub missing: u64,
-    /// Deletions that wait for approval.
+    /// The number of deletions that this crawl withheld.
     pub withheld: u64,
-    /// Those of them that the API confirmed to be gone.
+    /// How many of the withheld deletions `get_group_info` confirmed.
     pub withheld_confirmed: u64,
-    /// The answers about groups that the lists lacked.
+    /// The numbers of answers about candidates.
     pub asked: AskedCounts,
 }
 
-/// What a crawl would have done.
+/// The result of a dry run: what a crawl would have done.
 #[derive(Clone, Debug)]
 pub struct DryRun {
     pub status: CrawlStatus,
     pub deletions: Option<Deletions>,
     pub reason: Option<Reason>,
     pub requests: u64,
-    /// Different ids listed.
+    /// The number of distinct ids that were listed.
     pub listed: u64,
     pub total: Option<u64>,
-    /// The answers about groups that the lists lacked.
+    /// The numbers of answers about candidates.
     pub asked: AskedCounts,
     pub changes: Vec<PlannedChange>,
 }
 
 impl CrawlReport {
-    /// The report of a crawl that was closed with these events.
+    /// Returns the report of a crawl that was closed with these events.
     pub(super) fn new(closing: Closing<'_>, findings: &Findings, events: CrawlEvents) -> Self {
         let settlement = closing.settlement;
-        let (withheld, withheld_confirmed) = settlement.withheld_counts();
+        let withheld = settlement.withheld_counts();
         Self {
             crawl: closing.crawl,
             status: closing.status,
@@ -74,13 +74,13 @@ impl CrawlReport {
             total: closing.total_at_end.or(closing.total_at_start),
             events,
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
-            withheld,
-            withheld_confirmed,
+            withheld: withheld.groups,
+            withheld_confirmed: withheld.confirmed,
             asked: settlement.asked(),
         }
     }
 
-    /// Writes the crawl's log line, at a level that fits its status.
+    /// Writes the crawl's log line, at a level according to its status.
     pub(super) fn log(&self) {
         let (reason_code, error_code) = self
             .reason
@@ -126,9 +126,10 @@ impl CrawlReport {
     }
 }
 
-/// Why a crawl is incomplete.
+/// Returns the reason of an incomplete crawl.
 pub(super) fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType, TypeId>) -> Reason {
     let name = |type_id| type_name(types, type_id).unwrap_or("the unfiltered list");
+    let lists = if judgement.shortfalls.len() == 1 { "this list" } else { "these lists" };
     let sentences: Vec<String> = judgement
         .shortfalls
         .iter()
@@ -137,7 +138,7 @@ pub(super) fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType
     Reason {
         code: ReasonCode::ShortListing,
         error_code: None,
-        text: format!("{}; nothing of it was marked deleted", sentences.join("; ")),
+        text: format!("{}; no group was marked deleted for its absence from {lists}", sentences.join("; ")),
     }
 }
 
@@ -145,7 +146,7 @@ fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&st
     types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
 }
 
-/// Why deletions are withheld, if any are.
+/// Returns why deletions are withheld, or `None` if no deletion is withheld.
 pub(super) fn withheld_reason(
     withholding: Option<Withholding>,
     refused: Option<ApiError>,
@@ -153,48 +154,50 @@ pub(super) fn withheld_reason(
     types: &BTreeMap<GroupType, TypeId>,
     crawl: Option<CrawlId>,
 ) -> Option<Reason> {
-    let (groups, confirmed) = settlement.withheld_counts();
+    let WithheldCounts { groups, confirmed } = settlement.withheld_counts();
     if groups == 0 {
         return None;
     }
-    let mut whys = Vec::new();
+    let mut causes = Vec::new();
     let (mut code, mut error_code) = (None, None);
     if let Some(withholding) = withholding {
         code = Some(withholding.code);
-        whys.push(guard_reason(&withholding, types));
+        causes.push(guard_reason(&withholding, types));
     }
     if let Some(error) = refused {
         error_code = error.code();
         code = code.or(Some(ReasonCode::ConfirmRefused));
-        whys.push(format!("get_group_info may not be asked (deletion.confirm): {}", with_causes(&error)));
+        causes.push(format!("the API refuses get_group_info (deletion.confirm): {}", with_causes(&error)));
     } else if settlement.unconfirmable() > 0 {
         code = code.or(Some(ReasonCode::Unconfirmable));
-        whys.push(format!(
-            "three crawls could not learn from get_group_info whether {} still exist",
+        causes.push(format!(
+            "in three crawls get_group_info gave no usable answer about {}",
             counted(settlement.unconfirmable(), "group")
         ));
     }
-    let why = whys.join("; ");
+    let cause = causes.join("; ");
     let deletions = if groups == 1 { "1 deletion is".to_owned() } else { format!("{groups} deletions are") };
     let asked = asked_in_words(settlement, confirmed);
     let text = match crawl {
         Some(crawl) => format!(
-            "{why}: {deletions} withheld{asked} until the API lists the groups again or someone runs \
-             `tim-group-sync approve --crawl {crawl}` (`approve --crawl {crawl} --dry-run` lists the groups)"
+            "{cause}: {deletions} withheld{asked} until the API lists the groups again or you run \
+             `tim-group-sync approve --crawl {crawl}` (`approve --crawl {crawl} --dry-run` lists \
+             the groups)"
         ),
-        None => format!("{why}: {} would be withheld{asked}", counted(groups, "deletion")),
+        None => format!("{cause}: {} would be withheld{asked}", counted(groups, "deletion")),
     };
     Some(Reason { code: code?, error_code, text })
 }
 
-/// The counts of answers in words, for the reason of a crawl that withheld deletions.
+/// Returns the numbers of answers, in parentheses, for the reason of a crawl that withheld
+/// deletions.
 fn asked_in_words(settlement: &Settlement, confirmed: u64) -> String {
     let AskedCounts { asked, spared, unlearned, unasked, .. } = settlement.asked();
     if asked + unasked == 0 {
         return String::new();
     }
     let others =
-        [(spared, "stand"), (unlearned, "without a usable answer"), (unasked, "not asked about yet")];
+        [(spared, "exist"), (unlearned, "without a usable answer"), (unasked, "not asked about yet")];
     let mut parts = vec![format!("{confirmed} confirmed by get_group_info")];
     parts.extend(
         others.iter().filter(|(groups, _)| *groups > 0).map(|(groups, what)| format!("{groups} {what}")),
@@ -202,12 +205,12 @@ fn asked_in_words(settlement: &Settlement, confirmed: u64) -> String {
     format!(" ({})", parts.join(", "))
 }
 
-/// A number with its noun: 1 group, 2 groups.
+/// Returns a number with its noun: "1 group", "2 groups".
 fn counted(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    format!("{number} {}", plural(number, noun))
 }
 
-/// Which of the guard's limits were exceeded, with the numbers.
+/// Returns which limits of the guard were exceeded, with the numbers.
 fn guard_reason(withholding: &Withholding, types: &BTreeMap<GroupType, TypeId>) -> String {
     if withholding.exceeded.is_empty() {
         return "deletion.mode is \"review\"".to_owned();

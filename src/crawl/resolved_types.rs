@@ -1,33 +1,34 @@
-//! Turns answers of `get_group_info` into groups that are written as listed, with the types that were answered.
+//! Determines which looked-up groups are written at the end of a crawl, and under which types.
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::confirmer::Answered;
+use super::confirmer::LookupResult;
 use super::context::CrawlContext;
-use crate::confirmation::Learned;
+use crate::confirmation::Answer;
 use crate::model::{GroupIds, GroupType, TypeId};
-use crate::reconcile::{Absences, Absent};
+use crate::reconcile::{Absences, CandidateKind};
 use crate::store::{StoreError, TypeState};
 
-/// Groups to be written as listed under one type.
+/// Groups to write as listed under one type.
 pub(super) struct ListedWrite {
-    /// [`TypeId::UNKNOWN`] leaves the known types as they are.
+    /// [`TypeId::UNKNOWN`] does not change the stored types.
     pub(super) type_id: TypeId,
     pub(super) in_baseline: bool,
     pub(super) ids: GroupIds,
 }
 
-/// Collects the groups whose answers have to be written.
+/// Collects the groups to write.
 pub(super) struct TypeResolver<'a> {
     context: &'a CrawlContext<'a>,
-    /// The ids of the types that were answered.
+    /// The keys of the types in the answers so far.
     answered_types: BTreeMap<GroupType, TypeId>,
     states_before: &'a [TypeState],
     absences: &'a Absences,
     writes: BTreeMap<(TypeId, bool), GroupIds>,
-    /// Types without a pass of their own, of which an answer named a new group. Their baselines end with this crawl.
+    /// Types without a pass of their own that have new groups according to the answers. Their
+    /// baselines end with this crawl.
     ending_baselines: Vec<TypeId>,
-    /// Listed groups whose type is not uncertain any more.
+    /// Listed groups whose types are no longer uncertain.
     pub(super) resolved: HashSet<String>,
 }
 
@@ -48,56 +49,58 @@ impl<'a> TypeResolver<'a> {
         }
     }
 
-    /// Whether answered types are stored.
+    /// Returns whether the types in the answers are stored.
     pub(super) fn confirms_types(&self) -> bool {
         self.context.settings.confirms_types()
     }
 
-    /// Adds a candidate if it exists and was missing, or has another type.
+    /// Adds a candidate if it exists, and either was missing or has another type than the stored
+    /// one.
     pub(super) async fn resolve_candidate(
         &mut self,
-        absent: Absent,
+        kind: CandidateKind,
         id: &str,
-        answered: Option<&Answered>,
+        result: Option<&LookupResult>,
     ) -> Result<(), StoreError> {
-        let Some(answered_type) = self.existing(answered).await? else { return Ok(()) };
-        match answered_type.filter(|type_id| *type_id != absent.type_id) {
+        let Some(answered_type) = self.existing(result).await? else { return Ok(()) };
+        match answered_type.filter(|type_id| *type_id != kind.type_id) {
             Some(type_id) => self.add(type_id, false, id),
-            None if absent.were_missing => self.add(TypeId::UNKNOWN, false, id),
+            None if kind.was_missing => self.add(TypeId::UNKNOWN, false, id),
             None => {}
         }
         Ok(())
     }
 
-    /// Adds a listed group if its answered type differs from the known one.
+    /// Adds a listed group if its answered type differs from the stored one.
     pub(super) async fn resolve_listed(
         &mut self,
         id: &str,
-        known: TypeId,
-        answered: &Answered,
+        stored_type: TypeId,
+        result: &LookupResult,
     ) -> Result<(), StoreError> {
-        let answered_type = self.existing(Some(answered)).await?.flatten();
-        if let Some(type_id) = answered_type.filter(|type_id| *type_id != known) {
+        let answered_type = self.existing(Some(result)).await?.flatten();
+        if let Some(type_id) = answered_type.filter(|type_id| *type_id != stored_type) {
             self.add(type_id, false, id);
             self.resolved.insert(id.to_owned());
         }
         Ok(())
     }
 
-    /// Adds groups under the types that lists claim for them.
-    pub(super) fn accept_claims(&mut self, claims: BTreeMap<TypeId, GroupIds>) {
-        for (type_id, mut ids) in claims {
+    /// Adds groups under the types of the lists that have them.
+    pub(super) fn use_listed_types(&mut self, groups: BTreeMap<TypeId, GroupIds>) {
+        for (type_id, mut ids) in groups {
             self.writes.entry((type_id, false)).or_default().append(&mut ids);
         }
     }
 
-    /// Adds a new group that only the unfiltered pass listed, under the type answered if there is one.
+    /// Adds a new group that only the unfiltered pass listed, under its answered type or as
+    /// unknown.
     pub(super) async fn resolve_new(
         &mut self,
         id: &str,
-        answered: Option<&Answered>,
+        result: Option<&LookupResult>,
     ) -> Result<(), StoreError> {
-        let type_id = self.existing(answered).await?.flatten().unwrap_or(TypeId::UNKNOWN);
+        let type_id = self.existing(result).await?.flatten().unwrap_or(TypeId::UNKNOWN);
         if type_id != TypeId::UNKNOWN {
             self.resolved.insert(id.to_owned());
         }
@@ -106,9 +109,9 @@ impl<'a> TypeResolver<'a> {
         Ok(())
     }
 
-    /// Adds a held group if it exists: it is not held any more.
-    pub(super) async fn resolve_held(&mut self, id: &str, answered: &Answered) -> Result<(), StoreError> {
-        if let Some(answered_type) = self.existing(Some(answered)).await? {
+    /// Adds a held group if it exists. Writing it ends the hold.
+    pub(super) async fn resolve_held(&mut self, id: &str, result: &LookupResult) -> Result<(), StoreError> {
+        if let Some(answered_type) = self.existing(Some(result)).await? {
             self.add(answered_type.unwrap_or(TypeId::UNKNOWN), false, id);
         }
         Ok(())
@@ -123,9 +126,13 @@ impl<'a> TypeResolver<'a> {
         std::mem::take(&mut self.writes).into_iter().map(write).collect()
     }
 
-    /// `None` if the group was not found to exist. Otherwise its answered type, if there is one and types are stored.
-    async fn existing(&mut self, answered: Option<&Answered>) -> Result<Option<Option<TypeId>>, StoreError> {
-        let Some(Answered::Learned(Learned::Stands(group_type))) = answered else { return Ok(None) };
+    /// Returns `None` unless the group was found to exist. Returns `Some(None)` if its type was not
+    /// answered or is not stored.
+    async fn existing(
+        &mut self,
+        result: Option<&LookupResult>,
+    ) -> Result<Option<Option<TypeId>>, StoreError> {
+        let Some(LookupResult::Answered(Answer::Exists(group_type))) = result else { return Ok(None) };
         let Some(group_type) = group_type.as_ref().filter(|_| self.confirms_types()) else {
             return Ok(Some(None));
         };
@@ -137,8 +144,9 @@ impl<'a> TypeResolver<'a> {
         Ok(Some(Some(type_id)))
     }
 
-    /// Whether a new group of this type, which only the unfiltered pass listed, belongs to a baseline. The baseline of a type
-    /// without a pass ends with the app's first concluded unfiltered pass.
+    /// Returns whether a new group of this type that only the unfiltered pass listed belongs to a
+    /// baseline. The baseline of a type without a pass ends with the app's first concluded
+    /// unfiltered pass.
     fn in_baseline(&mut self, type_id: TypeId) -> bool {
         let ended =
             |of| self.states_before.iter().any(|state| state.type_id() == of && state.past_baseline());

@@ -14,28 +14,29 @@ use crate::store::AppIdentity;
 #[derive(Clone, Debug)]
 pub struct CrawlSettings {
     pub identity: AppIdentity,
-    /// Each type gets a pass, in this order. Without types, one unfiltered pass lists everything, and no types are stored.
+    /// The types to list, one pass each, in this order. If empty, one unfiltered pass lists all
+    /// groups, and their types are not stored.
     pub group_types: Vec<GroupType>,
-    /// Groups per page.
+    /// The number of groups per page.
     pub page_limit: u32,
-    /// Least time between two requests.
+    /// The minimum time between two list requests.
     pub request_interval: Duration,
     pub retry: RetryPolicy,
     pub deletion: DeletionPolicy,
-    /// The time zone that decides where a day of the daily counts begins.
+    /// The time zone of the days in the daily counts.
     pub timezone: Tz,
     /// The name of this machine.
     pub host: String,
 }
 
 impl CrawlSettings {
-    /// Whether `get_group_info` is asked about the types of groups, and its answers are stored.
+    /// Returns whether the types that `get_group_info` returns are used and stored.
     #[must_use]
     pub fn confirms_types(&self) -> bool {
         self.deletion.confirm && !self.group_types.is_empty()
     }
 
-    /// The day of the daily counts that a moment belongs to.
+    /// Returns the day of the daily counts to which a time belongs.
     #[must_use]
     pub fn day(&self, at: DateTime<Utc>) -> LocalDay {
         LocalDay::new(at, self.timezone)
@@ -46,11 +47,11 @@ impl CrawlSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrawlRequest {
     pub trigger: Trigger,
-    /// The tick of the schedule that the crawl serves.
+    /// The tick of the schedule for which the crawl is made.
     pub due_at: Option<DateTime<Utc>>,
 }
 
-/// What to do if another crawl of the app is under way.
+/// What to do if another process holds the app's lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenBusy {
     Wait,

@@ -1,4 +1,4 @@
-//! The plan, the numbers and the result of a pass.
+//! The plan, the counters and the result of a pass.
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::progress::{Progress, Step};
 use super::uncertain_types::UncertainTypes;
-use crate::confirmation::{History, Samples};
+use crate::confirmation::{LookupHistory, Samples};
 use crate::model::{Counts, GroupType, TypeId};
 use crate::pages::EndOfList;
 use crate::roll::PassNo;
@@ -17,72 +17,76 @@ use crate::verdict::{FinishedPass, Recheck};
 #[derive(Clone, Debug)]
 pub(super) struct PassPlan {
     pub(super) no: PassNo,
-    /// `None` lists all types.
+    /// `None` for the unfiltered pass.
     pub(super) group_type: Option<GroupType>,
     pub(super) type_id: TypeId,
+    /// Whether no pass of this type has reached its end yet.
     pub(super) in_baseline: bool,
-    /// Live groups of the type, or of all types, when the crawl began.
+    /// The number of live groups of the type when the crawl began; of all types for the unfiltered
+    /// pass.
     pub(super) live_before: u64,
-    /// New groups are written at the crawl's end, when their types may be known.
-    pub(super) defers_new: bool,
+    /// Whether new groups are written at the end of the crawl, after their types have been looked
+    /// up.
+    pub(super) writes_new_at_end: bool,
 }
 
-/// What the passes of a crawl collect for its conclusion, and what they need for it.
+/// State that all passes of a crawl share, and that its conclusion uses.
 #[derive(Debug, Default)]
-pub(super) struct PassNotes {
-    /// The answers of earlier crawls.
-    pub(super) history: History,
+pub(super) struct PassState {
+    /// The lookups of earlier crawls.
+    pub(super) history: LookupHistory,
     /// Listed groups that can be controls.
     pub(super) samples: Samples,
     pub(super) uncertain: UncertainTypes,
-    /// Types with a pass of their own.
+    /// The types that have a pass of their own.
     pub(super) own_types: Vec<TypeId>,
 }
 
-/// The numbers of a pass so far.
+/// The counters of a pass.
 #[derive(Debug)]
 pub(super) struct PassTally {
     pub(super) plan: PassPlan,
     pub(super) pages: u32,
-    /// The TotalCounts that the list stated.
+    /// The `TotalCount`s of the list.
     pub(super) counts: Counts,
-    /// Different ids listed by this pass.
+    /// The number of distinct ids that this pass listed.
     pub(super) distinct: u64,
-    /// Ids that this pass listed again.
+    /// The number of entries that repeat an id of this pass.
     pub(super) repeats: u64,
-    /// Ids that an earlier pass of this crawl had listed.
-    pub(super) elsewhere: u64,
-    /// Listed ids that cannot be group ids.
+    /// The number of ids that an earlier pass of this crawl had listed.
+    pub(super) listed_earlier: u64,
+    /// The number of listed ids that are not valid group ids.
     pub(super) unusable: u64,
-    /// Groups that no crawl had listed before.
+    /// The number of groups that no crawl had listed before. Updated when groups are written.
     pub(super) first_listed: u64,
-    /// Ids that were not on the roll: unknown, or deleted.
-    pub(super) new: u64,
-    /// Groups that were missing.
-    pub(super) returned: u64,
-    /// Groups that were known under another type.
-    pub(super) claimed: u64,
-    /// Live groups that this pass added.
-    pub(super) gained: u64,
-    /// Pages in a row without an id that is new to this pass.
-    pub(super) pages_without_news: u32,
+    /// The number of ids that are not known live groups: new or deleted ones.
+    pub(super) not_on_roll: u64,
+    /// The number of listed groups that were missing.
+    pub(super) were_missing: u64,
+    /// The number of listed groups that are stored under another type.
+    pub(super) stored_as_other_type: u64,
+    /// The number of live groups that this pass added. Updated when groups are written.
+    pub(super) added_live: u64,
+    /// The number of consecutive pages without an id that is new to this pass.
+    pub(super) repeated_pages: u32,
     pub(super) ended_at: Option<DateTime<Utc>>,
 }
 
 /// The end of a pass.
 #[derive(Debug)]
 pub(super) enum PassEnd {
-    /// The API said that the list is complete.
+    /// The list was read to its end.
     Complete(EndOfList),
     /// The API does not know the type.
     Rejected(ApiError),
 }
 
-/// A pass that was begun.
+/// A pass that was started.
 #[derive(Debug)]
 pub(super) struct PassResult {
     pub(super) tally: PassTally,
-    /// `None`: the pass was interrupted, or its end has been judged.
+    /// `None` if the pass was interrupted, or if `conclusion` has taken the value to judge the
+    /// pass.
     pub(super) end: Option<PassEnd>,
 }
 
@@ -94,24 +98,26 @@ impl PassTally {
             counts: Counts::default(),
             distinct: 0,
             repeats: 0,
-            elsewhere: 0,
+            listed_earlier: 0,
             unusable: 0,
             first_listed: 0,
-            new: 0,
-            returned: 0,
-            claimed: 0,
-            gained: 0,
-            pages_without_news: 0,
+            not_on_roll: 0,
+            were_missing: 0,
+            stored_as_other_type: 0,
+            added_live: 0,
+            repeated_pages: 0,
             ended_at: None,
         }
     }
 
-    /// Whether every listed id was live, known under this type, not missing, and listed once.
-    pub(super) fn is_plain(&self) -> bool {
-        self.new + self.returned + self.claimed + self.repeats + self.elsewhere + self.unusable == 0
+    /// Returns whether every listed id was a known live group of this type, not missing, and listed
+    /// once.
+    pub(super) fn found_only_known_groups(&self) -> bool {
+        let changes = self.not_on_roll + self.were_missing + self.stored_as_other_type;
+        changes + self.repeats + self.listed_earlier + self.unusable == 0
     }
 
-    /// The evidence of a pass that reached its end.
+    /// Returns the numbers by which the pass is judged.
     pub(super) fn finished(&self, end: EndOfList, recheck: Recheck) -> FinishedPass {
         FinishedPass {
             type_id: self.plan.type_id,
@@ -126,8 +132,9 @@ impl PassTally {
         }
     }
 
-    /// Publishes the pass as the crawl's current step. `listed` counts the ids of all passes.
-    pub(super) fn show(&self, progress: &watch::Sender<Progress>, listed: u64) {
+    /// Publishes the pass as the crawl's current step. `listed` is the number of distinct ids of
+    /// all passes.
+    pub(super) fn publish_progress(&self, progress: &watch::Sender<Progress>, listed: u64) {
         progress.send_modify(|progress| {
             progress.listed = listed;
             progress.step = Step::Listing {
@@ -138,22 +145,23 @@ impl PassTally {
         });
     }
 
+    /// Logs a warning for groups that two typed passes listed, and for invalid ids.
     pub(super) fn warn_about_anomalies(&self) {
         let group_type = self.plan.group_type.as_ref().map(GroupType::as_str);
-        if self.elsewhere > 0 && group_type.is_some() {
+        if self.listed_earlier > 0 && group_type.is_some() {
             warn!(
                 group_type,
-                groups = self.elsewhere,
-                "groups are listed under this type and by an earlier pass too; their types stay as they are (if every crawl logs \
-                 this, remove one of the types from `group_types`)"
+                groups = self.listed_earlier,
+                "groups of this list were also listed by an earlier pass; their stored types are \
+                 kept; if every crawl logs this, remove one of the types from `group_types`"
             );
         }
         if self.unusable > 0 {
             warn!(
                 group_type,
                 ids = self.unusable,
-                "listed ids cannot be group ids (empty, over 255 bytes, or with control characters) and are not kept; report \
-                 them to Tencent Cloud's support"
+                "ignored listed ids that are not valid: they are empty, longer than 255 bytes, or \
+                 have control characters; report them to Tencent Cloud's support"
             );
         }
     }

@@ -365,7 +365,7 @@ impl AppLoop {
                 }
                 self.entry.crawl_ended(report);
             }
-            Err(CrawlError::Served { due_at }) => {
+            Err(CrawlError::TickAlreadyCrawled { due_at }) => {
                 debug!(app = self.entry.app(), due_at = %text(due_at), "another process has served this tick");
                 self.failures = 0;
                 self.on_database_recovered();

@@ -1,4 +1,5 @@
-//! What is not counted but looked up for each scrape: made anew each time, so that an app that is gone is gone.
+//! Metrics that are computed for each scrape. They are built from scratch each time, so that apps
+//! that were removed from the configuration disappear.
 
 use chrono::{DateTime, Utc};
 use prometheus::IntGaugeVec;
@@ -9,25 +10,28 @@ use super::{counter, gauge};
 use crate::daemon::Apps;
 use crate::store::{AppOverview, Crawl, Stamp};
 
-/// More ticks without a complete crawl are not told apart: it takes time to count them.
+/// The maximum number of ticks without a complete crawl that are counted, because counting takes
+/// time.
 const TICKS_AT_MOST: usize = 100;
 
-/// What this process knows.
+/// Returns the metrics of the apps that this process knows without the database. `read` is the
+/// overview from the database, if it could be read.
 pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTime<Utc>) -> Vec<MetricFamily> {
     let next = of_app(
         "next_crawl_timestamp_seconds",
-        "When the next crawl begins, in unix seconds, as far as it is known now.",
+        "When this process crawls the app next, in unix seconds. Absent if that is not known.",
     );
-    let refused = of_app("app_refused", "1 if the API refuses the credentials, or there are none; else 0.");
-    let skipped = counter(
-        "skipped_ticks_total",
-        "Ticks of the schedule that passed without a crawl of their own.",
-        &[],
+    let refused = of_app(
+        "app_refused",
+        "1 if the API refuses the credentials, or the key cannot be read, 0 otherwise.",
     );
+    let skipped =
+        counter("skipped_ticks_total", "Ticks of the schedule for which no crawl was started.", &[]);
     let quota = of_app("group_quota", "The number of groups that the app may have (group_quota).");
     let progress = of_app(
         "crawl_progress_timestamp_seconds",
-        "When this process last made progress with the app, in unix seconds: with its crawl, or by waiting for one that is not due.",
+        "When this process last made progress with the app, in unix seconds. Waiting for a crawl that is not \
+         due counts as progress.",
     );
     for (app, state) in apps {
         progress.with_label_values(&[app]).set((now - state.since_progress()).timestamp());
@@ -37,50 +41,51 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTim
         if let Some(at) = state.next_at {
             next.with_label_values(&[app]).set(at.timestamp());
         }
-        let elsewhere = read.unwrap_or_default().iter().any(|read| read.app == *app && read.is_refused());
-        refused.with_label_values(&[app]).set(i64::from(state.refused || elsewhere));
+        let in_database = read.unwrap_or_default().iter().any(|read| read.app == *app && read.is_refused());
+        refused.with_label_values(&[app]).set(i64::from(state.refused || in_database));
         skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
     }
     [next.collect(), refused.collect(), skipped.collect(), progress.collect(), quota.collect()].concat()
 }
 
-/// What the database knows.
+/// Returns the metrics of the apps that are read from the database.
 pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>) -> Vec<MetricFamily> {
     let groups = gauge(
         "groups",
-        "Groups. Missing ones are live too: they were not listed lately, but that proves nothing yet.",
+        "Groups by type and state. Missing groups are included in live ones.",
         &["im_app", "group_type", "state"],
     );
     let api_groups = gauge(
         "api_groups",
-        "The API's latest TotalCount; group_type all is the whole app.",
+        "The API's latest TotalCount of a group type, or of the entire app with group_type all.",
         &["im_app", "group_type"],
     );
-    let peak = of_app(
-        "month_peak_groups",
-        "The greatest TotalCount of the whole app that a crawl of this month has seen.",
-    );
-    let held = of_app("held_groups", "Groups whose deletion was withheld or undone: they wait for approve.");
+    let peak =
+        of_app("month_peak_groups", "The greatest TotalCount of the entire app in the crawls of this month.");
+    let held = of_app("held_groups", "Groups whose deletion was withheld or undone. They wait for approval.");
     let unasked = of_app(
         "unasked_groups",
-        "Groups that the last crawl that reached its end left to a later one to ask about (deletion.confirm).",
+        "Candidates for deletion that the last crawl that reached its end did not look up \
+         (deletion.confirm).",
     );
     let skew = of_app(
         "clock_skew_seconds",
-        "By how many seconds the clock of the last crawl's machine was ahead of the API's.",
+        "Seconds by which the clock of the last crawl's machine was ahead of the API's; negative \
+         if it was behind.",
     );
     let complete = of_app(
         "last_complete_crawl_timestamp_seconds",
-        "When the last complete crawl ended, in unix seconds; 0 if there was none.",
+        "When the last complete crawl ended, in unix seconds, or 0 if there was none.",
     );
     let ticks = of_app(
         "ticks_since_complete_crawl",
-        "Ticks of the schedule since the last complete crawl began, or the first one of all; counted to 100.",
+        "Ticks of the schedule since the last complete crawl began, or else since the first crawl; \
+         at most 100.",
     );
-    let running = of_app("crawl_running", "1 while a crawl runs, in whichever process; else 0.");
+    let running = of_app("crawl_running", "1 while any process crawls the app, 0 otherwise.");
     for read in read {
         let app = read.app.as_str();
-        // A type that was configured once and has no group left has no gauge.
+        // Types that are no longer configured and have no groups are left out.
         for kind in
             read.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0)
         {

@@ -1,7 +1,8 @@
-//! What is counted and shown for Prometheus: one page of text.
+//! The metrics for Prometheus, in its text format.
 //!
-//! Counters are of this process and begin at 0 for every app when it starts. Gauges of the apps come from the database, so
-//! that all replicas show the same. Without the database the page has the rest, and says so.
+//! Counters belong to this process. They start at 0 when the process starts. Gauges of the apps are
+//! read from the database for each scrape, so that they are equal in all processes. If the database
+//! cannot be read, the answer contains only the process's own metrics, and `database_up` is 0.
 
 mod gauges;
 mod process;
@@ -28,34 +29,43 @@ use crate::store::{AppOverview, Store, StoreError};
 use crate::tencent::ApiError;
 use crate::tencent::error::{THROTTLING, meaning};
 
-/// What the page's text is to be called in an answer.
+const VALID_NAMES: &str = "names of metrics and labels are valid";
+
+/// The `Content-Type` of the answer to a scrape.
 pub const CONTENT_TYPE: &str = TEXT_FORMAT;
 
-/// A scrape goes without the database's numbers when they are not there by then. Prometheus gives a scrape ten seconds.
-const DATABASE_WITHIN: Duration = Duration::from_secs(4);
+/// The time limit for reading the database in a scrape. After it, the answer omits the gauges of
+/// the database. Prometheus' own limit for a scrape is 10 seconds by default.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A page of 10,000 ids takes a second or so; an answer may take up to a minute.
+/// The histogram buckets of request durations, in seconds. A full page takes about 1 s, and the
+/// largest `request_timeout` is 60 s.
 const REQUEST_SECONDS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-/// A request a second: up to 10,000 groups, up to 36 million.
+/// The histogram buckets of crawl durations, in seconds. At one request of 10,000 groups a second,
+/// a crawl of 3600 s lists up to 36 million groups.
 const CRAWL_SECONDS: [f64; 11] = [1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0];
 
-/// How a crawl that is over may have ended.
+/// The final statuses of a crawl.
 const STATUSES: [CrawlStatus; 4] =
     [CrawlStatus::Complete, CrawlStatus::Incomplete, CrawlStatus::Failed, CrawlStatus::Cancelled];
+/// The values of the label `event`.
 const EVENTS: [&str; 4] = ["appeared", "vanished", "reappeared", "retyped"];
+/// The values of the label `answer`.
 const ANSWERS: [&str; 3] = ["gone", "stands", "unlearned"];
+/// The outcomes whose names are the values of the label `outcome`.
 const OUTCOMES: [RequestOutcome; 4] =
     [RequestOutcome::Ok, RequestOutcome::Retried, RequestOutcome::Throttled, RequestOutcome::Failed];
 
-/// The counters of this process, and how to show everything.
+/// The metrics of this process. [`Metrics::page`] answers a scrape.
 #[derive(Debug)]
 pub struct Metrics {
     clock: Clock,
     started_at: DateTime<Utc>,
     registry: Registry,
     counters: Counters,
-    /// One scrape reads the database at a time: it is there for the crawls.
-    reading: Mutex<()>,
+    /// Held while a scrape reads the database, so that scrapes use one connection at most. The
+    /// other connections are for the crawls.
+    read_lock: Mutex<()>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,16 +83,20 @@ impl Metrics {
     pub fn new(clock: &Clock) -> Self {
         let registry = Registry::new();
         let counters = Counters {
-            crawls: registered(&registry, counter("crawls_total", "Crawls that ended, by how.", &["status"])),
+            crawls: registered(
+                &registry,
+                counter("crawls_total", "Finished crawls, by status.", &["status"]),
+            ),
             crawl_duration: registered(
                 &registry,
-                histogram("crawl_duration_seconds", "How long crawls took.", &CRAWL_SECONDS),
+                histogram("crawl_duration_seconds", "Durations of crawls, in seconds.", &CRAWL_SECONDS),
             ),
             requests: registered(
                 &registry,
                 counter(
                     "api_requests_total",
-                    "Requests to the API, by what became of them and by the API's error code or a word for another failure.",
+                    "Attempts at API requests, by outcome and by the API's error code or the kind \
+                     of failure.",
                     &["outcome", "error_code"],
                 ),
             ),
@@ -90,7 +104,7 @@ impl Metrics {
                 &registry,
                 histogram(
                     "api_request_duration_seconds",
-                    "How long the API took to answer or to fail.",
+                    "Durations of attempts at API requests, in seconds.",
                     &REQUEST_SECONDS,
                 ),
             ),
@@ -98,22 +112,29 @@ impl Metrics {
                 &registry,
                 counter(
                     "asked_groups_total",
-                    "Groups that the lists lacked and get_group_info was asked about, by what it answered.",
+                    "Candidates for deletion that get_group_info was asked about, by answer.",
                     &["answer"],
                 ),
             ),
             events: registered(
                 &registry,
-                counter("group_events_total", "What crawls found to have become of groups.", &["event"]),
+                counter("group_events_total", "Group events recorded by crawls, by event.", &["event"]),
             ),
         };
-        let build = gauge("build_info", "Always 1; says which version runs.", &["version"]);
+        let build = gauge("build_info", "Always 1. The label is the version of the program.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registered(&registry, build);
-        Self { clock: clock.clone(), started_at: clock.now(), registry, counters, reading: Mutex::default() }
+        Self {
+            clock: clock.clone(),
+            started_at: clock.now(),
+            registry,
+            counters,
+            read_lock: Mutex::default(),
+        }
     }
 
-    /// Counts the crawls of an app: every counter of it stands at 0 from now on, or where it was.
+    /// Returns the observer that counts the crawls and requests of an app. Creates the app's
+    /// counters at 0 unless they exist.
     #[must_use]
     pub fn app(&self, name: &str) -> Arc<dyn Observer> {
         let counters = &self.counters;
@@ -127,29 +148,30 @@ impl Metrics {
             counters.asked.with_label_values(&[name, answer]);
         }
         for outcome in OUTCOMES {
-            counters.requests.with_label_values(&[name, word_for(outcome), ""]);
+            counters.requests.with_label_values(&[name, outcome_label(outcome), ""]);
         }
-        // An alert sees a counter rise, not begin: the first throttled request is to be seen.
+        // `increase()` ignores the first sample of a series. These series start at 0, so that an
+        // alert also sees the first throttled request.
         for code in THROTTLING {
             counters.requests.with_label_values(&[
                 name,
-                word_for(RequestOutcome::Throttled),
+                outcome_label(RequestOutcome::Throttled),
                 &code.to_string(),
             ]);
         }
         counters.crawl_duration.with_label_values(&[name]);
         counters.request_duration.with_label_values(&[name]);
-        Arc::new(OfApp { app: name.to_owned(), counters: counters.clone() })
+        Arc::new(AppObserver { app: name.to_owned(), counters: counters.clone() })
     }
 
-    /// The page, as it is now.
+    /// Returns the answer to a scrape.
     pub async fn page(&self, health: &Health) -> String {
         let store = health.database().borrow().store().cloned();
         let read = match store {
             Some(store) => self.read(&store, health).await,
             None => None,
         };
-        let up = gauge("database_up", "1 if this scrape could read the database, else 0.", &[]);
+        let up = gauge("database_up", "1 if this scrape could read the database, 0 otherwise.", &[]);
         up.with_label_values::<&str>(&[]).set(i64::from(read.is_some()));
         let apps = health.apps();
         let mut families = self.registry.gather();
@@ -162,43 +184,48 @@ impl Metrics {
         encode(families)
     }
 
-    /// What the database says of the apps, if it does so in time.
+    /// Reads the overview of all configured apps. Returns `None` after an error or a timeout.
     async fn read(&self, store: &Store, health: &Health) -> Option<Vec<AppOverview>> {
         let read = async {
-            let _turn = self.reading.lock().await;
+            let _guard = self.read_lock.lock().await;
             let mut apps = store.overview().await?;
             apps.retain(|app| app.configured);
-            let here = crawled_here(&health.apps().borrow());
-            close_what_was_left_open(store, &mut apps, &here).await?;
+            let own = crawled_by_this_process(&health.apps().borrow());
+            clear_abandoned_crawls(store, &mut apps, &own).await?;
             Ok::<_, StoreError>(apps)
         };
-        match timeout(DATABASE_WITHIN, read).await {
+        match timeout(DATABASE_TIMEOUT, read).await {
             Ok(Ok(apps)) => Some(apps),
             Ok(Err(error)) => {
-                debug!("a scrape goes without the database: {}", with_causes(&error));
+                debug!("scrape without the gauges of the database: {}", with_causes(&error));
                 None
             }
             Err(_) => {
-                debug!("a scrape goes without the database, which does not answer in time");
+                debug!(
+                    "scrape without the gauges of the database: no answer within {} s",
+                    DATABASE_TIMEOUT.as_secs()
+                );
                 None
             }
         }
     }
 }
 
-/// The apps that this process crawls at present.
-fn crawled_here(apps: &Apps) -> BTreeSet<String> {
+/// Returns the names of the apps that this process is crawling.
+fn crawled_by_this_process(apps: &Apps) -> BTreeSet<String> {
     let crawling = apps.iter().filter(|(_, state)| matches!(state.phase, Phase::Crawling { .. }));
     crawling.map(|(app, _)| app.clone()).collect()
 }
 
-/// Clears the running crawl of apps whose process was killed: the crawl is still open, but nobody holds the lease.
-async fn close_what_was_left_open(
+/// Clears `running_crawl` of apps whose crawl is open in the database although no process holds the
+/// lease, because the crawling process was killed. `own` are the apps that this process is
+/// crawling.
+async fn clear_abandoned_crawls(
     store: &Store,
     apps: &mut [AppOverview],
-    here: &BTreeSet<String>,
+    own: &BTreeSet<String>,
 ) -> Result<(), StoreError> {
-    let elsewhere = |app: &AppOverview| app.running_crawl.is_some() && !here.contains(&app.app);
+    let elsewhere = |app: &AppOverview| app.running_crawl.is_some() && !own.contains(&app.app);
     let id = |app: &AppOverview| SdkAppId::new(app.sdk_app_id);
     let ids: Vec<SdkAppId> = apps.iter().filter(|app| elsewhere(app)).filter_map(id).collect();
     if ids.is_empty() {
@@ -213,24 +240,24 @@ async fn close_what_was_left_open(
     Ok(())
 }
 
-/// Counts for one app.
+/// Counts the crawls and requests of one app.
 #[derive(Debug)]
-struct OfApp {
+struct AppObserver {
     app: String,
     counters: Counters,
 }
 
-impl Observer for OfApp {
-    fn answered(&self, took: Duration) {
+impl Observer for AppObserver {
+    fn on_attempt_finished(&self, took: Duration) {
         self.counters.request_duration.with_label_values(&[&self.app]).observe(took.as_secs_f64());
     }
 
-    fn request(&self, outcome: RequestOutcome, error: Option<&ApiError>) {
-        let code = error.map(code_of).unwrap_or_default();
-        self.counters.requests.with_label_values(&[self.app.as_str(), word_for(outcome), &code]).inc();
+    fn on_attempt_classified(&self, outcome: RequestOutcome, error: Option<&ApiError>) {
+        let code = error.map(error_code_label).unwrap_or_default();
+        self.counters.requests.with_label_values(&[self.app.as_str(), outcome_label(outcome), &code]).inc();
     }
 
-    fn crawl(&self, report: &CrawlReport) {
+    fn on_crawl_recorded(&self, report: &CrawlReport) {
         let Counters { crawls, crawl_duration, events, asked, .. } = &self.counters;
         crawls.with_label_values(&[self.app.as_str(), report.status.as_str()]).inc();
         let took = (report.finished_at - report.started_at).to_std().unwrap_or_default();
@@ -250,7 +277,7 @@ impl Observer for OfApp {
     }
 }
 
-fn word_for(outcome: RequestOutcome) -> &'static str {
+fn outcome_label(outcome: RequestOutcome) -> &'static str {
     match outcome {
         RequestOutcome::Ok => "ok",
         RequestOutcome::Retried => "retried",
@@ -259,8 +286,9 @@ fn word_for(outcome: RequestOutcome) -> &'static str {
     }
 }
 
-/// A failure in a word, of which there are not many, whatever the API answers.
-fn code_of(error: &ApiError) -> String {
+/// Returns the value of the label `error_code`. Undocumented codes become `other`, which bounds the
+/// cardinality of the label.
+fn error_code_label(error: &ApiError) -> String {
     match error {
         ApiError::Answered { code, .. } if meaning(*code).is_some() => code.to_string(),
         ApiError::Answered { .. } => "other".to_owned(),
@@ -277,26 +305,27 @@ fn code_of(error: &ApiError) -> String {
     }
 }
 
-/// Metrics of an app have its name first.
+/// Creates a counter with the label `im_app`, followed by `labels`.
 fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    IntCounterVec::new(named(name, help), &[&["im_app"], labels].concat()).expect("the names are lawful")
+    IntCounterVec::new(opts(name, help), &[&["im_app"], labels].concat()).expect(VALID_NAMES)
 }
 
+/// Creates a histogram with the label `im_app`.
 fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramVec {
-    let opts = HistogramOpts { common_opts: named(name, help), buckets: buckets.to_vec() };
-    HistogramVec::new(opts, &["im_app"]).expect("the names are lawful and the buckets rise")
+    let opts = HistogramOpts { common_opts: opts(name, help), buckets: buckets.to_vec() };
+    HistogramVec::new(opts, &["im_app"]).expect("names are valid, and buckets ascend")
 }
 
 fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    IntGaugeVec::new(named(name, help), labels).expect("the names are lawful")
+    IntGaugeVec::new(opts(name, help), labels).expect(VALID_NAMES)
 }
 
-fn named(name: &str, help: &str) -> Opts {
+fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("tim_group_sync")
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> C {
-    registry.register(Box::new(metric.clone())).expect("each name is registered once");
+    registry.register(Box::new(metric.clone())).expect("each metric is registered once");
     metric
 }
 
@@ -304,5 +333,5 @@ fn encode(families: Vec<MetricFamily>) -> String {
     let mut families: Vec<MetricFamily> =
         families.into_iter().filter(|family| !family.get_metric().is_empty()).collect();
     families.sort_by(|one, other| one.name().cmp(other.name()));
-    TextEncoder::new().encode_to_string(&families).expect("families with a name and a metric are text")
+    TextEncoder::new().encode_to_string(&families).expect("families with names and metrics can be encoded")
 }

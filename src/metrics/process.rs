@@ -1,5 +1,6 @@
-//! The numbers of this process, under the names that all of Prometheus' libraries give them. They are read from
-//! `/proc/self` alone: `/proc/stat`, from which others work out the start, is hidden from a service that is locked in.
+//! The standard metrics of a process, under the names that Prometheus client libraries use. They
+//! are read from `/proc/self` only. The system's `/proc/stat`, from which libraries compute the
+//! start time, is hidden from a sandboxed service.
 
 use std::fs;
 use std::time::Duration;
@@ -9,11 +10,11 @@ use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntGauge};
 
-/// All of them that can be read.
+/// Returns the metrics of this process. Leaves out those that cannot be read.
 pub(super) fn families(started_at: DateTime<Utc>) -> Vec<MetricFamily> {
     let mut families = Vec::new();
     let mut show = |name: &str, help: &str, value: Option<i64>| {
-        let gauge = IntGauge::new(name, help).expect("the names here are lawful");
+        let gauge = IntGauge::new(name, help).expect("names of metrics are valid");
         if let Some(value) = value {
             gauge.set(value);
             families.extend(gauge.collect());
@@ -24,14 +25,14 @@ pub(super) fn families(started_at: DateTime<Utc>) -> Vec<MetricFamily> {
         "When the process started, in unix seconds.",
         Some(started_at.timestamp()),
     );
-    show("process_open_fds", "Open file descriptors.", open_files());
-    show("process_max_fds", "How many file descriptors may be open.", most_open_files());
+    show("process_open_fds", "Number of open file descriptors.", open_files());
+    show("process_max_fds", "Maximum number of open file descriptors.", max_open_files());
     if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::read) {
         show("process_resident_memory_bytes", "Resident memory in bytes.", Some(stat.resident_bytes));
         show("process_virtual_memory_bytes", "Virtual memory in bytes.", Some(stat.virtual_bytes));
-        show("process_threads", "Threads of the operating system.", Some(stat.threads));
+        show("process_threads", "Number of threads.", Some(stat.threads));
         let help = "User and system CPU time spent in seconds.";
-        let cpu = Counter::new("process_cpu_seconds_total", help).expect("the name is lawful");
+        let cpu = Counter::new("process_cpu_seconds_total", help).expect("names of metrics are valid");
         cpu.inc_by(stat.cpu.as_secs_f64());
         families.extend(cpu.collect());
     }
@@ -40,11 +41,11 @@ pub(super) fn families(started_at: DateTime<Utc>) -> Vec<MetricFamily> {
 
 fn open_files() -> Option<i64> {
     let files = fs::read_dir("/proc/self/fd").ok()?.count();
-    // Counting opens one.
+    // Reading the folder opens a file descriptor, which is not counted.
     i64::try_from(files).ok().map(|files| files - 1)
 }
 
-fn most_open_files() -> Option<i64> {
+fn max_open_files() -> Option<i64> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
     i64::try_from(limit).ok()
 }
@@ -57,11 +58,12 @@ struct Stat {
 }
 
 impl Stat {
-    /// Reads the line of proc_pid_stat(5). Its second field is a name that may have anything in it, in parentheses.
+    /// Parses a line of proc_pid_stat(5). The second field is the program's name in parentheses,
+    /// which can contain any characters.
     fn read(line: &str) -> Option<Self> {
         let (_, fields) = line.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
-        // The manual counts from 1, and the first two are gone.
+        // Fields are numbered from 1, and the first two have been removed.
         let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
         let ticks = u64::try_from(number(14)? + number(15)?).ok()?;
         let page = i64::try_from(rustix::param::page_size()).ok()?;
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_of_proc_is_read_whatever_the_program_is_called() {
+    fn the_line_of_proc_is_parsed_whatever_the_name_of_the_program() {
         let line =
             "7 (a) b (c) S 1 7 7 0 -1 4194304 900 0 0 0 150 50 0 0 20 0 12 0 5000 104857600 2560 184 1 2";
         let stat = Stat::read(line).unwrap();
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_all_the_numbers() {
+    fn all_metrics_of_this_process_can_be_read() {
         let started_at = "2026-03-01T08:00:00Z".parse().unwrap();
         let families = families(started_at);
         let mut names: Vec<&str> = families.iter().map(MetricFamily::name).collect();

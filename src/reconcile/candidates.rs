@@ -3,58 +3,61 @@
 use std::collections::BTreeMap;
 
 use super::absences::Absences;
-use super::settlement::{Absent, Confirmation, Finding, Settlement};
+use super::settlement::{CandidateKind, CandidateStatus, Confirmation, Settlement};
 use crate::model::{GroupIds, TypeId};
 use crate::roll::{Mark, Unlisted};
 
-/// Live groups that no list has although one should, and what was found out about each.
+/// The candidates: unlisted live groups that were nominated for deletion, each with its status.
 #[derive(Debug)]
 pub struct Candidates<'a> {
     absences: &'a Absences,
-    sets: BTreeMap<Absent, CandidateSet>,
+    sets: BTreeMap<CandidateKind, CandidateSet>,
 }
 
 #[derive(Debug, Default)]
 struct CandidateSet {
     ids: GroupIds,
-    findings: Vec<Finding>,
+    /// The statuses of the ids, in the same order.
+    statuses: Vec<CandidateStatus>,
 }
 
 impl<'a> Candidates<'a> {
-    /// Starts without candidates.
+    /// Returns an empty set of candidates.
     #[must_use]
     pub fn new(absences: &'a Absences) -> Self {
         Self { absences, sets: BTreeMap::new() }
     }
 
-    /// Adds an unlisted live group if it is a candidate. A held group is none: it waits for approval.
+    /// Adds an unlisted live group if it is nominated and not held. A held group already waits for
+    /// approval.
     pub fn consider(&mut self, type_id: TypeId, id: &str, mark: Mark) {
         if mark.held || self.absences.nomination(type_id).is_none() {
             return;
         }
-        let set = self.sets.entry(Absent { type_id, were_missing: mark.missing }).or_default();
+        let set = self.sets.entry(CandidateKind { type_id, was_missing: mark.missing }).or_default();
         set.ids.push(id);
-        set.findings.push(Finding::Unasked);
+        set.statuses.push(CandidateStatus::Unasked);
     }
 
-    /// All candidates, each with its type and whether it was missing before.
-    pub fn iter(&self) -> impl Iterator<Item = (Absent, &str)> {
-        self.sets.iter().flat_map(|(absent, set)| set.ids.iter().map(|id| (*absent, id)))
+    /// Iterates over all candidates.
+    pub fn iter(&self) -> impl Iterator<Item = (CandidateKind, &str)> {
+        self.sets.iter().flat_map(|(kind, set)| set.ids.iter().map(|id| (*kind, id)))
     }
 
-    /// Records what was found out about each candidate. Without a finding it stays [`Finding::Unasked`].
-    pub fn apply_confirmations(&mut self, find: impl Fn(&str) -> Option<Finding>) {
+    /// Sets the status of each candidate for which `status_of` returns one. The others remain
+    /// [`CandidateStatus::Unasked`].
+    pub fn apply_confirmations(&mut self, status_of: impl Fn(&str) -> Option<CandidateStatus>) {
         for set in self.sets.values_mut() {
-            for (id, finding) in set.ids.iter().zip(&mut set.findings) {
-                if let Some(found) = find(id) {
-                    *finding = found;
+            for (id, status) in set.ids.iter().zip(&mut set.statuses) {
+                if let Some(new) = status_of(id) {
+                    *status = new;
                 }
             }
         }
     }
 
-    /// Decides about every candidate. `types` are the types that the database has totals of, `unlisted` the live groups that no
-    /// list has.
+    /// Decides about every candidate. `types` are the types that have totals in the database.
+    /// `unlisted` counts the unlisted live groups.
     #[must_use]
     pub fn settle(
         self,
@@ -62,12 +65,12 @@ impl<'a> Candidates<'a> {
         types: &[TypeId],
         unlisted: &BTreeMap<TypeId, Unlisted>,
     ) -> Settlement {
-        let concluded = self.absences.concluded(types, unlisted);
-        let mut settlement = Settlement::concluding(concluded);
-        for (absent, set) in &self.sets {
-            let nomination = self.absences.nomination(absent.type_id);
-            for (id, finding) in set.ids.iter().zip(&set.findings) {
-                settlement.settle(*absent, id, *finding, confirmation, nomination);
+        let concluded_types = self.absences.concluded_types(types, unlisted);
+        let mut settlement = Settlement::concluding(concluded_types);
+        for (kind, set) in &self.sets {
+            let nomination = self.absences.nomination(kind.type_id);
+            for (id, status) in set.ids.iter().zip(&set.statuses) {
+                settlement.settle(*kind, id, *status, confirmation, nomination);
             }
         }
         settlement

@@ -1,18 +1,19 @@
-//! Groups that the app counts beyond those of the typed lists.
+//! The leftover: groups that the app's total counts and the typed lists do not.
 
-/// How many groups the app has beyond those of the configured types.
+/// The number of groups by which the app's total exceeds the groups of the configured types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leftover {
-    /// The API did not state the app's totals.
+    /// A total is unknown.
     Unknown,
-    /// The typed passes account for every group.
+    /// The total does not exceed the groups of the typed passes.
     None,
-    /// The app has at least this many more.
+    /// The total exceeds them by this number.
     Groups(u64),
 }
 
 impl Leftover {
-    /// Compares the app's smaller total with the largest TotalCounts of the typed passes.
+    /// Compares the smaller of the app's totals with the sum of `typed`, the largest `TotalCount`
+    /// of each typed pass.
     #[must_use]
     pub fn of(
         total_at_start: Option<u64>,
@@ -26,8 +27,8 @@ impl Leftover {
         }
     }
 
-    /// Whether an unfiltered pass is worth its requests. A difference that a single crawl saw may be a passing one, except in
-    /// the first crawl.
+    /// Returns whether to make an unfiltered pass. A leftover in a single crawl may be due to
+    /// changes during the crawl, so a second one is required, except in the first crawl.
     #[must_use]
     pub fn calls_for_unfiltered_pass(self, first_crawl: bool, also_last_time: bool) -> bool {
         matches!(self, Self::Groups(_)) && (first_crawl || also_last_time)

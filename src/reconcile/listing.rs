@@ -1,8 +1,8 @@
-//! The effect of listing a group: what it does to the group's row, its event, and the totals of its type.
+//! The effect of listing a group on the group's row, on its events, and on the totals of its types.
 
 use crate::model::TypeId;
 
-/// A group as it is known before it is listed.
+/// The stored state of a group before it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupBefore {
     pub type_id: TypeId,
@@ -17,20 +17,22 @@ pub enum ListingEvent {
     Retyped,
 }
 
-/// What listing a group changes. The group is live afterwards and not missing.
+/// The effect of listing a group. In any case the group is live and not missing afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListingEffect {
-    /// `None`: the group was never listed before.
+    /// `None` if the group was never listed before.
     pub before: Option<GroupBefore>,
     pub new_type: TypeId,
     pub event: Option<ListingEvent>,
 }
 
 impl ListingEffect {
-    /// The effect of listing a group under this type. [`TypeId::UNKNOWN`] leaves a known type as it is.
+    /// Returns the effect of listing a group under this type. [`TypeId::UNKNOWN`] does not change
+    /// the stored type.
     ///
-    /// A new group causes an event unless it belongs to its type's baseline. A deleted group reappears, whatever its type. A
-    /// live group is retyped if another type was known; learning its first type causes no event.
+    /// A new group appears, unless it belongs to the baseline of its type. A deleted group
+    /// reappears, whatever its type. A live group is retyped if another type was stored. Storing a
+    /// type for a group of unknown type causes no event.
     #[must_use]
     pub fn of(before: Option<GroupBefore>, listed_as: TypeId, in_baseline: bool) -> Self {
         let Some(GroupBefore { type_id: old_type, deleted }) = before else {
@@ -48,7 +50,8 @@ impl ListingEffect {
         Self { before, new_type, event }
     }
 
-    /// The type that has one live group less, if the group was live. [`Self::new_type`] has one more.
+    /// Returns the type whose number of live groups decreases by one, if the group was live. That
+    /// of [`Self::new_type`] increases by one.
     #[must_use]
     pub fn left_type(&self) -> Option<TypeId> {
         self.before.filter(|before| !before.deleted).map(|before| before.type_id)
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_live_group_is_retyped_only_if_another_type_was_known() {
+    fn a_live_group_is_retyped_only_if_another_type_was_stored() {
         let live = |type_id| Some((type_id, false));
         assert_eq!(effect(live(PUBLIC), PRIVATE), (Some(ListingEvent::Retyped), PRIVATE, Some(PUBLIC)));
         assert_eq!(effect(live(PUBLIC), PUBLIC), (None, PUBLIC, Some(PUBLIC)));

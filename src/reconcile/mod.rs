@@ -1,17 +1,18 @@
-//! Decides what becomes of live groups that no list of a crawl has. No I/O.
+//! Decides about live groups that no list of a crawl contains. No I/O.
 //!
-//! First the lists *nominate*: [`Absences`] says which unlisted groups are candidates for deletion.
+//! First the lists *nominate* candidates for deletion among the unlisted groups, see [`Absences`]:
 //!
-//! | the group's type | nominated by |
+//! | type of the group | nominated by |
 //! |---|---|
-//! | has a pass in this crawl | that pass, if it is exact or moving |
+//! | has a pass in this crawl | this pass, if it is exact or moving |
 //! | has no pass, or the API rejected it | the unfiltered pass, if one was made and is exact or moving |
-//! | the same, without an unfiltered pass | the app's totals, if they count fewer groups than would be live |
+//! | the same, and no unfiltered pass was made | the app's totals, if they count fewer groups than are known to be live |
 //!
-//! Then `get_group_info` is asked about each candidate, and [`Candidates::settle`] turns the answers into a [`Settlement`].
-//! With `deletion.confirm = false` nothing is asked, and the lists alone decide.
+//! Then each candidate is looked up with `get_group_info`, and [`Candidates::settle`] turns the
+//! answers into a [`Settlement`]. With `deletion.confirm = false` there are no lookups, and the
+//! lists alone decide.
 //!
-//! [`ListingEffect`] defines what listing a group changes.
+//! [`ListingEffect`] defines what changes when a group is listed.
 
 mod absences;
 mod candidates;
@@ -21,8 +22,10 @@ mod settlement;
 #[cfg(test)]
 mod tests;
 
-pub use self::absences::{Absences, WithoutPass, accounted_by_typed_lists};
+pub use self::absences::{Absences, TotalsEvidence, proof_for_types_without_pass};
 pub use self::candidates::Candidates;
 pub use self::leftover::Leftover;
 pub use self::listing::{GroupBefore, ListingEffect, ListingEvent};
-pub use self::settlement::{Absent, AskedCounts, Confirmation, Finding, Settlement, WithheldGroups};
+pub use self::settlement::{
+    AskedCounts, CandidateKind, CandidateStatus, Confirmation, Settlement, WithheldCounts, WithheldKind,
+};

@@ -1,4 +1,5 @@
-//! Decides about each candidate: it vanished, is missing, is withheld, or stays as it is.
+//! Decides about each candidate: its deletion is applied or withheld, or it becomes missing, or it
+//! is left unchanged.
 
 use std::collections::BTreeMap;
 
@@ -6,37 +7,39 @@ use super::absences::Nomination;
 use crate::confirmation::Gone;
 use crate::model::{CrawlStatus, Deletions, GroupIds, TypeId};
 
-/// Groups of a type, and whether they were missing before.
+/// The stored type and state of a candidate. Candidates of the same kind are kept together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Absent {
+pub struct CandidateKind {
     pub type_id: TypeId,
-    pub were_missing: bool,
+    pub was_missing: bool,
 }
 
-/// What was found out about a candidate.
+/// What the lookups say about a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It was not asked about, because the budget was spent or the API refused.
+pub enum CandidateStatus {
+    /// The candidate was not looked up: the budget was spent, the API refused the request, or there
+    /// are no lookups.
     Unasked,
-    /// It was asked about without a usable answer.
-    Unlearned,
-    /// Three crawls asked about it without a usable answer: a person has to decide.
+    /// The lookup gave no usable answer.
+    NoUsableAnswer,
+    /// The lookups of three crawls gave no usable answer, so a person has to decide.
     Unconfirmable,
-    /// It exists.
-    Stands,
-    /// It existed when an earlier crawl asked, and it is not due to be asked about again.
-    StoodLately,
+    /// The candidate exists.
+    Exists,
+    /// The candidate existed at the last lookup, and the next one is not due yet.
+    ExistedRecently,
+    /// The candidate is gone.
     Gone(Gone),
 }
 
-/// What decides about candidates.
+/// Whether `get_group_info` confirms deletions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// The lists (`deletion.confirm = false`).
+    /// No: `deletion.confirm` is false, and the lists alone decide.
     Off,
-    /// The answers of `get_group_info`.
+    /// Yes.
     On,
-    /// The API refuses `get_group_info`: what the lists alone would delete is withheld.
+    /// The API refuses `get_group_info`. Deletions that the lists alone would apply are withheld.
     Refused,
 }
 
@@ -49,202 +52,216 @@ enum Decision {
     Unchanged,
 }
 
-/// Decides by the finding, or by the lists where it leaves the decision to them.
+/// Decides by the API's answer if there is one. Otherwise decides as follows:
+/// - `Off`: by the lists.
+/// - `Refused`: by the lists, but withholds deletions.
+/// - `On`: the group becomes missing; the deletion of an unconfirmable group is withheld.
 fn decide(
-    finding: Finding,
+    status: CandidateStatus,
     confirmation: Confirmation,
     nomination: Option<Nomination>,
-    were_missing: bool,
+    was_missing: bool,
 ) -> Decision {
     let by_lists = match nomination {
-        Some(Nomination::List(proof)) if proof.by_one_absence() || were_missing => Decision::Vanished,
+        Some(Nomination::List(proof)) if proof.by_one_absence() || was_missing => Decision::Vanished,
         Some(Nomination::List(_)) => Decision::Missing,
         Some(Nomination::Totals) | None => Decision::Unchanged,
     };
-    match (finding, confirmation) {
-        (Finding::Gone(_), _) => Decision::Vanished,
-        (Finding::Stands | Finding::StoodLately, _) => Decision::Unchanged,
+    match (status, confirmation) {
+        (CandidateStatus::Gone(_), _) => Decision::Vanished,
+        (CandidateStatus::Exists | CandidateStatus::ExistedRecently, _) => Decision::Unchanged,
         (_, Confirmation::Refused) if by_lists == Decision::Vanished => Decision::Withheld,
         (_, Confirmation::Off | Confirmation::Refused) => by_lists,
-        (Finding::Unconfirmable, Confirmation::On) => Decision::Withheld,
-        (Finding::Unlearned | Finding::Unasked, Confirmation::On) => Decision::Missing,
+        (CandidateStatus::Unconfirmable, Confirmation::On) => Decision::Withheld,
+        (CandidateStatus::NoUsableAnswer | CandidateStatus::Unasked, Confirmation::On) => Decision::Missing,
     }
 }
 
-/// How many candidates were asked about, by answer.
+/// The numbers of candidates by the results of their lookups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AskedCounts {
-    /// Groups that were asked about.
+    /// The candidates that were looked up: the sum of `confirmed`, `spared` and `unlearned`.
     pub asked: u64,
-    /// Groups that are gone.
+    /// The candidates that are gone.
     pub confirmed: u64,
-    /// Groups that exist.
+    /// The candidates that exist.
     pub spared: u64,
-    /// Groups without a usable answer.
+    /// The candidates without a usable answer.
     pub unlearned: u64,
-    /// Groups that a later crawl has to ask about.
+    /// The candidates that a later crawl has to look up.
     pub unasked: u64,
 }
 
-/// Groups whose deletion is withheld.
+/// The kind of a candidate whose deletion is withheld.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WithheldGroups {
-    pub absent: Absent,
-    /// The API confirmed that they are gone.
+pub struct WithheldKind {
+    pub candidate: CandidateKind,
+    /// Whether `get_group_info` confirmed that the group is gone.
     pub confirmed: bool,
 }
 
-/// The decisions of a crawl about the groups that it did not list. Only [`settle`](super::Candidates::settle) makes one that is
-/// not empty, from judged lists and answers. So nothing else can delete a group.
+/// The number of withheld deletions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WithheldCounts {
+    /// All withheld deletions.
+    pub groups: u64,
+    /// The withheld deletions that `get_group_info` confirmed.
+    pub confirmed: u64,
+}
+
+/// The decisions of a crawl about its unlisted groups. Only
+/// [`Candidates::settle`](super::Candidates::settle) creates a settlement that is not empty, from
+/// judged lists and answers. So nothing else can delete a group.
 #[derive(Debug, Default)]
 pub struct Settlement {
-    vanished: BTreeMap<Absent, GroupIds>,
-    missing: BTreeMap<Absent, GroupIds>,
-    withheld: BTreeMap<WithheldGroups, GroupIds>,
-    concluded: Vec<TypeId>,
+    vanished: BTreeMap<CandidateKind, GroupIds>,
+    missing: BTreeMap<CandidateKind, GroupIds>,
+    withheld: BTreeMap<WithheldKind, GroupIds>,
+    concluded_types: Vec<TypeId>,
     asked: AskedCounts,
     unconfirmable: u64,
 }
 
 impl Settlement {
-    /// The empty settlement of a crawl that did not reach its end.
+    /// Returns the empty settlement of a crawl that did not reach its end.
     #[must_use]
     pub fn nothing() -> Self {
         Self::default()
     }
 
-    fn count(&mut self, finding: Finding, confirmation: Confirmation) {
+    fn count(&mut self, status: CandidateStatus, confirmation: Confirmation) {
         let AskedCounts { asked, confirmed, spared, unlearned, unasked } = &mut self.asked;
-        match finding {
-            Finding::Gone(_) => *confirmed += 1,
-            Finding::Stands => *spared += 1,
-            Finding::Unlearned => *unlearned += 1,
-            Finding::Unconfirmable => {
+        match status {
+            CandidateStatus::Gone(_) => *confirmed += 1,
+            CandidateStatus::Exists => *spared += 1,
+            CandidateStatus::NoUsableAnswer => *unlearned += 1,
+            CandidateStatus::Unconfirmable => {
                 *unlearned += 1;
                 self.unconfirmable += 1;
             }
-            Finding::Unasked if confirmation != Confirmation::Off => *unasked += 1,
-            Finding::Unasked | Finding::StoodLately => {}
+            CandidateStatus::Unasked if confirmation != Confirmation::Off => *unasked += 1,
+            CandidateStatus::Unasked | CandidateStatus::ExistedRecently => {}
         }
         *asked = *confirmed + *spared + *unlearned;
     }
 
-    /// Starts a settlement that concludes these types.
-    pub(super) fn concluding(concluded: Vec<TypeId>) -> Self {
-        Self { concluded, ..Self::default() }
+    /// Returns a settlement without decisions, with these concluded types.
+    pub(super) fn concluding(concluded_types: Vec<TypeId>) -> Self {
+        Self { concluded_types, ..Self::default() }
     }
 
     /// Decides about one candidate.
     pub(super) fn settle(
         &mut self,
-        absent: Absent,
+        kind: CandidateKind,
         id: &str,
-        finding: Finding,
+        status: CandidateStatus,
         confirmation: Confirmation,
         nomination: Option<Nomination>,
     ) {
-        self.count(finding, confirmation);
-        match decide(finding, confirmation, nomination, absent.were_missing) {
-            Decision::Vanished => self.vanished.entry(absent).or_default().push(id),
-            Decision::Missing => self.missing.entry(absent).or_default().push(id),
+        self.count(status, confirmation);
+        match decide(status, confirmation, nomination, kind.was_missing) {
+            Decision::Vanished => self.vanished.entry(kind).or_default().push(id),
+            Decision::Missing => self.missing.entry(kind).or_default().push(id),
             Decision::Withheld => {
-                self.withheld.entry(WithheldGroups { absent, confirmed: false }).or_default().push(id);
+                let withheld = WithheldKind { candidate: kind, confirmed: false };
+                self.withheld.entry(withheld).or_default().push(id);
             }
             Decision::Unchanged => {}
         }
     }
 
-    /// By how many groups each type may have shrunk. With [`Confirmation::On`] these are all candidates that were not found to
-    /// exist, otherwise the candidates that the lists would delete.
+    /// Returns by how many groups each type may have shrunk. With [`Confirmation::On`] these are
+    /// all candidates that were not found to exist, otherwise the candidates that the lists would
+    /// delete.
     #[must_use]
     pub fn losses(&self, confirmation: Confirmation) -> BTreeMap<TypeId, u64> {
         let mut losses: BTreeMap<TypeId, u64> = BTreeMap::new();
-        let mut add = |absent: &Absent, ids: &GroupIds| {
-            *losses.entry(absent.type_id).or_default() += ids.len() as u64;
+        let mut add = |kind: &CandidateKind, ids: &GroupIds| {
+            *losses.entry(kind.type_id).or_default() += ids.len() as u64;
         };
-        self.vanished.iter().for_each(|(absent, ids)| add(absent, ids));
-        self.withheld.iter().for_each(|(of, ids)| add(&of.absent, ids));
+        self.vanished.iter().for_each(|(kind, ids)| add(kind, ids));
+        self.withheld.iter().for_each(|(kind, ids)| add(&kind.candidate, ids));
         if confirmation == Confirmation::On {
-            self.missing.iter().for_each(|(absent, ids)| add(absent, ids));
+            self.missing.iter().for_each(|(kind, ids)| add(kind, ids));
         }
         losses
     }
 
-    /// How many groups of each type would be deleted.
+    /// Returns how many groups of each type are to be marked deleted.
     #[must_use]
     pub fn deletions_by_type(&self) -> BTreeMap<TypeId, u64> {
         let mut deletions: BTreeMap<TypeId, u64> = BTreeMap::new();
-        for (absent, ids) in &self.vanished {
-            *deletions.entry(absent.type_id).or_default() += ids.len() as u64;
+        for (kind, ids) in &self.vanished {
+            *deletions.entry(kind.type_id).or_default() += ids.len() as u64;
         }
         deletions
     }
 
-    /// Withholds the deletions of these types. With `all` every candidate of theirs that was not found to exist is withheld, so
-    /// that the guard's decision covers the loss in full.
-    pub fn withhold(&mut self, types: &[TypeId], confirmation: Confirmation, all: bool) {
-        let confirmed = confirmation == Confirmation::On || confirmation == Confirmation::Refused;
-        let of_types = |absent: &Absent| types.contains(&absent.type_id);
-        for (absent, mut ids) in self.vanished.extract_if(.., |absent, _| of_types(absent)) {
-            self.withheld.entry(WithheldGroups { absent, confirmed }).or_default().append(&mut ids);
+    /// Withholds the deletions of these types. If `with_missing` is true and confirmation is on,
+    /// also withholds the missing candidates of these types, because [`Self::losses`] counts them.
+    pub fn withhold(&mut self, types: &[TypeId], confirmation: Confirmation, with_missing: bool) {
+        // Unless confirmation is off, only a `Gone` answer makes a candidate vanish.
+        let confirmed = confirmation != Confirmation::Off;
+        let is_of_types = |kind: &CandidateKind| types.contains(&kind.type_id);
+        for (candidate, mut ids) in self.vanished.extract_if(.., |kind, _| is_of_types(kind)) {
+            self.withheld.entry(WithheldKind { candidate, confirmed }).or_default().append(&mut ids);
         }
-        if all && confirmation == Confirmation::On {
-            for (absent, mut ids) in self.missing.extract_if(.., |absent, _| of_types(absent)) {
-                self.withheld
-                    .entry(WithheldGroups { absent, confirmed: false })
-                    .or_default()
-                    .append(&mut ids);
+        if with_missing && confirmation == Confirmation::On {
+            for (candidate, mut ids) in self.missing.extract_if(.., |kind, _| is_of_types(kind)) {
+                let kind = WithheldKind { candidate, confirmed: false };
+                self.withheld.entry(kind).or_default().append(&mut ids);
             }
         }
     }
 
-    /// Groups whose deletion is withheld: they stay live, missing and held.
-    pub fn withheld(&self) -> impl Iterator<Item = (WithheldGroups, &GroupIds)> {
-        self.withheld.iter().map(|(of, ids)| (*of, ids))
+    /// Returns the groups to be marked held. They stay live and missing.
+    pub fn withheld(&self) -> impl Iterator<Item = (WithheldKind, &GroupIds)> {
+        self.withheld.iter().map(|(kind, ids)| (*kind, ids))
     }
 
-    /// How many deletions are withheld, and how many of them the API confirmed.
+    /// Returns how many deletions are withheld.
     #[must_use]
-    pub fn withheld_counts(&self) -> (u64, u64) {
-        let count = |confirmed: bool| {
-            let of = self.withheld.iter().filter(|(of, _)| of.confirmed || !confirmed);
-            of.map(|(_, ids)| ids.len() as u64).sum()
-        };
-        (count(false), count(true))
+    pub fn withheld_counts(&self) -> WithheldCounts {
+        let mut counts = WithheldCounts::default();
+        for (kind, ids) in &self.withheld {
+            counts.groups += ids.len() as u64;
+            counts.confirmed += if kind.confirmed { ids.len() as u64 } else { 0 };
+        }
+        counts
     }
 
-    /// Groups to be marked deleted.
-    pub fn vanished(&self) -> impl Iterator<Item = (Absent, &GroupIds)> {
-        self.vanished.iter().map(|(absent, ids)| (*absent, ids))
+    /// Returns the groups to be marked deleted.
+    pub fn vanished(&self) -> impl Iterator<Item = (CandidateKind, &GroupIds)> {
+        self.vanished.iter().map(|(kind, ids)| (*kind, ids))
     }
 
-    /// Groups to be marked missing that are not missing yet.
+    /// Returns the groups to be marked missing, without those that already are.
     pub fn missing(&self) -> impl Iterator<Item = (TypeId, &GroupIds)> {
-        self.missing
-            .iter()
-            .filter(|(absent, _)| !absent.were_missing)
-            .map(|(absent, ids)| (absent.type_id, ids))
+        self.missing.iter().filter(|(kind, _)| !kind.was_missing).map(|(kind, ids)| (kind.type_id, ids))
     }
 
-    /// How many groups are marked deleted, missing or held.
+    /// Returns how many groups are to be marked deleted, missing or held.
     #[must_use]
     pub fn marks(&self) -> u64 {
         let vanished = self.vanished.values().chain(self.withheld.values());
         vanished.chain(self.missing().map(|(_, ids)| ids)).map(|ids| ids.len() as u64).sum()
     }
 
-    /// Groups that are withheld because three crawls got no usable answer about them.
+    /// Returns the number of candidates about which three crawls got no usable answer.
     #[must_use]
     pub fn unconfirmable(&self) -> u64 {
         self.unconfirmable
     }
 
+    /// Returns the numbers of candidates by the results of their lookups.
     #[must_use]
     pub fn asked(&self) -> AskedCounts {
         self.asked
     }
 
-    /// What became of the deletions; `None` unless the crawl is complete.
+    /// Returns whether the deletions are applied or withheld. Returns `None` unless the crawl is
+    /// complete.
     #[must_use]
     pub fn deletions(&self, status: CrawlStatus) -> Option<Deletions> {
         (status == CrawlStatus::Complete).then_some({
@@ -258,9 +275,9 @@ impl Settlement {
         })
     }
 
-    /// The types of which every live group was listed or is settled by this crawl.
+    /// Returns the types of which every live group was listed or is a candidate.
     #[must_use]
-    pub fn concluded(&self) -> &[TypeId] {
-        &self.concluded
+    pub fn concluded_types(&self) -> &[TypeId] {
+        &self.concluded_types
     }
 }

@@ -14,21 +14,21 @@ const MISSING: Mark = Mark { missing: true, held: false };
 const HELD: Mark = Mark { missing: true, held: true };
 const PUBLIC: TypeId = TypeId(1);
 const PRIVATE: TypeId = TypeId(2);
-const GONE: fn() -> Finding = || Finding::Gone(Gone::for_test());
+const GONE: fn() -> CandidateStatus = || CandidateStatus::Gone(Gone::for_test());
 
 fn exact() -> Absences {
-    Absences::of(&judge(with_totals(5, 5, vec![pass(1, &[5], 5)])), WithoutPass::Unknown)
+    Absences::of(&judge(with_totals(5, 5, vec![pass(1, &[5], 5)])), TotalsEvidence::Inconclusive)
 }
 
 fn moving() -> Absences {
-    Absences::of(&judge(with_totals(6, 6, vec![pass(1, &[5, 6], 6)])), WithoutPass::Unknown)
+    Absences::of(&judge(with_totals(6, 6, vec![pass(1, &[5, 6], 6)])), TotalsEvidence::Inconclusive)
 }
 
 /// Settles candidates of these types and marks with these findings.
 fn settle(
     absences: &Absences,
     confirmation: Confirmation,
-    groups: &[(&str, TypeId, Mark, Option<Finding>)],
+    groups: &[(&str, TypeId, Mark, Option<CandidateStatus>)],
 ) -> Settlement {
     let mut candidates = Candidates::new(absences);
     groups.iter().for_each(|(id, type_id, mark, _)| candidates.consider(*type_id, id, *mark));
@@ -80,7 +80,7 @@ fn a_pass_nominates_groups_of_its_own_type_that_are_not_held() {
 #[test]
 fn a_short_pass_nominates_no_groups_of_its_type_even_with_an_unfiltered_pass() {
     let judgement = judge(evidence(vec![pass(1, &[50], 5), pass(0, &[5], 5)]));
-    let absences = Absences::of(&judgement, WithoutPass::TotalsExceeded);
+    let absences = Absences::of(&judgement, TotalsEvidence::SomeAreGone);
     assert_eq!(nominated(&absences, &OF_EACH_TYPE), ["other type", "unknown type"]);
     assert!(absences.has_own_pass(PUBLIC) && !absences.can_contradict(PUBLIC));
     assert!(!absences.has_own_pass(PRIVATE) && !absences.can_contradict(PRIVATE));
@@ -90,29 +90,29 @@ fn a_short_pass_nominates_no_groups_of_its_type_even_with_an_unfiltered_pass() {
 #[test]
 fn a_short_unfiltered_pass_nominates_nothing_whatever_the_totals_say() {
     let judgement = judge(evidence(vec![pass(1, &[5], 5), pass(0, &[50], 5)]));
-    let absences = Absences::of(&judgement, WithoutPass::TotalsExceeded);
+    let absences = Absences::of(&judgement, TotalsEvidence::SomeAreGone);
     assert_eq!(nominated(&absences, &OF_EACH_TYPE), ["missing", "plain"]);
 }
 
 #[test]
-fn without_an_unfiltered_pass_exceeded_totals_nominate_groups_of_types_without_a_pass() {
+fn without_an_unfiltered_pass_the_totals_nominate_groups_of_types_without_a_pass() {
     let judgement = || judge(with_totals(5, 5, vec![pass(1, &[5], 5)]));
     let all = ["missing", "other type", "plain", "unknown type"];
-    assert_eq!(nominated(&Absences::of(&judgement(), WithoutPass::TotalsExceeded), &OF_EACH_TYPE), all);
-    for without_pass in [WithoutPass::Unknown, WithoutPass::UnfilteredPassNeeded] {
-        let absences = Absences::of(&judgement(), without_pass);
+    assert_eq!(nominated(&Absences::of(&judgement(), TotalsEvidence::SomeAreGone), &OF_EACH_TYPE), all);
+    for evidence in [TotalsEvidence::Inconclusive, TotalsEvidence::UnfilteredPassNeeded] {
+        let absences = Absences::of(&judgement(), evidence);
         assert_eq!(nominated(&absences, &OF_EACH_TYPE), ["missing", "plain"]);
     }
 }
 
 #[test]
-fn totals_are_exceeded_if_the_smaller_one_counts_fewer_groups_than_would_be_live() {
-    assert_eq!(WithoutPass::by_totals(45, 3, Some(48)), WithoutPass::Unknown);
-    assert_eq!(WithoutPass::by_totals(45, 3, Some(47)), WithoutPass::TotalsExceeded);
-    assert_eq!(WithoutPass::by_totals(45, 0, Some(0)), WithoutPass::Unknown);
-    assert_eq!(WithoutPass::by_totals(45, 3, None), WithoutPass::Unknown);
-    assert_eq!(WithoutPass::by_totals(0, 1_000, Some(999)), WithoutPass::TotalsExceeded);
-    assert_eq!(WithoutPass::by_totals(0, 1_001, Some(999)), WithoutPass::UnfilteredPassNeeded);
+fn totals_prove_deletions_if_the_smaller_one_is_below_the_known_live_groups() {
+    assert_eq!(TotalsEvidence::compare(45, 3, Some(48)), TotalsEvidence::Inconclusive);
+    assert_eq!(TotalsEvidence::compare(45, 3, Some(47)), TotalsEvidence::SomeAreGone);
+    assert_eq!(TotalsEvidence::compare(45, 0, Some(0)), TotalsEvidence::Inconclusive);
+    assert_eq!(TotalsEvidence::compare(45, 3, None), TotalsEvidence::Inconclusive);
+    assert_eq!(TotalsEvidence::compare(0, 1_000, Some(999)), TotalsEvidence::SomeAreGone);
+    assert_eq!(TotalsEvidence::compare(0, 1_001, Some(999)), TotalsEvidence::UnfilteredPassNeeded);
 }
 
 #[test]
@@ -124,35 +124,36 @@ fn answers_decide_about_candidates_of_exact_and_moving_passes_alike() {
             &[
                 ("gone", PUBLIC, PLAIN, Some(GONE())),
                 ("gone, missing before", PUBLIC, MISSING, Some(GONE())),
-                ("stands", PUBLIC, PLAIN, Some(Finding::Stands)),
-                ("stood lately", PUBLIC, PLAIN, Some(Finding::StoodLately)),
+                ("exists", PUBLIC, PLAIN, Some(CandidateStatus::Exists)),
+                ("existed recently", PUBLIC, PLAIN, Some(CandidateStatus::ExistedRecently)),
                 ("unasked", PUBLIC, PLAIN, None),
                 ("unasked, missing before", PUBLIC, MISSING, None),
-                ("unconfirmable", PUBLIC, MISSING, Some(Finding::Unconfirmable)),
-                ("unlearned", PUBLIC, PLAIN, Some(Finding::Unlearned)),
+                ("unconfirmable", PUBLIC, MISSING, Some(CandidateStatus::Unconfirmable)),
+                ("no usable answer", PUBLIC, PLAIN, Some(CandidateStatus::NoUsableAnswer)),
             ],
         );
         let expected = [
             "gone vanished",
             "gone, missing before vanished",
+            "no usable answer missing",
             "unasked missing",
             "unconfirmable withheld",
-            "unlearned missing",
         ];
         assert_eq!(lines(&settlement), expected);
         let counts = AskedCounts { asked: 5, confirmed: 2, spared: 1, unlearned: 2, unasked: 2 };
         assert_eq!((settlement.asked(), settlement.unconfirmable()), (counts, 1));
-        assert_eq!((settlement.marks(), settlement.withheld_counts()), (5, (1, 0)));
-        assert_eq!(settlement.concluded(), [PUBLIC]);
+        assert_eq!(settlement.marks(), 5);
+        assert_eq!(settlement.withheld_counts(), WithheldCounts { groups: 1, confirmed: 0 });
+        assert_eq!(settlement.concluded_types(), [PUBLIC]);
     }
 }
 
 #[test]
-fn a_settlement_counts_the_groups_that_no_crawl_could_ask_about_and_no_others() {
+fn only_unconfirmable_groups_are_counted_as_unconfirmable() {
     let count =
         |finding| settle(&exact(), Confirmation::On, &[("a", PUBLIC, PLAIN, finding)]).unconfirmable();
-    assert_eq!(count(Some(Finding::Unconfirmable)), 1);
-    assert_eq!(count(Some(Finding::Unlearned)), 0);
+    assert_eq!(count(Some(CandidateStatus::Unconfirmable)), 1);
+    assert_eq!(count(Some(CandidateStatus::NoUsableAnswer)), 0);
     assert_eq!(count(None), 0);
 }
 
@@ -169,7 +170,7 @@ fn lists_alone_delete_after_one_absence_from_an_exact_pass_and_two_from_a_moving
 #[test]
 fn lists_alone_never_delete_what_only_the_totals_nominate() {
     let judgement = judge(with_totals(5, 5, vec![pass(1, &[5], 5)]));
-    let absences = Absences::of(&judgement, WithoutPass::TotalsExceeded);
+    let absences = Absences::of(&judgement, TotalsEvidence::SomeAreGone);
     let groups = [("a", PRIVATE, PLAIN, None), ("b", PRIVATE, MISSING, None)];
     for confirmation in [Confirmation::Off, Confirmation::Refused] {
         assert!(lines(&settle(&absences, confirmation, &groups)).is_empty());
@@ -178,10 +179,10 @@ fn lists_alone_never_delete_what_only_the_totals_nominate() {
 }
 
 #[test]
-fn if_the_api_refuses_to_be_asked_the_deletions_of_the_lists_are_withheld() {
+fn if_the_api_refuses_lookups_deletions_by_lists_are_withheld() {
     let groups = [
         ("gone", PUBLIC, PLAIN, Some(GONE())),
-        ("stands", PUBLIC, PLAIN, Some(Finding::Stands)),
+        ("exists", PUBLIC, PLAIN, Some(CandidateStatus::Exists)),
         ("unasked", PUBLIC, PLAIN, None),
         ("unasked, missing before", PUBLIC, MISSING, None),
     ];
@@ -194,21 +195,21 @@ fn if_the_api_refuses_to_be_asked_the_deletions_of_the_lists_are_withheld() {
 }
 
 #[test]
-fn typed_lists_account_for_other_types_only_if_nothing_changed() {
+fn typed_lists_prove_deletions_of_other_types_only_if_nothing_changed() {
     let exact = || judge(with_totals(5, 5, vec![pass(1, &[5], 5)]));
-    let accounted = |totals, plain| accounted_by_typed_lists(&exact(), 5, totals, plain);
-    let proof = accounted([Some(5), Some(5)], true);
+    let proof_of = |totals, plain| proof_for_types_without_pass(&exact(), 5, totals, plain);
+    let proof = proof_of([Some(5), Some(5)], true);
     let absences = Absences::of_lists_alone(&exact(), proof);
     let groups = [("a", PRIVATE, PLAIN, None), ("b", TypeId::UNKNOWN, PLAIN, None)];
     assert_eq!(lines(&settle(&absences, Confirmation::Off, &groups)), ["a vanished", "b vanished"]);
-    assert!(accounted([Some(5), Some(5)], false).is_none(), "a list had something new");
+    assert!(proof_of([Some(5), Some(5)], false).is_none(), "a list had something new");
     for totals in [[Some(5), Some(6)], [Some(6), Some(5)], [Some(4), Some(4)], [None, Some(5)], [None; 2]] {
-        assert!(accounted(totals, true).is_none(), "{totals:?}");
+        assert!(proof_of(totals, true).is_none(), "{totals:?}");
     }
     let moving = judge(with_totals(6, 6, vec![pass(1, &[5, 6], 6)]));
-    assert!(accounted_by_typed_lists(&moving, 6, [Some(6); 2], true).is_none());
+    assert!(proof_for_types_without_pass(&moving, 6, [Some(6); 2], true).is_none());
     let beside_short = judge(with_totals(5, 5, vec![pass(1, &[5], 5), pass(2, &[9], 0)]));
-    assert!(accounted_by_typed_lists(&beside_short, 5, [Some(5); 2], true).is_none());
+    assert!(proof_for_types_without_pass(&beside_short, 5, [Some(5); 2], true).is_none());
     let nothing = Absences::of_lists_alone(&judge(with_totals(5, 5, vec![pass(1, &[5], 5)])), None);
     assert!(lines(&settle(&nothing, Confirmation::Off, &groups)).is_empty());
 }
@@ -226,7 +227,7 @@ fn the_unfiltered_pass_takes_precedence_over_typed_lists_for_other_types() {
 fn the_guard_withholds_every_candidate_not_found_to_exist_and_marks_the_confirmed_ones() {
     let groups = [
         ("gone", PUBLIC, PLAIN, Some(GONE())),
-        ("stands", PUBLIC, PLAIN, Some(Finding::Stands)),
+        ("exists", PUBLIC, PLAIN, Some(CandidateStatus::Exists)),
         ("unasked", PUBLIC, PLAIN, None),
         ("unasked, missing before", PUBLIC, MISSING, None),
     ];
@@ -236,7 +237,8 @@ fn the_guard_withholds_every_candidate_not_found_to_exist_and_marks_the_confirme
     let mut all = settled();
     all.withhold(&[PUBLIC], Confirmation::On, true);
     let expected = ["gone withheld, confirmed", "unasked withheld", "unasked, missing before withheld"];
-    assert_eq!((lines(&all).as_slice(), all.withheld_counts()), (&expected.map(str::to_owned)[..], (3, 1)));
+    assert_eq!(lines(&all), expected);
+    assert_eq!(all.withheld_counts(), WithheldCounts { groups: 3, confirmed: 1 });
     let mut deletions = settled();
     deletions.withhold(&[PUBLIC], Confirmation::On, false);
     assert_eq!(lines(&deletions), ["gone withheld, confirmed", "unasked missing"]);
@@ -265,21 +267,25 @@ fn only_a_complete_crawl_has_an_outcome_of_its_deletions() {
     settlement.withhold(&[PUBLIC], Confirmation::On, true);
     assert_eq!(settlement.deletions(CrawlStatus::Complete), Some(Deletions::Withheld));
     assert_eq!(Settlement::nothing().deletions(CrawlStatus::Complete), Some(Deletions::None));
-    assert_eq!((Settlement::nothing().marks(), Settlement::nothing().concluded().len()), (0, 0));
+    assert_eq!((Settlement::nothing().marks(), Settlement::nothing().concluded_types().len()), (0, 0));
 }
 
 #[test]
 fn a_type_is_concluded_if_all_its_groups_were_listed_or_nominated() {
     let short = judge(evidence(vec![pass(1, &[50], 5), pass(2, &[5, 6], 6)]));
-    let absences = Absences::of(&short, WithoutPass::Unknown);
+    let absences = Absences::of(&short, TotalsEvidence::Inconclusive);
     let unlisted = |type_id| BTreeMap::from([(type_id, Unlisted { groups: 1, held: 0 })]);
     let concluded = |unlisted: &BTreeMap<TypeId, Unlisted>| {
         let settlement = Candidates::new(&absences).settle(Confirmation::On, &[PUBLIC, TypeId(9)], unlisted);
-        settlement.concluded().to_vec()
+        settlement.concluded_types().to_vec()
     };
-    assert_eq!(concluded(&unlisted(PUBLIC)), [PRIVATE], "a short pass that lacks a group says nothing");
+    assert_eq!(
+        concluded(&unlisted(PUBLIC)),
+        [PRIVATE],
+        "a short pass proves nothing about an unlisted group"
+    );
     assert_eq!(concluded(&BTreeMap::new()), [PUBLIC, PRIVATE], "all were listed");
-    assert_eq!(concluded(&unlisted(PRIVATE)), [PUBLIC, PRIVATE], "its lacking groups are judged");
+    assert_eq!(concluded(&unlisted(PRIVATE)), [PUBLIC, PRIVATE], "its unlisted groups are candidates");
 }
 
 #[test]

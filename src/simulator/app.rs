@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalog::Catalog;
 use super::fault::{At, Fault};
-use super::gate::{Gate, Held};
+use super::gate::{Gate, HeldRequests};
 use super::groups::Groups;
 use super::request::SeenRequest;
 use super::settings::Settings;
@@ -22,8 +22,8 @@ pub struct SimulatedApp {
     pub(super) settings: Settings,
     pub(super) groups: Mutex<Groups>,
     /// The copy that [`Fault::Stale`] serves.
-    remembered: Mutex<Option<Catalog>>,
-    /// Added to the clock for the `Date` of answers.
+    stale_copy: Mutex<Option<Catalog>>,
+    /// The offset of the `Date` of answers from the clock.
     date_offset: Mutex<TimeDelta>,
     pub(super) traffic: Mutex<Traffic>,
     hooks: Mutex<Vec<Arc<Hook>>>,
@@ -34,16 +34,17 @@ pub struct SimulatedApp {
 
 type Hook = dyn Fn(&SimulatedApp, &SeenRequest) + Send + Sync;
 
-/// Methods that change and read the groups. The types `Work` and `Meeting` are stored as `Private` and `ChatRoom`, their
-/// names in the REST API.
+/// Methods that change and read the groups. The types `Work` and `Meeting` are stored under their
+/// names in the REST API, `Private` and `ChatRoom`.
 impl SimulatedApp {
-    /// Creates a group. Does nothing if the id is in use. The id of a dissolved group can be used again, for a new group.
+    /// Creates a group. Does nothing if the id is in use. The id of a dissolved group can be used
+    /// again.
     pub fn create(&self, group_type: &str, id: &str) {
         lock(&self.groups).create(&rest_name(group_type), id);
     }
 
-    /// Creates `n` groups. Their ids follow from the seed: four of five have the form that the API generates, the others
-    /// are longer custom ids.
+    /// Creates `n` groups whose ids are computed from the seed. Four of five ids have the form that
+    /// the API generates, the others are longer custom ids.
     pub fn create_many(&self, group_type: &str, n: usize) {
         lock(&self.groups).create_many(&rest_name(group_type), n);
     }
@@ -53,19 +54,21 @@ impl SimulatedApp {
         lock(&self.groups).dissolve(id)
     }
 
-    /// Dissolves `n` groups of any type, chosen by the seed, or all if there are fewer. Returns their ids.
+    /// Dissolves `n` listed groups of any type, or all if there are fewer. They are chosen
+    /// pseudo-randomly. Returns their ids.
     pub fn dissolve_some(&self, n: usize) -> Vec<String> {
         lock(&self.groups).dissolve_some(n)
     }
 
-    /// Dissolves a group and creates another one with the same id, because the type of a group cannot change.
+    /// Replaces a group by a group of another type with the same id. In the API the type of a group
+    /// cannot change.
     pub fn retype(&self, id: &str, group_type: &str) {
         let mut groups = lock(&self.groups);
         groups.dissolve(id);
         groups.create(&rest_name(group_type), id);
     }
 
-    /// Removes these groups from every list and every count. They still exist for `get_group_info`.
+    /// Removes these groups from all lists and counts. For `get_group_info` they still exist.
     pub fn hide(&self, ids: &[&str]) {
         let mut groups = lock(&self.groups);
         ids.iter().for_each(|id| groups.hide(id));
@@ -76,13 +79,14 @@ impl SimulatedApp {
         lock(&self.groups).show_all();
     }
 
-    /// Copies all groups, hidden ones too, for [`Fault::Stale`]. Replaces an earlier copy.
-    pub fn remember(&self) {
+    /// Saves a copy of all groups, including hidden ones, for [`Fault::Stale`]. Replaces an earlier
+    /// copy.
+    pub fn save_stale_copy(&self) {
         let copy = lock(&self.groups).catalog().clone();
-        *lock(&self.remembered) = Some(copy);
+        *lock(&self.stale_copy) = Some(copy);
     }
 
-    /// Returns every group with its type.
+    /// Returns all groups with their types, including hidden groups.
     #[must_use]
     pub fn truth(&self) -> BTreeMap<String, String> {
         lock(&self.groups)
@@ -92,7 +96,7 @@ impl SimulatedApp {
             .collect()
     }
 
-    /// Returns the number of listed groups of every type that the app knows.
+    /// Returns the number of listed groups of each known type.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<String, usize> {
         lock(&self.groups).catalog().counts()
@@ -106,30 +110,32 @@ impl SimulatedApp {
         lock(&self.traffic).add_fault(at, fault);
     }
 
-    /// Removes every scripted fault.
-    pub fn heal(&self) {
+    /// Removes all scripted faults.
+    pub fn clear_faults(&self) {
         lock(&self.traffic).clear_faults();
     }
 
-    /// Holds back the answers of the matching requests until the returned value is released or dropped.
+    /// Delays the answers of matching requests until the returned value is released or dropped.
     #[must_use]
-    pub fn hold(&self, at: At) -> Held {
+    pub fn hold(&self, at: At) -> HeldRequests {
         let (gate, held) = Gate::new();
         lock(&self.traffic).add_gate(at, gate);
         held
     }
 
-    /// Registers a hook that runs for every request after its arrival and before its answer. It may call every method.
+    /// Registers a hook that is called for every request between its arrival and its answer. The
+    /// hook may call all methods of the app.
     pub fn on_request(&self, hook: impl Fn(&SimulatedApp, &SeenRequest) + Send + Sync + 'static) {
         lock(&self.hooks).push(Arc::new(hook));
     }
 
-    /// Sets by how much the `Date` header of answers is ahead of the clock. The check of signatures ignores the offset.
+    /// Sets by how much the `Date` header of answers is ahead of the clock. Does not affect the
+    /// check of signatures.
     pub fn set_date_offset(&self, offset: TimeDelta) {
         *lock(&self.date_offset) = offset;
     }
 
-    /// Returns the requests so far, at most the last 100,000.
+    /// Returns the requests so far, at most the latest 100,000.
     #[must_use]
     pub fn requests(&self) -> Vec<SeenRequest> {
         lock(&self.traffic).logged()
@@ -138,7 +144,7 @@ impl SimulatedApp {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             groups: Mutex::new(Groups::new(settings.listing, settings.seed)),
-            remembered: Mutex::default(),
+            stale_copy: Mutex::default(),
             date_offset: Mutex::default(),
             traffic: Mutex::default(),
             hooks: Mutex::default(),
@@ -153,10 +159,10 @@ impl SimulatedApp {
         self.settings.clock.now() + *lock(&self.date_offset)
     }
 
-    /// Reads the groups or, for [`Fault::Stale`], the copy if there is one.
+    /// Reads the groups, or the saved copy if there is one and the faults include [`Fault::Stale`].
     pub(super) fn read_groups<T>(&self, faults: &[Fault], read: impl FnOnce(&Catalog) -> T) -> T {
         if faults.contains(&Fault::Stale)
-            && let Some(copy) = &*lock(&self.remembered)
+            && let Some(copy) = &*lock(&self.stale_copy)
         {
             return read(copy);
         }
@@ -164,7 +170,7 @@ impl SimulatedApp {
     }
 
     pub(super) fn call_hooks(&self, request: &SeenRequest) {
-        let hooks = lock(&self.hooks).clone(); // hooks run without the lock, so they may call every method
+        let hooks = lock(&self.hooks).clone(); // hooks run without the lock, so that they may call all methods
         for hook in hooks {
             hook(self, request);
         }
@@ -195,7 +201,8 @@ fn rest_name(group_type: &str) -> String {
     GroupType::new(group_type).map_or_else(|| group_type.to_owned(), |known| known.as_str().to_owned())
 }
 
-/// Locks a mutex even if it is poisoned: the panic has been reported, and the guarded data is consistent between statements.
+/// Locks a mutex, even if it is poisoned: the data is consistent between statements, and the panic
+/// has been reported.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Checks the parameters in the URL of a request: who calls, with which signature.
+//! Authenticates a request by the parameters in its URL.
 
 use axum::http::Uri;
 
@@ -7,7 +7,8 @@ use super::settings::Settings;
 use crate::model::SdkAppId;
 use crate::tencent::usersig::{self, InvalidUserSig};
 
-/// Returns the documented error code for the first parameter that is missing or wrong.
+/// Checks the parameters. The error has the documented code for the first missing or wrong
+/// parameter.
 pub(super) fn authenticate(settings: &Settings, uri: &Uri) -> Result<(), Refusal> {
     let query = Query::of(uri);
     let app = query.get("sdkappid").ok_or(Refusal(60012, "sdkappid is missing from the URL"))?;
@@ -42,8 +43,8 @@ pub(super) fn authenticate(settings: &Settings, uri: &Uri) -> Result<(), Refusal
     Ok(())
 }
 
-/// The decoded parameters of a URL. Names and values are case-sensitive. If a name is repeated, its first value counts;
-/// axum's `Query` extractor would take the last, or reject the request.
+/// The decoded parameters of a URL. Names and values are case-sensitive. If a name is repeated, its
+/// first value is used. axum's `Query` extractor would use the last one, or reject the request.
 struct Query(Vec<(String, String)>);
 
 impl Query {

@@ -1,9 +1,10 @@
-//! The groups at one moment, their order, and the cursors into their list.
+//! The groups of the app, their order in lists, and the cursors of pagination.
 //!
-//! Each type keeps its groups in a `Vec` sorted by rank, a number that is unique among all groups. A cursor is resolved by
-//! binary search, a page is a slice, and a list of all types is a merge of slices. An index from ids to ranks serves
-//! lookups of single groups. Adding or removing one group moves the rest of its list in memory; bulk changes traverse
-//! each list once. A group takes about 130 bytes. Clones share the ids.
+//! The groups of each type are a `Vec` sorted by rank, a number that is unique among all groups. A
+//! cursor is resolved by binary search, a page of one type is a slice, and a page of all types is a
+//! merge of slices. Single groups are found with an index from ids to ranks. Adding or removing one
+//! group moves the rest of its list in memory; bulk changes traverse each list once. A group takes
+//! about 130 bytes. Clones share the ids.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
@@ -13,10 +14,11 @@ use super::random::{is_one_in, mask, mixed, permuted, unpermuted};
 use super::settings::{Cursor, Listing};
 use crate::model::{GroupIds, GroupType};
 
-/// Ranks and positions are below 2^36, so a simulator can create that many groups.
+/// The number of bits of ranks and positions. A simulator can create 2^36 groups.
 pub(super) const RANK_BITS: u32 = 36;
 
-/// New groups fewer than this are inserted one by one. More are merged.
+/// The number of new groups from which on they are merged into the list. Fewer groups are inserted
+/// one by one.
 const MERGE_THRESHOLD: usize = 16;
 
 #[derive(Clone)]
@@ -29,7 +31,8 @@ pub(super) struct Group {
 pub(super) struct Catalog {
     cursor: Cursor,
     seed: u64,
-    /// By type. A type that once had a group keeps its list, because the API still accepts it as a filter.
+    /// The listed groups by type. A type that had groups keeps its empty list, because the API
+    /// still accepts it as a filter.
     lists: BTreeMap<String, Vec<Group>>,
     /// The rank of every listed group.
     ranks: HashMap<Arc<str>, u64>,
@@ -44,11 +47,11 @@ pub(super) struct PageRequest<'a> {
     pub(super) filter: Option<&'a str>,
     pub(super) next: u64,
     pub(super) limit: usize,
-    /// For each number n, one group in n is missing from the list and from the counts.
+    /// For each number n in it, one group in n is left out of the list and the counts.
     pub(super) leave_out_one_in: &'a [u64],
 }
 
-/// One page, with what faults need to change it.
+/// One page, with the values that faults replace fields with.
 pub(super) struct Page {
     pub(super) ids: GroupIds,
     pub(super) total_count: u64,
@@ -56,12 +59,12 @@ pub(super) struct Page {
     pub(super) app_total: u64,
     /// 0 at the end.
     pub(super) next: u64,
-    /// A cursor to this same page: the one of the request, unless that was 0.
-    pub(super) own_cursor: u64,
-    /// A different cursor to this same page.
-    pub(super) another_cursor: u64,
-    /// A cursor that no other request gets. It is valid for the same filter.
-    pub(super) unique_cursor: u64,
+    /// A cursor to this page. It is the cursor of the request, unless that is 0.
+    pub(super) same_page_cursor: u64,
+    /// Another cursor to this page.
+    pub(super) alternative_cursor: u64,
+    /// A cursor that no other request gets, valid for the same filter.
+    pub(super) fresh_cursor: u64,
 }
 
 impl Catalog {
@@ -111,12 +114,12 @@ impl Catalog {
         }
     }
 
-    /// Returns whether there was such a group.
+    /// Removes a group. Returns whether it existed.
     pub(super) fn remove(&mut self, id: &str) -> bool {
         self.take_from_list(id).is_some() || self.hidden.remove(id).is_some()
     }
 
-    /// Calls the predicate once for each listed group and removes the groups for which it returns true. Returns their ids.
+    /// Removes the listed groups for which the predicate returns true. Returns their ids.
     pub(super) fn remove_listed(&mut self, mut is_removed: impl FnMut() -> bool) -> Vec<String> {
         let mut removed = Vec::new();
         for list in self.lists.values_mut() {
@@ -135,7 +138,7 @@ impl Catalog {
         }
     }
 
-    /// Removes every hidden group and returns it with its type.
+    /// Removes all hidden groups, and returns them with their types.
     pub(super) fn take_hidden(&mut self) -> BTreeMap<Arc<str>, String> {
         std::mem::take(&mut self.hidden)
     }
@@ -157,8 +160,8 @@ impl Catalog {
         })
     }
 
-    /// Returns the page. It is empty for a type without groups, known or not. Returns `None` if the cursor was not issued
-    /// for this filter.
+    /// Returns a page. It is empty for a type without groups, even if the type is unknown. Returns
+    /// `None` if the cursor was not issued for this filter.
     pub(super) fn page(&self, asked: PageRequest<'_>) -> Option<Page> {
         if asked.leave_out_one_in.is_empty() {
             let lists = self.lists.iter().map(|(group_type, list)| (group_type.as_str(), list.as_slice()));
@@ -210,9 +213,9 @@ impl Catalog {
             total_count: lists.iter().map(|list| list.len() as u64).sum(),
             app_total: all_lists.values().map(|list| list.len() as u64).sum(),
             next: if more { cursors.encode(CursorTarget { start: end, variant: 0 }) } else { 0 },
-            own_cursor: cursors.encode(target),
-            another_cursor: cursors.encode(CursorTarget { variant: target.variant + 1, ..target }),
-            unique_cursor: cursors
+            same_page_cursor: cursors.encode(target),
+            alternative_cursor: cursors.encode(CursorTarget { variant: target.variant + 1, ..target }),
+            fresh_cursor: cursors
                 .encode(CursorTarget { start: request_number, variant: mask(Cursors::VARIANT_BITS) }),
         })
     }
@@ -222,7 +225,8 @@ fn rank<G: Borrow<Group>>(group: &G) -> u64 {
     group.borrow().rank
 }
 
-/// Returns the rank of the group at a position of the merged lists, or a number above all ranks if there is none.
+/// Returns the rank of the group at a position of the merged lists, or a number above all ranks if
+/// the position is past the end.
 fn rank_at<G: Borrow<Group>>(lists: &[&[G]], position: u64) -> u64 {
     let (mut low, mut high) = (0, 1 << RANK_BITS);
     while low < high {
@@ -246,8 +250,8 @@ struct CursorTarget {
     variant: u64,
 }
 
-/// Encodes the cursors of one filter. Like the API's, they are above 2^63, have no visible structure and are invalid for
-/// other filters.
+/// Encodes the cursors of one filter. Like the API's cursors, they are above 2^63, have no visible
+/// structure and are invalid for other filters.
 struct Cursors {
     secret: u64,
     filter_mark: u64,

@@ -1,4 +1,4 @@
-//! Connections that a fault can break in the middle of a response, which an HTTP server never does by itself.
+//! HTTP connections that can be reset in the middle of a response.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -18,10 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// Pause after a failed `accept`, for example because all file descriptors are in use.
+/// The pause after a failed `accept`, for example because all file descriptors are in use.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The number of bytes that a connection still sends to the client before it is reset; `usize::MAX` is no limit.
+/// The number of bytes that a connection sends before it is reset. `usize::MAX` means no limit.
 #[derive(Clone)]
 pub(super) struct SendLimit(Arc<AtomicUsize>);
 
@@ -32,9 +32,10 @@ impl SendLimit {
     }
 }
 
-/// Accepts connections until `stop`. Every request has the [`SendLimit`] of its connection as an extension.
+/// Accepts connections until `stop`. Every request has the [`SendLimit`] of its connection as an
+/// extension.
 ///
-/// It replaces `axum::serve`, which cannot send an answer without a `Date` header.
+/// Used instead of `axum::serve`, which cannot send an answer without a `Date` header.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
@@ -51,7 +52,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true); // a failure only costs speed
+    let _ = stream.set_nodelay(true); // if it fails, answers are only slower
     let limit = SendLimit(Arc::new(AtomicUsize::new(usize::MAX)));
     let stream = InterruptibleStream { stream, limit: limit.clone() };
     let router = TowerToHyperService::new(router);
@@ -62,7 +63,7 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationT
     let serving =
         http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
-    // Errors are not reported here: the client sees them.
+    // Errors are not logged here, because the client reports them.
     tokio::select! {
         _ended = serving.as_mut() => return,
         () = stop.cancelled() => {}
@@ -71,7 +72,7 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationT
     let _ended = serving.await;
 }
 
-/// A TCP stream that fails once its [`SendLimit`] is used up.
+/// A TCP stream whose writes fail once its [`SendLimit`] is used up.
 struct InterruptibleStream {
     stream: TcpStream,
     limit: SendLimit,

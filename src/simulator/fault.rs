@@ -1,7 +1,7 @@
-//! Scripted faults: what is wrong with an answer, and which requests it affects.
+//! Scripted faults of answers, and the selection of the requests that they affect.
 //!
-//! These are values only. Each fault is applied where the answer is built: `server.rs` applies faults of the transport,
-//! `list.rs` those of a page, `info.rs` those of entries about single groups.
+//! This module only defines the values. `server.rs` applies faults of the transport, `list.rs`
+//! faults of pages, and `info.rs` faults of entries about single groups.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,9 +9,7 @@ use std::time::Duration;
 use super::random::mixed;
 use super::request::{Call, SeenRequest};
 
-/// Selects the requests that a fault, or a [`Held`], applies to.
-///
-/// [`Held`]: super::Held
+/// Selects the requests that a fault or a hold affects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
     Every,
@@ -27,10 +25,11 @@ pub enum At {
     InfoRequests(RangeInclusive<u64>),
     /// Every list request with this `GroupType`.
     Type(String),
-    /// One page of the list of one group type, counted from 1 at a `Next` of 0. A repeated `Next` is the same page, so a
-    /// retry is affected too, and so is the next pass.
+    /// One page of the list of one group type, in every pass. Pages are counted from 1, which has a
+    /// `Next` of 0. A request that repeats the previous `Next`, such as a retry, is for the same
+    /// page.
     Page(String, u64),
-    /// One request in n, chosen by the seed.
+    /// One request in n, chosen pseudo-randomly from the seed.
     OneIn(u64),
 }
 
@@ -52,10 +51,11 @@ impl At {
     }
 }
 
-/// What is wrong with an answer. Several faults of one request are applied in the order in which they were scripted.
+/// A fault of an answer. Several faults of one request are applied in the order in which they were
+/// scripted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// This HTTP status instead of an answer.
+    /// This HTTP status, with an HTML page, replaces the answer.
     Status(u16),
     /// The answer is sent after this delay.
     Delay(Duration),
@@ -65,73 +65,79 @@ pub enum Fault {
     Reset,
     /// The connection closes in the middle of the answer's body.
     TruncatedBody,
+    /// The body is truncated JSON, in a complete HTTP response.
     NotJson,
-    /// An HTML page, as a captive portal or a proxy sends it.
+    /// An HTML page with status 200 replaces the answer, as from a captive portal.
     HtmlWith200,
-    /// A body far above any limit on the size of an answer, sent without a `Content-Length`.
+    /// A body of 64 MiB, sent without a `Content-Length`, replaces the answer.
     OversizedBody,
-    /// A redirect to the same URL. A client that follows it is answered, and its second request is logged.
+    /// A redirect to the same URL replaces the answer. A client that follows it is answered, and
+    /// its second request is logged.
     Redirect,
     /// The API answers with this `ErrorCode`.
     ErrorCode(i64),
     /// The answer has no `Date` header.
     NoDate,
-    /// A stale replica answers. Pages, counts and answers about single groups come from the copy that the last
-    /// [`SimulatedApp::remember`] made. Without such a copy the fault does nothing.
+    /// A stale replica answers: pages, counts and entries are those of the copy that
+    /// [`SimulatedApp::save_stale_copy`] saved. Without a copy the fault has no effect.
     ///
-    /// [`SimulatedApp::remember`]: super::SimulatedApp::remember
+    /// [`SimulatedApp::save_stale_copy`]: super::SimulatedApp::save_stale_copy
     Stale,
 
     /// The `GroupType` filter is ignored: groups of all types are listed.
     IgnoreGroupType,
     /// The page is sent with a `Next` of 0, which ends the list.
     EarlyEnd,
-    /// `Next` points at this same page.
+    /// `Next` is a cursor to the same page.
     RepeatCursor,
+    /// The page has no `Next`.
     NoNext,
-    /// The correct `Next`, written as a string.
+    /// The correct `Next` is written as a string.
     NextAsText,
-    /// This string as `Next`.
+    /// `Next` is this string.
     NextIs(String),
-    /// A page without ids before the end of the list. `Next` is a new cursor to the groups that this page should have
-    /// listed.
+    /// The page has no ids, and `Next` is another cursor to the same page.
     EmptyPage,
-    /// An empty list: no ids, a `TotalCount` of 0 and a `Next` of 0.
+    /// The list is empty: no ids, a `TotalCount` of 0 and a `Next` of 0.
     EmptyList,
     /// Each id of the page is listed twice.
     DuplicateIds,
-    /// Ids that are listed in addition to the page's groups.
+    /// These ids are listed in addition to the page's groups.
     ExtraIds(Vec<String>),
+    /// The page has no `TotalCount`.
     NoTotalCount,
-    /// This `TotalCount`.
+    /// `TotalCount` is this number.
     TotalCount(u64),
-    /// The `TotalCount` of the entire app, although the list is filtered.
+    /// `TotalCount` is that of the entire app, although the list is filtered.
     AppTotalCount,
 
-    /// An incomplete but consistent list. One group in n, selected by a hash of its id and the seed, is missing from all
-    /// pages and all counts. The pass ends with a `Next` of 0.
+    /// The list is incomplete but consistent: one group in n, selected by a hash of its id and the
+    /// seed, is left out of all pages and all counts.
     Partial(u64),
-    /// The page begins with three more entries whose `GroupId` is not valid text: an escaped high surrogate without a
-    /// low one, an escaped low surrogate, and bytes that are not UTF-8. `TotalCount` does not count them.
+    /// The page begins with three more entries whose `GroupId` is not valid text: an escaped high
+    /// surrogate without a low one, an escaped low surrogate, and bytes that are not UTF-8.
+    /// `TotalCount` does not count them.
     BrokenIds,
-    /// An endless list. Each page is full and has ids that no group ever had. No id and no `Next` repeats, `Next` is
-    /// never 0, and `TotalCount` is 2.
+    /// The list is endless. Each page is full of ids that no group ever had, no id and no `Next`
+    /// repeats, and `TotalCount` is 2, so that only the client's own limits end the list.
     InventIds,
 
-    /// This code for one group. It takes precedence over the faults that set the code of every group.
+    /// One group has this code. It takes precedence over faults that set the codes of all groups.
     GroupCode(String, i64),
-    /// This code for the entire `get_group_info` answer, which still has an entry for each group.
+    /// The top-level code of a `get_group_info` answer is this, although the answer has an entry
+    /// for each group.
     CodeBesideGroups(i64),
     /// The answer has no group types.
     NoGroupTypes,
-    /// This code for every group. With code 0, a group that does not exist gets the type `Public`.
+    /// All groups have this code. With code 0, a group that does not exist has the type `Public`.
     EveryGroup(i64),
-    /// Every second entry is missing.
+    /// Every second entry is left out.
     FewerGroups,
     /// The entries are in reverse order.
     OtherOrder,
-    /// Code 99999, which is not documented, for every group.
+    /// All groups have the undocumented code 99999.
     UnknownCodes,
-    /// Groups that exist are reported as absent. Absent ones are reported as existing, with the type `Public`.
+    /// Groups that exist have the code of absent groups. Absent groups have code 0 and the type
+    /// `Public`.
     SwappedCodes,
 }

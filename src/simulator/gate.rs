@@ -1,15 +1,16 @@
-//! Requests that a test holds back.
+//! Holds requests until a test releases them.
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Requests that were received and are not answered until this value is released or dropped.
+/// A hold: matching requests are received, but not answered until this value is released or
+/// dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldRequests {
     reached: CancellationToken,
     _release: DropGuard,
 }
 
-impl Held {
+impl HeldRequests {
     /// Waits until the first matching request has arrived.
     pub async fn reached(&self) {
         self.reached.cancelled().await;
@@ -19,7 +20,7 @@ impl Held {
     pub fn release(self) {}
 }
 
-/// The server's side of a [`Held`]. Each token is a flag that tasks can wait for.
+/// The server's side of a hold.
 #[derive(Clone)]
 pub(super) struct Gate {
     reached: CancellationToken,
@@ -27,12 +28,14 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new() -> (Self, Held) {
+    pub(super) fn new() -> (Self, HeldRequests) {
         let gate = Self { reached: CancellationToken::new(), released: CancellationToken::new() };
-        let held = Held { reached: gate.reached.clone(), _release: gate.released.clone().drop_guard() };
+        let held =
+            HeldRequests { reached: gate.reached.clone(), _release: gate.released.clone().drop_guard() };
         (gate, held)
     }
 
+    /// Waits until the hold is released.
     pub(super) async fn pass(&self) {
         self.reached.cancel();
         self.released.cancelled().await;

@@ -1,4 +1,4 @@
-//! Creates and dissolves the groups of the simulated app.
+//! Creation and dissolution of the groups of the simulated app.
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -12,7 +12,7 @@ pub(super) struct Groups {
     order: Order,
     seed: u64,
     rng: StdRng,
-    /// The number of groups ever created, which is the age number of the next one.
+    /// The number of groups created so far, from which the rank of the next group is computed.
     created: u64,
     catalog: Catalog,
 }
@@ -35,7 +35,8 @@ impl Groups {
     }
 
     pub(super) fn create_many(&mut self, group_type: &str, n: usize) {
-        // Ids are a permutation of age numbers, so they never repeat. No check against hand-written ids is needed.
+        // Generated ids are a permutation of the numbers of creation, so they never repeat. They
+        // are not checked against ids passed to `create`.
         let community = group_type == "Community";
         let groups = (0..n).map(|_| self.group(generated_id(community, self.created, self.seed))).collect();
         self.catalog.add(group_type, groups);
@@ -70,12 +71,12 @@ impl Groups {
     }
 
     fn group(&mut self, id: Box<str>) -> Group {
-        let age = self.created;
+        let number = self.created;
         self.created += 1;
         let rank = match self.order {
-            Order::OldestFirst => age,
-            Order::NewestFirst => (1 << RANK_BITS) - 1 - age,
-            Order::Shuffled => permuted(age, RANK_BITS / 2, self.seed),
+            Order::OldestFirst => number,
+            Order::NewestFirst => (1 << RANK_BITS) - 1 - number,
+            Order::Shuffled => permuted(number, RANK_BITS / 2, self.seed),
         };
         Group { rank, id: id.into() }
     }

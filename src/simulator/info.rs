@@ -1,4 +1,4 @@
-//! The simulator's `get_group_info` (269/1616).
+//! The simulator's `get_group_info` (document 269/1616).
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::refusal::{Refusal, parse};
 use super::request::SeenRequest;
 use crate::tencent::wire::MAX_INFO_IDS;
 
-/// A code that the documentation does not have.
+/// An undocumented code.
 const UNKNOWN_CODE: i64 = 99999;
 
 /// The type of a group that a fault reports as existing.
@@ -49,7 +49,7 @@ struct Entry<'a> {
     error_info: &'static str,
     #[serde(rename = "Type", skip_serializing_if = "Option::is_none")]
     group_type: Option<String>,
-    /// The code for an id of this form that does not exist.
+    /// The code that the group would have if it did not exist.
     #[serde(skip)]
     absent_code: i64,
 }
@@ -64,7 +64,7 @@ impl Entry<'_> {
 }
 
 impl SimulatedApp {
-    /// Logs a request. Returns its body, or the reason why it is refused.
+    /// Logs a request. Returns its body, or why it is refused.
     pub(super) fn receive_info(
         &self,
         authenticated: Result<(), Refusal>,
@@ -97,7 +97,8 @@ impl SimulatedApp {
             };
             asked.group_id_list.iter().map(String::as_str).map(entry).collect()
         });
-        // A code for one group overrides the codes for all groups. If one group has several, the first counts.
+        // Codes for single groups are applied last, because they override codes for all groups.
+        // They are applied in reverse, so that the first one wins.
         let (for_one, for_all): (Vec<_>, Vec<_>) =
             faults.iter().partition(|fault| matches!(fault, Fault::GroupCode(..)));
         for fault in for_all.into_iter().chain(for_one.into_iter().rev()) {
@@ -124,7 +125,7 @@ impl SimulatedApp {
     }
 }
 
-/// Applies a fault of the entries. Other faults change nothing.
+/// Applies a fault of the entries. Ignores other faults.
 fn apply(fault: &Fault, entries: &mut Vec<Entry<'_>>) {
     match fault {
         Fault::EveryGroup(code) => entries.iter_mut().for_each(|entry| entry.set_code(*code)),

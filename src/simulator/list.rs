@@ -1,4 +1,4 @@
-//! The simulator's `get_appid_group_list` (269/1614).
+//! The simulator's `get_appid_group_list` (document 269/1614).
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -29,7 +29,7 @@ impl Default for ListBody {
     }
 }
 
-/// The fields of an answer, which faults change before it becomes JSON.
+/// The fields of an answer that faults can change.
 struct Draft {
     page: Page,
     total_count: Option<u64>,
@@ -61,7 +61,7 @@ fn entries<S: Serializer>(ids: &GroupIds, serializer: S) -> Result<S::Ok, S::Err
 }
 
 impl SimulatedApp {
-    /// Logs a list request. Returns its body, or the reason why it is refused.
+    /// Logs a list request. Returns its body, or why it is refused.
     pub(super) fn receive_list(
         &self,
         authenticated: Result<(), Refusal>,
@@ -79,8 +79,8 @@ impl SimulatedApp {
         let admitted = authenticated.and_then(|()| {
             let is_too_early =
                 self.settings.min_interval.is_some_and(|interval| !traffic.admit(arrived_at, interval));
-            // The code of the rate limit is not documented; 10006 is the one that the documentation explains with
-            // this very call.
+            // The documentation does not say which code the rate limit has. It describes 10006 with
+            // this call as the example.
             if is_too_early { Err(Refusal(10006, "operations come too frequently")) } else { Ok(()) }
         });
         (request, admitted.and(body))
@@ -134,7 +134,7 @@ impl SimulatedApp {
         }
     }
 
-    /// Replaces the ids of the page by ids that no group has, and its `Next` by a new cursor.
+    /// Replaces the ids of the page by ids that no group has, and `Next` by a fresh cursor.
     fn invent_ids(&self, draft: &mut Draft, asked: &ListBody) {
         let community = asked.group_type.as_deref() == Some("Community");
         let first = self.invented.fetch_add(asked.limit.into(), Ordering::Relaxed);
@@ -142,22 +142,23 @@ impl SimulatedApp {
         for n in first..first + u64::from(asked.limit) {
             draft.page.ids.push(&invented_id(community, n, self.settings.seed));
         }
+        // A low count, so that only the client's own limits end the list.
         draft.total_count = Some(2);
-        draft.next = Some(draft.page.unique_cursor.into());
+        draft.next = Some(draft.page.fresh_cursor.into());
     }
 }
 
-/// Applies a fault of the page. Other faults change nothing.
+/// Applies a fault of the page. Ignores other faults.
 fn apply(fault: &Fault, draft: &mut Draft) {
     match fault {
         Fault::EarlyEnd => draft.next = Some(0.into()),
-        Fault::RepeatCursor => draft.next = Some(draft.page.own_cursor.into()),
+        Fault::RepeatCursor => draft.next = Some(draft.page.same_page_cursor.into()),
         Fault::NoNext => draft.next = None,
         Fault::NextAsText => draft.next = Some(draft.page.next.to_string().into()),
         Fault::NextIs(text) => draft.next = Some(text.as_str().into()),
         Fault::EmptyPage => {
             draft.page.ids.clear();
-            draft.next = Some(draft.page.another_cursor.into());
+            draft.next = Some(draft.page.alternative_cursor.into());
         }
         Fault::EmptyList => {
             draft.page.ids.clear();
@@ -193,8 +194,8 @@ fn serialize(draft: Draft) -> Vec<u8> {
     body
 }
 
-/// Inserts entries whose ids are not valid text at the beginning of the page's list. The serialiser cannot write such
-/// ids, so they are inserted into the finished body.
+/// Inserts entries whose ids are not valid text at the beginning of the list. They are inserted
+/// into the serialised body, because the serialiser cannot write such ids.
 fn add_broken_ids(body: &mut Vec<u8>, list_is_empty: bool) {
     const LIST: &[u8] = br#""GroupIdList":["#;
     const ENTRIES: &[u8] = b"{\"GroupId\":\"\\ud800x\"},{\"GroupId\":\"\\udc00\"},{\"GroupId\":\"\xFF\xFE\"}";

@@ -1,15 +1,16 @@
-//! Tencent Cloud IM in one process: an app whose groups are created and dissolved, served over real HTTP on the real
-//! path, with the real signature check, the documented error codes and, on request, every fault that a crawler must
-//! survive.
+//! A simulator of Tencent Cloud IM: an app whose groups can be created and dissolved, served over
+//! HTTP under the API's paths, with the API's signature check and error codes. Faults can be
+//! scripted.
 //!
-//! `demo`, `simulate`, all tests and the benchmarks crawl it. It models the API's documentation and what the documentation
-//! leaves open, such as the order of the list and the meaning of `Next`. It knows nothing of the crawler. It has two calls,
-//! `get_appid_group_list` and `get_group_info`; a further call is a route in `server.rs`.
+//! `demo`, `simulate`, the tests and the benchmarks use it. It implements the API's documentation.
+//! What the documentation leaves open is a setting, such as the order of the list and the meaning
+//! of `Next`. It does not depend on the crawler. It has two calls, `get_appid_group_list` and
+//! `get_group_info`; the routes are in `server.rs`.
 //!
 //! - [`Simulator`] is the running server. Dropping it stops the server.
-//! - [`SimulatedApp`] is the app that it serves. Its methods create and dissolve groups, script faults and hold requests
-//!   back. They may be called from any thread, and from hooks.
-//! - [`Fault`] and [`At`] say what goes wrong, and for which requests.
+//! - [`SimulatedApp`] is the app that the server serves. Its methods create and dissolve groups,
+//!   script faults and hold requests. They may be called from any thread, and from hooks.
+//! - [`Fault`] is an error of an answer. [`At`] selects the requests that it affects.
 
 mod app;
 mod authentication;
@@ -40,11 +41,11 @@ use tokio_util::sync::DropGuard;
 
 pub use self::app::SimulatedApp;
 pub use self::fault::{At, Fault};
-pub use self::gate::Held;
+pub use self::gate::HeldRequests;
 pub use self::request::{Call, SeenRequest};
 pub use self::settings::{AbsentCodes, Cursor, KEY, Listing, Order, Settings};
 
-/// The server. It dereferences to the app it serves. Dropping it stops the server, which then answers nothing more.
+/// The running server. It dereferences to the app that it serves. Dropping it stops the server.
 pub struct Simulator {
     app: Arc<SimulatedApp>,
     addr: SocketAddr,
@@ -52,7 +53,8 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Starts the server on the current tokio runtime. It accepts connections as soon as this returns.
+    /// Starts the server on the current tokio runtime. It accepts connections as soon as this
+    /// returns.
     pub async fn start(settings: Settings) -> io::Result<Self> {
         let listener = TcpListener::bind(settings.listen).await?;
         let addr = listener.local_addr()?;

@@ -1,25 +1,26 @@
-//! Pseudo-random ids and numbers that follow from a seed.
+//! Pseudo-random ids and numbers, computed from a seed.
 //!
-//! They are computed here instead of drawn from `rand`, because an id must be a function of the seed and one number, and
-//! a cursor must be a reversible one.
+//! They are not drawn from `rand`, because an id must be a function of the seed and one number, and
+//! the encoding of a cursor must be reversible.
 
-/// Bits of the number from which an id is generated.
+/// The number of bits from which an id is generated.
 const ID_BITS: u32 = 40;
 
-/// Returns an id of the form that the API generates or, in one case of five, a custom id. Ids of communities begin with
-/// `@TGS#_`; other custom ids must not begin with `@TGS#` (269/1502).
-pub(super) fn generated_id(community: bool, age: u64, seed: u64) -> Box<str> {
+/// Returns the id number `n`. Four of five ids have the form that the API generates, the others are
+/// custom ids. Ids of communities begin with `@TGS#_`; other custom ids must not begin with `@TGS#`
+/// (document 269/1502).
+pub(super) fn generated_id(community: bool, n: u64, seed: u64) -> Box<str> {
     const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let character =
         |bits: u64| char::from(BASE32[usize::try_from(bits & mask(5)).expect("five bits are an index")]);
-    let code = permuted(age, ID_BITS / 2, seed);
-    let chance = mixed(seed ^ age);
-    let custom_length = (chance.is_multiple_of(5)).then_some(24 + (chance >> 8) % 21);
+    let code = permuted(n, ID_BITS / 2, seed);
+    let hash = mixed(seed ^ n);
+    let custom_length = (hash.is_multiple_of(5)).then_some(24 + (hash >> 8) % 21);
     let mut id = String::with_capacity(44);
     id.push_str(if community { "@TGS#_" } else { "" });
     id.push_str(if custom_length.is_some() { "room_" } else { "@TGS#2" });
     id.extend((0..8).map(|n| character(code >> (5 * n))));
-    let mut filler = chance;
+    let mut filler = hash;
     while (id.len() as u64) < custom_length.unwrap_or(0) {
         filler = mixed(filler);
         id.push(character(filler).to_ascii_lowercase());
@@ -27,12 +28,13 @@ pub(super) fn generated_id(community: bool, age: u64, seed: u64) -> Box<str> {
     id.into_boxed_str()
 }
 
-/// Returns an id that no group has: ages count down from the greatest one, which no group reaches.
+/// Returns an id that no group has. It is generated from the greatest numbers, which no group
+/// reaches.
 pub(super) fn invented_id(community: bool, n: u64, seed: u64) -> Box<str> {
     generated_id(community, mask(ID_BITS) - n, seed)
 }
 
-/// Returns whether a hash of the id and the seed selects this id, which it does for one id in `n`.
+/// Returns whether an id is selected, by a hash of the id and the seed. One id in `n` is selected.
 pub(super) fn is_one_in(n: u64, id: &str, seed: u64) -> bool {
     const FNV_PRIME: u64 = 0x0100_0000_01b3;
     let hash = id.bytes().fold(mixed(seed), |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));

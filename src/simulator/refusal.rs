@@ -1,11 +1,11 @@
-//! Answers with an error code.
+//! Answers that report an error.
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-/// An error code of the documentation (269/1671) with its `ErrorInfo`. It is sent with HTTP status 200.
+/// A documented error code (document 269/1671) and its `ErrorInfo`. It is sent with HTTP status 200.
 #[derive(Clone, Copy)]
 pub(super) struct Refusal(pub(super) i64, pub(super) &'static str);
 
@@ -26,7 +26,7 @@ pub(super) fn json(body: Vec<u8>) -> Response {
     ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Parses the body of a request, or returns the code that the API has for a malformed one.
+/// Parses the body of a request. The error has the API's code for a malformed body.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => Refusal(10004, "a field is not of the documented type"),

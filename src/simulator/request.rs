@@ -1,4 +1,4 @@
-//! A request as the simulator received it.
+//! The log entry of a request.
 
 use std::time::Instant;
 
@@ -11,27 +11,29 @@ pub enum Call {
     Info,
 }
 
-/// A request as it arrived.
+/// A request that the simulator received.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
-    /// Counted from 1.
+    /// The number of the request, counted from 1.
     pub number: u64,
     pub arrived_at: Instant,
     pub call: Call,
-    /// Counted from 1 among the requests of the same call.
+    /// The number of the request among the requests of the same call, counted from 1.
     pub nth_of_call: u64,
     /// The ids in a `get_group_info` request.
     pub groups: Vec<String>,
     /// The `GroupType` filter of a list request.
     pub group_type: Option<String>,
-    /// 0 if the body could not be read or the request is not for a list. The same holds for `next`.
+    /// The `Limit` of a list request; 0 if the body is invalid or the request is not for a list.
     pub limit: u32,
+    /// The `Next` of a list request; 0 if the body is invalid or the request is not for a list.
     pub next: u64,
-    /// The page of the pass over this filter, counted from 1; see [`At::Page`].
+    /// The number of the page in its pass, counted from 1, see [`At::Page`].
     ///
     /// [`At::Page`]: super::At::Page
     pub page: u64,
-    /// The error code of the answer, 0 for success. `None` if no answer of the API was sent, or none yet.
+    /// The error code of the answer, 0 for success. `None` if no answer has been sent, or a fault
+    /// replaced it.
     pub answered: Option<i64>,
 }
 

@@ -1,7 +1,7 @@
-//! The HTTP side of the simulator: routes, and what happens between a request and its answer.
+//! The HTTP server of the simulator: routes, hooks, holds, and faults of the transport.
 //!
-//! The simulator has its own parsers for requests, not the client's types: a mistake that both shared would pass every
-//! test.
+//! The simulator parses requests with its own types, not with the client's, because tests would not
+//! detect a mistake in shared types.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use super::refusal::{Refusal, json};
 use super::request::{Call, SeenRequest};
 use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH};
 
-/// Slightly more than the head of an answer has.
+/// An upper bound for the size of an answer's head, which is slightly smaller.
 const HEAD_BYTES: usize = 128;
-/// More than any reasonable limit on the size of an answer.
+/// The size of an oversized body. It exceeds any reasonable limit.
 const OVERSIZED_BYTES: usize = 64 << 20;
 
 pub(super) fn router(app: Arc<SimulatedApp>) -> Router {
@@ -41,7 +41,7 @@ pub(super) fn router(app: Arc<SimulatedApp>) -> Router {
         .with_state(app)
 }
 
-/// Marks a response that gets no `Date` header.
+/// An extension of responses that get no `Date` header.
 #[derive(Clone)]
 struct WithoutDate;
 
@@ -79,7 +79,7 @@ enum Operation {
     Info(InfoBody),
 }
 
-/// A logged request with the operation it asks for, or the reason why it is refused.
+/// A logged request with its operation, or why it is refused.
 type Received = (SeenRequest, Result<Operation, Refusal>);
 
 async fn respond(app: &SimulatedApp, limit: &SendLimit, uri: &Uri, received: Received) -> Response {
@@ -165,7 +165,8 @@ fn replacement(fault: &Fault, uri: &Uri) -> Option<Response> {
     }
 }
 
-/// Closes the connection. The returned response satisfies the handler's signature and is never sent.
+/// Resets the connection. The returned response is never sent; it only satisfies the signature of
+/// handlers.
 fn reset(limit: &SendLimit) -> Response {
     limit.set(0);
     StatusCode::SERVICE_UNAVAILABLE.into_response()

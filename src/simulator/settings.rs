@@ -7,8 +7,8 @@ use crate::clock::Clock;
 use crate::model::SdkAppId;
 use crate::tencent::usersig::SecretKey;
 
-/// The fixed settings of a simulated app. By default there is no limit on list requests, the server listens on a free
-/// loopback port, and lists have the oldest group first with cursors that are stable under churn.
+/// The fixed settings of a simulated app. By default, list requests are not limited, the server
+/// listens on a free loopback port, and lists begin with the oldest group and have keyset cursors.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
@@ -16,25 +16,25 @@ pub struct Settings {
     /// The only administrator.
     pub identifier: String,
     pub secret_key: SecretKey,
-    /// A list request that arrives sooner than this after the last admitted one is refused with 10006. The API's interval
-    /// is one second.
+    /// The minimum time between two admitted list requests. Earlier requests are refused with 10006.
+    /// The API's interval is one second.
     pub min_interval: Option<Duration>,
-    /// The number of `get_group_info` requests admitted within any second. Others are refused with 60011.
+    /// The maximum number of `get_group_info` requests within any second. Others are refused with 60011.
     pub info_per_second: Option<u32>,
     /// The delay of each `get_group_info` answer.
     pub info_delay: Duration,
     /// The codes of `get_group_info` for groups that do not exist.
     pub absent: AbsentCodes,
     pub listing: Listing,
-    /// A larger answer is replaced by error 10018.
+    /// The maximum size of an answer. A larger one is replaced by error 10018.
     pub max_answer_bytes: usize,
-    /// The time for the expiry of signatures and for the `Date` of every answer.
+    /// The clock for the expiry of signatures and the `Date` of answers.
     pub clock: Clock,
-    /// Ids, shuffles, cursors and random choices follow from it.
+    /// The seed of all ids, orders, cursors and random choices.
     pub seed: u64,
 }
 
-/// The default key of the simulated app. It is valid for the simulator only.
+/// The default secret key of the simulated app.
 pub const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 impl Default for Settings {
@@ -56,7 +56,7 @@ impl Default for Settings {
     }
 }
 
-/// How the app lists its groups, which the documentation does not say.
+/// The order and the cursors of lists, which the documentation does not specify.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     pub order: Order,
@@ -68,21 +68,22 @@ pub enum Order {
     #[default]
     OldestFirst,
     NewestFirst,
-    /// A fixed order that does not depend on age, as if sorted by a hash of the id.
+    /// A fixed order that is independent of age, as if sorted by a hash of the id.
     Shuffled,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cursor {
-    /// `Next` identifies the last listed group, as in keyset pagination. No existing group is ever skipped.
+    /// Keyset pagination: `Next` identifies the last listed group. No existing group is skipped.
     #[default]
     Key,
-    /// `Next` is an offset. The list shifts under it, so that groups are skipped or listed twice.
+    /// Offset pagination: `Next` is a position. If the list changes, groups are skipped or listed
+    /// twice.
     Position,
 }
 
-/// The codes that `get_group_info` returns for an id that never existed or whose group was dissolved. The documentation
-/// does not say whether that is 10010 or 10015, nor whether it depends on the form of the id.
+/// The codes of `get_group_info` for groups that do not exist. The documentation does not say
+/// whether this is 10010 or 10015, or whether it depends on the form of the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AbsentCodes {
     /// For ids that begin with `@TGS#` but not with `@TGS#_`.

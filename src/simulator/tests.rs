@@ -1,4 +1,5 @@
-//! Tests over real HTTP, with a client that follows the API's documentation and shares no code with the crate's own client.
+//! Tests over HTTP, with a client that implements the API's documentation and shares no code with
+//! the crate's own client.
 
 mod faults;
 mod info;
@@ -29,7 +30,7 @@ async fn start(settings: Settings) -> (Simulator, Caller) {
     (simulator, caller)
 }
 
-/// Makes requests. The claims of its valid signature and its valid parameters may be changed to invalid ones.
+/// Makes requests with valid signatures and parameters, which tests can make invalid.
 struct Caller {
     http: reqwest::Client,
     claims: Claims,
@@ -90,7 +91,7 @@ impl Caller {
         self.call(simulator, body).await["ErrorCode"].as_i64().unwrap()
     }
 
-    /// Asks about single groups.
+    /// Requests the types of single groups.
     async fn ask(&self, simulator: &Simulator, ids: &[&str]) -> Value {
         let types = json!({ "GroupBaseInfoFilter": ["Type"] });
         self.ask_with(simulator, json!({ "GroupIdList": ids, "ResponseFilter": types })).await
@@ -101,7 +102,7 @@ impl Caller {
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     }
 
-    /// Follows `Next` to the end. Returns the ids of each page.
+    /// Reads a list to its end. Returns the ids of each page.
     async fn crawl(&self, simulator: &Simulator, filter: Option<&str>, limit: usize) -> Vec<Vec<String>> {
         let mut request = json!({ "Limit": limit, "Next": 0 });
         if let Some(group_type) = filter {
@@ -173,8 +174,9 @@ async fn groups_are_listed_oldest_first_or_newest_first_or_regardless_of_age() {
     }
 }
 
-/// Lists 60 groups in pages of ten. Before every page three groups are dissolved and three others created.
-/// Returns how many of the groups that existed throughout were skipped, and how many ids were listed twice.
+/// Lists 60 groups in pages of ten. Before every page, dissolves three groups and creates three
+/// others. Returns how many of the groups that existed throughout were skipped, and how many ids
+/// were listed twice.
 async fn crawl_under_churn(listing: Listing, seed: u64) -> (usize, usize) {
     let (simulator, caller) = start(Settings { listing, seed, ..settings() }).await;
     simulator.create_many("Public", 60);

@@ -1,4 +1,4 @@
-//! The log of requests, the rate limits, and the faults and gates for requests to come.
+//! The log of requests, the rate limits, and the scripted faults and holds.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::fault::{At, Fault};
 use super::gate::Gate;
 use super::request::{Call, SeenRequest};
 
-/// The number of requests in the log. Older ones are removed.
+/// The maximum number of requests in the log. The oldest ones are removed.
 const MAX_LOGGED: usize = 100_000;
 
 #[derive(Default)]
@@ -17,9 +17,10 @@ pub(super) struct Traffic {
     infos_received: u64,
     log: VecDeque<SeenRequest>,
     last_admitted: Option<Instant>,
-    /// When the `get_group_info` requests of the last second were admitted, the oldest first.
+    /// The times at which the `get_group_info` requests of the last second were admitted, in
+    /// ascending order.
     infos_admitted: VecDeque<Instant>,
-    /// By filter: the last `Next`, and the page of its pass that it asked for.
+    /// For each filter, the `Next` and the page number of the last request.
     passes: HashMap<Option<String>, (u64, u64)>,
     faults: Vec<(At, Fault)>,
     gates: Vec<(At, Gate)>,
@@ -73,8 +74,8 @@ impl Traffic {
         self.log.iter().cloned().collect()
     }
 
-    /// Admits a list request if `min_interval` has passed since the last admitted one. A refused request does not delay
-    /// the next.
+    /// Returns whether a list request is admitted: at least `min_interval` after the last admitted
+    /// one. Refused requests do not count.
     pub(super) fn admit(&mut self, arrived_at: Instant, min_interval: Duration) -> bool {
         let admitted = self.last_admitted.is_none_or(|last| arrived_at - last >= min_interval);
         if admitted {
@@ -83,8 +84,8 @@ impl Traffic {
         admitted
     }
 
-    /// Admits at most `per_second` requests of `get_group_info` within any second. A refused request does not delay the
-    /// next.
+    /// Returns whether a `get_group_info` request is admitted: at most `per_second` within any
+    /// second. Refused requests do not count.
     pub(super) fn admit_info(&mut self, arrived_at: Instant, per_second: u32) -> bool {
         let is_old = |at: &Instant| arrived_at.saturating_duration_since(*at) >= Duration::from_secs(1);
         while self.infos_admitted.pop_front_if(|at| is_old(at)).is_some() {}

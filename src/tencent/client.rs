@@ -1,6 +1,7 @@
-//! The HTTP client of the API: one request and its answer, without retries or rate limiting.
+//! The HTTP client of the API. It makes single requests, without retries and rate limiting.
 //!
-//! This is the only file that builds an HTTP client, and the only one that handles URLs, which contain the UserSig.
+//! This is the only file that builds an HTTP client, and the only one that handles URLs, which
+//! contain the UserSig.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -20,14 +21,17 @@ use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, Li
 use crate::clock::Clock;
 use crate::model::{GroupIds, GroupType, SdkAppId, plural, with_causes};
 
-/// The maximum size of a decompressed answer. The API's own limit is 1 MB; this one protects against decompression bombs.
+/// The maximum size of a decompressed answer, against decompression bombs. The API's own limit is 1
+/// MB.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
-/// The minimum that the documentation recommends (269/1671, error 70001).
+/// The lifetime of a signature: the minimum that the documentation recommends (document 269/1671,
+/// error 70001).
 const SIGNATURE_LIFETIME: Duration = Duration::from_hours(24);
-/// Age at which a signature is renewed. It is far below the lifetime, so that a wrong clock does no harm.
+/// The age at which a signature is renewed. It is far below the lifetime, so that a signature is
+/// also valid if the clock is wrong.
 const SIGNATURE_RENEWAL: Duration = Duration::from_hours(6);
 
-/// The app and account of a [`Client`].
+/// The settings of a [`Client`]: the app, the account and the data centre.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
     pub sdk_app_id: SdkAppId,
@@ -36,9 +40,10 @@ pub struct ClientSettings {
     pub secret_key: SecretKey,
     /// Scheme, host and port of the app's data centre.
     pub base_url: Url,
-    /// A description of the configured data centre and the others, for advice in errors.
+    /// A description of the configured and the other data centres, for advice in errors.
     pub region_hint: String,
-    /// Time from sending a request to the end of its answer. The API itself times out after 3 s.
+    /// The maximum time from sending a request to the end of its answer. The API's own timeout is 3
+    /// s.
     pub request_timeout: Duration,
     pub clock: Clock,
 }
@@ -47,7 +52,7 @@ pub struct ClientSettings {
 #[derive(Debug)]
 pub struct Page {
     pub ids: GroupIds,
-    /// The number of listed ids that are not valid group ids. They are dropped.
+    /// The number of listed ids that were dropped because they are not valid group ids.
     pub unusable: u64,
     /// The number of groups in the app, or of the requested type.
     pub total_count: Option<u64>,
@@ -63,10 +68,11 @@ impl Page {
     }
 }
 
-/// The part of a `get_group_info` answer about one group.
+/// The answer of `get_group_info` about one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupAnswer {
-    /// The group's error code: 0 if the group exists, `None` if the answer has no entry for it.
+    /// The group's error code. It is 0 if the group exists, and `None` if the answer has no entry
+    /// or no code for it.
     pub code: Option<i64>,
     /// The group's type, if the group exists and the answer has its type.
     pub group_type: Option<GroupType>,
@@ -83,8 +89,8 @@ pub(super) struct HttpResponse {
 /// The HTTP client could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot create the HTTP client: {0}; install the system's CA certificates (package ca-certificates), or set SSL_CERT_FILE \
-     to a file with them"
+    "cannot create the HTTP client: {0}; install the system's CA certificates (package \
+     ca-certificates), or set SSL_CERT_FILE to a file with CA certificates"
 )]
 pub struct ClientError(String);
 
@@ -124,7 +130,8 @@ impl Client {
         page.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Requests the state of at most [`super::wire::MAX_INFO_IDS`] groups. The answers are in the order of `ids`.
+    /// Requests the state of at most [`super::wire::MAX_INFO_IDS`] groups. The answers are in the
+    /// order of `ids`.
     pub async fn group_answers(&self, ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
         let usersig = self.usersig();
         let answer = self.post(GROUP_INFO_PATH, &InfoRequest::types_of(ids), &usersig).await?;
@@ -133,19 +140,22 @@ impl Client {
         answers.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Discards the cached signature, so that the next call creates a new one. The API may have revoked earlier signatures.
+    /// Discards the cached signature, so that the next call creates a new one. Used when the API
+    /// refuses a signature.
     pub fn renew_signature(&self) {
         *self.signature.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Returns by how much this machine's clock is ahead of the API's, according to the `Date` of its last answer. The value
-    /// is negative if the clock is behind, and `None` until an answer had a `Date`.
+    /// Returns by how much this machine's clock is ahead of the API's, according to the `Date` of
+    /// the API's last answer. The value is negative if the clock is behind. Returns `None` if no
+    /// answer had a `Date` yet.
     #[must_use]
     pub fn clock_skew(&self) -> Option<TimeDelta> {
         *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Updates the clock skew if the API itself answered. The page of a proxy has a `Date` too.
+    /// Updates the clock skew, but only for an answer of the API: the page of a proxy has a `Date`
+    /// of its own.
     fn update_clock_skew<T>(&self, date: Option<DateTime<Utc>>, answer: &Result<T, ApiError>) {
         let is_from_api = matches!(answer, Ok(_) | Err(ApiError::Answered { .. }));
         if let Some(date) = date.filter(|_| is_from_api) {
@@ -158,7 +168,7 @@ impl Client {
         let now = self.settings.clock.now().timestamp();
         let mut cached = self.signature.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(signature) = cached.as_ref()
-            // After the clock was set back, the cached signature has a time in the future and is not reused.
+            // A cached signature with a time in the future is not reused: the clock was set back.
             && (0..SIGNATURE_RENEWAL.as_secs().cast_signed()).contains(&(now - signature.issued_at))
         {
             return signature.usersig.clone();
@@ -216,7 +226,8 @@ impl Client {
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
-        // The body of an error is read too. Otherwise its connection could not be reused.
+        // The body is read even if the status is an error, because otherwise the connection could
+        // not be reused.
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_BODY_BYTES {
                 return Err(ApiError::TooLarge { limit: MAX_BODY_BYTES });
@@ -226,7 +237,8 @@ impl Client {
         Ok(HttpResponse { status, date, body })
     }
 
-    /// Converts an error of reqwest, which contains the URL, into one that does not. All errors of requests pass here.
+    /// Converts an error of reqwest, which contains the URL, into an error without the URL. Every
+    /// error of a request is converted here.
     fn transport_error(&self, error: reqwest::Error) -> ApiError {
         if error.is_timeout() {
             return ApiError::Timeout { after: self.settings.request_timeout };
@@ -239,7 +251,8 @@ impl Client {
         if connecting { ApiError::Connect { detail } } else { ApiError::Broken { detail } }
     }
 
-    /// Adds advice to an error code of the API. Removes the signature from `ErrorInfo` in case the API repeats it.
+    /// Adds advice to an error that the API answered. Removes the signature from `ErrorInfo`, in
+    /// case the API repeats it there.
     fn explain(&self, error: ApiError, usersig: &UserSig) -> ApiError {
         let ApiError::Answered { code, info, .. } = error else { return error };
         let info = info.replace(usersig.expose(), "(UserSig hidden)");
@@ -262,7 +275,7 @@ impl fmt::Debug for Client {
 fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        // Fails only if a provider is already installed, which serves as well.
+        // This fails only if a provider is already installed, which can be used as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     let mut builder = reqwest::Client::builder()
@@ -276,7 +289,8 @@ fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
     if is_loopback(&settings.base_url) {
         builder = builder.no_proxy();
         if settings.base_url.scheme() == "http" {
-            // Without TLS no CA certificates are needed, so the simulator works on a machine that has none.
+            // Without TLS no CA certificates are loaded, so that the simulator also works on a
+            // machine without any.
             builder = builder.tls_certs_only([]);
         }
     }
@@ -295,12 +309,12 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Returns an error of reqwest with its causes but without its URL.
+/// Returns the text of an error of reqwest and its causes, without the URL.
 fn describe(error: reqwest::Error) -> String {
     with_causes(&error.without_url())
 }
 
-/// Returns what is wrong with the server's certificate, if that caused the error.
+/// Returns what is wrong with the server's certificate, or `None` if the error has another cause.
 fn untrusted(error: &reqwest::Error) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = error.source();
     while let Some(error) = cause {
@@ -331,7 +345,7 @@ fn read_page(body: &[u8]) -> Result<Page, ApiError> {
     let next = answer.next.ok_or_else(|| malformed("no Next, so the end of the list is unknown"))?;
     let listed = match answer.group_id_list {
         Some(listed) => listed,
-        // An empty list may be omitted, but only if the count is 0 too.
+        // The list may be absent only if `TotalCount` is 0.
         None if answer.total_count == Some(0) => super::wire::ListedIds::default(),
         None => return Err(malformed("no GroupIdList")),
     };
@@ -341,7 +355,8 @@ fn read_page(body: &[u8]) -> Result<Page, ApiError> {
 fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
     let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
     let answer: InfoAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
-    // The top-level code is meaningful only if there are no entries about groups (269/1616).
+    // The top-level code is meaningful only if there are no entries about groups (document
+    // 269/1616).
     let Some(entries) = answer.group_info else {
         return Err(match answer.error_code {
             Some(code) if code != 0 => {

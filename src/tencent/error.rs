@@ -1,7 +1,7 @@
-//! Errors of API calls: their meaning, how to react to them, and advice.
+//! The errors of API calls: what they mean, how the crawl reacts, and what the user can do.
 //!
-//! Codes and meanings are from 269/1671 and from the page of the call, 269/1614. The classification is this project's.
-//! No message contains a URL, because URLs contain the UserSig.
+//! Codes and meanings are from the vendor's documents 269/1671 and 269/1614. How the crawl reacts
+//! is this project's decision. No message contains a URL, because URLs contain the UserSig.
 
 use std::time::Duration;
 
@@ -12,26 +12,29 @@ use crate::pace::Disposition;
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(
-        "the API did not answer within {}; if it lasts, check the network and raise `request_timeout`",
+        "the API did not answer within {}; if this persists, check the network and raise `request_timeout`",
         humantime::format_duration(*.after)
     )]
     Timeout { after: Duration },
     #[error("no connection to the API: {detail}{NETWORK_ADVICE}")]
     Connect { detail: String },
     #[error(
-        "the certificate of the API's server is not trusted ({detail}): if a proxy intercepts TLS, add its CA to the system's \
-         (update-ca-certificates) or set SSL_CERT_FILE to a file with all CAs; otherwise check base_url and this machine's clock"
+        "the certificate of the API's server is not trusted ({detail}): if a proxy intercepts TLS, \
+         add its CA certificate to the system's (update-ca-certificates), or set SSL_CERT_FILE to \
+         a file with all CA certificates; otherwise check base_url and this machine's clock"
     )]
     Untrusted { detail: String },
     #[error("the connection to the API broke before the answer was complete: {detail}{NETWORK_ADVICE}")]
     Broken { detail: String },
     #[error("the API answered with HTTP status {status}; {}", status_advice(*.status))]
     Status { status: u16 },
-    #[error("the API's answer is larger than {limit} bytes; check that `base_url` names this API")]
+    #[error(
+        "the API's answer is larger than {limit} bytes; check that `base_url` is the address of this API"
+    )]
     TooLarge { limit: usize },
     #[error(
-        "the API's answer is not what its documentation describes: {what}; check `base_url` and any proxy or captive portal, \
-         otherwise report it"
+        "the API's answer does not conform to its documentation: {what}; check `base_url` and any \
+         proxy or captive portal, otherwise report the problem"
     )]
     Malformed { what: String },
     #[error("the API answered error {code}{}{}{}", meaning_in_text(*.code), info_in_text(.info), advice_in_text(.advice.as_deref()))]
@@ -39,13 +42,13 @@ pub enum ApiError {
         code: i64,
         /// The API's `ErrorInfo`, shortened.
         info: String,
-        /// What to change, if that follows from the code.
+        /// What the user can do, for codes for which this is known.
         advice: Option<String>,
     },
 }
 
 impl ApiError {
-    /// Returns how to react to this failure.
+    /// Returns how the crawl reacts to this error.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
@@ -54,11 +57,11 @@ impl ApiError {
             | Self::Untrusted { .. }
             | Self::Broken { .. }
             | Self::Status { status: 500.. } => Disposition::Retry,
-            Self::Status { status: 429 } => Disposition::Throttle { at_least: THROTTLE },
+            Self::Status { status: 429 } => Disposition::Throttle { at_least: THROTTLE_PAUSE },
             Self::Status { .. } | Self::Malformed { .. } => Disposition::RetryBriefly,
-            // Documented answers have at most 1 MB. Only fewer groups make one smaller.
+            // The answer becomes smaller only if it has fewer groups.
             Self::TooLarge { .. } => Disposition::ReduceLimit,
-            Self::Answered { code, .. } => class(*code),
+            Self::Answered { code, .. } => disposition_of_code(*code),
         }
     }
 
@@ -80,9 +83,9 @@ impl ApiError {
                 ReasonCode::Network
             }
             Self::TooLarge { .. } | Self::Malformed { .. } => ReasonCode::MalformedAnswer,
-            Self::Answered { code, .. } => match class(*code) {
+            Self::Answered { code, .. } => match disposition_of_code(*code) {
                 Disposition::Throttle { .. } => ReasonCode::Throttled,
-                Disposition::Resign => ReasonCode::Refused,
+                Disposition::RenewSignature => ReasonCode::Refused,
                 Disposition::Fatal if is_refusal(*code) => ReasonCode::Refused,
                 _ => ReasonCode::ApiError,
             },
@@ -91,24 +94,25 @@ impl ApiError {
 }
 
 const NETWORK_ADVICE: &str =
-    "; check DNS, the firewall and HTTPS_PROXY; if only this host is blocked, name another one in `base_url`";
+    "; check DNS, the firewall and HTTPS_PROXY; if only this host is blocked, set `base_url` to another one";
 
-/// Minimum pause after a throttled request. The limit is one request a second.
-const THROTTLE: Duration = Duration::from_secs(2);
-/// Minimum pause after code 70050, which demands a minute.
-const LOCKOUT: Duration = Duration::from_secs(60);
+/// The minimum pause after a request that exceeded the rate limit of one request a second.
+const THROTTLE_PAUSE: Duration = Duration::from_secs(2);
+/// The minimum pause after code 70050, for which the documentation requires a minute.
+const SIGNATURE_THROTTLE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Codes that report an exceeded rate limit.
+/// The codes for an exceeded rate limit.
 pub const THROTTLING: [i64; 6] = [10006, 60007, 60011, 60018, 60019, 70050];
 
-fn class(code: i64) -> Disposition {
+/// Returns how the crawl reacts to an error code of the API.
+fn disposition_of_code(code: i64) -> Disposition {
     match code {
         10002 | 60008 | 60013 | 60014 | 70169 | 70202 | 70500 | 90992 | 90994 | 90995 | 91000 => {
             Disposition::Retry
         }
-        70050 => Disposition::Throttle { at_least: LOCKOUT },
-        _ if THROTTLING.contains(&code) => Disposition::Throttle { at_least: THROTTLE },
-        10008 | 60004 | 60005 | 70001 | 70002 | 70003 | 70005 => Disposition::Resign,
+        70050 => Disposition::Throttle { at_least: SIGNATURE_THROTTLE_PAUSE },
+        _ if THROTTLING.contains(&code) => Disposition::Throttle { at_least: THROTTLE_PAUSE },
+        10008 | 60004 | 60005 | 70001 | 70002 | 70003 | 70005 => Disposition::RenewSignature,
         10018 => Disposition::ReduceLimit,
         10004 => Disposition::RejectType,
         10003 | 10007 | 10011 | 10012 | 10026 | 60000..70000 | 70000..80000 => Disposition::Fatal,
@@ -116,7 +120,8 @@ fn class(code: i64) -> Disposition {
     }
 }
 
-/// Returns whether the API refuses the caller itself, so that the configuration or the console must be changed.
+/// Returns whether the API refuses the app, the account, the key or this host, so that the
+/// configuration or the app's settings in the console must be changed.
 fn is_refusal(code: i64) -> bool {
     matches!(
         code,
@@ -142,14 +147,14 @@ fn is_refusal(code: i64) -> bool {
     )
 }
 
-/// Returns the meaning of a code according to the documentation.
+/// Returns the documented meaning of a code, or `None` for an undocumented code.
 #[must_use]
 pub fn meaning(code: i64) -> Option<&'static str> {
     Some(match code {
         10002 => "internal error of the group service",
         10003 => "illegal request command",
         10004 => "a parameter is not accepted",
-        10006 => "the operation is called too often",
+        10006 => "the call is made too often",
         10007 => "no permission: the identifier is not an administrator of the app",
         10008 => "illegal request, possibly the signature",
         10011 | 60003 => "the request's JSON could not be parsed",
@@ -159,7 +164,7 @@ pub fn meaning(code: i64) -> Option<&'static str> {
         60002 | 60009 => "the request's URL is wrong",
         60004 | 60005 => "wrong account or signature",
         60006 => "the SDKAppID is invalid",
-        60007 | 60011 => "REST calls come too often",
+        60007 | 60011 => "REST calls are made too often",
         60008 | 70169 | 70202 => "the service timed out",
         60010 | 70403 => "the call needs an administrator of the app",
         60012 => "the SDKAppID is missing",
@@ -189,41 +194,46 @@ pub fn meaning(code: i64) -> Option<&'static str> {
     })
 }
 
-/// Returns what to change, for codes from which that follows. `region_hint` describes the configured data centre and the
-/// others.
+/// Returns what the user can do, for codes for which this is known. `region_hint` describes the
+/// configured and the other data centres.
 #[must_use]
 pub(super) fn advice(code: i64, identifier: &str, region_hint: &str) -> Option<String> {
     Some(match code {
         10007 | 10012 | 60010 | 70107 | 70403 => format!(
-            "set the app's `identifier` to one of its administrators (now {identifier:?}; the console lists them under the app's basic configuration)"
+            "set the app's `identifier`, now {identifier:?}, to one of its administrators (in the \
+             console: the app's basic configuration)"
         ),
         10003 | 60002 | 60009 => "check `base_url`, and any proxy that changes URLs".to_owned(),
-        10004 => "if a group type is rejected, remove it from `group_types` or correct its name; `group_types = []` lists \
-                  without types"
+        10004 => "if a group type is rejected, remove it from `group_types` or correct its name; \
+                  `group_types = []` lists all groups, without their types"
             .to_owned(),
-        10011 | 60003 => "check any proxy that changes requests; otherwise report it".to_owned(),
+        10011 | 60003 => "check any proxy that changes requests; otherwise report the problem".to_owned(),
         60006 => "check the app's `sdk_app_id`".to_owned(),
         60012 => "check the app's `sdk_app_id`, and any proxy that drops the query of URLs".to_owned(),
-        60015 | 70402 => "report it as a bug of this program".to_owned(),
+        60015 | 70402 => "report this as a bug of this program".to_owned(),
         60016 | 60017 | 10026 => "ask Tencent Cloud's support why the app is disabled".to_owned(),
         60020 => "renew the package in the console; it takes effect after about five minutes".to_owned(),
         60021 => "add this host's address to the app's IP allow-list in the console".to_owned(),
         70001 => "check this machine's clock".to_owned(),
         10008 | 60004 | 60005 | 70002 | 70003 | 70005 | 70009 | 70050 => {
-            "check that the key in `secret_key_file` is the key of this `sdk_app_id` (console: the app's basic configuration); \
-             it is not the SecretKey of a Tencent Cloud API key (CAM)"
+            "check that the key in `secret_key_file` is the key of this `sdk_app_id` (in the \
+             console: the app's basic configuration), not the SecretKey of a Tencent Cloud API key \
+             (CAM)"
                 .to_owned()
         }
-        70013 | 70014 => "check any proxy that changes URLs; otherwise report it".to_owned(),
+        70013 | 70014 => "check any proxy that changes URLs; otherwise report the problem".to_owned(),
         70051 => format!(
-            "remove the account {identifier:?} from the blacklist in the console, or set `identifier` to another administrator"
+            "remove the account {identifier:?} from the blacklist in the console, or set \
+             `identifier` to another administrator"
         ),
         70114 => format!(
-            "the login of {identifier:?} is restricted for security: set `identifier` to another administrator, or ask Tencent \
-             Cloud's support"
+            "the login of {identifier:?} is restricted for security: set `identifier` to another \
+             administrator, or ask Tencent Cloud's support"
         ),
         _ if THROTTLING.contains(&code) => {
-            "if it lasts, raise `request_interval`, or find what else calls the API for this SDKAppID".to_owned()
+            "if this persists, raise `request_interval`, or find out what else calls the API for \
+             this SDKAppID"
+                .to_owned()
         }
         70016 | 70020 => format!("check `sdk_app_id` and the data centre it was created in: {region_hint}"),
         _ => return None,
@@ -232,8 +242,11 @@ pub(super) fn advice(code: i64, identifier: &str, region_hint: &str) -> Option<S
 
 fn status_advice(status: u16) -> &'static str {
     match status {
-        429 => "if it lasts, raise `request_interval`, or find what else calls the API for this SDKAppID",
-        500.. => "if it lasts, check any proxy, or ask Tencent Cloud's support",
+        429 => {
+            "if this persists, raise `request_interval`, or find out what else calls the API for \
+             this SDKAppID"
+        }
+        500.. => "if this persists, check any proxy, or ask Tencent Cloud's support",
         _ => "check `base_url` and any proxy",
     }
 }
@@ -259,16 +272,16 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_code_is_in_its_class() {
-        let throttled = Disposition::Throttle { at_least: THROTTLE };
-        let classes: &[(Disposition, &[i64])] = &[
+    fn every_documented_code_has_its_disposition() {
+        let throttled = Disposition::Throttle { at_least: THROTTLE_PAUSE };
+        let dispositions: &[(Disposition, &[i64])] = &[
             (
                 Disposition::Retry,
                 &[10002, 60008, 60013, 60014, 70169, 70202, 70500, 90992, 90994, 90995, 91000],
             ),
             (throttled, &[10006, 60007, 60011, 60018, 60019]),
-            (Disposition::Throttle { at_least: LOCKOUT }, &[70050]),
-            (Disposition::Resign, &[10008, 60004, 60005, 70001, 70002, 70003, 70005]),
+            (Disposition::Throttle { at_least: SIGNATURE_THROTTLE_PAUSE }, &[70050]),
+            (Disposition::RenewSignature, &[10008, 60004, 60005, 70001, 70002, 70003, 70005]),
             (Disposition::ReduceLimit, &[10018]),
             (Disposition::RejectType, &[10004]),
             (
@@ -281,9 +294,9 @@ mod tests {
             ),
             (Disposition::RetryBriefly, &[1, -1, 10015, 30000, 80001, 123_456]),
         ];
-        for (class, codes) in classes {
+        for (disposition, codes) in dispositions {
             for code in *codes {
-                assert_eq!(answered(*code).disposition(), *class, "{code}");
+                assert_eq!(answered(*code).disposition(), *disposition, "{code}");
             }
         }
     }
@@ -308,8 +321,9 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "the API answered error 60021 (requests from this address are not allowed), ErrorInfo \"ip not in allow list\": \
-             add this host's address to the app's IP allow-list in the console"
+            "the API answered error 60021 (requests from this address are not allowed), ErrorInfo \
+             \"ip not in allow list\": add this host's address to the app's IP allow-list in the \
+             console"
         );
     }
 }

@@ -1,4 +1,7 @@
-//! The part of Tencent Cloud IM's REST API that the crawl needs.
+//! A client for the part of Tencent Cloud IM's REST API that the crawl uses.
+//!
+//! Comments cite the vendor's documentation by number: document 269/1614 is
+//! <https://cloud.tencent.com/document/product/269/1614>.
 
 pub mod client;
 pub mod error;

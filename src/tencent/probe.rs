@@ -1,4 +1,4 @@
-//! Raw answers of the API for `check --probe`: the JSON as the server sent it, for requests of the crawl and for others.
+//! Raw answers of the API, for `check --probe`: the JSON as the server sent it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::wire::{GROUP_INFO_PATH, InfoRequest, LIST_GROUPS_PATH, ListRequest};
 use crate::pace::Disposition;
 
-/// The calls that are probed.
+/// An API call that is probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// `get_appid_group_list`.
@@ -27,7 +27,7 @@ impl Call {
         }
     }
 
-    /// Returns the documented top-level fields (269/1614, 269/1616).
+    /// Returns the documented top-level fields (documents 269/1614 and 269/1616).
     #[must_use]
     pub fn documented_fields(self) -> &'static [&'static str] {
         match self {
@@ -36,7 +36,7 @@ impl Call {
         }
     }
 
-    /// Returns the documented fields of an entry that the request asks for.
+    /// Returns the documented fields of an entry that the request selects.
     #[must_use]
     pub fn requested_entry_fields(self) -> &'static [&'static str] {
         match self {
@@ -45,7 +45,7 @@ impl Call {
         }
     }
 
-    /// Returns the documented fields of an entry that the request's filter excludes.
+    /// Returns the documented fields of an entry that the request does not select.
     #[must_use]
     pub fn filtered_entry_fields(self) -> &'static [&'static str] {
         match self {
@@ -80,7 +80,7 @@ impl Call {
     }
 }
 
-/// A form of group id. A random id of it does not exist, or cannot exist.
+/// A form of random group ids that do not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownId {
     Default,
@@ -94,16 +94,17 @@ impl UnknownId {
     pub const ALL: [Self; 5] =
         [Self::Default, Self::Community, Self::Custom, Self::TooLong, Self::ControlCharacter];
 
-    /// Returns a random id of this form, with at least 12 random characters, so that no group has it by chance.
+    /// Returns a random id of this form, with at least 12 random characters, so that no group has
+    /// it by chance.
     #[must_use]
     pub fn random(self) -> String {
         match self {
             Self::Default => format!("@TGS#{}", random_text(12)),
             Self::Community => format!("@TGS#_@TGS#{}", random_text(12)),
             Self::Custom => format!("probe-{}", random_text(20)),
-            // Custom ids have at most 48 bytes (269/1502).
+            // Custom ids have at most 48 bytes (document 269/1502).
             Self::TooLong => format!("probe-{}", random_text(58)),
-            // Custom ids are printable ASCII. JSON carries the character as \u0001.
+            // Custom ids are printable ASCII. In JSON the character is written as \u0001.
             Self::ControlCharacter => format!("probe-{}\u{1}", random_text(20)),
         }
     }
@@ -124,7 +125,7 @@ pub struct RawAnswer {
     pub body: Value,
 }
 
-/// The page of a raw answer.
+/// The page in a raw answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     pub total_count: Option<u64>,
@@ -151,7 +152,7 @@ impl RawAnswer {
         self.body["ActionStatus"].as_str()
     }
 
-    /// Returns the page. Fields that are missing or invalid are empty.
+    /// Returns the page. A missing or invalid field is left empty.
     #[must_use]
     pub fn listed(&self) -> Listed {
         let ids = self.entries().into_iter().flatten().filter_map(|entry| text(entry, "GroupId")).collect();
@@ -186,7 +187,8 @@ impl RawAnswer {
         self.entries().into_iter().flatten().flat_map(names).collect()
     }
 
-    /// Returns an error if the answer reports a transient failure, which a retry may resolve.
+    /// Returns an error if the answer has a code of a transient failure and no entries, so that a
+    /// retry may succeed.
     #[must_use]
     pub fn transient_failure(&self) -> Option<ApiError> {
         let error = match self.code() {

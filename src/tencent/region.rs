@@ -1,11 +1,11 @@
-//! The names of data centres. An app exists in one of them (269/1519). The hosts of the others answer its requests with
-//! 70016 or 70020.
+//! The data centres of the API. An app exists in one of them (document 269/1519). Other data
+//! centres answer requests for the app with error 70016 or 70020.
 
 use std::fmt;
 
 use reqwest::Url;
 
-/// A data centre with a known host. `base_url` is for others.
+/// A data centre whose host is known. Others are configured with `base_url`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Region {
     China,
@@ -15,9 +15,9 @@ pub enum Region {
     SiliconValley,
     Jakarta,
     Tokyo,
-    /// Not in the vendor's documentation since December 2023.
+    /// Removed from the vendor's documentation in December 2023.
     Mumbai,
-    /// Known from third parties only.
+    /// Not in the vendor's documentation; the host is known from third parties.
     SaudiArabia,
 }
 
@@ -56,7 +56,7 @@ impl Region {
     /// Never, because a test parses every host.
     #[must_use]
     pub fn base_url(self) -> Url {
-        Url::parse(&format!("https://{}", self.host())).expect("a documented host makes a URL")
+        Url::parse(&format!("https://{}", self.host())).expect("the URL of a known host is valid")
     }
 }
 

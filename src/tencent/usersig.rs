@@ -1,7 +1,8 @@
-//! Creates and verifies UserSigs, the signatures of REST calls (TLSSigAPIv2, 269/32688). Pure: the time is a parameter, and
-//! nothing is cached.
+//! Creates and verifies UserSigs, the signatures of REST calls (TLSSigAPIv2, document 269/32688).
+//! Pure: the time is a parameter, and nothing is cached.
 //!
-//! Written by hand, because no maintained crate implements TLSSigAPIv2. It only combines HMAC, zlib and base64.
+//! The format is implemented here, with crates for HMAC, zlib and base64, because no maintained
+//! crate implements TLSSigAPIv2.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -20,10 +21,12 @@ use sha2::Sha256;
 
 use crate::model::SdkAppId;
 
-/// A decoded signature has about 300 bytes. This is the limit against decompression bombs.
+/// The maximum size of a decoded signature, against decompression bombs. Signatures have about 300
+/// bytes.
 const MAX_DECODED_BYTES: u64 = 16 * 1024;
 
-/// Standard base64, except for the three characters that a URL would escape: `+` is `*`, `/` is `-` and `=` is `_`.
+/// Base64 in which the three characters that must be escaped in URLs are replaced: `+` by `*`, `/`
+/// by `-` and `=` by `_`.
 static URL_BASE64: GeneralPurpose = {
     const PADDING: Symbol = match Symbol::new(b'_') {
         Some(symbol) => symbol,
@@ -39,7 +42,8 @@ static URL_BASE64: GeneralPurpose = {
     GeneralPurpose::new(&ALPHABET, PAD)
 };
 
-/// The secret key of an IM app as the console shows it. Its characters themselves are the key; they are not decoded.
+/// The secret key of an IM app, as the console shows it. The bytes of this text are the key; the
+/// text is not decoded.
 #[derive(Clone)]
 pub struct SecretKey(SecretString);
 
@@ -49,9 +53,9 @@ impl SecretKey {
         Self(SecretString::from(key))
     }
 
-    /// Returns whether the key has the form of all keys seen so far: 64 hexadecimal digits.
+    /// Returns whether the key has 64 hexadecimal digits, as all known keys have.
     #[must_use]
-    pub fn looks_usual(&self) -> bool {
+    pub fn has_usual_form(&self) -> bool {
         let key = self.0.expose_secret();
         key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit())
     }
@@ -75,12 +79,14 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// A signature, ready for a URL. It grants the rights of the identifier in it, so it must never be logged.
+/// A signature, encoded for a URL. It grants the rights of its identifier, so it must never be
+/// logged.
 #[derive(Clone)]
 pub struct UserSig(SecretString);
 
 impl UserSig {
-    /// Returns the signature itself, for the code that builds a request and for the command that prints it.
+    /// Returns the signature itself, for the code that builds a request and for the command that
+    /// prints it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -93,12 +99,13 @@ impl fmt::Debug for UserSig {
     }
 }
 
-/// The content of a signature. The identifier must be an administrator of the app.
+/// The signed content of a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     pub sdk_app_id: SdkAppId,
+    /// The account that makes the call. The API accepts only administrators of the app.
     pub identifier: String,
-    /// Unix seconds.
+    /// In unix seconds.
     pub issued_at: i64,
     pub lifetime: Duration,
 }
@@ -106,7 +113,7 @@ pub struct Claims {
 /// Why a signature is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUserSig {
-    #[error("the UserSig is not substituted base64 of zlib data of a JSON object")]
+    #[error("the UserSig cannot be decoded: it must be modified base64 of a zlib-compressed JSON object")]
     Undecodable,
     #[error("the UserSig was signed with another key")]
     WrongKey,
@@ -172,7 +179,7 @@ fn sign_with_userbuf(claims: &Claims, userbuf: Option<&[u8]>, key: &SecretKey) -
     UserSig(SecretString::from(URL_BASE64.encode(compressed)))
 }
 
-/// Decodes a signature and verifies it with a key at the time `now`, in Unix seconds.
+/// Decodes a signature and verifies it with a key, at the time `now` in unix seconds.
 ///
 /// # Errors
 /// If the signature cannot be decoded, was created with another key, or has expired.
@@ -203,7 +210,8 @@ fn decode(usersig: &str) -> Option<Document> {
 mod tests {
     use super::*;
 
-    // Test vectors from PyPI tls-sig-api-v2 1.1 and npm tls-sig-api-v2 1.0.2, which produce the same signatures.
+    // Test vectors from PyPI tls-sig-api-v2 1.1 and npm tls-sig-api-v2 1.0.2, which produce the
+    // same signatures.
     const KEY: &str = "5bd2850fff3ecb11d7c805251c51ee463a25727bddc2385f3fa8bfee1bb93b5e";
     const SIG: &str = "yLAe+w7WUeUuqbV9h/TX78u21oTGi+i9Zp1u3PpnY60=";
     const SIG_WITH_USERBUF: &str = "8genqljbpEaJZVMsIbmfmZ/85Nx6/a80jcuFHDVj+RM=";

@@ -1,4 +1,4 @@
-//! The JSON of `get_appid_group_list` (269/1614) and of `get_group_info` (269/1616).
+//! The JSON of `get_appid_group_list` (document 269/1614) and `get_group_info` (document 269/1616).
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{GroupIds, is_group_id};
 
-/// URL path of `get_appid_group_list`.
+/// The URL path of `get_appid_group_list`.
 pub const LIST_GROUPS_PATH: &str = "/v4/group_open_http_svc/get_appid_group_list";
 
-/// URL path of `get_group_info`.
+/// The URL path of `get_group_info`.
 pub const GROUP_INFO_PATH: &str = "/v4/group_open_http_svc/get_group_info";
 
 /// The maximum number of groups in one `get_group_info` request.
@@ -24,14 +24,15 @@ pub const MAX_LIMIT: u32 = 10_000;
 #[serde(rename_all = "PascalCase")]
 pub struct ListRequest {
     pub limit: u32,
-    /// 0 for the first page, then the `Next` of the preceding answer: an opaque unsigned number, sent back unchanged.
+    /// 0 for the first page, otherwise the `Next` of the previous answer, which is an opaque
+    /// number.
     pub next: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_type: Option<String>,
 }
 
-/// The body of a list answer. All fields are optional, because a broken server may omit any of them. The client checks which
-/// ones it needs. Unknown fields are ignored.
+/// The body of a list answer. All fields are optional, because a broken server may omit any of
+/// them; the client checks that the required ones are there. Unknown fields are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListAnswer {
@@ -44,7 +45,8 @@ pub struct ListAnswer {
     pub next: Option<u64>,
 }
 
-/// The body of a `get_group_info` request. Without a filter the API sends all fields, including the members.
+/// The body of a `get_group_info` request. Without a filter the API sends all fields, including the
+/// members.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InfoRequest<'a> {
@@ -70,7 +72,7 @@ impl<'a> InfoRequest<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InfoAnswer {
-    /// Has no meaning if there is a `GroupInfo`.
+    /// Meaningful only if there is no `GroupInfo`.
     pub error_code: Option<i64>,
     pub error_info: Option<String>,
     pub group_info: Option<Vec<InfoEntry>>,
@@ -90,7 +92,7 @@ pub struct InfoEntry {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ListedIds {
     pub ids: GroupIds,
-    /// The number of ids that are not valid, see [`is_group_id`]. They are dropped.
+    /// The number of ids that were dropped because they are not valid, see [`is_group_id`].
     pub unusable: u64,
 }
 
@@ -112,13 +114,14 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<ListedIds, A::Error> {
         let mut listed = ListedIds::default();
         while entries.next_element_seed(EntrySeed(&mut listed))?.is_some() {}
-        // Several pages may be queued, so their memory counts.
+        // Several pages may be in memory at the same time, so unused capacity is released.
         listed.ids.shrink_to_fit();
         Ok(listed)
     }
 }
 
-/// Deserialises one `{"GroupId": "…"}` directly into the packed list, without allocating a string for each id.
+/// Deserialises one `{"GroupId": "…"}` directly into the list of ids, without allocating a string
+/// for it.
 struct EntrySeed<'a>(&'a mut ListedIds);
 
 impl<'de> de::DeserializeSeed<'de> for EntrySeed<'_> {
@@ -178,7 +181,8 @@ impl<'de> de::DeserializeSeed<'de> for IdSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        // As bytes, because a string with invalid UTF-8 or a lone surrogate would make the entire page fail.
+        // Read as bytes, because invalid UTF-8 or a lone surrogate in a string would make the
+        // entire page fail.
         deserializer.deserialize_bytes(self)
     }
 }

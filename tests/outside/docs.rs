@@ -259,7 +259,7 @@ fn every_error_code_of_the_sources_is_on_the_page_in_its_class_with_its_meaning(
     let page = troubleshooting();
     let is_of = |chapter: &str, disposition: Disposition| match chapter {
         "### Errors that need a change" => disposition == Disposition::Fatal,
-        "### Signature errors" => disposition == Disposition::Resign,
+        "### Signature errors" => disposition == Disposition::RenewSignature,
         "### Calls that come too often" => matches!(disposition, Disposition::Throttle { .. }),
         "### Temporary errors of the API" => disposition == Disposition::Retry,
         _ => matches!(

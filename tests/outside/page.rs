@@ -21,7 +21,7 @@ async fn eventful() -> (Harness, Dashboard) {
     harness.crawl().await;
     harness.fault_from_request(1, Fault::ErrorCode(70009));
     harness.crawl().await;
-    harness.api.heal();
+    harness.api.clear_faults();
     harness.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
     harness.dissolve("d e f");
     harness.crawl().await;

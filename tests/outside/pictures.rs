@@ -59,7 +59,7 @@ async fn weeks(harness: &mut Harness) {
             harness.api.script(At::Every, Fault::ErrorCode(60020));
         }
         harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
-        harness.api.heal();
+        harness.api.clear_faults();
     }
     harness.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(2));
     let public = harness.api.truth().into_iter().find(|(_, of)| of == "Public").unwrap().0;

@@ -12,7 +12,7 @@ async fn each_fault_of_the_page_changes_only_its_field() {
     let request = json!({ "GroupType": "Public", "Limit": 2 });
     let good = caller.call(&simulator, request.clone()).await;
     let faulty = async |fault: Fault| {
-        simulator.heal();
+        simulator.clear_faults();
         simulator.script(At::Type("Public".to_owned()), fault);
         caller.call(&simulator, request.clone()).await
     };
@@ -45,7 +45,7 @@ async fn each_fault_of_the_page_changes_only_its_field() {
     let refused = faulty(Fault::ErrorCode(70500)).await;
     assert_eq!((&refused["ActionStatus"], &refused["ErrorCode"]), (&json!("FAIL"), &json!(70500)));
     assert_eq!(simulator.requests().last().unwrap().answered, Some(70500));
-    simulator.heal();
+    simulator.clear_faults();
     assert_eq!(caller.call(&simulator, request.clone()).await, good);
 }
 
@@ -77,7 +77,7 @@ async fn faults_that_replace_an_answer_look_like_broken_infrastructure() {
     let (simulator, caller) = start(settings()).await;
     simulator.create_many("Public", 100);
     let post_with = async |fault: Fault| {
-        simulator.heal();
+        simulator.clear_faults();
         simulator.script(At::Every, fault);
         caller.post(&simulator, "{}".to_owned()).await
     };
@@ -104,7 +104,7 @@ async fn faults_that_replace_an_answer_look_like_broken_infrastructure() {
     assert!(error.is_body() || error.is_decode(), "{error:?}");
     let numbers: Vec<u64> = simulator.requests().iter().map(|request| request.number).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7], "each call is one request");
-    simulator.heal();
+    simulator.clear_faults();
     assert_eq!(caller.code(&simulator, json!({})).await, 0);
 }
 
@@ -148,7 +148,7 @@ async fn faults_affect_only_the_page_the_share_and_the_numbers_they_are_for() {
     assert_eq!(page("Live", &live["Next"]).await["ErrorCode"], 0);
     assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002);
     assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "a retry asks for the same page");
-    simulator.heal();
+    simulator.clear_faults();
     let second = page("Public", &public["Next"]).await;
     assert_eq!(page("Public", &second["Next"]).await["Next"], 0);
     let pages: Vec<u64> = simulator.requests().iter().map(|request| request.page).collect();
@@ -187,7 +187,7 @@ async fn a_stale_replica_lists_counts_and_answers_with_the_remembered_groups() {
         simulator.create("Public", "between");
         assert_eq!(caller.crawl(&simulator, None, 3).await.concat().len(), 10, "there is no copy yet");
         simulator.dissolve("between");
-        simulator.remember();
+        simulator.save_stale_copy();
         simulator.dissolve("dissolved");
         simulator.retype("retyped", "Public");
         simulator.create_many("Public", 5);
@@ -204,7 +204,7 @@ async fn a_stale_replica_lists_counts_and_answers_with_the_remembered_groups() {
             answer["GroupInfo"].as_array().unwrap().iter().map(|group| group["Type"].clone()).collect()
         };
         assert_eq!(types().await, [json!("Private"), json!("Private"), Value::Null]);
-        simulator.heal();
+        simulator.clear_faults();
         assert_eq!(types().await, [Value::Null, json!("Public"), json!("Live")]);
         assert_eq!(count(json!({})).await, 14);
     }
@@ -216,7 +216,7 @@ async fn a_pass_answered_partly_by_a_stale_replica_reaches_the_end() {
         let listing = Listing { order, cursor: Cursor::Key };
         let (simulator, caller) = start(Settings { listing, ..settings() }).await;
         simulator.create_many("Public", 40);
-        simulator.remember();
+        simulator.save_stale_copy();
         simulator.dissolve_some(20);
         simulator.create_many("Public", 20);
         simulator.create_many("Live", 20);
@@ -255,7 +255,7 @@ async fn a_partial_list_is_consistent_and_always_leaves_out_the_same_groups() {
         assert_eq!(of_types, distinct);
         simulator.script(At::Every, Fault::AppTotalCount);
         assert_eq!(total(json!({ "GroupType": "Live" })).await, distinct.len());
-        simulator.heal();
+        simulator.clear_faults();
         simulator.script(At::Every, Fault::Partial(1));
         let nothing = caller.call(&simulator, json!({})).await;
         assert_eq!(
@@ -271,7 +271,7 @@ async fn broken_ids_are_not_valid_text_and_do_not_count() {
     let fetch = async || caller.post(&simulator, "{}".to_owned()).await.unwrap().bytes().await.unwrap();
     for groups in [&[][..], &["a", "b"]] {
         groups.iter().for_each(|id| simulator.create("Public", id));
-        simulator.heal();
+        simulator.clear_faults();
         let good = fetch().await;
         simulator.script(At::Every, Fault::BrokenIds);
         let body = fetch().await;
@@ -312,7 +312,7 @@ async fn an_endless_list_never_repeats_an_id_or_a_cursor() {
             assert!(answer["Next"] != 0 && cursors.insert(answer["Next"].as_u64().unwrap()));
         }
         assert!(seen.iter().all(|id| !real.contains_key(id)));
-        simulator.heal();
+        simulator.clear_faults();
         simulator.create_many("Public", 100);
         let later = simulator.truth();
         assert!(seen.iter().all(|id| !later.contains_key(id)));

@@ -45,7 +45,7 @@ async fn each_group_has_its_own_answer_even_if_it_is_hidden() {
         json!({ "ActionStatus": "FAIL", "ErrorCode": 10007, "ErrorInfo": "scripted" })
     );
     for ids in [vec![], vec!["x"; 51]] {
-        simulator.heal();
+        simulator.clear_faults();
         assert_eq!(ask(json!({ "GroupIdList": ids })).await["ErrorCode"], 10004);
     }
     simulator.show_all();
@@ -125,7 +125,7 @@ async fn each_fault_of_an_answer_changes_only_its_entries() {
     simulator.create("Work", "a");
     simulator.create("Live", "b");
     let faulty = async |faults: &[Fault]| {
-        simulator.heal();
+        simulator.clear_faults();
         faults.iter().for_each(|fault| simulator.script(At::Info, fault.clone()));
         caller.ask(&simulator, &["a", "x", "b", "y"]).await
     };
@@ -146,7 +146,7 @@ async fn each_fault_of_an_answer_changes_only_its_entries() {
     assert_eq!(entries(&faulty(&[one, Fault::EveryGroup(0)]).await), [a, ("x", 10002, None), b, y_exists]);
     let untyped = faulty(&[Fault::EveryGroup(0), Fault::NoGroupTypes]).await;
     assert_eq!(entries(&untyped), all(0));
-    simulator.heal();
+    simulator.clear_faults();
     assert_eq!(caller.code(&simulator, json!({})).await, 0);
 }
 

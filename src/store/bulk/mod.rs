@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::app::AppId;
 use super::engine::{Statement, Store, StoreError, Tx, values};
-use crate::confirmation::Asked;
+use crate::confirmation::LookupRecord;
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::reconcile::GroupBefore;
 
@@ -175,13 +175,13 @@ pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Resul
 pub(super) async fn keep_questions(
     tx: &mut Tx,
     app: AppId,
-    asked: &Asked,
+    record: &LookupRecord,
     ids: &[&str],
 ) -> Result<(), StoreError> {
     const KEEP: Statement =
         Statement::PerEngine { sqlite: sqlite::KEEP_QUESTIONS, postgres: postgres::KEEP_QUESTIONS };
-    let Asked { stood, unlearned, round, again_in } = *asked;
-    tx.execute(KEEP, &values![app.0, ids, stood, unlearned, round, again_in]).await?;
+    let LookupRecord { existing_streak, unusable_streak, round, due_round } = *record;
+    tx.execute(KEEP, &values![app.0, ids, existing_streak, unusable_streak, round, due_round]).await?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
 use super::tally::Tally;
 use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, LocalDay, ReasonCode, TypeId, Verdict};
-use crate::reconcile::{Absent, AskedCounts, Settlement, WithheldGroups};
+use crate::reconcile::{AskedCounts, CandidateKind, Settlement, WithheldKind};
 use crate::store::app::AppId;
 use crate::store::bulk::{self, MarkScope};
 use crate::store::engine::{Store, StoreError, Tx, values};
@@ -237,13 +237,13 @@ async fn apply_settlement(
         done += chunk.len() as u64;
         on_progress(done);
     };
-    for (Absent { type_id, were_missing }, ids) in closing.settlement.vanished() {
+    for (CandidateKind { type_id, was_missing }, ids) in closing.settlement.vanished() {
         for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
             let marked = bulk::mark_vanished(tx, scope(type_id), finished_at, &chunk).await?.cast_signed();
             let totals = tally.totals(type_id);
             totals.live -= marked;
             totals.deleted += marked;
-            totals.missing -= if were_missing { marked } else { 0 };
+            totals.missing -= if was_missing { marked } else { 0 };
             tally.events(type_id).vanished += marked;
             progress(&chunk);
         }
@@ -255,14 +255,14 @@ async fn apply_settlement(
             progress(&chunk);
         }
     }
-    for (WithheldGroups { absent: Absent { type_id, were_missing }, confirmed }, ids) in
+    for (WithheldKind { candidate: CandidateKind { type_id, was_missing }, confirmed }, ids) in
         closing.settlement.withheld()
     {
         let held_as = if confirmed { HELD_CONFIRMED } else { HELD };
         for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
             let marked = bulk::mark_withheld(tx, scope(type_id), (started_at, held_as), &chunk).await?;
             let marked = marked.cast_signed();
-            tally.totals(type_id).missing += if were_missing { 0 } else { marked };
+            tally.totals(type_id).missing += if was_missing { 0 } else { marked };
             withheld_groups.groups += marked;
             withheld_groups.confirmed += if confirmed { marked } else { 0 };
             progress(&chunk);
@@ -276,14 +276,14 @@ async fn apply_settlement(
 async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
     let Closing { app, crawl, settlement, .. } = closing;
     let started_at = closing.started_at.timestamp_millis();
-    if settlement.concluded().is_empty() {
+    if settlement.concluded_types().is_empty() {
         return Ok(());
     }
     let (later,): (i64,) = tx.fetch_one(LATER_CONCLUSIONS, &values![app.0, started_at]).await?;
     if later > 0 {
         tx.execute(LIMIT_LAST_SEEN, &values![app.0, closing.finished_at.timestamp_millis()]).await?;
     }
-    for type_id in settlement.concluded() {
+    for type_id in settlement.concluded_types() {
         tx.execute(CONCLUDE, &values![app.0, type_id.0, crawl.0, started_at]).await?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::confirmation::{Asked, History};
+use crate::confirmation::{LookupHistory, LookupRecord};
 use crate::model::{GroupIds, TypeId};
 use crate::store::app::AppId;
 use crate::store::bulk;
@@ -20,7 +20,7 @@ pub(super) const HELD_CONFIRMED: &str = "c";
 pub struct HistoryChanges {
     /// The round of the crawl.
     pub round: i64,
-    pub set: BTreeMap<Asked, GroupIds>,
+    pub set: BTreeMap<LookupRecord, GroupIds>,
     /// Groups that are no longer in doubt.
     pub remove: GroupIds,
     /// The history may contain groups that are no longer live.
@@ -46,15 +46,15 @@ const NEXT_ROUND: &str = "UPDATE app SET round = $2 WHERE app_id = $1 AND round 
 
 impl Store {
     /// Returns what earlier crawls of an app asked about, and the round of the next crawl.
-    pub async fn history(&self, app: AppId) -> Result<History, StoreError> {
+    pub async fn history(&self, app: AppId) -> Result<LookupHistory, StoreError> {
         const DOING: &str = "read which groups are in doubt";
         let round: Option<(i64,)> = self.fetch_optional(DOING, ROUND, &values![app.0]).await?;
         let rows: Vec<(String, i64, i64, i64, i64)> =
             self.fetch_all(DOING, QUESTIONS, &values![app.0]).await?;
-        let asked = rows
-            .into_iter()
-            .map(|(id, stood, unlearned, round, again_in)| (id, Asked { stood, unlearned, round, again_in }));
-        Ok(History { round: round.map_or(0, |(round,)| round) + 1, asked: asked.collect() })
+        let records = rows.into_iter().map(|(id, existing_streak, unusable_streak, round, due_round)| {
+            (id, LookupRecord { existing_streak, unusable_streak, round, due_round })
+        });
+        Ok(LookupHistory { round: round.map_or(0, |(round,)| round) + 1, records: records.collect() })
     }
 
     /// Returns at most `limit` held groups that may be asked about in this round, with their types. Those that were not asked

@@ -134,7 +134,7 @@ async fn a_crawl_tells_what_came_of_asking_and_status_what_is_undecided() {
     let told = "3 groups not listed: 3 not asked about yet, 0 without a usable answer";
     assert!(status.contains("undecided") && status.contains(told), "{status}");
 
-    cli.api.heal();
+    cli.api.clear_faults();
     cli.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10002));
     let dry_run = cli.run(&["crawl", "--dry-run", "--json"]).await.result();
     assert_eq!(counts(&dry_run[0]), [3, 1, 1, 1, 0], "{dry_run}");
@@ -142,7 +142,7 @@ async fn a_crawl_tells_what_came_of_asking_and_status_what_is_undecided() {
     assert_eq!(counts(&crawl[0]), [3, 1, 1, 1, 0], "{crawl}");
     let status = cli.run(&["status"]).await.out;
     assert!(status.contains("0 not asked about yet, 1 without a usable answer"), "{status}");
-    cli.api.heal();
+    cli.api.clear_faults();
     cli.run(&["crawl"]).await;
     assert!(!cli.run(&["status"]).await.out.contains("undecided"));
     let recorded = "SELECT asked, confirmed, spared, unlearned, unasked FROM crawls WHERE crawl_id IN (2, 3) ORDER BY crawl_id";
@@ -288,7 +288,7 @@ async fn what_is_to_be_deleted_is_asked_about_first() {
     for command in [&["crawl", "--dry-run"][..], &["crawl"]] {
         let refused = cli.run(command).await;
         assert_eq!(refused.code, Some(3), "{refused:?}");
-        assert!(refused.out.contains("get_group_info may not be asked"), "{refused:?}");
+        assert!(refused.out.contains("the API refuses get_group_info"), "{refused:?}");
     }
     assert_eq!(
         cli.query("SELECT reason_code, error_code, withheld, spared FROM crawls WHERE crawl_id = 3").await,
@@ -352,7 +352,7 @@ async fn withheld_groups_that_are_listed_again_clear_themselves() {
     cli.run(&["crawl"]).await;
     cli.api.script(At::Type("Public".to_owned()), Fault::EmptyList);
     assert_eq!(cli.run(&["crawl"]).await.code, Some(3));
-    cli.api.heal();
+    cli.api.clear_faults();
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
     assert_eq!(cli.query("SELECT count(*), sum(held) FROM live_groups").await, "400 0");
     assert_eq!(cli.query("SELECT count(*) FROM group_events").await, "0");

@@ -73,7 +73,7 @@ async fn init_says_what_every_file_is_and_exits_as_check_does_when_the_key_is_wr
     ];
     let ended = cli.run(&arguments).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
-    for warning in ["64 hexadecimal digits", "can be read by others"] {
+    for warning in ["64 hexadecimal digits", "users other than its owner can read"] {
         assert!(ended.err.contains(warning), "{ended:?}");
     }
     let result = ended.result();
@@ -285,7 +285,7 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
         (Fault::Reset, 1, "check DNS, the firewall and HTTPS_PROXY"),
         (Fault::Status(503), 1, "check any proxy, or ask Tencent Cloud's support (the host is 127.0.0.1)"),
         (Fault::HtmlWith200, 1, "check `base_url` and any proxy or captive portal"),
-        (Fault::ErrorCode(60011), 1, "find what else calls the API for this SDKAppID"),
+        (Fault::ErrorCode(60011), 1, "find out what else calls the API for this SDKAppID"),
         (Fault::ErrorCode(60002), 1, "check `base_url`"),
         (Fault::ErrorCode(60999), 1, "report its code to Tencent Cloud's support"),
         (Fault::ErrorCode(60021), 78, "add this host's address to the app's IP allow-list"),
@@ -294,10 +294,10 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
         cli.api.script(At::Every, fault.clone());
         let text = finding("prod", code).await;
         assert!(text.contains(advice), "{fault:?}: {text}");
-        cli.api.heal();
+        cli.api.clear_faults();
     }
     std::fs::remove_file(cli.path("app.key")).unwrap();
-    assert!(finding("prod", 78).await.contains("put the secret alone into this file, and chmod 600 it"));
+    assert!(finding("prod", 78).await.contains("put only the secret into this file, and chmod 600 it"));
     cli.write_key(KEY);
     std::fs::write(cli.path("groups.db"), "no database, but as long as the head of one would be".repeat(9))
         .unwrap();
@@ -309,7 +309,7 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
     std::fs::write(cli.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", server)).unwrap();
     assert!(finding("database", 75).await.contains("see whether the server runs"));
     std::fs::remove_file(cli.path("password")).unwrap();
-    assert!(finding("database", 78).await.contains("password; put the secret alone into this file"));
+    assert!(finding("database", 78).await.contains("password; put only the secret into this file"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

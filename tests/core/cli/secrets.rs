@@ -156,7 +156,7 @@ async fn no_secret_shows_whatever_the_api_answers() {
             ended.code.is_some_and(|code| code != 0) || matches!(fault, Fault::NoTotalCount),
             "{fault:?}: {ended:?}"
         );
-        cli.api.heal();
+        cli.api.clear_faults();
     }
     cli.write_key(WRONG_KEY);
     overhear(&cli, &["check"], 78).await;

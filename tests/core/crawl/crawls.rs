@@ -292,7 +292,7 @@ async fn every_crawl_counts_the_app_a_failed_one_too(harness: Harness) {
     harness.crawl().await;
     harness.fault_from_request(3, Fault::ErrorCode(10003));
     let failed = harness.crawl().await;
-    harness.api.heal();
+    harness.api.clear_faults();
     harness.fault_from_request(1, Fault::ErrorCode(10003));
     harness.crawl().await;
     let counts =
@@ -372,7 +372,7 @@ async fn a_tick_of_the_schedule_is_served_once(harness: Harness) {
     let occasion = CrawlRequest { trigger: Trigger::Schedule, due_at: Some(harness.clock.now()) };
     let crawl = async || harness.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await;
     crawl().await.unwrap();
-    assert!(matches!(crawl().await, Err(CrawlError::Served { .. })));
+    assert!(matches!(crawl().await, Err(CrawlError::TickAlreadyCrawled { .. })));
     assert_eq!(harness.lines("SELECT trigger, due_at FROM crawls").await, ["schedule 2026-03-01T08:00:00Z"]);
     harness.assert_invariants().await;
 }
@@ -571,8 +571,8 @@ async fn a_short_pass_marks_nothing_and_says_by_how_much_it_falls_short(harness:
     assert_eq!(outcome(&report), "incomplete short_listing");
     assert_eq!(
         why(&report),
-        "Public listed 3 different ids of a TotalCount of 7, 4 fewer, where 0 are explained by changes during the crawl; \
-         nothing of it was marked deleted"
+        "Public listed 3 distinct ids, which is 4 below its TotalCount of 7; allowed: 0 (changes during the crawl and \
+         deletion.max_shortfall); no group was marked deleted for its absence from this list"
     );
     assert_eq!((report.missing, report.events.vanished), (0, 0));
     let row = "SELECT status, deletions, reason_code, error_code FROM crawls WHERE crawl_id = 2";
@@ -592,8 +592,9 @@ async fn a_short_pass_names_the_setting_that_would_accept_a_small_gap(mut harnes
     harness.fault_at_request(2, Fault::EarlyEnd);
     assert_eq!(
         why(&harness.crawl().await),
-        "Public listed 38 different ids of a TotalCount of 39, 1 fewer, where 0 are explained by changes during the crawl \
-         (deletion.max_shortfall = 0.0257 would accept it: set it only if every crawl is short by this much); nothing of it was marked deleted"
+        "Public listed 38 distinct ids, which is 1 below its TotalCount of 39; allowed: 0 (changes during the crawl and \
+         deletion.max_shortfall); deletion.max_shortfall = 0.0257 would accept the list: set it only if every crawl is \
+         short by this much; no group was marked deleted for its absence from this list"
     );
 }
 
@@ -637,11 +638,11 @@ async fn max_shortfall_accepts_a_total_that_is_always_too_high(mut harness: Harn
     harness.fault_from_request(1, Fault::TotalCount(8));
     let refused = harness.crawl().await;
     assert!(
-        why(&refused).contains("Public listed 7 different ids of a TotalCount of 8"),
+        why(&refused).contains("Public listed 7 distinct ids, which is 1 below its TotalCount of 8"),
         "{}",
         why(&refused)
     );
-    assert!(why(&refused).contains("Private listed 0 different ids of a TotalCount of 8"));
+    assert!(why(&refused).contains("Private listed 0 distinct ids, which is 8 below its TotalCount of 8"));
     harness.api.script(At::Type("Private".to_owned()), Fault::TotalCount(0));
     harness.max_shortfall = 0.124;
     assert_eq!(outcome(&harness.crawl().await), "incomplete short_listing");
@@ -660,11 +661,7 @@ async fn a_list_without_any_total_count_proves_nothing(harness: Harness) {
     harness.fault_from_request(1, Fault::NoTotalCount);
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
-    assert!(
-        why(&report).contains("Public listed 2 different ids without any TotalCount"),
-        "{}",
-        why(&report)
-    );
+    assert!(why(&report).contains("Public listed 2 distinct ids, but no TotalCount"), "{}", why(&report));
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Public"]);
     let counts = "SELECT total_count_at_start, total_count FROM app_counts WHERE crawl_id = 2";
     assert_eq!(harness.lines(counts).await, ["NULL NULL"]);
@@ -695,7 +692,7 @@ async fn a_type_that_is_empty_only_once_keeps_its_groups(harness: Harness) {
     harness.fault_at_request(3, Fault::EmptyList);
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
-    assert!(why(&report).contains("Private listed nothing, and when asked again"), "{}", why(&report));
+    assert!(why(&report).contains("Private listed no ids, which a second request"), "{}", why(&report));
     harness.assert_table_matches_api().await;
 }
 
@@ -729,7 +726,7 @@ async fn an_unfiltered_list_that_is_empty_only_once_keeps_its_groups(mut harness
     harness.fault_at_request(2, Fault::EmptyList);
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
-    assert!(why(&report).starts_with("the unfiltered list listed nothing"), "{}", why(&report));
+    assert!(why(&report).starts_with("the unfiltered list listed no ids"), "{}", why(&report));
     assert_eq!(harness.table().await, ["a NULL", "b NULL"]);
 }
 
@@ -783,7 +780,7 @@ async fn a_passing_difference_does_not_call_for_an_unfiltered_pass_and_two_runni
     // A crawl that failed before it could compare changes nothing about that.
     harness.fault_from_request(1, Fault::ErrorCode(10003));
     crawl().await;
-    harness.api.heal();
+    harness.api.clear_faults();
     harness.create("ChatRoom", "z");
     assert_eq!(crawl().await, with_unfiltered_pass);
     // The baseline of types without a pass ended with the first unfiltered pass.
@@ -939,7 +936,7 @@ async fn a_rejected_type_is_skipped_and_its_groups_stay(harness: Harness) {
     assert_eq!(harness.table().await, ["a Public", "b Public deleted", "c Private"]);
     let pass = "SELECT verdict FROM type_counts WHERE crawl_id = 2 AND group_type = 'Private'";
     assert_eq!(harness.value(pass).await, "rejected");
-    harness.api.heal();
+    harness.api.clear_faults();
     harness.crawl().await;
     harness.assert_table_matches_api().await;
 }
@@ -985,7 +982,8 @@ async fn a_crawl_whose_types_are_all_rejected_fails(harness: Harness) {
         why(&report),
         "the API rejects every configured group type (Private, Public): the API answered error 10004 \
          (a parameter is not accepted), ErrorInfo \"scripted\": if a group type is rejected, remove it from `group_types` \
-         or correct its name; `group_types = []` lists without types"
+         or correct its name; `group_types = []` lists all groups, without \
+         their types"
     );
     assert_eq!(harness.table().await, ["a Public", "b Private"]);
 }
@@ -1072,7 +1070,7 @@ async fn a_crawl_that_does_not_reach_its_end_removes_nothing(mut harness: Harnes
     harness.fault_from_request(3, Fault::ErrorCode(10003));
     assert_eq!(outcome(&crawl_and_purge(&harness).await), "failed api_error 10003");
     assert_eq!(harness.table().await, ["a Public", "b Public deleted"]);
-    harness.api.heal();
+    harness.api.clear_faults();
     // A short one has reached it.
     harness.fault_from_request(1, Fault::TotalCount(100));
     assert_eq!(outcome(&crawl_and_purge(&harness).await), "incomplete short_listing");
@@ -1300,7 +1298,7 @@ async fn a_missing_group_that_a_later_crawl_finds_standing_is_missing_no_more(ha
     harness.api.script(At::Info, Fault::GroupCode("d".to_owned(), 10002));
     assert_eq!(harness.crawl().await.asked.unlearned, 1);
     assert_eq!(harness.table().await[3], "d Public missing");
-    harness.api.heal();
+    harness.api.clear_faults();
     // The next list moves too, skips f, and happens to lack d again.
     harness.api.hide(&["d"]);
     harness.during_request(3, |api| assert!(api.dissolve("b")));
@@ -1353,7 +1351,7 @@ async fn a_group_about_which_nothing_is_learned_is_missing(harness: Harness) {
     let report = harness.crawl().await;
     assert_eq!((report.events.vanished, report.missing), (0, 0));
     assert_eq!(harness.lines("SELECT missing_since FROM live_groups WHERE group_id <> 'a'").await, since);
-    harness.api.heal();
+    harness.api.clear_faults();
     assert_eq!(harness.crawl().await.events.vanished, 2);
     harness.assert_table_matches_api().await;
 }
@@ -1368,13 +1366,13 @@ async fn when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete
         let report = harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.events.vanished), ("complete", 0));
         assert_eq!(harness.value("SELECT missing_count FROM app_status").await, "60");
-        harness.api.heal();
+        harness.api.clear_faults();
     }
     // What was told before it failed holds.
     harness.fault_from_request(6, Fault::Reset);
     let told = harness.crawl().await.events.vanished;
     assert!([12, 48].contains(&told), "{told}");
-    harness.api.heal();
+    harness.api.clear_faults();
     assert_eq!(harness.crawl().await.events.vanished, 60 - told);
     harness.assert_table_matches_api().await;
 }
@@ -1393,7 +1391,7 @@ async fn without_permission_to_ask_what_lists_alone_would_delete_is_withheld_and
         let report = harness.foretold_crawl().await;
         assert_eq!(outcome(&report), format!("complete confirm_refused {code}"));
         assert!(
-            why(&report).contains("get_group_info may not be asked")
+            why(&report).contains("the API refuses get_group_info")
                 && why(&report).contains("approve --crawl 2")
         );
         assert_eq!((report.withheld, report.withheld_confirmed), (3, 0));
@@ -1401,7 +1399,7 @@ async fn without_permission_to_ask_what_lists_alone_would_delete_is_withheld_and
         let expected = ["a Public", "b Public missing", "c Public missing", "d Public", "p Private missing"];
         assert_eq!(harness.table().await, expected);
         // Once it is permitted, the held groups are asked about: to mark them confirmed, never to delete them.
-        harness.api.heal();
+        harness.api.clear_faults();
         let before = harness.requests_so_far();
         let report = harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.events.vanished), ("complete", 0));

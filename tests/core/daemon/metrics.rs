@@ -267,7 +267,7 @@ async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     cli.api.script(At::Request(2), Fault::ErrorCode(10018));
-    let (daemon, smaller) = cli.service().says_line("reducing the groups per page").await;
+    let (daemon, smaller) = cli.service().says_line("requesting fewer groups per page").await;
     let (daemon, crawled) = daemon.says_line("crawl complete").await;
     cli.api.script(At::Request(cli.api.requests().len() as u64 + 1), Fault::ErrorCode(60021));
     daemon.signal(Signal::USR1);
@@ -318,7 +318,7 @@ async fn lines_for_the_journal_are_text_with_a_priority_and_without_a_time() {
     assert_eq!(status.code(), Some(0));
     let log = std::fs::read_to_string(cli.path("journal")).unwrap();
     // Beside what the command shows of its progress.
-    let line = log.lines().find(|line| line.contains("reducing the groups per page")).unwrap();
+    let line = log.lines().find(|line| line.contains("requesting fewer groups per page")).unwrap();
     assert!(line.starts_with("<4> WARN ") && line.contains("app=\"prod\""), "{log}");
 }
 
@@ -394,7 +394,7 @@ async fn questions_about_groups_and_a_differing_clock_are_counted() {
     daemon.hand.ring();
     daemon.has_crawled(2).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "0", "600"]);
-    harness.api.heal();
+    harness.api.clear_faults();
     harness.api.script(At::Info, Fault::ErrorCode(60011));
     harness.api.set_date_offset(TimeDelta::zero());
     harness.set_clock("11:00:00");

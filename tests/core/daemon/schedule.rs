@@ -177,7 +177,7 @@ async fn a_failed_crawl_is_tried_again_with_growing_pauses_until_it_succeeds() {
         assert_eq!(by_history(&harness).await, Some(at(again)));
         harness.set_clock(again);
         if crawls == 3 {
-            harness.api.heal();
+            harness.api.clear_faults();
         }
         daemon.hand.ring();
     }
@@ -256,7 +256,7 @@ async fn credentials_that_are_accepted_again_are_no_longer_refused() {
     daemon.waits_until("08:50:00").await;
     assert!(daemon.refused());
     assert_eq!(by_history(&harness).await, Some(at("08:50:00")));
-    harness.api.heal();
+    harness.api.clear_faults();
     daemon.life.signal(Signal::CrawlNow);
     daemon.waits_until("09:00:00").await;
     assert!(!daemon.refused());

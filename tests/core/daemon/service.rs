@@ -9,7 +9,7 @@ use harness::postgres::{PostgresServer, ServerDatabase};
 use harness::program::Service;
 use rustix::process::Signal;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
-use tim_group_sync::simulator::{At, Held, KEY, Settings, Simulator};
+use tim_group_sync::simulator::{At, HeldRequests, KEY, Settings, Simulator};
 
 /// What a stop may take, with some room for a busy machine's start of the process's end.
 const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
@@ -269,7 +269,7 @@ async fn a_replica_killed_in_the_middle_of_a_crawl_is_replaced_by_the_other_and_
     let held = cli.api.hold(At::Request(3));
     let first = Service::by(on_server(&cli, &database));
     held.reached().await;
-    let second = Service::by(on_server(&cli, &database)).says("another process crawls this app").await;
+    let second = Service::by(on_server(&cli, &database)).says("another process is crawling this app").await;
     let mut status = cli.command(&["status"]);
     status.env("TIM_GROUP_SYNC_DATABASE_URL", &database.url);
     let status = tokio::task::spawn_blocking(move || status.output().unwrap()).await.unwrap();
@@ -305,9 +305,9 @@ async fn two_replicas_share_the_apps_by_their_leases() {
     let first = Service::by(on_server(&cli, &database));
     held[0].reached().await;
     held[1].reached().await;
-    let second = Service::by(on_server(&cli, &database)).says("another process crawls this app").await;
-    let second = second.says("another process crawls this app").await;
-    held.into_iter().for_each(Held::release);
+    let second = Service::by(on_server(&cli, &database)).says("another process is crawling this app").await;
+    let second = second.says("another process is crawling this app").await;
+    held.into_iter().for_each(HeldRequests::release);
     let first = first.says("crawl complete").await.says("crawl complete").await;
     for daemon in [first, second] {
         assert_eq!(daemon.stop().await, Some(0));

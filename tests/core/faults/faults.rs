@@ -162,7 +162,7 @@ impl Campaign {
     async fn strike_anywhere(&mut self, fault: &Fault, place: u64, lasting: bool) {
         let what = self.spoil(fault, place, lasting);
         let before = ids(&self.harness.live().await);
-        self.harness.api.remember();
+        self.harness.api.save_stale_copy();
         let report = self.crawl().await;
         let (live, truth) = (ids(&self.harness.live().await), ids(&self.harness.api.truth()));
         assert!(before.intersection(&truth).all(|id| live.contains(id)), "{what}: {live:?}");
@@ -172,7 +172,7 @@ impl Campaign {
         if proven && !of_another_server && *fault != Fault::ErrorCode(10004) {
             assert_eq!(live, truth, "{what}");
         }
-        self.harness.api.heal();
+        self.harness.api.clear_faults();
         let of_a_pass = |groups: &BTreeMap<String, String>| {
             let mut groups = groups.clone();
             groups.retain(|id, _| !id.starts_with("room"));
@@ -222,7 +222,7 @@ impl Campaign {
                 assert!(report.events.vanished <= most, "{what}");
             }
         }
-        self.harness.api.heal();
+        self.harness.api.clear_faults();
         let report = self.crawl().await;
         assert_eq!(outcome(&report), "complete", "after {what}: {}", why(&report));
         self.harness.assert_table_matches_api().await;
@@ -362,7 +362,7 @@ impl Questions {
         harness.api.script(At::Info, Fault::ErrorCode(10007));
         let report = harness.crawl().await;
         assert_eq!((report.status, report.withheld), (CrawlStatus::Complete, 1), "before {what}");
-        harness.api.heal();
+        harness.api.clear_faults();
 
         harness.dissolve(&format!("public-{n} private-{n}"));
         harness.create("Public", &format!("public-{}", n + 1));
@@ -377,7 +377,7 @@ impl Questions {
         assert_eq!(report.status, CrawlStatus::Complete, "{what}: {}", why(&report));
         assert!(ids(&harness.api.truth()).is_subset(&ids(&harness.live().await)), "{what}");
 
-        harness.api.heal();
+        harness.api.clear_faults();
         harness.api.show_all();
         self.quiet_crawl(&what).await;
         self.harness.approve_all_withheld().await;
@@ -468,7 +468,7 @@ impl FaultyLife {
             let groups = life.rng.random_range(0..12);
             life.harness.api.create_many(group_type, groups);
         }
-        life.harness.api.remember();
+        life.harness.api.save_stale_copy();
         life
     }
 
@@ -495,7 +495,7 @@ impl FaultyLife {
                 (70..80, Some(id)) => api.retype(id, group_type),
                 (80..90, Some(id)) => api.hide(&[id]),
                 (90..95, _) => api.show_all(),
-                (95.., _) => api.remember(),
+                (95.., _) => api.save_stale_copy(),
                 (_, Some(_)) => {}
             }
         }
@@ -898,7 +898,7 @@ async fn an_api_that_twice_says_empty_with_a_count_of_zero_is_believed_only_if_i
         let deleted = if confirm { "" } else { " deleted" };
         let table = ["a Public".to_owned(), format!("b Private{deleted}"), format!("c Private{deleted}")];
         assert_eq!(harness.table().await, table);
-        harness.api.heal();
+        harness.api.clear_faults();
         harness.crawl().await;
         harness.assert_table_matches_api().await;
     }
@@ -930,7 +930,7 @@ async fn every_error_code_of_a_passing_trouble_is_waited_out(harness: Harness) {
         let reason = if throttled.contains(&code) { "throttled" } else { "api_error" };
         assert_eq!(outcome(&report), format!("failed {reason} {code}"));
         assert_eq!(report.events.vanished, 0);
-        campaign.harness.api.heal();
+        campaign.harness.api.clear_faults();
     }
     campaign.crawl().await;
     campaign.harness.assert_table_matches_api().await;
@@ -962,7 +962,7 @@ async fn an_undocumented_error_is_tried_again_twice(harness: Harness) {
         let report = campaign.crawl().await;
         assert_eq!(outcome(&report), format!("failed api_error {code}"));
         assert_eq!(report.requests, MIDDLE_PAGE + 2, "{code}");
-        campaign.harness.api.heal();
+        campaign.harness.api.clear_faults();
     }
 }
 
@@ -973,7 +973,7 @@ async fn a_refused_signature_is_renewed_once_and_not_again(harness: Harness) {
         let report = campaign.crawl().await;
         assert_eq!(outcome(&report), format!("failed refused {code}"));
         assert_eq!(report.requests, MIDDLE_PAGE + 1, "{code}");
-        campaign.harness.api.heal();
+        campaign.harness.api.clear_faults();
     }
     campaign.harness.fault_from_request(1, Fault::ErrorCode(70001));
     let report = campaign.crawl().await;
@@ -1077,7 +1077,7 @@ async fn an_id_with_a_nul_byte_is_not_stored_and_nothing_is_deleted(harness: Har
     harness.api.create("Public", "x\0y");
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
-    assert!(why(&report).contains("1 listed ids cannot be group ids"), "{}", why(&report));
+    assert!(why(&report).contains("1 listed id is not counted"), "{}", why(&report));
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Public"]);
     harness.dissolve("x\0y");
     harness.crawl().await;
@@ -1137,7 +1137,7 @@ async fn pages_that_list_the_same_ids_for_ever_fail_the_crawl(harness: Harness) 
     });
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "failed endless_listing");
-    assert!(why(&report).contains("20 pages in a row"), "{}", why(&report));
+    assert!(why(&report).contains("20 consecutive pages"), "{}", why(&report));
     // Those 20, the rest of the crawl's, and what was fetched ahead of them.
     assert!(report.requests < 120, "{}", report.requests);
 }
@@ -1411,7 +1411,7 @@ async fn neither_the_key_nor_a_signature_is_ever_logged(mut harness: Harness) {
         tracing::info!("{:?}", harness.crawler());
         let report = harness.crawl().await;
         signatures.extend(report.started_at.timestamp()..=report.finished_at.timestamp());
-        harness.api.heal();
+        harness.api.clear_faults();
     }
     let log = log.text();
     for expected in ["crawl complete", "request failed, retrying", "DEBUG", "error 60021", "ERROR"] {

@@ -255,7 +255,7 @@ impl Step {
                 harness.api.script(at, fault);
                 harness.crawl().await;
             }
-            Self::Remember => harness.api.remember(),
+            Self::Remember => harness.api.save_stale_copy(),
             Self::Kill(n) => {
                 let held = harness.api.hold(At::Request(harness.request(n)));
                 harness.crawl_killed_by(held.reached()).await;

@@ -127,7 +127,7 @@ async fn a_list_of_a_tenth_of_the_groups_it_counts_deletes_none(harness: Harness
     assert_eq!(whole.code, Some(0), "{whole:?}");
     program.harness.api.script(At::Page("Public".to_owned(), 1), Fault::EarlyEnd);
     let tenth = program.run(&["crawl"]).await;
-    let sentence = "Public listed 10000 different ids of a TotalCount of 100000, 90000 fewer";
+    let sentence = "Public listed 10000 distinct ids, which is 90000 below its TotalCount of 100000";
     assert_eq!(tenth.code, Some(4), "{tenth:?}");
     assert!(tenth.said.contains("incomplete") && tenth.said.contains(sentence), "{tenth:?}");
     let crawl =

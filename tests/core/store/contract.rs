@@ -10,7 +10,7 @@ use harness::postgres::{PostgresServer, ServerDatabase};
 use harness::store::{LeasedApp, Location, TestDatabase, at, day, group_types, sdk_app_id};
 use harness::store_tests;
 use tim_group_sync::clock::Clock;
-use tim_group_sync::confirmation::{Asked, History};
+use tim_group_sync::confirmation::{LookupHistory, LookupRecord};
 use tim_group_sync::model::{
     Counts, CrawlId, CrawlStatus, GroupIds, LocalDay, ReasonCode, SdkAppId, TypeId, Verdict,
 };
@@ -694,17 +694,20 @@ async fn close_with_history(leased: &LeasedApp<'_>, hour: u32, history: &History
 async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d"], &[]).await;
     let history = async || {
-        let History { round, asked } = db.store.history(leased.app).await.unwrap();
-        (round, asked.into_iter().collect::<BTreeMap<String, Asked>>())
+        let LookupHistory { round, records } = db.store.history(leased.app).await.unwrap();
+        (round, records.into_iter().collect::<BTreeMap<String, LookupRecord>>())
     };
-    let of = |groups: &[(&str, Asked)]| groups.iter().map(|(id, asked)| ((*id).to_owned(), *asked)).collect();
-    let set = |groups: &[(&str, Asked)]| {
-        let mut set: BTreeMap<Asked, GroupIds> = BTreeMap::new();
+    let of = |groups: &[(&str, LookupRecord)]| {
+        groups.iter().map(|(id, asked)| ((*id).to_owned(), *asked)).collect()
+    };
+    let set = |groups: &[(&str, LookupRecord)]| {
+        let mut set: BTreeMap<LookupRecord, GroupIds> = BTreeMap::new();
         groups.iter().for_each(|(id, asked)| set.entry(*asked).or_default().push(id));
         set
     };
     assert_eq!(history().await, (1, BTreeMap::new()));
-    let (stood, unlearned) = (Asked::then_stood(None, 1), Asked::then_unlearned(None, 1));
+    let (stood, unlearned) =
+        (LookupRecord::after_existing(None, 1), LookupRecord::after_unusable_answer(None, 1));
     let kept = [("a", stood), ("b", stood), ("c", unlearned)];
     close_with_history(&leased, 2, &HistoryChanges { round: 1, set: set(&kept), ..Default::default() }).await;
     assert_eq!(history().await, (2, of(&kept)));
@@ -713,7 +716,7 @@ async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(db:
     leased.fail(failed, at(3, 0), at(3, 1)).await;
     assert_eq!(history().await, (2, of(&kept)));
 
-    let stood_again = Asked::then_stood(Some(&stood), 2);
+    let stood_again = LookupRecord::after_existing(Some(&stood), 2);
     let changes = HistoryChanges {
         round: 2,
         set: set(&[("a", stood_again)]),
@@ -755,8 +758,11 @@ async fn held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_und
     };
     assert_eq!(to_ask(1, 10).await, "a b c");
     let set = BTreeMap::from([
-        (Asked::then_unlearned(None, 1), ["a"].into_iter().collect()),
-        (Asked { unlearned: 3, round: 1, again_in: 4, ..Asked::default() }, ["b"].into_iter().collect()),
+        (LookupRecord::after_unusable_answer(None, 1), ["a"].into_iter().collect()),
+        (
+            LookupRecord { unusable_streak: 3, round: 1, due_round: 4, ..LookupRecord::default() },
+            ["b"].into_iter().collect(),
+        ),
     ]);
     close_with_history(&leased, 4, &HistoryChanges { round: 1, set, ..Default::default() }).await;
     assert_eq!(to_ask(1, 10).await, "c");
@@ -918,7 +924,7 @@ async fn two_apps(db: &TestDatabase) -> [LeasedApp<'_>; 2] {
         leased.list(crawl, leased.public, at(2, 1), &["new"]).await;
         let settlement = leased.settle(&[(leased.public, Verdict::Exact)], gone).await;
         let passes = [pass(leased.public, Some(Verdict::Exact), &[9], 9)];
-        let set = BTreeMap::from([(Asked::then_stood(None, 1), ["new"].into_iter().collect())]);
+        let set = BTreeMap::from([(LookupRecord::after_existing(None, 1), ["new"].into_iter().collect())]);
         let history = HistoryChanges { round: 1, set, ..Default::default() };
         let closing = Closing {
             passes: &passes,

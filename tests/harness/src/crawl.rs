@@ -276,7 +276,7 @@ impl Harness {
     /// Removes all faults, and actions whose requests did not come.
     pub fn clear_scripts(&self) {
         lock(&self.upstream).actions.clear();
-        self.api.heal();
+        self.api.clear_faults();
     }
 
     /// Scripts a fault for the n-th request from now on.

@@ -18,8 +18,8 @@ use tim_group_sync::model::{
     Verdict,
 };
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
-use tim_group_sync::pages::{Caller, EndOfList, Pages};
-use tim_group_sync::reconcile::{Absences, Candidates, Confirmation, Settlement, WithoutPass};
+use tim_group_sync::pages::{Caller, EndOfList, Paginator};
+use tim_group_sync::reconcile::{Absences, Candidates, Confirmation, Settlement, TotalsEvidence};
 use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{
@@ -597,7 +597,7 @@ impl<'a> LeasedApp<'a> {
         for (judged, (_, verdict)) in judgement.passes.iter().zip(passes) {
             assert_eq!(judged.verdict, *verdict);
         }
-        let absences = Absences::of(&judgement, WithoutPass::Unknown);
+        let absences = Absences::of(&judgement, TotalsEvidence::Inconclusive);
         let mut absent = Vec::new();
         let naming = self.db.store.gather_live(
             self.app,
@@ -658,5 +658,10 @@ async fn end_of_list() -> EndOfList {
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
     let patience = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(5)));
     let mut caller = Caller::new(&client, &pacer, patience, |_| ());
-    Pages::of(None, 10, None).fetch_next(&mut caller).await.unwrap().end.expect("an empty list ends at once")
+    Paginator::of(None, 10, None)
+        .fetch_next(&mut caller)
+        .await
+        .unwrap()
+        .end
+        .expect("an empty list ends at once")
 }
