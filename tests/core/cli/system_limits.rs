@@ -9,6 +9,7 @@ use harness::cli::{CliHarness, Ended};
 use harness::program::program;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
+use tim_group_sync::simulator::{At, Fault};
 
 /// What a stop may take, with some room for a busy machine.
 const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
@@ -25,6 +26,8 @@ async fn crawl_with_stderr(cli: &CliHarness, stderr: impl Into<Stdio>) -> Ended 
 async fn a_crawl_goes_on_if_its_log_cannot_be_written() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
+    // Long enough for the lines about the progress, of which there is one every 200 ms at most.
+    cli.api.script(At::Type("Public".to_owned()), Fault::Delay(Duration::from_millis(500)));
     let (reader, closed) = std::io::pipe().unwrap();
     drop(reader);
     let ended = crawl_with_stderr(&cli, closed).await;
