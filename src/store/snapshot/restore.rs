@@ -12,7 +12,7 @@ use super::contents::Contents;
 use super::copy::{self, Mark};
 use super::part::{Part, Replacing, folder_of, is_same_file, with_suffix};
 use crate::model::SdkAppId;
-use crate::store::engine::{Attempted as _, InUse, Store, StoreError};
+use crate::store::engine::{Attempted as _, DatabaseUrl, InUse, Store, StoreError};
 use crate::store::lease::share_owner;
 
 /// The mode of a database where there was none: as SQLite creates files, less the umask.
@@ -44,7 +44,7 @@ impl Store {
         let database = &database.canonicalize().unwrap_or_else(|_| database.to_owned());
         fs::create_dir_all(folder_of(database))
             .map_err(|source| StoreError::Folder { path: folder_of(database).to_owned(), source })?;
-        let _alone = InUse::alone(database)?;
+        let alone = InUse::alone(database)?;
         check_file(backup, &from, database)?;
         let part = Part::create(database, MODE).map_err(failed("put in place"))?;
         let Some(part) = part else { return Err(StoreError::InUse { path: database.clone() }) };
@@ -59,6 +59,11 @@ impl Store {
         share_owner(part.file(), if database.exists() { database } else { folder_of(database) });
         let kept = set_aside(database, keep, at).map_err(failed("make room for"))?;
         let bytes = part.move_into_place(Replacing::Earlier).map_err(failed("put in place"))?;
+        drop(alone);
+        // Creates the files beside it that readers need. If this fails, the next writer does it.
+        if let Ok(store) = Self::open_existing(&DatabaseUrl::Sqlite(database.clone())).await {
+            store.close().await;
+        }
         Ok(Restored { bytes, contents, kept })
     }
 }
