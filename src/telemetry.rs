@@ -21,13 +21,15 @@ use crate::escape;
 
 /// The most verbose levels of libraries that log URLs, headers or SQL statements. The configured
 /// filter cannot exceed them.
-const MAX_LEVELS: [(&str, Level); 7] = [
+const MAX_LEVELS: [(&str, Level); 8] = [
     ("h2", Level::INFO),
     ("hyper", Level::INFO),
     ("hyper_util", Level::INFO),
     ("reqwest", Level::INFO),
     ("rustls", Level::INFO),
     ("sqlx", Level::WARN),
+    // A server repeats its notices with every connection. The store warns once.
+    ("sqlx::postgres::notice", Level::ERROR),
     // It logs every job that is added.
     ("tokio_cron_scheduler", Level::WARN),
 ];

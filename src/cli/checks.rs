@@ -16,7 +16,7 @@ use crate::escape::one_line;
 use crate::model::{ReasonCode, with_causes};
 use crate::pace::{Pacer, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
-use crate::store::{DatabaseUrl, Lease, Store, StoreError};
+use crate::store::{DatabaseUrl, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
 /// How long a transient failure is retried. It is short, because a person waits for the result.
@@ -119,6 +119,14 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
         }
     };
     findings.extend(warnings.into_iter().map(|warning| Finding::warning("database", warning)));
+    if matches!(location, DatabaseUrl::Postgres(_))
+        && config.database.password_file.is_none()
+        && std::env::var_os("PGPASSWORD").is_some()
+    {
+        let text = "the password comes from PGPASSWORD of this command; the service has its own environment: set \
+                    database.password_file, which both read";
+        findings.push(Finding::warning("database", text.to_owned()));
+    }
     if let DatabaseUrl::Sqlite(path) = &location
         && !path.exists()
     {
@@ -128,7 +136,7 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
     let opened = async {
         let store = setup.opened(Store::open_existing(&location).await?);
         let tables = match store.check_migrated().await {
-            Err(StoreError::NotMigrated) if config.database.auto_migrate => {
+            Err(StoreError::NotMigrated | StoreError::Older { .. }) if config.database.auto_migrate => {
                 store.check_migratable().await.map(|()| false)
             }
             tables => tables.map(|()| true),
@@ -215,8 +223,8 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
         }
         None => None,
     };
-    let wait = lease.as_ref().and_then(Lease::not_before).map(|at| (at - setup.clock.now()).to_std());
-    let wait = wait.and_then(Result::ok).unwrap_or_default().min(app.request_interval);
+    let wait = lease.as_ref().map(|lease| lease.pause(setup.clock.now())).unwrap_or_default();
+    let wait = wait.min(app.request_interval);
     let pacer = Pacer::new(app.request_interval, Instant::now() + wait);
     let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
     let mut caller = Caller::new(client, &pacer, retries, |_| ());

@@ -3,13 +3,14 @@
 use clap::Args;
 
 use super::exit::{Exit, Failure};
-use super::output::{Output, to_stdout};
+use super::output::{Output, message, to_stdout};
 use super::setup::{Setup, location};
-use crate::store::Store;
+use crate::model::with_causes;
+use crate::store::{DatabaseUrl, Store, StoreError};
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
-    /// Print the SQL for a database administrator instead, and change nothing
+    /// Print the SQL that is pending, for a database administrator, and change nothing
     #[arg(long, conflicts_with = "json")]
     print: bool,
     #[command(flatten)]
@@ -21,12 +22,30 @@ impl Migrate {
         let config = setup.config_for_command()?;
         let location = location(&config)?;
         if self.print {
-            to_stdout(|out| write!(out, "{}", Store::migration_sql(&location)))?;
+            let sql = pending_sql(setup, &location).await?;
+            to_stdout(|out| write!(out, "{sql}"))?;
             return Ok(Exit::Done);
         }
         let store = setup.opened(Store::open(&location).await?);
         store.migrate().await?;
         let result = serde_json::json!({ "database": location.to_string(), "up_to_date": true });
         self.output.print(Exit::Done, result, |out| writeln!(out, "{location}: the tables are up to date"))
+    }
+}
+
+/// Returns the SQL that the database lacks. For a database that cannot be opened it is the SQL of all migrations, because the
+/// administrator may create the database with it.
+async fn pending_sql(setup: &Setup, location: &DatabaseUrl) -> Result<String, Failure> {
+    match Store::open_to_read(location).await {
+        Ok(store) => Ok(setup.opened(store).pending_sql().await?),
+        Err(StoreError::Absent { .. }) => Ok(Store::migration_sql(location)),
+        Err(error @ StoreError::Open { .. }) => {
+            let why = with_causes(&error);
+            message(format_args!(
+                "the SQL is for a database without tables, because this one could not be read: {why}"
+            ));
+            Ok(Store::migration_sql(location))
+        }
+        Err(error) => Err(error.into()),
     }
 }

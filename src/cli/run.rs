@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -13,7 +14,7 @@ use super::setup::{Setup, location, open, publication};
 use super::text;
 use crate::alarm::AlarmClock;
 use crate::config::{self, App, Config, Setting};
-use crate::daemon::{AppPlan, Daemon, OpenAttempt, keep_database};
+use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, keep_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
 use crate::publish;
@@ -58,8 +59,14 @@ impl Run {
         info!(apps = config.apps.len(), version = env!("CARGO_PKG_VERSION"), "started");
         systemd.ready();
 
-        let reloading =
-            Reloading { setup, at_start: &config, systemd, alarm_clock: &alarm_clock, metrics: &metrics };
+        let reloading = Reloading {
+            setup,
+            at_start: &config,
+            systemd,
+            alarm_clock: &alarm_clock,
+            metrics: &metrics,
+            database: database.clone(),
+        };
         reloading.serve(Arc::clone(&config), lifecycle, &mut daemon).await;
         let requested = Instant::now();
         let ending = lifecycle.ended(systemd).await;
@@ -96,6 +103,7 @@ struct Reloading<'a> {
     systemd: Systemd,
     alarm_clock: &'a AlarmClock,
     metrics: &'a Metrics,
+    database: watch::Receiver<Database>,
 }
 
 impl Reloading<'_> {
@@ -110,7 +118,10 @@ impl Reloading<'_> {
             }
             self.systemd.reloading();
             match self.setup.read(&self.setup.environment) {
-                Ok(new) => config = self.apply(&config, new, daemon),
+                Ok(new) => {
+                    self.reconnect().await;
+                    config = self.apply(&config, new, daemon);
+                }
                 Err(failure) => {
                     let problems = failure.error.to_string();
                     problems.lines().for_each(|problem| error!("configuration: {problem}"));
@@ -127,6 +138,20 @@ impl Reloading<'_> {
                 }
             }
             self.systemd.ready();
+        }
+    }
+
+    /// Lets the database be connected to again, with the password that its file contains now.
+    async fn reconnect(&self) {
+        if let Err(error) = self.at_start.database.read_password() {
+            error!(
+                "the database's password cannot be read, so that no new connection can be opened: {error}"
+            );
+            return;
+        }
+        let store = self.database.borrow().store().cloned();
+        if let Some(store) = store {
+            store.reconnect().await;
         }
     }
 

@@ -180,7 +180,13 @@ pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec
         *database = database.clone().reader_role(config.database.reader_role.as_deref());
         let read = config.database.read_password().map_err(|error| Failure::new(Exit::Config, error))?;
         if let Some(read) = read {
-            *database = database.clone().password(&read.password);
+            let own = config.database.clone();
+            // Read again for each connection, because it may be rotated.
+            *database = database.clone().password_from(Arc::new(move || match own.read_password() {
+                Ok(Some(read)) => Ok(read.password),
+                Ok(None) => Err("no database.password_file is configured".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }));
             warnings = read.warnings;
         }
     }

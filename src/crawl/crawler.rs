@@ -48,6 +48,12 @@ pub struct Crawler {
     observer: Option<Arc<dyn Observer>>,
 }
 
+/// A crawl whose end is recorded.
+struct Recorded {
+    app: AppId,
+    report: CrawlReport,
+}
+
 /// The outcome of a crawl, before it is recorded.
 struct CrawlOutcome {
     status: CrawlStatus,
@@ -123,9 +129,14 @@ impl Crawler {
     ) -> Result<CrawlReport, CrawlError> {
         let crawling = async {
             let lease = self.lease(when_busy, stop).await?;
-            let report = self.crawl_with_lease(&lease, request, stop).await;
+            let recorded = lease.keeping(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
+            let recorded = recorded.map_err(CrawlError::from).flatten();
+            if let Ok(recorded) = &recorded {
+                // It keeps the lease by itself: whatever becomes of the purge, the crawl is recorded.
+                self.purge(&lease, recorded, stop).await;
+            }
             self.release(lease).await;
-            report
+            recorded.map(|recorded| recorded.report)
         };
         self.in_crawl_span(crawling).await
     }
@@ -135,9 +146,9 @@ impl Crawler {
     pub async fn dry_run(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<DryRun, CrawlError> {
         let running = async {
             let lease = self.lease(when_busy, stop).await?;
-            let report = self.dry_run_with_lease(&lease, stop).await;
+            let report = lease.keeping(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
             self.release(lease).await;
-            report
+            report.map_err(CrawlError::from).flatten()
         };
         self.in_crawl_span(running).await
     }
@@ -179,10 +190,10 @@ impl Crawler {
                 }
             }
         };
-        if let Some(not_before) = lease.not_before() {
-            // The wait is limited, because the clock of the previous holder may have been wrong.
-            let wait = (not_before - self.clock.now()).to_std().unwrap_or_default();
-            self.pacer.not_before(Instant::now() + wait.min(self.settings.request_interval)).await;
+        // The pause is limited, because the clock of the previous holder may have been wrong.
+        let pause = lease.pause(self.clock.now());
+        if !pause.is_zero() {
+            self.pacer.not_before(Instant::now() + pause.min(self.settings.request_interval)).await;
         }
         Ok(lease)
     }
@@ -197,7 +208,7 @@ impl Crawler {
         lease: &Lease,
         request: CrawlRequest,
         stop: &CancellationToken,
-    ) -> Result<CrawlReport, CrawlError> {
+    ) -> Result<Recorded, CrawlError> {
         let settings = &self.settings;
         let started_at = self.clock.now();
         let (app, types) = self.store.register_app(&settings.identity, &settings.group_types).await?;
@@ -237,10 +248,16 @@ impl Crawler {
             settlement: &outcome.settlement,
         };
         let report = self.close(lease, closing, &outcome.findings).await?;
+        Ok(Recorded { app, report })
+    }
+
+    /// Removes old rows after a crawl that reached its end.
+    async fn purge(&self, lease: &Lease, Recorded { app, report }: &Recorded, stop: &CancellationToken) {
         if matches!(report.status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
-            purge(&context, self.retention, crawl, finished_at).await;
+            let target = WriteTarget::Database(report.crawl);
+            let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
+            purge(&context, self.retention, report.crawl, report.finished_at).await;
         }
-        Ok(report)
     }
 
     /// Records the end of a crawl in one transaction, logs the crawl, and reports it to the
@@ -257,7 +274,7 @@ impl Crawler {
         };
         show(0);
         let closing_crawl = self.store.close_crawl(lease, &closing, show);
-        let events = lease.keeping(Box::pin(closing_crawl)).await??;
+        let events = Box::pin(closing_crawl).await?;
         let report = CrawlReport::new(closing, findings, events);
         report.log();
         if let Some(observer) = &self.observer {
@@ -352,8 +369,8 @@ impl Crawler {
         }
     }
 
-    /// Reads the lists and decides about the unlisted groups, renewing the lease meanwhile. Writes
-    /// the listed groups; the caller records the end of the crawl.
+    /// Reads the lists and decides about the unlisted groups. Writes the listed groups; the caller
+    /// records the end of the crawl.
     async fn execute(&self, context: &CrawlContext<'_>) -> CrawlOutcome {
         let retries = RetryBudget::new(self.settings.retry);
         let mut caller = Caller::new(&self.client, &self.pacer, retries, |event| self.on_event(event));
@@ -362,7 +379,7 @@ impl Crawler {
             let lists = read_lists(context, &mut caller, &mut findings).await?;
             conclude(context, &caller, lists, &mut findings).await
         });
-        let concluded = context.lease.keeping(running).await.unwrap_or_else(|lost| Err(lost.into()));
+        let concluded = running.await;
         let requests = caller.requests();
         match concluded {
             Ok(conclusion) => concluded_outcome(context, conclusion, findings, requests),

@@ -26,7 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use super::board::{BoardEntry, text};
 use super::database::{Database, opened};
-use super::next_crawl::{Backoff, CRAWL_BACKOFF, RetryTime, next_crawl};
+use super::next_crawl::{Backoff, CRAWL_BACKOFF, RetryTime, backoff_after, next_crawl};
 use super::plan::AppPlan;
 use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
@@ -34,8 +34,9 @@ use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::lifecycle::{Requests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
-/// Pauses at the start while reading the time of the last crawl fails. They are short because the read is cheap.
-const DATABASE_BACKOFF: Backoff = Backoff { first: TimeDelta::seconds(5), max: TimeDelta::minutes(1) };
+/// Pauses while the database is unreachable. They are short, because an attempt is cheap then, and because a crawl should start
+/// soon after the database is back.
+const DATABASE_BACKOFF: Backoff = Backoff { first: TimeDelta::seconds(5), max: TimeDelta::seconds(20) };
 /// A late wake-up and a step of the clock are logged from this size on. Smaller ones are usual.
 const MIN_LOGGED_STEP: TimeDelta = TimeDelta::minutes(1);
 
@@ -356,7 +357,8 @@ impl AppLoop {
                         self.plan_retry(Retry { time, pause: CRAWL_BACKOFF.max, trigger: request.trigger });
                     }
                     CrawlStatus::Failed => {
-                        self.retry_with_backoff_from(report.finished_at, CRAWL_BACKOFF, request.trigger);
+                        let backoff = backoff_after(reason);
+                        self.retry_with_backoff_from(report.finished_at, backoff, request.trigger);
                     }
                     _ => self.failures = 0,
                 }
@@ -373,7 +375,11 @@ impl AppLoop {
             Err(CrawlError::Stopped) => {}
             Err(error @ (CrawlError::Store(_) | CrawlError::Busy { .. })) => {
                 self.on_database_error(&error);
-                self.retry_with_backoff(CRAWL_BACKOFF, request.trigger);
+                let backoff = match &error {
+                    CrawlError::Store(error) if error.is_passing() => DATABASE_BACKOFF,
+                    _ => CRAWL_BACKOFF,
+                };
+                self.retry_with_backoff(backoff, request.trigger);
             }
         }
     }

@@ -14,6 +14,10 @@ use crate::store::Crawl;
 pub(super) const CRAWL_BACKOFF: Backoff =
     Backoff { first: TimeDelta::minutes(1), max: TimeDelta::minutes(30) };
 
+/// Pauses after crawls that failed at the database and were recorded, so that the database is reachable again.
+pub(super) const DATABASE_CRAWL_BACKOFF: Backoff =
+    Backoff { first: TimeDelta::seconds(5), max: TimeDelta::minutes(30) };
+
 /// The number of newest crawls that [`next_crawl_by_history`] needs: after more failures the pause no longer grows.
 pub const HISTORY_LENGTH: i64 = 10;
 
@@ -29,6 +33,14 @@ impl Backoff {
     pub(super) fn after(self, failures: u32) -> TimeDelta {
         // The exponent is bounded against overflow: 2^10 exceeds all maxima here.
         self.max.min(self.first * (1 << failures.saturating_sub(1).min(10)))
+    }
+}
+
+/// Returns the pauses after a failed crawl with this reason.
+pub(super) fn backoff_after(reason: Option<ReasonCode>) -> Backoff {
+    match reason {
+        Some(ReasonCode::Database) => DATABASE_CRAWL_BACKOFF,
+        _ => CRAWL_BACKOFF,
     }
 }
 
@@ -99,7 +111,9 @@ fn retry_by_history(schedule: &Schedule, crawls: &[Crawl], now: DateTime<Utc>) -
             has_failed(crawl) && crawl.trigger == last.trigger && crawl.started_at.time() >= tick
         };
         let failures = crawls.iter().filter(by_daemon).take_while(is_same_row).count();
-        CRAWL_BACKOFF.after(u32::try_from(failures).unwrap_or(u32::MAX).max(1))
+        let is_database = last.reason_code.as_deref() == Some(ReasonCode::Database.as_str());
+        let backoff = backoff_after(is_database.then_some(ReasonCode::Database));
+        backoff.after(u32::try_from(failures).unwrap_or(u32::MAX).max(1))
     };
     Some(RetryTime { at: last.finished()? + pause, delays_ticks: is_refused })
 }

@@ -23,7 +23,7 @@ mod write;
 
 pub use app::{AppId, AppIdentity};
 pub use bulk::Batch;
-pub use engine::{DatabaseUrl, PostgresDatabase, Store, StoreError};
+pub use engine::{DatabaseUrl, Limits, PasswordSource, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
     AppCount, AppOverview, AppStatus, Below, Crawl, DailyCount, EndedBefore, EventsAfter, Group, GroupEvent,

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
+mod cuts;
+mod failover;
 mod postgres;
 mod postgres_program;
 mod postgres_servers;
+mod replicas;
 mod restored;

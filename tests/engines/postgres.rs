@@ -1,5 +1,6 @@
 //! What only a server does: leases that run out, transactions that run again, rights, roles, schemas.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::crawl::{Engine, Harness};
@@ -14,7 +15,9 @@ use tim_group_sync::crawl::{CrawlError, CrawlRequest, WhenBusy};
 use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::simulator::At;
-use tim_group_sync::store::{AppId, AppIdentity, Approval, DatabaseUrl, PostgresDatabase, Store, StoreError};
+use tim_group_sync::store::{
+    AppId, AppIdentity, Approval, DatabaseUrl, NewCrawl, PostgresDatabase, Store, StoreError,
+};
 use tokio_util::sync::CancellationToken;
 
 fn database(db: &TestDatabase) -> &ServerDatabase {
@@ -323,7 +326,7 @@ async fn every_view_and_every_column_says_what_it_means() {
                   WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND obj_description(c.oid) IS NULL";
     assert_eq!(db.lines(silent).await, [""; 0]);
     let views = "SELECT count(*) FROM pg_class WHERE relnamespace = 'tim'::regnamespace AND relkind = 'v'";
-    assert_eq!(db.value(views).await, "11");
+    assert_eq!(db.value(views).await, "13");
 }
 
 #[tokio::test]
@@ -332,16 +335,17 @@ async fn views_speak_in_the_types_of_postgresql() {
     let db = TestDatabase::postgres().await;
     let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
                  AND data_type <> CASE
-                     WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of') THEN 'timestamp with time zone'
+                     WHEN column_name LIKE '%\\_at' OR column_name IN ('missing_since', 'running_since', 'as_of', 'live_from', 'live_until',
+                         'complete_from') THEN 'timestamp with time zone'
                      WHEN column_name IN ('configured', 'held', 'in_baseline')
                        OR column_name = 'confirmed' AND table_name <> 'crawls' THEN 'boolean'
                      WHEN column_name = 'day' THEN 'date'
                      WHEN column_name IN ('sdk_app_id', 'crawl_id', 'event_id', 'requests', 'groups_listed', 'live_groups',
                          'appeared', 'vanished', 'reappeared', 'retyped', 'withheld', 'error_code', 'undeleted', 'spared',
                          'live_before', 'net_growth', 'lifetime_seconds', 'crawls', 'complete', 'incomplete', 'failed', 'cancelled',
-                         'asked', 'confirmed', 'unlearned', 'unasked', 'withheld_confirmed')
-                       OR column_name LIKE '%count%' OR column_name LIKE 'purged%' THEN 'bigint'
-                     WHEN column_name LIKE '%\\_seconds' OR column_name = 'success_rate' THEN 'double precision'
+                         'asked', 'confirmed', 'unlearned', 'unasked', 'withheld_confirmed', 'snapshots', 'complete_crawls')
+                       OR column_name LIKE '%count%' AND column_name <> 'average_total_count' OR column_name LIKE 'purged%' THEN 'bigint'
+                     WHEN column_name LIKE '%\\_seconds' OR column_name IN ('success_rate', 'average_total_count') THEN 'double precision'
                      ELSE 'text' END";
     assert_eq!(db.lines(odd).await, [""; 0]);
 }
@@ -475,7 +479,7 @@ async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
     );
     TestDatabase::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
     let store = Store::open(&url).await.unwrap();
-    assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
+    assert!(matches!(store.check_migrated().await, Err(StoreError::Older { .. })));
     for refused in [store.check_migratable().await, store.migrate().await] {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, StoreError::OtherOwner { .. }), "{refused:?}");
@@ -572,14 +576,190 @@ async fn a_password_is_asked_for_and_never_shown() {
         ))
         .await;
     let settings = PostgresDatabase::new(&server.url_as(&role, &database(&db).name)).unwrap();
-    let wrong = settings.clone().password(&SecretString::from("falsch"));
+    let wrong = settings.clone().password_from(Arc::new(|| Ok::<_, String>(SecretString::from("falsch"))));
     let refused = Store::open(&DatabaseUrl::Postgres(wrong)).await.unwrap_err();
     assert!(refused.is_configuration() && !refused.is_passing(), "{refused:?}");
-    let right = DatabaseUrl::Postgres(settings.password(&SecretString::from("geheim")));
+    let right = DatabaseUrl::Postgres(
+        settings.password_from(Arc::new(|| Ok::<_, String>(SecretString::from("geheim")))),
+    );
     let store = Store::open(&right).await.unwrap();
     assert!(!format!("{store:?} {right:?} {right} {refused:?} {refused}").contains("geheim"));
     store.close().await;
     server.administer(&format!("DROP ROLE {role}")).await;
+}
+
+/// The server's clock cannot be set here. A lease that lasts for an hour is what its holder leaves when it dies before the
+/// clock is set back by an hour.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_any_other() {
+    let db = TestDatabase::postgres().await;
+    let dead = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    drop(dead);
+    let hour_later = "UPDATE lease SET expires_at = expires_at + 3600000, taken_at = taken_at + 3600000";
+    execute(&db, hour_later).await;
+    assert_eq!(db.store.lease_holder(sdk_app_id()).await.unwrap(), None, "no holder can last that long");
+    assert_eq!(db.store.leased(&[sdk_app_id()]).await.unwrap(), []);
+    assert!(soon(db.store.try_lease(sdk_app_id())).await.unwrap().is_none());
+    let left = "SELECT (expires_at - extract(epoch FROM now()) * 1000) BETWEEN 20000 AND 30000 FROM lease";
+    assert_eq!(db.value(left).await, "1");
+    assert!(db.store.lease_holder(sdk_app_id()).await.unwrap().is_some());
+    db.expire_leases().await;
+    let next = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+
+    // A pause that the holder before it asked for is not waited for with the lease, and bounded by who takes it.
+    next.release(Clock::system().now(), Duration::from_secs(3600)).await;
+    let taken = soon(db.store.try_lease(sdk_app_id())).await.unwrap().expect("it is free");
+    assert!(taken.pause(Clock::system().now()) > Duration::from_secs(3590));
+    taken.give_back().await;
+    let kept = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    assert!(
+        kept.pause(Clock::system().now()) > Duration::from_secs(3580),
+        "it was given back without a request"
+    );
+}
+
+/// As after a restore or a replication without the sequences.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn an_identity_that_is_behind_its_rows_is_an_error_and_not_a_served_tick() {
+    let db = TestDatabase::postgres().await;
+    let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
+    execute(&db, "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 1").await;
+    let new = NewCrawl {
+        app: leased.app,
+        trigger: Trigger::Schedule,
+        due_at: Some(at(2, 0)),
+        started_at: at(2, 0),
+        host: "bench".to_owned(),
+        group_types: group_types(&["Public"]),
+    };
+    let refused = db.store.open_crawl(&leased.lease, &new, day()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Query { .. }) && !refused.is_passing(), "{refused:?}");
+    assert_eq!(db.value("SELECT count(*) FROM crawl").await, "1");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_crawl_after_a_lease_that_was_not_released_waits_for_one_request_interval() {
+    let db = TestDatabase::postgres().await;
+    drop(db.store.try_lease(sdk_app_id()).await.unwrap().unwrap());
+    db.expire_leases().await;
+    let taken = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
+    assert!(taken.pause(Clock::system().now()) > Duration::from_secs(20), "the last request is not known");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_password_is_read_again_for_each_new_connection() {
+    let server = PostgresServer::shared().await;
+    if !server.is_own() {
+        harness::skip("a named server decides itself who needs a password");
+        return;
+    }
+    let db = TestDatabase::postgres().await;
+    let role = format!("rotating_{}", database(&db).name);
+    let locked = "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
+    server.administer(locked).await;
+    server.administer(&format!("CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'first' IN ROLE locked")).await;
+    let password = Arc::new(Mutex::new("first".to_owned()));
+    let source = {
+        let password = Arc::clone(&password);
+        Arc::new(move || Ok::<_, String>(SecretString::from(password.lock().unwrap().clone())))
+    };
+    let settings = PostgresDatabase::new(&server.url_as(&role, &database(&db).name)).unwrap();
+    let store = Store::open(&DatabaseUrl::Postgres(settings.password_from(source))).await.unwrap();
+    server.administer(&format!("ALTER ROLE {role} PASSWORD 'second'")).await;
+    *password.lock().unwrap() = "second".to_owned();
+    store.reconnect().await;
+    store.app_statuses().await.unwrap();
+    "third".clone_into(&mut password.lock().unwrap());
+    store.reconnect().await;
+    let refused = store.app_statuses().await.unwrap_err();
+    assert!(refused.to_string().contains("see the user in database.url, and the password"), "{refused}");
+    store.close().await;
+    server.administer(&format!("DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_database_that_does_not_store_utf8_is_refused_with_a_sentence() {
+    let server = PostgresServer::shared().await;
+    let name = format!("latin_{}", std::process::id());
+    server
+        .administer(&format!("CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
+        .await;
+    let settings = PostgresDatabase::new(&server.url(&name)).unwrap();
+    let refused = Store::open(&DatabaseUrl::Postgres(settings)).await.unwrap_err();
+    assert!(refused.is_configuration() && !refused.is_passing(), "{refused:?}");
+    assert!(refused.to_string().contains("stores text as LATIN1, and group ids need UTF8"), "{refused}");
+    server.administer(&format!("DROP DATABASE {name}")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_server_without_a_free_connection_is_named_as_such() {
+    let server = PostgresServer::shared().await;
+    let db = TestDatabase::postgres().await;
+    let role = format!("crowded_{}", database(&db).name);
+    server.administer(&format!("CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")).await;
+    let settings = PostgresDatabase::new(&server.url_as(&role, &database(&db).name)).unwrap();
+    let refused = Store::open(&DatabaseUrl::Postgres(settings)).await.unwrap_err();
+    assert!(refused.is_passing() && !refused.is_configuration(), "{refused:?}");
+    assert!(
+        refused.to_string().contains("the server has no free connection: raise max_connections"),
+        "{refused}"
+    );
+    server.administer(&format!("DROP ROLE {role}")).await;
+}
+
+/// Makes the newest migration pending, and removes the views that it made.
+async fn undo_newest_migration(db: &TestDatabase) {
+    execute(
+        db,
+        "DO $$ DECLARE name text; BEGIN
+             FOR name IN SELECT viewname FROM pg_views WHERE schemaname = 'tim' LOOP
+                 EXECUTE format('DROP VIEW IF EXISTS tim.%I CASCADE', name);
+             END LOOP; END $$;
+         DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_migration_does_not_stay_in_the_queue_for_a_lock_and_is_made_when_the_lock_is_free() {
+    let db = TestDatabase::postgres().await;
+    undo_newest_migration(&db).await;
+    let mut other = database(&db).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+    other.execute("BEGIN; LOCK TABLE tim_private._sqlx_migrations IN SHARE MODE").await.unwrap();
+    let migrating = tokio::spawn({
+        let store = db.store.clone();
+        async move { store.migrate().await }
+    });
+    waiting_for_a_lock(&db, "1").await;
+    // It leaves the queue though the lock is not free.
+    soon(waiting_for_a_lock(&db, "0")).await;
+    assert!(!migrating.is_finished());
+    other.close().await.unwrap();
+    while !migrating.is_finished() {
+        let_seconds_pass(1).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    migrating.await.unwrap().unwrap();
+    db.store.check_migrated().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn only_what_is_pending_is_printed() {
+    let db = TestDatabase::postgres().await;
+    assert_eq!(db.store.pending_sql().await.unwrap(), "-- Nothing to apply: the tables are up to date.\n");
+    undo_newest_migration(&db).await;
+    let pending = db.store.pending_sql().await.unwrap();
+    assert!(!pending.contains("-- 0001 ") && pending.contains("-- 0003 "), "{pending}");
+    execute(&db, &pending).await;
+    db.store.check_migrated().await.unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
 use harness::postgres::{DedicatedServer, PostgresServer, ServerDatabase};
-use harness::program::{ProgramHarness, REQUESTS, Service};
+use harness::program::{ONCE_A_YEAR, ProgramHarness, REQUESTS, Service};
 use harness::store::{Location, TestDatabase};
 use rustix::process::Signal;
 use tim_group_sync::clock::Clock;
@@ -121,6 +121,11 @@ async fn the_password_comes_from_a_file_the_environment_or_pgpass_and_from_nowhe
         let ended = migrate(&[given]).await;
         assert!(ended.code == Some(0) && !ended.said.contains("geheim"), "{given:?}: {ended:?}");
     }
+    let mut check = program.command(&["check"]);
+    check.env("TIM_GROUP_SYNC_DATABASE_URL", &url).env("PGPASSWORD", "geheim");
+    let checked = program.end(&mut check).await;
+    let sentence = "the password comes from PGPASSWORD of this command; the service has its own environment";
+    assert!(checked.code == Some(0) && checked.said.contains(sentence), "{checked:?}");
     program.write_secret("db-password", "geheim\n");
     program.configure("[database]\npassword_file = \"db-password\"\n");
     let ended = migrate(&[]).await;
@@ -151,7 +156,9 @@ async fn a_database_that_cannot_be_used_ends_every_command_with_a_sentence_and_t
         let mut command = program.command(&[command]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
         let ended = program.end(&mut command).await;
-        assert!(ended.code == Some(code) && ended.said.contains(sentence), "{url}: {ended:?}");
+        // A log line is JSON, which escapes quotation marks.
+        let said = ended.said.replace("\\\"", "\"");
+        assert!(ended.code == Some(code) && said.contains(sentence), "{url}: {ended:?}");
     }
     let made = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tim%'";
     assert_eq!(program.harness.value(made).await, "0");
@@ -162,6 +169,58 @@ async fn a_database_that_cannot_be_used_ends_every_command_with_a_sentence_and_t
     let ended = program.run(&["crawl"]).await;
     assert!(ended.code == Some(75) && ended.said.contains("name the primary server"), "{ended:?}");
     server.administer(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
+    drop_role(&program, &role).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn what_is_pending_is_printed_and_for_a_server_out_of_reach_everything() {
+    let program = ProgramHarness::new(Harness::on(Engine::Postgres).await, "");
+    let ended = program.run(&["migrate", "--print"]).await;
+    assert_eq!((ended.code, ended.said.trim()), (Some(0), "-- Nothing to apply: the tables are up to date."));
+    let mut away = program.command(&["migrate", "--print"]);
+    away.env("TIM_GROUP_SYNC_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+    let ended = program.end(&mut away).await;
+    let says = |text: &str| ended.said.contains(text);
+    assert!(ended.code == Some(0) && says("-- 0001 ") && says("this one could not be read"), "{ended:?}");
+}
+
+/// As systemd's LoadCredential= or a mounted secret does it: the file changes under the running service.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_service_uses_a_rotated_password_without_a_restart() {
+    let server = PostgresServer::shared().await;
+    if !server.is_own() {
+        harness::skip("a named server decides itself who needs a password");
+        return;
+    }
+    let locked = "DO $$ BEGIN CREATE ROLE locked; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$";
+    server.administer(locked).await;
+    let (program, url) = program_for("rotated", "PASSWORD 'first' IN ROLE locked").await;
+    let Location::Postgres(ServerDatabase { name, .. }) = &program.harness.db.location else {
+        unreachable!()
+    };
+    let role = format!("rotated_{name}");
+    server.administer(&format!("GRANT CREATE ON DATABASE {name} TO {role}")).await;
+    program.write_secret("db-password", "first\n");
+    program.configure(&format!("[database]\npassword_file = \"db-password\"\n{ONCE_A_YEAR}"));
+    let mut command = program.command(&["run"]);
+    command.env("TIM_GROUP_SYNC_DATABASE_URL", &url);
+    let service = Service::of(program.spawn(&mut command)).says("crawl complete").await;
+    program.write_secret("db-password", "second\n");
+    server.administer(&format!("ALTER ROLE {role} PASSWORD 'second'")).await;
+    server
+        .administer(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+        ))
+        .await;
+    service.signal(Signal::USR1);
+    let service = service.says("crawl complete").await;
+    service.signal(Signal::HUP);
+    let service = service.says("configuration reloaded").await;
+    service.signal(Signal::USR1);
+    let service = service.says("crawl complete").await;
+    assert_eq!(service.stop().await, Some(0));
     drop_role(&program, &role).await;
 }
 

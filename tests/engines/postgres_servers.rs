@@ -1,24 +1,19 @@
 //! What servers do to those who trust them: they prove who they are or do not, restart, are copied, cut connections, and
 //! do what they were told without saying so.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use harness::crawl::{Engine, Harness, ON_COMMAND};
-use harness::postgres::DedicatedServer;
+use harness::network::{Fate, Network};
+use harness::postgres::{DedicatedServer, PostgresServer};
 use harness::store::{LeasedApp, TestDatabase, at, day, sdk_app_id};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tempfile::TempDir;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::model::{CrawlStatus, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::simulator::At;
 use tim_group_sync::store::{
-    Approval, CrawlEvents, DatabaseUrl, PostgresDatabase, Store, StoreError, Written,
+    Approval, CrawlEvents, DatabaseUrl, Limits, PostgresDatabase, Store, StoreError, Written,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 async fn open(url: &str) -> Result<Store, StoreError> {
@@ -178,92 +173,39 @@ async fn a_replica_is_read_and_never_written() {
     reader.close().await;
 }
 
-/// Stands before a server. Now and then it keeps the answer to a commit for itself, and cuts the connection.
-struct Way {
-    folder: TempDir,
-    to_lose: Arc<AtomicU32>,
-}
-
-impl Way {
-    fn to(server: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join(".s.PGSQL.6432")).unwrap();
-        let (to_lose, socket) = (Arc::<AtomicU32>::default(), server.join(".s.PGSQL.5432"));
-        let losing = Arc::clone(&to_lose);
-        tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                let server = UnixStream::connect(&socket).await.unwrap();
-                tokio::spawn(carry(client, server, Arc::clone(&losing)));
-            }
-        });
-        Self { folder, to_lose }
-    }
-
-    /// Of the next transaction that writes, nobody hears that it was committed.
-    fn lose_a_commit(&self) {
-        assert_eq!(self.to_lose.swap(1, Ordering::SeqCst), 0, "the one before was not lost");
-    }
-}
-
-async fn carry(
-    mut client: UnixStream,
-    mut server: UnixStream,
-    to_lose: Arc<AtomicU32>,
-) -> std::io::Result<()> {
-    let (mut up, mut down) = ([0; 8192], [0; 8192]);
-    let mut only_reads = false;
-    loop {
-        tokio::select! {
-            sent = client.read(&mut up) => {
-                let sent = &up[..sent?];
-                if sent.is_empty() {
-                    return Ok(());
-                }
-                let says = |text: &[u8]| sent.windows(text.len()).any(|window| window == text);
-                if says(b"BEGIN") {
-                    only_reads = says(b"READ ONLY");
-                }
-                server.write_all(sent).await?;
-                let commits = says(b"COMMIT\0") && !only_reads;
-                if commits && to_lose.compare_exchange(1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                    // It was committed once there is an answer.
-                    server.readable().await?;
-                    return Ok(());
-                }
-            }
-            said = server.read(&mut down) => {
-                let said = &down[..said?];
-                if said.is_empty() {
-                    return Ok(());
-                }
-                client.write_all(said).await?;
-            }
-        }
-    }
-}
-
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn what_was_committed_without_an_answer_is_done_once() {
-    let Some(server) = DedicatedServer::start() else { return };
-    let way = Way::to(&server.folder);
+    for fate in [Fate::Closed, Fate::Silent] {
+        without_the_answer_to_a_commit(fate).await;
+    }
+}
+
+async fn without_the_answer_to_a_commit(fate: Fate) {
+    let server = PostgresServer::shared().await;
+    let Some(folder) = server.socket_folder() else {
+        harness::skip("there is no network before a named server");
+        return;
+    };
+    let network = Network::before(folder);
     let mut database = server.database().await;
-    database.pooler = Some(way.folder.path().to_owned());
+    database.pooler = Some(network.folder().to_owned());
+    database.limits = Limits::default().divided_by(10);
     let db = TestDatabase::on_postgres(database).await;
     let leased = LeasedApp::after_baseline(&db, &["a", "b", "c"], &[]).await;
+    let lose_a_commit = || network.cut_at("COMMIT\0", true, fate);
 
-    way.lose_a_commit();
+    lose_a_commit();
     let crawl = leased.open(at(2, 0)).await;
     assert_eq!(
         db.lines("SELECT crawl_id, status FROM crawl ORDER BY crawl_id").await,
         ["1|complete", &format!("{crawl}|running")]
     );
-    way.lose_a_commit();
+    lose_a_commit();
     let written = leased.list(crawl, leased.public, at(2, 1), &["a", "d"]).await;
     assert_eq!(written, Written { first_listed: 1, appeared: 1, ..Written::default() });
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["b"]).await;
-    way.lose_a_commit();
+    lose_a_commit();
     let events = leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
     assert_eq!(events, CrawlEvents { appeared: 1, vanished: 1, ..CrawlEvents::default() });
     let told = [format!("appeared|d|NULL|Public|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")];
@@ -281,7 +223,7 @@ async fn what_was_committed_without_an_answer_is_done_once() {
     withheld.withhold(&[leased.public], Confirmation::Off, true);
     leased.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
     let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
-    way.lose_a_commit();
+    lose_a_commit();
     let approved =
         db.store.approve(&leased.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
     assert_eq!(approved, 1);
@@ -290,9 +232,8 @@ async fn what_was_committed_without_an_answer_is_done_once() {
 
     let LeasedApp { lease, .. } = leased;
     lease.give_back().await;
-    way.lose_a_commit();
+    lose_a_commit();
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("it is one's own word in the row");
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     lease.give_back().await;
-    assert_eq!(way.to_lose.load(Ordering::SeqCst), 0);
 }

@@ -163,10 +163,8 @@ type FirstPage = (GroupType, Asked<Listed>);
 impl<'a> Prober<'a> {
     fn new(setup: &'a Setup, app: &'a App, client: &'a Client, lease: Option<&Lease>) -> Self {
         // The lease has the time of the check's request. Without a lease, wait for a full interval.
-        let wait = match lease.and_then(Lease::not_before) {
-            Some(at) => (at - setup.clock.now()).to_std().unwrap_or_default().min(app.request_interval),
-            None => app.request_interval,
-        };
+        let pause = lease.map_or(app.request_interval, |lease| lease.pause(setup.clock.now()));
+        let wait = pause.min(app.request_interval);
         Self {
             setup,
             app,

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use tracing::debug;
 
+use super::connect::PostgresDatabase;
 use super::error::StoreError;
-use super::postgres::{Intent, PostgresDatabase, Server};
+use super::limits::Limits;
+use super::postgres::{Intent, Server};
 use super::sqlite::{Access, SqliteFile};
 
 /// Which database to open.
@@ -41,6 +43,16 @@ pub struct Store {
 pub(in crate::store) enum Engine {
     Sqlite(SqliteFile),
     Postgres(Server),
+}
+
+impl Engine {
+    /// Returns the limits of all waits for a server. An SQLite file needs none.
+    pub(in crate::store) fn limits(&self) -> Limits {
+        match self {
+            Self::Sqlite(_) => Limits::default(),
+            Self::Postgres(server) => server.limits(),
+        }
+    }
 }
 
 impl Store {
@@ -85,6 +97,14 @@ impl Store {
             Engine::Postgres(server) => Engine::Postgres(server.clone()),
         };
         Self { engine }
+    }
+
+    /// Lets the following transactions connect to the server again, with the password that is valid then. Does nothing to an
+    /// SQLite file.
+    pub async fn reconnect(&self) {
+        if let Engine::Postgres(server) = &self.engine {
+            server.reconnect().await;
+        }
     }
 
     /// Closes all connections and takes an SQLite file out of WAL mode.

@@ -25,6 +25,14 @@ pub enum StoreError {
         "the database {at} can only be read: it is a replica, or its transactions are read-only; name the primary server"
     )]
     ReadOnly { at: String },
+    #[error(
+        "the database {at} stores text as {encoding}, and group ids need UTF8; create another database: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+    )]
+    Encoding { at: String, encoding: String },
+    #[error(
+        "the database's tables are of an older version of this program (version {version} of {newest}); run `tim-group-sync migrate`, or set database.auto_migrate = true"
+    )]
+    Older { version: i64, newest: i64 },
     #[error("the database's role lacks a right; as an administrator, run: {grant}")]
     Rights { grant: String },
     #[error(
@@ -107,6 +115,10 @@ pub enum StoreError {
     )]
     ServerReplaced { app: SdkAppId },
     #[error(
+        "the lease of app {app} could not be renewed in time, so that another process may take it; this process stops its work on the app: see whether the database server and the network to it work, and whether this host was suspended"
+    )]
+    LeaseExpired { app: SdkAppId },
+    #[error(
         "cannot use the lock file {}; see who owns it and its folder, and use no network file system",
         .path.display()
     )]
@@ -141,6 +153,7 @@ impl StoreError {
             // After a failover the old primary answers until its name resolves to the new one.
             Self::ReadOnly { .. }
             | Self::LeaseLost { .. }
+            | Self::LeaseExpired { .. }
             | Self::ServerReplaced { .. }
             | Self::InUse { .. }
             | Self::BackupBusy { .. }
@@ -160,7 +173,9 @@ impl StoreError {
             | Self::Rights { .. }
             | Self::OtherOwner { .. }
             | Self::NoSuchRole { .. }
+            | Self::Encoding { .. }
             | Self::Newer { .. }
+            | Self::Older { .. }
             | Self::NotMigrated => true,
             // Refused credentials (28), a database that does not exist (3D).
             Self::Open { source: sqlx::Error::Database(error), .. } => {
@@ -213,6 +228,9 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
             }
             _ => "",
         },
+        _ if code == "53300" => {
+            "; the server has no free connection: raise max_connections, or close connections of other programs (this program uses up to 12)"
+        }
         _ if code == "53100" => "; the server's disk is full: make room",
         _ if code == "42P07" => "; a table of another program is in the way: set another database.schema",
         _ if code.starts_with("28") => {

@@ -12,9 +12,6 @@ use super::storage::{PostgresStorage, storage_identity};
 use super::tx::Tx;
 use crate::model::SdkAppId;
 
-/// How long a lease outlives its last renewal.
-pub(in crate::store) const TIME_TO_LIVE: Duration = Duration::from_secs(30);
-
 /// Renews the lease. Returns the transaction's number, which tells later whether it was committed, and the storage.
 macro_rules! confirm {
     ($storage:expr) => {
@@ -40,7 +37,7 @@ pub(in crate::store) struct Fence {
     pub(in crate::store) number: i64,
     /// The storage on which the lease was taken. After a failover it is another one.
     pub(in crate::store) storage: PostgresStorage,
-    /// When the lease was renewed last, by this process' monotonic clock.
+    /// When the last successful renewal was sent, by this process' monotonic clock.
     renewed: Mutex<Instant>,
 }
 
@@ -54,12 +51,15 @@ impl Fence {
         Self { app, number, storage, renewed: Mutex::new(renewed) }
     }
 
-    pub(in crate::store) fn since_renewal(&self) -> Duration {
-        self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    /// Returns when the lease was renewed last.
+    pub(in crate::store) fn renewed(&self) -> Instant {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Records that a renewal that was sent at this time has succeeded.
     pub(in crate::store) fn set_renewed(&self, at: Instant) {
-        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        *renewed = at.max(*renewed);
     }
 
     /// Fails if the server writes to another storage than the one on which the lease was taken.
@@ -72,11 +72,10 @@ impl Fence {
 
     /// Renews the lease as the last statement of a transaction and returns the transaction's number. Fails if the lease was
     /// lost, or if the server was replaced by one that may lack earlier transactions of the holder: then the transaction must
-    /// not be committed. It is the last statement because until the commit it blocks other
-    /// processes from looking at the lease.
-    pub(super) async fn confirm(&self, tx: &mut Tx) -> Result<String, StoreError> {
-        let asked = Instant::now();
-        let lasting = i64::try_from(TIME_TO_LIVE.as_millis()).unwrap_or(i64::MAX);
+    /// not be committed. It is the last statement because until the commit it blocks the renewals. The lease counts as
+    /// renewed only after the commit.
+    pub(super) async fn confirm(&self, tx: &mut Tx, time_to_live: Duration) -> Result<String, StoreError> {
+        let lasting = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let statement = if self.storage.is_known() { CONFIRM } else { CONFIRM_WITHOUT_STORAGE };
         let row: Option<(String, String)> =
             tx.fetch_optional(statement, &values![self.app.get(), self.number, lasting]).await?;
@@ -84,7 +83,6 @@ impl Fence {
         if storage != self.storage.as_str() {
             return Err(StoreError::ServerReplaced { app: self.app });
         }
-        self.set_renewed(asked);
         Ok(number)
     }
 }

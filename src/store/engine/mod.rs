@@ -1,9 +1,12 @@
 //! Both database engines behind one interface: opening, transactions as values, retries, fencing.
 
+mod connect;
+mod connections;
 mod database;
 mod error;
 mod fence;
 mod in_use;
+mod limits;
 mod postgres;
 mod read;
 mod retry;
@@ -13,14 +16,17 @@ mod storage;
 mod tx;
 mod write;
 
+pub(super) use connect::Schema;
+pub use connect::{PasswordSource, PostgresDatabase};
+pub(super) use connections::PgTransaction;
 pub(super) use database::Engine;
 pub use database::{DatabaseUrl, Store};
 pub(super) use error::Attempted;
 pub use error::StoreError;
-pub(super) use fence::{Fence, TIME_TO_LIVE};
+pub(super) use fence::Fence;
 pub(super) use in_use::InUse;
-pub use postgres::PostgresDatabase;
-pub(super) use postgres::{Intent, Schema, Server};
+pub use limits::Limits;
+pub(super) use postgres::{Intent, Server};
 pub(super) use retry::TransactionRetry;
 pub(super) use sqlite::{SqliteFile, beside};
 pub(super) use statement::{Statement, Value, query, query_as, query_scalar, values};

@@ -4,7 +4,7 @@ use super::database::{Engine, Store};
 use super::error::{Attempted as _, StoreError};
 use super::postgres::Server;
 use super::retry::TransactionRetry;
-use super::statement::{Statement, Value, postgres_arguments, sqlite_arguments};
+use super::statement::{Statement, Value, bound_ids, postgres_arguments, sqlite_arguments};
 use super::tx::Row;
 
 impl Store {
@@ -25,7 +25,7 @@ impl Store {
                 Err(error) => Err(error),
             },
             Engine::Postgres(server) => {
-                let mut retry = TransactionRetry::default();
+                let mut retry = TransactionRetry::within(server.limits().statement);
                 loop {
                     match fetch_from(server, statement.for_postgres(), values).await {
                         Err(error) if retry.again(&error).await => {}
@@ -66,7 +66,7 @@ async fn fetch_from<R: Row>(
 ) -> Result<Vec<R>, sqlx::Error> {
     let arguments = postgres_arguments(values)?;
     let mut tx = server.begin_to_read().await?;
-    let rows = sqlx::query_as_with(sql, arguments).persistent(false).fetch_all(&mut *tx).await?;
+    let rows = tx.fetch_all(sqlx::query_as_with(sql, arguments).persistent(false), bound_ids(values)).await?;
     tx.commit().await?;
     Ok(rows)
 }

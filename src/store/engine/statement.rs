@@ -133,6 +133,11 @@ pub(super) fn postgres_arguments(values: &[Value<'_>]) -> Result<PgArguments, sq
     Ok(arguments)
 }
 
+/// Returns how many ids a statement binds.
+pub(super) fn bound_ids(values: &[Value<'_>]) -> u64 {
+    values.iter().map(|value| if let Value::Ids(ids) = value { ids.len() as u64 } else { 0 }).sum()
+}
+
 /// Builds an unprepared statement for one engine.
 pub(in crate::store) fn query<DB: Database + HasStatementCache>(
     sql: impl SqlSafeStr,

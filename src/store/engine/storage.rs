@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::error::{Attempted as _, StoreError};
 use super::postgres::Server;
-use super::statement::query_scalar;
+use super::statement::query_as;
 
 /// The cluster, the timeline of its write-ahead log, and the database. A promoted replica begins a new timeline.
 macro_rules! storage_identity {
@@ -58,7 +58,7 @@ impl fmt::Display for PostgresStorage {
 
 async fn read(server: &Server) -> Result<String, sqlx::Error> {
     let mut tx = server.begin_to_read().await?;
-    let identity = query_scalar(IDENTITY).fetch_one(&mut *tx).await?;
+    let (identity,): (String,) = tx.fetch_one(query_as(IDENTITY)).await?;
     tx.commit().await?;
     Ok(identity)
 }

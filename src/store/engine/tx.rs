@@ -1,11 +1,12 @@
 //! A transaction on either engine, as a value that plain functions take.
 
-use sqlx::postgres::{PgRow, Postgres};
+use sqlx::postgres::PgRow;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{FromRow, Transaction};
 
+use super::connections::PgTransaction;
 use super::error::{Attempted as _, StoreError};
-use super::statement::{Statement, Value, postgres_arguments, sqlite_arguments};
+use super::statement::{Statement, Value, bound_ids, postgres_arguments, sqlite_arguments};
 
 /// A type that a row of either engine becomes: a tuple, or a struct with `#[derive(FromRow)]`.
 pub(in crate::store) trait Row:
@@ -24,12 +25,20 @@ pub(in crate::store) struct Tx {
 
 pub(super) enum Inner {
     Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
+    Postgres(PgTransaction),
 }
 
 impl Tx {
     pub(in crate::store) fn is_postgres(&self) -> bool {
         matches!(self.inner, Inner::Postgres(_))
+    }
+
+    /// Lets the following statements take the time that this many rows need. A statement that binds ids needs no call.
+    pub(in crate::store) async fn expect_rows(&mut self, rows: u64) -> Result<(), StoreError> {
+        match &mut self.inner {
+            Inner::Sqlite(_) => Ok(()),
+            Inner::Postgres(tx) => tx.expect_rows(rows).await.attempted(self.doing),
+        }
     }
 
     /// Runs a statement and returns the number of rows it changed.
@@ -50,7 +59,7 @@ impl Tx {
             Inner::Postgres(tx) => match postgres_arguments(values) {
                 Ok(arguments) => {
                     let query = sqlx::query_with(statement.for_postgres(), arguments).persistent(false);
-                    query.execute(&mut **tx).await.map(|done| done.rows_affected())
+                    tx.execute(query, bound_ids(values)).await
                 }
                 Err(error) => Err(error),
             },
@@ -76,7 +85,7 @@ impl Tx {
             Inner::Postgres(tx) => match postgres_arguments(values) {
                 Ok(arguments) => {
                     let query = sqlx::query_as_with(statement.for_postgres(), arguments).persistent(false);
-                    query.fetch_all(&mut **tx).await
+                    tx.fetch_all(query, bound_ids(values)).await
                 }
                 Err(error) => Err(error),
             },

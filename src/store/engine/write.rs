@@ -16,12 +16,14 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::database::{Engine, Store};
 use super::error::{Attempted as _, StoreError};
 use super::fence::Fence;
 use super::postgres::Server;
 use super::retry::TransactionRetry;
-use super::statement::query_scalar;
+use super::statement::query_as;
 use super::tx::{Inner, Tx};
 
 const TRANSACTION_NUMBER: &str = "SELECT CAST(pg_current_xact_id() AS TEXT)";
@@ -29,7 +31,6 @@ const TRANSACTION_NUMBER: &str = "SELECT CAST(pg_current_xact_id() AS TEXT)";
 const TRANSACTION_STATUS: &str = "SELECT pg_xact_status(CAST(CAST($1 AS TEXT) AS xid8))";
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_POLLS: u32 = 60;
 
 /// One transaction that writes, through all its attempts.
 pub(in crate::store) struct Write<'a> {
@@ -42,7 +43,8 @@ pub(in crate::store) struct Write<'a> {
 impl Store {
     /// Starts a transaction that writes. With a fence it is committed only while the lease is held.
     pub(in crate::store) fn write<'a>(&'a self, doing: &'static str, fence: Option<&'a Fence>) -> Write<'a> {
-        Write { engine: &self.engine, doing, fence, retry: TransactionRetry::default() }
+        let retry = TransactionRetry::within(self.engine.limits().statement);
+        Write { engine: &self.engine, doing, fence, retry }
     }
 }
 
@@ -76,26 +78,38 @@ impl Write<'_> {
         let Engine::Postgres(server) = self.engine else {
             return Some(tx.commit().await.attempted(self.doing).map(|()| outcome));
         };
-        let number = match self.fence {
-            Some(fence) => fence.confirm(&mut tx).await,
-            None => tx.fetch_one(TRANSACTION_NUMBER, &[]).await.map(|(number,)| number),
-        };
-        let number = match number {
+        let confirmed = Instant::now();
+        let number = match self.confirm(&mut tx).await {
             Ok(number) => number,
             Err(error) => return self.failed(tx, error).await,
         };
-        let Err(error) = tx.commit().await else { return Some(Ok(outcome)) };
-        if !self.retry.again(&error).await {
-            return Some(Err(error).attempted(self.doing));
-        }
-        match was_committed(server, &number, &mut self.retry).await {
+        if let Err(error) = tx.commit().await {
+            if !self.retry.again(&error).await {
+                return Some(Err(error).attempted(self.doing));
+            }
+            match was_committed(server, &number, &mut self.retry).await {
+                Some(true) => {}
+                Some(false) => return None,
+                None => return Some(Err(error).attempted(self.doing)),
+            }
             // On another server the number may belong to another transaction.
-            Some(true) => match self.fence {
-                Some(fence) => Some(fence.require_same_server(server).await.map(|()| outcome)),
-                None => Some(Ok(outcome)),
-            },
-            Some(false) => None,
-            None => Some(Err(error).attempted(self.doing)),
+            if let Some(fence) = self.fence
+                && let Err(replaced) = fence.require_same_server(server).await
+            {
+                return Some(Err(replaced));
+            }
+        }
+        if let Some(fence) = self.fence {
+            fence.set_renewed(confirmed);
+        }
+        Some(Ok(outcome))
+    }
+
+    /// Runs the last statement of a transaction: it checks the lease, and returns the transaction's number.
+    async fn confirm(&self, tx: &mut Tx) -> Result<String, StoreError> {
+        match self.fence {
+            Some(fence) => fence.confirm(tx, self.engine.limits().lease).await,
+            None => tx.fetch_one(TRANSACTION_NUMBER, &[]).await.map(|(number,)| number),
         }
     }
 
@@ -131,15 +145,14 @@ impl Tx {
 
 /// Asks the server whether a transaction was committed whose commit was not answered. `None` if that cannot be learned.
 async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRetry) -> Option<bool> {
-    let mut polls = 0;
+    // The server ends the session of a broken connection within this time.
+    let deadline = Instant::now() + server.limits().abandoned_session();
     loop {
         match transaction_status(server, number).await {
             Ok(status) => match status.as_deref() {
                 Some("committed") => return Some(true),
                 Some("aborted") => return Some(false),
-                // The server has not noticed yet that the connection broke.
-                Some("in progress") if polls < MAX_POLLS => {
-                    polls += 1;
+                Some("in progress") if Instant::now() < deadline => {
                     tokio::time::sleep(POLL_INTERVAL).await;
                 }
                 _ => return None,
@@ -156,7 +169,7 @@ async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRet
 
 async fn transaction_status(server: &Server, number: &str) -> Result<Option<String>, sqlx::Error> {
     let mut tx = server.begin_to_read().await?;
-    let status = query_scalar(TRANSACTION_STATUS).bind(number).fetch_one(&mut *tx).await?;
+    let (status,): (Option<String>,) = tx.fetch_one(query_as(TRANSACTION_STATUS).bind(number)).await?;
     tx.commit().await?;
     Ok(status)
 }

@@ -10,10 +10,12 @@
 mod file;
 mod row;
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::select_all;
 use serde::Serialize;
 
 use super::engine::{Engine, Fence, SqliteFile, Store, StoreError, beside, values};
@@ -22,20 +24,23 @@ pub(super) use file::{FileLock, share_owner};
 use row::Row;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How often [`Lease::keeping`] renews the lease.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(8);
+/// How often [`Lease::keeping`] checks a lock file.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(8);
 
 /// The right to crawl an app. When dropped, a file lock is released and a row expires; [`Lease::release`] also records when
 /// the next holder may send its first request.
 #[derive(Debug)]
 pub struct Lease {
     hold: Hold,
-    not_before: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug)]
 enum Hold {
-    File(FileLock),
+    File {
+        lock: FileLock,
+        /// The previous holder allows the next request from this time on.
+        not_before: Option<DateTime<Utc>>,
+    },
     Row(Row),
 }
 
@@ -52,62 +57,72 @@ SELECT c.host, c.started_at FROM crawl c JOIN app a ON a.app_id = c.app_id
 WHERE a.sdk_app_id = $1 AND c.status = 'running' ORDER BY c.crawl_id DESC LIMIT 1";
 
 impl Lease {
-    /// When the call rate of the last holder allows the next request.
+    /// Returns how long the call rate of the previous holder allows no request yet. Callers bound it by their own interval,
+    /// because the clock of the previous holder may have been wrong.
     #[must_use]
-    pub fn not_before(&self) -> Option<DateTime<Utc>> {
-        self.not_before
+    pub fn pause(&self, now: DateTime<Utc>) -> Duration {
+        match &self.hold {
+            Hold::File { not_before, .. } => {
+                not_before.and_then(|at| (at - now).to_std().ok()).unwrap_or_default()
+            }
+            Hold::Row(row) => row.pause(),
+        }
     }
 
-    /// Renews the lease. Callers call it after each step of their work; right after a renewal it costs nothing.
+    /// Renews the lease. Right after a renewal it does nothing.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if another process has taken the lease; a database error once the lease has expired.
+    /// [`StoreError::LeaseLost`] if another process has taken the lease; a database error if the renewal failed.
     pub async fn renew(&self) -> Result<(), StoreError> {
         match &self.hold {
-            Hold::File(_) => Ok(()),
+            Hold::File { .. } => Ok(()),
             Hold::Row(row) => row.renew_if_old().await,
         }
     }
 
-    /// Runs a future and renews the lease until it ends. The future is dropped if the lease is lost.
+    /// Runs a future and renews the lease until it ends. The future is dropped when the lease is lost or has expired.
     ///
     /// # Errors
-    /// As [`Lease::renew`].
+    /// [`StoreError::LeaseLost`] if another process has taken the lease, [`StoreError::LeaseExpired`] if it could not be
+    /// renewed in time.
     pub async fn keeping<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
-        let renewing = async {
-            loop {
-                tokio::time::sleep(RENEWAL_INTERVAL).await;
+        tokio::select! {
+            // First: once the lease has expired, no further request may be sent.
+            biased;
+            ended = self.kept() => Err(ended),
+            outcome = run => Ok(outcome),
+        }
+    }
+
+    /// Renews the lease until it ends, and returns why it ended.
+    async fn kept(&self) -> StoreError {
+        match &self.hold {
+            Hold::Row(row) => row.keep().await,
+            Hold::File { .. } => loop {
+                tokio::time::sleep(FILE_CHECK_INTERVAL).await;
                 if let Err(lost) = self.renew().await {
                     break lost;
                 }
-            }
-        };
-        tokio::select! {
-            biased;
-            outcome = run => Ok(outcome),
-            lost = renewing => Err(lost),
+            },
         }
     }
 
     /// Runs a future and renews several leases until it ends. The future is dropped if one is lost.
     ///
     /// # Errors
-    /// As [`Lease::renew`].
+    /// As [`Lease::keeping`].
     pub async fn keeping_all<T>(leases: &[Self], run: impl Future<Output = T>) -> Result<T, StoreError> {
-        let renewing = async {
-            loop {
-                tokio::time::sleep(RENEWAL_INTERVAL).await;
-                for lease in leases {
-                    if let Err(lost) = lease.renew().await {
-                        return lost;
-                    }
-                }
+        let ended = async {
+            // Without a lease there is nothing that could end.
+            if leases.is_empty() {
+                return pending().await;
             }
+            select_all(leases.iter().map(|lease| Box::pin(lease.kept()))).await.0
         };
         tokio::select! {
             biased;
+            ended = ended => Err(ended),
             outcome = run => Ok(outcome),
-            lost = renewing => Err(lost),
         }
     }
 
@@ -115,7 +130,7 @@ impl Lease {
     pub async fn release(self, now: DateTime<Utc>, pause: Duration) {
         match self.hold {
             // If this fails the next holder may be throttled once, and its retry succeeds.
-            Hold::File(mut lock) => {
+            Hold::File { mut lock, .. } => {
                 let _ = lock.write(&(now + pause).timestamp_millis().to_string());
             }
             Hold::Row(row) => row.release(pause).await,
@@ -125,14 +140,14 @@ impl Lease {
     /// Releases the lease of a holder that sent no request: the time that the holder before it recorded still applies.
     pub async fn give_back(self) {
         if let Hold::Row(row) = self.hold {
-            row.release(Duration::ZERO).await;
+            row.release(row.pause()).await;
         }
     }
 
     /// The fencing token of a lease in PostgreSQL. A file lock cannot be lost and needs none.
     pub(super) fn fence(&self) -> Option<&Fence> {
         match &self.hold {
-            Hold::File(_) => None,
+            Hold::File { .. } => None,
             Hold::Row(row) => Some(&row.fence),
         }
     }
@@ -150,11 +165,11 @@ impl Store {
                     return Ok(None);
                 };
                 let not_before = lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
-                Ok(Some(Lease { hold: Hold::File(lock), not_before }))
+                Ok(Some(Lease { hold: Hold::File { lock, not_before } }))
             }
             Engine::Postgres(server) => {
                 let row = Row::try_take(self, server, app, &this_host()).await?;
-                Ok(row.map(|row| Lease { hold: Hold::Row(row), not_before: None }))
+                Ok(row.map(|row| Lease { hold: Hold::Row(row) }))
             }
         }
     }
@@ -185,8 +200,10 @@ impl Store {
             Engine::Sqlite(_) => RUNNING_SINCE,
             Engine::Postgres(_) => row::HOLDER,
         };
+        let values = values![app.get(), row::millis(self.engine.limits().lease)];
+        let values = if statement == row::HOLDER { &values[..] } else { &values[..1] };
         let holder: Option<(String, i64)> =
-            self.fetch_optional("read which process crawls an app", statement, &values![app.get()]).await?;
+            self.fetch_optional("read which process crawls an app", statement, values).await?;
         Ok(match (holder, &self.engine) {
             (Some((host, since)), _) => {
                 Some(LeaseHolder { host, since: DateTime::from_timestamp_millis(since) })
@@ -207,8 +224,9 @@ impl Store {
             let is_leased = |app: &&SdkAppId| file::is_locked(&lock_file(file, **app)).unwrap_or(true);
             return Ok(apps.iter().filter(is_leased).copied().collect());
         }
+        let time_to_live = row::millis(self.engine.limits().lease);
         let leased: Vec<(i64,)> =
-            self.fetch_all("read which apps are being crawled", row::LEASED, &[]).await?;
+            self.fetch_all("read which apps are being crawled", row::LEASED, &values![time_to_live]).await?;
         Ok(apps.iter().filter(|app| leased.contains(&(app.get(),))).copied().collect())
     }
 }

@@ -1,19 +1,20 @@
 //! The lease of an app in PostgreSQL: a row with an expiry by the server's clock.
+//!
+//! The holder counts the lease's time by its own monotonic clock, from before each renewal was sent. The server counts from
+//! when it received the renewal, which is later. So the holder stops before another process can take the lease.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
 use crate::model::SdkAppId;
 use crate::store::engine::{
-    Attempted as _, Fence, PostgresStorage, Server, Store, StoreError, TIME_TO_LIVE, query, values,
+    Attempted as _, Fence, PostgresStorage, Server, Store, StoreError, query, values,
 };
-
-/// [`Row::renew_if_old`] does nothing before this much time has passed since the last renewal.
-const MIN_RENEWAL_AGE: Duration = Duration::from_secs(5);
-/// A renewal that takes longer fails and is tried again: the network may be gone without an error.
-const RENEWAL_TIMEOUT: Duration = Duration::from_secs(6);
 
 // The server's clock, in unix milliseconds.
 macro_rules! with_server_time {
@@ -22,18 +23,36 @@ macro_rules! with_server_time {
     };
 }
 
+const DOING: &str = "take the lease of an app";
+
+/// Returns whether the lease is released, and in how many milliseconds it expires.
 const STATE: &str =
     with_server_time!("SELECT holder IS NULL, expires_at - ", " FROM lease WHERE sdk_app_id = $1");
+/// A row that never had a holder.
+const CREATE: &str = "
+INSERT INTO lease (sdk_app_id, fence, holder, host, taken_at, expires_at) VALUES ($1, 0, NULL, '', 0, 0)
+ON CONFLICT (sdk_app_id) DO NOTHING";
+/// Takes a lease that is released or has expired. Returns the fencing token, and for how long no request may be sent yet: after
+/// a release as long as the holder said, after an expiry up to the lease's time, because the holder's last request is not
+/// known. A row that is locked is not free: its holder renews it, or the server has not ended its session yet.
 const TAKE: &str = concat!(
-    with_server_time!("WITH clock AS (SELECT ", " AS now)"),
+    with_server_time!("WITH clock AS (SELECT ", " AS now), "),
+    "free AS (
+    SELECT l.sdk_app_id, CASE WHEN l.holder IS NULL THEN l.expires_at - clock.now ELSE $4 END AS pause
+    FROM lease l CROSS JOIN clock
+    WHERE l.sdk_app_id = $1 AND (l.holder IS NULL OR l.expires_at <= clock.now) FOR UPDATE OF l SKIP LOCKED
+)
+UPDATE lease SET fence = fence + 1, holder = $2, host = $3, taken_at = clock.now, expires_at = clock.now + $4
+FROM free CROSS JOIN clock WHERE lease.sdk_app_id = free.sdk_app_id
+RETURNING fence, free.pause"
+);
+/// Shortens a lease that lasts longer than any can: the server's clock was set back.
+const SHORTEN: &str = concat!(
+    with_server_time!("WITH clock AS (SELECT ", " AS now) "),
     "
-INSERT INTO lease AS l (sdk_app_id, fence, holder, host, taken_at, expires_at)
-SELECT $1, 1, $2, $3, clock.now, clock.now + $4 FROM clock
-ON CONFLICT (sdk_app_id) DO UPDATE SET
-    fence = l.fence + 1, holder = excluded.holder, host = excluded.host, taken_at = excluded.taken_at,
-    expires_at = excluded.expires_at
-WHERE l.expires_at <= excluded.taken_at
-RETURNING fence"
+UPDATE lease SET expires_at = clock.now + $2 FROM clock WHERE sdk_app_id = (
+    SELECT l.sdk_app_id FROM lease l
+    WHERE l.sdk_app_id = $1 AND l.holder IS NOT NULL AND l.expires_at > clock.now + $2 FOR UPDATE SKIP LOCKED)"
 );
 const RENEW: &str = with_server_time!(
     "UPDATE lease SET expires_at = $3 + ",
@@ -43,78 +62,128 @@ const RELEASE: &str = with_server_time!(
     "UPDATE lease SET holder = NULL, expires_at = $3 + ",
     " WHERE sdk_app_id = $1 AND fence = $2 AND holder IS NOT NULL"
 );
-pub(super) const HOLDER: &str = with_server_time!(
-    "SELECT host, taken_at FROM lease WHERE sdk_app_id = $1 AND holder IS NOT NULL AND expires_at > ",
-    ""
+// A lease that lasts longer than any can is that of a holder that has died: a living one renews it.
+pub(super) const HOLDER: &str = concat!(
+    with_server_time!("WITH clock AS (SELECT ", " AS now) "),
+    "SELECT host, taken_at FROM lease CROSS JOIN clock
+WHERE sdk_app_id = $1 AND holder IS NOT NULL AND expires_at > clock.now AND expires_at <= clock.now + $2"
 );
-pub(super) const LEASED: &str =
-    with_server_time!("SELECT sdk_app_id FROM lease WHERE holder IS NOT NULL AND expires_at > ", "");
+pub(super) const LEASED: &str = concat!(
+    with_server_time!("WITH clock AS (SELECT ", " AS now) "),
+    "SELECT sdk_app_id FROM lease CROSS JOIN clock
+WHERE holder IS NOT NULL AND expires_at > clock.now AND expires_at <= clock.now + $1"
+);
 
 /// A held lease.
 #[derive(Debug)]
 pub(super) struct Row {
     server: Server,
     pub(super) fence: Fence,
+    /// The previous holder allows the next request from this time on.
+    not_before: Instant,
 }
 
 impl Row {
-    /// Takes the lease of an app. `None` if another process holds it. If the last holder released it, but no request may be
-    /// sent yet, waits until one may.
+    /// Takes the lease of an app. `None` if another process holds it.
     pub(super) async fn try_take(
         store: &Store,
         server: &Server,
         app: SdkAppId,
         host: &str,
     ) -> Result<Option<Self>, StoreError> {
-        loop {
-            // Only read while it is held: an attempt to take it in vain would write.
-            let state: Option<(bool, i64)> =
-                store.fetch_optional("take the lease of an app", STATE, &values![app.get()]).await?;
-            match state {
-                Some((false, left)) if left > 0 => return Ok(None),
-                Some((true, left)) if left > 0 => {
-                    tokio::time::sleep(Duration::from_millis(left.cast_unsigned())).await;
+        let time_to_live = millis(server.limits().lease);
+        // Only read while it is held: an attempt to take it in vain would write.
+        let state: Option<(bool, i64)> = store.fetch_optional(DOING, STATE, &values![app.get()]).await?;
+        match state {
+            None => {
+                execute(store, CREATE, app, None).await?;
+            }
+            Some((false, left)) if left > time_to_live => {
+                if execute(store, SHORTEN, app, Some(time_to_live)).await? > 0 {
+                    warn!(%app, "the database server's clock was set back; the lease expires in its usual time");
                 }
-                _ => {
-                    // Read first: every commit checks that the storage is still this one.
-                    let storage = PostgresStorage::of(server).await?;
-                    let asked = Instant::now();
-                    if let Some(number) = take(store, app, host).await? {
-                        let fence = Fence::new(app, number, storage, asked);
-                        return Ok(Some(Self { server: server.clone(), fence }));
+                return Ok(None);
+            }
+            Some((false, left)) if left > 0 => return Ok(None),
+            Some(_) => {}
+        }
+        // Read first: every commit checks that the storage is still this one.
+        let storage = PostgresStorage::of(server).await?;
+        let asked = Instant::now();
+        let Some((number, pause)) = take(store, app, host, time_to_live).await? else { return Ok(None) };
+        let not_before = Instant::now() + Duration::from_millis(u64::try_from(pause).unwrap_or(0));
+        Ok(Some(Self { server: server.clone(), fence: Fence::new(app, number, storage, asked), not_before }))
+    }
+
+    /// Returns how long no request may be sent yet.
+    pub(super) fn pause(&self) -> Duration {
+        self.not_before.saturating_duration_since(Instant::now())
+    }
+
+    /// Renews the lease until it is lost or has expired, and returns why it ended.
+    pub(super) async fn keep(&self) -> StoreError {
+        let limits = self.server.limits();
+        let renewing = async {
+            let mut pause = limits.renewal_interval();
+            loop {
+                sleep(pause).await;
+                pause = match self.renew_if_old().await {
+                    Ok(()) => limits.renewal_interval(),
+                    Err(error) if error.is_passing() && !matches!(error, StoreError::LeaseLost { .. }) => {
+                        warn!(%error, "cannot renew the lease; it has not expired yet");
+                        limits.renewal_retry()
                     }
+                    Err(error) => break error,
+                };
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.expired() => StoreError::LeaseExpired { app: self.fence.app },
+            lost = renewing => lost,
+        }
+    }
+
+    /// Completes when the lease has expired by this process' clock. Each poll reads the clock: after a suspend of the process
+    /// its caller must not poll anything else first.
+    async fn expired(&self) {
+        loop {
+            let deadline = self.deadline();
+            let mut alarm = pin!(sleep_until(deadline));
+            poll_fn(|context| {
+                if self.deadline() <= Instant::now() {
+                    return Poll::Ready(());
                 }
+                alarm.as_mut().poll(context)
+            })
+            .await;
+            if self.deadline() <= Instant::now() {
+                return;
             }
         }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.fence.renewed() + self.server.limits().lease
     }
 
     /// Renews the lease unless it was renewed a moment ago.
     pub(super) async fn renew_if_old(&self) -> Result<(), StoreError> {
-        if self.fence.since_renewal() < MIN_RENEWAL_AGE {
+        let limits = self.server.limits();
+        let asked = Instant::now();
+        if asked < self.fence.renewed() + limits.min_renewal_age() {
             return Ok(());
         }
-        let asked = Instant::now();
-        match self.set_expiry(RENEW, TIME_TO_LIVE).await {
-            Ok(()) => {
-                self.fence.set_renewed(asked);
-                Ok(())
-            }
-            // No other process can have taken it yet.
-            Err(error) if self.still_holds_after(&error) => {
-                warn!(%error, "cannot renew the lease; it has not expired yet");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        self.set_expiry(RENEW, limits.lease).await?;
+        self.fence.set_renewed(asked);
+        Ok(())
     }
 
-    fn still_holds_after(&self, error: &StoreError) -> bool {
-        let lost = matches!(error, StoreError::LeaseLost { .. });
-        !lost && error.is_passing() && self.fence.since_renewal() < TIME_TO_LIVE
-    }
-
-    /// Releases the lease. The row stays taken for `pause`, in which nobody may send a request.
+    /// Releases the lease, unless it has expired. The next holder sends no request for `pause`.
     pub(super) async fn release(&self, pause: Duration) {
+        if self.deadline() <= Instant::now() {
+            return;
+        }
         if let Err(error) = self.set_expiry(RELEASE, pause).await {
             warn!(%error, "the lease was not released and will expire");
         }
@@ -125,12 +194,12 @@ impl Row {
         let Fence { app, number, .. } = self.fence;
         let update = async || {
             let mut tx = self.server.begin_for_lease().await?;
-            let done =
-                query(statement).bind(app.get()).bind(number).bind(millis(after)).execute(&mut *tx).await?;
+            let query = query(statement).bind(app.get()).bind(number).bind(millis(after));
+            let rows = tx.execute(query, 0).await?;
             tx.commit().await?;
-            Ok(done.rows_affected())
+            Ok(rows)
         };
-        let updated = tokio::time::timeout(RENEWAL_TIMEOUT, update()).await;
+        let updated = tokio::time::timeout(self.server.limits().renewal(), update()).await;
         match updated.unwrap_or(Err(sqlx::Error::PoolTimedOut)).attempted("renew the lease of an app")? {
             0 => Err(StoreError::LeaseLost { app }),
             _ => Ok(()),
@@ -138,20 +207,44 @@ impl Row {
     }
 }
 
-/// Returns the number of the acquisition, or `None` if another process was faster.
-async fn take(store: &Store, app: SdkAppId, host: &str) -> Result<Option<i64>, StoreError> {
-    let token = format!("{:016x}", rand::random::<u64>());
-    let mut write = store.write("take the lease of an app", None);
+/// Runs a statement about the lease of an app in a transaction of its own, and returns how many rows it changed.
+async fn execute(
+    store: &Store,
+    statement: &'static str,
+    app: SdkAppId,
+    time_to_live: Option<i64>,
+) -> Result<u64, StoreError> {
+    let mut write = store.write(DOING, None);
     loop {
         let mut tx = write.begin().await?;
-        let values = values![app.get(), &token, host, millis(TIME_TO_LIVE)];
-        let taken = tx.fetch_optional(TAKE, &values).await;
-        if let Some(done) = write.end(tx, taken).await {
-            return done.map(|taken: Option<(i64,)>| taken.map(|(number,)| number));
+        let changed = match time_to_live {
+            None => tx.execute(statement, &values![app.get()]).await,
+            Some(time_to_live) => tx.execute(statement, &values![app.get(), time_to_live]).await,
+        };
+        if let Some(done) = write.end(tx, changed).await {
+            return done;
         }
     }
 }
 
-fn millis(duration: Duration) -> i64 {
+/// Returns the number of the acquisition and the pause until the next request, or `None` if another process was faster.
+async fn take(
+    store: &Store,
+    app: SdkAppId,
+    host: &str,
+    time_to_live: i64,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let token = format!("{:016x}", rand::random::<u64>());
+    let mut write = store.write(DOING, None);
+    loop {
+        let mut tx = write.begin().await?;
+        let taken = tx.fetch_optional(TAKE, &values![app.get(), &token, host, time_to_live]).await;
+        if let Some(done) = write.end(tx, taken).await {
+            return done;
+        }
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

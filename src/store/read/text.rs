@@ -17,7 +17,7 @@ impl Store {
             }
             Engine::Postgres(server) => match server.begin_to_read().await {
                 Ok(mut tx) => {
-                    let rows = sqlx::raw_sql(sql).fetch_all(&mut *tx).await;
+                    let rows = tx.run(sql.to_owned()).await;
                     rows.and_then(|rows| texts(&rows))
                 }
                 Err(error) => Err(error),

@@ -4,17 +4,22 @@
 //! lock of the session, which a pooler gives to another client. The row that records a migration is written before its
 //! statements run. Of two programs that start at once the second waits for the first at that row's key, fails on it, and
 //! finds everything done when it tries again.
+//!
+//! A migration locks the tables that it changes. A statement that waits for such a lock makes all later readers wait behind
+//! it. So it waits for half a second only, and is then tried again after a pause in which the readers run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use sqlx::migrate::MigrateError;
-use sqlx::{Postgres, Transaction};
+use sqlx::migrate::{MigrateError, Migration};
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use super::rights::{Rights, check_rights, check_role, grant_views, has_record, run};
 use super::sources::{POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, newest, placed, quoted};
 use crate::store::engine::{
-    Attempted as _, Engine, Schema, Server, SqliteFile, Store, StoreError, TransactionRetry, beside, query,
-    query_as,
+    Attempted as _, Engine, PgTransaction, Schema, Server, SqliteFile, Store, StoreError, TransactionRetry,
+    beside, query, query_as,
 };
 use crate::store::lease::FileLock;
 
@@ -25,6 +30,19 @@ const RECORD_APPLIED: &str = "
 INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES ($1, $2, TRUE, $3, 0)";
 const APPLIED_WITH_CHECKSUMS: &str = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
 
+/// How long a migration waits for a lock, and readers behind it.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 500";
+/// How long the readers run before a migration tries again to lock the tables.
+const LOCK_PAUSE: Duration = Duration::from_secs(5);
+/// A migration may rewrite the largest table. That is nothing that a running crawl waits for.
+const MIGRATED_ROWS: u64 = 20_000_000;
+/// The sessions that use the tables or views.
+const USERS_OF_TABLES: &str = "
+SELECT string_agg(DISTINCT 'process ' || a.pid || ' of ' || coalesce(a.usename, '?') || ', ' || coalesce(nullif(a.application_name, ''), '?'), '; ')
+FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.granted AND l.pid <> pg_backend_pid() AND n.nspname IN ($1, $2)";
+
 /// Lost races after which another cause is assumed, such as a table of the same name from another program.
 const MAX_RACES: u32 = 5;
 
@@ -34,17 +52,30 @@ impl Store {
         match &self.engine {
             Engine::Sqlite(file) => migrate_sqlite(file).await,
             Engine::Postgres(server) => {
-                let mut retry = TransactionRetry::default();
+                let mut retry = TransactionRetry::within(server.limits().statement);
                 let mut races = 0;
+                let mut waited = false;
                 loop {
                     match migrate_postgres(server).await {
+                        Err(StoreError::Query { source, .. }) if lacks_a_lock(&source) => {
+                            if !waited {
+                                say_who_is_waited_for(server).await;
+                            }
+                            waited = true;
+                            sleep(LOCK_PAUSE).await;
+                        }
                         Err(StoreError::Query { source, .. })
                             if races < MAX_RACES && lost_a_race(&source) =>
                         {
                             races += 1;
                         }
                         Err(StoreError::Query { source, .. }) if retry.again(&source).await => {}
-                        outcome => break outcome,
+                        outcome => {
+                            if waited && outcome.is_ok() {
+                                info!("the database's tables are up to date");
+                            }
+                            break outcome;
+                        }
                     }
                 }
             }
@@ -56,22 +87,15 @@ impl Store {
         if let Engine::Postgres(server) = &self.engine {
             check_rights(server).await?;
         }
-        let applied: Vec<(i64,)> =
-            match self.fetch_all("read which migrations were applied", APPLIED, &[]).await {
-                Ok(applied) => applied,
-                Err(StoreError::Query { source: sqlx::Error::Database(_), .. }) => {
-                    return Err(StoreError::NotMigrated);
-                }
-                Err(error) => return Err(error),
-            };
         let known = match &self.engine {
             Engine::Sqlite(_) => newest(&SQLITE_MIGRATIONS),
             Engine::Postgres(_) => newest(&POSTGRES_MIGRATIONS),
         };
-        match applied.last() {
-            Some(&(version,)) if version > known => Err(StoreError::Newer { version }),
-            Some(&(version,)) if version == known => Ok(()),
-            _ => Err(StoreError::NotMigrated),
+        match applied_versions(self).await?.last() {
+            Some(&version) if version > known => Err(StoreError::Newer { version }),
+            Some(&version) if version == known => Ok(()),
+            Some(&version) => Err(StoreError::Older { version, newest: known }),
+            None => Err(StoreError::NotMigrated),
         }
     }
 
@@ -86,6 +110,20 @@ impl Store {
             check_role(&mut tx, role).await?;
         }
         tx.commit().await.attempted(DOING)
+    }
+}
+
+/// Returns the versions of the applied migrations, the newest last. Empty if there are no tables of this program.
+pub(super) async fn applied_versions(store: &Store) -> Result<Vec<i64>, StoreError> {
+    match store.fetch_all("read which migrations were applied", APPLIED, &[]).await {
+        Ok(applied) => Ok(applied.into_iter().map(|(version,)| version).collect()),
+        // The table that records migrations does not exist: an error in the statement (SQLite: 1, PostgreSQL: 42P01).
+        Err(StoreError::Query { source: sqlx::Error::Database(error), .. })
+            if error.code().is_some_and(|code| code == "1" || code == "42P01") =>
+        {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -107,10 +145,63 @@ fn lost_a_race(error: &sqlx::Error) -> bool {
     error.code().is_some_and(|code| matches!(&*code, "23505" | "42P06" | "42P07" | "42710")) || concurrently
 }
 
+/// Returns true if another session has a table locked.
+fn lacks_a_lock(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("55P03"))
+}
+
+/// Logs that a migration waits, and for whom.
+async fn say_who_is_waited_for(server: &Server) {
+    let users = users_of_tables(server).await.ok().flatten();
+    let users = users.unwrap_or_else(|| "another session".to_owned());
+    warn!(
+        "the migration waits until no session uses the tables ({users}); it tries again every {} s, and readers do not wait for \
+         it",
+        LOCK_PAUSE.as_secs()
+    );
+}
+
+async fn users_of_tables(server: &Server) -> Result<Option<String>, sqlx::Error> {
+    let schema = &server.database.schema;
+    let mut tx = server.begin_to_read().await?;
+    let users = query_as(USERS_OF_TABLES).bind(schema.public()).bind(schema.private());
+    let (users,): (Option<String>,) = tx.fetch_one(users).await?;
+    tx.commit().await?;
+    Ok(users)
+}
+
 async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
     let schema = &server.database.schema;
     let mut tx = server.begin().await.attempted(DOING)?;
-    let applied = applied_to(&mut tx, schema).await?;
+    let pending = pending_migrations(&mut tx, schema).await?;
+    if !pending.is_empty() {
+        tx.expect_rows(MIGRATED_ROWS).await.attempted(DOING)?;
+        run(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
+        for absent in Rights::of(&mut tx, schema).await?.to_migrate(schema)? {
+            run(&mut tx, format!("CREATE SCHEMA {}", quoted(&absent))).await?;
+        }
+        run(&mut tx, placed(POSTGRES_RECORD, schema)).await?;
+    }
+    for migration in pending {
+        let record = query(RECORD_APPLIED)
+            .bind(migration.version)
+            .bind(&*migration.description)
+            .bind(&*migration.checksum);
+        tx.execute(record, 0).await.attempted(DOING)?;
+        run(&mut tx, placed(migration.sql.as_str(), schema)).await?;
+    }
+    if let Some(role) = &server.database.reader_role {
+        grant_views(&mut tx, schema, role).await?;
+    }
+    tx.commit().await.attempted(DOING)
+}
+
+/// Returns the migrations of this program that a database lacks.
+pub(super) async fn pending_migrations(
+    tx: &mut PgTransaction,
+    schema: &Schema,
+) -> Result<Vec<&'static Migration>, StoreError> {
+    let applied = applied_to(tx, schema).await?;
     let known = newest(&POSTGRES_MIGRATIONS);
     if let Some((&version, _)) = applied.last_key_value().filter(|(version, _)| **version > known) {
         return Err(StoreError::Newer { version });
@@ -126,39 +217,17 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
             }
         }
     }
-    if !pending.is_empty() {
-        for absent in Rights::of(&mut tx, schema).await?.to_migrate(schema)? {
-            run(&mut tx, format!("CREATE SCHEMA {}", quoted(&absent))).await?;
-        }
-        run(&mut tx, placed(POSTGRES_RECORD, schema)).await?;
-    }
-    for migration in pending {
-        query(RECORD_APPLIED)
-            .bind(migration.version)
-            .bind(&*migration.description)
-            .bind(&*migration.checksum)
-            .execute(&mut *tx)
-            .await
-            .attempted(DOING)?;
-        run(&mut tx, placed(migration.sql.as_str(), schema)).await?;
-    }
-    if let Some(role) = &server.database.reader_role {
-        grant_views(&mut tx, schema, role).await?;
-    }
-    tx.commit().await.attempted(DOING)
+    Ok(pending)
 }
 
 /// Returns the applied migrations with their checksums.
-async fn applied_to(
-    tx: &mut Transaction<'_, Postgres>,
-    schema: &Schema,
-) -> Result<BTreeMap<i64, Vec<u8>>, StoreError> {
+async fn applied_to(tx: &mut PgTransaction, schema: &Schema) -> Result<BTreeMap<i64, Vec<u8>>, StoreError> {
     if !has_record(tx, schema).await? {
         return Ok(BTreeMap::new());
     }
     let rights = Rights::of(tx, schema).await?;
     rights.to_use(&schema.private())?;
     let applied: Vec<(i64, Vec<u8>)> =
-        query_as(APPLIED_WITH_CHECKSUMS).fetch_all(&mut **tx).await.attempted(DOING)?;
+        tx.fetch_all(query_as(APPLIED_WITH_CHECKSUMS), 0).await.attempted(DOING)?;
     Ok(applied.into_iter().collect())
 }

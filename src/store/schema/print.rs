@@ -1,36 +1,67 @@
-//! Prints the SQL of all migrations, for a database administrator who applies it by hand.
+//! Prints the SQL of pending migrations, for a database administrator who applies it by hand.
 
 use std::fmt::Write as _;
 
 use sqlx::migrate::Migration;
 
+use super::migrate::{applied_versions, pending_migrations};
 use super::rights::grant_select;
 use super::sources::{
     POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, SQLITE_RECORD, VIEWS, placed, quoted,
 };
-use crate::store::engine::{DatabaseUrl, PostgresDatabase, Store};
+use crate::store::engine::{Attempted as _, DatabaseUrl, Engine, PostgresDatabase, Store, StoreError};
+
+const UP_TO_DATE: &str = "-- Nothing to apply: the tables are up to date.\n";
 
 impl Store {
     /// Returns the SQL of all migrations, for a database in which none was applied.
     #[must_use]
     pub fn migration_sql(url: &DatabaseUrl) -> String {
         match url {
-            DatabaseUrl::Sqlite(_) => sqlite_sql(),
-            DatabaseUrl::Postgres(database) => postgres_sql(database),
+            DatabaseUrl::Sqlite(_) => sqlite_sql(SQLITE_MIGRATIONS.iter()),
+            DatabaseUrl::Postgres(database) => postgres_sql(database, POSTGRES_MIGRATIONS.iter()),
+        }
+    }
+
+    /// Returns the SQL of the migrations that this database lacks.
+    ///
+    /// # Errors
+    /// If the database cannot be read, or was set up by a newer version of this program.
+    pub async fn pending_sql(&self) -> Result<String, StoreError> {
+        match &self.engine {
+            Engine::Sqlite(_) => {
+                let applied = applied_versions(self).await?;
+                let pending =
+                    SQLITE_MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version));
+                let pending: Vec<_> = pending.collect();
+                Ok(if pending.is_empty() { UP_TO_DATE.to_owned() } else { sqlite_sql(pending.into_iter()) })
+            }
+            Engine::Postgres(server) => {
+                const DOING: &str = "read which migrations were applied";
+                let database = &server.database;
+                let mut tx = server.begin_to_read().await.attempted(DOING)?;
+                let pending = pending_migrations(&mut tx, &database.schema).await?;
+                tx.commit().await.attempted(DOING)?;
+                Ok(if pending.is_empty() {
+                    UP_TO_DATE.to_owned()
+                } else {
+                    postgres_sql(database, pending.into_iter())
+                })
+            }
         }
     }
 }
 
-fn sqlite_sql() -> String {
+fn sqlite_sql<'a>(migrations: impl Iterator<Item = &'a Migration>) -> String {
     let mut sql = format!("BEGIN;\n{SQLITE_RECORD}");
-    for migration in SQLITE_MIGRATIONS.iter() {
+    for migration in migrations {
         let record = recorded(migration, "_sqlx_migrations", "x'", "'");
         sql.extend([&heading(migration), migration.sql.as_str(), &record]);
     }
     sql + "COMMIT;\n"
 }
 
-fn postgres_sql(database: &PostgresDatabase) -> String {
+fn postgres_sql<'a>(database: &PostgresDatabase, migrations: impl Iterator<Item = &'a Migration>) -> String {
     let schema = &database.schema;
     let (public, private) = (quoted(schema.public()), quoted(&schema.private()));
     let mut sql = format!(
@@ -42,7 +73,7 @@ fn postgres_sql(database: &PostgresDatabase) -> String {
          SET LOCAL search_path TO {private}, {public};\n{}",
         placed(POSTGRES_RECORD, schema)
     );
-    for migration in POSTGRES_MIGRATIONS.iter() {
+    for migration in migrations {
         let table = format!("{private}._sqlx_migrations");
         let record = recorded(migration, &table, "'\\x", "'");
         sql.extend([heading(migration), placed(migration.sql.as_str(), schema), record]);

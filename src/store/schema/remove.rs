@@ -2,7 +2,7 @@
 
 use super::rights::{has_record, run};
 use super::sources::{VIEWS, quoted};
-use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query_as, query_scalar};
+use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query_as};
 
 /// Counts the relations in both schemas, and those that would be lost although no migration made them: other relations in
 /// the schemas, and views elsewhere that depend on them.
@@ -27,21 +27,19 @@ impl Store {
         let Engine::Postgres(server) = &self.engine else { return Ok(false) };
         let schema = &server.database.schema;
         let mut tx = server.begin().await.attempted(DOING)?;
-        let (relations, others): (i64, i64) = query_as(RELATIONS)
+        let counting = query_as(RELATIONS)
             .bind(schema.public())
             .bind(schema.private())
-            .bind(VIEWS.map(str::to_owned).to_vec())
-            .fetch_one(&mut *tx)
-            .await
-            .attempted(DOING)?;
+            .bind(VIEWS.map(str::to_owned).to_vec());
+        let (relations, others): (i64, i64) = tx.fetch_one(counting).await.attempted(DOING)?;
         if relations == 0 {
             return Ok(true);
         }
         if others > 0 || !has_record(&mut tx, schema).await? {
             return Ok(false);
         }
-        let others: i64 =
-            query_scalar(OF_OTHERS).bind(app).bind(host).fetch_one(&mut *tx).await.attempted(DOING)?;
+        let (others,): (i64,) =
+            tx.fetch_one(query_as(OF_OTHERS).bind(app).bind(host)).await.attempted(DOING)?;
         if others > 0 {
             return Ok(false);
         }

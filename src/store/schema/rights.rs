@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{AssertSqlSafe, Postgres, Transaction};
-
 use super::sources::{VIEWS, quoted};
-use crate::store::engine::{Attempted as _, Intent, Schema, Server, StoreError, query_as, query_scalar};
+use crate::store::engine::{Attempted as _, Intent, PgTransaction, Schema, Server, StoreError, query_as};
 
 const DOING: &str = "read what the database's role may do";
 
@@ -43,18 +41,14 @@ ORDER BY c.relname";
 const MAY_USE_SCHEMA: &str = "SELECT has_schema_privilege($1, $2, 'USAGE')";
 
 /// Runs SQL that contains only checked or quoted names.
-pub(super) async fn run(tx: &mut Transaction<'_, Postgres>, sql: String) -> Result<(), StoreError> {
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **tx).await.attempted(DOING)?;
-    Ok(())
+pub(super) async fn run(tx: &mut PgTransaction, sql: String) -> Result<(), StoreError> {
+    tx.run(sql).await.attempted(DOING).map(|_| ())
 }
 
 /// Returns true if a migration was applied. Every role may ask this.
-pub(super) async fn has_record(
-    tx: &mut Transaction<'_, Postgres>,
-    schema: &Schema,
-) -> Result<bool, StoreError> {
-    let records: i64 =
-        query_scalar(HAS_RECORD).bind(schema.private()).fetch_one(&mut **tx).await.attempted(DOING)?;
+pub(super) async fn has_record(tx: &mut PgTransaction, schema: &Schema) -> Result<bool, StoreError> {
+    let (records,): (i64,) =
+        tx.fetch_one(query_as(HAS_RECORD).bind(schema.private())).await.attempted(DOING)?;
     Ok(records > 0)
 }
 
@@ -70,20 +64,14 @@ pub(super) struct Rights {
 }
 
 impl Rights {
-    pub(super) async fn of(tx: &mut Transaction<'_, Postgres>, schema: &Schema) -> Result<Self, StoreError> {
-        let schemas: Vec<(String, bool, bool)> = query_as(SCHEMAS)
-            .bind(schema.public())
-            .bind(schema.private())
-            .fetch_all(&mut **tx)
-            .await
-            .attempted(DOING)?;
+    pub(super) async fn of(tx: &mut PgTransaction, schema: &Schema) -> Result<Self, StoreError> {
+        let both = query_as(SCHEMAS).bind(schema.public()).bind(schema.private());
+        let schemas: Vec<(String, bool, bool)> = tx.fetch_all(both, 0).await.attempted(DOING)?;
         let (may_create_schemas, database, role): (bool, String, String) =
-            query_as(MAY_CREATE_SCHEMA).fetch_one(&mut **tx).await.attempted(DOING)?;
-        let other_owner: Option<String> = query_scalar(OTHER_OWNER)
-            .bind(schema.private())
-            .fetch_optional(&mut **tx)
-            .await
-            .attempted(DOING)?;
+            tx.fetch_one(query_as(MAY_CREATE_SCHEMA)).await.attempted(DOING)?;
+        let other_owner: Option<(String,)> =
+            tx.fetch_optional(query_as(OTHER_OWNER).bind(schema.private())).await.attempted(DOING)?;
+        let other_owner = other_owner.map(|(owner,)| owner);
         let schemas = schemas.into_iter().map(|(name, using, creating)| (name, (using, creating))).collect();
         Ok(Self { role, database, may_create_schemas, schemas, other_owner })
     }
@@ -132,7 +120,7 @@ pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
     let rights = Rights::of(&mut tx, schema).await?;
     rights.to_use(&schema.private())?;
     let (unreadable, unwritable): (i64, i64) =
-        query_as(TABLES_WITHOUT_RIGHT).bind(schema.private()).fetch_one(&mut *tx).await.attempted(DOING)?;
+        tx.fetch_one(query_as(TABLES_WITHOUT_RIGHT).bind(schema.private())).await.attempted(DOING)?;
     let tables = format!("ON ALL TABLES IN SCHEMA {}", quoted(&schema.private()));
     if server.intent == Intent::Write && (unreadable, unwritable) != (0, 0) {
         return Err(rights.missing(&format!("SELECT, INSERT, UPDATE, DELETE {tables}")));
@@ -146,16 +134,9 @@ pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn check_sequences(
-    tx: &mut Transaction<'_, Postgres>,
-    schema: &Schema,
-    rights: &Rights,
-) -> Result<(), StoreError> {
-    let without_right: i64 = query_scalar(SEQUENCES_WITHOUT_RIGHT)
-        .bind(schema.private())
-        .fetch_one(&mut **tx)
-        .await
-        .attempted(DOING)?;
+async fn check_sequences(tx: &mut PgTransaction, schema: &Schema, rights: &Rights) -> Result<(), StoreError> {
+    let sequences = query_as(SEQUENCES_WITHOUT_RIGHT).bind(schema.private());
+    let (without_right,): (i64,) = tx.fetch_one(sequences).await.attempted(DOING)?;
     if without_right > 0 {
         let sequences = format!("ON ALL SEQUENCES IN SCHEMA {}", quoted(&schema.private()));
         return Err(rights.missing(&format!("SELECT, UPDATE {sequences}")));
@@ -163,8 +144,8 @@ async fn check_sequences(
     Ok(())
 }
 
-pub(super) async fn check_role(tx: &mut Transaction<'_, Postgres>, role: &str) -> Result<(), StoreError> {
-    let roles: i64 = query_scalar(ROLE_EXISTS).bind(role).fetch_one(&mut **tx).await.attempted(DOING)?;
+pub(super) async fn check_role(tx: &mut PgTransaction, role: &str) -> Result<(), StoreError> {
+    let (roles,): (i64,) = tx.fetch_one(query_as(ROLE_EXISTS).bind(role)).await.attempted(DOING)?;
     if roles == 0 {
         return Err(StoreError::NoSuchRole {
             role: role.to_owned(),
@@ -175,29 +156,21 @@ pub(super) async fn check_role(tx: &mut Transaction<'_, Postgres>, role: &str) -
 }
 
 pub(super) async fn grant_views(
-    tx: &mut Transaction<'_, Postgres>,
+    tx: &mut PgTransaction,
     schema: &Schema,
     role: &str,
 ) -> Result<(), StoreError> {
     check_role(tx, role).await?;
-    let may_use: bool = query_scalar(MAY_USE_SCHEMA)
-        .bind(role)
-        .bind(schema.public())
-        .fetch_one(&mut **tx)
-        .await
-        .attempted(DOING)?;
+    let may_use = query_as(MAY_USE_SCHEMA).bind(role).bind(schema.public());
+    let (may_use,): (bool,) = tx.fetch_one(may_use).await.attempted(DOING)?;
     if !may_use {
         run(tx, format!("GRANT USAGE ON SCHEMA {} TO {}", quoted(schema.public()), quoted(role))).await?;
     }
-    let views: Vec<String> = query_scalar(UNREADABLE_VIEWS)
-        .bind(schema.public())
-        .bind(role)
-        .bind(VIEWS.map(str::to_owned).to_vec())
-        .fetch_all(&mut **tx)
-        .await
-        .attempted(DOING)?;
+    let unreadable =
+        query_as(UNREADABLE_VIEWS).bind(schema.public()).bind(role).bind(VIEWS.map(str::to_owned).to_vec());
+    let views: Vec<(String,)> = tx.fetch_all(unreadable, 0).await.attempted(DOING)?;
     if !views.is_empty() {
-        run(tx, grant_select(schema, role, views.iter().map(String::as_str))).await?;
+        run(tx, grant_select(schema, role, views.iter().map(|(view,)| view.as_str()))).await?;
     }
     Ok(())
 }

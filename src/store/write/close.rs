@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
-use super::tally::Tally;
+use super::tally::{Tally, kept_total};
 use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, LocalDay, ReasonCode, TypeId, Verdict};
 use crate::reconcile::{AskedCounts, CandidateKind, Settlement, WithheldKind};
 use crate::store::app::AppId;
@@ -281,6 +281,8 @@ async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreE
     }
     let (later,): (i64,) = tx.fetch_one(LATER_CONCLUSIONS, &values![app.0, started_at]).await?;
     if later > 0 {
+        let groups = kept_total(tx, *app).await?;
+        tx.expect_rows(groups).await?;
         tx.execute(LIMIT_LAST_SEEN, &values![app.0, closing.finished_at.timestamp_millis()]).await?;
     }
     for type_id in settlement.concluded_types() {

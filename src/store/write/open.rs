@@ -22,10 +22,11 @@ pub struct NewCrawl {
     pub group_types: Vec<GroupType>,
 }
 
+/// Only the tick may exist already. Any other conflict is an error: an identity that is behind its rows is no served tick.
 const OPEN: &str = "
 INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version, group_types)
 VALUES ($1, $2, $3, $4, 'running', $5, $6, $7)
-ON CONFLICT DO NOTHING
+ON CONFLICT (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete') DO NOTHING
 RETURNING crawl_id";
 
 impl Store {

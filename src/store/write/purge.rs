@@ -1,7 +1,7 @@
 //! Deletes rows of groups, a few thousand in each transaction, so that other writers get their turn. Each transaction leaves
 //! the kept totals right. An interrupted deletion continues where it stopped.
 
-use super::tally::Tally;
+use super::tally::{Tally, kept_total};
 use crate::model::TypeId;
 use crate::store::app::AppId;
 use crate::store::engine::{StoreError, Tx, values};
@@ -61,6 +61,9 @@ pub(super) async fn remove_groups(
     statements: &PurgeStatements,
     (after, before): (&str, i64),
 ) -> Result<Option<BatchDone<String>>, StoreError> {
+    // The search for the next batch may read all groups of the app. Reading takes a fraction of writing.
+    let groups = kept_total(tx, app).await?;
+    tx.expect_rows(groups / 20).await?;
     let (last,): (Option<String>,) = tx.fetch_one(statements.last, &values![app.0, after, before]).await?;
     let Some(last) = last else { return Ok(None) };
     let batch = values![app.0, after, before, &last];

@@ -213,6 +213,7 @@ async fn approve(
         tally.events(TypeId(type_id)).vanished += groups;
         approved += groups;
     }
+    tx.expect_rows(approved.cast_unsigned()).await?;
     for statement in [VANISHED, DELETE] {
         tx.execute(statement, &values![app.0, crawl.0, only_confirmed, at.timestamp_millis()]).await?;
     }
@@ -234,6 +235,7 @@ async fn undelete(
     day: LocalDay,
 ) -> Result<u64, StoreError> {
     let app = AppId(held.app_id);
+    tx.expect_rows(held.vanished.cast_unsigned()).await?;
     let by_type: Vec<(i64, i64)> = tx.fetch_all(DELETED_BY_TYPE, &values![app.0, crawl.0]).await?;
     let mut tally = Tally::default();
     let mut undone = 0;

@@ -11,7 +11,7 @@ use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Phase, ke
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::{At, Fault};
-use tim_group_sync::store::{Store, StoreError};
+use tim_group_sync::store::{Limits, Store, StoreError};
 
 const CAUGHT_UP: AppSpec = AppSpec { catch_up: true, ..PROD };
 const OTHER: AppSpec = AppSpec { app: "other", sdk_app_id: 1_400_000_001, ..CAUGHT_UP };
@@ -315,12 +315,14 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
 async fn a_database_that_was_gone_for_an_hour_is_a_trouble_until_it_is_back() {
     let Some(server) = DedicatedServer::start() else { return };
     let mut harness = DaemonHarness::new().await;
-    harness.store = Store::open(&server.database().await.database_url()).await.unwrap();
+    let mut database = server.database().await;
+    database.limits = Limits::default().divided_by(10);
+    harness.store = Store::open(&database.database_url()).await.unwrap();
     let mut daemon = harness.start_crawled().await;
     server.crash().await;
     harness.set_clock("09:00:00");
     daemon.hand.ring();
-    daemon.waits_until("09:01:00").await;
+    daemon.waits_until("09:00:05").await;
     assert!(
         daemon.troubles()[0].starts_with("app prod: cannot write to the database: cannot "),
         "{:?}",

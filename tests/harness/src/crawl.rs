@@ -320,18 +320,19 @@ impl Harness {
 
     /// A new crawler, as in another process.
     pub fn another_crawler(&self) -> Crawler {
-        self.crawler_on(self.store.clone())
+        self.crawler_on(&self.store)
     }
 
     /// Makes one crawl into another database.
     pub async fn crawl_into(&self, store: &Store) -> CrawlReport {
         self.begin_watching();
-        let crawler = self.crawler_on(store.clone());
+        let crawler = self.crawler_on(store);
         store.migrate().await.unwrap();
         crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap()
     }
 
-    fn crawler_on(&self, store: Store) -> Crawler {
+    /// A new crawler that writes through this store.
+    pub fn crawler_on(&self, store: &Store) -> Crawler {
         let client = Client::new(ClientSettings {
             sdk_app_id: self.credentials.sdk_app_id,
             identifier: self.credentials.identifier.clone(),
@@ -341,7 +342,7 @@ impl Harness {
             request_timeout: self.request_timeout,
             clock: self.clock.clone(),
         });
-        Crawler::new(self.crawl_settings(), client.unwrap(), store, self.clock.clone())
+        Crawler::new(self.crawl_settings(), client.unwrap(), store.clone(), self.clock.clone())
             .with_retention(self.retention)
     }
 

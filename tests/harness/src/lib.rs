@@ -7,6 +7,7 @@ pub mod crawl;
 pub mod daemon;
 pub mod dashboard;
 pub mod log;
+pub mod network;
 pub mod postgres;
 pub mod program;
 pub mod readers;

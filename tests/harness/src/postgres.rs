@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
-use tim_group_sync::store::{DatabaseUrl, PostgresDatabase, Store};
+use tim_group_sync::store::{DatabaseUrl, Limits, PostgresDatabase, Store};
 use tokio::sync::OnceCell;
 
+use crate::network::Network;
 use crate::store::Location;
 
 const MISSING: &str = "these tests need a PostgreSQL server and found none: run `tests/run`, which installs one, or name \
@@ -79,8 +80,10 @@ pub struct ServerDatabase {
     pub url: String,
     /// The folder of the socket, for port 6432, of a pooler or its like through which stores go.
     pub pooler: Option<PathBuf>,
-    /// Whether it ends with its server, of which it is the only one.
-    is_only: bool,
+    /// The limits of its stores.
+    pub limits: Limits,
+    /// It ends with its server, or with another value of this type, and is not dropped with this.
+    is_kept: bool,
 }
 
 /// A pgbouncer before the run's own server that gives every transaction another connection.
@@ -208,12 +211,18 @@ impl PostgresServer {
     async fn new_database(&self, how: &str) -> ServerDatabase {
         let name = format!("tgs_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
         self.administer(&format!("CREATE DATABASE {name} {how}")).await;
-        ServerDatabase { url: self.url(&name), name, pooler: None, is_only: false }
+        ServerDatabase { url: self.url(&name), name, pooler: None, limits: Limits::default(), is_kept: false }
     }
 
     /// Another name for a database, which its first owner drops.
     pub fn existing(&self, name: &str) -> ServerDatabase {
-        ServerDatabase { url: self.url(name), name: name.to_owned(), pooler: None, is_only: true }
+        ServerDatabase {
+            url: self.url(name),
+            name: name.to_owned(),
+            pooler: None,
+            limits: Limits::default(),
+            is_kept: true,
+        }
     }
 
     /// The URL of a database of this server.
@@ -238,6 +247,14 @@ impl PostgresServer {
 
     fn database_url(&self, database: &str) -> DatabaseUrl {
         DatabaseUrl::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
+    }
+
+    /// The folder of its socket. `None` for a named server.
+    pub fn socket_folder(&self) -> Option<&Path> {
+        match &self.url {
+            ServerUrl::Socket(folder) => Some(folder),
+            ServerUrl::Named(_) => None,
+        }
     }
 
     /// Whether roles and passwords are the tests' own to make.
@@ -313,6 +330,7 @@ while read -r order; do
     case $order in
         stop) "$bin/pg_ctl" -D data -m immediate stop >>log 2>&1 || give_up ;;
         start) start data || give_up ;;
+        promote) "$bin/pg_ctl" -D copy -w -t 60 promote >>log 2>&1 || give_up ;;
         copy)
             mkdir standby
             "$bin/pg_basebackup" -h "$dir" -U postgres -D copy -R -c fast --no-sync >>log 2>&1 || give_up
@@ -368,17 +386,20 @@ impl DedicatedServer {
     /// Its only database, with all tables.
     pub async fn database(&self) -> ServerDatabase {
         let url = socket_url("postgres", &self.folder, "postgres");
-        let database = ServerDatabase { url, name: "postgres".to_owned(), pooler: None, is_only: true };
+        let database = ServerDatabase {
+            url,
+            name: "postgres".to_owned(),
+            pooler: None,
+            limits: Limits::default(),
+            is_kept: true,
+        };
         migrate(&database.database_url()).await;
         database
     }
 
     /// Runs SQL in it.
     pub async fn execute(&self, sql: &str) {
-        let url = socket_url("postgres", &self.folder, "postgres");
-        let mut connection = url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
-        connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
-        connection.close().await.unwrap();
+        execute_at(&socket_url("postgres", &self.folder, "postgres"), sql).await;
     }
 
     /// Ends it as a crash would.
@@ -388,6 +409,30 @@ impl DedicatedServer {
 
     pub async fn start_again(&self) {
         self.tell("start").await;
+    }
+
+    /// Makes the replica a primary.
+    pub async fn promote_replica(&self) {
+        self.tell("promote").await;
+    }
+
+    /// The folder of the replica's socket.
+    pub fn replica_folder(&self) -> PathBuf {
+        self.folder.join("standby")
+    }
+
+    /// Its only database, with all tables, reached through this network alone.
+    pub async fn database_behind(&self, network: &Network, limits: Limits) -> ServerDatabase {
+        let url = socket_url("postgres", network.folder(), "postgres") + "&port=6432";
+        let database =
+            ServerDatabase { url, name: "postgres".to_owned(), pooler: None, limits, is_kept: true };
+        migrate(&database.database_url()).await;
+        database
+    }
+
+    /// Runs SQL in the replica.
+    pub async fn execute_on_replica(&self, sql: &str) {
+        execute_at(&socket_url("postgres", &self.replica_folder(), "postgres"), sql).await;
     }
 
     /// Makes a replica that follows it, and says where. `None` where the program for it is not beside the server's.
@@ -408,6 +453,12 @@ impl DedicatedServer {
     }
 }
 
+async fn execute_at(url: &str, sql: &str) {
+    let mut connection = url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+    connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+    connection.close().await.unwrap();
+}
+
 async fn migrate(database: &DatabaseUrl) {
     let store = Store::open(database).await.unwrap();
     store.migrate().await.unwrap();
@@ -420,7 +471,18 @@ impl ServerDatabase {
             Some(folder) => socket_url("postgres", folder, &self.name) + "&port=6432",
             None => self.url.clone(),
         };
-        PostgresDatabase::new(&url).unwrap()
+        PostgresDatabase::new(&url).unwrap().limits(self.limits)
+    }
+
+    /// The same database, reached without a network or pooler.
+    pub fn direct(&self) -> Self {
+        let Self { name, url, limits, .. } = self;
+        Self { name: name.clone(), url: url.clone(), pooler: None, limits: *limits, is_kept: true }
+    }
+
+    /// The URL of the same database, through this network.
+    pub fn url_through(&self, network: &Network) -> String {
+        socket_url("postgres", network.folder(), &self.name) + "&port=6432"
     }
 
     /// The same database, through another's pooler if there is one.
@@ -438,7 +500,7 @@ impl ServerDatabase {
 
 impl Drop for ServerDatabase {
     fn drop(&mut self) {
-        let Some(server) = SERVER.get().filter(|_| !self.is_only) else { return };
+        let Some(server) = SERVER.get().filter(|_| !self.is_kept) else { return };
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
         let options = server.options.clone();
         // The test's own runtime may be ending, and cannot be blocked on.

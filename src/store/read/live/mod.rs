@@ -18,7 +18,7 @@ impl Store {
         begin: impl Fn() -> G,
         mut each: impl FnMut(&mut G, TypeId, &str, Mark),
     ) -> Result<G, StoreError> {
-        let mut retry = TransactionRetry::default();
+        let mut retry = TransactionRetry::within(self.engine.limits().statement);
         loop {
             let mut gathered = begin();
             let each = |type_id, id: &str, mark| each(&mut gathered, type_id, id, mark);

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use crate::model::TypeId;
 use crate::roll::Mark;
 use crate::store::app::AppId;
-use crate::store::engine::{Server, query, query_as, query_scalar};
+use crate::store::engine::{Server, query, query_as};
 
 /// Pages of the table in a chunk: about 45,000 groups, a text of 1 MB.
 const CHUNK_PAGES: i64 = 500;
@@ -90,13 +90,15 @@ pub(super) async fn live_groups(
     mut each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), sqlx::Error> {
     let mut tx = server.begin_to_read().await?;
-    let totals: Vec<(i64, i64, i64, i64)> = query_as(TYPES).bind(app.0).fetch_all(&mut *tx).await?;
-    let of_all_apps: i64 = query_scalar(GROUPS_OF_ALL_APPS).fetch_one(&mut *tx).await?;
+    let totals: Vec<(i64, i64, i64, i64)> = tx.fetch_all(query_as(TYPES).bind(app.0), 0).await?;
+    let (of_all_apps,): (i64,) = tx.fetch_one(query_as(GROUPS_OF_ALL_APPS)).await?;
     let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| totals.iter().map(of).sum::<i64>();
     let (live, missing, deleted) = (sum(|of| of.1), sum(|of| of.2), sum(|of| of.3));
     if live == 0 {
         return tx.commit().await;
     }
+    // The server's limit is for the statement, which returns all groups.
+    tx.expect_rows((live + deleted).cast_unsigned()).await?;
     let types: Vec<i64> = totals.iter().filter(|of| of.1 > 0).map(|of| of.0).collect();
     let reading = Reading::of(live + deleted, of_all_apps, types.len());
     // The text contains only numbers.
@@ -113,10 +115,11 @@ pub(super) async fn live_groups(
             // Two connections read ahead while a chunk is processed. The lease is held, so that no process changes these
             // groups meanwhile.
             let mut beside = server.begin_to_read().await?;
-            query(WITHOUT_JIT).execute(&mut *tx).await?;
-            query(WITHOUT_JIT).execute(&mut *beside).await?;
-            let even = query(lines()).bind(app.0).bind(0_i64).fetch(&mut *tx);
-            let odd = query(lines()).bind(app.0).bind(CHUNK_PAGES).fetch(&mut *beside);
+            beside.expect_rows((live + deleted).cast_unsigned()).await?;
+            tx.execute(query(WITHOUT_JIT), 0).await?;
+            beside.execute(query(WITHOUT_JIT), 0).await?;
+            let even = tx.fetch(query(lines()).bind(app.0).bind(0_i64), 0);
+            let odd = beside.fetch(query(lines()).bind(app.0).bind(CHUNK_PAGES), 0);
             let mut chunks = futures_util::stream::select(even, odd);
             while let Some(chunk) = chunks.try_next().await? {
                 hand_on(&chunk)?;
@@ -124,16 +127,21 @@ pub(super) async fn live_groups(
             drop(chunks);
             beside.commit().await?;
         }
-        Reading::AtOnce => hand_on(&query(lines()).bind(app.0).fetch_one(&mut *tx).await?)?,
+        Reading::AtOnce => {
+            let mut rows = tx.fetch(query(lines()).bind(app.0), 0);
+            while let Some(row) = rows.try_next().await? {
+                hand_on(&row)?;
+            }
+        }
         Reading::Rows => {
-            let mut rows = query(LIVE_ROWS).bind(app.0).fetch(&mut *tx);
+            let mut rows = tx.fetch(query(LIVE_ROWS).bind(app.0), 0);
             while let Some(row) = rows.try_next().await? {
                 each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark::default());
             }
         }
     }
     if missing > 0 {
-        let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(&mut *tx);
+        let mut rows = tx.fetch(query(MISSING_GROUPS).bind(app.0), of_all_apps.cast_unsigned());
         while let Some(row) = rows.try_next().await? {
             each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
         }

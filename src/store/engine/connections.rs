@@ -1,0 +1,303 @@
+//! A pool of connections to a PostgreSQL server, and transactions on them. Every wait has a limit.
+//!
+//! sqlx' own pool pings a connection without a limit when it is returned. A connection that has fallen silent would occupy
+//! its slot for ever. Here a connection returns to the pool only after the server has answered COMMIT or ROLLBACK. In all
+//! other cases its socket is closed: after an error of the connection, after a limit, and after a cancelled statement.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::{BoxStream, StreamExt as _, unfold};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
+use sqlx::query::{Query, QueryAs};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, FromRow};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::connect::PostgresDatabase;
+use super::limits::{Limits, is_timeout, millis, no_answer, within};
+
+/// An idle connection is closed after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+/// A connection is not used for longer than this, so that a change of the server's address takes effect.
+const MAX_LIFETIME: Duration = Duration::from_mins(30);
+/// How long the server is told that a connection closes.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often idle connections are examined.
+const REAP_INTERVAL: Duration = Duration::from_mins(1);
+
+/// A pool of connections. Clones share them.
+#[derive(Clone)]
+pub(super) struct Connections {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    database: Arc<PostgresDatabase>,
+    limits: Limits,
+    /// How long a transaction waits for a free slot.
+    queue: Duration,
+    slots: Arc<Semaphore>,
+    /// The connection that was used last is at the end and is used next.
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    connection: PgConnection,
+    opened: Instant,
+    since: Instant,
+}
+
+/// A connection in use. When dropped, its socket is closed.
+struct Used {
+    connection: PgConnection,
+    opened: Instant,
+    shared: Arc<Shared>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connections {
+    /// Creates a pool of at most `size` connections, which are opened when they are needed.
+    pub(super) fn new(database: &Arc<PostgresDatabase>, size: usize, queue: Duration) -> Self {
+        let shared = Arc::new(Shared {
+            database: Arc::clone(database),
+            limits: database.limits,
+            queue,
+            slots: Arc::new(Semaphore::new(size)),
+            idle: Mutex::default(),
+        });
+        tokio::spawn(reap(Arc::downgrade(&shared)));
+        Self { shared }
+    }
+
+    /// Adds an open connection.
+    pub(super) fn add(&self, connection: PgConnection) {
+        let now = Instant::now();
+        self.shared.idle().push(Idle { connection, opened: now, since: now });
+    }
+
+    /// Begins a transaction with this statement. An idle connection that does not answer is replaced by a new one.
+    pub(super) async fn begin(&self, statement: &Arc<str>) -> Result<PgTransaction, sqlx::Error> {
+        let shared = &self.shared;
+        let slot = match timeout(shared.queue, Arc::clone(&shared.slots).acquire_owned()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_closed)) => return Err(sqlx::Error::PoolClosed),
+            Err(_) => return Err(sqlx::Error::PoolTimedOut),
+        };
+        while let Some(Idle { mut connection, opened, .. }) = shared.take_idle() {
+            let begun = begin_on(&mut connection, statement, shared.limits.round_trip).await;
+            match begun {
+                Ok(()) => return Ok(shared.transaction(connection, opened, slot)),
+                // The other idle connections have probably fallen silent as well.
+                Err(error) if is_timeout(&error) => shared.idle().clear(),
+                Err(_) => {}
+            }
+        }
+        let mut connection = shared.database.open_connection().await?;
+        begin_on(&mut connection, statement, shared.limits.statement).await?;
+        Ok(shared.transaction(connection, Instant::now(), slot))
+    }
+
+    /// Closes the idle connections. The next transaction connects again, with the password that is valid then.
+    pub(super) async fn close_idle(&self) {
+        let idle = std::mem::take(&mut *self.shared.idle());
+        join_all(idle.into_iter().map(|idle| close(idle.connection))).await;
+    }
+
+    /// Closes all idle connections, and every other one when its transaction ends. Does not wait for these.
+    pub(super) async fn close(&self) {
+        self.shared.slots.close();
+        self.close_idle().await;
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self) -> Option<Idle> {
+        self.idle().pop()
+    }
+
+    fn transaction(
+        self: &Arc<Self>,
+        connection: PgConnection,
+        opened: Instant,
+        slot: OwnedSemaphorePermit,
+    ) -> PgTransaction {
+        let used = Used { connection, opened, shared: Arc::clone(self), _slot: slot };
+        PgTransaction { used, limits: self.limits, rows: 0, answered: true }
+    }
+}
+
+impl Used {
+    /// Returns the connection to the pool.
+    async fn give_back(self) {
+        let Self { connection, opened, shared, _slot } = self;
+        if shared.slots.is_closed() || opened.elapsed() > MAX_LIFETIME {
+            close(connection).await;
+        } else {
+            shared.idle().push(Idle { connection, opened, since: Instant::now() });
+        }
+    }
+}
+
+/// Closes connections that have been idle for long, until the pool is dropped.
+async fn reap(shared: Weak<Shared>) {
+    loop {
+        sleep(REAP_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let expired = {
+            let mut idle = shared.idle();
+            let (expired, kept) = std::mem::take(&mut *idle)
+                .into_iter()
+                .partition::<Vec<_>, _>(|idle| idle.since.elapsed() > IDLE_TIMEOUT);
+            *idle = kept;
+            expired
+        };
+        drop(shared);
+        join_all(expired.into_iter().map(|idle| close(idle.connection))).await;
+    }
+}
+
+/// Tells the server that a connection closes, and closes it.
+async fn close(connection: PgConnection) {
+    let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+}
+
+async fn begin_on(
+    connection: &mut PgConnection,
+    statement: &Arc<str>,
+    limit: Duration,
+) -> Result<(), sqlx::Error> {
+    // The schema names in it are validated and quoted.
+    let begin = sqlx::raw_sql(AssertSqlSafe(Arc::clone(statement)));
+    within(limit, connection.execute(begin)).await.map(|_| ())
+}
+
+/// An open transaction. When dropped, or after an error of its connection, the connection is closed, and the server rolls
+/// the transaction back.
+pub(in crate::store) struct PgTransaction {
+    used: Used,
+    limits: Limits,
+    /// How many rows the statements are about, beyond the ids that they bind.
+    rows: u64,
+    /// Whether the server has answered everything. False while a statement runs, and after one that was cancelled.
+    answered: bool,
+}
+
+impl PgTransaction {
+    /// Runs a statement about this many bound ids and returns the number of rows it changed.
+    pub(in crate::store) async fn execute(
+        &mut self,
+        query: Query<'_, Postgres, PgArguments>,
+        ids: u64,
+    ) -> Result<u64, sqlx::Error> {
+        let limit = self.limits.for_rows(self.rows + ids);
+        self.answered = false;
+        let answer = within(limit, query.execute(&mut self.used.connection)).await;
+        self.note(answer).map(|done| done.rows_affected())
+    }
+
+    /// Runs a query about this many bound ids and returns all rows.
+    pub(in crate::store) async fn fetch_all<R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
+        &mut self,
+        query: QueryAs<'_, Postgres, R, PgArguments>,
+        ids: u64,
+    ) -> Result<Vec<R>, sqlx::Error> {
+        let limit = self.limits.for_rows(self.rows + ids);
+        self.answered = false;
+        let answer = within(limit, query.fetch_all(&mut self.used.connection)).await;
+        self.note(answer)
+    }
+
+    /// Returns the row of a query that has at most one.
+    pub(in crate::store) async fn fetch_optional<R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
+        &mut self,
+        query: QueryAs<'_, Postgres, R, PgArguments>,
+    ) -> Result<Option<R>, sqlx::Error> {
+        Ok(self.fetch_all(query, 0).await?.pop())
+    }
+
+    /// Returns the row of a query that always has one, such as an aggregate.
+    pub(in crate::store) async fn fetch_one<R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
+        &mut self,
+        query: QueryAs<'_, Postgres, R, PgArguments>,
+    ) -> Result<R, sqlx::Error> {
+        self.fetch_optional(query).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// Runs SQL that contains only checked or quoted names, and returns its rows.
+    pub(in crate::store) async fn run(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
+        let limit = self.limits.for_rows(self.rows);
+        self.answered = false;
+        let rows = self.used.connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql)));
+        let answer = within(limit, rows).await;
+        self.note(answer)
+    }
+
+    /// Returns the rows of a query one by one. The limit applies to each. The server may look at `scanned` rows for it.
+    pub(in crate::store) fn fetch<'t>(
+        &'t mut self,
+        query: Query<'t, Postgres, PgArguments>,
+        scanned: u64,
+    ) -> BoxStream<'t, Result<PgRow, sqlx::Error>> {
+        let limit = self.limits.for_scan(scanned);
+        let Self { used, answered, .. } = self;
+        *answered = false;
+        let rows = query.fetch(&mut used.connection);
+        let bounded = unfold(Some((rows, answered)), move |left| async move {
+            let (mut rows, answered) = left?;
+            match timeout(limit, rows.next()).await {
+                Ok(Some(Ok(row))) => Some((Ok(row), Some((rows, answered)))),
+                Ok(Some(Err(error))) => Some((Err(error), None)),
+                Ok(None) => {
+                    *answered = true;
+                    None
+                }
+                Err(_) => Some((Err(no_answer(limit)), None)),
+            }
+        });
+        bounded.boxed()
+    }
+
+    /// Lets the following statements take the time that this many rows need.
+    pub(in crate::store) async fn expect_rows(&mut self, rows: u64) -> Result<(), sqlx::Error> {
+        self.rows = rows;
+        let on_server = millis(self.limits.for_rows(rows).max(self.limits.statement * 3));
+        self.run(format!("SET LOCAL statement_timeout = {on_server}")).await.map(|_| ())
+    }
+
+    pub(in crate::store) async fn commit(self) -> Result<(), sqlx::Error> {
+        let limit = self.limits.statement;
+        self.end("COMMIT", limit).await
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), sqlx::Error> {
+        let limit = self.limits.round_trip;
+        self.end("ROLLBACK", limit).await
+    }
+
+    async fn end(mut self, statement: &'static str, limit: Duration) -> Result<(), sqlx::Error> {
+        if !self.answered {
+            return Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::NotConnected)));
+        }
+        within(limit, self.used.connection.execute(sqlx::raw_sql(statement))).await?;
+        self.used.give_back().await;
+        Ok(())
+    }
+
+    /// Records whether a statement was answered, so that the connection can be used again.
+    fn note<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        self.answered = match &answer {
+            Ok(_) => true,
+            // A server that refuses to write has become a replica. The next connection may lead to the new primary.
+            Err(sqlx::Error::Database(error)) => error.code().as_deref() != Some("25006"),
+            Err(_) => false,
+        };
+        answer
+    }
+}

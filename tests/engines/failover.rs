@@ -1,0 +1,111 @@
+//! A primary is lost and its standby promoted, while a service crawls. An address leads to the primary, as a virtual one does.
+
+use std::time::Duration;
+
+use harness::crawl::{Engine, Harness, ON_COMMAND};
+use harness::network::{Cut, Fate, Network};
+use harness::postgres::DedicatedServer;
+use harness::store::TestDatabase;
+use tim_group_sync::crawl::WhenBusy;
+use tim_group_sync::model::CrawlStatus;
+use tim_group_sync::simulator::At;
+use tim_group_sync::store::Limits;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::cuts::{BOUND, TENTH};
+
+/// How the transactions reach the standby.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replication {
+    /// A commit is answered once the standby has it.
+    Synchronous,
+    /// The last transactions do not reach it.
+    LosingTheLast,
+}
+
+/// Crawls until a crawl is complete, as the daemon does, and returns how long that took.
+async fn crawl_until_complete(harness: &Harness) -> Duration {
+    let (since, stop) = (Instant::now(), CancellationToken::new());
+    loop {
+        let crawled = harness.crawler().crawl(ON_COMMAND, WhenBusy::Wait, &stop).await;
+        if crawled.is_ok_and(|report| report.status == CrawlStatus::Complete) {
+            return since.elapsed();
+        }
+        sleep(Duration::from_secs(5) / TENTH).await;
+    }
+}
+
+async fn fail_over(replication: Replication, at_request: u64) {
+    let Some(server) = DedicatedServer::start() else { return };
+    let network = Network::before(&server.folder);
+    let database = server.database_behind(&network, Limits::default().divided_by(TENTH)).await;
+    let harness = Harness::beside(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
+    harness.api.create_many("Public", 12);
+    harness.create("Private", "a b c");
+    harness.crawl().await;
+    if server.replica().await.is_none() {
+        return;
+    }
+    match replication {
+        Replication::Synchronous => {
+            server.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+            server.execute("SELECT pg_reload_conf()").await;
+        }
+        Replication::LosingTheLast => {}
+    }
+    harness.create("Public", "before");
+    assert_eq!(harness.crawl().await.status, CrawlStatus::Complete);
+    if replication == Replication::LosingTheLast {
+        server.execute_on_replica("ALTER SYSTEM SET primary_conninfo = ''").await;
+        server.execute_on_replica("SELECT pg_reload_conf()").await;
+        // A crawl of which the standby learns nothing.
+        harness.create("Public", "lost");
+        assert_eq!(harness.crawl().await.status, CrawlStatus::Complete);
+    }
+
+    harness.begin_watching();
+    harness.create("Public", "during");
+    harness.api.dissolve_some(1);
+    let held = harness.api.hold(At::Request(harness.request(at_request)));
+    let (crawler, stop) = (harness.crawler(), CancellationToken::new());
+    let failing = async {
+        held.reached().await;
+        network.cut(Cut::All, Fate::Silent);
+        server.crash().await;
+        held.release();
+        server.promote_replica().await;
+        network.lead_to(&server.replica_folder());
+        network.restore();
+        Instant::now()
+    };
+    let (crawled, promoted) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), failing);
+    if let Ok(report) = crawled {
+        assert!(matches!(report.status, CrawlStatus::Complete | CrawlStatus::Failed), "{report:?}");
+    }
+    crawl_until_complete(&harness).await;
+    assert!(promoted.elapsed() <= BOUND, "{replication:?} {at_request}: {:?}", promoted.elapsed());
+    harness.assert_table_matches_api().await;
+    // What a reader saw of the lost transactions is gone: origins and events are compared from now on only.
+    if replication == Replication::Synchronous {
+        harness.assert_invariants().await;
+    } else {
+        harness.db.assert_consistent().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn after_a_failover_to_a_synchronous_standby_nothing_is_lost_or_done_twice() {
+    for at_request in [1, 4, 7] {
+        fail_over(Replication::Synchronous, at_request).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn after_a_failover_that_lost_the_last_transactions_the_next_crawl_brings_the_tables_up_to_date() {
+    for at_request in [1, 4, 7] {
+        fail_over(Replication::LosingTheLast, at_request).await;
+    }
+}

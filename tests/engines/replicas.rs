@@ -1,0 +1,242 @@
+//! Random cuts between two replicas and their server: silent and closed connections, frozen processes, dead hosts. All limits
+//! are a tenth of the product's, so that a bound of 60 seconds is one of 6.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use harness::campaign;
+use harness::crawl::{Engine, Harness, ON_COMMAND};
+use harness::network::{Cut, Fate, Network};
+use harness::postgres::PostgresServer;
+use harness::store::{Location, TestDatabase};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tim_group_sync::crawl::WhenBusy;
+use tim_group_sync::model::CrawlStatus;
+use tim_group_sync::store::{DatabaseUrl, Limits, PostgresDatabase, Store};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::cuts::{BOUND, TENTH};
+
+/// Longer than a process that waits for a lease sleeps between two looks at it, so that both replicas get their turns.
+const BETWEEN_CRAWLS: Duration = Duration::from_millis(400);
+
+/// A replica of the service with a thread, a runtime and a network of its own, as if in a process of its own. It crawls
+/// again and again, and waits after a failure as the daemon does.
+struct Replica {
+    network: Network,
+    freezing: mpsc::UnboundedSender<Duration>,
+    stop: CancellationToken,
+    dying: CancellationToken,
+    /// When the last complete crawl ended.
+    completed: watch::Receiver<Instant>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Replica {
+    fn start(harness: &Arc<Harness>, server: &Path) -> Self {
+        let network = Network::before(server);
+        let Location::Postgres(database) = &harness.db.location else {
+            panic!("these tests are PostgreSQL's")
+        };
+        let url = DatabaseUrl::Postgres(
+            PostgresDatabase::new(&database.url_through(&network)).unwrap().limits(database.limits),
+        );
+        let (freezing, mut to_freeze) = mpsc::unbounded_channel();
+        let (completing, completed) = watch::channel(Instant::now());
+        let (stop, dying) = (CancellationToken::new(), CancellationToken::new());
+        let (harness, stopped, dead) = (Arc::clone(harness), stop.clone(), dying.clone());
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::spawn(async move {
+                    while let Some(time) = to_freeze.recv().await {
+                        thread::sleep(time);
+                    }
+                });
+                tokio::select! {
+                    biased;
+                    () = dead.cancelled() => {}
+                    () = crawl_until_stopped(&harness, &url, &stopped, &completing) => {}
+                }
+            });
+        });
+        Self { network, freezing, stop, dying, completed, thread }
+    }
+
+    /// Stops all that the replica does, for a while.
+    fn freeze(&self, time: Duration) {
+        self.freezing.send(time).unwrap();
+    }
+
+    /// Ends the replica without its server being told.
+    async fn die(self) -> Network {
+        self.network.cut(Cut::All, Fate::Silent);
+        self.dying.cancel();
+        let thread = self.thread;
+        tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
+        self.network
+    }
+
+    /// Waits for a complete crawl that ends from now on, and returns how long it took.
+    async fn progresses(&self) -> Duration {
+        let since = Instant::now();
+        self.completed.clone().wait_for(|at| *at > since).await.unwrap();
+        since.elapsed()
+    }
+
+    /// Stops the replica as SIGTERM does.
+    async fn stop(self) {
+        self.stop.cancel();
+        let thread = self.thread;
+        let ending = tokio::task::spawn_blocking(move || thread.join().unwrap());
+        timeout(Duration::from_secs(5), ending).await.expect("a stop takes longer than 5 s").unwrap();
+    }
+}
+
+async fn crawl_until_stopped(
+    harness: &Harness,
+    url: &DatabaseUrl,
+    stop: &CancellationToken,
+    completing: &watch::Sender<Instant>,
+) {
+    let mut failures = 0;
+    let mut crawler = None;
+    while !stop.is_cancelled() {
+        if crawler.is_none() {
+            crawler = Store::open(url).await.ok().map(|store| harness.crawler_on(&store));
+        }
+        let crawled = match &crawler {
+            Some(crawler) => crawler.crawl(ON_COMMAND, WhenBusy::Wait, stop).await.ok(),
+            None => None,
+        };
+        let pause = if crawled.is_some_and(|report| report.status == CrawlStatus::Complete) {
+            completing.send_replace(Instant::now());
+            failures = 0;
+            BETWEEN_CRAWLS
+        } else {
+            failures = (failures + 1).min(3);
+            Duration::from_secs(5) / TENTH * 2u32.pow(failures - 1)
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// What happens to one of two replicas, or to both.
+#[derive(Clone, Copy, Debug)]
+enum Accident {
+    Cut(Cut, Fate),
+    CutOfBoth(Fate),
+    /// Of one connection, at a statement of a transaction that writes.
+    CutAt(&'static str, bool, Fate),
+    Frozen,
+    DeadHost,
+}
+
+const STATEMENTS: [&str; 5] =
+    ["BEGIN", "INSERT INTO group_row", "UPDATE group_row", "UPDATE lease", "COMMIT\0"];
+
+impl Accident {
+    fn random(rng: &mut StdRng) -> Self {
+        let fate = if rng.random_bool(0.7) { Fate::Silent } else { Fate::Closed };
+        match rng.random_range(0..8) {
+            0 => Self::Cut(Cut::One, fate),
+            1 => Self::Cut(Cut::Some, fate),
+            2 => Self::Cut(Cut::All, fate),
+            3 => Self::CutOfBoth(fate),
+            4 | 5 => {
+                Self::CutAt(STATEMENTS[rng.random_range(0..STATEMENTS.len())], rng.random_bool(0.5), fate)
+            }
+            6 => Self::Frozen,
+            _ => Self::DeadHost,
+        }
+    }
+}
+
+/// Two replicas crawl one app whose groups change, while one of them, or both, lose their server. Returns the longest time
+/// that a replica with a working network needed to progress.
+async fn survive(seed: u64, server: &Path) -> Duration {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut database = PostgresServer::shared().await.database().await;
+    database.limits = Limits::default().divided_by(TENTH);
+    let mut harness = Harness::beside(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
+    harness.request_interval = Duration::from_millis(3);
+    harness.api.create_many("Public", 12);
+    harness.create("Private", "a b c");
+    harness.crawl().await;
+    harness.begin_watching();
+    let harness = Arc::new(harness);
+    let (mut one, other) = (Replica::start(&harness, server), Replica::start(&harness, server));
+    tokio::join!(one.progresses(), other.progresses());
+
+    let accident = Accident::random(&mut rng);
+    let lasting = Duration::from_millis(rng.random_range(50..5_000));
+    println!("seed {seed}: {accident:?} for {lasting:?}");
+    harness.create("Public", &format!("new{seed}"));
+    harness.api.dissolve_some(1);
+    sleep(Duration::from_millis(rng.random_range(0..200))).await;
+    let (mut longest, mut dead) = (Duration::ZERO, None);
+    match accident {
+        Accident::Cut(which, fate) => {
+            one.network.cut(which, fate);
+            // The other one takes over meanwhile.
+            longest = other.progresses().await;
+            sleep(lasting.saturating_sub(longest)).await;
+            one.network.restore();
+        }
+        Accident::CutOfBoth(fate) => {
+            one.network.cut(Cut::All, fate);
+            other.network.cut(Cut::All, fate);
+            sleep(lasting).await;
+            one.network.restore();
+            other.network.restore();
+        }
+        Accident::CutAt(statement, arrives, fate) => one.network.cut_at(statement, arrives, fate),
+        Accident::Frozen => {
+            one.freeze(lasting);
+            longest = other.progresses().await;
+            sleep(lasting.saturating_sub(longest)).await;
+        }
+        Accident::DeadHost => {
+            dead = Some(one.die().await);
+            longest = other.progresses().await;
+            one = Replica::start(&harness, server);
+            harness.create("Public", &format!("after{seed}"));
+        }
+    }
+    let (by_one, by_other) = tokio::join!(one.progresses(), other.progresses());
+    let longest = longest.max(by_one).max(by_other);
+    assert!(longest <= BOUND, "seed {seed}: {accident:?} for {lasting:?}: no progress for {longest:?}");
+    tokio::join!(one.stop(), other.stop());
+    drop(dead);
+    let stop = CancellationToken::new();
+    let last = harness.crawler().crawl(ON_COMMAND, WhenBusy::Wait, &stop).await.unwrap();
+    assert_eq!(last.status, CrawlStatus::Complete, "seed {seed}");
+    harness.assert_invariants().await;
+    harness.assert_table_matches_api().await;
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn replicas_survive_random_cuts_and_progress_within_the_bound() {
+    let Some(server) = PostgresServer::shared().await.socket_folder() else {
+        harness::skip("there is no network before a named server");
+        return;
+    };
+    let (cuts, seed) = (campaign::number("CUTS", 200, 6), campaign::number("CUTS_SEED", 1, 1));
+    let mut longest = Duration::ZERO;
+    // Several at a time, because they wait most of the time.
+    for first in (seed..seed + cuts).step_by(4) {
+        let some = (first..(first + 4).min(seed + cuts)).map(|seed| survive(seed, server));
+        longest = futures_util::future::join_all(some).await.into_iter().fold(longest, Duration::max);
+    }
+    println!("{cuts} cuts, the longest time without progress was {longest:?}");
+}

@@ -1,0 +1,223 @@
+//! [`Network`]: what lies between stores and a PostgreSQL server. A test can cut it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What happens to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Open,
+    /// Nothing passes any more, in either direction, and neither side is told, as after a firewall forgot the connection.
+    Silent,
+    Closed,
+}
+
+/// Which connections a cut concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The open one that was opened last. New ones pass.
+    One,
+    /// Every second open one. New ones pass.
+    Some,
+    /// All open ones, and the new ones until [`Network::restore`].
+    All,
+}
+
+/// A cut of the connection that sends the next writing transaction's statement with this text.
+#[derive(Clone, Copy, Debug)]
+struct CutAt {
+    text: &'static str,
+    /// The statement reaches the server, and is executed there.
+    arrives: bool,
+    fate: Fate,
+}
+
+/// A proxy on a socket of its own.
+pub struct Network {
+    folder: TempDir,
+    shared: Arc<Mutex<State>>,
+    accepting: JoinHandle<()>,
+}
+
+struct State {
+    /// The folder of the server's socket.
+    server: PathBuf,
+    /// The fate of new connections.
+    new: Fate,
+    at: Option<CutAt>,
+    connections: Vec<watch::Sender<Fate>>,
+}
+
+impl Network {
+    /// The network before the server with a socket in this folder.
+    pub fn before(server: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(".s.PGSQL.6432")).unwrap();
+        let state = State { server: server.to_owned(), new: Fate::Open, at: None, connections: Vec::new() };
+        let shared = Arc::new(Mutex::new(state));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Self { folder, shared, accepting }
+    }
+
+    /// The folder of the socket, for port 6432.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Changes the fate of connections.
+    pub fn cut(&self, which: Cut, fate: Fate) {
+        let mut state = lock(&self.shared);
+        state.connections.retain(|connection| connection.receiver_count() > 0);
+        let open = state.connections.iter().filter(|connection| *connection.borrow() == Fate::Open);
+        let open: Vec<_> = open.collect();
+        let chosen: Vec<_> = match which {
+            Cut::One => open.into_iter().rev().take(1).collect(),
+            Cut::Some => open.into_iter().step_by(2).collect(),
+            Cut::All => open,
+        };
+        for connection in chosen {
+            connection.send_replace(fate);
+        }
+        if which == Cut::All {
+            state.new = fate;
+        }
+    }
+
+    /// Cuts the connection that sends this text in a transaction that writes, either before the text arrives at the server,
+    /// or after the server has answered it. Once.
+    pub fn cut_at(&self, text: &'static str, arrives: bool, fate: Fate) {
+        let before = lock(&self.shared).at.replace(CutAt { text, arrives, fate });
+        assert!(before.is_none(), "the cut before was not made: {before:?}");
+    }
+
+    /// Lets new connections pass. Those that were cut stay so.
+    pub fn restore(&self) {
+        lock(&self.shared).new = Fate::Open;
+    }
+
+    /// Leads new connections to another server, and closes the others.
+    pub fn lead_to(&self, server: &Path) {
+        server.clone_into(&mut lock(&self.shared).server);
+        self.close(|_| true);
+    }
+
+    /// Closes the silent connections, so that their server is told at last.
+    pub fn close_silent(&self) {
+        self.close(|fate| fate == Fate::Silent);
+    }
+
+    fn close(&self, which: impl Fn(Fate) -> bool) {
+        for connection in &lock(&self.shared).connections {
+            let fate = *connection.borrow();
+            if which(fate) {
+                connection.send_replace(Fate::Closed);
+            }
+        }
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        let state = lock(&self.shared);
+        let is_open = |connection: &&watch::Sender<Fate>| {
+            connection.receiver_count() > 0 && *connection.borrow() == Fate::Open
+        };
+        state.connections.iter().filter(is_open).count()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.close(|_| true);
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: UnixListener, shared: Arc<Mutex<State>>) {
+    loop {
+        let (client, _) = listener.accept().await.unwrap();
+        let (fate, receiver) = watch::channel(lock(&shared).new);
+        lock(&shared).connections.push(fate.clone());
+        let carrier =
+            Carrier { client, upstream: None, fate, shared: Arc::clone(&shared), only_reads: false };
+        tokio::spawn(carrier.carry(receiver));
+    }
+}
+
+/// Carries one connection.
+struct Carrier {
+    client: UnixStream,
+    upstream: Option<UnixStream>,
+    fate: watch::Sender<Fate>,
+    shared: Arc<Mutex<State>>,
+    /// The client's transaction only reads.
+    only_reads: bool,
+}
+
+impl Carrier {
+    /// Carries the connection until one side closes it or it is cut.
+    async fn carry(mut self, mut fate: watch::Receiver<Fate>) -> std::io::Result<()> {
+        let (mut up, mut down) = ([0; 8192], [0; 8192]);
+        loop {
+            let now = *fate.borrow_and_update();
+            match now {
+                Fate::Closed => return Ok(()),
+                Fate::Silent => {
+                    if fate.changed().await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Fate::Open => {}
+            }
+            if self.upstream.is_none() {
+                let server = lock(&self.shared).server.join(".s.PGSQL.5432");
+                self.upstream = Some(UnixStream::connect(&server).await?);
+            }
+            let Some(server) = &mut self.upstream else { return Ok(()) };
+            tokio::select! {
+                biased;
+                Ok(()) = fate.changed() => {}
+                sent = self.client.read(&mut up) => match sent? {
+                    0 => return Ok(()),
+                    sent => self.pass_up(&up[..sent]).await?,
+                },
+                said = server.read(&mut down) => match said? {
+                    0 => return Ok(()),
+                    said => self.client.write_all(&down[..said]).await?,
+                },
+            }
+        }
+    }
+
+    async fn pass_up(&mut self, sent: &[u8]) -> std::io::Result<()> {
+        let says = |text: &str| sent.windows(text.len()).any(|window| window == text.as_bytes());
+        if says("BEGIN") {
+            self.only_reads = says("READ ONLY");
+        }
+        let only_reads = self.only_reads;
+        let cut = lock(&self.shared).at.take_if(|cut| !only_reads && says(cut.text));
+        let Some(server) = &mut self.upstream else { return Ok(()) };
+        match cut {
+            Some(CutAt { arrives: false, .. }) => {}
+            None | Some(CutAt { arrives: true, .. }) => server.write_all(sent).await?,
+        }
+        if let Some(cut) = cut {
+            if cut.arrives {
+                // It was executed once there is an answer.
+                server.readable().await?;
+            }
+            self.fate.send_replace(cut.fate);
+        }
+        Ok(())
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap()
+}
