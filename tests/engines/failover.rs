@@ -1,5 +1,6 @@
 //! A primary is lost and its standby promoted, while a service crawls. An address leads to the primary, as a virtual one does.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use harness::crawl::{Engine, Harness, ON_COMMAND};
@@ -36,6 +37,13 @@ async fn crawl_until_complete(harness: &Harness) -> Duration {
     }
 }
 
+/// The visible events by their ids.
+async fn events(harness: &Harness) -> BTreeMap<i64, Vec<String>> {
+    let sql = "SELECT event_id, event, group_id, crawl_id FROM group_events";
+    let rows = harness.db.rows(sql).await;
+    rows.into_iter().map(|row| (row[0].parse().unwrap(), row[1..].to_vec())).collect()
+}
+
 async fn fail_over(replication: Replication, at_request: u64) {
     let Some(server) = DedicatedServer::start() else { return };
     let network = Network::before(&server.folder);
@@ -64,6 +72,7 @@ async fn fail_over(replication: Replication, at_request: u64) {
         assert_eq!(harness.crawl().await.status, CrawlStatus::Complete);
     }
 
+    let before = events(&harness).await;
     harness.begin_watching();
     harness.create("Public", "during");
     harness.api.dissolve_some(1);
@@ -86,6 +95,11 @@ async fn fail_over(replication: Replication, at_request: u64) {
     crawl_until_complete(&harness).await;
     assert!(promoted.elapsed() <= BOUND, "{replication:?} {at_request}: {:?}", promoted.elapsed());
     harness.assert_table_matches_api().await;
+    // No id is given twice: an event is the one that readers saw under its id, or has a greater id than all of those.
+    let last = *before.keys().next_back().unwrap();
+    for (id, event) in events(&harness).await {
+        assert!(id > last || before.get(&id) == Some(&event), "{replication:?} {at_request}: {id} {event:?}");
+    }
     // What a reader saw of the lost transactions is gone: origins and events are compared from now on only.
     if replication == Replication::Synchronous {
         harness.assert_invariants().await;
