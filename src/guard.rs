@@ -2,7 +2,7 @@
 //!
 //! The guard compares the numbers of live groups before and after the crawl, of each type and of
 //! the app. So new groups offset deleted ones. Every candidate counts as lost unless it was found
-//! to exist, so that the guard sees a large loss before all its groups have been looked up. It
+//! to exist, so that a large loss counts before all candidates have been looked up. It
 //! protects against lists that are wrong although their counts agree.
 
 use std::collections::BTreeMap;
@@ -41,8 +41,8 @@ pub struct Withholding {
 }
 
 /// Decides which types' deletions are withheld. Returns `None` if all deletions are applied.
-/// `max_fractions` is `policy.max_fraction_by_type` with the keys of the types. These types do not
-/// count towards the limit of the app.
+/// `max_fractions` is `policy.max_fraction_by_type` by type id. Its types do not count towards the
+/// limit of the app.
 #[must_use]
 pub fn decide_withholding(
     policy: &DeletionPolicy,
@@ -68,8 +68,8 @@ pub fn decide_withholding(
         .map(|(type_id, counts)| (Some(*type_id), *counts))
         .collect();
     let mut types: Vec<TypeId> = exceeded.iter().filter_map(|(type_id, _)| *type_id).collect();
-    let guarded = counts_by_type.iter().filter(|(type_id, _)| own(type_id).is_none());
-    let app = guarded.fold(LiveCounts::default(), |sum, (_, counts)| LiveCounts {
+    let pooled = counts_by_type.iter().filter(|(type_id, _)| own(type_id).is_none());
+    let app = pooled.fold(LiveCounts::default(), |sum, (_, counts)| LiveCounts {
         before: sum.before + counts.before,
         after: sum.after + counts.after,
         lost: sum.lost + counts.lost,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn if_the_app_exceeds_its_limit_the_deletions_of_all_its_guarded_types_are_withheld() {
+    fn if_the_app_exceeds_its_limit_the_deletions_of_all_types_without_an_own_limit_are_withheld() {
         let small = TypeId(2);
         let shrinking = [(PUBLIC, counts(1000, 0, 900)), (small, counts(60, 0, 60))];
         assert_eq!(withheld(&shrinking), [PUBLIC, small]);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counts_of_the_app_are_the_sum_of_its_guarded_types() {
+    fn the_counts_of_the_app_are_the_sum_of_the_types_without_an_own_limit() {
         let losing = [(PUBLIC, counts(60, 5, 60)), (TypeId(2), counts(70, 1, 60)), (ROOMS, counts(9, 0, 9))];
         let withholding = decide_withholding(&policy(), &max_fractions(), &BTreeMap::from(losing)).unwrap();
         assert_eq!(withholding.exceeded, [(None, counts(130, 6, 120))]);

@@ -23,8 +23,8 @@ use crate::tencent::{ApiError, GroupAnswer};
 /// The minimum time budget for the lookups of a crawl. The budget is a quarter of the time that
 /// reading the lists took, if that is longer.
 const MIN_BUDGET: Duration = Duration::from_secs(10);
-/// The maximum rate of `get_group_info` requests, from which the number of possible questions is
-/// estimated.
+/// The rate that `pages` allows for `get_group_info`. It is used to estimate how many questions are
+/// possible.
 const REQUESTS_PER_SECOND: u64 = 50;
 /// The maximum number of requests in flight.
 const MAX_IN_FLIGHT: usize = 4;
@@ -166,7 +166,7 @@ impl<'a> Confirmer<'a> {
     /// Looks up one batch. If the listed control is gone, repeats the request with another one.
     async fn ask_batch(&self, batch: &QuestionBatch<'_>) -> BatchOutcome {
         let absent = batch.form.absent_id(rand::random());
-        let mut contradicted = BatchOutcome::NoControl;
+        let mut outcome = BatchOutcome::NoControl;
         for listed in self.listed_controls(batch) {
             let mut ids: Vec<&str> = batch.ids.iter().copied().chain([absent.as_str()]).collect();
             let listed_at = listed.as_deref().map(|listed| {
@@ -188,7 +188,7 @@ impl<'a> Confirmer<'a> {
                 }
                 Controls::ListedIsGone => {
                     let listed_code = of_listed.and_then(|answer| answer.code);
-                    contradicted = BatchOutcome::Contradicted { absent: of_absent.code, listed: listed_code };
+                    outcome = BatchOutcome::Contradicted { absent: of_absent.code, listed: listed_code };
                     self.lock_gone_controls().extend(listed);
                 }
                 Controls::Contradict { absent, listed } => {
@@ -196,12 +196,12 @@ impl<'a> Confirmer<'a> {
                 }
             }
         }
-        contradicted
+        outcome
     }
 
     /// Returns the listed controls to try for a batch, in order. Returns a single `None` for an app
-    /// without groups. Groups of the batch itself come last. They are the only possible controls if
-    /// the batch looks up the types of all listed groups of a small app.
+    /// without groups. Groups of the batch itself come last: if one batch contains every listed group
+    /// of a small app, there are no other controls.
     fn listed_controls(&self, batch: &QuestionBatch<'_>) -> Vec<Option<String>> {
         if self.app_is_empty {
             return vec![None];

@@ -24,7 +24,7 @@ pub enum ChangeKind {
     Reappeared,
     Retyped,
     Vanished,
-    /// Not listed, and not deleted.
+    /// Not listed; not decided yet.
     Missing,
     /// Not listed; the deletion waits for approval.
     Withheld,
@@ -99,7 +99,7 @@ impl WriteTarget {
         let Self::DryRun(planned) = self else { return Vec::new() };
         let mut planned = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
         planned.settle(settlement);
-        planned.by_type_name()
+        planned.with_type_names()
     }
 }
 
@@ -156,12 +156,12 @@ impl PlannedChanges {
         }
     }
 
-    /// Returns the key of a type, or a provisional key if the database does not have the type.
+    /// Returns the id of a type, or a provisional id if the database does not have the type.
     pub(super) fn type_id(&mut self, group_type: &GroupType) -> TypeId {
         self.types.id(group_type)
     }
 
-    fn by_type_name(self) -> Vec<PlannedChange> {
+    fn with_type_names(self) -> Vec<PlannedChange> {
         let Self { types, changes, .. } = self;
         let name = |type_id: Option<TypeId>| types.names.get(&type_id?).cloned();
         let planned = |((kind, old, new), groups): (ChangeKey, GroupIds)| PlannedChange {

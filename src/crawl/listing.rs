@@ -76,7 +76,7 @@ pub(super) async fn read_lists(
     let known_groups = findings.total_at_start.map(|total| total.max(live_before));
     let mut reader = ListReader { context, caller, findings, roll, pass_state, known_groups };
 
-    reader.make_passes(typed_passes(context, &states, live_before)).await?;
+    reader.make_passes(plan_passes(context, &states, live_before)).await?;
     log_rejected_types(context, reader.findings)?;
     context.progress.send_modify(|progress| progress.step = Step::Checking);
     let mut rechecks = reader.recheck_emptied_types().await?;
@@ -84,16 +84,16 @@ pub(super) async fn read_lists(
     let typed = !context.settings.group_types.is_empty();
     let leftover = leftover(reader.findings, typed);
     let by_leftover = leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time);
-    if by_leftover || (past.unfiltered_wanted && typed) {
+    if by_leftover || (past.unfiltered_next && typed) {
         let number = reader.findings.passes.len();
-        let writes_new_at_end = context.settings.confirms_types();
-        reader.make_passes(vec![unfiltered_pass(&states, number, live_before, writes_new_at_end)]).await?;
+        let defers_new_groups = context.settings.confirms_types();
+        reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new_groups)]).await?;
         // With a leftover the app has groups that no typed pass listed, so an empty unfiltered list
         // is wrong.
         let is_empty = reader.findings.passes.last().is_some_and(|pass| pass.tally.distinct == 0);
         rechecks.push(if is_empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
-        // The total is requested again: the earlier one lacks the groups created during this pass,
-        // which would hide the same number of groups that the pass missed.
+        // The earlier total lacks the groups created during this pass. Compared with it, they would
+        // make up for as many groups that the pass missed.
         reader.count_again().await?;
     }
     let ListReader { roll, pass_state, .. } = reader;
@@ -103,8 +103,7 @@ pub(super) async fn read_lists(
 /// Requests the app's `TotalCount`.
 async fn count_app(context: &CrawlContext<'_>, caller: &mut Caller<'_>) -> Result<Option<u64>, Interrupted> {
     let counted = context.requesting(caller.in_flight(), caller.count_app()).await?;
-    // The clock is checked before the error is returned, because the API refuses signatures of a
-    // wrong clock.
+    // The clock is checked first, so that a wrong clock is not reported as a refused signature.
     check_clock(caller)?;
     Ok(counted?)
 }
@@ -171,7 +170,7 @@ impl ListReader<'_, '_> {
     }
 }
 
-/// Logs types that the API rejects, and accepts again, when this changes. Returns an error if it
+/// Logs each type that the API newly rejects or accepts again. Returns an error if it
 /// rejects all types.
 fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result<(), Interrupted> {
     let rejected: BTreeMap<&GroupType, &ApiError> = findings
@@ -246,7 +245,7 @@ impl Findings {
 
 /// Returns the plans of the passes that every crawl makes: one for each configured type, or the
 /// unfiltered pass.
-fn typed_passes(context: &CrawlContext<'_>, states: &[TypeState], live_before: u64) -> Vec<PassPlan> {
+fn plan_passes(context: &CrawlContext<'_>, states: &[TypeState], live_before: u64) -> Vec<PassPlan> {
     if context.settings.group_types.is_empty() {
         return vec![unfiltered_pass(states, 0, live_before, false)];
     }
@@ -263,7 +262,7 @@ fn typed_passes(context: &CrawlContext<'_>, states: &[TypeState], live_before: u
             type_id,
             in_baseline: in_baseline(states, type_id),
             live_before: live(type_id),
-            writes_new_at_end: false,
+            defers_new_groups: false,
         })
         .collect()
 }
@@ -272,7 +271,7 @@ fn unfiltered_pass(
     states: &[TypeState],
     index: usize,
     live_before: u64,
-    writes_new_at_end: bool,
+    defers_new_groups: bool,
 ) -> PassPlan {
     PassPlan {
         no: PassNo::nth(index),
@@ -280,7 +279,7 @@ fn unfiltered_pass(
         type_id: TypeId::UNKNOWN,
         in_baseline: in_baseline(states, TypeId::UNKNOWN),
         live_before,
-        writes_new_at_end,
+        defers_new_groups,
     }
 }
 

@@ -68,7 +68,7 @@ impl PageDiff<'_> {
         let expected = tally.counts.highest.unwrap_or(0).max(tally.plan.live_before) + UNEXPECTED_NEW_IDS;
         let is_expected = tally.not_on_roll < expected;
         tally.not_on_roll += 1;
-        if tally.plan.writes_new_at_end && self.pass_state.uncertain.defer_new(id) {
+        if tally.plan.defers_new_groups && self.pass_state.uncertain.defer_new(id) {
             return;
         }
         let ids = if is_expected { &mut self.buffer.changed } else { &mut self.buffer.unexpected };

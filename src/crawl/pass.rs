@@ -198,7 +198,7 @@ impl PageProcessor<'_> {
         self.flush(tally, is_complete).await?;
         if is_complete {
             tally.ended_at = Some(at);
-            if tally.plan.writes_new_at_end {
+            if tally.plan.defers_new_groups {
                 tally.first_listed +=
                     self.context.count_unknown(&self.pass_state.uncertain.deferred_new).await?;
                 tally.added_live += self.pass_state.uncertain.deferred_new.len() as u64;

@@ -27,7 +27,7 @@ pub(super) struct PassPlan {
     pub(super) live_before: u64,
     /// Whether new groups are written at the end of the crawl, after their types have been looked
     /// up.
-    pub(super) writes_new_at_end: bool,
+    pub(super) defers_new_groups: bool,
 }
 
 /// State that all passes of a crawl share, and that its conclusion uses.

@@ -10,12 +10,11 @@ use super::{counter, gauge};
 use crate::daemon::Apps;
 use crate::store::{AppOverview, Crawl, Stamp};
 
-/// The maximum number of ticks without a complete crawl that are counted, because counting takes
-/// time.
+/// Ticks without a complete crawl are counted up to this number, to save time.
 const TICKS_AT_MOST: usize = 100;
 
-/// Returns the metrics of the apps that this process knows without the database. `read` is the
-/// overview from the database, if it could be read.
+/// Returns each app's metrics that do not require the database. `read` is the overview from the
+/// database, if it could be read.
 pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTime<Utc>) -> Vec<MetricFamily> {
     let next = of_app(
         "next_crawl_timestamp_seconds",
@@ -48,7 +47,7 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTim
     [next.collect(), refused.collect(), skipped.collect(), progress.collect(), quota.collect()].concat()
 }
 
-/// Returns the metrics of the apps that are read from the database.
+/// Returns each app's metrics from the database.
 pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>) -> Vec<MetricFamily> {
     let groups = gauge(
         "groups",

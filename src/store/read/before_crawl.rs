@@ -55,7 +55,7 @@ pub struct Past {
     /// The last crawl that counted them saw groups beyond those of the configured types.
     pub leftover_last_time: bool,
     /// The last crawl that reached its end requested an unfiltered pass of the next one.
-    pub unfiltered_wanted: bool,
+    pub unfiltered_next: bool,
 }
 
 /// When the last crawls before another one ended.
@@ -107,7 +107,7 @@ impl Store {
         Ok(Past {
             crawled_before: last_end.is_some(),
             leftover_last_time: leftover.is_some_and(|(groups,)| groups > 0),
-            unfiltered_wanted: last_end.is_some_and(|(_, unfiltered_next)| unfiltered_next > 0),
+            unfiltered_next: last_end.is_some_and(|(_, unfiltered_next)| unfiltered_next > 0),
         })
     }
 

@@ -1155,7 +1155,7 @@ async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(db: 
     let past = |crawled_before, leftover_last_time| Past {
         crawled_before,
         leftover_last_time,
-        unfiltered_wanted: false,
+        unfiltered_next: false,
     };
     assert_eq!(close(2, CrawlStatus::Failed, None).await, past(false, false));
     assert_eq!(close(3, CrawlStatus::Incomplete, Some(3)).await, past(true, true));
