@@ -175,7 +175,7 @@ WHERE app_id = $1 AND event_id < $2 AND group_id = $4 ORDER BY event_id DESC LIM
 const GROUP: &str = "SELECT * FROM base_groups WHERE app_id = $1 AND group_id = $2";
 const GROUPS_BETWEEN: &str = "
 SELECT * FROM base_groups
-WHERE app_id = $1 AND group_id >= $2 AND group_id > $3 AND group_id < $4 ORDER BY group_id LIMIT $5";
+WHERE app_id = $1 AND group_id >= $2 AND group_id < $3 ORDER BY group_id LIMIT $4";
 
 /// One page of a list: the rows below a key, at most `limit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,9 +268,15 @@ impl Store {
         after: &str,
         limit: i64,
     ) -> Result<Vec<Group>, StoreError> {
-        let end = end_of_prefix(prefix);
-        self.fetch_all("search for groups", GROUPS_BETWEEN, &values![app.0, prefix, after, &end, limit]).await
+        let (start, end) = (start_of_page(prefix, after), end_of_prefix(prefix));
+        self.fetch_all("search for groups", GROUPS_BETWEEN, &values![app.0, &start, &end, limit]).await
     }
+}
+
+/// Returns the first text that can be an id with this prefix after `after`. One lower bound, because SQLite searches the key
+/// for one only and reads all groups from there. No id has a control character, so none is between `after` and the result.
+fn start_of_page(prefix: &str, after: &str) -> String {
+    if after < prefix { prefix.to_owned() } else { format!("{after}\u{1}") }
 }
 
 /// Returns the first text after all texts with this prefix. Both engines compare ids by their bytes, which is the order of
@@ -290,6 +296,20 @@ fn end_of_prefix(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_starts_at_the_prefix_or_after_the_last_id() {
+        for (prefix, after, start) in [
+            ("", "", "\u{1}"),
+            ("b", "", "b"),
+            ("b", "a", "b"),
+            ("b", "b", "b\u{1}"),
+            ("b", "b1", "b1\u{1}"),
+        ] {
+            assert_eq!(start_of_page(prefix, after), start, "{prefix:?} {after:?}");
+        }
+        assert!("b1" < "b1\u{1}" && "b1\u{1}" < "b1 ");
+    }
 
     #[test]
     fn a_prefix_ends_before_the_first_text_that_does_not_begin_like_it() {
