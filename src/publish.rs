@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::daemon::{Apps, Health};
 use crate::lifecycle::Lifecycle;
 use crate::model::{CrawlId, with_causes};
-use crate::store::Store;
+use crate::store::{DatabaseUrl, Store};
 
 /// The settings of the published copy.
 #[derive(Clone, Debug)]
@@ -23,7 +23,8 @@ pub struct Publication {
 }
 
 /// Starts a task that publishes a copy once the database is open and then after crawls, at most
-/// once per interval.
+/// once per interval. The end of an app's first crawl does not wait for the interval: until then
+/// the copy has nothing of that app.
 pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle: &Lifecycle) {
     let stop = lifecycle.stop().soft().clone();
     let (clock, health) = (clock.clone(), health.clone());
@@ -38,28 +39,77 @@ pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle
     });
 }
 
+/// How soon a copy has to be made.
+enum Urgency {
+    /// No app has a crawl that reached its end. A copy would stay empty for an interval.
+    NotYet,
+    /// The interval has to pass.
+    WhenDue,
+    /// The copy lacks an app, or there is no copy.
+    AtOnce,
+}
+
 impl Publication {
     /// Publishes a copy if the interval has passed since the last publication. The tolerance is a
     /// tenth of the interval, because the durations of scheduled crawls vary, and so do the times
     /// between their ends.
     pub async fn publish_if_due(&self, store: &Store, clock: &Clock) {
-        if self.due_in(clock.now().into()) <= self.interval / 10 {
+        let is_due = match self.urgency(store).await {
+            Urgency::NotYet => false,
+            Urgency::WhenDue => self.due_in(clock.now().into()) <= self.interval / 10,
+            Urgency::AtOnce => true,
+        };
+        if is_due {
             self.publish(store).await;
         }
     }
 
     async fn publish_after_crawls(&self, clock: &Clock, health: &Health) {
-        let mut database = health.database();
-        let opened = database.wait_for(|database| database.store().is_some()).await;
-        let Some(store) = opened.ok().and_then(|database| database.store().cloned()) else { return };
-        let (mut apps, mut published) = (health.apps(), None);
+        let mut apps = health.apps();
         let mut due = Instant::now() + self.due_in(clock.now().into());
-        while apps.wait_for(|apps| published.as_ref() != Some(&last_crawls(apps))).await.is_ok() {
-            sleep_until(due).await;
-            published = Some(last_crawls(&apps.borrow_and_update()));
+        let mut seen = None;
+        while apps.wait_for(|apps| seen.as_ref() != Some(&last_crawls(apps))).await.is_ok() {
+            let latest = last_crawls(&apps.borrow_and_update());
+            let Some(store) = health.opened().await else { return };
+            match self.urgency(&store).await {
+                Urgency::NotYet => {
+                    seen = Some(latest);
+                    continue;
+                }
+                Urgency::WhenDue => tokio::select! {
+                    () = sleep_until(due) => {}
+                    // It may be the first crawl of another app.
+                    Ok(_) = apps.wait_for(|apps| last_crawls(apps) != latest) => continue,
+                },
+                Urgency::AtOnce => {}
+            }
+            seen = Some(last_crawls(&apps.borrow_and_update()));
+            let Some(store) = health.opened().await else { return };
             self.publish(&store).await;
             due = Instant::now() + self.interval;
         }
+    }
+
+    async fn urgency(&self, store: &Store) -> Urgency {
+        match store.apps_crawled().await {
+            Ok(0) => Urgency::NotYet,
+            Ok(crawled) => match self.apps_in_copy().await {
+                Some(in_copy) if in_copy >= crawled => Urgency::WhenDue,
+                _ => Urgency::AtOnce,
+            },
+            Err(error) => {
+                debug!(path = %self.path.display(), "cannot publish a copy of the database: {}", with_causes(&error));
+                Urgency::WhenDue
+            }
+        }
+    }
+
+    /// Returns how many apps of the copy have a crawl that reached its end. `None` if there is no copy.
+    async fn apps_in_copy(&self) -> Option<i64> {
+        let copy = Store::open_to_read(&DatabaseUrl::Sqlite(self.path.clone())).await.ok()?;
+        let crawled = copy.apps_crawled().await;
+        copy.close().await;
+        crawled.ok()
     }
 
     async fn publish(&self, store: &Store) {

@@ -144,7 +144,14 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
         Ok::<_, StoreError>((store, tables))
     };
     let ok = |text: &str| Finding::new(Exit::Done, "database", format!("{location}, {text}"));
-    match opened.await {
+    let opened = opened.await;
+    if let (DatabaseUrl::Sqlite(path), Ok(_)) = (&location, &opened)
+        && let Some(finding) = check_temporary_files(path)
+    {
+        findings.push(finding);
+        return None;
+    }
+    match opened {
         Ok((store, Ok(true))) => {
             findings.push(ok("tables up to date"));
             Some(store)
@@ -161,11 +168,22 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
     }
 }
 
+/// Returns a finding if no temporary file can be created in the folder of the database. Large transactions need one.
+fn check_temporary_files(database: &Path) -> Option<Finding> {
+    let database = database.canonicalize().ok()?;
+    let folder = database.parent()?;
+    let error = try_to_write(folder).err()?;
+    let text = format!(
+        "{}: no temporary file can be created in {} ({error}), which crawls with many changes need; make the folder writable \
+         for the service's user",
+        database.display(),
+        folder.display()
+    );
+    Some(Finding::new(Exit::Failed, "database", text))
+}
+
 fn check_folder(database: &Path) -> Finding {
-    let mut folder = database.parent().unwrap_or(Path::new("/"));
-    if folder.as_os_str().is_empty() {
-        folder = Path::new(".");
-    }
+    let mut folder = folder_of(database);
     while !folder.exists() {
         folder = folder.parent().unwrap_or(Path::new("/"));
     }
@@ -184,6 +202,10 @@ fn check_folder(database: &Path) -> Finding {
             Finding::new(Exit::Failed, "database", text)
         }
     }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Creates and removes a file in a folder.

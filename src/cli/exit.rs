@@ -88,7 +88,9 @@ impl Exit {
 
     fn of_store(error: &StoreError) -> Self {
         match error {
-            StoreError::Absent { .. } => Self::Busy,
+            StoreError::Absent { .. } | StoreError::Missing { .. } | StoreError::Displaced { .. } => {
+                Self::Busy
+            }
             StoreError::BackupByServer { .. } => Self::Usage,
             error if error.is_passing() => Self::Busy,
             error if error.is_configuration() => Self::Config,

@@ -14,7 +14,7 @@ use super::setup::{Setup, location, open, publication};
 use super::text;
 use crate::alarm::AlarmClock;
 use crate::config::{self, App, Config, Setting};
-use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, keep_database};
+use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, Opening, keep_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
 use crate::publish;
@@ -42,11 +42,11 @@ impl Run {
         let listeners = Listeners::bind(&config).await?;
         require_a_readable_key(&config)?;
         let (location, opened) = (location(&config)?, Arc::clone(&config));
-        let open_database = move || -> OpenAttempt {
+        let open_database = move |opening| -> OpenAttempt {
             let (location, config) = (location.clone(), Arc::clone(&opened));
-            Box::pin(async move { open(&location, &config).await })
+            Box::pin(async move { open(&location, &config, opening).await })
         };
-        let first_attempt = fail_fast_on_database_config(open_database(), lifecycle).await?;
+        let first_attempt = fail_fast_on_database_config(open_database(Opening::First), lifecycle).await?;
         let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
         let database = keep_database(lifecycle, first_attempt, open_database);
         let mut daemon = Daemon::new(&setup.clock, lifecycle, systemd, database.clone());

@@ -12,6 +12,7 @@ use super::owner::become_owner;
 use crate::clock::Clock;
 use crate::config::{self, App, Config, Environment, LogFormat, NewConfigLocation, Origin};
 use crate::crawl::{CrawlSettings, Crawler};
+use crate::daemon::Opening;
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
 use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError, this_host};
@@ -88,7 +89,7 @@ impl Setup {
 
     /// Opens the configuration's database for writing and brings its tables up to date.
     pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
-        Ok(self.opened(open(&location(config)?, config).await?))
+        Ok(self.opened(open(&location(config)?, config, Opening::First).await?))
     }
 
     /// Registers a database to be closed at the end of the command, even if the command fails.
@@ -151,8 +152,15 @@ pub(super) fn publication(config: &Config) -> Option<Publication> {
 }
 
 /// Opens a database for writing. Migrates it, or with `auto_migrate = false` checks that it is migrated.
-pub(super) async fn open(location: &DatabaseUrl, config: &Config) -> Result<Store, StoreError> {
-    let store = Store::open(location).await?;
+pub(super) async fn open(
+    location: &DatabaseUrl,
+    config: &Config,
+    opening: Opening,
+) -> Result<Store, StoreError> {
+    let store = match opening {
+        Opening::First => Store::open(location).await?,
+        Opening::Again => Store::open_existing(location).await?,
+    };
     let migrated =
         if config.database.auto_migrate { store.migrate().await } else { store.check_migrated().await };
     let ready = match migrated {

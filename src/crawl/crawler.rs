@@ -176,9 +176,10 @@ impl Crawler {
             WhenBusy::Wait => {
                 let on_failed_attempt = |failed_attempts| {
                     if failed_attempts == 0 {
+                        let holder = self.store.describe_holder(identity.sdk_app_id);
                         warn!(
                             app = identity.name,
-                            "another process is crawling this app; waiting until it has finished"
+                            "{holder} is crawling this app; waiting until it has finished"
                         );
                     }
                     // Each attempt to acquire the lease shows the watchdog that the loop is alive.

@@ -11,6 +11,8 @@
 //!   up to the old time are crawled again, but without `due_at`, which is taken. Until then replicas may crawl the same tick.
 //! - All waits, also the pauses before retries, are alarms at a time of day, so that they work across suspends and steps of
 //!   the clock.
+//! - If the database is opened again, after its file was moved, deleted or replaced, the loop starts as it did with the first
+//!   one: it reads when the app was last crawled, and catches up.
 //! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous plan stays in use, and the
 //!   key is read again before each crawl.
 
@@ -175,6 +177,16 @@ impl AppLoop {
         self.crawler.clone()
     }
 
+    /// Gives up the database in use. The next crawler waits for the next one.
+    fn use_next_database(&mut self) {
+        (self.crawler, self.crawler_outdated) = (None, true);
+        self.last_start_known = false;
+        if let Some(retry) = &mut self.retry {
+            retry.time.at = self.clock.now();
+        }
+        self.entry.waiting_for_database();
+    }
+
     fn on_unreadable_key(&mut self, why: &str, request: Option<CrawlRequest>) {
         let app = self.entry.app();
         if self.entry.key_unreadable(why, self.crawler.is_some()) {
@@ -258,6 +270,10 @@ impl AppLoop {
                 biased;
                 () = self.stop.soft().cancelled() => {}
                 Ok(()) = self.plans.changed() => self.plans.mark_changed(),
+                Ok(()) = self.database.changed() => {
+                    self.use_next_database();
+                    return Some(CrawlRequest { trigger: Trigger::CatchUp, due_at: None });
+                }
                 () = self.requests.next() => {
                     self.failures = 0;
                     return Some(CrawlRequest { trigger: Trigger::Signal, due_at: None });

@@ -140,6 +140,10 @@ impl BoardEntry {
         self.apps.borrow().get(&self.app).is_some_and(|state| state.refused)
     }
 
+    pub(super) fn waiting_for_database(&self) {
+        self.update(|state| state.phase = Phase::WaitingForDatabase);
+    }
+
     pub(super) fn starting(&self) {
         self.update(|state| state.phase = Phase::Starting);
     }

@@ -1,4 +1,7 @@
 //! Opens the database in the background: the daemon starts without it and works as soon as it is open.
+//!
+//! If an SQLite file is moved, deleted or replaced while it is open, the daemon waits until a file is at its path again, and
+//! opens that one. It never creates a file in the place of one that is missing.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -17,6 +20,8 @@ use crate::store::{Store, StoreError};
 /// Pauses between the first attempts to open the database. All later ones last [`MAX_PAUSE`].
 const FIRST_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
 const MAX_PAUSE: Duration = Duration::from_secs(20);
+/// How often the daemon looks whether an SQLite file is still in its place. Queries and transactions look too.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The state of the daemon's database.
 #[derive(Clone, Debug)]
@@ -48,15 +53,24 @@ impl Database {
     }
 }
 
+/// Which database the daemon opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The first one. An SQLite file is created if it does not exist.
+    First,
+    /// A file in the place of one that was moved, deleted or replaced. It must exist.
+    Again,
+}
+
 /// An attempt to open the database.
 pub type OpenAttempt = Pin<Box<dyn Future<Output = Result<Store, StoreError>> + Send>>;
 
-/// Starts a task that opens the database and retries until it succeeds. `first` is the first attempt, which may have been
-/// polled before.
+/// Starts a task that opens the database and retries until it succeeds, and opens it again if it is displaced. `first` is the
+/// first attempt, which may have been polled before.
 pub fn keep_database(
     lifecycle: &Lifecycle,
     first: OpenAttempt,
-    open: impl Fn() -> OpenAttempt + Send + Sync + 'static,
+    open: impl Fn(Opening) -> OpenAttempt + Send + Sync + 'static,
 ) -> watch::Receiver<Database> {
     let database = watch::Sender::new(Database::Opening);
     let opened = database.subscribe();
@@ -65,27 +79,63 @@ pub fn keep_database(
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = async { open_with_retries(&database, first, open).await; pending().await } => {}
+            () = keep_open(&database, first, open) => {}
         }
     });
     opened
 }
 
+async fn keep_open(
+    database: &watch::Sender<Database>,
+    first: OpenAttempt,
+    open: impl Fn(Opening) -> OpenAttempt,
+) {
+    let mut store = open_with_retries(database, first, || open(Opening::First), String::new()).await;
+    loop {
+        let displaced = wait_until_displaced(&store).await;
+        let why = with_causes(&displaced);
+        error!("waiting for the database, which needs attention: {why}");
+        database.send_replace(Database::Away { error: Arc::new(displaced) });
+        let retry = || open_again(store.clone(), open(Opening::Again));
+        let next = open_with_retries(database, retry(), retry, why).await;
+        store = next;
+    }
+}
+
+/// Opens what is in the place of a displaced file.
+fn open_again(displaced: Store, open: OpenAttempt) -> OpenAttempt {
+    Box::pin(async move {
+        displaced.abandon().await?;
+        open.await
+    })
+}
+
+async fn wait_until_displaced(store: &Store) -> StoreError {
+    loop {
+        if let Err(displaced) = store.check_in_place() {
+            return displaced;
+        }
+        // Ends early if a query or a transaction finds out first.
+        let _ = timeout(LOOK_INTERVAL, store.displaced()).await;
+    }
+}
+
+/// Makes an attempt, and further ones until one succeeds. `logged` is the problem that was logged last.
 async fn open_with_retries(
     database: &watch::Sender<Database>,
     mut attempt: OpenAttempt,
     open: impl Fn() -> OpenAttempt,
-) {
+    mut logged: String,
+) -> Store {
     let mut pauses = FIRST_PAUSES.into_iter();
-    let mut logged = String::new();
     loop {
         let error = match attempt.await {
             Ok(store) => {
+                database.send_replace(Database::Open(store.clone()));
                 if !logged.is_empty() {
                     info!("the database is open");
                 }
-                database.send_replace(Database::Open(store));
-                return;
+                return store;
             }
             Err(error) => Arc::new(error),
         };
@@ -109,21 +159,19 @@ pub(super) async fn opened(database: &mut watch::Receiver<Database>) -> Option<S
     database.wait_for(|database| database.store().is_some()).await.ok()?.store().cloned()
 }
 
-/// Writes the list of configured apps to the database whenever it changes, and retries until it succeeds.
+/// Writes the list of configured apps to the database whenever the list changes or a database is opened, and retries until it
+/// succeeds.
 pub(super) async fn record_configured(
     mut database: watch::Receiver<Database>,
     mut configured: watch::Receiver<Vec<SdkAppId>>,
     stop: CancellationToken,
 ) {
     let work = async {
-        loop {
-            // An error means that the sender is gone, so the process is ending.
-            if configured.changed().await.is_err() {
-                break;
-            }
-            let Some(store) = opened(&mut database).await else { break };
+        // There is no list before the first change. An error means that the sender is gone, so the process is ending.
+        let mut changed = configured.changed().await;
+        while changed.is_ok() {
             let mut pauses = FIRST_PAUSES.into_iter();
-            loop {
+            while let Some(store) = opened(&mut database).await {
                 let apps = configured.borrow_and_update().clone();
                 match store.set_configured(&apps).await {
                     Ok(()) => break,
@@ -131,6 +179,10 @@ pub(super) async fn record_configured(
                 }
                 sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
             }
+            changed = tokio::select! {
+                changed = configured.changed() => changed,
+                Ok(()) = database.changed() => Ok(()),
+            };
         }
         pending::<()>().await;
     };

@@ -4,9 +4,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::board::{AppState, Apps};
-use super::database::Database;
+use super::database::{Database, opened};
 use super::watchdog::stalls;
 use crate::model::ReasonCode;
+use crate::store::Store;
 
 /// A view of the daemon's state. Clones see the same state.
 #[derive(Clone, Debug)]
@@ -34,6 +35,11 @@ impl Health {
     #[must_use]
     pub fn database(&self) -> watch::Receiver<Database> {
         self.database.clone()
+    }
+
+    /// Waits until the database is open. Returns `None` if the task that opens it has ended.
+    pub async fn opened(&self) -> Option<Store> {
+        opened(&mut self.database()).await
     }
 
     /// Returns everything that needs attention, one sentence each.

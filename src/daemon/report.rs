@@ -178,8 +178,9 @@ mod tests {
             let mut board = StatusBoard::new();
             let hourly = Schedule::parse("@hourly", chrono_tz::UTC).unwrap();
             let entries: Vec<BoardEntry> = apps.iter().map(|app| board.add(app, hourly.clone())).collect();
-            let memory = crate::store::DatabaseUrl::Sqlite(":memory:".into());
-            let store = crate::store::Store::open(&memory).await.unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let file = crate::store::DatabaseUrl::Sqlite(folder.path().join("groups.db"));
+            let store = crate::store::Store::open(&file).await.unwrap();
             let database = watch::Sender::new(Database::Open(store));
             let refused_reload = watch::Sender::new(None);
             let health = Health::new(board.subscribe(), database.subscribe(), refused_reload.subscribe());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connect::PostgresDatabase;
 use super::error::StoreError;
@@ -107,15 +107,46 @@ impl Store {
         }
     }
 
-    /// Closes all connections and takes an SQLite file out of WAL mode.
+    /// Ends the use of the database. The log of an SQLite file is moved into the file. One connection to the file stays open
+    /// until the process ends, because SQLite removes the side files with the last one, and readers need them.
     pub async fn close(&self) {
         match &self.engine {
-            Engine::Sqlite(file) => {
-                if let Err(error) = file.close().await {
-                    debug!("the database stays in WAL mode: {error}");
-                }
-            }
+            Engine::Sqlite(file) => match file.close().await {
+                Ok(true) => {}
+                Ok(false) => warn!(
+                    "a reader has a transaction open, so the newest changes stay in {path}-wal: a copy of {path} alone lacks \
+                     them (make copies with `tim-group-sync backup`)",
+                    path = file.path.display()
+                ),
+                Err(error) => debug!("the log of the database was not moved into its file: {error}"),
+            },
             Engine::Postgres(server) => server.close().await,
+        }
+    }
+
+    /// Fails if the path of an SQLite file does not lead to the open file any more: it was moved, deleted or replaced.
+    pub fn check_in_place(&self) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Sqlite(file) => file.check_in_place(),
+            Engine::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Waits until a query, a transaction or [`Self::check_in_place`] finds that the path does not lead to the open file any
+    /// more. Never returns on PostgreSQL.
+    pub async fn displaced(&self) {
+        match &self.engine {
+            Engine::Sqlite(file) => file.displaced().await,
+            Engine::Postgres(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends the use of a file that was moved, deleted or replaced, so that what is at its path can be opened. Fails while
+    /// there is nothing. Idempotent.
+    pub async fn abandon(&self) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Sqlite(file) => file.abandon().await,
+            Engine::Postgres(_) => Ok(()),
         }
     }
 }

@@ -48,6 +48,27 @@ pub enum StoreError {
     Absent { at: String },
     #[error("cannot create the folder {} for the database; create it for this program's user, or set database.url", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
+    #[error("cannot open the database's file {}; see who owns the file and its folder", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the database's file {} was moved or deleted while it was open, and nothing is written until it is back: put the file \
+         back, or restore a backup",
+        .path.display()
+    )]
+    Missing { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the database's file {} was replaced while it was open, and nothing more is written to what was there before; a \
+         service opens the new file by itself, a command has to be started again",
+        .path.display()
+    )]
+    Displaced { path: PathBuf },
+    #[error(
+        "the -wal and -shm files beside {} belong to the database that was there before, and a reader uses them; stop the \
+         reader (`fuser {}-shm` names it)",
+        .path.display(),
+        .path.display()
+    )]
+    SideFilesInUse { path: PathBuf },
     #[error(
         "cannot bring the database's tables up to date; nothing of the failed migration is kept{}",
         what_to_do_about_migration(.source)
@@ -123,6 +144,17 @@ pub enum StoreError {
         .path.display()
     )]
     Lock { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the lock file {} was removed while this process had it locked, so that it no longer keeps other processes away; never \
+         remove lock files",
+        .path.display()
+    )]
+    LockRemoved { path: PathBuf },
+    #[error(
+        "another process has begun to work on app {app} although this one has its lock, and this one writes nothing more (was \
+         the lock file beside the database removed?)"
+    )]
+    Fenced { app: SdkAppId },
     #[error("only an SQLite database can be published as a file; give readers of PostgreSQL a role")]
     NoFile,
     #[error(
@@ -154,6 +186,8 @@ impl StoreError {
             Self::ReadOnly { .. }
             | Self::LeaseLost { .. }
             | Self::LeaseExpired { .. }
+            | Self::LockRemoved { .. }
+            | Self::Fenced { .. }
             | Self::ServerReplaced { .. }
             | Self::InUse { .. }
             | Self::BackupBusy { .. }
@@ -201,6 +235,9 @@ fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
+/// SQLite's extended code for a temporary file that has no folder (`SQLITE_IOERR_GETTEMPPATH`).
+const NO_TEMPORARY_FOLDER: u32 = 6410;
+
 /// Returns advice for errors whose driver message has none.
 fn what_to_do(error: &sqlx::Error) -> &'static str {
     let error = match error {
@@ -216,15 +253,18 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
         // (14), not a database (26).
         Ok(sqlite) if code.len() < 5 => match sqlite & 0xff {
             8 => {
-                "; the database's file may not be written: run this program as the service's user, or chown the file, its folder and the files beside it"
+                "; the database's file may not be written: run this program as the service's user, or chown and chmod the file, its folder and the files beside it (-wal, -shm)"
             }
             5 | 6 => "; another program has it locked",
             14 => "; see who owns the file, its folder and the files beside it",
+            10 if sqlite == NO_TEMPORARY_FOLDER => {
+                "; there is no folder for temporary files: make the folder of the database's file writable"
+            }
             10 | 13 => {
                 "; the disk of the database's file is full or broken, or the file is at the limit of this process (ulimit -f): make room, or check the disk"
             }
             11 | 26 => {
-                "; the database's file is damaged: stop the service, keep a copy of the file, and restore a backup or what `sqlite3 FILE .recover` saves"
+                "; the database's file is damaged, or was put beside the -wal file of another one: stop the service, keep a copy of the file and of its -wal, and restore a backup with `tim-group-sync restore`, which removes a leftover -wal (`sqlite3 FILE .recover` saves what can be read)"
             }
             _ => "",
         },

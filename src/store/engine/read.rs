@@ -20,7 +20,12 @@ impl Store {
             Engine::Sqlite(file) => match sqlite_arguments(values) {
                 Ok(arguments) => {
                     let query = sqlx::query_as_with(statement.for_sqlite(), arguments).persistent(false);
-                    query.fetch_all(&file.readers).await
+                    let rows = query.fetch_all(file.readers()?).await;
+                    if rows.is_err() {
+                        // A displaced file explains any error.
+                        file.check_in_place()?;
+                    }
+                    rows
                 }
                 Err(error) => Err(error),
             },

@@ -21,8 +21,10 @@ use tokio::time::Instant;
 use super::database::{Engine, Store};
 use super::error::{Attempted as _, StoreError};
 use super::fence::Fence;
+use super::newest_crawl::NewestCrawl;
 use super::postgres::Server;
 use super::retry::TransactionRetry;
+use super::sqlite::SqliteFile;
 use super::statement::query_as;
 use super::tx::{Inner, Tx};
 
@@ -36,15 +38,26 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(in crate::store) struct Write<'a> {
     engine: &'a Engine,
     doing: &'static str,
-    fence: Option<&'a Fence>,
+    token: Option<FencingToken<'a>>,
     retry: TransactionRetry,
 }
 
+/// The fencing token of a lease: a transaction of a holder that has lost its lease fails.
+#[derive(Clone, Copy)]
+pub(in crate::store) enum FencingToken<'a> {
+    Crawl(&'a NewestCrawl),
+    Row(&'a Fence),
+}
+
 impl Store {
-    /// Starts a transaction that writes. With a fence it is committed only while the lease is held.
-    pub(in crate::store) fn write<'a>(&'a self, doing: &'static str, fence: Option<&'a Fence>) -> Write<'a> {
+    /// Starts a transaction that writes. With a fencing token it is committed only while the lease is held.
+    pub(in crate::store) fn write<'a>(
+        &'a self,
+        doing: &'static str,
+        token: Option<FencingToken<'a>>,
+    ) -> Write<'a> {
         let retry = TransactionRetry::within(self.engine.limits().statement);
-        Write { engine: &self.engine, doing, fence, retry }
+        Write { engine: &self.engine, doing, token, retry }
     }
 }
 
@@ -52,8 +65,7 @@ impl Write<'_> {
     /// Begins the next attempt.
     pub(in crate::store) async fn begin(&mut self) -> Result<Tx, StoreError> {
         let inner = match self.engine {
-            // A deferred transaction that reads first and writes then fails at once if another one wrote in between.
-            Engine::Sqlite(file) => file.writer.begin_with("BEGIN IMMEDIATE").await.map(Inner::Sqlite),
+            Engine::Sqlite(file) => return self.begin_on_sqlite(file).await,
             Engine::Postgres(server) => loop {
                 match server.begin().await {
                     Err(error) if self.retry.again(&error).await => {}
@@ -62,6 +74,19 @@ impl Write<'_> {
             },
         };
         inner.map(|inner| Tx { doing: self.doing, inner }).attempted(self.doing)
+    }
+
+    async fn begin_on_sqlite(&self, file: &SqliteFile) -> Result<Tx, StoreError> {
+        // A deferred transaction that reads first and writes then fails at once if another one wrote in between.
+        let begun = file.writer()?.begin_with("BEGIN IMMEDIATE").await;
+        // It may have waited for its turn for minutes.
+        file.check_in_place()?;
+        let mut tx =
+            begun.map(|tx| Tx { doing: self.doing, inner: Inner::Sqlite(tx) }).attempted(self.doing)?;
+        if let Some(FencingToken::Crawl(newest)) = self.token {
+            newest.check(&mut tx).await?;
+        }
+        Ok(tx)
     }
 
     /// Ends an attempt: commits if the body succeeded, rolls back if not. Returns the result of the transaction, or `None`
@@ -75,8 +100,15 @@ impl Write<'_> {
             Ok(value) => value,
             Err(error) => return self.failed(tx, error).await,
         };
-        let Engine::Postgres(server) = self.engine else {
-            return Some(tx.commit().await.attempted(self.doing).map(|()| outcome));
+        let server = match self.engine {
+            Engine::Postgres(server) => server,
+            Engine::Sqlite(file) => {
+                // What is committed into a file that was moved or deleted is lost.
+                if let Err(displaced) = file.check_in_place() {
+                    return self.failed(tx, displaced).await;
+                }
+                return Some(tx.commit().await.attempted(self.doing).map(|()| outcome));
+            }
         };
         let confirmed = Instant::now();
         let number = match self.confirm(&mut tx).await {
@@ -93,13 +125,13 @@ impl Write<'_> {
                 None => return Some(Err(error).attempted(self.doing)),
             }
             // On another server the number may belong to another transaction.
-            if let Some(fence) = self.fence
+            if let Some(FencingToken::Row(fence)) = self.token
                 && let Err(replaced) = fence.require_same_server(server).await
             {
                 return Some(Err(replaced));
             }
         }
-        if let Some(fence) = self.fence {
+        if let Some(FencingToken::Row(fence)) = self.token {
             fence.set_renewed(confirmed);
         }
         Some(Ok(outcome))
@@ -107,9 +139,9 @@ impl Write<'_> {
 
     /// Runs the last statement of a transaction: it checks the lease, and returns the transaction's number.
     async fn confirm(&self, tx: &mut Tx) -> Result<String, StoreError> {
-        match self.fence {
-            Some(fence) => fence.confirm(tx, self.engine.limits().lease).await,
-            None => tx.fetch_one(TRANSACTION_NUMBER, &[]).await.map(|(number,)| number),
+        match self.token {
+            Some(FencingToken::Row(fence)) => fence.confirm(tx, self.engine.limits().lease).await,
+            _ => tx.fetch_one(TRANSACTION_NUMBER, &[]).await.map(|(number,)| number),
         }
     }
 

@@ -1,27 +1,63 @@
 //! The lease of an SQLite database: an exclusive lock on a file beside it.
+//!
+//! The folder may belong to another user than this process, who may put anything under the name of a lock file. So a symbolic
+//! link is never followed, and only a file that this process has just created changes its owner. Lock files are their owner's
+//! alone: whoever can open a file can lock it.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::fs::{File, Metadata, OpenOptions, TryLockError, read_to_string, symlink_metadata};
+use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{OFlags, major, minor};
+use tracing::warn;
 
 use crate::store::engine::StoreError;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Processes that start at the same time wait for each other briefly.
+const WAITS_UNTIL_LOGGED: u32 = 5;
+/// Opens no symbolic link.
+#[expect(clippy::cast_possible_wrap, reason = "flags of open(2) are a C int")]
+const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
+/// How often a lock file may be removed between its opening and its locking.
+const MAX_RACES: u32 = 5;
 
-/// Returns true if a process has the file locked.
-pub(super) fn is_locked(path: &Path) -> Result<bool, StoreError> {
+/// Returns whether a process has the file locked. `None` if this user may not look.
+pub(super) fn is_locked(path: &Path) -> Result<Option<bool>, StoreError> {
     let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+    let file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(false)),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(None),
         file => file.map_err(lock_error)?,
     };
     match file.try_lock_shared() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
+        Ok(()) => Ok(Some(false)),
+        Err(TryLockError::WouldBlock) => Ok(Some(true)),
         Err(TryLockError::Error(source)) => Err(lock_error(source)),
     }
+}
+
+/// Names the process that has the file locked: "process 1234 (tim-group-sync)". Returns "another process" if the system does
+/// not tell, for example in a container.
+pub(super) fn holder(path: &Path) -> String {
+    let found = symlink_metadata(path).ok().and_then(|file| {
+        let locks = read_to_string("/proc/locks").ok()?;
+        let pid = holder_in(&locks, &file)?;
+        let name = read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(format!("process {pid} ({})", name.trim_end()))
+    });
+    found.unwrap_or_else(|| "another process".to_owned())
+}
+
+/// Finds the holder of a lock in `/proc/locks`, whose lines read `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`.
+fn holder_in<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
+    let id = format!("{:02x}:{:02x}:{}", major(file.dev()), minor(file.dev()), file.ino());
+    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, pid, locked, ..] if locked == id => Some(pid),
+        _ => None,
+    })
 }
 
 /// An exclusive lock on a file, released when dropped.
@@ -36,28 +72,46 @@ impl FileLock {
     /// locked.
     pub(in crate::store) fn try_take(path: &Path, database: &Path) -> Result<Option<Self>, StoreError> {
         let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(lock_error)?;
-        share_owner(&file, database);
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { file, path: path.to_owned() })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(lock_error(source)),
+        for _ in 0..MAX_RACES {
+            let file = open(path, database).map_err(lock_error)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(source)) => return Err(lock_error(source)),
+            }
+            let lock = Self { file, path: path.to_owned() };
+            if lock.check_in_place().is_ok() {
+                return Ok(Some(lock));
+            }
         }
+        Err(StoreError::LockRemoved { path: path.to_owned() })
     }
 
-    /// Locks a file, waiting for it.
-    pub(in crate::store) async fn take(path: &Path, database: &Path) -> Result<Self, StoreError> {
+    /// Locks a file, waiting for it. Logs a longer wait, and what it is for: the process that `does` something, as a verb
+    /// phrase.
+    pub(in crate::store) async fn take(path: &Path, database: &Path, does: &str) -> Result<Self, StoreError> {
+        let mut waits = 0;
         loop {
             if let Some(lock) = Self::try_take(path, database)? {
                 return Ok(lock);
             }
+            waits += 1;
+            if waits == WAITS_UNTIL_LOGGED {
+                warn!("waiting for {}, which {does} and has locked {}", holder(path), path.display());
+            }
             tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Fails if the path does not lead to the locked file any more. Another process can then lock the file that is there.
+    pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
+        let (Ok(found), Ok(own)) = (symlink_metadata(&self.path), self.file.metadata()) else {
+            return Err(StoreError::LockRemoved { path: self.path.clone() });
+        };
+        if (found.dev(), found.ino()) == (own.dev(), own.ino()) {
+            Ok(())
+        } else {
+            Err(StoreError::LockRemoved { path: self.path.clone() })
         }
     }
 
@@ -77,11 +131,68 @@ impl FileLock {
     }
 }
 
-/// Gives a file to the owner of the database. The service could not open what root creates beside it.
+/// Opens a lock file, and creates it for the owner of the database if it does not exist.
+fn open(path: &Path, database: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(NO_FOLLOW);
+    let file = match options.clone().create_new(true).mode(0o600).open(path) {
+        Ok(created) => {
+            share_owner(&created, database);
+            return Ok(created);
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
+        Err(error) => return Err(error),
+    };
+    let found = file.metadata()?;
+    // A second name is a file of another purpose.
+    if !found.is_file() || found.nlink() > 1 {
+        return Err(io::Error::other(
+            "it is not a lock file: it is not a regular file, or has a second name",
+        ));
+    }
+    Ok(file)
+}
+
+/// Gives a file to the owner of the database. The service could not open what root creates beside it. Call it only with a file
+/// that this process has just created.
 pub(in crate::store) fn share_owner(file: &File, database: &Path) {
     let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
     if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
         // Only root may. Other users own the file, which is enough.
         let _ = fchown(file, Some(database.uid()), Some(database.gid()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = FileLock::try_take(&path, &path).unwrap().unwrap();
+        let id = lock.file.metadata().unwrap();
+        let device = format!("{:02x}:{:02x}", major(id.dev()), minor(id.dev()));
+        let locks = format!(
+            "1: POSIX  ADVISORY  READ 11 {device}:{ino} 128 128\n2: FLOCK  ADVISORY  WRITE 22 ff:ff:{ino} 0 EOF\n\
+             3: FLOCK  ADVISORY  WRITE 33 {device}:{ino} 0 EOF\n",
+            ino = id.ino()
+        );
+        assert_eq!(holder_in(&locks, &id), Some("33"));
+        assert_eq!(holder_in("", &id), None);
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_is_no_longer_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = FileLock::try_take(&path, &path).unwrap().unwrap();
+        assert!(lock.check_in_place().is_ok());
+        assert!(FileLock::try_take(&path, &path).unwrap().is_none());
+        std::fs::remove_file(&path).unwrap();
+        assert!(lock.check_in_place().is_err());
+        let other = FileLock::try_take(&path, &path).unwrap().unwrap();
+        assert!(lock.check_in_place().is_err() && other.check_in_place().is_ok());
     }
 }

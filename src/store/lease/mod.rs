@@ -1,7 +1,9 @@
 //! One crawl of an app at a time, across all processes that share the database.
 //!
 //! SQLite: an exclusive lock on a file beside the database. The operating system releases it when the process ends. The file
-//! contains the time from which the next request may be sent, so that the call rate holds across processes.
+//! contains the time from which the next request may be sent, so that the call rate holds across processes. Should the file
+//! be removed, so that two processes hold a lock, every transaction of the holder checks that no other process has opened a
+//! crawl of the app since.
 //!
 //! PostgreSQL: a row with an expiry by the server's clock. The holder renews it while it works. Each acquisition has a
 //! fencing token, which every transaction of the holder checks before it commits: a holder whose lease has expired is fenced.
@@ -18,8 +20,10 @@ use chrono::{DateTime, Utc};
 use futures_util::future::select_all;
 use serde::Serialize;
 
-use super::engine::{Engine, Fence, SqliteFile, Store, StoreError, beside, values};
-use crate::model::SdkAppId;
+use super::engine::{
+    Engine, FencingToken, NEWEST, NewestCrawl, SqliteFile, Store, StoreError, beside, values,
+};
+use crate::model::{CrawlId, SdkAppId};
 pub(super) use file::{FileLock, share_owner};
 use row::Row;
 
@@ -38,6 +42,7 @@ pub struct Lease {
 enum Hold {
     File {
         lock: FileLock,
+        newest: NewestCrawl,
         /// The previous holder allows the next request from this time on.
         not_before: Option<DateTime<Utc>>,
     },
@@ -72,10 +77,11 @@ impl Lease {
     /// Renews the lease. Right after a renewal it does nothing.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if another process has taken the lease; a database error if the renewal failed.
+    /// [`StoreError::LeaseLost`] if another process has taken the lease, [`StoreError::LockRemoved`] if one could; a database
+    /// error if the renewal failed.
     pub async fn renew(&self) -> Result<(), StoreError> {
         match &self.hold {
-            Hold::File { .. } => Ok(()),
+            Hold::File { lock, .. } => lock.check_in_place(),
             Hold::Row(row) => row.renew_if_old().await,
         }
     }
@@ -144,11 +150,25 @@ impl Lease {
         }
     }
 
-    /// The fencing token of a lease in PostgreSQL. A file lock cannot be lost and needs none.
-    pub(super) fn fence(&self) -> Option<&Fence> {
+    /// The fencing token, which every transaction of the holder checks.
+    pub(super) fn token(&self) -> FencingToken<'_> {
         match &self.hold {
-            Hold::File { .. } => None,
-            Hold::Row(row) => Some(&row.fence),
+            Hold::File { newest, .. } => FencingToken::Crawl(newest),
+            Hold::Row(row) => FencingToken::Row(&row.fence),
+        }
+    }
+
+    /// Records that the holder has opened a crawl.
+    pub(super) fn opened(&self, crawl: CrawlId) {
+        if let Hold::File { newest, .. } = &self.hold {
+            newest.opened(crawl);
+        }
+    }
+
+    /// Records that the holder has closed a crawl.
+    pub(super) fn closed(&self, crawl: CrawlId) {
+        if let Hold::File { newest, .. } = &self.hold {
+            newest.closed(crawl);
         }
     }
 }
@@ -165,7 +185,10 @@ impl Store {
                     return Ok(None);
                 };
                 let not_before = lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
-                Ok(Some(Lease { hold: Hold::File { lock, not_before } }))
+                let newest: Option<(i64, bool)> =
+                    self.fetch_optional("take the lease of an app", NEWEST, &values![app.get()]).await?;
+                let newest = NewestCrawl::new(app, newest.map(|(crawl, _)| CrawlId(crawl)));
+                Ok(Some(Lease { hold: Hold::File { lock, newest, not_before } }))
             }
             Engine::Postgres(server) => {
                 let row = Row::try_take(self, server, app, &this_host()).await?;
@@ -195,23 +218,35 @@ impl Store {
     /// # Errors
     /// If the lock file or the database cannot be read.
     pub async fn lease_holder(&self, app: SdkAppId) -> Result<Option<LeaseHolder>, StoreError> {
-        let statement = match &self.engine {
-            Engine::Sqlite(file) if !file::is_locked(&lock_file(file, app))? => return Ok(None),
-            Engine::Sqlite(_) => RUNNING_SINCE,
-            Engine::Postgres(_) => row::HOLDER,
+        let (statement, is_locked) = match &self.engine {
+            Engine::Sqlite(file) => (RUNNING_SINCE, file::is_locked(&lock_file(file, app))?),
+            Engine::Postgres(_) => (row::HOLDER, None),
         };
+        if is_locked == Some(false) {
+            return Ok(None);
+        }
+        // To a user who may not look at the lock file, a running crawl shows that there is a holder.
         let values = values![app.get(), row::millis(self.engine.limits().lease)];
         let values = if statement == row::HOLDER { &values[..] } else { &values[..1] };
         let holder: Option<(String, i64)> =
             self.fetch_optional("read which process crawls an app", statement, values).await?;
-        Ok(match (holder, &self.engine) {
-            (Some((host, since)), _) => {
-                Some(LeaseHolder { host, since: DateTime::from_timestamp_millis(since) })
-            }
+        Ok(match holder {
+            Some((host, since)) => Some(LeaseHolder { host, since: DateTime::from_timestamp_millis(since) }),
             // A process that holds a file lock runs on this host.
-            (None, Engine::Sqlite(_)) => Some(LeaseHolder { host: this_host(), since: None }),
-            (None, Engine::Postgres(_)) => None,
+            None => is_locked.map(|_| LeaseHolder { host: this_host(), since: None }),
         })
+    }
+
+    /// Names the process that holds the lease of an app, for a message of one that waits for it.
+    #[must_use]
+    pub fn describe_holder(&self, app: SdkAppId) -> String {
+        match &self.engine {
+            Engine::Sqlite(file) => {
+                let lock = lock_file(file, app);
+                format!("{}, which has locked {},", file::holder(&lock), lock.display())
+            }
+            Engine::Postgres(_) => "another process".to_owned(),
+        }
     }
 
     /// Returns those of these apps whose lease is held.
@@ -219,10 +254,17 @@ impl Store {
     /// # Errors
     /// If the database cannot be read.
     pub async fn leased(&self, apps: &[SdkAppId]) -> Result<Vec<SdkAppId>, StoreError> {
-        if let Engine::Sqlite(file) = &self.engine {
-            // A lock file that cannot be read belongs to another user's process.
-            let is_leased = |app: &&SdkAppId| file::is_locked(&lock_file(file, **app)).unwrap_or(true);
-            return Ok(apps.iter().filter(is_leased).copied().collect());
+        if let Engine::Sqlite(_) = &self.engine {
+            let mut leased = Vec::new();
+            for app in apps {
+                match self.lease_holder(*app).await {
+                    Ok(None) => {}
+                    // A lock file that cannot be used keeps every process from crawling.
+                    Ok(Some(_)) | Err(StoreError::Lock { .. }) => leased.push(*app),
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(leased);
         }
         let time_to_live = row::millis(self.engine.limits().lease);
         let leased: Vec<(i64,)> =

@@ -47,6 +47,18 @@ impl AppStatus {
     }
 }
 
+const APPS_CRAWLED: &str = "
+SELECT count(*) FROM app a WHERE EXISTS (
+    SELECT 1 FROM crawl c WHERE c.app_id = a.app_id AND c.status IN ('complete', 'incomplete'))";
+
+impl Store {
+    /// Returns how many apps have a crawl that reached its end.
+    pub async fn apps_crawled(&self) -> Result<i64, StoreError> {
+        let (apps,) = self.fetch_one("count the apps that were crawled", APPS_CRAWLED, &[]).await?;
+        Ok(apps)
+    }
+}
+
 /// A crawl with held groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Withheld {

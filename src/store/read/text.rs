@@ -12,7 +12,7 @@ impl Store {
     pub async fn read(&self, sql: &'static str) -> Result<Texts, StoreError> {
         let texts = match &self.engine {
             Engine::Sqlite(file) => {
-                let rows = sqlx::raw_sql(sql).fetch_all(&file.readers).await;
+                let rows = sqlx::raw_sql(sql).fetch_all(file.readers()?).await;
                 rows.and_then(|rows| texts(&rows))
             }
             Engine::Postgres(server) => match server.begin_to_read().await {

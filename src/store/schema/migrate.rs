@@ -129,8 +129,9 @@ pub(super) async fn applied_versions(store: &Store) -> Result<Vec<i64>, StoreErr
 
 async fn migrate_sqlite(file: &SqliteFile) -> Result<(), StoreError> {
     // SQLite has no lock for this, and two programs may start at once on an empty file.
-    let _lock = FileLock::take(&beside(&file.path, "migrate.lock"), &file.path).await?;
-    SQLITE_MIGRATIONS.run(&file.writer).await.map_err(|error| match error {
+    let lock = beside(&file.path, "migrate.lock");
+    let _lock = FileLock::take(&lock, &file.path, "brings the database's tables up to date").await?;
+    SQLITE_MIGRATIONS.run(file.writer()?).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => StoreError::Newer { version },
         error => StoreError::Migrate { source: Box::new(error) },
     })

@@ -50,7 +50,7 @@ pub(super) async fn copy_into(
     let path = part.path().to_str().ok_or(sqlx::Error::Io(std::io::ErrorKind::InvalidFilename.into()));
     let path = path.attempted(doing)?.to_owned();
     // The copy of a large database takes long.
-    let options = (*database.readers.connect_options()).clone().disable_statement_logging();
+    let options = (*database.readers()?.connect_options()).clone().disable_statement_logging();
     let mut reader: SqliteConnection = options.connect().await.attempted(doing)?;
     query(COPY).bind(path).execute(&mut reader).await.attempted(doing)?;
     reader.close().await.attempted(doing)

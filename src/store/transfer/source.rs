@@ -30,7 +30,7 @@ impl Connection {
         match &store.engine {
             Engine::Sqlite(file) => {
                 // Reading a table takes as long as its rows are written elsewhere.
-                let options = (*file.readers.connect_options()).clone().disable_statement_logging();
+                let options = (*file.readers()?.connect_options()).clone().disable_statement_logging();
                 let mut connection: SqliteConnection = options.connect().await.attempted(DOING)?;
                 query("BEGIN").execute(&mut connection).await.attempted(DOING)?;
                 Ok(Self::Sqlite(connection))

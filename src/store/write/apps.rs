@@ -34,7 +34,7 @@ WHERE type_state.baseline_crawl_id IS NULL";
 impl Store {
     /// Returns the key of a group type, which is registered if it is new. The app's lease must be held.
     pub async fn register_type(&self, lease: &Lease, group_type: &GroupType) -> Result<TypeId, StoreError> {
-        let mut write = self.write("register a group type", lease.fence());
+        let mut write = self.write("register a group type", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let type_id = upsert_type(&mut tx, group_type).await;
@@ -90,7 +90,7 @@ impl Store {
         type_id: TypeId,
         crawl: CrawlId,
     ) -> Result<(), StoreError> {
-        let mut write = self.write("record a type's first list", lease.fence());
+        let mut write = self.write("record a type's first list", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let ended = tx.execute(END_BASELINE, &values![app.0, type_id.0, crawl.0]).await;

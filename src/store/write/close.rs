@@ -156,12 +156,15 @@ impl Store {
         closing: &Closing<'_>,
         on_progress: impl Fn(u64) + Sync,
     ) -> Result<CrawlEvents, StoreError> {
-        let mut write = self.write("conclude a crawl", lease.fence());
+        let mut write = self.write("conclude a crawl", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             on_progress(0);
             let closed = close(&mut tx, closing, &on_progress).await;
             if let Some(done) = write.end(tx, closed).await {
+                if done.is_ok() {
+                    lease.closed(closing.crawl);
+                }
                 return done;
             }
         }

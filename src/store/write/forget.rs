@@ -119,7 +119,7 @@ impl Store {
         app: AppId,
         statements: &[&'static str],
     ) -> Result<u64, StoreError> {
-        let mut write = self.write("remove an app", lease.fence());
+        let mut write = self.write("remove an app", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let removed = execute_all(&mut tx, app, statements).await;
@@ -135,7 +135,7 @@ impl Store {
         app: AppId,
         after: &str,
     ) -> Result<Option<BatchDone<String>>, StoreError> {
-        let mut write = self.write("remove groups", lease.fence());
+        let mut write = self.write("remove groups", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let removed = purge::remove_groups(&mut tx, app, &ALL_GROUPS, (after, i64::MAX)).await;

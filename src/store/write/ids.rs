@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 use tracing::{info, warn};
 
-use crate::store::engine::{Engine, Statement, Store, StoreError, Tx, values};
+use crate::store::engine::{Engine, FencingToken, Statement, Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
 /// The stored identity, and whether the row is the one that this program wrote, not one that was restored.
@@ -81,9 +81,10 @@ impl Store {
         match &self.engine {
             Engine::Sqlite(file) => file.identity(),
             // Every commit under the lease checks that the storage is still this one.
-            Engine::Postgres(_) => {
-                Ok(lease.fence().map(|fence| fence.storage.to_string()).unwrap_or_default())
-            }
+            Engine::Postgres(_) => Ok(match lease.token() {
+                FencingToken::Row(fence) => fence.storage.to_string(),
+                FencingToken::Crawl(_) => String::new(),
+            }),
         }
     }
 
@@ -117,7 +118,7 @@ impl Store {
         if matches!(&stored, Some((stored, 1)) if *stored == identity) {
             return Ok(());
         }
-        let mut write = self.write(DOING, lease.fence());
+        let mut write = self.write(DOING, Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let recorded = record_storage(&mut tx, &identity, at).await;

@@ -38,7 +38,7 @@ impl Store {
         batch: &Batch<'_>,
         on_chunk: impl Fn() + Sync,
     ) -> Result<Written, StoreError> {
-        let mut write = self.write("write listed groups", lease.fence());
+        let mut write = self.write("write listed groups", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let written = write_batch(&mut tx, batch, &on_chunk).await;

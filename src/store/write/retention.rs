@@ -139,7 +139,7 @@ impl Store {
         after: &str,
         before: DateTime<Utc>,
     ) -> Result<Option<BatchDone<String>>, StoreError> {
-        let mut write = self.write("remove groups", lease.fence());
+        let mut write = self.write("remove groups", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let purged = on.purge_groups(&mut tx, after, before.timestamp_millis()).await;
@@ -156,7 +156,7 @@ impl Store {
         after: i64,
         before: DateTime<Utc>,
     ) -> Result<Option<BatchDone<i64>>, StoreError> {
-        let mut write = self.write("remove old events", lease.fence());
+        let mut write = self.write("remove old events", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let purged = on.purge_events(&mut tx, after, before.timestamp_millis()).await;
@@ -167,7 +167,7 @@ impl Store {
     }
 
     async fn purge_days(&self, lease: &Lease, on: PurgeScope, day: NaiveDate) -> Result<u64, StoreError> {
-        let mut write = self.write("remove old counts", lease.fence());
+        let mut write = self.write("remove old counts", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let purged = on.purge_days(&mut tx, day).await;
@@ -184,7 +184,7 @@ impl Store {
         after: i64,
         before: DateTime<Utc>,
     ) -> Result<Option<BatchDone<i64>>, StoreError> {
-        let mut write = self.write("remove old crawls", lease.fence());
+        let mut write = self.write("remove old crawls", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let purged = on.purge_crawls(&mut tx, after, before.timestamp_millis()).await;

@@ -153,7 +153,7 @@ impl Store {
         day: LocalDay,
     ) -> Result<u64, StoreError> {
         self.prepare_for_events(lease, AppId(held.app_id), at, day).await?;
-        let mut write = self.write("apply the withheld deletions", lease.fence());
+        let mut write = self.write("apply the withheld deletions", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let approved = approve(&mut tx, AppId(held.app_id), (crawl, which), at, day).await;
@@ -182,7 +182,7 @@ impl Store {
         day: LocalDay,
     ) -> Result<u64, StoreError> {
         self.prepare_for_events(lease, AppId(held.app_id), at, day).await?;
-        let mut write = self.write("undo the deletions of a crawl", lease.fence());
+        let mut write = self.write("undo the deletions of a crawl", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let undone = undelete(&mut tx, held, crawl, at, day).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::daemon::{AppSpec, DaemonHarness, PROD};
 use harness::postgres::DedicatedServer;
 use tim_group_sync::crawl::Step;
-use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Phase, keep_database};
+use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Opening, Phase, keep_database};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::{At, Fault};
@@ -289,7 +289,7 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
     let (life, store) = (Lifecycle::without_signals(), harness.store.clone());
     let attempts = std::sync::atomic::AtomicU32::new(0);
     tokio::time::pause();
-    let open = move || -> OpenAttempt {
+    let open = move |_: Opening| -> OpenAttempt {
         let (attempt, store) = (attempts.fetch_add(1, Ordering::SeqCst), store.clone());
         Box::pin(async move {
             match attempt {
@@ -298,7 +298,7 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
             }
         })
     };
-    let mut database = keep_database(&life, open(), open);
+    let mut database = keep_database(&life, open(Opening::First), open);
     let began = tokio::time::Instant::now();
     database.wait_for(|database| database.problem().is_some()).await.unwrap();
     let trouble = database.borrow().problem().unwrap();

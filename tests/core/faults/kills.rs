@@ -105,7 +105,7 @@ async fn a_service_that_was_killed_crawls_as_soon_as_it_is_started_again(harness
     program.churn();
     let mut again = Service::start(&program);
     if let Location::Postgres(_) = program.harness.db.location {
-        again = again.says("waiting for it to finish").await;
+        again = again.says("waiting until it has finished").await;
         program.harness.db.expire_leases().await;
     }
     let again = again.says("crawl complete").await;
@@ -175,8 +175,10 @@ async fn a_program_that_may_not_write_its_file_says_so_and_changes_nothing() {
     let Location::Sqlite(folder) = &program.harness.db.location else { unreachable!("it is on SQLite") };
     let folder = folder.path().to_owned();
     let may = |folder_mode, file_mode| {
-        let file = folder.join("groups.db");
-        std::fs::set_permissions(file, std::fs::Permissions::from_mode(file_mode)).unwrap();
+        for name in ["groups.db", "groups.db-wal", "groups.db-shm"] {
+            let file = folder.join(name);
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(file_mode)).unwrap();
+        }
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(folder_mode)).unwrap();
     };
     // What is not allowed is allowed to root all the same.

@@ -4,5 +4,6 @@
 
 mod backups;
 mod faults;
+mod files;
 mod histories;
 mod kills;

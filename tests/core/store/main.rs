@@ -4,6 +4,7 @@
 
 mod backup;
 mod contract;
+mod files;
 mod ids;
 mod published;
 mod readers;

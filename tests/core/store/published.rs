@@ -252,6 +252,21 @@ async fn the_daemon_publishes_after_a_crawl_but_no_sooner_than_the_interval_afte
     assert_eq!(names(copy.parent().unwrap()), ["groups.db"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_copy_is_made_when_the_first_crawl_ends() {
+    let program = PublishingProgram::publishing("public/groups.db").await;
+    let copy = program.path("public/groups.db");
+    program.api.create_many("Public", 10);
+    let held = program.api.hold(At::Request(2));
+    let service = program.service().says("started").await;
+    held.reached().await;
+    assert!(!copy.exists());
+    held.release();
+    let service = service.says("published a copy of the database").await;
+    assert_eq!(count(&mut open(&copy).await).await, 10);
+    assert_eq!(service.stop().await, Some(0));
+}
+
 fn grow_old(copy: &Path, age: Duration) {
     let file = fs::File::options().append(true).open(copy).unwrap();
     file.set_modified((Clock::system().now() - age).into()).unwrap();

@@ -1,5 +1,5 @@
-//! People read the SQLite file with programs of their own, as users who may read it and nothing else: while the program
-//! works, after it stopped, and after it was killed. The reader here is SQLite's own shell.
+//! Other users read the SQLite file with programs of their own. They may read it and its side files, and write nothing: while
+//! the program runs, after it stopped, and after it was killed. The reader here is SQLite's own shell.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use harness::program::Service;
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tim_group_sync::simulator::{At, KEY, Settings, Simulator};
 use tim_group_sync::store::{DatabaseUrl, Store};
@@ -14,6 +16,7 @@ use tokio::time::timeout;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 const READ: &str = "SELECT count(*) FROM crawls;";
+const ALL_FILES: [&str; 3] = ["groups.db", "groups.db-shm", "groups.db-wal"];
 
 /// A database, and a folder that only its owner writes to.
 struct DatabaseFolder {
@@ -27,8 +30,12 @@ impl DatabaseFolder {
         folder
     }
 
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     fn file(&self) -> PathBuf {
-        self.folder.path().join("groups.db")
+        self.path("groups.db")
     }
 
     /// What the owner may do counts where the tests are not root's, and the reader is the owner, too.
@@ -107,98 +114,106 @@ impl Reader {
     }
 }
 
-#[tokio::test]
-#[ignore = "needs the sqlite3 shell: tests/run"]
-async fn someone_who_may_only_read_reads_while_the_program_works_and_after_it_stopped() {
-    let folder = DatabaseFolder::new();
-    let store = folder.open().await;
-    assert_eq!(folder.read(), "0");
-    store.close().await;
-    assert_eq!(folder.files(), ["groups.db"]);
-    assert_eq!(folder.read(), "0");
+/// A program that crawls into the folder's database.
+struct Crawls {
+    folder: DatabaseFolder,
+    api: Simulator,
 }
 
-#[tokio::test]
+impl Crawls {
+    async fn new() -> Self {
+        let (folder, api) = (DatabaseFolder::new(), Simulator::start(Settings::default()).await.unwrap());
+        std::fs::write(folder.path("app.key"), KEY).unwrap();
+        let config = format!(
+            "[database]\nurl = \"sqlite:groups.db\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n\
+             [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n\
+             request_interval = \"0s\"\n",
+            api.base_url()
+        );
+        std::fs::write(folder.path("config.toml"), config).unwrap();
+        Self { folder, api }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).env_clear().env("TIM_GROUP_SYNC_CONFIG", self.folder.path("config.toml"));
+        command
+    }
+
+    /// Runs a command to its end and returns its exit code.
+    async fn ends_with(&self, arguments: &[&str]) -> Option<i32> {
+        let mut command = self.command(arguments);
+        command.stderr(Stdio::null());
+        tokio::task::spawn_blocking(move || command.status().unwrap().code()).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the sqlite3 shell: tests/run"]
-async fn a_reader_keeps_neither_the_program_from_stopping_nor_others_from_reading_after_it() {
-    let folder = DatabaseFolder::new();
-    let store = folder.open().await;
-    let (reader, _) = folder.reader().asks(READ).unwrap();
-    folder.allow(0o755, 0o644);
-    timeout(Duration::from_secs(2), store.close()).await.unwrap();
-    assert_eq!(folder.read(), "0");
+async fn a_reader_without_write_access_reads_while_the_service_runs_after_it_stopped_and_after_a_kill() {
+    let crawls = Crawls::new().await;
+    let service = Service::by(crawls.command(&["run"])).says("crawl complete").await;
+    assert_eq!(crawls.folder.read(), "1");
+    assert_eq!(service.stop().await, Some(0));
+    assert_eq!(crawls.folder.files(), ALL_FILES);
+    assert_eq!(std::fs::metadata(crawls.folder.path("groups.db-wal")).unwrap().len(), 0);
+    assert_eq!(crawls.folder.read(), "1");
+
+    let service = Service::by(crawls.command(&["run"])).says("started").await;
+    let held = crawls.api.hold(At::Requests(1..=u64::MAX));
+    service.signal(Signal::USR1);
+    held.reached().await;
+    service.kill();
+    assert_eq!(crawls.folder.files(), ALL_FILES);
+    assert_eq!(crawls.folder.read(), "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the sqlite3 shell: tests/run"]
+async fn a_reader_without_write_access_reads_after_every_command() {
+    let crawls = Crawls::new().await;
+    let commands: [(&[&str], i32, &str); 4] = [
+        (&["crawl"], 0, "1"),
+        (&["migrate"], 0, "1"),
+        (&["approve", "--crawl", "17"], 1, "1"),
+        (&["crawl"], 0, "2"),
+    ];
+    for (arguments, code, crawls_made) in commands {
+        assert_eq!(crawls.ends_with(arguments).await, Some(code), "{arguments:?}");
+        assert_eq!(crawls.folder.files(), ALL_FILES, "{arguments:?}");
+        assert_eq!(crawls.folder.read(), crawls_made, "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the sqlite3 shell: tests/run"]
+async fn a_reader_in_a_transaction_keeps_no_program_from_starting_crawling_and_stopping() {
+    let crawls = Crawls::new().await;
+    assert_eq!(crawls.ends_with(&["crawl"]).await, Some(0));
+    let (reader, _) = crawls.folder.reader().asks(&format!("BEGIN; {READ}")).unwrap();
+    crawls.folder.allow(0o755, 0o644);
+    let service = Service::by(crawls.command(&["run"])).says("started").await;
+    service.signal(Signal::USR1);
+    let service = service.says("crawl complete").await;
+    let (reader, answer) = reader.asks(READ).unwrap();
+    assert_eq!(answer, "1", "a snapshot");
+    let service = {
+        service.signal(Signal::TERM);
+        service.says("a reader has a transaction open, so the newest changes stay in").await
+    };
+    assert_eq!(service.ends().await, Some(0));
+    assert_eq!(crawls.folder.read(), "2");
     reader.leaves();
-    assert_eq!(folder.read(), "0");
+    assert_eq!(crawls.folder.read(), "2");
 }
 
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
-async fn a_second_program_leaves_the_file_as_the_first_needs_it() {
+async fn a_second_program_that_ends_leaves_the_side_files_to_the_first() {
     let folder = DatabaseFolder::new();
     let store = folder.open().await;
     timeout(Duration::from_secs(2), folder.open().await.close()).await.unwrap();
-    assert_eq!(folder.files(), ["groups.db", "groups.db-shm", "groups.db-wal"]);
+    assert_eq!(folder.files(), ALL_FILES);
     store.check_migrated().await.unwrap();
     assert_eq!(folder.read(), "0");
-}
-
-#[tokio::test]
-#[ignore = "needs the sqlite3 shell: tests/run"]
-async fn the_program_starts_beside_a_reader_who_has_the_file_open() {
-    let folder = DatabaseFolder::new();
-    folder.open().await.close().await;
-    let (reader, _) = folder.reader().asks(READ).unwrap();
-    folder.allow(0o755, 0o644);
-    let store = timeout(Duration::from_secs(2), folder.open()).await.unwrap();
-    let (reader, answer) = reader.asks(READ).unwrap();
-    assert_eq!(answer, "0");
-    reader.leaves();
-    store.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the sqlite3 shell: tests/run"]
-async fn the_program_waits_at_its_start_for_a_reader_in_the_middle_of_a_transaction() {
-    let folder = DatabaseFolder::new();
-    folder.open().await.close().await;
-    let (reader, _) = folder.reader().asks(&format!("BEGIN; {READ}")).unwrap();
-    folder.allow(0o755, 0o644);
-    let url = DatabaseUrl::Sqlite(folder.file());
-    let opening = tokio::spawn(async move { Store::open(&url).await });
-    reader.asks(&format!("{READ} COMMIT;")).unwrap().0.leaves();
-    opening.await.unwrap().unwrap().close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the sqlite3 shell: tests/run"]
-async fn someone_who_may_only_read_reads_after_the_program_was_killed_and_after_a_command_that_failed() {
-    let folder = DatabaseFolder::new();
-    let api = Simulator::start(Settings::default()).await.unwrap();
-    let held = api.hold(At::Request(1));
-    std::fs::write(folder.folder.path().join("app.key"), KEY).unwrap();
-    let config = format!(
-        "[database]\nurl = \"sqlite:groups.db\"\n\
-         [apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\n",
-        api.base_url()
-    );
-    std::fs::write(folder.folder.path().join("config.toml"), config).unwrap();
-    let program = |arguments: &[&str]| {
-        let mut command = Command::new(PROGRAM);
-        command
-            .args(arguments)
-            .env_clear()
-            .env("TIM_GROUP_SYNC_CONFIG", folder.folder.path().join("config.toml"));
-        command.stderr(Stdio::null());
-        command
-    };
-    let mut crawl = program(&["crawl"]).spawn().unwrap();
-    held.reached().await;
-    crawl.kill().unwrap();
-    crawl.wait().unwrap();
-    assert_eq!(folder.files(), ["groups.db", "groups.db-shm", "groups.db-wal"]);
-    assert_eq!(folder.read(), "1");
-
-    assert_eq!(program(&["approve", "--crawl", "17"]).status().unwrap().code(), Some(1));
-    assert_eq!(folder.files(), ["groups.db"]);
-    assert_eq!(folder.read(), "1");
 }

@@ -23,7 +23,7 @@ impl Store {
             let mut gathered = begin();
             let each = |type_id, id: &str, mark| each(&mut gathered, type_id, id, mark);
             let read = match &self.engine {
-                Engine::Sqlite(file) => sqlite::live_groups(file, app, each).await,
+                Engine::Sqlite(file) => return sqlite::live_groups(file, app, each).await.map(|()| gathered),
                 Engine::Postgres(server) => match postgres::live_groups(server, app, each).await {
                     Err(error) if retry.again(&error).await => continue,
                     read => read,

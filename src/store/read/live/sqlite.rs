@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqlitePool};
 use crate::model::TypeId;
 use crate::roll::Mark;
 use crate::store::app::AppId;
-use crate::store::engine::{SqliteFile, query, query_as, query_scalar};
+use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query, query_as, query_scalar};
 
 /// The id of the group that ends a chunk of `?3` rows after `?2`.
 const CHUNK_END: &str = "
@@ -71,9 +71,20 @@ WHERE app_id = ?1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
 pub(super) async fn live_groups(
     file: &SqliteFile,
     app: AppId,
+    each: impl FnMut(TypeId, &str, Mark),
+) -> Result<(), StoreError> {
+    let read = read_live_groups(file, file.readers()?, app, each).await;
+    // What was read of a displaced file may be of no file any more.
+    file.check_in_place()?;
+    read.attempted("read the live groups")
+}
+
+async fn read_live_groups(
+    file: &SqliteFile,
+    pool: &SqlitePool,
+    app: AppId,
     mut each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), sqlx::Error> {
-    let pool = &file.readers;
     let types: Vec<(i64, i64, i64, i64)> = query_as(TYPES).bind(app.0).fetch_all(pool).await?;
     let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| types.iter().map(of).sum::<i64>();
     let (live, missing, deleted) = (sum(|of| of.1), sum(|of| of.2), sum(|of| of.3));
@@ -84,7 +95,7 @@ pub(super) async fn live_groups(
     if types.iter().any(|type_id| !(0..MOST_TYPES).contains(type_id)) {
         return Err(sqlx::Error::Protocol(format!("more than {MOST_TYPES} group types")));
     }
-    let ends = chunk_ends(file, app, usize::try_from(live + deleted).unwrap_or(0)).await?;
+    let ends = chunk_ends(file, pool, app, usize::try_from(live + deleted).unwrap_or(0)).await?;
     let sql: Arc<str> = live_text(&types, deleted > 0, missing > 0).into();
     let starts = std::iter::once(String::new()).chain(ends.iter().cloned());
     let until = ends.iter().cloned().map(Some).chain([None]);
@@ -123,8 +134,13 @@ async fn read_chunk(
 
 /// Returns ids that divide an app's `rows` groups into chunks: the stored ones, unless their number no longer fits. Counting
 /// again takes a quarter of the time of reading.
-async fn chunk_ends(file: &SqliteFile, app: AppId, rows: usize) -> Result<Vec<String>, sqlx::Error> {
-    let known: Option<String> = query_scalar(KNOWN_ENDS).bind(app.0).fetch_one(&file.readers).await?;
+async fn chunk_ends(
+    file: &SqliteFile,
+    pool: &SqlitePool,
+    app: AppId,
+    rows: usize,
+) -> Result<Vec<String>, sqlx::Error> {
+    let known: Option<String> = query_scalar(KNOWN_ENDS).bind(app.0).fetch_one(pool).await?;
     let known: Vec<String> = known.iter().flat_map(|ends| ends.lines()).map(str::to_owned).collect();
     let wanted = rows / CHUNK;
     if (wanted / 2..=wanted * 2).contains(&known.len()) {
@@ -135,7 +151,7 @@ async fn chunk_ends(file: &SqliteFile, app: AppId, rows: usize) -> Result<Vec<St
         let after = ends.last().map_or("", String::as_str);
         let chunk = i64::try_from(CHUNK).unwrap_or(i64::MAX);
         let end: Option<String> =
-            query_scalar(CHUNK_END).bind(app.0).bind(after).bind(chunk).fetch_optional(&file.readers).await?;
+            query_scalar(CHUNK_END).bind(app.0).bind(after).bind(chunk).fetch_optional(pool).await?;
         let Some(end) = end else { break };
         ends.push(end);
     }
@@ -145,7 +161,9 @@ async fn chunk_ends(file: &SqliteFile, app: AppId, rows: usize) -> Result<Vec<St
 
 async fn keep_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
     // A failure is ignored: without the ends the next crawl counts again.
-    let _ = query(KEEP_ENDS).bind(app.0).bind(ends).execute(&file.writer).await;
+    if let Ok(writer) = file.writer() {
+        let _ = query(KEEP_ENDS).bind(app.0).bind(ends).execute(writer).await;
+    }
 }
 
 /// Calls `each` with the groups of a chunk and returns their number.
