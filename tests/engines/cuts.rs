@@ -204,7 +204,7 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
 
     for request in [2, REQUESTS] {
         network.restore();
-        let mut crawling = service_through(&program, &url).says("started").await;
+        let mut crawling = service_through(&program, &url).says("scheduled").await;
         program.harness.create("Public", &format!("during-{request}"));
         let held = program.harness.api.hold(At::Request(program.harness.request(request)));
         crawling.signal(Signal::USR1);
@@ -219,9 +219,9 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
 
     network.restore();
     let _lease = program.harness.store.try_lease(program.harness.credentials.sdk_app_id).await.unwrap();
-    let waiting = service_through(&program, &url).says("started").await;
+    let waiting = service_through(&program, &url).says("scheduled").await;
     waiting.signal(Signal::USR1);
-    let waiting = waiting.says("waiting for it to finish").await;
+    let waiting = waiting.says("waiting until it has finished").await;
     network.cut(Cut::All, Fate::Silent);
     stops_in_time(waiting, "waiting for the lease").await;
 }
@@ -246,7 +246,7 @@ async fn a_service_that_is_stopped_inside_a_transaction_is_replaced_within_a_min
     }
     frozen.signal(Signal::STOP);
     let stopped = Instant::now();
-    let next = Service::start(&program).says("started").await;
+    let next = Service::start(&program).says("scheduled").await;
     next.signal(Signal::USR1);
     let next = next.says("crawl complete").await;
     assert!(stopped.elapsed() <= Duration::from_secs(60), "{:?}", stopped.elapsed());
