@@ -69,8 +69,8 @@ impl Copy {
             |app| message(format_args!("SDKAppID {app} is being crawled; waiting for the crawl to finish"));
         let leases = store.lease_all(waiting).await?;
         let mut shown = Shown::new();
-        let copying = Lease::keeping_all(&leases, store.copy_to(&target, |progress| shown.show(progress)));
-        let copied = copying.await.flatten();
+        let copying = Box::pin(store.copy_to(&target, |progress| shown.show(progress)));
+        let copied = Lease::keeping_all(&leases, copying).await.flatten();
         shown.bar.finish_and_clear();
         for lease in leases {
             lease.give_back().await;

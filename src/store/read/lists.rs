@@ -299,13 +299,9 @@ mod tests {
 
     #[test]
     fn a_page_starts_at_the_prefix_or_after_the_last_id() {
-        for (prefix, after, start) in [
-            ("", "", "\u{1}"),
-            ("b", "", "b"),
-            ("b", "a", "b"),
-            ("b", "b", "b\u{1}"),
-            ("b", "b1", "b1\u{1}"),
-        ] {
+        for (prefix, after, start) in
+            [("", "", "\u{1}"), ("b", "", "b"), ("b", "a", "b"), ("b", "b", "b\u{1}"), ("b", "b1", "b1\u{1}")]
+        {
             assert_eq!(start_of_page(prefix, after), start, "{prefix:?} {after:?}");
         }
         assert!("b1" < "b1\u{1}" && "b1\u{1}" < "b1 ");
