@@ -368,11 +368,11 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
 
 #[test]
 fn each_mistake_is_reported_with_line_rule_and_remedy() {
-    for (lines, said) in APP_MISTAKES {
-        assert_eq!(problems(&format!("{APP}{lines}")), format!("config.toml:4: {said}"));
+    for (lines, expected) in APP_MISTAKES {
+        assert_eq!(problems(&format!("{APP}{lines}")), format!("config.toml:4: {expected}"));
     }
-    for (lines, said) in SECTION_MISTAKES {
-        assert_eq!(problems(&format!("{APP}{lines}")), format!("config.toml:{said}"));
+    for (lines, expected) in SECTION_MISTAKES {
+        assert_eq!(problems(&format!("{APP}{lines}")), format!("config.toml:{expected}"));
     }
     let none = "config.toml: apps: at least one app is required. Write a section [apps.prod] with \
                 sdk_app_id and secret_key_file";
@@ -664,7 +664,7 @@ fn an_error_about_a_key_file_contains_only_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let two = format!("{KEY}\n{KEY}\n");
     let long = "tiger".repeat(1000);
-    for (bytes, said) in [
+    for (bytes, expected) in [
         (&b""[..], " is empty; it must contain only the secret"),
         (b"\r\n", " is empty; it must contain only the secret"),
         (b"tiger\xff", " is not UTF-8 text; name a file that contains only the secret"),
@@ -678,7 +678,7 @@ fn an_error_about_a_key_file_contains_only_its_path() {
     ] {
         let app = app_with_key(folder.path(), bytes, 0o600);
         let error = app.read_secret_key().unwrap_err();
-        assert_eq!(error.to_string(), format!("{}{said}", app.secret_key_file.path.display()));
+        assert_eq!(error.to_string(), format!("{}{expected}", app.secret_key_file.path.display()));
         assert!(!format!("{error:?}").contains("tiger"), "{error:?}");
     }
     let error = app_with("").read_secret_key().unwrap_err();

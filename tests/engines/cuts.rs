@@ -178,7 +178,7 @@ async fn program_behind_a_network() -> Option<(ProgramHarness, Network, String)>
 fn service_through(program: &ProgramHarness, url: &str) -> Service {
     let mut command = program.command(&["run"]);
     command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
-    Service::of(program.spawn(&mut command))
+    Service::from_process(program.spawn(&mut command))
 }
 
 async fn stops_in_time(service: Service, state: &str) {
@@ -194,21 +194,21 @@ async fn stops_in_time(service: Service, state: &str) {
 async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_from_it() {
     let Some((program, network, url)) = program_behind_a_network().await else { return };
     network.cut(Cut::All, Fate::Silent);
-    let opening = service_through(&program, &url).says("waiting for the database").await;
+    let opening = service_through(&program, &url).wait_for_log("waiting for the database").await;
     stops_in_time(opening, "opening the database").await;
 
     network.restore();
-    let idle = service_through(&program, &url).says("crawl complete").await;
+    let idle = service_through(&program, &url).wait_for_log("crawl complete").await;
     network.cut(Cut::All, Fate::Silent);
     stops_in_time(idle, "waiting for a tick").await;
 
     for request in [2, REQUESTS] {
         network.restore();
-        let mut crawling = service_through(&program, &url).says("scheduled").await;
+        let mut crawling = service_through(&program, &url).wait_for_log("scheduled").await;
         program.harness.create("Public", &format!("during-{request}"));
         let held = program.harness.api.hold(At::Request(program.harness.request(request)));
         crawling.signal(Signal::USR1);
-        crawling.until(held.reached()).await;
+        crawling.wait_for(held.reached()).await;
         network.cut(Cut::All, Fate::Silent);
         held.release();
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -219,9 +219,9 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
 
     network.restore();
     let _lease = program.harness.store.try_lease(program.harness.credentials.sdk_app_id).await.unwrap();
-    let waiting = service_through(&program, &url).says("scheduled").await;
+    let waiting = service_through(&program, &url).wait_for_log("scheduled").await;
     waiting.signal(Signal::USR1);
-    let waiting = waiting.says("waiting until it has finished").await;
+    let waiting = waiting.wait_for_log("waiting until it has finished").await;
     network.cut(Cut::All, Fate::Silent);
     stops_in_time(waiting, "waiting for the lease").await;
 }
@@ -235,7 +235,7 @@ async fn a_service_that_is_stopped_inside_a_transaction_is_replaced_within_a_min
         return;
     }
     let Some((program, network, url)) = program_behind_a_network().await else { return };
-    let frozen = service_through(&program, &url).says("crawl complete").await;
+    let frozen = service_through(&program, &url).wait_for_log("crawl complete").await;
     program.harness.create("Public", "new");
     // The commit of the transaction that opens the crawl does not arrive.
     network.cut_at("COMMIT\0", false, Fate::Silent);
@@ -246,13 +246,13 @@ async fn a_service_that_is_stopped_inside_a_transaction_is_replaced_within_a_min
     }
     frozen.signal(Signal::STOP);
     let stopped = Instant::now();
-    let next = Service::start(&program).says("scheduled").await;
+    let next = Service::start(&program).wait_for_log("scheduled").await;
     next.signal(Signal::USR1);
-    let next = next.says("crawl complete").await;
+    let next = next.wait_for_log("crawl complete").await;
     assert!(stopped.elapsed() <= Duration::from_secs(60), "{:?}", stopped.elapsed());
     frozen.signal(Signal::CONT);
     frozen.signal(Signal::USR1);
-    let frozen = frozen.says("crawl complete").await;
+    let frozen = frozen.wait_for_log("crawl complete").await;
     assert_eq!((frozen.stop().await, next.stop().await), (Some(0), Some(0)));
     program.harness.clock.set(program.harness.clock.now().max(tim_group_sync::clock::Clock::system().now()));
     program.harness.assert_invariants().await;

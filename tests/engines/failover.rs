@@ -48,7 +48,7 @@ async fn fail_over(replication: Replication, at_request: u64) {
     let Some(server) = DedicatedServer::start() else { return };
     let network = Network::before(&server.folder);
     let database = server.database_behind(&network, Limits::default().divided_by(TENTH)).await;
-    let harness = Harness::beside(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
+    let harness = Harness::with_database(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
     harness.api.create_many("Public", 12);
     harness.create("Private", "a b c");
     harness.crawl().await;
@@ -73,7 +73,7 @@ async fn fail_over(replication: Replication, at_request: u64) {
     }
 
     let before = events(&harness).await;
-    harness.begin_watching();
+    harness.prepare_crawl();
     harness.create("Public", "during");
     harness.api.dissolve_some(1);
     let held = harness.api.hold(At::Request(harness.request(at_request)));

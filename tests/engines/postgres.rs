@@ -1,4 +1,5 @@
-//! What only a server does: leases that run out, transactions that run again, rights, roles, schemas.
+//! Behaviour of the store that only PostgreSQL has: expiring leases, retried transactions, rights,
+//! roles, schemas.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 fn database(db: &TestDatabase) -> &ServerDatabase {
     match &db.location {
         Location::Postgres(database) => database,
-        Location::Sqlite(_) => panic!("these tests are PostgreSQL's"),
+        Location::Sqlite(_) => panic!("this test needs PostgreSQL"),
     }
 }
 
@@ -33,14 +34,14 @@ async fn execute(db: &TestDatabase, sql: &str) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_lease_that_is_not_renewed_passes_to_the_next_who_asks() {
+async fn a_lease_that_is_not_renewed_can_be_taken_by_another_process() {
     let db = TestDatabase::postgres().await;
-    let other = db.another_store().await;
+    let other = db.open_another_store().await;
     let killed = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     drop(killed);
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_none());
     let left = "SELECT round((expires_at - extract(epoch FROM now()) * 1000) / 10000) FROM lease";
-    assert_eq!(db.value(left).await, "3", "tens of seconds");
+    assert_eq!(db.value(left).await, "3", "the lease lasts for more than ten seconds");
     db.expire_leases().await;
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_some());
     assert_eq!(db.value("SELECT fence FROM lease").await, "2");
@@ -48,29 +49,29 @@ async fn a_lease_that_is_not_renewed_passes_to_the_next_who_asks() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_lease_is_renewed_by_the_work_and_tells_when_it_was_lost() {
+async fn a_lease_can_be_renewed_until_another_process_takes_it() {
     let db = TestDatabase::postgres().await;
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     db.expire_leases().await;
-    // Just taken: nothing to do.
+    // The lease was just taken, so it need not be renewed.
     lease.renew().await.unwrap();
     assert_eq!(db.value("SELECT expires_at FROM lease").await, "0");
-    let_seconds_pass(6).await;
-    // Run out, but nobody took it.
+    advance_time(6).await;
+    // The lease has expired, but no other process took it.
     lease.renew().await.unwrap();
     assert_ne!(db.value("SELECT expires_at FROM lease").await, "0");
     db.expire_leases().await;
     let other = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    let_seconds_pass(6).await;
+    advance_time(6).await;
     assert!(matches!(lease.renew().await, Err(StoreError::LeaseLost { .. })));
-    // What the loser gives up is not the other's.
+    // Releasing a lost lease does not release the lease of its new holder.
     lease.release(Clock::system().now(), Duration::ZERO).await;
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     other.give_back().await;
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_some());
 }
 
-/// Keeps everyone else from changing a table until this is dropped, or ended.
+/// Locks a table against changes until the connection is closed.
 async fn lock_table(db: &TestDatabase, table: &str) -> PgConnection {
     let mut locking = database(db).url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
     let lock = format!("BEGIN; LOCK TABLE tim_private.{table} IN EXCLUSIVE MODE");
@@ -78,21 +79,21 @@ async fn lock_table(db: &TestDatabase, table: &str) -> PgConnection {
     locking
 }
 
-/// Waits until so many of the store's connections wait for a lock.
-async fn waiting_for_a_lock(db: &TestDatabase, connections: &str) {
+/// Waits until this number of connections wait for a lock.
+async fn wait_for_blocked_connections(db: &TestDatabase, connections: &str) {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     while db.value(waiting).await != connections {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// What would never end if the rule under test were broken. Some of the time is let pass by the test itself.
-async fn soon<T>(run: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), run).await.expect("it does not end")
+/// Awaits a future that would never complete if the tested rule were broken.
+async fn with_timeout<T>(run: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), run).await.expect("the future does not complete")
 }
 
-/// Lets time pass for this process alone.
-async fn let_seconds_pass(seconds: u64) {
+/// Advances tokio's clock. The server's clock does not change.
+async fn advance_time(seconds: u64) {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(seconds)).await;
     tokio::time::resume();
@@ -100,7 +101,7 @@ async fn let_seconds_pass(seconds: u64) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
+async fn a_lease_is_renewed_and_released_while_every_connection_writes() {
     let db = TestDatabase::postgres().await;
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     db.expire_leases().await;
@@ -112,15 +113,15 @@ async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
         tokio::spawn(async move { store.register_app(&app, &[]).await.map(drop) })
     });
     let writes: Vec<_> = writes.collect();
-    waiting_for_a_lock(&db, "10").await;
-    let_seconds_pass(6).await;
+    wait_for_blocked_connections(&db, "10").await;
+    advance_time(6).await;
     let beside_them = async {
         lease.renew().await.unwrap();
         assert_ne!(db.value("SELECT expires_at FROM lease").await, "0");
         lease.give_back().await;
         assert_eq!(db.value("SELECT count(holder) FROM lease").await, "0");
     };
-    soon(beside_them).await;
+    with_timeout(beside_them).await;
     locking.close().await.unwrap();
     for write in writes {
         write.await.unwrap().unwrap();
@@ -129,7 +130,7 @@ async fn a_lease_is_renewed_and_given_up_while_every_connection_writes() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn an_approval_that_takes_long_keeps_its_lease() {
+async fn a_long_approval_renews_its_lease() {
     let db = TestDatabase::postgres().await;
     let leased = LeasedApp::after_baseline(&db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
@@ -143,15 +144,15 @@ async fn an_approval_that_takes_long_keeps_its_lease() {
     let approving =
         leased.lease.keeping(db.store.approve(&leased.lease, &held, (crawl, Approval::All), at(3, 0), day()));
     let meanwhile = async {
-        waiting_for_a_lock(&db, "1").await;
-        let_seconds_pass(9).await;
+        wait_for_blocked_connections(&db, "1").await;
+        advance_time(9).await;
         while db.value("SELECT expires_at FROM lease").await == "0" {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
         locking.close().await.unwrap();
     };
-    let (approved, ()) = soon(Box::pin(async { tokio::join!(approving, meanwhile) })).await;
+    let (approved, ()) = with_timeout(Box::pin(async { tokio::join!(approving, meanwhile) })).await;
     assert_eq!(approved.unwrap().unwrap(), 1);
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
     db.assert_consistent().await;
@@ -159,13 +160,13 @@ async fn an_approval_that_takes_long_keeps_its_lease() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn what_runs_under_a_lease_is_abandoned_once_another_has_it() {
+async fn work_under_a_lease_is_aborted_once_another_process_has_the_lease() {
     let db = TestDatabase::postgres().await;
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     db.expire_leases().await;
     let _other = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     let endless = lease.keeping(std::future::pending::<()>());
-    let (outcome, ()) = soon(async { tokio::join!(endless, let_seconds_pass(9)) }).await;
+    let (outcome, ()) = with_timeout(async { tokio::join!(endless, advance_time(9)) }).await;
     assert!(lost(&outcome), "{outcome:?}");
 }
 
@@ -175,7 +176,7 @@ fn lost<T>(outcome: &Result<T, StoreError>) -> bool {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
+async fn a_crawl_whose_lease_was_lost_writes_nothing_more() {
     let db = TestDatabase::postgres().await;
     let slow = LeasedApp::after_baseline(&db, &["a", "b"], &[]).await;
     let crawl = slow.open(at(2, 0)).await;
@@ -191,7 +192,7 @@ async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
     let status = format!("SELECT status FROM crawl WHERE crawl_id = {crawl}");
     assert_eq!(db.value(&status).await, "running");
 
-    // The next one goes on as after a kill.
+    // The next crawl continues as after a kill.
     let next = quick.open(at(3, 0)).await;
     assert_eq!(db.value(&status).await, "failed");
     quick.complete(next, at(3, 0), at(3, 1), &[quick.public]).await;
@@ -200,15 +201,15 @@ async fn a_crawl_whose_lease_was_taken_over_writes_nothing_more() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
+async fn a_running_crawl_stops_when_its_lease_is_lost() {
     let harness = Harness::on(Engine::Postgres).await;
     let db = &harness.db;
     harness.api.create_many("Public", 10);
     let held = harness.api.hold(At::Request(2));
     let crawler = harness.crawler();
-    let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
+    let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
     let stop = CancellationToken::new();
-    let crawling = crawler.crawl(occasion, WhenBusy::GiveUp, &stop);
+    let crawling = crawler.crawl(request, WhenBusy::GiveUp, &stop);
     let taking_over = async {
         held.reached().await;
         assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
@@ -223,14 +224,14 @@ async fn a_crawl_under_way_stops_when_its_lease_was_taken_over() {
     assert_eq!(db.value("SELECT status FROM crawl").await, "running");
 }
 
-/// Lets the first `times` insertions of groups fail like this.
-async fn let_insertions_fail(db: &TestDatabase, times: u32, how: &str) {
+/// Makes the first `times` insertions of groups fail with this SQL.
+async fn fail_insertions(db: &TestDatabase, times: u32, raise_sql: &str) {
     execute(
         db,
         &format!(
             "CREATE SEQUENCE tim_private.attempts;
              CREATE FUNCTION tim_private.fail() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN IF nextval('tim_private.attempts') <= {times} THEN {how}; END IF; RETURN NULL; END $$;
+             BEGIN IF nextval('tim_private.attempts') <= {times} THEN {raise_sql}; END IF; RETURN NULL; END $$;
              CREATE TRIGGER fail AFTER INSERT ON group_row FOR EACH STATEMENT EXECUTE FUNCTION tim_private.fail()"
         ),
     )
@@ -239,8 +240,8 @@ async fn let_insertions_fail(db: &TestDatabase, times: u32, how: &str) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_transaction_runs_again_after_what_passes() {
-    for how in [
+async fn a_transaction_is_retried_after_a_transient_error() {
+    for raise_sql in [
         "RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'",
         "RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'",
         "RAISE EXCEPTION 'going down' USING ERRCODE = '57P01'",
@@ -250,19 +251,19 @@ async fn a_transaction_runs_again_after_what_passes() {
         let db = TestDatabase::postgres().await;
         let leased = LeasedApp::after_baseline(&db, &[], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
-        let_insertions_fail(&db, 2, how).await;
+        fail_insertions(&db, 2, raise_sql).await;
         let written = leased.list(crawl, leased.public, at(2, 1), &["a", "b"]).await;
-        assert_eq!((written.first_listed, written.appeared), (2, 2), "{how}");
+        assert_eq!((written.first_listed, written.appeared), (2, 2), "{raise_sql}");
         leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
         db.assert_consistent().await;
-        assert_eq!(db.value("SELECT last_value FROM tim_private.attempts").await, "3", "{how}");
+        assert_eq!(db.value("SELECT last_value FROM tim_private.attempts").await, "3", "{raise_sql}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_transaction_that_keeps_failing_or_fails_for_good_is_an_error() {
-    for (how, attempts, passing) in [
+async fn a_transaction_that_fails_repeatedly_or_permanently_is_an_error() {
+    for (raise_sql, attempts, passing) in [
         ("RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'", "8", true),
         ("RAISE EXCEPTION 'too slow' USING ERRCODE = '57014'", "1", true),
         ("RAISE EXCEPTION 'wrong' USING ERRCODE = '23514'", "1", false),
@@ -270,7 +271,7 @@ async fn a_transaction_that_keeps_failing_or_fails_for_good_is_an_error() {
         let db = TestDatabase::postgres().await;
         let leased = LeasedApp::after_baseline(&db, &[], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
-        let_insertions_fail(&db, 1000, how).await;
+        fail_insertions(&db, 1000, raise_sql).await;
         let error = leased.try_list(crawl, leased.public, false, at(2, 1), &["a"]).await.unwrap_err();
         assert_eq!(error.is_passing(), passing, "{error:?}");
         assert_eq!(db.value("SELECT last_value FROM tim_private.attempts").await, attempts);
@@ -281,7 +282,7 @@ async fn a_transaction_that_keeps_failing_or_fails_for_good_is_an_error() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn connections_that_broke_while_nobody_used_them_are_replaced() {
+async fn connections_that_broke_while_idle_are_replaced() {
     let db = TestDatabase::postgres().await;
     let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
     for hour in 2..6 {
@@ -299,7 +300,7 @@ async fn connections_that_broke_while_nobody_used_them_are_replaced() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn the_schema_can_be_named_and_two_can_stand_side_by_side() {
+async fn the_schema_can_be_named_and_one_database_can_have_two() {
     let db = TestDatabase::postgres().await;
     let url = DatabaseUrl::Postgres(database(&db).settings().schema("order").unwrap());
     let store = Store::open(&url).await.unwrap();
@@ -317,7 +318,7 @@ async fn the_schema_can_be_named_and_two_can_stand_side_by_side() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn every_view_and_every_column_says_what_it_means() {
+async fn every_view_and_every_column_has_a_comment() {
     let db = TestDatabase::postgres().await;
     let silent = "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum >= 0
                   WHERE c.relnamespace = 'tim'::regnamespace AND c.relkind = 'v' AND col_description(c.oid, a.attnum) IS NULL
@@ -331,7 +332,7 @@ async fn every_view_and_every_column_says_what_it_means() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn views_speak_in_the_types_of_postgresql() {
+async fn views_use_the_types_of_postgresql() {
     let db = TestDatabase::postgres().await;
     let odd = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'tim'
                  AND data_type <> CASE
@@ -364,7 +365,7 @@ async fn a_reader_sees_the_views_and_nothing_else() {
     assert!(matches!(refused, StoreError::NoSuchRole { .. }), "{refused:?}");
     assert!(refused.to_string().contains(&format!("CREATE ROLE \"{role}\"")), "{refused}");
 
-    // The recipe of the documentation.
+    // The commands of the documentation.
     server
         .administer(&format!(
             "CREATE ROLE {role} LOGIN; ALTER ROLE {role} SET statement_timeout = '30s';
@@ -389,7 +390,7 @@ async fn a_reader_sees_the_views_and_nothing_else() {
     ] {
         reader.execute(AssertSqlSafe(format!("SELECT * FROM tim.{view}"))).await.unwrap();
     }
-    // The setting spares mistakes; the rights are what holds.
+    // The read-only setting prevents mistakes. Only the rights are enforced.
     reader.execute("SET default_transaction_read_only = off").await.unwrap();
     for forbidden in [
         "SELECT * FROM tim_private.group_row",
@@ -405,7 +406,8 @@ async fn a_reader_sees_the_views_and_nothing_else() {
     TestDatabase::execute(&db.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
-/// A role of this name that may log in, whose store stands on an empty database.
+/// Creates a role with this name that may log in, and an empty database. Returns the role's URL of
+/// it.
 async fn role_on_empty_database(role: &str) -> (ServerDatabase, DatabaseUrl) {
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
@@ -421,14 +423,14 @@ fn missing_grant(error: &StoreError) -> String {
 }
 
 #[tokio::test]
-async fn the_one_missing_grant_is_named_when_tables_cannot_be_made() {
+async fn the_missing_grant_is_named_if_tables_cannot_be_created() {
     let role = format!("maker_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
     let store = Store::open(&url).await.unwrap();
     let grant = missing_grant(&store.migrate().await.unwrap_err());
     assert_eq!(grant, format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\"", database.name));
     assert_eq!(missing_grant(&store.check_migratable().await.unwrap_err()), grant);
-    // Nothing was half made.
+    // No table or schema was created.
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     TestDatabase::execute(&database.database_url(), &grant).await;
     store.check_migratable().await.unwrap();
@@ -444,7 +446,7 @@ async fn the_one_missing_grant_is_named_when_tables_cannot_be_made() {
 }
 
 #[tokio::test]
-async fn the_one_missing_grant_is_named_when_somebody_else_made_the_schemas() {
+async fn the_missing_grant_is_named_if_another_role_created_the_schemas() {
     let role = format!("guest_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
     TestDatabase::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
@@ -465,7 +467,7 @@ async fn the_one_missing_grant_is_named_when_somebody_else_made_the_schemas() {
 }
 
 #[tokio::test]
-async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
+async fn only_the_owner_of_the_tables_can_migrate_them() {
     let role = format!("tenant_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
     let owner = Store::open(&database.database_url()).await.unwrap();
@@ -494,7 +496,7 @@ async fn only_who_owns_the_tables_can_bring_them_up_to_date() {
 }
 
 #[tokio::test]
-async fn the_one_missing_grant_is_named_when_somebody_else_made_the_tables() {
+async fn the_missing_grant_is_named_if_another_role_created_the_tables() {
     let role = format!("worker_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
     let owner = Store::open(&database.database_url()).await.unwrap();
@@ -517,7 +519,7 @@ async fn the_one_missing_grant_is_named_when_somebody_else_made_the_tables() {
             format!("GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA \"tim_private\" TO \"{role}\""),
         ]
     );
-    // Nothing is pending, so that migrating asks for no more.
+    // No migration is pending, so migrating needs no more rights.
     store.migrate().await.unwrap();
     let app = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
     store.register_app(&app, &group_types(&["Own"])).await.unwrap();
@@ -532,7 +534,7 @@ async fn the_one_missing_grant_is_named_when_somebody_else_made_the_tables() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_database_that_can_only_be_read_is_refused_by_who_would_write() {
+async fn a_read_only_database_is_refused_for_writing() {
     let db = TestDatabase::postgres().await;
     execute(&db, &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database(&db).name))
         .await;
@@ -546,7 +548,7 @@ async fn a_database_that_can_only_be_read_is_refused_by_who_would_write() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_server_out_of_reach_may_come_back_and_a_wrong_address_will_not() {
+async fn an_unreachable_server_is_a_transient_error_and_a_wrong_address_is_not() {
     let open =
         async |url: &str| Store::open(&DatabaseUrl::Postgres(PostgresDatabase::new(url).unwrap())).await;
     for away in ["postgres://u:geheim@127.0.0.1:1/d", "postgres://u:geheim@localhost/d?host=/nowhere"] {
@@ -561,9 +563,9 @@ async fn a_server_out_of_reach_may_come_back_and_a_wrong_address_will_not() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_password_is_asked_for_and_never_shown() {
+async fn a_password_is_required_and_never_shown() {
     let server = PostgresServer::shared().await;
-    if !server.is_own() {
+    if !server.is_started_by_tests() {
         harness::skip("a named server decides itself who needs a password");
         return;
     }
@@ -600,7 +602,7 @@ async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_a
     execute(&db, hour_later).await;
     assert_eq!(db.store.lease_holder(sdk_app_id()).await.unwrap(), None, "no holder can last that long");
     assert_eq!(db.store.leased(&[sdk_app_id()]).await.unwrap(), []);
-    assert!(soon(db.store.try_lease(sdk_app_id())).await.unwrap().is_none());
+    assert!(with_timeout(db.store.try_lease(sdk_app_id())).await.unwrap().is_none());
     let left = "SELECT (expires_at - extract(epoch FROM now()) * 1000) BETWEEN 20000 AND 30000 FROM lease";
     assert_eq!(db.value(left).await, "1");
     assert!(db.store.lease_holder(sdk_app_id()).await.unwrap().is_some());
@@ -609,7 +611,7 @@ async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_a
 
     // A pause that the holder before it asked for is not waited for with the lease, and bounded by who takes it.
     next.release(Clock::system().now(), Duration::from_secs(3600)).await;
-    let taken = soon(db.store.try_lease(sdk_app_id())).await.unwrap().expect("it is free");
+    let taken = with_timeout(db.store.try_lease(sdk_app_id())).await.unwrap().expect("it is free");
     assert!(taken.pause(Clock::system().now()) > Duration::from_secs(3590));
     taken.give_back().await;
     let kept = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
@@ -653,7 +655,7 @@ async fn a_crawl_after_a_lease_that_was_not_released_waits_for_one_request_inter
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_password_is_read_again_for_each_new_connection() {
     let server = PostgresServer::shared().await;
-    if !server.is_own() {
+    if !server.is_started_by_tests() {
         harness::skip("a named server decides itself who needs a password");
         return;
     }
@@ -737,13 +739,13 @@ async fn a_migration_does_not_stay_in_the_queue_for_a_lock_and_is_made_when_the_
         let store = db.store.clone();
         async move { store.migrate().await }
     });
-    waiting_for_a_lock(&db, "1").await;
+    wait_for_blocked_connections(&db, "1").await;
     // It leaves the queue though the lock is not free.
-    soon(waiting_for_a_lock(&db, "0")).await;
+    with_timeout(wait_for_blocked_connections(&db, "0")).await;
     assert!(!migrating.is_finished());
     other.close().await.unwrap();
     while !migrating.is_finished() {
-        let_seconds_pass(1).await;
+        advance_time(1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     migrating.await.unwrap().unwrap();
@@ -764,7 +766,7 @@ async fn only_what_is_pending_is_printed() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn an_unchanged_crawl_of_many_groups_writes_next_to_nothing() {
+async fn an_unchanged_crawl_of_many_groups_writes_almost_nothing() {
     let ids: Vec<String> = (0..20_000).map(|n| format!("@TGS#{n:06}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let db = TestDatabase::postgres().await;
@@ -773,14 +775,14 @@ async fn an_unchanged_crawl_of_many_groups_writes_next_to_nothing() {
     let rows = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'group_row'";
     let before = db.value(rows).await;
     let crawl: CrawlId = leased.open(at(2, 0)).await;
-    let mut named = 0;
-    db.store.gather_live(leased.app, || (), |(), _, _, _| named += 1).await.unwrap();
+    let mut read = 0;
+    db.store.gather_live(leased.app, || (), |(), _, _, _| read += 1).await.unwrap();
     leased.complete(crawl, at(2, 0), at(2, 1), &[leased.public]).await;
-    assert_eq!(named, 20_000);
+    assert_eq!(read, 20_000);
     assert_eq!(db.value(rows).await, before);
 }
 
-/// Fills the table: of ten groups one is deleted, one missing, one held.
+/// Fills the table. Of ten groups, one is deleted, two are missing, and one of these is held.
 async fn fill(db: &TestDatabase, app: AppId, groups: u32, types: u32) {
     let app = app.0;
     let row = "INSERT INTO group_row (app_id, type_id, first_seen_at, last_seen_at, deleted_at, missing_since, held_crawl_id,
@@ -800,42 +802,42 @@ async fn fill(db: &TestDatabase, app: AppId, groups: u32, types: u32) {
     .await;
 }
 
-async fn assert_every_live_group_is_named_once(db: &TestDatabase, app: AppId) {
-    let mut named = Vec::new();
-    let naming = db.store.gather_live(
+async fn assert_every_live_group_is_read_once(db: &TestDatabase, app: AppId) {
+    let mut read = Vec::new();
+    let gathering = db.store.gather_live(
         app,
         || (),
         |(), type_id, id, mark| {
-            named.push(format!("{id} {} {} {}", type_id.0, mark.missing, mark.held));
+            read.push(format!("{id} {} {} {}", type_id.0, mark.missing, mark.held));
         },
     );
-    naming.await.unwrap();
+    gathering.await.unwrap();
     let live = format!(
         "SELECT group_id || ' ' || type_id || ' ' || (missing_since IS NOT NULL) || ' ' || (held_crawl_id IS NOT NULL)
          FROM group_row WHERE app_id = {} AND deleted_at IS NULL",
         app.0
     );
     let mut live = db.lines(&live).await;
-    named.sort();
+    read.sort();
     live.sort();
-    assert!(named == live, "{} named, {} live", named.len(), live.len());
+    assert!(read == live, "{} named, {} live", read.len(), live.len());
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn every_live_group_is_named_once_whichever_way_the_table_is_read() {
+async fn every_live_group_is_read_once_with_every_query_plan() {
     let db = TestDatabase::postgres().await;
     let identity =
         |number| AppIdentity { sdk_app_id: SdkAppId::new(number).unwrap(), name: format!("app-{number}") };
     let (large, _) = db.store.register_app(&identity(1), &[]).await.unwrap();
     let (small, _) = db.store.register_app(&identity(2), &[]).await.unwrap();
     let (many_types, _) = db.store.register_app(&identity(3), &[]).await.unwrap();
-    // Each beside the others' groups, between which its own must be found.
+    // Each app has the groups of the others in its table, and must read only its own.
     for part in [small, large, many_types] {
         fill(&db, part, if part == large { 160_000 } else { 500 }, if part == many_types { 70 } else { 6 })
             .await;
     }
     for app in [large, small, many_types] {
-        assert_every_live_group_is_named_once(&db, app).await;
+        assert_every_live_group_is_read_once(&db, app).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The program before a database that it shares, may not use, or cannot use.
+//! The program with a database on a server: shared, refused, or unreachable.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::At;
 
 crawl_tests! {
-    services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_tick_once,
-    a_database_of_a_newer_version_is_left_alone,
+    services_that_start_at_the_same_time_on_an_empty_database_crawl_a_tick_once,
+    a_database_of_a_newer_version_is_refused,
 }
 
 const NO_LISTENERS: &str = "[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n";
 
-async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_tick_once(harness: Harness) {
+async fn services_that_start_at_the_same_time_on_an_empty_database_crawl_a_tick_once(harness: Harness) {
     let mut harness = harness;
     harness.db = harness.db.empty_like().await;
     harness.create("Public", "a b c");
     let program = ProgramHarness::new(harness, "");
     program.configure(NO_LISTENERS);
-    // All of them have missed the same tick.
+    // All services have missed the same tick.
     let services: Vec<Service> = (0..3).map(|_| Service::start(&program)).collect();
-    let started = services.into_iter().map(|service| service.says("started"));
+    let started = services.into_iter().map(|service| service.wait_for_log("started"));
     let started = futures_util::future::join_all(started).await;
-    // A service says that it has started while it still opens the database.
+    // A service reports its start while it still opens the database.
     let migrated = match program.harness.engine {
         Engine::Sqlite => "SELECT count(*) FROM sqlite_schema WHERE name = 'crawls'",
         Engine::Postgres => "SELECT count(*) FROM pg_class WHERE relname = 'crawls'",
@@ -43,7 +43,7 @@ async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_ti
         }
     };
     come_to(&["catch_up complete"]).await;
-    // What they are asked for now they do after what they found missed.
+    // The signals start crawls after the missed tick is caught up.
     started.iter().for_each(|service| service.signal(Signal::USR1));
     let asked = "signal complete";
     come_to(&["catch_up complete", asked, asked, asked]).await;
@@ -54,7 +54,7 @@ async fn services_that_start_at_once_on_an_empty_database_all_run_and_serve_a_ti
     program.harness.assert_table_matches_api().await;
 }
 
-async fn a_database_of_a_newer_version_is_left_alone(harness: Harness) {
+async fn a_database_of_a_newer_version_is_refused(harness: Harness) {
     let program = ProgramHarness::new(harness, "");
     program.configure(NO_LISTENERS);
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
@@ -63,13 +63,13 @@ async fn a_database_of_a_newer_version_is_left_alone(harness: Harness) {
     for command in [&["crawl"][..], &["run"], &["status"], &["migrate"], &["approve", "--crawl", "1"]] {
         let ended = program.run(command).await;
         let sentence = "set up by a newer version of this program (it has migration 9001)";
-        assert!(ended.code == Some(78) && ended.said.contains(sentence), "{command:?}: {ended:?}");
+        assert!(ended.code == Some(78) && ended.output.contains(sentence), "{command:?}: {ended:?}");
     }
     assert_eq!(program.harness.value("SELECT count(*) FROM app").await, "0");
 }
 
-/// An installation whose database is empty, and a role of its own that may log in.
-async fn program_for(role: &str, how: &str) -> (ProgramHarness, String) {
+/// Creates a harness with an empty database, and a role that may log in.
+async fn program_for(role: &str, options_sql: &str) -> (ProgramHarness, String) {
     let mut harness = Harness::on(Engine::Postgres).await;
     harness.db = harness.db.empty_like().await;
     let Location::Postgres(ServerDatabase { name, .. }) = &harness.db.location else {
@@ -77,7 +77,7 @@ async fn program_for(role: &str, how: &str) -> (ProgramHarness, String) {
     };
     let role = format!("{role}_{name}");
     let server = PostgresServer::shared().await;
-    server.administer(&format!("CREATE ROLE {role} LOGIN {how}")).await;
+    server.administer(&format!("CREATE ROLE {role} LOGIN {options_sql}")).await;
     let url = server.url_as(&role, name);
     (ProgramHarness::new(harness, ""), url)
 }
@@ -91,7 +91,7 @@ async fn drop_role(program: &ProgramHarness, role: &str) {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn the_password_comes_from_a_file_the_environment_or_pgpass_and_from_nowhere_else() {
     let server = PostgresServer::shared().await;
-    if !server.is_own() {
+    if !server.is_started_by_tests() {
         harness::skip("a named server decides itself who needs a password");
         return;
     }
@@ -107,35 +107,35 @@ async fn the_password_comes_from_a_file_the_environment_or_pgpass_and_from_nowhe
     let migrate = async |environment: &[(&str, &str)]| {
         let mut command = program.command(&["migrate"]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", &url).envs(environment.iter().copied());
-        program.end(&mut command).await
+        program.run_command(&mut command).await
     };
     let refused = migrate(&[]).await;
-    assert!(refused.code == Some(78) && refused.said.contains("password"), "{refused:?}");
+    assert!(refused.code == Some(78) && refused.output.contains("password"), "{refused:?}");
     let wrong = migrate(&[("PGPASSWORD", "falsch")]).await;
-    assert!(wrong.code == Some(78) && !wrong.said.contains("falsch"), "{wrong:?}");
+    assert!(wrong.code == Some(78) && !wrong.output.contains("falsch"), "{wrong:?}");
     let line = format!("localhost:*:{name}:{role}:geheim\n");
     program.write_secret(".pgpass", &line);
     program.write_secret("passwords", &line);
     let elsewhere = format!("{folder}/passwords");
     for given in [("PGPASSWORD", "geheim"), ("HOME", folder), ("PGPASSFILE", &elsewhere)] {
         let ended = migrate(&[given]).await;
-        assert!(ended.code == Some(0) && !ended.said.contains("geheim"), "{given:?}: {ended:?}");
+        assert!(ended.code == Some(0) && !ended.output.contains("geheim"), "{given:?}: {ended:?}");
     }
     let mut check = program.command(&["check"]);
     check.env("TIM_GROUP_SYNC_DATABASE_URL", &url).env("PGPASSWORD", "geheim");
-    let checked = program.end(&mut check).await;
+    let checked = program.run_command(&mut check).await;
     let sentence = "the password comes from PGPASSWORD of this command; the service has its own environment";
-    assert!(checked.code == Some(0) && checked.said.contains(sentence), "{checked:?}");
+    assert!(checked.code == Some(0) && checked.output.contains(sentence), "{checked:?}");
     program.write_secret("db-password", "geheim\n");
     program.configure("[database]\npassword_file = \"db-password\"\n");
     let ended = migrate(&[]).await;
-    assert!(ended.code == Some(0) && !ended.said.contains("geheim"), "{ended:?}");
+    assert!(ended.code == Some(0) && !ended.output.contains("geheim"), "{ended:?}");
     drop_role(&program, &role).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_database_that_cannot_be_used_ends_every_command_with_a_sentence_and_the_code_that_fits() {
+async fn an_unusable_database_ends_every_command_with_a_message_and_the_right_exit_code() {
     let (program, url) = program_for("guest", "").await;
     program.configure(NO_LISTENERS);
     let Location::Postgres(ServerDatabase { name, .. }) = &program.harness.db.location else {
@@ -155,19 +155,19 @@ async fn a_database_that_cannot_be_used_ends_every_command_with_a_sentence_and_t
     ] {
         let mut command = program.command(&[command]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
-        let ended = program.end(&mut command).await;
+        let ended = program.run_command(&mut command).await;
         // A log line is JSON, which escapes quotation marks.
-        let said = ended.said.replace("\\\"", "\"");
+        let said = ended.output.replace("\\\"", "\"");
         assert!(ended.code == Some(code) && said.contains(sentence), "{url}: {ended:?}");
     }
     let made = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tim%'";
     assert_eq!(program.harness.value(made).await, "0");
 
-    // One that can only be read is a replica, whose primary may be elsewhere by now.
+    // A read-only database is a replica. Its primary may have another address after a failover.
     let server = PostgresServer::shared().await;
     server.administer(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     let ended = program.run(&["crawl"]).await;
-    assert!(ended.code == Some(75) && ended.said.contains("name the primary server"), "{ended:?}");
+    assert!(ended.code == Some(75) && ended.output.contains("name the primary server"), "{ended:?}");
     server.administer(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
     drop_role(&program, &role).await;
 }
@@ -177,11 +177,14 @@ async fn a_database_that_cannot_be_used_ends_every_command_with_a_sentence_and_t
 async fn what_is_pending_is_printed_and_for_a_server_out_of_reach_everything() {
     let program = ProgramHarness::new(Harness::on(Engine::Postgres).await, "");
     let ended = program.run(&["migrate", "--print"]).await;
-    assert_eq!((ended.code, ended.said.trim()), (Some(0), "-- Nothing to apply: the tables are up to date."));
+    assert_eq!(
+        (ended.code, ended.output.trim()),
+        (Some(0), "-- Nothing to apply: the tables are up to date.")
+    );
     let mut away = program.command(&["migrate", "--print"]);
     away.env("TIM_GROUP_SYNC_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
-    let ended = program.end(&mut away).await;
-    let says = |text: &str| ended.said.contains(text);
+    let ended = program.run_command(&mut away).await;
+    let says = |text: &str| ended.output.contains(text);
     assert!(ended.code == Some(0) && says("-- 0001 ") && says("this one could not be read"), "{ended:?}");
 }
 
@@ -190,7 +193,7 @@ async fn what_is_pending_is_printed_and_for_a_server_out_of_reach_everything() {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_uses_a_rotated_password_without_a_restart() {
     let server = PostgresServer::shared().await;
-    if !server.is_own() {
+    if !server.is_started_by_tests() {
         harness::skip("a named server decides itself who needs a password");
         return;
     }
@@ -206,7 +209,7 @@ async fn a_service_uses_a_rotated_password_without_a_restart() {
     program.configure(&format!("[database]\npassword_file = \"db-password\"\n{ONCE_A_YEAR}"));
     let mut command = program.command(&["run"]);
     command.env("TIM_GROUP_SYNC_DATABASE_URL", &url);
-    let service = Service::of(program.spawn(&mut command)).says("crawl complete").await;
+    let service = Service::from_process(program.spawn(&mut command)).wait_for_log("crawl complete").await;
     program.write_secret("db-password", "second\n");
     server.administer(&format!("ALTER ROLE {role} PASSWORD 'second'")).await;
     server
@@ -215,11 +218,11 @@ async fn a_service_uses_a_rotated_password_without_a_restart() {
         ))
         .await;
     service.signal(Signal::USR1);
-    let service = service.says("crawl complete").await;
+    let service = service.wait_for_log("crawl complete").await;
     service.signal(Signal::HUP);
-    let service = service.says("configuration reloaded").await;
+    let service = service.wait_for_log("configuration reloaded").await;
     service.signal(Signal::USR1);
-    let service = service.says("crawl complete").await;
+    let service = service.wait_for_log("crawl complete").await;
     assert_eq!(service.stop().await, Some(0));
     drop_role(&program, &role).await;
 }
@@ -229,18 +232,19 @@ async fn a_service_uses_a_rotated_password_without_a_restart() {
 async fn a_service_waits_for_a_server_that_is_out_of_reach_and_ends_when_told() {
     let harness = Harness::on(Engine::Postgres).await;
     let program = ProgramHarness::new(harness, "");
-    // As configured, not by the environment, which would go before it.
+    // The URL is in the configuration, because a URL in the environment would override it.
     program.configure("[database]\nurl = \"postgres://u@127.0.0.1:1/d\"\n");
     program.configure(NO_LISTENERS);
     let mut command = program.command(&["run"]);
     command.env_remove("TIM_GROUP_SYNC_DATABASE_URL");
-    let waiting = Service::of(program.spawn(&mut command)).says("waiting for the database").await;
+    let waiting =
+        Service::from_process(program.spawn(&mut command)).wait_for_log("waiting for the database").await;
     assert_eq!(waiting.stop().await, Some(0));
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_service_goes_on_when_its_connections_are_cut_at_any_request() {
+async fn a_service_recovers_if_its_connections_are_cut_at_any_request() {
     let mut program = ProgramHarness::with_groups(Harness::on(Engine::Postgres).await);
     let url = program.harness.db.url();
     let cut = async || {
@@ -248,43 +252,45 @@ async fn a_service_goes_on_when_its_connections_are_cut_at_any_request() {
                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
         TestDatabase::execute(&url, others).await;
     };
-    program.survives(cut).await;
+    program.assert_service_survives(cut).await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_service_goes_on_when_its_server_restarts_at_any_request() {
+async fn a_service_recovers_if_its_server_restarts_at_any_request() {
     let Some(server) = DedicatedServer::start() else { return };
     let harness =
-        Harness::beside(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres).await;
+        Harness::with_database(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres)
+            .await;
     let restart = async || {
         server.crash().await;
-        server.start_again().await;
+        server.restart().await;
     };
-    ProgramHarness::with_groups(harness).survives(restart).await;
+    ProgramHarness::with_groups(harness).assert_service_survives(restart).await;
 }
 
-/// For longer than a transaction is tried again.
+/// The server is unreachable for longer than a transaction is retried.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_service_whose_server_stays_away_crawls_when_the_server_is_back() {
+async fn a_service_crawls_again_once_an_unreachable_server_is_back() {
     let Some(server) = DedicatedServer::start() else { return };
     let harness =
-        Harness::beside(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres).await;
+        Harness::with_database(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres)
+            .await;
     let mut program = ProgramHarness::with_groups(harness);
-    let mut service = program.served().await;
+    let mut service = program.start_service().await;
     program.churn();
     let held = program.harness.api.hold(At::Request(program.harness.request(REQUESTS)));
     service.signal(Signal::USR1);
-    service.until(held.reached()).await;
+    service.wait_for(held.reached()).await;
     server.crash().await;
     held.release();
-    let service = service.says("cannot write to the database, retrying").await;
-    server.start_again().await;
-    // Of the holder, who could not give it back.
+    let service = service.wait_for_log("cannot write to the database, retrying").await;
+    server.restart().await;
+    // The holder could not release its lease, so the test expires it.
     server.execute("UPDATE tim_private.lease SET expires_at = 0").await;
     service.signal(Signal::USR1);
-    let service = service.says("crawl complete").await;
+    let service = service.wait_for_log("crawl complete").await;
     assert_eq!(service.stop().await, Some(0));
     let last = "SELECT status, vanished FROM crawls ORDER BY crawl_id DESC LIMIT 2";
     assert_eq!(program.harness.lines(last).await, ["complete 2", "failed 0"]);

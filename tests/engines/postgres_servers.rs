@@ -1,5 +1,5 @@
-//! What servers do to those who trust them: they prove who they are or do not, restart, are copied, cut connections, and
-//! do what they were told without saying so.
+//! PostgreSQL servers that restart, have a replica, cut connections, lose the answer to a commit,
+//! or lack a trusted certificate.
 
 use harness::crawl::{Engine, Harness, ON_COMMAND};
 use harness::network::{Fate, Network};
@@ -26,7 +26,7 @@ fn insecure(outcome: &Result<Store, StoreError>) -> bool {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_server_must_show_a_certificate_of_its_name_from_who_is_trusted() {
+async fn a_server_must_have_a_trusted_certificate_for_its_name() {
     let authority = KeyPair::generate().unwrap();
     let mut of_authority = CertificateParams::default();
     of_authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -51,20 +51,20 @@ async fn a_server_must_show_a_certificate_of_its_name_from_who_is_trusted() {
     assert!(insecure(&unknown), "{unknown:?}");
     let misnamed = open(&by("127.0.0.1", &format!("sslmode=verify-full&sslrootcert={trusted}"))).await;
     assert!(insecure(&misnamed), "{misnamed:?}");
-    // Encrypted is enough where the URL says so, and by itself on loopback.
+    // Encryption without verification is enough for `sslmode=require`, and by default on loopback.
     for lenient in ["sslmode=require", ""] {
         open(&by("127.0.0.1", lenient)).await.unwrap().close().await;
     }
-    // This one speaks to nobody without.
+    // This server refuses connections without TLS.
     let plain = open(&by("localhost", "sslmode=disable")).await.unwrap_err();
     assert!(plain.is_configuration(), "{plain:?}");
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_server_without_tls_is_refused_where_the_url_asks_for_it() {
+async fn a_server_without_tls_is_refused_if_the_url_requires_tls() {
     let Some(server) = DedicatedServer::start() else { return };
-    // On a port, before a server that listens on a socket alone and never speaks TLS there.
+    // A TCP proxy for a server that listens on a socket only and does not use TLS on it.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let socket = server.folder.join(".s.PGSQL.5432");
@@ -86,23 +86,24 @@ async fn a_server_without_tls_is_refused_where_the_url_asks_for_it() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_crawl_outlives_a_restart_of_the_server_or_fails_and_the_next_one_mends_it() {
+async fn a_crawl_survives_a_restart_of_the_server_or_fails_and_the_next_one_recovers() {
     let Some(server) = DedicatedServer::start() else { return };
     let harness =
-        Harness::beside(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres).await;
+        Harness::with_database(TestDatabase::on_postgres(server.database().await).await, Engine::Postgres)
+            .await;
     harness.create("Public", "a b c d");
     harness.crawl().await;
     for n in [1, 3, 5] {
         harness.api.dissolve_some(1);
         harness.create("Public", &format!("x{n} y{n} z{n}"));
         let held = harness.api.hold(At::Request(harness.request(n)));
-        harness.begin_watching();
+        harness.prepare_crawl();
         let (crawler, stop) = (harness.crawler(), CancellationToken::new());
         let restarting = async {
             held.reached().await;
             server.crash().await;
             held.release();
-            server.start_again().await;
+            server.restart().await;
         };
         let (crawled, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), restarting);
         match crawled {
@@ -112,7 +113,7 @@ async fn a_crawl_outlives_a_restart_of_the_server_or_fails_and_the_next_one_mend
             ),
             Err(error) => println!("{n}: {error:?}"),
         }
-        // What was not given up runs out.
+        // The test expires a lease that could not be released.
         server.execute("UPDATE tim_private.lease SET expires_at = 0").await;
         harness.crawl().await;
         harness.assert_table_matches_api().await;
@@ -121,7 +122,7 @@ async fn a_crawl_outlives_a_restart_of_the_server_or_fails_and_the_next_one_mend
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_crawl_goes_on_when_its_connections_are_cut() {
+async fn a_crawl_survives_cut_connections() {
     let harness = Harness::on(Engine::Postgres).await;
     harness.create("Public", "a b c d");
     harness.crawl().await;
@@ -129,7 +130,7 @@ async fn a_crawl_goes_on_when_its_connections_are_cut() {
         harness.api.dissolve_some(1);
         harness.create("Public", &format!("x{n} y{n}"));
         let held = harness.api.hold(At::Request(harness.request(n)));
-        harness.begin_watching();
+        harness.prepare_crawl();
         let (crawler, stop) = (harness.crawler(), CancellationToken::new());
         let cutting = async {
             held.reached().await;
@@ -147,7 +148,7 @@ async fn a_crawl_goes_on_when_its_connections_are_cut() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_replica_is_read_and_never_written() {
+async fn a_replica_can_be_read_and_is_never_written() {
     let Some(server) = DedicatedServer::start() else { return };
     let db = TestDatabase::on_postgres(server.database().await).await;
     let leased = LeasedApp::after_baseline(&db, &["a", "b"], &[]).await;
@@ -208,13 +209,13 @@ async fn without_the_answer_to_a_commit(fate: Fate) {
     lose_a_commit();
     let events = leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
     assert_eq!(events, CrawlEvents { appeared: 1, vanished: 1, ..CrawlEvents::default() });
-    let told = [format!("appeared|d|NULL|Public|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")];
-    assert_eq!(leased.events().await, told);
+    let expected = [format!("appeared|d|NULL|Public|{crawl}"), format!("vanished|b|Public|NULL|{crawl}")];
+    assert_eq!(leased.events().await, expected);
     assert_eq!(
         db.lines("SELECT appeared, vanished FROM daily_counts WHERE group_type = 'Public'").await,
         ["1|1"]
     );
-    // Closed once by this call, but not by another.
+    // The crawl was closed once by this call. Another call finds it closed.
     let again = leased.close(crawl, at(2, 0), at(2, 2), &gone).await;
     assert!(matches!(again, Err(StoreError::Superseded { .. })), "{again:?}");
 

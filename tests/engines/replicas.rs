@@ -166,12 +166,13 @@ async fn survive(seed: u64, server: &Path) -> Duration {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut database = PostgresServer::shared().await.database().await;
     database.limits = Limits::default().divided_by(TENTH);
-    let mut harness = Harness::beside(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
+    let mut harness =
+        Harness::with_database(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
     harness.request_interval = Duration::from_millis(3);
     harness.api.create_many("Public", 12);
     harness.create("Private", "a b c");
     harness.crawl().await;
-    harness.begin_watching();
+    harness.prepare_crawl();
     let harness = Arc::new(harness);
     let (mut one, other) = (Replica::start(&harness, server), Replica::start(&harness, server));
     tokio::join!(one.progresses(), other.progresses());

@@ -1,4 +1,4 @@
-//! datasette/metadata.json describes what docs/schema.md describes, and the real Datasette shows it.
+//! Checks that datasette/metadata.json agrees with docs/schema.md and works in Datasette.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -12,14 +12,14 @@ use tim_group_sync::simulator::Settings;
 
 const METADATA: &str = include_str!("../../datasette/metadata.json");
 
-/// What stands for the parameters of the canned queries.
+/// Parameters for the canned queries.
 const PARAMETERS: &str = "app=prod&group_id=%40TGS%232J4SZEAEL&first_day=2026-03-01&last_day=2026-03-31";
 
 fn metadata() -> Value {
     serde_json::from_str(METADATA).unwrap()
 }
 
-/// A Datasette that serves until it is dropped.
+/// A running Datasette. Dropping it stops the process.
 struct Datasette {
     process: Child,
     url: String,
@@ -39,17 +39,17 @@ impl Datasette {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("tests/run installs Datasette");
-        let said = BufReader::new(process.stderr.take().unwrap());
+            .expect("Datasette is installed by tests/run");
+        let stderr = BufReader::new(process.stderr.take().unwrap());
         let mut url = None;
-        for line in said.lines() {
+        for line in stderr.lines() {
             let line = line.unwrap();
             if let Some((_, address)) = line.split_once("running on ") {
                 url = address.split_whitespace().next().map(str::to_owned);
                 break;
             }
         }
-        Self { process, url: url.expect("Datasette says where it listens") }
+        Self { process, url: url.expect("Datasette prints its address") }
     }
 
     async fn get(&self, path: &str) -> String {
@@ -73,7 +73,7 @@ impl Drop for Datasette {
 }
 
 #[tokio::test]
-async fn the_metadata_describes_the_views_as_the_document_does_and_hides_everything_private() {
+async fn the_metadata_has_the_documents_descriptions_and_hides_everything_private() {
     let mut described = metadata()["databases"]["groups"]["tables"].take();
     let described = described.as_object_mut().unwrap();
     for view in views() {
@@ -90,18 +90,19 @@ async fn the_metadata_describes_the_views_as_the_document_does_and_hides_everyth
     for table in named("type = 'table' AND name NOT LIKE 'sqlite%'").await {
         assert_eq!(described.remove(&table), Some(serde_json::json!({ "hidden": true })), "{table}");
     }
-    // Datasette hides tables, but not views. A view that nobody may open is not shown.
+    // The metadata can hide tables in Datasette, but not views. It denies access to the private
+    // views instead.
     for view in named("type = 'view' AND name LIKE 'base%'").await {
         assert_eq!(described.remove(&view), Some(serde_json::json!({ "allow": false })), "{view}");
     }
-    // SQLite's own come and go.
+    // SQLite creates its internal tables when it needs them.
     described.retain(|name, _| !name.starts_with("sqlite_"));
     assert!(described.is_empty(), "neither view nor table: {described:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Datasette: tests/run"]
-async fn a_real_datasette_shows_the_published_copy_with_descriptions_and_answers_every_canned_query() {
+async fn datasette_shows_the_published_copy_with_descriptions_and_runs_every_canned_query() {
     let harness = eventful(Harness::on(Engine::Sqlite).await).await;
     let folder = tempfile::tempdir().unwrap();
     let copy: PathBuf = folder.path().join("groups.db");
@@ -135,7 +136,7 @@ async fn a_real_datasette_shows_the_published_copy_with_descriptions_and_answers
     assert_eq!(shown["queries"].as_array().unwrap().len(), queries.as_object().unwrap().len());
     for (name, query) in queries.as_object().unwrap() {
         let answer = datasette.json(&format!("/groups/{name}.json?_shape=array&{PARAMETERS}")).await;
-        // The story does not go on to today.
+        // The test data ends in March 2026, so queries about today return no rows.
         let of_today = query["sql"].as_str().unwrap().contains("'now'");
         assert!(answer.as_array().is_some_and(|rows| of_today || !rows.is_empty()), "{name}: {answer}");
     }

@@ -1,6 +1,7 @@
-//! Checks the documentation against the program: blocks of code have a known language, configurations are valid, queries run,
-//! links resolve, prose lines fit 100 columns, the two READMEs have the same structure, and docs/troubleshooting.md has every
-//! code of the sources. docs_commands.rs runs the commands.
+//! Checks the documentation against the program: code blocks have a known language, configurations
+//! are valid, queries run, links resolve, lines of prose have at most 100 columns, the two READMEs
+//! have the same structure, and docs/troubleshooting.md has every code of the sources.
+//! docs_commands.rs runs the commands.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -84,7 +85,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// README.md, README.zh-CN.md and all of docs/.
+/// Returns README.md, README.zh-CN.md and all files of docs/.
 pub(crate) fn pages() -> Vec<Page> {
     let mut paths: Vec<String> = vec!["README.md".to_owned(), "README.zh-CN.md".to_owned()];
     let files =
@@ -95,7 +96,7 @@ pub(crate) fn pages() -> Vec<Page> {
     paths.iter().map(|path| Page::read(path)).collect()
 }
 
-/// The languages of blocks. Commands, queries and configurations are run; the others are only shown.
+/// The languages of blocks. Commands, queries and configurations are also run.
 const LANGUAGES: [&str; 12] = [
     "sh",
     "console",
@@ -139,7 +140,7 @@ fn every_configuration_of_the_pages_is_valid() {
     }
 }
 
-/// Completes a part of a configuration with an app, if it has none.
+/// Adds an app to a part of a configuration that has none.
 fn with_an_app(part: &str) -> String {
     let app = "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"prod.key\"\n";
     match part {
@@ -282,13 +283,13 @@ fn every_error_code_of_the_sources_is_on_the_page_in_its_class_with_its_meaning(
                     let refused = !row[2].starts_with("`api_error`");
                     assert_eq!(error.reason_code() == ReasonCode::Refused, refused, "{code}");
                 }
-                assert!(documented.insert(code), "{code} is there twice");
+                assert!(documented.insert(code), "{code} is documented twice");
             }
         }
     }
     let source = fs::read_to_string(root().join("src/tencent/error.rs")).unwrap();
     let mut known = codes(source.split("#[cfg(test)]").next().unwrap());
-    // The ends of the undocumented ranges.
+    // The sources also have the ends of the undocumented ranges, which are not codes.
     known.retain(|code| code % 10_000 != 0);
     assert!(known.len() > 40);
     assert!(known.is_subset(&documented), "{:?}", known.difference(&documented));
@@ -320,7 +321,8 @@ fn every_reason_code_and_exit_code_is_on_the_page() {
     exits.for_each(|exit| assert!(documented.contains(&exit.as_str()), "{exit}"));
 }
 
-/// Returns how many columns of a terminal a line takes: Chinese characters and punctuation take two.
+/// Returns how many columns of a terminal a line takes: Chinese characters and punctuation take
+/// two.
 fn columns(line: &str) -> usize {
     line.chars().map(|c| if ('\u{2e80}'..'\u{fff0}').contains(&c) { 2 } else { 1 }).sum()
 }
@@ -336,7 +338,8 @@ fn lines_of_prose_have_at_most_100_columns() {
             if line.starts_with("## ") {
                 chapter = line;
             }
-            // Tables, pictures and link targets cannot be wrapped. The meaning of a view is one line, which the database repeats.
+            // Tables, images and link targets cannot be wrapped. The description of a view is one
+            // line, which the database repeats.
             let is_target = line.starts_with('[') && line.contains("]: ");
             let exempt = line.starts_with(['|', '!']) || is_target || (is_schema && chapter == "## Views");
             assert!(exempt || columns(line) <= 100, "{}: {line}", page.path);

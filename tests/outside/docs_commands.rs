@@ -1,7 +1,7 @@
-//! Runs every command that the pages show, as a reader would, against a simulated API and in a temporary folder.
+//! Runs every command of the documentation against a simulated API, in a temporary folder.
 //!
-//! Commands that a test cannot run are listed in `NOT_RUN` with the reason; all others run. Another test checks that
-//! README.zh-CN.md has the same blocks as README.md, so only those of README.md are run.
+//! `NOT_RUN` lists the commands that a test cannot run, each with the reason. Another test checks
+//! that README.zh-CN.md has the same blocks as README.md, so only those of README.md are run.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -52,19 +52,20 @@ const NOT_RUN: [(&str, &str); 24] = [
     ("tim-group-sync completions bash >/etc/", "writes to /etc"),
 ];
 
-/// Prefixes that are replaced by an equivalent: already built, without questions on a terminal, or with another address.
+/// Prefixes of commands that are replaced by an equivalent: a program that is already built, `init`
+/// without prompts, or another address.
 const REPLACEMENTS: [(&str, &str); 4] = [
     ("cargo run -- ", "tim-group-sync "),
     (
         "tim-group-sync init",
         "rm -rf first; tim-group-sync --config first/config.toml init --sdk-app-id 1400000000 --base-url {api} --secret-key-file prod.key",
     ),
-    // -f: an HTTP error makes curl fail.
+    // With -f, curl fails on an HTTP error.
     ("curl -s ", "curl -sf "),
     ("tim-group-sync simulate", "tim-group-sync simulate --listen {address}:8787"),
 ];
 
-/// Folders of a system where the program is installed, and their replacements.
+/// Folders of an installed program, and their replacements.
 const FOLDERS: [(&str, &str); 1] = [("/var/lib/tim-group-sync/", "./")];
 
 /// Commands that run until they are stopped, and what they print when they are ready.
@@ -122,7 +123,7 @@ impl Database {
     async fn with_a_history() -> Self {
         let mut harness = Harness::on(Engine::Sqlite).await;
         harness.page_limit = 10_000;
-        harness.guard = DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() };
+        harness.deletion = DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() };
         // One crawl an hour; the last one is now.
         harness.clock.set(Clock::system().now() - TimeDelta::hours(18));
         harness.create("Public", "@TGS#2J4SZEAEL");
@@ -230,8 +231,8 @@ impl Sandbox {
 
     fn run(&self, at: &str, command: &str) {
         let output = self.shell(command).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{at}: {command}\n{}\n{said}", output.status);
+        let output_text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{at}: {command}\n{}\n{output_text}", output.status);
     }
 
     fn start(&self, at: &str, command: &str, ready: &str) -> Server {
@@ -239,13 +240,13 @@ impl Sandbox {
         let mut process = self.shell(&command).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut server = Server { what: format!("{at}: {command}"), process, lines };
-        let mut said = Vec::new();
+        let mut output_lines = Vec::new();
         let mut is_ready = false;
         while !is_ready && let Some(line) = server.lines.next() {
-            said.push(line.unwrap());
-            is_ready = said.last().is_some_and(|line| line.contains(ready));
+            output_lines.push(line.unwrap());
+            is_ready = output_lines.last().is_some_and(|line| line.contains(ready));
         }
-        assert!(is_ready, "{}\nended without saying {ready:?}\n{}", server.what, said.join("\n"));
+        assert!(is_ready, "{}\nended without printing {ready:?}\n{}", server.what, output_lines.join("\n"));
         server
     }
 }
@@ -294,7 +295,7 @@ fn commands(block: &Block) -> Vec<String> {
             }),
         };
     }
-    // Comments after a command are for the reader.
+    // Comments after a command are removed.
     commands
         .into_iter()
         .map(|command| command.split("  # ").next().unwrap_or_default().trim_end().to_owned())

@@ -1,5 +1,6 @@
-//! Every query of the Grafana dashboards runs on its engine, with what Grafana puts in expanded as its documentation says,
-//! and gives what its panel can draw. No Grafana is started.
+//! Runs every query of the Grafana dashboards on its engine, with variables and macros expanded as
+//! Grafana's documentation describes. Checks that the panel can draw the result. Grafana itself is
+//! not started.
 
 use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
@@ -7,8 +8,8 @@ use harness::schema::eventful;
 use serde_json::Value;
 
 crawl_tests! {
-    every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws,
-    an_apps_name_is_quoted_before_it_gets_into_a_query,
+    every_query_of_the_dashboard_returns_rows_that_its_panel_can_draw,
+    the_names_of_apps_are_quoted_in_every_query,
 }
 
 const POSTGRES: &str = include_str!("../../grafana/dashboards/postgresql.json");
@@ -22,9 +23,9 @@ fn dashboard(engine: Engine) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// A query as Grafana sends it for March 2026 and these apps.
+/// Expands a query as Grafana does for March 2026 and these apps.
 fn expanded(engine: Engine, sql: &str, apps: &[&str]) -> String {
-    // `${…:sqlstring}`: quoted, with quotes doubled, a comma between several.
+    // `${…:sqlstring}` expands to the quoted values, separated by commas, with quotes doubled.
     let quoted: Vec<String> = apps.iter().map(|app| format!("'{}'", app.replace('\'', "''"))).collect();
     let mut sql = sql.replace("${app:sqlstring}", &quoted.join(","));
     match engine {
@@ -36,14 +37,14 @@ fn expanded(engine: Engine, sql: &str, apps: &[&str]) -> String {
                 sql = format!("{before}{column} BETWEEN {from} AND {to}{after}");
             }
         }
-        // Milliseconds.
+        // In milliseconds.
         Engine::Sqlite => sql = sql.replace("$__from", "1772323200000").replace("$__to", "1775001599000"),
     }
-    assert!(!sql.contains('$'), "unknown to this test: {sql}");
+    assert!(!sql.contains('$'), "this test does not know a variable: {sql}");
     sql
 }
 
-/// The text of a panel's query, and whether its rows are points in time.
+/// Returns the text of a panel's query, and true if its rows are points in time.
 fn query(engine: Engine, target: &Value) -> (&str, bool) {
     match engine {
         Engine::Postgres => (target["rawSql"].as_str().unwrap(), target["format"] == "time_series"),
@@ -54,7 +55,7 @@ fn query(engine: Engine, target: &Value) -> (&str, bool) {
     }
 }
 
-async fn every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws(harness: Harness) {
+async fn every_query_of_the_dashboard_returns_rows_that_its_panel_can_draw(harness: Harness) {
     let harness = eventful(harness).await;
     let engine = harness.engine;
     let dashboard = dashboard(engine);
@@ -72,7 +73,7 @@ async fn every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws(harnes
         if of_time {
             assert_eq!(panel["type"], "timeseries", "{title}");
             assert!(sql.contains("AS \"time\""), "{title}");
-            // Grafana reads times as either engine has them, in ascending order.
+            // Grafana needs times in ascending order.
             assert!(rows.iter().all(|row| row[0].starts_with("2026-03-0")), "{title}: {rows:?}");
             assert!(rows.is_sorted_by_key(|row| &row[0]), "{title}: {rows:?}");
             let values = if sql.contains("AS metric") { 2 } else { 1 };
@@ -82,19 +83,19 @@ async fn every_query_of_the_dashboard_runs_and_gives_what_its_panel_draws(harnes
             assert!(rows.len() == 1 && rows[0].len() == 1 && is_number(&rows[0][0]), "{title}: {rows:?}");
         }
         if matches!(engine, Engine::Sqlite) {
-            // The plugin takes a text for a time where it is told to.
-            let told = panel["targets"][0]["timeColumns"].as_array().unwrap();
+            // The SQLite plugin treats a text column as a time only if `timeColumns` names it.
+            let time_columns = panel["targets"][0]["timeColumns"].as_array().unwrap();
             let columns = sql.split("FROM").next().unwrap();
-            for told in told.iter().map(|column| column.as_str().unwrap()) {
-                assert!(columns.contains(told), "{title}: {told}");
+            for column in time_columns.iter().map(|value| value.as_str().unwrap()) {
+                assert!(columns.contains(column), "{title}: {column}");
             }
             let texts = rows[0].iter().filter(|value| value.len() == 20 && value.ends_with('Z')).count();
-            assert_eq!(told.len(), texts, "{title}: {:?}", rows[0]);
+            assert_eq!(time_columns.len(), texts, "{title}: {:?}", rows[0]);
         }
     }
 }
 
-async fn an_apps_name_is_quoted_before_it_gets_into_a_query(harness: Harness) {
+async fn the_names_of_apps_are_quoted_in_every_query(harness: Harness) {
     for panel in dashboard(harness.engine)["panels"].as_array().unwrap() {
         let (sql, _) = query(harness.engine, &panel["targets"][0]);
         assert_eq!(sql.matches("$app").count() + sql.matches("${app}").count(), 0, "{sql}");

@@ -1,4 +1,5 @@
-//! What other programs make of the project: browser, Datasette, Grafana, systemd, and the commands of the documents.
+//! Compatibility with other programs: a browser, Datasette, Grafana, systemd, and the commands of
+//! the documentation.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 

@@ -1,6 +1,7 @@
-//! The dashboard's page in a real browser: what it shows, to whom, and that nothing it is given does any harm.
+//! The dashboard's page in Chromium: content, languages, screen sizes, accessibility, and hostile
+//! ids.
 
-use harness::browser::{Browser, DESKTOP, PHONE, Reader};
+use harness::browser::{Browser, DESKTOP, PHONE, UserProfile};
 use harness::crawl::{Engine, Harness};
 use harness::daemon::{self, AppSpec, DaemonHarness, PROD};
 use harness::dashboard::Dashboard;
@@ -8,9 +9,9 @@ use serde_json::json;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
 
-const CHINESE: Reader = Reader { language: "zh-CN", ..DESKTOP };
+const CHINESE: UserProfile = UserProfile { language: "zh-CN", ..DESKTOP };
 
-/// Crawls of every kind, the last of which withholds deletions.
+/// Makes several crawls, the last of which withholds deletions, and serves the dashboard.
 async fn eventful() -> (Harness, Dashboard) {
     let mut harness = Harness::on(Engine::Sqlite).await;
     harness.create("Public", "a b c d e f");
@@ -22,10 +23,10 @@ async fn eventful() -> (Harness, Dashboard) {
     harness.fault_from_request(1, Fault::ErrorCode(70009));
     harness.crawl().await;
     harness.api.clear_faults();
-    harness.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
+    harness.deletion = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
     harness.dissolve("d e f");
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     (harness, dashboard)
 }
 
@@ -33,14 +34,14 @@ const LOADED: &str = "document.querySelector('canvas') && document.querySelector
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn without_apps_the_page_says_what_is_to_come() {
+async fn without_apps_the_page_explains_the_next_steps() {
     let harness = Harness::on(Engine::Sqlite).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let mut browser = Browser::start().await;
     for (reader, sentence) in [(DESKTOP, "No app has been crawled yet."), (CHINESE, "尚未抓取任何应用。")]
     {
         browser.open(&dashboard.url(), reader).await;
-        browser.until(&format!("document.body.innerText.includes('{sentence}')")).await;
+        browser.wait_until(&format!("document.body.innerText.includes('{sentence}')")).await;
         browser.assert_clean(&dashboard).await;
         browser.assert_accessible().await;
     }
@@ -48,19 +49,19 @@ async fn without_apps_the_page_says_what_is_to_come() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn an_app_is_shown_whole_in_either_language_and_light_and_at_any_width() {
+async fn the_page_of_an_app_is_complete_in_both_languages_both_colour_schemes_and_all_widths() {
     let (_world, dashboard) = eventful().await;
     let mut browser = Browser::start().await;
     for reader in [
         DESKTOP,
-        Reader { dark: true, ..DESKTOP },
+        UserProfile { dark: true, ..DESKTOP },
         PHONE,
-        Reader { dark: true, ..PHONE },
+        UserProfile { dark: true, ..PHONE },
         CHINESE,
-        Reader { language: "zh-CN", ..PHONE },
+        UserProfile { language: "zh-CN", ..PHONE },
     ] {
         browser.open(&dashboard.url(), reader).await;
-        browser.until(LOADED).await;
+        browser.wait_until(LOADED).await;
         browser.assert_clean(&dashboard).await;
         browser.assert_accessible().await;
         let text = browser.text().await;
@@ -87,14 +88,14 @@ async fn an_app_is_shown_whole_in_either_language_and_light_and_at_any_width() {
         for sentence in expected {
             assert!(text.contains(sentence), "{reader:?}: no {sentence:?} in\n{text}");
         }
-        assert!(text.contains("tim-group-sync approve --crawl 4"), "the command that settles it");
+        assert!(text.contains("tim-group-sync approve --crawl 4"), "the command that approves the deletions");
         assert_eq!(browser.eval("document.querySelectorAll('canvas').length").await, 2);
     }
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn fifty_apps_are_a_list_with_a_page_each() {
+async fn fifty_apps_are_a_list_and_each_has_its_page() {
     let harness = DaemonHarness::new().await;
     let mut apis = Vec::new();
     let mut plans = Vec::new();
@@ -117,73 +118,73 @@ async fn fifty_apps_are_a_list_with_a_page_each() {
         0,
         harness.plan(&apis[0], &AppSpec { app: "app-00", sdk_app_id: 1_400_000_100, catch_up: true, ..PROD }),
     );
-    let _hands = daemon::apply(&daemon.whole, plans);
+    let _triggers = daemon::apply(&daemon.handle, plans);
     daemon
         .apps
         .wait_for(|apps| apps.len() == 50 && apps.values().all(|app| app.last.is_some()))
         .await
         .unwrap();
-    let dashboard = Dashboard::of_daemon(&harness.store, daemon.apps.clone()).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone()).await;
     let mut browser = Browser::start().await;
     for reader in [DESKTOP, PHONE] {
         browser.open(&dashboard.url(), reader).await;
-        browser.until("document.querySelectorAll('.apps tbody tr').length === 50").await;
+        browser.wait_until("document.querySelectorAll('.apps tbody tr').length === 50").await;
         let text = browser.text().await;
         assert!(text.contains("1 of 50 apps needs attention"), "{text}");
         assert!(text.contains("app-49: the API refuses its credentials"), "{text}");
         let first = browser.eval("document.querySelector('.apps tbody tr a').textContent").await;
-        assert_eq!(first, "app-49", "the one that needs someone comes first");
+        assert_eq!(first, "app-49", "the app that needs attention comes first");
         browser.assert_clean(&dashboard).await;
         browser.assert_accessible().await;
         browser.eval("[...document.querySelectorAll('.apps a')].find((one) => one.textContent === 'app-17').click()").await;
         browser
-            .until("document.querySelector('canvas') && document.title === 'app-17 · tim-group-sync'")
+            .wait_until("document.querySelector('canvas') && document.title === 'app-17 · tim-group-sync'")
             .await;
-        assert!(!browser.text().await.contains("credentials"), "what is wrong with another app");
+        assert!(!browser.text().await.contains("credentials"), "the page has a problem of another app");
         browser.click("#all-apps").await;
-        browser.until("document.querySelectorAll('.apps tbody tr').length === 50").await;
+        browser.wait_until("document.querySelectorAll('.apps tbody tr').length === 50").await;
         browser.assert_clean(&dashboard).await;
     }
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn a_crawl_under_way_moves_before_the_readers_eyes() {
+async fn the_progress_of_a_running_crawl_is_updated() {
     let harness = DaemonHarness::new().await;
     harness.api.create_many("Public", 20);
     let daemon = harness.start_crawled().await;
-    let dashboard = Dashboard::of_daemon(&harness.store, daemon.apps.clone()).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone()).await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
-    browser.until("document.querySelector('canvas')").await;
+    browser.wait_until("document.querySelector('canvas')").await;
     assert_eq!(browser.eval("document.querySelector('.running').hidden").await, true);
     harness.api.create_many("Public", 2);
     let asked = harness.api.requests().len() as u64;
     let third = harness.api.hold(At::Request(asked + 3));
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
+    daemon.trigger.ring();
     third.reached().await;
     browser
-        .until("document.querySelector('.running .doing')?.textContent.startsWith('listing Public')")
+        .wait_until("document.querySelector('.running .doing')?.textContent.startsWith('listing Public')")
         .await;
     let before = browser.eval("document.querySelector('progress').value").await.as_f64().unwrap();
     let sixth = harness.api.hold(At::Request(asked + 6));
     third.release();
     sixth.reached().await;
-    browser.until(&format!("document.querySelector('progress').value > {before}")).await;
+    browser.wait_until(&format!("document.querySelector('progress').value > {before}")).await;
     assert_eq!(browser.eval("document.querySelector('progress').max").await, 27);
     browser.assert_accessible().await;
     sixth.release();
-    browser.until("document.querySelector('.running').hidden").await;
-    browser.until("document.querySelector('#said').textContent.includes('2 appeared')").await;
-    browser.until("document.querySelectorAll('.events tbody tr').length === 2").await;
-    browser.until("document.querySelector('.tiles dd').textContent === '27'").await;
+    browser.wait_until("document.querySelector('.running').hidden").await;
+    browser.wait_until("document.querySelector('#said').textContent.includes('2 appeared')").await;
+    browser.wait_until("document.querySelectorAll('.events tbody tr').length === 2").await;
+    browser.wait_until("document.querySelector('.tiles dd').textContent === '27'").await;
     browser.assert_clean(&dashboard).await;
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn ids_that_look_like_html_are_shown_and_do_nothing() {
+async fn ids_that_look_like_html_are_shown_as_text() {
     let ids = [
         "<img src=x onerror=\"window.harmed=1\">",
         "<script>window.harmed=1</script>",
@@ -198,26 +199,26 @@ async fn ids_that_look_like_html_are_shown_and_do_nothing() {
         harness.api.create("Public", id);
     }
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
-    browser.until("document.querySelectorAll('.events tbody tr').length === 5").await;
+    browser.wait_until("document.querySelectorAll('.events tbody tr').length === 5").await;
     for id in ids {
         let text = json!(id);
         browser.eval(&format!("[...document.querySelectorAll('.events a')].find((one) => one.textContent === {text}).click()")).await;
-        browser.until(&format!("document.querySelector('.group h3 .id')?.textContent === {text}")).await;
+        browser.wait_until(&format!("document.querySelector('.group h3 .id')?.textContent === {text}")).await;
         assert_eq!(
             browser.eval("document.querySelectorAll('.group tbody tr').length").await,
             1,
             "its history"
         );
         browser.click(".group .close").await;
-        browser.until("!document.querySelector('.group')").await;
+        browser.wait_until("!document.querySelector('.group')").await;
     }
-    // The same by its address, as from a bookmark.
+    // The same group by its own address, as from a bookmark.
     let address = browser.eval("document.querySelector('.events a').href").await;
     browser.open(address.as_str().unwrap(), DESKTOP).await;
-    browser.until("document.querySelector('.group h3 .id')").await;
+    browser.wait_until("document.querySelector('.group h3 .id')").await;
     browser.assert_clean(&dashboard).await;
     assert_eq!(
         browser
@@ -229,11 +230,11 @@ async fn ids_that_look_like_html_are_shown_and_do_nothing() {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn everything_can_be_done_with_the_keyboard_and_is_told_to_who_cannot_see() {
+async fn everything_works_with_the_keyboard_and_with_a_screen_reader() {
     let (_world, dashboard) = eventful().await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
-    browser.until(LOADED).await;
+    browser.wait_until(LOADED).await;
     browser.press("Tab").await;
     assert_eq!(browser.eval("document.activeElement.textContent").await, "Skip to the content");
     browser.press("Enter").await;
@@ -242,9 +243,9 @@ async fn everything_can_be_done_with_the_keyboard_and_is_told_to_who_cannot_see(
     assert_eq!(browser.eval("document.activeElement.id").await, "search");
     browser.write("d").await;
     browser.press("Enter").await;
-    browser.until("document.querySelector('.group h3 .id')?.textContent === 'd'").await;
-    browser.until("document.querySelector('#said').textContent === 'd: withheld'").await;
-    // All that can be reached shows that it is, and has a name.
+    browser.wait_until("document.querySelector('.group h3 .id')?.textContent === 'd'").await;
+    browser.wait_until("document.querySelector('#said').textContent === 'd: withheld'").await;
+    // Every focusable element shows its focus and has a name.
     let mut reached = Vec::new();
     for _ in 0..60 {
         browser.press("Tab").await;
@@ -261,9 +262,12 @@ async fn everything_can_be_done_with_the_keyboard_and_is_told_to_who_cannot_see(
         reached.push(focus[1].as_str().unwrap().to_owned());
     }
     for place in ["Close", "Last crawls", "30 days", "Show as a table"] {
-        assert!(reached.iter().any(|name| name == place), "{place} is out of reach: {reached:?}");
+        assert!(
+            reached.iter().any(|name| name == place),
+            "{place} cannot be reached by keyboard: {reached:?}"
+        );
     }
-    let spoken = browser.spoken().await;
+    let accessibility_tree = browser.accessibility_tree().await;
     for (role, name) in [
         ("heading", "prod: 3 deletions are withheld"),
         ("table", "Last crawls"),
@@ -272,28 +276,33 @@ async fn everything_can_be_done_with_the_keyboard_and_is_told_to_who_cannot_see(
         ("searchbox", "Group id, or how it begins"),
         ("columnheader", "Outcome"),
     ] {
-        assert!(spoken.contains(&(role.to_owned(), name.to_owned())), "no {role} {name:?} in {spoken:?}");
+        assert!(
+            accessibility_tree.contains(&(role.to_owned(), name.to_owned())),
+            "no {role} {name:?} in {accessibility_tree:?}"
+        );
     }
-    // The charts' numbers are a table, too.
+    // The numbers of the charts are also in a table.
     browser.eval("document.querySelector('.chart summary').focus()").await;
     browser.press("Enter").await;
-    browser.until("document.querySelector('.chart details tbody tr')").await;
+    browser.wait_until("document.querySelector('.chart details tbody tr')").await;
     browser.assert_clean(&dashboard).await;
     browser.assert_accessible().await;
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn a_service_that_has_gone_is_noticed_and_so_is_its_return() {
+async fn the_page_reports_an_unreachable_service_and_its_return() {
     let (harness, dashboard) = eventful().await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
-    browser.until(LOADED).await;
+    browser.wait_until(LOADED).await;
     let address = dashboard.address;
     drop(dashboard);
-    browser.until("document.body.innerText.includes('The service does not answer. Trying again.')").await;
-    assert!(browser.text().await.contains("Newest events"), "what is known stays");
-    let _again = Dashboard::at(address, &harness.store).await;
-    browser.until("!document.body.innerText.includes('The service does not answer')").await;
-    browser.until("document.body.innerText.includes('3 deletions are withheld')").await;
+    browser
+        .wait_until("document.body.innerText.includes('The service does not answer. Trying again.')")
+        .await;
+    assert!(browser.text().await.contains("Newest events"), "the page keeps the last figures");
+    let _again = Dashboard::at_address(address, &harness.store).await;
+    browser.wait_until("!document.body.innerText.includes('The service does not answer')").await;
+    browser.wait_until("document.body.innerText.includes('3 deletions are withheld')").await;
 }

@@ -1,10 +1,11 @@
-//! Makes the pictures of the documents in target/pictures; `tests/pictures` copies them to docs/images.
+//! Renders the images of the documentation into target/pictures. `tests/pictures` copies them to
+//! docs/images.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Timelike as _};
-use harness::browser::{Browser, DESKTOP, PHONE, Reader};
+use harness::browser::{Browser, DESKTOP, PHONE, UserProfile};
 use harness::crawl::{Engine, Harness, ON_COMMAND};
 use harness::dashboard::Dashboard;
 use tim_group_sync::alarm::Alarm;
@@ -20,18 +21,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const DAYS: u32 = 45;
-const SHANGHAI: Reader = Reader { language: "zh-CN", timezone: "Asia/Shanghai", dark: true, ..DESKTOP };
+const SHANGHAI: UserProfile =
+    UserProfile { language: "zh-CN", timezone: "Asia/Shanghai", dark: true, ..DESKTOP };
 
-fn keep(name: &str, picture: &[u8]) {
+fn save(name: &str, picture: &[u8]) {
     let folder = harness::root().join("target/pictures");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(name), picture).unwrap();
 }
 
-/// Six weeks of an app: growth, a weekly rhythm, one failure, and at last a list that lacks too much.
-async fn weeks(harness: &mut Harness) {
+/// Makes daily crawls of six weeks: growth, a weekly rhythm, one failure, and at last a list that
+/// lacks many groups.
+async fn crawl_six_weeks(harness: &mut Harness) {
     harness.page_limit = 10_000;
-    // The last crawl stands still for as long as it takes to look at it.
+    // The screenshots show the last crawl while one of its requests is held.
     harness.request_timeout = Duration::from_secs(600);
     harness.group_types = GroupType::documented();
     let now = Clock::system().now();
@@ -65,7 +68,7 @@ async fn weeks(harness: &mut Harness) {
     let public = harness.api.truth().into_iter().find(|(_, of)| of == "Public").unwrap().0;
     harness.api.retype(&public, "Community");
     harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
-    harness.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 100, ..DeletionPolicy::default() };
+    harness.deletion = DeletionPolicy { max_fraction: 0.1, min_groups: 100, ..DeletionPolicy::default() };
     let rooms: Vec<String> =
         harness.api.truth().into_iter().filter(|(_, of)| of == "ChatRoom").map(|(id, _)| id).collect();
     let hidden: Vec<&str> = rooms.iter().take(1_200).map(String::as_str).collect();
@@ -76,9 +79,9 @@ async fn weeks(harness: &mut Harness) {
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn pictures_of_the_dashboard() {
+async fn images_of_the_dashboard() {
     let mut harness = Harness::on(Engine::Sqlite).await;
-    weeks(&mut harness).await;
+    crawl_six_weeks(&mut harness).await;
     let harness = Arc::new(harness);
     let life = Lifecycle::without_signals();
     let database = watch::Sender::new(Database::Open(harness.store.clone()));
@@ -93,7 +96,7 @@ async fn pictures_of_the_dashboard() {
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
         catch_up: true,
         group_quota: None,
-        crawler: Box::new(move |_| Ok(crawled.another_crawler())),
+        crawler: Box::new(move |_| Ok(crawled.new_crawler())),
     };
     let third = harness.api.hold(At::Request(last_request + 4));
     let mut hands = Vec::new();
@@ -103,31 +106,35 @@ async fn pictures_of_the_dashboard() {
         alarm
     });
     third.reached().await;
-    let dashboard = Dashboard::of_daemon(&harness.store, apps).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, apps).await;
     let mut browser = Browser::start().await;
     for (name, reader) in [
         ("dashboard.png", DESKTOP),
         ("dashboard-zh.png", SHANGHAI),
-        ("dashboard-phone.png", Reader { height: 1500, scale: 2.0, ..PHONE }),
+        ("dashboard-phone.png", UserProfile { height: 1500, scale: 2.0, ..PHONE }),
     ] {
         browser.open(&dashboard.url(), reader).await;
-        browser.until("document.querySelector('canvas') && document.querySelector('.events tbody tr')").await;
+        browser
+            .wait_until("document.querySelector('canvas') && document.querySelector('.events tbody tr')")
+            .await;
         browser.click(".ranges [data-range='90']").await;
-        browser.until("document.querySelector('.ranges [data-range=\"90\"]').ariaPressed === 'true'").await;
-        browser.until("document.querySelector('.running .doing')?.textContent.includes(' ')").await;
-        keep(name, &browser.picture(name != "dashboard-phone.png").await);
+        browser
+            .wait_until("document.querySelector('.ranges [data-range=\"90\"]').ariaPressed === 'true'")
+            .await;
+        browser.wait_until("document.querySelector('.running .doing')?.textContent.includes(' ')").await;
+        save(name, &browser.screenshot(name != "dashboard-phone.png").await);
     }
     third.release();
 }
 
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
-async fn a_picture_of_the_demo() {
+async fn an_image_of_the_demo() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_tim-group-sync"));
-    let said = demo.arg("demo").current_dir(folder.path()).output().await.unwrap();
-    assert!(said.status.success(), "{said:?}");
-    let text = String::from_utf8(said.stdout).unwrap().replace('&', "&amp;").replace('<', "&lt;");
+    let output = demo.arg("demo").current_dir(folder.path()).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap().replace('&', "&amp;").replace('<', "&lt;");
     let page = folder.path().join("terminal.html");
     let html = format!(
         "<!doctype html><meta charset=utf-8><body style='margin:0;background:#12161c'><pre style='margin:0;padding:20px;color:#e6eaef;\
@@ -135,7 +142,7 @@ async fn a_picture_of_the_demo() {
     );
     std::fs::write(&page, html).unwrap();
     let mut browser = Browser::start().await;
-    browser.open(&format!("file://{}", page.display()), Reader { width: 1100, ..DESKTOP }).await;
-    browser.until("document.querySelector('pre')").await;
-    keep("demo.png", &browser.picture(true).await);
+    browser.open(&format!("file://{}", page.display()), UserProfile { width: 1100, ..DESKTOP }).await;
+    browser.wait_until("document.querySelector('pre')").await;
+    save("demo.png", &browser.screenshot(true).await);
 }

@@ -1,4 +1,4 @@
-//! The systemd unit, as systemd's own tools judge it. tests/systemd/run boots a system with it.
+//! Checks the systemd unit with systemd's tools. tests/systemd/run boots a system with it.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 const UNIT: &str = "tim-group-sync.service";
 
-/// The unit in a folder of its own, naming a program that is there.
+/// Copies the unit to a temporary folder, with an existing program in place of the installed one.
 fn program() -> TempDir {
     let unit = std::fs::read_to_string(Path::new("systemd").join(UNIT)).unwrap();
     let named = unit.replace("/usr/bin/tim-group-sync", env!("CARGO_BIN_EXE_tim-group-sync"));
@@ -25,25 +25,25 @@ fn with_drop_in_for_postgresql() -> TempDir {
     folder
 }
 
-/// What systemd-analyze says, and whether it is content.
+/// Runs systemd-analyze. Returns true if it succeeds, and its output.
 fn analyzed(folder: &TempDir, arguments: &[&str]) -> (bool, String) {
     let output = Command::new("systemd-analyze")
         .args(arguments)
         .arg(folder.path().join(UNIT))
-        // Drop-ins are looked for in the folders of units.
+        // systemd looks for drop-ins in the folders of units.
         .env("SYSTEMD_UNIT_PATH", format!("{}:", folder.path().display()))
         .env("SYSTEMD_COLORS", "0")
         .output()
-        .expect("tests/run installs systemd");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+        .expect("systemd is installed by tests/run");
+    let output_text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(output_text).unwrap())
 }
 
 #[test]
 #[ignore = "needs systemd-analyze: tests/run"]
 fn systemd_finds_nothing_wrong_with_the_unit() {
     for folder in [program(), with_drop_in_for_postgresql()] {
-        // The manual page is installed by the package.
+        // Only the package installs the manual page.
         assert_eq!(analyzed(&folder, &["verify", "--man=no"]), (true, String::new()));
     }
 }
@@ -52,7 +52,7 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
 #[ignore = "needs systemd-analyze: tests/run"]
 fn the_exposure_of_the_service_is_at_most_1_2() {
     for folder in [program(), with_drop_in_for_postgresql()] {
-        let (low, said) = analyzed(&folder, &["security", "--offline=true", "--threshold=12"]);
-        assert!(low, "{said}");
+        let (low, output_text) = analyzed(&folder, &["security", "--offline=true", "--threshold=12"]);
+        assert!(low, "{output_text}");
     }
 }

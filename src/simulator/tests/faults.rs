@@ -34,8 +34,8 @@ async fn each_fault_of_the_page_changes_only_its_field() {
     assert_eq!(faulty(Fault::TotalCount(99)).await, only("TotalCount", json!(99)));
     assert_eq!(faulty(Fault::AppTotalCount).await, only("TotalCount", json!(9)));
     assert_eq!(ids(&faulty(Fault::DuplicateIds).await), [ids(&good), ids(&good)].concat());
-    let strange = vec!["a\0b".to_owned(), "x".repeat(128)];
-    assert_eq!(ids(&faulty(Fault::ExtraIds(strange.clone())).await), [ids(&good), strange].concat());
+    let unusual = vec!["a\0b".to_owned(), "x".repeat(128)];
+    assert_eq!(ids(&faulty(Fault::ExtraIds(unusual.clone())).await), [ids(&good), unusual].concat());
     let empty = faulty(Fault::EmptyList).await;
     assert_eq!((&empty["TotalCount"], &empty["Next"], ids(&empty).len()), (&json!(0), &json!(0), 0));
     let unfiltered = faulty(Fault::IgnoreGroupType).await;
@@ -176,7 +176,7 @@ async fn an_answer_without_a_date_has_none_at_all() {
 }
 
 #[tokio::test]
-async fn a_stale_replica_lists_counts_and_answers_with_the_remembered_groups() {
+async fn a_stale_replica_lists_counts_and_answers_from_its_stale_copy() {
     for listing in every_listing() {
         let (simulator, caller) = start(Settings { listing, ..settings() }).await;
         simulator.create_many("Public", 7);
@@ -285,10 +285,10 @@ async fn broken_ids_are_not_valid_text_and_do_not_count() {
         let count = format!("\"TotalCount\":{}", groups.len());
         let text = String::from_utf8_lossy(&body);
         assert!(text.contains(&count));
-        let mended = text.replace(r"\ud800", "1").replace(r"\udc00", "2");
-        let mended: Value = serde_json::from_str(&mended).unwrap();
-        assert_eq!(ids(&mended)[3..], groups.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(mended["Next"], serde_json::from_slice::<Value>(&good).unwrap()["Next"]);
+        let repaired = text.replace(r"\ud800", "1").replace(r"\udc00", "2");
+        let repaired: Value = serde_json::from_str(&repaired).unwrap();
+        assert_eq!(ids(&repaired)[3..], groups.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(repaired["Next"], serde_json::from_slice::<Value>(&good).unwrap()["Next"]);
     }
 }
 

@@ -77,11 +77,11 @@ async fn the_code_of_an_absent_group_follows_from_the_form_of_its_id() {
 async fn requests_over_the_limit_per_second_are_refused_without_entries() {
     let (simulator, caller) = start(Settings { info_per_second: Some(2), ..settings() }).await;
     let (mut admitted, mut refused) = (0, 0);
-    let mut stranger = Caller::of(&settings());
-    stranger.parameters.insert("identifier", "mallory".into());
+    let mut unauthenticated = Caller::of(&settings());
+    unauthenticated.parameters.insert("identifier", "mallory".into());
     while refused == 0 {
         assert_eq!(
-            stranger.ask(&simulator, &["a"]).await["ErrorCode"],
+            unauthenticated.ask(&simulator, &["a"]).await["ErrorCode"],
             70013,
             "a request that fails authentication does not count"
         );

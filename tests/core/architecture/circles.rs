@@ -1,23 +1,24 @@
-//! No circle of imports between the files of src/.
+//! Checks that the files of src/ have no import cycles.
 //!
-//! A file imports the files that its `use` declarations and its qualified paths lead to. `pub use` re-exports an item and
-//! is no import of its own: a path through it leads to the file that the item comes from.
+//! A file imports the files that its `use` declarations and qualified paths refer to. `pub use` is
+//! a re-export and not an import: a path through it refers to the file that defines the item.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use crate::{files_under, root, without_tests};
 
-/// A module by the names on its path from the root of the crate.
+/// The path of a module from the root of the crate.
 type Module = Vec<String>;
 
-/// Circles that are not mended yet: all their files. Remove a line once its circle is gone, and add none.
+/// Cycles that still exist, each with all its files. Remove a line when its cycle is gone, and add
+/// none.
 const KNOWN: [&[&str]; 2] = [&["cli", "cli::completions", "cli::man"], &["metrics", "metrics::gauges"]];
 
 struct Crate {
-    /// The code of each module that has a file, without comments, texts and tests.
+    /// The code of each module that has its own file, without comments, string literals and tests.
     code: BTreeMap<Module, String>,
-    /// What each module re-exports: name → path from the root of the crate.
+    /// The re-exports of each module: name → path from the root of the crate.
     exports: BTreeMap<Module, BTreeMap<String, Module>>,
 }
 
@@ -32,14 +33,17 @@ impl Crate {
                 module.pop();
             }
             if module != ["main"] && module.last().is_none_or(|name| name != "tests") {
-                code.insert(module, bare(without_tests(&fs::read_to_string(&file).unwrap())));
+                code.insert(
+                    module,
+                    strip_comments_and_strings(without_tests(&fs::read_to_string(&file).unwrap())),
+                );
             }
         }
         let mut read = Self { code, exports: BTreeMap::new() };
         for (module, code) in &read.code {
             let mut exports = BTreeMap::new();
             for declaration in declarations(code).filter(|declaration| declaration.public) {
-                for (path, name) in leaves(&declaration.tree) {
+                for (path, name) in use_tree_paths(&declaration.tree) {
                     if let Some(path) = read.absolute(module, &path) {
                         exports.insert(name, path);
                     }
@@ -50,7 +54,8 @@ impl Crate {
         read
     }
 
-    /// The path from the root of the crate of what a module names like this; `None` if that is another crate's, or local.
+    /// Returns the path from the root of the crate of a path in a module. Returns `None` if it
+    /// refers to another crate or is local.
     fn absolute(&self, module: &Module, path: &[String]) -> Option<Module> {
         let mut base = module.clone();
         let mut rest = path;
@@ -77,7 +82,7 @@ impl Crate {
         Some(base.into_iter().chain(rest.iter().cloned()).collect())
     }
 
-    /// The module whose file a path from the root of the crate leads to.
+    /// Returns the module whose file contains the item at a path from the root of the crate.
     fn file_of(&self, path: &[String]) -> Module {
         let mut module = Module::new();
         for (at, name) in path.iter().enumerate() {
@@ -94,7 +99,7 @@ impl Crate {
         module
     }
 
-    /// The files that the file of a module imports.
+    /// Returns the modules whose files a module's file imports.
     fn imports(&self, module: &Module) -> BTreeSet<Module> {
         let code = &self.code[module];
         let mut paths: Vec<Module> = Vec::new();
@@ -102,7 +107,7 @@ impl Crate {
         for declaration in declarations(code) {
             body = body.replace(&declaration.text, "");
             if !declaration.public {
-                paths.extend(leaves(&declaration.tree).into_iter().map(|(path, _)| path));
+                paths.extend(use_tree_paths(&declaration.tree).into_iter().map(|(path, _)| path));
             }
         }
         paths.extend(qualified(&body));
@@ -112,8 +117,8 @@ impl Crate {
     }
 }
 
-/// Code without line comments and without what is in string literals.
-fn bare(code: &str) -> String {
+/// Removes line comments and the contents of string literals.
+fn strip_comments_and_strings(code: &str) -> String {
     let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
     let code = lines.collect::<Vec<_>>().join("\n").replace("\\\\", "").replace("\\\"", "");
     code.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
@@ -140,8 +145,8 @@ fn declarations(code: &str) -> impl Iterator<Item = Declaration> {
     })
 }
 
-/// The paths of a use tree, each with the name that it gets.
-fn leaves(tree: &str) -> Vec<(Module, String)> {
+/// Returns the paths of a `use` tree, each with the name that it binds.
+fn use_tree_paths(tree: &str) -> Vec<(Module, String)> {
     let tree = tree.trim();
     let names = |path: &str| -> Module {
         path.split("::").map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
@@ -153,7 +158,7 @@ fn leaves(tree: &str) -> Vec<(Module, String)> {
         } else {
             &tree[tree.find('{').unwrap() + 1..tree.rfind('}').unwrap()]
         };
-        let below = parts(inner).into_iter().flat_map(leaves);
+        let below = split_list(inner).into_iter().flat_map(use_tree_paths);
         return below.map(|(path, name)| ([prefix.clone(), path].concat(), name)).collect();
     }
     let (path, renamed) = tree.split_once(" as ").map_or((tree, None), |(path, name)| (path, Some(name)));
@@ -165,25 +170,25 @@ fn leaves(tree: &str) -> Vec<(Module, String)> {
     vec![(path, renamed.map_or(last, |name| name.trim().to_owned()))]
 }
 
-/// The parts of a list whose commas are not inside braces.
-fn parts(list: &str) -> Vec<&str> {
-    let (mut parts, mut depth, mut start) = (Vec::new(), 0, 0);
+/// Splits a list at the commas that are outside braces.
+fn split_list(list: &str) -> Vec<&str> {
+    let (mut split_list, mut depth, mut start) = (Vec::new(), 0, 0);
     for (at, sign) in list.char_indices() {
         match sign {
             '{' => depth += 1,
             '}' => depth -= 1,
             ',' if depth == 0 => {
-                parts.push(&list[start..at]);
+                split_list.push(&list[start..at]);
                 start = at + 1;
             }
             _ => {}
         }
     }
-    parts.push(&list[start..]);
-    parts.into_iter().filter(|part| !part.trim().is_empty()).collect()
+    split_list.push(&list[start..]);
+    split_list.into_iter().filter(|part| !part.trim().is_empty()).collect()
 }
 
-/// The paths of two names or more in code.
+/// Returns the paths in code that have at least two segments.
 fn qualified(code: &str) -> Vec<Module> {
     let is_part = |sign: char| sign.is_alphanumeric() || sign == '_' || sign == ':';
     let words = code.split(|sign| !is_part(sign));
@@ -191,8 +196,8 @@ fn qualified(code: &str) -> Vec<Module> {
     paths.map(|word| word.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect()).collect()
 }
 
-/// The circles, each with all its files.
-fn circles() -> Vec<BTreeSet<String>> {
+/// Returns the import cycles, each with all its files.
+fn import_cycles() -> Vec<BTreeSet<String>> {
     let source = Crate::read();
     let imports: BTreeMap<&Module, BTreeSet<Module>> =
         source.code.keys().map(|module| (module, source.imports(module))).collect();
@@ -205,31 +210,31 @@ fn circles() -> Vec<BTreeSet<String>> {
     };
     let reached: BTreeMap<&Module, BTreeSet<Module>> =
         source.code.keys().map(|module| (module, reached(module))).collect();
-    let circle = |of: &Module| -> BTreeSet<String> {
+    let cycle = |of: &Module| -> BTreeSet<String> {
         let both = reached[of].iter().filter(|other| reached[other].contains(of));
         both.map(|module| module.join("::")).collect()
     };
-    let circles: BTreeSet<BTreeSet<String>> = source.code.keys().map(circle).collect();
-    circles.into_iter().filter(|circle| !circle.is_empty()).collect()
+    let import_cycles: BTreeSet<BTreeSet<String>> = source.code.keys().map(cycle).collect();
+    import_cycles.into_iter().filter(|cycle| !cycle.is_empty()).collect()
 }
 
 #[test]
-fn no_files_import_each_other_in_a_circle() {
-    let known = KNOWN.map(|circle| circle.iter().copied().map(str::to_owned).collect::<BTreeSet<_>>());
-    let circles = circles();
-    for circle in &circles {
-        assert!(known.iter().any(|known| circle.is_subset(known)), "these import each other: {circle:?}");
+fn the_files_have_no_import_cycles() {
+    let known = KNOWN.map(|cycle| cycle.iter().copied().map(str::to_owned).collect::<BTreeSet<_>>());
+    let import_cycles = import_cycles();
+    for cycle in &import_cycles {
+        assert!(known.iter().any(|known| cycle.is_subset(known)), "import cycle: {cycle:?}");
     }
     for known in &known {
         assert!(
-            circles.iter().any(|circle| circle.is_subset(known)),
-            "mended, so take it off the list: {known:?}"
+            import_cycles.iter().any(|cycle| cycle.is_subset(known)),
+            "this cycle is gone, remove it from the list: {known:?}"
         );
     }
 }
 
 #[test]
-fn this_test_would_find_a_circle_through_a_re_export() {
+fn an_import_cycle_through_a_re_export_is_found() {
     let code = [
         ("", "pub mod a; pub mod b;"),
         ("a", "pub mod inner; pub use inner::X; use crate::b::Y;"),

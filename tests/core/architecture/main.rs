@@ -1,4 +1,4 @@
-//! What the documents promise about the sources.
+//! Checks that ARCHITECTURE.md describes the source files.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
@@ -29,7 +29,8 @@ fn files_under(folder: &Path, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The import table of ARCHITECTURE.md: module → modules it may import; `None` is everything.
+/// Returns the import table of ARCHITECTURE.md: module → modules it may import. `None` means all
+/// modules.
 fn allowed_imports() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let document = text("ARCHITECTURE.md");
     let rows = document.lines().skip_while(|line| *line != "| module | may import |").skip(2);
@@ -44,13 +45,14 @@ fn allowed_imports() -> BTreeMap<String, Option<BTreeSet<String>>> {
         .collect()
 }
 
-/// The code of a file before its unit tests.
+/// Returns the code of a file up to its unit tests.
 fn without_tests(text: &str) -> &str {
     let tests = ["#[cfg(test)]\nmod tests {", "#[cfg(test)]\npub(crate) mod tests {"];
     &text[..tests.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len())]
 }
 
-/// The modules that each top-level module imports outside its tests, from its `crate::` paths.
+/// Returns the modules that each top-level module imports outside its tests, by its `crate::`
+/// paths.
 fn actual_imports() -> BTreeMap<String, BTreeSet<String>> {
     let source = root().join("src");
     let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -91,7 +93,7 @@ fn modules_import_only_what_the_table_allows() {
 }
 
 #[test]
-fn the_import_table_names_no_module_and_no_import_that_is_not_there() {
+fn the_import_table_names_only_existing_modules_and_imports() {
     let actual = actual_imports();
     for (module, may) in allowed_imports() {
         let Some(imports) = actual.get(&module) else { panic!("there is no module {module}") };
@@ -122,7 +124,7 @@ fn both_engines_have_the_same_migrations() {
 }
 
 #[test]
-fn no_module_is_a_drawer_for_everything() {
+fn no_module_has_a_catch_all_name() {
     for file in files_under(&root().join("src"), "rs") {
         let name = file.file_stem().unwrap().to_str().unwrap();
         assert!(
@@ -134,7 +136,7 @@ fn no_module_is_a_drawer_for_everything() {
 }
 
 #[test]
-fn links_inside_the_documents_lead_somewhere() {
+fn every_link_in_the_documents_resolves() {
     let documents = files_under(&root().join("docs"), "md");
     let top =
         ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root().join(name));
@@ -155,13 +157,13 @@ fn links_inside_the_documents_lead_somewhere() {
 }
 
 #[test]
-fn a_package_holds_each_file_once_and_both_hold_the_same() {
+fn both_packages_contain_the_same_files_each_of_them_once() {
     let cargo: toml::Table = text("Cargo.toml").parse().unwrap();
     let metadata = &cargo["package"]["metadata"];
     let deb = metadata["deb"]["assets"].as_array().unwrap().iter().map(|asset| asset[0].as_str().unwrap());
     let rpm = metadata["generate-rpm"]["assets"].as_array().unwrap().iter();
     let rpm = rpm.map(|asset| asset["source"].as_str().unwrap());
-    // Each has its own place and form for licences.
+    // Each format of package stores licences in its own way.
     let licences = ["packaging/debian/copyright", "LICENSE*"];
     let once = |sources: Vec<&str>| {
         let set: BTreeSet<String> = sources.iter().map(ToString::to_string).collect();

@@ -1,11 +1,11 @@
-//! The program as people and scripts meet it: commands, output, exit codes.
+//! The commands of the program: effects, output and exit codes.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use harness::cli::{CliHarness, Ended, get, rows};
+use harness::cli::{CliHarness, CommandOutput, get, rows};
 use harness::postgres::PostgresServer;
 use harness::store::TestDatabase;
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,7 +20,7 @@ async fn a_crawl_prints_one_line_and_fills_the_table() {
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(
-        ended.out.starts_with("prod: crawl 1 complete: 30 groups listed, 30 listed for the first time;"),
+        ended.stdout.starts_with("prod: crawl 1 complete: 30 groups listed, 30 listed for the first time;"),
         "{ended:?}"
     );
     assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "30");
@@ -32,7 +32,7 @@ async fn a_crawl_prints_one_line_and_fills_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_listing_exits_4_and_says_which_setting_would_accept_it() {
+async fn a_short_listing_exits_with_4_and_names_the_setting_that_accepts_it() {
     let cli = CliHarness::new().await;
     cli.configure("page_limit = 29\n");
     cli.api.create_many("Public", 30);
@@ -40,28 +40,28 @@ async fn a_short_listing_exits_4_and_says_which_setting_would_accept_it() {
     cli.api.script(At::Type("Public".to_owned()), Fault::EarlyEnd);
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
-    assert!(ended.out.contains("deletion.max_shortfall = 0.0334"), "{ended:?}");
+    assert!(ended.stdout.contains("deletion.max_shortfall = 0.0334"), "{ended:?}");
     assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "30");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn withheld_deletions_exit_3_and_are_settled_by_approve() {
+async fn withheld_deletions_exit_with_3_and_are_settled_by_approve() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
     cli.run(&["crawl"]).await;
     cli.api.dissolve_some(300);
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
-    assert!(ended.out.contains("tim-group-sync approve --crawl 2"), "{ended:?}");
+    assert!(ended.stdout.contains("tim-group-sync approve --crawl 2"), "{ended:?}");
     let state = "SELECT count(*), sum(held), sum(missing_since IS NOT NULL) FROM live_groups";
     assert_eq!(cli.query(state).await, "400 300 300");
-    assert!(cli.run(&["status"]).await.out.contains("approve --crawl 2"));
+    assert!(cli.run(&["status"]).await.stdout.contains("approve --crawl 2"));
     let listed = cli.run(&["approve", "--crawl", "2", "--dry-run"]).await;
-    assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 300), "{listed:?}");
+    assert_eq!((listed.code, listed.stdout.lines().count()), (Some(0), 300), "{listed:?}");
     assert_eq!(cli.query(state).await, "400 300 300");
     let approved = cli.run(&["approve", "--crawl", "2"]).await;
     assert_eq!(approved.code, Some(0), "{approved:?}");
-    let settled = cli.run(&["status"]).await.out;
+    let settled = cli.run(&["status"]).await.stdout;
     assert!(settled.contains("were approved") && !settled.contains("approve --crawl"), "{settled}");
     assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "100");
     assert_eq!(
@@ -74,7 +74,7 @@ async fn withheld_deletions_exit_3_and_are_settled_by_approve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn approve_says_how_many_deletions_are_confirmed_and_can_apply_those_alone() {
+async fn approve_reports_the_confirmed_deletions_and_can_apply_only_those() {
     let cli = CliHarness::new().await;
     cli.configure("[apps.prod.deletion]\nmax_fraction = 0.1\nmin_groups = 0\n");
     ["a", "b", "c", "d", "e"].iter().for_each(|id| cli.api.create("Public", id));
@@ -83,15 +83,15 @@ async fn approve_says_how_many_deletions_are_confirmed_and_can_apply_those_alone
     cli.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10002));
     let crawled = cli.run(&["crawl"]).await;
     assert_eq!(crawled.code, Some(3), "{crawled:?}");
-    let told = "3 deletions are withheld (2 confirmed by get_group_info, 1 without a usable answer)";
-    assert!(crawled.out.contains(told), "{crawled:?}");
-    let waiting = async || cli.run(&["status"]).await.out;
+    let summary = "3 deletions are withheld (2 confirmed by get_group_info, 1 without a usable answer)";
+    assert!(crawled.stdout.contains(summary), "{crawled:?}");
+    let waiting = async || cli.run(&["status"]).await.stdout;
     let status = waiting().await;
     assert!(status.contains("3 deletions of crawl 2, 2 of them confirmed by get_group_info"), "{status}");
     let listed = cli.run(&["approve", "--crawl", "2", "--confirmed", "--dry-run"]).await;
-    assert_eq!((listed.code, listed.out.as_str()), (Some(0), "a\nb\n"), "{listed:?}");
-    let told = "2 groups would be marked deleted, 2 of them confirmed by get_group_info";
-    assert!(listed.err.contains(told), "{listed:?}");
+    assert_eq!((listed.code, listed.stdout.as_str()), (Some(0), "a\nb\n"), "{listed:?}");
+    let summary = "2 groups would be marked deleted, 2 of them confirmed by get_group_info";
+    assert!(listed.stderr.contains(summary), "{listed:?}");
 
     let approved = cli.run(&["approve", "--crawl", "2", "--confirmed", "--json"]).await.result();
     assert_eq!((&approved["groups"], &approved["confirmed"]), (&2.into(), &2.into()), "{approved}");
@@ -101,26 +101,26 @@ async fn approve_says_how_many_deletions_are_confirmed_and_can_apply_those_alone
     assert!(status.contains("1 deletion of crawl 2, 0 of them confirmed by get_group_info"), "{status}");
     let none = cli.run(&["approve", "--crawl", "2", "--confirmed"]).await;
     assert!(
-        none.code == Some(1) && none.err.contains("no withheld deletion of crawl 2 is confirmed"),
+        none.code == Some(1) && none.stderr.contains("no withheld deletion of crawl 2 is confirmed"),
         "{none:?}"
     );
     let approved = cli.run(&["approve", "--crawl", "2"]).await;
     assert_eq!(approved.code, Some(0), "{approved:?}");
-    let told = "prod: 1 group marked deleted, 0 of them confirmed by get_group_info\n";
-    assert_eq!(approved.out, told);
+    let summary = "prod: 1 group marked deleted, 0 of them confirmed by get_group_info\n";
+    assert_eq!(approved.stdout, summary);
     assert_eq!(cli.query(crawl).await, "approved 3 3 2");
     assert_eq!(cli.query("SELECT group_id FROM live_groups ORDER BY 1").await, "d\ne");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crawl_tells_what_came_of_asking_and_status_what_is_undecided() {
+async fn a_crawl_reports_the_answers_about_candidates_and_status_the_undecided_groups() {
     let cli = CliHarness::new().await;
     ["a", "b", "c", "d"].iter().for_each(|id| cli.api.create("Public", id));
     cli.run(&["crawl"]).await;
-    assert!(!cli.run(&["status"]).await.out.contains("undecided"));
+    assert!(!cli.run(&["status"]).await.stdout.contains("undecided"));
     cli.api.hide(&["a"]);
     ["b", "c"].iter().for_each(|id| assert!(cli.api.dissolve(id)));
-    // Called too often: everything waits for the next crawl.
+    // The API throttles the requests, so all candidates are left to the next crawl.
     cli.api.script(At::Info, Fault::ErrorCode(60011));
     let counts = |crawl: &serde_json::Value| {
         ["asked", "confirmed", "spared", "unlearned", "unasked"].map(|key| crawl[key].as_i64().unwrap())
@@ -130,9 +130,9 @@ async fn a_crawl_tells_what_came_of_asking_and_status_what_is_undecided() {
     let crawl = cli.run(&["crawl", "--json"]).await.result();
     assert_eq!(counts(&crawl[0]), [0, 0, 0, 0, 3], "{crawl}");
     assert_eq!((&crawl[0]["missing"], &crawl[0]["withheld_confirmed"]), (&3.into(), &0.into()), "{crawl}");
-    let status = cli.run(&["status"]).await.out;
-    let told = "3 groups not listed: 3 not asked about yet, 0 without a usable answer";
-    assert!(status.contains("undecided") && status.contains(told), "{status}");
+    let status = cli.run(&["status"]).await.stdout;
+    let summary = "3 groups not listed: 3 not asked about yet, 0 without a usable answer";
+    assert!(status.contains("undecided") && status.contains(summary), "{status}");
 
     cli.api.clear_faults();
     cli.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10002));
@@ -140,24 +140,24 @@ async fn a_crawl_tells_what_came_of_asking_and_status_what_is_undecided() {
     assert_eq!(counts(&dry_run[0]), [3, 1, 1, 1, 0], "{dry_run}");
     let crawl = cli.run(&["crawl", "--json"]).await.result();
     assert_eq!(counts(&crawl[0]), [3, 1, 1, 1, 0], "{crawl}");
-    let status = cli.run(&["status"]).await.out;
+    let status = cli.run(&["status"]).await.stdout;
     assert!(status.contains("0 not asked about yet, 1 without a usable answer"), "{status}");
     cli.api.clear_faults();
     cli.run(&["crawl"]).await;
-    assert!(!cli.run(&["status"]).await.out.contains("undecided"));
+    assert!(!cli.run(&["status"]).await.stdout.contains("undecided"));
     let recorded = "SELECT asked, confirmed, spared, unlearned, unasked FROM crawls WHERE crawl_id IN (2, 3) ORDER BY crawl_id";
     assert_eq!(cli.query(recorded).await, "0 0 0 0 3\n3 1 1 1 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_differs_from_the_apis_is_told_and_fails_the_crawl_if_it_is_far_off() {
+async fn a_clock_skew_is_reported_and_fails_the_crawl_if_it_is_large() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let status_after_crawl = async |minutes: i64, code: i32| {
         cli.api.set_date_offset(TimeDelta::minutes(minutes));
         let crawled = cli.run(&["crawl"]).await;
         assert_eq!(crawled.code, Some(code), "{crawled:?}");
-        cli.run(&["status"]).await.out
+        cli.run(&["status"]).await.stdout
     };
     for near in [0, 3, -3] {
         let status = status_after_crawl(near, 0).await;
@@ -174,31 +174,31 @@ async fn a_clock_that_differs_from_the_apis_is_told_and_fails_the_crawl_if_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn approving_what_is_not_there_or_settled_changes_nothing_and_says_so() {
+async fn approve_of_an_unknown_or_settled_crawl_changes_nothing_and_reports_it() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
     cli.run(&["crawl"]).await;
     for (crawl, sentence) in [("7", "there is no crawl 7"), ("1", "withheld no deletions")] {
         let ended = cli.run(&["approve", "--crawl", crawl]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(ended.err.contains(sentence), "{ended:?}");
+        assert!(ended.stderr.contains(sentence), "{ended:?}");
     }
     cli.api.dissolve_some(300);
     cli.run(&["crawl"]).await;
     cli.run(&["approve", "--crawl", "2"]).await;
     let ended = cli.run(&["approve", "--crawl", "2"]).await;
-    assert!(ended.code == Some(1) && ended.err.contains("nothing to approve"), "{ended:?}");
+    assert!(ended.code == Some(1) && ended.stderr.contains("nothing to approve"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletions_that_were_wrong_are_undone_and_stay_so() {
+async fn wrong_deletions_can_be_undone_and_later_crawls_keep_the_groups() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 40);
     cli.run(&["crawl"]).await;
     cli.api.dissolve_some(30);
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
     let listed = cli.run(&["undelete", "--crawl", "2", "--dry-run"]).await;
-    assert_eq!((listed.code, listed.out.lines().count()), (Some(0), 30), "{listed:?}");
+    assert_eq!((listed.code, listed.stdout.lines().count()), (Some(0), 30), "{listed:?}");
     let state = "SELECT count(*), coalesce(sum(held), 0), count(missing_since) FROM live_groups";
     assert_eq!(cli.query(state).await, "10 0 0");
     let undone = cli.run(&["undelete", "--crawl", "2", "--json"]).await;
@@ -214,11 +214,11 @@ async fn deletions_that_were_wrong_are_undone_and_stay_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
+async fn undelete_of_an_unknown_or_undone_crawl_changes_nothing_and_reports_it() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 40);
     let none = cli.run(&["undelete", "--crawl", "1"]).await;
-    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    assert!(none.code == Some(75) && none.stderr.contains("there is no database"), "{none:?}");
     cli.run(&["crawl"]).await;
     cli.api.dissolve_some(1);
     cli.run(&["crawl"]).await;
@@ -226,7 +226,7 @@ async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
         let all = "SELECT * FROM group_row UNION ALL SELECT event_id, kind, 1, 1, 1, 1, 1, 1, 1, 1, 1 FROM group_event";
         let before = cli.query(all).await;
         let ended = cli.run(&["undelete", "--crawl", crawl]).await;
-        assert!(ended.code == Some(1) && ended.err.contains(sentence), "{ended:?}");
+        assert!(ended.code == Some(1) && ended.stderr.contains(sentence), "{ended:?}");
         assert_eq!(cli.query(all).await, before);
     };
     refused("7", "there is no crawl 7").await;
@@ -244,14 +244,14 @@ async fn undoing_what_is_not_there_or_undone_changes_nothing_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so() {
+async fn forget_removes_an_app_that_is_no_longer_configured() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     cli.run(&["crawl"]).await;
     let apps = "SELECT app FROM app_status";
     let refused = async |app: &str, arguments: &[&str], code: i32, sentence: &str| {
         let ended = cli.run(&[&["forget", "--app", app], arguments].concat()).await;
-        assert!(ended.code == Some(code) && ended.err.contains(sentence), "{ended:?}");
+        assert!(ended.code == Some(code) && ended.stderr.contains(sentence), "{ended:?}");
         assert_eq!(cli.query("SELECT count(*) FROM groups").await, "30");
     };
     refused("prod", &["--yes"], 1, "\"prod\" is configured").await;
@@ -263,7 +263,7 @@ async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so()
     let shown = cli.run(&["forget", "--app", "prod", "--dry-run"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     let expected = "prod (SDKAppID 1400000000): 30 groups, 0 events, 1 crawl, 1 day of counts\n";
-    assert_eq!((shown.out.as_str(), cli.query(apps).await.as_str()), (expected, "prod"));
+    assert_eq!((shown.stdout.as_str(), cli.query(apps).await.as_str()), (expected, "prod"));
     let removed = cli.run(&["forget", "--app", "prod", "--yes", "--json"]).await;
     assert_eq!(removed.code, Some(0), "{removed:?}");
     let result = removed.result();
@@ -275,7 +275,7 @@ async fn an_app_that_is_no_longer_configured_is_forgotten_when_someone_says_so()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_to_be_deleted_is_asked_about_first() {
+async fn candidates_for_deletion_are_asked_about_first() {
     let cli = CliHarness::new().await;
     ["a", "b", "c"].iter().for_each(|id| cli.api.create("Public", id));
     cli.run(&["crawl"]).await;
@@ -283,12 +283,12 @@ async fn what_is_to_be_deleted_is_asked_about_first() {
     cli.api.dissolve("b");
     let asked = cli.run(&["crawl"]).await;
     assert_eq!(asked.code, Some(0), "{asked:?}");
-    assert!(asked.out.contains("1 vanished, 1 not listed but existing"), "{asked:?}");
+    assert!(asked.stdout.contains("1 vanished, 1 not listed but existing"), "{asked:?}");
     cli.api.script(At::Info, Fault::ErrorCode(10007));
     for command in [&["crawl", "--dry-run"][..], &["crawl"]] {
         let refused = cli.run(command).await;
         assert_eq!(refused.code, Some(3), "{refused:?}");
-        assert!(refused.out.contains("the API refuses get_group_info"), "{refused:?}");
+        assert!(refused.stdout.contains("the API refuses get_group_info"), "{refused:?}");
     }
     assert_eq!(
         cli.query("SELECT reason_code, error_code, withheld, spared FROM crawls WHERE crawl_id = 3").await,
@@ -297,7 +297,7 @@ async fn what_is_to_be_deleted_is_asked_about_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_rows_are_removed_if_the_configuration_says_so() {
+async fn old_rows_are_removed_if_configured() {
     let cli = CliHarness::new().await;
     cli.configure("[retention]\ndeleted_groups = 365\n");
     ["a", "b", "c"].iter().for_each(|id| cli.api.create("Public", id));
@@ -312,22 +312,22 @@ async fn old_rows_are_removed_if_the_configuration_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_prints_what_a_crawl_would_do_and_exits_like_it() {
+async fn a_dry_run_prints_the_changes_of_a_crawl_and_has_its_exit_code() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
     let none = cli.run(&["crawl", "--dry-run"]).await;
-    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    assert!(none.code == Some(75) && none.stderr.contains("there is no database"), "{none:?}");
     cli.run(&["migrate"]).await;
     let first = cli.run(&["crawl", "--dry-run"]).await;
     assert_eq!(first.code, Some(0), "{first:?}");
     let expected = "prod: dry run, the crawl would be complete: 400 groups listed, 400 listed for the first time (Public); ";
-    assert!(first.out.starts_with(expected) && first.out.lines().count() == 1, "{first:?}");
+    assert!(first.stdout.starts_with(expected) && first.stdout.lines().count() == 1, "{first:?}");
     assert_eq!(cli.query("SELECT count(*) FROM app").await, "0");
     cli.run(&["crawl"]).await;
     let gone = cli.api.dissolve_some(1).remove(0);
     let dry = cli.run(&["crawl", "--dry-run"]).await;
     assert!(
-        dry.code == Some(0) && dry.out.starts_with(&format!("prod: vanished {gone} (Public)\n")),
+        dry.code == Some(0) && dry.stdout.starts_with(&format!("prod: vanished {gone} (Public)\n")),
         "{dry:?}"
     );
     cli.api.dissolve_some(300);
@@ -346,7 +346,7 @@ async fn a_dry_run_prints_what_a_crawl_would_do_and_exits_like_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn withheld_groups_that_are_listed_again_clear_themselves() {
+async fn withheld_groups_that_are_listed_again_are_released() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
     cli.run(&["crawl"]).await;
@@ -359,7 +359,7 @@ async fn withheld_groups_that_are_listed_again_clear_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_review_a_single_deletion_waits() {
+async fn in_review_mode_a_single_deletion_is_withheld() {
     let cli = CliHarness::new().await;
     cli.configure("[apps.prod.deletion]\nmode = \"review\"\n");
     cli.api.create_many("Public", 3);
@@ -374,30 +374,30 @@ async fn in_review_a_single_deletion_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_key_exits_78_and_says_what_to_change() {
+async fn a_wrong_key_exits_with_78_and_names_the_setting() {
     let cli = CliHarness::new().await;
     cli.write_key(&KEY.replace('0', "1"));
     for command in ["crawl", "check"] {
         let ended = cli.run(&[command]).await;
         assert_eq!(ended.code, Some(78), "{ended:?}");
-        assert!(ended.out.contains("secret_key_file"), "{ended:?}");
+        assert!(ended.stdout.contains("secret_key_file"), "{ended:?}");
     }
     cli.write_key("AKIDnotanimkey");
     let ended = cli.run(&["check"]).await;
-    assert!(ended.out.contains("64 hexadecimal digits"), "{ended:?}");
+    assert!(ended.stdout.contains("64 hexadecimal digits"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_is_not_in_this_data_centre_is_told_of_the_others() {
+async fn the_error_for_an_app_of_another_data_centre_names_the_others() {
     let cli = CliHarness::new().await;
     cli.api.script(At::Every, Fault::ErrorCode(70020));
     let ended = cli.run(&["check"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
-    assert!(ended.out.contains("base_url is http://127.0.0.1"), "{ended:?}");
+    assert!(ended.stdout.contains("base_url is http://127.0.0.1"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_app_does_not_keep_the_others_from_being_crawled() {
+async fn an_app_that_fails_does_not_prevent_the_crawls_of_others() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     cli.configure(&format!(
@@ -406,7 +406,7 @@ async fn one_bad_app_does_not_keep_the_others_from_being_crawled() {
     ));
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
-    assert!(ended.out.contains("prod: crawl") && ended.out.contains("3 groups listed"), "{ended:?}");
+    assert!(ended.stdout.contains("prod: crawl") && ended.stdout.contains("3 groups listed"), "{ended:?}");
     assert_eq!(
         cli.query("SELECT app, status, reason_code FROM crawls ORDER BY app").await,
         "other failed refused\nprod complete "
@@ -414,28 +414,32 @@ async fn one_bad_app_does_not_keep_the_others_from_being_crawled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_mistake_in_the_configuration_is_told_at_once() {
+async fn all_mistakes_in_the_configuration_are_reported_at_once() {
     let cli = CliHarness::new().await;
     cli.configure("page_limit = 0\nidentifier = \"\"\nregoin = \"china\"\n");
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     for key in ["page_limit", "identifier", "regoin"] {
-        assert!(ended.err.contains(&format!("apps.prod.{key}")), "{key}: {ended:?}");
+        assert!(ended.stderr.contains(&format!("apps.prod.{key}")), "{key}: {ended:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_configuration_at_all_says_where_it_was_looked_for() {
+async fn without_a_configuration_the_error_lists_the_searched_paths() {
     let cli = CliHarness::new().await;
     let mut command = cli.command(&["crawl"]);
     command.env_clear().env("HOME", cli.folder.path()).env("XDG_CONFIG_HOME", cli.path("nowhere"));
-    let ended = Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap());
+    let ended =
+        CommandOutput::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap());
     assert_eq!(ended.code, Some(78), "{ended:?}");
-    assert!(ended.err.contains("/etc/tim-group-sync/config.toml") && ended.err.contains("demo"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("/etc/tim-group-sync/config.toml") && ended.stderr.contains("demo"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_exits_2_and_help_exits_0() {
+async fn wrong_usage_exits_with_2_and_help_with_0() {
     let cli = CliHarness::new().await;
     assert_eq!(cli.run(&["crawl", "--fast"]).await.code, Some(2));
     assert_eq!(cli.run(&["crawl", "--app", "nobody"]).await.code, Some(2));
@@ -443,7 +447,7 @@ async fn wrong_usage_exits_2_and_help_exits_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_is_being_crawled_exits_75_without_waiting() {
+async fn with_no_wait_an_app_that_is_being_crawled_exits_with_75() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let held = cli.api.hold(At::Request(2));
@@ -451,35 +455,38 @@ async fn an_app_that_is_being_crawled_exits_75_without_waiting() {
     held.reached().await;
     let ended = cli.run(&["crawl", "--no-wait"]).await;
     assert_eq!(ended.code, Some(75), "{ended:?}");
-    assert!(ended.out.contains("another process"), "{ended:?}");
+    assert!(ended.stdout.contains("another process"), "{ended:?}");
     held.release();
     assert!(tokio::task::spawn_blocking(move || first.wait().unwrap()).await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_makes_no_database_and_prints_the_next_runs() {
+async fn check_creates_no_database_and_prints_the_next_runs() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let ended = cli.run(&["check"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("3 groups") && ended.out.contains("next runs"), "{ended:?}");
+    assert!(ended.stdout.contains("3 groups") && ended.stdout.contains("next runs"), "{ended:?}");
     assert!(!cli.path("groups.db").exists());
     let json = cli.run(&["check", "--json"]).await.result();
     assert_eq!(json[2]["next_runs"].as_array().unwrap().len(), 5);
     let shown = cli.run(&["check", "--show-config"]).await;
-    assert!(shown.out.contains("apps.prod.page_limit = 10000") && !shown.out.contains(KEY), "{shown:?}");
+    assert!(
+        shown.stdout.contains("apps.prod.page_limit = 10000") && !shown.stdout.contains(KEY),
+        "{shown:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_tells_a_fresh_table_from_a_stale_one_and_from_none() {
+async fn status_distinguishes_a_fresh_table_a_stale_one_and_a_missing_database() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let none = cli.run(&["status"]).await;
-    assert!(none.code == Some(75) && none.err.contains("there is no database"), "{none:?}");
+    assert!(none.code == Some(75) && none.stderr.contains("there is no database"), "{none:?}");
     cli.run(&["crawl"]).await;
     let fresh = cli.run(&["status", "--max-age", "1h"]).await;
     assert_eq!(fresh.code, Some(0), "{fresh:?}");
-    assert!(fresh.out.contains("Public"), "{fresh:?}");
+    assert!(fresh.stdout.contains("Public"), "{fresh:?}");
     let stale = cli.run(&["status", "--max-age", "0s"]).await;
     assert_eq!(stale.code, Some(1), "{stale:?}");
     let json = cli.run(&["status", "--json"]).await.result();
@@ -488,14 +495,14 @@ async fn status_tells_a_fresh_table_from_a_stale_one_and_from_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn status_tells_who_holds_the_lease_and_that_replicas_crawl_different_types() {
+async fn status_shows_the_holder_of_the_lease_and_that_replicas_crawl_different_types() {
     let cli = CliHarness::new().await;
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
     let run = async |arguments: &[&str]| {
         let mut command = cli.command(arguments);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url(&database.name));
-        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+        CommandOutput::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
     };
     cli.api.create_many("Public", 3);
     assert_eq!(run(&["crawl"]).await.code, Some(0));
@@ -509,8 +516,8 @@ async fn status_tells_who_holds_the_lease_and_that_replicas_crawl_different_type
     let status = run(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
     let sentence = "replicas crawl different group types: host-a Private, Public; host-b Public. Give them the same group_types";
-    assert!(status.out.contains(sentence), "{status:?}");
-    assert!(status.out.contains("held by host-c since 2026-03-01T00:00:00Z"), "{status:?}");
+    assert!(status.stdout.contains(sentence), "{status:?}");
+    assert!(status.stdout.contains("held by host-c since 2026-03-01T00:00:00Z"), "{status:?}");
     let json = run(&["status", "--json"]).await.result();
     assert_eq!(json[0]["crawled_now"], true);
     assert_eq!(
@@ -531,32 +538,33 @@ async fn a_printed_usersig_verifies_and_comes_with_a_warning() {
     let cli = CliHarness::new().await;
     let ended = cli.run(&["usersig", "--app", "prod", "--expires", "5m"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.err.contains("full admin rights"), "{ended:?}");
-    let claims = verify(ended.out.trim(), &SecretKey::new(KEY), 0).unwrap();
+    assert!(ended.stderr.contains("full admin rights"), "{ended:?}");
+    let claims = verify(ended.stdout.trim(), &SecretKey::new(KEY), 0).unwrap();
     assert_eq!((claims.identifier.as_str(), claims.lifetime), ("administrator", Duration::from_secs(300)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_makes_the_tables_and_print_only_shows_them() {
+async fn migrate_creates_the_tables_and_print_only_shows_the_sql() {
     let cli = CliHarness::new().await;
     let printed = cli.run(&["migrate", "--print"]).await;
-    assert!(printed.out.contains("CREATE VIEW groups"), "{printed:?}");
+    assert!(printed.stdout.contains("CREATE VIEW groups"), "{printed:?}");
     assert!(!cli.path("groups.db").exists());
     assert_eq!(cli.run(&["migrate"]).await.code, Some(0));
     assert_eq!(cli.query("SELECT count(*) FROM groups").await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demo_does_the_whole_job_and_its_queries_are_answered() {
+async fn the_demo_crawls_and_its_printed_queries_return_rows() {
     let cli = CliHarness::new().await;
     let ended = cli.run(&["demo", "--groups", "1000"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("10 appeared, 10 vanished"), "{ended:?}");
-    assert!(ended.out.contains("nothing changed"), "{ended:?}");
+    assert!(ended.stdout.contains("10 appeared, 10 vanished"), "{ended:?}");
+    assert!(ended.stdout.contains("nothing changed"), "{ended:?}");
     let database = cli.path("tim-group-sync-demo.db");
     let counts = "SELECT (SELECT count(*) FROM groups), (SELECT count(*) FROM live_groups), (SELECT count(*) FROM crawls)";
     assert_eq!(rows(&database, counts).await, [["1010", "999", "4"]]);
-    // An earlier demo's database is replaced, another file never; a reader may have seen enough, as `head` has.
+    // The database of an earlier demo is replaced, any other file is not. The demo also succeeds if
+    // its output is closed early, as `head` does.
     let mut demo = cli.command(&["demo", "--groups", "100"]);
     let mut process = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(process.stdout.take());
@@ -569,7 +577,7 @@ async fn the_demo_does_the_whole_job_and_its_queries_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demo_leaves_its_dashboard_up_until_it_is_interrupted() {
+async fn the_demo_serves_the_dashboard_until_it_is_interrupted() {
     let cli = CliHarness::new().await;
     let arguments = ["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0"];
     let mut process = cli.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
@@ -583,11 +591,14 @@ async fn the_demo_leaves_its_dashboard_up_until_it_is_interrupted() {
     assert_eq!(tokio::task::spawn_blocking(move || process.wait().unwrap().code()).await.unwrap(), Some(0));
 
     let refused = cli.run(&["demo", "--serve", "--listen", "0.0.0.0:0"]).await;
-    assert!(refused.code == Some(2) && refused.err.contains("127.0.0.1"), "{refused:?}");
+    assert!(refused.code == Some(2) && refused.stderr.contains("127.0.0.1"), "{refused:?}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().to_string();
     let refused = cli.run(&["demo", "--serve", "--listen", &port]).await;
-    assert!(refused.code == Some(1) && refused.err.contains("another program listens there"), "{refused:?}");
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("another program listens there"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -603,20 +614,20 @@ async fn the_demo_refuses_the_database_of_an_app_that_is_called_demo() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_printed() {
+async fn on_a_server_the_demo_uses_only_its_own_schema_and_its_printed_queries_run() {
     let cli = CliHarness::new().await;
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     let mut url = reqwest::Url::parse(&server.url(&database.name)).unwrap();
-    // A server that asks for none lets any password pass.
+    // A server that trusts local connections ignores the password.
     let password = url.password().unwrap_or("geheim").to_owned();
     url.set_password(None).unwrap();
     let demo = async |groups: &str| {
         let mut command = cli.command(&["demo", "--groups", groups, "--database", url.as_str()]);
         command.env("PGPASSWORD", &password);
         let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        let ended = Ended::from(ended);
-        assert!(!format!("{}{}", ended.out, ended.err).contains(&password), "{ended:?}");
+        let ended = CommandOutput::from(ended);
+        assert!(!format!("{}{}", ended.stdout, ended.stderr).contains(&password), "{ended:?}");
         ended
     };
     let holds = async |sql: &str| {
@@ -625,21 +636,21 @@ async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_pri
     };
     let ended = demo("1000").await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("10 appeared, 10 vanished"), "{ended:?}");
+    assert!(ended.stdout.contains("10 appeared, 10 vanished"), "{ended:?}");
     holds("SELECT count(*) = 1010 FROM tim_demo.groups").await;
     holds("SELECT count(*) = 4 FROM tim_demo.crawls").await;
     holds("SELECT count(*) = 0 FROM tim.app_status").await;
-    let printed = ended.out.split("\n\n").filter(|part| part.ends_with(';'));
+    let printed = ended.stdout.split("\n\n").filter(|part| part.ends_with(';'));
     let printed: Vec<&str> =
         printed.filter(|part| part.starts_with("SET") || part.starts_with("SELECT")).collect();
     assert_eq!(printed.len(), 4, "{ended:?}");
     server.execute(&database.name, &printed.join("\n")).await.unwrap();
-    let removal = ended.out.lines().find_map(|line| line.strip_prefix("To remove it: ")).unwrap();
+    let removal = ended.stdout.lines().find_map(|line| line.strip_prefix("To remove it: ")).unwrap();
 
-    // An earlier demo is replaced, anything else never.
+    // The schema of an earlier demo is replaced, a schema with other data is not.
     assert_eq!(demo("100").await.code, Some(0));
     holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
-    for (strange, back) in [
+    for (other_data, undo) in [
         ("CREATE TABLE tim_demo.mine (x int)", "DROP TABLE tim_demo.mine"),
         (
             "INSERT INTO tim_demo_private.app VALUES (9, 9, 'prod')",
@@ -648,26 +659,26 @@ async fn the_demo_keeps_to_its_own_schema_on_a_server_and_its_queries_run_as_pri
         ("CREATE VIEW public.mine AS SELECT * FROM tim_demo.groups", "DROP VIEW public.mine"),
         ("UPDATE tim_demo_private.crawl SET host = 'real'", "SELECT 1"),
     ] {
-        server.execute(&database.name, strange).await.unwrap();
+        server.execute(&database.name, other_data).await.unwrap();
         let refused = demo("100").await;
         assert!(
-            refused.code == Some(1) && refused.err.contains("other data than that of an earlier demo"),
+            refused.code == Some(1) && refused.stderr.contains("other data than that of an earlier demo"),
             "{refused:?}"
         );
         holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
-        server.execute(&database.name, back).await.unwrap();
+        server.execute(&database.name, undo).await.unwrap();
     }
     server.execute(&database.name, removal).await.unwrap();
     holds("SELECT count(*) = 0 FROM pg_namespace WHERE nspname LIKE 'tim_demo%'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_demo_whose_database_is_wrong_does_not_repeat_the_url() {
+async fn the_error_for_a_wrong_demo_database_does_not_contain_the_url() {
     let cli = CliHarness::new().await;
     for url in [
         "postgre://u:geheim@localhost/d",
         "postgres://u:geheim@localhost:port/d",
-        // Every process on the machine sees it.
+        // A password in an argument is visible to every process on the machine.
         "postgres://u:geheim@localhost/d",
     ] {
         let refused = cli.run(&["demo", "--database", url]).await;
@@ -678,7 +689,7 @@ async fn a_demo_whose_database_is_wrong_does_not_repeat_the_url() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
+async fn the_commands_work_on_a_server_with_an_empty_database() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     let server = PostgresServer::shared().await;
@@ -686,22 +697,22 @@ async fn the_same_commands_work_on_a_server_from_an_empty_database_on() {
     let run = async |arguments: &[&str]| {
         let mut command = cli.command(arguments);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url(&database.name));
-        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+        CommandOutput::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
     };
     let checked = run(&["check"]).await;
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    assert!(checked.out.contains("30 groups"), "{checked:?}");
+    assert!(checked.stdout.contains("30 groups"), "{checked:?}");
     let crawled = run(&["crawl"]).await;
     assert_eq!(crawled.code, Some(0), "{crawled:?}");
     let status = run(&["status"]).await;
-    assert!(status.code == Some(0) && status.out.contains("30"), "{status:?}");
+    assert!(status.code == Some(0) && status.stdout.contains("30"), "{status:?}");
     let checked = run(&["check"]).await;
-    assert!(checked.code == Some(0) && checked.out.contains("tables up to date"), "{checked:?}");
+    assert!(checked.code == Some(0) && checked.stdout.contains("tables up to date"), "{checked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
+async fn before_the_tables_exist_check_names_the_missing_grant() {
     let cli = CliHarness::new().await;
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
@@ -710,14 +721,14 @@ async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
     let check = async || {
         let mut command = cli.command(&["check"]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url_as(&role, &database.name));
-        Ended::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+        CommandOutput::from(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
     };
     let grant = format!("GRANT CREATE ON DATABASE \"{}\" TO \"{role}\"", database.name);
     let refused = check().await;
-    assert!(refused.code == Some(78) && refused.out.contains(&grant), "{refused:?}");
+    assert!(refused.code == Some(78) && refused.stdout.contains(&grant), "{refused:?}");
     server.administer(&grant).await;
     let checked = check().await;
-    assert!(checked.code == Some(0) && checked.out.contains("at the next start"), "{checked:?}");
+    assert!(checked.code == Some(0) && checked.stdout.contains("at the next start"), "{checked:?}");
     let schemas =
         "DO $$ BEGIN ASSERT NOT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname LIKE 'tim%'); END $$";
     server.execute(&database.name, schemas).await.unwrap();
@@ -725,18 +736,18 @@ async fn check_names_the_grant_that_is_missing_before_there_are_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_daemon_crawls_at_its_first_start_and_when_asked_to_and_ends_when_told() {
+async fn the_daemon_crawls_at_its_first_start_and_on_a_signal_and_stops_on_a_signal() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
-    let daemon = cli.service().says("crawl complete").await;
+    let daemon = cli.service().wait_for_log("crawl complete").await;
     daemon.signal(Signal::USR1);
-    let daemon = daemon.says("crawl complete").await;
+    let daemon = daemon.wait_for_log("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
     assert_eq!(cli.query("SELECT trigger, status FROM crawls").await, "catch_up complete\nsignal complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_daemon_stops_in_the_middle_of_a_crawl_and_catches_it_up_at_the_next_start() {
+async fn a_crawl_that_a_stop_cancels_is_caught_up_at_the_next_start() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let held = cli.api.hold(At::Request(2));
@@ -745,7 +756,7 @@ async fn the_daemon_stops_in_the_middle_of_a_crawl_and_catches_it_up_at_the_next
     assert_eq!(daemon.stop().await, Some(0));
     held.release();
     assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
-    let daemon = cli.service().says("crawl complete").await;
+    let daemon = cli.service().wait_for_log("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
     assert_eq!(
         cli.query("SELECT trigger, status FROM crawls").await,
@@ -754,35 +765,35 @@ async fn the_daemon_stops_in_the_middle_of_a_crawl_and_catches_it_up_at_the_next
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_daemon_leaves_a_crawl_that_the_next_start_closes() {
+async fn the_crawl_of_a_killed_daemon_is_closed_by_the_next_crawl() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let held = cli.api.hold(At::Request(3));
     let daemon = cli.service();
     held.reached().await;
     daemon.signal(Signal::KILL);
-    assert_eq!(daemon.ends().await, None);
+    assert_eq!(daemon.wait_for_exit().await, None);
     held.release();
-    assert!(cli.run(&["status"]).await.out.contains("its process ended"));
+    assert!(cli.run(&["status"]).await.stdout.contains("its process ended"));
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
     assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "failed process_ended\ncomplete ");
     assert_eq!(cli.query("SELECT count(*) FROM live_groups").await, "3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_daemon_goes_on_beside_an_app_whose_credentials_are_refused() {
+async fn the_daemon_crawls_the_other_apps_if_the_credentials_of_one_are_refused() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     cli.configure(&format!(
         "[apps.other]\nsdk_app_id = 1400000001\nsecret_key_file = \"app.key\"\nbase_url = \"{}\"\nrequest_interval = \"0s\"\n",
         cli.api.base_url()
     ));
-    let daemon = cli.service().says("crawl complete").await;
+    let daemon = cli.service().wait_for_log("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_simulator_prints_a_configuration_that_works() {
+async fn the_simulator_prints_a_configuration_that_works() {
     let cli = CliHarness::new().await;
     let mut simulator = cli
         .command(&["simulate", "--listen", "127.0.0.1:0", "--groups", "100", "--rate", "0s"])
@@ -802,5 +813,5 @@ async fn a_simulator_prints_a_configuration_that_works() {
     simulator.kill().unwrap();
     simulator.wait().unwrap();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("100 groups listed"), "{ended:?}");
+    assert!(ended.stdout.contains("100 groups listed"), "{ended:?}");
 }

@@ -15,15 +15,18 @@ async fn a_backup_made_beside_the_service_is_restored_after_it_has_stopped() {
     let config = fs::read_to_string(cli.path("config.toml")).unwrap();
     let schedule = ONCE_A_YEAR.split("[metrics]").next().unwrap();
     fs::write(cli.path("config.toml"), config + schedule).unwrap();
-    let service = cli.service().says("started").await;
+    let service = cli.service().wait_for_log("started").await;
 
     let made = cli.run(&["backup", "copy.db"]).await;
     assert_eq!(made.code, Some(0), "{made:?}");
-    assert!(made.out.contains("prod with 10 live groups; the last crawl, 1, ended at "), "{made:?}");
+    assert!(made.stdout.contains("prod with 10 live groups; the last crawl, 1, ended at "), "{made:?}");
     assert_eq!(rows(&cli.path("copy.db"), LIVE).await, [["10"]]);
     let again = cli.run(&["backup", "copy.db"]).await;
     assert_eq!(again.code, Some(1), "{again:?}");
-    assert!(again.err.contains("copy.db exists already") && again.err.contains("--replace"), "{again:?}");
+    assert!(
+        again.stderr.contains("copy.db exists already") && again.stderr.contains("--replace"),
+        "{again:?}"
+    );
     assert_eq!(
         cli.run(&["backup", "copy.db", "--replace", "--json"]).await.result()["contents"]["apps"][0]["name"],
         "prod"
@@ -31,7 +34,7 @@ async fn a_backup_made_beside_the_service_is_restored_after_it_has_stopped() {
 
     let refused = cli.run(&["restore", "copy.db"]).await;
     assert_eq!(refused.code, Some(75), "{refused:?}");
-    assert!(refused.err.contains("stop the service"), "{refused:?}");
+    assert!(refused.stderr.contains("stop the service"), "{refused:?}");
     assert_eq!(service.stop().await, Some(0));
 
     cli.api.create_many("Public", 5);
@@ -40,7 +43,7 @@ async fn a_backup_made_beside_the_service_is_restored_after_it_has_stopped() {
     let restored = cli.run(&["restore", "copy.db"]).await;
     assert_eq!(restored.code, Some(0), "{restored:?}");
     assert_eq!(cli.query(LIVE).await, "10");
-    let kept = restored.out.split("kept as ").nth(1).unwrap().trim();
+    let kept = restored.stdout.split("kept as ").nth(1).unwrap().trim();
     assert_eq!(rows(kept.as_ref(), LIVE).await, [["15"]]);
     // The next crawl brings back what was lost, under ids that were not given before.
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
@@ -56,10 +59,10 @@ async fn a_backup_that_cannot_be_read_or_written_is_named() {
     cli.run(&["crawl"]).await;
     let nowhere = cli.run(&["backup", "nowhere/copy.db"]).await;
     assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
-    assert!(nowhere.err.contains("cannot write the backup nowhere/copy.db"), "{nowhere:?}");
+    assert!(nowhere.stderr.contains("cannot write the backup nowhere/copy.db"), "{nowhere:?}");
     let missing = cli.run(&["restore", "copy.db"]).await;
     assert_eq!(missing.code, Some(1), "{missing:?}");
-    assert!(missing.err.contains("cannot read copy.db"), "{missing:?}");
+    assert!(missing.stderr.contains("cannot read copy.db"), "{missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +75,7 @@ async fn on_postgresql_backup_and_restore_name_the_programs_of_the_server() {
         let ended = cli.run(&command).await;
         assert_eq!(ended.code, Some(2), "{ended:?}");
         let programs = ["pg_dump --format=custom --schema=groups --schema=groups_private", "pg_restore"];
-        assert!(programs.iter().all(|program| ended.err.contains(program)), "{ended:?}");
+        assert!(programs.iter().all(|program| ended.stderr.contains(program)), "{ended:?}");
     }
     assert!(!cli.path("copy.db").exists());
 }
@@ -91,11 +94,11 @@ async fn a_copy_goes_into_a_new_file_that_the_configuration_can_name() {
     assert_eq!(rows(&cli.path("copy.db"), LIVE).await, [["10"]]);
     let refused = cli.run(&["copy", "--to", "sqlite:copy.db"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.err.contains("is not empty"), "{refused:?}");
+    assert!(refused.stderr.contains("is not empty"), "{refused:?}");
     let config = fs::read_to_string(cli.path("config.toml")).unwrap();
     fs::write(cli.path("config.toml"), config.replace("sqlite:groups.db", "sqlite:copy.db")).unwrap();
     let crawled = cli.run(&["crawl"]).await;
-    assert!(crawled.code == Some(0) && crawled.out.contains("nothing changed"), "{crawled:?}");
+    assert!(crawled.code == Some(0) && crawled.stdout.contains("nothing changed"), "{crawled:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,14 +108,14 @@ async fn the_password_of_a_target_is_never_part_of_its_url() {
     for url in ["postgres://tim:geheim@db.example/tim", "postgres://tim@db.example/tim?password=geheim"] {
         let refused = cli.run(&["copy", "--to", url]).await;
         assert_eq!(refused.code, Some(2), "{refused:?}");
-        let said = format!("{}{}", refused.out, refused.err);
+        let said = format!("{}{}", refused.stdout, refused.stderr);
         assert!(said.contains("--password-file") && !said.contains("geheim"), "{said}");
     }
     let unknown = cli.run(&["copy", "--to", "mysql://tim:geheim@db.example/tim"]).await;
     assert_eq!(unknown.code, Some(2), "{unknown:?}");
-    assert!(!unknown.err.contains("geheim"), "{unknown:?}");
+    assert!(!unknown.stderr.contains("geheim"), "{unknown:?}");
     let unread =
         cli.run(&["copy", "--to", "postgres://tim@db.example/tim", "--password-file", "absent"]).await;
     assert_eq!(unread.code, Some(78), "{unread:?}");
-    assert!(unread.err.contains("absent"), "{unread:?}");
+    assert!(unread.stderr.contains("absent"), "{unread:?}");
 }

@@ -1,4 +1,4 @@
-//! From nothing to a table: `init`, `check`, the shape of what programs read, completions and the manual page.
+//! The first steps of a new user: `init`, `check`, JSON output, completions and the manual page.
 
 use std::fs::{File, Permissions};
 use std::io::{Read as _, Write as _};
@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use harness::cli::{CliHarness, Ended};
+use harness::cli::{CliHarness, CommandOutput};
 use harness::program::program;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -15,8 +15,8 @@ use rustix::termios::{LocalModes, tcgetattr};
 use tim_group_sync::simulator::{At, Fault, KEY};
 use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
-/// A place without a configuration, whose simulated API has some groups.
-async fn fresh() -> CliHarness {
+/// A folder without a configuration, with a key, and a simulated API with some groups.
+async fn without_configuration() -> CliHarness {
     let cli = CliHarness::new().await;
     std::fs::remove_file(cli.path("config.toml")).unwrap();
     std::fs::rename(cli.path("app.key"), cli.path("given.key")).unwrap();
@@ -29,29 +29,29 @@ fn mode(file: &Path) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_writes_a_configuration_and_a_key_that_check_and_crawl_work_with() {
-    let cli = fresh().await;
+async fn init_writes_a_configuration_and_a_key_that_check_and_crawl_accept() {
+    let cli = without_configuration().await;
     let url = cli.api.base_url();
     let arguments =
         ["init", "--sdk-app-id", "1400000000", "--base-url", &url, "--secret-key-file", "given.key"];
     let ended = cli.run(&arguments).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.out.contains("ok    prod           the API accepts the credentials"), "{ended:?}");
-    assert!(ended.out.contains("tim-group-sync crawl"), "{ended:?}");
+    assert!(ended.stdout.contains("ok    prod           the API accepts the credentials"), "{ended:?}");
+    assert!(ended.stdout.contains("tim-group-sync crawl"), "{ended:?}");
     assert_eq!((mode(&cli.path("prod.key")), mode(&cli.path("config.toml"))), (0o600, 0o644));
     assert_eq!(std::fs::read_to_string(cli.path("prod.key")).unwrap(), format!("{KEY}\n"));
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     assert!(!config.contains(KEY) && config.lines().count() < 25, "{config}");
     for command in ["check", "crawl", "status"] {
         let ended = cli.run(&[command]).await;
-        assert!(ended.code == Some(0) && ended.out.contains("30"), "{ended:?}");
+        assert!(ended.code == Some(0) && ended.stdout.contains("30"), "{ended:?}");
     }
     assert_eq!(cli.query("SELECT app, live_count FROM app_status").await, "prod 30");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_says_what_every_file_is_and_exits_as_check_does_when_the_key_is_wrong() {
-    let cli = fresh().await;
+async fn init_reports_its_files_and_has_the_exit_code_of_check_if_the_key_is_wrong() {
+    let cli = without_configuration().await;
     std::fs::write(cli.path("given.key"), "AKIDnotanimkey").unwrap();
     std::fs::set_permissions(cli.path("given.key"), Permissions::from_mode(0o644)).unwrap();
     let url = cli.api.base_url();
@@ -74,30 +74,33 @@ async fn init_says_what_every_file_is_and_exits_as_check_does_when_the_key_is_wr
     let ended = cli.run(&arguments).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     for warning in ["64 hexadecimal digits", "users other than its owner can read"] {
-        assert!(ended.err.contains(warning), "{ended:?}");
+        assert!(ended.stderr.contains(warning), "{ended:?}");
     }
     let result = ended.result();
     assert_eq!(result["secret_key_file"], cli.path("shop.key").to_str().unwrap());
     let findings = result["findings"].as_array().unwrap();
     let of_app: Vec<_> = findings.iter().filter(|finding| finding["what"] == "shop").collect();
     assert_eq!((&of_app[0]["outcome"], &of_app[1]["outcome"]), (&"warn".into(), &"FAIL".into()));
-    assert!(!ended.out.contains("AKIDnotanimkey") && !ended.err.contains("AKIDnotanimkey"), "{ended:?}");
-    // The files stay: the next attempt mends one of them.
+    assert!(
+        !ended.stdout.contains("AKIDnotanimkey") && !ended.stderr.contains("AKIDnotanimkey"),
+        "{ended:?}"
+    );
+    // The files are kept, so that the user can correct one of them and try again.
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     assert!(config.contains("identifier = \"boss\"") && config.contains("\"sqlite:shop.db\""), "{config}");
     assert_eq!(mode(&cli.path("shop.key")), 0o600);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
-    let cli = fresh().await;
+async fn init_overwrites_no_file_and_writes_no_invalid_configuration() {
+    let cli = without_configuration().await;
     let url = cli.api.base_url();
     let all = ["--sdk-app-id", "1400000000", "--base-url", &url, "--secret-key-file", "given.key"];
     let refused = async |arguments: &[&str], code: i32, sentence: &str| {
         let before: Vec<_> =
             std::fs::read_dir(cli.folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
         let ended = cli.run(&[&["init"], arguments].concat()).await;
-        assert!(ended.code == Some(code) && ended.err.contains(sentence), "{sentence}: {ended:?}");
+        assert!(ended.code == Some(code) && ended.stderr.contains(sentence), "{sentence}: {ended:?}");
         let after: Vec<_> =
             std::fs::read_dir(cli.folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(before, after);
@@ -126,14 +129,14 @@ async fn init_overwrites_nothing_and_writes_nothing_that_is_not_lawful() {
     refused(&all, 1, "prod.key exists, and init does not overwrite it").await;
     std::fs::write(cli.path("config.toml"), "precious").unwrap();
     refused(&all, 1, "config.toml exists, and init does not overwrite it").await;
-    for precious in ["prod.key", "config.toml"] {
-        assert_eq!(std::fs::read_to_string(cli.path(precious)).unwrap(), "precious");
+    for existing in ["prod.key", "config.toml"] {
+        assert_eq!(std::fs::read_to_string(cli.path(existing)).unwrap(), "precious");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_uses_a_key_where_it_is_if_that_is_its_place() {
-    let cli = fresh().await;
+async fn init_leaves_a_key_that_is_already_in_its_place() {
+    let cli = without_configuration().await;
     std::fs::rename(cli.path("given.key"), cli.path("prod.key")).unwrap();
     let url = cli.api.base_url();
     let arguments = ["init", "--sdk-app-id", "1400000000", "--base-url", &url, "--secret-key-file"];
@@ -142,16 +145,16 @@ async fn init_uses_a_key_where_it_is_if_that_is_its_place() {
     assert_eq!(std::fs::read_to_string(cli.path("prod.key")).unwrap(), format!("{KEY}\n"));
 }
 
-/// A program at a terminal of its own, and someone who reads and types there.
-struct AtTerminal {
+/// The program on a pseudoterminal, which the test reads and writes.
+struct TerminalSession {
     terminal: File,
     program: Child,
-    seen: String,
-    /// How much of it has been looked at.
-    looked: usize,
+    output: String,
+    /// The length of the text that was already matched.
+    matched: usize,
 }
 
-impl AtTerminal {
+impl TerminalSession {
     fn start(cli: &CliHarness, arguments: &[&str]) -> Self {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&terminal).unwrap();
@@ -164,68 +167,68 @@ impl AtTerminal {
         command.current_dir(cli.folder.path()).env_clear();
         command.env("PATH", "/usr/bin:/bin").env("TIM_GROUP_SYNC_CONFIG", cli.path("config.toml"));
         let program = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        Self { terminal: File::from(terminal), program, seen: String::new(), looked: 0 }
+        Self { terminal: File::from(terminal), program, output: String::new(), matched: 0 }
     }
 
-    /// Reads on until this shows.
-    fn sees(&mut self, text: &str) {
+    /// Reads until this text appears.
+    fn read_until(&mut self, text: &str) {
         loop {
-            if let Some(at) = self.seen[self.looked..].find(text) {
-                self.looked += at + text.len();
+            if let Some(at) = self.output[self.matched..].find(text) {
+                self.matched += at + text.len();
                 return;
             }
-            assert!(self.read_on(), "{text:?} never showed: {}", self.seen);
+            assert!(self.read_more(), "{text:?} did not appear: {}", self.output);
         }
     }
 
-    /// `false` at the end.
-    fn read_on(&mut self) -> bool {
-        let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
-        let ready = poll(&mut [PollFd::new(&self.terminal, PollFlags::IN)], Some(&patience)).unwrap();
-        assert_eq!(ready, 1, "nothing happens any more: {}", self.seen);
+    /// Reads more output. Returns false at its end.
+    fn read_more(&mut self) -> bool {
+        let timeout = Timespec { tv_sec: 60, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&self.terminal, PollFlags::IN)], Some(&timeout)).unwrap();
+        assert_eq!(ready, 1, "timed out waiting for output: {}", self.output);
         let mut some = [0; 4096];
-        // At the end of the other side a terminal gives an error.
+        // When the program closes its side of a pseudoterminal, reading fails.
         let read = self.terminal.read(&mut some).unwrap_or(0);
-        self.seen.push_str(&String::from_utf8_lossy(&some[..read]));
+        self.output.push_str(&String::from_utf8_lossy(&some[..read]));
         read > 0
     }
 
-    fn types(&mut self, text: &str) {
+    fn type_text(&mut self, text: &str) {
         self.terminal.write_all(text.as_bytes()).unwrap();
     }
 
-    fn ends(mut self) -> (Option<i32>, String) {
-        while self.read_on() {}
-        (self.program.wait().unwrap().code(), self.seen)
+    fn wait_for_exit(mut self) -> (Option<i32>, String) {
+        while self.read_more() {}
+        (self.program.wait().unwrap().code(), self.output)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_asks_on_a_terminal_and_does_not_show_the_key() {
-    let cli = fresh().await;
+async fn init_prompts_on_a_terminal_and_does_not_show_the_key() {
+    let cli = without_configuration().await;
     let url = cli.api.base_url();
     tokio::task::spawn_blocking(move || {
-        let mut person = AtTerminal::start(&cli, &["init", "--base-url", &url]);
-        person.sees("SDKAppID");
-        person.types("fourteen\n");
-        person.sees("is a number such as 1400000000");
-        person.sees("SDKAppID");
-        person.types("1400000000\n");
-        person.sees("it is not shown");
-        person.types("too short\n");
-        person.sees("no spaces");
-        person.sees("it is not shown");
-        person.types("AKIDnotanimkey\n");
-        person.sees("64 hexadecimal digits");
-        person.sees("[y/N]");
-        person.types("\n");
-        person.sees("it is not shown");
-        person.types(&format!("{KEY}\n"));
-        let (code, seen) = person.ends();
-        assert_eq!(code, Some(0), "{seen}");
-        assert!(seen.contains("the API accepts the credentials; the app has 30 groups"), "{seen}");
+        let mut session = TerminalSession::start(&cli, &["init", "--base-url", &url]);
+        session.read_until("SDKAppID");
+        session.type_text("fourteen\n");
+        session.read_until("is a number such as 1400000000");
+        session.read_until("SDKAppID");
+        session.type_text("1400000000\n");
+        session.read_until("it is not shown");
+        session.type_text("too short\n");
+        session.read_until("no spaces");
+        session.read_until("it is not shown");
+        session.type_text("AKIDnotanimkey\n");
+        session.read_until("64 hexadecimal digits");
+        session.read_until("[y/N]");
+        session.type_text("\n");
+        session.read_until("it is not shown");
+        session.type_text(&format!("{KEY}\n"));
+        let (code, output) = session.wait_for_exit();
+        assert_eq!(code, Some(0), "{output}");
+        assert!(output.contains("the API accepts the credentials; the app has 30 groups"), "{output}");
         for typed in [KEY, "too short", "AKIDnotanimkey"] {
-            assert!(!seen.contains(typed), "{seen}");
+            assert!(!output.contains(typed), "{output}");
         }
         assert_eq!(std::fs::read_to_string(cli.path("prod.key")).unwrap(), format!("{KEY}\n"));
     })
@@ -234,35 +237,35 @@ async fn init_asks_on_a_terminal_and_does_not_show_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_leaves_the_questions_leaves_nothing_behind_and_a_terminal_that_shows() {
-    let cli = fresh().await;
+async fn an_aborted_init_writes_no_files_and_restores_the_terminals_echo() {
+    let cli = without_configuration().await;
     tokio::task::spawn_blocking(move || {
-        let mut person = AtTerminal::start(&cli, &["init", "--sdk-app-id", "1400000000"]);
-        person.sees("Data centre");
-        person.types("mars\n");
-        person.sees("must be one of china, singapore");
-        person.types("\n");
-        person.sees("it is not shown");
-        person.types(&KEY[..20]);
-        person.types("\u{3}");
-        let terminal = person.terminal.try_clone().unwrap();
-        let (code, seen) = person.ends();
-        assert!(code == Some(2) && seen.contains("nothing was written"), "{seen}");
+        let mut session = TerminalSession::start(&cli, &["init", "--sdk-app-id", "1400000000"]);
+        session.read_until("Data centre");
+        session.type_text("mars\n");
+        session.read_until("must be one of china, singapore");
+        session.type_text("\n");
+        session.read_until("it is not shown");
+        session.type_text(&KEY[..20]);
+        session.type_text("\u{3}");
+        let terminal = session.terminal.try_clone().unwrap();
+        let (code, output) = session.wait_for_exit();
+        assert!(code == Some(2) && output.contains("nothing was written"), "{output}");
         assert!(tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ECHO));
-        assert!(!seen.contains(&KEY[..20]), "{seen}");
+        assert!(!output.contains(&KEY[..20]), "{output}");
         assert!(!cli.path("config.toml").exists() && !cli.path("prod.key").exists());
-        let mut person = AtTerminal::start(&cli, &["init"]);
-        person.sees("SDKAppID");
-        person.types("\u{4}");
-        let (code, seen) = person.ends();
-        assert!(code == Some(2) && seen.contains("nothing was written"), "{seen}");
+        let mut session = TerminalSession::start(&cli, &["init"]);
+        session.read_until("SDKAppID");
+        session.type_text("\u{4}");
+        let (code, output) = session.wait_for_exit();
+        assert!(code == Some(2) && output.contains("nothing was written"), "{output}");
     })
     .await
     .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_check_that_fails_says_what_to_do() {
+async fn every_failed_line_of_check_says_what_to_do() {
     let cli = CliHarness::new().await;
     let finding = async |what: &str, code: i32| {
         let ended = cli.run(&["check", "--json"]).await;
@@ -275,7 +278,7 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
     assert!(
         finding("configuration", 78).await.contains("apps.prod.regoin: unknown key. Did you mean region?")
     );
-    let text = cli.run(&["check"]).await.out;
+    let text = cli.run(&["check"]).await.stdout;
     assert_eq!(text.lines().filter(|line| line.starts_with("FAIL  configuration")).count(), 2, "{text}");
 
     cli.configure("retry_for = \"0s\"\n");
@@ -313,24 +316,24 @@ async fn every_line_of_check_that_fails_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_warns_of_a_key_that_others_can_read_and_passes() {
+async fn check_warns_about_a_key_that_others_can_read_and_succeeds() {
     let cli = CliHarness::new().await;
     std::fs::set_permissions(cli.path("app.key"), Permissions::from_mode(0o640)).unwrap();
     let ended = cli.run(&["check"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let warning = ended.out.lines().find(|line| line.starts_with("warn")).unwrap();
+    let warning = ended.stdout.lines().find(|line| line.starts_with("warn")).unwrap();
     assert!(warning.contains("(mode 0640): chmod 600"), "{warning}");
-    // The commands that do not tell of everything say it on stderr.
-    assert!(cli.run(&["crawl"]).await.err.contains("(mode 0640): chmod 600"));
+    // Other commands print the warning on stderr.
+    assert!(cli.run(&["crawl"]).await.stderr.contains("(mode 0640): chmod 600"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_file_alone_is_checked_without_key_database_and_network() {
+async fn the_configuration_can_be_checked_without_key_database_and_network() {
     let cli = CliHarness::new().await;
     std::fs::remove_file(cli.path("app.key")).unwrap();
     cli.api.script(At::Every, Fault::ErrorCode(60002));
     let ended = cli.run(&["check", "--no-environment"]).await;
-    assert_eq!((ended.code, ended.out.lines().count()), (Some(0), 1), "{ended:?}");
+    assert_eq!((ended.code, ended.stdout.lines().count()), (Some(0), 1), "{ended:?}");
     let shown = cli.run(&["check", "--show-config", "--json"]).await.result();
     let origin = |key: &str| {
         let settings = shown.as_array().unwrap();
@@ -351,7 +354,7 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
     let document = async |arguments: &[&str], code: i32| {
         let ended = cli.run(&[arguments, &["--json"]].concat()).await;
         let document: serde_json::Value =
-            serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{arguments:?}: {ended:?}"));
+            serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {ended:?}"));
         let keys: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, ["error", "exit_code", "result"], "{arguments:?}");
         assert_eq!(
@@ -391,28 +394,28 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_names_the_crawl_whose_deletions_wait_even_after_later_crawls() {
+async fn status_names_the_crawl_with_withheld_deletions_even_after_later_crawls() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
     cli.run(&["crawl"]).await;
     cli.api.dissolve_some(300);
     cli.run(&["crawl"]).await;
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
-    let status = cli.run(&["status"]).await.out;
+    let status = cli.run(&["status"]).await.stdout;
     assert!(status.contains("300 deletions of crawl 2") && status.contains("approve --crawl 2"), "{status}");
     cli.run(&["approve", "--crawl", "2"]).await;
-    assert!(!cli.run(&["status"]).await.out.contains("approve"));
+    assert!(!cli.run(&["status"]).await.stdout.contains("approve"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_seen_enough_is_no_failure() {
+async fn a_closed_pipe_on_stdout_is_not_a_failure() {
     let cli = CliHarness::new().await;
     let mut program = cli.command(&["man"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(program.stdout.take());
     let ended = tokio::task::spawn_blocking(move || {
-        let mut said = String::new();
-        program.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (program.wait().unwrap().code(), said)
+        let mut stderr = String::new();
+        program.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (program.wait().unwrap().code(), stderr)
     });
     assert_eq!(ended.await.unwrap(), (Some(0), String::new()));
 }
@@ -420,7 +423,7 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bash_completes_commands_and_options() {
     let cli = CliHarness::new().await;
-    let script = cli.run(&["completions", "bash"]).await.out;
+    let script = cli.run(&["completions", "bash"]).await.stdout;
     std::fs::write(cli.path("completions"), script).unwrap();
     let complete = |line: &str, word: &str| {
         let words: Vec<&str> = line.split(' ').collect();
@@ -432,16 +435,16 @@ async fn bash_completes_commands_and_options() {
         );
         let output =
             Command::new("bash").args(["-c", &asking]).current_dir(cli.folder.path()).output().unwrap();
-        let ended = Ended::from(output);
-        assert!(ended.code == Some(0) && ended.err.is_empty(), "{ended:?}");
-        ended.out
+        let ended = CommandOutput::from(output);
+        assert!(ended.code == Some(0) && ended.stderr.is_empty(), "{ended:?}");
+        ended.stdout
     };
     assert_eq!(complete("tim-group-sync", "cr"), "crawl\n");
     assert!(complete("tim-group-sync crawl", "--").contains("--dry-run\n"));
     assert_eq!(complete("tim-group-sync init --region", "sili"), "silicon-valley\n");
     for shell in ["zsh", "fish", "elvish", "powershell"] {
         let script = cli.run(&["completions", shell]).await;
-        assert!(script.code == Some(0) && script.out.contains("undelete"), "{shell}: {script:?}");
+        assert!(script.code == Some(0) && script.stdout.contains("undelete"), "{shell}: {script:?}");
     }
 }
 
@@ -451,26 +454,26 @@ async fn the_manual_page_has_every_command_and_is_formatted_without_a_warning() 
     let cli = CliHarness::new().await;
     let page = cli.run(&["man"]).await;
     assert_eq!(page.code, Some(0), "{page:?}");
-    std::fs::write(cli.path("page.1"), &page.out).unwrap();
-    // Every warning but of lines that cannot be filled.
+    std::fs::write(cli.path("page.1"), &page.stdout).unwrap();
+    // All warnings of groff except those of category `break`, about lines that cannot be adjusted.
     let groff = ["-man", "-Tutf8", "-ww", "-Wbreak", "-rLL=100n", "-P-cbou", "page.1"];
     let output = Command::new("groff").args(groff).current_dir(cli.folder.path()).output();
-    let formatted = Ended::from(output.expect("groff is there: tests/run installs it"));
-    assert!(formatted.code == Some(0) && formatted.err.is_empty(), "{formatted:?}");
-    let help = cli.run(&["--help"]).await.out;
+    let formatted = CommandOutput::from(output.expect("groff is installed by tests/run"));
+    assert!(formatted.code == Some(0) && formatted.stderr.is_empty(), "{formatted:?}");
+    let help = cli.run(&["--help"]).await.stdout;
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands: Vec<&str> = commands.map_while(|line| line.split_whitespace().next()).collect();
     assert!(commands.len() > 10, "{help}");
     for command in commands.into_iter().filter(|command| *command != "help") {
-        assert!(page.out.contains(&format!("\n.SS {command}\n")), "{command}");
+        assert!(page.stdout.contains(&format!("\n.SS {command}\n")), "{command}");
     }
-    for told in ["--max-age", "EXIT STATUS", "TIM_GROUP_SYNC_DATABASE_URL", "SIGUSR1", "~/.zfunc"] {
-        assert!(formatted.out.contains(told), "{told}: {}", formatted.out);
+    for text in ["--max-age", "EXIT STATUS", "TIM_GROUP_SYNC_DATABASE_URL", "SIGUSR1", "~/.zfunc"] {
+        assert!(formatted.stdout.contains(text), "{text}: {}", formatted.stdout);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn root_becomes_the_owner_of_the_database_and_leaves_nothing_of_its_own() {
+async fn as_root_the_program_becomes_the_owner_of_the_database_and_leaves_no_files_of_root() {
     const NOBODY: u32 = 65534;
     let cli = CliHarness::new().await;
     if !rustix::process::geteuid().is_root() {
@@ -497,7 +500,7 @@ async fn root_becomes_the_owner_of_the_database_and_leaves_nothing_of_its_own() 
         }
         let ended = cli.run(command).await;
         assert_eq!(ended.code, Some(0), "{command:?}: {ended:?}");
-        assert!(ended.err.contains("continuing as user nobody, who owns"), "{command:?}: {ended:?}");
+        assert!(ended.stderr.contains("continuing as user nobody, who owns"), "{command:?}: {ended:?}");
         for entry in std::fs::read_dir(cli.folder.path()).unwrap() {
             let path = entry.unwrap().path();
             let is_of_program = path.file_name().unwrap().to_str().unwrap().starts_with("groups.db");
@@ -505,8 +508,12 @@ async fn root_becomes_the_owner_of_the_database_and_leaves_nothing_of_its_own() 
             assert!(!is_of_program || owner == NOBODY, "{command:?}: {} is of {owner}", path.display());
         }
     }
-    // What the owner may not read, the service could not either.
+    // Root could read this key, but the service, which runs as the owner of the database, could
+    // not.
     std::os::unix::fs::chown(cli.path("app.key"), Some(0), Some(0)).unwrap();
     let refused = cli.run(&["check"]).await;
-    assert!(refused.code == Some(78) && refused.out.contains("chown it to the user who runs"), "{refused:?}");
+    assert!(
+        refused.code == Some(78) && refused.stdout.contains("chown it to the user who runs"),
+        "{refused:?}"
+    );
 }

@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use harness::cli::{CliHarness, Ended, get, serving};
+use harness::cli::{CliHarness, CommandOutput, get, start_with_metrics};
 use harness::program::Service;
 use tim_group_sync::simulator::{At, Fault};
 
@@ -17,10 +17,15 @@ fn is_safe(text: &str) -> bool {
     !text.chars().any(|c| (c.is_control() && c != '\n') || is_hidden(c))
 }
 
-async fn runs(cli: &CliHarness, arguments: &[&str]) -> Ended {
+async fn runs(cli: &CliHarness, arguments: &[&str]) -> CommandOutput {
     let ended = cli.run(arguments).await;
-    assert!(is_safe(&ended.out) && is_safe(&ended.err), "{arguments:?} {:?} {:?}", ended.out, ended.err);
-    let said = format!("{}{}", ended.out, ended.err);
+    assert!(
+        is_safe(&ended.stdout) && is_safe(&ended.stderr),
+        "{arguments:?} {:?} {:?}",
+        ended.stdout,
+        ended.stderr
+    );
+    let said = format!("{}{}", ended.stdout, ended.stderr);
     assert!(!said.lines().any(|line| line.starts_with("<3>")), "{arguments:?} {said:?}");
     ended
 }
@@ -68,7 +73,7 @@ async fn no_command_prints_text_from_outside_as_it_is() {
         runs(&cli, arguments).await;
     }
     let listed = runs(&cli, &["crawl", "--dry-run"]).await;
-    assert!(listed.out.contains("groups listed"), "{listed:?}");
+    assert!(listed.stdout.contains("groups listed"), "{listed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +81,7 @@ async fn an_id_is_shown_with_escapes_and_is_exact_in_json() {
     let cli = hostile().await;
     let listed = runs(&cli, &["approve", "--crawl", "2", "--dry-run"]).await;
     let expected = ["a\\u{202e}b", "c\\u{200b}d", "e\\u{2028}<3>f", "g\\u{feff}h\\u{e0041}"];
-    assert_eq!(listed.out.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(listed.stdout.lines().collect::<Vec<_>>(), expected);
     let listed = runs(&cli, &["approve", "--crawl", "2", "--dry-run", "--json"]).await;
     assert_eq!(listed.result()["group_ids"], serde_json::json!(IDS));
     let shown = runs(&cli, &["status", "--json"]).await;
@@ -90,7 +95,7 @@ async fn a_dry_run_shows_new_ids_with_escapes() {
     runs(&cli, &["crawl"]).await;
     IDS.iter().for_each(|id| cli.api.create("Public", id));
     let shown = runs(&cli, &["crawl", "--dry-run"]).await;
-    assert!(shown.out.contains("prod: appeared a\\u{202e}b (Public)\n"), "{shown:?}");
+    assert!(shown.stdout.contains("prod: appeared a\\u{202e}b (Public)\n"), "{shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +119,7 @@ async fn every_log_format_keeps_an_event_on_one_line() {
         let config = config.replace("sqlite:groups.db", path);
         std::fs::write(cli.path("config.toml"), format!("{config}[log]\nformat = \"{format}\"\n")).unwrap();
         std::fs::write(cli.path("no\n<3>such\u{202e}folder"), "a file").unwrap();
-        let service = Service::by(cli.command(&["run"])).says("waiting for the database").await;
+        let service = Service::spawn(cli.command(&["run"])).wait_for_log("waiting for the database").await;
         let log = service.log().to_owned();
         assert_eq!(service.stop().await, Some(0));
         assert!(is_safe(&log) && !log.lines().any(|line| line.starts_with("<3>")), "{log:?}");
@@ -149,8 +154,8 @@ async fn ready_answers_and_status_keep_a_problem_on_its_line() {
     std::fs::write(cli.path("no\n<3>such"), "a file").unwrap();
     let mut command = cli.command(&["run"]);
     command.stdout(Stdio::null());
-    let (service, address) = serving(command).await;
-    let service = service.says("waiting for the database").await;
+    let (service, address) = start_with_metrics(command).await;
+    let service = service.wait_for_log("waiting for the database").await;
     let (status, _, page) = get(&address, "/readyz").await;
     assert!(
         status.starts_with("503") && page.lines().count() == 1 && page.contains("no\\n<3>such"),

@@ -1,4 +1,4 @@
-//! The commands: output, exit codes, secrets.
+//! The command line: output, exit codes, secrets.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 

@@ -1,18 +1,19 @@
-//! `check --probe`: what the table says, what it does not show, and how often it asks.
+//! `check --probe`: the answers in its table, the data it must not show, and the number of its
+//! requests.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use harness::cli::{CliHarness, Ended};
+use harness::cli::{CliHarness, CommandOutput};
 use tim_group_sync::simulator::{At, Call, Fault, KEY};
 
 const PROBE: [&str; 4] = ["check", "--probe", "--probe-wait", "10ms"];
 
-async fn probe(cli: &CliHarness) -> Ended {
+async fn probe(cli: &CliHarness) -> CommandOutput {
     cli.run(&PROBE).await
 }
 
-/// Answer and detail by question, of the only app.
+/// Returns answer and detail by question, of the only app.
 async fn probe_json(cli: &CliHarness, code: i32) -> BTreeMap<String, (String, String)> {
     let ended = cli.run(&[&PROBE[..], &["--json"]].concat()).await;
     assert_eq!(ended.code, Some(code), "{ended:?}");
@@ -25,9 +26,13 @@ async fn probe_json(cli: &CliHarness, code: i32) -> BTreeMap<String, (String, St
     rows.collect()
 }
 
-/// The line of the table about a question.
-fn line<'a>(ended: &'a Ended, question: &str) -> &'a str {
-    ended.out.lines().find(|line| line.contains(question)).unwrap_or_else(|| panic!("{question}: {ended:?}"))
+/// Returns the line of the table about a question.
+fn line<'a>(ended: &'a CommandOutput, question: &str) -> &'a str {
+    ended
+        .stdout
+        .lines()
+        .find(|line| line.contains(question))
+        .unwrap_or_else(|| panic!("{question}: {ended:?}"))
 }
 
 fn with_groups(cli: &CliHarness) {
@@ -69,30 +74,30 @@ async fn the_table_answers_every_question() {
         assert!(line(&ended, question).contains(answer), "{question}: {}", line(&ended, question));
     }
     assert!(line(&ended, "honoured?").contains("TotalCount: app 285, Public 250, Private 30"), "{ended:?}");
-    assert!(ended.err.contains("the API accepts the credentials"), "{ended:?}");
-    assert!(ended.err.contains("waiting 10ms before using the same Next again"), "{ended:?}");
+    assert!(ended.stderr.contains("the API accepts the credentials"), "{ended:?}");
+    assert!(ended.stderr.contains("waiting 10ms before using the same Next again"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_table_nor_json_shows_ids_names_or_secrets() {
     let cli = CliHarness::new().await;
     with_groups(&cli);
-    let signature = cli.run(&["usersig", "--app", "prod"]).await.out;
+    let signature = cli.run(&["usersig", "--app", "prod"]).await.stdout;
     for ended in [probe(&cli).await, cli.run(&[&PROBE[..], &["--json"]].concat()).await] {
-        for shown in [&ended.out, &ended.err] {
+        for shown in [&ended.stdout, &ended.stderr] {
             let hidden = [KEY, "usersig=", "http://", "@TGS#2", "room_", "probe-", signature.trim()];
             hidden.iter().for_each(|hidden| assert!(!shown.contains(hidden), "{hidden}: {shown}"));
             cli.api.truth().keys().for_each(|id| assert!(!shown.contains(id.as_str()), "{id}: {shown}"));
         }
         let address = cli.api.addr().to_string();
         for hidden in ["prod", "groups.db", "1400000000", "administrator", &address] {
-            assert!(!ended.out.contains(hidden), "{hidden}: {}", ended.out);
+            assert!(!ended.stdout.contains(hidden), "{hidden}: {}", ended.stdout);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn list_requests_keep_the_interval_and_requests_about_groups_are_few() {
+async fn list_requests_keep_the_interval_and_info_requests_are_few() {
     let cli = CliHarness::new().await;
     with_groups(&cli);
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
@@ -105,10 +110,10 @@ async fn list_requests_keep_the_interval_and_requests_about_groups_are_few() {
     assert_eq!(probe(&cli).await.code, Some(0));
     let requests = cli.api.requests().split_off(before);
     let (lists, infos): (Vec<_>, Vec<_>) = requests.iter().partition(|request| request.call == Call::List);
-    // The credentials; all types and each; two other names; a first page again; a second page twice.
+    // Credentials; all types and each type; two aliases; a first page again; a second page twice.
     assert_eq!((lists.len(), infos.len()), (1 + 7 + 2 + 1 + 2, 7));
-    // Compared with the earliest moments at which they may have been sent: an arrival is late by as much as the machine is
-    // busy, and then the next one seems early.
+    // Compares each arrival with the earliest time at which its request may be sent. On a busy
+    // machine a request arrives late, and then the next one seems early.
     for (turns, request) in (0..).zip(&lists) {
         assert!(
             request.arrived_at >= start + Duration::from_millis(100) * turns,
@@ -116,12 +121,12 @@ async fn list_requests_keep_the_interval_and_requests_about_groups_are_few() {
         );
     }
     assert!(lists[1..].iter().all(|request| request.limit == 100), "{lists:?}");
-    // A probe leaves nothing behind: the lease is free again.
+    // The lease was released after the probe.
     assert_eq!(cli.run(&["crawl", "--no-wait"]).await.code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_that_cannot_be_asked_says_why_and_stops_no_other() {
+async fn a_question_that_cannot_be_asked_gives_the_reason_and_does_not_prevent_others() {
     let cli = CliHarness::new().await;
     let empty = probe_json(&cli, 0).await;
     let why = |question: &str| empty[question].clone();
@@ -156,7 +161,7 @@ async fn a_question_that_cannot_be_asked_says_why_and_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ignored_filter_and_codes_beside_entries_are_noticed() {
+async fn an_ignored_filter_and_contradictory_top_level_codes_are_reported() {
     let cli = CliHarness::new().await;
     with_groups(&cli);
     cli.api.script(At::Every, Fault::IgnoreGroupType);
@@ -171,7 +176,7 @@ async fn an_ignored_filter_and_codes_beside_entries_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_credentials_are_the_checks_failure_and_nothing_else_is_asked() {
+async fn with_refused_credentials_the_check_fails_and_no_question_is_asked() {
     let cli = CliHarness::new().await;
     cli.write_key("fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210");
     let rows = probe_json(&cli, 78).await;

@@ -1,4 +1,5 @@
-//! Key, UserSig and the database's password show nowhere, whatever happens, and nobody is trusted without a certificate.
+//! The key, UserSigs and the database's password appear in no output, and no server without a
+//! trusted certificate gets a signature.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use harness::cli::get;
-use harness::cli::{CliHarness, Ended};
+use harness::cli::{CliHarness, CommandOutput};
 use harness::postgres::PostgresServer;
 use harness::program::Service;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -26,11 +27,12 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A key of the usual form that the API does not know.
+/// A valid key that the API does not accept.
 const WRONG_KEY: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 const PASSWORD: &str = "correct-horse-battery";
 
-/// The first secret in a text. A UserSig is known by its form: `eJ` is how what zlib packed begins in base64.
+/// Returns the first secret in a text. A UserSig begins with `eJ`, the base64 form of the zlib
+/// header.
 fn secret_in(text: &str) -> Option<&str> {
     let known = [KEY, WRONG_KEY, PASSWORD, "usersig="].into_iter().find(|secret| text.contains(secret));
     known.or_else(|| {
@@ -45,33 +47,33 @@ fn assert_no_secret(cli: &str, text: &str) {
     }
 }
 
-fn assert_says_no_secret(what: &str, ended: &Ended) {
-    assert_no_secret(&format!("stdout of {what}"), &ended.out);
-    assert_no_secret(&format!("stderr of {what}"), &ended.err);
+fn assert_output_has_no_secret(what: &str, ended: &CommandOutput) {
+    assert_no_secret(&format!("stdout of {what}"), &ended.stdout);
+    assert_no_secret(&format!("stderr of {what}"), &ended.stderr);
 }
 
-/// Runs a command with every log line there is.
-async fn run(cli: &CliHarness, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+/// Runs a command with log level trace.
+async fn run(cli: &CliHarness, arguments: &[&str], variables: &[(&str, &str)]) -> CommandOutput {
     let mut command = cli.command(arguments);
     command.env("TIM_GROUP_SYNC_LOG", "trace").envs(variables.iter().copied());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    CommandOutput { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs a command, which must show no secret and end with this code.
-async fn overhear(cli: &CliHarness, arguments: &[&str], code: i32) -> Ended {
+/// Runs a command. Checks that it shows no secret and exits with this code.
+async fn run_without_secrets(cli: &CliHarness, arguments: &[&str], code: i32) -> CommandOutput {
     let ended = run(cli, arguments, &[]).await;
     assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
-    assert_says_no_secret(&arguments.join(" "), &ended);
+    assert_output_has_no_secret(&arguments.join(" "), &ended);
     ended
 }
 
 #[test]
-fn this_test_would_know_a_secret_if_it_saw_one() {
+fn secrets_are_recognised_in_a_text() {
     let claims = Claims {
         sdk_app_id: SdkAppId::new(1_400_000_000).unwrap(),
         identifier: "administrator".to_owned(),
@@ -86,7 +88,7 @@ fn this_test_would_know_a_secret_if_it_saw_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_shows_in_any_command_that_succeeds() {
+async fn no_successful_command_shows_a_secret() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
     for (arguments, code) in [
@@ -99,9 +101,9 @@ async fn no_secret_shows_in_any_command_that_succeeds() {
         (&["check", "--json"], 0),
         (&["check", "--probe", "--probe-wait", "0s"], 0),
     ] {
-        let ended = overhear(&cli, arguments, code).await;
-        // By itself a command logs warnings only.
-        assert!(arguments != ["crawl"] || ended.err.contains("INFO"), "{ended:?}");
+        let ended = run_without_secrets(&cli, arguments, code).await;
+        // Without the variable, a command logs only warnings.
+        assert!(arguments != ["crawl"] || ended.stderr.contains("INFO"), "{ended:?}");
     }
     cli.api.dissolve_some(300);
     for (arguments, code) in [
@@ -112,17 +114,17 @@ async fn no_secret_shows_in_any_command_that_succeeds() {
         (&["status", "--json"], 0),
         (&["status", "--max-age", "0s"], 1),
     ] {
-        overhear(&cli, arguments, code).await;
+        run_without_secrets(&cli, arguments, code).await;
     }
-    // The one command that prints a secret prints it once, on stdout.
+    // `usersig` is the only command that prints a secret: once, on stdout.
     let signed = run(&cli, &["usersig", "--app", "prod"], &[]).await;
     assert_eq!(signed.code, Some(0), "{signed:?}");
-    assert!(secret_in(&signed.out).is_some() && !signed.out.contains(KEY), "{signed:?}");
-    assert_no_secret("stderr of usersig", &signed.err);
+    assert!(secret_in(&signed.stdout).is_some() && !signed.stdout.contains(KEY), "{signed:?}");
+    assert_no_secret("stderr of usersig", &signed.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_shows_whatever_the_api_answers() {
+async fn no_secret_is_shown_whatever_the_api_answers() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     cli.configure("page_limit = 10\ngroup_types = [\"Public\"]\n");
@@ -151,7 +153,7 @@ async fn no_secret_shows_whatever_the_api_answers() {
     for fault in faults {
         cli.api.script(At::Every, fault.clone());
         let ended = run(&cli, &["crawl"], &[]).await;
-        assert_says_no_secret(&format!("a crawl with {fault:?}"), &ended);
+        assert_output_has_no_secret(&format!("a crawl with {fault:?}"), &ended);
         assert!(
             ended.code.is_some_and(|code| code != 0) || matches!(fault, Fault::NoTotalCount),
             "{fault:?}: {ended:?}"
@@ -159,23 +161,23 @@ async fn no_secret_shows_whatever_the_api_answers() {
         cli.api.clear_faults();
     }
     cli.write_key(WRONG_KEY);
-    overhear(&cli, &["check"], 78).await;
-    overhear(&cli, &["crawl"], 78).await;
-    // Nobody is there.
+    run_without_secrets(&cli, &["check"], 78).await;
+    run_without_secrets(&cli, &["crawl"], 78).await;
+    // No server listens at this address.
     cli.write_key(KEY);
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let elsewhere = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let elsewhere = elsewhere.replace(&cli.api.base_url(), &format!("http://{closed}"));
     std::fs::write(cli.path("config.toml"), elsewhere).unwrap();
-    overhear(&cli, &["crawl"], 1).await;
-    overhear(&cli, &["status", "--json"], 0).await;
+    run_without_secrets(&cli, &["crawl"], 1).await;
+    run_without_secrets(&cli, &["status", "--json"], 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_shows_that_stands_in_the_wrong_place() {
+async fn no_secret_in_the_wrong_place_is_shown() {
     let cli = CliHarness::new().await;
     cli.configure("");
-    let lawful = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    let valid = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     for (from, to) in [
         ("secret_key_file = \"app.key\"", format!("secret_key_file = \"{KEY}\"")),
         ("secret_key_file = \"app.key\"", format!("secret_key = \"{KEY}\"")),
@@ -187,21 +189,21 @@ async fn no_secret_shows_that_stands_in_the_wrong_place() {
         ("url = \"sqlite:groups.db\"", format!("password = \"{PASSWORD}\"")),
         ("http://127", format!("http://tim:{PASSWORD}@127")),
     ] {
-        let lines = lawful.replace(from, &to);
-        assert_ne!(lines, lawful);
+        let lines = valid.replace(from, &to);
+        assert_ne!(lines, valid);
         std::fs::write(cli.path("config.toml"), lines).unwrap();
         for arguments in [&["check"][..], &["check", "--show-config"], &["crawl", "--json"], &["run"]] {
-            overhear(&cli, arguments, 78).await;
+            run_without_secrets(&cli, arguments, 78).await;
         }
     }
-    std::fs::write(cli.path("config.toml"), &lawful).unwrap();
+    std::fs::write(cli.path("config.toml"), &valid).unwrap();
     for content in [format!("{KEY}\n{KEY}"), format!("secret {KEY}"), format!("{KEY}{}", "x".repeat(5000))] {
         std::fs::write(cli.path("app.key"), content).unwrap();
         for command in ["check", "crawl"] {
-            overhear(&cli, &[command], 78).await;
+            run_without_secrets(&cli, &[command], 78).await;
         }
     }
-    // A URL of the environment may carry a password.
+    // A URL in an environment variable may contain a password.
     for url in [
         format!("postgres://tim:{PASSWORD}@localhost:1/tim"),
         format!("postgres://tim:{PASSWORD}@localhost:port/tim"),
@@ -209,7 +211,7 @@ async fn no_secret_shows_that_stands_in_the_wrong_place() {
     ] {
         for arguments in [&["check", "--json"][..], &["status"], &["check", "--show-config"]] {
             let ended = run(&cli, arguments, &[("TIM_GROUP_SYNC_DATABASE_URL", &url)]).await;
-            assert_says_no_secret(&format!("{arguments:?} with a URL of the environment"), &ended);
+            assert_output_has_no_secret(&format!("{arguments:?} with a URL of the environment"), &ended);
         }
     }
     let init =
@@ -217,12 +219,12 @@ async fn no_secret_shows_that_stands_in_the_wrong_place() {
     std::fs::remove_file(cli.path("config.toml")).unwrap();
     let url = format!("postgres://tim:{PASSWORD}@localhost/tim");
     cli.write_key(KEY);
-    overhear(&cli, &[&init[..], &[&url]].concat(), 2).await;
+    run_without_secrets(&cli, &[&init[..], &[&url]].concat(), 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn the_databases_password_shows_neither_when_it_is_taken_nor_when_it_is_refused() {
+async fn the_databases_password_is_never_shown() {
     let server = PostgresServer::shared().await;
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 5);
@@ -239,10 +241,10 @@ async fn the_databases_password_shows_neither_when_it_is_taken_nor_when_it_is_re
     };
     at(&database.url);
     for command in ["migrate", "check", "crawl", "status"] {
-        overhear(&cli, &[command], 0).await;
+        run_without_secrets(&cli, &[command], 0).await;
     }
-    overhear(&cli, &["check", "--show-config"], 0).await;
-    if server.is_own() {
+    run_without_secrets(&cli, &["check", "--show-config"], 0).await;
+    if server.is_started_by_tests() {
         let role = format!("keyless_{}", std::process::id());
         server
             .administer(&format!(
@@ -252,21 +254,21 @@ async fn the_databases_password_shows_neither_when_it_is_taken_nor_when_it_is_re
             .await;
         at(&server.url_as(&role, &database.name));
         for command in ["check", "crawl", "status"] {
-            overhear(&cli, &[command], 78).await;
+            run_without_secrets(&cli, &[command], 78).await;
         }
         server.administer(&format!("DROP ROLE {role}")).await;
     }
     at("postgres://tim@localhost:1/tim");
     for command in ["check", "crawl", "status"] {
-        overhear(&cli, &[command], 75).await;
+        run_without_secrets(&cli, &[command], 75).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_shows_to_whoever_looks_at_the_process() {
+async fn no_secret_is_visible_in_the_arguments_or_the_environment_of_the_process() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
-    // The first crawl of the daemon is caught up at once.
+    // The daemon catches up its first crawl at once.
     for command in ["run", "crawl"] {
         let asked = cli.api.hold(At::Every);
         let mut spawned = cli.command(&[command]);
@@ -274,7 +276,7 @@ async fn no_secret_shows_to_whoever_looks_at_the_process() {
         let child = spawned.spawn().unwrap();
         let id = child.id();
         let ending = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-        // Now it has read its key and signed a request.
+        // At this point the command has read its key and signed a request.
         asked.reached().await;
         for file in ["cmdline", "environ", "comm", "status"] {
             let shown = std::fs::read(format!("/proc/{id}/{file}")).unwrap();
@@ -287,21 +289,24 @@ async fn no_secret_shows_to_whoever_looks_at_the_process() {
             kill_process(pid, Signal::TERM).unwrap();
         }
         let output = ending.await.unwrap();
-        let ended =
-            Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) };
+        let ended = CommandOutput {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        };
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert_says_no_secret(command, &ended);
+        assert_output_has_no_secret(command, &ended);
     }
 }
 
-/// The address that a log line names.
+/// Returns the address in a log line.
 fn address_in(line: &str) -> String {
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     line["address"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
+async fn no_secret_is_in_the_daemons_log_or_its_http_answers() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     cli.configure("");
@@ -311,11 +316,11 @@ async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
     std::fs::write(cli.path("config.toml"), &listening).unwrap();
     let mut command = cli.command(&["run"]);
     command.env("TIM_GROUP_SYNC_LOG", "trace");
-    let (daemon, metrics) = Service::by(command).says_line("serving /metrics").await;
-    let (daemon, dashboard) = daemon.says_line("serving the dashboard").await;
-    let daemon = daemon.says("crawl complete").await;
+    let (daemon, metrics) = Service::spawn(command).wait_for_log_line("serving /metrics").await;
+    let (daemon, dashboard) = daemon.wait_for_log_line("serving the dashboard").await;
+    let daemon = daemon.wait_for_log("crawl complete").await;
     let (metrics, dashboard) = (address_in(&metrics), address_in(&dashboard));
-    let asked = async |how_it_stands: &str| {
+    let asked = async |state: &str| {
         let pages = ["/metrics", "/healthz", "/readyz", "/readyz?usersig=x", "/nothing"];
         let mut asked: Vec<(&str, String)> =
             pages.into_iter().map(|page| (metrics.as_str(), page.to_owned())).collect();
@@ -330,28 +335,28 @@ async fn no_secret_shows_in_the_daemons_log_nor_to_whoever_asks_it() {
         for (address, page) in asked {
             let (status, head, body) = get(address, &page).await;
             assert!(page == "/nothing" || !status.starts_with("404"), "{page}: {status}");
-            assert_no_secret(&format!("{page} while {how_it_stands}"), &format!("{status} {head} {body}"));
+            assert_no_secret(&format!("{page} while {state}"), &format!("{status} {head} {body}"));
         }
     };
     asked("all is well").await;
     cli.write_key(WRONG_KEY);
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("configuration reloaded").await;
+    let daemon = daemon.wait_for_log("configuration reloaded").await;
     daemon.signal(Signal::USR1);
-    let daemon = daemon.says("crawl failed").await;
+    let daemon = daemon.wait_for_log("crawl failed").await;
     asked("the key is refused").await;
     std::fs::write(cli.path("config.toml"), listening.replace("\"app.key\"", &format!("\"{KEY}\""))).unwrap();
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("was not reloaded").await;
+    let daemon = daemon.wait_for_log("was not reloaded").await;
     asked("the configuration holds a key").await;
     daemon.signal(Signal::TERM);
-    let daemon = daemon.says("stopped").await;
+    let daemon = daemon.wait_for_log("stopped").await;
     assert_no_secret("the log", daemon.log());
-    assert_eq!(daemon.ends().await, Some(0));
+    assert_eq!(daemon.wait_for_exit().await, Some(0));
 }
 
 #[tokio::test]
-async fn no_secret_shows_when_what_holds_it_is_printed() {
+async fn no_debug_output_shows_a_secret() {
     let cli = CliHarness::new().await;
     std::fs::write(cli.path("password"), PASSWORD).unwrap();
     let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
@@ -392,7 +397,7 @@ async fn no_secret_shows_when_what_holds_it_is_printed() {
     }
 }
 
-/// A certificate authority, and servers that carry what they hear on to another.
+/// A certificate authority that issues certificates for TLS proxies in front of a plain server.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -402,8 +407,9 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(of_authority, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// A server with a certificate for this name, valid until this year.
-    async fn server(&self, name: &str, valid_until: i32, beyond: SocketAddr) -> SocketAddr {
+    /// Starts a TLS proxy with a certificate for this name that is valid until this year. Returns
+    /// its address.
+    async fn server(&self, name: &str, valid_until: i32, upstream: SocketAddr) -> SocketAddr {
         let key = KeyPair::generate().unwrap();
         let mut of_server = CertificateParams::new(vec![name.to_owned()]).unwrap();
         of_server.not_after = rcgen::date_time_ymd(valid_until, 1, 1);
@@ -424,7 +430,7 @@ impl Authority {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
                     let mut client = acceptor.accept(client).await?;
-                    let mut server = TcpStream::connect(beyond).await?;
+                    let mut server = TcpStream::connect(upstream).await?;
                     tokio::io::copy_bidirectional(&mut client, &mut server).await
                 });
             }
@@ -434,11 +440,11 @@ impl Authority {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_must_show_a_certificate_that_the_system_trusts_before_it_gets_a_signature() {
+async fn no_signature_is_sent_to_an_api_without_a_trusted_certificate() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let plain = std::fs::read_to_string(cli.path("config.toml")).unwrap();
-    let (trusted, stranger) = (Authority::new(), Authority::new());
+    let (trusted, untrusted) = (Authority::new(), Authority::new());
     std::fs::write(cli.path("ca.pem"), trusted.0.pem()).unwrap();
     std::fs::write(cli.path("none.pem"), "").unwrap();
     let bundle = cli.path("ca.pem").display().to_string();
@@ -448,25 +454,25 @@ async fn the_api_must_show_a_certificate_that_the_system_trusts_before_it_gets_a
         let lines = plain.replace(&cli.api.base_url(), &format!("https://localhost:{}", server.port()));
         std::fs::write(cli.path("config.toml"), lines).unwrap();
         let ended = run(&cli, &["check"], &[("SSL_CERT_FILE", bundle)]).await;
-        assert_says_no_secret("check over TLS", &ended);
+        assert_output_has_no_secret("check over TLS", &ended);
         ended
     };
     for server in [
-        stranger.server("localhost", 2100, api).await,
+        untrusted.server("localhost", 2100, api).await,
         trusted.server("example.com", 2100, api).await,
         trusted.server("localhost", 2020, api).await,
     ] {
         let ended = check(server, &bundle).await;
-        let says = ended.out.contains("the certificate of the API's server is not trusted");
-        assert!(ended.code == Some(1) && says && ended.out.contains("SSL_CERT_FILE"), "{ended:?}");
+        let says = ended.stdout.contains("the certificate of the API's server is not trusted");
+        assert!(ended.code == Some(1) && says && ended.stdout.contains("SSL_CERT_FILE"), "{ended:?}");
     }
     let ended = check(trusted.server("localhost", 2100, api).await, &none).await;
-    let says = ended.out.contains("No CA certificates") && ended.out.contains("SSL_CERT_FILE");
+    let says = ended.stdout.contains("No CA certificates") && ended.stdout.contains("SSL_CERT_FILE");
     assert!(ended.code == Some(1) && says, "{ended:?}");
-    assert!(cli.api.requests().is_empty(), "a signature reached a server that nobody vouches for");
+    assert!(cli.api.requests().is_empty(), "a signature reached a server without a trusted certificate");
     let ended = check(trusted.server("localhost", 2100, api).await, &bundle).await;
-    assert!(ended.code == Some(0) && ended.out.contains("3 groups"), "{ended:?}");
-    // The simulator needs no certificates, so it does without any on the machine.
+    assert!(ended.code == Some(0) && ended.stdout.contains("3 groups"), "{ended:?}");
+    // A URL with http needs no certificates, so none need to be installed.
     std::fs::write(cli.path("config.toml"), &plain).unwrap();
     let ended = run(&cli, &["check"], &[("SSL_CERT_FILE", &none)]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");

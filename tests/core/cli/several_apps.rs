@@ -28,7 +28,7 @@ async fn an_app_without_its_key_keeps_no_other_from_being_crawled() {
     std::fs::write(cli.path("second.key"), KEY).unwrap();
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
-    let lines: Vec<&str> = ended.out.lines().collect();
+    let lines: Vec<&str> = ended.stdout.lines().collect();
     assert!(lines[0].starts_with("prod: crawl "), "{ended:?}");
     assert!(
         lines[1].starts_with("first: not crawled: app first cannot be crawled: cannot read "),
@@ -44,7 +44,10 @@ async fn an_app_without_its_key_keeps_no_other_from_being_crawled() {
     assert!(document[1]["status"].is_null() && document[1]["reason"].as_str().unwrap().contains("first.key"));
     let dry = cli.run(&["crawl", "--dry-run"]).await;
     assert_eq!(dry.code, Some(78), "{dry:?}");
-    assert!(dry.out.contains("first: not crawled: ") && dry.out.contains("second: dry run, "), "{dry:?}");
+    assert!(
+        dry.stdout.contains("first: not crawled: ") && dry.stdout.contains("second: dry run, "),
+        "{dry:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +59,7 @@ async fn if_no_app_has_a_key_each_is_named_and_no_database_is_made() {
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     for expected in ["app prod cannot be crawled", "app.key", "app other cannot be crawled", "other.key"] {
-        assert!(ended.err.contains(expected), "{ended:?}");
+        assert!(ended.stderr.contains(expected), "{ended:?}");
     }
     assert!(!cli.path("groups.db").exists());
 }
@@ -70,7 +73,7 @@ async fn the_exit_code_is_the_first_of_the_contracts_order() {
     other.script(At::Every, Fault::ErrorCode(70402));
     let ended = cli.run(&["crawl"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.out.contains("prod: crawl ") && ended.out.contains("other: crawl "), "{ended:?}");
+    assert!(ended.stdout.contains("prod: crawl ") && ended.stdout.contains("other: crawl "), "{ended:?}");
     std::fs::remove_file(cli.path("app.key")).unwrap();
     assert_eq!(cli.run(&["crawl"]).await.code, Some(78));
 }

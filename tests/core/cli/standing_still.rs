@@ -24,7 +24,7 @@ async fn execute(cli: &CliHarness, sql: &'static str) {
 /// An app that the service has crawled once.
 async fn served_once() -> CliHarness {
     let cli = CliHarness::new().await;
-    let service = cli.service().says("crawl complete").await;
+    let service = cli.service().wait_for_log("crawl complete").await;
     assert_eq!(service.stop().await, Some(0));
     cli
 }
@@ -37,15 +37,15 @@ async fn status_says_that_no_service_answers() {
     let status = cli.run(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
     let expected = format!("daemon: no service on this host answers at {closed} (metrics.listen): ");
-    assert!(status.out.contains(&expected), "{status:?}");
+    assert!(status.stdout.contains(&expected), "{status:?}");
     let json = cli.run(&["status", "--json"]).await;
-    assert!(json.err.contains(&expected) && json.result()[0]["app"] == "prod", "{json:?}");
+    assert!(json.stderr.contains(&expected) && json.result()[0]["app"] == "prod", "{json:?}");
 
     let socket = cli.path("metrics.sock");
     listens_at(&cli, "unix:metrics.sock");
     let status = cli.run(&["status"]).await;
     let expected = format!("no service on this host answers at unix:{}", socket.display());
-    assert!(status.out.contains(&expected), "{status:?}");
+    assert!(status.stdout.contains(&expected), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,16 +58,16 @@ async fn status_says_that_the_service_hangs() {
     assert_eq!(status.code, Some(0), "{status:?}");
     let expected =
         format!("daemon: the service at {address} (metrics.listen) does not answer within 3s: it hangs");
-    assert!(status.out.contains(&expected), "{status:?}");
+    assert!(status.stdout.contains(&expected), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_asks_the_service_over_its_unix_socket() {
     let cli = CliHarness::new().await;
     listens_at(&cli, "unix:metrics.sock");
-    let service = cli.service().says("crawl complete").await;
+    let service = cli.service().wait_for_log("crawl complete").await;
     let status = cli.run(&["status"]).await;
-    assert!(!status.out.contains("daemon:"), "{status:?}");
+    assert!(!status.stdout.contains("daemon:"), "{status:?}");
     assert_eq!(service.stop().await, Some(0));
     assert!(!cli.path("metrics.sock").exists());
 }
@@ -76,7 +76,7 @@ async fn status_asks_the_service_over_its_unix_socket() {
 async fn status_says_since_when_a_crawl_is_overdue() {
     let cli = served_once().await;
     let status = cli.run(&["status"]).await;
-    assert!(!status.out.contains("overdue"), "{status:?}");
+    assert!(!status.stdout.contains("overdue"), "{status:?}");
     execute(
         &cli,
         "UPDATE crawl SET started_at = started_at - 10800000, finished_at = finished_at - 10800000",
@@ -84,8 +84,8 @@ async fn status_says_since_when_a_crawl_is_overdue() {
     .await;
     let status = cli.run(&["status"]).await;
     assert!(
-        status.out.contains("  overdue              the crawl of 20")
-            && status.out.contains("does the service run?"),
+        status.stdout.contains("  overdue              the crawl of 20")
+            && status.stdout.contains("does the service run?"),
         "{status:?}"
     );
     let json = cli.run(&["status", "--json"]).await.result();
@@ -93,7 +93,7 @@ async fn status_says_since_when_a_crawl_is_overdue() {
     // Where nobody runs the service, there is no tick to miss.
     execute(&cli, "UPDATE crawl SET trigger = 'command'").await;
     let status = cli.run(&["status"]).await;
-    assert!(!status.out.contains("overdue"), "{status:?}");
+    assert!(!status.stdout.contains("overdue"), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,8 +105,8 @@ async fn a_time_in_the_future_is_not_fresh() {
     let status = cli.run(&["status", "--max-age", "1h"]).await;
     assert_eq!(status.code, Some(1), "{status:?}");
     assert!(
-        status.err.contains("no complete crawl within 1h: prod (its time ")
-            && status.err.contains("is in the future: a clock is or was wrong)"),
+        status.stderr.contains("no complete crawl within 1h: prod (its time ")
+            && status.stderr.contains("is in the future: a clock is or was wrong)"),
         "{status:?}"
     );
 }

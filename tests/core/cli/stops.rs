@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::cli::{CliHarness, Ended, rows};
+use harness::cli::{CliHarness, CommandOutput, rows};
 use harness::program::{Service, program};
 use rustix::process::{Pid, Signal, kill_process};
 use tim_group_sync::simulator::{At, KEY};
@@ -34,11 +34,11 @@ async fn a_crawl_that_a_signal_stops_is_recorded_as_cancelled_and_exits_as_shell
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let cli = CliHarness::new().await;
         let held = cli.api.hold(At::Request(2));
-        let crawl = Service::by(cli.command(&["crawl"]));
+        let crawl = Service::spawn(cli.command(&["crawl"]));
         held.reached().await;
         let asked = Instant::now();
         crawl.signal(signal);
-        assert_eq!(crawl.ends().await, Some(code));
+        assert_eq!(crawl.wait_for_exit().await, Some(code));
         assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
         assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
     }
@@ -53,7 +53,7 @@ async fn the_json_of_a_stopped_crawl_has_the_code_of_the_signal() {
     held.reached().await;
     send(&crawl, Signal::TERM);
     let output = tokio::task::spawn_blocking(move || crawl.wait_with_output().unwrap()).await.unwrap();
-    let ended = Ended::from(output);
+    let ended = CommandOutput::from(output);
     assert_eq!(ended.code, Some(143));
     assert_eq!(ended.result()[0]["status"], "cancelled");
 }
@@ -65,11 +65,11 @@ async fn a_stop_takes_five_seconds_at_most_while_a_server_does_not_answer() {
         let (server, url) = silent_server().await;
         let mut command = cli.command(&[command]);
         command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
-        let process = Service::by(command);
+        let process = Service::spawn(command);
         let (_connection, _) = server.accept().await.unwrap();
         let asked = Instant::now();
         process.signal(Signal::TERM);
-        assert_eq!(process.ends().await, Some(code));
+        assert_eq!(process.wait_for_exit().await, Some(code));
         assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
     }
 }
@@ -97,11 +97,11 @@ async fn a_signal_in_the_first_milliseconds_does_not_kill_the_service() {
         let process = cli.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
         wait_for_handlers(&process, &[Signal::HUP, Signal::USR1, Signal::XFSZ, Signal::TERM]);
         send(&process, early);
-        let service = Service::of(process);
+        let service = Service::from_process(process);
         let code = if early == Signal::TERM {
-            service.ends().await
+            service.wait_for_exit().await
         } else {
-            service.says("\"message\":\"started\"").await.stop().await
+            service.wait_for_log("\"message\":\"started\"").await.stop().await
         };
         assert_eq!(code, Some(0), "{early:?}");
     }
@@ -162,7 +162,7 @@ async fn a_pipe_as_a_file_is_refused_at_once_by_every_command() {
     ] {
         let ended = cli.run(arguments).await;
         assert_eq!(ended.code, Some(78), "{arguments:?} {ended:?}");
-        let said = format!("{}{}", ended.out, ended.err);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
         assert!(said.contains("it is a pipe, not a regular file"), "{arguments:?} {ended:?}");
     }
 }

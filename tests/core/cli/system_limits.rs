@@ -5,7 +5,7 @@ use std::io::{ErrorKind, PipeReader, PipeWriter, Write as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::cli::{CliHarness, Ended};
+use harness::cli::{CliHarness, CommandOutput};
 use harness::program::program;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,12 +14,12 @@ use tim_group_sync::simulator::{At, Fault};
 /// What a stop may take, with some room for a busy machine.
 const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
 
-async fn crawl_with_stderr(cli: &CliHarness, stderr: impl Into<Stdio>) -> Ended {
+async fn crawl_with_stderr(cli: &CliHarness, stderr: impl Into<Stdio>) -> CommandOutput {
     let mut command = cli.command(&["crawl"]);
     // Lines of every level, so that there is much to lose.
     command.env("TIM_GROUP_SYNC_LOG", "trace").stderr(stderr);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    Ended::from(output)
+    CommandOutput::from(output)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,10 +31,10 @@ async fn a_crawl_goes_on_if_its_log_cannot_be_written() {
     let (reader, closed) = std::io::pipe().unwrap();
     drop(reader);
     let ended = crawl_with_stderr(&cli, closed).await;
-    assert!(ended.code == Some(0) && ended.out.contains("30 groups listed"), "{ended:?}");
+    assert!(ended.code == Some(0) && ended.stdout.contains("30 groups listed"), "{ended:?}");
     let full = File::options().write(true).open("/dev/full").unwrap();
     let ended = crawl_with_stderr(&cli, full).await;
-    assert!(ended.code == Some(0) && ended.out.contains("30 groups listed"), "{ended:?}");
+    assert!(ended.code == Some(0) && ended.stdout.contains("30 groups listed"), "{ended:?}");
     assert_eq!(cli.query("SELECT count(*), min(status) FROM crawls").await, "2 complete");
 }
 
@@ -109,13 +109,13 @@ fn wait_until_a_thread_writes(process: u32) {
 }
 
 /// Runs a command in a shell that limits the size of files to this number of blocks.
-async fn with_file_size_limit(cli: &CliHarness, blocks: u32, redirection: &str) -> Ended {
+async fn with_file_size_limit(cli: &CliHarness, blocks: u32, redirection: &str) -> CommandOutput {
     let mut command = Command::new("sh");
     let script = format!(r#"ulimit -f {blocks}; exec "$0" crawl {redirection}"#);
     command.args(["-c", &script, program()]).current_dir(cli.folder.path()).env_clear();
     command.env("TIM_GROUP_SYNC_CONFIG", cli.path("config.toml")).env("TIM_GROUP_SYNC_LOG", "trace");
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    Ended::from(output)
+    CommandOutput::from(output)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +126,7 @@ async fn a_log_at_the_limit_of_the_size_of_files_does_not_end_a_crawl() {
     // Far more than the limit, which is 8 MiB at most.
     log.set_len(16 << 20).unwrap();
     let ended = with_file_size_limit(&cli, 8192, "2>>log").await;
-    assert!(ended.code == Some(0) && ended.out.contains("30 groups listed"), "{ended:?}");
+    assert!(ended.code == Some(0) && ended.stdout.contains("30 groups listed"), "{ended:?}");
     assert_eq!(log.metadata().unwrap().len(), 16 << 20);
 }
 
@@ -136,5 +136,5 @@ async fn a_database_at_the_limit_of_the_size_of_files_is_a_failure_that_says_so(
     cli.api.create_many("Public", 30);
     let ended = with_file_size_limit(&cli, 8, "").await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("the disk of the database's file is full or broken"), "{ended:?}");
+    assert!(ended.stderr.contains("the disk of the database's file is full or broken"), "{ended:?}");
 }

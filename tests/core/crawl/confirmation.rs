@@ -1,16 +1,18 @@
-//! The list nominates, `get_group_info` decides: no standing group is deleted, whatever the lists say, and every dissolved one
-//! is deleted by the next crawl that may ask about it.
+//! Confirmation of deletions by `get_group_info`. Whatever the lists say, no existing group is
+//! marked deleted, and every dissolved group is marked deleted by the next crawl that may ask about
+//! it.
 //!
-//! [`Harness::assert_invariants`] looks after every crawl whether a group was deleted that stood all the time.
+//! After every crawl, [`Harness::assert_invariants`] checks that no group was deleted that existed
+//! throughout the crawl.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use harness::campaign;
-use harness::crawl::{Harness, group_types, ids, outcome, why};
+use harness::crawl::{Harness, group_types, ids, outcome, reason_text};
 use harness::crawl_tests;
-use harness::log::captured_log;
+use harness::log::capture_log;
 use harness::program::ProgramHarness;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -19,53 +21,53 @@ use tim_group_sync::policy::Retention;
 use tim_group_sync::simulator::{AbsentCodes, At, Call, Fault, Settings};
 
 crawl_tests! {
-    // What used to delete standing groups.
+    // Wrong or moving lists, and wrong clocks.
     an_app_that_only_grows_loses_nothing,
-    an_app_whose_groups_come_and_go_at_random_loses_none_that_stands,
-    a_list_that_ends_early_with_a_count_to_match_deletes_nothing,
-    a_group_made_again_under_another_type_between_two_passes_gets_its_new_type,
-    lists_of_a_stale_replica_delete_nothing_and_change_no_standing_group,
-    dissolved_groups_that_are_called_illegal_are_deleted_by_the_next_crawl,
+    an_app_whose_groups_change_at_random_loses_no_existing_group,
+    a_list_that_ends_early_with_a_matching_count_deletes_nothing,
+    a_group_recreated_with_another_type_between_two_passes_gets_its_new_type,
+    lists_of_a_stale_replica_change_no_existing_group,
+    dissolved_groups_reported_as_illegal_ids_are_deleted_by_the_next_crawl,
     the_last_groups_of_a_type_that_is_no_longer_configured_vanish,
-    every_group_has_its_right_type_again_after_a_filter_was_ignored,
-    a_new_group_that_only_an_unfiltered_pass_lists_appears_once_its_baseline_has_ended,
-    a_crawl_with_a_clock_a_year_ahead_fails_and_writes_nothing_but_its_record,
-    a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_lasting_harm,
-    a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone,
-    a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written,
-    an_unfiltered_list_that_invents_ids_has_few_of_them_written_too,
-    ids_that_are_no_valid_text_are_counted_and_the_crawl_goes_on,
-    only_a_small_gap_comes_with_the_hint_that_a_setting_would_accept_it,
+    every_group_gets_its_type_back_after_the_filter_was_ignored,
+    a_new_group_listed_only_by_a_later_unfiltered_pass_gets_an_appeared_event,
+    a_crawl_with_a_clock_that_is_a_year_off_fails_and_writes_only_its_record,
+    a_clock_a_year_ahead_that_no_date_header_contradicts_does_no_lasting_harm,
+    a_failed_crawl_with_a_clock_far_behind_changes_no_daily_counts,
+    an_endless_list_is_aborted_and_few_of_its_new_ids_are_written,
+    an_endless_unfiltered_list_is_aborted_and_few_of_its_new_ids_are_written,
+    ids_that_are_not_valid_text_are_counted_and_skipped,
+    the_hint_about_max_shortfall_is_given_for_small_gaps_only,
 
-    // Answers that are no evidence.
-    controls_that_contradict_conclude_nothing_and_the_log_says_both_codes,
-    a_refusal_withholds_until_it_is_permitted_to_ask,
-    an_answer_that_does_not_come_or_does_not_say_deletes_nothing,
-    answers_in_another_order_are_each_of_their_group,
-    what_is_throttled_is_asked_about_by_the_next_crawls,
-    a_candidate_that_alone_is_called_illegal_is_held_after_three_crawls_and_asked_about_ever_more_seldom,
+    // Answers of `get_group_info` that prove nothing.
+    contradictory_controls_conclude_nothing_and_the_log_has_both_codes,
+    if_the_api_refuses_get_group_info_deletions_are_withheld,
+    a_failed_or_unusable_answer_deletes_nothing,
+    answers_in_another_order_are_matched_to_their_groups,
+    groups_not_asked_about_because_of_throttling_are_asked_about_later,
+    a_single_candidate_reported_as_an_illegal_id_is_held_after_three_crawls_and_backed_off,
     a_listed_control_that_was_dissolved_is_replaced,
 
-    // Whom to ask, and when.
-    a_standing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls,
+    // Which groups are asked about, and when.
+    an_existing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls,
     an_emptied_app_is_settled_by_one_crawl,
-    a_large_loss_is_held_at_once_and_later_crawls_confirm_or_release_but_never_delete,
-    groups_whose_deletion_a_person_undid_are_not_asked_about,
+    a_large_loss_is_held_and_later_crawls_confirm_or_release_but_never_delete,
+    groups_with_an_undone_deletion_are_not_asked_about,
     an_unchanged_crawl_writes_nothing_and_asks_nothing,
 
     // Types.
-    without_configured_types_no_type_is_ever_stored,
-    a_group_without_a_type_learns_its_type_without_an_event,
-    the_groups_of_a_small_app_learn_their_types_though_no_other_group_can_be_a_control,
-    two_lists_that_claim_a_group_do_not_change_its_type,
+    without_configured_types_no_type_is_stored,
+    a_type_learned_for_a_group_without_one_is_stored_without_an_event,
+    the_types_in_a_small_app_are_learned_although_no_other_group_can_be_a_control,
+    a_group_listed_under_two_types_keeps_its_stored_type,
 }
 
 fn numbered(prefix: &str, numbers: std::ops::Range<u32>) -> String {
     numbers.map(|n| format!("{prefix}-{n}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Asked about, gone, standing, without an answer that says, and not asked about.
-fn asked(report: &CrawlReport) -> [u64; 5] {
+/// Returns the counts [asked, confirmed, spared, unlearned, unasked].
+fn asked_counts(report: &CrawlReport) -> [u64; 5] {
     let counts = report.asked;
     [counts.asked, counts.confirmed, counts.spared, counts.unlearned, counts.unasked]
 }
@@ -81,7 +83,7 @@ async fn deleted(harness: &Harness) -> Vec<String> {
     harness.lines("SELECT group_id FROM groups WHERE deleted_at IS NOT NULL ORDER BY group_id").await
 }
 
-/// The live groups that are missing, each with `held` if it is, and `confirmed`.
+/// Returns the ids of the missing groups, each followed by `held` and `confirmed` if it is.
 async fn missing(harness: &Harness) -> Vec<String> {
     let sql = "SELECT group_id, CASE WHEN held THEN ' held' ELSE '' END, CASE WHEN confirmed = true THEN ' confirmed' ELSE '' END
                FROM live_groups WHERE missing_since IS NOT NULL ORDER BY group_id";
@@ -90,41 +92,41 @@ async fn missing(harness: &Harness) -> Vec<String> {
 
 async fn complete(harness: &Harness) -> CrawlReport {
     let report = harness.crawl().await;
-    assert_eq!(outcome(&report), "complete", "{}", why(&report));
+    assert_eq!(outcome(&report), "complete", "{}", reason_text(&report));
     report
 }
 
-/// The live groups are those that stand, whatever their types.
-async fn assert_live_groups_are_those_that_stand(harness: &Harness) {
+/// Asserts that the live groups have the ids of the API's groups, whatever their types.
+async fn assert_live_ids_match_api(harness: &Harness) {
     assert_eq!(ids(&harness.live().await), ids(&harness.api.truth()));
 }
 
 async fn an_app_that_only_grows_loses_nothing(harness: Harness) {
     for confirm in [true, false] {
         let mut harness = harness.fresh().await;
-        (harness.guard.confirm, harness.page_limit) = (confirm, 100);
+        (harness.deletion.confirm, harness.page_limit) = (confirm, 100);
         harness.group_types = group_types(&["Public"]);
         harness.create("Public", &numbered("public", 0..40));
         harness.create("Own", "own-1 own-2 own-3");
         complete(&harness).await;
         for crawl in 1..=2 {
-            // After the app was counted, and before its list.
+            // The groups are created after the opening count and before the list.
             harness.during_request(2, move |api| {
                 (0..5).for_each(|n| api.create("Public", &format!("new-{crawl}-{n}")));
             });
             let report = complete(&harness).await;
             assert_eq!((report.events.vanished, report.withheld), (0, 0), "confirm: {confirm}");
-            assert_live_groups_are_those_that_stand(&harness).await;
+            assert_live_ids_match_api(&harness).await;
         }
     }
 }
 
-async fn an_app_whose_groups_come_and_go_at_random_loses_none_that_stands(harness: Harness) {
+async fn an_app_whose_groups_change_at_random_loses_no_existing_group(harness: Harness) {
     let crawls = if campaign::is_full() { 25 } else { 8 };
     for confirm in [true, false] {
         let mut rng = StdRng::seed_from_u64(20_261_101);
         let mut harness = harness.fresh().await;
-        (harness.guard.confirm, harness.page_limit) = (confirm, 7);
+        (harness.deletion.confirm, harness.page_limit) = (confirm, 7);
         harness.group_types = group_types(&["Public"]);
         harness.create("Public", &numbered("public", 0..40));
         harness.create("Own", "own-1 own-2 own-3");
@@ -147,22 +149,22 @@ async fn an_app_whose_groups_come_and_go_at_random_loses_none_that_stands(harnes
                 harness.during_request(rng.random_range(1..12), change);
             }
             let report = harness.crawl().await;
-            assert!(report.reason.is_none(), "{}", why(&report));
-            harness.clear_scripts();
+            assert!(report.reason.is_none(), "{}", reason_text(&report));
+            harness.clear_faults_and_actions();
         }
         if confirm {
             complete(&harness).await;
             complete(&harness).await;
-            assert_live_groups_are_those_that_stand(&harness).await;
+            assert_live_ids_match_api(&harness).await;
         }
     }
 }
 
-async fn a_list_that_ends_early_with_a_count_to_match_deletes_nothing(harness: Harness) {
+async fn a_list_that_ends_early_with_a_matching_count_deletes_nothing(harness: Harness) {
     for confirm in [true, false] {
         for (configured, first_page) in [(&["Public", "Private"][..], 2), (&[], 2)] {
             let mut harness = harness.fresh().await;
-            (harness.guard.confirm, harness.page_limit) = (confirm, 60);
+            (harness.deletion.confirm, harness.page_limit) = (confirm, 60);
             harness.group_types = group_types(configured);
             harness.create("Public", &numbered("public", 0..80));
             harness.create("Private", &numbered("private", 0..40));
@@ -178,7 +180,7 @@ async fn a_list_that_ends_early_with_a_count_to_match_deletes_nothing(harness: H
             complete(&harness).await;
             assert_eq!(missing(&harness).await, [""; 0]);
 
-            // The same on every page, by a server that leaves groups out of list and count alike.
+            // Now every page and every TotalCount leave out the same third of the groups.
             harness.page_limit = 7;
             harness.api.script(At::Requests(harness.request(2)..=harness.request(7)), Fault::Partial(3));
             let report = complete(&harness).await;
@@ -186,20 +188,20 @@ async fn a_list_that_ends_early_with_a_count_to_match_deletes_nothing(harness: H
             assert_eq!(deleted(&harness).await, [""; 0]);
             harness.api.clear_faults();
             complete(&harness).await;
-            assert_live_groups_are_those_that_stand(&harness).await;
+            assert_live_ids_match_api(&harness).await;
             assert_eq!(missing(&harness).await, [""; 0]);
         }
     }
 }
 
-async fn a_group_made_again_under_another_type_between_two_passes_gets_its_new_type(harness: Harness) {
+async fn a_group_recreated_with_another_type_between_two_passes_gets_its_new_type(harness: Harness) {
     for confirm in [true, false] {
         let mut harness = harness.fresh().await;
-        (harness.guard.confirm, harness.page_limit) = (confirm, 100);
+        (harness.deletion.confirm, harness.page_limit) = (confirm, 100);
         harness.create("Public", &numbered("public", 0..25));
         harness.create("Private", &numbered("private", 0..25));
         complete(&harness).await;
-        // The list of Public has been served, that of Private has not.
+        // The request for the list of Public has arrived, the one for Private has not.
         harness.during_request(3, |api| api.retype("private-7", "Public"));
         let report = complete(&harness).await;
         assert_eq!((report.listed, report.events.vanished), (49, 0));
@@ -212,7 +214,7 @@ async fn a_group_made_again_under_another_type_between_two_passes_gets_its_new_t
     }
 }
 
-async fn lists_of_a_stale_replica_delete_nothing_and_change_no_standing_group(mut harness: Harness) {
+async fn lists_of_a_stale_replica_change_no_existing_group(mut harness: Harness) {
     harness.create("Public", &numbered("public", 0..10));
     harness.create("Private", &numbered("private", 0..10));
     complete(&harness).await;
@@ -225,32 +227,33 @@ async fn lists_of_a_stale_replica_delete_nothing_and_change_no_standing_group(mu
     complete(&harness).await;
     harness.assert_table_matches_api().await;
     let truth = harness.api.truth();
-    let events_of_standing = async |harness: &Harness| {
+    let events_of_existing = async |harness: &Harness| {
         let mut events = harness.rows("SELECT group_id, event, crawl_id FROM group_events").await;
         events.retain(|event| truth.contains_key(&event[0]));
         events
     };
-    let before = events_of_standing(&harness).await;
+    let before = events_of_existing(&harness).await;
 
-    // Every list of a crawl, and twice running; then page by page, and every other page.
+    // All lists are stale in two consecutive crawls, then one request of a crawl, then every second
+    // request.
     for _ in 0..2 {
         harness.api.script(At::List, Fault::Stale);
         harness.crawl().await;
-        harness.clear_scripts();
-        assert_eq!(events_of_standing(&harness).await, before);
+        harness.clear_faults_and_actions();
+        assert_eq!(events_of_existing(&harness).await, before);
     }
     let pages = 11;
     for page in 1..=pages {
         harness.fault_at_request(page, Fault::Stale);
         harness.crawl().await;
-        harness.clear_scripts();
-        assert_eq!(events_of_standing(&harness).await, before, "request {page}");
+        harness.clear_faults_and_actions();
+        assert_eq!(events_of_existing(&harness).await, before, "request {page}");
     }
     for first in 1..=2 {
         (first..=pages).step_by(2).for_each(|page| harness.fault_at_request(page, Fault::Stale));
         harness.crawl().await;
-        harness.clear_scripts();
-        assert_eq!(events_of_standing(&harness).await, before);
+        harness.clear_faults_and_actions();
+        assert_eq!(events_of_existing(&harness).await, before);
     }
     complete(&harness).await;
     harness.assert_table_matches_api().await;
@@ -259,7 +262,7 @@ async fn lists_of_a_stale_replica_delete_nothing_and_change_no_standing_group(mu
     harness.assert_table_matches_api().await;
 }
 
-async fn dissolved_groups_that_are_called_illegal_are_deleted_by_the_next_crawl(harness: Harness) {
+async fn dissolved_groups_reported_as_illegal_ids_are_deleted_by_the_next_crawl(harness: Harness) {
     let usual = AbsentCodes::default();
     for absent in [
         AbsentCodes::all(10015),
@@ -278,7 +281,7 @@ async fn dissolved_groups_that_are_called_illegal_are_deleted_by_the_next_crawl(
             assert!(gone.iter().any(|id| id.starts_with(form)), "no group of the form {form} was dissolved");
         }
         let report = complete(&harness).await;
-        assert_eq!(asked(&report), [32, 32, 0, 0, 0], "{absent:?}");
+        assert_eq!(asked_counts(&report), [32, 32, 0, 0, 0], "{absent:?}");
         assert_eq!(deleted(&harness).await.into_iter().collect::<BTreeSet<_>>(), gone, "{absent:?}");
         harness.assert_table_matches_api().await;
     }
@@ -299,9 +302,10 @@ async fn the_last_groups_of_a_type_that_is_no_longer_configured_vanish(mut harne
     harness.assert_table_matches_api().await;
 }
 
-async fn every_group_has_its_right_type_again_after_a_filter_was_ignored(mut harness: Harness) {
+async fn every_group_gets_its_type_back_after_the_filter_was_ignored(mut harness: Harness) {
     harness.page_limit = 100;
-    // In the first crawl ever, when every group is stored under the type whose list had it, and in a later one.
+    // The filter is ignored in the first crawl, which stores each group under the type of its list,
+    // or in a later crawl.
     for crawls_before in [0, 1] {
         let mut harness = harness.fresh().await;
         harness.page_limit = 100;
@@ -317,23 +321,21 @@ async fn every_group_has_its_right_type_again_after_a_filter_was_ignored(mut har
         complete(&harness).await;
         harness.assert_table_matches_api().await;
         if crawls_before > 0 {
-            assert_eq!(harness.events().await, [""; 0], "no standing group was ever of another type");
+            assert_eq!(harness.events().await, [""; 0], "no existing group changed its type");
         }
         complete(&harness).await;
         harness.assert_table_matches_api().await;
     }
 }
 
-async fn a_new_group_that_only_an_unfiltered_pass_lists_appears_once_its_baseline_has_ended(
-    mut harness: Harness,
-) {
+async fn a_new_group_listed_only_by_a_later_unfiltered_pass_gets_an_appeared_event(mut harness: Harness) {
     harness.page_limit = 100;
     harness.create("Public", "a b");
     harness.create("Private", "c");
     harness.create("Own", "own-1 own-2");
     complete(&harness).await;
     assert_eq!(harness.events().await, [""; 0], "the first unfiltered pass is a baseline");
-    // The typed lists have been served, the unfiltered one has not.
+    // These groups are created after the typed lists and before the unfiltered one.
     harness.during_request(4, |api| {
         api.create("Public", "late");
         api.create("Own", "own-3");
@@ -348,7 +350,7 @@ async fn a_new_group_that_only_an_unfiltered_pass_lists_appears_once_its_baselin
     assert_eq!(harness.events().await, appeared);
 }
 
-/// Every row that a crawl may write, but for its own record.
+/// Returns every row that a crawl may write, except its own record.
 async fn rows_beside_crawls(harness: &Harness) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for table in ["group_row", "type_state", "daily_count", "group_event", "group_question", "crawl_change"] {
@@ -357,25 +359,26 @@ async fn rows_beside_crawls(harness: &Harness) -> Vec<Vec<String>> {
     rows
 }
 
+/// In hours.
 const A_YEAR: i32 = 365 * 24;
 
-async fn a_crawl_with_a_clock_a_year_ahead_fails_and_writes_nothing_but_its_record(harness: Harness) {
+async fn a_crawl_with_a_clock_that_is_a_year_off_fails_and_writes_only_its_record(harness: Harness) {
     harness.create("Public", "a b c");
     complete(&harness).await;
     harness.dissolve("a");
     harness.create("Public", "d");
     for hours in [A_YEAR, -A_YEAR] {
         let before = rows_beside_crawls(&harness).await;
-        // Of the crawler alone: the API's Date stays right.
+        // Only the crawler's clock is wrong. The API's `Date` header is right.
         harness.set_clock_by(hours);
         harness.api.set_date_offset(TimeDelta::hours((-hours).into()));
         let report = harness.crawl().await;
-        assert_eq!(outcome(&report), "failed clock", "{}", why(&report));
+        assert_eq!(outcome(&report), "failed clock", "{}", reason_text(&report));
         assert_eq!(rows_beside_crawls(&harness).await, before, "{hours} h");
         harness.set_clock_by(-hours);
         harness.api.set_date_offset(TimeDelta::zero());
     }
-    // Half an hour is said, and no more.
+    // A skew of half an hour is only reported.
     harness.api.set_date_offset(TimeDelta::minutes(30));
     complete(&harness).await;
     harness.assert_table_matches_api().await;
@@ -383,9 +386,7 @@ async fn a_crawl_with_a_clock_a_year_ahead_fails_and_writes_nothing_but_its_reco
     assert_eq!(harness.lines("SELECT DISTINCT day FROM daily_counts").await, [today]);
 }
 
-async fn a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_lasting_harm(
-    mut harness: Harness,
-) {
+async fn a_clock_a_year_ahead_that_no_date_header_contradicts_does_no_lasting_harm(mut harness: Harness) {
     harness.retention = Retention { deleted_groups: Some(30), events: Some(30), counts: Some(30) };
     harness.create("Public", "a b c d e");
     complete(&harness).await;
@@ -404,13 +405,13 @@ async fn a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_last
     let next = complete(&harness).await;
     harness.assert_table_matches_api().await;
     assert_eq!(deleted(&harness).await, ["a", "b", "c"], "retention removed nothing too early");
-    let stamp = harness::crawl::stamp;
+    let format_time = harness::crawl::format_time;
     let c = "SELECT last_seen_at <= deleted_at, deleted_at FROM groups WHERE group_id = 'c'";
-    assert_eq!(harness.lines(c).await, [format!("1 {}", stamp(report.finished_at))]);
+    assert_eq!(harness.lines(c).await, [format!("1 {}", format_time(report.finished_at))]);
     let seen = "SELECT DISTINCT last_seen_at FROM live_groups WHERE group_id IN ('d', 'e')";
-    assert_eq!(harness.lines(seen).await, [stamp(next.started_at)]);
+    assert_eq!(harness.lines(seen).await, [format_time(next.started_at)]);
     let as_of = "SELECT DISTINCT as_of FROM type_status WHERE group_type = 'Public'";
-    assert_eq!(harness.lines(as_of).await, [stamp(next.started_at)]);
+    assert_eq!(harness.lines(as_of).await, [format_time(next.started_at)]);
     let latest = next.finished_at.format("%Y-%m-%d").to_string();
     let later = format!("SELECT count(*) FROM daily_counts WHERE day > '{latest}'");
     assert_eq!(harness.value(&later).await, "0");
@@ -418,7 +419,7 @@ async fn a_crawl_with_a_clock_a_year_ahead_that_no_date_contradicts_does_no_last
     assert_eq!(harness.lines(sums).await, ["1 3"]);
 }
 
-async fn a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone(harness: Harness) {
+async fn a_failed_crawl_with_a_clock_far_behind_changes_no_daily_counts(harness: Harness) {
     let days = "SELECT day, group_type, live_groups, appeared, vanished FROM daily_counts
                 WHERE day > '2026-01-01' ORDER BY day, group_type";
     harness.create("Public", "a b c");
@@ -428,7 +429,7 @@ async fn a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone(harnes
         harness.set_clock_by(24);
     }
     let before = harness.lines(days).await;
-    // Nothing answers that would tell the time.
+    // No answer has a `Date`, so the crawl does not notice the wrong clock.
     harness.api.script(At::Every, Fault::Status(502));
     harness.set_clock_by(-A_YEAR);
     assert_eq!(outcome(&harness.crawl().await), "failed network");
@@ -439,7 +440,7 @@ async fn a_crawl_that_fails_with_a_clock_far_behind_leaves_the_days_alone(harnes
     assert!(harness.lines(days).await.starts_with(&before[..4]));
 }
 
-async fn a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written(harness: Harness) {
+async fn an_endless_list_is_aborted_and_few_of_its_new_ids_are_written(harness: Harness) {
     for crawls_before in [0, 1] {
         let mut harness = harness.fresh().await;
         harness.page_limit = 1000;
@@ -449,8 +450,9 @@ async fn a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written
         }
         harness.api.script(At::Type("Public".to_owned()), Fault::InventIds);
         let report = harness.crawl().await;
-        assert_eq!(outcome(&report), "failed endless_listing", "{}", why(&report));
-        // Twice the app's total and 10,000 entries at most, one page more, and what was fetched ahead.
+        assert_eq!(outcome(&report), "failed endless_listing", "{}", reason_text(&report));
+        // At most 2 × 5 + 10,000 entries are 11 pages. One page more, prefetched pages and the
+        // count.
         assert!(report.requests <= 13, "{}", report.requests);
         let live: usize = harness.live().await.len();
         assert!(live <= 5 + 5 + 1000, "{live} groups are live");
@@ -460,20 +462,22 @@ async fn a_list_that_invents_ids_ends_within_a_bound_and_few_of_them_are_written
     }
 }
 
-/// Its new groups wait in memory for the crawl's end, as many as fit; what does not fit is bounded like any other list.
-async fn an_unfiltered_list_that_invents_ids_has_few_of_them_written_too(mut harness: Harness) {
+/// The new groups of an unfiltered list are buffered until the end of the crawl, up to a capacity.
+/// Groups beyond the capacity are limited like those of any endless list.
+async fn an_endless_unfiltered_list_is_aborted_and_few_of_its_new_ids_are_written(mut harness: Harness) {
     harness.page_limit = 10_000;
     harness.api.create_many("Public", 25_000);
     harness.create("Own", "own");
-    // After the count, three pages of Public, one of Private, and the count.
+    // The fault begins after the count, three pages of Public, one of Private, and the second
+    // count.
     harness.fault_from_request(7, Fault::InventIds);
     let report = harness.crawl().await;
-    assert_eq!(outcome(&report), "failed endless_listing", "{}", why(&report));
+    assert_eq!(outcome(&report), "failed endless_listing", "{}", reason_text(&report));
     let live: u64 = harness.value("SELECT count(*) FROM live_groups").await.parse().unwrap();
     assert!((25_000..=25_000 + 1_002).contains(&live), "{live} groups are live");
 }
 
-async fn ids_that_are_no_valid_text_are_counted_and_the_crawl_goes_on(harness: Harness) {
+async fn ids_that_are_not_valid_text_are_counted_and_skipped(harness: Harness) {
     harness.create("Public", "a b c d e");
     complete(&harness).await;
     harness.dissolve("a");
@@ -485,7 +489,7 @@ async fn ids_that_are_no_valid_text_are_counted_and_the_crawl_goes_on(harness: H
     assert_eq!(harness.value(&unusable).await, (3 * 3).to_string(), "two pages of Public and one of Private");
 }
 
-async fn only_a_small_gap_comes_with_the_hint_that_a_setting_would_accept_it(mut harness: Harness) {
+async fn the_hint_about_max_shortfall_is_given_for_small_gaps_only(mut harness: Harness) {
     harness.page_limit = 200;
     harness.create("Public", &numbered("public", 0..100));
     complete(&harness).await;
@@ -493,11 +497,11 @@ async fn only_a_small_gap_comes_with_the_hint_that_a_setting_would_accept_it(mut
         harness.fault_at_request(2, Fault::TotalCount(count));
         let report = harness.crawl().await;
         assert_eq!(outcome(&report), "incomplete short_listing");
-        assert_eq!(why(&report).contains("would accept the list"), hint, "{}", why(&report));
+        assert_eq!(reason_text(&report).contains("would accept the list"), hint, "{}", reason_text(&report));
     }
 }
 
-async fn controls_that_contradict_conclude_nothing_and_the_log_says_both_codes(harness: Harness) {
+async fn contradictory_controls_conclude_nothing_and_the_log_has_both_codes(harness: Harness) {
     for (fault, codes) in [
         (Fault::SwappedCodes, "id that cannot exist: 0, listed group: 10010"),
         (Fault::EveryGroup(0), "id that cannot exist: 0, listed group: 0"),
@@ -511,36 +515,36 @@ async fn controls_that_contradict_conclude_nothing_and_the_log_says_both_codes(h
         complete(&harness).await;
         harness.dissolve("b");
         harness.api.script(At::Info, fault.clone());
-        let (log, _guard) = captured_log();
+        let (log, _guard) = capture_log();
         for _ in 0..4 {
             let report = complete(&harness).await;
-            assert_eq!(asked(&report), [1, 0, 0, 1, 0], "{fault:?}");
+            assert_eq!(asked_counts(&report), [1, 0, 0, 1, 0], "{fault:?}");
             assert_eq!(missing(&harness).await, ["b"], "{fault:?}: neither deleted nor held");
         }
         let log = log.text();
-        let said = log.lines().any(|line| line.contains("unexpected codes") && line.contains(codes));
-        assert!(said, "{fault:?}: {log}");
+        let is_logged = log.lines().any(|line| line.contains("unexpected codes") && line.contains(codes));
+        assert!(is_logged, "{fault:?}: {log}");
         harness.api.clear_faults();
         complete(&harness).await;
         harness.assert_table_matches_api().await;
     }
 }
 
-async fn a_refusal_withholds_until_it_is_permitted_to_ask(harness: Harness) {
+async fn if_the_api_refuses_get_group_info_deletions_are_withheld(harness: Harness) {
     harness.create("Public", "a b c d e");
     complete(&harness).await;
     harness.dissolve("b");
     harness.api.hide(&["c"]);
     harness.api.script(At::Info, Fault::ErrorCode(10007));
     let report = harness.crawl().await;
-    assert_eq!(outcome(&report), "complete confirm_refused 10007", "{}", why(&report));
+    assert_eq!(outcome(&report), "complete confirm_refused 10007", "{}", reason_text(&report));
     assert_eq!((report.withheld, report.withheld_confirmed, report.events.vanished), (2, 0, 0));
     assert_eq!(missing(&harness).await, ["b held", "c held"]);
     complete(&harness).await;
     assert_eq!(missing(&harness).await, ["b held", "c held"]);
     harness.api.clear_faults();
     complete(&harness).await;
-    // The gone one is confirmed and waits for a person; the standing one is released.
+    // The dissolved group is confirmed and waits for approval. The existing one is released.
     assert_eq!(missing(&harness).await, ["b held confirmed"]);
     let confirmed = format!("SELECT withheld_confirmed FROM crawls WHERE crawl_id = {}", report.crawl);
     assert_eq!(harness.value(&confirmed).await, "1");
@@ -548,7 +552,7 @@ async fn a_refusal_withholds_until_it_is_permitted_to_ask(harness: Harness) {
     assert_eq!(deleted(&harness).await, ["b"]);
 }
 
-async fn an_answer_that_does_not_come_or_does_not_say_deletes_nothing(harness: Harness) {
+async fn a_failed_or_unusable_answer_deletes_nothing(harness: Harness) {
     for fault in [
         Fault::Timeout,
         Fault::Reset,
@@ -577,12 +581,12 @@ async fn an_answer_that_does_not_come_or_does_not_say_deletes_nothing(harness: H
         let report = complete(&harness).await;
         assert_eq!((report.events.vanished, report.withheld), (0, 0), "{fault:?}");
         assert_eq!(missing(&harness).await, ["b"], "{fault:?}");
-        assert_eq!(asked(&report)[1..3], [0, 0], "{fault:?}");
+        assert_eq!(asked_counts(&report)[1..3], [0, 0], "{fault:?}");
         harness.api.clear_faults();
         complete(&harness).await;
         assert_eq!(deleted(&harness).await, ["b"], "{fault:?}");
     }
-    // Each of these answers comes in time for the next attempt.
+    // These faults hit only the first request. The retry, or the delayed answer, succeeds.
     for fault in [Fault::Reset, Fault::TruncatedBody, Fault::Delay(Duration::from_millis(20))] {
         let harness = harness.fresh().await;
         harness.create("Public", "a b c d e");
@@ -594,18 +598,18 @@ async fn an_answer_that_does_not_come_or_does_not_say_deletes_nothing(harness: H
     }
 }
 
-async fn answers_in_another_order_are_each_of_their_group(harness: Harness) {
+async fn answers_in_another_order_are_matched_to_their_groups(harness: Harness) {
     harness.create("Public", "a b c d e f g");
     complete(&harness).await;
     harness.dissolve("b d");
     harness.api.hide(&["c"]);
     harness.api.script(At::Info, Fault::OtherOrder);
     let report = complete(&harness).await;
-    assert_eq!(asked(&report), [3, 2, 1, 0, 0]);
+    assert_eq!(asked_counts(&report), [3, 2, 1, 0, 0]);
     assert_eq!(deleted(&harness).await, ["b", "d"]);
 }
 
-async fn what_is_throttled_is_asked_about_by_the_next_crawls(harness: Harness) {
+async fn groups_not_asked_about_because_of_throttling_are_asked_about_later(harness: Harness) {
     let throttled = Settings { info_per_second: Some(1), ..Settings::default() };
     let mut harness = harness.with_api(throttled).await;
     harness.page_limit = 1000;
@@ -613,7 +617,7 @@ async fn what_is_throttled_is_asked_about_by_the_next_crawls(harness: Harness) {
     complete(&harness).await;
     harness.api.dissolve_some(144);
     let report = complete(&harness).await;
-    let [asked, confirmed, .., unasked] = asked(&report);
+    let [asked, confirmed, .., unasked] = asked_counts(&report);
     assert!(asked == confirmed && unasked >= 48, "{:?}", report.asked);
     assert_eq!((confirmed.cast_signed(), report.missing), (report.events.vanished, unasked));
     let begun = Instant::now();
@@ -624,7 +628,7 @@ async fn what_is_throttled_is_asked_about_by_the_next_crawls(harness: Harness) {
     harness.assert_table_matches_api().await;
 }
 
-async fn a_candidate_that_alone_is_called_illegal_is_held_after_three_crawls_and_asked_about_ever_more_seldom(
+async fn a_single_candidate_reported_as_an_illegal_id_is_held_after_three_crawls_and_backed_off(
     harness: Harness,
 ) {
     harness.create("Public", "a b c d e");
@@ -633,11 +637,11 @@ async fn a_candidate_that_alone_is_called_illegal_is_held_after_three_crawls_and
     harness.api.script(At::Info, Fault::GroupCode("b".to_owned(), 10015));
     for _ in 0..2 {
         let report = complete(&harness).await;
-        assert_eq!(asked(&report), [1, 0, 0, 1, 0]);
+        assert_eq!(asked_counts(&report), [1, 0, 0, 1, 0]);
         assert_eq!(missing(&harness).await, ["b"]);
     }
     let report = harness.crawl().await;
-    assert_eq!(outcome(&report), "complete unconfirmable", "{}", why(&report));
+    assert_eq!(outcome(&report), "complete unconfirmable", "{}", reason_text(&report));
     assert_eq!(missing(&harness).await, ["b held"]);
     let mut asked_in = Vec::new();
     for crawl in 1..=16 {
@@ -652,8 +656,8 @@ async fn a_candidate_that_alone_is_called_illegal_is_held_after_three_crawls_and
     assert_eq!(deleted(&harness).await, [""; 0]);
     let program = ProgramHarness::new(harness, "group_types = [\"Public\", \"Private\"]\n");
     let status = program.run(&["status"]).await;
-    let lines = status.said.lines().filter(|line| line.contains("approve --crawl"));
-    assert_eq!(lines.count(), 1, "{}", status.said);
+    let lines = status.output.lines().filter(|line| line.contains("approve --crawl"));
+    assert_eq!(lines.count(), 1, "{}", status.output);
 }
 
 async fn a_listed_control_that_was_dissolved_is_replaced(harness: Harness) {
@@ -668,12 +672,12 @@ async fn a_listed_control_that_was_dissolved_is_replaced(harness: Harness) {
     });
     let report = complete(&harness).await;
     assert_eq!(info_requests(&harness, asked_before), [3, 3, 3], "two controls were replaced");
-    assert_eq!((asked(&report), deleted(&harness).await), ([1, 1, 0, 0, 0], vec!["b".to_owned()]));
+    assert_eq!((asked_counts(&report), deleted(&harness).await), ([1, 1, 0, 0, 0], vec!["b".to_owned()]));
     complete(&harness).await;
     harness.assert_table_matches_api().await;
 }
 
-async fn a_standing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls(harness: Harness) {
+async fn an_existing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24_crawls(harness: Harness) {
     harness.create("Public", "a b c d e");
     complete(&harness).await;
     harness.api.hide(&["b"]);
@@ -689,7 +693,7 @@ async fn a_standing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_24
     }
     assert_eq!(asked_in, [1, 2, 4, 8, 16, 32, 56]);
     assert_eq!(missing(&harness).await, [""; 0]);
-    // Once the lists have it again its history ends, and the next time it is asked about at once.
+    // Once a list has the group again, the back-off ends: the next time it is asked about at once.
     harness.api.show_all();
     complete(&harness).await;
     harness.dissolve("b");
@@ -707,27 +711,25 @@ async fn an_emptied_app_is_settled_by_one_crawl(harness: Harness) {
             harness.dissolve(&numbered("public", 0..groups));
             let report = complete(&harness).await;
             let gone = u64::from(groups);
-            assert_eq!(asked(&report), [gone, gone, 0, 0, 0], "{configured:?}");
+            assert_eq!(asked_counts(&report), [gone, gone, 0, 0, 0], "{configured:?}");
             harness.assert_table_matches_api().await;
         }
     }
 }
 
-async fn a_large_loss_is_held_at_once_and_later_crawls_confirm_or_release_but_never_delete(
-    mut harness: Harness,
-) {
+async fn a_large_loss_is_held_and_later_crawls_confirm_or_release_but_never_delete(mut harness: Harness) {
     harness.page_limit = 1000;
-    (harness.guard.max_fraction, harness.guard.min_groups) = (0.2, 100);
+    (harness.deletion.max_fraction, harness.deletion.min_groups) = (0.2, 100);
     harness.api.create_many("Public", 1200);
     complete(&harness).await;
     let gone = harness.api.dissolve_some(280);
-    let standing: Vec<String> = harness.api.truth().into_keys().take(200).collect();
-    harness.api.hide(&standing.iter().map(String::as_str).collect::<Vec<_>>());
-    // One request is answered, the others are throttled.
+    let existing: Vec<String> = harness.api.truth().into_keys().take(200).collect();
+    harness.api.hide(&existing.iter().map(String::as_str).collect::<Vec<_>>());
+    // The API answers one request and throttles the others.
     harness.api.script(At::InfoRequests(2..=u64::MAX), Fault::ErrorCode(60011));
     let report = harness.crawl().await;
-    assert_eq!(outcome(&report), "complete guard", "{}", why(&report));
-    let [_, confirmed, spared, _, unasked] = asked(&report);
+    assert_eq!(outcome(&report), "complete guard", "{}", reason_text(&report));
+    let [_, confirmed, spared, _, unasked] = asked_counts(&report);
     assert_eq!((confirmed + spared, unasked), (48, 480 - 48));
     assert_eq!((report.withheld, report.withheld_confirmed), (480 - spared, confirmed));
     harness.api.clear_faults();
@@ -740,10 +742,10 @@ async fn a_large_loss_is_held_at_once_and_later_crawls_confirm_or_release_but_ne
     assert_eq!(harness.lines(held).await, ["280 280"]);
     assert_eq!(harness.approve(report.crawl).await, 280);
     assert_eq!(deleted(&harness).await.into_iter().collect::<BTreeSet<_>>(), gone.into_iter().collect());
-    assert_live_groups_are_those_that_stand(&harness).await;
+    assert_live_ids_match_api(&harness).await;
 }
 
-async fn groups_whose_deletion_a_person_undid_are_not_asked_about(harness: Harness) {
+async fn groups_with_an_undone_deletion_are_not_asked_about(harness: Harness) {
     harness.create("Public", "a b c d");
     complete(&harness).await;
     harness.dissolve("b");
@@ -768,7 +770,8 @@ async fn an_unchanged_crawl_writes_nothing_and_asks_nothing(mut harness: Harness
     for _ in 0..4 {
         complete(&harness).await;
     }
-    // The standing group was found by the first, the second and the fourth of these crawls.
+    // The first, second and fourth of these crawls asked about the existing group. The next ones do
+    // not.
     for _ in 0..3 {
         let before = harness.requests_so_far();
         harness.forbid_changes_to_groups().await;
@@ -780,7 +783,7 @@ async fn an_unchanged_crawl_writes_nothing_and_asks_nothing(mut harness: Harness
     }
 }
 
-async fn without_configured_types_no_type_is_ever_stored(mut harness: Harness) {
+async fn without_configured_types_no_type_is_stored(mut harness: Harness) {
     harness.group_types = group_types(&[]);
     harness.create("Public", "a b c");
     harness.create("Private", "d e f");
@@ -789,33 +792,31 @@ async fn without_configured_types_no_type_is_ever_stored(mut harness: Harness) {
     harness.api.hide(&["b", "d"]);
     harness.create("Own", "own");
     let report = complete(&harness).await;
-    assert_eq!(asked(&report), [3, 1, 2, 0, 0]);
+    assert_eq!(asked_counts(&report), [3, 1, 2, 0, 0]);
     let table = ["a NULL deleted", "b NULL", "c NULL", "d NULL", "e NULL", "f NULL", "own NULL"];
     assert_eq!(harness.table().await, table);
 }
 
-async fn a_group_without_a_type_learns_its_type_without_an_event(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn a_type_learned_for_a_group_without_one_is_stored_without_an_event(mut harness: Harness) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a");
     harness.create("Own", "own");
     complete(&harness).await;
     assert_eq!(harness.table().await, ["a Public", "own NULL"]);
-    harness.guard.confirm = true;
+    harness.deletion.confirm = true;
     complete(&harness).await;
     assert_eq!(harness.table().await, ["a Public", "own Own"]);
     assert_eq!(harness.events().await, [""; 0]);
 }
 
-async fn the_groups_of_a_small_app_learn_their_types_though_no_other_group_can_be_a_control(
-    harness: Harness,
-) {
+async fn the_types_in_a_small_app_are_learned_although_no_other_group_can_be_a_control(harness: Harness) {
     for groups in [1, 5] {
         let mut harness = harness.fresh().await;
         harness.page_limit = 100;
         harness.create("Own", &numbered("own", 0..groups));
         complete(&harness).await;
         harness.assert_table_matches_api().await;
-        // One control is tried after the other, as far as there are any.
+        // Each control that is reported as gone is replaced, until there are no others.
         harness.create("Own", "own-new");
         harness.api.script(At::Info, Fault::EveryGroup(10010));
         complete(&harness).await;
@@ -827,17 +828,18 @@ async fn the_groups_of_a_small_app_learn_their_types_though_no_other_group_can_b
     }
 }
 
-async fn two_lists_that_claim_a_group_do_not_change_its_type(harness: Harness) {
+async fn a_group_listed_under_two_types_keeps_its_stored_type(harness: Harness) {
     for (confirm, refused) in [(false, false), (true, false), (true, true)] {
         let mut harness = harness.fresh().await;
-        (harness.guard.confirm, harness.page_limit) = (confirm, 100);
+        (harness.deletion.confirm, harness.page_limit) = (confirm, 100);
         harness.create("Public", "a b");
         harness.create("Private", "x y");
         harness.create("ChatRoom", "z");
         harness.group_types = group_types(&["Public", "Private", "ChatRoom"]);
         complete(&harness).await;
         harness.group_types = group_types(&["Public", "Private"]);
-        // x is in the list of its own type too, z in those of two others.
+        // x, a Private group, is listed under Private and Public. z, a ChatRoom, is listed under
+        // Public and Private.
         let extra = Fault::ExtraIds(vec!["x".to_owned(), "z".to_owned()]);
         harness.api.script(At::Type("Public".to_owned()), extra);
         harness.api.script(At::Type("Private".to_owned()), Fault::ExtraIds(vec!["z".to_owned()]));

@@ -1,10 +1,11 @@
-//! What a crawl concludes: the rules of 'A crawl', each as a story of an app whose groups come and go.
+//! What a crawl concludes and records, and what it writes. Each rule has a test with an app whose
+//! groups change between crawls.
 
 use std::ops::Range;
 
 use chrono::NaiveDate;
 use chrono_tz::Tz;
-use harness::crawl::{Harness, ON_COMMAND, group_types, outcome, stamp, why};
+use harness::crawl::{Harness, ON_COMMAND, format_time, group_types, outcome, reason_text};
 use harness::crawl_tests;
 use tim_group_sync::crawl::{CrawlError, CrawlReport, CrawlRequest, Step, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, Deletions, Trigger};
@@ -13,108 +14,108 @@ use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
 use tokio_util::sync::CancellationToken;
 
 crawl_tests! {
-    // What happens to a group.
-    the_first_list_is_a_baseline_of_groups_without_events,
+    // Changes of groups.
+    the_first_list_is_a_baseline_without_events,
     a_type_that_is_configured_later_has_its_own_baseline,
-    a_first_list_that_breaks_off_is_no_baseline,
-    a_first_list_whose_count_is_a_little_too_high_is_one,
-    a_first_list_that_counts_the_whole_app_is_one,
+    a_short_first_list_does_not_end_the_baseline,
+    a_first_list_with_a_slightly_high_count_ends_the_baseline,
+    a_first_list_with_the_total_count_of_the_app_ends_the_baseline,
     a_new_group_appears,
-    a_group_that_is_gone_vanishes_at_once_from_an_app_that_stands_still,
-    a_group_that_returns_has_reappeared_and_is_as_old_as_before,
-    an_id_that_is_recreated_between_crawls_is_the_same_group,
+    a_dissolved_group_vanishes_at_once_after_exact_passes,
+    a_group_that_returns_has_reappeared_and_keeps_its_first_seen_at,
+    an_id_recreated_between_crawls_is_the_same_group,
     a_group_of_another_type_is_retyped_once_in_either_order_of_the_passes,
-    a_return_under_another_type_is_one_reappearance,
+    a_return_with_another_type_is_one_reappeared_event,
     a_group_that_two_passes_list_keeps_the_type_of_the_first,
-    the_newer_names_of_types_are_those_of_the_rest_api,
+    newer_type_names_are_stored_as_the_names_of_the_rest_api,
 
-    // What is recorded.
-    every_crawl_counts_the_app_a_failed_one_too,
-    every_pass_counts_its_type_and_one_that_broke_off_has_no_verdict,
-    a_day_adds_its_crawls_up_and_ends_at_midnight_of_the_schedules_zone,
-    a_crawl_is_recorded_with_what_it_was_for_and_what_it_took,
-    a_tick_of_the_schedule_is_served_once,
-    status_tells_the_last_crawl_and_the_last_complete_one,
-    events_and_deletions_show_when_the_crawl_has_ended_and_new_groups_before,
+    // Records of crawls.
+    every_crawl_records_the_total_count_of_the_app_even_if_it_fails,
+    every_pass_records_the_total_count_of_its_type_and_an_aborted_one_has_no_verdict,
+    daily_counts_add_up_the_crawls_of_a_day_in_the_schedules_time_zone,
+    a_crawl_is_recorded_with_its_trigger_and_its_requests,
+    a_tick_is_crawled_once,
+    app_status_has_the_last_crawl_and_the_last_complete_one,
+    new_groups_are_visible_during_a_crawl_and_events_and_deletions_at_its_end,
 
-    // What is not written.
-    an_unchanged_crawl_writes_no_group_and_no_event_and_yet_sees_every_group,
-    a_short_pass_that_leaves_no_known_group_unlisted_has_seen_them_too,
-    a_short_pass_that_leaves_a_known_group_unlisted_has_seen_none,
+    // Crawls that write nothing.
+    an_unchanged_crawl_writes_no_group_and_no_event_but_advances_last_seen_at,
+    a_short_pass_that_lists_every_known_group_advances_last_seen_at,
+    a_short_pass_that_lacks_a_known_group_does_not_advance_last_seen_at,
 
-    // Lists that move.
-    a_group_that_a_growing_list_misses_is_missing_first_and_vanishes_when_missed_again,
-    a_group_that_two_moving_lists_miss_has_vanished,
-    a_standing_group_skipped_by_a_shifting_list_is_missing_until_it_is_listed_again,
+    // Lists that change while they are read.
+    a_group_that_a_growing_list_lacks_is_missing_first_and_vanishes_when_lacking_again,
+    a_group_that_two_moving_lists_lack_has_vanished,
+    an_existing_group_skipped_by_a_shifting_list_is_missing_until_it_is_listed_again,
     a_group_that_a_shifting_list_repeats_makes_the_pass_moving,
-    groups_listed_for_the_first_time_explain_a_count_they_do_not_reach,
+    new_groups_account_for_a_total_count_above_the_listed_groups,
     a_pass_is_exact_when_all_passes_reach_both_totals_of_the_app,
 
     // Lists that are too short.
-    a_short_pass_marks_nothing_and_says_by_how_much_it_falls_short,
-    a_short_pass_names_the_setting_that_would_accept_a_small_gap,
-    a_missing_group_does_not_vanish_by_a_short_pass,
-    one_short_pass_weakens_the_exact_ones_beside_it,
+    a_short_pass_marks_nothing_and_reports_the_difference,
+    a_short_pass_with_a_small_difference_names_the_setting_that_accepts_it,
+    a_missing_group_does_not_vanish_after_a_short_pass,
+    after_a_short_pass_the_exact_passes_of_the_crawl_prove_no_more_than_moving_ones,
     max_shortfall_accepts_a_total_that_is_always_too_high,
-    a_list_without_any_total_count_proves_nothing,
+    a_list_without_a_total_count_proves_nothing,
 
-    // Types that were emptied.
-    a_type_that_was_emptied_is_asked_once_more_and_settled_by_one_crawl,
-    a_type_that_is_empty_only_once_keeps_its_groups,
-    a_type_that_is_empty_twice_but_counts_groups_keeps_them,
-    an_app_that_was_emptied_is_settled_by_one_crawl,
-    an_unfiltered_list_that_is_empty_only_once_keeps_its_groups,
+    // Types that became empty.
+    an_emptied_type_is_listed_once_more_and_settled_by_one_crawl,
+    a_type_listed_as_empty_only_once_keeps_its_groups,
+    a_type_listed_as_empty_twice_with_a_total_count_keeps_its_groups,
+    an_emptied_app_with_several_types_is_settled_by_one_crawl,
+    an_unfiltered_list_that_is_empty_only_once_deletes_nothing,
 
-    // Groups of other types.
+    // Groups of types that are not configured.
     the_first_crawl_lists_groups_of_other_types_without_a_type,
-    the_first_crawl_learns_the_types_of_groups_that_only_the_unfiltered_pass_lists,
-    a_passing_difference_does_not_call_for_an_unfiltered_pass_and_two_running_do,
-    a_type_that_is_learned_later_is_no_event,
-    an_unfiltered_pass_speaks_for_types_that_are_no_longer_configured,
-    an_unfiltered_pass_speaks_for_rejected_types,
+    the_first_crawl_learns_the_types_of_groups_listed_only_by_the_unfiltered_pass,
+    an_excess_of_the_total_leads_to_an_unfiltered_pass_only_in_two_consecutive_crawls,
+    a_type_that_is_learned_later_is_stored_without_an_event,
+    an_unfiltered_pass_decides_about_types_that_are_no_longer_configured,
+    an_unfiltered_pass_decides_about_rejected_types,
     totals_that_count_fewer_groups_nominate_those_of_types_without_a_pass,
     without_group_types_one_unfiltered_pass_decides_everything,
-    types_that_are_known_stay_when_no_types_are_configured_any_more,
-    exact_typed_passes_that_account_for_a_quiet_app_settle_groups_without_a_type,
-    a_server_that_states_the_apps_total_for_every_type_deletes_no_group_without_a_type,
+    stored_types_are_kept_when_no_types_are_configured_any_more,
+    exact_typed_passes_that_account_for_an_unchanged_app_decide_about_groups_without_a_type,
+    the_apps_total_count_in_every_typed_list_deletes_no_group_without_a_type,
 
     // Types that the API rejects.
-    a_rejected_type_is_skipped_and_its_groups_stay,
-    a_type_the_api_has_never_heard_of_is_skipped,
+    a_rejected_type_is_skipped_and_its_groups_are_kept,
+    a_type_that_is_unknown_to_the_api_is_skipped,
     a_type_that_is_rejected_in_the_middle_fails_the_crawl,
     a_crawl_whose_types_are_all_rejected_fails,
 
-    // What is removed for its age.
+    // Retention.
     old_rows_are_removed_after_the_first_crawl_of_a_day,
-    a_group_that_returns_after_it_was_removed_is_a_new_one,
+    a_group_that_returns_after_its_row_was_removed_is_new,
     a_crawl_that_does_not_reach_its_end_removes_nothing,
-    whoever_stops_the_program_does_not_wait_for_old_rows,
+    a_cancelled_crawl_does_not_remove_old_rows,
 
-    // What is only foretold.
-    a_dry_run_of_an_app_that_was_never_crawled_makes_everything_a_baseline,
-    a_dry_run_foretells_every_change_and_writes_nothing,
-    a_dry_run_foretells_what_lists_alone_conclude,
-    a_dry_run_foretells_what_the_guard_withholds_and_why,
-    a_dry_run_of_a_short_list_foretells_an_incomplete_crawl,
-    a_dry_run_holds_the_lease_and_leaves_word_of_the_pace,
-    a_dry_run_that_fails_says_what_it_saw_until_then,
+    // Dry runs.
+    a_dry_run_before_the_first_crawl_reports_a_baseline,
+    a_dry_run_predicts_every_change_and_writes_nothing,
+    without_confirmation_a_dry_run_predicts_the_deletions_of_the_lists,
+    a_dry_run_predicts_what_the_guard_withholds_and_why,
+    a_dry_run_of_a_short_list_predicts_an_incomplete_crawl,
+    a_dry_run_holds_the_lease_and_records_the_request_interval,
+    a_dry_run_that_fails_reports_the_changes_found_so_far,
 
-    // What is asked about before it is deleted.
+    // Confirmation by `get_group_info`.
     candidates_are_asked_about_in_requests_of_fifty_ids_two_of_which_are_controls,
-    a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed,
-    a_missing_group_that_a_later_crawl_finds_standing_is_missing_no_more,
-    the_true_type_of_a_standing_group_is_learned_from_the_answer,
-    without_group_types_the_types_told_are_not_kept,
-    a_group_about_which_nothing_is_learned_is_missing,
-    when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete,
-    without_permission_to_ask_what_lists_alone_would_delete_is_withheld_and_asked_about_later,
-    what_the_guard_withholds_is_asked_about_and_marked_confirmed,
-    the_code_of_a_whole_answer_means_nothing_beside_its_groups,
-    a_dry_run_asks_too,
-    a_crawl_is_stopped_while_it_asks,
+    an_unlisted_group_that_exists_is_kept_as_if_listed,
+    a_missing_group_that_a_later_crawl_finds_existing_is_no_longer_missing,
+    the_type_of_an_existing_group_is_learned_from_the_answer,
+    without_group_types_the_types_in_answers_are_not_stored,
+    a_group_without_a_usable_answer_is_missing,
+    if_get_group_info_keeps_failing_nothing_is_deleted_and_the_crawl_is_complete,
+    if_get_group_info_is_refused_the_deletions_of_the_lists_are_withheld_and_asked_about_later,
+    groups_that_the_guard_withholds_are_asked_about_and_marked_confirmed,
+    the_code_of_an_answer_is_ignored_if_it_has_entries_for_its_groups,
+    a_dry_run_asks_about_candidates_too,
+    a_crawl_can_be_cancelled_while_it_asks_about_groups,
 }
 
-async fn the_first_list_is_a_baseline_of_groups_without_events(harness: Harness) {
+async fn the_first_list_is_a_baseline_without_events(harness: Harness) {
     harness.create("Public", "a b c d");
     harness.create("Private", "e");
     let report = harness.crawl().await;
@@ -139,11 +140,11 @@ async fn a_type_that_is_configured_later_has_its_own_baseline(mut harness: Harne
     assert_eq!(harness.lines(baseline).await, ["a 1", "b 1", "c 0"]);
 }
 
-async fn a_first_list_that_breaks_off_is_no_baseline(harness: Harness) {
+async fn a_short_first_list_does_not_end_the_baseline(harness: Harness) {
     harness.create("Public", "a b c d e f");
     harness.create("Private", "p");
     harness.fault_at_request(2, Fault::EarlyEnd);
-    // All that it has is new, and is half of what it counts.
+    // All listed groups are new, and they are half of the TotalCount.
     assert_eq!(outcome(&harness.crawl().await), "incomplete short_listing");
     harness.create("Private", "q");
     assert_eq!(outcome(&harness.crawl().await), "complete");
@@ -155,7 +156,7 @@ async fn a_first_list_that_breaks_off_is_no_baseline(harness: Harness) {
     assert_eq!(harness.events().await[1..], ["3 g appeared NULL>Public"]);
 }
 
-async fn a_first_list_whose_count_is_a_little_too_high_is_one(mut harness: Harness) {
+async fn a_first_list_with_a_slightly_high_count_ends_the_baseline(mut harness: Harness) {
     harness.page_limit = 50;
     harness.api.create_many("Public", 98);
     harness.api.script(At::Type("Public".to_owned()), Fault::TotalCount(100));
@@ -166,7 +167,7 @@ async fn a_first_list_whose_count_is_a_little_too_high_is_one(mut harness: Harne
     assert_eq!(harness.events().await, ["2 new appeared NULL>Public"]);
 }
 
-async fn a_first_list_that_counts_the_whole_app_is_one(harness: Harness) {
+async fn a_first_list_with_the_total_count_of_the_app_ends_the_baseline(harness: Harness) {
     harness.create("Public", "a b c");
     harness.create("Private", "p q");
     harness.api.script(At::Type("Public".to_owned()), Fault::AppTotalCount);
@@ -185,12 +186,12 @@ async fn a_new_group_appears(harness: Harness) {
     assert_eq!(harness.events().await, ["2 b appeared NULL>Private"]);
     assert_eq!(second.events.appeared, 1);
     let b = harness.rows("SELECT first_seen_at, in_baseline FROM groups WHERE group_id = 'b'").await;
-    assert!(stamp(second.started_at) < b[0][0] && b[0][0] < stamp(second.finished_at), "{b:?}");
+    assert!(format_time(second.started_at) < b[0][0] && b[0][0] < format_time(second.finished_at), "{b:?}");
     assert_eq!(b[0][1], "0");
     assert_eq!(harness.value("SELECT occurred_at FROM group_events").await, b[0][0]);
 }
 
-async fn a_group_that_is_gone_vanishes_at_once_from_an_app_that_stands_still(harness: Harness) {
+async fn a_dissolved_group_vanishes_at_once_after_exact_passes(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     let last_listed = harness.crawl().await;
@@ -201,11 +202,11 @@ async fn a_group_that_is_gone_vanishes_at_once_from_an_app_that_stands_still(har
     assert_eq!(harness.events().await, ["3 b vanished Public>NULL"]);
     assert_eq!(harness.lines("SELECT group_id FROM live_groups").await, ["a"]);
     let gone = harness.rows("SELECT last_seen_at, deleted_at FROM groups WHERE group_id = 'b'").await;
-    assert_eq!(gone[0], [stamp(last_listed.started_at), stamp(report.finished_at)]);
+    assert_eq!(gone[0], [format_time(last_listed.started_at), format_time(report.finished_at)]);
     assert_eq!(harness.value("SELECT deletions FROM crawls WHERE crawl_id = 3").await, "applied");
 }
 
-async fn a_group_that_returns_has_reappeared_and_is_as_old_as_before(harness: Harness) {
+async fn a_group_that_returns_has_reappeared_and_keeps_its_first_seen_at(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     let first_seen = harness.value("SELECT first_seen_at FROM groups WHERE group_id = 'b'").await;
@@ -219,7 +220,7 @@ async fn a_group_that_returns_has_reappeared_and_is_as_old_as_before(harness: Ha
     assert_eq!(harness.value("SELECT first_seen_at FROM groups WHERE group_id = 'b'").await, first_seen);
 }
 
-async fn an_id_that_is_recreated_between_crawls_is_the_same_group(harness: Harness) {
+async fn an_id_recreated_between_crawls_is_the_same_group(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     let before = harness.rows("SELECT group_id, first_seen_at, in_baseline FROM groups ORDER BY 1").await;
@@ -248,7 +249,7 @@ async fn a_group_of_another_type_is_retyped_once_in_either_order_of_the_passes(h
     }
 }
 
-async fn a_return_under_another_type_is_one_reappearance(harness: Harness) {
+async fn a_return_with_another_type_is_one_reappeared_event(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("a");
@@ -273,7 +274,7 @@ async fn a_group_that_two_passes_list_keeps_the_type_of_the_first(harness: Harne
     assert_eq!(harness.events().await, ["2 new appeared NULL>Public"]);
 }
 
-async fn the_newer_names_of_types_are_those_of_the_rest_api(mut harness: Harness) {
+async fn newer_type_names_are_stored_as_the_names_of_the_rest_api(mut harness: Harness) {
     harness.group_types = group_types(&["Work", "Meeting"]);
     harness.create("Work", "a");
     harness.create("Meeting", "b");
@@ -284,7 +285,7 @@ async fn the_newer_names_of_types_are_those_of_the_rest_api(mut harness: Harness
     assert_eq!(harness.lines(names).await, ["ChatRoom Meeting 1", "Private Work 1"]);
 }
 
-async fn every_crawl_counts_the_app_a_failed_one_too(harness: Harness) {
+async fn every_crawl_records_the_total_count_of_the_app_even_if_it_fails(harness: Harness) {
     harness.create("Public", "a b c d");
     let first = harness.crawl().await;
     harness.create("Private", "e");
@@ -300,10 +301,10 @@ async fn every_crawl_counts_the_app_a_failed_one_too(harness: Harness) {
     assert_eq!(harness.lines(counts).await, ["1 4 4 4", "2 5 6 6", "3 6 6 3", "4 NULL NULL 0"]);
     let recorded =
         harness.lines("SELECT recorded_at FROM app_counts WHERE crawl_id IN (1, 3) ORDER BY 1").await;
-    assert_eq!(recorded, [stamp(first.finished_at), stamp(failed.finished_at)]);
+    assert_eq!(recorded, [format_time(first.finished_at), format_time(failed.finished_at)]);
 }
 
-async fn every_pass_counts_its_type_and_one_that_broke_off_has_no_verdict(harness: Harness) {
+async fn every_pass_records_the_total_count_of_its_type_and_an_aborted_one_has_no_verdict(harness: Harness) {
     harness.create("Public", "a b c d");
     harness.create("ChatRoom", "x");
     harness.crawl().await;
@@ -314,7 +315,7 @@ async fn every_pass_counts_its_type_and_one_that_broke_off_has_no_verdict(harnes
     let counts =
         "SELECT crawl_id, group_type, total_count, total_count_min, total_count_max, listed_count, verdict
                   FROM type_counts ORDER BY crawl_id, recorded_at";
-    // The unfiltered pass of the first crawl has no row: it is of no type.
+    // The unfiltered pass of the first crawl has no type, so it has no row.
     let expected = [
         "1 Public 4 4 4 4 exact",
         "1 Private 0 0 0 0 exact",
@@ -327,8 +328,8 @@ async fn every_pass_counts_its_type_and_one_that_broke_off_has_no_verdict(harnes
     assert_eq!(counted[counted.len() - 1], expected[4]);
 }
 
-async fn a_day_adds_its_crawls_up_and_ends_at_midnight_of_the_schedules_zone(mut harness: Harness) {
-    harness.timezone = Tz::Asia__Shanghai; // eight hours ahead: the test starts there at 16:00
+async fn daily_counts_add_up_the_crawls_of_a_day_in_the_schedules_time_zone(mut harness: Harness) {
+    harness.timezone = Tz::Asia__Shanghai; // UTC+8, so the test starts at 16:00 local time
     harness.create("Public", "a b");
     harness.crawl().await; // 17:00
     harness.create("Public", "c");
@@ -349,7 +350,7 @@ async fn a_day_adds_its_crawls_up_and_ends_at_midnight_of_the_schedules_zone(mut
     assert_eq!(harness.lines(days).await, both_days.concat());
 }
 
-async fn a_crawl_is_recorded_with_what_it_was_for_and_what_it_took(harness: Harness) {
+async fn a_crawl_is_recorded_with_its_trigger_and_its_requests(harness: Harness) {
     harness.create("Public", "a b c d");
     harness.fault_at_request(2, Fault::Status(500));
     let report = harness.crawl().await;
@@ -361,23 +362,23 @@ async fn a_crawl_is_recorded_with_what_it_was_for_and_what_it_took(harness: Harn
     let row =
         "SELECT app, trigger, due_at, started_at, finished_at, status, requests, groups_listed, withheld,
                       reason_code, error_code, reason, host FROM crawls";
-    let (started, finished) = (stamp(report.started_at), stamp(report.finished_at));
+    let (started, finished) = (format_time(report.started_at), format_time(report.finished_at));
     assert_eq!(
         harness.lines(row).await,
         [format!("prod command NULL {started} {finished} complete 6 4 0 NULL NULL NULL test")]
     );
 }
 
-async fn a_tick_of_the_schedule_is_served_once(harness: Harness) {
-    let occasion = CrawlRequest { trigger: Trigger::Schedule, due_at: Some(harness.clock.now()) };
-    let crawl = async || harness.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await;
+async fn a_tick_is_crawled_once(harness: Harness) {
+    let request = CrawlRequest { trigger: Trigger::Schedule, due_at: Some(harness.clock.now()) };
+    let crawl = async || harness.crawler().crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await;
     crawl().await.unwrap();
     assert!(matches!(crawl().await, Err(CrawlError::TickAlreadyCrawled { .. })));
     assert_eq!(harness.lines("SELECT trigger, due_at FROM crawls").await, ["schedule 2026-03-01T08:00:00Z"]);
     harness.assert_invariants().await;
 }
 
-async fn status_tells_the_last_crawl_and_the_last_complete_one(harness: Harness) {
+async fn app_status_has_the_last_crawl_and_the_last_complete_one(harness: Harness) {
     harness.create("Public", "a b");
     let complete = harness.crawl().await;
     harness.fault_from_request(2, Fault::ErrorCode(60021));
@@ -385,18 +386,18 @@ async fn status_tells_the_last_crawl_and_the_last_complete_one(harness: Harness)
     let status =
         "SELECT configured, live_count, last_complete_crawl_at, last_crawl_status, last_crawl_deletions,
                          last_crawl_reason FROM app_status";
-    let expected = format!("1 2 {} failed NULL {}", stamp(complete.finished_at), why(&failed));
+    let expected = format!("1 2 {} failed NULL {}", format_time(complete.finished_at), reason_text(&failed));
     assert_eq!(harness.lines(status).await, [expected]);
     let as_of = "SELECT as_of FROM type_status WHERE group_type = 'Public'";
-    assert_eq!(harness.value(as_of).await, stamp(complete.started_at));
+    assert_eq!(harness.value(as_of).await, format_time(complete.started_at));
 }
 
-async fn events_and_deletions_show_when_the_crawl_has_ended_and_new_groups_before(harness: Harness) {
+async fn new_groups_are_visible_during_a_crawl_and_events_and_deletions_at_its_end(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("b");
     harness.create("Public", "c");
-    harness.begin_watching();
+    harness.prepare_crawl();
     let closing_count = harness.api.hold(At::Request(harness.request(4)));
     let (crawler, stop) = (harness.crawler(), CancellationToken::new());
     let while_it_runs = async {
@@ -418,7 +419,7 @@ async fn events_and_deletions_show_when_the_crawl_has_ended_and_new_groups_befor
     harness.assert_invariants().await;
 }
 
-async fn an_unchanged_crawl_writes_no_group_and_no_event_and_yet_sees_every_group(harness: Harness) {
+async fn an_unchanged_crawl_writes_no_group_and_no_event_but_advances_last_seen_at(harness: Harness) {
     harness.api.create_many("Public", 50);
     harness.api.create_many("Private", 50);
     harness.crawl().await;
@@ -427,10 +428,13 @@ async fn an_unchanged_crawl_writes_no_group_and_no_event_and_yet_sees_every_grou
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete");
     assert_eq!(harness.rows("SELECT * FROM group_row ORDER BY group_id").await, stored);
-    assert_eq!(harness.lines("SELECT DISTINCT last_seen_at FROM groups").await, [stamp(report.started_at)]);
+    assert_eq!(
+        harness.lines("SELECT DISTINCT last_seen_at FROM groups").await,
+        [format_time(report.started_at)]
+    );
 }
 
-async fn a_short_pass_that_leaves_no_known_group_unlisted_has_seen_them_too(harness: Harness) {
+async fn a_short_pass_that_lists_every_known_group_advances_last_seen_at(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.fault_from_request(1, Fault::TotalCount(100));
@@ -438,24 +442,24 @@ async fn a_short_pass_that_leaves_no_known_group_unlisted_has_seen_them_too(harn
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
     let seen = "SELECT last_seen_at FROM groups WHERE group_id IN ('a', 'b')";
-    assert_eq!(harness.lines(seen).await, vec![stamp(report.started_at); 2]);
+    assert_eq!(harness.lines(seen).await, vec![format_time(report.started_at); 2]);
     assert_eq!(harness.events().await, ["2 c appeared NULL>Public"]);
 }
 
-async fn a_short_pass_that_leaves_a_known_group_unlisted_has_seen_none(harness: Harness) {
+async fn a_short_pass_that_lacks_a_known_group_does_not_advance_last_seen_at(harness: Harness) {
     harness.create("Public", "a b");
     let first = harness.crawl().await;
     harness.dissolve("b");
     harness.fault_from_request(1, Fault::TotalCount(100));
     harness.crawl().await;
     let seen = harness.rows("SELECT last_seen_at FROM groups").await;
-    assert!(seen.iter().all(|row| row[0] < stamp(first.finished_at)), "{seen:?}");
+    assert!(seen.iter().all(|row| row[0] < format_time(first.finished_at)), "{seen:?}");
 }
 
-async fn a_group_that_a_growing_list_misses_is_missing_first_and_vanishes_when_missed_again(
+async fn a_group_that_a_growing_list_lacks_is_missing_first_and_vanishes_when_lacking_again(
     mut harness: Harness,
 ) {
-    harness.guard.confirm = false;
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d e f");
     harness.crawl().await;
     harness.dissolve("a");
@@ -467,7 +471,7 @@ async fn a_group_that_a_growing_list_misses_is_missing_first_and_vanishes_when_m
     let a = harness
         .rows("SELECT first_seen_at, last_seen_at, missing_since, held FROM groups WHERE group_id = 'a'")
         .await;
-    assert_eq!(a[0][1..], [a[0][0].clone(), stamp(moving.started_at), "0".to_owned()]);
+    assert_eq!(a[0][1..], [a[0][0].clone(), format_time(moving.started_at), "0".to_owned()]);
     assert_eq!(harness.value("SELECT missing_count FROM app_status").await, "1");
     assert_eq!(harness.value("SELECT deletions FROM crawls WHERE crawl_id = 2").await, "none");
     let quiet = harness.crawl().await;
@@ -476,8 +480,8 @@ async fn a_group_that_a_growing_list_misses_is_missing_first_and_vanishes_when_m
     harness.assert_table_matches_api().await;
 }
 
-async fn a_group_that_two_moving_lists_miss_has_vanished(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn a_group_that_two_moving_lists_lack_has_vanished(mut harness: Harness) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d e");
     harness.crawl().await;
     harness.dissolve("a");
@@ -490,19 +494,20 @@ async fn a_group_that_two_moving_lists_miss_has_vanished(mut harness: Harness) {
     assert_eq!(harness.lines(verdicts).await, ["exact", "moving", "moving"]);
 }
 
-/// Oldest first, by an index: what is dissolved before it shifts the list forward under the cursor.
-fn shifting(order: Order) -> Settings {
+/// Settings of a list in order of age with position cursors. Dissolving a group that was already
+/// listed shifts the list, so that the next page skips a group.
+fn position_cursor(order: Order) -> Settings {
     Settings { listing: Listing { order, cursor: Cursor::Position }, ..Settings::default() }
 }
 
-async fn a_standing_group_skipped_by_a_shifting_list_is_missing_until_it_is_listed_again(harness: Harness) {
-    let mut harness = harness.with_api(shifting(Order::OldestFirst)).await;
-    harness.guard.confirm = false;
+async fn an_existing_group_skipped_by_a_shifting_list_is_missing_until_it_is_listed_again(harness: Harness) {
+    let mut harness = harness.with_api(position_cursor(Order::OldestFirst)).await;
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d e f g");
     harness.crawl().await;
     harness.during_request(3, |api| assert!(api.dissolve("a")));
     let report = harness.crawl().await;
-    // Page 1 was a b c, and page 2 begins at the fourth of b c d e f g.
+    // Page 1 was a b c. Page 2 begins with the fourth of b c d e f g, and skips d.
     assert_eq!((report.missing, report.events.vanished), (1, 0));
     assert_eq!(harness.table().await[3], "d Public missing");
     let report = harness.crawl().await;
@@ -512,19 +517,19 @@ async fn a_standing_group_skipped_by_a_shifting_list_is_missing_until_it_is_list
 }
 
 async fn a_group_that_a_shifting_list_repeats_makes_the_pass_moving(harness: Harness) {
-    let mut harness = harness.with_api(shifting(Order::NewestFirst)).await;
-    harness.guard.confirm = false;
+    let mut harness = harness.with_api(position_cursor(Order::NewestFirst)).await;
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d e");
     harness.crawl().await;
     harness.dissolve("c");
-    // Page 1 is e d b, and page 2 begins at the fourth of f e d b a.
+    // Page 1 is e d b. Page 2 begins with the fourth of f e d b a, and repeats b.
     harness.during_request(3, |api| api.create("Public", "f"));
     let report = harness.crawl().await;
     assert_eq!((report.listed, report.missing, report.events.vanished), (4, 1, 0));
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Public missing", "d Public", "e Public"]);
     harness.crawl().await;
     harness.dissolve("a");
-    // A repeated id tells that the list moved, even where the count stands still.
+    // A repeated id shows that the list changed, even if its TotalCount is absent.
     harness.fault_at_request(1, Fault::NoTotalCount);
     harness.fault_at_request(2, Fault::DuplicateIds);
     assert_eq!(harness.crawl().await.missing, 1);
@@ -534,11 +539,11 @@ async fn a_group_that_a_shifting_list_repeats_makes_the_pass_moving(harness: Har
     harness.assert_table_matches_api().await;
 }
 
-async fn groups_listed_for_the_first_time_explain_a_count_they_do_not_reach(harness: Harness) {
+async fn new_groups_account_for_a_total_count_above_the_listed_groups(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.create("Public", "c d");
-    // Two of six are not listed, and two were never listed before.
+    // TotalCount exceeds the listed groups by two, and two listed groups are new.
     harness.fault_from_request(1, Fault::TotalCount(6));
     harness.api.script(At::Type("Private".to_owned()), Fault::TotalCount(0));
     let report = harness.crawl().await;
@@ -562,7 +567,7 @@ async fn a_pass_is_exact_when_all_passes_reach_both_totals_of_the_app(harness: H
     harness.assert_table_matches_api().await;
 }
 
-async fn a_short_pass_marks_nothing_and_says_by_how_much_it_falls_short(harness: Harness) {
+async fn a_short_pass_marks_nothing_and_reports_the_difference(harness: Harness) {
     harness.create("Public", "a b c d e f g h");
     harness.crawl().await;
     harness.dissolve("a");
@@ -570,36 +575,36 @@ async fn a_short_pass_marks_nothing_and_says_by_how_much_it_falls_short(harness:
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
     assert_eq!(
-        why(&report),
+        reason_text(&report),
         "Public listed 3 distinct ids, which is 4 below its TotalCount of 7; allowed: 0 (changes during the crawl and \
          deletion.max_shortfall); no group was marked deleted for its absence from this list"
     );
     assert_eq!((report.missing, report.events.vanished), (0, 0));
     let row = "SELECT status, deletions, reason_code, error_code FROM crawls WHERE crawl_id = 2";
     assert_eq!(harness.lines(row).await, ["incomplete NULL short_listing NULL"]);
-    assert_eq!(harness.value("SELECT reason FROM crawls WHERE crawl_id = 2").await, why(&report));
+    assert_eq!(harness.value("SELECT reason FROM crawls WHERE crawl_id = 2").await, reason_text(&report));
     let verdict = "SELECT verdict FROM type_counts WHERE crawl_id = 2 AND group_type = 'Public'";
     assert_eq!(harness.value(verdict).await, "short");
     harness.crawl().await;
     assert_eq!(harness.events().await, ["3 a vanished Public>NULL"]);
 }
 
-async fn a_short_pass_names_the_setting_that_would_accept_a_small_gap(mut harness: Harness) {
+async fn a_short_pass_with_a_small_difference_names_the_setting_that_accepts_it(mut harness: Harness) {
     harness.page_limit = 38;
     (0..40).for_each(|n| harness.api.create("Public", &format!("g{n}")));
     harness.crawl().await;
     harness.dissolve("g0");
     harness.fault_at_request(2, Fault::EarlyEnd);
     assert_eq!(
-        why(&harness.crawl().await),
+        reason_text(&harness.crawl().await),
         "Public listed 38 distinct ids, which is 1 below its TotalCount of 39; allowed: 0 (changes during the crawl and \
          deletion.max_shortfall); deletion.max_shortfall = 0.0257 would accept the list: set it only if every crawl is \
          short by this much; no group was marked deleted for its absence from this list"
     );
 }
 
-async fn a_missing_group_does_not_vanish_by_a_short_pass(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn a_missing_group_does_not_vanish_after_a_short_pass(mut harness: Harness) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d e f g");
     harness.crawl().await;
     harness.dissolve("g");
@@ -613,8 +618,10 @@ async fn a_missing_group_does_not_vanish_by_a_short_pass(mut harness: Harness) {
     assert_eq!(harness.table().await[6], "g Public deleted");
 }
 
-async fn one_short_pass_weakens_the_exact_ones_beside_it(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn after_a_short_pass_the_exact_passes_of_the_crawl_prove_no_more_than_moving_ones(
+    mut harness: Harness,
+) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d");
     harness.create("Private", "e f");
     harness.crawl().await;
@@ -631,18 +638,20 @@ async fn one_short_pass_weakens_the_exact_ones_beside_it(mut harness: Harness) {
 }
 
 async fn max_shortfall_accepts_a_total_that_is_always_too_high(mut harness: Harness) {
-    harness.guard.confirm = false;
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d e f g h");
     harness.crawl().await;
     harness.dissolve("h");
     harness.fault_from_request(1, Fault::TotalCount(8));
     let refused = harness.crawl().await;
     assert!(
-        why(&refused).contains("Public listed 7 distinct ids, which is 1 below its TotalCount of 8"),
+        reason_text(&refused).contains("Public listed 7 distinct ids, which is 1 below its TotalCount of 8"),
         "{}",
-        why(&refused)
+        reason_text(&refused)
     );
-    assert!(why(&refused).contains("Private listed 0 distinct ids, which is 8 below its TotalCount of 8"));
+    assert!(
+        reason_text(&refused).contains("Private listed 0 distinct ids, which is 8 below its TotalCount of 8")
+    );
     harness.api.script(At::Type("Private".to_owned()), Fault::TotalCount(0));
     harness.max_shortfall = 0.124;
     assert_eq!(outcome(&harness.crawl().await), "incomplete short_listing");
@@ -653,7 +662,7 @@ async fn max_shortfall_accepts_a_total_that_is_always_too_high(mut harness: Harn
     assert_eq!(harness.table().await[7], "h Public deleted");
 }
 
-async fn a_list_without_any_total_count_proves_nothing(harness: Harness) {
+async fn a_list_without_a_total_count_proves_nothing(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("b");
@@ -661,13 +670,17 @@ async fn a_list_without_any_total_count_proves_nothing(harness: Harness) {
     harness.fault_from_request(1, Fault::NoTotalCount);
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
-    assert!(why(&report).contains("Public listed 2 distinct ids, but no TotalCount"), "{}", why(&report));
+    assert!(
+        reason_text(&report).contains("Public listed 2 distinct ids, but no TotalCount"),
+        "{}",
+        reason_text(&report)
+    );
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Public"]);
     let counts = "SELECT total_count_at_start, total_count FROM app_counts WHERE crawl_id = 2";
     assert_eq!(harness.lines(counts).await, ["NULL NULL"]);
 }
 
-async fn a_type_that_was_emptied_is_asked_once_more_and_settled_by_one_crawl(harness: Harness) {
+async fn an_emptied_type_is_listed_once_more_and_settled_by_one_crawl(harness: Harness) {
     harness.create("Public", "a b");
     harness.create("Private", "c d");
     harness.crawl().await;
@@ -685,30 +698,34 @@ async fn a_type_that_was_emptied_is_asked_once_more_and_settled_by_one_crawl(har
     assert_eq!(harness.requests_after(before), ["count", "Public 1", "Private 1", "count"]);
 }
 
-async fn a_type_that_is_empty_only_once_keeps_its_groups(harness: Harness) {
+async fn a_type_listed_as_empty_only_once_keeps_its_groups(harness: Harness) {
     harness.create("Public", "a b");
     harness.create("Private", "c d");
     harness.crawl().await;
     harness.fault_at_request(3, Fault::EmptyList);
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
-    assert!(why(&report).contains("Private listed no ids, which a second request"), "{}", why(&report));
+    assert!(
+        reason_text(&report).contains("Private listed no ids, which a second request"),
+        "{}",
+        reason_text(&report)
+    );
     harness.assert_table_matches_api().await;
 }
 
-async fn a_type_that_is_empty_twice_but_counts_groups_keeps_them(harness: Harness) {
+async fn a_type_listed_as_empty_twice_with_a_total_count_keeps_its_groups(harness: Harness) {
     harness.create("Public", "a b");
     harness.create("Private", "c d");
     harness.crawl().await;
     harness.api.script(At::Type("Private".to_owned()), Fault::EmptyList);
-    // The second time with a count.
+    // The second answer has a TotalCount above 0.
     harness.fault_at_request(4, Fault::TotalCount(2));
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
     harness.assert_table_matches_api().await;
 }
 
-async fn an_app_that_was_emptied_is_settled_by_one_crawl(harness: Harness) {
+async fn an_emptied_app_with_several_types_is_settled_by_one_crawl(harness: Harness) {
     harness.create("Public", "a b");
     harness.create("Private", "c");
     harness.crawl().await;
@@ -719,19 +736,23 @@ async fn an_app_that_was_emptied_is_settled_by_one_crawl(harness: Harness) {
     harness.assert_table_matches_api().await;
 }
 
-async fn an_unfiltered_list_that_is_empty_only_once_keeps_its_groups(mut harness: Harness) {
+async fn an_unfiltered_list_that_is_empty_only_once_deletes_nothing(mut harness: Harness) {
     harness.group_types = Vec::new();
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.fault_at_request(2, Fault::EmptyList);
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "incomplete short_listing");
-    assert!(why(&report).starts_with("the unfiltered list listed no ids"), "{}", why(&report));
+    assert!(
+        reason_text(&report).starts_with("the unfiltered list listed no ids"),
+        "{}",
+        reason_text(&report)
+    );
     assert_eq!(harness.table().await, ["a NULL", "b NULL"]);
 }
 
 async fn the_first_crawl_lists_groups_of_other_types_without_a_type(mut harness: Harness) {
-    harness.guard.confirm = false;
+    harness.deletion.confirm = false;
     harness.create("Public", "a");
     harness.create("ChatRoom", "x y");
     let report = harness.crawl().await;
@@ -744,7 +765,7 @@ async fn the_first_crawl_lists_groups_of_other_types_without_a_type(mut harness:
     assert_eq!(harness.lines(unknown).await, ["2 0"]);
 }
 
-async fn the_first_crawl_learns_the_types_of_groups_that_only_the_unfiltered_pass_lists(harness: Harness) {
+async fn the_first_crawl_learns_the_types_of_groups_listed_only_by_the_unfiltered_pass(harness: Harness) {
     harness.create("Public", "a");
     harness.create("ChatRoom", "x y");
     let report = harness.crawl().await;
@@ -758,7 +779,7 @@ async fn the_first_crawl_learns_the_types_of_groups_that_only_the_unfiltered_pas
     assert_eq!(harness.lines(learned).await, ["2 0"]);
 }
 
-async fn a_passing_difference_does_not_call_for_an_unfiltered_pass_and_two_running_do(harness: Harness) {
+async fn an_excess_of_the_total_leads_to_an_unfiltered_pass_only_in_two_consecutive_crawls(harness: Harness) {
     const TYPED: [&str; 4] = ["count", "Public 1", "Private 1", "count"];
     harness.create("Public", "a");
     harness.crawl().await;
@@ -777,17 +798,18 @@ async fn a_passing_difference_does_not_call_for_an_unfiltered_pass_and_two_runni
     let with_unfiltered_pass = [&TYPED[..], &["all 1", "count", "about 3"]].concat();
     assert_eq!(crawl().await, with_unfiltered_pass);
     assert_eq!(harness.table().await, ["a Public", "y ChatRoom"]);
-    // A crawl that failed before it could compare changes nothing about that.
+    // A crawl that fails before it compares the totals does not change the result of the
+    // comparison.
     harness.fault_from_request(1, Fault::ErrorCode(10003));
     crawl().await;
     harness.api.clear_faults();
     harness.create("ChatRoom", "z");
     assert_eq!(crawl().await, with_unfiltered_pass);
-    // The baseline of types without a pass ended with the first unfiltered pass.
+    // The baseline of types without a pass ended with the first unfiltered pass, so z has an event.
     assert_eq!(harness.events().await, ["7 z appeared NULL>ChatRoom"]);
 }
 
-async fn a_type_that_is_learned_later_is_no_event(mut harness: Harness) {
+async fn a_type_that_is_learned_later_is_stored_without_an_event(mut harness: Harness) {
     harness.create("Public", "a");
     harness.create("ChatRoom", "x");
     harness.crawl().await;
@@ -800,27 +822,27 @@ async fn a_type_that_is_learned_later_is_no_event(mut harness: Harness) {
     assert_eq!(harness.lines(x).await, [format!("{first_seen} 1")]);
 }
 
-async fn an_unfiltered_pass_speaks_for_types_that_are_no_longer_configured(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn an_unfiltered_pass_decides_about_types_that_are_no_longer_configured(mut harness: Harness) {
+    harness.deletion.confirm = false;
     harness.group_types = group_types(&["Public", "ChatRoom"]);
     harness.create("Public", "a");
     harness.create("ChatRoom", "x y");
     harness.crawl().await;
     harness.group_types = group_types(&["Public"]);
     harness.dissolve("x");
-    // One crawl without an unfiltered pass says nothing of that type.
+    // A crawl without an unfiltered pass concludes nothing about groups of that type.
     harness.crawl().await;
     assert_eq!(harness.table().await, ["a Public", "x ChatRoom", "y ChatRoom"]);
     let last_seen = "SELECT last_seen_at FROM groups WHERE group_id = 'y'";
     let before = harness.value(last_seen).await;
     let report = harness.crawl().await;
     assert_eq!(harness.table().await, ["a Public", "x ChatRoom deleted", "y ChatRoom"]);
-    assert!(before < stamp(report.started_at));
-    assert_eq!(harness.value(last_seen).await, stamp(report.started_at));
+    assert!(before < format_time(report.started_at));
+    assert_eq!(harness.value(last_seen).await, format_time(report.started_at));
 }
 
-async fn an_unfiltered_pass_speaks_for_rejected_types(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn an_unfiltered_pass_decides_about_rejected_types(mut harness: Harness) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a");
     harness.create("Private", "b c");
     harness.crawl().await;
@@ -834,7 +856,8 @@ async fn an_unfiltered_pass_speaks_for_rejected_types(mut harness: Harness) {
 }
 
 async fn totals_that_count_fewer_groups_nominate_those_of_types_without_a_pass(mut harness: Harness) {
-    // Five groups in all, and five would be left: nothing says that a group without a pass is gone.
+    // The API has five groups, and five would be live. So the totals nominate no group of a type
+    // without a pass.
     let steady = crawled_without_two_types(&mut harness, |harness| {
         harness.dissolve("a");
         harness.create("Public", "d");
@@ -848,7 +871,7 @@ async fn totals_that_count_fewer_groups_nominate_those_of_types_without_a_pass(m
     assert_eq!(harness.table().await, expected);
 }
 
-/// A second crawl in which one type is rejected and one is no longer configured.
+/// Makes a second crawl, in which the API rejects one type and another one is no longer configured.
 async fn crawled_without_two_types(harness: &mut Harness, before: impl FnOnce(&Harness)) -> CrawlReport {
     harness.group_types = group_types(&["Public", "Private", "ChatRoom"]);
     harness.create("Public", "a");
@@ -877,7 +900,7 @@ async fn without_group_types_one_unfiltered_pass_decides_everything(mut harness:
     assert_eq!(harness.value("SELECT count(*) FROM type_counts").await, "0");
 }
 
-async fn types_that_are_known_stay_when_no_types_are_configured_any_more(mut harness: Harness) {
+async fn stored_types_are_kept_when_no_types_are_configured_any_more(mut harness: Harness) {
     harness.create("Public", "a b");
     harness.create("Private", "c");
     harness.crawl().await;
@@ -887,19 +910,23 @@ async fn types_that_are_known_stay_when_no_types_are_configured_any_more(mut har
     assert_eq!(harness.table().await, ["a Public deleted", "b Public", "c Private"]);
     harness.create("Private", "a");
     harness.crawl().await;
-    // The unfiltered pass says that it is back, and not as what.
+    // The unfiltered pass shows that the group exists again, but not its type. The old type is
+    // kept.
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Private"]);
     assert_eq!(harness.events().await, ["2 a vanished Public>NULL", "3 a reappeared Public>Public"]);
 }
 
-async fn exact_typed_passes_that_account_for_a_quiet_app_settle_groups_without_a_type(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn exact_typed_passes_that_account_for_an_unchanged_app_decide_about_groups_without_a_type(
+    mut harness: Harness,
+) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a b");
     harness.create("ChatRoom", "x");
     harness.crawl().await;
     harness.dissolve("x");
     harness.create("Public", "c");
-    // A list with something new accounts for no other group: the new one may stand in the totals for it.
+    // The list has a new group, which the totals may count instead of x. So the lists do not
+    // account for x.
     harness.crawl().await;
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Public", "x NULL"]);
     let report = harness.crawl().await;
@@ -907,15 +934,14 @@ async fn exact_typed_passes_that_account_for_a_quiet_app_settle_groups_without_a
     assert_eq!(report.events.vanished, 1);
 }
 
-async fn a_server_that_states_the_apps_total_for_every_type_deletes_no_group_without_a_type(
-    mut harness: Harness,
-) {
-    harness.guard.confirm = false;
+async fn the_apps_total_count_in_every_typed_list_deletes_no_group_without_a_type(mut harness: Harness) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a b");
     harness.create("Private", "c");
     harness.create("ChatRoom", "x");
     harness.crawl().await;
-    // Taken at their word, two typed passes claim eight groups of an app of four, and so there would be no others.
+    // If these TotalCounts were right, the typed passes would list all groups of the app, so x
+    // could not exist.
     harness.max_shortfall = 1.0;
     harness.api.script(At::Type("Public".to_owned()), Fault::AppTotalCount);
     harness.api.script(At::Type("Private".to_owned()), Fault::AppTotalCount);
@@ -925,7 +951,7 @@ async fn a_server_that_states_the_apps_total_for_every_type_deletes_no_group_wit
     }
 }
 
-async fn a_rejected_type_is_skipped_and_its_groups_stay(harness: Harness) {
+async fn a_rejected_type_is_skipped_and_its_groups_are_kept(harness: Harness) {
     harness.create("Public", "a b");
     harness.create("Private", "c");
     harness.crawl().await;
@@ -941,14 +967,14 @@ async fn a_rejected_type_is_skipped_and_its_groups_stay(harness: Harness) {
     harness.assert_table_matches_api().await;
 }
 
-async fn a_type_the_api_has_never_heard_of_is_skipped(mut harness: Harness) {
+async fn a_type_that_is_unknown_to_the_api_is_skipped(mut harness: Harness) {
     harness.group_types = group_types(&["Live", "Public"]);
     harness.create("Public", "a");
     assert_eq!(outcome(&harness.crawl().await), "complete");
     harness.create("Live", "x");
     harness.crawl().await;
     assert_eq!(harness.table().await, ["a Public", "x Live"]);
-    // Its baseline begins with the first list that the API gave of it.
+    // The baseline of the type begins with the first list that the API accepts.
     assert_eq!(harness.events().await, [""; 0]);
 }
 
@@ -957,7 +983,7 @@ async fn a_type_that_is_rejected_in_the_middle_fails_the_crawl(harness: Harness)
     harness.create("Private", "e");
     harness.crawl().await;
     harness.dissolve("a e");
-    // The opening count, a page that is not the first, and a page that is asked for once more.
+    // The opening count, a second page, and the first page that is requested again.
     for (request, requests) in [(1, 1), (3, 3), (5, 5)] {
         harness.fault_at_request(request, Fault::ErrorCode(10004));
         let report = harness.crawl().await;
@@ -979,7 +1005,7 @@ async fn a_crawl_whose_types_are_all_rejected_fails(harness: Harness) {
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "failed rejected_types 10004");
     assert_eq!(
-        why(&report),
+        reason_text(&report),
         "the API rejects every configured group type (Private, Public): the API answered error 10004 \
          (a parameter is not accepted), ErrorInfo \"scripted\": if a group type is rejected, remove it from `group_types` \
          or correct its name; `group_types = []` lists all groups, without \
@@ -988,8 +1014,8 @@ async fn a_crawl_whose_types_are_all_rejected_fails(harness: Harness) {
     assert_eq!(harness.table().await, ["a Public", "b Private"]);
 }
 
-/// A complete crawl at half past ten on every day after the last crawl and before this one, so that these days count as
-/// passed.
+/// Makes a complete crawl at 10:30 on every day after the last crawl and before `day`, because
+/// retention counts only days with a crawl.
 async fn crawl_daily_until(harness: &Harness, day: &str) {
     let day: NaiveDate = day.parse().unwrap();
     let mut next = harness.clock.now().date_naive().succ_opt().unwrap();
@@ -1000,9 +1026,9 @@ async fn crawl_daily_until(harness: &Harness, day: &str) {
     }
 }
 
-/// A crawl after which the events need not tell the whole table.
+/// Makes a crawl that may remove events, so that events and rows need not agree afterwards.
 async fn crawl_and_purge(harness: &Harness) -> CrawlReport {
-    harness.begin_watching();
+    harness.prepare_crawl();
     let report = harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await;
     harness.db.assert_consistent().await;
     report.unwrap()
@@ -1021,7 +1047,8 @@ async fn old_rows_are_removed_after_the_first_crawl_of_a_day(mut harness: Harnes
         "SELECT purged_groups, purged_events, purged_counts FROM crawls ORDER BY crawl_id DESC LIMIT 1";
     harness.clock.set("2026-03-11T09:30:00Z".parse().unwrap());
     assert_eq!(outcome(&crawl_and_purge(&harness).await), "complete");
-    // The second crawl with its two passes. The first is the baseline's, the third has the event of c.
+    // Removed: the second crawl and its two passes. The first crawl is needed for the baseline, the
+    // third for the event of c.
     assert_eq!(harness.lines(purged).await, ["1 1 3"]);
     assert_eq!(harness.table().await, ["a Public", "c Public deleted", "d Public"]);
     assert_eq!(harness.events().await, ["3 c vanished Public>NULL"]);
@@ -1029,7 +1056,7 @@ async fn old_rows_are_removed_after_the_first_crawl_of_a_day(mut harness: Harnes
     assert_eq!(harness.lines(purged).await, ["0 0 0"]);
     harness.clock.set("2026-03-12T08:00:00Z".parse().unwrap());
     crawl_and_purge(&harness).await;
-    // The third crawl, two passes, and two types of one day.
+    // Removed: the third crawl, its two passes, and the daily counts of two types.
     assert_eq!(harness.lines(purged).await, ["1 1 5"]);
     assert_eq!(harness.table().await, ["a Public", "d Public"]);
     assert_eq!(
@@ -1041,7 +1068,7 @@ async fn old_rows_are_removed_after_the_first_crawl_of_a_day(mut harness: Harnes
     harness.assert_table_matches_api().await;
 }
 
-async fn a_group_that_returns_after_it_was_removed_is_a_new_one(mut harness: Harness) {
+async fn a_group_that_returns_after_its_row_was_removed_is_new(mut harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("b");
@@ -1071,13 +1098,13 @@ async fn a_crawl_that_does_not_reach_its_end_removes_nothing(mut harness: Harnes
     assert_eq!(outcome(&crawl_and_purge(&harness).await), "failed api_error 10003");
     assert_eq!(harness.table().await, ["a Public", "b Public deleted"]);
     harness.api.clear_faults();
-    // A short one has reached it.
+    // A crawl with a short list reaches its end, and removes old rows.
     harness.fault_from_request(1, Fault::TotalCount(100));
     assert_eq!(outcome(&crawl_and_purge(&harness).await), "incomplete short_listing");
     assert_eq!(harness.table().await, ["a Public"]);
 }
 
-async fn whoever_stops_the_program_does_not_wait_for_old_rows(mut harness: Harness) {
+async fn a_cancelled_crawl_does_not_remove_old_rows(mut harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("b");
@@ -1085,11 +1112,11 @@ async fn whoever_stops_the_program_does_not_wait_for_old_rows(mut harness: Harne
     crawl_daily_until(&harness, "2026-03-09").await;
     harness.retention = Retention { deleted_groups: Some(1), events: Some(1), counts: Some(1) };
     harness.clock.set("2026-03-09T08:00:00Z".parse().unwrap());
-    harness.begin_watching();
+    harness.prepare_crawl();
     let (crawler, stop) = (harness.crawler(), CancellationToken::new());
     let mut progress = crawler.progress();
     let stopping = async {
-        // Too late for the crawl itself.
+        // At this step the crawl can no longer be cancelled.
         progress.wait_for(|progress| matches!(progress.step, Step::Concluding { .. })).await.unwrap();
         stop.cancel();
     };
@@ -1098,26 +1125,26 @@ async fn whoever_stops_the_program_does_not_wait_for_old_rows(mut harness: Harne
     assert_eq!(harness.table().await, ["a Public", "b Public deleted"]);
 }
 
-async fn a_dry_run_of_an_app_that_was_never_crawled_makes_everything_a_baseline(mut harness: Harness) {
+async fn a_dry_run_before_the_first_crawl_reports_a_baseline(mut harness: Harness) {
     harness.group_types = group_types(&["Public", "Own"]);
     harness.create("Public", "a b");
     harness.create("Own", "c");
     harness.create("ChatRoom", "d");
-    let (dry_run, said) = harness.dry_run_now().await;
+    let (dry_run, changes) = harness.dry_run().await;
     let expected = [
         "a baseline NULL>Public",
         "b baseline NULL>Public",
         "c baseline NULL>Own",
         "d baseline NULL>ChatRoom",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(changes, expected);
     assert_eq!((dry_run.listed, dry_run.total), (4, Some(4)));
     assert_eq!(harness.value("SELECT count(*) FROM app_status").await, "0");
-    let report = harness.foretold_crawl().await;
+    let report = harness.crawl_after_dry_run().await;
     assert_eq!((report.first_listed, report.crawl.0), (4, 1));
 }
 
-async fn a_dry_run_foretells_every_change_and_writes_nothing(harness: Harness) {
+async fn a_dry_run_predicts_every_change_and_writes_nothing(harness: Harness) {
     harness.create("Public", "a b c d e f i j k");
     harness.create("Private", "p q");
     harness.crawl().await;
@@ -1127,7 +1154,7 @@ async fn a_dry_run_foretells_every_change_and_writes_nothing(harness: Harness) {
     harness.create("Private", "b");
     harness.api.retype("c", "Private");
     harness.dissolve("d p");
-    let (_, said) = harness.dry_run_now().await;
+    let (_, changes) = harness.dry_run().await;
     let expected = [
         "a reappeared Public>Public",
         "b reappeared Public>Private",
@@ -1136,84 +1163,85 @@ async fn a_dry_run_foretells_every_change_and_writes_nothing(harness: Harness) {
         "new appeared NULL>Public",
         "p vanished Private>NULL",
     ];
-    assert_eq!(said, expected);
-    harness.foretold_crawl().await;
-    // A list that moves, and a group about which nothing is learned.
+    assert_eq!(changes, expected);
+    harness.crawl_after_dry_run().await;
+    // The list changes while it is read, and the API has no usable answer about one group.
     harness.dissolve("e f");
     harness.api.script(At::Info, Fault::GroupCode("f".to_owned(), 10002));
     harness.during_request(3, |api| api.create("Public", "g"));
     assert_eq!(
-        harness.dry_run_now().await.1,
+        harness.dry_run().await.1,
         ["e vanished Public>NULL", "f missing Public>NULL", "g appeared NULL>Public"]
     );
     harness.during_request(3, |api| api.create("Public", "h"));
     harness.crawl().await;
     harness.create("Public", "f");
-    let quiet = harness.dry_run_now().await;
+    let quiet = harness.dry_run().await;
     assert!(quiet.1.is_empty(), "{quiet:?}");
-    harness.foretold_crawl().await;
+    harness.crawl_after_dry_run().await;
     harness.assert_table_matches_api().await;
 }
 
-async fn a_dry_run_foretells_what_lists_alone_conclude(mut harness: Harness) {
-    harness.guard.confirm = false;
+async fn without_confirmation_a_dry_run_predicts_the_deletions_of_the_lists(mut harness: Harness) {
+    harness.deletion.confirm = false;
     harness.create("Public", "a b c d e f");
     harness.crawl().await;
-    // A list that moves: missing first, then gone, or back.
+    // The list changes while it is read: a group is missing first, and then vanished, or listed
+    // again.
     harness.dissolve("e f");
     harness.during_request(3, |api| api.create("Public", "g"));
     assert_eq!(
-        harness.dry_run_now().await.1,
+        harness.dry_run().await.1,
         ["e missing Public>NULL", "f missing Public>NULL", "g appeared NULL>Public"]
     );
     harness.during_request(3, |api| api.create("Public", "h"));
     harness.crawl().await;
     harness.create("Public", "f");
-    assert_eq!(harness.dry_run_now().await.1, ["e vanished Public>NULL"]);
-    harness.foretold_crawl().await;
-    let quiet = harness.dry_run_now().await;
+    assert_eq!(harness.dry_run().await.1, ["e vanished Public>NULL"]);
+    harness.crawl_after_dry_run().await;
+    let quiet = harness.dry_run().await;
     assert!(quiet.1.is_empty(), "{quiet:?}");
-    harness.foretold_crawl().await;
+    harness.crawl_after_dry_run().await;
     harness.assert_table_matches_api().await;
 }
 
-async fn a_dry_run_foretells_what_the_guard_withholds_and_why(mut harness: Harness) {
-    harness.guard.max_fraction = 0.4;
+async fn a_dry_run_predicts_what_the_guard_withholds_and_why(mut harness: Harness) {
+    harness.deletion.max_fraction = 0.4;
     harness.create("Public", "a b c d");
     harness.create("Private", "p q r");
     harness.crawl().await;
     harness.dissolve("a b c p");
     harness.create("Public", "new");
-    let (dry_run, said) = harness.dry_run_now().await;
+    let (dry_run, changes) = harness.dry_run().await;
     let withheld = ["a withheld Public>NULL", "b withheld Public>NULL", "c withheld Public>NULL"];
-    assert_eq!(said, [&withheld[..], &["new appeared NULL>Public", "p withheld Private>NULL"]].concat());
+    assert_eq!(changes, [&withheld[..], &["new appeared NULL>Public", "p withheld Private>NULL"]].concat());
     let reason = dry_run.reason.unwrap().text;
     assert!(
         reason.contains("Public would shrink from 4 to 2 live groups")
             && reason.ends_with("4 deletions would be withheld (4 confirmed by get_group_info)"),
         "{reason}"
     );
-    let report = harness.foretold_crawl().await;
+    let report = harness.crawl_after_dry_run().await;
     assert_eq!(outcome(&report), "complete guard");
 }
 
-async fn a_dry_run_of_a_short_list_foretells_an_incomplete_crawl(harness: Harness) {
+async fn a_dry_run_of_a_short_list_predicts_an_incomplete_crawl(harness: Harness) {
     harness.create("Public", "a b c d e");
     harness.crawl().await;
     harness.api.script(At::Page("Public".to_owned(), 1), Fault::EarlyEnd);
-    let (dry_run, said) = harness.dry_run_now().await;
-    assert_eq!((dry_run.status, dry_run.deletions, said.len()), (CrawlStatus::Incomplete, None, 0));
-    assert_eq!(outcome(&harness.foretold_crawl().await), "incomplete short_listing");
+    let (dry_run, changes) = harness.dry_run().await;
+    assert_eq!((dry_run.status, dry_run.deletions, changes.len()), (CrawlStatus::Incomplete, None, 0));
+    assert_eq!(outcome(&harness.crawl_after_dry_run().await), "incomplete short_listing");
 }
 
-async fn a_dry_run_holds_the_lease_and_leaves_word_of_the_pace(harness: Harness) {
+async fn a_dry_run_holds_the_lease_and_records_the_request_interval(harness: Harness) {
     harness.create("Public", "a");
     harness.crawl().await;
     let held = harness.api.hold(At::Request(harness.request(2)));
     let (crawler, stop) = (harness.crawler(), CancellationToken::new());
     let meanwhile = async {
         held.reached().await;
-        let other = harness.another_crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await;
+        let other = harness.new_crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await;
         assert!(matches!(other, Err(CrawlError::Busy { .. })), "{other:?}");
         held.release();
     };
@@ -1222,15 +1250,15 @@ async fn a_dry_run_holds_the_lease_and_leaves_word_of_the_pace(harness: Harness)
     harness.crawl().await;
 }
 
-async fn a_dry_run_that_fails_says_what_it_saw_until_then(harness: Harness) {
+async fn a_dry_run_that_fails_reports_the_changes_found_so_far(harness: Harness) {
     harness.create("Public", "a");
     harness.crawl().await;
     harness.create("Public", "b");
     harness.dissolve("a");
     harness.fault_from_request(3, Fault::ErrorCode(10003));
-    let (dry_run, said) = harness.dry_run_now().await;
+    let (dry_run, changes) = harness.dry_run().await;
     assert_eq!((dry_run.status, dry_run.deletions), (CrawlStatus::Failed, None));
-    assert_eq!(said, ["b appeared NULL>Public"]);
+    assert_eq!(changes, ["b appeared NULL>Public"]);
     assert_eq!(dry_run.reason.unwrap().error_code, Some(10003));
 }
 
@@ -1254,7 +1282,7 @@ async fn candidates_are_asked_about_in_requests_of_fifty_ids_two_of_which_are_co
     assert_eq!((outcome(&report).as_str(), report.events.vanished, report.asked.spared), ("complete", 60, 0));
     assert_eq!((report.asked.asked, report.asked.confirmed), (60, 60));
     let mut requests = harness.requests_after(before);
-    // Both are under way at the same time.
+    // Both `get_group_info` requests are in flight at the same time, so their order is arbitrary.
     requests[4..].sort();
     assert_eq!(requests, ["count", "Public 1", "Private 1", "count", "about 14", "about 50"]);
     assert_eq!(report.requests, 6);
@@ -1264,7 +1292,7 @@ async fn candidates_are_asked_about_in_requests_of_fifty_ids_two_of_which_are_co
     assert_eq!(harness.requests_after(before).len(), 4);
 }
 
-async fn a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed(harness: Harness) {
+async fn an_unlisted_group_that_exists_is_kept_as_if_listed(harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await;
     harness.api.hide(&["b"]);
@@ -1277,10 +1305,10 @@ async fn a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed(harness: 
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Public deleted"]);
     assert_eq!(harness.events().await, ["2 c vanished Public>NULL"]);
     let seen = "SELECT last_seen_at FROM groups WHERE group_id = 'b'";
-    assert_eq!(harness.value(seen).await, stamp(report.started_at));
+    assert_eq!(harness.value(seen).await, format_time(report.started_at));
     assert_eq!(harness.value("SELECT spared FROM crawls WHERE crawl_id = 2").await, "1");
     harness.assert_table_matches_api().await;
-    // It is asked about again for as long as no list has it: after one crawl, after two, after four.
+    // As long as no list has the group, it is asked about again, after 1, 2, 4 … crawls.
     assert_eq!(harness.crawl().await.asked.spared, 1);
     harness.dissolve("b");
     assert_eq!(harness.crawl().await.asked.asked, 0);
@@ -1289,17 +1317,17 @@ async fn a_group_that_no_list_has_and_that_stands_is_kept_as_if_listed(harness: 
     assert_eq!(harness.table().await[1], "b Public deleted");
 }
 
-async fn a_missing_group_that_a_later_crawl_finds_standing_is_missing_no_more(harness: Harness) {
-    let harness = harness.with_api(shifting(Order::OldestFirst)).await;
+async fn a_missing_group_that_a_later_crawl_finds_existing_is_no_longer_missing(harness: Harness) {
+    let harness = harness.with_api(position_cursor(Order::OldestFirst)).await;
     harness.create("Public", "a b c d e f g h i");
     harness.crawl().await;
-    // Page 1 was a b c, and page 2 begins at the fourth of b c d e …
+    // Page 1 was a b c. Page 2 begins with the fourth of b c d e f g, and skips d.
     harness.during_request(3, |api| assert!(api.dissolve("a")));
     harness.api.script(At::Info, Fault::GroupCode("d".to_owned(), 10002));
     assert_eq!(harness.crawl().await.asked.unlearned, 1);
     assert_eq!(harness.table().await[3], "d Public missing");
     harness.api.clear_faults();
-    // The next list moves too, skips f, and happens to lack d again.
+    // The next list is shifted too and skips f. It also lacks d again.
     harness.api.hide(&["d"]);
     harness.during_request(3, |api| assert!(api.dissolve("b")));
     assert_eq!(harness.crawl().await.asked.spared, 2);
@@ -1307,38 +1335,38 @@ async fn a_missing_group_that_a_later_crawl_finds_standing_is_missing_no_more(ha
     assert_eq!(harness.lines("SELECT event FROM group_events WHERE group_id = 'd'").await, [""; 0]);
 }
 
-async fn the_true_type_of_a_standing_group_is_learned_from_the_answer(harness: Harness) {
+async fn the_type_of_an_existing_group_is_learned_from_the_answer(harness: Harness) {
     harness.create("Private", "a b c");
     harness.crawl().await;
-    // Another type than the one that is known, and one that no configuration and no crawl has named.
+    // One type that is not the stored one, and one that is neither configured nor known.
     harness.api.retype("a", "Public");
     harness.api.retype("b", "Own");
     harness.api.hide(&["a", "b"]);
-    let report = harness.foretold_crawl().await;
+    let report = harness.crawl_after_dry_run().await;
     assert_eq!((report.asked.spared, report.events.retyped), (2, 2));
     assert_eq!(harness.table().await, ["a Public", "b Own", "c Private"]);
     assert_eq!(harness.events().await, ["2 a retyped Private>Public", "2 b retyped Private>Own"]);
-    // An answer without types keeps the known ones.
+    // If the answer has no types, the stored types are kept.
     harness.api.script(At::Info, Fault::NoGroupTypes);
     assert_eq!(harness.crawl().await.asked.spared, 2);
     assert_eq!(harness.table().await, ["a Public", "b Own", "c Private"]);
 }
 
-async fn without_group_types_the_types_told_are_not_kept(mut harness: Harness) {
+async fn without_group_types_the_types_in_answers_are_not_stored(mut harness: Harness) {
     harness.group_types = Vec::new();
     harness.create("Private", "a b c");
     harness.crawl().await;
     harness.api.hide(&["a", "b"]);
-    assert_eq!(harness.foretold_crawl().await.asked.spared, 2);
+    assert_eq!(harness.crawl_after_dry_run().await.asked.spared, 2);
     assert_eq!(harness.table().await, ["a NULL", "b NULL", "c NULL"]);
     assert_eq!(harness.events().await, [""; 0]);
 }
 
-async fn a_group_about_which_nothing_is_learned_is_missing(harness: Harness) {
+async fn a_group_without_a_usable_answer_is_missing(harness: Harness) {
     harness.create("Public", "a b c d");
     harness.crawl().await;
     harness.dissolve("b c d");
-    // An internal error, and an id that is called illegal: neither says that the group is gone.
+    // The codes of an internal error and of an illegal id do not prove that a group is gone.
     harness.api.script(At::Info, Fault::GroupCode("b".to_owned(), 10002));
     harness.api.script(At::Info, Fault::GroupCode("c".to_owned(), 10015));
     let report = harness.crawl().await;
@@ -1356,7 +1384,7 @@ async fn a_group_about_which_nothing_is_learned_is_missing(harness: Harness) {
     harness.assert_table_matches_api().await;
 }
 
-async fn when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete(mut harness: Harness) {
+async fn if_get_group_info_keeps_failing_nothing_is_deleted_and_the_crawl_is_complete(mut harness: Harness) {
     harness.page_limit = 1000;
     create_numbered(&harness, 0..70);
     harness.crawl().await;
@@ -1368,16 +1396,16 @@ async fn when_asking_fails_for_good_nothing_is_deleted_and_the_crawl_is_complete
         assert_eq!(harness.value("SELECT missing_count FROM app_status").await, "60");
         harness.api.clear_faults();
     }
-    // What was told before it failed holds.
+    // Answers that arrived before the failure are used.
     harness.fault_from_request(6, Fault::Reset);
-    let told = harness.crawl().await.events.vanished;
-    assert!([12, 48].contains(&told), "{told}");
+    let answered = harness.crawl().await.events.vanished;
+    assert!([12, 48].contains(&answered), "{answered}");
     harness.api.clear_faults();
-    assert_eq!(harness.crawl().await.events.vanished, 60 - told);
+    assert_eq!(harness.crawl().await.events.vanished, 60 - answered);
     harness.assert_table_matches_api().await;
 }
 
-async fn without_permission_to_ask_what_lists_alone_would_delete_is_withheld_and_asked_about_later(
+async fn if_get_group_info_is_refused_the_deletions_of_the_lists_are_withheld_and_asked_about_later(
     harness: Harness,
 ) {
     for code in [10007, 60010, 10026] {
@@ -1388,44 +1416,45 @@ async fn without_permission_to_ask_what_lists_alone_would_delete_is_withheld_and
         harness.dissolve("b p");
         harness.api.hide(&["c"]);
         harness.api.script(At::Info, Fault::ErrorCode(code));
-        let report = harness.foretold_crawl().await;
+        let report = harness.crawl_after_dry_run().await;
         assert_eq!(outcome(&report), format!("complete confirm_refused {code}"));
         assert!(
-            why(&report).contains("the API refuses get_group_info")
-                && why(&report).contains("approve --crawl 2")
+            reason_text(&report).contains("the API refuses get_group_info")
+                && reason_text(&report).contains("approve --crawl 2")
         );
         assert_eq!((report.withheld, report.withheld_confirmed), (3, 0));
         assert_eq!(report.deletions, Some(Deletions::Withheld));
         let expected = ["a Public", "b Public missing", "c Public missing", "d Public", "p Private missing"];
         assert_eq!(harness.table().await, expected);
-        // Once it is permitted, the held groups are asked about: to mark them confirmed, never to delete them.
+        // Once the API answers, the held groups are asked about. They may be marked confirmed or
+        // released, but not deleted.
         harness.api.clear_faults();
         let before = harness.requests_so_far();
         let report = harness.crawl().await;
         assert_eq!((outcome(&report).as_str(), report.events.vanished), ("complete", 0));
-        let mut asking = about(&harness.requests_after(before));
+        let mut asking = info_requests(&harness.requests_after(before));
         asking.sort();
         assert_eq!(asking, ["about 3", "about 4"]);
         let held =
             "SELECT group_id, confirmed, missing_since IS NULL FROM live_groups WHERE held ORDER BY group_id";
         assert_eq!(harness.lines(held).await, ["b 1 0", "p 1 0"]);
-        // The one that stands was released.
+        // The existing group was released.
         assert_eq!(harness.table().await[2], "c Public");
         assert_eq!(harness.value("SELECT withheld_confirmed FROM crawls WHERE crawl_id = 2").await, "2");
         harness.api.show_all();
         let before = harness.requests_so_far();
         harness.crawl().await;
-        assert_eq!(about(&harness.requests_after(before)), [""; 0]);
+        assert_eq!(info_requests(&harness.requests_after(before)), [""; 0]);
     }
 }
 
-/// The requests that ask about groups.
-fn about(requests: &[String]) -> Vec<String> {
+/// Returns the `get_group_info` requests.
+fn info_requests(requests: &[String]) -> Vec<String> {
     requests.iter().filter(|request| request.starts_with("about")).cloned().collect()
 }
 
-async fn what_the_guard_withholds_is_asked_about_and_marked_confirmed(mut harness: Harness) {
-    harness.guard.max_fraction = 0.5;
+async fn groups_that_the_guard_withholds_are_asked_about_and_marked_confirmed(mut harness: Harness) {
+    harness.deletion.max_fraction = 0.5;
     harness.create("Public", "a b c d");
     harness.create("Private", "p q r s t u v");
     harness.crawl().await;
@@ -1437,14 +1466,14 @@ async fn what_the_guard_withholds_is_asked_about_and_marked_confirmed(mut harnes
         ("complete guard", 3, 1)
     );
     assert_eq!((report.asked.confirmed, report.withheld_confirmed), (4, 3));
-    let mut asking = about(&harness.requests_after(before));
+    let mut asking = info_requests(&harness.requests_after(before));
     asking.sort();
     assert_eq!(asking, ["about 3", "about 5"]);
     let held = "SELECT group_id, confirmed FROM live_groups WHERE held ORDER BY group_id";
     assert_eq!(harness.lines(held).await, ["a 1", "b 1", "c 1"]);
 }
 
-async fn the_code_of_a_whole_answer_means_nothing_beside_its_groups(harness: Harness) {
+async fn the_code_of_an_answer_is_ignored_if_it_has_entries_for_its_groups(harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await;
     harness.dissolve("b");
@@ -1455,21 +1484,21 @@ async fn the_code_of_a_whole_answer_means_nothing_beside_its_groups(harness: Har
     harness.assert_table_matches_api().await;
 }
 
-async fn a_dry_run_asks_too(harness: Harness) {
+async fn a_dry_run_asks_about_candidates_too(harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await;
     harness.api.retype("b", "Own");
     harness.api.hide(&["b"]);
     harness.dissolve("c");
-    let (dry_run, said) = harness.dry_run_now().await;
+    let (dry_run, changes) = harness.dry_run().await;
     assert_eq!(
-        (dry_run.asked.spared, said),
+        (dry_run.asked.spared, changes),
         (1, vec!["b retyped Public>Own".to_owned(), "c vanished Public>NULL".to_owned()])
     );
-    assert_eq!(harness.foretold_crawl().await.asked.spared, 1);
+    assert_eq!(harness.crawl_after_dry_run().await.asked.spared, 1);
 }
 
-async fn a_crawl_is_stopped_while_it_asks(harness: Harness) {
+async fn a_crawl_can_be_cancelled_while_it_asks_about_groups(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("b");

@@ -1,9 +1,10 @@
-//! What readers ask of the tables: past states, months with their peaks, and a change feed without gaps.
+//! Views and the change feed for readers: past states, months with their peaks, and every event
+//! exactly once.
 
 use std::collections::BTreeSet;
 
 use chrono_tz::Tz;
-use harness::crawl::{Harness, ON_COMMAND, outcome, stamp};
+use harness::crawl::{Harness, ON_COMMAND, format_time, outcome};
 use harness::crawl_tests;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::policy::Retention;
@@ -12,21 +13,21 @@ use tim_group_sync::store::{AppId, EventsAfter};
 use tokio_util::sync::CancellationToken;
 
 crawl_tests! {
-    each_unbroken_life_under_one_type_is_a_span,
-    a_deletion_that_was_undone_does_not_interrupt_a_life,
-    the_groups_that_lived_at_a_time_are_found_by_one_condition,
-    spans_say_from_when_on_they_are_complete,
+    each_uninterrupted_lifetime_with_one_type_is_a_span,
+    an_undone_deletion_does_not_interrupt_a_span,
+    the_groups_that_were_live_at_a_time_are_found_by_one_condition,
+    spans_have_the_time_from_which_they_are_complete,
     a_month_has_its_peak_its_last_count_and_its_growth,
     months_follow_the_time_zone_of_the_schedule,
     a_quiet_day_differs_from_a_day_without_a_complete_crawl,
     the_change_feed_continues_after_any_cursor,
-    a_cursor_older_than_what_retention_removed_is_an_error_with_the_oldest_that_remains,
+    a_cursor_before_the_removed_events_is_an_error_with_the_oldest_remaining_event,
 }
 
 const SPANS: &str = "SELECT group_id, group_type, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END
     FROM group_spans ORDER BY group_id, live_from";
 
-async fn each_unbroken_life_under_one_type_is_a_span(harness: Harness) {
+async fn each_uninterrupted_lifetime_with_one_type_is_a_span(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await; // 9:00
     harness.dissolve("a");
@@ -48,7 +49,7 @@ async fn each_unbroken_life_under_one_type_is_a_span(harness: Harness) {
     assert_eq!(harness.value(seamless).await, "1");
 }
 
-async fn a_deletion_that_was_undone_does_not_interrupt_a_life(harness: Harness) {
+async fn an_undone_deletion_does_not_interrupt_a_span(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("a");
@@ -58,7 +59,7 @@ async fn a_deletion_that_was_undone_does_not_interrupt_a_life(harness: Harness) 
     assert_eq!(harness.lines(spans).await, ["a NULL", "b NULL"]);
 }
 
-async fn the_groups_that_lived_at_a_time_are_found_by_one_condition(harness: Harness) {
+async fn the_groups_that_were_live_at_a_time_are_found_by_one_condition(harness: Harness) {
     harness.create("Public", "a b");
     let first = harness.crawl().await;
     harness.dissolve("a");
@@ -71,16 +72,16 @@ async fn the_groups_that_lived_at_a_time_are_found_by_one_condition(harness: Har
              WHERE live_from <= '{time}' AND (live_until IS NULL OR live_until > '{time}') ORDER BY group_id"
         )
     };
-    assert_eq!(harness.lines(&at(&stamp(first.finished_at))).await, ["a", "b"]);
+    assert_eq!(harness.lines(&at(&format_time(first.finished_at))).await, ["a", "b"]);
     assert_eq!(
-        harness.lines(&at(&stamp(second.finished_at))).await,
+        harness.lines(&at(&format_time(second.finished_at))).await,
         ["b"],
         "groups.first_seen_at alone would name a too"
     );
     assert_eq!(harness.lines(&at("2026-12-31T00:00:00Z")).await, ["a", "b"]);
 }
 
-async fn spans_say_from_when_on_they_are_complete(mut harness: Harness) {
+async fn spans_have_the_time_from_which_they_are_complete(mut harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
     harness.dissolve("b");
@@ -131,7 +132,7 @@ async fn a_month_has_its_peak_its_last_count_and_its_growth(harness: Harness) {
     );
     let peaks = "SELECT peak_at, CAST(average_total_count AS BIGINT) FROM monthly_counts WHERE group_type = 'all' AND month = '2026-03'";
     let row = harness.rows(peaks).await.remove(0);
-    assert!(row[0] >= stamp(peak.started_at) && row[0] <= stamp(peak.finished_at));
+    assert!(row[0] >= format_time(peak.started_at) && row[0] <= format_time(peak.finished_at));
     assert_eq!(row[1], "3", "the average of 2, 5 and 2");
 }
 
@@ -185,7 +186,7 @@ async fn the_change_feed_continues_after_any_cursor(harness: Harness) {
     assert_eq!((seen.len(), BTreeSet::from_iter(&seen).len()), (4, 4));
 }
 
-async fn a_cursor_older_than_what_retention_removed_is_an_error_with_the_oldest_that_remains(
+async fn a_cursor_before_the_removed_events_is_an_error_with_the_oldest_remaining_event(
     mut harness: Harness,
 ) {
     harness.create("Public", "a b c");

@@ -1,6 +1,6 @@
 //! The queries of docs/schema.md, run on tables whose answers are known.
 
-use harness::crawl::{Harness, stamp};
+use harness::crawl::{Harness, format_time};
 use harness::crawl_tests;
 use harness::store::Location;
 use tim_group_sync::clock::Clock;
@@ -9,14 +9,14 @@ crawl_tests! {
     the_churn_of_an_app_is_not_the_sum_of_its_types,
     a_week_is_named_by_its_monday,
     the_median_lifetime_has_the_groups_that_still_live,
-    groups_that_lived_at_a_time_are_found_by_their_spans,
+    groups_that_were_live_at_a_time_are_found_by_their_spans,
     an_own_table_is_compared_in_both_directions,
     a_cohort_counts_the_groups_that_reached_an_age,
 }
 
 const DOCUMENT: &str = include_str!("../../../docs/schema.md");
 
-/// The query that follows a sentence of the document, for the engine of the harness.
+/// Returns the query after a sentence of the document, for the engine of the harness.
 fn recipe(harness: &Harness, sentence: &str) -> String {
     let (_, after) = DOCUMENT.split_once(sentence).unwrap_or_else(|| panic!("no recipe {sentence:?}"));
     let engine = match harness.db.location {
@@ -71,14 +71,15 @@ async fn the_median_lifetime_has_the_groups_that_still_live(harness: Harness) {
     let median = lines(&harness, "How long do groups live?").await.remove(0);
     let fields: Vec<&str> = median.split(' ').collect();
     let hours: f64 = fields[1].parse().unwrap();
-    // a and b lived for half a day, c for a day and more, d and e still live. The median of the deleted groups is half a day.
+    // a and b lived for half a day, c for a day and more, d and e still live. The median of the
+    // deleted groups is half a day.
     assert!((28.0..34.0).contains(&hours) && fields[0] == "Public" && fields[2] == "0", "{median}");
     harness.api.create("Public", "late");
     harness.crawl().await;
     assert_eq!(lines(&harness, "How long do groups live?").await.len(), 1);
 }
 
-async fn groups_that_lived_at_a_time_are_found_by_their_spans(harness: Harness) {
+async fn groups_that_were_live_at_a_time_are_found_by_their_spans(harness: Harness) {
     harness.clock.set("2026-03-30T09:00:00Z".parse().unwrap());
     harness.create("Public", "a b c");
     harness.crawl().await;
@@ -88,7 +89,7 @@ async fn groups_that_lived_at_a_time_are_found_by_their_spans(harness: Harness) 
     harness.create("Public", "a d");
     harness.dissolve("c");
     let last = harness.crawl().await;
-    assert!(stamp(last.started_at).as_str() > "2026-04-02", "{}", stamp(last.started_at));
+    assert!(format_time(last.started_at).as_str() > "2026-04-02", "{}", format_time(last.started_at));
     assert_eq!(
         lines(&harness, "Which groups were live at the end of March, in UTC?").await,
         ["b Public", "c Public"]

@@ -1,9 +1,9 @@
-//! What the views tell beyond a crawl: growth, lifetimes, the crawls' health, what waits for a person, and that a group
-//! is found without reading the others.
+//! Views that evaluate several crawls: growth, lifetimes, daily statistics of crawls, and withheld
+//! deletions. Queries for one group must not read the others.
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use harness::crawl::{Harness, ON_COMMAND, outcome, stamp};
+use harness::crawl::{Harness, ON_COMMAND, format_time, outcome};
 use harness::crawl_tests;
 use harness::store::{Location, TestDatabase};
 use harness::store_tests;
@@ -15,33 +15,34 @@ use tim_group_sync::store::AppIdentity;
 use tokio_util::sync::CancellationToken;
 
 crawl_tests! {
-    a_baseline_is_no_growth_and_later_days_are,
-    growth_counts_what_no_event_of_the_day_tells,
-    days_without_a_crawl_have_no_row_and_their_growth_is_that_of_the_next,
-    a_lifetime_lasts_from_the_first_sight_to_the_deletion,
+    a_baseline_does_not_count_as_growth_and_later_days_do,
+    growth_includes_changes_without_an_event_of_the_day,
+    days_without_a_crawl_have_no_row_and_the_next_day_has_their_growth,
+    a_lifetime_lasts_from_first_seen_at_to_deleted_at,
     groups_of_a_baseline_have_no_lifetime,
-    the_health_of_the_crawls_is_told_by_the_day_of_the_schedule,
-    a_running_crawl_shows_in_the_status_and_in_no_day,
-    the_newest_total_counts_are_kept_by_type_and_for_the_app,
-    what_waits_for_a_person_is_counted_until_it_is_settled,
+    crawls_are_counted_by_day_in_the_schedules_time_zone,
+    a_running_crawl_is_in_the_status_and_in_no_daily_counts,
+    the_status_has_the_newest_total_counts_by_type_and_of_the_app,
+    withheld_deletions_are_counted_until_they_are_settled,
 }
 
 store_tests! {
-    a_group_and_its_history_are_found_by_the_id_alone,
+    a_group_and_its_history_are_found_by_an_index_on_the_id,
     events_since_a_time_are_found_without_reading_the_older_ones,
     the_newest_events_are_found_without_reading_and_sorting_the_others,
 }
 
-/// A line a day and type: the day of March, the type, live groups, those before, growth.
+/// Returns one line for each day and type: day of March, type, live groups, live groups before,
+/// growth.
 async fn growth(harness: &Harness) -> Vec<String> {
     let sql = "SELECT day, group_type, live_groups, live_before, net_growth FROM daily_counts ORDER BY day, group_type";
     harness.lines(sql).await.into_iter().map(|line| line.replace("2026-03-", "")).collect()
 }
 
-async fn a_baseline_is_no_growth_and_later_days_are(harness: Harness) {
+async fn a_baseline_does_not_count_as_growth_and_later_days_do(harness: Harness) {
     harness.create("Public", "a b c d");
     harness.fault_at_request(3, Fault::ErrorCode(10004));
-    // It listed some of them: the baseline goes on.
+    // The crawl listed some groups, but the baseline continues.
     assert_eq!(outcome(&harness.crawl().await), "failed api_error 10004");
     harness.set_clock_by(24);
     harness.crawl().await;
@@ -60,7 +61,7 @@ async fn a_baseline_is_no_growth_and_later_days_are(harness: Harness) {
     assert_eq!(harness.lines(sql).await, ["3 3 0"]);
 }
 
-async fn growth_counts_what_no_event_of_the_day_tells(harness: Harness) {
+async fn growth_includes_changes_without_an_event_of_the_day(harness: Harness) {
     harness.create("Public", "a b c");
     harness.crawl().await;
     harness.set_clock_by(24);
@@ -74,7 +75,7 @@ async fn growth_counts_what_no_event_of_the_day_tells(harness: Harness) {
     assert_eq!(days[2..], ["02 Private 1 0 1", "02 Public 1 3 -2", "03 Public 2 1 1"]);
 }
 
-async fn days_without_a_crawl_have_no_row_and_their_growth_is_that_of_the_next(harness: Harness) {
+async fn days_without_a_crawl_have_no_row_and_the_next_day_has_their_growth(harness: Harness) {
     harness.create("Public", "a");
     harness.crawl().await;
     harness.set_clock_by(5 * 24);
@@ -84,7 +85,7 @@ async fn days_without_a_crawl_have_no_row_and_their_growth_is_that_of_the_next(h
     assert_eq!(public.collect::<Vec<_>>(), ["01 Public 1 NULL NULL", "06 Public 3 1 2"]);
 }
 
-async fn a_lifetime_lasts_from_the_first_sight_to_the_deletion(harness: Harness) {
+async fn a_lifetime_lasts_from_first_seen_at_to_deleted_at(harness: Harness) {
     harness.crawl().await;
     harness.create("Public", "short long");
     harness.crawl().await;
@@ -95,10 +96,10 @@ async fn a_lifetime_lasts_from_the_first_sight_to_the_deletion(harness: Harness)
     let row = "SELECT group_type, first_seen_at, deleted_at, lifetime_seconds FROM group_lifetimes WHERE group_id =";
     assert_eq!(
         harness.lines(&format!("{row} 'short'")).await,
-        [format!("Public {first_seen} {} {seconds}", stamp(report.finished_at))]
+        [format!("Public {first_seen} {} {seconds}", format_time(report.finished_at))]
     );
 
-    // Of one that lives it lasts until now, by the database's clock.
+    // The lifetime of a live group ends now, by the database's clock.
     let long = harness.rows(&format!("{row} 'long'")).await.remove(0);
     let now = long[1].parse::<DateTime<Utc>>().unwrap().timestamp() + long[3].parse::<i64>().unwrap();
     assert!((Clock::system().now().timestamp() - now).abs() < 60, "{long:?}");
@@ -114,7 +115,7 @@ async fn groups_of_a_baseline_have_no_lifetime(harness: Harness) {
     assert_eq!(harness.lines("SELECT group_id FROM group_lifetimes").await, ["new"]);
 }
 
-async fn the_health_of_the_crawls_is_told_by_the_day_of_the_schedule(mut harness: Harness) {
+async fn crawls_are_counted_by_day_in_the_schedules_time_zone(mut harness: Harness) {
     harness.timezone = Tz::Asia__Shanghai; // eight hours ahead: the first crawl is at 17:00 there
     harness.create("Public", "a b c d e");
     let first = harness.crawl().await;
@@ -137,21 +138,21 @@ async fn the_health_of_the_crawls_is_told_by_the_day_of_the_schedule(mut harness
          AND d.requests = (SELECT sum(c.requests) FROM crawls c WHERE c.day = d.day)"
     );
     assert_eq!(harness.value(&longest).await, "1");
-    // The days are those of the counts.
+    // The days equal those of `daily_counts`.
     let others = "SELECT day FROM daily_crawls WHERE day NOT IN (SELECT day FROM daily_counts)";
     assert_eq!(harness.lines(others).await, [""; 0]);
 }
 
-async fn a_running_crawl_shows_in_the_status_and_in_no_day(harness: Harness) {
+async fn a_running_crawl_is_in_the_status_and_in_no_daily_counts(harness: Harness) {
     harness.create("Public", "a");
     let first = harness.crawl().await;
     let (status, days) =
         ("SELECT last_crawl_at, running_since FROM app_status", "SELECT crawls FROM daily_crawls");
-    let ended = stamp(first.finished_at);
+    let ended = format_time(first.finished_at);
     assert_eq!(harness.lines(status).await, [format!("{ended} NULL")]);
 
     let held = harness.api.hold(At::Request(harness.request(2)));
-    harness.begin_watching();
+    harness.prepare_crawl();
     let (crawler, stop) = (harness.crawler(), CancellationToken::new());
     let looking = async {
         held.reached().await;
@@ -163,11 +164,11 @@ async fn a_running_crawl_shows_in_the_status_and_in_no_day(harness: Harness) {
         held.release();
     };
     let (report, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), looking);
-    assert_eq!(harness.lines(status).await, [format!("{} NULL", stamp(report.unwrap().finished_at))]);
+    assert_eq!(harness.lines(status).await, [format!("{} NULL", format_time(report.unwrap().finished_at))]);
     assert_eq!(harness.lines(days).await, ["2"]);
 }
 
-async fn the_newest_total_counts_are_kept_by_type_and_for_the_app(harness: Harness) {
+async fn the_status_has_the_newest_total_counts_by_type_and_of_the_app(harness: Harness) {
     let by_type = "SELECT group_type, total_count, missing_count FROM type_status ORDER BY group_type";
     let of_app = "SELECT total_count FROM app_status";
     harness.create("Public", "a b");
@@ -177,19 +178,19 @@ async fn the_newest_total_counts_are_kept_by_type_and_for_the_app(harness: Harne
     harness.crawl().await;
     assert_eq!(harness.lines(by_type).await, ["Private 1 0", "Public 2 0"]);
     assert_eq!(harness.value(of_app).await, "3");
-    // A crawl that gets no count leaves those that were known.
+    // A crawl without a TotalCount keeps the known one.
     harness.fault_at_request(1, Fault::ErrorCode(60021));
     harness.crawl().await;
     assert_eq!(harness.lines(by_type).await, ["Private 1 0", "Public 2 0"]);
     assert_eq!(harness.value(of_app).await, "3");
 }
 
-async fn what_waits_for_a_person_is_counted_until_it_is_settled(mut harness: Harness) {
+async fn withheld_deletions_are_counted_until_they_are_settled(mut harness: Harness) {
     let waiting = "SELECT crawl_id, withheld, held_count FROM crawls WHERE held_count > 0";
     let in_all = "SELECT held_count, missing_count FROM app_status";
     harness.create("Public", "a b c d");
     harness.crawl().await;
-    harness.guard.review = true;
+    harness.deletion.review = true;
     harness.dissolve("a b c");
     let report = harness.crawl().await;
     assert_eq!(harness.lines(waiting).await, ["2 3 3"]);
@@ -203,14 +204,15 @@ async fn what_waits_for_a_person_is_counted_until_it_is_settled(mut harness: Har
     assert_eq!(harness.value("SELECT withheld FROM crawls WHERE crawl_id = 2").await, "3");
 }
 
-/// How the engine would answer a query, were the tables large.
+/// Returns the query plan that the engine would choose for large tables.
 async fn plan(db: &TestDatabase, sql: &str) -> String {
     match &db.location {
         Location::Sqlite(_) => {
             let steps = db.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
             steps.into_iter().map(|mut step| step.remove(3)).collect::<Vec<_>>().join("\n")
         }
-        // Where nothing is read from its beginning to its end, or sorted, unless there is no other way.
+        // Sequential scans and sorts are disabled, so the plan has them only if there is no other
+        // way.
         Location::Postgres(_) => db
             .lines(&format!("SET enable_seqscan = off; SET enable_sort = off; EXPLAIN {sql}"))
             .await
@@ -218,7 +220,7 @@ async fn plan(db: &TestDatabase, sql: &str) -> String {
     }
 }
 
-async fn a_group_and_its_history_are_found_by_the_id_alone(db: &TestDatabase) {
+async fn a_group_and_its_history_are_found_by_an_index_on_the_id(db: &TestDatabase) {
     for view in ["groups", "live_groups", "group_lifetimes", "group_events"] {
         for app in ["", " AND app = 'prod'", " AND sdk_app_id = 1400000000"] {
             let plan = plan(db, &format!("SELECT * FROM {view} WHERE group_id = 'a'{app}")).await;
@@ -241,13 +243,14 @@ async fn events_since_a_time_are_found_without_reading_the_older_ones(db: &TestD
 async fn the_newest_events_are_found_without_reading_and_sorting_the_others(db: &TestDatabase) {
     let app = AppIdentity { sdk_app_id: SdkAppId::new(1_400_000_000).unwrap(), name: "prod".to_owned() };
     db.store.register_app(&app, &[]).await.unwrap();
-    // Closing leaves no statistics behind from which the planner would conclude that there is one app and nothing to sort by.
+    // Closing the store must not write statistics. With them the planner would see a single app,
+    // and no need to sort.
     db.store.close().await;
     let of_app = match db.location {
         Location::Sqlite(_) => {
             "SELECT * FROM group_events WHERE sdk_app_id = 1400000000 ORDER BY event_id DESC LIMIT 9"
         }
-        // Which cannot tell that a view joins one app only.
+        // The planner cannot know that the view joins a single app.
         Location::Postgres(_) => "SELECT * FROM group_event WHERE app_id = 1 ORDER BY event_id DESC LIMIT 9",
     };
     let of_all = plan(db, "SELECT * FROM group_events ORDER BY event_id DESC LIMIT 9").await;

@@ -1,4 +1,4 @@
-//! Apps that come, go and change while the daemon runs, and many of them at once.
+//! Apps that are added, removed and changed while the daemon runs, and many apps at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use tim_group_sync::store::{Limits, Store, StoreError};
 const CAUGHT_UP: AppSpec = AppSpec { catch_up: true, ..PROD };
 const OTHER: AppSpec = AppSpec { app: "other", sdk_app_id: 1_400_000_001, ..CAUGHT_UP };
 
-/// A plan whose key can be read only while the flag is up.
+/// Returns a plan whose key is readable only while the flag is true.
 fn with_key_file(harness: &DaemonHarness, spec: &AppSpec) -> (AppPlan, Arc<AtomicBool>) {
     let plan = harness.plan(&harness.api, spec);
     let (readable, make) = (Arc::new(AtomicBool::new(false)), plan.crawler);
@@ -28,18 +28,18 @@ fn with_key_file(harness: &DaemonHarness, spec: &AppSpec) -> (AppPlan, Arc<Atomi
 }
 
 #[tokio::test]
-async fn an_app_that_is_added_is_crawled_and_one_that_is_taken_out_is_not_any_more() {
+async fn an_added_app_is_crawled_and_a_removed_one_is_not() {
     let harness = DaemonHarness::new().await;
     let api = harness.api_of(&OTHER).await;
     let mut prod = harness.start_crawled().await;
     let mut other =
-        prod.is_given([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], OTHER.app);
-    other.has_crawled(2).await;
-    prod.waits_until("09:00:00").await;
+        prod.add_app([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], OTHER.app);
+    other.wait_for_crawls(2).await;
+    prod.wait_for_next_crawl_at("09:00:00").await;
 
-    prod.goes_over_to([harness.plan(&harness.api, &CAUGHT_UP)]);
-    prod.life.signal(Signal::CrawlNow);
-    prod.has_crawled(3).await;
+    prod.replace_plans([harness.plan(&harness.api, &CAUGHT_UP)]);
+    prod.lifecycle.signal(Signal::CrawlNow);
+    prod.wait_for_crawls(3).await;
     assert!(!prod.apps.borrow().contains_key("other"));
     assert_eq!(
         harness.crawls().await,
@@ -49,74 +49,74 @@ async fn an_app_that_is_added_is_crawled_and_one_that_is_taken_out_is_not_any_mo
 }
 
 #[tokio::test]
-async fn the_database_is_told_which_apps_are_configured() {
+async fn the_database_records_which_apps_are_configured() {
     let harness = DaemonHarness::new().await;
     let api = harness.api_of(&OTHER).await;
     let mut prod = harness.start_crawled().await;
     let mut other =
-        prod.is_given([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], OTHER.app);
-    other.has_crawled(2).await;
+        prod.add_app([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], OTHER.app);
+    other.wait_for_crawls(2).await;
     let configured = async || {
         let (_, rows) = harness.store.read("SELECT app FROM app_status WHERE configured = 1").await.unwrap();
         rows.concat().join(" ")
     };
     assert_eq!(configured().await, "prod other");
-    prod.goes_over_to([harness.plan(&harness.api, &CAUGHT_UP)]);
+    prod.replace_plans([harness.plan(&harness.api, &CAUGHT_UP)]);
     while configured().await != "prod" {
         tokio::task::yield_now().await;
     }
-    prod.is("still there", |_| true).await;
+    prod.wait_until("in the configuration", |_| true).await;
 }
 
 #[tokio::test]
-async fn another_schedule_holds_from_now_on_and_its_earlier_ticks_are_nobodys() {
+async fn a_changed_schedule_applies_to_future_ticks_only() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("08:40:00");
-    daemon.goes_over_to([harness.plan(&harness.api, &AppSpec { cron: "30,45 * * * *", ..PROD })]);
-    daemon.waits_until("08:45:00").await;
+    daemon.replace_plans([harness.plan(&harness.api, &AppSpec { cron: "30,45 * * * *", ..PROD })]);
+    daemon.wait_for_next_crawl_at("08:45:00").await;
     harness.set_clock("08:45:00");
-    daemon.hand.ring();
-    daemon.has_crawled(1).await;
-    daemon.waits_until("09:30:00").await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(1).await;
+    daemon.wait_for_next_crawl_at("09:30:00").await;
     assert_eq!(harness.crawls().await, ["schedule 08:45 complete"]);
     assert_eq!(daemon.skipped_ticks(), 0);
 }
 
 #[tokio::test]
-async fn a_crawl_under_way_ends_with_the_settings_it_began_with_and_the_next_has_the_new_ones() {
+async fn a_running_crawl_keeps_its_settings_and_the_next_one_has_the_new_ones() {
     let harness = DaemonHarness::new().await;
     harness.api.create_many("Private", 2);
     let held = harness.api.hold(At::Request(2));
     let mut daemon = harness.start(&CAUGHT_UP);
     held.reached().await;
     let private = AppSpec { group_type: "Private", cron: "30 * * * *", ..CAUGHT_UP };
-    daemon.goes_over_to([harness.plan(&harness.api, &private)]);
+    daemon.replace_plans([harness.plan(&harness.api, &private)]);
     held.release();
-    daemon.waits_until("08:30:00").await;
+    daemon.wait_for_next_crawl_at("08:30:00").await;
     harness.set_clock("08:30:00");
-    daemon.hand.ring();
-    daemon.has_crawled(2).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(2).await;
     let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
     let (_, passes) = harness.store.read(passes).await.unwrap();
     assert_eq!(passes, [["1", "Public"], ["2", "Private"]]);
 }
 
 #[tokio::test]
-async fn an_app_taken_out_in_the_middle_of_its_crawl_ends_it_as_cancelled_and_can_come_back_at_once() {
+async fn removing_an_app_cancels_its_crawl_and_the_app_can_be_added_again_at_once() {
     let harness = DaemonHarness::new().await;
     let api = harness.api_of(&OTHER).await;
     let held = harness.api.hold(At::Request(3));
     let [prod, mut other] = harness
         .start_all([("prod", harness.plan(&harness.api, &CAUGHT_UP)), ("other", harness.plan(&api, &OTHER))]);
     held.reached().await;
-    other.has_ended("complete").await;
-    other.goes_over_to([harness.plan(&api, &OTHER)]);
+    other.wait_for_crawl_status("complete").await;
+    other.replace_plans([harness.plan(&api, &OTHER)]);
     let mut again =
-        other.is_given([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], "prod");
+        other.add_app([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], "prod");
     held.release();
-    again.has_ended("complete").await;
+    again.wait_for_crawl_status("complete").await;
     let mut crawls = harness.crawls().await;
     crawls.retain(|crawl| !crawl.ends_with("other"));
     assert_eq!(crawls, ["catch_up 08:00 cancelled", "catch_up 08:00 complete"]);
@@ -125,61 +125,61 @@ async fn an_app_taken_out_in_the_middle_of_its_crawl_ends_it_as_cancelled_and_ca
 }
 
 #[tokio::test]
-async fn an_app_whose_key_cannot_be_read_is_shown_as_refused_and_read_again_until_it_can() {
+async fn an_app_with_an_unreadable_key_is_refused_and_the_key_is_retried() {
     let harness = DaemonHarness::new().await;
     let api = harness.api_of(&OTHER).await;
     let (plan, readable) = with_key_file(&harness, &CAUGHT_UP);
     let [mut prod, mut other] = harness.start_all([("prod", plan), ("other", harness.plan(&api, &OTHER))]);
-    other.has_ended("complete").await;
+    other.wait_for_crawl_status("complete").await;
     for again in ["08:21:00", "08:23:00"] {
-        prod.waits_until(again).await;
+        prod.wait_for_next_crawl_at(again).await;
         assert!(prod.refused());
-        assert_eq!(prod.troubles(), ["app prod: the key cannot be used: cannot read prod.key"]);
+        assert_eq!(prod.problems(), ["app prod: the key cannot be used: cannot read prod.key"]);
         harness.set_clock(again);
         readable.store(again == "08:23:00", Ordering::SeqCst);
-        prod.hand.ring();
+        prod.trigger.ring();
     }
-    prod.has_ended("complete").await;
-    prod.waits_until("09:00:00").await;
-    assert!(!prod.refused() && prod.troubles().is_empty());
+    prod.wait_for_crawl_status("complete").await;
+    prod.wait_for_next_crawl_at("09:00:00").await;
+    assert!(!prod.refused() && prod.problems().is_empty());
     assert_eq!(harness.logged("the app's key cannot be used"), 1, "a state is logged once");
 }
 
 #[tokio::test]
-async fn a_reload_reads_a_key_at_once_that_could_not_be_read() {
+async fn a_reload_retries_an_unreadable_key_at_once() {
     let harness = DaemonHarness::new().await;
     let (plan, _) = with_key_file(&harness, &CAUGHT_UP);
     let [mut prod] = harness.start_all([("prod", plan)]);
-    prod.waits_until("08:21:00").await;
-    prod.goes_over_to([harness.plan(&harness.api, &CAUGHT_UP)]);
-    prod.has_crawled(1).await;
+    prod.wait_for_next_crawl_at("08:21:00").await;
+    prod.replace_plans([harness.plan(&harness.api, &CAUGHT_UP)]);
+    prod.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
     assert!(!prod.refused());
 }
 
 #[tokio::test]
-async fn an_app_goes_on_with_the_key_it_has_if_a_reload_finds_none_and_has_the_new_one_later() {
+async fn an_app_keeps_its_key_if_a_reload_cannot_read_the_new_one_and_gets_it_later() {
     let harness = DaemonHarness::new().await;
     let mut prod = harness.start_crawled().await;
     let private = AppSpec { group_type: "Private", ..CAUGHT_UP };
     let (plan, readable) = with_key_file(&harness, &private);
-    prod.goes_over_to([plan]);
-    prod.is("told", |state| state.key_problem.is_some()).await;
+    prod.replace_plans([plan]);
+    prod.wait_until("a problem with the key", |state| state.key_problem.is_some()).await;
     assert!(!prod.refused());
     for (crawls, now) in [(2, "09:00:00"), (3, "10:00:00")] {
         readable.store(crawls == 3, Ordering::SeqCst);
         harness.set_clock(now);
-        prod.hand.ring();
-        prod.has_crawled(crawls).await;
+        prod.trigger.ring();
+        prod.wait_for_crawls(crawls).await;
     }
-    assert!(prod.troubles().is_empty());
+    assert!(prod.problems().is_empty());
     let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
     let (_, passes) = harness.store.read(passes).await.unwrap();
     assert_eq!(passes, [["1", "Public"], ["2", "Public"], ["3", "Private"]]);
 }
 
 #[tokio::test]
-async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attempt() {
+async fn a_refused_key_is_read_again_from_its_file_at_the_next_attempt() {
     let harness = DaemonHarness::new().await;
     let plan = harness.plan(&harness.api, &CAUGHT_UP);
     let wrong = harness.crawler(&harness.api, &AppSpec { wrong_key: true, ..CAUGHT_UP });
@@ -191,33 +191,33 @@ async fn a_refused_key_that_was_replaced_in_its_file_is_taken_at_the_next_attemp
         },
     );
     let [mut prod] = harness.start_all([("prod", AppPlan { crawler, ..plan })]);
-    prod.waits_until("08:50:00").await;
+    prod.wait_for_next_crawl_at("08:50:00").await;
     assert!(prod.refused());
     assert!(
-        prod.troubles()[0].starts_with("app prod: the API refuses the credentials: "),
+        prod.problems()[0].starts_with("app prod: the API refuses the credentials: "),
         "{:?}",
-        prod.troubles()
+        prod.problems()
     );
     replaced.store(true, Ordering::SeqCst);
     harness.set_clock("08:50:00");
-    prod.hand.ring();
-    prod.has_ended("complete").await;
-    assert!(!prod.refused() && prod.troubles().is_empty());
+    prod.trigger.ring();
+    prod.wait_for_crawl_status("complete").await;
+    assert!(!prod.refused() && prod.problems().is_empty());
 }
 
 #[tokio::test]
-async fn a_refused_reload_is_a_trouble_until_one_succeeds() {
+async fn a_refused_reload_is_a_problem_until_one_succeeds() {
     let harness = DaemonHarness::new().await;
     let mut prod = harness.start(&PROD);
-    prod.waits_until("09:00:00").await;
-    prod.whole.lock().unwrap().refuse_reload("the configuration was not reloaded".to_owned());
-    assert_eq!(prod.troubles(), ["the configuration was not reloaded"]);
-    prod.goes_over_to([harness.plan(&harness.api, &PROD)]);
-    assert!(prod.troubles().is_empty());
+    prod.wait_for_next_crawl_at("09:00:00").await;
+    prod.handle.lock().unwrap().refuse_reload("the configuration was not reloaded".to_owned());
+    assert_eq!(prod.problems(), ["the configuration was not reloaded"]);
+    prod.replace_plans([harness.plan(&harness.api, &PROD)]);
+    assert!(prod.problems().is_empty());
 }
 
 #[tokio::test]
-async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
+async fn fifty_apps_are_crawled_independently_even_if_some_of_them_fail() {
     let harness = DaemonHarness::new().await;
     let names: [&'static str; 50] = std::array::from_fn(|n| &*format!("app{n}").leak());
     let mut apis = Vec::new();
@@ -241,10 +241,10 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
     let suffering = ["app10", "app20", "app30", "app40"];
     for (time, next) in [("08:20:00", "09:00:00"), ("09:00:00", "10:00:00")] {
         harness.set_clock(time);
-        daemons.iter().for_each(|daemon| daemon.hand.ring());
+        daemons.iter().for_each(|daemon| daemon.trigger.ring());
         for daemon in daemons.iter_mut().filter(|daemon| !suffering.contains(&daemon.app)) {
-            daemon.waits_until(next).await;
-            daemon.has_ended("complete").await;
+            daemon.wait_for_next_crawl_at(next).await;
+            daemon.wait_for_crawl_status("complete").await;
         }
     }
     let [refused, unreadable, failing, hangs] =
@@ -261,30 +261,30 @@ async fn fifty_apps_are_crawled_each_on_its_own_whatever_some_of_them_suffer() {
 }
 
 #[tokio::test]
-async fn an_app_that_waits_too_long_for_another_process_is_reported_until_it_goes_on() {
+async fn an_app_that_waits_too_long_for_another_process_is_reported_until_it_continues() {
     let harness = DaemonHarness::new().await;
     let sdk_app_id = SdkAppId::new(PROD.sdk_app_id).unwrap();
     let lease = harness.store.lease(sdk_app_id, |_| ()).await.unwrap();
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     let waits = |state: &AppState| matches!(&state.phase, Phase::Crawling { progress, .. } if progress.step == Step::WaitingForLease);
-    daemon.is("waiting for its lease", waits).await;
+    daemon.wait_until("waiting for its lease", waits).await;
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(16 * 60)).await;
     tokio::time::resume();
     let stall =
         "app prod: no progress for 16 minutes while waiting for another process to finish crawling it";
-    assert_eq!(daemon.troubles(), [stall]);
+    assert_eq!(daemon.problems(), [stall]);
     assert_eq!(harness.logged("app prod: no progress for 15 minutes"), 1);
     drop(lease);
-    daemon.has_crawled(1).await;
-    assert!(daemon.troubles().is_empty());
+    daemon.wait_for_crawls(1).await;
+    assert!(daemon.problems().is_empty());
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(harness.logged("the app makes progress again"), 1);
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
+async fn opening_the_database_is_retried_until_it_succeeds() {
     let harness = DaemonHarness::new().await;
     let (life, store) = (Lifecycle::without_signals(), harness.store.clone());
     let attempts = std::sync::atomic::AtomicU32::new(0);
@@ -301,8 +301,8 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
     let mut database = keep_database(&life, open(Opening::First), open);
     let began = tokio::time::Instant::now();
     database.wait_for(|database| database.problem().is_some()).await.unwrap();
-    let trouble = database.borrow().problem().unwrap();
-    assert!(trouble.starts_with("waiting for the database: there is no database sqlite:/away/"), "{trouble}");
+    let problem = database.borrow().problem().unwrap();
+    assert!(problem.starts_with("waiting for the database: there is no database sqlite:/away/"), "{problem}");
     database.wait_for(|database| matches!(database, Database::Open(_))).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 1 + 5 + 10 + 20 + 20);
     assert_eq!((harness.logged("which needs attention"), harness.logged("the database is open")), (1, 1));
@@ -312,7 +312,7 @@ async fn a_database_that_cannot_be_opened_is_tried_again_until_it_can() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_database_that_was_gone_for_an_hour_is_a_trouble_until_it_is_back() {
+async fn an_unreachable_database_is_a_problem_until_it_can_be_reached_again() {
     let Some(server) = DedicatedServer::start() else { return };
     let mut harness = DaemonHarness::new().await;
     let mut database = server.database().await;
@@ -321,18 +321,18 @@ async fn a_database_that_was_gone_for_an_hour_is_a_trouble_until_it_is_back() {
     let mut daemon = harness.start_crawled().await;
     server.crash().await;
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
-    daemon.waits_until("09:00:05").await;
+    daemon.trigger.ring();
+    daemon.wait_for_next_crawl_at("09:00:05").await;
     assert!(
-        daemon.troubles()[0].starts_with("app prod: cannot write to the database: cannot "),
+        daemon.problems()[0].starts_with("app prod: cannot write to the database: cannot "),
         "{:?}",
-        daemon.troubles()
+        daemon.problems()
     );
-    server.start_again().await;
+    server.restart().await;
     harness.set_clock("10:00:00");
-    daemon.hand.ring();
-    daemon.waits_until("11:00:00").await;
-    assert!(daemon.troubles().is_empty());
+    daemon.trigger.ring();
+    daemon.wait_for_next_crawl_at("11:00:00").await;
+    assert!(daemon.problems().is_empty());
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete", "schedule 10:00 complete"]);
     assert_eq!(
         (harness.logged("cannot write to the database"), harness.logged("the database works again")),

@@ -1,22 +1,22 @@
-//! What operators see of the daemon over HTTP: `/metrics`, `/healthz` and `/readyz`, held against the programs that read
-//! them, and the alert rules.
+//! The endpoints `/metrics`, `/healthz` and `/readyz` of the daemon, tested with Prometheus and
+//! promtool, and the alert rules.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use harness::cli::{CliHarness, get, serving};
+use harness::cli::{CliHarness, get, start_with_metrics};
 use harness::crawl::Harness;
 use harness::crawl_tests;
-use harness::daemon::{AppSpec, DaemonHarness, PROD, twenty_past_eight};
+use harness::daemon::{AppSpec, DaemonHarness, PROD, clock_at_08_20};
 use harness::program::Service;
 use rustix::process::Signal;
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
 
-/// What is public of the metrics: names that alerts and dashboards hold on to.
+/// All metrics. Alerts and dashboards depend on these names.
 const METRICS: [&str; 29] = [
     "process_cpu_seconds_total",
     "process_max_fds",
@@ -49,7 +49,7 @@ const METRICS: [&str; 29] = [
     "tim_group_sync_unasked_groups",
 ];
 
-/// A program of Prometheus', which tests/run sees to.
+/// Returns a command that runs a program of Prometheus, which tests/run unpacks.
 fn program(name: &str) -> Command {
     let own = std::env::var_os("PROMETHEUS_BIN").map(PathBuf::from);
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prometheus/usr/bin");
@@ -58,7 +58,7 @@ fn program(name: &str) -> Command {
     Command::new(program.expect("no Prometheus; tests/run unpacks one"))
 }
 
-/// What promtool says of this, which it is given on its standard input.
+/// Runs promtool with this standard input, and returns its output.
 async fn promtool(arguments: &'static [&'static str], input: String) -> String {
     use std::io::Write as _;
     let said = move || {
@@ -76,12 +76,12 @@ async fn promtool(arguments: &'static [&'static str], input: String) -> String {
     tokio::task::spawn_blocking(said).await.unwrap()
 }
 
-/// The value of a series on a page.
+/// Returns the value of a series of a page.
 fn value<'a>(page: &'a str, series: &str) -> Option<&'a str> {
     page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
 }
 
-/// The values of these series, each without its prefix that all names have.
+/// Returns the values of these series, given without the common prefix of all names.
 fn values(page: &str, series: &[&str]) -> Vec<String> {
     let of = |name: &&str| value(page, &format!("tim_group_sync_{name}")).unwrap_or("none").to_owned();
     series.iter().map(of).collect()
@@ -89,15 +89,15 @@ fn values(page: &str, series: &[&str]) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
-async fn promtool_finds_nothing_to_say_against_the_page_which_has_every_metric() {
+async fn the_metrics_page_has_every_metric_and_promtool_accepts_it() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
     let mut config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     config.push_str("\ngroup_quota = 100\n");
     std::fs::write(cli.path("config.toml"), config).unwrap();
     cli.api.create_many("Public", 3);
-    let (daemon, address) = serving(cli.command(&["run"])).await;
-    let daemon = daemon.says("crawl complete").await;
+    let (daemon, address) = start_with_metrics(cli.command(&["run"])).await;
+    let daemon = daemon.wait_for_log("crawl complete").await;
     let (status, head, page) = get(&address, "/metrics").await;
     assert_eq!(status, "200 OK");
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
@@ -113,12 +113,12 @@ async fn promtool_finds_nothing_to_say_against_the_page_which_has_every_metric()
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
-async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
+async fn prometheus_scrapes_the_daemon_and_loads_the_alert_rules() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
     cli.api.create_many("Public", 3);
-    let (daemon, address) = serving(cli.command(&["run"])).await;
-    let daemon = daemon.says("crawl complete").await;
+    let (daemon, address) = start_with_metrics(cli.command(&["run"])).await;
+    let daemon = daemon.wait_for_log("crawl complete").await;
 
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("prometheus/alerts.yml");
     let configuration = format!(
@@ -134,9 +134,9 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
         "--storage.tsdb.path=data",
         "--web.listen-address=127.0.0.1:0",
     ]);
-    // Its log lines are read like the daemon's.
-    let (prometheus, line) = Service::by(command).says_line("Listening on").await;
-    let prometheus = prometheus.says("Server is ready to receive web requests").await;
+    // Prometheus logs to stderr, like the daemon.
+    let (prometheus, line) = Service::spawn(command).wait_for_log_line("Listening on").await;
+    let prometheus = prometheus.wait_for_log("Server is ready to receive web requests").await;
     let its_address = line.rsplit_once("address=").unwrap().1.trim().to_owned();
     let answers = async |path: &str, expected: &str| {
         let until_it_does = async {
@@ -161,14 +161,14 @@ async fn a_prometheus_scrapes_the_daemon_and_takes_its_alert_rules() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
-async fn promtool_sees_each_alert_fire_when_it_should_and_only_then() {
+async fn each_alert_fires_when_it_should_and_only_then() {
     let rules = promtool(&["check", "rules", "prometheus/alerts.yml"], String::new()).await;
     assert!(rules.contains("SUCCESS: 8 rules found"), "{rules}");
     promtool(&["test", "rules", "prometheus/alerts.test.yml"], String::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_taken_is_told_and_ends_the_start() {
+async fn a_port_in_use_is_reported_and_ends_the_start() {
     let cli = CliHarness::new().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -179,26 +179,27 @@ async fn a_port_that_is_taken_is_told_and_ends_the_start() {
     let ended = cli.run(&["run"]).await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(
-        ended.err.contains(&format!("cannot listen on 127.0.0.1:{port} (metrics.listen): "))
-            && ended.err.contains("another program listens there"),
+        ended.stderr.contains(&format!("cannot listen on 127.0.0.1:{port} (metrics.listen): "))
+            && ended.stderr.contains("another program listens there"),
         "{ended:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: tests/run"]
-async fn a_daemon_without_its_database_is_alive_not_ready_and_says_why() {
+async fn a_daemon_without_its_database_is_alive_and_not_ready_and_gives_the_reason() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
-    // Bound and not listening: nobody else can take it, and whoever connects is refused.
-    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
-    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let port = nobody.local_addr().unwrap().port();
+    // The port is bound but not listening, so no other process can take it and connections are
+    // refused.
+    let unused_port = tokio::net::TcpSocket::new_v4().unwrap();
+    unused_port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = unused_port.local_addr().unwrap().port();
     let mut command = cli.command(&["run"]);
     let url = format!("postgres://tim@127.0.0.1:{port}/tim?sslmode=disable");
     command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
-    let (daemon, address) = serving(command).await;
-    let daemon = daemon.says("started").await;
+    let (daemon, address) = start_with_metrics(command).await;
+    let daemon = daemon.wait_for_log("started").await;
     assert_eq!(get(&address, "/healthz").await.0, "200 OK");
     let (status, _, why) = get(&address, "/readyz").await;
     assert_eq!(status, "503 Service Unavailable");
@@ -212,42 +213,42 @@ async fn a_daemon_without_its_database_is_alive_not_ready_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_troubles_a_running_daemon_shows_in_status() {
+async fn problems_of_a_running_daemon_are_shown_by_status() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
     cli.api.create_many("Public", 3);
-    let (daemon, address) = serving(cli.command(&["run"])).await;
-    let daemon = daemon.says("crawl complete").await;
+    let (daemon, address) = start_with_metrics(cli.command(&["run"])).await;
+    let daemon = daemon.wait_for_log("crawl complete").await;
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     std::fs::write(cli.path("config.toml"), config.replace("127.0.0.1:0", &address)).unwrap();
     let status = cli.run(&["status"]).await;
-    assert!(status.code == Some(0) && !status.out.contains("daemon:"), "{status:?}");
+    assert!(status.code == Some(0) && !status.stdout.contains("daemon:"), "{status:?}");
     std::fs::remove_file(cli.path("app.key")).unwrap();
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("the app's key cannot be used").await;
+    let daemon = daemon.wait_for_log("the app's key cannot be used").await;
     let status = cli.run(&["status"]).await;
-    assert!(status.out.contains("daemon: app prod: the key cannot be used: "), "{status:?}");
-    assert_eq!(get(&address, "/readyz").await.0, "200 OK", "its other apps go on");
+    assert!(status.stdout.contains("daemon: app prod: the key cannot be used: "), "{status:?}");
+    assert_eq!(get(&address, "/readyz").await.0, "200 OK", "the other apps are still crawled");
     assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_the_metrics_and_status_agree_on_the_next_crawl_of_a_refused_app() {
+async fn the_dashboard_the_metrics_and_status_show_the_same_next_crawl_of_a_refused_app() {
     let cli = CliHarness::new().await;
     cli.write_key(&"f".repeat(64));
     cli.serve_metrics();
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let config = config.replace("[dashboard]\nlisten = \"\"", "[dashboard]\nlisten = \"127.0.0.1:0\"");
     std::fs::write(cli.path("config.toml"), format!("[schedule]\ncron = \"0 0 1 1 *\"\n{config}")).unwrap();
-    let (daemon, metrics) = serving(cli.command(&["run"])).await;
-    let (daemon, line) = daemon.says_line("serving the dashboard").await;
+    let (daemon, metrics) = start_with_metrics(cli.command(&["run"])).await;
+    let (daemon, line) = daemon.wait_for_log_line("serving the dashboard").await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     let dashboard = line["address"].as_str().unwrap();
-    let daemon = daemon.says("retry planned").await;
+    let daemon = daemon.wait_for_log("retry planned").await;
     let retry = loop {
         let apps: serde_json::Value = serde_json::from_str(&get(dashboard, "/api/apps").await.2).unwrap();
         let next = apps["apps"][0]["next_crawl_at"].as_str().map(str::to_owned);
-        // The page shows the next tick until the loop waits for the retry.
+        // The page shows the next tick until the loop waits for its next attempt.
         match next.filter(|next| !next.ends_with("-01-01T00:00:00Z")) {
             Some(retry) => break retry,
             None => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -263,20 +264,20 @@ async fn the_page_the_metrics_and_status_agree_on_the_next_crawl_of_a_refused_ap
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its_code_and_text() {
+async fn a_crawl_is_logged_in_one_line_with_its_counts_and_an_api_error_with_its_code_and_text() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     cli.api.script(At::Request(2), Fault::ErrorCode(10018));
-    let (daemon, smaller) = cli.service().says_line("requesting fewer groups per page").await;
-    let (daemon, crawled) = daemon.says_line("crawl complete").await;
+    let (daemon, smaller) = cli.service().wait_for_log_line("requesting fewer groups per page").await;
+    let (daemon, crawled) = daemon.wait_for_log_line("crawl complete").await;
     cli.api.script(At::Request(cli.api.requests().len() as u64 + 1), Fault::ErrorCode(60021));
     daemon.signal(Signal::USR1);
-    let (daemon, failed) = daemon.says_line("crawl failed").await;
+    let (daemon, failed) = daemon.wait_for_log_line("crawl failed").await;
     assert_eq!(daemon.stop().await, Some(0));
     for (line, level, code) in [(smaller, "WARN", 10018), (failed, "ERROR", 60021)] {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let told = (&line["level"], &line["span"]["app"], &line["error_code"]);
-        assert_eq!(told, (&level.into(), &"prod".into(), &code.into()), "{line}");
+        let logged = (&line["level"], &line["span"]["app"], &line["error_code"]);
+        assert_eq!(logged, (&level.into(), &"prod".into(), &code.into()), "{line}");
         assert!(line["message"].as_str().unwrap().contains("ErrorInfo \"scripted\""), "{line}");
     }
     let crawled: serde_json::Value = serde_json::from_str(&crawled).unwrap();
@@ -306,7 +307,7 @@ async fn a_crawl_is_one_line_with_all_its_counts_and_an_error_of_the_api_has_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_for_the_journal_are_text_with_a_priority_and_without_a_time() {
+async fn log_lines_for_the_journal_have_a_priority_and_no_time() {
     use std::os::unix::fs::MetadataExt as _;
     let cli = CliHarness::new().await;
     cli.api.script(At::Request(2), Fault::ErrorCode(10018));
@@ -317,21 +318,21 @@ async fn lines_for_the_journal_are_text_with_a_priority_and_without_a_time() {
     let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
     assert_eq!(status.code(), Some(0));
     let log = std::fs::read_to_string(cli.path("journal")).unwrap();
-    // Beside what the command shows of its progress.
+    // stderr also has the progress messages of the command.
     let line = log.lines().find(|line| line.contains("requesting fewer groups per page")).unwrap();
     assert!(line.starts_with("<4> WARN ") && line.contains("app=\"prod\""), "{log}");
 }
 
 #[tokio::test]
-async fn crawls_and_their_requests_are_counted_from_zero() {
+async fn counters_of_crawls_and_requests_start_at_zero() {
     let harness = DaemonHarness::new().await;
     let metrics = Metrics::new(&harness.clock);
     let mut daemon = {
-        let [daemon] = harness.start_all([("prod", harness.counted(&PROD, &metrics))]);
+        let [daemon] = harness.start_all([("prod", harness.counted_plan(&PROD, &metrics))]);
         daemon
     };
-    daemon.waits_until("09:00:00").await;
-    let health = daemon.whole.lock().unwrap().health();
+    daemon.wait_for_next_crawl_at("09:00:00").await;
+    let health = daemon.handle.lock().unwrap().health();
     let series = [
         "crawls_total{im_app=\"prod\",status=\"complete\"}",
         "crawls_total{im_app=\"prod\",status=\"failed\"}",
@@ -352,27 +353,27 @@ async fn crawls_and_their_requests_are_counted_from_zero() {
     harness.api.script(At::Request(2), Fault::ErrorCode(60011));
     harness.api.script(At::Request(3), Fault::ErrorCode(10002));
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(1).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(1).await;
     harness.api.create_many("Public", 2);
     harness.set_clock("12:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(2).await;
-    daemon.waits_until("13:00:00").await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(2).await;
+    daemon.wait_for_next_crawl_at("13:00:00").await;
     let page = metrics.page(&health).await;
     let one_pm = "1773147600";
-    // Two pages of three, counts before and after; then three pages.
+    // Requests: two pages and two counts, then three pages and two counts.
     assert_eq!(values(&page, &series), ["2", "0", "2", "9", "1", "1", "11", "2", "0", one_pm, "2"]);
 }
 
 #[tokio::test]
-async fn questions_about_groups_and_a_differing_clock_are_counted() {
+async fn answers_of_get_group_info_are_counted_and_the_clock_skew_is_measured() {
     let harness = DaemonHarness::new().await;
     ["gone", "hidden", "illegal"].iter().for_each(|id| harness.api.create("Public", id));
     let metrics = Metrics::new(&harness.clock);
-    let [mut daemon] = harness.start_all([("prod", harness.counted(&PROD, &metrics))]);
-    daemon.waits_until("09:00:00").await;
-    let health = daemon.whole.lock().unwrap().health();
+    let [mut daemon] = harness.start_all([("prod", harness.counted_plan(&PROD, &metrics))]);
+    daemon.wait_for_next_crawl_at("09:00:00").await;
+    let health = daemon.handle.lock().unwrap().health();
     let series = [
         "asked_groups_total{answer=\"gone\",im_app=\"prod\"}",
         "asked_groups_total{answer=\"stands\",im_app=\"prod\"}",
@@ -382,8 +383,8 @@ async fn questions_about_groups_and_a_differing_clock_are_counted() {
     ];
     assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "none"]);
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(1).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(1).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "0"]);
 
     harness.api.hide(&["hidden"]);
@@ -391,47 +392,48 @@ async fn questions_about_groups_and_a_differing_clock_are_counted() {
     harness.api.script(At::Info, Fault::GroupCode("illegal".to_owned(), 10015));
     harness.api.set_date_offset(TimeDelta::minutes(-10));
     harness.set_clock("10:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(2).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(2).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "0", "600"]);
     harness.api.clear_faults();
     harness.api.script(At::Info, Fault::ErrorCode(60011));
     harness.api.set_date_offset(TimeDelta::zero());
     harness.set_clock("11:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(3).await;
-    // The one that stood. The guard holds the other two, which are candidates no more.
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(3).await;
+    // Only the existing group is asked about. The guard holds the other two, so they are no longer
+    // candidates.
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "1", "0"]);
 }
 
 #[tokio::test]
-async fn the_quota_and_the_peak_of_the_month_show() {
+async fn the_quota_and_the_peak_of_the_month_are_in_the_metrics() {
     let harness = DaemonHarness::new().await; // with five groups
     let metrics = Metrics::new(&harness.clock);
     let spec = AppSpec { group_quota: Some(100), ..PROD };
-    let [mut daemon] = harness.start_all([("prod", harness.counted(&spec, &metrics))]);
-    daemon.waits_until("09:00:00").await;
-    let health = daemon.whole.lock().unwrap().health();
+    let [mut daemon] = harness.start_all([("prod", harness.counted_plan(&spec, &metrics))]);
+    daemon.wait_for_next_crawl_at("09:00:00").await;
+    let health = daemon.handle.lock().unwrap().health();
     let series = ["group_quota{im_app=\"prod\"}", "month_peak_groups{im_app=\"prod\"}"];
     assert_eq!(values(&metrics.page(&health).await, &series), ["100", "none"]);
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(1).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(1).await;
     harness.api.dissolve_some(3);
     harness.set_clock("10:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(2).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(2).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["100", "5"]);
 }
 
 #[tokio::test]
-async fn refused_credentials_and_ticks_without_a_complete_crawl_show() {
+async fn refused_credentials_and_skipped_ticks_are_in_the_metrics() {
     let harness = DaemonHarness::new().await;
     let metrics = Metrics::new(&harness.clock);
     let spec = AppSpec { wrong_key: true, catch_up: true, ..PROD };
-    let [mut daemon] = harness.start_all([("prod", harness.counted(&spec, &metrics))]);
-    daemon.has_ended("failed").await;
-    let health = daemon.whole.lock().unwrap().health();
+    let [mut daemon] = harness.start_all([("prod", harness.counted_plan(&spec, &metrics))]);
+    daemon.wait_for_crawl_status("failed").await;
+    let health = daemon.handle.lock().unwrap().health();
     let series = [
         "app_refused{im_app=\"prod\"}",
         "ticks_since_complete_crawl{im_app=\"prod\"}",
@@ -445,20 +447,20 @@ async fn refused_credentials_and_ticks_without_a_complete_crawl_show() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_taken_out_leaves_the_gauges_and_keeps_its_counters() {
+async fn a_removed_app_loses_its_gauges_and_keeps_its_counters() {
     let harness = DaemonHarness::new().await;
     let metrics = Metrics::new(&harness.clock);
     let spec = AppSpec { catch_up: true, ..PROD };
-    let [mut daemon] = harness.start_all([("prod", harness.counted(&spec, &metrics))]);
-    daemon.has_crawled(1).await;
-    let health = daemon.whole.lock().unwrap().health();
+    let [mut daemon] = harness.start_all([("prod", harness.counted_plan(&spec, &metrics))]);
+    daemon.wait_for_crawls(1).await;
+    let health = daemon.handle.lock().unwrap().health();
     let live = "groups{group_type=\"Public\",im_app=\"prod\",state=\"live\"}";
     let series =
         [live, "skipped_ticks_total{im_app=\"prod\"}", "crawls_total{im_app=\"prod\",status=\"complete\"}"];
     assert_eq!(values(&metrics.page(&health).await, &series), ["5", "0", "1"]);
-    harness::daemon::apply(&daemon.whole, Vec::new());
+    harness::daemon::apply(&daemon.handle, Vec::new());
     daemon.apps.wait_for(std::collections::BTreeMap::is_empty).await.unwrap();
-    // The database is told by a task of its own.
+    // The daemon records configured apps in a separate task.
     while harness.store.overview().await.unwrap().iter().any(|app| app.configured) {
         tokio::task::yield_now().await;
     }
@@ -466,16 +468,16 @@ async fn an_app_that_is_taken_out_leaves_the_gauges_and_keeps_its_counters() {
 }
 
 #[tokio::test]
-async fn tables_that_are_not_there_leave_the_page_without_what_they_would_tell() {
-    let harness = DaemonHarness::bare(twenty_past_eight()).await;
+async fn without_tables_the_page_lacks_the_gauges_that_are_read_from_them() {
+    let harness = DaemonHarness::without_tables(clock_at_08_20()).await;
     let metrics = Metrics::new(&harness.clock);
-    let [daemon] = harness.start_all([("prod", harness.counted(&PROD, &metrics))]);
-    let health = daemon.whole.lock().unwrap().health();
+    let [daemon] = harness.start_all([("prod", harness.counted_plan(&PROD, &metrics))]);
+    let health = daemon.handle.lock().unwrap().health();
     let page = metrics.page(&health).await;
     assert_eq!(values(&page, &["database_up", "build_info{version=\"0.1.0\"}"]), ["0", "1"]);
 }
 
-async fn gauges_tell_how_the_groups_stand(harness: Harness) {
+async fn the_gauges_count_live_missing_and_deleted_groups(harness: Harness) {
     harness.create("Public", "a b c d");
     harness.create("Private", "e");
     harness.crawl().await;
@@ -492,11 +494,11 @@ async fn gauges_tell_how_the_groups_stand(harness: Harness) {
     assert!(app.running_crawl.is_none());
     let complete = app.last_complete_crawl.as_ref().unwrap();
     let finished = harness.value("SELECT max(finished_at) FROM crawls").await;
-    assert_eq!(complete.finished().map(harness::crawl::stamp), Some(finished));
+    assert_eq!(complete.finished().map(harness::crawl::format_time), Some(finished));
 }
 
-async fn groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing(mut harness: Harness) {
-    harness.guard.review = true;
+async fn groups_with_a_withheld_deletion_are_counted_as_held_and_missing(mut harness: Harness) {
+    harness.deletion.review = true;
     harness.create("Public", "a b c d");
     harness.crawl().await;
     harness.dissolve("a b");
@@ -511,11 +513,11 @@ async fn groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missin
     assert_eq!(held().await, (0, 2, 0));
 }
 
-async fn a_crawl_runs_for_as_long_as_somebody_holds_its_lease(harness: Harness) {
+async fn a_crawl_is_shown_as_running_while_its_lease_is_held(harness: Harness) {
     harness.create("Public", "a");
     let app = harness.credentials.sdk_app_id;
     let held = harness.api.hold(At::Request(harness.requests_so_far() + 2));
-    let (crawler, stop) = (harness.another_crawler(), tokio_util::sync::CancellationToken::new());
+    let (crawler, stop) = (harness.new_crawler(), tokio_util::sync::CancellationToken::new());
     let crawling = tokio::spawn(async move {
         crawler.crawl(harness::crawl::ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap()
     });
@@ -526,12 +528,12 @@ async fn a_crawl_runs_for_as_long_as_somebody_holds_its_lease(harness: Harness) 
     crawling.await.unwrap_err();
     held.release();
     harness.db.expire_leases().await;
-    assert!(harness.store.overview().await.unwrap()[0].running_crawl.is_some(), "nobody closed it");
+    assert!(harness.store.overview().await.unwrap()[0].running_crawl.is_some(), "the crawl is still open");
     assert_eq!(harness.store.leased(&[app]).await.unwrap(), []);
 }
 
 crawl_tests! {
-    gauges_tell_how_the_groups_stand,
-    groups_whose_deletion_waits_for_somebody_are_counted_as_held_and_missing,
-    a_crawl_runs_for_as_long_as_somebody_holds_its_lease,
+    the_gauges_count_live_missing_and_deleted_groups,
+    groups_with_a_withheld_deletion_are_counted_as_held_and_missing,
+    a_crawl_is_shown_as_running_while_its_lease_is_held,
 }

@@ -1,9 +1,10 @@
-//! When the daemon crawls: ticks, ticks that were missed, crawls on demand, and what stops it.
+//! When the daemon crawls: ticks, missed ticks, crawls on request, and what ends a crawl or a
+//! pause.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use harness::daemon::{AppSpec, DaemonHarness, PROD, apply, at, twenty_past_eight};
+use harness::daemon::{AppSpec, DaemonHarness, PROD, apply, at, clock_at_08_20};
 use tim_group_sync::alarm::AlarmClock;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::daemon::{HISTORY_LENGTH, Phase, next_crawl_by_history};
@@ -14,12 +15,12 @@ use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
 use tim_group_sync::store::Below;
 
 #[tokio::test]
-async fn an_app_that_was_never_crawled_is_crawled_at_start_for_the_last_tick() {
+async fn at_its_start_the_daemon_crawls_an_app_that_was_never_crawled() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    daemon.has_crawled(1).await;
+    daemon.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     assert_eq!(daemon.stop().await, Ending::Requested);
 }
 
@@ -29,24 +30,24 @@ async fn ticks_missed_while_no_daemon_ran_are_caught_up_once() {
     harness.start_crawled().await.stop().await;
     harness.set_clock("11:30:00");
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    daemon.has_crawled(2).await;
+    daemon.wait_for_crawls(2).await;
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete", "catch_up 11:00 complete"]);
-    daemon.waits_until("12:00:00").await;
-    assert_eq!(daemon.skipped_ticks(), 0, "nobody was there to skip them");
+    daemon.wait_for_next_crawl_at("12:00:00").await;
+    assert_eq!(daemon.skipped_ticks(), 0, "no daemon ran that could have skipped them");
 }
 
 #[tokio::test]
-async fn nothing_is_caught_up_if_nothing_was_missed_or_nobody_wants_it() {
+async fn nothing_is_caught_up_without_a_missed_tick_or_if_catch_up_is_off() {
     let harness = DaemonHarness::new().await;
     let mut unwanted = harness.start(&PROD);
-    unwanted.waits_until("09:00:00").await;
+    unwanted.wait_for_next_crawl_at("09:00:00").await;
     unwanted.stop().await;
     assert!(harness.crawls().await.is_empty());
 
     harness.start_crawled().await.stop().await;
     harness.set_clock("08:59:59");
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     assert_eq!(harness.crawls().await.len(), 1);
 }
 
@@ -58,9 +59,9 @@ async fn a_tick_is_crawled_and_recorded() {
         (1..).zip([("09:00:00", "10:00:00"), ("10:00:00", "11:00:00"), ("11:00:01", "12:00:00")])
     {
         harness.set_clock(now);
-        daemon.hand.ring();
-        daemon.has_crawled(crawls).await;
-        daemon.waits_until(next).await;
+        daemon.trigger.ring();
+        daemon.wait_for_crawls(crawls).await;
+        daemon.wait_for_next_crawl_at(next).await;
     }
     assert_eq!(
         harness.crawls().await,
@@ -70,25 +71,25 @@ async fn a_tick_is_crawled_and_recorded() {
 }
 
 #[tokio::test]
-async fn an_alarm_that_rings_early_is_set_again() {
+async fn an_alarm_that_rings_too_early_is_set_again() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("08:59:59");
-    daemon.rings_for_nothing().await;
-    daemon.waits_until("09:00:00").await;
+    daemon.ring_without_crawl().await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     assert!(harness.crawls().await.is_empty());
 }
 
 #[tokio::test]
-async fn after_a_suspend_the_newest_tick_is_crawled_the_others_are_counted_and_a_warning_says_so() {
+async fn after_a_suspend_only_the_newest_tick_is_crawled_and_the_others_are_reported_as_skipped() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("12:30:00");
-    daemon.hand.ring();
-    daemon.has_crawled(1).await;
-    daemon.waits_until("13:00:00").await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(1).await;
+    daemon.wait_for_next_crawl_at("13:00:00").await;
     assert_eq!(harness.crawls().await, ["schedule 12:00 complete"]);
     assert_eq!((daemon.skipped_ticks(), harness.logged("woken late")), (3, 1));
 }
@@ -97,13 +98,13 @@ async fn after_a_suspend_the_newest_tick_is_crawled_the_others_are_counted_and_a
 async fn a_lost_alarm_does_not_stop_the_schedule() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:01:01");
-    // Nobody rings; the loop's own look at the clock is due.
+    // The alarm does not ring, so the loop checks the clock by itself when this time has passed.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(21)).await;
     tokio::time::resume();
-    daemon.has_crawled(1).await;
+    daemon.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
     assert_eq!(harness.logged("woken late"), 1);
 }
@@ -112,52 +113,52 @@ async fn a_lost_alarm_does_not_stop_the_schedule() {
 async fn alarms_during_a_crawl_start_no_other_crawl() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     let held = harness.api.hold(At::Request(2));
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
+    daemon.trigger.ring();
     held.reached().await;
-    daemon.is("crawling", |state| matches!(state.phase, Phase::Crawling { .. })).await;
-    daemon.hand.ring();
-    daemon.hand.ring();
+    daemon.wait_until("crawling", |state| matches!(state.phase, Phase::Crawling { .. })).await;
+    daemon.trigger.ring();
+    daemon.trigger.ring();
     held.release();
-    daemon.waits_until("10:00:00").await;
-    daemon.rings_for_nothing().await;
+    daemon.wait_for_next_crawl_at("10:00:00").await;
+    daemon.ring_without_crawl().await;
     assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
 }
 
 #[tokio::test]
-async fn a_crawl_longer_than_its_period_skips_to_the_next_tick_and_counts() {
+async fn a_crawl_longer_than_its_period_skips_ticks_and_counts_them() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     let held = harness.api.hold(At::Request(2));
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
+    daemon.trigger.ring();
     held.reached().await;
     harness.set_clock("11:00:00");
     held.release();
-    daemon.waits_until("12:00:00").await;
+    daemon.wait_for_next_crawl_at("12:00:00").await;
     assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
     assert_eq!((daemon.skipped_ticks(), harness.logged("ticks=2")), (2, 1));
 }
 
 #[tokio::test]
-async fn a_signal_crawls_now_and_leaves_the_schedule_as_it_is() {
+async fn a_signal_starts_a_crawl_and_does_not_change_the_schedule() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("09:00:00").await;
-    daemon.life.signal(Signal::CrawlNow);
-    daemon.has_crawled(1).await;
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
+    daemon.lifecycle.signal(Signal::CrawlNow);
+    daemon.wait_for_crawls(1).await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(2).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(2).await;
     assert_eq!(harness.crawls().await, ["signal  complete", "schedule 09:00 complete"]);
 }
 
-/// The next crawl of the app as the `status` command computes it.
-async fn by_history(harness: &DaemonHarness) -> Option<DateTime<Utc>> {
+/// Returns the app's next crawl as the `status` command computes it.
+async fn next_crawl_in_status(harness: &DaemonHarness) -> Option<DateTime<Utc>> {
     let app = SdkAppId::new(PROD.sdk_app_id).unwrap();
     let (app, _) = harness.store.app_called(app).await.unwrap().unwrap();
     let page = Below { before: i64::MAX, limit: HISTORY_LENGTH };
@@ -167,22 +168,22 @@ async fn by_history(harness: &DaemonHarness) -> Option<DateTime<Utc>> {
 }
 
 #[tokio::test]
-async fn a_failed_crawl_is_tried_again_with_growing_pauses_until_it_succeeds() {
+async fn a_failed_crawl_is_retried_with_growing_pauses_until_it_succeeds() {
     let harness = DaemonHarness::new().await;
     harness.api.script(At::Every, Fault::ErrorCode(10003));
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     for (crawls, again) in (1..).zip(["08:21:00", "08:23:00", "08:27:00"]) {
-        daemon.has_crawled(crawls).await;
-        daemon.waits_until(again).await;
-        assert_eq!(by_history(&harness).await, Some(at(again)));
+        daemon.wait_for_crawls(crawls).await;
+        daemon.wait_for_next_crawl_at(again).await;
+        assert_eq!(next_crawl_in_status(&harness).await, Some(at(again)));
         harness.set_clock(again);
         if crawls == 3 {
             harness.api.clear_faults();
         }
-        daemon.hand.ring();
+        daemon.trigger.ring();
     }
-    daemon.has_crawled(4).await;
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_crawls(4).await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     assert_eq!(
         harness.crawls().await,
         ["catch_up 08:00 failed", "catch_up  failed", "catch_up  failed", "catch_up  complete"]
@@ -190,19 +191,19 @@ async fn a_failed_crawl_is_tried_again_with_growing_pauses_until_it_succeeds() {
 }
 
 #[tokio::test]
-async fn the_next_tick_comes_before_another_attempt_and_pauses_grow_anew() {
+async fn a_tick_before_the_next_retry_is_crawled_and_resets_the_pauses() {
     let harness = DaemonHarness::new().await;
     harness.api.script(At::Every, Fault::ErrorCode(10003));
     harness.set_clock("08:57:30");
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     for (crawls, next) in (1..).zip(["08:58:30", "09:00:00", "09:01:00"]) {
-        daemon.has_crawled(crawls).await;
-        daemon.waits_until(next).await;
-        assert_eq!(by_history(&harness).await, Some(at(next)));
+        daemon.wait_for_crawls(crawls).await;
+        daemon.wait_for_next_crawl_at(next).await;
+        assert_eq!(next_crawl_in_status(&harness).await, Some(at(next)));
         harness.set_clock(next);
-        daemon.hand.ring();
+        daemon.trigger.ring();
     }
-    daemon.has_crawled(4).await;
+    daemon.wait_for_crawls(4).await;
     assert_eq!(harness.crawls().await[2], "schedule 09:00 failed");
 }
 
@@ -212,13 +213,13 @@ async fn an_incomplete_crawl_waits_for_the_next_tick() {
     harness.api.create_many("Public", 20);
     harness.api.script(At::Type("Public".to_owned()), Fault::EarlyEnd);
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    daemon.has_crawled(1).await;
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_crawls(1).await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     assert_eq!(harness.crawls().await, ["catch_up 08:00 incomplete"]);
 }
 
 #[tokio::test]
-async fn a_refused_app_is_tried_slowly_while_the_others_go_on() {
+async fn a_refused_app_is_retried_slowly_and_does_not_delay_the_others() {
     let harness = DaemonHarness::new().await;
     let other_api = Simulator::start(Settings {
         sdk_app_id: SdkAppId::new(1_400_000_001).unwrap(),
@@ -232,18 +233,18 @@ async fn a_refused_app_is_tried_slowly_while_the_others_go_on() {
     let [mut bad, mut good] = harness
         .start_all([("bad", harness.plan(&other_api, &bad)), ("prod", harness.plan(&harness.api, &often))]);
 
-    good.waits_until("08:30:00").await;
-    bad.waits_until("08:50:00").await;
+    good.wait_for_next_crawl_at("08:30:00").await;
+    bad.wait_for_next_crawl_at("08:50:00").await;
     assert!(bad.refused() && !good.refused());
     harness.set_clock("08:30:00");
-    good.hand.ring();
-    good.waits_until("08:40:00").await;
-    bad.rings_for_nothing().await;
+    good.trigger.ring();
+    good.wait_for_next_crawl_at("08:40:00").await;
+    bad.ring_without_crawl().await;
     assert_eq!(harness.crawls().await.last().unwrap(), "schedule 08:30 complete");
 
     harness.set_clock("08:50:00");
-    bad.hand.ring();
-    bad.waits_until("09:20:00").await;
+    bad.trigger.ring();
+    bad.wait_for_next_crawl_at("09:20:00").await;
     assert_eq!(harness.crawls().await.last().unwrap(), "schedule 08:50 failed bad");
     assert_eq!(bad.skipped_ticks(), 2);
 }
@@ -253,18 +254,18 @@ async fn credentials_that_are_accepted_again_are_no_longer_refused() {
     let harness = DaemonHarness::new().await;
     harness.api.script(At::Every, Fault::ErrorCode(60021));
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    daemon.waits_until("08:50:00").await;
+    daemon.wait_for_next_crawl_at("08:50:00").await;
     assert!(daemon.refused());
-    assert_eq!(by_history(&harness).await, Some(at("08:50:00")));
+    assert_eq!(next_crawl_in_status(&harness).await, Some(at("08:50:00")));
     harness.api.clear_faults();
-    daemon.life.signal(Signal::CrawlNow);
-    daemon.waits_until("09:00:00").await;
+    daemon.lifecycle.signal(Signal::CrawlNow);
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     assert!(!daemon.refused());
-    assert_eq!(by_history(&harness).await, Some(at("09:00:00")));
+    assert_eq!(next_crawl_in_status(&harness).await, Some(at("09:00:00")));
 }
 
 #[tokio::test]
-async fn a_hanging_app_delays_no_other() {
+async fn an_app_whose_crawl_hangs_does_not_delay_the_others() {
     let harness = DaemonHarness::new().await;
     let hanging_api = Simulator::start(Settings {
         sdk_app_id: SdkAppId::new(1_400_000_001).unwrap(),
@@ -281,28 +282,28 @@ async fn a_hanging_app_delays_no_other() {
         ("prod", harness.plan(&harness.api, &spec)),
     ]);
     held.reached().await;
-    daemon.waits_until("09:00:00").await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
-    daemon.waits_until("10:00:00").await;
+    daemon.trigger.ring();
+    daemon.wait_for_next_crawl_at("10:00:00").await;
     assert_eq!(daemon.stop().await, Ending::Requested);
 }
 
 #[tokio::test]
-async fn a_stop_in_the_middle_of_a_crawl_ends_it_as_cancelled() {
+async fn a_stop_cancels_a_running_crawl() {
     let harness = DaemonHarness::new().await;
     let held = harness.api.hold(At::Request(3));
     let daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     held.reached().await;
-    daemon.life.signal(Signal::Stop);
+    daemon.lifecycle.signal(Signal::Stop);
     held.release();
-    assert_eq!(daemon.life.ended(Systemd::from_environment()).await, Ending::Requested);
+    assert_eq!(daemon.lifecycle.ended(Systemd::from_environment()).await, Ending::Requested);
     assert_eq!(harness.crawls().await, ["catch_up 08:00 cancelled"]);
     assert_eq!(harness.logged("retrying"), 0);
 }
 
 #[tokio::test]
-async fn a_request_without_an_answer_is_given_up_two_seconds_after_the_stop_and_no_other_is_sent() {
+async fn a_request_without_an_answer_is_aborted_two_seconds_after_the_stop_and_no_other_is_sent() {
     let harness = DaemonHarness::new().await;
     let held = harness.api.hold(At::Request(3));
     let daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
@@ -316,13 +317,13 @@ async fn a_request_without_an_answer_is_given_up_two_seconds_after_the_stop_and_
 }
 
 #[tokio::test]
-async fn a_pause_before_another_attempt_ends_with_the_stop() {
+async fn a_stop_ends_the_pause_before_a_retry() {
     let harness = DaemonHarness::new().await;
     let spec = AppSpec { catch_up: true, retry_for: Duration::from_secs(60), ..PROD };
     harness.api.script(At::Every, Fault::ErrorCode(10002));
     let mut daemon = harness.start(&spec);
     daemon
-        .is("pausing", |state| match &state.phase {
+        .wait_until("a pause", |state| match &state.phase {
             Phase::Crawling { progress, .. } => progress.waiting.is_some(),
             _ => false,
         })
@@ -333,13 +334,13 @@ async fn a_pause_before_another_attempt_ends_with_the_stop() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_at_start_is_waited_for() {
-    let harness = DaemonHarness::bare(twenty_past_eight()).await;
+async fn the_daemon_waits_for_a_database_that_is_unreachable_at_its_start() {
+    let harness = DaemonHarness::without_tables(clock_at_08_20()).await;
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     for next in ["08:20:05", "08:20:15", "08:20:35"] {
-        daemon.waits_until(next).await;
+        daemon.wait_for_next_crawl_at(next).await;
         daemon
-            .is("shown", |state| {
+            .wait_until("the state", |state| {
                 state.database_problem.as_ref().is_some_and(|text| text.contains("no such table"))
             })
             .await;
@@ -347,9 +348,9 @@ async fn a_database_that_is_away_at_start_is_waited_for() {
         if next == "08:20:35" {
             harness.store.migrate().await.unwrap();
         }
-        daemon.hand.ring();
+        daemon.trigger.ring();
     }
-    daemon.has_crawled(1).await;
+    daemon.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
     assert_eq!(
         (harness.logged("cannot write to the database"), harness.logged("the database works again")),
@@ -358,78 +359,79 @@ async fn a_database_that_is_away_at_start_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_was_asked_for_while_the_database_was_away_is_done_once_it_is_back() {
-    let harness = DaemonHarness::bare(twenty_past_eight()).await;
+async fn a_crawl_requested_while_the_database_is_unreachable_runs_once_it_is_reachable() {
+    let harness = DaemonHarness::without_tables(clock_at_08_20()).await;
     let mut daemon = harness.start(&PROD);
-    daemon.waits_until("08:20:05").await;
-    daemon.life.signal(Signal::CrawlNow);
-    daemon.waits_until("08:20:05").await;
-    daemon.rings_for_nothing().await;
+    daemon.wait_for_next_crawl_at("08:20:05").await;
+    daemon.lifecycle.signal(Signal::CrawlNow);
+    daemon.wait_for_next_crawl_at("08:20:05").await;
+    daemon.ring_without_crawl().await;
     harness.store.migrate().await.unwrap();
     harness.set_clock("08:20:05");
-    daemon.hand.ring();
-    daemon.has_crawled(1).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["signal  complete"]);
 }
 
 #[tokio::test]
-async fn a_crawl_that_the_database_refuses_is_tried_again() {
+async fn a_crawl_that_fails_in_the_database_is_retried() {
     let harness = DaemonHarness::new().await;
-    // A folder where the lock file should be.
+    // A folder prevents the lock file from being created.
     let lock = harness.folder.path().join("groups.db.app-1400000000.lock");
     std::fs::create_dir(&lock).unwrap();
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    daemon.waits_until("08:21:00").await;
+    daemon.wait_for_next_crawl_at("08:21:00").await;
     harness.set_clock("08:21:00");
-    daemon.hand.ring();
-    daemon.waits_until("08:23:00").await;
+    daemon.trigger.ring();
+    daemon.wait_for_next_crawl_at("08:23:00").await;
     assert_eq!(harness.logged("cannot use the lock file"), 1, "a state is logged once");
     std::fs::remove_dir(&lock).unwrap();
     harness.set_clock("08:23:00");
-    daemon.hand.ring();
-    daemon.has_crawled(1).await;
-    daemon.is("mended", |state| state.database_problem.is_none()).await;
-    daemon.waits_until("09:00:00").await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(1).await;
+    daemon.wait_until("no database problem", |state| state.database_problem.is_none()).await;
+    daemon.wait_for_next_crawl_at("09:00:00").await;
 }
 
 #[tokio::test]
-async fn a_tick_that_a_replica_has_served_is_not_crawled_again() {
+async fn a_tick_that_another_replica_has_crawled_is_not_crawled_again() {
     let harness = DaemonHarness::new().await;
     let (mut first, mut second) = (harness.start(&PROD), harness.start(&PROD));
-    first.waits_until("09:00:00").await;
-    second.waits_until("09:00:00").await;
+    first.wait_for_next_crawl_at("09:00:00").await;
+    second.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:00:00");
-    first.hand.ring();
-    first.has_crawled(1).await;
-    second.hand.ring();
-    second.waits_until("10:00:00").await;
+    first.trigger.ring();
+    first.wait_for_crawls(1).await;
+    second.trigger.ring();
+    second.wait_for_next_crawl_at("10:00:00").await;
     assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
     assert_eq!((second.skipped_ticks(), harness.logged("WARN"), harness.logged("ERROR")), (0, 0, 0));
 }
 
 #[tokio::test]
-async fn a_clock_set_back_a_day_neither_stops_the_schedule_nor_makes_it_race() {
+async fn a_clock_set_back_by_a_day_neither_stops_nor_floods_the_schedule() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start_crawled().await;
     harness.set_clock("09:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(2).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(2).await;
 
     let yesterday = |time| at(time) - TimeDelta::days(1);
     harness.clock.set(yesterday("08:30:00"));
-    daemon.hand.ring();
-    daemon.is("following the clock", |state| state.next_at == Some(yesterday("09:00:00"))).await;
+    daemon.trigger.ring();
+    daemon.wait_until("following the clock", |state| state.next_at == Some(yesterday("09:00:00"))).await;
     assert_eq!(harness.logged("the clock was set back"), 1);
     harness.clock.set(yesterday("09:00:00"));
-    daemon.hand.ring();
-    daemon.has_crawled(3).await;
-    daemon.is("waiting for the next", |state| state.next_at == Some(yesterday("10:00:00"))).await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(3).await;
+    daemon.wait_until("waiting for the next", |state| state.next_at == Some(yesterday("10:00:00"))).await;
 
-    // The clock is put right: the tick that comes again is crawled again, the first new one is a tick of its own.
+    // The clock is corrected. The tick at 09:00 comes a second time and is crawled again. The tick
+    // at 10:00 is new.
     for (crawls, now) in [(4, "09:00:00"), (5, "10:00:00")] {
         harness.set_clock(now);
-        daemon.hand.ring();
-        daemon.has_crawled(crawls).await;
+        daemon.trigger.ring();
+        daemon.wait_for_crawls(crawls).await;
     }
     assert_eq!(
         harness.crawls().await[1..],
@@ -438,39 +440,41 @@ async fn a_clock_set_back_a_day_neither_stops_the_schedule_nor_makes_it_race() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_before_the_last_crawl_by_its_clock_keeps_to_the_schedule() {
+async fn a_daemon_whose_clock_is_before_the_last_crawl_follows_the_schedule() {
     let harness = DaemonHarness::new().await;
     harness.start_crawled().await.stop().await;
     harness.set_clock("05:30:00");
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    daemon.waits_until("06:00:00").await;
+    daemon.wait_for_next_crawl_at("06:00:00").await;
     harness.set_clock("06:00:00");
-    daemon.hand.ring();
-    daemon.has_crawled(2).await;
-    daemon.waits_until("07:00:00").await;
+    daemon.trigger.ring();
+    daemon.wait_for_crawls(2).await;
+    daemon.wait_for_next_crawl_at("07:00:00").await;
     assert_eq!(harness.crawls().await[1], "schedule  complete");
 }
 
 #[tokio::test]
-async fn an_app_whose_task_panics_takes_the_process_down() {
+async fn a_panic_in_an_apps_task_ends_the_process() {
     let harness = DaemonHarness::new().await;
-    // Three times this is more than a duration holds; a configuration could not say it.
+    // Three times this duration overflows. The configuration does not allow such a value.
     let daemon = harness.start(&AppSpec { catch_up: true, retry_for: Duration::MAX, ..PROD });
-    let ending = daemon.life.ended(Systemd::from_environment()).await;
+    let ending = daemon.lifecycle.ended(Systemd::from_environment()).await;
     assert_eq!(ending, Ending::TaskDied("the crawls of prod".to_owned()));
 }
 
 #[tokio::test]
-async fn the_real_wake_up_clock_and_the_real_time_crawl_tick_after_tick() {
-    let harness = DaemonHarness::bare(Clock::system()).await;
+async fn with_real_alarms_and_real_time_every_tick_is_crawled() {
+    let harness = DaemonHarness::without_tables(Clock::system()).await;
     harness.store.migrate().await.unwrap();
     let plan = harness.plan(&harness.api, &AppSpec { cron: "* * * * * *", ..PROD });
     let wakes = AlarmClock::start().await.unwrap();
-    // The app that is started with an alarm by hand makes way for one with a real one.
+    // The app that was started with a manual alarm is replaced by one with a real alarm.
     let mut daemon = harness.start(&PROD);
-    apply(&daemon.whole, Vec::new());
-    daemon.whole.lock().unwrap().apply(vec![plan], |_| wakes.alarm());
-    daemon.is("two ticks crawled", |state| state.last.as_ref().is_some_and(|last| last.crawl.0 >= 2)).await;
+    apply(&daemon.handle, Vec::new());
+    daemon.handle.lock().unwrap().apply(vec![plan], |_| wakes.alarm());
+    daemon
+        .wait_until("two ticks crawled", |state| state.last.as_ref().is_some_and(|last| last.crawl.0 >= 2))
+        .await;
     assert_eq!(daemon.stop().await, Ending::Requested);
     wakes.stop().await;
     let (_, ticks) = harness.store.read("SELECT count(DISTINCT due_at), count(*) FROM crawls").await.unwrap();

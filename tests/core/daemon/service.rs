@@ -1,4 +1,5 @@
-//! The daemon as systemd and operators meet it: signals, notifications, what is wrong around it, how long a stop takes.
+//! The daemon as a service: signals, notifications to systemd, unavailable resources, and the time
+//! that a stop takes.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -11,38 +12,38 @@ use rustix::process::Signal;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::simulator::{At, HeldRequests, KEY, Settings, Simulator};
 
-/// What a stop may take, with some room for a busy machine's start of the process's end.
-const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
+/// The documented limit for a stop, plus some time for a busy machine to end the process.
+const MAX_STOP: Duration = Duration::from_millis(5_200);
 
-/// Where the service manager listens.
+/// The receiver of a service's notifications, in place of systemd.
 struct Manager {
     socket: UnixDatagram,
-    told: Vec<String>,
+    received: Vec<String>,
 }
 
 impl Manager {
-    /// Has a daemon of this place tell it everything.
+    /// Makes the daemon of this command send its notifications here.
     fn of(cli: &CliHarness, command: &mut Command) -> Self {
         let path = cli.path("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         command.env("NOTIFY_SOCKET", path);
-        Self { socket, told: Vec::new() }
+        Self { socket, received: Vec::new() }
     }
 
-    /// Waits for a message with this text, and counts each message only once.
-    async fn hears(mut self, text: &'static str) -> Self {
+    /// Waits for a notification that contains this text, and removes it.
+    async fn wait_for(mut self, text: &'static str) -> Self {
         tokio::task::spawn_blocking(move || {
             loop {
-                if let Some(at) = self.told.iter().position(|message| message.contains(text)) {
-                    self.told.remove(at);
+                if let Some(at) = self.received.iter().position(|message| message.contains(text)) {
+                    self.received.remove(at);
                     return self;
                 }
                 let mut message = [0; 4096];
                 let length = self.socket.recv(&mut message).unwrap_or_else(|error| {
-                    panic!("never heard {text:?} ({error}), only {:?}", self.told);
+                    panic!("no notification {text:?} ({error}), only {:?}", self.received);
                 });
-                self.told.push(String::from_utf8_lossy(&message[..length]).trim_end().to_owned());
+                self.received.push(String::from_utf8_lossy(&message[..length]).trim_end().to_owned());
             }
         })
         .await
@@ -50,7 +51,7 @@ impl Manager {
     }
 }
 
-/// A section for another app at the same API, which does not know it.
+/// Returns a configuration section of another app with its own simulated API.
 fn another_app(name: &str, sdk_app_id: i64, api: &Simulator) -> String {
     format!(
         "[apps.{name}]\nsdk_app_id = {sdk_app_id}\nsecret_key_file = \"{name}.key\"\nbase_url = \"{}\"\n\
@@ -73,20 +74,20 @@ fn on_server(cli: &CliHarness, database: &ServerDatabase) -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_takes_apps_in_and_tells_systemd_when_it_began_and_that_it_ended() {
+async fn a_reload_adds_apps_and_notifies_systemd_of_its_start_and_its_end() {
     let cli = CliHarness::new().await;
     let mut command = cli.command(&["run"]);
     let manager = Manager::of(&cli, &mut command);
-    let daemon = Service::by(command).says("crawl complete").await;
-    let manager = manager.hears("READY=1").await;
+    let daemon = Service::spawn(command).wait_for_log("crawl complete").await;
+    let manager = manager.wait_for("READY=1").await;
     let api = api_of(1_400_000_001).await;
     std::fs::write(cli.path("other.key"), KEY).unwrap();
     cli.configure(&another_app("other", 1_400_000_001, &api));
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("configuration reloaded").await.says("crawl complete").await;
-    let manager = manager.hears("RELOADING=1\nMONOTONIC_USEC=").await.hears("READY=1").await;
+    let daemon = daemon.wait_for_log("configuration reloaded").await.wait_for_log("crawl complete").await;
+    let manager = manager.wait_for("RELOADING=1\nMONOTONIC_USEC=").await.wait_for("READY=1").await;
     assert_eq!(daemon.stop().await, Some(0));
-    manager.hears("STOPPING=1").await;
+    manager.wait_for("STOPPING=1").await;
     assert_eq!(
         cli.query("SELECT app, status FROM crawls ORDER BY crawl_id").await,
         "prod complete\nother complete"
@@ -94,42 +95,42 @@ async fn a_reload_takes_apps_in_and_tells_systemd_when_it_began_and_that_it_ende
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_of_an_unlawful_file_names_every_mistake_and_changes_nothing() {
+async fn a_reload_of_an_invalid_file_reports_every_mistake_and_changes_nothing() {
     let cli = CliHarness::new().await;
     let mut command = cli.command(&["run"]);
     let manager = Manager::of(&cli, &mut command);
-    let daemon = Service::by(command).says("crawl complete").await;
-    let manager = manager.hears("READY=1").await;
+    let daemon = Service::spawn(command).wait_for_log("crawl complete").await;
+    let manager = manager.wait_for("READY=1").await;
     cli.configure("page_limit = 0\nregoin = \"china\"\n");
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("apps.prod.page_limit").await.says("apps.prod.regoin").await;
-    let daemon = daemon.says("was not reloaded").await;
-    let manager = manager.hears("RELOADING=1").await.hears("READY=1").await;
-    let manager = manager.hears("; the configuration was not reloaded: ").await;
+    let daemon = daemon.wait_for_log("apps.prod.page_limit").await.wait_for_log("apps.prod.regoin").await;
+    let daemon = daemon.wait_for_log("was not reloaded").await;
+    let manager = manager.wait_for("RELOADING=1").await.wait_for("READY=1").await;
+    let manager = manager.wait_for("; the configuration was not reloaded: ").await;
     daemon.signal(Signal::USR1);
-    let daemon = daemon.says("crawl complete").await;
+    let daemon = daemon.wait_for_log("crawl complete").await;
     cli.configure("");
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("configuration reloaded").await;
+    let daemon = daemon.wait_for_log("configuration reloaded").await;
     assert_eq!(daemon.stop().await, Some(0));
     drop(manager);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_names_what_takes_a_restart() {
+async fn a_reload_names_the_changes_that_need_a_restart() {
     let cli = CliHarness::new().await;
-    let daemon = cli.service().says("crawl complete").await;
+    let daemon = cli.service().wait_for_log("crawl complete").await;
     let text = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let text = text.replace("groups.db\"", "others.db\"\nauto_migrate = false\n[log]\nformat = \"text\"");
     std::fs::write(cli.path("config.toml"), text).unwrap();
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("changed settings that need a restart to take effect: database.auto_migrate, database.url, log.format").await;
+    let daemon = daemon.wait_for_log("changed settings that need a restart to take effect: database.auto_migrate, database.url, log.format").await;
     assert_eq!(daemon.stop().await, Some(0));
     assert!(!cli.path("others.db").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_changes_what_is_logged() {
+async fn a_reload_changes_the_log_level() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     cli.configure("[log]\nlevel = \"error\"\n");
@@ -138,54 +139,55 @@ async fn a_reload_changes_what_is_logged() {
     held.reached().await;
     cli.configure("[log]\nlevel = \"info\"\n");
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("configuration reloaded").await;
+    let daemon = daemon.wait_for_log("configuration reloaded").await;
     held.release();
-    let daemon = daemon.says("crawl complete").await;
+    let daemon = daemon.wait_for_log("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_without_its_database_is_ready_says_what_it_waits_for_and_goes_on_by_itself() {
+async fn a_daemon_without_its_database_is_ready_for_systemd_reports_the_problem_and_recovers() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
-    // A file where the folder should be.
+    // A file prevents the folder from being created.
     std::fs::write(cli.path("data"), "").unwrap();
     let text = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     std::fs::write(cli.path("config.toml"), text.replace("sqlite:groups.db", "sqlite:data/groups.db"))
         .unwrap();
     let mut command = cli.command(&["run"]);
     let manager = Manager::of(&cli, &mut command);
-    let daemon = Service::by(command).says("waiting for the database").await;
-    let manager = manager.hears("READY=1").await;
-    let manager = manager.hears("STATUS=started, but without a database; waiting for the database: ").await;
+    let daemon = Service::spawn(command).wait_for_log("waiting for the database").await;
+    let manager = manager.wait_for("READY=1").await;
+    let manager =
+        manager.wait_for("STATUS=started, but without a database; waiting for the database: ").await;
     std::fs::remove_file(cli.path("data")).unwrap();
-    let daemon = daemon.says("the database is open").await.says("crawl complete").await;
+    let daemon = daemon.wait_for_log("the database is open").await.wait_for_log("crawl complete").await;
     assert!(cli.path("data/groups.db").exists());
     assert_eq!(daemon.stop().await, Some(0));
     drop(manager);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_without_its_key_file_keeps_no_other_waiting_and_comes_with_a_reload() {
+async fn an_app_without_its_key_file_does_not_delay_the_others_and_is_added_by_a_reload() {
     let cli = CliHarness::new().await;
     let api = api_of(1_400_000_001).await;
     cli.configure(&another_app("other", 1_400_000_001, &api));
-    let daemon = cli.service().says("crawl complete").await;
+    let daemon = cli.service().wait_for_log("crawl complete").await;
     assert_eq!(cli.query("SELECT app FROM crawls").await, "prod");
     std::fs::write(cli.path("other.key"), KEY).unwrap();
     daemon.signal(Signal::HUP);
-    let daemon = daemon.says("configuration reloaded").await.says("crawl complete").await;
+    let daemon = daemon.wait_for_log("configuration reloaded").await.wait_for_log("crawl complete").await;
     assert_eq!(daemon.stop().await, Some(0));
     assert_eq!(cli.query("SELECT app FROM crawls ORDER BY crawl_id").await, "prod\nother");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_start_that_only_a_person_can_mend_exits_78() {
+async fn a_start_that_needs_a_configuration_change_exits_with_78() {
     let cli = CliHarness::new().await;
     std::fs::remove_file(cli.path("app.key")).unwrap();
     let ended = cli.run(&["run"]).await;
-    assert!(ended.code == Some(78) && ended.err.contains("app.key"), "{ended:?}");
+    assert!(ended.code == Some(78) && ended.stderr.contains("app.key"), "{ended:?}");
 
     cli.write_key(KEY);
     let server = PostgresServer::shared().await;
@@ -196,26 +198,26 @@ async fn a_start_that_only_a_person_can_mend_exits_78() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_takes_five_seconds_at_most_while_the_api_does_not_answer() {
+async fn a_stop_takes_at_most_five_seconds_while_the_api_does_not_answer() {
     let cli = CliHarness::new().await;
     let held = cli.api.hold(At::Every);
     let daemon = cli.service();
     held.reached().await;
     let asked = Instant::now();
     assert_eq!(daemon.stop().await, Some(0));
-    assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < MAX_STOP, "{:?}", asked.elapsed());
     assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
 }
 
-/// Stops a daemon whose transaction cannot go on.
-async fn stops_in_time(daemon: Service) {
+/// Stops a daemon whose transaction is blocked, and checks the time that this takes.
+async fn assert_stops_in_time(daemon: Service) {
     let asked = Instant::now();
     assert_eq!(daemon.stop().await, Some(0));
-    assert!(asked.elapsed() < FIVE_SECONDS, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < MAX_STOP, "{:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_takes_five_seconds_at_most_while_somebody_else_writes_to_the_file() {
+async fn a_stop_takes_at_most_five_seconds_while_another_process_writes_to_the_file() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let held = cli.api.hold(At::Request(2));
@@ -225,7 +227,7 @@ async fn a_stop_takes_five_seconds_at_most_while_somebody_else_writes_to_the_fil
     let mut writer = options.connect().await.unwrap();
     writer.execute("BEGIN IMMEDIATE").await.unwrap();
     held.release();
-    stops_in_time(daemon).await;
+    assert_stops_in_time(daemon).await;
     writer.execute("ROLLBACK").await.unwrap();
     writer.close().await.unwrap();
     assert_eq!(cli.query("SELECT status, (SELECT count(*) FROM groups) FROM crawls").await, "running 0");
@@ -233,25 +235,25 @@ async fn a_stop_takes_five_seconds_at_most_while_somebody_else_writes_to_the_fil
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_stop_takes_five_seconds_at_most_while_a_lock_on_the_server_is_waited_for() {
+async fn a_stop_takes_at_most_five_seconds_while_waiting_for_a_lock_on_the_server() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     let held = cli.api.hold(At::Request(2));
-    let daemon = Service::by(on_server(&cli, &database));
+    let daemon = Service::spawn(on_server(&cli, &database));
     held.reached().await;
     let options: sqlx::postgres::PgConnectOptions = database.url.parse().unwrap();
     let mut locker = options.connect().await.unwrap();
     locker.execute("BEGIN; LOCK TABLE tim_private.group_row IN ACCESS EXCLUSIVE MODE").await.unwrap();
     held.release();
-    stops_in_time(daemon).await;
+    assert_stops_in_time(daemon).await;
     locker.execute("ROLLBACK").await.unwrap();
     locker.close().await.unwrap();
 }
 
-/// Lets held requests wait for as long as another process takes to start.
-fn wait_long_for_answers(cli: &CliHarness) {
+/// Sets a request timeout that is long enough for another process to start.
+fn allow_slow_answers(cli: &CliHarness) {
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let patient = config.replace("request_timeout = \"2s\"", "request_timeout = \"60s\"");
     assert_ne!(config, patient);
@@ -260,16 +262,17 @@ fn wait_long_for_answers(cli: &CliHarness) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn a_replica_killed_in_the_middle_of_a_crawl_is_replaced_by_the_other_and_nothing_is_lost() {
+async fn if_a_replica_is_killed_during_a_crawl_the_other_one_crawls_without_losing_anything() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
-    wait_long_for_answers(&cli);
+    allow_slow_answers(&cli);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
     let held = cli.api.hold(At::Request(3));
-    let first = Service::by(on_server(&cli, &database));
+    let first = Service::spawn(on_server(&cli, &database));
     held.reached().await;
-    let second = Service::by(on_server(&cli, &database)).says("another process is crawling this app").await;
+    let second =
+        Service::spawn(on_server(&cli, &database)).wait_for_log("another process is crawling this app").await;
     let mut status = cli.command(&["status"]);
     status.env("TIM_GROUP_SYNC_DATABASE_URL", &database.url);
     let status = tokio::task::spawn_blocking(move || status.output().unwrap()).await.unwrap();
@@ -278,10 +281,10 @@ async fn a_replica_killed_in_the_middle_of_a_crawl_is_replaced_by_the_other_and_
 
     first.kill();
     held.release();
-    // The lease lasts for 30 seconds from its last renewal.
+    // A lease lasts for 30 seconds from its last renewal. The test expires it.
     let sql = "UPDATE tim_private.lease SET expires_at = 0";
     server.execute(&database.name, sql).await.unwrap();
-    let second = second.says("crawl complete").await;
+    let second = second.wait_for_log("crawl complete").await;
     assert_eq!(second.stop().await, Some(0));
     let sound = "DO $$ BEGIN
         ASSERT (SELECT string_agg(status || ' ' || coalesce(reason_code, '-'), ', ' ORDER BY crawl_id) FROM tim.crawls)
@@ -297,22 +300,23 @@ async fn two_replicas_share_the_apps_by_their_leases() {
     let api = api_of(1_400_000_001).await;
     std::fs::write(cli.path("other.key"), KEY).unwrap();
     cli.configure(&another_app("other", 1_400_000_001, &api));
-    wait_long_for_answers(&cli);
+    allow_slow_answers(&cli);
     let server = PostgresServer::shared().await;
     let database = server.database().await;
-    // One replica is held up with one app, the other with the other: both work at once.
+    // One request of each app is held, so both replicas crawl at the same time.
     let held = [cli.api.hold(At::Request(2)), api.hold(At::Request(2))];
-    let first = Service::by(on_server(&cli, &database));
+    let first = Service::spawn(on_server(&cli, &database));
     held[0].reached().await;
     held[1].reached().await;
-    let second = Service::by(on_server(&cli, &database)).says("another process is crawling this app").await;
-    let second = second.says("another process is crawling this app").await;
+    let second =
+        Service::spawn(on_server(&cli, &database)).wait_for_log("another process is crawling this app").await;
+    let second = second.wait_for_log("another process is crawling this app").await;
     held.into_iter().for_each(HeldRequests::release);
-    let first = first.says("crawl complete").await.says("crawl complete").await;
+    let first = first.wait_for_log("crawl complete").await.wait_for_log("crawl complete").await;
     for daemon in [first, second] {
         assert_eq!(daemon.stop().await, Some(0));
     }
-    // Each app's tick was crawled once, by whichever replica.
+    // Each app's tick was crawled once, by either replica.
     let once = "DO $$ BEGIN
         ASSERT (SELECT string_agg(app || ' ' || status, ', ' ORDER BY app) FROM tim.crawls) = 'other complete, prod complete';
         END $$";

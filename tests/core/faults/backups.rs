@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use harness::campaign;
 use harness::cli::rows;
 use harness::crawl::{Engine, Harness};
-use harness::program::{ProgramHarness, end_of};
+use harness::program::{ProgramHarness, wait_for_output};
 use harness::store::{Location, TestDatabase};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Executor as _};
@@ -83,7 +83,7 @@ impl Campaign {
     }
 
     async fn crawl(&mut self) {
-        let ended = end_of(self.program.start()).await;
+        let ended = wait_for_output(self.program.start()).await;
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         self.consumer.poll(&self.database).await;
     }
@@ -104,9 +104,9 @@ impl Campaign {
         // Half of the backups are made while the crawl writes, the others while it waits.
         let (made, held) = if round.is_multiple_of(2) {
             held.release();
-            (end_of(backing_up).await, None)
+            (wait_for_output(backing_up).await, None)
         } else {
-            (end_of(backing_up).await, Some(held))
+            (wait_for_output(backing_up).await, Some(held))
         };
         assert!(made.status.success(), "{made:?}");
         if killed {
@@ -114,7 +114,7 @@ impl Campaign {
             drop(held);
         } else {
             drop(held);
-            assert_eq!(end_of(crawl).await.status.code(), Some(0));
+            assert_eq!(wait_for_output(crawl).await.status.code(), Some(0));
         }
         self.assert_complete(&backup, &ended_before).await;
         (backup, reader)
@@ -151,7 +151,7 @@ async fn backups_and_restores_beside_crawls_kills_and_readers_lose_nothing_that_
 
         let restored = campaign.program.run(&["restore", backup.to_str().unwrap()]).await;
         assert_eq!(restored.code, Some(0), "{restored:?}");
-        let kept = restored.said.split("kept as ").nth(1).unwrap().lines().next().unwrap().to_owned();
+        let kept = restored.output.split("kept as ").nth(1).unwrap().lines().next().unwrap().to_owned();
         campaign.assert_complete(kept.as_ref(), &ended).await;
         campaign.assert_complete(&campaign.database, &rows(&backup, ENDED).await).await;
         drop(reader);

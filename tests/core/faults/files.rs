@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::campaign::number;
-use harness::cli::{CliHarness, get, rows, serving};
+use harness::cli::{CliHarness, get, rows, start_with_metrics};
 use harness::crawl::{Engine, Harness, ON_COMMAND, outcome};
 use harness::program::{Service, program};
 use harness::store::{Location, TestDatabase};
@@ -32,8 +32,8 @@ impl Served {
         cli.api.create_many("Public", 5);
         cli.configure("[schedule]\ncron = \"0 0 1 1 *\"\n");
         cli.serve_metrics();
-        let (service, address) = serving(cli.command(&["run"])).await;
-        let service = service.says("crawl complete").await;
+        let (service, address) = start_with_metrics(cli.command(&["run"])).await;
+        let service = service.wait_for_log("crawl complete").await;
         let copy = format!("VACUUM INTO '{}'", cli.path("copy.db").display());
         TestDatabase::execute(&DatabaseUrl::Sqlite(cli.path("groups.db")), &copy).await;
         Self { cli, service, address }
@@ -59,14 +59,14 @@ impl Served {
         tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("ready again");
     }
 
-    async fn says(self, text: &str) -> Self {
-        Self { service: self.service.says(text).await, ..self }
+    async fn wait_for_log(self, text: &str) -> Self {
+        Self { service: self.service.wait_for_log(text).await, ..self }
     }
 
     async fn crawls_again(self) -> Self {
         self.cli.api.create_many("Public", 1);
         self.service.signal(Signal::USR1);
-        self.says("crawl complete").await
+        self.wait_for_log("crawl complete").await
     }
 
     /// Stops the service and checks that its file is sound, has these crawls and this many groups.
@@ -98,10 +98,10 @@ async fn a_database_that_is_moved_away_is_missed_and_used_again_when_it_is_back(
     fs::rename(served.path("groups.db"), served.path("elsewhere.db")).unwrap();
     let ready = served.ready().await;
     assert!(ready.starts_with("503") && ready.contains("was moved or deleted while it was open"), "{ready}");
-    let served = served.says("waiting for the database").await;
+    let served = served.wait_for_log("waiting for the database").await;
     assert!(!served.path("groups.db").exists());
     fs::rename(served.path("elsewhere.db"), served.path("groups.db")).unwrap();
-    let served = served.says("the database is open").await;
+    let served = served.wait_for_log("the database is open").await;
     served.is_ready().await;
     served.crawls_again().await.ends_with("complete complete", "6").await;
 }
@@ -111,11 +111,11 @@ async fn a_database_that_is_deleted_is_not_created_again_and_a_backup_in_its_pla
     let served = Served::new().await.crawls_again().await;
     fs::remove_file(served.path("groups.db")).unwrap();
     assert!(served.ready().await.starts_with("503"));
-    let served = served.says("waiting for the database").await;
+    let served = served.wait_for_log("waiting for the database").await;
     assert!(served.ready().await.starts_with("503"));
     assert!(!served.path("groups.db").exists());
     fs::rename(served.path("copy.db"), served.path("groups.db")).unwrap();
-    let served = served.says("the database is open").await;
+    let served = served.wait_for_log("the database is open").await;
     served.is_ready().await;
     served.crawls_again().await.ends_with("complete complete", "7").await;
 }
@@ -128,7 +128,7 @@ async fn a_database_that_is_replaced_is_opened_without_the_log_of_the_one_before
     fs::rename(served.path("copy.db"), served.path("groups.db")).unwrap();
     let ready = served.ready().await;
     assert!(ready.starts_with("503") && ready.contains("was replaced while it was open"), "{ready}");
-    let served = served.says("the database is open").await;
+    let served = served.wait_for_log("the database is open").await;
     served.is_ready().await;
     assert_eq!(one(&served.path("groups.db"), "SELECT count(*) FROM live_groups").await, "5");
     served.crawls_again().await.ends_with("complete complete", "8").await;
@@ -144,10 +144,10 @@ async fn a_crawl_whose_database_is_deleted_is_not_complete_and_is_repeated_with_
     fs::remove_file(served.path("groups.db")).unwrap();
     assert!(served.ready().await.starts_with("503"));
     held.release();
-    let served = served.says("cannot write to the database").await;
+    let served = served.wait_for_log("cannot write to the database").await;
     assert!(!served.path("groups.db").exists());
     fs::rename(served.path("copy.db"), served.path("groups.db")).unwrap();
-    let served = served.says("crawl complete").await;
+    let served = served.wait_for_log("crawl complete").await;
     served.ends_with("complete complete", "5").await;
 }
 
@@ -163,7 +163,7 @@ async fn a_crawl_whose_lock_file_is_removed_writes_nothing_once_another_one_has_
         assert_eq!(harness.requests_so_far(), REQUESTS);
         harness.dissolve("a");
         harness.create("Public", "f");
-        let (first, second) = (harness.another_crawler(), harness.another_crawler());
+        let (first, second) = (harness.new_crawler(), harness.new_crawler());
         let never = CancellationToken::new();
         let held = harness.api.hold(At::Request(harness.request(request)));
         let removing = async {

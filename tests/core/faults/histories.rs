@@ -1,8 +1,10 @@
-//! Whatever happens at the API and to the crawler: in the end the table is the truth, and nothing that stood was deleted.
+//! Property tests: after any sequence of changes, faults and crawls, the table ends up equal to the
+//! API's groups, and no crawl marks a group deleted that existed throughout.
 //!
-//! The model is the simulated app itself, the invariants of [`Harness::assert_invariants`] hold after every crawl, and
-//! the histories are the same in every run. `PROPTEST_CASES=2000 cargo test --test faults histories` looks further;
-//! `HISTORY_STEPS=20000 HISTORY_SEED=7 cargo test --test faults one_long_history` lives longer, and differently.
+//! The simulated app is the model. [`Harness::assert_invariants`] runs after every crawl. Every run
+//! makes the same histories. `PROPTEST_CASES=2000 cargo test --test faults histories` makes more of
+//! them, `HISTORY_STEPS=20000 HISTORY_SEED=7 cargo test --test faults one_long_history` makes a
+//! longer one from another seed.
 
 use harness::campaign;
 use harness::crawl::{Engine, Harness, group_types, outcome};
@@ -15,54 +17,55 @@ use tim_group_sync::simulator::{At, Call, Cursor, Fault, Listing, Order, Setting
 use tokio_util::sync::CancellationToken;
 
 crawl_tests! {
-    after_any_history_quiet_crawls_make_the_table_the_truth,
-    after_any_history_of_lists_that_skip_groups_quiet_crawls_make_the_table_the_truth,
-    after_any_history_groups_of_a_type_that_is_not_configured_are_known_too,
-    after_any_history_with_hidden_groups_quiet_crawls_make_the_table_the_truth,
-    after_any_history_without_questions_every_standing_group_is_live,
-    one_long_history_ends_with_the_truth,
+    after_any_history_the_table_becomes_equal_to_the_api,
+    after_any_history_of_lists_that_skip_groups_the_table_becomes_equal_to_the_api,
+    after_any_history_groups_of_a_type_that_is_not_configured_are_in_the_table_too,
+    after_any_history_with_hidden_groups_the_table_becomes_equal_to_the_api,
+    after_any_history_without_confirmation_the_table_becomes_equal_to_the_api,
+    one_long_history_ends_with_a_table_equal_to_the_api,
 }
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const TYPES: [&str; 3] = ["Public", "Private", "ChatRoom"];
 
-/// What happens to one group.
+/// A change of one group, given by its index in `IDS`.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Create(usize, usize),
     Dissolve(usize),
     Retype(usize, usize),
     Recreate(usize),
-    /// From now on no list has the group, though it stands.
+    /// Removes the group from all lists. It still exists.
     Hide(usize),
 }
 
-/// What happens between and during crawls; requests are counted from 1 in each crawl.
+/// One step of a history. Requests are counted from 1 in each crawl.
 #[derive(Clone, Debug)]
 enum Step {
     Change(Change),
     Crawl,
-    ForetoldCrawl,
-    CrawlWhile(u64, Change),
+    CrawlAfterDryRun,
+    ChangeDuringCrawl(u64, Change),
     CrawlWithFault(u64, Fault, bool),
-    /// All lists of the crawl have this fault.
-    CrawlWithFaultyLists(Fault),
-    /// The n-th question of the crawl has this fault, or that and all that follow.
-    CrawlWithFaultyAnswer(u64, Fault, bool),
-    /// From now on a stale list is one of the groups that stand now.
-    Remember,
+    /// All list requests of the crawl have this fault.
+    CrawlWithListFault(Fault),
+    /// The n-th `get_group_info` request of the crawl has this fault. If the flag is set, so have
+    /// all later ones.
+    CrawlWithInfoFault(u64, Fault, bool),
+    /// Saves the groups that a stale replica lists from now on.
+    SaveStaleCopy,
     Kill(u64),
     Cancel(u64),
-    /// Two replicas at once.
-    CrawlTwice,
-    /// The clock is set, by so many hours.
+    /// Two replicas crawl at the same time.
+    CrawlByTwoReplicas,
+    /// Moves the clock by this number of hours.
     SetClock(i32),
-    SetClockWhile(u64, i32),
-    /// Whether every deletion waits for someone's approval from now on.
+    SetClockDuringCrawl(u64, i32),
+    /// Turns review mode on or off.
     Review(bool),
-    /// Someone approves what the crawl before so many others withheld.
+    /// Approves the withheld deletions of the n-th newest crawl that has any, counted from 0.
     Approve(usize),
-    /// Someone undoes what the crawl before so many others deleted.
+    /// Undoes the deletions of the n-th newest crawl that has any, counted from 0.
     Undelete(usize),
 }
 
@@ -78,7 +81,7 @@ fn change(hiding: bool) -> impl Strategy<Value = Change> {
     ]
 }
 
-/// What an API may do wrong without telling an untruth that has to be believed.
+/// Faults that cannot make an incomplete list look complete.
 fn fault() -> impl Strategy<Value = Fault> {
     prop::sample::select(vec![
         Fault::Status(500),
@@ -101,8 +104,8 @@ fn fault() -> impl Strategy<Value = Fault> {
     ])
 }
 
-/// What a list may do wrong again and again, and be believed only if it cannot be asked about.
-fn fault_of_lists() -> impl Strategy<Value = Fault> {
+/// Faults that make lists consistently wrong. Only `get_group_info` exposes them.
+fn list_fault() -> impl Strategy<Value = Fault> {
     prop::sample::select(vec![
         Fault::Stale,
         Fault::Partial(2),
@@ -115,8 +118,9 @@ fn fault_of_lists() -> impl Strategy<Value = Fault> {
     ])
 }
 
-/// What the controls of a question expose, or what says nothing about a group.
-fn fault_of_answers() -> impl Strategy<Value = Fault> {
+/// Faults of `get_group_info` answers that the controls detect, or that leave groups without a
+/// usable answer.
+fn info_fault() -> impl Strategy<Value = Fault> {
     prop::sample::select(vec![
         Fault::ErrorCode(10007),
         Fault::ErrorCode(10015),
@@ -134,39 +138,40 @@ fn fault_of_answers() -> impl Strategy<Value = Fault> {
     ])
 }
 
-/// Two days back, or forward beyond the life of a signature.
+/// From two days back to four days forward, which is longer than the lifetime of a signature.
 fn hours() -> impl Strategy<Value = i32> {
     -48..96i32
 }
 
-/// What a history is about besides groups that come and go.
+/// Optional elements of a history.
 #[derive(Clone, Copy, Debug)]
-struct About {
+struct HistoryOptions {
+    /// True if groups may be hidden from the lists.
     hiding: bool,
-    /// Groups are asked about, and lists and answers may contradict each other.
+    /// The value of `deletion.confirm`. If true, lists may be consistently wrong.
     confirm: bool,
 }
 
-fn step(About { hiding, confirm }: About) -> impl Strategy<Value = Step> {
+fn step(HistoryOptions { hiding, confirm }: HistoryOptions) -> impl Strategy<Value = Step> {
     let request = 1..9u64;
     prop_oneof![
-        // Without questions such lists would have to be believed.
-        2 => fault_of_lists()
-            .prop_map(move |fault| if confirm { Step::CrawlWithFaultyLists(fault) } else { Step::Crawl }),
-        2 => (1..4u64, fault_of_answers(), any::<bool>())
-            .prop_map(|(nth, fault, lasting)| Step::CrawlWithFaultyAnswer(nth, fault, lasting)),
-        1 => Just(Step::Remember),
+        // Without confirmation, consistently wrong lists would delete existing groups.
+        2 => list_fault()
+            .prop_map(move |fault| if confirm { Step::CrawlWithListFault(fault) } else { Step::Crawl }),
+        2 => (1..4u64, info_fault(), any::<bool>())
+            .prop_map(|(nth, fault, lasting)| Step::CrawlWithInfoFault(nth, fault, lasting)),
+        1 => Just(Step::SaveStaleCopy),
         6 => change(hiding).prop_map(Step::Change),
         1 => Just(Step::Crawl),
-        1 => Just(Step::ForetoldCrawl),
-        2 => (request.clone(), change(hiding)).prop_map(|(n, change)| Step::CrawlWhile(n, change)),
+        1 => Just(Step::CrawlAfterDryRun),
+        2 => (request.clone(), change(hiding)).prop_map(|(n, change)| Step::ChangeDuringCrawl(n, change)),
         2 => (request.clone(), fault(), any::<bool>())
             .prop_map(|(n, fault, lasting)| Step::CrawlWithFault(n, fault, lasting)),
         1 => request.clone().prop_map(Step::Kill),
         1 => request.clone().prop_map(Step::Cancel),
-        1 => Just(Step::CrawlTwice),
+        1 => Just(Step::CrawlByTwoReplicas),
         1 => hours().prop_map(Step::SetClock),
-        1 => (request, hours()).prop_map(|(n, hours)| Step::SetClockWhile(n, hours)),
+        1 => (request, hours()).prop_map(|(n, hours)| Step::SetClockDuringCrawl(n, hours)),
         1 => any::<bool>().prop_map(Step::Review),
         1 => (0..4usize).prop_map(Step::Approve),
         1 => (0..4usize).prop_map(Step::Undelete),
@@ -174,7 +179,7 @@ fn step(About { hiding, confirm }: About) -> impl Strategy<Value = Step> {
 }
 
 impl Change {
-    fn happen(self, api: &SimulatedApp) {
+    fn apply(self, api: &SimulatedApp) {
         match self {
             Self::Create(id, of) => api.create(TYPES[of], IDS[id]),
             Self::Dissolve(id) => {
@@ -196,43 +201,43 @@ impl Change {
 }
 
 impl Step {
-    async fn happen(self, harness: &mut Harness) {
+    async fn apply(self, harness: &mut Harness) {
         match self {
-            Self::CrawlTwice => harness.crawl_by_two_replicas().await,
+            Self::CrawlByTwoReplicas => harness.crawl_by_two_replicas().await,
             Self::SetClock(hours) => harness.set_clock_by(hours),
-            Self::SetClockWhile(n, hours) => {
+            Self::SetClockDuringCrawl(n, hours) => {
                 harness.set_clock_during_request(n, hours);
                 harness.crawl().await;
             }
-            Self::Review(review) => harness.guard.review = review,
+            Self::Review(review) => harness.deletion.review = review,
             Self::Approve(back) => {
-                if let Some(crawl) = nth(harness, "withheld > 0", back).await {
+                if let Some(crawl) = nth_newest(harness, "withheld > 0", back).await {
                     harness.approve(crawl).await;
                 }
             }
             Self::Undelete(back) => {
-                if let Some(crawl) = nth(harness, "vanished > undeleted", back).await {
+                if let Some(crawl) = nth_newest(harness, "vanished > undeleted", back).await {
                     harness.undelete(crawl).await;
                 }
             }
-            Self::Change(change) => change.happen(&harness.api),
+            Self::Change(change) => change.apply(&harness.api),
             Self::Crawl => {
                 harness.crawl().await;
             }
-            Self::ForetoldCrawl => {
-                harness.foretold_crawl().await;
+            Self::CrawlAfterDryRun => {
+                harness.crawl_after_dry_run().await;
             }
-            Self::CrawlWhile(n, Change::Recreate(id)) => {
+            Self::ChangeDuringCrawl(n, Change::Recreate(id)) => {
                 let of =
                     harness.api.truth().get(IDS[id]).and_then(|name| TYPES.iter().position(|of| of == name));
-                harness.during_request(n, move |api| Change::Dissolve(id).happen(api));
+                harness.during_request(n, move |api| Change::Dissolve(id).apply(api));
                 if let Some(of) = of {
-                    harness.during_request(n + 1, move |api| Change::Create(id, of).happen(api));
+                    harness.during_request(n + 1, move |api| Change::Create(id, of).apply(api));
                 }
                 harness.crawl().await;
             }
-            Self::CrawlWhile(n, change) => {
-                harness.during_request(n, move |api| change.happen(api));
+            Self::ChangeDuringCrawl(n, change) => {
+                harness.during_request(n, move |api| change.apply(api));
                 harness.crawl().await;
             }
             Self::CrawlWithFault(n, fault, lasting) => {
@@ -243,11 +248,11 @@ impl Step {
                 }
                 harness.crawl().await;
             }
-            Self::CrawlWithFaultyLists(fault) => {
+            Self::CrawlWithListFault(fault) => {
                 harness.api.script(At::List, fault);
                 harness.crawl().await;
             }
-            Self::CrawlWithFaultyAnswer(nth, fault, lasting) => {
+            Self::CrawlWithInfoFault(nth, fault, lasting) => {
                 let asked =
                     harness.api.requests().iter().filter(|request| request.call == Call::Info).count();
                 let nth = asked as u64 + nth;
@@ -255,7 +260,7 @@ impl Step {
                 harness.api.script(at, fault);
                 harness.crawl().await;
             }
-            Self::Remember => harness.api.save_stale_copy(),
+            Self::SaveStaleCopy => harness.api.save_stale_copy(),
             Self::Kill(n) => {
                 let held = harness.api.hold(At::Request(harness.request(n)));
                 harness.crawl_killed_by(held.reached()).await;
@@ -278,13 +283,13 @@ impl Step {
     }
 }
 
-/// Runs histories, each with a harness of its own, and then checks what must hold at the end.
-async fn after_any_history(
+/// Runs random histories, each with its own harness, and then `assert_end`.
+async fn run_random_histories(
     engine: Engine,
     configured: &'static [&'static str],
     cursor: Cursor,
-    about: About,
-    end: impl AsyncFn(&Harness) + Send + 'static,
+    options: HistoryOptions,
+    assert_end: impl AsyncFn(&Harness) + Send + 'static,
 ) {
     let cases = u32::try_from(campaign::number("PROPTEST_CASES", 24, 2)).unwrap();
     let config = Config {
@@ -294,7 +299,7 @@ async fn after_any_history(
         max_shrink_iters: 300,
         ..Config::default()
     };
-    let live_through = move |(history, newest_first): (Vec<Step>, bool)| {
+    let run_history = move |(history, newest_first): (Vec<Step>, bool)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let order = if newest_first { Order::NewestFirst } else { Order::OldestFirst };
@@ -302,140 +307,134 @@ async fn after_any_history(
             let mut harness =
                 Harness::on(engine).await.with_api(Settings { listing, ..Settings::default() }).await;
             harness.page_limit = 2;
-            harness.guard.confirm = about.confirm;
+            harness.deletion.confirm = options.confirm;
             harness.group_types = group_types(configured);
             for step in history {
-                Box::pin(step.happen(&mut harness)).await;
-                harness.clear_scripts();
+                Box::pin(step.apply(&mut harness)).await;
+                harness.clear_faults_and_actions();
             }
-            settle_all(&mut harness).await;
-            end(&harness).await;
+            approve_all(&mut harness).await;
+            assert_end(&harness).await;
         });
         Ok(())
     };
-    // The runner is not async and the cases have runtimes of their own, so it gets a thread that may block.
+    // The proptest runner blocks and each case has its own runtime, so the runner gets its own
+    // thread.
     let outcome = tokio::task::spawn_blocking(move || {
-        let history = prop::collection::vec(step(about), 0..30);
-        TestRunner::new(config)
-            .run(&(history, any::<bool>()), live_through)
-            .map_err(|error| error.to_string())
+        let history = prop::collection::vec(step(options), 0..30);
+        TestRunner::new(config).run(&(history, any::<bool>()), run_history).map_err(|error| error.to_string())
     });
     outcome.await.unwrap().unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// The last crawl but so many of which this is so.
-async fn nth(harness: &Harness, condition: &str, back: usize) -> Option<CrawlId> {
+/// Returns the n-th newest crawl that meets the condition, counted from 0.
+async fn nth_newest(harness: &Harness, condition: &str, n: usize) -> Option<CrawlId> {
     let sql = format!("SELECT crawl_id FROM crawls WHERE {condition} ORDER BY crawl_id DESC");
-    harness.lines(&sql).await.get(back).map(|id| CrawlId(id.parse().unwrap()))
+    harness.lines(&sql).await.get(n).map(|id| CrawlId(id.parse().unwrap()))
 }
 
-/// Nothing is withheld any more, and nothing will be.
-async fn settle_all(harness: &mut Harness) {
-    harness.guard.review = false;
+/// Ends review mode and approves all withheld deletions.
+async fn approve_all(harness: &mut Harness) {
+    harness.deletion.review = false;
     for id in harness.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await {
         harness.approve(CrawlId(id.parse().unwrap())).await;
     }
 }
 
-async fn quiet_crawl(harness: &Harness) {
+async fn crawl_without_faults(harness: &Harness) {
     assert_eq!(outcome(&harness.crawl().await), "complete");
 }
 
-async fn an_unchanged_crawl_changes_nothing(harness: &Harness) {
+async fn assert_next_crawl_changes_nothing(harness: &Harness) {
     harness.forbid_changes_to_groups().await;
-    quiet_crawl(harness).await;
+    crawl_without_faults(harness).await;
 }
 
-const ASKING: About = About { hiding: false, confirm: true };
+const CONFIRMING: HistoryOptions = HistoryOptions { hiding: false, confirm: true };
 
-/// Quiet crawls until the table is the truth. Most histories need one, or two if groups of a type without a pass are left
-/// over. A group that crawls found standing again and again is asked about ever more seldom, and so its end may be noticed late.
-async fn quiet_crawls_until(harness: &Harness, is_truth: impl AsyncFn(&Harness) -> bool) {
+/// Crawls without faults until the condition holds and no group is missing. Most histories need one
+/// crawl, or two if the unfiltered pass finds more groups. Up to 26 crawls are allowed: the
+/// back-off after repeated answers that a group exists delays the question that finds it gone.
+async fn crawl_until(harness: &Harness, condition: impl AsyncFn(&Harness) -> bool) {
     for _ in 0..26 {
-        quiet_crawl(harness).await;
-        if is_truth(harness).await && harness.value("SELECT missing_count FROM app_status").await == "0" {
+        crawl_without_faults(harness).await;
+        if condition(harness).await && harness.value("SELECT missing_count FROM app_status").await == "0" {
             return;
         }
     }
     panic!("{:?} {:?}", harness.table().await, harness.api.truth());
 }
 
-async fn is_the_truth(harness: &Harness) -> bool {
+async fn table_matches_api(harness: &Harness) -> bool {
     harness.live().await == harness.api.truth()
 }
 
-async fn the_table_becomes_the_truth_and_stays(harness: &Harness) {
-    quiet_crawls_until(harness, is_the_truth).await;
-    quiet_crawl(harness).await;
+async fn assert_table_converges(harness: &Harness) {
+    crawl_until(harness, table_matches_api).await;
+    crawl_without_faults(harness).await;
     harness.assert_table_matches_api().await;
-    an_unchanged_crawl_changes_nothing(harness).await;
+    assert_next_crawl_changes_nothing(harness).await;
 }
 
-async fn after_any_history_quiet_crawls_make_the_table_the_truth(harness: Harness) {
-    after_any_history(harness.engine, &TYPES, Cursor::Key, ASKING, the_table_becomes_the_truth_and_stays)
-        .await;
+async fn after_any_history_the_table_becomes_equal_to_the_api(harness: Harness) {
+    run_random_histories(harness.engine, &TYPES, Cursor::Key, CONFIRMING, assert_table_converges).await;
 }
 
-async fn after_any_history_of_lists_that_skip_groups_quiet_crawls_make_the_table_the_truth(harness: Harness) {
-    after_any_history(
-        harness.engine,
-        &TYPES,
-        Cursor::Position,
-        ASKING,
-        the_table_becomes_the_truth_and_stays,
-    )
-    .await;
+async fn after_any_history_of_lists_that_skip_groups_the_table_becomes_equal_to_the_api(harness: Harness) {
+    run_random_histories(harness.engine, &TYPES, Cursor::Position, CONFIRMING, assert_table_converges).await;
 }
 
-async fn after_any_history_groups_of_a_type_that_is_not_configured_are_known_too(harness: Harness) {
+async fn after_any_history_groups_of_a_type_that_is_not_configured_are_in_the_table_too(harness: Harness) {
     const CONFIGURED: [&str; 2] = ["Public", "Private"];
-    after_any_history(harness.engine, &CONFIGURED, Cursor::Key, ASKING, async |harness| {
-        quiet_crawls_until(harness, is_the_truth).await;
-        quiet_crawl(harness).await;
+    run_random_histories(harness.engine, &CONFIGURED, Cursor::Key, CONFIRMING, async |harness| {
+        crawl_until(harness, table_matches_api).await;
+        crawl_without_faults(harness).await;
         harness.assert_table_matches_api().await;
-        an_unchanged_crawl_changes_nothing(harness).await;
+        assert_next_crawl_changes_nothing(harness).await;
     })
     .await;
 }
 
-async fn after_any_history_with_hidden_groups_quiet_crawls_make_the_table_the_truth(harness: Harness) {
-    let about = About { hiding: true, confirm: true };
-    after_any_history(harness.engine, &TYPES, Cursor::Position, about, async |harness| {
-        quiet_crawl(harness).await;
+async fn after_any_history_with_hidden_groups_the_table_becomes_equal_to_the_api(harness: Harness) {
+    let options = HistoryOptions { hiding: true, confirm: true };
+    run_random_histories(harness.engine, &TYPES, Cursor::Position, options, async |harness| {
+        crawl_without_faults(harness).await;
         harness.api.show_all();
-        the_table_becomes_the_truth_and_stays(harness).await;
+        assert_table_converges(harness).await;
     })
     .await;
 }
 
-/// After every crawl [`Harness::assert_invariants`] looks whether a group was deleted that stood all the time.
-async fn after_any_history_without_questions_every_standing_group_is_live(harness: Harness) {
-    let about = About { hiding: false, confirm: false };
-    after_any_history(harness.engine, &TYPES, Cursor::Key, about, async |harness| {
-        quiet_crawl(harness).await;
-        quiet_crawl(harness).await;
+/// [`Harness::assert_invariants`] checks after every crawl that no group was deleted that existed
+/// throughout.
+async fn after_any_history_without_confirmation_the_table_becomes_equal_to_the_api(harness: Harness) {
+    let options = HistoryOptions { hiding: false, confirm: false };
+    run_random_histories(harness.engine, &TYPES, Cursor::Key, options, async |harness| {
+        crawl_without_faults(harness).await;
+        crawl_without_faults(harness).await;
         harness.assert_table_matches_api().await;
-        an_unchanged_crawl_changes_nothing(harness).await;
+        assert_next_crawl_changes_nothing(harness).await;
     })
     .await;
 }
 
-/// The same, in one life: a table that many crawls have left their traces in.
-#[expect(clippy::print_stdout, reason = "a failure has to be repeatable")]
-async fn one_long_history_ends_with_the_truth(mut harness: Harness) {
+/// One history with many more crawls, all in the same database.
+#[expect(clippy::print_stdout, reason = "the seed and the step repeat a failure")]
+async fn one_long_history_ends_with_a_table_equal_to_the_api(mut harness: Harness) {
     let steps = campaign::number("HISTORY_STEPS", 1000, 50);
     let seed = campaign::number("HISTORY_SEED", 20_260_301, 20_260_301);
     harness.group_types = group_types(&TYPES);
     harness.page_limit = 2;
+    let options = HistoryOptions { hiding: true, confirm: true };
     let config = Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
-    let (mut runner, step) = (TestRunner::new(config), step(About { hiding: true, confirm: true }));
+    let (mut runner, step) = (TestRunner::new(config), step(options));
     for number in 0..steps {
         let step = step.new_tree(&mut runner).unwrap().current();
         println!("seed {seed}, step {number}: {step:?}");
-        Box::pin(step.happen(&mut harness)).await;
-        harness.clear_scripts();
+        Box::pin(step.apply(&mut harness)).await;
+        harness.clear_faults_and_actions();
     }
-    settle_all(&mut harness).await;
+    approve_all(&mut harness).await;
     harness.api.show_all();
-    the_table_becomes_the_truth_and_stays(&harness).await;
+    assert_table_converges(&harness).await;
 }

@@ -1,13 +1,13 @@
-//! The program itself in trouble: killed with SIGKILL at every request and inside the transaction that concludes a crawl,
-//! given a tenth of a list, with a server that restarts and cuts connections, with a disk that is full, with a file that
-//! it may not write.
+//! Failures of the process and its database: SIGKILL at every request and inside the transaction
+//! that closes a crawl, a list with a tenth of the groups, a full disk, and a file without write
+//! permission.
 
 use std::time::Duration;
 
 use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
 use harness::program::{
-    ONCE_A_YEAR, ProgramHarness, REQUESTS, REQUESTS_WITH_QUESTIONS, Service, end_of, kill,
+    ONCE_A_YEAR, ProgramHarness, REQUESTS, REQUESTS_WITH_CANDIDATES, Service, kill, wait_for_output,
 };
 use harness::store::{Location, TestDatabase};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -17,43 +17,43 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::{At, Fault};
 
 crawl_tests! {
-    a_program_killed_at_any_request_is_made_up_for_by_the_next,
-    a_program_killed_while_it_concludes_has_concluded_nothing,
-    a_service_that_was_killed_crawls_as_soon_as_it_is_started_again,
-    a_list_of_a_tenth_of_the_groups_it_counts_deletes_none,
+    the_next_crawl_recovers_from_a_program_killed_at_any_request,
+    a_program_killed_in_the_closing_transaction_has_deleted_nothing,
+    a_killed_service_crawls_as_soon_as_it_is_started_again,
+    a_list_with_a_tenth_of_its_total_count_deletes_nothing,
 }
 
-async fn a_program_killed_at_any_request_is_made_up_for_by_the_next(harness: Harness) {
+async fn the_next_crawl_recovers_from_a_program_killed_at_any_request(harness: Harness) {
     let mut program = ProgramHarness::crawled_once(harness).await;
-    for request in 1..=REQUESTS_WITH_QUESTIONS {
+    for request in 1..=REQUESTS_WITH_CANDIDATES {
         program.churn();
         let held = program.harness.api.hold(At::Request(program.harness.request(request)));
         let child = program.start();
         held.reached().await;
         kill(child);
         drop(held);
-        program.recovers().await;
+        program.assert_recovery().await;
     }
 }
 
-/// Killed at its first mark, and when only its last statement is missing. Until then people read the table as it was,
-/// without waiting.
-async fn a_program_killed_while_it_concludes_has_concluded_nothing(harness: Harness) {
+/// The process is killed before the first group is marked deleted, and before the last statement of
+/// the closing transaction. Until then readers see the table as it was and do not block.
+async fn a_program_killed_in_the_closing_transaction_has_deleted_nothing(harness: Harness) {
     let mut program = ProgramHarness::crawled_once(harness).await;
     for (table, verb) in [("group_row", "UPDATE"), ("daily_count", "INSERT")] {
         program.churn();
-        // By the closing count everything that was listed is written.
+        // By the closing count every listed group is written.
         let held = program.harness.api.hold(At::Request(program.harness.request(REQUESTS)));
         let child = program.start();
         held.reached().await;
         let before = program.visible_state().await;
         match &program.harness.db.location {
             Location::Sqlite(folder) => {
-                // What the transaction comes to there takes for ever.
+                // The trigger makes the next such statement of the transaction run forever.
                 let url = program.harness.db.url();
                 let endless = format!(
                     "CREATE VIEW endless AS WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c;
-                     CREATE TRIGGER endlessly BEFORE {verb} ON {table} BEGIN SELECT count(*) FROM endless; END"
+                     CREATE TRIGGER wait_forever BEFORE {verb} ON {table} BEGIN SELECT count(*) FROM endless; END"
                 );
                 TestDatabase::execute(&url, &endless).await;
                 drop(held);
@@ -66,7 +66,7 @@ async fn a_program_killed_while_it_concludes_has_concluded_nothing(harness: Harn
                 assert_eq!(program.visible_state().await, before);
                 kill(child);
                 other.close().await.unwrap();
-                TestDatabase::execute(&url, "DROP TRIGGER endlessly; DROP VIEW endless").await;
+                TestDatabase::execute(&url, "DROP TRIGGER wait_forever; DROP VIEW endless").await;
             }
             Location::Postgres(database) => {
                 let options = database.url.parse::<PgConnectOptions>().unwrap();
@@ -85,14 +85,15 @@ async fn a_program_killed_while_it_concludes_has_concluded_nothing(harness: Harn
                 other.close().await.unwrap();
             }
         }
-        program.recovers().await;
+        program.assert_recovery().await;
     }
 }
 
-/// With nothing to wait for but the lease, which on a server outlives its holder by half a minute and is let run out here.
-async fn a_service_that_was_killed_crawls_as_soon_as_it_is_started_again(harness: Harness) {
+/// On PostgreSQL the lease outlives the killed process by up to 30 seconds. The test expires it.
+async fn a_killed_service_crawls_as_soon_as_it_is_started_again(harness: Harness) {
     let mut program = ProgramHarness::crawled_once(harness).await;
-    // Due long before the next tick, which is far off: what it crawls, it catches up.
+    // The service's next tick is far off, but the tick before it is overdue, so each start catches
+    // it up.
     let long_ago = "UPDATE crawl SET started_at = 1700000000000, finished_at = 1700000001000";
     TestDatabase::execute(&program.harness.db.url(), long_ago).await;
     program.configure(ONCE_A_YEAR);
@@ -105,10 +106,10 @@ async fn a_service_that_was_killed_crawls_as_soon_as_it_is_started_again(harness
     program.churn();
     let mut again = Service::start(&program);
     if let Location::Postgres(_) = program.harness.db.location {
-        again = again.says("waiting until it has finished").await;
+        again = again.wait_for_log("waiting until it has finished").await;
         program.harness.db.expire_leases().await;
     }
-    let again = again.says("crawl complete").await;
+    let again = again.wait_for_log("crawl complete").await;
     assert_eq!(again.stop().await, Some(0));
     let crawls = "SELECT trigger, CASE WHEN due_at IS NULL THEN 'now' ELSE 'due' END, status, reason_code
                   FROM crawls ORDER BY crawl_id";
@@ -119,48 +120,53 @@ async fn a_service_that_was_killed_crawls_as_soon_as_it_is_started_again(harness
     program.harness.assert_table_matches_api().await;
 }
 
-/// A script that upserts what is listed and marks the rest deletes ninety thousand groups here, and says that all is well.
-async fn a_list_of_a_tenth_of_the_groups_it_counts_deletes_none(harness: Harness) {
+/// A script that upserts listed groups and marks all others deleted would delete 90,000 groups
+/// here.
+async fn a_list_with_a_tenth_of_its_total_count_deletes_nothing(harness: Harness) {
     let program = ProgramHarness::new(harness, "page_limit = 10000\ngroup_types = [\"Public\"]\n");
     program.harness.api.create_many("Public", 100_000);
-    let whole = program.run(&["crawl"]).await;
-    assert_eq!(whole.code, Some(0), "{whole:?}");
+    let complete = program.run(&["crawl"]).await;
+    assert_eq!(complete.code, Some(0), "{complete:?}");
     program.harness.api.script(At::Page("Public".to_owned(), 1), Fault::EarlyEnd);
-    let tenth = program.run(&["crawl"]).await;
+    let short = program.run(&["crawl"]).await;
     let sentence = "Public listed 10000 distinct ids, which is 90000 below its TotalCount of 100000";
-    assert_eq!(tenth.code, Some(4), "{tenth:?}");
-    assert!(tenth.said.contains("incomplete") && tenth.said.contains(sentence), "{tenth:?}");
+    assert_eq!(short.code, Some(4), "{short:?}");
+    assert!(short.output.contains("incomplete") && short.output.contains(sentence), "{short:?}");
     let crawl =
         "SELECT status, reason_code, groups_listed, vanished, withheld FROM crawls WHERE crawl_id = 2";
     assert_eq!(program.harness.lines(crawl).await, ["incomplete short_listing 10000 0 0"]);
     let groups = "SELECT count(*), count(deleted_at), count(missing_since) FROM groups";
     assert_eq!(program.harness.lines(groups).await, ["100000 0 0"]);
     let status = program.run(&["status"]).await;
-    assert!(status.said.contains("incomplete") && status.said.contains(sentence), "{status:?}");
+    assert!(status.output.contains("incomplete") && status.output.contains(sentence), "{status:?}");
 }
 
-/// What becomes of a SQLite file does not depend on where the file ends that may not grow: files may have so many KiB.
+/// Simulates a full disk by a limit on the size of files. It is doubled until the crawl succeeds.
 #[tokio::test]
-async fn a_program_whose_disk_is_full_loses_nothing_and_goes_on_when_there_is_room() {
+async fn a_full_disk_loses_no_data_and_the_next_crawl_with_enough_space_succeeds() {
     let mut program = ProgramHarness::crawled_once(Harness::on(Engine::Sqlite).await).await;
     let (mut failures, mut room) = (0, 64);
     loop {
-        // Enough to outgrow what there is, and something that has to be marked.
+        // The new groups need more space than there is, and two groups must be marked deleted.
         program.churn();
         for n in 0..500 {
             program.harness.create("Public", &format!("room-for-{room}-{n:0>100}"));
         }
-        // Each of these files has to fit: the database, its log, and the log's index.
+        // The limit applies to each of the database file, its write-ahead log and the log's index.
+        // `ulimit -f` counts blocks of 512 bytes.
         let limited = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", 2 * room);
-        let ended = end_of(program.start_by(&["sh", "-c", &limited, "sh"])).await;
+        let ended = wait_for_output(program.start_with(&["sh", "-c", &limited, "sh"])).await;
         program.harness.clock.set(program.harness.clock.now().max(Clock::system().now()));
         program.harness.assert_rows_are_consistent().await;
         assert_eq!(program.harness.value("PRAGMA integrity_check").await, "ok", "{room} KiB");
         if ended.status.success() {
             break;
         }
-        let said = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
-        assert!(ended.status.code() == Some(1) && said.contains("is full or broken"), "{room} KiB: {said}");
+        let output = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
+        assert!(
+            ended.status.code() == Some(1) && output.contains("is full or broken"),
+            "{room} KiB: {output}"
+        );
         (failures, room) = (failures + 1, 2 * room);
         program.crawl_and_assert_table().await;
     }
@@ -169,7 +175,7 @@ async fn a_program_whose_disk_is_full_loses_nothing_and_goes_on_when_there_is_ro
 }
 
 #[tokio::test]
-async fn a_program_that_may_not_write_its_file_says_so_and_changes_nothing() {
+async fn a_program_without_write_permission_reports_it_and_changes_nothing() {
     use std::os::unix::fs::{PermissionsExt as _, chown};
     let mut program = ProgramHarness::crawled_once(Harness::on(Engine::Sqlite).await).await;
     let Location::Sqlite(folder) = &program.harness.db.location else { unreachable!("it is on SQLite") };
@@ -181,7 +187,7 @@ async fn a_program_that_may_not_write_its_file_says_so_and_changes_nothing() {
         }
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(folder_mode)).unwrap();
     };
-    // What is not allowed is allowed to root all the same.
+    // File permissions do not bind root, so as root the program runs as another user.
     let is_root = rustix::process::geteuid().is_root();
     let as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     if is_root {
@@ -195,10 +201,10 @@ async fn a_program_that_may_not_write_its_file_says_so_and_changes_nothing() {
     let before = program.harness.table().await;
     program.churn();
     may(0o500, 0o400);
-    let ended = end_of(program.start_by(if is_root { &as_nobody } else { &[] })).await;
+    let ended = wait_for_output(program.start_with(if is_root { &as_nobody } else { &[] })).await;
     may(0o700, 0o600);
-    let said = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
-    assert!(!ended.status.success() && said.contains("may not be written"), "{:?}: {said}", ended.status);
+    let output = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
+    assert!(!ended.status.success() && output.contains("may not be written"), "{:?}: {output}", ended.status);
     assert_eq!(program.harness.table().await, before);
     program.crawl_and_assert_table().await;
 }

@@ -1,4 +1,4 @@
-//! Faults of the API and of the machine, kills, and random histories.
+//! Faults of the API and the machine, killed processes, and random histories.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 

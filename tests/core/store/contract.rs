@@ -1,4 +1,4 @@
-//! One contract, two engines: every behaviour of the store is written once and runs on both.
+//! The behaviour of the store. Each test runs on both engines.
 
 #![deny(dead_code)]
 
@@ -23,61 +23,61 @@ use tim_group_sync::store::{
 
 store_tests![
     an_app_keeps_its_number_when_it_is_renamed,
-    registering_again_what_stands_uses_up_no_numbers,
-    a_type_that_is_no_longer_configured_stays_known,
-    an_app_that_is_not_in_the_configuration_shows_as_not_configured_until_it_returns,
-    the_first_list_of_a_type_is_no_news,
+    registering_an_app_again_uses_no_new_ids,
+    a_type_that_is_no_longer_configured_is_kept,
+    an_app_that_is_not_in_the_configuration_is_shown_as_not_configured_until_it_returns,
+    the_first_list_of_a_type_has_no_events,
     a_group_that_is_listed_later_has_appeared,
     listing_the_same_groups_again_changes_nothing,
     a_deleted_group_that_is_listed_again_has_reappeared_under_the_listed_type,
     a_live_group_listed_under_another_type_is_retyped,
     a_type_learned_for_a_group_without_one_is_no_event,
-    an_unfiltered_list_leaves_known_types_alone_and_revives_under_the_old_type,
-    a_listed_group_is_missing_no_more,
+    an_unfiltered_list_keeps_stored_types_also_of_reappeared_groups,
+    a_listed_group_is_no_longer_missing,
     ids_are_kept_byte_for_byte,
     more_ids_than_fit_a_statement_are_written_in_one_transaction,
     a_group_in_two_batches_is_written_once,
     apps_do_not_see_each_others_groups,
-    a_complete_crawl_that_misses_nothing_deletes_nothing,
-    an_exact_absence_deletes_at_once_and_is_seen_last_when_its_type_was_concluded_last,
-    a_moving_absence_is_missing_first_and_vanished_the_second_time,
-    a_missing_group_keeps_the_time_it_was_seen_last,
-    a_failed_crawl_concludes_nothing_but_keeps_its_counts_and_reason,
+    a_complete_crawl_without_unlisted_groups_deletes_nothing,
+    an_exact_absence_deletes_at_once_and_last_seen_at_is_the_last_conclusion_of_the_type,
+    a_group_absent_from_a_moving_list_is_missing_first_and_then_vanished,
+    a_missing_group_keeps_its_last_seen_at,
+    a_failed_crawl_concludes_nothing_and_records_its_counts_and_reason,
     a_crawl_is_closed_once_and_a_second_end_writes_nothing,
-    crawls_of_dead_processes_are_closed_by_the_next,
-    a_tick_is_served_once,
-    the_day_adds_up_its_crawls_and_keeps_the_last_totals,
-    a_day_that_a_wrong_clock_left_in_the_future_becomes_the_newest_crawls_and_right_days_stay,
+    running_crawls_of_ended_processes_are_closed_by_the_next_crawl,
+    a_tick_is_served_by_one_crawl,
+    a_day_adds_up_its_crawls_and_keeps_the_last_total_counts,
+    a_day_in_the_future_is_replaced_by_the_newest_crawls_day_and_correct_days_are_kept,
     withheld_deletions_leave_groups_live_missing_and_held_until_approved,
-    confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting,
-    a_held_group_that_is_listed_again_is_free,
-    what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed,
-    held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_undone_ones,
-    what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since,
+    confirmed_deletions_can_be_approved_alone_and_the_others_stay_withheld,
+    a_held_group_that_is_listed_again_is_no_longer_held,
+    the_lookup_history_of_groups_is_added_replaced_and_removed,
+    held_groups_are_due_for_a_question_except_confirmed_and_undone_ones,
+    undelete_restores_only_groups_that_were_not_changed_since,
     an_approved_deletion_is_undone_and_approved_again,
-    what_an_undone_group_is_listed_as_later_is_no_reappearance,
-    undoing_deletions_that_a_listing_has_undone_changes_nothing,
-    a_forgotten_app_leaves_no_row_and_leaves_others_alone,
-    what_was_forgotten_half_way_is_finished_later,
-    an_app_that_was_forgotten_half_way_can_be_crawled_again,
-    long_deleted_groups_are_removed_in_batches_and_totals_stay_right,
-    old_events_go_and_younger_ones_and_other_apps_stay,
-    old_crawls_go_but_those_that_something_still_names,
-    passes_show_in_the_counts_once_the_crawl_has_ended,
-    what_earlier_crawls_tell_is_read_from_those_that_reached_their_end,
-    events_of_a_running_crawl_do_not_show,
-    every_live_group_is_named_once_with_its_type_and_marks,
-    one_of_two_holds_the_lease_and_the_other_waits,
-    the_holder_of_the_lease_can_be_told,
+    an_undeleted_group_that_is_listed_later_does_not_reappear,
+    undoing_deletions_of_groups_that_were_listed_again_changes_nothing,
+    forgetting_an_app_removes_all_its_rows_and_no_others,
+    forgetting_that_was_aborted_is_finished_later,
+    an_app_that_is_partially_forgotten_can_be_crawled_again,
+    old_deleted_groups_are_removed_in_batches_and_totals_stay_correct,
+    old_events_are_removed_and_newer_ones_and_those_of_other_apps_are_kept,
+    old_crawls_are_removed_unless_other_rows_refer_to_them,
+    passes_are_visible_in_the_counts_once_the_crawl_has_ended,
+    the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end,
+    events_of_a_running_crawl_are_not_visible,
+    every_live_group_is_read_once_with_its_type_and_marks,
+    only_one_of_two_processes_holds_the_lease,
+    the_holder_of_the_lease_is_known,
     views_have_the_columns_of_the_contract_in_their_order,
     a_crawl_without_changes_rewrites_no_group,
-    readers_see_all_deletions_of_a_crawl_at_once,
-    a_status_tells_counts_and_crawls,
-    hosts_that_crawl_different_group_types_are_told,
-    a_database_without_tables_is_told_apart_from_a_newer_one,
-    tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_them,
-    the_printed_sql_makes_the_same_tables,
-    two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated,
+    the_deletions_of_a_crawl_become_visible_at_once,
+    the_overview_has_counts_and_crawls,
+    hosts_that_crawl_different_group_types_are_reported,
+    a_database_without_tables_is_distinguished_from_a_newer_one,
+    tables_of_every_earlier_version_are_migrated_with_their_rows,
+    the_printed_sql_creates_the_same_tables,
+    two_programs_can_migrate_an_empty_database_at_the_same_time,
 ];
 
 async fn an_app_keeps_its_number_when_it_is_renamed(db: &TestDatabase) {
@@ -88,7 +88,7 @@ async fn an_app_keeps_its_number_when_it_is_renamed(db: &TestDatabase) {
     assert_eq!(db.lines("SELECT app, configured FROM app_status").await, ["live|1"]);
 }
 
-async fn registering_again_what_stands_uses_up_no_numbers(db: &TestDatabase) {
+async fn registering_an_app_again_uses_no_new_ids(db: &TestDatabase) {
     let own = group_types(&["Public", "Own1"]);
     let identity = |number: i64| AppIdentity {
         sdk_app_id: SdkAppId::new(number).unwrap(),
@@ -102,7 +102,7 @@ async fn registering_again_what_stands_uses_up_no_numbers(db: &TestDatabase) {
     assert_eq!(db.lines("SELECT app_id FROM app ORDER BY 1").await, ["1", "2"]);
 }
 
-async fn a_type_that_is_no_longer_configured_stays_known(db: &TestDatabase) {
+async fn a_type_that_is_no_longer_configured_is_kept(db: &TestDatabase) {
     let identity = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
     db.store.register_app(&identity, &group_types(&["Public", "Community"])).await.unwrap();
     db.store.register_app(&identity, &group_types(&["Public", "Work"])).await.unwrap();
@@ -112,7 +112,9 @@ async fn a_type_that_is_no_longer_configured_stays_known(db: &TestDatabase) {
     );
 }
 
-async fn an_app_that_is_not_in_the_configuration_shows_as_not_configured_until_it_returns(db: &TestDatabase) {
+async fn an_app_that_is_not_in_the_configuration_is_shown_as_not_configured_until_it_returns(
+    db: &TestDatabase,
+) {
     let identity = |number: i64| AppIdentity {
         sdk_app_id: SdkAppId::new(number).unwrap(),
         name: format!("app{number}"),
@@ -127,7 +129,7 @@ async fn an_app_that_is_not_in_the_configuration_shows_as_not_configured_until_i
     assert_eq!(db.lines(configured).await, ["app1|0", "app2|1", "app3|1"]);
 }
 
-async fn the_first_list_of_a_type_is_no_news(db: &TestDatabase) {
+async fn the_first_list_of_a_type_has_no_events(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
     let crawl = leased.open(at(1, 0)).await;
     let written = leased.list_baseline(crawl, leased.public, at(1, 1), &["b", "a"]).await;
@@ -144,7 +146,7 @@ async fn the_first_list_of_a_type_is_no_news(db: &TestDatabase) {
     let past: BTreeMap<TypeId, bool> =
         states.iter().map(|state| (state.type_id(), state.past_baseline())).collect();
     assert_eq!(past, BTreeMap::from([(leased.public, true), (leased.private, false)]));
-    // Later ends do not move it.
+    // Ending the baseline again does not change its crawl.
     let second = leased.open(at(2, 0)).await;
     db.store.end_baseline(&leased.lease, leased.app, leased.public, second).await.unwrap();
     let first = format!("SELECT baseline_crawl_id FROM type_state WHERE type_id = {}", leased.public.0);
@@ -227,7 +229,7 @@ async fn a_type_learned_for_a_group_without_one_is_no_event(db: &TestDatabase) {
     );
 }
 
-async fn an_unfiltered_list_leaves_known_types_alone_and_revives_under_the_old_type(db: &TestDatabase) {
+async fn an_unfiltered_list_keeps_stored_types_also_of_reappeared_groups(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["b"]).await;
@@ -241,7 +243,7 @@ async fn an_unfiltered_list_leaves_known_types_alone_and_revives_under_the_old_t
     assert_eq!(leased.events().await[1..], [format!("reappeared|b|Public|Public|{crawl}")]);
 }
 
-async fn a_listed_group_is_missing_no_more(db: &TestDatabase) {
+async fn a_listed_group_is_no_longer_missing(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     let missing = leased.settle(&[(leased.public, Verdict::Moving)], &["a", "b"]).await;
@@ -249,7 +251,7 @@ async fn a_listed_group_is_missing_no_more(db: &TestDatabase) {
     db.assert_consistent().await;
     assert_eq!(db.value("SELECT missing_count FROM app_status").await, "2");
     let crawl = leased.open(at(3, 0)).await;
-    // Once by its own type, once by another: neither is more than a sighting and a new type.
+    // One group is listed under its own type, the other under another type.
     assert_eq!(leased.list(crawl, leased.public, at(3, 1), &["a"]).await, Written::default());
     let retyped = leased.list(crawl, leased.private, at(3, 1), &["b"]).await;
     assert_eq!(retyped, Written { retyped: 1, ..Written::default() });
@@ -303,7 +305,7 @@ async fn ids_are_kept_byte_for_byte(db: &TestDatabase) {
     named.sort_unstable();
     assert_eq!(named, sorted);
     assert_eq!(db.lines("SELECT group_id FROM groups ORDER BY group_id").await, sorted);
-    // All but one vanish, by name.
+    // All but one of these ids vanish.
     let gone: Vec<&str> = ids.into_iter().filter(|id| *id != "a ").collect();
     let settlement = leased.settle(&[(leased.public, Verdict::Exact)], &gone).await;
     let events = leased.close(crawl, at(2, 0), at(2, 2), &settlement).await.unwrap();
@@ -352,7 +354,7 @@ async fn apps_do_not_see_each_others_groups(db: &TestDatabase) {
     assert_eq!(shown, ["prod|a", "prod|b", "test|z"]);
 }
 
-async fn a_complete_crawl_that_misses_nothing_deletes_nothing(db: &TestDatabase) {
+async fn a_complete_crawl_without_unlisted_groups_deletes_nothing(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a"], &["p"]).await;
     let crawl = leased.open(at(2, 0)).await;
     leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
@@ -361,7 +363,7 @@ async fn a_complete_crawl_that_misses_nothing_deletes_nothing(db: &TestDatabase)
         db.lines(&format!("{crawls}{crawl}")).await,
         ["complete|none|4|6|2026-03-01T02:00:00Z|2026-03-01T02:02:00Z|NULL"]
     );
-    // Only the concluded type's groups were seen again.
+    // Only the groups of the concluded type have a newer `last_seen_at`.
     assert_eq!(
         leased.groups().await,
         ["a|Public|01:01|02:00|NULL|NULL|0|1", "p|Private|01:01|01:01|NULL|NULL|0|1"]
@@ -370,7 +372,7 @@ async fn a_complete_crawl_that_misses_nothing_deletes_nothing(db: &TestDatabase)
     assert_eq!(as_of, ["Private|2026-03-01T01:00:00Z", "Public|2026-03-01T02:00:00Z"]);
 }
 
-async fn an_exact_absence_deletes_at_once_and_is_seen_last_when_its_type_was_concluded_last(
+async fn an_exact_absence_deletes_at_once_and_last_seen_at_is_the_last_conclusion_of_the_type(
     db: &TestDatabase,
 ) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &["p"]).await;
@@ -396,7 +398,7 @@ async fn an_exact_absence_deletes_at_once_and_is_seen_last_when_its_type_was_con
     assert_eq!(db.lines(counts).await, ["Private|1|0", "Public|1|1"]);
 }
 
-async fn a_moving_absence_is_missing_first_and_vanished_the_second_time(db: &TestDatabase) {
+async fn a_group_absent_from_a_moving_list_is_missing_first_and_then_vanished(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let moving = [(leased.public, Verdict::Moving)];
     let crawl = leased.open(at(2, 0)).await;
@@ -417,7 +419,7 @@ async fn a_moving_absence_is_missing_first_and_vanished_the_second_time(db: &Tes
     assert_eq!(leased.groups().await[0], "a|Public|01:01|01:01|03:02|NULL|0|1");
 }
 
-async fn a_missing_group_keeps_the_time_it_was_seen_last(db: &TestDatabase) {
+async fn a_missing_group_keeps_its_last_seen_at(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
@@ -430,7 +432,7 @@ async fn a_missing_group_keeps_the_time_it_was_seen_last(db: &TestDatabase) {
     );
 }
 
-async fn a_failed_crawl_concludes_nothing_but_keeps_its_counts_and_reason(db: &TestDatabase) {
+async fn a_failed_crawl_concludes_nothing_and_records_its_counts_and_reason(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     leased.list(crawl, leased.public, at(2, 1), &["b"]).await;
@@ -471,7 +473,7 @@ async fn a_crawl_is_closed_once_and_a_second_end_writes_nothing(db: &TestDatabas
     assert_eq!(everything().await, before);
 }
 
-async fn crawls_of_dead_processes_are_closed_by_the_next(db: &TestDatabase) {
+async fn running_crawls_of_ended_processes_are_closed_by_the_next_crawl(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
     let dead = leased.open(at(2, 0)).await;
     leased.list(dead, leased.public, at(2, 1), &["b"]).await;
@@ -487,15 +489,15 @@ async fn crawls_of_dead_processes_are_closed_by_the_next(db: &TestDatabase) {
     assert_eq!(leased.events().await, [format!("appeared|b|NULL|Public|{dead}")]);
 }
 
-async fn a_tick_is_served_once(db: &TestDatabase) {
+async fn a_tick_is_served_by_one_crawl(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
-    // Not by a crawl that does not reach its end.
+    // A crawl that fails does not serve the tick.
     let crawl = leased.try_open(at(2, 0), Some(at(2, 0))).await.unwrap();
     leased.fail(crawl, at(2, 0), at(2, 1)).await;
     let crawl = leased.try_open(at(2, 2), Some(at(2, 0))).await.unwrap();
     leased.complete(crawl, at(2, 2), at(2, 3), &[]).await;
     assert_eq!(leased.try_open(at(2, 4), Some(at(2, 0))).await, None);
-    // Crawls without a tick are none of its business.
+    // Crawls without a tick have no influence.
     for minute in [10, 20] {
         let crawl = leased.open(at(3, minute)).await;
         leased.complete(crawl, at(3, minute), at(3, minute + 1), &[]).await;
@@ -532,7 +534,7 @@ fn pass(type_id: TypeId, verdict: Option<Verdict>, stated: &[u64], distinct: u64
     }
 }
 
-async fn a_day_that_a_wrong_clock_left_in_the_future_becomes_the_newest_crawls_and_right_days_stay(
+async fn a_day_in_the_future_is_replaced_by_the_newest_crawls_day_and_correct_days_are_kept(
     db: &TestDatabase,
 ) {
     let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
@@ -555,7 +557,7 @@ async fn a_day_that_a_wrong_clock_left_in_the_future_becomes_the_newest_crawls_a
     assert_eq!(kept[1..], ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"]);
 }
 
-async fn the_day_adds_up_its_crawls_and_keeps_the_last_totals(db: &TestDatabase) {
+async fn a_day_adds_up_its_crawls_and_keeps_the_last_total_counts(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     leased.list(crawl, leased.public, at(2, 1), &["c", "d"]).await;
@@ -565,7 +567,7 @@ async fn the_day_adds_up_its_crawls_and_keeps_the_last_totals(db: &TestDatabase)
     db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
     let crawl = leased.open(at(3, 0)).await;
     leased.list(crawl, leased.private, at(3, 1), &["d"]).await;
-    // The pass got no count: the earlier one stays.
+    // The pass has no TotalCount, so the earlier one is kept.
     let passes = [pass(leased.public, None, &[], 0)];
     let nothing = Settlement::nothing();
     let closing = Closing {
@@ -637,7 +639,7 @@ async fn held_ids(db: &TestDatabase, of: &HeldCrawl, crawl: CrawlId, which: Appr
     groups.into_iter().map(|(id, _)| id).collect()
 }
 
-async fn confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting(db: &TestDatabase) {
+async fn confirmed_deletions_can_be_approved_alone_and_the_others_stay_withheld(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c"], &["p", "q", "r"]).await;
     let crawl = leased.open(at(2, 0)).await;
     let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
@@ -669,7 +671,7 @@ async fn confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting(db:
     assert_eq!(approve(Approval::Confirmed).await, 0);
     assert_eq!(db.lines(&shown).await, ["withheld|2|4|2|2"]);
 
-    // A later crawl learns that another one is gone.
+    // A later crawl marks another group as confirmed.
     let history =
         HistoryChanges { round: 2, confirmed_held: ["p", "c"].into_iter().collect(), ..Default::default() };
     close_with_history(&leased, 4, &history).await;
@@ -681,7 +683,8 @@ async fn confirmed_deletions_are_approved_alone_and_the_others_go_on_waiting(db:
     assert_eq!(db.lines(&shown).await, ["approved|4|4|3|0"]);
 }
 
-/// A complete crawl at this hour that lists every live group that is not held and changes the history of questions.
+/// Makes a complete crawl at this hour that lists every live group that is not held and writes
+/// these changes of the lookup history.
 async fn close_with_history(leased: &LeasedApp<'_>, hour: u32, history: &HistoryChanges) {
     let crawl = leased.open(at(hour, 0)).await;
     let settlement = leased.settle(&[(leased.public, Verdict::Exact)], &[]).await;
@@ -691,7 +694,7 @@ async fn close_with_history(leased: &LeasedApp<'_>, hour: u32, history: &History
     leased.db.assert_consistent().await;
 }
 
-async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(db: &TestDatabase) {
+async fn the_lookup_history_of_groups_is_added_replaced_and_removed(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d"], &[]).await;
     let history = async || {
         let LookupHistory { round, records } = db.store.history(leased.app).await.unwrap();
@@ -711,7 +714,7 @@ async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(db:
     let kept = [("a", stood), ("b", stood), ("c", unlearned)];
     close_with_history(&leased, 2, &HistoryChanges { round: 1, set: set(&kept), ..Default::default() }).await;
     assert_eq!(history().await, (2, of(&kept)));
-    // A crawl that does not reach its end changes nothing about it.
+    // A failed crawl does not change the history.
     let failed = leased.open(at(3, 0)).await;
     leased.fail(failed, at(3, 0), at(3, 1)).await;
     assert_eq!(history().await, (2, of(&kept)));
@@ -726,7 +729,7 @@ async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(db:
     close_with_history(&leased, 4, &changes).await;
     assert_eq!(history().await, (3, of(&[("a", stood_again), ("c", unlearned)])));
 
-    // A group that is deleted leaves the history with the next crawl.
+    // A deleted group is removed from the history by the next crawl.
     let crawl = leased.open(at(5, 0)).await;
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["c"]).await;
     let prune = HistoryChanges { round: 3, prune: true, ..Default::default() };
@@ -735,7 +738,7 @@ async fn what_was_learned_about_groups_in_doubt_is_kept_replaced_and_removed(db:
     assert_eq!(history().await, (4, of(&[("a", stood_again)])));
 }
 
-async fn held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_undone_ones(db: &TestDatabase) {
+async fn held_groups_are_due_for_a_question_except_confirmed_and_undone_ones(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d", "e"], &["p", "q"]).await;
     let crawl = leased.open(at(2, 0)).await;
     let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
@@ -766,12 +769,12 @@ async fn held_groups_are_asked_about_when_they_are_due_but_for_confirmed_and_und
     ]);
     close_with_history(&leased, 4, &HistoryChanges { round: 1, set, ..Default::default() }).await;
     assert_eq!(to_ask(1, 10).await, "c");
-    assert_eq!(to_ask(2, 10).await, "c a", "those never asked about come first");
+    assert_eq!(to_ask(2, 10).await, "c a", "groups that were never asked about come first");
     assert_eq!(to_ask(4, 10).await, "c a b");
     assert_eq!(to_ask(4, 2).await, "c a");
 }
 
-async fn a_held_group_that_is_listed_again_is_free(db: &TestDatabase) {
+async fn a_held_group_that_is_listed_again_is_no_longer_held(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["a", "b"]).await;
@@ -786,13 +789,14 @@ async fn a_held_group_that_is_listed_again_is_free(db: &TestDatabase) {
     assert_eq!(held_ids(db, &waiting, crawl, Approval::All).await, ["b"]);
 }
 
-async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_since(db: &TestDatabase) {
+async fn undelete_restores_only_groups_that_were_not_changed_since(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c", "d"], &["p"]).await;
     let first = leased.open(at(2, 0)).await;
     let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
     let gone = leased.settle(&passes, &["a", "b", "p"]).await;
     leased.close(first, at(2, 0), at(2, 2), &gone).await.unwrap();
-    // One of them returns, and is deleted again by another crawl: that is not the first one's to undo.
+    // One group returns and is deleted again by another crawl, so undoing the first crawl does not
+    // restore it.
     let second = leased.open(at(3, 0)).await;
     leased.list(second, leased.public, at(3, 1), &["b"]).await;
     leased.complete(second, at(3, 0), at(3, 2), &[leased.public]).await;
@@ -816,9 +820,9 @@ async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_sinc
             "p|Private|01:01|01:01|NULL|02:00|1|1"
         ]
     );
-    let told = leased.events().await;
+    let conflicts = leased.events().await;
     assert_eq!(
-        told[told.len() - 2..],
+        conflicts[conflicts.len() - 2..],
         [format!("undeleted|a|Public|Public|{first}"), format!("undeleted|p|Private|Private|{first}")]
     );
     let shown =
@@ -828,7 +832,7 @@ async fn what_a_crawl_deleted_is_undone_for_the_groups_that_nothing_touched_sinc
     assert_eq!(db.lines(days).await, ["Private|1|1", "Public|2|4"]);
     assert_eq!(undelete().await.unwrap(), 0);
     assert_eq!(db.lines(&shown).await, ["withheld|3|2|2"]);
-    // What the next crawl misses of them stays as it is, and someone's word deletes it again.
+    // The next crawl lacks some of them and does not change them. `approve` deletes them again.
     let next = leased.open(at(6, 0)).await;
     let absent = leased.settle(&passes, &["a", "p"]).await;
     assert_eq!(leased.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
@@ -851,7 +855,7 @@ async fn an_approved_deletion_is_undone_and_approved_again(db: &TestDatabase) {
     let held = async || db.store.held_crawl(crawl).await.unwrap().unwrap();
     let shown =
         format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {crawl}");
-    // What was deleted at once becomes one more that waits.
+    // A group that was deleted at once is withheld after the deletion is undone.
     let undone = db.store.undelete(&leased.lease, &held().await, crawl, at(3, 0), day()).await.unwrap();
     assert_eq!((undone, db.lines(&shown).await.remove(0)), (1, "withheld|1|3|1".to_owned()));
     db.assert_consistent().await;
@@ -870,7 +874,7 @@ async fn an_approved_deletion_is_undone_and_approved_again(db: &TestDatabase) {
     assert_eq!(db.value("SELECT count(*) FROM live_groups WHERE held").await, "3");
 }
 
-async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(db: &TestDatabase) {
+async fn an_undeleted_group_that_is_listed_later_does_not_reappear(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
@@ -886,7 +890,7 @@ async fn what_an_undone_group_is_listed_as_later_is_no_reappearance(db: &TestDat
     );
 }
 
-async fn undoing_deletions_that_a_listing_has_undone_changes_nothing(db: &TestDatabase) {
+async fn undoing_deletions_of_groups_that_were_listed_again_changes_nothing(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
@@ -907,7 +911,7 @@ async fn undoing_deletions_that_a_listing_has_undone_changes_nothing(db: &TestDa
     assert_eq!(everything().await, before);
 }
 
-/// Two apps with everything that an app can have.
+/// Creates two apps with rows in every table.
 async fn two_apps(db: &TestDatabase) -> [LeasedApp<'_>; 2] {
     let ids: Vec<String> = (0..20_100).map(|n| format!("{n:06}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -936,7 +940,7 @@ async fn two_apps(db: &TestDatabase) -> [LeasedApp<'_>; 2] {
     [leased, other]
 }
 
-/// Every table with rows of apps, and how many rows it has of each.
+/// Returns every table that has rows of apps, with the number of rows of each app.
 async fn rows_by_app(db: &TestDatabase) -> Vec<String> {
     let mut rows = Vec::new();
     for (table, of) in [
@@ -956,7 +960,7 @@ async fn rows_by_app(db: &TestDatabase) -> Vec<String> {
     rows
 }
 
-async fn a_forgotten_app_leaves_no_row_and_leaves_others_alone(db: &TestDatabase) {
+async fn forgetting_an_app_removes_all_its_rows_and_no_others(db: &TestDatabase) {
     let [leased, other] = two_apps(db).await;
     let known = db.store.apps_called("prod").await.unwrap();
     assert_eq!(
@@ -974,14 +978,14 @@ async fn a_forgotten_app_leaves_no_row_and_leaves_others_alone(db: &TestDatabase
     db.store.forget(&leased.lease, leased.app, |rows| batches.push(rows)).await.unwrap();
     assert_eq!(rows_by_app(db).await, expected);
     assert!(batches.len() > 4 && batches.iter().all(|rows| *rows <= 10_000), "{batches:?}");
-    // Once more is once too often, and harmless.
+    // Forgetting an app twice does no harm.
     db.store.forget(&leased.lease, leased.app, |_| ()).await.unwrap();
     assert_eq!(rows_by_app(db).await, expected);
 }
 
-async fn what_was_forgotten_half_way_is_finished_later(db: &TestDatabase) {
+async fn forgetting_that_was_aborted_is_finished_later(db: &TestDatabase) {
     let [leased, other] = two_apps(db).await;
-    forget_some_of(&leased).await;
+    forget_partially(&leased).await;
     assert_eq!(db.store.apps_called("prod").await.unwrap().len(), 1);
     let totals = "SELECT sum(live_count + deleted_count) FROM type_state WHERE app_id = ";
     let counted = "SELECT count(*) FROM group_row WHERE app_id = ";
@@ -992,9 +996,9 @@ async fn what_was_forgotten_half_way_is_finished_later(db: &TestDatabase) {
     assert_eq!(db.lines("SELECT DISTINCT app_id FROM group_row").await, [other.app.0.to_string()]);
 }
 
-async fn an_app_that_was_forgotten_half_way_can_be_crawled_again(db: &TestDatabase) {
+async fn an_app_that_is_partially_forgotten_can_be_crawled_again(db: &TestDatabase) {
     let [leased, _other] = two_apps(db).await;
-    forget_some_of(&leased).await;
+    forget_partially(&leased).await;
     let states = db.store.type_states(leased.app).await.unwrap();
     assert!(states.iter().all(|state| !state.past_baseline()), "{states:?}");
     let crawl = leased.open(at(5, 0)).await;
@@ -1003,15 +1007,15 @@ async fn an_app_that_was_forgotten_half_way_can_be_crawled_again(db: &TestDataba
     db.store.forget(&leased.lease, leased.app, |_| ()).await.unwrap();
 }
 
-/// Breaks off when the first groups are gone.
-async fn forget_some_of(leased: &LeasedApp<'_>) {
+/// Starts to forget the app, and aborts when the first groups are removed.
+async fn forget_partially(leased: &LeasedApp<'_>) {
     let (db, app) = (leased.db, leased.app);
     let stop = tokio_util::sync::CancellationToken::new();
     let groups = db.store.holdings(app).await.unwrap().groups.unsigned_abs();
     let mut removed = 0;
     let forgetting = db.store.forget(&leased.lease, app, |rows| {
         removed += rows;
-        // All but the groups are fewer rows than this.
+        // The other tables have fewer rows than this, so groups are removed by now.
         if removed > groups {
             stop.cancel();
         }
@@ -1019,11 +1023,11 @@ async fn forget_some_of(leased: &LeasedApp<'_>) {
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
-        done = forgetting => panic!("nothing was broken off: {done:?}"),
+        done = forgetting => panic!("forgetting was not aborted: {done:?}"),
     }
 }
 
-async fn long_deleted_groups_are_removed_in_batches_and_totals_stay_right(db: &TestDatabase) {
+async fn old_deleted_groups_are_removed_in_batches_and_totals_stay_correct(db: &TestDatabase) {
     let [leased, other] = two_apps(db).await;
     let crawl = leased.open(at(3, 0)).await;
     let gone = leased.settle(&[(leased.private, Verdict::Exact)], &["p"]).await;
@@ -1046,7 +1050,7 @@ async fn long_deleted_groups_are_removed_in_batches_and_totals_stay_right(db: &T
     drop(other);
 }
 
-async fn old_events_go_and_younger_ones_and_other_apps_stay(db: &TestDatabase) {
+async fn old_events_are_removed_and_newer_ones_and_those_of_other_apps_are_kept(db: &TestDatabase) {
     let [leased, _other] = two_apps(db).await;
     let crawl = leased.open(at(3, 0)).await;
     leased.list(crawl, leased.public, at(3, 1), &["newer"]).await;
@@ -1068,7 +1072,7 @@ async fn old_events_go_and_younger_ones_and_other_apps_stay(db: &TestDatabase) {
     assert_eq!(db.lines(&noted).await, ["0|12001|0"]);
 }
 
-async fn old_crawls_go_but_those_that_something_still_names(db: &TestDatabase) {
+async fn old_crawls_are_removed_unless_other_rows_refer_to_them(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c"], &[]).await;
     let passes = [pass(leased.public, Some(Verdict::Exact), &[9], 9)];
     let close = async |hour, status, leftover, settlement: &Settlement| {
@@ -1096,7 +1100,8 @@ async fn old_crawls_go_but_those_that_something_still_names(db: &TestDatabase) {
     let days = day().date.succ_opt().unwrap();
     let limits = AgeLimits { counts: Some((at(12, 0), days)), ..AgeLimits::default() };
     let purged = db.store.purge(&leased.lease, (leased.app, running), &limits, || ()).await.unwrap();
-    // Three crawls, their passes and those of one that stays for its event alone, and two types of one day.
+    // Removed: three crawls, their passes, the passes of a crawl that is kept for its event, and
+    // two types of one day.
     assert_eq!(purged, Purged { counts: 3 + 3 + 1 + 2, ..Purged::default() });
     let first = db.value("SELECT min(crawl_id) FROM crawl").await.parse().unwrap();
     let expected =
@@ -1108,7 +1113,7 @@ async fn old_crawls_go_but_those_that_something_still_names(db: &TestDatabase) {
     leased.fail(running, at(11, 0), at(11, 1)).await;
 }
 
-async fn passes_show_in_the_counts_once_the_crawl_has_ended(db: &TestDatabase) {
+async fn passes_are_visible_in_the_counts_once_the_crawl_has_ended(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
     let crawl = leased.open(at(2, 0)).await;
     let shown =
@@ -1136,11 +1141,11 @@ async fn passes_show_in_the_counts_once_the_crawl_has_ended(db: &TestDatabase) {
             "Public|8|7|9|9|moving|2026-03-01T02:01:00Z"
         ]
     );
-    // A TotalCount beyond what databases count to is kept as the largest number.
+    // A TotalCount that exceeds the range of the column is stored as the largest value.
     assert_eq!(db.value("SELECT total_count FROM app_counts").await, i64::MAX.to_string());
 }
 
-async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(db: &TestDatabase) {
+async fn the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
     assert_eq!(db.store.past(leased.app).await.unwrap(), Past::default());
     assert_eq!(db.store.last_start(leased.app).await.unwrap(), None);
@@ -1163,7 +1168,7 @@ async fn what_earlier_crawls_tell_is_read_from_those_that_reached_their_end(db: 
     assert_eq!(close(5, CrawlStatus::Complete, Some(0)).await, past(true, false));
 }
 
-async fn events_of_a_running_crawl_do_not_show(db: &TestDatabase) {
+async fn events_of_a_running_crawl_are_not_visible(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &[], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     leased.list(crawl, leased.public, at(2, 1), &["a"]).await;
@@ -1173,7 +1178,7 @@ async fn events_of_a_running_crawl_do_not_show(db: &TestDatabase) {
     assert_eq!(leased.events().await.len(), 1);
 }
 
-async fn every_live_group_is_named_once_with_its_type_and_marks(db: &TestDatabase) {
+async fn every_live_group_is_read_once_with_its_type_and_marks(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b", "c"], &["p", "q"]).await;
     let crawl = leased.open(at(2, 0)).await;
     let passes = [(leased.public, Verdict::Moving), (leased.private, Verdict::Moving)];
@@ -1203,17 +1208,17 @@ async fn every_live_group_is_named_once_with_its_type_and_marks(db: &TestDatabas
     );
 }
 
-async fn one_of_two_holds_the_lease_and_the_other_waits(db: &TestDatabase) {
-    let other = db.another_store().await;
+async fn only_one_of_two_processes_holds_the_lease(db: &TestDatabase) {
+    let other = db.open_another_store().await;
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     assert!(other.try_lease(sdk_app_id()).await.unwrap().is_none());
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
-    // Another app is another lease.
+    // Each app has its own lease.
     assert!(other.try_lease(SdkAppId::new(7).unwrap()).await.unwrap().is_some());
-    let mut said = 0;
+    let mut notices = 0;
     let waiting = other.lease(sdk_app_id(), |waits| {
-        assert_eq!(waits, said);
-        said += 1;
+        assert_eq!(waits, notices);
+        notices += 1;
     });
     let releasing = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -1222,19 +1227,19 @@ async fn one_of_two_holds_the_lease_and_the_other_waits(db: &TestDatabase) {
     };
     let (taken, released) = tokio::join!(waiting, releasing);
     let taken = taken.unwrap();
-    assert!(said >= 1);
+    assert!(notices >= 1);
     let first_request = released.elapsed() + taken.pause(Clock::system().now());
     assert!(first_request >= Duration::from_millis(380), "{first_request:?}");
 }
 
-async fn the_holder_of_the_lease_can_be_told(db: &TestDatabase) {
-    let other = db.another_store().await;
+async fn the_holder_of_the_lease_is_known(db: &TestDatabase) {
+    let other = db.open_another_store().await;
     assert_eq!(other.lease_holder(sdk_app_id()).await.unwrap(), None);
     let leased = LeasedApp::on(db).await;
     let crawl = leased.open(Clock::system().now()).await;
     let holder = other.lease_holder(sdk_app_id()).await.unwrap().expect("the lease is held");
     assert!(!holder.host.is_empty());
-    let since = Clock::system().now() - holder.since.expect("it is known of a crawl");
+    let since = Clock::system().now() - holder.since.expect("the lease states its start");
     assert!(since.abs() < chrono::Duration::seconds(60), "{since}");
     leased.fail(crawl, at(2, 0), at(2, 1)).await;
     leased.lease.release(Clock::system().now(), Duration::ZERO).await;
@@ -1297,14 +1302,14 @@ async fn a_crawl_without_changes_rewrites_no_group(db: &TestDatabase) {
         Location::Postgres(_) => {
             "SELECT string_agg(group_id || ctid::text || xmin::text, ' ' ORDER BY group_id) FROM group_row"
         }
-        // SQLite has no such marks: the rows themselves must be the same.
+        // SQLite has no row versions, so the rows themselves are compared.
         Location::Sqlite(_) => "SELECT group_concat(group_id || last_seen_at, ' ') FROM group_row",
     };
     let before = db.value(written).await;
     let crawl = leased.open(at(2, 0)).await;
     leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public, leased.private]).await;
     assert_eq!(db.value(written).await, before);
-    // And still they were seen since.
+    // `last_seen_at` advances nevertheless.
     assert!(
         leased.groups().await.iter().all(|group| group.contains("|02:00|NULL")),
         "{:?}",
@@ -1312,7 +1317,7 @@ async fn a_crawl_without_changes_rewrites_no_group(db: &TestDatabase) {
     );
 }
 
-async fn readers_see_all_deletions_of_a_crawl_at_once(db: &TestDatabase) {
+async fn the_deletions_of_a_crawl_become_visible_at_once(db: &TestDatabase) {
     let ids: Vec<String> = (0..25_000).map(|n| format!("{n:05}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let leased = LeasedApp::on(db).await;
@@ -1340,7 +1345,7 @@ async fn readers_see_all_deletions_of_a_crawl_at_once(db: &TestDatabase) {
     assert!(seen.len() <= 2 && (seen.len() == 1 || seen[0] == "25000|0|running|0|25000"), "{seen:?}");
 }
 
-async fn a_status_tells_counts_and_crawls(db: &TestDatabase) {
+async fn the_overview_has_counts_and_crawls(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &["p"]).await;
     let crawl = leased.open(at(2, 0)).await;
     let nothing = Settlement::nothing();
@@ -1368,50 +1373,51 @@ async fn a_status_tells_counts_and_crawls(db: &TestDatabase) {
     assert_eq!(status.running_crawl.as_ref().unwrap().crawl_id, running.0);
 }
 
-async fn hosts_that_crawl_different_group_types_are_told(db: &TestDatabase) {
+async fn hosts_that_crawl_different_group_types_are_reported(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
-    let told = async || {
+    let conflicts = async || {
         let statuses = db.store.app_statuses().await.unwrap();
         let lines = statuses[0].differing_group_types.iter();
         lines.map(|on| format!("{} {}", on.host, on.group_types.join("+"))).collect::<Vec<_>>()
     };
-    assert_eq!(told().await, [""; 0]);
+    assert_eq!(conflicts().await, [""; 0]);
     leased.crawl_on("b", 1, &["Public"]).await;
-    assert_eq!(told().await, [""; 0]);
-    // The order makes no difference, nor does the name that the SDK has for a type.
+    assert_eq!(conflicts().await, [""; 0]);
+    // The order of the types and the SDK's names for them make no difference.
     leased.crawl_on("a", 2, &["Public", "Work"]).await;
     leased.crawl_on("c", 3, &["Private", "Public"]).await;
-    assert_eq!(told().await, ["a Private+Public", "b Public", "c Private+Public"]);
+    assert_eq!(conflicts().await, ["a Private+Public", "b Public", "c Private+Public"]);
     leased.crawl_on("c", 4, &[]).await;
-    assert_eq!(told().await, ["a Private+Public", "b Public", "c "]);
+    assert_eq!(conflicts().await, ["a Private+Public", "b Public", "c "]);
     let recorded = "SELECT host, group_types FROM crawl ORDER BY crawl_id";
     assert_eq!(db.lines(recorded).await, ["b|Public", "a|Private,Public", "c|Private,Public", "c|"]);
-    // Mended, or not heard of for twenty crawls.
+    // A host whose types agree again, or that has not crawled for twenty crawls, is not reported.
     leased.crawl_on("b", 5, &["Private", "Public"]).await;
-    assert_eq!(told().await, ["a Private+Public", "b Private+Public", "c "]);
+    assert_eq!(conflicts().await, ["a Private+Public", "b Private+Public", "c "]);
     for _ in 0..20 {
         leased.crawl_on("a", 6, &["Private", "Public"]).await;
     }
-    assert_eq!(told().await, [""; 0]);
+    assert_eq!(conflicts().await, [""; 0]);
 }
 
-/// An empty database on the same engine.
-async fn beside(db: &TestDatabase) -> (Store, DatabaseUrl, Option<ServerDatabase>) {
+/// Returns a store on an empty database of the same engine.
+async fn empty_store(db: &TestDatabase) -> (Store, DatabaseUrl, Option<ServerDatabase>) {
     match &db.location {
         Location::Sqlite(folder) => {
             let url = DatabaseUrl::Sqlite(folder.path().join("other.db"));
             (Store::open(&url).await.unwrap(), url, None)
         }
         Location::Postgres(_) => {
-            let database = PostgresServer::shared().await.empty_database().await.reached_like(&db.location);
+            let database =
+                PostgresServer::shared().await.empty_database().await.through_same_pooler(&db.location);
             let url = database.database_url();
             (Store::open(&url).await.unwrap(), url, Some(database))
         }
     }
 }
 
-async fn a_database_without_tables_is_told_apart_from_a_newer_one(db: &TestDatabase) {
-    let (store, url, _keep) = beside(db).await;
+async fn a_database_without_tables_is_distinguished_from_a_newer_one(db: &TestDatabase) {
+    let (store, url, _keep) = empty_store(db).await;
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.migrate().await.unwrap();
@@ -1423,7 +1429,7 @@ async fn a_database_without_tables_is_told_apart_from_a_newer_one(db: &TestDatab
     assert!(matches!(refused, Err(StoreError::Newer { version: 9001 })), "{refused:?}");
 }
 
-async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_them(db: &TestDatabase) {
+async fn tables_of_every_earlier_version_are_migrated_with_their_rows(db: &TestDatabase) {
     const APP: &str = "INSERT INTO app (app_id, sdk_app_id, name) VALUES (1, 1400000000, 'prod')";
     const TYPE: &str = "INSERT INTO type_state (app_id, type_id, configured, live_count, baseline_crawl_id, concluded_crawl_id, concluded_at)
                         VALUES (1, 1, 1, 1, 1, 1, 1772326800000)";
@@ -1435,7 +1441,8 @@ async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_
 
     let printed = Store::migration_sql(&db.url());
     let mut earlier = 0;
-    // Each migration begins with a heading, and the first is what a first version consists of.
+    // Each migration begins with a heading. An earlier version has the tables of the text before a
+    // later heading.
     while let Some(end) = printed.find(&format!("\n-- {:04} ", earlier + 2)) {
         earlier += 1;
         let old = db.empty_like().await;
@@ -1452,7 +1459,7 @@ async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_
         old.store.check_migrated().await.unwrap();
 
         if let Location::Postgres(_) = old.location {
-            // The row above took a number that the sequence does not know of.
+            // The row above has an explicit id, so the sequence must be advanced.
             TestDatabase::execute(&old.url(), "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2").await;
         }
         let leased = LeasedApp::on(&old).await;
@@ -1470,8 +1477,8 @@ async fn tables_of_every_earlier_version_are_brought_up_to_date_with_what_is_in_
     assert_eq!(earlier, 2);
 }
 
-async fn the_printed_sql_makes_the_same_tables(db: &TestDatabase) {
-    let (store, url, _keep) = beside(db).await;
+async fn the_printed_sql_creates_the_same_tables(db: &TestDatabase) {
+    let (store, url, _keep) = empty_store(db).await;
     TestDatabase::execute(&url, &Store::migration_sql(&url)).await;
     store.check_migrated().await.unwrap();
     store.migrate().await.unwrap();
@@ -1481,8 +1488,8 @@ async fn the_printed_sql_makes_the_same_tables(db: &TestDatabase) {
     store.close().await;
 }
 
-async fn two_programs_that_start_at_once_on_an_empty_database_both_find_it_migrated(db: &TestDatabase) {
-    let (first, url, _keep) = beside(db).await;
+async fn two_programs_can_migrate_an_empty_database_at_the_same_time(db: &TestDatabase) {
+    let (first, url, _keep) = empty_store(db).await;
     let mut stores = vec![first];
     for _ in 0..5 {
         stores.push(Store::open(&url).await.unwrap());

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use harness::log::captured_log;
+use harness::log::capture_log;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tempfile::TempDir;
@@ -91,7 +91,7 @@ async fn a_file_that_waits_for_its_lock_says_for_which_process() {
     let lock = file.with_file_name("groups.db.migrate.lock");
     let held = fs::File::open(&lock).unwrap();
     held.lock().unwrap();
-    let (log, _logging) = captured_log();
+    let (log, _logging) = capture_log();
     let migrating = store.migrate();
     let releasing = async {
         while !log.text().contains("waiting for ") {
@@ -115,7 +115,7 @@ async fn a_reader_that_keeps_the_log_from_being_emptied_is_named_at_the_end() {
     let lease = store.try_lease(app()).await.unwrap().unwrap();
     let group_type = tim_group_sync::model::GroupType::new("Unheard").unwrap();
     store.register_type(&lease, &group_type).await.unwrap();
-    let (log, _logging) = captured_log();
+    let (log, _logging) = capture_log();
     store.close().await;
     assert!(log.text().contains("groups.db-wal: a copy of "), "{}", log.text());
     reader.close().await.unwrap();

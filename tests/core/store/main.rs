@@ -1,4 +1,4 @@
-//! The store: its contract on every engine, its schema, its readers.
+//! The store on either engine, its schema, and other programs that read its SQLite file.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 

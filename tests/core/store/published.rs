@@ -1,4 +1,4 @@
-//! The published copy of an SQLite database: for readers who may do nothing but read, replaced as a whole.
+//! The published copy of an SQLite database, which is read-only and replaced atomically.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -41,7 +41,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[tokio::test]
 #[ignore = "needs the sqlite3 shell: tests/run"]
-async fn a_copy_needs_no_file_beside_it_and_no_right_but_to_read_it() {
+async fn a_copy_is_a_single_file_that_needs_only_read_permission() {
     let harness = harness().await;
     harness.create("Public", "a b c");
     harness.crawl().await;
@@ -64,14 +64,14 @@ async fn a_copy_needs_no_file_beside_it_and_no_right_but_to_read_it() {
         Command::new("sqlite3")
     };
     let asked = shell.arg(&copy).arg(format!("PRAGMA journal_mode; PRAGMA integrity_check; {COUNT};"));
-    let answer = asked.output().expect("tests/run installs the sqlite3 shell");
+    let answer = asked.output().expect("the sqlite3 shell is installed by tests/run");
     chmod(&folder, 0o755);
     assert_eq!(String::from_utf8(answer.stdout).unwrap(), "delete\nok\n3\n", "{:?}", answer.stderr);
     assert_eq!(names(&folder), ["groups.db"]);
 }
 
 #[tokio::test]
-async fn whoever_has_the_old_copy_open_goes_on_reading_it_and_whoever_opens_it_anew_has_the_new_one() {
+async fn open_readers_keep_the_old_copy_and_new_readers_get_the_new_one() {
     let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
@@ -89,7 +89,7 @@ async fn whoever_has_the_old_copy_open_goes_on_reading_it_and_whoever_opens_it_a
 }
 
 #[tokio::test]
-async fn a_copy_made_while_a_crawl_runs_is_of_one_moment_and_keeps_nobody_waiting() {
+async fn a_copy_made_during_a_crawl_is_consistent_and_does_not_block_it() {
     let harness = harness().await;
     harness.create("Public", "a b c");
     harness.crawl().await;
@@ -111,7 +111,7 @@ async fn a_copy_made_while_a_crawl_runs_is_of_one_moment_and_keeps_nobody_waitin
 }
 
 #[tokio::test]
-async fn what_is_no_copy_is_never_replaced() {
+async fn a_file_that_is_not_a_copy_is_never_replaced() {
     let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("somebody's.db");
@@ -121,7 +121,7 @@ async fn what_is_no_copy_is_never_replaced() {
     theirs.close().await.unwrap();
     let notes = folder.path().join("notes.txt");
     fs::write(&notes, "precious").unwrap();
-    // A copy that somebody took as the database itself.
+    // A published copy that is used as a database itself.
     let database = folder.path().join("restored.db");
     harness.store.publish(&database).await.unwrap().unwrap();
     let restored = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
@@ -141,12 +141,12 @@ async fn what_is_no_copy_is_never_replaced() {
 }
 
 #[tokio::test]
-async fn what_a_copy_that_was_broken_off_left_behind_is_replaced_by_the_next() {
+async fn the_temporary_file_of_an_aborted_copy_is_replaced_by_the_next_copy() {
     let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
     fs::write(folder.path().join(".groups.db.tim-group-sync-part"), "half").unwrap();
-    // Somebody's, with a name that a person may well give.
+    // A file of the user, with a plausible name.
     fs::write(folder.path().join("groups.db.part"), "precious").unwrap();
     harness.store.publish(&copy).await.unwrap().unwrap();
     assert_eq!(names(folder.path()), ["groups.db", "groups.db.part"]);
@@ -155,7 +155,7 @@ async fn what_a_copy_that_was_broken_off_left_behind_is_replaced_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_called_like_a_part_of_its_copy_stays() {
+async fn a_database_with_the_name_of_the_temporary_file_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join(".copy.db.tim-group-sync-part");
     let store = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
@@ -167,13 +167,13 @@ async fn a_database_that_is_called_like_a_part_of_its_copy_stays() {
 }
 
 #[tokio::test]
-async fn a_copy_that_cannot_be_made_leaves_the_earlier_one() {
+async fn if_a_copy_fails_the_earlier_one_is_kept() {
     let harness = harness().await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
     harness.store.publish(&copy).await.unwrap().unwrap();
     let before = fs::read(&copy).unwrap();
-    // Nothing can be written under the name of the part.
+    // A folder with the name of the temporary file prevents the copy.
     fs::create_dir(folder.path().join(".groups.db.tim-group-sync-part")).unwrap();
     let refused = harness.store.publish(&copy).await.unwrap_err();
     assert!(matches!(refused, StoreError::Publish { .. }), "{refused}");
@@ -182,7 +182,7 @@ async fn a_copy_that_cannot_be_made_leaves_the_earlier_one() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn tables_of_postgresql_are_no_file_to_publish() {
+async fn a_postgresql_database_cannot_be_published() {
     let db = TestDatabase::postgres().await;
     let folder = tempfile::tempdir().unwrap();
     let refused = db.store.publish(&folder.path().join("groups.db")).await;
@@ -190,7 +190,7 @@ async fn tables_of_postgresql_are_no_file_to_publish() {
     assert_eq!(names(folder.path()), [""; 0]);
 }
 
-/// A folder with a configuration that publishes.
+/// A folder with a configuration that publishes copies.
 struct PublishingProgram {
     api: Simulator,
     folder: tempfile::TempDir,
@@ -221,7 +221,7 @@ impl PublishingProgram {
     fn service(&self) -> Service {
         let mut command = Command::new(PROGRAM);
         command.arg("run").env_clear().env("TIM_GROUP_SYNC_CONFIG", self.path("config.toml"));
-        Service::by(command)
+        Service::spawn(command)
     }
 
     async fn crawl(&self) -> Output {
@@ -232,21 +232,21 @@ impl PublishingProgram {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_daemon_publishes_after_a_crawl_but_no_sooner_than_the_interval_after_the_copy_before() {
+async fn the_daemon_publishes_after_a_crawl_if_the_last_copy_is_older_than_the_interval() {
     let program = PublishingProgram::publishing("public/groups.db").await;
     let copy = program.path("public/groups.db");
     program.api.create_many("Public", 10);
     program.crawl().await;
-    // The copy is young, and so the next one is left to a later hour …
+    // The copy is newer than the interval, so the next crawl does not replace it.
     program.api.create_many("Public", 10);
-    let service = program.service().says("started").await;
+    let service = program.service().wait_for_log("started").await;
     service.signal(Signal::USR1);
-    assert_eq!(service.says("crawl complete").await.stop().await, Some(0));
+    assert_eq!(service.wait_for_log("crawl complete").await.stop().await, Some(0));
     assert_eq!(count(&mut open(&copy).await).await, 10);
 
-    // … or to now, once it is old.
-    grow_old(&copy, Duration::from_mins(61));
-    let service = program.service().says("published a copy of the database").await;
+    // Now it is old enough.
+    set_age(&copy, Duration::from_mins(61));
+    let service = program.service().wait_for_log("published a copy of the database").await;
     assert_eq!(count(&mut open(&copy).await).await, 20);
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(names(copy.parent().unwrap()), ["groups.db"]);
@@ -258,29 +258,29 @@ async fn the_first_copy_is_made_when_the_first_crawl_ends() {
     let copy = program.path("public/groups.db");
     program.api.create_many("Public", 10);
     let held = program.api.hold(At::Request(2));
-    let service = program.service().says("started").await;
+    let service = program.service().wait_for_log("started").await;
     held.reached().await;
     assert!(!copy.exists());
     held.release();
-    let service = service.says("published a copy of the database").await;
+    let service = service.wait_for_log("published a copy of the database").await;
     assert_eq!(count(&mut open(&copy).await).await, 10);
     assert_eq!(service.stop().await, Some(0));
 }
 
-fn grow_old(copy: &Path, age: Duration) {
+fn set_age(copy: &Path, age: Duration) {
     let file = fs::File::options().append(true).open(copy).unwrap();
     file.set_modified((Clock::system().now() - age).into()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crawl_by_hand_publishes_a_copy_unless_there_is_a_young_one() {
+async fn the_crawl_command_publishes_a_copy_unless_the_last_one_is_newer_than_the_interval() {
     let program = PublishingProgram::publishing("public/groups.db").await;
     let copy = program.path("public/groups.db");
     for (age, groups) in
         [(None, 10), (Some(Duration::from_mins(30)), 10), (Some(Duration::from_mins(61)), 30)]
     {
         if let Some(age) = age {
-            grow_old(&copy, age);
+            set_age(&copy, age);
         }
         program.api.create_many("Public", 10);
         let ended = program.crawl().await;
@@ -291,11 +291,11 @@ async fn a_crawl_by_hand_publishes_a_copy_unless_there_is_a_young_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crawl_is_complete_also_where_its_copy_cannot_be_written() {
+async fn a_crawl_is_complete_even_if_its_copy_cannot_be_written() {
     let program = PublishingProgram::publishing("app.key/groups.db").await;
     let ended = program.crawl().await;
     assert!(ended.status.success(), "{ended:?}");
-    let said = String::from_utf8(ended.stderr).unwrap();
-    assert!(said.contains("cannot publish a copy of the database"), "{said}");
-    assert!(said.contains("app.key/groups.db"), "{said}");
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    assert!(stderr.contains("cannot publish a copy of the database"), "{stderr}");
+    assert!(stderr.contains("app.key/groups.db"), "{stderr}");
 }

@@ -18,7 +18,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 const READ: &str = "SELECT count(*) FROM crawls;";
 const ALL_FILES: [&str; 3] = ["groups.db", "groups.db-shm", "groups.db-wal"];
 
-/// A database, and a folder that only its owner writes to.
+/// A folder with the database, which only its owner may write.
 struct DatabaseFolder {
     folder: TempDir,
 }
@@ -38,7 +38,8 @@ impl DatabaseFolder {
         self.path("groups.db")
     }
 
-    /// What the owner may do counts where the tests are not root's, and the reader is the owner, too.
+    /// Sets the modes of the folder and its files. Unless the tests run as root, the reader is the
+    /// owner, so the owner's permissions apply.
     fn allow(&self, folder: u32, files: u32) {
         let chmod =
             |path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -64,7 +65,7 @@ impl DatabaseFolder {
         store
     }
 
-    /// Begins to read as someone who can change neither the file nor its folder.
+    /// Opens the file as a user who may write neither the file nor its folder.
     fn reader(&self) -> Reader {
         self.allow(0o555, 0o444);
         let mut command = if std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
@@ -75,22 +76,23 @@ impl DatabaseFolder {
             Command::new("sqlite3")
         };
         let piped = command.arg("-bail").arg(self.file()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut shell = piped.stderr(Stdio::piped()).spawn().expect("tests/run installs the sqlite3 shell");
+        let mut shell =
+            piped.stderr(Stdio::piped()).spawn().expect("the sqlite3 shell is installed by tests/run");
         let (asked, answers) = (shell.stdin.take(), BufReader::new(shell.stdout.take().unwrap()));
         Reader { shell, asked, answers }
     }
 
-    /// Reads once.
+    /// Opens the file and runs one query.
     fn read(&self) -> String {
-        let read = self.reader().asks(READ);
+        let read = self.reader().query(READ);
         self.allow(0o755, 0o644);
         let (reader, answer) = read.unwrap_or_else(|error| panic!("{error}; there are {:?}", self.files()));
-        reader.leaves();
+        reader.close();
         answer
     }
 }
 
-/// A shell with the file open.
+/// A shell that has the file open.
 struct Reader {
     shell: Child,
     asked: Option<ChildStdin>,
@@ -98,7 +100,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn asks(mut self, sql: &str) -> Result<(Self, String), String> {
+    fn query(mut self, sql: &str) -> Result<(Self, String), String> {
         writeln!(self.asked.as_mut().unwrap(), "{sql}").unwrap();
         let mut answer = String::new();
         if self.answers.read_line(&mut answer).unwrap() == 0 {
@@ -108,7 +110,7 @@ impl Reader {
         Ok((self, answer.trim_end().to_owned()))
     }
 
-    fn leaves(mut self) {
+    fn close(mut self) {
         drop(self.asked.take());
         assert!(self.shell.wait().unwrap().success());
     }
@@ -152,14 +154,14 @@ impl Crawls {
 #[ignore = "needs the sqlite3 shell: tests/run"]
 async fn a_reader_without_write_access_reads_while_the_service_runs_after_it_stopped_and_after_a_kill() {
     let crawls = Crawls::new().await;
-    let service = Service::by(crawls.command(&["run"])).says("crawl complete").await;
+    let service = Service::spawn(crawls.command(&["run"])).wait_for_log("crawl complete").await;
     assert_eq!(crawls.folder.read(), "1");
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(crawls.folder.files(), ALL_FILES);
     assert_eq!(std::fs::metadata(crawls.folder.path("groups.db-wal")).unwrap().len(), 0);
     assert_eq!(crawls.folder.read(), "1");
 
-    let service = Service::by(crawls.command(&["run"])).says("started").await;
+    let service = Service::spawn(crawls.command(&["run"])).wait_for_log("started").await;
     let held = crawls.api.hold(At::Requests(1..=u64::MAX));
     service.signal(Signal::USR1);
     held.reached().await;
@@ -190,20 +192,20 @@ async fn a_reader_without_write_access_reads_after_every_command() {
 async fn a_reader_in_a_transaction_keeps_no_program_from_starting_crawling_and_stopping() {
     let crawls = Crawls::new().await;
     assert_eq!(crawls.ends_with(&["crawl"]).await, Some(0));
-    let (reader, _) = crawls.folder.reader().asks(&format!("BEGIN; {READ}")).unwrap();
+    let (reader, _) = crawls.folder.reader().query(&format!("BEGIN; {READ}")).unwrap();
     crawls.folder.allow(0o755, 0o644);
-    let service = Service::by(crawls.command(&["run"])).says("started").await;
+    let service = Service::spawn(crawls.command(&["run"])).wait_for_log("started").await;
     service.signal(Signal::USR1);
-    let service = service.says("crawl complete").await;
-    let (reader, answer) = reader.asks(READ).unwrap();
+    let service = service.wait_for_log("crawl complete").await;
+    let (reader, answer) = reader.query(READ).unwrap();
     assert_eq!(answer, "1", "a snapshot");
     let service = {
         service.signal(Signal::TERM);
-        service.says("a reader has a transaction open, so the newest changes stay in").await
+        service.wait_for_log("a reader has a transaction open, so the newest changes stay in").await
     };
-    assert_eq!(service.ends().await, Some(0));
+    assert_eq!(service.wait_for_exit().await, Some(0));
     assert_eq!(crawls.folder.read(), "2");
-    reader.leaves();
+    reader.close();
     assert_eq!(crawls.folder.read(), "2");
 }
 

@@ -1,5 +1,5 @@
-//! docs/schema.md is held against the live database of either engine: every view and column is there, in its order, of its
-//! type, with its meaning, and nothing else is; every query in it runs and finds something.
+//! Compares docs/schema.md with the database of each engine: it lists every view and column, in
+//! order, with its type and meaning. Every query in the document runs and returns rows.
 
 use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
@@ -8,17 +8,17 @@ use harness::store::{Location, TestDatabase};
 use harness::store_tests;
 
 store_tests! {
-    the_document_has_every_view_and_column_and_no_other,
+    the_document_lists_exactly_the_views_and_columns_of_the_database,
 }
 
 crawl_tests! {
-    what_a_column_holds_is_of_the_type_that_the_document_says,
-    every_query_of_the_document_runs_and_finds_something,
-    the_queries_for_churn_lifetimes_and_health_give_what_happened,
-    on_sqlite_a_time_is_compared_with_strftime_and_not_with_datetime,
+    the_values_of_a_column_have_the_documented_type,
+    every_query_of_the_document_returns_rows,
+    the_queries_for_churn_lifetimes_and_health_return_the_right_figures,
+    on_sqlite_times_must_be_compared_with_strftime_not_datetime,
 }
 
-/// The statements of the document's questions that are meant for an engine, each with the question.
+/// Returns the document's statements for an engine, each with its question.
 fn questions(engine: Engine) -> Vec<(&'static str, &'static str)> {
     let text = chapter("## Questions and their queries");
     let mut statements = Vec::new();
@@ -41,7 +41,7 @@ fn questions(engine: Engine) -> Vec<(&'static str, &'static str)> {
     statements
 }
 
-async fn the_document_has_every_view_and_column_and_no_other(db: &TestDatabase) {
+async fn the_document_lists_exactly_the_views_and_columns_of_the_database(db: &TestDatabase) {
     let sql = match &db.location {
         Location::Sqlite(_) => {
             "SELECT name FROM sqlite_schema WHERE type = 'view' AND name NOT LIKE 'base%' ORDER BY 1"
@@ -85,7 +85,7 @@ async fn assert_comments_are_the_document(db: &TestDatabase, view: &View) {
     }
 }
 
-async fn what_a_column_holds_is_of_the_type_that_the_document_says(harness: Harness) {
+async fn the_values_of_a_column_have_the_documented_type(harness: Harness) {
     let harness = eventful(harness).await;
     for view in views() {
         for column in &view.columns {
@@ -97,7 +97,7 @@ async fn what_a_column_holds_is_of_the_type_that_the_document_says(harness: Harn
                     | ("group_spans", "complete_from")
             );
             let count = harness.value(&format!("SELECT count(*) {known}")).await;
-            assert_eq!(count == "0", never, "{}.{} tells {count} times", view.name, column.name);
+            assert_eq!(count == "0", never, "{}.{} has {count} values", view.name, column.name);
             if matches!(harness.engine, Engine::Sqlite) {
                 let (type_of, like) = match column.kind {
                     "time" => {
@@ -120,13 +120,13 @@ async fn what_a_column_holds_is_of_the_type_that_the_document_says(harness: Harn
     }
 }
 
-async fn every_query_of_the_document_runs_and_finds_something(harness: Harness) {
+async fn every_query_of_the_document_returns_rows(harness: Harness) {
     let harness = eventful(harness).await;
     let asked = questions(harness.engine);
     assert!(asked.len() > 15, "{asked:?}");
     for (question, sql) in asked {
         let found = harness.rows(sql).await;
-        // The story does not go on to today.
+        // The test data ends in March 2026, so queries about today return no rows.
         let of_today = sql.contains("'now'") || sql.contains("now()") || sql.contains("current_date");
         assert!(of_today || !found.is_empty(), "{question} {sql}");
         assert!(
@@ -136,7 +136,7 @@ async fn every_query_of_the_document_runs_and_finds_something(harness: Harness) 
     }
 }
 
-/// What the queries under a question give, only some columns of it.
+/// Returns some columns of the results of the queries under a question.
 async fn answers<const N: usize>(harness: &Harness, question: &str, columns: [usize; N]) -> Vec<Vec<String>> {
     let mut answers = Vec::new();
     for (_, sql) in questions(harness.engine).into_iter().filter(|(asked, _)| asked.starts_with(question)) {
@@ -144,17 +144,17 @@ async fn answers<const N: usize>(harness: &Harness, question: &str, columns: [us
         let line = |row: Vec<String>| columns.map(|at| row.get(at).map_or("", |value| value)).join(" ");
         answers.push(rows.into_iter().map(line).collect());
     }
-    assert!(!answers.is_empty(), "nobody asks {question}");
+    assert!(!answers.is_empty(), "the document has no question {question}");
     answers
 }
 
-async fn the_queries_for_churn_lifetimes_and_health_give_what_happened(harness: Harness) {
+async fn the_queries_for_churn_lifetimes_and_health_return_the_right_figures(harness: Harness) {
     let harness = eventful(harness).await;
-    // Three of the five that are left on each day.
+    // Churn is three of the five groups that are left on each day.
     let churn = answers(&harness, "How much churn did each type have?", [0, 1, 2, 3, 4]).await;
     assert_eq!(churn[0], ["Private 1 0 1 0.0", "Public 2 3 0 60.0"]);
 
-    // How old the other one is depends on today.
+    // The age of the other group depends on today's date.
     let ages = answers(&harness, "How old are the live groups?", [0, 1]).await.remove(0);
     assert!(ages.len() == 2 && ages[0].ends_with(" 1"), "{ages:?}");
     assert_eq!(ages[1], "6 of a baseline 5");
@@ -163,11 +163,11 @@ async fn the_queries_for_churn_lifetimes_and_health_give_what_happened(harness: 
         answers(&harness, "Do the crawls succeed, and how long do they take?", [0, 1, 2, 3, 4]).await;
     assert_eq!(health[0], ["2026-03-02 3 2 0 1", "2026-03-01 3 3 0 0"]);
     assert!(health[1].len() == 1 && health[1][0].starts_with("0.8333"), "{health:?}");
-    let trouble = answers(&harness, "Do the crawls succeed, and how long do they take?", [3, 4, 5]).await;
-    assert_eq!(trouble[2], ["complete withheld review", "failed NULL refused"]);
+    let crawls = answers(&harness, "Do the crawls succeed, and how long do they take?", [3, 4, 5]).await;
+    assert_eq!(crawls[2], ["complete withheld review", "failed NULL refused"]);
 }
 
-async fn on_sqlite_a_time_is_compared_with_strftime_and_not_with_datetime(harness: Harness) {
+async fn on_sqlite_times_must_be_compared_with_strftime_not_datetime(harness: Harness) {
     harness.create("Public", "a");
     harness.crawl().await;
     harness.create("Public", "b");
@@ -176,7 +176,7 @@ async fn on_sqlite_a_time_is_compared_with_strftime_and_not_with_datetime(harnes
     let last_minute = format!("'{noticed} 23:59:00'");
     let right = match harness.engine {
         Engine::Sqlite => {
-            // The whole day before that minute counts as after it.
+            // All of the day before that minute wrongly counts as later.
             assert_eq!(harness.value(&since(&format!("datetime({last_minute})"))).await, "1");
             format!("strftime('%Y-%m-%dT%H:%M:%SZ', {last_minute})")
         }

@@ -1,4 +1,5 @@
-//! The JSON behind the dashboard: the figures of the views, page by page, and what becomes of requests that make no sense.
+//! The JSON of the dashboard: its figures equal those of the views, lists have pages, and invalid
+//! requests are refused.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,21 +17,21 @@ use tokio_util::sync::CancellationToken;
 
 crawl_tests![
     every_list_has_the_names_and_figures_of_its_view,
-    an_app_stands_as_its_views_say,
+    the_state_of_an_app_equals_its_views,
     every_key_of_an_answer_is_documented,
-    lists_go_on_where_the_page_before_ended,
-    events_of_a_crawl_under_way_do_not_show,
-    groups_are_found_by_how_they_begin,
-    a_group_is_found_with_its_history_whatever_its_id,
-    withheld_deletions_show_until_they_are_settled,
-    a_crawl_of_another_process_shows_while_it_runs,
-    what_makes_no_sense_is_refused_with_a_sentence,
-    without_a_database_the_answer_says_so,
+    each_page_of_a_list_continues_where_the_previous_one_ended,
+    events_of_a_running_crawl_are_not_visible,
+    groups_are_found_by_a_prefix_of_their_id,
+    a_group_is_found_with_its_history_even_if_its_id_is_unusual,
+    withheld_deletions_are_listed_until_they_are_settled,
+    a_crawl_of_another_process_is_shown_while_it_runs,
+    invalid_requests_are_refused_with_a_message,
+    without_a_database_the_answer_gives_the_reason,
 ];
 
 const APP: &str = "/api/apps/1400000000";
 
-/// Crawls of every kind: a first one, one with changes, a failed one, and one whose deletions are withheld.
+/// Makes a first crawl, one with changes, a failed one, and one with withheld deletions.
 async fn eventful(harness: &mut Harness) {
     harness.create("Public", "a b c d e f");
     harness.create("Private", "p q");
@@ -44,12 +45,12 @@ async fn eventful(harness: &mut Harness) {
     harness.fault_from_request(1, Fault::ErrorCode(70009));
     harness.crawl().await;
     harness.api.clear_faults();
-    harness.guard = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
+    harness.deletion = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
     harness.dissolve("d e f");
     harness.crawl().await;
 }
 
-/// JSON as the views' test connection writes values.
+/// Returns a JSON value as text, in the form in which the test connection returns values of views.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
@@ -62,7 +63,7 @@ fn text(value: &Value) -> String {
 
 async fn every_list_has_the_names_and_figures_of_its_view(mut harness: Harness) {
     eventful(&mut harness).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     for (list, view, order) in [
         ("crawls?limit=100", "crawls", "crawl_id DESC"),
         ("app_counts", "app_counts", "crawl_id DESC"),
@@ -86,12 +87,12 @@ async fn assert_figures_of(harness: &Harness, list: &Value, view: &str, order: &
     let list = list.as_array().unwrap();
     assert!(list.len() > 1, "{view}: {list:?}");
     let mut columns = harness.db.columns(view).await;
-    // These are said once, of the whole list.
+    // The answer has these two columns once for the entire list.
     columns.retain(|column| column != "sdk_app_id" && column != "app");
     let rows = harness.rows(&format!("SELECT {} FROM {view} ORDER BY {order}", columns.join(", "))).await;
     let answered: Vec<Vec<String>> =
         list.iter().map(|row| columns.iter().map(|column| text(&row[column])).collect()).collect();
-    // The engines write whole seconds in two ways.
+    // The two engines format whole seconds differently.
     let figure = |(column, cell): (&String, String)| match column.as_str() {
         "duration_seconds" => cell.trim_end_matches(".0").to_owned(),
         _ => cell,
@@ -103,9 +104,9 @@ async fn assert_figures_of(harness: &Harness, list: &Value, view: &str, order: &
     assert_eq!(names, columns.iter().collect(), "{view}");
 }
 
-async fn an_app_stands_as_its_views_say(mut harness: Harness) {
+async fn the_state_of_an_app_equals_its_views(mut harness: Harness) {
     eventful(&mut harness).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let answer = dashboard.json("/api/apps").await;
     assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
     let apps = answer["apps"].as_array().unwrap();
@@ -131,10 +132,10 @@ async fn every_key_of_an_answer_is_documented(mut harness: Harness) {
         }
     }
     eventful(&mut harness).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let gate = harness.api.hold(At::Request(harness.request(3)));
-    let crawler = harness.another_crawler();
-    harness.begin_watching();
+    let crawler = harness.new_crawler();
+    harness.prepare_crawl();
     let stop = CancellationToken::new();
     let crawl = tokio::spawn(async move { crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await });
     gate.reached().await;
@@ -163,9 +164,9 @@ async fn every_key_of_an_answer_is_documented(mut harness: Harness) {
     crawl.await.unwrap().unwrap();
 }
 
-async fn lists_go_on_where_the_page_before_ended(mut harness: Harness) {
+async fn each_page_of_a_list_continues_where_the_previous_one_ended(mut harness: Harness) {
     eventful(&mut harness).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     for (list, parameter, pages_of) in [
         ("crawls", "before", 2),
         ("app_counts", "before", 2),
@@ -173,8 +174,8 @@ async fn lists_go_on_where_the_page_before_ended(mut harness: Harness) {
         ("group_events", "before", 3),
         ("groups", "after", 4),
     ] {
-        let whole = dashboard.json(&format!("{APP}/{list}")).await;
-        assert_eq!(whole[format!("next_{parameter}")], Value::Null, "{list}");
+        let entire = dashboard.json(&format!("{APP}/{list}")).await;
+        assert_eq!(entire[format!("next_{parameter}")], Value::Null, "{list}");
         let (mut pages, mut rows, mut next) = (0, Vec::new(), String::new());
         loop {
             let page = dashboard.json(&format!("{APP}/{list}?limit={pages_of}{next}")).await;
@@ -187,7 +188,7 @@ async fn lists_go_on_where_the_page_before_ended(mut harness: Harness) {
             next = format!("&{parameter}={}", text(key));
         }
         assert!(pages > 2, "{list} came in {pages} pages");
-        assert_eq!(Value::Array(rows), whole[list], "{list}");
+        assert_eq!(Value::Array(rows), entire[list], "{list}");
     }
     harness.set_clock_by(24);
     harness.crawl().await;
@@ -201,14 +202,14 @@ async fn lists_go_on_where_the_page_before_ended(mut harness: Harness) {
     );
 }
 
-async fn events_of_a_crawl_under_way_do_not_show(harness: Harness) {
+async fn events_of_a_running_crawl_are_not_visible(harness: Harness) {
     harness.create("Public", "a b c d");
     harness.crawl().await;
     harness.create("Public", "e f g h");
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let gate = harness.api.hold(At::Request(harness.request(4)));
     let crawler = harness.crawler();
-    harness.begin_watching();
+    harness.prepare_crawl();
     let crawl =
         tokio::spawn(
             async move { crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await },
@@ -226,10 +227,10 @@ async fn events_of_a_crawl_under_way_do_not_show(harness: Harness) {
     );
 }
 
-async fn groups_are_found_by_how_they_begin(harness: Harness) {
+async fn groups_are_found_by_a_prefix_of_their_id(harness: Harness) {
     harness.create("Public", "@TGS#1 @TGS#10 @TGS#2 other 群聊 群组");
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let found = async |parameters: &str| -> Vec<String> {
         let answer = dashboard.json(&format!("{APP}/groups?{parameters}")).await;
         answer["groups"].as_array().unwrap().iter().map(|group| text(&group["group_id"])).collect()
@@ -238,11 +239,11 @@ async fn groups_are_found_by_how_they_begin(harness: Harness) {
     assert_eq!(found("prefix=%E7%BE%A4").await, ["群组", "群聊"]);
     assert_eq!(found("prefix=%40TGS%23&after=%40TGS%231").await, ["@TGS#10", "@TGS#2"]);
     assert_eq!(found("prefix=nothing").await, [""; 0]);
-    assert_eq!(found("prefix=%25").await, [""; 0], "a percent sign stands for nothing else");
+    assert_eq!(found("prefix=%25").await, [""; 0], "a percent sign is not a wildcard");
     assert_eq!(found("").await.len(), 6);
 }
 
-async fn a_group_is_found_with_its_history_whatever_its_id(harness: Harness) {
+async fn a_group_is_found_with_its_history_even_if_its_id_is_unusual(harness: Harness) {
     let odd = "<script>alert('&\"1%2F..')</script>\u{2028}é";
     harness.create("Public", "a b");
     harness.crawl().await;
@@ -250,7 +251,7 @@ async fn a_group_is_found_with_its_history_whatever_its_id(harness: Harness) {
     harness.crawl().await;
     harness.dissolve(odd);
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let mut encoded = String::new();
     odd.bytes().for_each(|byte| write!(encoded, "%{byte:02X}").unwrap());
     let answer = dashboard.json(&format!("{APP}/group?group_id={encoded}")).await;
@@ -265,9 +266,9 @@ async fn a_group_is_found_with_its_history_whatever_its_id(harness: Harness) {
     assert_eq!((unknown.status, unknown.error()), (404, "prod never had a group \"never\"".to_owned()));
 }
 
-async fn withheld_deletions_show_until_they_are_settled(mut harness: Harness) {
+async fn withheld_deletions_are_listed_until_they_are_settled(mut harness: Harness) {
     eventful(&mut harness).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let app = dashboard.json(APP).await["app_status"].clone();
     let [held] = &app["withheld"].as_array().unwrap()[..] else { panic!("{app}") };
     assert_eq!(
@@ -291,20 +292,20 @@ async fn withheld_deletions_show_until_they_are_settled(mut harness: Harness) {
     assert_eq!((&undone["held_count"], &undone["undeleted"]), (&2.into(), &2.into()));
 }
 
-async fn a_crawl_of_another_process_shows_while_it_runs(harness: Harness) {
+async fn a_crawl_of_another_process_is_shown_while_it_runs(harness: Harness) {
     harness.create("Public", "a b");
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let running = async || dashboard.json("/api/apps").await["apps"][0]["running_crawl"].clone();
     assert_eq!(running().await, Value::Null);
     let gate = harness.api.hold(At::Request(harness.request(2)));
-    let (crawler, stop) = (Arc::new(harness.another_crawler()), CancellationToken::new());
-    harness.begin_watching();
+    let (crawler, stop) = (Arc::new(harness.new_crawler()), CancellationToken::new());
+    harness.prepare_crawl();
     let crawl = tokio::spawn(async move { crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await });
     gate.reached().await;
     let seen = running().await;
     assert_eq!((&seen["crawl_id"], &seen["here"], &seen["host"]), (&2.into(), &false.into(), &"test".into()));
-    // The process is killed: its row says that it runs, but nobody holds the lease.
+    // The process is killed. Its crawl has the status running, but its lease has ended.
     crawl.abort();
     crawl.await.unwrap_err();
     gate.release();
@@ -314,10 +315,10 @@ async fn a_crawl_of_another_process_shows_while_it_runs(harness: Harness) {
     assert_eq!(newest["crawls"][0]["status"], "running");
 }
 
-async fn what_makes_no_sense_is_refused_with_a_sentence(harness: Harness) {
+async fn invalid_requests_are_refused_with_a_message(harness: Harness) {
     harness.create("Public", "a");
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     for (path, status, why) in [
         ("crawls?limit=0", 400, "limit must be a number from 1 to 500, not \"0\""),
         ("crawls?limit=501", 400, "limit must be a number from 1 to 500, not \"501\""),
@@ -379,8 +380,8 @@ async fn what_makes_no_sense_is_refused_with_a_sentence(harness: Harness) {
     }
 }
 
-async fn without_a_database_the_answer_says_so(harness: Harness) {
-    let dashboard = Dashboard::over(&harness.store).await;
+async fn without_a_database_the_answer_gives_the_reason(harness: Harness) {
+    let dashboard = Dashboard::for_store(&harness.store).await;
     harness.store.close().await;
     let answer = dashboard.get("/api/apps").await;
     assert_eq!(
@@ -398,13 +399,13 @@ async fn without_a_database_the_answer_says_so(harness: Harness) {
         (answer.status, answer.error()),
         (503, "the database is not open yet; see the log".to_owned())
     );
-    assert_eq!(dashboard.get("/").await.status, 200, "the page is there all the same");
+    assert_eq!(dashboard.get("/").await.status, 200, "the page itself is served");
 }
 
 #[tokio::test]
-async fn nothing_but_reading_is_possible_and_only_near_names_are_answered() {
+async fn only_reading_methods_and_loopback_hosts_are_accepted() {
     let harness = Harness::on(harness::crawl::Engine::Sqlite).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         for path in ["/", "/api/apps", "/assets/dashboard.js", "/nothing"] {
             assert_eq!(
@@ -415,7 +416,7 @@ async fn nothing_but_reading_is_possible_and_only_near_names_are_answered() {
         }
     }
     let hostile = b"GET /api/apps HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
-    assert_eq!(dashboard.say(hostile).await.status, 403);
+    assert_eq!(dashboard.send_raw(hostile).await.status, 403);
     for path in [
         "/assets/../mod.rs",
         "/assets/..%2f..%2fmod.rs",
@@ -434,11 +435,11 @@ async fn nothing_but_reading_is_possible_and_only_near_names_are_answered() {
 }
 
 #[tokio::test]
-async fn an_answer_that_has_not_changed_is_not_sent_again() {
+async fn an_unchanged_answer_is_not_sent_again() {
     let harness = Harness::on(harness::crawl::Engine::Sqlite).await;
     harness.create("Public", "a");
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     for path in
         ["/", "/assets/dashboard.css", "/assets/uPlot.iife.min.js", "/api/apps", &format!("{APP}/crawls")]
     {
@@ -462,9 +463,9 @@ async fn an_answer_that_has_not_changed_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn the_page_comes_in_the_language_of_its_reader() {
+async fn the_page_is_in_the_language_of_the_browser() {
     let harness = Harness::on(harness::crawl::Engine::Sqlite).await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     for (path, accept, lang) in [
         ("/", "zh-CN,zh;q=0.9", "zh-CN"),
         ("/", "en-GB", "en"),
@@ -474,13 +475,14 @@ async fn the_page_comes_in_the_language_of_its_reader() {
         let answer = dashboard.ask("GET", path, &format!("Accept-Language: {accept}\r\n")).await;
         assert!(answer.body.contains(&format!("<html lang=\"{lang}\">")), "{path} {accept}");
         assert!(answer.has_header("vary: accept-language"), "{}", answer.head);
-        assert!(!answer.body.contains('{'), "a place that was not filled in: {}", answer.body);
+        assert!(!answer.body.contains('{'), "an unreplaced placeholder: {}", answer.body);
     }
     assert_eq!(dashboard.get("/?lang=fr").await.status, 400);
     assert_eq!(dashboard.get("/?x=1").await.status, 400);
 }
 
-/// The chart library is as its registry serves it; whoever brings another version notes it here.
+/// The chart library is an unmodified copy of the published package. Update these checksums with
+/// its version.
 #[test]
 fn the_vendored_chart_library_is_the_package_unchanged() {
     use sha2::{Digest as _, Sha256};

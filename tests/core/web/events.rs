@@ -18,7 +18,7 @@ async fn events_come_oldest_first_with_the_cursor_to_continue_with(harness: Harn
     harness.crawl().await;
     harness.create("Public", "c");
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     let first = dashboard.json(&format!("{EVENTS}?after=0&limit=1")).await;
     assert_eq!(
         (&first["events"][0]["group_id"], &first["events"][0]["event"]),
@@ -33,7 +33,7 @@ async fn events_come_oldest_first_with_the_cursor_to_continue_with(harness: Harn
 
 async fn a_malformed_cursor_is_an_error(harness: Harness) {
     harness.crawl().await;
-    let dashboard = Dashboard::over(&harness.store).await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
     for (cursor, why) in [
         ("after=-1", "after must be an event_id, or 0 for the start, not \"-1\""),
         ("after=x", "after must be an event_id, or 0 for the start, not \"x\""),

@@ -1,5 +1,5 @@
-//! What a client may do to a listener, and what a listener does to its clients. Where time is bounded it is set, not
-//! waited for.
+//! Limits and security headers of the HTTP listeners. Most tests that depend on time pause tokio's
+//! clock, so that they do not wait.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// More connections than a listener keeps open.
 const TOO_MANY: usize = 300;
-/// What a health check may take, whatever clients do.
-const ONE_SECOND: Duration = Duration::from_secs(1);
+/// The maximum time of a health check, whatever other clients do.
+const MAX_HEALTH_TIME: Duration = Duration::from_secs(1);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 struct Served {
@@ -40,7 +40,7 @@ fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// The hosts of a listener on loopback without names of its own.
+/// The hosts that a listener on loopback accepts without configured names.
 fn localhost() -> AllowedHosts {
     AllowedHosts::of(&loopback().into(), &[])
 }
@@ -58,7 +58,7 @@ impl Served {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// The whole answer to a request that says no more on this connection.
+    /// Sends a request and returns the complete answer. The server closes the connection.
     async fn ask(&self, request: &str) -> String {
         let mut connection = self.connect().await;
         connection.write_all(request.as_bytes()).await.unwrap();
@@ -93,7 +93,7 @@ async fn rest_of(connection: &mut (impl AsyncRead + Unpin)) -> io::Result<String
 }
 
 #[tokio::test]
-async fn a_page_is_read_with_get_and_head_and_nothing_else() {
+async fn only_get_and_head_are_allowed() {
     let served = serve(localhost()).await;
     let answer = served.get("/hello").await;
     assert_eq!((status(&answer), body(&answer)), ("200 OK", "hello\n"));
@@ -110,7 +110,7 @@ async fn a_page_is_read_with_get_and_head_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn every_answer_tells_browsers_to_be_careful() {
+async fn every_answer_has_the_security_headers() {
     let served = serve(localhost()).await;
     for path in ["/hello", "/other", "/panics"] {
         let answer = served.get(path).await;
@@ -127,7 +127,7 @@ async fn every_answer_tells_browsers_to_be_careful() {
 }
 
 #[tokio::test]
-async fn a_page_of_somebody_elses_cannot_have_its_name_lead_here() {
+async fn a_host_header_with_a_foreign_name_is_refused_against_dns_rebinding() {
     let served = serve(localhost()).await;
     for near in ["localhost", "LOCALHOST:9878", "tim.localhost", "127.0.0.1:9878", "[::1]:9878", "192.0.2.7"]
     {
@@ -160,7 +160,7 @@ async fn configured_names_are_accepted_besides_localhost_and_addresses() {
 }
 
 #[tokio::test]
-async fn without_names_a_listener_that_others_can_reach_accepts_any_host() {
+async fn without_names_a_listener_that_is_not_on_loopback_accepts_any_host() {
     let names = ["im.example.com".to_owned()];
     for (address, without_names, with_names) in [
         ("127.0.0.1:1", false, false),
@@ -177,7 +177,7 @@ async fn without_names_a_listener_that_others_can_reach_accepts_any_host() {
 }
 
 #[tokio::test]
-async fn a_page_that_panics_fails_alone_and_says_nothing_of_its_inside() {
+async fn a_panic_fails_only_its_request_and_reveals_no_details() {
     let served = serve(localhost()).await;
     let answer = served.get("/panics").await;
     assert_eq!(status(&answer), "500 Internal Server Error");
@@ -186,7 +186,7 @@ async fn a_page_that_panics_fails_alone_and_says_nothing_of_its_inside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_hangs_is_given_up() {
+async fn a_page_that_hangs_is_aborted() {
     let served = serve(localhost()).await;
     let asked = Instant::now();
     assert_eq!(served.status("GET", "/hangs", "localhost").await, "503 Service Unavailable");
@@ -194,21 +194,22 @@ async fn a_page_that_hangs_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_slow_to_ask_is_cut_off() {
+async fn a_client_that_sends_its_request_too_slowly_is_disconnected() {
     let served = serve(localhost()).await;
-    for said in ["", "GET /hello HTTP/1.1\r\nHo", "GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+    for sent in ["", "GET /hello HTTP/1.1\r\nHo", "GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
         let mut connection = served.connect().await;
-        connection.write_all(said.as_bytes()).await.unwrap();
+        connection.write_all(sent.as_bytes()).await.unwrap();
         let asked = Instant::now();
         rest_of(&mut connection).await.unwrap();
-        assert!(asked.elapsed() < Duration::from_secs(6), "{said:?} {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(6), "{sent:?} {:?}", asked.elapsed());
     }
 }
 
 #[tokio::test]
 async fn a_request_has_a_small_head_and_no_body() {
     let served = serve(localhost()).await;
-    // No byte more than is read before the answer: an unread one would break the connection.
+    // The head has exactly as many bytes as the listener reads. Unread bytes would reset the
+    // connection.
     let long = format!("GET /hello HTTP/1.1\r\nHost: localhost\r\nCookie: {}", "x".repeat(MAX_HEAD_BYTES));
     assert_eq!(status(&served.ask(&long[..MAX_HEAD_BYTES]).await), "431 Request Header Fields Too Large");
     let head =
@@ -216,8 +217,9 @@ async fn a_request_has_a_small_head_and_no_body() {
     assert_eq!(status(&served.ask(head).await), "413 Payload Too Large");
 }
 
-/// A client that sends the head of a request so slowly that it never ends, and comes again when it is cut off.
-async fn trickle(address: SocketAddr) {
+/// Sends the head of a request so slowly that it never ends, and connects again when it is
+/// disconnected.
+async fn send_slowly(address: SocketAddr) {
     loop {
         let Ok(mut connection) = TcpStream::connect(address).await else { continue };
         while connection.write_all(b"GET /hello HTTP/1.1\r\nX: ").await.is_ok() {
@@ -233,11 +235,11 @@ async fn trickle(address: SocketAddr) {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_answers_within_a_second_while_three_hundred_clients_are_slow() {
     let served = serve(localhost()).await;
-    let clients: Vec<_> = (0..TOO_MANY).map(|_| tokio::spawn(trickle(served.address))).collect();
+    let clients: Vec<_> = (0..TOO_MANY).map(|_| tokio::spawn(send_slowly(served.address))).collect();
     for path in ["/healthz", "/hello", "/healthz", "/hello", "/healthz"] {
         let asked = Instant::now();
         assert_eq!(served.status("GET", path, "localhost").await, "200 OK", "{path}");
-        assert!(asked.elapsed() < ONE_SECOND, "{path} {:?}", asked.elapsed());
+        assert!(asked.elapsed() < MAX_HEALTH_TIME, "{path} {:?}", asked.elapsed());
     }
     clients.iter().for_each(JoinHandle::abort);
 }
@@ -253,14 +255,14 @@ async fn health_answers_within_a_second_while_three_hundred_requests_hang() {
     }
     let asked = Instant::now();
     assert_eq!(served.status("GET", "/healthz", "localhost").await, "200 OK");
-    assert!(asked.elapsed() < ONE_SECOND, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < MAX_HEALTH_TIME, "{:?}", asked.elapsed());
     let busy = served.get("/hello").await;
     assert_eq!(status(&busy), "503 Service Unavailable");
     assert!(busy.contains("\r\nretry-after: 1\r\n"), "{busy}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_client_is_displaced_and_one_that_asks_is_not() {
+async fn over_the_limit_an_idle_client_is_disconnected_and_a_new_one_is_served() {
     let served = serve(localhost()).await;
     let mut oldest = served.connect().await;
     let mut idle = Vec::new();
@@ -272,12 +274,12 @@ async fn an_idle_client_is_displaced_and_one_that_asks_is_not() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_for_its_owner_and_group_and_is_removed_at_the_stop() {
+async fn a_unix_socket_is_accessible_to_its_owner_and_group_and_removed_at_the_stop() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.sock");
     let address = ListenAddress::Unix(path.clone());
-    // A killed process leaves its socket behind.
+    // A killed process does not remove its socket.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listener = Listener::bind("metrics.listen", address.clone()).await.unwrap();
     assert_eq!(listener.address().to_string(), format!("unix:{}", path.display()));
@@ -306,7 +308,7 @@ async fn a_unix_socket_is_for_its_owner_and_group_and_is_removed_at_the_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_closes_idle_connections_at_once_and_gives_answers_two_seconds() {
+async fn a_stop_closes_idle_connections_at_once_and_allows_two_seconds_for_answers() {
     let served = serve(localhost()).await;
     let mut idle = served.connect().await;
     idle.write_all(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
@@ -314,7 +316,8 @@ async fn a_stop_closes_idle_connections_at_once_and_gives_answers_two_seconds() 
     idle.read_exact(&mut first).await.unwrap();
     let mut hanging = served.connect().await;
     hanging.write_all(request("GET", "/hangs", "localhost").as_bytes()).await.unwrap();
-    // A connection that was made later has been answered: so the hanging one is being served.
+    // Connections are accepted in order, so the hanging one is being served once a later one is
+    // answered.
     assert_eq!(served.status("GET", "/hello", "localhost").await, "200 OK");
     let stopped = Instant::now();
     served.stop.cancel();
@@ -322,11 +325,11 @@ async fn a_stop_closes_idle_connections_at_once_and_gives_answers_two_seconds() 
     assert_eq!(rest_of(&mut hanging).await.unwrap(), "");
     served.task.await.unwrap();
     assert!(stopped.elapsed() <= Duration::from_secs(3), "{:?}", stopped.elapsed());
-    assert!(TcpStream::connect(served.address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(served.address).await.is_err(), "the listener is closed");
 }
 
 #[tokio::test]
-async fn a_listener_that_cannot_be_opened_says_which_why_and_what_to_do() {
+async fn a_listener_that_cannot_be_opened_reports_the_setting_the_reason_and_the_remedy() {
     let taken = std::net::TcpListener::bind(loopback()).unwrap();
     let address = taken.local_addr().unwrap();
     let why = Listener::bind("metrics.listen", address).await.unwrap_err().to_string();
@@ -336,7 +339,7 @@ async fn a_listener_that_cannot_be_opened_says_which_why_and_what_to_do() {
     );
     assert!(why.ends_with("stop it, write another port, or \"\" for none"), "{why}");
 
-    // An address for documents, which nobody has.
+    // An address from a block that is reserved for documentation, which no machine has.
     let foreign = "192.0.2.7:9878".parse::<SocketAddr>().unwrap();
     let why = Listener::bind("dashboard.listen", foreign).await.unwrap_err().to_string();
     assert!(why.starts_with("cannot listen on 192.0.2.7:9878 (dashboard.listen): Cannot assign"), "{why}");

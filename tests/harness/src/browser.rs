@@ -1,4 +1,5 @@
-//! A real Chromium without a window, told what to do over its debugging pipe. `CHROMIUM` names its program.
+//! A headless Chromium, controlled over its debugging pipe. `CHROMIUM` is the path of another
+//! program.
 
 use std::io;
 use std::path::Path;
@@ -16,17 +17,17 @@ use tokio::time::timeout;
 
 use crate::dashboard::Dashboard;
 
-/// A browser has a dozen processes: one at a time is enough for a small machine.
+/// A browser has about a dozen processes, so only one runs at a time.
 static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
-/// For anything that the browser is asked for.
-const PATIENCE: Duration = Duration::from_secs(150);
+/// Maximum time to wait for an answer of the browser.
+const TIMEOUT: Duration = Duration::from_secs(150);
 
-/// One page of a browser of its own.
+/// A browser process with one page.
 pub struct Browser {
     _process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    asked: u64,
+    request_id: u64,
     page: Option<String>,
     events: Vec<Value>,
     user_agent: String,
@@ -34,21 +35,21 @@ pub struct Browser {
     _turn: SemaphorePermit<'static>,
 }
 
-/// Who looks at the page, and with what.
+/// The screen and the preferences of a user.
 #[derive(Clone, Copy, Debug)]
-pub struct Reader {
+pub struct UserProfile {
     pub width: u32,
     pub height: u32,
     pub language: &'static str,
     pub dark: bool,
     pub timezone: &'static str,
-    /// Pixels of the screen for one of the page.
+    /// Screen pixels per CSS pixel.
     pub scale: f64,
 }
 
-pub const DESKTOP: Reader =
-    Reader { width: 1280, height: 900, language: "en-GB", dark: false, timezone: "UTC", scale: 1.0 };
-pub const PHONE: Reader = Reader { width: 360, height: 740, ..DESKTOP };
+pub const DESKTOP: UserProfile =
+    UserProfile { width: 1280, height: 900, language: "en-GB", dark: false, timezone: "UTC", scale: 1.0 };
+pub const PHONE: UserProfile = UserProfile { width: 360, height: 740, ..DESKTOP };
 
 fn program() -> String {
     let named = std::env::var("CHROMIUM").ok();
@@ -64,7 +65,7 @@ impl Browser {
         let turn = ONE_AT_A_TIME.acquire().await.unwrap();
         let profile = tempfile::tempdir().unwrap();
         let folder = profile.path().display();
-        // The pipe is at its descriptors 3 and 4.
+        // Chromium reads commands from file descriptor 3 and writes answers to 4.
         let mut process = Command::new("sh")
             .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", &program()])
             .args([
@@ -89,7 +90,7 @@ impl Browser {
             _process: process,
             input,
             output,
-            asked: 0,
+            request_id: 0,
             page: None,
             events: Vec::new(),
             user_agent: String::new(),
@@ -101,8 +102,8 @@ impl Browser {
         browser
     }
 
-    /// Shows an address on a new page.
-    pub async fn open(&mut self, url: &str, reader: Reader) {
+    /// Opens a URL in a new page.
+    pub async fn open(&mut self, url: &str, user: UserProfile) {
         self.page = None;
         self.events.clear();
         let context = self.call("Target.createBrowserContext", json!({ "disposeOnDetach": true })).await;
@@ -115,7 +116,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log", "Network", "DOM", "Accessibility"] {
             self.call(&format!("{domain}.enable"), json!({})).await;
         }
-        let Reader { width, height, language, dark, timezone, scale } = reader;
+        let UserProfile { width, height, language, dark, timezone, scale } = user;
         let agent = json!({ "userAgent": self.user_agent, "acceptLanguage": language });
         self.call("Emulation.setUserAgentOverride", agent).await;
         self.call("Emulation.setTimezoneOverride", json!({ "timezoneId": timezone })).await;
@@ -130,16 +131,16 @@ impl Browser {
         self.call("Page.navigate", json!({ "url": url })).await;
     }
 
-    /// What JavaScript makes of an expression, awaited.
+    /// Evaluates a JavaScript expression and awaits its result.
     pub async fn eval(&mut self, expression: &str) -> Value {
-        let question = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let answer = self.call("Runtime.evaluate", question).await;
+        let parameters = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let answer = self.call("Runtime.evaluate", parameters).await;
         assert!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
         answer["result"]["value"].clone()
     }
 
     /// Waits until an expression is true.
-    pub async fn until(&mut self, expression: &str) {
+    pub async fn wait_until(&mut self, expression: &str) {
         let condition = format!(
             "new Promise((done) => {{
                const end = Date.now() + 90000;
@@ -151,18 +152,18 @@ impl Browser {
                look();
              }})"
         );
-        let came = self.eval(&condition).await;
-        if came != true {
+        let is_true = self.eval(&condition).await;
+        if is_true != true {
             let text = self.eval("document.body.innerText").await;
             panic!(
-                "never: {expression}\n{:?}\non a page that says\n{}",
-                self.complaints(),
+                "timed out waiting for {expression}\n{:?}\nthe page shows\n{}",
+                self.console_messages(),
                 text.as_str().unwrap()
             );
         }
     }
 
-    /// All that a reader can see, or is told.
+    /// Returns the visible text of the page.
     pub async fn text(&mut self) -> String {
         self.eval("document.body.innerText").await.as_str().unwrap().to_owned()
     }
@@ -172,7 +173,7 @@ impl Browser {
         self.eval(&format!("document.querySelector({selector}).click()")).await;
     }
 
-    /// Presses a key: Tab, Enter, Space, or what it writes.
+    /// Presses a key: Tab, Enter, Space, or a character.
     pub async fn press(&mut self, key: &str) {
         let (code, number, text) = match key {
             "Tab" => ("Tab", 9, ""),
@@ -188,13 +189,13 @@ impl Browser {
         }
     }
 
-    /// Writes at the focus.
+    /// Types text into the focused element.
     pub async fn write(&mut self, text: &str) {
         self.call("Input.insertText", json!({ "text": text })).await;
     }
 
-    /// Roles and names as a screen reader gets them, in order.
-    pub async fn spoken(&mut self) -> Vec<(String, String)> {
+    /// Returns roles and names of the accessibility tree, in order.
+    pub async fn accessibility_tree(&mut self) -> Vec<(String, String)> {
         let tree = self.call("Accessibility.getFullAXTree", json!({})).await;
         let nodes = tree["nodes"].as_array().unwrap();
         let text = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
@@ -205,24 +206,24 @@ impl Browser {
             .collect()
     }
 
-    /// A picture of the page from its top, as PNG; all of it, or what the screen shows.
-    pub async fn picture(&mut self, whole: bool) -> Vec<u8> {
+    /// Returns a screenshot as PNG: the entire page, or the part that fits on the screen.
+    pub async fn screenshot(&mut self, full_page: bool) -> Vec<u8> {
         let metrics = self.call("Page.getLayoutMetrics", json!({})).await;
-        let size = if whole { &metrics["cssContentSize"] } else { &metrics["cssLayoutViewport"] };
-        let (width, height) = if whole {
+        let size = if full_page { &metrics["cssContentSize"] } else { &metrics["cssLayoutViewport"] };
+        let (width, height) = if full_page {
             (size["width"].clone(), size["height"].clone())
         } else {
             (size["clientWidth"].clone(), size["clientHeight"].clone())
         };
         let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
-        let question = json!({ "format": "png", "captureBeyondViewport": whole, "clip": clip });
-        let answer = self.call("Page.captureScreenshot", question).await;
+        let parameters = json!({ "format": "png", "captureBeyondViewport": full_page, "clip": clip });
+        let answer = self.call("Page.captureScreenshot", parameters).await;
         BASE64_STANDARD.decode(answer["data"].as_str().unwrap()).unwrap()
     }
 
-    /// What the page, or the browser about it, has complained of: errors, warnings, refusals by policy.
-    pub fn complaints(&self) -> Vec<String> {
-        let complaint = |event: &Value| match event["method"].as_str() {
+    /// Returns exceptions, console messages, and errors and warnings of the browser.
+    pub fn console_messages(&self) -> Vec<String> {
+        let console_message = |event: &Value| match event["method"].as_str() {
             Some("Runtime.exceptionThrown") => Some(event["params"].to_string()),
             Some("Runtime.consoleAPICalled") => Some(event["params"]["args"].to_string()),
             Some("Log.entryAdded") => {
@@ -231,18 +232,18 @@ impl Browser {
             }
             _ => None,
         };
-        self.events.iter().filter_map(complaint).collect()
+        self.events.iter().filter_map(console_message).collect()
     }
 
-    /// Every address that the page asked for.
-    pub fn asked_for(&self) -> Vec<String> {
+    /// Returns the URL of every request that the page made.
+    pub fn requested_urls(&self) -> Vec<String> {
         let requests = self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
         requests.map(|event| event["params"]["request"]["url"].as_str().unwrap().to_owned()).collect()
     }
 
     async fn call(&mut self, method: &str, parameters: Value) -> Value {
-        self.asked += 1;
-        let mut message = json!({ "id": self.asked, "method": method, "params": parameters });
+        self.request_id += 1;
+        let mut message = json!({ "id": self.request_id, "method": method, "params": parameters });
         if let Some(page) = &self.page {
             message["sessionId"] = json!(page);
         }
@@ -253,11 +254,11 @@ impl Browser {
             loop {
                 let mut bytes = Vec::new();
                 if self.output.read_until(0, &mut bytes).await? == 0 {
-                    return Err(io::Error::other("Chromium has gone"));
+                    return Err(io::Error::other("Chromium closed the pipe"));
                 }
                 bytes.pop();
                 let message: Value = serde_json::from_slice(&bytes)?;
-                if message["id"] == self.asked {
+                if message["id"] == self.request_id {
                     return Ok(message);
                 }
                 if message["method"].is_string() && message["sessionId"].as_str() == self.page.as_deref() {
@@ -265,7 +266,7 @@ impl Browser {
                 }
             }
         };
-        let answer = timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("{method}: no answer"));
+        let answer = timeout(TIMEOUT, answer).await.unwrap_or_else(|_| panic!("{method}: no answer"));
         let mut answer = answer.unwrap_or_else(|error| panic!("{method}: {error}"));
         assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
         answer["result"].take()
@@ -273,20 +274,21 @@ impl Browser {
 }
 
 impl Browser {
-    /// Nothing was complained of, nobody else was asked, and nothing is wider than the screen.
+    /// Asserts that there are no console messages, no requests to other hosts, and no element wider
+    /// than the screen.
     pub async fn assert_clean(&mut self, dashboard: &Dashboard) {
-        assert_eq!(self.complaints(), [""; 0]);
+        assert_eq!(self.console_messages(), [""; 0]);
         let own = format!("http://{}/", dashboard.address);
-        let elsewhere: Vec<String> =
-            self.asked_for().into_iter().filter(|url| !url.starts_with(&own)).collect();
-        assert_eq!(elsewhere, [""; 0]);
+        let other_hosts: Vec<String> =
+            self.requested_urls().into_iter().filter(|url| !url.starts_with(&own)).collect();
+        assert_eq!(other_hosts, [""; 0]);
         let too_wide = "[...document.querySelectorAll('body *')].filter((one) => !one.closest('.scroll, .unseen, .plot') \
              && one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML.slice(0, 200))";
         assert_eq!(self.eval(too_wide).await, json!([]));
         assert_eq!(self.eval("document.documentElement.scrollWidth <= innerWidth").await, true);
     }
 
-    /// The rules of the W3C's guidelines that a program can check.
+    /// Asserts the rules of WCAG that axe can check.
     pub async fn assert_accessible(&mut self) {
         let rules = crate::root().join("target/axe/axe_playwright_python/axe.min.js");
         let rules = std::fs::read_to_string(rules).expect("tests/run installs axe");

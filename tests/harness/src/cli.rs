@@ -1,4 +1,4 @@
-//! The program as people and scripts meet it: commands, output, exit codes.
+//! The program as users and scripts see it: commands, output, exit codes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::program::{Service, program};
 
-/// A folder with a configuration and a key, and the simulated API it names.
+/// A folder with a configuration and a key, and the simulated API that the configuration names.
 pub struct CliHarness {
     pub api: Simulator,
     pub folder: TempDir,
@@ -35,7 +35,7 @@ impl CliHarness {
         std::fs::set_permissions(self.path("app.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Writes a configuration with these lines more in the app's section.
+    /// Writes the configuration, with these lines added to the app's section.
     pub fn configure(&self, lines: &str) {
         let text = format!(
             "[database]\nurl = \"sqlite:groups.db\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n\
@@ -46,7 +46,7 @@ impl CliHarness {
     }
 
     pub fn service(&self) -> Service {
-        Service::by(self.command(&["run"]))
+        Service::spawn(self.command(&["run"]))
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -56,11 +56,11 @@ impl CliHarness {
         command
     }
 
-    pub async fn run(&self, arguments: &[&str]) -> Ended {
+    pub async fn run(&self, arguments: &[&str]) -> CommandOutput {
         let mut command = self.command(arguments);
-        // The simulated API runs on this runtime, so nothing may block it.
+        // The simulated API runs on this runtime, so the runtime must not be blocked.
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        Ended::from(output)
+        CommandOutput::from(output)
     }
 
     pub async fn query(&self, sql: &str) -> String {
@@ -69,34 +69,35 @@ impl CliHarness {
     }
 }
 
-/// How a command ended.
+/// Exit code and output of a command.
 #[derive(Debug)]
-pub struct Ended {
+pub struct CommandOutput {
     pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+    pub stdout: String,
+    pub stderr: String,
 }
 
-impl Ended {
-    /// The result of a command that was asked for JSON, whose document has the code it ended with.
+impl CommandOutput {
+    /// Returns `result` of the JSON document that the command printed. Checks that its `exit_code`
+    /// is the actual one.
     pub fn result(&self) -> serde_json::Value {
-        let mut document: serde_json::Value = serde_json::from_str(&self.out).unwrap();
+        let mut document: serde_json::Value = serde_json::from_str(&self.stdout).unwrap();
         assert_eq!(document["exit_code"].as_i64(), self.code.map(i64::from), "{self:?}");
         document["result"].take()
     }
 }
 
-impl From<Output> for Ended {
+impl From<Output> for CommandOutput {
     fn from(output: Output) -> Self {
         Self {
             code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
 }
 
-/// The answer to a query on an SQLite file.
+/// Runs a query on an SQLite file.
 pub async fn rows(database: &Path, sql: &str) -> Vec<Vec<String>> {
     use sqlx::{AssertSqlSafe, Row as _};
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database).read_only(true);
@@ -111,7 +112,7 @@ pub async fn rows(database: &Path, sql: &str) -> Vec<Vec<String>> {
 }
 
 impl CliHarness {
-    /// Serves the metrics at a port that the system chooses.
+    /// Changes the configuration so that metrics are served on a port that the system chooses.
     pub fn serve_metrics(&self) {
         let config = std::fs::read_to_string(self.path("config.toml")).unwrap();
         let config = config.replace("[metrics]\nlisten = \"\"", "[metrics]\nlisten = \"127.0.0.1:0\"");
@@ -120,14 +121,14 @@ impl CliHarness {
     }
 }
 
-/// The daemon of this command, and where it serves its metrics.
-pub async fn serving(command: Command) -> (Service, String) {
-    let (daemon, line) = Service::by(command).says_line("serving /metrics").await;
+/// Starts the daemon. Also returns the address at which it serves its metrics.
+pub async fn start_with_metrics(command: Command) -> (Service, String) {
+    let (daemon, line) = Service::spawn(command).wait_for_log_line("serving /metrics").await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     (daemon, line["address"].as_str().unwrap().to_owned())
 }
 
-/// The status, the head and the body of an answer.
+/// Sends a GET request. Returns status, headers and body of the answer.
 pub async fn get(address: &str, path: &str) -> (String, String, String) {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");

@@ -1,7 +1,8 @@
 //! [`Harness`]: a simulated API, a database, and a crawler between them.
 //!
-//! The clock moves only when an hour passes before each crawl and a second with each request. So every event has its own
-//! time, which a test can name. Tests read the database through the public views.
+//! The clock advances by an hour before each crawl and by a second with each request, and not
+//! otherwise. So every event has a different time that a test can predict. Tests read the database
+//! through the public views.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,28 +25,29 @@ use tokio_util::sync::CancellationToken;
 use crate::readers::{EventReader, assert_spans_match_events};
 use crate::store::{Location, TestDatabase};
 
-/// The databases that every story runs on.
+/// The databases that every end-to-end test runs on.
 #[derive(Clone, Copy, Debug)]
 pub enum Engine {
     Sqlite,
     Postgres,
 }
 
-/// Declares stories, each an `async fn(Harness)`, as tests on every engine. Plain `cargo test` ignores those on PostgreSQL.
+/// Declares end-to-end tests for both engines. Each is an `async fn(Harness)`. Plain `cargo test`
+/// ignores the tests on PostgreSQL.
 #[macro_export]
 macro_rules! crawl_tests {
-    ($($story:ident),+ $(,)?) => {
+    ($($test:ident),+ $(,)?) => {
         mod sqlite {
             $(#[tokio::test]
-            async fn $story() {
-                super::$story($crate::crawl::Harness::on($crate::crawl::Engine::Sqlite).await).await;
+            async fn $test() {
+                super::$test($crate::crawl::Harness::on($crate::crawl::Engine::Sqlite).await).await;
             })+
         }
         mod postgres {
             $(#[tokio::test]
             #[ignore = "needs PostgreSQL: tests/run"]
-            async fn $story() {
-                super::$story($crate::crawl::Harness::on($crate::crawl::Engine::Postgres).await).await;
+            async fn $test() {
+                super::$test($crate::crawl::Harness::on($crate::crawl::Engine::Postgres).await).await;
             })+
         }
     };
@@ -55,11 +57,12 @@ macro_rules! crawl_tests {
 pub const ON_COMMAND: CrawlRequest = CrawlRequest { trigger: Trigger::Command, due_at: None };
 
 /// Formats a time as the views do.
-pub fn stamp(time: DateTime<Utc>) -> String {
+pub fn format_time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// The status of a crawl, followed by its reason code and the API's error code, if there are any.
+/// Returns the status of a crawl, followed by its reason code and the API's error code, if there
+/// are any.
 pub fn outcome(report: &CrawlReport) -> String {
     let mut line = report.status.to_string();
     if let Some(reason) = &report.reason {
@@ -71,12 +74,12 @@ pub fn outcome(report: &CrawlReport) -> String {
     line
 }
 
-/// The text of a crawl's reason, empty if it has none.
-pub fn why(report: &CrawlReport) -> &str {
+/// Returns the text of a crawl's reason, or an empty string if it has none.
+pub fn reason_text(report: &CrawlReport) -> &str {
     report.reason.as_ref().map_or("", |reason| reason.text.as_str())
 }
 
-/// The ids of groups.
+/// Returns the ids of groups without their types.
 pub fn ids(groups: &BTreeMap<String, String>) -> BTreeSet<String> {
     groups.keys().cloned().collect()
 }
@@ -95,8 +98,8 @@ pub struct Harness {
     pub group_types: Vec<GroupType>,
     pub page_limit: u32,
     pub max_shortfall: f64,
-    /// Withholds nothing by default.
-    pub guard: DeletionPolicy,
+    /// The limits of the guard allow all deletions by default.
+    pub deletion: DeletionPolicy,
     pub timezone: Tz,
     pub retention: Retention,
     pub request_interval: Duration,
@@ -104,48 +107,48 @@ pub struct Harness {
     pub retry_for: Duration,
     pub engine: Engine,
     pub db: TestDatabase,
-    upstream: Arc<Mutex<Upstream>>,
-    /// The current crawler, and the settings it was made from.
+    api_state: Arc<Mutex<ApiState>>,
+    /// The current crawler and the settings it was created from.
     crawler: Mutex<Option<(String, Arc<Crawler>)>>,
-    /// `first_seen_at` and whether it is in the baseline, of every group ever read.
+    /// `first_seen_at` and `in_baseline` of every group that a check has read. Neither may change.
     origins: Mutex<BTreeMap<String, (String, String)>>,
     event_reader: EventReader,
-    latest: Latest,
+    latest_time: LatestTime,
     /// The last crawl whose deletions were compared with the API.
-    last_judged: Mutex<i64>,
-    wrong_marks: Mutex<u64>,
+    last_checked: Mutex<i64>,
+    wrong_deletions: Mutex<u64>,
 }
 
-/// What is known of, and scripted for, the API during crawls.
+/// State of the simulated API that is tracked or scripted for the current crawl.
 #[derive(Default)]
-struct Upstream {
+struct ApiState {
     /// Groups that existed at every request since the last crawl began.
-    standing: BTreeMap<String, Standing>,
+    existing: BTreeMap<String, ExistingGroup>,
     actions: Vec<(u64, ScriptedAction)>,
-    /// The lists repeat the same wrong answer. Without `guard.confirm` that excuses a wrong deletion.
-    lists_lie: bool,
-    /// `get_group_info` repeats the same wrong answer, which excuses a wrong deletion.
-    info_lies: bool,
+    /// True if the lists are consistently wrong. Without `deletion.confirm` that excuses a wrong
+    /// deletion.
+    lists_are_wrong: bool,
+    /// True if `get_group_info` is consistently wrong. That excuses a wrong deletion.
+    info_is_wrong: bool,
 }
 
-/// A group that existed at every request since the last crawl began.
-struct Standing {
+struct ExistingGroup {
     group_type: String,
-    /// It was recreated with another type meanwhile.
+    /// True if the group was recreated with another type since then.
     retyped: bool,
 }
 
-/// The latest time of the clock, and whether the clock was ever set back.
+/// The latest time of the clock, and true if the clock was ever set back.
 #[derive(Clone, Default)]
-struct Latest(Arc<Mutex<(DateTime<Utc>, bool)>>);
+struct LatestTime(Arc<Mutex<(DateTime<Utc>, bool)>>);
 
-impl Latest {
-    /// Returns the latest time, and true if the clock was never set back.
-    fn note(&self, now: DateTime<Utc>) -> (String, bool) {
-        let mut latest = lock(&self.0);
-        latest.1 |= now < latest.0;
-        latest.0 = latest.0.max(now);
-        (stamp(latest.0), !latest.1)
+impl LatestTime {
+    /// Records the time. Returns the latest time, and true if the clock was never set back.
+    fn record(&self, now: DateTime<Utc>) -> (String, bool) {
+        let mut latest_time = lock(&self.0);
+        latest_time.1 |= now < latest_time.0;
+        latest_time.0 = latest_time.0.max(now);
+        (format_time(latest_time.0), !latest_time.1)
     }
 }
 
@@ -157,11 +160,11 @@ impl Harness {
             Engine::Sqlite => TestDatabase::sqlite().await,
             Engine::Postgres => TestDatabase::postgres().await,
         };
-        Self::beside(db, engine).await
+        Self::with_database(db, engine).await
     }
 
-    /// A harness on this database.
-    pub async fn beside(db: TestDatabase, engine: Engine) -> Self {
+    /// Returns a harness on this database.
+    pub async fn with_database(db: TestDatabase, engine: Engine) -> Self {
         let clock = Clock::fixed_at("2026-03-01T08:00:00Z".parse().unwrap());
         let settings = Settings { clock: clock.clone(), ..Settings::default() };
         let harness = Self {
@@ -172,7 +175,7 @@ impl Harness {
             group_types: group_types(&["Public", "Private"]),
             page_limit: 3,
             max_shortfall: 0.0,
-            guard: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
+            deletion: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
             timezone: Tz::UTC,
             retention: Retention::default(),
             request_interval: Duration::ZERO,
@@ -180,19 +183,19 @@ impl Harness {
             retry_for: Duration::from_millis(50),
             engine,
             db,
-            upstream: Arc::default(),
+            api_state: Arc::default(),
             crawler: Mutex::default(),
             origins: Mutex::default(),
             event_reader: EventReader::default(),
-            latest: Latest::default(),
-            last_judged: Mutex::default(),
-            wrong_marks: Mutex::default(),
+            latest_time: LatestTime::default(),
+            last_checked: Mutex::default(),
+            wrong_deletions: Mutex::default(),
         };
-        harness.watch_the_api();
+        harness.install_request_hook();
         harness
     }
 
-    /// A new harness on the same engine, with an empty database.
+    /// Returns a new harness on the same engine, with an empty database and default settings.
     pub async fn fresh(&self) -> Self {
         Self::on(self.engine).await
     }
@@ -200,18 +203,18 @@ impl Harness {
     /// Replaces the API by a new one without groups.
     pub async fn with_api(mut self, settings: Settings) -> Self {
         self.api = Simulator::start(Settings { clock: self.clock.clone(), ..settings }).await.unwrap();
-        self.watch_the_api();
+        self.install_request_hook();
         self
     }
 
-    fn watch_the_api(&self) {
-        let (upstream, clock) = (Arc::clone(&self.upstream), self.clock.clone());
+    fn install_request_hook(&self) {
+        let (api_state, clock) = (Arc::clone(&self.api_state), self.clock.clone());
         self.api.on_request(move |api, request| {
             clock.set(clock.now() + Duration::from_secs(1));
             let due: Vec<ScriptedAction> = {
-                let mut upstream = lock(&upstream);
-                upstream.still_standing(api);
-                let due = upstream.actions.extract_if(.., |(number, _)| *number == request.number);
+                let mut api_state = lock(&api_state);
+                api_state.retain_existing(api);
+                let due = api_state.actions.extract_if(.., |(number, _)| *number == request.number);
                 due.map(|(_, action)| action).collect()
             };
             for action in due {
@@ -221,12 +224,12 @@ impl Harness {
     }
 }
 
-impl Upstream {
-    fn still_standing(&mut self, api: &SimulatedApp) {
+impl ApiState {
+    fn retain_existing(&mut self, api: &SimulatedApp) {
         let truth = api.truth();
-        self.standing.retain(|id, standing| {
+        self.existing.retain(|id, existing| {
             let group_type = truth.get(id);
-            standing.retyped |= group_type.is_some_and(|group_type| *group_type != standing.group_type);
+            existing.retyped |= group_type.is_some_and(|group_type| *group_type != existing.group_type);
             group_type.is_some()
         });
     }
@@ -239,43 +242,46 @@ impl Harness {
         ids.split(' ').for_each(|id| self.api.create(group_type, id));
     }
 
-    /// Dissolves groups, which must exist.
+    /// Dissolves groups. Fails the test if one does not exist.
     pub fn dissolve(&self, ids: &str) {
-        ids.split(' ').for_each(|id| assert!(self.api.dissolve(id), "{id} is not there"));
+        ids.split(' ').for_each(|id| assert!(self.api.dissolve(id), "{id} does not exist"));
     }
 
-    /// The number of the n-th request from now on, counted from 1.
+    /// Returns the number of the n-th request from now on, counted from 1.
     pub fn request(&self, n: u64) -> u64 {
         self.requests_so_far() + n
     }
 
-    /// From now on, crawls without `guard.confirm` may delete existing groups.
-    pub fn expect_deletions_by_false_lists(&self) {
-        lock(&self.upstream).lists_lie = true;
+    /// Allows crawls without `deletion.confirm` to delete existing groups from now on, because the
+    /// lists are wrong.
+    pub fn expect_deletions_by_wrong_lists(&self) {
+        lock(&self.api_state).lists_are_wrong = true;
     }
 
-    /// From now on crawls may delete existing groups, because `get_group_info` gives stale or wrong answers.
-    pub fn expect_deletions_by_false_info(&self) {
-        lock(&self.upstream).info_lies = true;
+    /// Allows crawls to delete existing groups from now on, because `get_group_info` is stale or
+    /// wrong.
+    pub fn expect_deletions_by_wrong_info(&self) {
+        lock(&self.api_state).info_is_wrong = true;
     }
 
-    /// The number of existing groups that were marked deleted because `get_group_info` was wrong.
-    pub fn wrong_marks(&self) -> u64 {
-        *lock(&self.wrong_marks)
+    /// Returns the number of existing groups that were marked deleted because `get_group_info` was
+    /// wrong.
+    pub fn wrong_deletions(&self) -> u64 {
+        *lock(&self.wrong_deletions)
     }
 
     pub fn requests_so_far(&self) -> u64 {
         self.api.requests().last().map_or(0, |request| request.number)
     }
 
-    /// Runs an action at the API after the n-th request from now on has arrived, before it is answered.
+    /// Runs an action after the n-th request from now on has arrived and before it is answered.
     pub fn during_request(&self, n: u64, action: impl FnOnce(&SimulatedApp) + Send + 'static) {
-        lock(&self.upstream).actions.push((self.request(n), Box::new(action)));
+        lock(&self.api_state).actions.push((self.request(n), Box::new(action)));
     }
 
-    /// Removes all faults, and actions whose requests did not come.
-    pub fn clear_scripts(&self) {
-        lock(&self.upstream).actions.clear();
+    /// Removes all faults, and all actions whose requests were not made.
+    pub fn clear_faults_and_actions(&self) {
+        lock(&self.api_state).actions.clear();
         self.api.clear_faults();
     }
 
@@ -284,12 +290,13 @@ impl Harness {
         self.api.script(At::Request(self.request(n)), fault);
     }
 
-    /// Scripts a fault for the n-th request from now on and for all that follow.
+    /// Scripts a fault for the n-th request from now on and all later ones.
     pub fn fault_from_request(&self, n: u64, fault: Fault) {
         self.api.script(At::Requests(self.request(n)..=u64::MAX), fault);
     }
 
-    /// The requests after number `skip`: type and page of a list, `count` for the app's total, `about n` for questions.
+    /// Returns the requests after number `skip`: type and page of a list, `count` for the app's
+    /// total, `about n` for a `get_group_info` request with n ids.
     pub fn requests_after(&self, skip: u64) -> Vec<String> {
         let requests = self.api.requests();
         let since = requests.iter().filter(|request| request.number > skip);
@@ -306,7 +313,7 @@ impl Harness {
 
 /// Crawls.
 impl Harness {
-    /// The crawler. As in the daemon, it is replaced only when its settings change.
+    /// Returns the crawler. As in the daemon, it is replaced only when its settings change.
     pub fn crawler(&self) -> Arc<Crawler> {
         let settings = format!("{:?} {:?}", self.crawl_settings(), self.signature(0).expose());
         let settings =
@@ -314,18 +321,18 @@ impl Harness {
         let mut crawler = lock(&self.crawler);
         match &*crawler {
             Some((made_from, crawler)) if *made_from == settings => Arc::clone(crawler),
-            _ => Arc::clone(&crawler.insert((settings, Arc::new(self.another_crawler()))).1),
+            _ => Arc::clone(&crawler.insert((settings, Arc::new(self.new_crawler()))).1),
         }
     }
 
     /// A new crawler, as in another process.
-    pub fn another_crawler(&self) -> Crawler {
+    pub fn new_crawler(&self) -> Crawler {
         self.crawler_on(&self.store)
     }
 
     /// Makes one crawl into another database.
     pub async fn crawl_into(&self, store: &Store) -> CrawlReport {
-        self.begin_watching();
+        self.prepare_crawl();
         let crawler = self.crawler_on(store);
         store.migrate().await.unwrap();
         crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap()
@@ -357,13 +364,13 @@ impl Harness {
                 longest_pause: Duration::from_millis(2),
                 retry_for: self.retry_for,
             },
-            deletion: DeletionPolicy { max_shortfall: self.max_shortfall, ..self.guard.clone() },
+            deletion: DeletionPolicy { max_shortfall: self.max_shortfall, ..self.deletion.clone() },
             timezone: self.timezone,
             host: "test".to_owned(),
         }
     }
 
-    /// The UserSig of a crawler at this Unix time.
+    /// Returns the UserSig that the crawler signs at this Unix time.
     pub fn signature(&self, issued_at: i64) -> UserSig {
         let claims = Claims {
             sdk_app_id: self.credentials.sdk_app_id,
@@ -379,19 +386,20 @@ impl Harness {
         self.crawl_until_cancelled(&CancellationToken::new()).await
     }
 
-    /// Makes one crawl that `stop` cancels.
+    /// Makes one crawl, which `stop` cancels.
     pub async fn crawl_until_cancelled(&self, stop: &CancellationToken) -> CrawlReport {
-        self.begin_watching();
+        self.prepare_crawl();
         let report = self.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, stop).await.unwrap();
         self.assert_invariants().await;
         report
     }
 
-    /// Makes a dry run and checks that it writes nothing. Returns one line for each group, in the form of [`Harness::events`].
-    pub async fn dry_run_now(&self) -> (DryRun, Vec<String>) {
+    /// Makes a dry run and checks that it writes nothing. Also returns one line for each group, in
+    /// the form of [`Harness::events`] without the crawl.
+    pub async fn dry_run(&self) -> (DryRun, Vec<String>) {
         let before = self.every_row().await;
         let dry_run = self.crawler().dry_run(WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
-        assert_eq!(self.every_row().await, before, "a dry run has written");
+        assert_eq!(self.every_row().await, before, "the dry run wrote to the database");
         let mut lines = Vec::new();
         for change in &dry_run.changes {
             let [old, new] =
@@ -403,27 +411,28 @@ impl Harness {
         (dry_run, lines)
     }
 
-    /// One crawl, which does what a dry run said just before.
-    pub async fn foretold_crawl(&self) -> CrawlReport {
-        let (dry_run, said) = self.dry_run_now().await;
+    /// Makes a dry run and then a crawl. Checks that the crawl makes exactly the changes that the
+    /// dry run predicted.
+    pub async fn crawl_after_dry_run(&self) -> CrawlReport {
+        let (dry_run, predicted) = self.dry_run().await;
         let missing_before = self.missing().await;
         let report = self.crawl().await;
         let events = format!(
             "SELECT group_id, event, old_type, new_type FROM group_events WHERE crawl_id = {}",
             report.crawl
         );
-        let mut done: Vec<String> = self
+        let mut made: Vec<String> = self
             .rows(&events)
             .await
             .iter()
             .map(|row| format!("{} {} {}>{}", row[0], row[1], row[2], row[3]))
             .collect();
-        done.extend(self.missing().await.into_iter().filter(|line| !missing_before.contains(line)));
-        done.sort_unstable();
-        let events: Vec<&String> = said.iter().filter(|line| !line.contains(" baseline ")).collect();
-        assert_eq!(events, done.iter().collect::<Vec<_>>());
+        made.extend(self.missing().await.into_iter().filter(|line| !missing_before.contains(line)));
+        made.sort_unstable();
+        let events: Vec<&String> = predicted.iter().filter(|line| !line.contains(" baseline ")).collect();
+        assert_eq!(events, made.iter().collect::<Vec<_>>());
         assert_eq!(
-            (said.len() - events.len()) as u64 + report.events.appeared.unsigned_abs(),
+            (predicted.len() - events.len()) as u64 + report.events.appeared.unsigned_abs(),
             report.first_listed
         );
         assert_eq!(
@@ -437,7 +446,7 @@ impl Harness {
         report
     }
 
-    /// The groups that are missing, as a dry run would put it.
+    /// Returns the missing groups in the form of a dry run's changes.
     async fn missing(&self) -> Vec<String> {
         let sql =
             "SELECT group_id, CASE WHEN held THEN 'withheld' ELSE 'missing' END, group_type FROM live_groups
@@ -445,7 +454,7 @@ impl Harness {
         self.rows(sql).await.iter().map(|row| format!("{} {} {}>NULL", row[0], row[1], row[2])).collect()
     }
 
-    /// Every row of every table, but for leases.
+    /// Returns every row of every table except leases.
     async fn every_row(&self) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         for table in [
@@ -465,13 +474,13 @@ impl Harness {
         rows
     }
 
-    /// Makes one crawl that is dropped, as by a kill, if the other future ends first.
-    pub async fn crawl_killed_by(&self, end: impl Future<Output = ()>) -> Option<CrawlReport> {
-        self.begin_watching();
+    /// Makes one crawl, which is dropped as if killed when the other future completes first.
+    pub async fn crawl_killed_by(&self, kill: impl Future<Output = ()>) -> Option<CrawlReport> {
+        self.prepare_crawl();
         let (crawler, stop) = (self.crawler(), CancellationToken::new());
         let report = tokio::select! {
             biased;
-            () = end => None,
+            () = kill => None,
             report = crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop) => Some(report.unwrap()),
         };
         if report.is_some() {
@@ -484,10 +493,10 @@ impl Harness {
         report
     }
 
-    /// Makes two crawls that two processes begin at the same time.
+    /// Makes two crawls, which two replicas begin at the same time.
     pub async fn crawl_by_two_replicas(&self) {
-        self.begin_watching();
-        let (one, other, stop) = (self.crawler(), self.another_crawler(), CancellationToken::new());
+        self.prepare_crawl();
+        let (one, other, stop) = (self.crawler(), self.new_crawler(), CancellationToken::new());
         let crawls = tokio::join!(
             one.crawl(ON_COMMAND, WhenBusy::Wait, &stop),
             other.crawl(ON_COMMAND, WhenBusy::Wait, &stop)
@@ -499,7 +508,7 @@ impl Harness {
 
     /// Approves the withheld deletions of a crawl. Returns the number of groups.
     pub async fn approve(&self, crawl: CrawlId) -> u64 {
-        let (held, lease, now) = self.to_settle(crawl).await;
+        let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled =
             self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
         lease.give_back().await;
@@ -509,14 +518,14 @@ impl Harness {
 
     /// Undoes the deletions of a crawl. Returns the number of groups.
     pub async fn undelete(&self, crawl: CrawlId) -> u64 {
-        let (held, lease, now) = self.to_settle(crawl).await;
+        let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled = self.store.undelete(&lease, &held, crawl, now, self.today()).await.unwrap();
         lease.give_back().await;
         self.assert_rows_are_consistent().await;
         settled
     }
 
-    async fn to_settle(&self, crawl: CrawlId) -> (HeldCrawl, Lease, DateTime<Utc>) {
+    async fn prepare_settlement(&self, crawl: CrawlId) -> (HeldCrawl, Lease, DateTime<Utc>) {
         let held = self.store.held_crawl(crawl).await.unwrap().unwrap();
         let lease = self.store.try_lease(self.credentials.sdk_app_id).await.unwrap().unwrap();
         (held, lease, self.clock.now())
@@ -527,36 +536,38 @@ impl Harness {
     }
 
     pub fn set_clock_by(&self, hours: i32) {
-        self.latest.note(self.clock.now());
+        self.latest_time.record(self.clock.now());
         self.clock.set(self.clock.now() + TimeDelta::hours(hours.into()));
-        self.latest.note(self.clock.now());
+        self.latest_time.record(self.clock.now());
     }
 
-    /// Sets the clock while the n-th request from now on is served.
+    /// Moves the clock during the n-th request from now on.
     pub fn set_clock_during_request(&self, n: u64, hours: i32) {
-        let (clock, latest) = (self.clock.clone(), self.latest.clone());
+        let (clock, latest_time) = (self.clock.clone(), self.latest_time.clone());
         self.during_request(n, move |_| {
-            latest.note(clock.now());
+            latest_time.record(clock.now());
             clock.set(clock.now() + TimeDelta::hours(hours.into()));
-            latest.note(clock.now());
+            latest_time.record(clock.now());
         });
     }
 
-    /// Lets an hour pass and begins to record which groups exist throughout. For crawls that the test runs itself.
-    pub fn begin_watching(&self) {
+    /// Advances the clock by an hour and records which groups exist. A test that calls the crawler
+    /// itself calls this first.
+    pub fn prepare_crawl(&self) {
         self.clock.set(self.clock.now() + Duration::from_hours(1));
-        let standing = |group_type| Standing { group_type, retyped: false };
+        let existing = |group_type| ExistingGroup { group_type, retyped: false };
         let truth = self.api.truth().into_iter();
-        lock(&self.upstream).standing = truth.map(|(id, group_type)| (id, standing(group_type))).collect();
+        lock(&self.api_state).existing = truth.map(|(id, group_type)| (id, existing(group_type))).collect();
     }
 }
 
 impl Harness {
-    /// Approves all withheld deletions, none of which may be of an existing group. Returns the number of groups.
+    /// Approves all withheld deletions. Fails if one is of an existing group. Returns the number of
+    /// groups.
     pub async fn approve_all_withheld(&self) -> u64 {
         let held = self.lines("SELECT group_id FROM live_groups WHERE held ORDER BY group_id").await;
         let truth = self.api.truth();
-        assert!(held.iter().all(|id| !truth.contains_key(id)), "a standing group stays held: {held:?}");
+        assert!(held.iter().all(|id| !truth.contains_key(id)), "an existing group is still held: {held:?}");
         let mut approved = 0;
         for crawl in self.lines("SELECT crawl_id FROM crawls WHERE withheld > 0 ORDER BY crawl_id").await {
             approved += self.approve(CrawlId(crawl.parse().unwrap())).await;
@@ -584,7 +595,7 @@ impl Harness {
         rows.remove(0).remove(0)
     }
 
-    /// Every group: id, type, and `deleted` or `missing` if it is.
+    /// Returns every group: id, type, and `deleted` or `missing` if it is.
     pub async fn table(&self) -> Vec<String> {
         let sql = "SELECT group_id, group_type, deleted_at, missing_since FROM groups ORDER BY group_id";
         let line = |row: &Vec<String>| {
@@ -595,7 +606,7 @@ impl Harness {
         self.rows(sql).await.iter().map(line).collect()
     }
 
-    /// Every event: the crawl, the group, what happened, and the types.
+    /// Returns every event: crawl, group, kind, old and new type.
     pub async fn events(&self) -> Vec<String> {
         let sql = "SELECT crawl_id, group_id, event, old_type, new_type FROM group_events ORDER BY crawl_id, group_id";
         let line = |row: &Vec<String>| format!("{} {} {} {}>{}", row[0], row[1], row[2], row[3], row[4]);
@@ -607,13 +618,14 @@ impl Harness {
         rows.into_iter().map(|mut row| (row.remove(0), row.remove(0))).collect()
     }
 
-    /// Asserts that the live groups are those of the API, with their types, and that none is missing.
+    /// Asserts that the live groups and their types equal those of the API, and that none is
+    /// missing.
     pub async fn assert_table_matches_api(&self) {
         assert_eq!(self.live().await, self.api.truth());
         assert_eq!(self.value("SELECT missing_count FROM app_status").await, "0");
     }
 
-    /// Makes the database refuse to add or change a group, or to write an event.
+    /// Adds triggers that refuse to insert or update a group and to insert an event.
     pub async fn forbid_changes_to_groups(&self) {
         let refusal = match self.db.location {
             Location::Sqlite(_) => "BEGIN SELECT RAISE(ABORT, 'a group was written'); END",
@@ -625,10 +637,10 @@ impl Harness {
                 "FOR EACH ROW EXECUTE FUNCTION tim_private.refuse()"
             }
         };
-        let guards = GUARDED.map(|(table, verb)| {
+        let triggers = FORBIDDEN_WRITES.map(|(table, verb)| {
             format!("CREATE TRIGGER no_{verb}_{table} BEFORE {verb} ON {table} {refusal}")
         });
-        self.alter(guards).await;
+        self.alter(triggers).await;
     }
 
     pub async fn allow_changes_to_groups(&self) {
@@ -636,7 +648,10 @@ impl Harness {
             Location::Sqlite(_) => String::new(),
             Location::Postgres(_) => format!(" ON {table}"),
         };
-        self.alter(GUARDED.map(|(table, verb)| format!("DROP TRIGGER no_{verb}_{table}{}", of(table)))).await;
+        self.alter(
+            FORBIDDEN_WRITES.map(|(table, verb)| format!("DROP TRIGGER no_{verb}_{table}{}", of(table))),
+        )
+        .await;
     }
 
     async fn alter(&self, statements: impl IntoIterator<Item = String>) {
@@ -646,10 +661,10 @@ impl Harness {
     }
 }
 
-const GUARDED: [(&str, &str); 3] =
+const FORBIDDEN_WRITES: [(&str, &str); 3] =
     [("group_row", "INSERT"), ("group_row", "UPDATE"), ("group_event", "INSERT")];
 
-/// The invariants that hold after every crawl.
+/// Checks of the invariants that hold after every crawl.
 impl Harness {
     pub async fn assert_invariants(&self) {
         self.assert_rows_are_consistent().await;
@@ -659,24 +674,28 @@ impl Harness {
         self.assert_no_existing_group_was_deleted().await;
     }
 
-    /// Asserts what also holds while a crawl runs and after it was killed: the tables are consistent, the views agree with
-    /// them, and the origin of a group never changes.
+    /// Asserts what holds at any time, also during a crawl and after a killed one: the tables are
+    /// consistent, the views agree with them, and `first_seen_at` and `in_baseline` of a group
+    /// never change.
     pub async fn assert_rows_are_consistent(&self) {
         self.db.assert_consistent().await;
         self.event_reader.read(&self.db).await;
-        let (now, steady) = self.latest.note(self.clock.now());
+        let (now, never_set_back) = self.latest_time.record(self.clock.now());
         let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
                           deleted_at, missing_since, group_type, CASE WHEN held THEN 'held' ELSE '' END FROM groups";
         let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         let (mut live_in_all, mut missing_in_all) = (0, 0);
         for row in self.rows(sql).await {
             let [id, first_seen, baseline, last_seen, deleted, missing, group_type, held] =
-                <[String; 8]>::try_from(row).unwrap().map(or_nothing);
+                <[String; 8]>::try_from(row).unwrap().map(empty_if_null);
             assert!(first_seen <= last_seen && last_seen <= now, "{id}: {first_seen} {last_seen} {now}");
             assert!(deleted.is_empty() || missing.is_empty(), "{id} is both deleted and missing");
             assert!(held.is_empty() || !missing.is_empty(), "{id} is held and not missing");
             assert!(deleted.is_empty() || deleted <= now, "{id}: {deleted}");
-            assert!(deleted.is_empty() || !steady || last_seen <= deleted, "{id}: {last_seen} {deleted}");
+            assert!(
+                deleted.is_empty() || !never_set_back || last_seen <= deleted,
+                "{id}: {last_seen} {deleted}"
+            );
             let (live, gone) = counted.entry(group_type).or_default();
             *(if deleted.is_empty() { live } else { gone }) += 1;
             live_in_all += u64::from(deleted.is_empty());
@@ -684,62 +703,64 @@ impl Harness {
             let origin = (first_seen, baseline);
             let mut origins = lock(&self.origins);
             let known = origins.entry(id.clone()).or_insert_with(|| origin.clone());
-            assert_eq!(*known, origin, "the origin of {id} has changed");
+            assert_eq!(*known, origin, "first_seen_at or in_baseline of {id} changed");
         }
         let kept =
             self.rows("SELECT coalesce(group_type, ''), live_count, deleted_count FROM type_status").await;
         for row in kept {
             let counted = counted.remove(&row[0]).unwrap_or_default();
-            assert_eq!((number(&row[1]), number(&row[2])), counted, "the kept totals of {:?}", row[0]);
+            assert_eq!((number(&row[1]), number(&row[2])), counted, "the maintained totals of {:?}", row[0]);
         }
-        assert_eq!(counted, BTreeMap::new(), "types without kept totals");
+        assert_eq!(counted, BTreeMap::new(), "types without maintained totals");
         let kept = self.lines("SELECT live_count, missing_count FROM app_status").await;
         assert!(kept.iter().all(|kept| *kept == format!("{live_in_all} {missing_in_all}")), "{kept:?}");
     }
 
-    /// Asserts that the events of each group are a possible sequence that ends in the state of its row.
+    /// Asserts that the events of each group are a valid sequence that ends in the state of its
+    /// row.
     async fn assert_events_match_the_table(&self) {
         let sql = "SELECT group_id, event, coalesce(old_type, ''), coalesce(new_type, '') FROM group_events ORDER BY event_id";
-        let mut stories: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+        let mut histories: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
         for mut row in self.rows(sql).await {
-            stories.entry(row.remove(0)).or_default().push(row);
+            histories.entry(row.remove(0)).or_default().push(row);
         }
         let sql =
             "SELECT group_id, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, coalesce(group_type, ''),
                           CASE WHEN deleted_at IS NULL THEN '' ELSE 'deleted' END FROM groups";
         for row in self.rows(sql).await {
-            let story = stories.remove(&row[0]).unwrap_or_default();
-            // A group of the baseline was there, of a type that no event tells.
-            let (mut live, mut of_type) = (row[1] == "baseline", String::new());
-            let mut told = false;
-            for step in &story {
+            let history = histories.remove(&row[0]).unwrap_or_default();
+            // A group of the baseline existed before its first event, with an unknown type.
+            let (mut live, mut type_name) = (row[1] == "baseline", String::new());
+            let mut has_event = false;
+            for step in &history {
                 let (event, old, new) = (step[0].as_str(), &step[1], &step[2]);
                 let possible = match event {
-                    "appeared" => !live && !told && row[1] == "new",
+                    "appeared" => !live && !has_event && row[1] == "new",
                     "vanished" | "retyped" => live,
-                    "reappeared" => !live && told,
-                    "undeleted" => !live && told && old == new,
+                    "reappeared" => !live && has_event,
+                    "undeleted" => !live && has_event && old == new,
                     _ => false,
                 };
                 let known = |name: &str| !name.is_empty();
-                let fits = event == "appeared" || !known(&of_type) || !known(old) || *old == of_type;
+                let fits = event == "appeared" || !known(&type_name) || !known(old) || *old == type_name;
                 let changes = event != "retyped" || (known(old) && known(new) && old != new);
-                assert!(possible && fits && changes, "the story of {}: {story:?}", row[0]);
-                (live, told) = (event != "vanished", true);
-                of_type.clone_from(if event == "vanished" { old } else { new });
+                assert!(possible && fits && changes, "the history of {}: {history:?}", row[0]);
+                (live, has_event) = (event != "vanished", true);
+                type_name.clone_from(if event == "vanished" { old } else { new });
             }
-            assert_eq!(live, row[3].is_empty(), "{} ends otherwise than its story: {story:?}", row[0]);
-            let as_told = of_type.is_empty() || of_type == row[2];
-            assert!(as_told, "{} is of {:?}, its story says {story:?}", row[0], row[2]);
+            assert_eq!(live, row[3].is_empty(), "the row of {} contradicts its history: {history:?}", row[0]);
+            let type_fits = type_name.is_empty() || type_name == row[2];
+            assert!(type_fits, "{} has type {:?}, but its history is {history:?}", row[0], row[2]);
         }
-        assert_eq!(stories, BTreeMap::new(), "events of groups that are not there");
+        assert_eq!(histories, BTreeMap::new(), "events of groups that do not exist");
         let twice = "SELECT crawl_id, group_id FROM group_events GROUP BY crawl_id, group_id
                      HAVING sum(CASE WHEN event = 'undeleted' THEN 0 ELSE 1 END)
                             > 1 + sum(CASE WHEN event = 'undeleted' THEN 1 ELSE 0 END)";
-        assert_eq!(self.lines(twice).await, [""; 0], "groups that one crawl changed twice");
+        assert_eq!(self.lines(twice).await, [""; 0], "groups with two events of one crawl");
     }
 
-    /// Asserts that no crawl is running, that every crawl counts its events, and every day those of its crawls.
+    /// Asserts that no crawl is running, that the counts of every crawl equal its events, and that
+    /// the counts of the days equal those of the crawls.
     async fn assert_crawls_and_days_add_up(&self) {
         let today = self.today().date;
         assert_eq!(self.value("SELECT count(*) FROM crawls WHERE status = 'running'").await, "0");
@@ -748,53 +769,58 @@ impl Harness {
                 "SELECT crawl_id, {event} FROM crawls c WHERE {event} <>
                  (SELECT count(*) FROM group_events e WHERE e.crawl_id = c.crawl_id AND e.event = '{event}')"
             );
-            assert_eq!(self.lines(&unequal).await, [""; 0], "crawls that miscount what {event}");
+            assert_eq!(self.lines(&unequal).await, [""; 0], "crawls whose count of {event} groups is wrong");
             let all = self.value(&format!("SELECT count(*) FROM group_events WHERE event = '{event}'")).await;
             let days = self.value(&format!("SELECT coalesce(sum({event}), 0) FROM daily_counts")).await;
-            assert_eq!(days, all, "what {event} in all days together");
+            assert_eq!(days, all, "the number of {event} groups of all days");
         }
         let stale = format!(
             "SELECT d.group_type, d.live_groups, s.live_count FROM daily_counts d
              JOIN type_status s ON coalesce(s.group_type, '') = coalesce(d.group_type, '')
              WHERE d.day = '{today}' AND d.live_groups <> s.live_count"
         );
-        assert_eq!(self.lines(&stale).await, [""; 0], "live groups of today that are not those of now");
+        assert_eq!(self.lines(&stale).await, [""; 0], "today's live_groups differ from type_status");
     }
 
-    /// Asserts that no crawl since the last check marked a group deleted that existed throughout.
+    /// Asserts that no crawl since the last check marked a group deleted that existed throughout
+    /// the crawl.
     ///
-    /// With `guard.confirm` there is one exception: `get_group_info` itself is wrong. Without it there are three:
+    /// With `deletion.confirm` there is one exception: `get_group_info` itself is wrong. Without it
+    /// there are three:
     /// - The lists are consistently wrong.
-    /// - The group was recreated with another type during the crawl, so that it may be in no list.
-    /// - The group is of a type without a pass, and was known under another type, whose pass does not list it.
+    /// - The group was recreated with another type during the crawl, so it may be in no list.
+    /// - The group's type has no pass, and it was stored with another type whose pass does not list
+    ///   it.
     async fn assert_no_existing_group_was_deleted(&self) {
         let last: i64 = self.value("SELECT coalesce(max(crawl_id), 0) FROM crawls").await.parse().unwrap();
-        let judged = std::mem::replace(&mut *lock(&self.last_judged), last);
+        let checked = std::mem::replace(&mut *lock(&self.last_checked), last);
         let deleted = self
             .rows(&format!(
-                "SELECT group_id, old_type FROM group_events WHERE event = 'vanished' AND crawl_id > {judged}"
+                "SELECT group_id, old_type FROM group_events WHERE event = 'vanished' AND crawl_id > {checked}"
             ))
             .await;
-        let mut upstream = lock(&self.upstream);
-        upstream.still_standing(&self.api);
+        let mut api_state = lock(&self.api_state);
+        api_state.retain_existing(&self.api);
         for row in deleted {
-            let Some(Standing { group_type, retyped }) = upstream.standing.get(&row[0]) else { continue };
-            if upstream.info_lies {
-                *lock(&self.wrong_marks) += 1;
+            let Some(ExistingGroup { group_type, retyped }) = api_state.existing.get(&row[0]) else {
+                continue;
+            };
+            if api_state.info_is_wrong {
+                *lock(&self.wrong_deletions) += 1;
                 continue;
             }
-            assert!(!self.guard.confirm, "{} existed throughout and is deleted", row[0]);
-            if upstream.lists_lie || *retyped {
+            assert!(!self.deletion.confirm, "{} existed throughout and was deleted", row[0]);
+            if api_state.lists_are_wrong || *retyped {
                 continue;
             }
             let has_a_pass = self.group_types.iter().any(|configured| configured.as_str() == group_type);
             let as_known = row[1] == *group_type || row[1] == "NULL";
-            assert!(!has_a_pass && !as_known, "{} existed throughout and is deleted", row[0]);
+            assert!(!has_a_pass && !as_known, "{} existed throughout and was deleted", row[0]);
         }
     }
 }
 
-fn or_nothing(text: String) -> String {
+fn empty_if_null(text: String) -> String {
     if text == "NULL" { String::new() } else { text }
 }
 

@@ -1,5 +1,5 @@
-//! The daemon with its time in the test's hands: the clock stands until it is set, alarms ring when they are rung,
-//! and a crawl lasts for as long as the simulator holds its request.
+//! The daemon with a clock that the test sets, alarms that the test rings, and crawls that last as
+//! long as the simulator holds a request.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,7 +26,7 @@ use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio::sync::watch;
 use tracing::subscriber::DefaultGuard;
 
-/// An API and a database, in which nothing has happened yet.
+/// A simulated API with five groups, a database without crawls, and the log of the current thread.
 pub struct DaemonHarness {
     pub api: Simulator,
     pub clock: Clock,
@@ -36,19 +36,20 @@ pub struct DaemonHarness {
     _logging: DefaultGuard,
 }
 
-/// An app as a test wants it. The default is crawled at every full hour.
+/// The settings of an app.
 pub struct AppSpec {
     pub app: &'static str,
     pub sdk_app_id: i64,
     pub cron: &'static str,
     pub catch_up: bool,
-    /// One that the API does not know.
+    /// True if the app uses a key that the API rejects.
     pub wrong_key: bool,
     pub retry_for: Duration,
     pub group_type: &'static str,
     pub group_quota: Option<u64>,
 }
 
+/// An app that is crawled every hour.
 pub const PROD: AppSpec = AppSpec {
     app: "prod",
     sdk_app_id: 1_400_000_000,
@@ -60,27 +61,27 @@ pub const PROD: AppSpec = AppSpec {
     group_quota: None,
 };
 
-/// A daemon, seen from one of its apps.
+/// A running daemon, observed through one of its apps.
 pub struct Daemon {
     pub app: &'static str,
-    pub hand: ManualTrigger,
+    pub trigger: ManualTrigger,
     pub apps: watch::Receiver<Apps>,
-    pub life: Lifecycle,
-    pub whole: Arc<Mutex<daemon::Daemon>>,
+    pub lifecycle: Lifecycle,
+    pub handle: Arc<Mutex<daemon::Daemon>>,
 }
 
-/// A moment of the day on which all of this happens.
+/// Returns a time on 10 March 2026, the day of these tests.
 pub fn at(time: &str) -> DateTime<Utc> {
     format!("2026-03-10T{time}Z").parse().unwrap()
 }
 
-pub fn twenty_past_eight() -> Clock {
+pub fn clock_at_08_20() -> Clock {
     Clock::fixed_at(at("08:20:00"))
 }
 
 impl DaemonHarness {
-    /// Without tables.
-    pub async fn bare(clock: Clock) -> Self {
+    /// Creates a harness whose database has no tables.
+    pub async fn without_tables(clock: Clock) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&log);
         let subscriber = tracing_subscriber::fmt()
@@ -96,7 +97,7 @@ impl DaemonHarness {
     }
 
     pub async fn new() -> Self {
-        let harness = Self::bare(twenty_past_eight()).await;
+        let harness = Self::without_tables(clock_at_08_20()).await;
         harness.store.migrate().await.unwrap();
         harness
     }
@@ -154,26 +155,26 @@ impl DaemonHarness {
     /// Starts a daemon with several apps.
     pub fn start_all<const N: usize>(&self, apps: [(&'static str, AppPlan); N]) -> [Daemon; N] {
         let names = apps.each_ref().map(|(app, _)| *app);
-        let life = Lifecycle::without_signals();
+        let lifecycle = Lifecycle::without_signals();
         let database = watch::Sender::new(Database::Open(self.store.clone())).subscribe();
         let systemd = Systemd::from_environment();
-        let whole = daemon::Daemon::new(&self.clock, &life, systemd, database);
-        let seen = whole.health().apps();
-        let whole = Arc::new(Mutex::new(whole));
-        let mut hands = apply(&whole, apps.map(|(_, plan)| plan).into());
+        let handle = daemon::Daemon::new(&self.clock, &lifecycle, systemd, database);
+        let seen = handle.health().apps();
+        let handle = Arc::new(Mutex::new(handle));
+        let mut triggers = apply(&handle, apps.map(|(_, plan)| plan).into());
         names.map(|app| Daemon {
             app,
-            hand: hands.remove(app).unwrap(),
+            trigger: triggers.remove(app).unwrap(),
             apps: seen.clone(),
-            life: life.clone(),
-            whole: Arc::clone(&whole),
+            lifecycle: lifecycle.clone(),
+            handle: Arc::clone(&handle),
         })
     }
 
-    /// A daemon whose app has been crawled at 08:20 and waits for 09:00.
+    /// Starts a daemon whose app has been crawled at 08:20 and waits for 09:00.
     pub async fn start_crawled(&self) -> Daemon {
         let mut daemon = self.start(&AppSpec { catch_up: true, ..PROD });
-        daemon.has_crawled(1).await;
+        daemon.wait_for_crawls(1).await;
         daemon
     }
 
@@ -181,7 +182,8 @@ impl DaemonHarness {
         self.clock.set(at(time));
     }
 
-    /// Every crawl: why, which tick it served, and what became of it.
+    /// Returns a line for every crawl: trigger, time of its tick, and status; for other apps than
+    /// `prod` also the app.
     pub async fn crawls(&self) -> Vec<String> {
         let (_, rows) = self
             .store
@@ -200,57 +202,58 @@ impl DaemonHarness {
     }
 }
 
-/// Gives a daemon these apps and no others; returns the hands of the alarms of those that are new.
-pub fn apply(whole: &Mutex<daemon::Daemon>, plans: Vec<AppPlan>) -> BTreeMap<String, ManualTrigger> {
-    let mut hands = BTreeMap::new();
-    whole.lock().unwrap().apply(plans, |app| {
-        let (alarm, hand) = Alarm::manual();
-        hands.insert(app.to_owned(), hand);
+/// Replaces the apps of a daemon. Returns the alarm triggers of the new apps.
+pub fn apply(handle: &Mutex<daemon::Daemon>, plans: Vec<AppPlan>) -> BTreeMap<String, ManualTrigger> {
+    let mut triggers = BTreeMap::new();
+    handle.lock().unwrap().apply(plans, |app| {
+        let (alarm, trigger) = Alarm::manual();
+        triggers.insert(app.to_owned(), trigger);
         alarm
     });
-    hands
+    triggers
 }
 
 impl Daemon {
-    /// Waits until the app stands so.
-    pub async fn is(&mut self, what: &str, so: impl Fn(&AppState) -> bool) {
+    /// Waits until the state of the app meets a condition. `what` describes it for the error
+    /// message.
+    pub async fn wait_until(&mut self, what: &str, condition: impl Fn(&AppState) -> bool) {
         let app = self.app;
-        let wait = self.apps.wait_for(|apps| apps.get(app).is_some_and(&so));
-        let came = tokio::time::timeout(Duration::from_secs(30), wait).await.is_ok();
-        assert!(came, "never: {what}; but {:?}", self.apps.borrow().get(app));
+        let wait = self.apps.wait_for(|apps| apps.get(app).is_some_and(&condition));
+        let in_time = tokio::time::timeout(Duration::from_secs(30), wait).await.is_ok();
+        assert!(in_time, "timed out waiting for {what}; the state is {:?}", self.apps.borrow().get(app));
     }
 
-    pub async fn has_crawled(&mut self, crawls: i64) {
-        self.is(&format!("{crawls} crawls made"), |state| {
+    pub async fn wait_for_crawls(&mut self, crawls: i64) {
+        self.wait_until(&format!("{crawls} crawls made"), |state| {
             matches!(state.phase, Phase::Waiting)
                 && state.last.as_ref().is_some_and(|last| last.crawl.0 == crawls)
         })
         .await;
     }
 
-    /// Waits until a crawl of the app has ended like this.
-    pub async fn has_ended(&mut self, status: &str) {
-        self.is(&format!("a crawl that is {status}"), |state| {
+    /// Waits until a crawl of the app has ended with this status.
+    pub async fn wait_for_crawl_status(&mut self, status: &str) {
+        self.wait_until(&format!("a crawl that is {status}"), |state| {
             matches!(state.phase, Phase::Waiting)
                 && state.last.as_ref().is_some_and(|last| last.status.as_str() == status)
         })
         .await;
     }
 
-    pub async fn waits_until(&mut self, next: &str) {
-        self.is(&format!("waiting for {next}"), |state| {
+    pub async fn wait_for_next_crawl_at(&mut self, next: &str) {
+        self.wait_until(&format!("waiting for {next}"), |state| {
             matches!(state.phase, Phase::Waiting) && state.next_at == Some(at(next))
         })
         .await;
-        assert_eq!(self.hand.due().await, at(next));
+        assert_eq!(self.trigger.due().await, at(next));
     }
 
-    /// Rings, and waits until the loop has thought about it.
-    pub async fn rings_for_nothing(&mut self) {
+    /// Rings the alarm, and waits until the loop waits again without having crawled.
+    pub async fn ring_without_crawl(&mut self) {
         self.apps.mark_unchanged();
-        self.hand.ring();
+        self.trigger.ring();
         self.apps.changed().await.unwrap();
-        self.is("waiting", |state| matches!(state.phase, Phase::Waiting)).await;
+        self.wait_until("waiting", |state| matches!(state.phase, Phase::Waiting)).await;
     }
 
     pub fn skipped_ticks(&self) -> u64 {
@@ -262,13 +265,13 @@ impl Daemon {
     }
 
     pub async fn stop(self) -> Ending {
-        self.life.signal(Signal::Stop);
-        self.life.ended(Systemd::from_environment()).await
+        self.lifecycle.signal(Signal::Stop);
+        self.lifecycle.ended(Systemd::from_environment()).await
     }
 }
 
 impl DaemonHarness {
-    /// The API of another app.
+    /// Starts the simulated API of another app, with two groups.
     pub async fn api_of(&self, spec: &AppSpec) -> Simulator {
         let sdk_app_id = SdkAppId::new(spec.sdk_app_id).unwrap();
         let settings = Settings { sdk_app_id, clock: self.clock.clone(), ..Settings::default() };
@@ -279,27 +282,27 @@ impl DaemonHarness {
 }
 
 impl Daemon {
-    /// Gives the daemon these apps, and returns a view of one that is new.
-    pub fn is_given<const N: usize>(&self, plans: [AppPlan; N], new: &'static str) -> Self {
-        let mut hands = apply(&self.whole, plans.into());
-        let hand = hands.remove(new).unwrap();
-        let (apps, life, whole) = (self.apps.clone(), self.life.clone(), Arc::clone(&self.whole));
-        Self { app: new, hand, apps, life, whole }
+    /// Replaces the daemon's apps. Returns a view of one that is new.
+    pub fn add_app<const N: usize>(&self, plans: [AppPlan; N], new: &'static str) -> Self {
+        let mut triggers = apply(&self.handle, plans.into());
+        let trigger = triggers.remove(new).unwrap();
+        let (apps, lifecycle, handle) = (self.apps.clone(), self.lifecycle.clone(), Arc::clone(&self.handle));
+        Self { app: new, trigger, apps, lifecycle, handle }
     }
 
-    /// Gives the daemon these apps, none of which is new.
-    pub fn goes_over_to<const N: usize>(&self, plans: [AppPlan; N]) {
-        assert!(apply(&self.whole, plans.into()).is_empty());
+    /// Replaces the daemon's apps. Fails if one is new.
+    pub fn replace_plans<const N: usize>(&self, plans: [AppPlan; N]) {
+        assert!(apply(&self.handle, plans.into()).is_empty());
     }
 
-    pub fn troubles(&self) -> Vec<String> {
-        self.whole.lock().unwrap().health().problems()
+    pub fn problems(&self) -> Vec<String> {
+        self.handle.lock().unwrap().health().problems()
     }
 }
 
 impl DaemonHarness {
-    /// A plan whose crawls these metrics count.
-    pub fn counted(&self, spec: &AppSpec, metrics: &Metrics) -> AppPlan {
+    /// Returns a plan whose crawls are counted in these metrics.
+    pub fn counted_plan(&self, spec: &AppSpec, metrics: &Metrics) -> AppPlan {
         let plan = self.plan(&self.api, spec);
         let (make, observer) = (plan.crawler, metrics.app(spec.app));
         AppPlan {

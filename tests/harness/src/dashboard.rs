@@ -1,4 +1,5 @@
-//! A dashboard over some database, and a client that says exactly what a test wants said.
+//! The dashboard's listener on a test database, and an HTTP client that sends exactly the given
+//! bytes.
 
 use std::net::SocketAddr;
 
@@ -13,14 +14,14 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Served until dropped.
+/// A running dashboard. Dropping it stops the listener.
 pub struct Dashboard {
     pub address: SocketAddr,
     pub database: watch::Sender<Database>,
     _stop: DropGuard,
 }
 
-/// A whole answer.
+/// A complete HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -29,17 +30,17 @@ pub struct Answer {
 }
 
 impl Dashboard {
-    /// One of a process that crawls nothing itself.
-    pub async fn over(store: &Store) -> Self {
-        Self::of_daemon(store, watch::Sender::new(Apps::new()).subscribe()).await
+    /// Serves the dashboard of a process that has no apps of its own.
+    pub async fn for_store(store: &Store) -> Self {
+        Self::for_daemon(store, watch::Sender::new(Apps::new()).subscribe()).await
     }
 
-    pub async fn of_daemon(store: &Store, apps: watch::Receiver<Apps>) -> Self {
+    pub async fn for_daemon(store: &Store, apps: watch::Receiver<Apps>) -> Self {
         Self::serve("127.0.0.1:0".parse().unwrap(), store, apps).await
     }
 
-    /// One where another was before.
-    pub async fn at(address: SocketAddr, store: &Store) -> Self {
+    /// Serves a dashboard at the address of an earlier one.
+    pub async fn at_address(address: SocketAddr, store: &Store) -> Self {
         Self::serve(address, store, watch::Sender::new(Apps::new()).subscribe()).await
     }
 
@@ -57,8 +58,8 @@ impl Dashboard {
         format!("http://{}/", self.address)
     }
 
-    /// The answer to these bytes, which end the conversation.
-    pub async fn say(&self, request: &[u8]) -> Answer {
+    /// Sends these bytes and reads the answer until the connection is closed.
+    pub async fn send_raw(&self, request: &[u8]) -> Answer {
         let mut connection = TcpStream::connect(self.address).await.unwrap();
         connection.write_all(request).await.unwrap();
         let mut answer = Vec::new();
@@ -72,14 +73,14 @@ impl Dashboard {
     pub async fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
         let request =
             format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
-        self.say(request.as_bytes()).await
+        self.send_raw(request.as_bytes()).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, "").await
     }
 
-    /// A list, or whatever else is JSON and no error.
+    /// Returns the JSON of a successful answer.
     pub async fn json(&self, path: &str) -> Value {
         let answer = self.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
@@ -93,12 +94,12 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// Why there are no figures.
+    /// Returns the error message in the answer.
     pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap().to_owned()
     }
 
-    /// The value of a header, in lower case.
+    /// Returns the value of a header, in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }

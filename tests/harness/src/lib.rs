@@ -1,4 +1,5 @@
-//! What the tests share: a simulated API, a database on either engine, the daemon, the program as a process, a browser.
+//! Code that the test targets share: a simulated API, a database on either engine, the daemon, the
+//! program as a process, and a browser.
 
 pub mod browser;
 pub mod campaign;
@@ -17,13 +18,13 @@ pub mod store;
 use std::io::Write as _;
 use std::path::Path;
 
-/// The root of the project.
+/// Returns the root folder of the project.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }
 
-/// Reports that a test, or a part of one, does not run: on stderr, which the test runner does not capture, and in the file
-/// that `SKIPPED_TESTS` names.
+/// Reports that a test, or a part of one, is skipped. Writes to stderr, which the test runner does
+/// not capture, and appends to the file that `SKIPPED_TESTS` names.
 pub fn skip(reason: &str) {
     let line = format!("SKIPPED: {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();

@@ -1,11 +1,11 @@
-//! The log of the thread that runs a test.
+//! Captures the log lines of one test.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// What this thread logs.
+/// The log lines of the current thread so far.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -15,10 +15,12 @@ impl Log {
     }
 }
 
-/// What this thread logs for as long as the other value lives.
-pub fn captured_log() -> (Log, Captured) {
-    // While there is only one subscriber, a thread without any settles for all threads what nobody listens to.
-    let another = tracing::Dispatch::new(tracing_subscriber::registry());
+/// Captures what the current thread logs until the guard is dropped.
+pub fn capture_log() -> (Log, LogGuard) {
+    // tracing caches per call site whether any subscriber is interested. With only one subscriber,
+    // a thread without a subscriber could disable a call site for all threads. A second subscriber
+    // prevents that.
+    let other = tracing::Dispatch::new(tracing_subscriber::registry());
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -27,12 +29,12 @@ pub fn captured_log() -> (Log, Captured) {
         .with_writer(move || writer.clone())
         .finish();
     let guard = subscriber.set_default();
-    (log, Captured { _guard: guard, _another: another })
+    (log, LogGuard { _default: guard, _other: other })
 }
 
-pub struct Captured {
-    _guard: tracing::subscriber::DefaultGuard,
-    _another: tracing::Dispatch,
+pub struct LogGuard {
+    _default: tracing::subscriber::DefaultGuard,
+    _other: tracing::Dispatch,
 }
 
 impl Write for Log {

@@ -1,7 +1,8 @@
-//! A PostgreSQL of the tests' own: started once a run, as an ordinary user, gone when the run ends, however it ends.
+//! A PostgreSQL server for the tests. The first test that needs it starts it, as an ordinary user.
 //!
-//! A small shell owns it: it waits for the end of a pipe that this process holds open, so that a panic, an abort or a
-//! kill -9 of the tests ends the server too, and then removes its folder.
+//! A shell script owns the server. The script reads from a pipe that the test process holds open.
+//! When the process ends for any reason, even by SIGKILL, the script stops the server and removes
+//! its folder.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ use crate::store::Location;
 const MISSING: &str = "these tests need a PostgreSQL server and found none: run `tests/run`, which installs one, or name \
                        its programs' folder in PG_BIN, or a server in TIM_GROUP_SYNC_TEST_DATABASE_URL";
 
-/// Starts the server in a folder of its own and says where that is; ends both when its input ends.
+/// Starts the server in a new folder and prints the folder's path. Ends with its standard input,
+/// and then stops the server.
 const SERVER_SCRIPT: &str = r#"
 set -eu
 bin=$1
@@ -50,13 +52,13 @@ echo "$dir"
 cat >/dev/null
 "#;
 
-/// A running server.
+/// A running server, shared by all tests of the process.
 pub struct PostgresServer {
-    /// Where its databases are, without a name at the end.
+    /// The server's address, without a database.
     options: PgConnectOptions,
     url: ServerUrl,
     template: String,
-    keeper: Option<ServerProcess>,
+    script: Option<ServerProcess>,
 }
 
 enum ServerUrl {
@@ -66,19 +68,19 @@ enum ServerUrl {
 
 struct ServerProcess {
     _shell: Child,
-    /// Its end is the server's end.
-    orders: ChildStdin,
+    /// Closing this stops the server.
+    commands: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-/// A database of one test's own, dropped with this.
+/// The database of one test. Dropping it drops the database.
 pub struct ServerDatabase {
     pub name: String,
     pub url: String,
-    /// The folder of the socket, for port 6432, of a pooler or its like through which stores go.
+    /// The folder of the socket, with port 6432, of a pooler or proxy that stores connect through.
     pub pooler: Option<PathBuf>,
     /// The limits of its stores.
     pub limits: Limits,
@@ -86,10 +88,10 @@ pub struct ServerDatabase {
     is_kept: bool,
 }
 
-/// A pgbouncer before the run's own server that gives every transaction another connection.
+/// A pgbouncer for the shared server that gives every transaction another server connection.
 pub struct Pooler {
     folder: PathBuf,
-    _keeper: ServerProcess,
+    _script: ServerProcess,
 }
 
 const POOLER_SCRIPT: &str = r#"
@@ -126,20 +128,21 @@ cat >/dev/null
 "#;
 
 impl Pooler {
-    /// Returns `None` if the server is a named one, whose socket a pooler does not know.
+    /// Returns `None` if the server is named by its URL, because the pooler needs the server's
+    /// socket.
     pub async fn start() -> Option<Self> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(Path::new);
         let program = program.into_iter().find(|program| program.exists());
         let ServerUrl::Socket(server) = &PostgresServer::shared().await.url else {
-            crate::skip("there is no pgbouncer before a named server");
+            crate::skip("pgbouncer is not tested with a named server");
             return None;
         };
         let program = program.expect("no pgbouncer: `tests/run` installs it");
-        let (folder, keeper) = ServerProcess::of(POOLER_SCRIPT, &[program, server]);
-        Some(Self { folder, _keeper: keeper })
+        let (folder, script) = ServerProcess::of(POOLER_SCRIPT, &[program, server]);
+        Some(Self { folder, _script: script })
     }
 
-    /// A database whose stores go through the pooler.
+    /// Creates a database whose stores connect through the pooler.
     pub async fn database(&self) -> ServerDatabase {
         let mut database = PostgresServer::shared().await.database().await;
         database.pooler = Some(self.folder.clone());
@@ -148,18 +151,18 @@ impl Pooler {
 }
 
 impl PostgresServer {
-    /// The run's server, started by the first test that asks.
+    /// Returns the shared server. The first call starts it.
     pub async fn shared() -> &'static Self {
         SERVER.get_or_init(Self::start).await
     }
 
     async fn start() -> Self {
         let named = std::env::var("TIM_GROUP_SYNC_TEST_DATABASE_URL").ok().filter(|url| !url.is_empty());
-        let (url, keeper) = if let Some(url) = named {
+        let (url, script) = if let Some(url) = named {
             (ServerUrl::Named(url), None)
         } else {
-            let (folder, keeper) = ServerProcess::of(SERVER_SCRIPT, &[&programs().expect(MISSING)]);
-            (ServerUrl::Socket(folder), Some(keeper))
+            let (folder, script) = ServerProcess::of(SERVER_SCRIPT, &[&programs().expect(MISSING)]);
+            (ServerUrl::Socket(folder), Some(script))
         };
         let text = match &url {
             ServerUrl::Named(url) => url.clone(),
@@ -167,15 +170,15 @@ impl PostgresServer {
         };
         let options: PgConnectOptions = text.parse().unwrap();
         let template = format!("tgs_template_{}", std::process::id());
-        let server = Self { options, url, template, keeper };
-        if server.keeper.is_some() {
+        let server = Self { options, url, template, script };
+        if server.script.is_some() {
             server.administer(&format!("CREATE DATABASE {}", server.template)).await;
             migrate(&server.database_url(&server.template)).await;
         }
         server
     }
 
-    /// Runs a statement as the server's administrator.
+    /// Runs a statement as a superuser.
     pub async fn administer(&self, sql: &str) {
         let mut connection: PgConnection = self.options.connect().await.unwrap();
         connection
@@ -192,29 +195,29 @@ impl PostgresServer {
         connection.close().await
     }
 
-    /// A new database with all tables.
+    /// Creates a database with all tables.
     pub async fn database(&self) -> ServerDatabase {
-        if self.keeper.is_some() {
+        if self.script.is_some() {
             return self.new_database(&format!("TEMPLATE {}", self.template)).await;
         }
-        // Nobody would remove a template from a server that stays.
+        // A server that is not stopped after the tests would keep the template.
         let database = self.empty_database().await;
         migrate(&database.database_url()).await;
         database
     }
 
-    /// A new database without any.
+    /// Creates a database without tables.
     pub async fn empty_database(&self) -> ServerDatabase {
         self.new_database("").await
     }
 
-    async fn new_database(&self, how: &str) -> ServerDatabase {
+    async fn new_database(&self, options_sql: &str) -> ServerDatabase {
         let name = format!("tgs_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
-        self.administer(&format!("CREATE DATABASE {name} {how}")).await;
+        self.administer(&format!("CREATE DATABASE {name} {options_sql}")).await;
         ServerDatabase { url: self.url(&name), name, pooler: None, limits: Limits::default(), is_kept: false }
     }
 
-    /// Another name for a database, which its first owner drops.
+    /// Returns another handle of a database, which does not drop it.
     pub fn existing(&self, name: &str) -> ServerDatabase {
         ServerDatabase {
             url: self.url(name),
@@ -225,12 +228,13 @@ impl PostgresServer {
         }
     }
 
-    /// The URL of a database of this server.
+    /// Returns the URL of a database of this server.
     pub fn url(&self, database: &str) -> String {
         self.url_as("postgres", database)
     }
 
-    /// The same for another role, where the server is the tests' own.
+    /// Returns the URL of a database for another role. The role exists only on a server that the
+    /// tests started.
     pub fn url_as(&self, role: &str, database: &str) -> String {
         match &self.url {
             ServerUrl::Socket(folder) => socket_url(role, folder, database),
@@ -258,20 +262,21 @@ impl PostgresServer {
     }
 
     /// Whether roles and passwords are the tests' own to make.
-    pub fn is_own(&self) -> bool {
-        self.keeper.is_some()
+    pub fn is_started_by_tests(&self) -> bool {
+        self.script.is_some()
     }
 }
 
-/// A server of one test's own, which can be stopped, started and copied.
+/// A server for one test, which can be stopped, restarted and copied.
 pub struct DedicatedServer {
     pub folder: PathBuf,
-    keeper: Arc<Mutex<ServerProcess>>,
+    script: Arc<Mutex<ServerProcess>>,
 }
 
-/// As the script of the shared one, but the server also does as it is told, a line an order. With a certificate and its
-/// key it listens on the first of these ports that is free, to nobody without TLS.
-const OWN_SERVER_SCRIPT: &str = r#"
+/// Starts a server like `SERVER_SCRIPT`, then executes one command per line of its standard input.
+/// With a certificate and its key, the server listens on the first free port of the given ones, and
+/// only accepts TLS.
+const DEDICATED_SERVER_SCRIPT: &str = r#"
 set -eu
 bin=$1
 certificate=$2
@@ -288,7 +293,7 @@ end() {
     rm -rf "$dir"
 }
 trap end EXIT
-# Whoever stops the tests with a signal to all of their processes stops this one too.
+# A signal to the process group of the tests stops the server too.
 trap 'exit 1' HUP INT TERM
 start() {
     "$bin/pg_ctl" -D "$1" -l "$1.log" -w -t 30 start >>log 2>&1 </dev/null
@@ -343,15 +348,16 @@ done
 "#;
 
 impl DedicatedServer {
-    /// `None` where a named server stands in for the programs that this needs.
+    /// Returns `None` if the tests use a named server and PostgreSQL's programs are not installed.
     pub fn start() -> Option<Self> {
         Self::run(&["", ""])
     }
 
-    /// One that listens on a port of 127.0.0.1 and speaks TLS only, where the server's programs were built with it.
+    /// Starts a server that listens on a port of 127.0.0.1 and only accepts TLS. Returns `None` if
+    /// PostgreSQL was built without TLS.
     pub fn with_certificate(certificate: &str, key: &str) -> Option<Self> {
         if let Some(programs) = programs() {
-            // Such a build carries this sentence, to refuse `ssl = on`.
+            // A build without TLS contains this error message.
             let sentence = ["-aqF", "SSL is not supported by this build"];
             let without =
                 Command::new("grep").args(sentence).arg(programs.join("postgres")).status().unwrap();
@@ -360,9 +366,9 @@ impl DedicatedServer {
                 return None;
             }
         }
-        // Free now; another process may be quicker.
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let [one, two, three] = [free(), free(), free()].map(|port| port.to_string());
+        // Another process may take a port before the server listens, hence three.
+        let free_port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let [one, two, three] = [free_port(), free_port(), free_port()].map(|port| port.to_string());
         Self::run(&[certificate, key, &one, &two, &three])
     }
 
@@ -374,16 +380,16 @@ impl DedicatedServer {
         };
         let arguments: Vec<&Path> =
             std::iter::once(&*programs).chain(arguments.iter().map(Path::new)).collect();
-        let (folder, keeper) = ServerProcess::of(OWN_SERVER_SCRIPT, &arguments);
-        Some(Self { folder, keeper: Arc::new(Mutex::new(keeper)) })
+        let (folder, script) = ServerProcess::of(DEDICATED_SERVER_SCRIPT, &arguments);
+        Some(Self { folder, script: Arc::new(Mutex::new(script)) })
     }
 
-    /// The port of one with a certificate.
+    /// Returns the TCP port of a server with a certificate.
     pub fn port(&self) -> u16 {
         std::fs::read_to_string(self.folder.join("port")).unwrap().trim().parse().unwrap()
     }
 
-    /// Its only database, with all tables.
+    /// Creates the tables in the server's only database, and returns it.
     pub async fn database(&self) -> ServerDatabase {
         let url = socket_url("postgres", &self.folder, "postgres");
         let database = ServerDatabase {
@@ -397,23 +403,23 @@ impl DedicatedServer {
         database
     }
 
-    /// Runs SQL in it.
+    /// Runs SQL in the server's only database.
     pub async fn execute(&self, sql: &str) {
         execute_at(&socket_url("postgres", &self.folder, "postgres"), sql).await;
     }
 
-    /// Ends it as a crash would.
+    /// Stops the server without a shutdown checkpoint, as a crash would.
     pub async fn crash(&self) {
-        self.tell("stop").await;
+        self.send("stop").await;
     }
 
-    pub async fn start_again(&self) {
-        self.tell("start").await;
+    pub async fn restart(&self) {
+        self.send("start").await;
     }
 
     /// Makes the replica a primary.
     pub async fn promote_replica(&self) {
-        self.tell("promote").await;
+        self.send("promote").await;
     }
 
     /// The folder of the replica's socket.
@@ -437,19 +443,19 @@ impl DedicatedServer {
 
     /// Makes a replica that follows it, and says where. `None` where the program for it is not beside the server's.
     pub async fn replica(&self) -> Option<DatabaseUrl> {
-        let programs = programs().expect("it runs");
+        let programs = programs().expect("the server was started from these programs");
         if !programs.join("pg_basebackup").exists() {
             crate::skip(&format!("there is no pg_basebackup in {}", programs.display()));
             return None;
         }
-        self.tell("copy").await;
+        self.send("copy").await;
         let url = socket_url("postgres", &self.folder.join("standby"), "postgres");
         Some(DatabaseUrl::Postgres(PostgresDatabase::new(&url).unwrap()))
     }
 
-    async fn tell(&self, order: &'static str) {
-        let keeper = Arc::clone(&self.keeper);
-        tokio::task::spawn_blocking(move || keeper.lock().unwrap().tell(order)).await.unwrap();
+    async fn send(&self, command: &'static str) {
+        let script = Arc::clone(&self.script);
+        tokio::task::spawn_blocking(move || script.lock().unwrap().send(command)).await.unwrap();
     }
 }
 
@@ -485,8 +491,8 @@ impl ServerDatabase {
         socket_url("postgres", network.folder(), &self.name) + "&port=6432"
     }
 
-    /// The same database, through another's pooler if there is one.
-    pub fn reached_like(mut self, other: &Location) -> Self {
+    /// Makes stores connect through the same pooler as those of the other database, if it has one.
+    pub fn through_same_pooler(mut self, other: &Location) -> Self {
         if let Location::Postgres(other) = other {
             self.pooler.clone_from(&other.pooler);
         }
@@ -503,8 +509,8 @@ impl Drop for ServerDatabase {
         let Some(server) = SERVER.get().filter(|_| !self.is_kept) else { return };
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
         let options = server.options.clone();
-        // The test's own runtime may be ending, and cannot be blocked on.
-        let dropping = std::thread::spawn(move || {
+        // The test's runtime may be shutting down, and must not be blocked.
+        let dropper = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut connection: PgConnection = options.connect().await?;
@@ -513,12 +519,13 @@ impl Drop for ServerDatabase {
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
             })
         });
-        let _ = dropping.join();
+        let _ = dropper.join();
     }
 }
 
 impl ServerProcess {
-    /// Runs a script that says on its first line where its folder is and ends with its input.
+    /// Runs a script that prints the path of its folder as its first line, and ends when its input
+    /// ends.
     fn of(script: &str, arguments: &[&Path]) -> (PathBuf, Self) {
         let mut shell = as_ordinary_user();
         shell.args(["sh", "-c", script, "keeper"]).args(arguments);
@@ -528,26 +535,26 @@ impl ServerProcess {
             .current_dir("/")
             .spawn()
             .expect("a shell starts");
-        let orders = child.stdin.take().expect("it was asked for");
-        let answers = BufReader::new(child.stdout.take().expect("it was asked for"));
-        let mut keeper = Self { _shell: child, orders, answers };
-        (PathBuf::from(keeper.answer()), keeper)
+        let commands = child.stdin.take().expect("stdin is piped");
+        let answers = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut script = Self { _shell: child, commands, answers };
+        (PathBuf::from(script.answer()), script)
     }
 
     fn answer(&mut self) -> String {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
-        assert!(line.ends_with('\n'), "a server of the tests' own does not start; what it said is above");
+        assert!(line.ends_with('\n'), "the test server did not start; its output is above");
         line.trim().to_owned()
     }
 
-    fn tell(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").unwrap();
-        assert_eq!(self.answer(), order);
+    fn send(&mut self, command: &str) {
+        writeln!(self.commands, "{command}").unwrap();
+        assert_eq!(self.answer(), command);
     }
 }
 
-/// PostgreSQL refuses to run as root.
+/// Returns a command prefix that drops root privileges, because PostgreSQL refuses to run as root.
 fn as_ordinary_user() -> Command {
     use std::os::unix::fs::MetadataExt as _;
     let root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
@@ -560,7 +567,7 @@ fn as_ordinary_user() -> Command {
     }
 }
 
-/// The folder of `initdb` and `postgres`.
+/// Finds the folder of `initdb` and `postgres`.
 fn programs() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::var_os("PG_BIN").map(PathBuf::from).into_iter().collect();
     let program = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

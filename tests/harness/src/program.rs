@@ -15,10 +15,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::crawl::Harness;
 use crate::store::Location;
 
-/// The built program.
+/// Returns the path of the built program.
 pub fn program() -> &'static str {
     static PROGRAM: LazyLock<String> = LazyLock::new(|| {
-        // cargo names it, unless somebody starts the test binary by hand.
+        // cargo sets the variable. It is absent if the test binary is started directly.
         std::env::var("CARGO_BIN_EXE_tim-group-sync").unwrap_or_else(|_| {
             let tests = std::env::current_exe().unwrap();
             tests.parent().and_then(Path::parent).unwrap().join("tim-group-sync").display().to_string()
@@ -31,12 +31,12 @@ pub fn program() -> &'static str {
 pub struct ProgramHarness {
     pub harness: Harness,
     pub folder: TempDir,
-    /// How often groups came and went.
+    /// The number of calls of [`ProgramHarness::churn`].
     pub round: u32,
 }
 
 impl ProgramHarness {
-    /// With these lines about its app.
+    /// Writes a configuration with these lines in the app's section.
     pub fn new(harness: Harness, app: &str) -> Self {
         let program = Self { harness, folder: tempfile::tempdir().unwrap(), round: 0 };
         program.write_secret("app.key", KEY);
@@ -49,7 +49,7 @@ impl ProgramHarness {
         program
     }
 
-    /// With these sections more in its configuration.
+    /// Adds sections to the configuration.
     pub fn configure(&self, sections: &str) {
         let file = self.folder.path().join("config.toml");
         let config = std::fs::read_to_string(&file).unwrap();
@@ -65,55 +65,56 @@ impl ProgramHarness {
 
     /// Starts a crawl, which gives up if the lease is taken.
     pub fn start(&self) -> Child {
-        self.start_by(&[])
+        self.start_with(&[])
     }
 
-    /// The same as the last arguments of another program.
-    pub fn start_by(&self, by: &[&str]) -> Child {
-        self.spawn(&mut self.words(&[by, &[program(), "crawl", "--no-wait"]].concat()))
+    /// Starts a crawl, with the program and its arguments appended to this command.
+    pub fn start_with(&self, by: &[&str]) -> Child {
+        self.spawn(&mut self.command_line(&[by, &[program(), "crawl", "--no-wait"]].concat()))
     }
 
-    /// One of its commands, with nothing in its environment but where the configuration and the database are.
+    /// Returns a command of the program. Its environment has only the locations of the
+    /// configuration and the database.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        self.words(&[&[program()], arguments].concat())
+        self.command_line(&[&[program()], arguments].concat())
     }
 
-    fn words(&self, words: &[&str]) -> Command {
+    fn command_line(&self, arguments: &[&str]) -> Command {
         let url = match &self.harness.db.location {
             Location::Sqlite(folder) => format!("sqlite:{}", folder.path().join("groups.db").display()),
             Location::Postgres(database) => database.url.clone(),
         };
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).current_dir(self.folder.path()).env_clear();
+        let mut command = Command::new(arguments[0]);
+        command.args(&arguments[1..]).current_dir(self.folder.path()).env_clear();
         command.env("TIM_GROUP_SYNC_CONFIG", self.folder.path().join("config.toml"));
         command.env("TIM_GROUP_SYNC_DATABASE_URL", url);
         command
     }
 
     pub fn spawn(&self, command: &mut Command) -> Child {
-        // The program goes by the machine's clock, and so must the API that judges its signatures.
-        self.harness.begin_watching();
+        // The program uses the system clock, so the API must use it too when it checks signatures.
+        self.harness.prepare_crawl();
         self.harness.clock.set(Clock::system().now());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Runs one of its commands to the end.
-    pub async fn run(&self, arguments: &[&str]) -> Ended {
-        self.end(&mut self.command(arguments)).await
+    /// Runs a command and waits until it ends.
+    pub async fn run(&self, arguments: &[&str]) -> CombinedOutput {
+        self.run_command(&mut self.command(arguments)).await
     }
 
-    pub async fn end(&self, command: &mut Command) -> Ended {
-        Ended::from(end_of(self.spawn(command)).await)
+    pub async fn run_command(&self, command: &mut Command) -> CombinedOutput {
+        CombinedOutput::from(wait_for_output(self.spawn(command)).await)
     }
 
-    /// All groups and events in the views, which must not block.
+    /// Returns all groups and events of the views. Fails if a reader blocks.
     pub async fn visible_state(&self) -> (Vec<String>, Vec<String>) {
         let reading = async { (self.harness.table().await, self.harness.events().await) };
-        tokio::time::timeout(Duration::from_secs(10), reading).await.expect("readers wait for nobody")
+        tokio::time::timeout(Duration::from_secs(10), reading).await.expect("readers do not block")
     }
 
     pub async fn crawl_and_assert_table(&mut self) {
-        let ended = end_of(self.start()).await;
+        let ended = wait_for_output(self.start()).await;
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         self.harness.clock.set(self.harness.clock.now().max(Clock::system().now()));
         self.harness.assert_invariants().await;
@@ -121,17 +122,18 @@ impl ProgramHarness {
     }
 }
 
-/// Of a crawl that finds nothing gone. The last is the closing count.
+/// The number of requests of a crawl without candidates. The last one is the closing count.
 pub const REQUESTS: u64 = 7;
-/// A crawl that finds groups gone asks about them: first those of Public, then those of Private.
-pub const REQUESTS_WITH_QUESTIONS: u64 = REQUESTS + 2;
+/// The number of requests of a crawl with candidates of both types: one more `get_group_info`
+/// request for each type.
+pub const REQUESTS_WITH_CANDIDATES: u64 = REQUESTS + 2;
 
-/// A schedule whose tick is so far off that the service crawls only at its start or on a signal.
+/// A schedule with one tick a year, so that the service crawls only at its start or on a signal.
 pub const ONCE_A_YEAR: &str =
     "[schedule]\ncron = \"0 0 1 1 *\"\n[metrics]\nlisten = \"\"\n[dashboard]\nlisten = \"\"\n";
 
 impl ProgramHarness {
-    /// With seven and four groups at the API.
+    /// Creates seven groups of Public and four of Private.
     pub fn with_groups(harness: Harness) -> Self {
         let program = Self::new(harness, "page_limit = 3\ngroup_types = [\"Public\", \"Private\"]\n");
         (0..7).for_each(|n| program.harness.create("Public", &format!("public-{n}")));
@@ -139,7 +141,7 @@ impl ProgramHarness {
         program
     }
 
-    /// With seven and four groups that were crawled once.
+    /// Creates seven groups of Public and four of Private, and crawls once.
     pub async fn crawled_once(harness: Harness) -> Self {
         let mut program = Self::with_groups(harness);
         program.crawl_and_assert_table().await;
@@ -147,7 +149,7 @@ impl ProgramHarness {
         program
     }
 
-    /// Dissolves one group of each type and creates another.
+    /// Dissolves one group of each type and creates another one.
     pub fn churn(&mut self) {
         let n = self.round;
         self.round += 1;
@@ -157,7 +159,7 @@ impl ProgramHarness {
     }
 
     /// Asserts that the crawl after a kill closes the killed one and brings the table up to date.
-    pub async fn recovers(&mut self) {
+    pub async fn assert_recovery(&mut self) {
         self.harness.db.expire_leases().await;
         let last = "SELECT status FROM crawls ORDER BY crawl_id DESC LIMIT 1";
         assert_eq!(self.harness.value(last).await, "running");
@@ -177,29 +179,29 @@ impl ProgramHarness {
 }
 
 impl ProgramHarness {
-    /// The service, which has crawled once and waits to be told to crawl again.
-    pub async fn served(&self) -> Service {
+    /// Starts the service and waits until it has crawled once.
+    pub async fn start_service(&self) -> Service {
         self.configure(ONCE_A_YEAR);
-        Service::start(self).says("crawl complete").await
+        Service::start(self).wait_for_log("crawl complete").await
     }
 
-    /// Makes the service crawl once for each of its requests, with this disturbance before the request is answered. A
-    /// disturbance while the crawl reads the table may fail that crawl, but not the next.
-    pub async fn survives(&mut self, trouble: impl AsyncFn()) {
-        let mut service = self.served().await;
-        for request in 1..=REQUESTS_WITH_QUESTIONS {
+    /// Runs one crawl of the service for each request of a crawl, and disturbs the crawl before
+    /// that request is answered. The disturbance may fail that crawl, but not the next one.
+    pub async fn assert_service_survives(&mut self, disturb: impl AsyncFn()) {
+        let mut service = self.start_service().await;
+        for request in 1..=REQUESTS_WITH_CANDIDATES {
             self.churn();
             let held = self.harness.api.hold(At::Request(self.harness.request(request)));
             service.signal(Signal::USR1);
-            service.until(held.reached()).await;
-            trouble().await;
+            service.wait_for(held.reached()).await;
+            disturb().await;
             held.release();
-            let crawled = service.ends_a_crawl().await;
+            let crawled = service.wait_for_crawl_end().await;
             self.harness.clock.set(self.harness.clock.now().max(Clock::system().now()));
             self.harness.assert_invariants().await;
             if !crawled {
                 service.signal(Signal::USR1);
-                service = service.says("crawl complete").await;
+                service = service.wait_for_log("crawl complete").await;
             }
             self.harness.assert_table_matches_api().await;
         }
@@ -209,22 +211,22 @@ impl ProgramHarness {
     }
 }
 
-/// How a command ended.
+/// Exit code and output of a command.
 #[derive(Debug)]
-pub struct Ended {
+pub struct CombinedOutput {
     pub code: Option<i32>,
-    /// What it wrote, results and messages.
-    pub said: String,
+    /// stdout, followed by stderr.
+    pub output: String,
 }
 
-impl From<Output> for Ended {
+impl From<Output> for CombinedOutput {
     fn from(output: Output) -> Self {
-        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        Self { code: output.status.code(), said }
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        Self { code: output.status.code(), output: text }
     }
 }
 
-pub async fn end_of(child: Child) -> Output {
+pub async fn wait_for_output(child: Child) -> Output {
     tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap()
 }
 
@@ -234,54 +236,54 @@ pub fn kill(mut child: Child) {
     assert_eq!(child.wait().unwrap().code(), None);
 }
 
-/// The service, with its log lines. It ends with this.
+/// A running service and its log lines. Dropping it kills the process.
 pub struct Service {
     process: Child,
     lines: UnboundedReceiver<String>,
-    /// What it has said until now.
+    /// All lines read so far.
     log: String,
 }
 
 impl Service {
-    /// How long to wait for a log line.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    /// Maximum time to wait for a log line or an event.
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     pub fn start(program: &ProgramHarness) -> Self {
-        Self::of(program.spawn(&mut program.command(&["run"])))
+        Self::from_process(program.spawn(&mut program.command(&["run"])))
     }
 
-    /// What this command starts: the service, or another one with log lines.
-    pub fn by(mut command: Command) -> Self {
-        Self::of(command.stderr(Stdio::piped()).spawn().unwrap())
+    /// Starts a process that logs to stderr: the service or another program.
+    pub fn spawn(mut command: Command) -> Self {
+        Self::from_process(command.stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    pub fn of(mut process: Child) -> Self {
+    pub fn from_process(mut process: Child) -> Self {
         let log = BufReader::new(process.stderr.take().unwrap());
         let (sender, lines) = unbounded_channel();
-        // Ends with the process, whoever listens.
+        // The thread ends when the process closes its stderr.
         std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Self { process, lines, log: String::new() }
     }
 
-    /// Waits for a line with this text.
-    pub async fn says(mut self, text: &str) -> Self {
-        self.says_one_of(&[text]).await;
+    /// Waits for a log line that contains this text.
+    pub async fn wait_for_log(mut self, text: &str) -> Self {
+        self.wait_for_any_log(&[text]).await;
         self
     }
 
-    /// Waits for a line with this text, and returns it.
-    pub async fn says_line(mut self, text: &str) -> (Self, String) {
-        let line = self.says_one_of(&[text]).await;
+    /// Waits for a log line that contains this text. Also returns the line.
+    pub async fn wait_for_log_line(mut self, text: &str) -> (Self, String) {
+        let line = self.wait_for_any_log(&[text]).await;
         (self, line)
     }
 
-    /// Waits for the end of a crawl, and tells whether it is complete.
-    pub async fn ends_a_crawl(&mut self) -> bool {
-        self.says_one_of(&["crawl complete", "crawl failed"]).await.contains("crawl complete")
+    /// Waits for the end of a crawl. Returns true if it is complete.
+    pub async fn wait_for_crawl_end(&mut self) -> bool {
+        self.wait_for_any_log(&["crawl complete", "crawl failed"]).await.contains("crawl complete")
     }
 
-    async fn says_one_of(&mut self, texts: &[&str]) -> String {
-        let listening = async {
+    async fn wait_for_any_log(&mut self, texts: &[&str]) -> String {
+        let reading = async {
             while let Some(line) = self.lines.recv().await {
                 self.log.extend([&line, "\n"]);
                 if texts.iter().any(|text| line.contains(text)) {
@@ -290,19 +292,19 @@ impl Service {
             }
             None
         };
-        let found = tokio::time::timeout(Self::PATIENCE, listening).await.ok().flatten();
-        found.unwrap_or_else(|| panic!("the service did not say {texts:?}:\n{}", self.log))
+        let found = tokio::time::timeout(Self::TIMEOUT, reading).await.ok().flatten();
+        found.unwrap_or_else(|| panic!("the service did not log {texts:?}:\n{}", self.log))
     }
 
-    /// Waits for what the service is about to bring about.
-    pub async fn until(&mut self, event: impl Future<Output = ()>) {
-        if tokio::time::timeout(Self::PATIENCE, event).await.is_err() {
-            let said: Vec<String> = std::iter::from_fn(|| self.lines.try_recv().ok()).collect();
-            panic!("the service did not do it:\n{}{}", self.log, said.join("\n"));
+    /// Waits for an event that the service causes.
+    pub async fn wait_for(&mut self, event: impl Future<Output = ()>) {
+        if tokio::time::timeout(Self::TIMEOUT, event).await.is_err() {
+            let unread: Vec<String> = std::iter::from_fn(|| self.lines.try_recv().ok()).collect();
+            panic!("the expected event did not happen:\n{}{}", self.log, unread.join("\n"));
         }
     }
 
-    /// All that it has said until the line that was waited for last.
+    /// Returns all log lines up to the last one that was waited for.
     pub fn log(&self) -> &str {
         &self.log
     }
@@ -315,20 +317,20 @@ impl Service {
         drop(self);
     }
 
-    /// Tells it to stop, and returns the code it ends with.
+    /// Stops the service. Returns its exit code.
     pub async fn stop(self) -> Option<i32> {
         self.signal(Signal::TERM);
-        self.ends().await
+        self.wait_for_exit().await
     }
 
-    /// Waits for its end, and returns the code.
-    pub async fn ends(mut self) -> Option<i32> {
+    /// Waits until the service ends. Returns its exit code.
+    pub async fn wait_for_exit(mut self) -> Option<i32> {
         let ending = async {
             while let Some(line) = self.lines.recv().await {
                 self.log.extend([&line, "\n"]);
             }
         };
-        let in_time = tokio::time::timeout(Self::PATIENCE, ending).await.is_ok();
+        let in_time = tokio::time::timeout(Self::TIMEOUT, ending).await.is_ok();
         assert!(in_time, "the service did not end:\n{}", self.log);
         self.process.wait().unwrap().code()
     }
@@ -336,7 +338,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Fails if it has ended by itself.
+        // Fails if the process has already ended.
         let _ = self.process.kill();
         self.process.wait().unwrap();
     }

@@ -1,20 +1,20 @@
-//! What readers of the views may rely on, checked after every crawl of a story: the change feed shows every event exactly
-//! once, and the lives of groups follow from their events.
+//! Guarantees for readers of the views, checked after every crawl of an end-to-end test: the change
+//! feed has every event exactly once, and the spans of groups follow from their events.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::store::TestDatabase;
 
-/// A reader of the change feed who remembers the last event that it has seen.
+/// A reader of the change feed that remembers the last event it has read.
 #[derive(Debug, Default)]
 pub struct EventReader {
     seen: Mutex<Vec<i64>>,
 }
 
 impl EventReader {
-    /// Reads the events after the last one that this reader has seen. Asserts that they are new, and that the table has no
-    /// event that the reader has not seen.
+    /// Reads the events after the last one that was read. Asserts that they are new, and that the
+    /// table has no other unread event.
     pub async fn read(&self, db: &TestDatabase) {
         let after = self.last();
         let sql = format!("SELECT event_id FROM group_events WHERE event_id > {after} ORDER BY event_id");
@@ -27,7 +27,7 @@ impl EventReader {
         let all = db.lines("SELECT event_id FROM group_events ORDER BY event_id").await;
         let missed: Vec<&String> =
             all.iter().filter(|id| seen.binary_search(&id.parse().unwrap()).is_err()).collect();
-        assert!(missed.is_empty(), "events that a reader of the change feed has missed: {missed:?}");
+        assert!(missed.is_empty(), "events that the change feed skipped: {missed:?}");
     }
 
     fn last(&self) -> i64 {
@@ -74,7 +74,7 @@ pub async fn assert_spans_match_events(db: &TestDatabase) {
 }
 
 fn begin_life(lives: &mut Vec<(String, Option<String>)>, at: String) {
-    // A clock that was set back does not let lives overlap.
+    // Spans do not overlap even if the clock was set back.
     let after = lives.last().and_then(|(_, until)| until.clone()).unwrap_or_default();
     lives.push((at.max(after), None));
 }

@@ -1,4 +1,5 @@
-//! The views as docs/schema.md describes them, and a database in which every column of theirs has something to tell.
+//! The views as docs/schema.md describes them, and a database in which every column has a value
+//! that is not NULL.
 
 use chrono_tz::Tz;
 use tim_group_sync::crawl::{CrawlRequest, WhenBusy};
@@ -10,7 +11,7 @@ use crate::crawl::Harness;
 
 const DOCUMENT: &str = include_str!("../../../docs/schema.md");
 
-/// A view as the document has it.
+/// A view as the document describes it.
 pub struct View {
     pub name: &'static str,
     pub meaning: &'static str,
@@ -23,7 +24,7 @@ pub struct Column {
     pub meaning: &'static str,
 }
 
-/// The views of the document.
+/// Returns the views that the document describes.
 pub fn views() -> Vec<View> {
     let mut views: Vec<View> = Vec::new();
     for section in chapter("## Views").split("\n### ").skip(1) {
@@ -49,13 +50,13 @@ pub fn views() -> Vec<View> {
     views
 }
 
-/// The text of a chapter of the document.
+/// Returns the text of a chapter of the document.
 pub fn chapter(title: &str) -> &'static str {
     let (_, text) = DOCUMENT.split_once(&format!("\n{title}\n")).unwrap();
     text.split("\n## ").next().unwrap()
 }
 
-/// Two days and a bit in which everything happened that a column can tell: 1 March to 3 March in Shanghai.
+/// Makes crawls from 1 to 3 March, Shanghai time, that together give every column a value.
 pub async fn eventful(mut harness: Harness) -> Harness {
     harness.timezone = Tz::Asia__Shanghai;
     harness.create("Public", "@TGS#2J4SZEAEL a b c d");
@@ -64,9 +65,9 @@ pub async fn eventful(mut harness: Harness) -> Harness {
     harness.create("Public", "short long");
     harness.api.retype("p", "Public");
     let due_at = Some("2026-03-01T09:00:00Z".parse().unwrap());
-    let occasion = CrawlRequest { trigger: Trigger::Schedule, due_at };
-    harness.begin_watching();
-    harness.crawler().crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+    let request = CrawlRequest { trigger: Trigger::Schedule, due_at };
+    harness.prepare_crawl();
+    harness.crawler().crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
     harness.dissolve("short a @TGS#2J4SZEAEL");
     harness.crawl().await;
     harness.set_clock_by(24);
@@ -74,7 +75,7 @@ pub async fn eventful(mut harness: Harness) -> Harness {
     harness.crawl().await;
     harness.fault_at_request(3, Fault::ErrorCode(60021));
     harness.crawl().await;
-    harness.guard.review = true;
+    harness.deletion.review = true;
     harness.dissolve("b c");
     harness.crawl().await;
     harness

@@ -1,4 +1,5 @@
-//! [`TestDatabase`]: a store on either engine, and a connection to its database that bypasses the store.
+//! [`TestDatabase`]: a store on either engine, and a connection to its database that bypasses the
+//! store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,29 +33,30 @@ use tokio::sync::OnceCell;
 
 use crate::postgres::{Pooler, PostgresServer, ServerDatabase};
 
-/// Declares stories, each an `async fn(&TestDatabase)`, as tests on SQLite, on PostgreSQL, and through pgbouncer. Plain
-/// `cargo test` ignores those that need a server. The database must be consistent after each story.
+/// Declares tests of the store for SQLite, for PostgreSQL, and for PostgreSQL through pgbouncer.
+/// Each is an `async fn(&TestDatabase)`. Plain `cargo test` ignores those that need a server. The
+/// database must be consistent after each test.
 #[macro_export]
 macro_rules! store_tests {
-    ($($behaviour:ident),+ $(,)?) => {
+    ($($test:ident),+ $(,)?) => {
         mod on_sqlite {
             $(#[tokio::test]
-            async fn $behaviour() {
+            async fn $test() {
                 let db = $crate::store::TestDatabase::sqlite().await;
-                super::$behaviour(&db).await;
+                super::$test(&db).await;
                 db.assert_consistent().await;
             })+
         }
         mod on_pgbouncer {
-            /// All of them one after another, through a pooler in transaction mode.
+            /// Runs all tests one after another through a pooler in transaction mode.
             #[tokio::test]
             #[ignore = "needs PostgreSQL and pgbouncer: tests/run"]
-            async fn every_behaviour() {
+            async fn every_test() {
                 let Some(pooler) = $crate::postgres::Pooler::start().await else { return };
                 $({
-                    println!("{}", stringify!($behaviour));
+                    println!("{}", stringify!($test));
                     let db = $crate::store::TestDatabase::through(&pooler).await;
-                    Box::pin(super::$behaviour(&db)).await;
+                    Box::pin(super::$test(&db)).await;
                     db.assert_consistent().await;
                     db.store.close().await;
                 })+
@@ -63,9 +65,9 @@ macro_rules! store_tests {
         mod on_postgres {
             $(#[tokio::test]
             #[ignore = "needs PostgreSQL: tests/run"]
-            async fn $behaviour() {
+            async fn $test() {
                 let db = $crate::store::TestDatabase::postgres().await;
-                super::$behaviour(&db).await;
+                super::$test(&db).await;
                 db.assert_consistent().await;
             })+
         }
@@ -143,23 +145,24 @@ impl TestDatabase {
         Self { store, reader: Reader::Postgres(reader), location: Location::Postgres(database) }
     }
 
-    /// An empty database on the same engine, connected to in the same way.
+    /// Returns an empty database on the same engine, through the same pooler if there is one.
     pub async fn empty_like(&self) -> Self {
         match &self.location {
             Location::Sqlite(_) => Self::on_sqlite(tempfile::tempdir().unwrap()).await,
             location @ Location::Postgres(_) => {
                 let database = PostgresServer::shared().await.empty_database().await;
-                Self::on_postgres(database.reached_like(location)).await
+                Self::on_postgres(database.through_same_pooler(location)).await
             }
         }
     }
 
-    /// Expires all leases. On SQLite they end with their holders. When this returns, the transaction of a dropped crawl is
-    /// committed or rolled back.
+    /// Expires all leases, and waits until the transaction of a dropped crawl is committed or
+    /// rolled back. On SQLite a lease ends with its holder.
     pub async fn expire_leases(&self) {
         if let Location::Sqlite(_) = self.location {
             // A dropped transaction keeps the write lock until its own thread has ended it.
-            Self::execute(&self.url(), "BEGIN IMMEDIATE; COMMIT").await;
+            // The connection's thread rolls back a dropped transaction, which holds the write lock
+            // until then.
         }
         if let Location::Postgres(_) = self.location {
             let busy = "SELECT count(*) FROM pg_stat_activity
@@ -178,12 +181,13 @@ impl TestDatabase {
         }
     }
 
-    /// A store as another process would open it.
-    pub async fn another_store(&self) -> Store {
+    /// Opens another store, as another process would.
+    pub async fn open_another_store(&self) -> Store {
         Store::open(&self.url()).await.unwrap()
     }
 
-    /// Runs a query. Returns text in the same form on both engines: `NULL`, 0 and 1 for booleans, RFC 3339 for times.
+    /// Runs a query. Returns text in the same form on both engines: `NULL`, 0 and 1 for booleans,
+    /// RFC 3339 for times.
     pub async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
         let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         let rows = match &self.reader {
@@ -210,14 +214,14 @@ impl TestDatabase {
         connection.close().await.unwrap();
     }
 
-    /// Runs SQL in a database without a store.
+    /// Runs SQL on a new connection, without a store.
     pub async fn execute(url: &DatabaseUrl, sql: &str) {
-        let done = match url {
+        let result = match url {
             DatabaseUrl::Sqlite(path) => {
                 let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-                let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
+                let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
                 connection.close().await.unwrap();
-                done.map(drop)
+                result.map(drop)
             }
             DatabaseUrl::Postgres(_) => {
                 let server = PostgresServer::shared().await;
@@ -225,17 +229,17 @@ impl TestDatabase {
                 server.execute(&name, &format!("SET search_path TO tim_private, tim; {sql}")).await
             }
         };
-        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        result.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// The only value of a query.
+    /// Returns the only value of a query.
     pub async fn value(&self, sql: &str) -> String {
         let rows = self.rows(sql).await;
         assert_eq!((rows.len(), rows[0].len()), (1, 1), "{sql}: {rows:?}");
         rows[0][0].clone()
     }
 
-    /// The columns of a view, in order.
+    /// Returns the columns of a view, in order.
     pub async fn columns(&self, view: &str) -> Vec<String> {
         let sql = match &self.location {
             Location::Sqlite(_) => format!("SELECT name FROM pragma_table_info('{view}') ORDER BY cid"),
@@ -246,25 +250,25 @@ impl TestDatabase {
         self.lines(&sql).await
     }
 
-    /// Asserts what must hold between any two transactions.
+    /// Asserts what holds between any two transactions.
     pub async fn assert_consistent(&self) {
-        let kept = "SELECT app_id, type_id, live_count, missing_count, deleted_count FROM type_state
+        let maintained = "SELECT app_id, type_id, live_count, missing_count, deleted_count FROM type_state
                     WHERE live_count <> 0 OR missing_count <> 0 OR deleted_count <> 0 ORDER BY 1, 2";
         let counted = "SELECT app_id, type_id, sum(CASE WHEN deleted_at IS NULL THEN 1 ELSE 0 END),
                               sum(CASE WHEN deleted_at IS NULL AND missing_since IS NOT NULL THEN 1 ELSE 0 END),
                               sum(CASE WHEN deleted_at IS NOT NULL THEN 1 ELSE 0 END)
                        FROM group_row GROUP BY app_id, type_id ORDER BY 1, 2";
-        self.assert_same(kept, counted, "kept totals are counted totals").await;
+        self.assert_same(maintained, counted, "the maintained totals equal the counted groups").await;
 
-        // Rows that were removed for their age are missed on the other side.
+        // Once retention has removed rows, the counts of the remaining ones differ.
         let purged = "SELECT coalesce(sum(purged_groups + purged_events + purged_counts), 0) FROM crawl";
-        let whole = self.value(purged).await == "0";
-        if whole {
+        let nothing_purged = self.value(purged).await == "0";
+        if nothing_purged {
             self.assert_events_and_counts_agree().await;
         }
 
-        for (contradiction, of_events, sql) in CONTRADICTIONS {
-            if whole || !of_events {
+        for (contradiction, needs_all_events, sql) in CONTRADICTIONS {
+            if nothing_purged || !needs_all_events {
                 let groups = self.lines(sql).await;
                 assert!(groups.is_empty(), "{contradiction}: {groups:?}");
             }
@@ -272,20 +276,20 @@ impl TestDatabase {
     }
 
     async fn assert_events_and_counts_agree(&self) {
-        let kept =
+        let maintained =
             "SELECT crawl_id, sum(appeared), sum(vanished), sum(reappeared), sum(retyped) FROM crawl_change
                     GROUP BY crawl_id HAVING sum(appeared + vanished + reappeared + retyped) <> 0 ORDER BY 1";
         let counted = "SELECT crawl_id, sum(CASE WHEN kind = 'a' THEN 1 ELSE 0 END), sum(CASE WHEN kind = 'v' THEN 1 ELSE 0 END),
                               sum(CASE WHEN kind = 'r' THEN 1 ELSE 0 END), sum(CASE WHEN kind = 't' THEN 1 ELSE 0 END)
                        FROM group_event WHERE kind <> 'u' GROUP BY crawl_id ORDER BY 1";
-        self.assert_same(kept, counted, "a crawl's changes are its events").await;
+        self.assert_same(maintained, counted, "a crawl's counts equal its events").await;
 
         let counted = "SELECT crawl_id, appeared, vanished, reappeared, retyped FROM crawl
                        WHERE status <> 'running' AND appeared + vanished + reappeared + retyped <> 0 ORDER BY 1";
-        let kept = "SELECT c.crawl_id, sum(k.appeared), sum(k.vanished), sum(k.reappeared), sum(k.retyped)
+        let maintained = "SELECT c.crawl_id, sum(k.appeared), sum(k.vanished), sum(k.reappeared), sum(k.retyped)
                     FROM crawl_change k JOIN crawl c ON c.crawl_id = k.crawl_id AND c.status <> 'running'
                     GROUP BY c.crawl_id HAVING sum(k.appeared + k.vanished + k.reappeared + k.retyped) <> 0 ORDER BY 1";
-        self.assert_same(counted, kept, "a closed crawl states its changes").await;
+        self.assert_same(counted, maintained, "a closed crawl states its changes").await;
 
         let by_day =
             "SELECT app_id, sum(appeared), sum(vanished), sum(reappeared), sum(retyped) FROM daily_count
@@ -296,7 +300,8 @@ impl TestDatabase {
         self.assert_same(by_day, by_crawl, "the days add up to the crawls").await;
     }
 
-    /// Compares two queries in one statement: after a kill, a commit may still land between two statements.
+    /// Compares two queries in one statement. After a kill, a commit may still complete between two
+    /// statements.
     async fn assert_same(&self, one: &str, other: &str, what: &str) {
         let both = format!(
             "SELECT 1 AS side, one.* FROM ({one}) AS one UNION ALL SELECT 2, other.* FROM ({other}) AS other ORDER BY 1, 2, 3"
@@ -309,7 +314,7 @@ impl TestDatabase {
     }
 }
 
-/// States that no row may have: a description, whether the query needs all events, and the query.
+/// States that no row may have: a description, true if the query needs all events, and the query.
 const CONTRADICTIONS: [(&str, bool, &str); 9] = [
             ("deleted and missing", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND missing_since IS NOT NULL"),
             ("deleted and held", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND held_crawl_id IS NOT NULL"),
@@ -376,7 +381,7 @@ fn postgres_texts(row: &PgRow) -> Vec<String> {
     (0..row.len()).map(text).collect()
 }
 
-/// A time of the day on which the tests of the store happen.
+/// Returns a time on the day of the store's tests.
 pub fn at(hour: u32, minute: u32) -> DateTime<Utc> {
     day().date.and_hms_opt(hour, minute, 0).unwrap().and_utc()
 }
@@ -389,7 +394,7 @@ pub fn group_types(names: &[&str]) -> Vec<GroupType> {
     names.iter().map(|name| GroupType::new(name).unwrap()).collect()
 }
 
-/// One app of a database, with the types Public and Private, whose lease is held.
+/// An app with the types Public and Private, and its lease.
 pub struct LeasedApp<'a> {
     pub db: &'a TestDatabase,
     pub app: AppId,
@@ -409,12 +414,12 @@ impl<'a> LeasedApp<'a> {
         let identity = AppIdentity { sdk_app_id: sdk_app_id(), name: "prod".to_owned() };
         let (app, types) =
             db.store.register_app(&identity, &group_types(&["Public", "Private"])).await.unwrap();
-        let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("nobody else has the lease");
+        let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("the lease is free");
         let [public, private] = ["Public", "Private"].map(|name| types[&GroupType::new(name).unwrap()]);
         Self { db, app, public, private, lease }
     }
 
-    /// The same after a crawl that listed these groups of both types for the first time.
+    /// Registers the app and makes a crawl that lists these groups as the baseline of each type.
     pub async fn after_baseline(db: &'a TestDatabase, public: &[&str], private: &[&str]) -> Self {
         let leased = Self::on(db).await;
         let crawl = leased.open(at(1, 0)).await;
@@ -446,7 +451,7 @@ impl<'a> LeasedApp<'a> {
         self.db.store.open_crawl(&self.lease, &new, day()).await.unwrap()
     }
 
-    /// A whole crawl by a host, configured with these types.
+    /// Opens and closes a crawl of this host, configured with these types.
     pub async fn crawl_on(&self, host: &str, hour: u32, types: &[&str]) {
         let new = NewCrawl {
             app: self.app,
@@ -487,7 +492,7 @@ impl<'a> LeasedApp<'a> {
         self.db.store.write_listed(&self.lease, &batch, || ()).await
     }
 
-    /// Ends a crawl that listed every live group of these types.
+    /// Closes a crawl that listed every live group of these types.
     pub async fn complete(
         &self,
         crawl: CrawlId,
@@ -500,7 +505,7 @@ impl<'a> LeasedApp<'a> {
         self.close(crawl, started_at, finished_at, &settlement).await.unwrap()
     }
 
-    /// Ends a complete crawl.
+    /// Closes a complete crawl.
     pub async fn close(
         &self,
         crawl: CrawlId,
@@ -552,7 +557,7 @@ impl<'a> LeasedApp<'a> {
         self.db.store.close_crawl(&self.lease, &closing, |_| ()).await.unwrap();
     }
 
-    /// What passes with these verdicts conclude when they list nothing at all.
+    /// Returns the settlement of passes with these verdicts that listed no group.
     pub async fn settle_all(&self, passes: &[(TypeId, Verdict)]) -> Settlement {
         let mut ids = Vec::new();
         self.db.store.gather_live(self.app, || (), |(), _, id, _| ids.push(id.to_owned())).await.unwrap();
@@ -560,7 +565,8 @@ impl<'a> LeasedApp<'a> {
         self.settle_unlisted(passes, &ids).await
     }
 
-    /// What passes with these verdicts conclude when they list every live group but these.
+    /// Returns the settlement of passes with these verdicts that listed every live group except
+    /// these.
     pub async fn settle(&self, passes: &[(TypeId, Verdict)], unlisted: &[&str]) -> Settlement {
         self.settle_unlisted(passes, &unlisted.iter().copied().collect()).await
     }
@@ -599,7 +605,7 @@ impl<'a> LeasedApp<'a> {
         }
         let absences = Absences::of(&judgement, TotalsEvidence::Inconclusive);
         let mut absent = Vec::new();
-        let naming = self.db.store.gather_live(
+        let gathering = self.db.store.gather_live(
             self.app,
             || (),
             |(), type_id, id, mark| {
@@ -608,7 +614,7 @@ impl<'a> LeasedApp<'a> {
                 }
             },
         );
-        naming.await.unwrap();
+        gathering.await.unwrap();
         assert_eq!(absent.len(), unlisted.len(), "only live groups can be unlisted");
         let mut counts: BTreeMap<TypeId, Unlisted> = BTreeMap::new();
         absent.iter().for_each(|(type_id, ..)| counts.entry(*type_id).or_default().groups += 1);
@@ -620,7 +626,8 @@ impl<'a> LeasedApp<'a> {
         candidates.settle(Confirmation::Off, &types, &counts)
     }
 
-    /// The groups as people see them: id, type, first and last seen, deleted, missing, held, in baseline.
+    /// Returns the rows of the view: id, type, first and last seen, deleted, missing, held, in
+    /// baseline. Times are hours and minutes.
     pub async fn groups(&self) -> Vec<String> {
         self.db
             .lines(
@@ -633,7 +640,7 @@ impl<'a> LeasedApp<'a> {
             .collect()
     }
 
-    /// The events as people see them: event, id, old and new type, crawl.
+    /// Returns the events of the view: event, id, old and new type, crawl.
     pub async fn events(&self) -> Vec<String> {
         self.db
             .lines("SELECT event, group_id, old_type, new_type, crawl_id FROM group_events ORDER BY event_id")
@@ -641,7 +648,7 @@ impl<'a> LeasedApp<'a> {
     }
 }
 
-/// Obtains the proof that a list was read to its end from a simulated server.
+/// Reads an empty list of a simulated server, and returns the proof that its end was reached.
 async fn end_of_list() -> EndOfList {
     let settings = Settings::default();
     let api = Simulator::start(settings.clone()).await.unwrap();
@@ -656,8 +663,8 @@ async fn end_of_list() -> EndOfList {
     })
     .unwrap();
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
-    let patience = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(5)));
-    let mut caller = Caller::new(&client, &pacer, patience, |_| ());
+    let retry_budget = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(5)));
+    let mut caller = Caller::new(&client, &pacer, retry_budget, |_| ());
     Paginator::of(None, 10, None)
         .fetch_next(&mut caller)
         .await
