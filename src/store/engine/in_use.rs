@@ -9,7 +9,15 @@ use super::error::StoreError;
 /// A held lock. Released when dropped.
 #[derive(Debug)]
 pub(in crate::store) struct InUse {
-    _file: File,
+    file: File,
+}
+
+/// Unlocks the file. Closing it is not enough: a process that another thread is just starting has inherited the lock until it
+/// executes its program.
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl InUse {
@@ -17,7 +25,7 @@ impl InUse {
     pub(super) fn share(database: &Path) -> Result<Self, StoreError> {
         let (file, path) = open(database)?;
         match file.try_lock_shared() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::BeingRestored { path: database.to_owned() }),
             Err(TryLockError::Error(source)) => Err(StoreError::Lock { path, source }),
         }
@@ -27,7 +35,7 @@ impl InUse {
     pub(in crate::store) fn alone(database: &Path) -> Result<Self, StoreError> {
         let (file, path) = open(database)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: database.to_owned() }),
             Err(TryLockError::Error(source)) => Err(StoreError::Lock { path, source }),
         }

@@ -67,6 +67,14 @@ pub(in crate::store) struct FileLock {
     path: PathBuf,
 }
 
+/// Unlocks the file. Closing it is not enough: a process that another thread is just starting has inherited the lock until it
+/// executes its program.
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl FileLock {
     /// Locks a file, which is created if it does not exist. `None` if another process, or another task of this one, has it
     /// locked.

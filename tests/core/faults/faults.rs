@@ -429,11 +429,11 @@ async fn assert_recovery_from_every_info_fault(harness: Harness, lasting: bool) 
 }
 
 async fn crawls_recover_from_a_fault_at_any_info_request(harness: Harness) {
-    assert_recovery_from_every_info_fault(harness, false).await;
+    Box::pin(assert_recovery_from_every_info_fault(harness, false)).await;
 }
 
 async fn crawls_recover_from_a_fault_that_lasts_from_any_info_request_on(harness: Harness) {
-    assert_recovery_from_every_info_fault(harness, true).await;
+    Box::pin(assert_recovery_from_every_info_fault(harness, true)).await;
 }
 
 async fn crawls_recover_from_a_fault_at_any_request(harness: Harness) {
@@ -1402,7 +1402,7 @@ async fn a_crawl_killed_at_any_await_point_is_closed_and_corrected_by_the_next(h
         campaign.round += 1;
         campaign.harness.prepare_crawl();
         let (crawler, stop) = (campaign.harness.crawler(), CancellationToken::new());
-        let crawl = poll_at_most(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), polls).await;
+        let crawl = poll_at_most(Box::pin(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop)), polls).await;
         if let Some(report) = crawl {
             assert_eq!(outcome(&report.unwrap()), "complete");
             break;

@@ -203,7 +203,7 @@ impl Change {
 impl Step {
     async fn apply(self, harness: &mut Harness) {
         match self {
-            Self::CrawlByTwoReplicas => harness.crawl_by_two_replicas().await,
+            Self::CrawlByTwoReplicas => Box::pin(harness.crawl_by_two_replicas()).await,
             Self::SetClock(hours) => harness.set_clock_by(hours),
             Self::SetClockDuringCrawl(n, hours) => {
                 harness.set_clock_during_request(n, hours);
