@@ -1,4 +1,4 @@
-//! Embedded migrations: a changed file has to reach the program.
+//! Rebuilds the program when a migration changes, because migrations are compiled into it.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

@@ -1,8 +1,9 @@
-//! What asking `get_group_info` about candidates for deletion adds to a crawl, against a server that takes 50 ms for each
-//! answer.
+//! Measures the time that `get_group_info` requests about candidates for deletion add to a crawl,
+//! with a server that takes 50 ms for each answer.
 //!
-//! `cargo bench --bench questions` prints the tables of docs/performance.md. The crawls are the program's own, over HTTP from
-//! the simulated API into SQLite. Lists are not paced, so that the time of the questions shows.
+//! `cargo bench --bench questions` prints the tables of docs/performance.md. The crawls are real,
+//! over HTTP from the simulated API into SQLite. List requests are sent without pauses, so that the
+//! time of the other requests is visible.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for developers that prints figures")]
 
@@ -21,8 +22,8 @@ use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
 const TYPES: [&str; 2] = ["Public", "Private"];
-/// What the server takes for an answer of `get_group_info`.
-const ANSWER: Duration = Duration::from_millis(50);
+/// The time that the server takes for an answer of `get_group_info`.
+const INFO_DELAY: Duration = Duration::from_millis(50);
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -32,7 +33,7 @@ fn main() {
     });
 }
 
-/// An app with its simulated API and a crawler of its own database.
+/// An app with its simulated API, its crawler and its database.
 struct App {
     api: Simulator,
     crawler: Crawler,
@@ -43,7 +44,7 @@ struct App {
 impl App {
     async fn with(groups: usize, confirm: bool, max_fraction: f64) -> Self {
         let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let simulated = Settings { info_delay: ANSWER, ..Settings::default() };
+        let simulated = Settings { info_delay: INFO_DELAY, ..Settings::default() };
         let api = Simulator::start(simulated.clone()).await.unwrap();
         TYPES.iter().for_each(|group_type| api.create_many(group_type, groups / TYPES.len()));
         let client = Client::new(ClientSettings {
@@ -79,22 +80,23 @@ impl App {
         Self { api, crawler, store, _folder: folder }
     }
 
-    /// One crawl, with its seconds and its requests to `get_group_info`.
+    /// Crawls the app. Returns the report, the seconds, and the number of `get_group_info`
+    /// requests.
     async fn crawl(&self) -> (CrawlReport, f64, usize) {
         let before = self.api.requests().len();
-        let began = Instant::now();
-        let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
-        let report = self.crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
-        let seconds = began.elapsed().as_secs_f64();
+        let started = Instant::now();
+        let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
+        let report = self.crawler.crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+        let seconds = started.elapsed().as_secs_f64();
         let requests = self.api.requests();
         let asked = requests[before..].iter().filter(|request| request.call == Call::Info).count();
         (report, seconds, asked)
     }
 }
 
-/// Dissolves groups before a crawl, with and without questions.
+/// Measures a crawl after groups were dissolved, with and without `get_group_info`.
 async fn added_by_candidates(groups: usize, candidates: usize) {
-    println!("\n### {candidates} candidates of {groups} groups, {} ms an answer\n", ANSWER.as_millis());
+    println!("\n### {candidates} candidates of {groups} groups, {} ms an answer\n", INFO_DELAY.as_millis());
     println!("| confirm | crawl | seconds | asked in requests | marked deleted |");
     println!("|---|---|---|---|---|");
     for confirm in [false, true] {
@@ -115,7 +117,8 @@ async fn added_by_candidates(groups: usize, candidates: usize) {
     }
 }
 
-/// Dissolves more than the guard lets pass, and crawls until all of it has been asked about.
+/// Dissolves more groups than the guard permits, and crawls until all of them have been asked
+/// about.
 async fn withheld_as_a_whole(groups: usize, dissolved: usize) {
     println!("\n### {dissolved} of {groups} groups dissolved at once, with the guard's defaults\n");
     println!(

@@ -1,7 +1,8 @@
-//! A scrape of `/metrics`: 50 apps of six types and a million groups.
+//! Measures scrapes of `/metrics` with 50 apps of six types and a million groups.
 //!
-//! `cargo bench --bench scrape` prints how long an answer takes, over HTTP, from a daemon with SQLite whose apps are idle;
-//! `-- --crawls N` sets how many crawls of each app are behind it.
+//! `cargo bench --bench scrape` prints how long an answer takes, over HTTP, from a daemon with
+//! SQLite whose apps are idle; `-- --crawls N` sets the number of crawls of each app before the
+//! scrapes.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for developers that prints figures")]
 
@@ -71,9 +72,9 @@ async fn main() {
     let mut took = Vec::new();
     let mut bytes = 0;
     for _ in 0..SCRAPES {
-        let asked = Instant::now();
+        let started = Instant::now();
         bytes = scrape(address).await;
-        took.push(asked.elapsed());
+        took.push(started.elapsed());
     }
     took.sort_unstable();
     let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
@@ -90,14 +91,15 @@ async fn main() {
     lifecycle.ended(Systemd::from_environment()).await;
 }
 
-/// Whether every app waits, with a crawl of its own after this one.
+/// Returns true if every app is waiting and its last crawl is later than crawl `before`.
 fn have_crawled(apps: &Apps, before: i64) -> bool {
     apps.values().all(|app| {
-        matches!(app.phase, Phase::Waiting) && app.last.as_ref().is_some_and(|last| last.crawl.0 > before)
+        matches!(app.phase, Phase::Waiting)
+            && app.last_report.as_ref().is_some_and(|report| report.crawl.0 > before)
     })
 }
 
-/// An app, and the API it is crawled from.
+/// Returns the simulated API and the plan of an app.
 async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPlan) {
     let sdk_app_id = SdkAppId::new(1_400_000_000 + number).unwrap();
     let api = Simulator::start(Settings { sdk_app_id, ..Settings::default() }).await.unwrap();
@@ -141,7 +143,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
     (api, plan)
 }
 
-/// Scrapes as Prometheus does, but on a connection of its own; returns the size of the answer.
+/// Scrapes once over a new connection. Returns the size of the answer.
 async fn scrape(address: SocketAddr) -> usize {
     let mut connection = TcpStream::connect(address).await.unwrap();
     connection.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What most people would write by hand: page through get_appid_group_list and upsert every id with its time.
+"""The script that most people would write: pages through get_appid_group_list and upserts every id with its time.
 
-usage: upsert.py BASE_URL KEY DATABASE TYPE...     (standard library only; prints the seconds of CPU it used)
+usage: upsert.py BASE_URL KEY DATABASE TYPE...     (standard library only; prints its measurements as JSON)
 """
 import base64, hashlib, hmac, json, random, resource, sqlite3, sys, time, urllib.parse, zlib
 from http.client import HTTPConnection

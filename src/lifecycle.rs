@@ -1,7 +1,8 @@
 //! The lifecycle of the process: signals, graceful shutdown, supervised tasks, and notifications to systemd.
 //!
-//! Shutdown has two stages. The first SIGTERM or SIGINT requests a soft stop: tasks finish what they are doing. A second
-//! signal, or four seconds, forces a hard stop, which interrupts even transactions.
+//! Shutdown has two stages. The first SIGTERM or SIGINT requests a soft stop: tasks finish what
+//! they are doing. A second signal, or the end of four seconds, forces a hard stop, which also
+//! interrupts transactions.
 //!
 //! A thread of its own receives the signals, and another one exits the process if the shutdown takes longer than allowed.
 //! So a stop works even if every thread of the runtime is blocked, for example by a log that nobody reads.
@@ -26,11 +27,11 @@ use crate::escape::one_line;
 pub use crate::signals::Signal;
 use crate::signals::{Role, Signals, StopSignal};
 
-/// Time between the soft and the hard stop. Together with [`ABANDON_AFTER`] it is less than the five seconds that a shutdown
-/// may take.
+/// Time between the soft and the hard stop. Together with [`ABANDON_AFTER`] it stays below five
+/// seconds, the limit for a shutdown.
 const HARD_STOP_AFTER: Duration = Duration::from_secs(4);
 
-/// Time between the hard stop and the moment when tasks that have not ended are abandoned.
+/// Time after the hard stop at which the process stops waiting for its tasks.
 const ABANDON_AFTER: Duration = Duration::from_millis(500);
 
 /// Time between the first signal to stop and the exit of a process whose shutdown hangs. Everything that shuts down in order
@@ -66,7 +67,8 @@ impl Stop {
         &self.hard
     }
 
-    /// Returns a stop of a part of the process. Its soft token can be cancelled without that of the process.
+    /// Returns the tokens of a part of the process. A stop of the process also stops the part.
+    /// Cancelling the part's soft token stops only the part.
     #[must_use]
     pub fn child(&self) -> Self {
         Self { soft: self.soft.child_token(), hard: self.hard.clone() }
@@ -156,7 +158,7 @@ impl Lifecycle {
     /// Creates a lifecycle that reacts only to [`Lifecycle::signal`].
     ///
     /// # Panics
-    /// Outside a tokio runtime, because it spawns a task for the time between the two stages.
+    /// Panics outside a tokio runtime, because it spawns the task that forces the hard stop.
     #[must_use]
     pub fn without_signals() -> Self {
         let stop = Stop::new();
@@ -177,7 +179,7 @@ impl Lifecycle {
         }
     }
 
-    /// Returns the two stages of shutdown, for tasks that have to react to them.
+    /// Returns the shutdown tokens, for tasks that react to them.
     #[must_use]
     pub fn stop(&self) -> &Stop {
         &self.stop
@@ -231,7 +233,7 @@ impl Lifecycle {
         self.supervise_until(name, &self.stop, task);
     }
 
-    /// Spawns a task that may also end when a stop of its own is requested, see [`Stop::child`].
+    /// Spawns a task that may also end when `stop` is requested. `stop` comes from [`Stop::child`].
     pub fn supervise_until<F>(&self, name: impl Into<String>, stop: &Stop, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -250,8 +252,8 @@ impl Lifecycle {
         });
     }
 
-    /// Waits until a stop is requested or a supervised task dies. Then waits until all tasks have ended, at most five
-    /// seconds.
+    /// Waits until a stop is requested or a supervised task dies. Then waits for all tasks to end,
+    /// for at most five seconds.
     pub async fn ended(&self, systemd: Systemd) -> Ending {
         self.stop.soft.cancelled().await;
         systemd.stopping();
@@ -272,7 +274,7 @@ impl Lifecycle {
                 let left = self.tasks.len();
                 tracing::error!(
                     left,
-                    "tasks did not end after the hard stop; exiting without them (often the database does not answer)"
+                    "tasks did not end after the hard stop; exiting without waiting for them (a usual cause is a database that does not answer)"
                 );
                 Ending::Abandoned(left)
             }
@@ -301,7 +303,7 @@ impl Drop for TaskGuard {
             task = self.name,
             "a task ended unexpectedly: stopping, so that the service manager restarts the process"
         );
-        // Only the first one is kept. Others may be consequences of it.
+        // Only the first task is recorded. Later ones may have ended as a consequence.
         let _first = self.died.set(std::mem::take(&mut self.name));
         self.process.cancel();
     }
@@ -336,7 +338,7 @@ impl Systemd {
         Self { enabled, watchdog_interval: sd_notify::watchdog_enabled().map(|limit| limit / 2) }
     }
 
-    /// Reports that the start, or a reload, is complete.
+    /// Reports that the start or a reload is complete.
     pub fn ready(self) {
         self.notify(&[NotifyState::Ready]);
     }
@@ -344,7 +346,7 @@ impl Systemd {
     /// Reports that a reload begins. [`Systemd::ready`] must follow, even if the reload fails.
     pub fn reloading(self) {
         match NotifyState::monotonic_usec_now() {
-            // systemd compares the time with that of its signal, and requires both values in one message.
+            // systemd requires both values in one message.
             Ok(now) => self.notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "cannot notify systemd of a reload: no monotonic clock"),
         }
@@ -361,7 +363,7 @@ impl Systemd {
         self.notify(&[NotifyState::Status(&one_line(line))]);
     }
 
-    /// Pings the watchdog. Call it where work makes progress, not from a timer that would also run while work hangs.
+    /// Pings the watchdog. The caller must have checked that work makes progress.
     pub fn watchdog(self) {
         if self.watchdog_interval.is_some() {
             self.notify(&[NotifyState::Watchdog]);
@@ -438,14 +440,14 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_panics_makes_the_process_fail_even_during_shutdown() {
         let lifecycle = Lifecycle::without_signals();
-        lifecycle.supervise("prod", async { panic!("a test wants this panic") });
+        lifecycle.supervise("prod", async { panic!("intended panic") });
         assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
 
         let lifecycle = Lifecycle::without_signals();
         let stop = lifecycle.stop().clone();
         lifecycle.supervise("prod", async move {
             stop.soft().cancelled().await;
-            panic!("a test wants this panic")
+            panic!("intended panic")
         });
         lifecycle.signal(Signal::Stop);
         assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("prod".to_owned()));
@@ -515,7 +517,7 @@ mod tests {
         let stop = panics.clone();
         lifecycle.supervise_until("broken", &panics, async move {
             stop.soft().cancelled().await;
-            panic!("a test wants this panic")
+            panic!("intended panic")
         });
         panics.soft().cancel();
         assert_eq!(lifecycle.ended(QUIET).await, Ending::TaskDied("broken".to_owned()));
@@ -531,7 +533,8 @@ mod tests {
         assert!(part.hard().is_cancelled());
     }
 
-    /// The environment is shared by the entire process, so the test runs itself again as a child process.
+    /// Environment variables belong to the entire process, so the test runs itself again in a child
+    /// process.
     #[test]
     fn systemd_gets_the_documented_messages() {
         const CHILD: &str = "TIM_GROUP_SYNC_TEST_CHILD";

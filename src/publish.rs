@@ -141,5 +141,5 @@ impl Publication {
 
 /// Returns the id of each app's last crawl.
 fn last_crawls(apps: &Apps) -> Vec<Option<CrawlId>> {
-    apps.values().map(|app| app.last.as_ref().map(|report| report.crawl)).collect()
+    apps.values().map(|app| app.last_report.as_ref().map(|report| report.crawl)).collect()
 }

@@ -1,4 +1,5 @@
-//! What a crawl is measured beside: the script that most people would write, and the database's own bulk load.
+//! The programs that a crawl is compared with: the script that most people would write, and the
+//! database's own bulk load.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,8 +11,8 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use crate::figures::Stopwatch;
 use crate::phases::fetch_all;
 
-/// On PostgreSQL: a statement a row, as `executemany` of the usual drivers does, a transaction a page. benches/upsert.py
-/// is the same for SQLite.
+/// Upserts into PostgreSQL with one statement per row, as `executemany` of the usual drivers does,
+/// and one transaction per page. benches/upsert.py is the same for SQLite.
 pub(crate) async fn upsert(api: &str, database: &str) {
     let mut connection: PgConnection = database.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
     connection
@@ -55,8 +56,8 @@ pub(crate) async fn upsert(api: &str, database: &str) {
     connection.close().await.unwrap();
 }
 
-/// Fetches everything and loads it in one transaction into a table like the program's own, with its key in place:
-/// PostgreSQL by COPY, SQLite by inserting a sorted list.
+/// Fetches all groups and loads them in one transaction into a table like the program's own,
+/// including its primary key. PostgreSQL loads with COPY, SQLite by inserting a sorted list.
 pub(crate) async fn bulk(api: &str, database: &str, sorted: bool) {
     if database.starts_with("postgres://") {
         copy(api, database, sorted).await;
@@ -82,21 +83,21 @@ async fn copy(api: &str, database: &str, sorted: bool) {
         let type_id = group_type.len();
         format!("1\t{type_id}\t{at:.0}\t{at:.0}\t\\N\t\\N\t\\N\tt\t{id}\n")
     };
-    let mut kept: Vec<(String, &'static str)> = Vec::new();
+    let mut collected: Vec<(String, &'static str)> = Vec::new();
     let mut groups = 0;
     let mut copying = connection.copy_in_raw("COPY group_row FROM STDIN").await.unwrap();
     let requests = fetch_all(api, async |group_type, ids| {
         groups += ids.len() as u64;
         if sorted {
-            kept.extend(ids.iter().map(|id| ((*id).to_owned(), group_type)));
+            collected.extend(ids.iter().map(|id| ((*id).to_owned(), group_type)));
         } else {
             let lines: String = ids.iter().map(|id| line(group_type, id)).collect();
             copying.send(lines.as_bytes()).await.unwrap();
         }
     })
     .await;
-    kept.sort_unstable();
-    for page in kept.chunks(10_000) {
+    collected.sort_unstable();
+    for page in collected.chunks(10_000) {
         let lines: String = page.iter().map(|(id, group_type)| line(group_type, id)).collect();
         copying.send(lines.as_bytes()).await.unwrap();
     }
@@ -121,30 +122,30 @@ async fn insert_sorted(api: &str, database: &Path) {
     let watch = Stopwatch::start();
     #[expect(clippy::cast_possible_truncation, reason = "a time")]
     let at = now() as i64;
-    let mut kept: Vec<(String, usize)> = Vec::new();
+    let mut collected: Vec<(String, usize)> = Vec::new();
     let requests = fetch_all(api, async |group_type, ids| {
-        kept.extend(ids.iter().map(|id| ((*id).to_owned(), group_type.len())));
+        collected.extend(ids.iter().map(|id| ((*id).to_owned(), group_type.len())));
     })
     .await;
-    kept.sort_unstable();
-    let mut load = connection.begin().await.unwrap();
-    for page in kept.chunks(10_000) {
+    collected.sort_unstable();
+    let mut tx = connection.begin().await.unwrap();
+    for page in collected.chunks(10_000) {
         sqlx::query(
             "INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at)
              SELECT 1, value ->> 0, value ->> 1, 1, ?1, ?1 FROM json_each(?2)",
         )
         .bind(at)
         .bind(serde_json::to_string(page).unwrap())
-        .execute(&mut *load)
+        .execute(&mut *tx)
         .await
         .unwrap();
     }
-    load.commit().await.unwrap();
-    watch.print(kept.len() as u64, requests);
+    tx.commit().await.unwrap();
+    watch.print(collected.len() as u64, requests);
     connection.close().await.unwrap();
 }
 
-/// Seconds since 1970.
+/// Returns the time in seconds since 1970.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }

@@ -11,10 +11,10 @@ use tim_group_sync::store::Store;
 
 use crate::phases::{database_url, runtime};
 use crate::queries::fill;
-use crate::report::{Engine, Home};
+use crate::report::{Databases, Engine};
 
 pub(crate) fn measure() {
-    let (folder, server) = (Home::of(Engine::Sqlite), Home::of(Engine::Postgres));
+    let (folder, server) = (Databases::of(Engine::Sqlite), Databases::of(Engine::Postgres));
     println!("| from | to | rows | seconds |\n|---|---|---|---|");
     for (engine, from, to) in [(Engine::Sqlite, &folder, &server), (Engine::Postgres, &server, &folder)] {
         let (database, target) = (from.database("year"), to.database("moved"));

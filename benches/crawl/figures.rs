@@ -1,10 +1,10 @@
-//! What a process measured of itself, and what a server's processes used.
+//! Measures this process, and the CPU time of a database server's processes.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What a phase measured of itself, and what its database server did meanwhile.
+/// The measurements of a phase by its own process, and of its database server in the same time.
 #[derive(Clone, Copy, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Figures {
     pub(crate) groups: u64,
@@ -12,28 +12,28 @@ pub(crate) struct Figures {
     pub(crate) requests: u64,
     pub(crate) wall: f64,
     pub(crate) cpu: f64,
-    /// Bytes this process had written to disk.
+    /// Bytes that this process wrote to disk.
     pub(crate) written: u64,
     pub(crate) rss: u64,
     #[serde(default)]
     pub(crate) server_cpu: f64,
-    /// Bytes of write-ahead log, on PostgreSQL.
+    /// Bytes of write-ahead log that PostgreSQL wrote.
     #[serde(default)]
     pub(crate) wal: u64,
 }
 
 impl Figures {
-    pub(crate) fn groups_a_second(&self) -> f64 {
+    pub(crate) fn groups_per_second(&self) -> f64 {
         self.groups as f64 / self.wall
     }
 
-    /// Of the process and of its server.
-    pub(crate) fn whole_cpu(&self) -> f64 {
+    /// Returns the CPU seconds of the process and its server.
+    pub(crate) fn total_cpu(&self) -> f64 {
         self.cpu + self.server_cpu
     }
 }
 
-/// A phase under way.
+/// Measures a phase.
 pub(crate) struct Stopwatch {
     started: Instant,
     cpu: Duration,
@@ -44,7 +44,7 @@ impl Stopwatch {
         Self { started: Instant::now(), cpu: own_cpu() }
     }
 
-    /// Prints the figures for the process that started this one.
+    /// Prints the measurements as JSON, for the parent process.
     pub(crate) fn print(&self, groups: u64, requests: u64) {
         let figures = Figures {
             groups,
@@ -69,7 +69,8 @@ fn field(file: &str, name: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Seconds of CPU that a process, its children that live, and those that it has seen end have used.
+/// Returns the CPU seconds of a process, of its running children, and of its children that have
+/// ended.
 pub(crate) fn cpu_of_family(parent: u32) -> f64 {
     let mut ticks = 0;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -77,13 +78,14 @@ pub(crate) fn cpu_of_family(parent: u32) -> f64 {
         let Some((head, fields)) = stat.rsplit_once(") ") else { continue };
         let pid: u32 = head.split(' ').next().unwrap().parse().unwrap();
         let fields: Vec<u64> = fields.split(' ').map(|field| field.parse().unwrap_or(0)).collect();
-        // The fields after the name: 1 the parent, 11 to 14 user and system time, own and of children that ended.
+        // Indexes of the fields after the name: 1 is the parent, 11 and 12 are user and system
+        // time, 13 and 14 those of children that have ended.
         if pid == parent {
             ticks += fields[11..=14].iter().sum::<u64>();
         } else if fields[1] == u64::from(parent) {
             ticks += fields[11..=12].iter().sum::<u64>();
         }
     }
-    // Linux counts in hundredths of a second for every process.
+    // Linux counts these times in hundredths of a second.
     ticks as f64 / 100.0
 }

@@ -1,4 +1,5 @@
-//! The processes that a run is made of. Each does one thing, measures itself and prints what it measured.
+//! The processes of a benchmark run. Each does one task, measures itself and prints its
+//! measurements.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -22,7 +23,7 @@ use crate::{PACE, by_hand};
 
 pub(crate) const TYPES: [&str; 3] = ["Public", "Private", "Community"];
 
-/// What a process of a run is for.
+/// The task of a process.
 pub(crate) enum Role<'a> {
     Simulator { groups: usize, apps: usize },
     Floor { api: &'a str },
@@ -67,7 +68,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
 }
 
-/// Runs a process of this program and reads what it measured.
+/// Runs a task in a process of this program, and returns its measurements.
 pub(crate) fn phase(arguments: &[&str]) -> Figures {
     measured(Command::new(std::env::current_exe().unwrap()).arg("role").args(arguments))
 }
@@ -78,10 +79,10 @@ pub(crate) fn measured(command: &mut Command) -> Figures {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The simulated API, in a process of its own: one app at each of its URLs.
+/// The simulated API in a separate process. Each of its URLs serves one app.
 pub(crate) struct Api {
     process: Child,
-    verbs: ChildStdin,
+    commands: ChildStdin,
     answers: BufReader<std::process::ChildStdout>,
     pub(crate) urls: Vec<String>,
 }
@@ -94,17 +95,17 @@ impl Api {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let verbs = process.stdin.take().unwrap();
+        let commands = process.stdin.take().unwrap();
         let mut answers = BufReader::new(process.stdout.take().unwrap());
         let mut urls = String::new();
         answers.read_line(&mut urls).unwrap();
         let urls = urls.trim().split(',').map(str::to_owned).collect();
-        Self { process, verbs, answers, urls }
+        Self { process, commands, answers, urls }
     }
 
-    /// So many groups go, and as many come.
+    /// Dissolves `groups` groups of each app, and creates as many.
     pub(crate) fn churn(&mut self, groups: u64) {
-        writeln!(self.verbs, "{groups}").unwrap();
+        writeln!(self.commands, "{groups}").unwrap();
         let mut done = String::new();
         self.answers.read_line(&mut done).unwrap();
     }
@@ -133,7 +134,7 @@ async fn simulate(groups: usize, apps: usize) {
     }
     let urls: Vec<String> = served.iter().map(|app| app.base_url().clone()).collect();
     println!("{}", urls.join(","));
-    let verbs = tokio::task::spawn_blocking(move || {
+    let commands = tokio::task::spawn_blocking(move || {
         for line in std::io::stdin().lock().lines() {
             let groups: usize = line.unwrap().parse().unwrap();
             for app in &served {
@@ -143,7 +144,7 @@ async fn simulate(groups: usize, apps: usize) {
             println!("done");
         }
     });
-    verbs.await.unwrap();
+    commands.await.unwrap();
 }
 
 pub(crate) fn client(api: &str, number: usize) -> Client {
@@ -160,18 +161,19 @@ pub(crate) fn client(api: &str, number: usize) -> Client {
     .unwrap()
 }
 
-/// Fetches and parses every page and hands its ids on, with their type; returns the number of requests.
+/// Fetches and parses every page, and calls `each` with the type and the ids. Returns the number of
+/// requests.
 pub(crate) async fn fetch_all(api: &str, mut each: impl AsyncFnMut(&'static str, Vec<&str>)) -> u64 {
     let client = client(api, 0);
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
-    let patience = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(10)));
-    let mut caller = Caller::new(&client, &pacer, patience, |_| ());
+    let retries = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(10)));
+    let mut caller = Caller::new(&client, &pacer, retries, |_| ());
     for name in TYPES {
         let mut pages = Paginator::of(GroupType::new(name), 10_000, None);
         loop {
-            let turned = pages.fetch_next(&mut caller).await.unwrap();
-            each(name, turned.page.ids.iter().collect()).await;
-            if turned.end.is_some() {
+            let step = pages.fetch_next(&mut caller).await.unwrap();
+            each(name, step.page.ids.iter().collect()).await;
+            if step.end.is_some() {
                 break;
             }
         }
@@ -179,7 +181,7 @@ pub(crate) async fn fetch_all(api: &str, mut each: impl AsyncFnMut(&'static str,
     caller.requests()
 }
 
-/// Fetches and parses every page and keeps nothing.
+/// Fetches and parses every page, and discards the ids.
 async fn floor(api: &str) {
     let watch = Stopwatch::start();
     let mut groups = 0;
@@ -195,7 +197,7 @@ pub(crate) fn database_url(database: &str) -> DatabaseUrl {
     }
 }
 
-/// Crawls all apps at once.
+/// Crawls all apps at the same time.
 async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
     let store = Store::open(&database_url(database)).await.unwrap();
     store.migrate().await.unwrap();
@@ -217,8 +219,8 @@ async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
     let mut crawls = tokio::task::JoinSet::new();
     for crawler in crawlers {
         crawls.spawn(async move {
-            let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
-            let report = crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+            let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
+            let report = crawler.crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
             assert_eq!(report.status, CrawlStatus::Complete, "{report:?}");
             report
         });

@@ -1,5 +1,6 @@
-//! How long readers wait: the queries that people, pages and metrics ask all day, on a million live groups with a year of
-//! hourly crawls behind them. The rows are written by SQL, because crawling for a year takes too long.
+//! Measures the queries of people, of the dashboard and of the metrics, on a million live groups
+//! and a year of hourly crawls. The rows are written by SQL, because a year of crawls would take
+//! too long.
 
 use std::time::Instant;
 
@@ -9,18 +10,18 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tim_group_sync::store::Store;
 
 use crate::phases::{database_url, runtime};
-use crate::report::{Engine, Home};
+use crate::report::{Databases, Engine};
 
 const LIVE: u64 = 1_000_000;
 const DELETED: u64 = 200_000;
-/// An hour apart, for a year.
+/// One crawl an hour, for a year.
 const CRAWLS: u64 = 365 * 24;
 const RUNS: usize = 15;
-/// In unix milliseconds: 1 March 2025.
-const BEGAN: u64 = 1_740_787_200_000;
+/// The start of the first crawl, 1 March 2025, in unix milliseconds.
+const FIRST_CRAWL: u64 = 1_740_787_200_000;
 
-/// What is asked, how, and in how many milliseconds it has to be answered.
-const QUESTIONS: [(&str, &str, f64); 12] = [
+/// The name of each query, its SQL, and its limit in milliseconds.
+const QUERIES: [(&str, &str, f64); 12] = [
     ("live groups by type", "SELECT group_type, live_count FROM type_status WHERE app = 'prod'", 100.0),
     ("type_status", "SELECT * FROM type_status", 100.0),
     ("app_status", "SELECT * FROM app_status", 100.0),
@@ -39,7 +40,7 @@ const QUESTIONS: [(&str, &str, f64); 12] = [
     ("live_groups, counted", "SELECT count(*) FROM live_groups", 1000.0),
 ];
 
-/// Someone with a connection of their own, as every other program has.
+/// A connection that is not of this program's pools, as other programs have.
 enum Reader {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
@@ -59,8 +60,8 @@ impl Reader {
         }
     }
 
-    /// Asks and takes all rows in; gives how many they were.
-    async fn ask(&mut self, sql: &str) -> usize {
+    /// Runs a query and fetches all rows. Returns their number.
+    async fn run(&mut self, sql: &str) -> usize {
         let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         match self {
             Self::Sqlite(connection) => query.fetch_all(connection).await.unwrap().len(),
@@ -68,7 +69,7 @@ impl Reader {
         }
     }
 
-    async fn leave(self) {
+    async fn close(self) {
         match self {
             Self::Sqlite(connection) => connection.close().await.unwrap(),
             Self::Postgres(connection) => connection.close().await.unwrap(),
@@ -76,45 +77,45 @@ impl Reader {
     }
 }
 
-/// Asks everything; whether every answer came in time.
-pub(crate) fn ask_everything(engines: &[Engine]) -> bool {
+/// Runs all queries. Returns true if none exceeded its limit.
+pub(crate) fn run_all(engines: &[Engine]) -> bool {
     let mut in_time = true;
     for &engine in engines {
-        let home = Home::of(engine);
-        let database = home.database("queries");
+        let databases = Databases::of(engine);
+        let database = databases.database("queries");
         runtime().block_on(async {
             let store = Store::open(&database_url(&database)).await.unwrap();
             store.migrate().await.unwrap();
             fill(engine, &database).await;
             store.close().await;
         });
-        // As PostgreSQL's autovacuum would.
-        home.settle("queries");
-        println!("\n### {}\n", home.title());
+        // Does the work of PostgreSQL's autovacuum.
+        databases.settle("queries");
+        println!("\n### {}\n", databases.title());
         runtime().block_on(async {
             let store = Store::open_to_read(&database_url(&database)).await.unwrap();
-            in_time &= ask(engine, &database, &store).await;
+            in_time &= run(engine, &database, &store).await;
             store.close().await;
         });
     }
     in_time
 }
 
-async fn ask(engine: Engine, database: &str, store: &Store) -> bool {
+async fn run(engine: Engine, database: &str, store: &Store) -> bool {
     println!(
         "| question | rows | first ms | median ms | slowest ms | at most ms |\n|---|---|---|---|---|---|"
     );
     let mut in_time = true;
-    for (question, sql, limit) in QUESTIONS {
+    for (question, sql, limit) in QUERIES {
         let mut reader = Reader::connect(engine, database).await;
         let mut rows = 0;
         let mut times = Vec::new();
         for _ in 0..RUNS {
             let began = Instant::now();
-            rows = reader.ask(sql).await;
+            rows = reader.run(sql).await;
             times.push(began.elapsed().as_secs_f64() * 1000.0);
         }
-        reader.leave().await;
+        reader.close().await;
         in_time &= row(question, rows, &times, limit);
     }
     for what in ["what `status` reads", "what the page and a scrape read"] {
@@ -152,8 +153,8 @@ pub(crate) async fn fill(engine: Engine, database: &str) {
     let day = |at: &str| day.replace("MOMENT", at);
     let all = LIVE + DELETED;
     let hour = 3_600_000;
-    // The first of them are deleted, and of every ten seven are of the baseline.
-    let appeared = format!("{BEGAN} + (i % {CRAWLS}) * {hour}");
+    // The first groups are deleted. Seven in ten groups are of the baseline.
+    let appeared = format!("{FIRST_CRAWL} + (i % {CRAWLS}) * {hour}");
     let statements = [
         "INSERT INTO app (app_id, sdk_app_id, name) VALUES (1, 1400000000, 'prod')".to_owned(),
         format!(
@@ -176,7 +177,7 @@ pub(crate) async fn fill(engine: Engine, database: &str) {
         ),
         format!(
             "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
-             {numbers} SELECT {BEGAN} + i * {hour}, 1 + i, 1, '@TGS#10999999', 't', 1 + i % 2, 2 - i % 2 FROM n",
+             {numbers} SELECT {FIRST_CRAWL} + i * {hour}, 1 + i, 1, '@TGS#10999999', 't', 1 + i % 2, 2 - i % 2 FROM n",
             numbers = numbers(50)
         ),
         format!(
@@ -186,13 +187,13 @@ pub(crate) async fn fill(engine: Engine, database: &str) {
                     CASE WHEN i % 50 = 49 THEN 'failed' ELSE 'complete' END,
                     CASE WHEN i % 50 <> 49 THEN 'applied' END, 104, {LIVE}, {LIVE}, 0, {LIVE}, 'bench', '0', {day} FROM n",
             numbers = numbers(CRAWLS),
-            at = format_args!("{BEGAN} + i * {hour}"),
-            day = day(&format!("{BEGAN} + i * {hour}")),
+            at = format_args!("{FIRST_CRAWL} + i * {hour}"),
+            day = day(&format!("{FIRST_CRAWL} + i * {hour}")),
         ),
         format!(
             "INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest,
                                      total_highest, listed_count, repeats, first_listed, unusable)
-             {numbers} SELECT 1 + i / 6, i % 6, 1 + i % 6, {BEGAN} + i / 6 * {hour}, 'exact', 17, 166666, 166666, 166666,
+             {numbers} SELECT 1 + i / 6, i % 6, 1 + i % 6, {FIRST_CRAWL} + i / 6 * {hour}, 'exact', 17, 166666, 166666, 166666,
                     166666, 0, 0, 0 FROM n",
             numbers = numbers(CRAWLS * 6)
         ),
@@ -200,13 +201,13 @@ pub(crate) async fn fill(engine: Engine, database: &str) {
             "INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished)
              {numbers} SELECT 1, {day}, 1 + i % 6, 166666 + i, 166666 + i, 160, 90 FROM n",
             numbers = numbers(365 * 6),
-            day = day(&format!("{BEGAN} + i / 6 * 24 * {hour}")),
+            day = day(&format!("{FIRST_CRAWL} + i / 6 * 24 * {hour}")),
         ),
         format!(
             "INSERT INTO type_state (app_id, type_id, configured, live_count, deleted_count, baseline_crawl_id,
                                      concluded_crawl_id, concluded_at, total_count)
              SELECT 1, type_id, 1, sum(CASE WHEN deleted_at IS NULL THEN 1 ELSE 0 END), count(deleted_at), 1, {CRAWLS},
-                    {BEGAN} + {CRAWLS} * CAST({hour} AS BIGINT), 166666 FROM group_row GROUP BY type_id"
+                    {FIRST_CRAWL} + {CRAWLS} * CAST({hour} AS BIGINT), 166666 FROM group_row GROUP BY type_id"
         ),
     ];
     for statement in statements {
@@ -231,7 +232,7 @@ pub(crate) async fn fill(engine: Engine, database: &str) {
     }
 }
 
-/// The numbers from 0 on, as `n (i)`.
+/// Returns a common table expression `n (i)` with the numbers from 0 to `count` - 1.
 fn numbers(count: u64) -> String {
     format!(
         "WITH RECURSIVE n (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count})"

@@ -1,4 +1,4 @@
-//! Runs the phases in their order and prints what they measured as Markdown.
+//! Runs the phases and prints their measurements as Markdown.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,8 +10,9 @@ use crate::figures::Figures;
 use crate::phases::{Api, TYPES, measured, phase};
 use crate::server::Server;
 
-/// Beyond this the script's row-at-a-time takes too long to wait for, and one load says enough.
-const MOST_BY_HAND: u64 = 2_000_000;
+/// The largest number of groups for which the upsert by hand is measured, and the other phases are
+/// repeated. Above it, the upsert takes too long.
+const MAX_BY_HAND: u64 = 2_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Engine {
@@ -19,13 +20,13 @@ pub(crate) enum Engine {
     Postgres,
 }
 
-/// Databases of one engine, in a folder or on a server of the run's own.
-pub(crate) enum Home {
+/// The databases of one engine, in a temporary folder or on a temporary server.
+pub(crate) enum Databases {
     Folder(tempfile::TempDir),
     Server(Server),
 }
 
-impl Home {
+impl Databases {
     pub(crate) fn of(engine: Engine) -> Self {
         match engine {
             Engine::Sqlite => {
@@ -47,7 +48,7 @@ impl Home {
         }
     }
 
-    /// A new, empty database.
+    /// Creates an empty database. Returns its path or URL.
     pub(crate) fn database(&self, name: &str) -> String {
         match self {
             Self::Folder(folder) => folder.path().join(name).to_str().unwrap().to_owned(),
@@ -75,16 +76,17 @@ impl Home {
         }
     }
 
-    /// Runs a phase and adds what the server did for it.
+    /// Runs a phase, and adds the measurements of the server.
     fn run(&self, run: impl FnOnce() -> Figures) -> Figures {
         let Self::Server(server) = self else { return run() };
-        let before = server.account();
+        let before = server.usage();
         let mut figures = run();
         (figures.server_cpu, figures.wal) = server.since(before);
         figures
     }
 
-    /// Bytes of the groups' table with its indexes, and of the whole file where there is one.
+    /// Returns the size in bytes of the SQLite file, or of PostgreSQL's table of groups with its
+    /// indexes.
     fn table(&self, name: &str) -> u64 {
         match self {
             Self::Folder(folder) => std::fs::metadata(folder.path().join(name)).unwrap().len(),
@@ -94,7 +96,7 @@ impl Home {
         }
     }
 
-    /// Group rows written so far, where the database counts them.
+    /// Returns the number of group rows written so far, on PostgreSQL.
     fn rows_written(&self, name: &str) -> Option<u64> {
         let Self::Server(server) = self else { return None };
         let sql = "SELECT CAST(n_tup_ins + n_tup_upd + n_tup_del AS BIGINT) FROM pg_stat_all_tables WHERE relname = 'group_row'";
@@ -106,7 +108,7 @@ pub(crate) fn compare(engines: &[Engine], sizes: &[u64]) {
     let mut growth: Vec<(Engine, u64, f64)> = Vec::new();
     for &groups in sizes {
         for &engine in engines {
-            let cpu = compare_one(&Home::of(engine), groups);
+            let cpu = compare_one(&Databases::of(engine), groups);
             growth.push((engine, groups, cpu / groups as f64));
         }
     }
@@ -126,59 +128,59 @@ pub(crate) fn compare(engines: &[Engine], sizes: &[u64]) {
 }
 
 /// Measures one engine with one number of groups and returns the CPU seconds of an unchanged crawl.
-fn compare_one(home: &Home, groups: u64) -> f64 {
+fn compare_one(databases: &Databases, groups: u64) -> f64 {
     let mut api = Api::start(groups, 1);
     let url = api.urls[0].clone();
-    let on_server = matches!(home, Home::Server(_));
-    eprintln!("{}, {groups} groups", home.title());
-    println!("\n### {}, {groups} groups\n", home.title());
+    let on_server = matches!(databases, Databases::Server(_));
+    eprintln!("{}, {groups} groups", databases.title());
+    println!("\n### {}, {groups} groups\n", databases.title());
     println!("| phase | groups/s | wall s | CPU s | of it server | MB written | peak RSS MB |");
     println!("|---|---|---|---|---|---|---|");
 
-    let small = groups <= MOST_BY_HAND;
+    let small = groups <= MAX_BY_HAND;
     let bulk_order = if on_server { "listed" } else { "sorted" };
     let mut loads = Vec::new();
     for number in 0..if small { 3 } else { 1 } {
         let (own, bulk) = (format!("own_{number}"), format!("bulk_{number}"));
-        let database = home.database(&own);
-        let first = home.run(|| phase(&["crawl", &url, &database]));
-        let into = home.database(&bulk);
-        loads.push((first, home.run(|| phase(&["bulk", bulk_order, &url, &into]))));
-        home.drop_database(&bulk);
+        let database = databases.database(&own);
+        let first = databases.run(|| phase(&["crawl", &url, &database]));
+        let into = databases.database(&bulk);
+        loads.push((first, databases.run(|| phase(&["bulk", bulk_order, &url, &into]))));
+        databases.drop_database(&bulk);
         if number > 0 {
-            home.drop_database(&own);
+            databases.drop_database(&own);
         }
     }
     let own = "own_0";
-    let database = match home {
-        Home::Folder(folder) => folder.path().join(own).to_str().unwrap().to_owned(),
-        Home::Server(server) => server.url(own),
+    let database = match databases {
+        Databases::Folder(folder) => folder.path().join(own).to_str().unwrap().to_owned(),
+        Databases::Server(server) => server.url(own),
     };
-    home.settle(own);
-    let rows_before = home.rows_written(own);
-    // In turn, so that a machine whose speed drifts is fair to both.
+    databases.settle(own);
+    let rows_before = databases.rows_written(own);
+    // Alternates the two phases, so that a drift of the machine's speed affects both.
     let pairs: Vec<(Figures, Figures)> = (0..if small { 9 } else { 3 })
-        .map(|_| (phase(&["floor", &url]), home.run(|| phase(&["crawl", &url, &database]))))
+        .map(|_| (phase(&["floor", &url]), databases.run(|| phase(&["crawl", &url, &database]))))
         .collect();
-    let rewritten = home.rows_written(own).zip(rows_before).map(|(after, before)| after - before);
+    let rewritten = databases.rows_written(own).zip(rows_before).map(|(after, before)| after - before);
     let unchanged = typical(pairs.iter().map(|pair| pair.1));
     row("floor: fetch and parse, keep nothing", &typical(pairs.iter().map(|pair| pair.0)));
     row("first load", &typical(loads.iter().map(|load| load.0)));
     row("unchanged", &unchanged);
-    let size = home.table(own);
-    home.settle(own);
+    let size = databases.table(own);
+    databases.settle(own);
     api.churn(groups / 100);
-    row("1 % churn", &home.run(|| phase(&["crawl", &url, &database])));
+    row("1 % churn", &databases.run(|| phase(&["crawl", &url, &database])));
     let bulk = if on_server { "COPY into the standing index" } else { "one sorted bulk insert" };
     row(bulk, &typical(loads.iter().map(|load| load.1)));
     let mut by_hand_cpu = None;
     if small {
-        let by_hand = home.database("by_hand");
-        row("upsert by hand, first load", &home.run(|| upsert(home, &url, &by_hand)));
-        home.settle("by_hand");
-        let again = home.run(|| upsert(home, &url, &by_hand));
+        let by_hand = databases.database("by_hand");
+        row("upsert by hand, first load", &databases.run(|| upsert(databases, &url, &by_hand)));
+        databases.settle("by_hand");
+        let again = databases.run(|| upsert(databases, &url, &by_hand));
         row("upsert by hand, unchanged", &again);
-        by_hand_cpu = Some(again.whole_cpu());
+        by_hand_cpu = Some(again.total_cpu());
     }
 
     println!();
@@ -190,7 +192,7 @@ fn compare_one(home: &Home, groups: u64) -> f64 {
     ratios(
         "unchanged needs",
         "times the floor's CPU seconds",
-        pairs.iter().map(|(floor, own)| own.whole_cpu() / floor.whole_cpu()),
+        pairs.iter().map(|(floor, own)| own.total_cpu() / floor.total_cpu()),
     );
     ratios(
         "first load takes",
@@ -200,7 +202,7 @@ fn compare_one(home: &Home, groups: u64) -> f64 {
     if let Some(by_hand) = by_hand_cpu {
         println!(
             "- unchanged needs {:.3} of the CPU seconds of the upsert by hand",
-            unchanged.whole_cpu() / by_hand
+            unchanged.total_cpu() / by_hand
         );
     }
     if let Some(rewritten) = rewritten {
@@ -214,48 +216,48 @@ fn compare_one(home: &Home, groups: u64) -> f64 {
     }
     let what = if on_server { "table with its index" } else { "file" };
     println!("- {what}: {:.1} MB, {:.0} bytes a group", size as f64 / 1e6, size as f64 / groups as f64);
-    unchanged.whole_cpu()
+    unchanged.total_cpu()
 }
 
-fn upsert(home: &Home, url: &str, database: &str) -> Figures {
-    match home {
-        Home::Server(_) => phase(&["upsert", url, database]),
-        Home::Folder(_) => {
+fn upsert(databases: &Databases, url: &str, database: &str) -> Figures {
+    match databases {
+        Databases::Server(_) => phase(&["upsert", url, database]),
+        Databases::Folder(_) => {
             let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/upsert.py");
             measured(Command::new("python3").arg(program).args([url, KEY, database]).args(TYPES))
         }
     }
 }
 
-/// Many apps at once in one process, against one of them alone.
+/// Compares many apps that are crawled at the same time in one process with one app alone.
 pub(crate) fn many_apps(engines: &[Engine], apps: u64, groups: u64) {
     let api = Api::start(groups, apps);
     let all = api.urls.join(",");
     for &engine in engines {
-        let home = Home::of(engine);
-        println!("\n### {}, {apps} apps of {groups} groups\n", home.title());
+        let databases = Databases::of(engine);
+        println!("\n### {}, {apps} apps of {groups} groups\n", databases.title());
         println!("| phase | groups/s | wall s | CPU s | of it server | MB written | peak RSS MB |");
         println!("|---|---|---|---|---|---|---|");
         let mut ratio = Vec::new();
-        let (alone, together) = (home.database("alone"), home.database("together"));
+        let (alone, together) = (databases.database("alone"), databases.database("together"));
         for what in ["first load", "unchanged"] {
             let mut once = Vec::new();
             for number in 0..5 {
-                // A first load happens once to a database.
+                // A database can be loaded for the first time only once.
                 let database = if what == "unchanged" || number == 0 {
                     alone.clone()
                 } else {
-                    home.database(&format!("alone_{number}"))
+                    databases.database(&format!("alone_{number}"))
                 };
-                once.push(home.run(|| phase(&["crawl", &api.urls[0], &database])));
+                once.push(databases.run(|| phase(&["crawl", &api.urls[0], &database])));
             }
             let one = typical(once.into_iter());
             row(&format!("one app, {what}"), &one);
-            let many = home.run(|| phase(&["crawl", &all, &together]));
+            let many = databases.run(|| phase(&["crawl", &all, &together]));
             row(&format!("{apps} apps, {what}"), &many);
-            ratio.push((what, many.groups_a_second() / one.groups_a_second()));
-            home.settle("alone");
-            home.settle("together");
+            ratio.push((what, many.groups_per_second() / one.groups_per_second()));
+            databases.settle("alone");
+            databases.settle("together");
         }
         println!();
         for (what, ratio) in ratio {
@@ -265,8 +267,8 @@ pub(crate) fn many_apps(engines: &[Engine], apps: u64, groups: u64) {
 }
 
 pub(crate) fn compare_with_pace(groups: u64) {
-    let home = Home::of(Engine::Sqlite);
-    let database = home.database("paced");
+    let databases = Databases::of(Engine::Sqlite);
+    let database = databases.database("paced");
     let api = Api::start(groups, 1);
     println!("\n### {groups} groups at the real pace\n");
     println!("| phase | requests | wall s | 1.02 × (requests − 1) × interval + 2 s |");
@@ -281,16 +283,17 @@ pub(crate) fn compare_with_pace(groups: u64) {
 fn row(what: &str, figures: &Figures) {
     println!(
         "| {what} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} |",
-        figures.groups_a_second(),
+        figures.groups_per_second(),
         figures.wall,
-        figures.whole_cpu(),
+        figures.total_cpu(),
         figures.server_cpu,
         (figures.written + figures.wal) as f64 / 1e6,
         figures.rss as f64 / 1e6,
     );
 }
 
-/// The run of median time, with the mean of what a server used: its CPU is counted in hundredths of a second.
+/// Returns the run with the median time. Its `server_cpu` is the mean of all runs, because that is
+/// counted in hundredths of a second.
 fn typical(runs: impl Iterator<Item = Figures>) -> Figures {
     let mut runs: Vec<Figures> = runs.collect();
     runs.sort_by(|a, b| a.wall.total_cmp(&b.wall));

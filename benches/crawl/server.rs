@@ -1,4 +1,4 @@
-//! A PostgreSQL for the time of a run, with its own defaults, in a folder that goes with it.
+//! A temporary PostgreSQL server with default settings, in a temporary folder.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 use crate::figures::cpu_of_family;
 use crate::phases::runtime;
 
-/// Says where the server's folder is and which process it is; ends it and removes the folder when its input ends.
+/// Starts a server. Prints its folder and process id. When stdin is closed, stops the server and
+/// removes the folder.
 const SCRIPT: &str = r#"
 set -eu
 bin=$1
@@ -39,17 +40,18 @@ pub(crate) struct Server {
     alive: Option<ChildStdin>,
 }
 
-/// What the server had done at some moment.
+/// The CPU time and the log position of a server at one moment.
 #[derive(Clone, Copy)]
-pub(crate) struct Account {
+pub(crate) struct Usage {
     cpu: f64,
     wal: u64,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let programs =
-            programs().expect("a PostgreSQL is installed: tests/run does it, PG_BIN names its folder");
+        let programs = programs().expect(
+            "PostgreSQL is not installed: run tests/run, or set PG_BIN to the folder of its programs",
+        );
         let mut shell = as_ordinary_user();
         shell.args(["sh", "-c", SCRIPT, "bench"]).arg(programs).current_dir("/");
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -67,7 +69,8 @@ impl Server {
         self.execute("postgres", &format!("CREATE DATABASE {database}"));
     }
 
-    /// A settled server: nothing is left for the background to do while somebody else is measured.
+    /// Vacuums and checkpoints, so that no background work of the server disturbs the next
+    /// measurement.
     pub(crate) fn settle(&self, database: &str) {
         self.execute(database, "VACUUM ANALYZE");
         self.execute(database, "CHECKPOINT");
@@ -91,14 +94,14 @@ impl Server {
         self.url(database).parse::<PgConnectOptions>().unwrap().connect().await.unwrap()
     }
 
-    pub(crate) fn account(&self) -> Account {
+    pub(crate) fn usage(&self) -> Usage {
         let wal = self.number("postgres", "SELECT CAST(pg_current_wal_lsn() - '0/0' AS BIGINT)");
-        Account { cpu: cpu_of_family(self.pid), wal }
+        Usage { cpu: cpu_of_family(self.pid), wal }
     }
 
-    /// Seconds of CPU and bytes of write-ahead log since an earlier account.
-    pub(crate) fn since(&self, earlier: Account) -> (f64, u64) {
-        let now = self.account();
+    /// Returns the CPU seconds and the bytes of write-ahead log since an earlier moment.
+    pub(crate) fn since(&self, earlier: Usage) -> (f64, u64) {
+        let now = self.usage();
         (now.cpu - earlier.cpu, now.wal - earlier.wal)
     }
 }
@@ -118,7 +121,7 @@ fn programs() -> Option<PathBuf> {
     folders.into_iter().find(|folder| folder.join("initdb").exists())
 }
 
-/// PostgreSQL refuses to run as root.
+/// Returns a command prefix that drops root, as which PostgreSQL refuses to run.
 fn as_ordinary_user() -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new("env");

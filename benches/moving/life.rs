@@ -1,4 +1,5 @@
-//! The simulated time of an app: when it moves on, the groups that are due come and go.
+//! The simulated time of an app. When time passes, groups are created and dissolved at the rates of
+//! the scenario.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -11,11 +12,12 @@ use tim_group_sync::simulator::{At, Call, Fault, SeenRequest, SimulatedApp};
 
 use crate::scenarios::{Scenario, Server};
 
-/// Time that a list request takes: the API allows one a second.
+/// The simulated time of a list request: the API allows one a second.
 const LIST_REQUEST: TimeDelta = TimeDelta::milliseconds(1050);
-/// Time that a `get_group_info` request takes: the crawler makes at most 50 a second.
+/// The simulated time of a `get_group_info` request: the crawler sends at most 50 a second.
 const INFO_REQUEST: TimeDelta = TimeDelta::milliseconds(20);
-/// The longest step, so that groups can come and go between two crawls.
+/// The longest step of time. It is short, so that a group can be created and dissolved between two
+/// crawls.
 const MINUTE: TimeDelta = TimeDelta::seconds(60);
 
 pub(crate) struct Life {
@@ -28,12 +30,13 @@ struct State {
     due_creations: BTreeMap<&'static str, Due>,
     due_dissolutions: Due,
     dissolved: HashMap<String, DateTime<Utc>>,
-    /// The number of groups of each type at recent moments, the oldest first.
+    /// The number of groups of each type at recent times, the oldest first.
     counts: VecDeque<(DateTime<Utc>, BTreeMap<String, usize>)>,
     stale_pages: StdRng,
 }
 
-/// Events that are due: with each step a rate's share is added, and the whole ones are taken.
+/// A number of events that are due. Each step of time adds a fraction, and the integer part is
+/// taken.
 #[derive(Default)]
 struct Due(f64);
 
@@ -59,12 +62,12 @@ impl Life {
         Self { scenario, clock, state: Mutex::new(state) }
     }
 
-    /// The groups that were dissolved, and when.
+    /// Calls `read` with the dissolved groups and the times of their dissolution.
     pub(crate) fn with_dissolved<T>(&self, read: impl FnOnce(&HashMap<String, DateTime<Utc>>) -> T) -> T {
         read(&self.lock().dissolved)
     }
 
-    /// Lets the time between two crawls pass.
+    /// Advances the time by the pause between two crawls.
     pub(crate) fn pause(&self, app: &SimulatedApp) {
         let mut rest = self.scenario.pause;
         while rest > TimeDelta::zero() {
@@ -73,7 +76,7 @@ impl Life {
         }
     }
 
-    /// Lets the time of a request pass, and prepares its answer.
+    /// Advances the time by the duration of a request, and prepares the answer.
     pub(crate) fn on_request(&self, app: &SimulatedApp, request: &SeenRequest) {
         let is_list = request.call == Call::List;
         self.elapse(app, if is_list { LIST_REQUEST } else { INFO_REQUEST }, self.scenario.moves);
@@ -85,7 +88,7 @@ impl Life {
             Server::StalePages => self.lock().stale_pages.random_bool(0.2).then_some(Fault::Stale),
             _ => return,
         };
-        // List requests come one after the other, so this fault is the only one.
+        // List requests are sequential, so at most one fault is scripted at a time.
         app.clear_faults();
         if let Some(fault) = fault {
             app.script(At::Request(request.number), fault);
@@ -117,7 +120,8 @@ impl Life {
         }
     }
 
-    /// The TotalCount of this request's list a minute ago, if the simulation has lasted that long.
+    /// Returns the TotalCount that this request's list had a minute ago, if the simulation has
+    /// lasted that long.
     fn count_a_minute_ago(&self, request: &SeenRequest) -> Option<u64> {
         let state = self.lock();
         let (at, counts) = state.counts.front()?;

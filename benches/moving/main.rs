@@ -1,11 +1,14 @@
-//! Lists that change while they are read: how often a crawl concludes, how long a real deletion takes to be marked, and
-//! how many standing groups are marked by mistake.
+//! Measures crawls of lists that change while they are read: how often a crawl is complete, how
+//! long it takes until a dissolved group is marked deleted, and how many existing groups are marked
+//! deleted by mistake.
 //!
-//! `cargo bench --bench moving` prints the table of docs/moving-lists.md. The crawls are the program's own, over HTTP
-//! from the simulated API into SQLite; only time is simulated: every request moves the clock on by what the API's
-//! limits make it cost, and the creations and dissolutions that are due happen then. The seed is fixed.
+//! `cargo bench --bench moving` prints the table of docs/moving-lists.md. The crawls are real, over
+//! HTTP from the simulated API into SQLite. Only time is simulated: every request advances the
+//! clock by the time that the API's limits make it take, and groups are created and dissolved in
+//! that time. The seed is fixed.
 //!
-//! Exits with 1 if a standing group was marked deleted with the default settings while `get_group_info` told the truth.
+//! Exits with 1 if an existing group was marked deleted with the default settings although
+//! `get_group_info` answered correctly.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -38,14 +41,14 @@ use tokio_util::sync::CancellationToken;
 use crate::life::Life;
 use crate::scenarios::{SCENARIOS, Scenario, Server, UNCONFIGURED};
 
-/// One crawl in this many meets a stale replica.
+/// One of this number of crawls is answered by a stale replica.
 const STALE_EVERY: u32 = 5;
 
-const MARKED_BY_LAST_CRAWL: &str = "SELECT group_id FROM group_events WHERE event = 'vanished' \
+const VANISHED_IN_LAST_CRAWL: &str = "SELECT group_id FROM group_events WHERE event = 'vanished' \
     AND crawl_id = (SELECT max(crawl_id) FROM crawls)";
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let filters: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     println!(
         "| app | groups | order | cursor | confirm | crawls concluded | asked | marked deleted | of them standing \
          | late | seconds to be marked, median | at most |"
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let (mut unasked, mut mistakes) = (0, 0);
     for scenario in SCENARIOS {
-        if !wanted.is_empty() && !wanted.iter().any(|part| scenario.name.contains(part.as_str())) {
+        if !filters.is_empty() && !filters.iter().any(|part| scenario.name.contains(part.as_str())) {
             continue;
         }
         for listing in scenario.listings {
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
                 println!("{}", row(scenario, *listing, confirm, &figures));
                 unasked += figures.unasked;
                 if confirm && scenario.server.is_reliable() {
-                    mistakes += figures.standing;
+                    mistakes += figures.existing;
                 }
             }
         }
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
     println!();
     println!("Groups that a crawl had no time to ask about: {unasked}.");
     println!(
-        "Standing groups marked deleted with `confirm`, by what `get_group_info` truthfully said: {mistakes}."
+        "Existing groups marked deleted with `confirm`, although `get_group_info` answered correctly: {mistakes}."
     );
     if mistakes == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -91,11 +94,11 @@ fn row(
         Cursor::Key => "key",
         Cursor::Position => "position",
     };
-    let Figures { concluded, asked, marked, standing, late, .. } = figures;
+    let Figures { concluded, asked, marked, existing, late, .. } = figures;
     let confirm = if confirm { "yes" } else { "no" };
     let (median, most) = figures.delays();
     format!(
-        "| {name} | {groups} | {order} | {cursor} | {confirm} | {concluded} of {crawls} | {asked} | {marked} | {standing} \
+        "| {name} | {groups} | {order} | {cursor} | {confirm} | {concluded} of {crawls} | {asked} | {marked} | {existing} \
          | {late} | {median} | {most} |"
     )
 }
@@ -103,21 +106,21 @@ fn row(
 #[derive(Default)]
 struct Figures {
     concluded: u32,
-    /// Questions about groups that the lists lacked.
+    /// The number of groups that were asked about.
     asked: u64,
-    /// Questions for which a crawl had no time.
+    /// The number of groups that a crawl had no time to ask about.
     unasked: u64,
     marked: usize,
-    /// Marked deleted while they stood.
-    standing: usize,
-    /// Dissolved before a crawl that concluded, and not marked by it.
+    /// Groups that were marked deleted although they existed.
+    existing: usize,
+    /// Groups that were dissolved before a complete crawl, which did not mark them.
     late: usize,
-    /// Seconds from the dissolution of a known group to its first mark.
+    /// Seconds from the dissolution of a known group until it was first marked.
     delays: Vec<i64>,
 }
 
 impl Figures {
-    /// The median and the longest.
+    /// Returns the median and the longest delay.
     fn delays(&self) -> (String, String) {
         let mut delays = self.delays.clone();
         delays.sort_unstable();
@@ -140,29 +143,30 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
         api.create_many(name, (share * scenario.groups as f64).round() as usize);
     }
     let life = Arc::new(Life::new(scenario, clock.clone()));
-    let hooked = Arc::clone(&life);
-    api.on_request(move |app, request| hooked.on_request(app, request));
+    let hook = Arc::clone(&life);
+    api.on_request(move |app, request| hook.on_request(app, request));
 
     let database = folder.path().join("groups.db");
     let (store, crawler) = crawler(scenario, confirm, &api, clock, database).await;
     let mut figures = Figures::default();
-    // A dissolved group can be marked again, if a stale list has it. Only the first time counts.
+    // A stale list can make a dissolved group live again, so that it is marked again. Only the
+    // first time counts.
     let mut marked_before = HashSet::new();
     let mut last_concluded: Option<DateTime<Utc>> = None;
     for n in 0..scenario.crawls {
-        play_replica(scenario.server, &api, n);
-        let occasion = CrawlRequest { trigger: Trigger::Command, due_at: None };
-        let report = crawler.crawl(occasion, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
+        script_replica(scenario.server, &api, n);
+        let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
+        let report = crawler.crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         let concluded = report.status == CrawlStatus::Complete;
         figures.concluded += u32::from(concluded);
         figures.asked += report.asked.asked;
         figures.unasked += report.asked.unasked;
-        let marked = ids(&store, MARKED_BY_LAST_CRAWL).await;
+        let marked = ids(&store, VANISHED_IN_LAST_CRAWL).await;
         figures.marked += marked.len();
         life.with_dissolved(|dissolved| {
             for id in marked {
                 let Some(at) = dissolved.get(&id) else {
-                    figures.standing += 1;
+                    figures.existing += 1;
                     continue;
                 };
                 if marked_before.insert(id) {
@@ -186,9 +190,9 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
     figures
 }
 
-/// Lets a replica answer crawl `n`, counted from 0, as the server prescribes. The replica's copy is made at the start of
-/// every fifth crawl, and the fourth one after it meets the replica.
-fn play_replica(server: Server, api: &Simulator, n: u32) {
+/// Scripts the replica's answers for crawl `n`, counted from 0. The replica copies the groups at
+/// the start of every fifth crawl, and answers the fourth crawl after that.
+fn script_replica(server: Server, api: &Simulator, n: u32) {
     if n.is_multiple_of(STALE_EVERY) {
         api.save_stale_copy();
     }
@@ -244,7 +248,7 @@ async fn crawler(
     (store.clone(), Crawler::new(settings, client, store, clock))
 }
 
-/// The first column of what a query returns.
+/// Returns the first column of a query.
 async fn ids(store: &Store, query: &'static str) -> Vec<String> {
     let (_, rows) = store.read(query).await.unwrap();
     rows.into_iter().map(|mut row| row.swap_remove(0)).collect()

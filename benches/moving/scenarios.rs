@@ -10,50 +10,53 @@ pub(crate) const UNCONFIGURED: &str = "Chess";
 
 const MINUTE: TimeDelta = TimeDelta::seconds(60);
 const HOUR: TimeDelta = TimeDelta::seconds(3600);
-/// Four crawls that last 14 seconds, and their pauses, take ten minutes.
+/// The pause with which four crawls of 14 seconds take ten minutes.
 const TEN_MINUTES_IN_FOUR: TimeDelta = TimeDelta::seconds(136);
 
-/// How the API answers.
+/// The behaviour of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
-    /// Every answer is of this moment.
+    /// Every answer is current.
     Current,
     /// `get_group_info` answers 10015 for groups that do not exist.
     IllegalIds,
-    /// Every TotalCount is the one of a minute ago.
+    /// Every TotalCount is a minute old.
     LateCounts,
     /// A replica that lags ten minutes behind answers every list request of each fifth crawl.
     StaleLists,
     /// A replica that lags at most ten minutes behind answers one list request in five.
     StalePages,
-    /// A replica that lags ten minutes behind answers every `get_group_info` request of each fifth crawl.
+    /// A replica that lags ten minutes behind answers every `get_group_info` request of each fifth
+    /// crawl.
     StaleInfo,
     /// A replica that lags ten minutes behind answers every request of each fifth crawl.
     StaleApi,
 }
 
 impl Server {
-    /// Whether get_group_info tells the truth, so that a standing group must not be marked deleted.
+    /// Returns true if `get_group_info` answers correctly, so that no existing group may be marked
+    /// deleted.
     pub(crate) fn is_reliable(self) -> bool {
         self != Self::StaleApi
     }
 }
 
-/// An app whose groups come and go.
+/// An app whose groups are created and dissolved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) groups: usize,
-    /// Creations a second.
+    /// Groups created per second.
     pub(crate) created: f64,
-    /// Dissolutions a second.
+    /// Groups dissolved per second.
     pub(crate) dissolved: f64,
-    /// Whether groups come and go while the lists are read, and not only between two crawls.
+    /// Whether groups are created and dissolved while the lists are read, and not only between two
+    /// crawls.
     pub(crate) moves: bool,
-    /// The types with their shares of the groups.
+    /// The types, with their fractions of the groups.
     pub(crate) types: &'static [(&'static str, f64)],
     pub(crate) server: Server,
-    /// Between the end of a crawl and the start of the next.
+    /// The time between the end of a crawl and the start of the next one.
     pub(crate) pause: TimeDelta,
     pub(crate) crawls: u32,
     pub(crate) listings: &'static [(Order, Cursor)],
@@ -75,15 +78,15 @@ const WITH_UNCONFIGURED: &[(&str, f64)] =
 const WITH_FEW_UNCONFIGURED: &[(&str, f64)] =
     &[("Public", 0.7), ("Private", 0.2498), ("Community", 0.05), (UNCONFIGURED, 0.0002)];
 
-/// The order hardly matters.
+/// For scenarios in which the order hardly matters.
 const OLDEST: &[(Order, Cursor)] = &[(OldestFirst, Key), (OldestFirst, Position)];
-/// With a key as cursor the order does not matter.
+/// All orders. With a key as cursor the order does not matter.
 const ALL_ORDERS: &[(Order, Cursor)] =
     &[(OldestFirst, Key), (OldestFirst, Position), (NewestFirst, Position), (Shuffled, Position)];
-/// The order in which a list of a million loses groups.
+/// The order in which a list of a million groups loses groups.
 const SHUFFLED: &[(Order, Cursor)] = &[(Shuffled, Key), (Shuffled, Position)];
 
-/// What most scenarios have in common: 0.3 creations and dissolutions a second.
+/// The defaults of a scenario: 0.3 groups are created and dissolved per second.
 const USUAL: Scenario = Scenario {
     name: "0.3 a second",
     groups: 100_000,
@@ -142,7 +145,8 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
         pause: TEN_MINUTES_IN_FOUR,
         ..USUAL
     },
-    // Every room is replaced in 45 minutes. The list is one page, which has no order that could matter.
+    // Every group is replaced within 45 minutes. The list has one page, so its order does not
+    // matter.
     Scenario {
         name: "live rooms of 45 minutes",
         groups: 5_000,
@@ -153,7 +157,8 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
         crawls: 48,
         ..USUAL
     },
-    // Creations and dissolutions between two pages cancel out most often at about this rate.
+    // At about this rate, creations and dissolutions between two pages cancel each other out most
+    // often.
     Scenario {
         name: "0.1 a second",
         created: 0.1,

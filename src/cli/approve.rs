@@ -1,4 +1,5 @@
-//! `approve`: applies the deletions that a crawl withheld. Works on the database alone, without the API and without a key.
+//! `approve`: applies the deletions that a crawl withheld. Needs only the database: neither the API
+//! nor a key.
 
 use chrono::{DateTime, Utc};
 use clap::Args;
@@ -11,14 +12,14 @@ use super::text;
 use crate::config::Config;
 use crate::escape::one_line;
 use crate::model::{CrawlId, LocalDay, SdkAppId};
-use crate::store::{Approval, HeldCrawl, Store};
+use crate::store::{Approval, CrawlDeletions, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Approve {
     /// The crawl whose deletions were withheld
     #[arg(long, value_name = "ID")]
     crawl: i64,
-    /// Mark only groups deleted whose deletion get_group_info has confirmed
+    /// Only apply the deletions that get_group_info has confirmed
     #[arg(long)]
     confirmed: bool,
     /// List the groups that would be marked deleted, and change nothing
@@ -42,7 +43,7 @@ impl Approve {
             )));
         }
         let which = if self.confirmed { Approval::Confirmed } else { Approval::All };
-        // A running crawl has read the held groups as live.
+        // Waits for a running crawl, because it has read the held groups as live.
         let waiting = |waits| {
             if waits == 0 {
                 message(format_args!("{} is being crawled; waiting for the crawl to finish", held.app));
@@ -57,7 +58,7 @@ impl Approve {
             }
             Ok(groups)
         };
-        // The lease must be renewed: millions of groups take longer than its lifetime.
+        // The lease is renewed meanwhile, because millions of groups may outlast it.
         let approved = lease.keeping(approving).await.flatten();
         lease.give_back().await;
         let groups = approved?;
@@ -95,8 +96,8 @@ impl Approve {
 }
 
 /// Returns the crawl with this id, and its app.
-pub(super) async fn find(store: &Store, crawl: CrawlId) -> Result<(HeldCrawl, SdkAppId), Failure> {
-    let Some(held) = store.held_crawl(crawl).await? else {
+pub(super) async fn find(store: &Store, crawl: CrawlId) -> Result<(CrawlDeletions, SdkAppId), Failure> {
+    let Some(held) = store.crawl_deletions(crawl).await? else {
         return Err(refused(format!(
             "there is no crawl {crawl}; `tim-group-sync status` shows the last ones"
         )));
@@ -111,7 +112,8 @@ pub(super) fn refused(text: String) -> Failure {
     Failure::new(Exit::Failed, anyhow::Error::msg(text))
 }
 
-/// Returns the current day in the time zone of the app's schedule.
+/// Returns the day of `now` in the time zone of the app's schedule, or in UTC if the app is not
+/// configured.
 pub(super) fn day(config: &Config, app: SdkAppId, now: DateTime<Utc>) -> LocalDay {
     let configured = config.apps.iter().find(|configured| configured.sdk_app_id == app);
     let timezone = configured.map_or(chrono_tz::UTC, |app| app.schedule.ticks.timezone());

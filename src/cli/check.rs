@@ -1,4 +1,5 @@
-//! `check`: checks the configuration, the database and the credentials, and says how to fix what is wrong.
+//! `check`: checks the configuration, the database and the credentials, and prints how to solve
+//! each problem.
 
 use std::time::Duration;
 
@@ -16,14 +17,15 @@ pub(super) struct Check {
     /// Check the configuration file alone: no environment, no database, no API
     #[arg(long)]
     no_environment: bool,
-    /// Print the configuration in effect and where each value comes from, secrets masked
+    /// Print the configuration in effect and where each value comes from, with secrets masked
     #[arg(long)]
     show_config: bool,
-    /// Then ask the API, read-only, what its documentation leaves open, and print the answers as a table without
-    /// group ids or secrets. The checks go to stderr
+    /// After the checks, find out what the API's documentation leaves open by read-only requests,
+    /// and print the answers as a table without group ids or secrets. The results of the checks go
+    /// to stderr
     #[arg(long, conflicts_with_all = ["no_environment", "show_config"])]
     probe: bool,
-    /// Time between the two uses of one `Next`
+    /// Time between the two requests with the same `Next`
     #[arg(long, value_name = "TIME", requires = "probe", hide = true, default_value = "1m",
         value_parser = humantime::parse_duration)]
     probe_wait: Duration,
@@ -61,7 +63,7 @@ fn setting_as_json(Setting { key, value, origin }: &Setting) -> serde_json::Valu
     serde_json::json!({ "key": key, "value": value, "origin": origin.to_string() })
 }
 
-/// Returns a finding for each problem of the configuration. Any other failure is returned as it is.
+/// Returns a finding for each problem of the configuration. Returns any other failure unchanged.
 fn of_problems(failure: Failure) -> Result<Vec<Finding>, Failure> {
     let Some(problems) = failure.error.downcast_ref::<ConfigProblems>() else { return Err(failure) };
     let finding =

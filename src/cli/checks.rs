@@ -19,11 +19,12 @@ use crate::pages::Caller;
 use crate::store::{DatabaseUrl, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
-/// How long a transient failure is retried. It is short, because a person waits for the result.
+/// How long a transient failure is retried. The time is short, because a person waits for the
+/// result.
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(15);
 /// The longest pause after a request that no lease records.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// How long to wait for the end of a running crawl.
+/// How long a check waits for the end of a running crawl.
 pub(super) const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
 
 /// The result of one check.
@@ -33,9 +34,9 @@ pub(super) struct Finding {
     exit: Exit,
     /// `ok`, `warn`, `busy` or `FAIL`.
     outcome: &'static str,
-    /// The configuration, the database, or an app.
+    /// What was checked: `configuration`, `database`, or the name of an app.
     what: String,
-    /// Details. For a failure, they include what to do.
+    /// Details. Those of a failure include what to do.
     text: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     next_runs: Vec<String>,
@@ -56,7 +57,7 @@ impl Finding {
         Self { outcome: "warn", ..Self::new(Exit::Done, what, text) }
     }
 
-    /// Returns whether this is a failed check of `what`.
+    /// Returns true if this is a failed check of `what`.
     pub(super) fn is_failure_of(&self, what: &str) -> bool {
         self.what == what && self.exit != Exit::Done
     }
@@ -73,7 +74,7 @@ pub(super) fn of_config(setup: &Setup, config: &Config) -> Result<Finding, Failu
     Ok(Finding::new(Exit::Done, "configuration", text))
 }
 
-/// Checks everything that a crawl needs. Also returns the database, if it is usable.
+/// Checks everything that a crawl needs. Also returns the database, if its tables are up to date.
 pub(super) async fn examine(
     setup: &Setup,
     config: &Config,
@@ -217,7 +218,7 @@ fn try_to_write(folder: &Path) -> std::io::Result<()> {
 
 /// Makes one request to the API, under the app's lease and at its rate.
 async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Store>) -> Finding {
-    let not_tried = |failure: &Failure| {
+    let not_checked = |failure: &Failure| {
         let text = format!("credentials not checked: {}", failure.causes().join(": "));
         Finding::new(failure.exit, &app.name, text)
     };
@@ -239,7 +240,7 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
                         "credentials not checked: the app is being crawled; see `tim-group-sync status`";
                     return Finding::new(Exit::Busy, &app.name, text.to_owned());
                 }
-                Ok(Err(error)) => return not_tried(&error.into()),
+                Ok(Err(error)) => return not_checked(&error.into()),
                 Ok(Ok(lease)) => Some(lease),
             }
         }
@@ -251,7 +252,7 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
     let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
     let mut caller = Caller::new(client, &pacer, retries, |_| ());
     let counted = if let Some(lease) = lease {
-        // The lease must be renewed: a request with its retries may take longer than its lifetime.
+        // The lease is renewed meanwhile, because a request with its retries may outlast it.
         let counted = lease.keeping(caller.count_app()).await;
         lease.release(setup.clock.now(), app.request_interval).await;
         counted
@@ -262,20 +263,21 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
         Ok(counted)
     };
     let (exit, text) = match counted {
-        Err(lost) => return not_tried(&lost.into()),
+        Err(lost) => return not_checked(&lost.into()),
         Ok(Ok(total)) => {
             let groups =
                 total.map_or_else(|| "an unknown number of groups".to_owned(), |n| text::count(n, "group"));
             (Exit::Done, format!("the API accepts the credentials; the app has {groups}"))
         }
         Ok(Err(error)) if error.reason_code() == ReasonCode::Refused => (Exit::Config, with_causes(&error)),
-        Ok(Err(error)) => (Exit::Failed, format!("{}{}", with_causes(&error), api_addition(&error, app))),
+        Ok(Err(error)) => (Exit::Failed, format!("{}{}", with_causes(&error), error_suffix(&error, app))),
     };
     Finding::new(exit, &app.name, text)
 }
 
-/// Returns what an error of the API does not contain: the host, or what to do about a code without advice.
-fn api_addition(error: &ApiError, app: &App) -> String {
+/// Returns a suffix for the message of an API error: advice for a code without known advice, or the
+/// host for an error without an answer.
+fn error_suffix(error: &ApiError, app: &App) -> String {
     match error {
         ApiError::Answered { advice: Some(_), .. } | ApiError::Untrusted { .. } => String::new(),
         ApiError::Answered { .. } => {

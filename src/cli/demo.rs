@@ -32,10 +32,12 @@ use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
 use crate::web::{AllowedHosts, Listener, dashboard};
 
-/// The simulated API allows ten requests a second, so that the demo is quick. The real one allows one.
+/// The simulator's minimum time between two list requests. It allows ten a second, so that the demo
+/// is quick; the real API allows one.
 const INTERVAL: Duration = Duration::from_millis(100);
 const APP: &str = "demo";
-/// Recorded instead of this machine's name, so that the database of a demo can be recognised.
+/// The host name that a demo records instead of this machine's, so that its database can be
+/// recognised.
 const HOST: &str = "(demo)";
 
 #[derive(Debug, Args)]
@@ -43,7 +45,8 @@ pub(super) struct Demo {
     /// Groups in the simulated app
     #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     groups: u32,
-    /// Database to crawl into: sqlite:FILE, or postgres://…, where the demo uses only the schema tim_demo
+    /// Database to crawl into: sqlite:FILE, or postgres://…, where the demo uses only the schema
+    /// tim_demo
     // A secret type, because the URL may contain a password, which must not be printed.
     #[arg(long, value_name = "URL", default_value = "sqlite:tim-group-sync-demo.db")]
     database: SecretString,
@@ -55,7 +58,7 @@ pub(super) struct Demo {
     listen: SocketAddr,
 }
 
-/// Questions with their queries, which also work in the sqlite3 shell and in psql.
+/// Questions with their queries, which also run in the sqlite3 shell and in psql.
 const QUERIES: [(&str, &str); 3] = [
     (
         "How many groups are there, by type?",
@@ -74,12 +77,12 @@ FROM crawls c JOIN app_counts a USING (crawl_id) ORDER BY c.crawl_id",
     ),
 ];
 
-/// The schedule with `--serve`.
+/// The schedule of the app with `--serve`.
 const CRON: &str = "*/20 * * * * *";
-/// With `--serve`: groups created, and groups dissolved, per second.
+/// With `--serve`, the number of groups created, and of groups dissolved, per second.
 const CHURN: f64 = 0.5;
 
-/// The schema on PostgreSQL. It and `tim_demo_private` are used by demos only.
+/// The schema on PostgreSQL. Only demos use it and `tim_demo_private`.
 const SCHEMA: &str = "tim_demo";
 
 impl Demo {
@@ -142,10 +145,10 @@ impl Demo {
     }
 }
 
-/// What happens to the simulated app before a crawl, with a description.
+/// A description of a change to the simulated app, and the function that makes it.
 type Change<'a> = (&'static str, Box<dyn Fn() + 'a>);
 
-/// Returns the changes before each crawl. `few` is 1 % of the groups.
+/// Returns the change to make before each crawl. `few` is 1 % of the groups.
 fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
     [
         ("First crawl: every group is listed for the first time.", Box::new(|| ())),
@@ -171,7 +174,7 @@ fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
     ]
 }
 
-/// Runs the queries and prints their results, then where the data is.
+/// Runs the queries and prints their results, and then the location of the data.
 async fn show_results(store: &Store, database: &DatabaseUrl) -> Result<(), Failure> {
     if let DatabaseUrl::Postgres(_) = database {
         say(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
@@ -194,7 +197,7 @@ async fn show_results(store: &Store, database: &DatabaseUrl) -> Result<(), Failu
     say(format_args!("Next, with the SDKAppID and the secret key of your own app: tim-group-sync init"))
 }
 
-/// Opens the database with empty tables. Removes those of an earlier demo.
+/// Opens the database with empty tables. Removes the tables of an earlier demo.
 async fn fresh_store(database: &DatabaseUrl) -> Result<Store, Failure> {
     let store = match database {
         DatabaseUrl::Sqlite(path) => {
@@ -268,7 +271,8 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         identity: AppIdentity { sdk_app_id, name: APP.to_owned() },
         group_types: GroupType::documented(),
         page_limit: 10_000,
-        // Longer than the simulator requires, because it measures the arrival of requests, which a busy machine may delay.
+        // Longer than the simulator requires. It measures when requests arrive, and a busy machine
+        // may delay one of two requests.
         request_interval: INTERVAL + INTERVAL / 2,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         deletion: DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() },
@@ -298,7 +302,7 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     };
     if !is_demo {
         let error = anyhow::anyhow!(
-            "{} exists and is not the database of an earlier demo; name another with --database sqlite:FILE",
+            "{} exists and is not the database of an earlier demo; choose another file with --database sqlite:FILE",
             path.display()
         );
         return Err(Failure::new(Exit::Failed, error));
@@ -320,8 +324,8 @@ async fn remove_earlier_schemas(store: &Store, database: &DatabaseUrl) -> Result
         return Ok(());
     }
     let error = anyhow::anyhow!(
-        "the schemas {SCHEMA} and {SCHEMA}_private of {database} contain other data than that of an earlier demo; \
-         name another database with --database postgres://…, or rename them"
+        "the schemas {SCHEMA} and {SCHEMA}_private of {database} contain data that is not of an earlier demo; \
+         choose another database with --database postgres://…, or rename the schemas"
     );
     Err(Failure::new(Exit::Failed, error))
 }

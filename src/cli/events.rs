@@ -63,7 +63,7 @@ impl Events {
         let config = setup.config_for_command()?;
         let store = Store::open_to_read(&location(&config)?).await?;
         store.check_migrated().await?;
-        let app = self.find(store.apps_called(&self.app).await?)?;
+        let app = self.find(store.find_apps(&self.app).await?)?;
         if !self.follow {
             return self
                 .print_after(&store, &app, self.after, self.format == Format::Csv)

@@ -22,7 +22,8 @@ pub(super) enum Exit {
     Withheld,
     /// A crawl is incomplete.
     Incomplete,
-    /// The app is being crawled, or the database is unreachable. A later attempt may succeed.
+    /// Another process is crawling the app, or the database is unreachable. A later attempt may
+    /// succeed.
     Busy,
     /// The configuration or the credentials are wrong and must be changed.
     Config,

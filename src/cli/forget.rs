@@ -1,4 +1,5 @@
-//! `forget`: removes an app that is no longer configured. Works on the database alone, without the API and without a key.
+//! `forget`: removes an app that is no longer configured. Needs only the database: neither the API
+//! nor a key.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -16,10 +17,10 @@ use crate::store::{KnownApp, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Forget {
-    /// The app, by the name it had in the configuration, or by its SDKAppID
+    /// The app's name in the configuration, or its SDKAppID
     #[arg(long, value_name = "NAME")]
     app: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     /// Show what would be removed, and change nothing
@@ -34,18 +35,18 @@ impl Forget {
         let config = setup.config_for_command()?;
         let store = setup.opened(Store::open_existing(&location(&config)?).await?);
         store.check_migrated().await?;
-        let (app, sdk_app_id) = self.find(&config, store.apps_called(&self.app).await?)?;
-        let holdings = store.holdings(app.id()).await?;
+        let (app, sdk_app_id) = self.find(&config, store.find_apps(&self.app).await?)?;
+        let row_counts = store.row_counts(app.id()).await?;
         let name = &app.name;
-        let shown = format!(
+        let summary = format!(
             "{name} (SDKAppID {sdk_app_id}): {}, {}, {}, {} of counts",
-            text::count(holdings.groups, "group"),
-            text::count(holdings.events, "event"),
-            text::count(holdings.crawls, "crawl"),
-            text::count(holdings.days, "day")
+            text::count(row_counts.groups, "group"),
+            text::count(row_counts.events, "event"),
+            text::count(row_counts.crawls, "crawl"),
+            text::count(row_counts.days, "day")
         );
         if !self.dry_run {
-            if !self.yes && !confirmed(&shown)? {
+            if !self.yes && !confirmed(&summary)? {
                 return Err(refused(format!("{name} was not removed")));
             }
             let waiting = |waits| {
@@ -59,47 +60,48 @@ impl Forget {
             forgotten?;
         }
         let result = json!({
-            "app": name, "sdk_app_id": sdk_app_id, "dry_run": self.dry_run, "groups": holdings.groups,
-            "events": holdings.events, "crawls": holdings.crawls, "days": holdings.days,
+            "app": name, "sdk_app_id": sdk_app_id, "dry_run": self.dry_run, "groups": row_counts.groups,
+            "events": row_counts.events, "crawls": row_counts.crawls, "days": row_counts.days,
         });
         let removed = if self.dry_run { "" } else { ": removed" };
-        self.output.print(Exit::Done, result, |out| writeln!(out, "{shown}{removed}"))
+        self.output.print(Exit::Done, result, |out| writeln!(out, "{summary}{removed}"))
     }
 
-    /// Returns the app to remove. It must not be in this configuration. The database's own mark may be outdated if the app was
-    /// removed from the configuration only recently.
-    fn find(&self, config: &Config, called: Vec<KnownApp>) -> Result<(KnownApp, SdkAppId), Failure> {
-        let asked = &self.app;
+    /// Returns the app to remove. It must not be in this configuration. `app.configured` in the
+    /// database is not used, because it may be outdated if the app was removed from the
+    /// configuration only recently.
+    fn find(&self, config: &Config, found: Vec<KnownApp>) -> Result<(KnownApp, SdkAppId), Failure> {
+        let name = &self.app;
         let is_configured =
             |app: &KnownApp| config.apps.iter().any(|c| Some(c.sdk_app_id) == app.sdk_app_id());
-        let (configured, mut gone): (Vec<_>, Vec<_>) = called.into_iter().partition(is_configured);
+        let (configured, mut gone): (Vec<_>, Vec<_>) = found.into_iter().partition(is_configured);
         let app = match (gone.pop(), gone.is_empty()) {
             (Some(app), true) => app,
             (Some(_), false) => {
                 return Err(refused(format!(
-                    "several apps were called {asked:?}; name the one to forget by its SDKAppID (see `tim-group-sync status`)"
+                    "several apps had the name {name:?}; pass the SDKAppID of the one to remove (see `tim-group-sync status`)"
                 )));
             }
             (None, _) if configured.is_empty() => {
                 return Err(refused(format!(
-                    "the database has no app {asked:?}; `tim-group-sync status` shows its apps"
+                    "the database has no app {name:?}; `tim-group-sync status` shows its apps"
                 )));
             }
             (None, _) => {
                 return Err(refused(format!(
-                    "{asked:?} is configured and would be crawled again; first remove its section from the configuration, and \
+                    "{name:?} is configured and would be crawled again; first remove its section from the configuration, and \
                      reload or stop the service"
                 )));
             }
         };
         match app.sdk_app_id() {
             Some(sdk_app_id) => Ok((app, sdk_app_id)),
-            None => Err(refused(format!("the database has no valid SDKAppID for {asked:?}"))),
+            None => Err(refused(format!("the database has no valid SDKAppID for {name:?}"))),
         }
     }
 }
 
-/// Asks for confirmation on the terminal. Fails if stdin is not one.
+/// Asks for confirmation on the terminal. Fails if stdin is not a terminal.
 fn confirmed(what: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         let error = anyhow::anyhow!("{what}: this cannot be undone, so confirm it with --yes");

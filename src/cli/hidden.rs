@@ -1,6 +1,7 @@
 //! Reads a secret from the terminal without echo.
 //!
-//! Written by hand, because crates such as rpassword leave the echo off if the process is ended by Ctrl-C.
+//! Crates such as rpassword are not used, because they leave the echo off if Ctrl-C ends the
+//! process.
 
 use std::io::{self, ErrorKind};
 
@@ -9,7 +10,7 @@ use secrecy::SecretString;
 
 use super::output::prompt;
 
-/// Longer than any key.
+/// The maximum length of a secret, which no key reaches.
 const MAX_BYTES: usize = 4096;
 
 /// Restores the mode of the terminal on stdin when dropped.
@@ -17,30 +18,32 @@ struct RestoreTerminal(Termios);
 
 impl Drop for RestoreTerminal {
     fn drop(&mut self) {
-        // There is no way to report a failure.
+        // A failure cannot be reported from here.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
         prompt("\n");
     }
 }
 
-/// Asks a question on the terminal. Fails with `Interrupted` on Ctrl-C, and with `UnexpectedEof` on Ctrl-D or if the terminal
-/// is closed.
+/// Asks a question on the terminal. Fails with `Interrupted` on Ctrl-C, and with `UnexpectedEof` on
+/// Ctrl-D or if the terminal is closed.
 pub(super) fn ask(question: &str) -> io::Result<SecretString> {
     let before = tcgetattr(io::stdin())?;
     let mut hiding = before.clone();
-    // Without ISIG, Ctrl-C arrives as a character, so that the terminal is restored before the program ends.
+    // Without ISIG, Ctrl-C arrives as a character, so that the terminal is restored before the
+    // program ends.
     hiding.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     hiding.special_codes[SpecialCodeIndex::VMIN] = 1;
     hiding.special_codes[SpecialCodeIndex::VTIME] = 0;
     let _restore = RestoreTerminal(before);
     tcsetattr(io::stdin(), OptionalActions::Now, &hiding)?;
-    // The question comes after the change of mode, so that an answer pasted at once is not echoed.
+    // The question is printed after the change of mode, so that an answer that is typed or pasted
+    // at once is not echoed.
     prompt(question);
     read_line(io::stdin().lock())
 }
 
 fn read_line(terminal: impl io::BufRead) -> io::Result<SecretString> {
-    // It never reallocates, so that no copy of the secret remains in memory.
+    // The buffer never grows: a reallocation would leave a copy of the secret in memory.
     let mut line: Vec<u8> = Vec::with_capacity(MAX_BYTES);
     for byte in terminal.bytes() {
         match byte? {

@@ -1,4 +1,5 @@
-//! `init`: writes a configuration and its key file from options or answers. It never overwrites a file.
+//! `init`: writes a configuration and its key file from options or from answers on the terminal. It
+//! never overwrites a file.
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, BufRead as _, ErrorKind, IsTerminal as _, Write as _};
@@ -26,8 +27,8 @@ const SERVICE_USER: &str = "tim-group-sync";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "On a terminal it asks for what is missing; the key is not shown. No file is ever overwritten.
-Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml, as root /etc/tim-group-sync/config.toml."
+    after_help = "On a terminal it asks for the values of missing options; the key is not shown. No file is ever overwritten.
+Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml, or /etc/tim-group-sync/config.toml for root."
 )]
 pub(super) struct Init {
     /// The app's SDKAppID, from the console
@@ -36,10 +37,10 @@ pub(super) struct Init {
     /// The app's data centre
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Region::ALL.map(|(name, _)| name)))]
     region: Option<String>,
-    /// Another address of the API instead of a region, such as the simulator's
+    /// URL of the API instead of a region, for example of the simulator
     #[arg(long, value_name = "URL", conflicts_with = "region")]
     base_url: Option<String>,
-    /// A file that contains only the app's key; it is copied to a file of mode 0600
+    /// File that contains only the app's key; it is copied to a new file of mode 0600
     #[arg(long, value_name = "FILE")]
     secret_key_file: Option<PathBuf>,
     /// The app's name in the configuration and in the rows of the database
@@ -63,7 +64,7 @@ pub(super) struct Init {
 struct Written {
     config_file: PathBuf,
     secret_key_file: PathBuf,
-    /// The user of the service, if the configuration is the service's.
+    /// The user that owns the key file, if it is the key of the installed service.
     service_user: Option<String>,
 }
 
@@ -77,7 +78,8 @@ fn app_name(text: &str) -> Result<String, &'static str> {
 }
 
 impl Init {
-    /// Writes the files. Must run before root changes to the owner of the database.
+    /// Writes the files. Must run before the process changes from root to the owner of the
+    /// database.
     pub(super) fn write(&mut self, setup: &Setup) -> Result<(), Failure> {
         let home = setup.home()?;
         let key_file = home.config.with_file_name(format!("{}.key", self.name));
@@ -120,7 +122,8 @@ impl Init {
         }
         if let Err(failure) = write_new(&home.config, &text, 0o644, None) {
             if !is_in_place {
-                // The new key file is useless without a configuration.
+                // Without a configuration, the new key file is useless and would block the next
+                // attempt.
                 let _ = std::fs::remove_file(&key_file);
             }
             return Err(failure);
@@ -284,8 +287,8 @@ fn ask_key() -> Result<SecretKey, Failure> {
     }
 }
 
-/// Returns the user of the service, if this is the service's configuration and the user is root, who can change the owner of
-/// files.
+/// Returns the user of the installed service, if this is its configuration and this process is
+/// root, which can change the owner of files.
 fn service_user(home: &NewConfigLocation) -> Option<User> {
     if !home.is_system || !geteuid().is_root() {
         return None;
@@ -300,7 +303,7 @@ fn make_folder(home: &NewConfigLocation) -> Result<(), Failure> {
     if folder.exists() {
         return Ok(());
     }
-    // Only the service's configuration must be accessible to another user.
+    // Only the folder of the service's configuration must be accessible to another user.
     let mode = if home.is_system { 0o755 } else { 0o700 };
     let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
     made.and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(mode)))

@@ -1,4 +1,5 @@
-//! `man`: one manual page for all commands, generated from the definition of the command line.
+//! `man`: prints one manual page for all commands, generated from the definition of the command
+//! line.
 
 use std::io::{self, Write};
 
@@ -23,7 +24,8 @@ impl Man {
     }
 }
 
-/// Writes characters outside ASCII as numeric escapes. Formatters render others depending on their locale.
+/// Writes a character, as a numeric escape if it is not ASCII. What formatters make of raw
+/// non-ASCII characters depends on the locale.
 fn write_char(out: &mut dyn Write, c: char) -> io::Result<()> {
     if c.is_ascii() { write!(out, "{c}") } else { write!(out, "\\[u{:04X}]", u32::from(c)) }
 }
@@ -48,7 +50,7 @@ fn page() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// Writes the page of a command as a subsection, without the options that all commands have.
+/// Writes the section of a command, without the options that all commands have.
 fn write_command(page: &mut Vec<u8>, command: &clap::Command) -> io::Result<()> {
     let mut heading = Roff::new();
     heading.control("SS", [command.get_name()]);
@@ -83,25 +85,25 @@ const EXIT_CODES: [(&str, &str); 8] = [
     ("2", "Wrong usage."),
     ("3", "A crawl is complete, but its deletions are withheld until they are approved."),
     ("4", "A crawl is incomplete: groups that it could not account for were not marked deleted."),
-    ("75", "Another process is crawling an app, or the database is unreachable: try again later."),
+    ("75", "Another process is crawling an app, or the database is unreachable. Try again later."),
     ("78", "The configuration or the credentials are wrong and must be changed."),
     ("129, 130, 143", "A crawl was stopped by SIGHUP, SIGINT or SIGTERM."),
 ];
 const FILES: [(&str, &str); 2] = [
     (
         "$XDG_CONFIG_HOME/tim-group-sync/config.toml",
-        "An ordinary user's configuration; ~/.config by default.",
+        "The configuration of an ordinary user. $XDG_CONFIG_HOME is ~/.config by default.",
     ),
     (
         "/etc/tim-group-sync/config.toml",
-        "The configuration of the service, of root, and of users who have none of their own.",
+        "The configuration of the service, of root, and of users without a configuration of their own.",
     ),
 ];
 const VARIABLES: [(&str, &str); 5] = [
     ("TIM_GROUP_SYNC_CONFIG", "The configuration file, unless --config is given."),
     ("TIM_GROUP_SYNC_DATABASE_URL", "Overrides database.url."),
     ("TIM_GROUP_SYNC_LOG", "Overrides log.level: a level, or a filter such as info,tim_group_sync=debug."),
-    ("HTTPS_PROXY, NO_PROXY", "The proxy for requests to the API, and hosts for which it is not used."),
+    ("HTTPS_PROXY, NO_PROXY", "The proxy for requests to the API, and the hosts for which it is not used."),
     ("NO_COLOR", "Turns off colours in log lines."),
 ];
 const SIGNALS: [(&str, &str); 3] = [

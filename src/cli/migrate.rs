@@ -1,4 +1,4 @@
-//! `migrate`: applies the migrations of the database, or prints them.
+//! `migrate`: applies the database migrations, or prints their SQL.
 
 use clap::Args;
 

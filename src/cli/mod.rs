@@ -40,12 +40,13 @@ use self::setup::Setup;
 use crate::lifecycle::Lifecycle;
 use crate::signals::{Role, Signals, survive_file_size_limit};
 
-/// Keeps the groups of Tencent Cloud IM apps in SQL.
+/// Keeps the groups of Tencent Cloud IM apps in an SQL database.
 #[derive(Debug, Parser)]
 #[command(name = "tim-group-sync", version, propagate_version = true, max_term_width = 100)]
 struct Cli {
-    /// Configuration file. Without it: TIM_GROUP_SYNC_CONFIG, then $XDG_CONFIG_HOME/tim-group-sync/config.toml (not for
-    /// root), then /etc/tim-group-sync/config.toml
+    /// Configuration file. Without it: TIM_GROUP_SYNC_CONFIG, then
+    /// $XDG_CONFIG_HOME/tim-group-sync/config.toml (not for root), then
+    /// /etc/tim-group-sync/config.toml
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -54,9 +55,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Crawl a simulated API: needs no account, no network, no configuration
+    /// Crawl a simulated API; needs no account, no network and no configuration
     Demo(demo::Demo),
-    /// Write a configuration and a key file, asking for what is not given, and check them
+    /// Write a configuration and a key file from options or answers, and check them
     Init(init::Init),
     /// Crawl every app on its schedule, until stopped
     Run(run::Run),
@@ -85,7 +86,7 @@ enum Command {
     Usersig(usersig::PrintUserSig),
     /// Serve a simulated API
     Simulate(simulate::Simulate),
-    /// Bring the database's tables up to date
+    /// Create the database's tables, or bring them up to date
     Migrate(migrate::Migrate),
     /// Print the completions of a shell
     Completions(completions::Completions),
@@ -129,7 +130,8 @@ fn cannot_handle_signals(error: std::io::Error) -> Failure {
 impl Cli {
     fn run(mut self, signals: Option<Signals>) -> Result<Exit, Failure> {
         let setup = Setup::new(self.config);
-        // Changing the user of the process requires that there is only one thread.
+        // Runs before the runtime starts its threads: the user can be changed only while there is
+        // one thread.
         if let Command::Init(init) = &mut self.command {
             init.write(&setup)?;
         }
@@ -151,7 +153,7 @@ impl Cli {
             setup.close_databases().await;
             ended
         });
-        // Does not wait for blocking tasks: a DNS lookup could delay the exit.
+        // Does not wait for blocking tasks, because a DNS lookup could delay the exit.
         runtime.shutdown_background();
         ended
     }
@@ -196,7 +198,7 @@ impl Command {
         }
     }
 
-    /// Returns whether the command uses the database of the configuration.
+    /// Returns true if the command uses the configured database.
     fn needs_database(&self) -> bool {
         match self {
             Self::Init(_)

@@ -14,12 +14,12 @@ use crate::{escape, telemetry};
 
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(super) struct Output {
-    /// Print one JSON document instead: exit_code, result, error
+    /// Print one JSON document with exit_code, result and error instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// The structure of every JSON document. `result` is null if there is none, and `error` is null if there is none.
+/// The structure of every JSON document. `result` and `error` are null if there is none.
 #[derive(Serialize)]
 struct Document<R> {
     exit_code: u8,
@@ -63,7 +63,8 @@ impl Output {
         Ok(exit)
     }
 
-    /// Prints the failure of a command without a result: to stderr, and with `--json` also to stdout.
+    /// Prints the failure of a command without a result: to stderr, and with `--json` also to
+    /// stdout.
     pub(super) fn print_failure(self, failure: &Failure) {
         failure.print();
         if self.json {
@@ -98,7 +99,8 @@ pub(super) fn say(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     to_stdout(|out| writeln!(out, "{line}"))
 }
 
-/// Writes to stdout. A closed pipe is not an error, because a reader such as `head` may have read enough.
+/// Writes to stdout. A closed pipe is not an error, because a reader such as `head` may have read
+/// enough.
 pub(super) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let mut out = EscapedWriter(BufWriter::new(io::stdout().lock()));
     match write(&mut out).and_then(|()| out.flush()) {

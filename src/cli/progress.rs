@@ -47,7 +47,8 @@ async fn bars(crawls: Vec<(String, watch::Receiver<Progress>)>) {
         for (bar, progress, has_begun) in &mut shown {
             let progress = progress.borrow_and_update().clone();
             if progress.step == Step::Idle {
-                // A finished bar cannot be shown again, so it is not finished before the crawl has begun.
+                // A finished bar cannot be shown again. So it is finished only after the crawl has
+                // begun.
                 if *has_begun {
                     bar.finish_and_clear();
                 }
@@ -112,13 +113,17 @@ fn describe(progress: &Progress) -> String {
         Step::Starting => "starting".to_owned(),
         Step::Listing { group_type: Some(group_type), .. } => format!("listing {group_type}"),
         Step::Listing { group_type: None, .. } => "listing all types".to_owned(),
-        Step::Checking => "checking".to_owned(),
+        Step::Checking => "counting again".to_owned(),
         Step::Asking { asked, of } => {
-            format!("asking about {}, {} so far", text::count(*of, "group"), HumanCount(*asked))
+            format!("asking about {}, {} done", text::count(*of, "group"), HumanCount(*asked))
         }
-        Step::Concluding { to_mark: 0, .. } => "concluding".to_owned(),
+        Step::Concluding { to_mark: 0, .. } => "writing the result".to_owned(),
         Step::Concluding { marked, to_mark } => {
-            format!("concluding, {} of {} marked", HumanCount(*marked), text::count(*to_mark, "group"))
+            format!(
+                "writing the result, {} of {} marked",
+                HumanCount(*marked),
+                text::count(*to_mark, "group")
+            )
         }
     }
 }

@@ -21,13 +21,15 @@ use crate::publish;
 use crate::telemetry;
 use crate::web::{AllowedHosts, Listener, dashboard, health};
 
-/// How long the start waits for the database before READY. It is enough for a reachable database to reject the configuration.
+/// How long the start waits for the database before READY. A reachable server reports a wrong
+/// configuration within this time.
 const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_millis(500);
-/// Time from the request to stop until the program gives up closing the database.
+/// Time after the end of the reload loop at which the program stops waiting for the database to
+/// close.
 const STOP_DEADLINE: Duration = Duration::from_millis(4_800);
 /// The minimum time for closing the database, even if [`STOP_DEADLINE`] is near.
 const FORCED_EXIT_GRACE: Duration = Duration::from_millis(300);
-/// Sections and keys that take effect only at a start.
+/// Prefixes of the settings that take effect only at a start.
 const RESTART_ONLY_SETTINGS: [&str; 4] = ["database.", "metrics.", "dashboard.", "log.format"];
 
 #[derive(Debug, Args)]
@@ -72,7 +74,8 @@ impl Run {
         let ending = lifecycle.ended(systemd).await;
         let left = STOP_DEADLINE.saturating_sub(requested.elapsed()).max(FORCED_EXIT_GRACE);
         let store = database.borrow().store().cloned();
-        // Closing has a timeout: a connection whose transaction was dropped may still wait for its server.
+        // Closing has a timeout, because a connection whose transaction was dropped may still wait
+        // for its server.
         let _ = tokio::time::timeout(left, async {
             alarm_clock.stop().await;
             if let Some(store) = store {
@@ -98,7 +101,7 @@ impl Run {
 /// Reloads the configuration.
 struct Reloading<'a> {
     setup: &'a Setup,
-    /// The configuration at the start, which the database and the listeners use.
+    /// The configuration that the database and the listeners were started with.
     at_start: &'a Config,
     systemd: Systemd,
     alarm_clock: &'a AlarmClock,
@@ -177,7 +180,8 @@ impl Reloading<'_> {
                 before_it.is_some_and(|old| old != **app || before.retention != new.retention)
             })
             .collect();
-        // Applied before the log line, because a person who reads it may request a crawl at once.
+        // Applied before the log line is written, because a person who reads the line may request a
+        // crawl at once.
         daemon.apply(plans(self.setup, &new, self.metrics), |_| self.alarm_clock.alarm());
         info!(
             apps = new.apps.len(),
@@ -209,7 +213,7 @@ fn restart_only_changes(before: &[Setting], now: &[Setting]) -> Vec<String> {
     keys
 }
 
-/// Returns the plans of all apps. A plan reads the app's key when its crawler is created.
+/// Returns the plans of all apps. The key of an app is read when its crawler is created.
 fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan> {
     let plan = |app: &App| {
         let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
@@ -229,7 +233,7 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
     config.apps.iter().map(plan).collect()
 }
 
-/// Fails if no app has a readable key. If some have one, those apps can be crawled.
+/// Fails if no app has a readable key. One readable key is enough to start.
 fn require_a_readable_key(config: &Config) -> Result<(), Failure> {
     let mut failure = None;
     for app in &config.apps {

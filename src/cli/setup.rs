@@ -1,4 +1,4 @@
-//! Builds the parts of the program from the configuration. This is the only place that does.
+//! Builds the parts of the program from the configuration. No other code does.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
 
-/// The maximum time to close a database.
+/// The maximum time for closing a database.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The context of every command except `demo` and `simulate`.
@@ -29,6 +29,7 @@ pub(super) struct Setup {
     file: Option<PathBuf>,
     pub(super) environment: Environment,
     pub(super) clock: Clock,
+    /// The databases that are closed at the end of the command.
     opened: Arc<Mutex<Vec<Store>>>,
 }
 
@@ -37,14 +38,15 @@ impl Setup {
         Self { file, environment: Environment::of_process(), clock: Clock::system(), opened: Arc::default() }
     }
 
-    /// Reads the configuration and starts logging accordingly.
+    /// Reads the configuration and starts logging with its settings.
     pub(super) fn config(&self) -> Result<Config, Failure> {
         let config = self.read(&self.environment)?;
         telemetry::init(&config.log.level, format(config.log.format));
         Ok(config)
     }
 
-    /// Reads the configuration for an interactive command. The log level is `warn`, unless the configuration sets one.
+    /// Reads the configuration for an interactive command. The log level is `warn`, unless the
+    /// configuration sets one.
     pub(super) fn config_for_command(&self) -> Result<Config, Failure> {
         let config = self.read(&self.environment)?;
         let is_level_set = config
@@ -60,13 +62,14 @@ impl Setup {
         Ok(Config::locate(self.file.as_deref(), &self.environment)?)
     }
 
-    /// Returns where to create a configuration.
+    /// Returns where `init` creates a configuration.
     pub(super) fn home(&self) -> Result<NewConfigLocation, Failure> {
         Config::new_location(self.file.as_deref(), &self.environment)
             .map_err(|error| Failure::new(Exit::Usage, error))
     }
 
-    /// Returns the argument, with a leading space, that other commands need to find the same configuration.
+    /// Returns the `--config` argument, with a leading space, with which other commands find the
+    /// same configuration.
     pub(super) fn config_argument(&self) -> String {
         self.file.as_ref().map_or_else(String::new, |file| format!(" --config {}", file.display()))
     }
@@ -75,8 +78,8 @@ impl Setup {
         Ok(Config::load(&self.locate()?, environment)?)
     }
 
-    /// If the user is root, changes to the owner of the configuration's SQLite file. Must be called before a second thread
-    /// exists.
+    /// If the user is root, changes to the owner of the configuration's SQLite file. Must be called
+    /// before a second thread exists.
     pub(super) fn become_owner(&self) -> Result<(), Failure> {
         match self.read(&self.environment) {
             Ok(Config {
@@ -87,7 +90,8 @@ impl Setup {
         }
     }
 
-    /// Opens the configuration's database for writing and brings its tables up to date.
+    /// Opens the configured database for writing. With `auto_migrate`, brings its tables up to
+    /// date.
     pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
         Ok(self.opened(open(&location(config)?, config, Opening::First).await?))
     }
@@ -98,7 +102,8 @@ impl Setup {
         store
     }
 
-    /// Closes the databases that the command opened. Gives up after [`CLOSE_TIMEOUT`] if a server does not answer.
+    /// Closes the databases that the command opened. Gives up after [`CLOSE_TIMEOUT`] if a server
+    /// does not answer.
     pub(super) async fn close_databases(&self) {
         let opened = std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
         for store in opened {
@@ -173,14 +178,16 @@ pub(super) async fn open(
     ready.map(|()| store)
 }
 
-/// Converts the location of the database for the store. Reads its password and logs warnings about the password's file.
+/// Converts the configured database URL to the store's. Reads the password, and logs warnings about
+/// the password's file.
 pub(super) fn location(config: &Config) -> Result<DatabaseUrl, Failure> {
     let (location, warnings) = location_and_warnings(config)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
     Ok(location)
 }
 
-/// Converts the location of the database for the store. Returns the warnings about the password's file.
+/// Converts the configured database URL to the store's. Reads the password, and returns warnings
+/// about the password's file.
 pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec<String>), Failure> {
     let mut location = location_of(&config.database.url, &config.database.schema)?;
     let mut warnings = Vec::new();
@@ -201,7 +208,7 @@ pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec
     Ok((location, warnings))
 }
 
-/// Converts a URL and, for PostgreSQL, the schema of the views.
+/// Converts a URL to the store's, with the schema of the views for PostgreSQL.
 pub(super) fn location_of(url: &config::DatabaseUrl, schema: &str) -> Result<DatabaseUrl, StoreError> {
     Ok(match url {
         config::DatabaseUrl::Sqlite(path) => DatabaseUrl::Sqlite(path.clone()),
@@ -223,7 +230,8 @@ pub(super) fn selected<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec
     Ok(apps)
 }
 
-/// Describes the configured data centre and the others, for errors about an app that does not exist in it.
+/// Returns the hint for the error that the API does not know the SDKAppID. It names the configured
+/// data centre and the others.
 fn region_hint(app: &App) -> String {
     let Some(configured) = app.api.region else {
         return format!("base_url is {}", app.api.base_url);

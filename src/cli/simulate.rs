@@ -16,7 +16,7 @@ use crate::simulator::{
 };
 use crate::tencent::usersig::SecretKey;
 
-/// The percentage of each documented type in a simulated app.
+/// The share of each documented type in a simulated app, in percent.
 pub(super) const SHARES: [(&str, usize); 6] = [
     ("Public", 40),
     ("Private", 30),
@@ -37,10 +37,12 @@ pub(super) struct Simulate {
     /// Groups created, and groups dissolved, per second
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0.0)]
     churn: f64,
-    /// Minimum time between two list requests; one that arrives sooner is answered with an error, as by the real API
+    /// Minimum time between two list requests; a request that arrives sooner gets an error, as from
+    /// the real API
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     rate: Duration,
-    /// Error code of get_group_info for a group that does not exist: 10010, or 10015 for servers that use that code
+    /// Error code of get_group_info for a group that does not exist: 10010, or 10015 for servers
+    /// that use that code
     #[arg(long, value_name = "CODE", default_value_t = 10010)]
     absent_code: i64,
     /// Delay of each get_group_info answer
@@ -49,15 +51,16 @@ pub(super) struct Simulate {
     /// Order of the list
     #[arg(long, value_enum, default_value_t = OrderArg::Oldest)]
     order: OrderArg,
-    /// Meaning of Next: the last listed group, or a position, which shifts when groups before it are created or dissolved
+    /// Meaning of Next: the last listed group, or a position, which shifts when groups before it
+    /// are created or dissolved
     #[arg(long, value_enum, default_value_t = CursorArg::Key)]
     cursor: CursorArg,
     /// Apply the fault to one request in N
     #[arg(long, value_name = "N", requires = "fault")]
     one_in: Option<u64>,
-    /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html, early-end, empty. For
-    /// get_group_info also fewer-groups (every second group is missing) and lie (groups that exist are reported as
-    /// absent, and absent ones as existing)
+    /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html,
+    /// early-end, empty. For get_group_info also fewer-groups (every second group is missing) and
+    /// lie (groups that exist are reported as absent, and absent ones as existing)
     #[arg(long, value_name = "FAULT", value_parser = fault)]
     fault: Option<Fault>,
     /// File with the app's key. Default: the simulator's built-in key
@@ -104,7 +107,7 @@ impl Simulate {
         let groups = text::count(self.groups as u64, "group");
         say(format_args!("simulated API with {groups} at {}", simulator.base_url()))?;
         if self.secret_key_file.is_none() {
-            say(format_args!("its key, for a file simulated.key: {KEY}"))?;
+            say(format_args!("key, to be saved as simulated.key: {KEY}"))?;
         }
         say(format_args!(
             "configuration:\n\n[apps.simulated]\nsdk_app_id = {sdk_app_id}\nbase_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
@@ -151,7 +154,7 @@ impl Simulate {
     }
 }
 
-/// Creates this number of groups, distributed over the documented types.
+/// Creates `groups` groups, distributed over the documented types as in [`SHARES`].
 pub(super) fn populate(app: &SimulatedApp, groups: usize) {
     let mut created = 0;
     for (group_type, share) in &SHARES[1..] {
@@ -162,7 +165,7 @@ pub(super) fn populate(app: &SimulatedApp, groups: usize) {
     app.create_many(SHARES[0].0, groups - created);
 }
 
-/// Creates and dissolves this number of groups per second, forever.
+/// Creates and dissolves `per_second` groups per second, forever.
 pub(super) async fn churn(app: &SimulatedApp, per_second: f64) {
     if per_second == 0.0 {
         return std::future::pending().await;

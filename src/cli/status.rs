@@ -17,7 +17,9 @@ use crate::crawl::CLOCK_SKEW_WARNING;
 use crate::daemon::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
 use crate::escape::one_line;
 use crate::model::SdkAppId;
-use crate::store::{AppStatus, Below, Crawl, HostTypes, LeaseHolder, Stamp, Store, StoreError, Withheld};
+use crate::store::{
+    AppStatus, Crawl, HostTypes, KeysetPage, LeaseHolder, Stamp, Store, StoreError, Withheld,
+};
 
 /// The clocks of two hosts may differ by this much. A crawl that ended later than that from now has a wrong time.
 const MAX_FUTURE: TimeDelta = TimeDelta::minutes(1);
@@ -45,12 +47,12 @@ impl Status {
         let mut apps = Vec::new();
         for status in statuses {
             let lease_holder = match SdkAppId::new(status.sdk_app_id) {
-                // A lock file that this user may not read must not hide the rest of the status.
+                // If this user may not read the lock file, the rest of the status is still shown.
                 Some(app) => store.lease_holder(app).await.unwrap_or_default(),
                 None => None,
             };
             let (next_crawl_at, overdue_since) = next_crawl(&store, &config, &status, now).await?;
-            apps.push(Shown {
+            apps.push(AppReport {
                 next_crawl_at,
                 overdue_since: overdue_since.filter(|_| lease_holder.is_none()),
                 crawled_now: lease_holder.is_some(),
@@ -77,7 +79,7 @@ impl Status {
 }
 
 /// Returns the configured apps whose last complete crawl is older than `max_age`.
-fn stale(config: &Config, apps: &[Shown], max_age: Duration, now: Time) -> Vec<String> {
+fn stale(config: &Config, apps: &[AppReport], max_age: Duration, now: Time) -> Vec<String> {
     apps.iter()
         .map(|app| &app.status)
         .filter(|app| is_configured(config, app))
@@ -98,9 +100,9 @@ fn why_stale(app: &AppStatus, max_age: Duration, now: Time) -> Option<String> {
     (age > max_age).then(String::new)
 }
 
-/// The status of an app, with values that are not in the database.
+/// The status of an app, with values that are not stored in the database.
 #[derive(Serialize)]
-struct Shown {
+struct AppReport {
     #[serde(flatten)]
     status: AppStatus,
     next_crawl_at: Option<Stamp>,
@@ -113,7 +115,8 @@ struct Shown {
 
 type Time = chrono::DateTime<chrono::Utc>;
 
-/// Returns whether an app is in this configuration. The mark in the database may be from a process with another one.
+/// Returns true if an app is in this configuration. `configured` in the database is not used,
+/// because a process with another configuration may have written it.
 fn is_configured(config: &Config, status: &AppStatus) -> bool {
     config.apps.iter().any(|app| app.sdk_app_id.get() == status.sdk_app_id)
 }
@@ -127,8 +130,8 @@ async fn next_crawl(
 ) -> Result<(Option<Stamp>, Option<Stamp>), StoreError> {
     let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id);
     let Some(app) = app else { return Ok((None, None)) };
-    let crawls = match store.app_called(app.sdk_app_id).await? {
-        Some((id, _)) => store.crawls(id, Below { before: i64::MAX, limit: HISTORY_LENGTH }).await?,
+    let crawls = match store.find_app_and_name(app.sdk_app_id).await? {
+        Some((id, _)) => store.crawls(id, KeysetPage { before: i64::MAX, limit: HISTORY_LENGTH }).await?,
         None => Vec::new(),
     };
     let stamp = |time: Time| Stamp(time.timestamp_millis());
@@ -139,7 +142,7 @@ async fn next_crawl(
 
 fn print_app(
     out: &mut dyn Write,
-    Shown { status: app, next_crawl_at, overdue_since, lease_holder, .. }: &Shown,
+    AppReport { status: app, next_crawl_at, overdue_since, lease_holder, .. }: &AppReport,
     now: Time,
 ) -> std::io::Result<()> {
     let note = if app.configured { "" } else { "  no longer configured" };
@@ -147,10 +150,10 @@ fn print_app(
     let rows: Vec<Vec<String>> = app
         .types
         .iter()
-        .filter(|kind| kind.configured != 0 || kind.live + kind.deleted > 0)
-        .map(|kind| {
-            let name = kind.group_type.clone().unwrap_or_else(|| "(unknown)".to_owned());
-            vec![name, text::number(kind.live), text::number(kind.missing), text::number(kind.deleted)]
+        .filter(|row| row.configured != 0 || row.live + row.deleted > 0)
+        .map(|row| {
+            let name = row.group_type.clone().unwrap_or_else(|| "(unknown)".to_owned());
+            vec![name, text::number(row.live), text::number(row.missing), text::number(row.deleted)]
         })
         .collect();
     if !rows.is_empty() {
@@ -160,10 +163,13 @@ fn print_app(
     for Withheld { crawl_id, groups, confirmed } in &app.withheld {
         writeln!(
             out,
-            "  withheld             {} of crawl {crawl_id}, {} of them confirmed by get_group_info: \
-             `tim-group-sync approve --crawl {crawl_id}` applies them, with --confirmed only those, with --dry-run it lists them",
+            "  withheld             {} of crawl {crawl_id}, {} of them confirmed by get_group_info\n  \
+             {:20} list them: tim-group-sync approve --crawl {crawl_id} --dry-run\n  \
+             {:20} apply them: tim-group-sync approve --crawl {crawl_id} [--confirmed]",
             text::count(*groups, "deletion"),
-            text::number(*confirmed)
+            text::number(*confirmed),
+            "",
+            "",
         )?;
     }
     if let Some(crawl) = &app.last_crawl {
@@ -174,7 +180,7 @@ fn print_app(
         let hosts: Vec<String> = app.differing_group_types.iter().map(describe_types).collect();
         writeln!(
             out,
-            "  replicas crawl different group types: {}. Give them the same group_types",
+            "  hosts are configured with different group types: {}. Use the same group_types on all hosts",
             hosts.join("; ")
         )?;
     }
@@ -202,7 +208,7 @@ fn print_last_crawls(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io
     }
     writeln!(out, "  last crawl           {}", describe_crawl(crawl, now))?;
     match &crawl.reason {
-        // The recorded reason asks for an approval, which has happened since.
+        // The recorded reason asks for an approval, which was given since.
         Some(_) if crawl.deletions.as_deref() == Some("approved") => {
             writeln!(out, "                       it withheld deletions, which were approved")
         }
@@ -227,7 +233,7 @@ fn print_running_crawl(
         } else {
             writeln!(
                 out,
-                "  left open            crawl {}{since}; its process ended, the next crawl closes it",
+                "  left open            crawl {}{since}; its process ended, and the next crawl closes it",
                 crawl.crawl_id
             )?;
         }
@@ -240,7 +246,7 @@ fn print_running_crawl(
     Ok(())
 }
 
-/// Prints how many groups the last crawl left undecided, and whether its clock was wrong.
+/// Prints how many groups the last crawl left undecided, and a warning if its clock was wrong.
 fn print_undecided(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
     let waiting = crawl.unasked + crawl.unlearned;
     if waiting > 0 {

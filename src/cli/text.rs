@@ -18,7 +18,7 @@ pub(super) fn count(count: impl TryInto<u64>, noun: &str) -> String {
     format!("{} {}", number(count), plural(count, noun))
 }
 
-/// Formats an age in its two largest units. (humantime would show all units.)
+/// Formats an age with its two largest units. humantime would print all units.
 pub(super) fn ago(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let seconds = (now - then).num_seconds();
     let Ok(seconds) = u64::try_from(seconds) else { return "in the future".to_owned() };

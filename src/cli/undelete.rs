@@ -1,4 +1,4 @@
-//! `undelete`: undoes the deletions of a crawl. Works on the database alone, without the API and without a key.
+//! `undelete`: undoes the deletions of a crawl. Needs only the database: neither the API nor a key.
 
 use clap::Args;
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::setup::{Setup, location};
 use super::text;
 use crate::escape::one_line;
 use crate::model::{CrawlId, CrawlStatus};
-use crate::store::{HeldCrawl, Store};
+use crate::store::{CrawlDeletions, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Undelete {
@@ -37,7 +37,7 @@ impl Undelete {
                 held.app
             )));
         }
-        // A running crawl has not read the deleted groups.
+        // Waits for a running crawl, because it has not read the deleted groups.
         let waiting = |waits| {
             if waits == 0 {
                 message(format_args!("{} is being crawled; waiting for the crawl to finish", held.app));
@@ -45,12 +45,12 @@ impl Undelete {
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
         let undoing = async {
-            // Read again under the lease, so that no one else can change it.
+            // Reads the crawl again under the lease, when no other process can change it.
             let (held, _) = find(&store, crawl).await?;
             if let Some(refusal) = refusal(&held, crawl) {
                 return Err(refused(refusal));
             }
-            // Read only if they are printed, because there may be millions.
+            // The ids are read only if they are printed, because there may be millions.
             let groups = if self.dry_run || self.output.is_json() {
                 Some(store.deleted_groups(&held, crawl).await?)
             } else {
@@ -63,7 +63,7 @@ impl Undelete {
             };
             Ok((held, groups, undone))
         };
-        // The lease must be renewed: millions of groups take longer than its lifetime.
+        // The lease is renewed meanwhile, because millions of groups may outlast it.
         let undone = lease.keeping(undoing).await.map_err(Failure::from).flatten();
         lease.give_back().await;
         let (held, groups, undone) = undone?;
@@ -93,7 +93,7 @@ impl Undelete {
     }
 }
 
-fn refusal(held: &HeldCrawl, crawl: CrawlId) -> Option<String> {
+fn refusal(held: &CrawlDeletions, crawl: CrawlId) -> Option<String> {
     if held.status == CrawlStatus::Running.as_str() {
         return Some(format!(
             "crawl {crawl} of {} was interrupted and deleted nothing; the next crawl closes it",
@@ -108,7 +108,7 @@ fn refusal(held: &HeldCrawl, crawl: CrawlId) -> Option<String> {
     })
 }
 
-fn nothing_left(held: &HeldCrawl, crawl: CrawlId) -> String {
+fn nothing_left(held: &CrawlDeletions, crawl: CrawlId) -> String {
     if held.undeleted == 0 {
         return format!(
             "nothing to undo: the groups that crawl {crawl} marked deleted have been listed again since, or removed by retention"

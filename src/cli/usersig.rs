@@ -1,4 +1,5 @@
-//! `usersig`: prints a signature for the vendor's online debugger. It is the only command that prints a secret.
+//! `usersig`: prints a signature for the vendor's online debugger. It is the only command that
+//! prints a secret.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use super::setup::{Setup, selected};
 use super::text;
 use crate::tencent::usersig::{Claims, sign};
 
-/// The smaller of the two documented maxima: ten years in trtc.io/document/34456, fifty in 269/32688.
+/// The maximum lifetime. The documentation has two maxima, of which this is the smaller: ten years
+/// in trtc.io/document/34456, fifty in document 269/32688.
 const MAX_LIFETIME: Duration = Duration::from_hours(24 * 365 * 10);
 
 #[derive(Debug, Args)]

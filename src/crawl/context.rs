@@ -16,7 +16,7 @@ use super::settings::CrawlSettings;
 use crate::clock::Clock;
 use crate::model::{GroupIds, GroupType, TypeId};
 use crate::pages::Caller;
-use crate::store::{AppId, Batch, Lease, Store, StoreError, TypeState, Written};
+use crate::store::{AppId, Lease, ListedBatch, Store, StoreError, TypeState, Written};
 
 /// The time that an in-flight request may still take after a stop is requested. The rest of the
 /// shutdown budget is reserved for writing its page.
@@ -97,7 +97,7 @@ impl CrawlContext<'_> {
     ) -> Result<Written, StoreError> {
         match &self.target {
             WriteTarget::Database(crawl) => {
-                let batch = Batch { app: self.app, crawl: *crawl, type_id, in_baseline, at, ids };
+                let batch = ListedBatch { app: self.app, crawl: *crawl, type_id, in_baseline, at, ids };
                 let on_chunk = || self.report_progress();
                 self.write(self.store.write_listed(self.lease, &batch, on_chunk)).await
             }

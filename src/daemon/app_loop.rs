@@ -1,4 +1,5 @@
-//! The loop of one app: waits until a crawl is due, crawls, and decides when the next crawl is due.
+//! The loop of one app: waits until a crawl is due, crawls, and computes when the next crawl is
+//! due.
 //!
 //! The loop wakes up for its alarm, for SIGUSR1, for a new plan and for the stop. Each time it reads the clock and decides
 //! again.
@@ -36,11 +37,12 @@ use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::lifecycle::{Requests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
-/// Pauses while the database is unreachable. They are short, because an attempt is cheap then, and because a crawl should start
-/// soon after the database is back.
+/// Pauses while the database is unreachable. They are short, because an attempt is cheap, and
+/// because a crawl should start soon after the database is reachable again.
 const DATABASE_BACKOFF: Backoff = Backoff { first: TimeDelta::seconds(5), max: TimeDelta::seconds(20) };
-/// A late wake-up and a step of the clock are logged from this size on. Smaller ones are usual.
-const MIN_LOGGED_STEP: TimeDelta = TimeDelta::minutes(1);
+/// Wake-ups that are late by at most this time are not logged. Backward steps of the clock up to
+/// this size are ignored.
+const CLOCK_STEP_TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 
 pub(super) struct AppLoop {
     plan: Arc<AppPlan>,
@@ -53,22 +55,24 @@ pub(super) struct AppLoop {
     requests: Requests,
     /// `None` until the database is open and the key was read.
     crawler: Option<Arc<Crawler>>,
-    /// The crawler has to be created again: the plan has changed, or the API refuses its key.
+    /// Whether the crawler has to be created again, because the plan changed or the API refused its
+    /// key.
     crawler_outdated: bool,
     /// Whether the time of the last crawl was read from the database.
     last_start_known: bool,
-    /// Ticks until this time are crawled or skipped.
-    handled: DateTime<Utc>,
-    /// The newest tick that a crawl may have in the database as its `due_at`.
+    /// All ticks until this time were crawled or skipped.
+    handled_until: DateTime<Utc>,
+    /// The newest tick that the database may contain as a `due_at`. A crawl for this tick or an
+    /// older one has no `due_at`.
     newest_due_at: Option<DateTime<Utc>>,
     retry: Option<Retry>,
-    /// Failures in a row since the last tick.
+    /// Consecutive failures since the last tick or SIGUSR1.
     failures: u32,
-    /// The problem of the database that was logged last.
+    /// The database problem that was logged last.
     database_problem: Option<String>,
 }
 
-/// A planned retry.
+/// A scheduled retry.
 #[derive(Clone, Copy)]
 struct Retry {
     time: RetryTime,
@@ -101,7 +105,7 @@ impl AppLoop {
             crawler: None,
             crawler_outdated: true,
             last_start_known: false,
-            handled: now,
+            handled_until: now,
             newest_due_at: None,
             retry: None,
             failures: 0,
@@ -129,7 +133,8 @@ impl AppLoop {
         }
     }
 
-    /// Switches to the new plan, if there is one. If the app counts as refused, its retry is due at once.
+    /// Switches to the new plan, if there is one. If the API refused the app's credentials, the
+    /// retry becomes due at once.
     async fn apply_new_plan(&mut self) {
         if !self.plans.has_changed().unwrap_or(false) {
             return;
@@ -138,7 +143,7 @@ impl AppLoop {
         let now = self.clock.now();
         if plan.schedule != self.plan.schedule {
             // Past ticks of the new schedule do not count.
-            self.handled = self.handled.max(now);
+            self.handled_until = self.handled_until.max(now);
             info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "rescheduled");
             self.entry.update(|state| state.schedule = plan.schedule.clone());
         }
@@ -148,12 +153,13 @@ impl AppLoop {
         if let Some(retry) = self.retry.as_mut().filter(|_| self.entry.is_refused()) {
             retry.time.at = now;
         }
-        // Reads the key now, so that a problem is reported soon after the reload.
+        // Reads the key now, so that a problem with it is reported soon after the reload.
         self.crawler(None).await;
     }
 
-    /// Returns the app's crawler, and creates it again if it is outdated. `None` if there is none: the key cannot be read, or
-    /// a stop is requested while the database is not open.
+    /// Returns the app's crawler, and creates it first if it is outdated. Returns `None` if the key
+    /// cannot be read and there is no previous crawler, or if a stop is requested before the
+    /// database is open.
     async fn crawler(&mut self, request: Option<CrawlRequest>) -> Option<Arc<Crawler>> {
         if self.crawler_outdated {
             let store = tokio::select! {
@@ -163,7 +169,7 @@ impl AppLoop {
             }?;
             self.entry.starting();
             let plan = Arc::clone(&self.plan);
-            // Blocking: it reads the key file and the system's certificates.
+            // Creating a crawler blocks: it reads the key file and the system's certificates.
             let creating = tokio::task::spawn_blocking(move || (plan.crawler)(&store));
             match creating.await.unwrap_or_else(|panicked| panic::resume_unwind(panicked.into_panic())) {
                 Ok(crawler) => {
@@ -191,13 +197,13 @@ impl AppLoop {
         let app = self.entry.app();
         if self.entry.key_unreadable(why, self.crawler.is_some()) {
             let effect = if self.crawler.is_some() {
-                "crawling with the previous key and settings"
+                "crawls use the previous key and settings"
             } else {
                 "the app is not crawled"
             };
             error!(
                 app,
-                "the app's key cannot be used; {effect} until it can, and it is read again before each crawl: {why}"
+                "the app's key cannot be used, so {effect}; it is read again before each attempt: {why}"
             );
         } else {
             debug!(app, "the app's key still cannot be used: {why}");
@@ -210,8 +216,10 @@ impl AppLoop {
         }
     }
 
-    /// Reads from the database when the app was last crawled. Returns the first crawl to make: that of a missed tick, or else
-    /// the requested one.
+    /// Reads from the database when the app was last crawled, and returns the first crawl to make:
+    /// - With `catch_up`, a crawl for the newest tick, if that tick was missed or the app was never
+    ///   crawled.
+    /// - Otherwise the requested crawl, if there is one.
     async fn first_request(
         &mut self,
         crawler: &Crawler,
@@ -255,10 +263,10 @@ impl AppLoop {
             let next = self.next_crawl(now);
             if now >= next {
                 if let Some((due, wake)) = woken
-                    && now - due > MIN_LOGGED_STEP
+                    && now - due > CLOCK_STEP_TOLERANCE
                 {
-                    let (app, rang) = (self.entry.app(), wake == Wake::Alarm);
-                    warn!(app, due = %text(due), rang, "woken late: the machine slept, its clock was set, or an alarm was lost");
+                    let (app, by_alarm) = (self.entry.app(), wake == Wake::Alarm);
+                    warn!(app, due = %text(due), by_alarm, "woken late: the machine was suspended, its clock was set, or an alarm was lost");
                 }
                 if let Some(request) = self.take_due(now) {
                     return Some(request);
@@ -285,12 +293,13 @@ impl AppLoop {
     }
 
     fn next_crawl(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let next = next_crawl(&self.plan.schedule, self.handled, self.retry.map(|retry| retry.time));
-        // The search for ticks ends in the year 5000. Then it is repeated daily.
+        let next = next_crawl(&self.plan.schedule, self.handled_until, self.retry.map(|retry| retry.time));
+        // A schedule without a further tick (its search ends in the year 5000) is searched again
+        // after a day.
         next.unwrap_or(now + TimeDelta::days(1))
     }
 
-    /// Returns what is due at `now`: the crawl of the newest tick, or a retry.
+    /// Returns the crawl that is due at `now`: that of the newest tick, or else the retry.
     fn take_due(&mut self, now: DateTime<Utc>) -> Option<CrawlRequest> {
         let retry = self.retry.take();
         let ticks = self.handle_ticks(now);
@@ -305,12 +314,13 @@ impl AppLoop {
         Some(CrawlRequest { trigger: Trigger::Schedule, due_at })
     }
 
-    /// If the clock was set back, continues from the new time instead of waiting until it reaches the old one.
+    /// If the clock was set back, computes due times from the new time instead of waiting until the
+    /// clock reaches the old one.
     fn follow_clock(&mut self, now: DateTime<Utc>) {
-        if self.handled - now > MIN_LOGGED_STEP {
-            let (app, before) = (self.entry.app(), text(self.handled));
-            warn!(app, before, now = %text(now), "the clock was set back; the schedule follows it");
-            self.handled = now;
+        if self.handled_until - now > CLOCK_STEP_TOLERANCE {
+            let (app, before) = (self.entry.app(), text(self.handled_until));
+            warn!(app, before, now = %text(now), "the clock was set back; computing the next crawl from the new time");
+            self.handled_until = now;
         }
         if let Some(retry) = &mut self.retry {
             retry.time.at = retry.time.at.min(now + retry.pause);
@@ -319,8 +329,8 @@ impl AppLoop {
 
     /// Marks all ticks until `now` as handled, and returns their number.
     fn handle_ticks(&mut self, now: DateTime<Utc>) -> u64 {
-        let ticks = self.plan.schedule.missed(self.handled, now);
-        self.handled = self.handled.max(now);
+        let ticks = self.plan.schedule.missed(self.handled_until, now);
+        self.handled_until = self.handled_until.max(now);
         ticks
     }
 
@@ -329,17 +339,17 @@ impl AppLoop {
             warn!(
                 app = self.entry.app(),
                 ticks,
-                "ticks of the schedule passed without a crawl of their own; if crawls take longer than the schedule's interval, set a rarer `cron`"
+                "skipped ticks of the schedule: a crawl was running, a retry was pending, or the machine was suspended; if crawls take longer than the interval of the schedule, set a less frequent `cron`"
             );
             self.entry.update(|state| state.skipped_ticks += ticks);
         }
     }
 
-    /// Makes a crawl. Breaks if a hard stop interrupts it.
+    /// Crawls the app. Returns `Break` if a hard stop interrupts the crawl.
     async fn crawl(&mut self, crawler: &Crawler, request: CrawlRequest) -> ControlFlow<()> {
         let stop = self.stop.clone();
         self.retry = None;
-        self.entry.crawl_started(self.clock.now(), next_crawl(&self.plan.schedule, self.handled, None));
+        self.entry.crawl_started(self.clock.now(), next_crawl(&self.plan.schedule, self.handled_until, None));
         let mut progress = crawler.progress();
         let mut crawl = pin!(crawler.crawl(request, WhenBusy::Wait, stop.soft()));
         let result = loop {
@@ -359,7 +369,7 @@ impl AppLoop {
         ControlFlow::Continue(())
     }
 
-    /// Records how a crawl ended, and plans a retry if it failed.
+    /// Records how a crawl ended, and schedules a retry if it failed.
     fn on_crawl_ended(&mut self, request: CrawlRequest, result: Result<CrawlReport, CrawlError>) {
         match result {
             Ok(report) => {
@@ -370,7 +380,11 @@ impl AppLoop {
                         self.crawler_outdated = true;
                         let time =
                             RetryTime { at: report.finished_at + CRAWL_BACKOFF.max, delays_ticks: true };
-                        self.plan_retry(Retry { time, pause: CRAWL_BACKOFF.max, trigger: request.trigger });
+                        self.schedule_retry(Retry {
+                            time,
+                            pause: CRAWL_BACKOFF.max,
+                            trigger: request.trigger,
+                        });
                     }
                     CrawlStatus::Failed => {
                         let backoff = backoff_after(reason);
@@ -384,7 +398,7 @@ impl AppLoop {
                 self.entry.crawl_ended(report);
             }
             Err(CrawlError::TickAlreadyCrawled { due_at }) => {
-                debug!(app = self.entry.app(), due_at = %text(due_at), "another process has served this tick");
+                debug!(app = self.entry.app(), due_at = %text(due_at), "another process has crawled this tick");
                 self.failures = 0;
                 self.on_database_recovered();
             }
@@ -408,11 +422,11 @@ impl AppLoop {
         self.failures += 1;
         let pause = backoff.after(self.failures);
         let time = RetryTime { at: failed_at + pause, delays_ticks: false };
-        self.plan_retry(Retry { time, pause, trigger });
+        self.schedule_retry(Retry { time, pause, trigger });
     }
 
-    fn plan_retry(&mut self, retry: Retry) {
-        info!(app = self.entry.app(), at = %text(retry.time.at), "retry planned");
+    fn schedule_retry(&mut self, retry: Retry) {
+        info!(app = self.entry.app(), at = %text(retry.time.at), "retry scheduled");
         self.retry = Some(retry);
     }
 
@@ -429,7 +443,7 @@ impl AppLoop {
 
     fn on_database_recovered(&mut self) {
         if self.database_problem.take().is_some() {
-            info!(app = self.entry.app(), "the database works again");
+            info!(app = self.entry.app(), "writing to the database works again");
             self.entry.update(|state| state.database_problem = None);
         }
     }

@@ -23,8 +23,9 @@ pub struct AppState {
     /// The planned start of the next crawl. `None` until the loop of the app has computed it for the first time.
     pub next_at: Option<DateTime<Utc>>,
     /// The report of the last crawl by this process.
-    pub last: Option<CrawlReport>,
-    /// Ticks without a crawl of their own since this process started.
+    pub last_report: Option<CrawlReport>,
+    /// Ticks since the start of this process that were skipped: a crawl was running, a retry was
+    /// pending, or the machine was suspended.
     pub skipped_ticks: u64,
     /// The API refuses the app's credentials, or there are none because the key cannot be read.
     pub refused: bool,
@@ -81,15 +82,15 @@ impl StatusBoard {
         self.apps.subscribe()
     }
 
-    /// Adds an app. It replaces one of the same name, whose loop may still be stopping: the entry of that loop no longer
-    /// has any effect.
+    /// Adds an app, or replaces the app of the same name. The replaced app's loop may still be
+    /// stopping; what it writes through its entry is ignored.
     pub(super) fn add(&mut self, app: &str, schedule: Schedule) -> BoardEntry {
         self.generation += 1;
         let state = AppState {
             phase: Phase::WaitingForDatabase,
             schedule,
             next_at: None,
-            last: None,
+            last_report: None,
             skipped_ticks: 0,
             refused: false,
             key_problem: None,
@@ -205,7 +206,7 @@ impl BoardEntry {
                 // A crawl that failed for another reason proves nothing about the credentials.
                 _ => state.refused,
             };
-            state.last = Some(report);
+            state.last_report = Some(report);
         });
     }
 }

@@ -17,7 +17,7 @@ use crate::lifecycle::Lifecycle;
 use crate::model::{SdkAppId, with_causes};
 use crate::store::{Store, StoreError};
 
-/// Pauses between the first attempts to open the database. All later ones last [`MAX_PAUSE`].
+/// Pauses after the first failed attempts to use the database. All later pauses last [`MAX_PAUSE`].
 const FIRST_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// How often the daemon looks whether an SQLite file is still in its place. Queries and transactions look too.
@@ -26,11 +26,11 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// The state of the daemon's database.
 #[derive(Clone, Debug)]
 pub enum Database {
-    /// It is being opened and migrated.
+    /// The database is being opened and migrated.
     Opening,
-    /// The last attempt to open it failed. There will be another one.
+    /// The last attempt to open the database failed. Another one follows.
     Away { error: Arc<StoreError> },
-    /// It was opened. It may still be unreachable now.
+    /// The database was opened. It may have become unreachable since.
     Open(Store),
 }
 

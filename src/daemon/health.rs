@@ -9,7 +9,7 @@ use super::watchdog::stalls;
 use crate::model::ReasonCode;
 use crate::store::Store;
 
-/// A view of the daemon's state. Clones see the same state.
+/// Read access to the daemon's state. Clones read the same state.
 #[derive(Clone, Debug)]
 pub struct Health {
     apps: watch::Receiver<Apps>,
@@ -26,7 +26,7 @@ impl Health {
         Self { apps, database, refused_reload }
     }
 
-    /// The configured apps.
+    /// Returns the state of every configured app.
     #[must_use]
     pub fn apps(&self) -> watch::Receiver<Apps> {
         self.apps.clone()
@@ -74,7 +74,7 @@ impl Health {
 fn app_problems(app: &str, state: &AppState) -> impl Iterator<Item = String> {
     let key = state.key_problem.as_ref().map(|why| format!("app {app}: the key cannot be used: {why}"));
     let refused = (state.refused && key.is_none()).then(|| {
-        let reason = state.last.as_ref().and_then(|last| last.reason.as_ref());
+        let reason = state.last_report.as_ref().and_then(|report| report.reason.as_ref());
         let reason = reason.filter(|reason| reason.code == ReasonCode::Refused);
         let why = reason.map_or_else(String::new, |reason| format!(": {}", reason.text));
         format!("app {app}: the API refuses the credentials{why}")

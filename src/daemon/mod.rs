@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::lifecycle::{Lifecycle, Systemd};
 use crate::model::SdkAppId;
 
-/// The loops of all apps. They run until the process stops or this is dropped.
+/// The loops of all apps. They run until the process stops or the `Daemon` is dropped.
 #[derive(Debug)]
 pub struct Daemon {
     clock: Clock,
@@ -48,7 +48,7 @@ pub struct Daemon {
     loops: BTreeMap<String, RunningLoop>,
 }
 
-/// The loop of one app. Dropping it stops the loop: a crawl under way is recorded as cancelled.
+/// The loop of one app. Dropping it stops the loop, which records a running crawl as cancelled.
 #[derive(Debug)]
 struct RunningLoop {
     sdk_app_id: SdkAppId,
@@ -88,8 +88,8 @@ impl Daemon {
         Health::new(self.board.subscribe(), self.database.clone(), self.refused_reload.subscribe())
     }
 
-    /// Replaces the list of apps. An app that stays gets its new plan after the crawl under way. The loop of an app that is
-    /// removed stops, and its crawl is recorded as cancelled.
+    /// Replaces the list of apps. An app that remains gets its new plan after its running crawl.
+    /// The loop of a removed app stops, and records a running crawl as cancelled.
     pub fn apply(&mut self, plans: Vec<AppPlan>, mut alarm: impl FnMut(&str) -> Alarm) {
         self.configured.send_replace(plans.iter().map(|plan| plan.sdk_app_id).collect());
         self.refused_reload.send_replace(None);

@@ -1,7 +1,9 @@
-//! When the next crawl of an app starts: at the next tick of its schedule, or at a retry after a failed crawl.
+//! Computes when the next crawl of an app starts: at the next tick of its schedule, or at a retry
+//! after a failed crawl.
 //!
-//! The loop of an app uses [`next_crawl`]; the page, the metrics and the status line show its result. The `status` command runs
-//! without the daemon, so [`next_crawl_by_history`] computes the same time from the crawls that the database has.
+//! The loop of an app uses [`next_crawl`]; the dashboard, the metrics and the status line show its
+//! result. The `status` command runs without the daemon, so [`next_crawl_by_history`] computes the
+//! same time from the crawls in the database.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -14,11 +16,13 @@ use crate::store::Crawl;
 pub(super) const CRAWL_BACKOFF: Backoff =
     Backoff { first: TimeDelta::minutes(1), max: TimeDelta::minutes(30) };
 
-/// Pauses after crawls that failed at the database and were recorded, so that the database is reachable again.
+/// Pauses after crawls that failed because of the database. Their failure was recorded, so the
+/// database is reachable again.
 pub(super) const DATABASE_CRAWL_BACKOFF: Backoff =
     Backoff { first: TimeDelta::seconds(5), max: TimeDelta::minutes(30) };
 
-/// The number of newest crawls that [`next_crawl_by_history`] needs: after more failures the pause no longer grows.
+/// The number of crawls that [`next_crawl_by_history`] needs. After more failures the pause does
+/// not grow any more.
 pub const HISTORY_LENGTH: i64 = 10;
 
 /// Exponentially growing pauses.
@@ -29,7 +33,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Returns the pause after this number of failures in a row.
+    /// Returns the pause after this number of consecutive failures.
     pub(super) fn after(self, failures: u32) -> TimeDelta {
         // The exponent is bounded against overflow: 2^10 exceeds all maxima here.
         self.max.min(self.first * (1 << failures.saturating_sub(1).min(10)))
@@ -44,22 +48,22 @@ pub(super) fn backoff_after(reason: Option<ReasonCode>) -> Backoff {
     }
 }
 
-/// The time of a planned retry.
+/// The time of a scheduled retry.
 #[derive(Clone, Copy)]
 pub(super) struct RetryTime {
     pub(super) at: DateTime<Utc>,
-    /// Whether no tick starts a crawl before it.
+    /// If true, no tick starts a crawl before the retry.
     pub(super) delays_ticks: bool,
 }
 
-/// Returns the start of the next crawl. Ticks until `handled` are not considered. `None` if there is neither a retry nor a
-/// further tick.
+/// Returns the start of the next crawl. Ticks until `handled_until` are ignored. Returns `None` if
+/// there is neither a retry nor a further tick.
 pub(super) fn next_crawl(
     schedule: &Schedule,
-    handled: DateTime<Utc>,
+    handled_until: DateTime<Utc>,
     retry: Option<RetryTime>,
 ) -> Option<DateTime<Utc>> {
-    let tick = schedule.next_after(handled);
+    let tick = schedule.next_after(handled_until);
     match retry {
         Some(retry) if retry.delays_ticks => Some(retry.at),
         Some(retry) => Some(tick.map_or(retry.at, |tick| tick.min(retry.at))),
@@ -67,8 +71,8 @@ pub(super) fn next_crawl(
     }
 }
 
-/// Returns when a running daemon starts the next crawl of an app. `crawls` are the app's [`HISTORY_LENGTH`] newest crawls, the
-/// newest first.
+/// Returns when a running daemon starts the next crawl of an app. `crawls` are the app's
+/// [`HISTORY_LENGTH`] newest crawls, in descending order.
 #[must_use]
 pub fn next_crawl_by_history(
     schedule: &Schedule,
@@ -107,10 +111,10 @@ fn retry_by_history(schedule: &Schedule, crawls: &[Crawl], now: DateTime<Utc>) -
     } else {
         // Each tick and each request restarts the backoff. A retry has the trigger of the crawl that failed first.
         let tick = schedule.latest_due(None, now);
-        let is_same_row = |crawl: &&Crawl| {
+        let is_in_same_series = |crawl: &&Crawl| {
             has_failed(crawl) && crawl.trigger == last.trigger && crawl.started_at.time() >= tick
         };
-        let failures = crawls.iter().filter(by_daemon).take_while(is_same_row).count();
+        let failures = crawls.iter().filter(by_daemon).take_while(is_in_same_series).count();
         let is_database = last.reason_code.as_deref() == Some(ReasonCode::Database.as_str());
         let backoff = backoff_after(is_database.then_some(ReasonCode::Database));
         backoff.after(u32::try_from(failures).unwrap_or(u32::MAX).max(1))

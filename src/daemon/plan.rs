@@ -1,4 +1,4 @@
-//! What the caller of the daemon provides for each app.
+//! The settings of each app's loop, which the caller of the daemon provides.
 
 use std::fmt;
 
@@ -7,19 +7,21 @@ use crate::model::SdkAppId;
 use crate::schedule::Schedule;
 use crate::store::Store;
 
-/// An app to crawl, and how.
+/// The settings of one app's loop.
 pub struct AppPlan {
     pub name: String,
     pub sdk_app_id: SdkAppId,
     pub schedule: Schedule,
-    /// Whether a new app, or one whose tick was missed while no daemon ran, is crawled at start.
+    /// Whether the app is crawled at the start if it was never crawled, or if a tick was missed
+    /// while no daemon ran.
     pub catch_up: bool,
     /// The number of groups that the app may have (`group_quota`).
     pub group_quota: Option<u64>,
     pub crawler: MakeCrawler,
 }
 
-/// Creates the crawler of an app with the key that is in its file at that moment. The error is a sentence. It may block.
+/// Reads an app's key from its file and creates the app's crawler. May block. The error is a
+/// sentence.
 pub type MakeCrawler = Box<dyn Fn(&Store) -> Result<Crawler, String> + Send + Sync>;
 
 impl fmt::Debug for AppPlan {

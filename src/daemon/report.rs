@@ -16,11 +16,11 @@ use crate::crawl::{Progress, Step};
 use crate::lifecycle::Systemd;
 use crate::model::GroupType;
 
-/// The least time between two status lines.
+/// The minimum time between two status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two watchdog checks without any change, if systemd does not set one.
+/// The interval of watchdog checks while no state changes, if systemd sets no `WatchdogSec`.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// The status line names at most this many crawls and problems.
+/// The status line names at most this number of crawls, and of problems.
 const MAX_NAMED: usize = 3;
 
 /// Sends a status line whenever the state changes, and a watchdog ping at intervals unless an app hangs.
@@ -136,13 +136,17 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
                 None => format!("crawling {app}: {group_type} {listed}"),
             }
         }
-        Step::Checking => format!("crawling {app}: checking"),
+        Step::Checking => format!("crawling {app}: counting again"),
         Step::Asking { asked, of } => {
             format!("crawling {app}: asked about {} of {} groups", short(*asked), short(*of))
         }
-        Step::Concluding { to_mark: 0, .. } => format!("crawling {app}: concluding"),
+        Step::Concluding { to_mark: 0, .. } => format!("crawling {app}: writing the result"),
         Step::Concluding { marked, to_mark } => {
-            format!("crawling {app}: concluding, {} of {} groups marked", short(*marked), short(*to_mark))
+            format!(
+                "crawling {app}: writing the result, {} of {} groups marked",
+                short(*marked),
+                short(*to_mark)
+            )
         }
     }
 }
@@ -217,7 +221,7 @@ mod tests {
         assert_eq!(daemon.line(), "crawling prod: Public 340k of 1.2M, crawling test: Public 999");
         let concluding = Step::Concluding { marked: 20_000, to_mark: 90_000 };
         entries[0].crawl_progressed(Progress { step: concluding, ..Progress::default() });
-        assert!(daemon.line().starts_with("crawling prod: concluding, 20k of 90k groups marked, "));
+        assert!(daemon.line().starts_with("crawling prod: writing the result, 20k of 90k groups marked, "));
         entries[1].waiting_until(ten());
         entries[1].update(|state| state.refused = true);
         entries[0].waiting_until(ten());
@@ -243,7 +247,8 @@ mod tests {
         assert!(daemon.line().ends_with(end), "{}", daemon.line());
     }
 
-    /// Runs the report in a child process, because the socket is named by the environment of a process.
+    /// Runs the report in a child process, because an environment variable of the process names the
+    /// socket.
     #[test]
     fn systemd_gets_watchdog_pings_until_an_app_stalls() {
         const CHILD: &str = "TIM_GROUP_SYNC_TEST_CHILD";
@@ -281,7 +286,8 @@ mod tests {
             Some(String::from_utf8_lossy(&message[..length]).trim_end().to_owned())
         })
         .collect();
-        // One ping every 201 seconds, for 15 minutes. Then the status line says why there is none.
+        // A check every 201 s: half of `WATCHDOG_USEC`, plus `STATUS_INTERVAL`. Five checks pass
+        // before the app has stalled for 15 minutes. Then the status line names the cause.
         let mut expected = vec!["STATUS=crawling prod: Public 7"];
         expected.extend(["WATCHDOG=1"; 5]);
         let stalled =

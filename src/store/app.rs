@@ -6,7 +6,7 @@ use crate::model::SdkAppId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AppId(pub i64);
 
-/// An app as the configuration names it.
+/// An app's SDKAppID and its name in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppIdentity {
     pub sdk_app_id: SdkAppId,

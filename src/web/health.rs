@@ -47,14 +47,15 @@ pub fn pages(health: Health, metrics: Arc<Metrics>) -> Router {
         .with_state(HealthState { health, metrics, last_check: Arc::default() })
 }
 
-/// Answers whether the daemon can work in the first line, followed by everything that needs attention, a line each.
+/// Answers whether the daemon can work. The first line has the result; each further line is a
+/// problem that needs attention.
 async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
     let database = state.health.database().borrow().clone();
     let (status, first) = match state.why_not_ready(&database).await {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     };
-    // The first line has the problem of the database already.
+    // The first line already has the database's problem.
     let in_first_line = database.problem();
     let problems =
         state.health.problems().into_iter().filter(|problem| Some(problem) != in_first_line.as_ref());

@@ -62,9 +62,9 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// Time that a graceful close allows for the current answer. At shutdown it must end before the hard stop, which follows after
 /// four seconds.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The size of a request's head, including the cookies that a browser has for `localhost`.
+/// Maximum size of a request's head. It includes all cookies that a browser has for `localhost`.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// No request needs a body.
+/// Maximum size of a request's body. No request needs one.
 const MAX_BODY_BYTES: usize = 1024;
 /// Pause after a failed accept, for example because the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -88,14 +88,14 @@ fn remedy(address: &ListenAddress, error: &io::Error) -> &'static str {
             "its folder must exist, and the user of this program must be able to write to it"
         }
         ErrorKind::AddrInUse => {
-            "another program listens there, perhaps another instance of this one: stop it, write another port, or \
-             \"\" for none"
+            "another program listens there, perhaps another instance of this one: stop it, or set another port, or \
+             \"\" for no listener"
         }
-        ErrorKind::PermissionDenied => "write a port from 1024 on, or \"\" for none",
+        ErrorKind::PermissionDenied => "set a port of 1024 or above, or \"\" for no listener",
         ErrorKind::AddrNotAvailable => {
-            "this machine has no such address: write 127.0.0.1, an address that it has, or 0.0.0.0 for all of them"
+            "this machine has no such address: set 127.0.0.1, another address of this machine, or 0.0.0.0 for all of them"
         }
-        _ => "write another address, or \"\" for none",
+        _ => "set another address, or \"\" for no listener",
     }
 }
 
@@ -231,7 +231,7 @@ fn with_limits(routes: Router, hosts: AllowedHosts) -> Router {
         .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
 }
 
-/// The answer after a panic, whose message is only in the log.
+/// Returns the answer after a panic. The message of the panic is only in the log.
 fn panicked() -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the log says why\n").into_response()
 }

@@ -137,7 +137,7 @@ async fn a_long_approval_renews_its_lease() {
     let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
     withheld.withhold(&[leased.public], Confirmation::Off, true);
     leased.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
-    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let held = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
 
     db.expire_leases().await;
     let locking = lock_table(&db, "group_event").await;

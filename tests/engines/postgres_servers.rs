@@ -223,7 +223,7 @@ async fn without_the_answer_to_a_commit(fate: Fate) {
     let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["c"]).await;
     withheld.withhold(&[leased.public], Confirmation::Off, true);
     leased.close(crawl, at(3, 0), at(3, 1), &withheld).await.unwrap();
-    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let held = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     lose_a_commit();
     let approved =
         db.store.approve(&leased.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();

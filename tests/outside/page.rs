@@ -121,7 +121,7 @@ async fn fifty_apps_are_a_list_and_each_has_its_page() {
     let _triggers = daemon::apply(&daemon.handle, plans);
     daemon
         .apps
-        .wait_for(|apps| apps.len() == 50 && apps.values().all(|app| app.last.is_some()))
+        .wait_for(|apps| apps.len() == 50 && apps.values().all(|app| app.last_report.is_some()))
         .await
         .unwrap();
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone()).await;
@@ -176,7 +176,7 @@ async fn the_progress_of_a_running_crawl_is_updated() {
     browser.assert_accessible().await;
     sixth.release();
     browser.wait_until("document.querySelector('.running').hidden").await;
-    browser.wait_until("document.querySelector('#said').textContent.includes('2 appeared')").await;
+    browser.wait_until("document.querySelector('#announcement').textContent.includes('2 appeared')").await;
     browser.wait_until("document.querySelectorAll('.events tbody tr').length === 2").await;
     browser.wait_until("document.querySelector('.tiles dd').textContent === '27'").await;
     browser.assert_clean(&dashboard).await;
@@ -244,7 +244,7 @@ async fn everything_works_with_the_keyboard_and_with_a_screen_reader() {
     browser.write("d").await;
     browser.press("Enter").await;
     browser.wait_until("document.querySelector('.group h3 .id')?.textContent === 'd'").await;
-    browser.wait_until("document.querySelector('#said').textContent === 'd: withheld'").await;
+    browser.wait_until("document.querySelector('#announcement').textContent === 'd: withheld'").await;
     // Every focusable element shows its focus and has a name.
     let mut reached = Vec::new();
     for _ in 0..60 {
@@ -273,7 +273,7 @@ async fn everything_works_with_the_keyboard_and_with_a_screen_reader() {
         ("table", "Last crawls"),
         ("table", "Newest events"),
         ("figure", "Live groups by type"),
-        ("searchbox", "Group id, or how it begins"),
+        ("searchbox", "Group id, or its beginning"),
         ("columnheader", "Outcome"),
     ] {
         assert!(
@@ -298,9 +298,7 @@ async fn the_page_reports_an_unreachable_service_and_its_return() {
     browser.wait_until(LOADED).await;
     let address = dashboard.address;
     drop(dashboard);
-    browser
-        .wait_until("document.body.innerText.includes('The service does not answer. Trying again.')")
-        .await;
+    browser.wait_until("document.body.innerText.includes('The service does not answer. Retrying.')").await;
     assert!(browser.text().await.contains("Newest events"), "the page keeps the last figures");
     let _again = Dashboard::at_address(address, &harness.store).await;
     browser.wait_until("!document.body.innerText.includes('The service does not answer')").await;

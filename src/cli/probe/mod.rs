@@ -1,5 +1,6 @@
-//! `check --probe`: asks the real API what its documentation leaves open. All requests are read-only. List requests are made
-//! under the app's lease and at its rate. The table contains no id, name or secret, so that it can be shown to others.
+//! `check --probe`: asks the real API questions that its documentation leaves open. All requests
+//! are read-only. List requests are sent under the app's lease and at its rate. The table contains
+//! no ids, names or secrets, so that it can be shown to others.
 
 mod questions;
 #[cfg(test)]
@@ -13,7 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::questions::{Asked, Row};
+use self::questions::{Outcome, Row};
 use super::checks::{self, Finding, RETRY_FOR, WAIT_FOR_LEASE};
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
@@ -42,7 +43,8 @@ struct NumberedRow<'a> {
     row: &'a Row,
 }
 
-/// Makes the usual checks and prints them to stderr, then probes the API for each app that passed them.
+/// Makes the checks of `check` and prints their results to stderr. Then probes the API for each app
+/// that passed them.
 pub(super) async fn run(
     setup: &Setup,
     config: &Config,
@@ -120,7 +122,7 @@ struct Prober<'a> {
     seen: Seen,
 }
 
-/// What all answers have in common.
+/// Statistics over all answers of one app.
 #[derive(Default)]
 struct Seen {
     /// The number of answers by HTTP status.
@@ -158,11 +160,12 @@ impl Seen {
 }
 
 /// A group type with its first page, or the reason why there is none.
-type FirstPage = (GroupType, Asked<Listed>);
+type FirstPage = (GroupType, Outcome<Listed>);
 
 impl<'a> Prober<'a> {
     fn new(setup: &'a Setup, app: &'a App, client: &'a Client, lease: Option<&Lease>) -> Self {
-        // The lease has the time of the check's request. Without a lease, wait for a full interval.
+        // The lease says when the next request may follow the one of the check. Without a lease,
+        // waits for a full interval.
         let pause = lease.map_or(app.request_interval, |lease| lease.pause(setup.clock.now()));
         let wait = pause.min(app.request_interval);
         Self {
@@ -212,7 +215,7 @@ impl<'a> Prober<'a> {
     }
 
     async fn ask_about_listed_groups(&mut self, by_type: &[FirstPage]) -> Vec<Row> {
-        let listed = |page: &Asked<Listed>| page.as_ref().ok().and_then(|page| page.ids.first().cloned());
+        let listed = |page: &Outcome<Listed>| page.as_ref().ok().and_then(|page| page.ids.first().cloned());
         let ids: Vec<String> = by_type.iter().filter_map(|(_, page)| listed(page)).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let Some(first) = ids.first() else {
@@ -222,7 +225,7 @@ impl<'a> Prober<'a> {
             return rows;
         };
         let answer = self.group_info(&ids).await;
-        let entries: Asked<Vec<Entry>> = questions::entries(&answer);
+        let entries: Outcome<Vec<Entry>> = questions::entries(&answer);
         let mut rows: Vec<Row> =
             by_type.iter().map(|(of, page)| questions::listed_group(of, page, &entries)).collect();
         rows.push(questions::top_level("listed groups", &answer));
@@ -231,8 +234,8 @@ impl<'a> Prober<'a> {
         rows
     }
 
-    /// Requests the longest first page again and compares the order.
-    async fn compare_order(&mut self, unfiltered: &Asked<Listed>, by_type: &[FirstPage]) -> Row {
+    /// Requests the longest first page again, and compares the order of its ids.
+    async fn compare_order(&mut self, unfiltered: &Outcome<Listed>, by_type: &[FirstPage]) -> Row {
         let longest = first_pages(unfiltered, by_type).max_by_key(|(_, page)| page.ids.len());
         match longest {
             Some((group_type, first)) if first.ids.len() > 1 => {
@@ -243,10 +246,10 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// Uses the `Next` of a first page twice, with a pause of `wait` between.
+    /// Uses the `Next` of a first page twice, with a pause of `wait` in between.
     async fn reuse_cursor(
         &mut self,
-        unfiltered: &Asked<Listed>,
+        unfiltered: &Outcome<Listed>,
         by_type: &[FirstPage],
         wait: Duration,
     ) -> Row {
@@ -270,7 +273,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Requests one page.
-    async fn list(&mut self, group_type: Option<&str>, next: u64) -> Asked<Listed> {
+    async fn list(&mut self, group_type: Option<&str>, next: u64) -> Outcome<Listed> {
         let request = ListRequest { limit: LIMIT, next, group_type: group_type.map(str::to_owned) };
         let client = self.client;
         let send = || client.list_raw(&request);
@@ -286,7 +289,7 @@ impl<'a> Prober<'a> {
     }
 
     /// Requests the types of single groups.
-    async fn group_info(&mut self, ids: &[&str]) -> Asked<RawAnswer> {
+    async fn group_info(&mut self, ids: &[&str]) -> Outcome<RawAnswer> {
         let client = self.client;
         let send = || client.group_info_raw(ids);
         let answer = self.retries.request(
@@ -309,7 +312,8 @@ async fn transient_as_error(
     answer.transient_failure().map_or(Ok(answer), Err)
 }
 
-/// Returns the configured types, or the documented ones if none are configured, and the REST names of [`ALIASES`].
+/// Returns the configured types, or the documented ones if none are configured, and the REST names
+/// of [`ALIASES`].
 fn types_to_list(configured: &[GroupType]) -> Vec<GroupType> {
     let mut types = if configured.is_empty() { GroupType::documented() } else { configured.to_vec() };
     for name in ALIASES.iter().filter_map(|(_, name)| GroupType::new(name)) {
@@ -326,7 +330,7 @@ fn page_of<'a>(by_type: &'a [FirstPage], name: &str) -> Option<&'a Listed> {
 
 /// Returns the first pages that were listed, those of single types first.
 fn first_pages<'a>(
-    unfiltered: &'a Asked<Listed>,
+    unfiltered: &'a Outcome<Listed>,
     by_type: &'a [FirstPage],
 ) -> impl Iterator<Item = (Option<&'a str>, &'a Listed)> {
     let of_types = by_type.iter().filter_map(|(of, page)| Some((Some(of.as_str()), page.as_ref().ok()?)));

@@ -15,15 +15,15 @@ pub(super) const ORDER: &str = "does a first page have the same order twice?";
 pub(super) const NEXT: &str = "is a Next accepted again later?";
 pub(super) const TOP_LEVEL_LISTED: &str = "top level of get_group_info, listed groups";
 
-/// What was asked for, or the reason why there is none. The reason contains no confidential data.
-pub(super) type Asked<T> = Result<T, String>;
+/// A result, or the reason why there is none. The reason contains no confidential data.
+pub(super) type Outcome<T> = Result<T, String>;
 
 /// A question and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Row {
     question: String,
     answer: String,
-    /// What is documented, and the data behind the answer.
+    /// The documented behaviour, and the data that the answer is based on.
     detail: String,
 }
 
@@ -49,7 +49,8 @@ impl Row {
     }
 }
 
-/// Describes why a request failed, without text from the server or the network, which may contain hosts or groups.
+/// Describes why a request failed, without text from the server or the network, which may contain
+/// hosts or groups.
 pub(super) fn reason(error: &ApiError) -> String {
     match error {
         ApiError::Answered { code, .. } => refused(*code),
@@ -63,7 +64,7 @@ fn refused(code: i64) -> String {
 }
 
 /// Returns the page of an answer.
-pub(super) fn page(answer: &RawAnswer) -> Asked<Listed> {
+pub(super) fn page(answer: &RawAnswer) -> Outcome<Listed> {
     match answer.code() {
         Some(0) => Ok(answer.listed()),
         Some(code) => Err(refused(code)),
@@ -72,7 +73,7 @@ pub(super) fn page(answer: &RawAnswer) -> Asked<Listed> {
 }
 
 /// Returns the entries of an answer.
-pub(super) fn entries(answer: &Asked<RawAnswer>) -> Asked<Vec<Entry>> {
+pub(super) fn entries(answer: &Outcome<RawAnswer>) -> Outcome<Vec<Entry>> {
     let answer = answer.as_ref().map_err(Clone::clone)?;
     answer.group_entries().ok_or_else(|| match answer.code() {
         Some(code) => format!("no GroupInfo; top-level code {code}"),
@@ -80,8 +81,8 @@ pub(super) fn entries(answer: &Asked<RawAnswer>) -> Asked<Vec<Entry>> {
     })
 }
 
-/// Which code does `get_group_info` return for an id that no group has?
-pub(super) fn unknown_id(form: UnknownId, id: &str, answer: &Asked<RawAnswer>) -> Row {
+/// Evaluates which code `get_group_info` returns for an id that no group has.
+pub(super) fn unknown_id(form: UnknownId, id: &str, answer: &Outcome<RawAnswer>) -> Row {
     let (what, documented) = match form {
         UnknownId::Default => ("unknown id, default form", UNKNOWN),
         UnknownId::Community => ("unknown id, Community form", UNKNOWN),
@@ -116,8 +117,9 @@ fn code_of(entry: &Entry) -> String {
     }
 }
 
-/// Does `get_group_info` report the first listed group of a type as existing, with this type?
-pub(super) fn listed_group(of: &GroupType, page: &Asked<Listed>, entries: &Asked<Vec<Entry>>) -> Row {
+/// Evaluates whether `get_group_info` reports the first listed group of a type as existing, with
+/// this type.
+pub(super) fn listed_group(of: &GroupType, page: &Outcome<Listed>, entries: &Outcome<Vec<Entry>>) -> Row {
     let question = format!("get_group_info: a listed group of type {of}");
     let page = match page {
         Ok(page) => page,
@@ -147,8 +149,8 @@ pub(super) fn listed_group(of: &GroupType, page: &Asked<Listed>, entries: &Asked
     Row::new(question, answer, "documented: code 0 and the group's Type")
 }
 
-/// Do the top-level code and `ActionStatus` agree with the codes of the entries?
-pub(super) fn top_level(what: &str, answer: &Asked<RawAnswer>) -> Row {
+/// Evaluates whether the top-level code and `ActionStatus` agree with the codes of the entries.
+pub(super) fn top_level(what: &str, answer: &Outcome<RawAnswer>) -> Row {
     let question = format!("top level of get_group_info, {what}");
     let answer = match answer {
         Ok(answer) => answer,
@@ -176,8 +178,8 @@ pub(super) fn top_level(what: &str, answer: &Asked<RawAnswer>) -> Row {
 
 const TOP_LEVEL: &str = "documented: it has no meaning here";
 
-/// Does `GroupType` filter the list?
-pub(super) fn filter(unfiltered: &Asked<Listed>, by_type: &[(GroupType, Asked<Listed>)]) -> Row {
+/// Evaluates whether `GroupType` filters the list.
+pub(super) fn filter(unfiltered: &Outcome<Listed>, by_type: &[(GroupType, Outcome<Listed>)]) -> Row {
     let question = "is the GroupType filter honoured?";
     let listed: Vec<(&GroupType, &Listed)> = by_type
         .iter()
@@ -209,7 +211,7 @@ pub(super) fn filter(unfiltered: &Asked<Listed>, by_type: &[(GroupType, Asked<Li
 }
 
 /// Formats the TotalCounts of the app and of each type.
-fn counts(total: Option<u64>, by_type: &[(GroupType, Asked<Listed>)]) -> String {
+fn counts(total: Option<u64>, by_type: &[(GroupType, Outcome<Listed>)]) -> String {
     let shown = |total: Option<u64>| total.map_or_else(|| "none".to_owned(), number);
     let mut text = format!("TotalCount: app {}", shown(total));
     for (of, page) in by_type {
@@ -224,11 +226,12 @@ fn counts(total: Option<u64>, by_type: &[(GroupType, Asked<Listed>)]) -> String 
 
 const REST_NAMES: &str = "documented: REST names only";
 
-/// Is the SDK name of a type accepted as a filter, with the same result as the REST name?
+/// Evaluates whether the SDK name of a type is accepted as a filter, with the same result as the
+/// REST name.
 pub(super) fn alias(
-    (alias, aliased): (&str, &Asked<Listed>),
+    (alias, aliased): (&str, &Outcome<Listed>),
     (name, named): (&str, Option<&Listed>),
-    unfiltered: &Asked<Listed>,
+    unfiltered: &Outcome<Listed>,
 ) -> Row {
     let question = format!("is {alias} accepted as a filter for {name}?");
     let aliased = match aliased {
@@ -259,8 +262,8 @@ fn same_page(one: &Listed, other: &Listed) -> bool {
     one.ids == other.ids && one.total_count == other.total_count
 }
 
-/// Does a first page have the same ids in the same order when it is requested again?
-pub(super) fn order(first: &Listed, second: &Asked<Listed>) -> Row {
+/// Evaluates whether a first page has the same ids in the same order when it is requested again.
+pub(super) fn order(first: &Listed, second: &Outcome<Listed>) -> Row {
     match second {
         Ok(second) => Row::new(ORDER, compared(first, second), ORDER_DETAIL),
         Err(why) => Row::not_answered(ORDER, why),
@@ -269,8 +272,8 @@ pub(super) fn order(first: &Listed, second: &Asked<Listed>) -> Row {
 
 const ORDER_DETAIL: &str = "not documented; groups may have been created or dissolved in between";
 
-/// Can a `Next` be used again some time later?
-pub(super) fn next_again(first: &Asked<Listed>, second: &Asked<Listed>, waited: &str) -> Row {
+/// Evaluates whether a `Next` can be used again some time later.
+pub(super) fn next_again(first: &Outcome<Listed>, second: &Outcome<Listed>, waited: &str) -> Row {
     match (first, second) {
         (Err(why), _) => Row::new(NEXT, "not accepted even at once", why.as_str()),
         (Ok(_), Err(why)) => Row::new(NEXT, format!("no, {waited} later: {why}"), "not documented"),
@@ -301,7 +304,7 @@ fn groups(number: usize) -> String {
     count(number as u64, "group")
 }
 
-/// Which top-level fields are not documented?
+/// Lists the top-level fields that are not documented.
 pub(super) fn unknown_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     let question = format!("undocumented top-level fields of {}", call.name());
     if seen.is_empty() {
@@ -314,7 +317,7 @@ pub(super) fn unknown_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     Row::new(question, named(seen, |field| !documented.contains(&field)), detail)
 }
 
-/// Which fields of entries are not documented?
+/// Lists the fields of entries that are not documented.
 pub(super) fn unknown_entry_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     let question = format!("undocumented fields of entries of {}", call.name());
     if seen.is_empty() {
@@ -329,7 +332,8 @@ pub(super) fn unknown_entry_fields(call: Call, seen: &BTreeSet<String>) -> Row {
     Row::new(question, unknown, detail)
 }
 
-/// Lists the chosen field names. One that is not an identifier could be confidential and is not shown.
+/// Lists the chosen field names. A name that is not an identifier could be confidential, so it is
+/// not shown.
 fn named(seen: &BTreeSet<String>, chosen: impl Fn(&str) -> bool) -> String {
     let is_identifier = |name: &str| {
         (1..=40).contains(&name.len())
@@ -341,7 +345,7 @@ fn named(seen: &BTreeSet<String>, chosen: impl Fn(&str) -> bool) -> String {
     if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
 }
 
-/// Which HTTP statuses did the answers have?
+/// Lists the HTTP statuses of the answers.
 pub(super) fn statuses(answers: &BTreeMap<u16, u32>) -> Row {
     let question = "HTTP status of the answers";
     let shown: Vec<String> = answers.iter().map(|(status, count)| format!("{status}: {count}")).collect();
@@ -351,7 +355,7 @@ pub(super) fn statuses(answers: &BTreeMap<u16, u32>) -> Row {
     Row::new(question, shown.join(", "), "status: answers; documented: 200, for error codes too")
 }
 
-/// Do answers have a `Date`, and how far is it from this machine's clock?
+/// Evaluates whether answers have a `Date`, and how far it is from this machine's clock.
 pub(super) fn date(answer: Option<(Option<&str>, DateTime<Utc>)>) -> Row {
     let question = "Date header of an answer";
     let Some((header, received_at)) = answer else {

@@ -1,5 +1,5 @@
-//! The statements that work on thousands of group ids at once. Their texts differ by engine and stand in `sqlite` and
-//! `postgres` under the same names.
+//! The statements that work on thousands of group ids at once. Each has one text in `sqlite` and
+//! one in `postgres`, under the same name.
 
 mod postgres;
 mod sqlite;
@@ -12,29 +12,31 @@ use crate::confirmation::LookupRecord;
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::reconcile::GroupBefore;
 
-/// Listed groups of one type that the roll does not contain, or contains differently.
+/// Listed groups of one type that are not known as live, were missing, or are stored with another
+/// type.
 #[derive(Debug)]
-pub struct Batch<'a> {
+pub struct ListedBatch<'a> {
     pub app: AppId,
     pub crawl: CrawlId,
     /// [`TypeId::UNKNOWN`] for the unfiltered pass, which does not change known types.
     pub type_id: TypeId,
-    /// No pass of this type has reached its end before: new groups are not recorded as events.
+    /// Whether no earlier pass of this type has reached its end. Then new groups are not recorded
+    /// as events.
     pub in_baseline: bool,
     pub at: DateTime<Utc>,
-    /// Without duplicates.
+    /// The ids, without duplicates.
     pub ids: &'a GroupIds,
 }
 
-/// Listed groups that have to change, by what they were before.
+/// The number of listed groups that have to change and had the same state before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Changed {
+pub(super) struct ChangedGroups {
     pub(super) before: GroupBefore,
     pub(super) missing: bool,
     pub(super) groups: i64,
 }
 
-/// The groups that a mark applies to: those of one type of an app, in one crawl.
+/// The app, the type and the crawl of a deletion, missing or held mark.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MarkScope {
     pub(super) app: AppId,
@@ -42,7 +44,7 @@ pub(super) struct MarkScope {
     pub(super) crawl: CrawlId,
 }
 
-/// Returns those of these ids that the table has, each with its type and whether it is deleted.
+/// Returns the ids that are in the table, each with its type and whether the group is deleted.
 pub(super) async fn known(
     store: &Store,
     app: AppId,
@@ -52,21 +54,31 @@ pub(super) async fn known(
     store.fetch_all("look groups up", KNOWN, &values![app.0, ids]).await
 }
 
-/// Records an `appeared` event for each id that is not in the table yet, and returns how many.
-pub(super) async fn record_appeared(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) -> Result<u64, StoreError> {
+/// Records an `appeared` event for each id that is not in the table yet. Returns the number of
+/// events.
+pub(super) async fn record_appeared(
+    tx: &mut Tx,
+    batch: &ListedBatch<'_>,
+    ids: &[&str],
+) -> Result<u64, StoreError> {
     const RECORD: Statement =
         Statement::PerEngine { sqlite: sqlite::RECORD_APPEARED, postgres: postgres::RECORD_APPEARED };
-    let Batch { app, crawl, type_id, at, .. } = batch;
+    let ListedBatch { app, crawl, type_id, at, .. } = batch;
     tx.execute(RECORD, &values![app.0, type_id.0, ids, at.timestamp_millis(), crawl.0]).await
 }
 
-/// Inserts the ids that are not in the table yet, and returns how many.
-pub(super) async fn insert_unknown(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) -> Result<u64, StoreError> {
+/// Inserts the ids that are not in the table yet. Returns the number of inserted rows.
+pub(super) async fn insert_unknown(
+    tx: &mut Tx,
+    batch: &ListedBatch<'_>,
+    ids: &[&str],
+) -> Result<u64, StoreError> {
     const INSERT: Statement =
         Statement::PerEngine { sqlite: sqlite::INSERT_UNKNOWN, postgres: postgres::INSERT_UNKNOWN };
-    let Batch { app, type_id, in_baseline, at, .. } = batch;
+    let ListedBatch { app, type_id, in_baseline, at, .. } = batch;
     let values = values![app.0, type_id.0, ids, *in_baseline, at.timestamp_millis()];
-    // In a baseline all ids should be new. Without ON CONFLICT the server needs half the time, so that is tried first.
+    // In a baseline all ids should be new. The statement without ON CONFLICT takes the server half
+    // the time, so it is tried first.
     if *in_baseline && tx.is_postgres() {
         tx.execute("SAVEPOINT insert_all", &[]).await?;
         match tx.execute(postgres::INSERT_ALL, &values).await {
@@ -83,17 +95,17 @@ pub(super) async fn insert_unknown(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str])
     tx.execute(INSERT, &values).await
 }
 
-/// Counts the listed groups that have to change, by what they were before.
+/// Counts the listed groups that have to change, by their previous state.
 pub(super) async fn count_changed(
     tx: &mut Tx,
-    batch: &Batch<'_>,
+    batch: &ListedBatch<'_>,
     ids: &[&str],
-) -> Result<Vec<Changed>, StoreError> {
+) -> Result<Vec<ChangedGroups>, StoreError> {
     const COUNT: Statement =
         Statement::PerEngine { sqlite: sqlite::COUNT_CHANGED, postgres: postgres::COUNT_CHANGED };
     let rows: Vec<(i64, bool, bool, i64)> =
         tx.fetch_all(COUNT, &values![batch.app.0, batch.type_id.0, ids]).await?;
-    let changed = |(type_id, deleted, missing, groups)| Changed {
+    let changed = |(type_id, deleted, missing, groups)| ChangedGroups {
         before: GroupBefore { type_id: TypeId(type_id), deleted },
         missing,
         groups,
@@ -103,8 +115,12 @@ pub(super) async fn count_changed(
 
 /// Sets listed groups live, sets their type, and clears their missing marks. Records the events, and the past life of each
 /// group that reappears or is retyped.
-pub(super) async fn change_listed(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) -> Result<(), StoreError> {
-    let Batch { app, crawl, type_id, at, .. } = batch;
+pub(super) async fn change_listed(
+    tx: &mut Tx,
+    batch: &ListedBatch<'_>,
+    ids: &[&str],
+) -> Result<(), StoreError> {
+    let ListedBatch { app, crawl, type_id, at, .. } = batch;
     let at = at.timestamp_millis();
     let with_crawl = values![app.0, type_id.0, ids, at, crawl.0];
     if tx.is_postgres() {
@@ -117,7 +133,8 @@ pub(super) async fn change_listed(tx: &mut Tx, batch: &Batch<'_>, ids: &[&str]) 
     Ok(())
 }
 
-/// Marks live groups of a type deleted, records the events, and returns how many.
+/// Marks live groups of a type deleted, and records the events. Returns the number of marked
+/// groups.
 pub(super) async fn mark_vanished(
     tx: &mut Tx,
     MarkScope { app, type_id, crawl }: MarkScope,
@@ -132,7 +149,7 @@ pub(super) async fn mark_vanished(
     tx.execute(sqlite::MARK_VANISHED, &values![app.0, type_id.0, ids, at_millis]).await
 }
 
-/// Marks live groups of a type missing, and returns how many were not missing before.
+/// Marks live groups of a type missing. Returns the number of groups that were not missing before.
 pub(super) async fn mark_missing(
     tx: &mut Tx,
     MarkScope { app, type_id, .. }: MarkScope,
@@ -144,7 +161,8 @@ pub(super) async fn mark_missing(
     tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis]).await
 }
 
-/// Marks live groups of a type missing and held until a person decides, and returns how many.
+/// Marks live groups of a type missing, and held until a person decides. Returns the number of
+/// marked groups.
 pub(super) async fn mark_withheld(
     tx: &mut Tx,
     MarkScope { app, type_id, crawl }: MarkScope,
@@ -156,9 +174,10 @@ pub(super) async fn mark_withheld(
     tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis, crawl.0, held_as]).await
 }
 
-/// Marks held groups as confirmed to be gone, and adds them to the counts of the crawls that withheld them.
+/// Marks held groups as confirmed to be gone, and adds them to the counts of the crawls that
+/// withheld them.
 pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
-    // Counted first: the count looks for groups that are not confirmed yet.
+    // Counts first, because the count covers only groups that are not confirmed yet.
     const COUNT: Statement = Statement::PerEngine {
         sqlite: sqlite::COUNT_NEWLY_CONFIRMED,
         postgres: postgres::COUNT_NEWLY_CONFIRMED,
@@ -171,24 +190,26 @@ pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Resul
     Ok(())
 }
 
-/// Keeps what was learned about groups in doubt.
-pub(super) async fn keep_questions(
+/// Stores the lookup history of groups.
+pub(super) async fn save_lookup_history(
     tx: &mut Tx,
     app: AppId,
     record: &LookupRecord,
     ids: &[&str],
 ) -> Result<(), StoreError> {
-    const KEEP: Statement =
-        Statement::PerEngine { sqlite: sqlite::KEEP_QUESTIONS, postgres: postgres::KEEP_QUESTIONS };
+    const SAVE: Statement =
+        Statement::PerEngine { sqlite: sqlite::SAVE_LOOKUP_HISTORY, postgres: postgres::SAVE_LOOKUP_HISTORY };
     let LookupRecord { existing_streak, unusable_streak, round, due_round } = *record;
-    tx.execute(KEEP, &values![app.0, ids, existing_streak, unusable_streak, round, due_round]).await?;
+    tx.execute(SAVE, &values![app.0, ids, existing_streak, unusable_streak, round, due_round]).await?;
     Ok(())
 }
 
-/// Removes groups from the history of questions that are no longer in doubt.
-pub(super) async fn drop_questions(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
-    const DROP: Statement =
-        Statement::PerEngine { sqlite: sqlite::DROP_QUESTIONS, postgres: postgres::DROP_QUESTIONS };
-    tx.execute(DROP, &values![app.0, ids]).await?;
+/// Removes the lookup history of groups.
+pub(super) async fn remove_lookup_history(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
+    const REMOVE: Statement = Statement::PerEngine {
+        sqlite: sqlite::REMOVE_LOOKUP_HISTORY,
+        postgres: postgres::REMOVE_LOOKUP_HISTORY,
+    };
+    tx.execute(REMOVE, &values![app.0, ids]).await?;
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! The bulk statements of SQLite. Ids are bound as one JSON list and read with `json_each`.
+//! The bulk statements of SQLite. Ids are bound as one JSON array and read with `json_each`.
 //!
-//! A statement a row would cost five times as much, because each statement crosses to the driver's thread.
+//! One statement per row would take five times as long, because each statement is handed to the
+//! driver's thread.
 
 pub(super) const KNOWN: &str = "
 SELECT g.group_id, g.type_id, g.deleted_at IS NOT NULL
@@ -47,15 +48,15 @@ SET type_id = CASE WHEN ?2 = 0 THEN type_id ELSE ?2 END,
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
   AND (deleted_at IS NOT NULL OR missing_since IS NOT NULL OR (?2 <> 0 AND type_id <> ?2))";
 
-/// Runs before [`MARK_VANISHED`], because it needs the old values.
+/// Has to run before [`MARK_VANISHED`], because it reads the old values.
 pub(super) const RECORD_VANISHED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
 SELECT ?4, ?5, ?1, g.group_id, 'v', g.type_id
 FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
 WHERE g.deleted_at IS NULL AND g.type_id = ?2";
 
-/// A live group was last seen when its type was last concluded, unless it is missing. `last_seen_at` never exceeds
-/// `deleted_at`, even if a clock was ahead.
+/// `last_seen_at` of a group that is not missing becomes the last conclusion of its type. It never
+/// exceeds `deleted_at`, even if a clock was fast.
 pub(super) const MARK_VANISHED: &str = "
 UPDATE group_row
 SET deleted_at = ?4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,
@@ -88,11 +89,11 @@ pub(super) const CONFIRM_HELD: &str = "
 UPDATE group_row SET held_as = 'c'
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2)) AND held_as = 'w'";
 
-pub(super) const KEEP_QUESTIONS: &str = "
+pub(super) const SAVE_LOOKUP_HISTORY: &str = "
 INSERT INTO group_question (app_id, group_id, stood, unlearned, round, again_in)
 SELECT ?1, j.value, ?3, ?4, ?5, ?6 FROM json_each(?2) j WHERE true
 ON CONFLICT (app_id, group_id) DO UPDATE SET
     stood = excluded.stood, unlearned = excluded.unlearned, round = excluded.round, again_in = excluded.again_in";
 
-pub(super) const DROP_QUESTIONS: &str = "
+pub(super) const REMOVE_LOOKUP_HISTORY: &str = "
 DELETE FROM group_question WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2))";

@@ -88,12 +88,13 @@ impl Store {
         Ok(Self { engine })
     }
 
-    /// Returns a handle to the same database that can only read. An SQLite file cannot be written through it.
+    /// Returns a handle through which an SQLite file cannot be written. For PostgreSQL it returns
+    /// an ordinary handle.
     #[must_use]
     pub fn only_reading(&self) -> Self {
         let engine = match &self.engine {
             Engine::Sqlite(file) => Engine::Sqlite(file.only_reading()),
-            // Queries run in read-only transactions there.
+            // All queries outside of [`Store::write`] run in read-only transactions there.
             Engine::Postgres(server) => Engine::Postgres(server.clone()),
         };
         Self { engine }

@@ -16,13 +16,13 @@ pub enum StoreError {
     )]
     InvalidSchema { name: String },
     #[error(
-        "cannot open the database {at} securely; other hosts than loopback must show a certificate that the system trusts, unless the URL says something else (?sslrootcert=FILE, ?sslmode=require)"
+        "cannot open a secure connection to the database {at}; hosts other than loopback must present a certificate that the system trusts, unless the URL sets another rule (?sslrootcert=FILE, ?sslmode=require)"
     )]
     Insecure { at: String, source: sqlx::Error },
     #[error("the database {at} is PostgreSQL {version}; this program needs version 14 or later")]
     TooOld { at: String, version: String },
     #[error(
-        "the database {at} can only be read: it is a replica, or its transactions are read-only; name the primary server"
+        "the database {at} is read-only: it is a standby server, or its transactions are read-only; set database.url to the primary server"
     )]
     ReadOnly { at: String },
     #[error(
@@ -36,14 +36,14 @@ pub enum StoreError {
     #[error("the database's role lacks a right; as an administrator, run: {grant}")]
     Rights { grant: String },
     #[error(
-        "the database's tables belong to {owner:?} and have to be brought up to date; run `tim-group-sync migrate` once as that role, or make {role:?} a member of it"
+        "the database's tables belong to {owner:?} and have to be upgraded; run `tim-group-sync migrate` once as that role, or make {role:?} a member of it"
     )]
     OtherOwner { owner: String, role: String },
     #[error("there is no role {role:?} to grant the views to; as an administrator, run: {create}")]
     NoSuchRole { role: String, create: String },
     #[error(
-        "there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` make one, but if the service runs already, it \
-         uses another one: set the same database.url"
+        "there is no database {at} yet; `tim-group-sync crawl` and `tim-group-sync run` create it. If the service has already run, it \
+         uses another database: set the same database.url"
     )]
     Absent { at: String },
     #[error("cannot create the folder {} for the database; create it for this program's user, or set database.url", .path.display())]
@@ -70,12 +70,12 @@ pub enum StoreError {
     )]
     SideFilesInUse { path: PathBuf },
     #[error(
-        "cannot bring the database's tables up to date; nothing of the failed migration is kept{}",
+        "cannot bring the database's tables up to date; the failed migration was rolled back{}",
         what_to_do_about_migration(.source)
     )]
     Migrate { source: Box<sqlx::migrate::MigrateError> },
     #[error(
-        "the database was set up by a newer version of this program (it has migration {version}); run that version, or restore a backup from before"
+        "the database was set up by a newer version of this program (it has migration {version}); run that version, or restore an older backup"
     )]
     Newer { version: i64 },
     #[error(
@@ -85,12 +85,12 @@ pub enum StoreError {
     #[error("cannot {doing}{}", what_to_do(.source))]
     Query { doing: &'static str, source: sqlx::Error },
     #[error(
-        "crawl {crawl} was closed by another process meanwhile; nothing of its end was written (was this host suspended or cut off \
-         from the database?)"
+        "another process has closed crawl {crawl}, so this process did not write its result; check whether this host was suspended or \
+         cut off from the database"
     )]
     Superseded { crawl: CrawlId },
     #[error(
-        "another process has taken over app {app}: this one did not renew its lease within 30 s, and writes nothing more; see whether this host was suspended or cut off from the database"
+        "lost the lease of app {app} to another process, because it was not renewed within 30 s; this process writes nothing more for the app. Check whether this host was suspended or cut off from the database"
     )]
     LeaseLost { app: SdkAppId },
     #[error(
@@ -140,7 +140,7 @@ pub enum StoreError {
     )]
     LeaseExpired { app: SdkAppId },
     #[error(
-        "cannot use the lock file {}; see who owns it and its folder, and use no network file system",
+        "cannot use the lock file {}; check who owns the file and its folder, and do not use a network file system",
         .path.display()
     )]
     Lock { path: PathBuf, source: std::io::Error },
@@ -158,12 +158,12 @@ pub enum StoreError {
     #[error("only an SQLite database can be published as a file; give readers of PostgreSQL a role")]
     NoFile,
     #[error(
-        "cannot {doing} the published copy {}; its folder must exist and be writable (crawls go on)",
+        "cannot {doing} the published copy {}; its folder must exist and be writable (crawls continue)",
         .path.display()
     )]
     Publish { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error(
-        "{} is something else than an earlier copy, and stays as it is; name another file in database.publish, or remove this one",
+        "{} is not a copy that this program made, so it is not replaced; set another file in database.publish, or remove this one",
         .path.display()
     )]
     NotACopy { path: PathBuf },
@@ -196,7 +196,7 @@ impl StoreError {
         }
     }
 
-    /// Returns true if only a change of the configuration, or of the database, can help.
+    /// Returns true if only a change of the configuration or of the database can solve the problem.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
@@ -225,8 +225,9 @@ fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
             true
         }
-        // SQLite: busy (5), locked (6) and their extended codes. PostgreSQL: connection, resources, operator, retry, and
-        // a primary that has become a replica.
+        // SQLite: busy (5), locked (6) and their extended codes. PostgreSQL: the classes connection
+        // (08), resources (53), operator intervention (57) and rollback (40), and a read-only
+        // transaction (25006), as on a primary that has become a standby.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| match code.parse::<u32>() {
             Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 5 | 6),
             _ => code == "25006" || ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
@@ -243,7 +244,7 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
     let error = match error {
         sqlx::Error::Database(error) => error,
         sqlx::Error::Io(_) => {
-            return "; see whether the server runs, and whether database.url leads to it from here";
+            return "; check whether the server runs, and whether this host reaches it at database.url";
         }
         _ => return "",
     };
@@ -274,9 +275,9 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
         _ if code == "53100" => "; the server's disk is full: make room",
         _ if code == "42P07" => "; a table of another program is in the way: set another database.schema",
         _ if code.starts_with("28") => {
-            "; see the user in database.url, and the password in database.password_file, PGPASSWORD or ~/.pgpass"
+            "; check the user in database.url, and the password in database.password_file, PGPASSWORD or ~/.pgpass"
         }
-        _ if code.starts_with("3D") => "; see the database's name in database.url, or CREATE DATABASE it",
+        _ if code.starts_with("3D") => "; check the database's name in database.url, or create the database",
         _ => "",
     }
 }
@@ -294,7 +295,7 @@ fn what_to_do_about_migration(error: &sqlx::migrate::MigrateError) -> &'static s
     }
 }
 
-/// Adds to a driver's error what was attempted.
+/// Adds the name of the failed operation to a driver's error.
 pub(in crate::store) trait Attempted<T> {
     fn attempted(self, doing: &'static str) -> Result<T, StoreError>;
 }

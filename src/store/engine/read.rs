@@ -1,4 +1,4 @@
-//! Queries outside a transaction that writes.
+//! Queries outside of writing transactions.
 
 use super::database::{Engine, Store};
 use super::error::{Attempted as _, StoreError};
@@ -42,7 +42,7 @@ impl Store {
         rows.attempted(doing)
     }
 
-    /// Returns the row of a query that has at most one.
+    /// Returns the row of a query, or `None`. The query has at most one row.
     pub(in crate::store) async fn fetch_optional<R: Row>(
         &self,
         doing: &'static str,

@@ -1,4 +1,4 @@
-//! A transaction on either engine, as a value that plain functions take.
+//! A transaction on either engine, as a value that is passed to plain functions.
 
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::{Sqlite, SqliteRow};
@@ -16,7 +16,7 @@ pub(in crate::store) trait Row:
 
 impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
 
-/// An open transaction. Dropped before it is committed, it is rolled back.
+/// An open transaction. It is rolled back if it is dropped before the commit.
 pub(in crate::store) struct Tx {
     /// What the transaction is for, as a verb phrase for error messages.
     pub(super) doing: &'static str,
@@ -93,7 +93,7 @@ impl Tx {
         rows.attempted(self.doing)
     }
 
-    /// Returns the row of a query that has at most one.
+    /// Returns the row of a query, or `None`. The query has at most one row.
     pub(in crate::store) async fn fetch_optional<R: Row>(
         &mut self,
         statement: impl Into<Statement> + Send,

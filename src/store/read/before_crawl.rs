@@ -1,4 +1,5 @@
-//! What a crawl reads before it starts: apps, types, kept totals, earlier crawls.
+//! Reads what a crawl needs before it starts: the app, the types with their totals, and earlier
+//! crawls.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use crate::model::{CrawlId, SdkAppId, TypeId};
 use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, values};
 
-/// What is kept of one group type of an app.
+/// The stored state of one group type of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct TypeState {
     type_id: i64,
@@ -17,13 +18,13 @@ pub struct TypeState {
 }
 
 impl TypeState {
-    /// A type of which nothing is kept yet.
+    /// Returns the state of a type that is not stored yet.
     #[must_use]
     pub fn of(type_id: TypeId) -> Self {
         Self { type_id: type_id.0, live_count: 0, baseline_crawl_id: None }
     }
 
-    /// The same with so many more live groups.
+    /// Returns the state with `live` more live groups.
     #[must_use]
     pub fn with_more(self, live: i64) -> Self {
         Self { live_count: self.live_count + live, ..self }
@@ -34,13 +35,13 @@ impl TypeState {
         TypeId(self.type_id)
     }
 
-    /// Live groups, missing ones included.
+    /// Returns the number of live groups, including missing ones.
     #[must_use]
     pub fn live(&self) -> u64 {
         u64::try_from(self.live_count).unwrap_or(0)
     }
 
-    /// Whether some pass of this type has reached its end already.
+    /// Returns true if a pass of this type has reached its end before.
     #[must_use]
     pub fn past_baseline(&self) -> bool {
         self.baseline_crawl_id.is_some()
@@ -50,20 +51,21 @@ impl TypeState {
 /// What earlier crawls of an app mean for the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Past {
-    /// A crawl of this app reached its end before.
+    /// Whether an earlier crawl of the app reached its end.
     pub crawled_before: bool,
-    /// The last crawl that counted them saw groups beyond those of the configured types.
+    /// Whether the last crawl that computed it found more groups in the app than in its configured
+    /// types.
     pub leftover_last_time: bool,
-    /// The last crawl that reached its end requested an unfiltered pass of the next one.
+    /// Whether the last crawl that reached its end requested an unfiltered pass.
     pub unfiltered_next: bool,
 }
 
-/// When the last crawls before another one ended.
+/// When the last crawls before a given crawl ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndedBefore {
-    /// The last one that reached its end.
+    /// The end of the last crawl that was complete or incomplete.
     pub ended: Option<DateTime<Utc>>,
-    /// The last complete one.
+    /// The end of the last complete crawl.
     pub completed: Option<DateTime<Utc>>,
 }
 
@@ -94,9 +96,9 @@ impl Store {
         Ok(names.into_iter().map(|(type_id, name)| (TypeId(type_id), name)).collect())
     }
 
-    /// Returns the kept totals of each type of an app.
+    /// Returns the state of each type of an app.
     pub async fn type_states(&self, app: AppId) -> Result<Vec<TypeState>, StoreError> {
-        self.fetch_all("read the kept totals", TYPE_STATES, &values![app.0]).await
+        self.fetch_all("read the totals of the group types", TYPE_STATES, &values![app.0]).await
     }
 
     /// Returns what earlier crawls of an app mean for the next one.
@@ -111,14 +113,14 @@ impl Store {
         })
     }
 
-    /// Returns when the last crawl of an app started that reached its end.
+    /// Returns the start of the app's last crawl that reached its end.
     pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
         const DOING: &str = "read when the app was crawled last";
         let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
         Ok(last_end.and_then(|(started_at, _)| DateTime::from_timestamp_millis(started_at)))
     }
 
-    /// Returns when the crawls of an app before this one ended.
+    /// Returns when the last crawls of the app before `crawl` ended.
     pub async fn before(&self, app: AppId, crawl: CrawlId) -> Result<EndedBefore, StoreError> {
         const DOING: &str = "read when the app was crawled last";
         let (ended, completed): (Option<i64>, Option<i64>) =

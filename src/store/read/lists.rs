@@ -1,7 +1,8 @@
-//! Pages of the public views' rows, one app at a time, newest first. Field names are the views' columns.
+//! Reads rows of the public views, one app and one page at a time, newest first. The fields are
+//! named like the columns of the views.
 //!
-//! The rows come from the base views, whose times are alike on both engines. Every list continues below a key (keyset
-//! pagination), so that the thousandth page costs as much as the first.
+//! The rows come from the base views, whose times have the same format on both engines. All lists
+//! use keyset pagination, so that the thousandth page costs as much as the first.
 
 use std::fmt;
 
@@ -12,13 +13,14 @@ use crate::model::SdkAppId;
 use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, values};
 
-/// A time in unix milliseconds, as the tables have it. Serialised as the views of SQLite format it.
+/// A time in unix milliseconds, as the tables store it. It is serialised in the format of SQLite's
+/// views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct Stamp(pub i64);
 
 impl Stamp {
-    /// `None` if the number is out of range.
+    /// Returns the time, or `None` if the number is out of range.
     #[must_use]
     pub fn time(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_millis(self.0)
@@ -81,14 +83,14 @@ pub struct Crawl {
 }
 
 impl Crawl {
-    /// When it ended, if it has.
+    /// Returns when the crawl ended, or `None` if it is running.
     #[must_use]
     pub fn finished(&self) -> Option<DateTime<Utc>> {
         self.finished_at.and_then(Stamp::time)
     }
 }
 
-/// TotalCount of the whole app: the view `app_counts`.
+/// TotalCount of the app: the view `app_counts`.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct AppCount {
     pub recorded_at: Option<Stamp>,
@@ -177,41 +179,42 @@ const GROUPS_BETWEEN: &str = "
 SELECT * FROM base_groups
 WHERE app_id = $1 AND group_id >= $2 AND group_id < $3 ORDER BY group_id LIMIT $4";
 
-/// One page of a list: the rows below a key, at most `limit`.
+/// A page of a list: at most `limit` rows whose key is below `before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Below {
+pub struct KeysetPage {
     pub before: i64,
     pub limit: i64,
 }
 
 impl Store {
-    /// Returns the key and the name of an app.
-    pub async fn app_called(&self, app: SdkAppId) -> Result<Option<(AppId, String)>, StoreError> {
+    /// Returns the key and the name of an app, if it is registered.
+    pub async fn find_app_and_name(&self, app: SdkAppId) -> Result<Option<(AppId, String)>, StoreError> {
         let found: Option<(i64, String)> =
             self.fetch_optional("look an app up", APP_NAME, &values![app.get()]).await?;
         Ok(found.map(|(app_id, name)| (AppId(app_id), name)))
     }
 
     /// Returns a page of an app's crawls.
-    pub async fn crawls(&self, app: AppId, below: Below) -> Result<Vec<Crawl>, StoreError> {
-        let Below { before, limit } = below;
+    pub async fn crawls(&self, app: AppId, page: KeysetPage) -> Result<Vec<Crawl>, StoreError> {
+        let KeysetPage { before, limit } = page;
         self.fetch_all("list crawls", CRAWLS, &values![app.0, before, limit]).await
     }
 
     /// Returns a page of the TotalCounts of an app, one per crawl.
-    pub async fn app_counts(&self, app: AppId, below: Below) -> Result<Vec<AppCount>, StoreError> {
-        let Below { before, limit } = below;
+    pub async fn app_counts(&self, app: AppId, page: KeysetPage) -> Result<Vec<AppCount>, StoreError> {
+        let KeysetPage { before, limit } = page;
         self.fetch_all("list an app's counts", APP_COUNTS, &values![app.0, before, limit]).await
     }
 
-    /// Returns the TotalCounts of an app's types in a page of crawls, and the oldest of these crawls if there may be more.
+    /// Returns the TotalCounts of an app's types in a page of crawls. Also returns the oldest of
+    /// these crawls, if there may be a next page.
     pub async fn type_counts(
         &self,
         app: AppId,
-        below: Below,
+        page: KeysetPage,
     ) -> Result<(Vec<TypeCount>, Option<i64>), StoreError> {
         const DOING: &str = "list the counts of an app's types";
-        let Below { before, limit } = below;
+        let KeysetPage { before, limit } = page;
         let crawls: Vec<(i64,)> = self.fetch_all(DOING, ENDED_CRAWLS, &values![app.0, before, limit]).await?;
         let (Some((newest,)), Some((oldest,))) = (crawls.first().copied(), crawls.last().copied()) else {
             return Ok((Vec::new(), None));
@@ -221,7 +224,8 @@ impl Store {
         Ok((counts, more.then_some(oldest)))
     }
 
-    /// Returns the counts of at most `days` days before one, and the oldest of these if there may be more.
+    /// Returns the counts of the last `days` days before `before` that have any. Also returns the
+    /// oldest of these days, if there may be earlier ones.
     pub async fn daily_counts(
         &self,
         app: AppId,
@@ -243,10 +247,10 @@ impl Store {
         &self,
         app: AppId,
         group_id: Option<&str>,
-        below: Below,
+        page: KeysetPage,
     ) -> Result<Vec<GroupEvent>, StoreError> {
         const DOING: &str = "list events";
-        let Below { before, limit } = below;
+        let KeysetPage { before, limit } = page;
         match group_id {
             None => self.fetch_all(DOING, EVENTS, &values![app.0, before, limit]).await,
             Some(group_id) => {
@@ -279,8 +283,8 @@ fn start_of_page(prefix: &str, after: &str) -> String {
     if after < prefix { prefix.to_owned() } else { format!("{after}\u{1}") }
 }
 
-/// Returns the first text after all texts with this prefix. Both engines compare ids by their bytes, which is the order of
-/// their characters.
+/// Returns a text that is greater than all ids with this prefix and not greater than any id after
+/// them. Both engines compare ids by their bytes, which is also the order of their characters.
 fn end_of_prefix(prefix: &str) -> String {
     let mut end: Vec<char> = prefix.chars().collect();
     while let Some(last) = end.pop() {
@@ -289,7 +293,7 @@ fn end_of_prefix(prefix: &str) -> String {
             return end.into_iter().collect();
         }
     }
-    // Longer than any id.
+    // No character is greater. Stored ids have at most 255 bytes, and this text has 256.
     char::MAX.to_string().repeat(64)
 }
 
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_ends_before_the_first_text_that_does_not_begin_like_it() {
+    fn the_end_of_a_prefix_is_after_all_texts_with_it() {
         for (prefix, end) in [("a", "b"), ("@TGS#1", "@TGS#2"), ("群", "羥"), ("\u{d7ff}", "\u{e000}")] {
             assert_eq!(end_of_prefix(prefix), end);
         }

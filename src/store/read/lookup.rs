@@ -9,7 +9,7 @@ use crate::store::engine::{Store, StoreError};
 
 const IDS_PER_STATEMENT: usize = 50_000;
 
-/// A group as the database knows it.
+/// The type and state of a group in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownGroup {
     pub type_id: TypeId,
@@ -17,7 +17,7 @@ pub struct KnownGroup {
 }
 
 impl Store {
-    /// Calls `each` with every one of these ids, in byte order, and what the database knows of it.
+    /// Calls `each` with every id, in byte order, and with its group, if the database has it.
     pub async fn look_up(
         &self,
         app: AppId,

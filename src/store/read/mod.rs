@@ -1,4 +1,4 @@
-//! Everything that reads the tables and changes nothing.
+//! The operations that read the tables and change nothing.
 
 mod before_crawl;
 mod feed;
@@ -11,7 +11,7 @@ mod text;
 
 pub use before_crawl::{EndedBefore, Past, TypeState};
 pub use feed::EventsAfter;
-pub use lists::{AppCount, Below, Crawl, DailyCount, Group, GroupEvent, Stamp, TypeCount};
+pub use lists::{AppCount, Crawl, DailyCount, Group, GroupEvent, KeysetPage, Stamp, TypeCount};
 pub use lookup::KnownGroup;
 pub use overview::{AppOverview, HeldDeletions, TypeOverview};
 pub use status::{AppStatus, HostTypes, TypeStatus, Withheld};

@@ -1,6 +1,7 @@
-//! The one read model of an app's state, behind `status`, the page, its JSON and the metrics.
+//! The read model of the apps' state. `status`, the dashboard, its JSON and the metrics all use it.
 //!
-//! Four statements however many apps there are, each answered from kept totals or an index: a page asks every other second.
+//! It takes four statements for any number of apps. Each reads stored totals or an index, because
+//! an open dashboard asks every other second.
 
 use std::collections::BTreeMap;
 
@@ -27,22 +28,24 @@ pub struct AppOverview {
     pub total_count: Option<i64>,
     /// The greatest TotalCount of the month of the newest crawl.
     pub month_peak: Option<i64>,
-    /// The held deletions, newest crawl first. They wait until the API lists the groups again or a person decides.
+    /// The held deletions, newest crawl first. They stay held until the API lists the groups again
+    /// or a person decides.
     pub held: Vec<HeldDeletions>,
     pub first_crawl_started_at: Option<Stamp>,
-    /// Groups that the last crawl that reached its end left to a later one to ask about. `None` if there was none.
+    /// The number of groups that the last crawl that reached its end left to a later crawl to ask
+    /// about. `None` if no crawl has reached its end.
     pub unasked: Option<i64>,
 }
 
 impl AppOverview {
-    /// Returns true if the last crawl that ended did so because the API refuses the credentials.
+    /// Returns true if the last finished crawl failed because the API refused the credentials.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         let reason = self.last_crawl.as_ref().and_then(|crawl| crawl.reason_code.as_deref());
         reason == Some(ReasonCode::Refused.as_str())
     }
 
-    /// Returns how many groups are held.
+    /// Returns the number of held groups.
     #[must_use]
     pub fn held_groups(&self) -> i64 {
         self.held.iter().map(|held| held.held_count).sum()
@@ -74,11 +77,11 @@ pub struct HeldDeletions {
     pub finished_at: Option<Stamp>,
     /// Groups that are still held.
     pub held_count: i64,
-    /// How many of these the API has confirmed to be gone.
+    /// The number of held groups that the API has confirmed to be gone.
     pub confirmed_count: i64,
-    /// How many deletions the crawl withheld.
+    /// The number of deletions that the crawl withheld.
     pub withheld: i64,
-    /// How many of its deletions were undone.
+    /// The number of the crawl's deletions that were undone.
     pub undeleted: i64,
     pub reason_code: Option<String>,
     pub reason: Option<String>,
@@ -115,14 +118,14 @@ struct AppRow {
 }
 
 impl Store {
-    /// Returns the state of every app that the database knows, by name.
+    /// Returns the state of every app in the database, ordered by name.
     pub async fn overview(&self) -> Result<Vec<AppOverview>, StoreError> {
         const DOING: &str = "read the state of the apps";
         let apps: Vec<AppRow> = self.fetch_all(DOING, APPS, &[]).await?;
         let types: Vec<TypeOverview> = self.fetch_all(DOING, TYPES, &[]).await?;
         let crawls: Vec<Crawl> = self.fetch_all(DOING, CRAWLS, &[]).await?;
         let crawls: BTreeMap<i64, Crawl> = crawls.into_iter().map(|crawl| (crawl.crawl_id, crawl)).collect();
-        // Held groups are missing ones: where none is missing, the big table is not read.
+        // A held group is missing. If no group is missing, the table of groups is not read.
         let held: Vec<HeldDeletions> = if types.iter().any(|of_type| of_type.missing_count > 0) {
             self.fetch_all(DOING, HELD, &[]).await?
         } else {

@@ -1,4 +1,4 @@
-//! The state of the apps as `status` prints it, from the read model.
+//! The state of the apps for the `status` command, from the read model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +24,8 @@ pub struct AppStatus {
     pub running_crawl: Option<Crawl>,
     /// The crawls with held groups, newest first.
     pub withheld: Vec<Withheld>,
-    /// The configured group types of each host that crawls the app, if they differ: then some types are crawled only
-    /// alternately. Empty if they agree.
+    /// The configured group types of each host that crawls the app, if they differ between hosts;
+    /// otherwise empty. If they differ, some types are not part of every crawl.
     pub differing_group_types: Vec<HostTypes>,
 }
 
@@ -65,7 +65,7 @@ pub struct Withheld {
     pub crawl_id: i64,
     /// Groups that are still held.
     pub groups: i64,
-    /// How many of these the API has confirmed to be gone.
+    /// The number of these groups that the API has confirmed to be gone.
     pub confirmed: i64,
 }
 
@@ -73,30 +73,30 @@ pub struct Withheld {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostTypes {
     pub host: String,
-    /// Empty: one pass over everything.
+    /// The configured types. Empty if one unfiltered pass lists all types.
     pub group_types: Vec<String>,
 }
 
 /// One group type of an app.
 #[derive(Clone, Debug, Serialize)]
 pub struct TypeStatus {
-    /// `None`: groups whose type is not known.
+    /// `None` for groups of unknown type.
     pub group_type: Option<String>,
     pub configured: i64,
-    /// Live groups, missing ones included.
+    /// Live groups, including missing ones.
     pub live: i64,
     pub missing: i64,
     pub deleted: i64,
 }
 
 impl From<TypeOverview> for TypeStatus {
-    fn from(of_type: TypeOverview) -> Self {
+    fn from(overview: TypeOverview) -> Self {
         Self {
-            group_type: of_type.group_type,
-            configured: of_type.configured.into(),
-            live: of_type.live_count,
-            missing: of_type.missing_count,
-            deleted: of_type.deleted_count,
+            group_type: overview.group_type,
+            configured: overview.configured.into(),
+            live: overview.live_count,
+            missing: overview.missing_count,
+            deleted: overview.deleted_count,
         }
     }
 }
@@ -107,24 +107,24 @@ impl From<HeldDeletions> for Withheld {
     }
 }
 
-// Only the newest crawls, so that a host whose configuration was corrected, or that was removed, is soon left out.
-const LATELY_CRAWLED: &str = "
+// Only the newest crawls are read, so that a host that was removed, or whose configuration was
+// corrected, is soon left out.
+const RECENT_CRAWLS: &str = "
 SELECT host, group_types FROM (
     SELECT crawl_id, host, group_types FROM crawl WHERE app_id = $1 ORDER BY crawl_id DESC LIMIT 20
 ) AS newest ORDER BY crawl_id";
 
 impl Store {
-    /// Returns the state of every app in the database, configured or not, by name.
+    /// Returns the state of every app in the database, configured or not, ordered by name.
     pub async fn app_statuses(&self) -> Result<Vec<AppStatus>, StoreError> {
-        let overview = self.overview().await?;
-        let mut statuses = Vec::with_capacity(overview.len());
-        for app in overview {
-            let lately =
-                self.fetch_all("read the apps' status", LATELY_CRAWLED, &values![app.app_id]).await?;
+        let apps = self.overview().await?;
+        let mut statuses = Vec::with_capacity(apps.len());
+        for app in apps {
+            let recent = self.fetch_all("read the apps' status", RECENT_CRAWLS, &values![app.app_id]).await?;
             statuses.push(AppStatus {
                 types: app.types.into_iter().map(TypeStatus::from).collect(),
                 withheld: app.held.into_iter().map(Withheld::from).collect(),
-                differing_group_types: differing(lately),
+                differing_group_types: differing(recent),
                 app: app.app,
                 sdk_app_id: app.sdk_app_id,
                 configured: app.configured,
@@ -137,7 +137,8 @@ impl Store {
     }
 }
 
-/// Returns the group types of each host's newest crawl, unless they are the same for all. Expects the oldest crawl first.
+/// Returns the group types of each host's newest crawl, unless they are the same for all. Expects
+/// the oldest crawl first.
 fn differing(crawls: Vec<(String, String)>) -> Vec<HostTypes> {
     let newest: BTreeMap<String, String> = crawls.into_iter().collect();
     if newest.values().collect::<BTreeSet<_>>().len() < 2 {

@@ -1,14 +1,15 @@
-//! The rows of a query as text, for a person.
+//! Runs a query and returns its rows as text, for people to read.
 
 use sqlx::{Column as _, ColumnIndex, Decode, Row, Type};
 
 use crate::store::engine::{Attempted as _, Engine, Store, StoreError};
 
-/// The names of the columns, and the rows. NULL is the empty text.
+/// The names of the columns, and the rows.
 type Texts = (Vec<String>, Vec<Vec<String>>);
 
 impl Store {
-    /// Runs a query that only reads and returns its columns' names and its rows as text, NULL as the empty text.
+    /// Runs a read-only query. Returns the names of its columns and its rows as text, with NULL as
+    /// an empty text. Without rows there are no names.
     pub async fn read(&self, sql: &'static str) -> Result<Texts, StoreError> {
         let texts = match &self.engine {
             Engine::Sqlite(file) => {

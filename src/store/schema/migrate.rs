@@ -1,9 +1,10 @@
 //! Creates and upgrades the tables on both engines.
 //!
 //! SQLite's migrations run through sqlx, under a lock file. PostgreSQL's run in one transaction: sqlx would take an advisory
-//! lock of the session, which a pooler gives to another client. The row that records a migration is written before its
-//! statements run. Of two programs that start at once the second waits for the first at that row's key, fails on it, and
-//! finds everything done when it tries again.
+//! lock of the session, and a pooler may give that session to another client. The row that records
+//! a migration is inserted before its statements run. If two programs start at the same time, the
+//! second one waits at that row's key until the first one has committed. Then its insert fails, and
+//! its next attempt finds the migration applied.
 //!
 //! A migration locks the tables that it changes. A statement that waits for such a lock makes all later readers wait behind
 //! it. So it waits for half a second only, and is then tried again after a pause in which the readers run.
@@ -43,7 +44,8 @@ FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.granted AND l.pid <> pg_backend_pid() AND n.nspname IN ($1, $2)";
 
-/// Lost races after which another cause is assumed, such as a table of the same name from another program.
+/// The maximum number of attempts after a conflict with another program. A conflict that persists
+/// has another cause, such as another program's table of the same name.
 const MAX_RACES: u32 = 5;
 
 impl Store {
@@ -82,7 +84,7 @@ impl Store {
         }
     }
 
-    /// Checks that all migrations of this program are applied and none of a newer one.
+    /// Checks that all migrations of this version are applied, and none of a newer version.
     pub async fn check_migrated(&self) -> Result<(), StoreError> {
         if let Engine::Postgres(server) = &self.engine {
             check_rights(server).await?;
@@ -99,7 +101,8 @@ impl Store {
         }
     }
 
-    /// Checks that the tables could be created or upgraded here, and changes nothing.
+    /// Checks that the connection's role has the rights to create or upgrade the tables. Changes
+    /// nothing.
     pub async fn check_migratable(&self) -> Result<(), StoreError> {
         const DOING: &str = "read what the database's role may do";
         let Engine::Postgres(server) = &self.engine else { return Ok(()) };

@@ -89,7 +89,8 @@ fn heading(migration: &Migration) -> String {
     format!("\n-- {:04} {}\n", migration.version, migration.description)
 }
 
-/// The statement that records a migration as applied, with its checksum in the engine's own notation.
+/// Returns the statement that records a migration as applied. `before` and `after` enclose the
+/// hexadecimal checksum in the engine's notation.
 fn recorded(migration: &Migration, table: &str, before: &str, after: &str) -> String {
     let mut checksum = String::new();
     for byte in migration.checksum.iter() {
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_in_a_migration_moves_to_the_configured_schema() {
+    fn every_name_in_a_migration_is_in_the_configured_schema() {
         let database = PostgresDatabase::new("postgres://u@localhost/d").unwrap().schema("other").unwrap();
         let sql = Store::migration_sql(&DatabaseUrl::Postgres(database));
         let statements = sql.lines().filter(|line| !line.starts_with("--"));
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sql_for_an_administrator_says_what_it_did() {
+    fn the_printed_sql_records_the_migrations() {
         let sqlite = Store::migration_sql(&DatabaseUrl::Sqlite("x".into()));
         assert!(sqlite.contains("INSERT INTO _sqlx_migrations"), "{sqlite}");
     }

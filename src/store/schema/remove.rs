@@ -4,8 +4,9 @@ use super::rights::{has_record, run};
 use super::sources::{VIEWS, quoted};
 use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query_as};
 
-/// Counts the relations in both schemas, and those that would be lost although no migration made them: other relations in
-/// the schemas, and views elsewhere that depend on them.
+/// Counts the relations in both schemas. Also counts relations that this program did not create and
+/// that `DROP SCHEMA … CASCADE` would remove: those in the public schema other than its views, and
+/// views in other schemas that depend on either schema.
 const RELATIONS: &str = "
 SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' AND c.relname = ANY ($3)))
     + (SELECT count(*) FROM pg_catalog.pg_depend d
@@ -15,7 +16,8 @@ SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' 
        JOIN pg_catalog.pg_class view ON view.oid = rule.ev_class
        JOIN pg_catalog.pg_namespace there ON there.oid = view.relnamespace AND there.nspname NOT IN ($1, $2))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ($1, $2)";
-const OF_OTHERS: &str = "
+/// Counts the apps with another name and the crawls of other hosts.
+const FOREIGN_ROWS: &str = "
 SELECT (SELECT count(*) FROM app WHERE name <> $1) + (SELECT count(*) FROM crawl WHERE host <> $2)";
 
 impl Store {
@@ -39,7 +41,7 @@ impl Store {
             return Ok(false);
         }
         let (others,): (i64,) =
-            tx.fetch_one(query_as(OF_OTHERS).bind(app).bind(host)).await.attempted(DOING)?;
+            tx.fetch_one(query_as(FOREIGN_ROWS).bind(app).bind(host)).await.attempted(DOING)?;
         if others > 0 {
             return Ok(false);
         }

@@ -1,4 +1,4 @@
-//! What the role of a PostgreSQL database may do, and the GRANT that is missing.
+//! The rights of the connection's role in PostgreSQL, and the GRANT statement for a missing right.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,14 @@ use crate::store::engine::{Attempted as _, Intent, PgTransaction, Schema, Server
 
 const DOING: &str = "read what the database's role may do";
 
-/// The existing schemas, and whether the role may use them and create objects in them.
+/// Returns the existing schemas, and whether the role may use them and create objects in them.
 const SCHEMAS: &str = "
 SELECT CAST(nspname AS TEXT), has_schema_privilege(oid, 'USAGE'), has_schema_privilege(oid, 'CREATE')
 FROM pg_catalog.pg_namespace WHERE nspname IN ($1, $2)";
 const MAY_CREATE_SCHEMA: &str = "
 SELECT has_database_privilege(current_database(), 'CREATE'), CAST(current_database() AS TEXT), CAST(current_user AS TEXT)";
-/// Only the owner of a table can alter it. No GRANT can replace that.
+/// Returns the owner of the tables, if the role does not have that owner's rights. Only the owner
+/// of a table can alter it; no GRANT permits that.
 const OTHER_OWNER: &str = "
 SELECT CAST(pg_get_userbyid(c.relowner) AS TEXT)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -33,7 +34,8 @@ SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.o
 WHERE n.nspname = $1 AND c.relkind = 'S'
   AND NOT (has_sequence_privilege(c.oid, 'SELECT') AND has_sequence_privilege(c.oid, 'UPDATE'))";
 const ROLE_EXISTS: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = $1";
-/// Views that a role cannot read yet. Only these are granted: two programs that repeat a GRANT at once conflict.
+/// Returns the views that a role cannot read yet. Only these are granted: if two programs repeat a
+/// GRANT at the same time, one of them fails.
 const UNREADABLE_VIEWS: &str = "
 SELECT CAST(c.relname AS TEXT) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'v' AND c.relname = ANY ($3) AND NOT has_table_privilege($2, c.oid, 'SELECT')
@@ -45,14 +47,14 @@ pub(super) async fn run(tx: &mut PgTransaction, sql: String) -> Result<(), Store
     tx.run(sql).await.attempted(DOING).map(|_| ())
 }
 
-/// Returns true if a migration was applied. Every role may ask this.
+/// Returns true if the table that records migrations exists. Needs no rights on the schema.
 pub(super) async fn has_record(tx: &mut PgTransaction, schema: &Schema) -> Result<bool, StoreError> {
     let (records,): (i64,) =
         tx.fetch_one(query_as(HAS_RECORD).bind(schema.private())).await.attempted(DOING)?;
     Ok(records > 0)
 }
 
-/// What the connection's role may do.
+/// The rights of the connection's role.
 pub(super) struct Rights {
     role: String,
     database: String,
@@ -80,21 +82,22 @@ impl Rights {
         StoreError::Rights { grant: format!("GRANT {what} TO {}", quoted(&self.role)) }
     }
 
-    /// Returns the schemas that have to be created before the tables, or the right that is missing for it.
+    /// Returns the schemas that have to be created before the tables. The error names the right
+    /// that is missing.
     pub(super) fn to_migrate(&self, schema: &Schema) -> Result<Vec<String>, StoreError> {
         if let Some(owner) = &self.other_owner {
             return Err(StoreError::OtherOwner { owner: owner.clone(), role: self.role.clone() });
         }
-        let (mut absent, mut closed) = (Vec::new(), Vec::new());
+        let (mut absent, mut without_rights) = (Vec::new(), Vec::new());
         for name in [schema.public().to_owned(), schema.private()] {
             match self.schemas.get(&name) {
                 Some((true, true)) => {}
-                Some(_) => closed.push(quoted(&name)),
+                Some(_) => without_rights.push(quoted(&name)),
                 None => absent.push(name),
             }
         }
-        if !closed.is_empty() {
-            return Err(self.missing(&format!("USAGE, CREATE ON SCHEMA {}", closed.join(", "))));
+        if !without_rights.is_empty() {
+            return Err(self.missing(&format!("USAGE, CREATE ON SCHEMA {}", without_rights.join(", "))));
         }
         if !absent.is_empty() && !self.may_create_schemas {
             return Err(self.missing(&format!("CREATE ON DATABASE {}", quoted(&self.database))));
@@ -110,7 +113,8 @@ impl Rights {
     }
 }
 
-/// Checks that the role can do its work on tables that another role may own.
+/// Checks that the role has the rights that the program needs on the tables, which another role may
+/// own.
 pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
     let schema = &server.database.schema;
     let mut tx = server.begin_to_read().await.attempted("read what the database's role may do")?;

@@ -7,7 +7,8 @@ use crate::store::app::{AppId, AppIdentity};
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-// A row that exists already is excluded first: an insert that ends in a conflict uses up a key and locks the row.
+// The statement inserts nothing if the row is up to date: an insert that ends in a conflict would
+// use up a key and lock the row.
 const UPSERT_APP: &str = "
 INSERT INTO app (sdk_app_id, name)
 SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM app WHERE sdk_app_id = $1 AND name = $2 AND configured = 1)
@@ -32,7 +33,8 @@ ON CONFLICT (app_id, type_id) DO UPDATE SET baseline_crawl_id = excluded.baselin
 WHERE type_state.baseline_crawl_id IS NULL";
 
 impl Store {
-    /// Returns the key of a group type, which is registered if it is new. The app's lease must be held.
+    /// Registers a group type unless it is registered, and returns its key. The app's lease must be
+    /// held.
     pub async fn register_type(&self, lease: &Lease, group_type: &GroupType) -> Result<TypeId, StoreError> {
         let mut write = self.write("register a group type", Some(lease.token()));
         loop {
@@ -60,7 +62,7 @@ impl Store {
         }
     }
 
-    /// Marks apps that are not among these as no longer configured. Their rows stay.
+    /// Marks the apps that are not in `configured` as no longer configured. Their rows stay.
     pub async fn set_configured(&self, configured: &[SdkAppId]) -> Result<(), StoreError> {
         const DOING: &str = "record which apps are configured";
         let known: Vec<(i64, i64)> = self.fetch_all(DOING, CONFIGURED_APPS, &[]).await?;
@@ -82,7 +84,8 @@ impl Store {
         }
     }
 
-    /// Records that a pass of a type has reached its end for the first time. From now on new groups are events.
+    /// Records that a pass of a type has reached its end for the first time. From then on, new
+    /// groups are recorded as `appeared` events.
     pub async fn end_baseline(
         &self,
         lease: &Lease,

@@ -1,4 +1,4 @@
-//! Closes a crawl: everything that becomes visible at its end, in one transaction.
+//! Closes a crawl: one transaction writes everything that becomes visible at the end of the crawl.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -19,7 +19,7 @@ pub struct Reason {
     pub code: ReasonCode,
     /// The API's error code.
     pub error_code: Option<i64>,
-    /// A sentence with the numbers.
+    /// A sentence with the relevant numbers.
     pub text: String,
 }
 
@@ -52,19 +52,21 @@ pub struct Closing<'a> {
     pub requests: u64,
     pub total_at_start: Option<u64>,
     pub total_at_end: Option<u64>,
+    /// The number of the app's groups beyond those of the configured types. `None` if it was not
+    /// computed.
     pub leftover: Option<u64>,
-    /// The next crawl has to make an unfiltered pass.
+    /// Whether the next crawl has to make an unfiltered pass.
     pub unfiltered_next: bool,
     pub listed: u64,
     /// By how much this host's clock is ahead of the API's. `None` if no answer had a date.
     pub clock_skew: Option<TimeDelta>,
     pub passes: &'a [PassRecord],
     pub settlement: &'a Settlement,
-    /// The results of the questions, if the crawl reached its end.
+    /// The changes to the lookup history, if the crawl reached its end.
     pub history: Option<&'a HistoryChanges>,
 }
 
-/// The events of a whole crawl.
+/// The number of events of a crawl, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct CrawlEvents {
     pub appeared: i64,
@@ -78,14 +80,15 @@ UPDATE crawl SET finished_at = $2, status = $3, deletions = $4, requests = $5, t
     leftover = $8, listed_count = $9, reason_code = $10, error_code = $11, reason = $12, day = $13, clock_skew = $14,
     unfiltered_next = $15, timezone = $16
 WHERE crawl_id = $1 AND status = 'running'";
-const RECORD_ASKED: &str = "
+const RECORD_LOOKUPS: &str = "
 UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
 WHERE crawl_id = $1";
-/// Counts the app's later days. They exist if a clock was wrong or the time zone was changed. Then they are merged into the day
-/// of this crawl: days follow the newest crawl. Only a crawl that reached its end merges days, because a failed one may have
-/// failed because of its own wrong clock.
+/// Counts the days after the day of this crawl. Such rows exist if a clock was wrong or the time
+/// zone was changed. [`MERGE_LATER_DAYS`] adds them to the day of this crawl, because days follow
+/// the newest crawl. A failed crawl does not merge days: its own clock may be wrong.
 const LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
-/// More later days than this mean that this crawl's clock is behind. Merging would then destroy the history of correct days.
+/// The maximum number of later days that are merged. If there are more, the clock of this crawl is
+/// probably behind, and merging would destroy correct days.
 const MAX_WRONG_DAYS: i64 = 2;
 const MERGE_LATER_DAYS: &str = "
 INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
@@ -100,9 +103,12 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
 const REMOVE_LATER_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day > $2";
 const MOVE_CRAWLS_OF_LATER_DAYS: &str =
     "UPDATE crawl SET day = $2, timezone = $3 WHERE app_id = $1 AND day > $2";
-/// Counts types whose conclusion is later than this crawl, because a clock was ahead.
+/// Counts the types whose conclusion is later than the start of this crawl, because a clock was
+/// fast.
 const LATER_CONCLUSIONS: &str = "
 SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
+/// Limits `last_seen_at` to the end of this crawl. Later values were written by a crawl with a fast
+/// clock.
 const LIMIT_LAST_SEEN: &str = "
 UPDATE group_row SET last_seen_at = CASE WHEN first_seen_at > $2 THEN first_seen_at ELSE $2 END
 WHERE app_id = $1 AND last_seen_at > $2 AND deleted_at IS NULL";
@@ -118,18 +124,21 @@ const RECORD_PASS: &str = "
 INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest, total_highest,
                         listed_count, repeats, first_listed, unusable)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-/// An older crawl that is closed late does not set the conclusion back. A newer one with an earlier clock does.
+/// Stores the conclusion of the newest crawl by id, even if its time is earlier. An older crawl
+/// that is closed late changes nothing.
 const CONCLUDE: &str = "
 INSERT INTO type_state (app_id, type_id, concluded_crawl_id, concluded_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (app_id, type_id) DO UPDATE SET
     concluded_crawl_id = excluded.concluded_crawl_id,
     concluded_at = excluded.concluded_at
 WHERE coalesce(type_state.concluded_crawl_id, 0) < excluded.concluded_crawl_id";
-const KEEP_TOTALS: &str = "
+/// Stores the latest TotalCount of each type that a pass of this crawl counted.
+const UPDATE_TOTAL_COUNTS: &str = "
 UPDATE type_state SET total_count = (
     SELECT max(p.total_count) FROM crawl_pass p WHERE p.crawl_id = $2 AND p.type_id = type_state.type_id)
 WHERE app_id = $1 AND type_id IN (
     SELECT p.type_id FROM crawl_pass p WHERE p.crawl_id = $2 AND p.type_id <> 0 AND p.total_count IS NOT NULL)";
+/// Adds a crawl's events to the counts of its day, and sets the day's live groups and TotalCounts.
 const ADD_TO_DAY: &str = "
 INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
 SELECT s.app_id, $2, $4, s.type_id, s.live_count,
@@ -148,8 +157,9 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
     retyped = daily_count.retyped + excluded.retyped";
 
 impl Store {
-    /// Closes a crawl in one transaction: deletion and missing marks, kept totals, counts and status. `on_progress` receives
-    /// the number of groups marked so far, when the transaction begins and after each chunk.
+    /// Closes a crawl in one transaction, which writes the deletion and missing marks, the totals,
+    /// the counts and the status. `on_progress` is called with the number of groups marked so far,
+    /// when the transaction begins and after each chunk.
     pub async fn close_crawl(
         &self,
         lease: &Lease,
@@ -176,12 +186,12 @@ async fn close(
     closing: &Closing<'_>,
     on_progress: &(impl Fn(u64) + Sync),
 ) -> Result<CrawlEvents, StoreError> {
-    // First, so that a crawl that is closed already is left alone.
+    // Runs first and fails if the crawl is already closed, so that nothing else is changed.
     set_ended(tx, closing).await?;
     let withheld = apply_settlement(tx, closing, on_progress).await?;
     conclude_types(tx, closing).await?;
     record_passes(tx, closing).await?;
-    record_asked(tx, closing, withheld).await?;
+    record_lookups(tx, closing, withheld).await?;
     if let Some(history) = closing.history {
         questions::write_history(tx, closing.app, history).await?;
     }
@@ -217,9 +227,9 @@ async fn set_ended(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError>
     }
 }
 
-/// How many deletions a crawl withheld, and how many of these are confirmed.
+/// The number of deletions that a crawl withheld, and how many of them are confirmed.
 #[derive(Clone, Copy, Default)]
-struct Withheld {
+struct WithheldCounts {
     groups: i64,
     confirmed: i64,
 }
@@ -229,12 +239,12 @@ async fn apply_settlement(
     tx: &mut Tx,
     closing: &Closing<'_>,
     on_progress: &(impl Fn(u64) + Sync),
-) -> Result<Withheld, StoreError> {
+) -> Result<WithheldCounts, StoreError> {
     let finished_at = closing.finished_at.timestamp_millis();
     let started_at = closing.started_at.timestamp_millis();
     let scope = |type_id| MarkScope { app: closing.app, type_id, crawl: closing.crawl };
     let mut tally = Tally::default();
-    let mut withheld_groups = Withheld::default();
+    let mut withheld_groups = WithheldCounts::default();
     let mut done = 0;
     let mut progress = |chunk: &[&str]| {
         done += chunk.len() as u64;
@@ -275,7 +285,8 @@ async fn apply_settlement(
     Ok(withheld_groups)
 }
 
-/// Records which types this crawl concluded: all their live groups that are not missing were seen.
+/// Records which types this crawl concluded. Every live group of a concluded type was seen or is
+/// marked missing.
 async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
     let Closing { app, crawl, settlement, .. } = closing;
     let started_at = closing.started_at.timestamp_millis();
@@ -313,11 +324,15 @@ async fn record_passes(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreEr
         ];
         tx.execute(RECORD_PASS, &values).await?;
     }
-    tx.execute(KEEP_TOTALS, &values![closing.app.0, closing.crawl.0]).await?;
+    tx.execute(UPDATE_TOTAL_COUNTS, &values![closing.app.0, closing.crawl.0]).await?;
     Ok(())
 }
 
-async fn record_asked(tx: &mut Tx, closing: &Closing<'_>, withheld: Withheld) -> Result<(), StoreError> {
+async fn record_lookups(
+    tx: &mut Tx,
+    closing: &Closing<'_>,
+    withheld: WithheldCounts,
+) -> Result<(), StoreError> {
     let AskedCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.asked();
     if withheld.groups == 0 && asked + unasked == 0 {
         return Ok(());
@@ -332,7 +347,7 @@ async fn record_asked(tx: &mut Tx, closing: &Closing<'_>, withheld: Withheld) ->
         count(unlearned),
         count(unasked),
     ];
-    tx.execute(RECORD_ASKED, &values).await?;
+    tx.execute(RECORD_LOOKUPS, &values).await?;
     Ok(())
 }
 
@@ -356,7 +371,7 @@ async fn count_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> R
 }
 
 impl Closing<'_> {
-    /// Returns what happened to the crawl's deletions. `None` unless it is complete.
+    /// Returns what happened to the crawl's deletions, or `None` unless the crawl is complete.
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
         self.settlement.deletions(self.status)
@@ -366,15 +381,16 @@ impl Closing<'_> {
         matches!(self.status, CrawlStatus::Complete | CrawlStatus::Incomplete)
     }
 
-    /// Returns true if the crawl belongs in the counts of its day. The day of a crawl that failed because of a wrong clock is
-    /// wrong, so that it counts only if the crawl had changed something.
+    /// Returns true if the crawl is added to the counts of its day. If it failed because of a wrong
+    /// clock, its day is wrong, so it is added only if it changed something.
     fn counts_for_its_day(&self, events: CrawlEvents) -> bool {
         let wrong_clock = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Clock);
         !wrong_clock || events != CrawlEvents::default()
     }
 }
 
-/// Converts a count to the signed 64-bit numbers of the databases. A larger one, which no server can mean, becomes the maximum.
+/// Converts a count to a signed 64-bit number, as the databases have it. Larger numbers become
+/// `i64::MAX`.
 fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -8,7 +8,7 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// An app that the database knows.
+/// An app in the database.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct KnownApp {
     app_id: i64,
@@ -22,33 +22,34 @@ impl KnownApp {
         AppId(self.app_id)
     }
 
-    /// `None` if the number in the database is not valid.
+    /// Returns the SDKAppID, or `None` if the number in the database is not valid.
     #[must_use]
     pub fn sdk_app_id(&self) -> Option<SdkAppId> {
         SdkAppId::new(self.sdk_app_id)
     }
 }
 
-/// How many rows an app has.
+/// The number of rows of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct Holdings {
+pub struct RowCounts {
     pub groups: i64,
     pub events: i64,
     pub crawls: i64,
-    /// Days with counts.
+    /// The number of days with counts.
     pub days: i64,
 }
 
-const APPS_CALLED: &str = "SELECT app_id, sdk_app_id, name FROM app WHERE name = $1 OR CAST(sdk_app_id AS TEXT) = $1 ORDER BY app_id";
-const HOLDINGS: &str = "
+const FIND_APPS: &str = "SELECT app_id, sdk_app_id, name FROM app WHERE name = $1 OR CAST(sdk_app_id AS TEXT) = $1 ORDER BY app_id";
+const ROW_COUNTS: &str = "
 SELECT (SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state WHERE app_id = $1) AS groups,
        (SELECT count(*) FROM group_event WHERE app_id = $1) AS events,
        (SELECT count(*) FROM crawl WHERE app_id = $1) AS crawls,
        (SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1) AS days";
 
-// If the removal is interrupted and the app is crawled again, it counts as never crawled before.
+// Runs first: if the removal is interrupted and the app is crawled again, it counts as never
+// crawled.
 const FORGET_BASELINES: &str = "UPDATE type_state SET baseline_crawl_id = NULL, concluded_crawl_id = NULL, concluded_at = NULL WHERE app_id = $1";
-// By crawl, so that each batch reads one range of an index.
+// Deletes by crawl, so that each batch reads one range of an index.
 const FORGET_EVENTS: &str = "
 DELETE FROM group_event WHERE event_id IN (
     SELECT e.event_id FROM crawl c CROSS JOIN group_event e
@@ -76,18 +77,19 @@ const FORGET_APP: [&str; 3] = [
 ];
 
 impl Store {
-    /// Returns the apps that have this name, or this SDKAppID, configured or not.
-    pub async fn apps_called(&self, name: &str) -> Result<Vec<KnownApp>, StoreError> {
-        self.fetch_all("look an app up", APPS_CALLED, &values![name]).await
+    /// Returns the apps with this name or this SDKAppID, configured or not.
+    pub async fn find_apps(&self, name: &str) -> Result<Vec<KnownApp>, StoreError> {
+        self.fetch_all("look an app up", FIND_APPS, &values![name]).await
     }
 
-    /// Returns how many rows an app has.
-    pub async fn holdings(&self, app: AppId) -> Result<Holdings, StoreError> {
-        self.fetch_one("count the rows of an app", HOLDINGS, &values![app.0]).await
+    /// Counts the rows of an app.
+    pub async fn row_counts(&self, app: AppId) -> Result<RowCounts, StoreError> {
+        self.fetch_one("count the rows of an app", ROW_COUNTS, &values![app.0]).await
     }
 
-    /// Removes an app with all its rows, in batches. The row of the app is the last one, so that an interrupted removal can
-    /// be finished. The app's lease must be held. `on_batch` receives the number of rows of each batch.
+    /// Removes an app with all its rows, in batches. The app's own row is removed last, so that an
+    /// interrupted removal can be repeated. The app's lease must be held. `on_batch` is called with
+    /// the number of rows of each batch.
     pub async fn forget(
         &self,
         lease: &Lease,
@@ -112,7 +114,8 @@ impl Store {
         Ok(())
     }
 
-    /// Runs statements about an app in one transaction and returns how many rows the last one changed.
+    /// Runs statements for an app in one transaction. Returns the number of rows that the last one
+    /// changed.
     async fn remove(
         &self,
         lease: &Lease,

@@ -1,19 +1,19 @@
-//! Writes what a crawl lists.
+//! Writes the groups that a crawl lists.
 
 use super::tally::Tally;
 use crate::model::TypeId;
 use crate::reconcile::{ListingEffect, ListingEvent};
-use crate::store::bulk::{self, Batch, Changed};
+use crate::store::bulk::{self, ChangedGroups, ListedBatch};
 use crate::store::engine::{Store, StoreError, Tx};
 use crate::store::lease::Lease;
 
-/// Ids in one statement. More make no statement faster, and the process bigger.
+/// The maximum number of ids in one statement. More ids save no time and cost memory.
 const IDS_PER_STATEMENT: usize = 20_000;
 
-/// What a batch changed.
+/// The number of changes that a batch made, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Written {
-    /// Groups never listed before.
+    /// Groups that were not in the database before.
     pub first_listed: u64,
     pub appeared: u64,
     pub reappeared: u64,
@@ -30,12 +30,12 @@ impl std::ops::AddAssign for Written {
 }
 
 impl Store {
-    /// Writes listed groups in one transaction: adds the unknown ones, makes the others live, of this type and not missing.
-    /// Idempotent. `on_chunk` is called before each statement's chunk of ids.
+    /// Writes listed groups in one transaction. Inserts unknown groups. Makes the others live and
+    /// not missing, and sets their type. Idempotent. `on_chunk` is called before each chunk of ids.
     pub async fn write_listed(
         &self,
         lease: &Lease,
-        batch: &Batch<'_>,
+        batch: &ListedBatch<'_>,
         on_chunk: impl Fn() + Sync,
     ) -> Result<Written, StoreError> {
         let mut write = self.write("write listed groups", Some(lease.token()));
@@ -51,7 +51,7 @@ impl Store {
 
 async fn write_batch(
     tx: &mut Tx,
-    batch: &Batch<'_>,
+    batch: &ListedBatch<'_>,
     on_chunk: &(impl Fn() + Sync),
 ) -> Result<Written, StoreError> {
     let mut written = Written::default();
@@ -84,9 +84,9 @@ async fn write_batch(
     Ok(written)
 }
 
-/// Adds groups that are known, and now listed under a type.
-fn add_changed(tally: &mut Tally, listed_as: TypeId, changed: Changed) {
-    let Changed { before, missing, groups } = changed;
+/// Adds to the tally the groups of one previous state that are now listed as a type.
+fn add_changed(tally: &mut Tally, listed_as: TypeId, changed: ChangedGroups) {
+    let ChangedGroups { before, missing, groups } = changed;
     let effect = ListingEffect::of(Some(before), listed_as, false);
     match effect.event {
         Some(ListingEvent::Reappeared) => tally.events(effect.new_type).reappeared += groups,

@@ -1,4 +1,4 @@
-//! Everything that changes the tables.
+//! The operations that change the tables.
 
 mod apps;
 mod close;
@@ -14,10 +14,10 @@ mod settle;
 mod tally;
 
 pub use close::{Closing, CrawlEvents, PassRecord, Reason};
-pub use forget::{Holdings, KnownApp};
+pub use forget::{KnownApp, RowCounts};
 pub(super) use ids::MOVE_PAST_ROWS;
 pub use listed::Written;
 pub use open::NewCrawl;
 pub use questions::HistoryChanges;
 pub use retention::{AgeLimits, Purged};
-pub use settle::{Approval, HeldCrawl};
+pub use settle::{Approval, CrawlDeletions};

@@ -14,11 +14,11 @@ use crate::store::lease::Lease;
 pub struct NewCrawl {
     pub app: AppId,
     pub trigger: Trigger,
-    /// The tick of the schedule that it serves.
+    /// The tick of the schedule that started the crawl.
     pub due_at: Option<DateTime<Utc>>,
     pub started_at: DateTime<Utc>,
     pub host: String,
-    /// The configured types. Empty: one pass over everything.
+    /// The configured types. Empty if one unfiltered pass lists all types.
     pub group_types: Vec<GroupType>,
 }
 
@@ -30,8 +30,8 @@ ON CONFLICT (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete
 RETURNING crawl_id";
 
 impl Store {
-    /// Records that a crawl starts. First closes the crawls of its app that a process left open when it was killed. `None` if
-    /// an earlier crawl has served the tick already.
+    /// Records the start of a crawl. First closes the app's crawls that a killed process left open.
+    /// Returns `None` if a crawl for the same tick exists.
     pub async fn open_crawl(
         &self,
         lease: &Lease,

@@ -1,12 +1,14 @@
-//! Deletes rows of groups, a few thousand in each transaction, so that other writers get their turn. Each transaction leaves
-//! the kept totals right. An interrupted deletion continues where it stopped.
+//! Deletes rows of groups, up to 10,000 in each transaction, so that other writers do not wait
+//! long. Each transaction updates the stored totals. After an interruption, the next call deletes
+//! the remaining rows.
 
 use super::tally::{Tally, kept_total};
 use crate::model::TypeId;
 use crate::store::app::AppId;
 use crate::store::engine::{StoreError, Tx, values};
 
-/// The result of one batch: the key to continue after, and how many rows were removed.
+/// The result of one batch: the last key of the batch, after which the next one starts, and the
+/// number of removed rows.
 pub(super) struct BatchDone<T> {
     pub(super) last: T,
     pub(super) removed: u64,
@@ -54,7 +56,8 @@ macro_rules! purge_statements {
 pub(super) const ALL_GROUPS: PurgeStatements = purge_statements!("(deleted_at IS NULL OR deleted_at <= $3)");
 pub(super) const LONG_DELETED: PurgeStatements = purge_statements!("deleted_at < $3");
 
-/// Removes the next batch of groups whose ids come after `after`; `None` if there are no more.
+/// Removes the next batch of groups, whose ids come after `after`. Returns `None` if there are no
+/// more.
 pub(super) async fn remove_groups(
     tx: &mut Tx,
     app: AppId,

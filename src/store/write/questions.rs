@@ -1,4 +1,5 @@
-//! The history of questions about groups in doubt, from one crawl to the next.
+//! The lookup history: which groups earlier crawls asked `get_group_info` about, and when to ask
+//! again.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +13,19 @@ const IDS_PER_STATEMENT: usize = 20_000;
 
 /// `group_row.held_as` of a group whose deletion was withheld.
 pub(super) const HELD: &str = "w";
-/// The same, and the API has confirmed that it is gone.
+/// `group_row.held_as` of a group whose deletion was withheld, and of which the API has confirmed
+/// that it is gone.
 pub(super) const HELD_CONFIRMED: &str = "c";
 
-/// The changes of the history at the end of a crawl.
+/// The changes to the lookup history at the end of a crawl.
 #[derive(Clone, Debug, Default)]
 pub struct HistoryChanges {
     /// The round of the crawl.
     pub round: i64,
     pub set: BTreeMap<LookupRecord, GroupIds>,
-    /// Groups that are no longer in doubt.
+    /// Groups that need no lookup any more.
     pub remove: GroupIds,
-    /// The history may contain groups that are no longer live.
+    /// Whether the history may contain groups that are no longer live, which are removed.
     pub prune: bool,
     /// Held groups that the API has confirmed to be gone.
     pub confirmed_held: GroupIds,
@@ -45,9 +47,9 @@ DELETE FROM group_question WHERE app_id = $1 AND NOT EXISTS (
 const NEXT_ROUND: &str = "UPDATE app SET round = $2 WHERE app_id = $1 AND round < $2";
 
 impl Store {
-    /// Returns what earlier crawls of an app asked about, and the round of the next crawl.
+    /// Returns the lookup history of an app, and the round of the next crawl.
     pub async fn history(&self, app: AppId) -> Result<LookupHistory, StoreError> {
-        const DOING: &str = "read which groups are in doubt";
+        const DOING: &str = "read the lookup history";
         let round: Option<(i64,)> = self.fetch_optional(DOING, ROUND, &values![app.0]).await?;
         let rows: Vec<(String, i64, i64, i64, i64)> =
             self.fetch_all(DOING, QUESTIONS, &values![app.0]).await?;
@@ -57,8 +59,8 @@ impl Store {
         Ok(LookupHistory { round: round.map_or(0, |(round,)| round) + 1, records: records.collect() })
     }
 
-    /// Returns at most `limit` held groups that may be asked about in this round, with their types. Those that were not asked
-    /// about for the longest time come first.
+    /// Returns at most `limit` held groups that may be asked about in this round, with their types.
+    /// Groups whose last lookup is oldest come first.
     pub async fn held_to_ask(
         &self,
         app: AppId,
@@ -73,7 +75,7 @@ impl Store {
     }
 }
 
-/// Writes the changes of the history in the transaction that closes a crawl.
+/// Writes the changes to the lookup history, in the transaction that closes a crawl.
 pub(super) async fn write_history(
     tx: &mut Tx,
     app: AppId,
@@ -84,11 +86,11 @@ pub(super) async fn write_history(
     }
     for (asked, ids) in &history.set {
         for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
-            bulk::keep_questions(tx, app, asked, &chunk).await?;
+            bulk::save_lookup_history(tx, app, asked, &chunk).await?;
         }
     }
     for chunk in history.remove.sorted_chunks(IDS_PER_STATEMENT) {
-        bulk::drop_questions(tx, app, &chunk).await?;
+        bulk::remove_lookup_history(tx, app, &chunk).await?;
     }
     if history.prune {
         tx.execute(PRUNE, &values![app.0]).await?;

@@ -8,28 +8,29 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// Rows from before these times are removed. `None` keeps all.
+/// Rows from before these times are removed. `None` keeps all rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgeLimits {
-    /// By the time they were deleted.
+    /// Compared with the time when a group was marked deleted.
     pub deleted_groups: Option<DateTime<Utc>>,
     pub events: Option<DateTime<Utc>>,
-    /// Crawls and their passes by the time, counts of days by the day.
+    /// The time is for crawls and their passes, the day for daily counts.
     pub counts: Option<(DateTime<Utc>, NaiveDate)>,
 }
 
-/// How many rows were removed.
+/// The number of removed rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub groups: u64,
     pub events: u64,
-    /// Crawls, passes and types on a day.
+    /// Rows of crawls, passes and daily counts.
     pub counts: u64,
 }
 
 const ANY_DELETED: &str = "SELECT count(*) FROM type_state WHERE app_id = $1 AND deleted_count > 0";
 
-// Events are in the order of time, except where a clock was set back. Old events that this hides are found on a later day.
+// Event ids are in the order of time, except where a clock was set back. An old event behind a
+// newer one is removed on a later day.
 const NEXT_EVENTS: &str = "
 SELECT max(event_id), min(occurred_at) FROM (
     SELECT event_id, occurred_at FROM group_event WHERE event_id > $1 ORDER BY event_id LIMIT 10000) AS stretch";
@@ -48,7 +49,7 @@ const OLD_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day < $2";
 const NEXT_CRAWLS: &str = "
 SELECT max(crawl_id) FROM (
     SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id > $2 AND finished_at < $3 ORDER BY crawl_id LIMIT 1000) AS stretch";
-/// Old crawls of a batch, except those that the next crawl or a reader of the status needs.
+/// The old crawls of a batch, except those that the next crawl or `app_status` needs.
 macro_rules! old_crawls {
     ($statement:literal, $condition:literal) => {
         concat!(
@@ -65,8 +66,8 @@ macro_rules! old_crawls {
         )
     };
 }
-/// A crawl stays while an event or a held group refers to it.
-macro_rules! old_crawls_that_nothing_names {
+/// As `old_crawls`, without crawls to which an event or a held group refers.
+macro_rules! old_unreferenced_crawls {
     ($statement:literal) => {
         old_crawls!(
             $statement,
@@ -75,19 +76,19 @@ macro_rules! old_crawls_that_nothing_names {
         )
     };
 }
-/// The statements, each with whether its rows count as removed.
+/// The statements for one batch. The flag says whether the rows count as removed.
 const OLD_CRAWLS: [(&str, bool); 3] = [
     (old_crawls!("DELETE FROM crawl_pass", ""), true),
-    (old_crawls_that_nothing_names!("DELETE FROM crawl_change"), false),
-    (old_crawls_that_nothing_names!("DELETE FROM crawl"), true),
+    (old_unreferenced_crawls!("DELETE FROM crawl_change"), false),
+    (old_unreferenced_crawls!("DELETE FROM crawl"), true),
 ];
 const RECORD_PURGED: &str = "
 UPDATE crawl SET purged_groups = purged_groups + $2, purged_events = purged_events + $3, purged_counts = purged_counts + $4
 WHERE crawl_id = $1";
 
 impl Store {
-    /// Removes the rows of an app that are older than these limits, in batches, and records on a crawl how many. The app's
-    /// lease must be held. `on_batch` is called after each batch.
+    /// Removes the rows of an app that are older than these limits, in batches, and records their
+    /// number with the crawl. The app's lease must be held. `on_batch` is called after each batch.
     pub async fn purge(
         &self,
         lease: &Lease,
@@ -96,12 +97,12 @@ impl Store {
         mut on_batch: impl FnMut(),
     ) -> Result<Purged, StoreError> {
         let mut purged = Purged::default();
-        let on = PurgeScope { app, crawl };
+        let scope = PurgeScope { app, crawl };
         if let Some(before) = limits.deleted_groups
             && self.has_deleted(app).await?
         {
             let mut after = String::new();
-            while let Some(done) = self.purge_groups(lease, on, &after, before).await? {
+            while let Some(done) = self.purge_groups(lease, scope, &after, before).await? {
                 purged.groups += done.removed;
                 after = done.last;
                 on_batch();
@@ -109,16 +110,16 @@ impl Store {
         }
         if let Some(before) = limits.events {
             let mut after = 0;
-            while let Some(done) = self.purge_events(lease, on, after, before).await? {
+            while let Some(done) = self.purge_events(lease, scope, after, before).await? {
                 purged.events += done.removed;
                 after = done.last;
                 on_batch();
             }
         }
         if let Some((before, day)) = limits.counts {
-            purged.counts += self.purge_days(lease, on, day).await?;
+            purged.counts += self.purge_days(lease, scope, day).await?;
             let mut after = 0;
-            while let Some(done) = self.purge_crawls(lease, on, after, before).await? {
+            while let Some(done) = self.purge_crawls(lease, scope, after, before).await? {
                 purged.counts += done.removed;
                 after = done.last;
                 on_batch();
@@ -128,21 +129,22 @@ impl Store {
     }
 
     async fn has_deleted(&self, app: AppId) -> Result<bool, StoreError> {
-        let (types,): (i64,) = self.fetch_one("read the kept totals", ANY_DELETED, &values![app.0]).await?;
+        let (types,): (i64,) =
+            self.fetch_one("read the totals of the group types", ANY_DELETED, &values![app.0]).await?;
         Ok(types > 0)
     }
 
     async fn purge_groups(
         &self,
         lease: &Lease,
-        on: PurgeScope,
+        scope: PurgeScope,
         after: &str,
         before: DateTime<Utc>,
     ) -> Result<Option<BatchDone<String>>, StoreError> {
         let mut write = self.write("remove groups", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
-            let purged = on.purge_groups(&mut tx, after, before.timestamp_millis()).await;
+            let purged = scope.purge_groups(&mut tx, after, before.timestamp_millis()).await;
             if let Some(done) = write.end(tx, purged).await {
                 return done;
             }
@@ -152,25 +154,25 @@ impl Store {
     async fn purge_events(
         &self,
         lease: &Lease,
-        on: PurgeScope,
+        scope: PurgeScope,
         after: i64,
         before: DateTime<Utc>,
     ) -> Result<Option<BatchDone<i64>>, StoreError> {
         let mut write = self.write("remove old events", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
-            let purged = on.purge_events(&mut tx, after, before.timestamp_millis()).await;
+            let purged = scope.purge_events(&mut tx, after, before.timestamp_millis()).await;
             if let Some(done) = write.end(tx, purged).await {
                 return done;
             }
         }
     }
 
-    async fn purge_days(&self, lease: &Lease, on: PurgeScope, day: NaiveDate) -> Result<u64, StoreError> {
+    async fn purge_days(&self, lease: &Lease, scope: PurgeScope, day: NaiveDate) -> Result<u64, StoreError> {
         let mut write = self.write("remove old counts", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
-            let purged = on.purge_days(&mut tx, day).await;
+            let purged = scope.purge_days(&mut tx, day).await;
             if let Some(done) = write.end(tx, purged).await {
                 return done;
             }
@@ -180,14 +182,14 @@ impl Store {
     async fn purge_crawls(
         &self,
         lease: &Lease,
-        on: PurgeScope,
+        scope: PurgeScope,
         after: i64,
         before: DateTime<Utc>,
     ) -> Result<Option<BatchDone<i64>>, StoreError> {
         let mut write = self.write("remove old crawls", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
-            let purged = on.purge_crawls(&mut tx, after, before.timestamp_millis()).await;
+            let purged = scope.purge_crawls(&mut tx, after, before.timestamp_millis()).await;
             if let Some(done) = write.end(tx, purged).await {
                 return done;
             }
@@ -195,7 +197,7 @@ impl Store {
     }
 }
 
-/// The app whose rows are removed, and the crawl on which their number is recorded.
+/// The app whose rows are removed, and the crawl with which their number is recorded.
 #[derive(Clone, Copy)]
 struct PurgeScope {
     app: AppId,
@@ -264,7 +266,7 @@ impl PurgeScope {
         Ok(Some(BatchDone { last, removed }))
     }
 
-    /// Records on the crawl how many rows were removed.
+    /// Records the number of removed rows with the crawl.
     async fn record(self, tx: &mut Tx, purged: Purged) -> Result<(), StoreError> {
         let Purged { groups, events, counts } = purged;
         if groups + events + counts > 0 {

@@ -1,4 +1,4 @@
-//! Applies the deletions that a guard withheld, and undoes the deletions of a crawl. Works on the database alone.
+//! Applies withheld deletions, and undoes the deletions of a crawl. Both use only the database.
 
 use chrono::{DateTime, Utc};
 
@@ -12,7 +12,7 @@ use crate::store::lease::Lease;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Approval {
     All,
-    /// Those of groups that the API has confirmed to be gone.
+    /// Only the deletions of groups that the API has confirmed to be gone.
     Confirmed,
 }
 
@@ -22,25 +22,26 @@ impl Approval {
     }
 }
 
-/// A crawl whose deletions may be held.
+/// A crawl and its deletions.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct HeldCrawl {
+pub struct CrawlDeletions {
     app_id: i64,
     sdk_app_id: i64,
     pub app: String,
     pub status: String,
     pub deletions: Option<String>,
-    /// How many deletions it withheld.
+    /// The number of deletions that the crawl withheld.
     pub withheld: i64,
-    /// How many groups it marked deleted, itself or by a later approval.
+    /// The number of groups that were marked deleted, by the crawl or by a later approval.
     pub vanished: i64,
-    /// How many of these were undone.
+    /// The number of deletions that were undone.
     pub undeleted: i64,
     started_at: i64,
 }
 
-impl HeldCrawl {
-    /// Returns the app that it crawled. `None` if the number in the database is not valid.
+impl CrawlDeletions {
+    /// Returns the SDKAppID of the crawled app, or `None` if the number in the database is not
+    /// valid.
     #[must_use]
     pub fn sdk_app_id(&self) -> Option<SdkAppId> {
         SdkAppId::new(self.sdk_app_id)
@@ -50,7 +51,8 @@ impl HeldCrawl {
 const CRAWL: &str = "
 SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld, c.vanished, c.undeleted, c.started_at
 FROM crawl c JOIN app a ON a.app_id = c.app_id WHERE c.crawl_id = $1";
-/// The held groups of a crawl. The last value is 1 for only those that the API has confirmed to be gone, else 0.
+/// The held groups of a crawl. If the value `$only_confirmed` is 1, only those that the API has
+/// confirmed to be gone; otherwise it is 0.
 macro_rules! held_groups {
     ($statement:literal, $only_confirmed:literal, $after:literal) => {
         concat!(
@@ -75,7 +77,7 @@ const DELETE: &str = held_groups!(
     "$3",
     ""
 );
-// While groups of the crawl are still held, its deletions are not all approved.
+// The crawl becomes `approved` only when none of its groups is held any more.
 const APPROVED: &str = "
 UPDATE crawl SET vanished = vanished + $2,
     deletions = CASE WHEN deletions IS NULL OR EXISTS (
@@ -102,7 +104,8 @@ const REVIVE: &str = concat!(
     deleted_by_crawl!("g.group_id", ""),
     ")"
 );
-// Held groups are live. The last event is a deletion only of those that were revived in this transaction.
+// Records events for the groups that [`REVIVE`] made live. Only their last event is a deletion;
+// other held groups of the crawl were live before.
 const UNDELETED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
 SELECT $3, $2, g.app_id, g.group_id, 'u', g.type_id, g.type_id FROM group_row g
@@ -115,7 +118,7 @@ UPDATE crawl SET undeleted = undeleted + $3,
     withheld = (SELECT count(*) FROM group_row WHERE app_id = $1 AND held_crawl_id = $2)
 WHERE crawl_id = $2 AND $3 > 0";
 
-/// Adds deletions to the counts of the day on which they were approved.
+/// Adds approved deletions to the counts of the day, and updates the day's live groups.
 const ADD_CHANGES_TO_DAY: &str = "
 INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, vanished)
 SELECT s.app_id, $2, $5, s.type_id, s.live_count, $4 FROM type_state s WHERE s.app_id = $1 AND s.type_id = $3
@@ -123,16 +126,16 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
     timezone = excluded.timezone, live_groups = excluded.live_groups, vanished = daily_count.vanished + excluded.vanished";
 
 impl Store {
-    /// Returns a crawl by its id.
-    pub async fn held_crawl(&self, crawl: CrawlId) -> Result<Option<HeldCrawl>, StoreError> {
+    /// Returns a crawl with the state of its deletions.
+    pub async fn crawl_deletions(&self, crawl: CrawlId) -> Result<Option<CrawlDeletions>, StoreError> {
         self.fetch_optional("look a crawl up", CRAWL, &values![crawl.0]).await
     }
 
-    /// Returns the groups whose deletion a crawl withheld and that are still held, each with whether the API has confirmed
-    /// that it is gone.
+    /// Returns the groups that a crawl withheld and that are still held. The flag says whether the
+    /// API has confirmed that the group is gone.
     pub async fn held_groups(
         &self,
-        held: &HeldCrawl,
+        held: &CrawlDeletions,
         crawl: CrawlId,
         which: Approval,
     ) -> Result<Vec<(String, bool)>, StoreError> {
@@ -142,12 +145,13 @@ impl Store {
         Ok(rows.into_iter().map(|(id, confirmed)| (id, confirmed.unwrap_or(false))).collect())
     }
 
-    /// Applies the withheld deletions of a crawl to the groups that are still held, and returns how many. The lease of the
-    /// app must be held, because a running crawl takes these groups for live. First closes a crawl that was left open.
+    /// First closes a crawl that was left open. Then marks the groups deleted that a crawl withheld
+    /// and that are still held. Returns their number. The lease of the app must be held, because a
+    /// running crawl has these groups in memory as live.
     pub async fn approve(
         &self,
         lease: &Lease,
-        held: &HeldCrawl,
+        held: &CrawlDeletions,
         (crawl, which): (CrawlId, Approval),
         at: DateTime<Utc>,
         day: LocalDay,
@@ -164,19 +168,23 @@ impl Store {
     }
 
     /// Returns the groups that a crawl marked deleted and that have not changed since.
-    pub async fn deleted_groups(&self, held: &HeldCrawl, crawl: CrawlId) -> Result<Vec<String>, StoreError> {
+    pub async fn deleted_groups(
+        &self,
+        held: &CrawlDeletions,
+        crawl: CrawlId,
+    ) -> Result<Vec<String>, StoreError> {
         let rows: Vec<(String,)> =
             self.fetch_all("list what a crawl deleted", DELETED, &values![held.app_id, crawl.0]).await?;
         Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
-    /// Makes the groups live again that a crawl marked deleted and that have not changed since, and returns how many. They
-    /// are missing and held, as if their deletion had been withheld. The lease of the app must be held. First closes a crawl
-    /// that was left open.
+    /// First closes a crawl that was left open. Then makes the groups live again that a crawl marked
+    /// deleted and that have not changed since. Returns their number. The groups become missing and
+    /// held, as if the crawl had withheld their deletion. The lease of the app must be held.
     pub async fn undelete(
         &self,
         lease: &Lease,
-        held: &HeldCrawl,
+        held: &CrawlDeletions,
         crawl: CrawlId,
         at: DateTime<Utc>,
         day: LocalDay,
@@ -229,7 +237,7 @@ async fn approve(
 
 async fn undelete(
     tx: &mut Tx,
-    held: &HeldCrawl,
+    held: &CrawlDeletions,
     crawl: CrawlId,
     at: DateTime<Utc>,
     day: LocalDay,

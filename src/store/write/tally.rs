@@ -1,4 +1,4 @@
-//! The totals that are kept beside the groups, so that no reader has to count a million rows.
+//! Maintains the totals of each group type, so that no reader has to count a million rows.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use crate::model::{CrawlId, TypeId};
 use crate::store::app::AppId;
 use crate::store::engine::{StoreError, Tx, values};
 
-/// By how much the kept totals of one type change.
+/// The changes to the totals of one type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TotalsChange {
     pub(super) live: i64,
@@ -14,7 +14,7 @@ pub(super) struct TotalsChange {
     pub(super) deleted: i64,
 }
 
-/// How many events of each kind a transaction recorded, for one type.
+/// The number of events that a transaction recorded for one type, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct EventCounts {
     pub(super) appeared: i64,
@@ -23,7 +23,7 @@ pub(super) struct EventCounts {
     pub(super) retyped: i64,
 }
 
-/// What a transaction changed, by type.
+/// The changes of a transaction to totals and events, by type.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) totals: BTreeMap<TypeId, TotalsChange>,
@@ -62,7 +62,7 @@ impl Tally {
         self.events.entry(type_id).or_default()
     }
 
-    /// Writes the totals, and the events as those of a crawl.
+    /// Adds the changes to the totals of the app, and the events to the counts of the crawl.
     pub(super) async fn write(&self, tx: &mut Tx, app: AppId, crawl: CrawlId) -> Result<(), StoreError> {
         self.write_totals(tx, app).await?;
         for (type_id, events) in &self.events {
@@ -75,7 +75,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Writes the totals alone.
+    /// Adds only the changes to the totals of the app.
     pub(super) async fn write_totals(&self, tx: &mut Tx, app: AppId) -> Result<(), StoreError> {
         for (type_id, change) in &self.totals {
             let TotalsChange { live, missing, deleted } = *change;

@@ -1,4 +1,5 @@
-//! The JSON API: one list for each view, named like the view, with keyset pagination. docs/api.md describes it.
+//! The JSON API. It has one list for each view, with the name of the view and keyset pagination.
+//! docs/api.md describes it.
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -9,12 +10,12 @@ use super::error::RequestError;
 use super::parameters::{Pairs, Parameters, quoted};
 use super::sources::Sources;
 use crate::model::SdkAppId;
-use crate::store::{AppId, Below, EventsAfter, Store};
+use crate::store::{AppId, EventsAfter, KeysetPage, Store};
 
 type Answer = Result<Json<Value>, RequestError>;
 
-/// The parameters of a list whose page is a [`Below`].
-const BELOW: [&str; 2] = ["before", "limit"];
+/// The parameters of a list with keyset pagination.
+const PAGE_PARAMETERS: [&str; 2] = ["before", "limit"];
 
 pub(super) async fn apps(State(sources): State<Sources>, Query(pairs): Query<Pairs>) -> Answer {
     Parameters::of(pairs, &[])?;
@@ -40,10 +41,10 @@ pub(super) async fn crawls(
     Path(app): Path<String>,
     Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let page = Parameters::of(pairs, &PAGE_PARAMETERS)?.page()?;
     let (store, app) = find_app(&sources, &app).await?;
-    let crawls = store.crawls(app.id, below).await?;
-    let next = next_page(&crawls, below, |crawl| crawl.crawl_id);
+    let crawls = store.crawls(app.id, page).await?;
+    let next = next_page(&crawls, page, |crawl| crawl.crawl_id);
     Ok(app.answer("crawls", json!(crawls), json!(next)))
 }
 
@@ -52,10 +53,10 @@ pub(super) async fn app_counts(
     Path(app): Path<String>,
     Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let page = Parameters::of(pairs, &PAGE_PARAMETERS)?.page()?;
     let (store, app) = find_app(&sources, &app).await?;
-    let counts = store.app_counts(app.id, below).await?;
-    let next = next_page(&counts, below, |count| count.crawl_id);
+    let counts = store.app_counts(app.id, page).await?;
+    let next = next_page(&counts, page, |count| count.crawl_id);
     Ok(app.answer("app_counts", json!(counts), json!(next)))
 }
 
@@ -64,9 +65,9 @@ pub(super) async fn type_counts(
     Path(app): Path<String>,
     Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let page = Parameters::of(pairs, &PAGE_PARAMETERS)?.page()?;
     let (store, app) = find_app(&sources, &app).await?;
-    let (counts, next) = store.type_counts(app.id, below).await?;
+    let (counts, next) = store.type_counts(app.id, page).await?;
     Ok(app.answer("type_counts", json!(counts), json!(next)))
 }
 
@@ -75,7 +76,7 @@ pub(super) async fn daily_counts(
     Path(app): Path<String>,
     Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let (before, days) = Parameters::of(pairs, &BELOW)?.below_day()?;
+    let (before, days) = Parameters::of(pairs, &PAGE_PARAMETERS)?.day_page()?;
     let (store, app) = find_app(&sources, &app).await?;
     let (counts, next) = store.daily_counts(app.id, &before, days).await?;
     Ok(app.answer("daily_counts", json!(counts), json!(next)))
@@ -86,10 +87,10 @@ pub(super) async fn group_events(
     Path(app): Path<String>,
     Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let below = Parameters::of(pairs, &BELOW)?.below()?;
+    let page = Parameters::of(pairs, &PAGE_PARAMETERS)?.page()?;
     let (store, app) = find_app(&sources, &app).await?;
-    let events = store.group_events(app.id, None, below).await?;
-    let next = next_page(&events, below, |event| event.event_id);
+    let events = store.group_events(app.id, None, page).await?;
+    let next = next_page(&events, page, |event| event.event_id);
     Ok(app.answer("group_events", json!(events), json!(next)))
 }
 
@@ -133,27 +134,27 @@ pub(super) async fn groups(
     Ok(Json(answer))
 }
 
-/// One group and its events.
+/// Answers with one group and its events.
 pub(super) async fn group(
     State(sources): State<Sources>,
     Path(app): Path<String>,
     Query(pairs): Query<Pairs>,
 ) -> Answer {
     let parameters = Parameters::of(pairs, &["group_id", "before", "limit"])?;
-    let (group_id, below) = (parameters.group_id()?, parameters.below()?);
+    let (group_id, page) = (parameters.group_id()?, parameters.page()?);
     let (store, app) = find_app(&sources, &app).await?;
     let Some(group) = store.group(app.id, group_id).await? else {
         return Err(RequestError::NotFound(format!("{} never had a group {group_id:?}", app.name)));
     };
-    let events = store.group_events(app.id, Some(group_id), below).await?;
+    let events = store.group_events(app.id, Some(group_id), page).await?;
     let mut answer = app.head();
     answer["group"] = json!(group);
-    answer["next_before"] = json!(next_page(&events, below, |event| event.event_id));
+    answer["next_before"] = json!(next_page(&events, page, |event| event.event_id));
     answer["group_events"] = json!(events);
     Ok(Json(answer))
 }
 
-/// The app of a request.
+/// The app that a request is about.
 struct RequestedApp {
     id: AppId,
     name: String,
@@ -176,24 +177,24 @@ impl RequestedApp {
 async fn find_app(sources: &Sources, app: &str) -> Result<(Store, RequestedApp), RequestError> {
     let sdk_app_id = sdk_app_id(app)?;
     let store = sources.store()?;
-    let (id, name) = store.app_called(sdk_app_id).await?.ok_or_else(|| no_app(app))?;
+    let (id, name) = store.find_app_and_name(sdk_app_id).await?.ok_or_else(|| no_app(app))?;
     Ok((store, RequestedApp { id, name, sdk_app_id }))
 }
 
-/// Parses the app of a path. It is an SDKAppID, because a name can be given to another app later.
+/// Parses the app in a path. It is an SDKAppID, because another app can get the same name later.
 fn sdk_app_id(text: &str) -> Result<SdkAppId, RequestError> {
     text.parse().ok().and_then(SdkAppId::new).ok_or_else(|| no_app(text))
 }
 
 fn no_app(app: &str) -> RequestError {
     RequestError::NotFound(format!(
-        "there is no app {}; an app is named by its SDKAppID, and api/apps lists them",
+        "there is no app {}; write an SDKAppID, as listed by api/apps",
         quoted(app)
     ))
 }
 
-/// Returns the key below which the next page starts, if this page is full.
-fn next_page<T>(rows: &[T], below: Below, key: impl Fn(&T) -> i64) -> Option<i64> {
-    let full = i64::try_from(rows.len()).is_ok_and(|found| found == below.limit);
+/// Returns the key before which the next page starts, or `None` if this page is not full.
+fn next_page<T>(rows: &[T], page: KeysetPage, key: impl Fn(&T) -> i64) -> Option<i64> {
+    let full = i64::try_from(rows.len()).is_ok_and(|found| found == page.limit);
     rows.last().filter(|_| full).map(key)
 }

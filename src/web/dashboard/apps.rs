@@ -1,4 +1,5 @@
-//! The current state of the apps: the read model of the database, merged with the state of this process.
+//! The current state of the apps: the read model of the database, combined with the state in this
+//! process.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -10,7 +11,7 @@ use crate::daemon::{AppState, Phase};
 use crate::model::SdkAppId;
 use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, Store, TypeOverview};
 
-/// One app: the columns of the view `app_status`, and further fields for the page.
+/// One app: the columns of the view `app_status`, and further fields that the page shows.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct AppSummary {
     /// `None` if the app is configured, but not in the database yet.
@@ -32,7 +33,7 @@ pub(super) struct AppSummary {
     running_crawl: Option<RunningCrawl>,
     withheld: Vec<HeldDeletions>,
     next_crawl_at: Option<Stamp>,
-    /// The API refuses the credentials.
+    /// Whether the API refuses the app's credentials.
     refused: bool,
     /// Why the key cannot be read.
     key_trouble: Option<String>,
@@ -40,14 +41,14 @@ pub(super) struct AppSummary {
     database_trouble: Option<String>,
 }
 
-/// A crawl under way. Its progress is only known for crawls of this process.
+/// A running crawl. The progress is known only for crawls of this process.
 #[derive(Debug, Default, Serialize)]
 struct RunningCrawl {
     crawl_id: Option<i64>,
     started_at: Option<Stamp>,
     trigger: Option<String>,
     host: Option<String>,
-    /// Whether it is a crawl of this process.
+    /// Whether this process makes the crawl.
     here: bool,
     step: Option<&'static str>,
     group_type: Option<String>,
@@ -56,18 +57,18 @@ struct RunningCrawl {
     listed_count: Option<u64>,
     total_count: Option<u64>,
     requests: Option<u64>,
-    /// Why it pauses before a retry.
+    /// Why the crawl pauses before a retry.
     pausing: Option<String>,
 }
 
-/// Returns every app that is configured or in the database, by name, with its group types.
+/// Returns every app that is configured or in the database, with its group types, ordered by name.
 pub(super) async fn all(sources: &Sources) -> Result<Vec<(AppSummary, Vec<TypeOverview>)>, RequestError> {
     let store = sources.store()?;
     let known = store.overview().await?;
     let mut states = sources.apps.borrow().clone();
     let mut apps = Vec::with_capacity(known.len());
     for overview in known {
-        // An app that is no longer configured may have the name of one that is.
+        // A configured app may have the name of an app that is no longer configured.
         let state = if overview.configured { states.remove(&overview.app) } else { None };
         let running_crawl = running_crawl(&store, &overview, state.as_ref()).await?;
         let (mut app, types) = of_database(overview);
@@ -120,24 +121,24 @@ fn of_database(overview: AppOverview) -> (AppSummary, Vec<TypeOverview>) {
     (app, types)
 }
 
-/// Returns the crawl of an app that is under way, in this process or in another one that holds the lease.
+/// Returns the running crawl of an app, in this process or in another process that holds the lease.
 async fn running_crawl(
     store: &Store,
     app: &AppOverview,
     state: Option<&AppState>,
 ) -> Result<Option<RunningCrawl>, RequestError> {
     let row = app.running_crawl.as_ref();
-    let here = state.and_then(|state| crawl_of_this_process(row, state));
-    if here.as_ref().is_some_and(|crawl| crawl.here) {
-        return Ok(here);
+    let own = state.and_then(|state| crawl_of_this_process(row, state));
+    if own.as_ref().is_some_and(|crawl| crawl.here) {
+        return Ok(own);
     }
-    let (Some(row), Some(sdk_app_id)) = (row, SdkAppId::new(app.sdk_app_id)) else { return Ok(here) };
-    // A row without a lease is from a process that was killed.
+    let (Some(row), Some(sdk_app_id)) = (row, SdkAppId::new(app.sdk_app_id)) else { return Ok(own) };
+    // Without a lease, the row is from a process that was killed.
     let is_held = store.lease_holder(sdk_app_id).await?.is_some();
-    Ok(is_held.then(|| of_row(row)).or(here))
+    Ok(is_held.then(|| of_row(row)).or(own))
 }
 
-/// Returns the crawl of an app by this process, or its wait for the lease.
+/// Returns the crawl of an app that this process makes, or waits for the lease to make.
 fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
     let Phase::Crawling { since, progress } = &state.phase else { return None };
     let Progress { step, total, listed, requests, waiting, .. } = progress;

@@ -38,7 +38,7 @@ impl IntoResponse for RequestError {
                 (StatusCode::SERVICE_UNAVAILABLE, "the database is not open yet; see the log".to_owned())
             }
             Self::Store(error) => {
-                // The error may name hosts and roles, so it is only logged.
+                // The error may contain host and role names, so it is logged and not sent.
                 warn!("cannot answer a request of the dashboard: {}", with_causes(&error));
                 (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer; see the log".to_owned())
             }

@@ -1,7 +1,8 @@
 //! The dashboard: a read-only web page and its JSON API.
 //!
-//! The page is plain HTML, CSS and JavaScript modules that are compiled into the program. It requests nothing from other
-//! hosts. Each answer is bounded: lists use keyset pagination, few queries run at a time, and each has a timeout.
+//! The page is plain HTML, CSS and JavaScript modules that are compiled into the program. It
+//! requests nothing from other hosts. The cost of answers is bounded: lists use keyset pagination,
+//! few requests query the database at a time, and each answer has a timeout.
 
 mod api;
 mod apps;
@@ -30,7 +31,8 @@ use crate::daemon::{Apps, Database};
 
 /// Timeout of an answer of the JSON API, including the wait for a connection to the database.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
-/// Allows only what this listener serves: nothing inline, no frames, and no conversion of text to HTML.
+/// The content security policy. It allows only files of this listener: no inline code, no frames,
+/// and no conversion of text to HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
@@ -49,7 +51,7 @@ pub fn pages(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>) -
         .route("/apps/{sdk_app_id}/events", get(api::events))
         .route("/apps/{sdk_app_id}/groups", get(api::groups))
         .route("/apps/{sdk_app_id}/group", get(api::group))
-        .fallback(async || RequestError::NotFound("there is no such list; docs/api.md has them".to_owned()))
+        .fallback(async || RequestError::NotFound("there is no such list; see docs/api.md".to_owned()))
         .route_layer(from_fn_with_state(sources.clone(), with_query_limits))
         .with_state(sources);
     Router::new()
@@ -60,7 +62,7 @@ pub fn pages(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>) -
         .layer(from_fn(with_headers))
 }
 
-/// Bounds the number of queries at a time and the time of an answer.
+/// Limits the number of requests that query the database at a time, and the time of an answer.
 async fn with_query_limits(State(sources): State<Sources>, request: Request, next: Next) -> Response {
     let answering = async {
         let _permit = sources.query_permits.acquire().await;
@@ -69,7 +71,7 @@ async fn with_query_limits(State(sources): State<Sources>, request: Request, nex
     timeout(ANSWER_TIMEOUT, answering).await.unwrap_or_else(|_| RequestError::Timeout.into_response())
 }
 
-/// Adds an ETag, and answers 304 if the client has the same one.
+/// Adds an ETag to an answer. Answers with 304 if the client sent the same ETag.
 async fn with_etag(request: Request, next: Next) -> Response {
     let known = request.headers().get(IF_NONE_MATCH).cloned();
     let response = next.run(request).await;
@@ -77,7 +79,7 @@ async fn with_etag(request: Request, next: Next) -> Response {
         return response;
     }
     let (mut head, body) = response.into_parts();
-    // All bodies are in memory already.
+    // All bodies are already in memory, so reading them cannot fail or take long.
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
@@ -100,7 +102,8 @@ fn etag_of(body: &[u8]) -> HeaderValue {
         .expect("quotes and hexadecimal digits are visible ASCII")
 }
 
-/// Returns true if an `If-None-Match` header contains an ETag, also as a weak one, which proxies make of it.
+/// Returns true if an `If-None-Match` header contains an ETag, or its weak form, into which proxies
+/// may change it.
 fn contains_etag(known: &HeaderValue, etag: &HeaderValue) -> bool {
     let etag = etag.to_str().unwrap_or_default();
     let known = known.to_str().unwrap_or_default();

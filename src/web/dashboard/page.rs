@@ -1,4 +1,5 @@
-//! The files of the page, which are compiled into the program, and the choice of its language.
+//! Serves the files of the page, which are compiled into the program, and chooses the page's
+//! language.
 
 use axum::extract::{Path, Query};
 use axum::http::header::{ACCEPT_LANGUAGE, CONTENT_TYPE, VARY};
@@ -15,7 +16,8 @@ macro_rules! assets {
         &[$(($name, $kind, include_bytes!(concat!("page/", $file)))),+]
     };
 }
-/// Name, media type and content. The files of the chart library are unchanged from its npm package.
+/// The name, media type and content of each file. Those of the chart library are unchanged copies
+/// from its npm package.
 const ASSETS: &[(&str, &str, &[u8])] = assets![
     "dashboard.css" "text/css; charset=utf-8" "dashboard.css",
     "dashboard.js" "text/javascript; charset=utf-8" "dashboard.js",
@@ -36,7 +38,8 @@ pub(super) async fn asset(Path(name): Path<String>) -> Response {
     }
 }
 
-/// Returns the page in the language of `?lang=`, or else in the one that the browser prefers.
+/// Returns the page in the language of `?lang=`. Without that parameter, uses the language that the
+/// browser prefers.
 pub(super) async fn index(Query(pairs): Query<Pairs>, headers: HeaderMap) -> Result<Response, RequestError> {
     let parameters = Parameters::of(pairs, &["lang"])?;
     let chosen = match parameters.text("lang")? {
@@ -50,8 +53,8 @@ pub(super) async fn index(Query(pairs): Query<Pairs>, headers: HeaderMap) -> Res
     let preferred = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let language = chosen.unwrap_or_else(|| Language::preferred(preferred));
     let mut page = INDEX.to_owned();
-    for (place, text) in language.texts() {
-        page = page.replace(place, text);
+    for (placeholder, text) in language.texts() {
+        page = page.replace(placeholder, text);
     }
     Ok(([(VARY, "accept-language")], Html(page)).into_response())
 }
@@ -63,8 +66,8 @@ enum Language {
 }
 
 impl Language {
-    /// Returns the language that an `Accept-Language` header gives the highest weight, the first one of equal weights. English
-    /// if it has neither.
+    /// Returns the language with the highest weight in an `Accept-Language` header. Of equal
+    /// weights the first one counts. Returns English if the header has neither language.
     fn preferred(accept: &str) -> Self {
         let weighed = accept.split(',').filter_map(|choice| {
             let mut parts = choice.split(';').map(str::trim);
@@ -81,18 +84,18 @@ impl Language {
         best.map_or(Self::English, |(language, _)| language)
     }
 
-    /// Returns the placeholders of the page and their texts. The modules of the page add all others.
+    /// Returns the placeholders in index.html and their texts. words.js has all other texts.
     fn texts(self) -> [(&'static str, &'static str); 7] {
         const CURRENT: &str = " aria-current=\"true\"";
         match self {
             Self::English => [
                 ("{lang}", "en"),
                 ("{skip}", "Skip to the content"),
-                ("{alerts}", "What needs someone"),
+                ("{alerts}", "Problems that need attention"),
                 ("{languages}", "Language"),
                 ("{en_current}", CURRENT),
                 ("{zh_current}", ""),
-                ("{noscript}", "This page needs JavaScript. The same figures are JSON at api/apps."),
+                ("{noscript}", "This page needs JavaScript. The same data is available as JSON at api/apps."),
             ],
             Self::Chinese => [
                 ("{lang}", "zh-CN"),
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_browser_gets_the_language_it_prefers_of_the_two() {
+    fn the_page_has_the_language_that_the_browser_prefers() {
         use Language::{Chinese, English};
         for (accept, language) in [
             ("", English),

@@ -1,8 +1,8 @@
-//! The query parameters of a request. Unknown, repeated and malformed ones are errors, because an answer that ignores them
-//! would be the answer to another request.
+//! Parses the query parameters of a request. Unknown, repeated and malformed parameters are errors:
+//! an answer that ignored them would be wrong without a sign of it.
 //!
-//! axum's extractor splits and decodes the query string. The values are checked here and not by serde, whose errors would not
-//! say which values are allowed.
+//! axum's extractor splits and decodes the query string. This module checks the values, because
+//! serde's errors do not say which values are allowed.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use chrono::NaiveDate;
 
 use super::error::RequestError;
 use crate::model::is_group_id;
-use crate::store::Below;
+use crate::store::KeysetPage;
 
-/// Rows or crawls on a page.
+/// The default number of rows, or of crawls, on a page.
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
-/// Days on a page.
+/// The default number of days on a page.
 const DEFAULT_DAYS: i64 = 90;
 const MAX_DAYS: i64 = 400;
 /// Events in one answer of the change feed.
@@ -24,7 +24,7 @@ const MAX_EVENTS: i64 = 10_000;
 /// The last day that the database can compare as text.
 const LAST_DAY: &str = "9999-12-31";
 
-/// The decoded pairs of a query string, in their order.
+/// The decoded name-value pairs of a query string, in their order.
 pub(super) type Pairs = Vec<(String, String)>;
 
 /// Query parameters by name.
@@ -32,14 +32,14 @@ pub(super) type Pairs = Vec<(String, String)>;
 pub(super) struct Parameters(BTreeMap<String, String>);
 
 impl Parameters {
-    /// Checks that each parameter is one of `known` and occurs once.
+    /// Checks that each parameter is one of `known` and occurs only once.
     pub(super) fn of(pairs: Pairs, known: &[&str]) -> Result<Self, RequestError> {
         let mut parameters = BTreeMap::new();
         for (name, value) in pairs {
             if !known.contains(&name.as_str()) {
-                let takes = if known.is_empty() { "no parameters".to_owned() } else { known.join(", ") };
+                let allowed = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 return Err(malformed(format!(
-                    "there is no parameter {} here; this list takes {takes}",
+                    "there is no parameter {} here; the allowed parameters are: {allowed}",
                     quoted(&name)
                 )));
             }
@@ -52,8 +52,8 @@ impl Parameters {
     }
 
     /// Returns the page of a list whose key is a number.
-    pub(super) fn below(&self) -> Result<Below, RequestError> {
-        Ok(Below { before: self.number("before", i64::MAX, i64::MAX)?, limit: self.limit()? })
+    pub(super) fn page(&self) -> Result<KeysetPage, RequestError> {
+        Ok(KeysetPage { before: self.number("before", i64::MAX, i64::MAX)?, limit: self.limit()? })
     }
 
     /// Returns the cursor of the change feed. 0, the start, if it is absent.
@@ -73,12 +73,13 @@ impl Parameters {
         self.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
     }
 
-    /// Returns the page of a list by days: the day before which it starts, and the number of days.
-    pub(super) fn below_day(&self) -> Result<(String, i64), RequestError> {
+    /// Returns the page of a list of days: the day before which the page starts, and the number of
+    /// days.
+    pub(super) fn day_page(&self) -> Result<(String, i64), RequestError> {
         let days = self.number("limit", DEFAULT_DAYS, MAX_DAYS)?;
         let Some(before) = self.0.get("before") else { return Ok((LAST_DAY.to_owned(), days)) };
         match NaiveDate::parse_from_str(before, "%Y-%m-%d") {
-            // Normalized, because the database compares days as text.
+            // The day is normalized, because the database compares days as text.
             Ok(day) if (0..=9999).contains(&chrono::Datelike::year(&day)) => {
                 Ok((day.format("%Y-%m-%d").to_string(), days))
             }
@@ -92,7 +93,8 @@ impl Parameters {
         as_id("group_id", id)
     }
 
-    /// Returns a parameter that is a group id or the start of one. Empty if it is absent.
+    /// Returns a parameter that is a group id or the start of an id. Returns an empty text if the
+    /// parameter is absent.
     pub(super) fn text(&self, name: &str) -> Result<&str, RequestError> {
         match self.0.get(name).map(String::as_str) {
             None | Some("") => Ok(""),
@@ -113,7 +115,7 @@ fn as_id<'a>(name: &str, text: &'a str) -> Result<&'a str, RequestError> {
     if is_group_id(text) {
         return Ok(text);
     }
-    Err(malformed(format!("{name} is no group id: those have 1 to 255 bytes and no control characters")))
+    Err(malformed(format!("{name} is not a group id, which has 1 to 255 bytes and no control characters")))
 }
 
 /// Quotes a text for an error, shortened to 60 characters.

@@ -1,4 +1,4 @@
-//! What the handlers of the JSON API read.
+//! The data sources of the JSON API's handlers.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use super::error::RequestError;
 use crate::daemon::{Apps, Database};
 use crate::store::Store;
 
-/// Queries at a time. It leaves connections of the pool for the crawls.
+/// The maximum number of requests that query the database at a time. It leaves connections for the
+/// crawls.
 const MAX_QUERIES: usize = 3;
 
 /// The database, and the state of the apps in this process.
@@ -24,7 +25,7 @@ impl Sources {
         Self { database, apps, query_permits: Arc::new(Semaphore::new(MAX_QUERIES)) }
     }
 
-    /// Returns the database for reading only.
+    /// Returns a read-only handle to the database, or an error if it is not open.
     pub(super) fn store(&self) -> Result<Store, RequestError> {
         self.database.borrow().store().map(Store::only_reading).ok_or(RequestError::NoDatabase)
     }

@@ -515,7 +515,7 @@ async fn status_shows_the_holder_of_the_lease_and_that_replicas_crawl_different_
     server.execute(&database.name, apart).await.unwrap();
     let status = run(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
-    let sentence = "replicas crawl different group types: host-a Private, Public; host-b Public. Give them the same group_types";
+    let sentence = "hosts are configured with different group types: host-a Private, Public; host-b Public. Use the same group_types on all hosts";
     assert!(status.stdout.contains(sentence), "{status:?}");
     assert!(status.stdout.contains("held by host-c since 2026-03-01T00:00:00Z"), "{status:?}");
     let json = run(&["status", "--json"]).await.result();

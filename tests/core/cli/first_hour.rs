@@ -310,7 +310,7 @@ async fn every_failed_line_of_check_says_what_to_do() {
     let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
     let server = "url = \"postgres://nobody@localhost:1/none\"\npassword_file = \"password\"";
     std::fs::write(cli.path("config.toml"), lines.replace("url = \"sqlite:groups.db\"", server)).unwrap();
-    assert!(finding("database", 75).await.contains("see whether the server runs"));
+    assert!(finding("database", 75).await.contains("check whether the server runs"));
     std::fs::remove_file(cli.path("password")).unwrap();
     assert!(finding("database", 78).await.contains("password; put only the secret into this file"));
 }

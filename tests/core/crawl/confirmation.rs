@@ -656,7 +656,8 @@ async fn a_single_candidate_reported_as_an_illegal_id_is_held_after_three_crawls
     assert_eq!(deleted(&harness).await, [""; 0]);
     let program = ProgramHarness::new(harness, "group_types = [\"Public\", \"Private\"]\n");
     let status = program.run(&["status"]).await;
-    let lines = status.output.lines().filter(|line| line.contains("approve --crawl"));
+    let lines =
+        status.output.lines().filter(|line| line.contains("apply them: tim-group-sync approve --crawl"));
     assert_eq!(lines.count(), 1, "{}", status.output);
 }
 

@@ -161,7 +161,7 @@ async fn a_quiet_day_differs_from_a_day_without_a_complete_crawl(harness: Harnes
 }
 
 async fn app(harness: &Harness) -> AppId {
-    harness.store.app_called(harness.credentials.sdk_app_id).await.unwrap().unwrap().0
+    harness.store.find_app_and_name(harness.credentials.sdk_app_id).await.unwrap().unwrap().0
 }
 
 async fn the_change_feed_continues_after_any_cursor(harness: Harness) {

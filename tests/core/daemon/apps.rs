@@ -250,7 +250,7 @@ async fn fifty_apps_are_crawled_independently_even_if_some_of_them_fail() {
     let [refused, unreadable, failing, hangs] =
         suffering.map(|app| daemons[0].apps.borrow().get(app).unwrap().clone());
     assert!(refused.refused && unreadable.refused && unreadable.key_problem.is_some());
-    assert!(failing.last.is_some_and(|last| last.status.as_str() == "failed"));
+    assert!(failing.last_report.is_some_and(|report| report.status.as_str() == "failed"));
     assert!(matches!(hangs.phase, Phase::Crawling { .. }));
     let served = "SELECT count(DISTINCT app), count(*) FROM crawls WHERE status = 'complete'";
     let (_, served) = harness.store.read(served).await.unwrap();
@@ -335,7 +335,10 @@ async fn an_unreachable_database_is_a_problem_until_it_can_be_reached_again() {
     assert!(daemon.problems().is_empty());
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete", "schedule 10:00 complete"]);
     assert_eq!(
-        (harness.logged("cannot write to the database"), harness.logged("the database works again")),
+        (
+            harness.logged("cannot write to the database"),
+            harness.logged("writing to the database works again")
+        ),
         (1, 1)
     );
 }

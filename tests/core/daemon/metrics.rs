@@ -244,7 +244,7 @@ async fn the_dashboard_the_metrics_and_status_show_the_same_next_crawl_of_a_refu
     let (daemon, line) = daemon.wait_for_log_line("serving the dashboard").await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     let dashboard = line["address"].as_str().unwrap();
-    let daemon = daemon.wait_for_log("retry planned").await;
+    let daemon = daemon.wait_for_log("retry scheduled").await;
     let retry = loop {
         let apps: serde_json::Value = serde_json::from_str(&get(dashboard, "/api/apps").await.2).unwrap();
         let next = apps["apps"][0]["next_crawl_at"].as_str().map(str::to_owned);

@@ -12,7 +12,7 @@ use tim_group_sync::lifecycle::{Ending, Signal, Systemd};
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
-use tim_group_sync::store::Below;
+use tim_group_sync::store::KeysetPage;
 
 #[tokio::test]
 async fn at_its_start_the_daemon_crawls_an_app_that_was_never_crawled() {
@@ -160,8 +160,8 @@ async fn a_signal_starts_a_crawl_and_does_not_change_the_schedule() {
 /// Returns the app's next crawl as the `status` command computes it.
 async fn next_crawl_in_status(harness: &DaemonHarness) -> Option<DateTime<Utc>> {
     let app = SdkAppId::new(PROD.sdk_app_id).unwrap();
-    let (app, _) = harness.store.app_called(app).await.unwrap().unwrap();
-    let page = Below { before: i64::MAX, limit: HISTORY_LENGTH };
+    let (app, _) = harness.store.find_app_and_name(app).await.unwrap().unwrap();
+    let page = KeysetPage { before: i64::MAX, limit: HISTORY_LENGTH };
     let crawls = harness.store.crawls(app, page).await.unwrap();
     let schedule = Schedule::parse(PROD.cron, chrono_tz::UTC).unwrap();
     next_crawl_by_history(&schedule, &crawls, harness.clock.now())
@@ -353,7 +353,10 @@ async fn the_daemon_waits_for_a_database_that_is_unreachable_at_its_start() {
     daemon.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
     assert_eq!(
-        (harness.logged("cannot write to the database"), harness.logged("the database works again")),
+        (
+            harness.logged("cannot write to the database"),
+            harness.logged("writing to the database works again")
+        ),
         (1, 1)
     );
 }
@@ -473,7 +476,9 @@ async fn with_real_alarms_and_real_time_every_tick_is_crawled() {
     apply(&daemon.handle, Vec::new());
     daemon.handle.lock().unwrap().apply(vec![plan], |_| wakes.alarm());
     daemon
-        .wait_until("two ticks crawled", |state| state.last.as_ref().is_some_and(|last| last.crawl.0 >= 2))
+        .wait_until("two ticks crawled", |state| {
+            state.last_report.as_ref().is_some_and(|last| last.crawl.0 >= 2)
+        })
         .await;
     assert_eq!(daemon.stop().await, Ending::Requested);
     wakes.stop().await;

@@ -17,8 +17,8 @@ use tim_group_sync::model::{
 use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AgeLimits, AppIdentity, Approval, Closing, CrawlEvents, DatabaseUrl, HeldCrawl, HistoryChanges, Holdings,
-    PassRecord, Past, Purged, Reason, Store, StoreError, Written,
+    AgeLimits, AppIdentity, Approval, Closing, CrawlDeletions, CrawlEvents, DatabaseUrl, HistoryChanges,
+    PassRecord, Past, Purged, Reason, RowCounts, Store, StoreError, Written,
 };
 
 store_tests![
@@ -611,7 +611,7 @@ async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(db
     let held = Mark { missing: true, held: true };
     assert_eq!(marks, [("a".to_owned(), held), ("b".to_owned(), held), ("c".to_owned(), Mark::default())]);
 
-    let waiting = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let waiting = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     assert_eq!((waiting.withheld, waiting.sdk_app_id()), (2, Some(sdk_app_id())));
     assert_eq!(held_ids(db, &waiting, crawl, Approval::All).await, ["a", "b"]);
     let approve = || db.store.approve(&leased.lease, &waiting, (crawl, Approval::All), at(4, 0), day());
@@ -634,7 +634,7 @@ async fn withheld_deletions_leave_groups_live_missing_and_held_until_approved(db
     assert_eq!(db.lines(&shown).await, ["complete|approved|2|2"]);
 }
 
-async fn held_ids(db: &TestDatabase, of: &HeldCrawl, crawl: CrawlId, which: Approval) -> Vec<String> {
+async fn held_ids(db: &TestDatabase, of: &CrawlDeletions, crawl: CrawlId, which: Approval) -> Vec<String> {
     let groups = db.store.held_groups(of, crawl, which).await.unwrap();
     groups.into_iter().map(|(id, _)| id).collect()
 }
@@ -653,7 +653,7 @@ async fn confirmed_deletions_can_be_approved_alone_and_the_others_stay_withheld(
     assert_eq!(db.lines(&shown).await, ["withheld|0|4|2|4"]);
     let held = "SELECT group_id, confirmed FROM live_groups WHERE held ORDER BY group_id";
     assert_eq!(db.lines(held).await, ["a|1", "b|1", "p|0", "q|0"]);
-    let waiting = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let waiting = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     let all = db.store.held_groups(&waiting, crawl, Approval::All).await.unwrap();
     let expected = [("a", true), ("b", true), ("p", false), ("q", false)];
     assert_eq!(all, expected.map(|(id, confirmed)| (id.to_owned(), confirmed)));
@@ -744,7 +744,7 @@ async fn held_groups_are_due_for_a_question_except_confirmed_and_undone_ones(db:
     let passes = [(leased.public, Verdict::Exact), (leased.private, Verdict::Exact)];
     let undone = leased.settle(&passes, &["d"]).await;
     leased.close(crawl, at(2, 0), at(2, 1), &undone).await.unwrap();
-    let deleted = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let deleted = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     db.store.undelete(&leased.lease, &deleted, crawl, at(2, 5), day()).await.unwrap();
     let crawl = leased.open(at(3, 0)).await;
     let mut withheld = leased.settle(&passes, &["a", "b", "c", "p"]).await;
@@ -785,7 +785,7 @@ async fn a_held_group_that_is_listed_again_is_no_longer_held(db: &TestDatabase) 
     leased.complete(next, at(3, 0), at(3, 2), &[leased.public]).await;
     let shown = "SELECT group_id, held, missing_since FROM groups ORDER BY group_id";
     assert_eq!(db.lines(shown).await, ["a|0|NULL", "b|1|2026-03-01T02:00:00Z"]);
-    let waiting = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let waiting = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     assert_eq!(held_ids(db, &waiting, crawl, Approval::All).await, ["b"]);
 }
 
@@ -804,7 +804,7 @@ async fn undelete_restores_only_groups_that_were_not_changed_since(db: &TestData
     let gone = leased.settle(&passes, &["b", "c"]).await;
     leased.close(third, at(4, 0), at(4, 2), &gone).await.unwrap();
 
-    let crawl = db.store.held_crawl(first).await.unwrap().unwrap();
+    let crawl = db.store.crawl_deletions(first).await.unwrap().unwrap();
     assert_eq!((crawl.vanished, crawl.undeleted), (3, 0));
     assert_eq!(db.store.deleted_groups(&crawl, first).await.unwrap(), ["a", "p"]);
     let undelete = || db.store.undelete(&leased.lease, &crawl, first, at(5, 0), day());
@@ -836,7 +836,7 @@ async fn undelete_restores_only_groups_that_were_not_changed_since(db: &TestData
     let next = leased.open(at(6, 0)).await;
     let absent = leased.settle(&passes, &["a", "p"]).await;
     assert_eq!(leased.close(next, at(6, 0), at(6, 2), &absent).await.unwrap(), CrawlEvents::default());
-    let crawl = db.store.held_crawl(first).await.unwrap().unwrap();
+    let crawl = db.store.crawl_deletions(first).await.unwrap().unwrap();
     assert_eq!(
         db.store.approve(&leased.lease, &crawl, (first, Approval::All), at(7, 0), day()).await.unwrap(),
         2
@@ -852,7 +852,7 @@ async fn an_approved_deletion_is_undone_and_approved_again(db: &TestDatabase) {
     let mut gone = leased.settle(&passes, &["a", "b", "p"]).await;
     gone.withhold(&[leased.public], Confirmation::Off, true);
     leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
-    let held = async || db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let held = async || db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     let shown =
         format!("SELECT deletions, vanished, withheld, undeleted FROM crawls WHERE crawl_id = {crawl}");
     // A group that was deleted at once is withheld after the deletion is undone.
@@ -879,7 +879,7 @@ async fn an_undeleted_group_that_is_listed_later_does_not_reappear(db: &TestData
     let crawl = leased.open(at(2, 0)).await;
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
     leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
-    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let held = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     db.store.undelete(&leased.lease, &held, crawl, at(3, 0), day()).await.unwrap();
     let next = leased.open(at(4, 0)).await;
     assert_eq!(leased.list(next, leased.public, at(4, 1), &["a"]).await, Written::default());
@@ -906,7 +906,7 @@ async fn undoing_deletions_of_groups_that_were_listed_again_changes_nothing(db: 
         all
     };
     let before = everything().await;
-    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let held = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     assert_eq!(db.store.undelete(&leased.lease, &held, crawl, at(4, 0), day()).await.unwrap(), 0);
     assert_eq!(everything().await, before);
 }
@@ -962,15 +962,15 @@ async fn rows_by_app(db: &TestDatabase) -> Vec<String> {
 
 async fn forgetting_an_app_removes_all_its_rows_and_no_others(db: &TestDatabase) {
     let [leased, other] = two_apps(db).await;
-    let known = db.store.apps_called("prod").await.unwrap();
+    let known = db.store.find_apps("prod").await.unwrap();
     assert_eq!(
         known.iter().map(|app| (app.id(), app.name.as_str())).collect::<Vec<_>>(),
         [(leased.app, "prod")]
     );
-    assert_eq!(db.store.apps_called("7").await.unwrap()[0].id(), other.app);
-    assert!(db.store.apps_called("nobody").await.unwrap().is_empty());
-    let holdings = db.store.holdings(leased.app).await.unwrap();
-    assert_eq!(holdings, Holdings { groups: 20_102, events: 12_001, crawls: 2, days: 1 });
+    assert_eq!(db.store.find_apps("7").await.unwrap()[0].id(), other.app);
+    assert!(db.store.find_apps("nobody").await.unwrap().is_empty());
+    let row_counts = db.store.row_counts(leased.app).await.unwrap();
+    assert_eq!(row_counts, RowCounts { groups: 20_102, events: 12_001, crawls: 2, days: 1 });
     let of_other = format!(" {}|", other.app.0);
     let expected: Vec<String> =
         rows_by_app(db).await.into_iter().filter(|line| line.contains(&of_other)).collect();
@@ -986,7 +986,7 @@ async fn forgetting_an_app_removes_all_its_rows_and_no_others(db: &TestDatabase)
 async fn forgetting_that_was_aborted_is_finished_later(db: &TestDatabase) {
     let [leased, other] = two_apps(db).await;
     forget_partially(&leased).await;
-    assert_eq!(db.store.apps_called("prod").await.unwrap().len(), 1);
+    assert_eq!(db.store.find_apps("prod").await.unwrap().len(), 1);
     let totals = "SELECT sum(live_count + deleted_count) FROM type_state WHERE app_id = ";
     let counted = "SELECT count(*) FROM group_row WHERE app_id = ";
     let left = db.value(&format!("{counted}{}", leased.app.0)).await;
@@ -1011,7 +1011,7 @@ async fn an_app_that_is_partially_forgotten_can_be_crawled_again(db: &TestDataba
 async fn forget_partially(leased: &LeasedApp<'_>) {
     let (db, app) = (leased.db, leased.app);
     let stop = tokio_util::sync::CancellationToken::new();
-    let groups = db.store.holdings(app).await.unwrap().groups.unsigned_abs();
+    let groups = db.store.row_counts(app).await.unwrap().groups.unsigned_abs();
     let mut removed = 0;
     let forgetting = db.store.forget(&leased.lease, app, |rows| {
         removed += rows;

@@ -55,7 +55,7 @@ async fn approve_closes_a_crawl_that_was_left_open_before_it_writes(db: &TestDat
     killed_crawl(&leased, 3, &["new"]).await;
     consumer.poll().await;
     assert_eq!(consumer.read, [""; 0]);
-    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let held = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     db.store.approve(&leased.lease, &held, (crawl, Approval::All), at(4, 0), day()).await.unwrap();
     consumer.poll().await;
     leased.open(at(5, 0)).await;
@@ -73,7 +73,7 @@ async fn undelete_closes_a_crawl_that_was_left_open_before_it_writes(db: &TestDa
     leased.close(crawl, at(2, 0), at(2, 1), &gone).await.unwrap();
     killed_crawl(&leased, 3, &["new"]).await;
     consumer.poll().await;
-    let held = db.store.held_crawl(crawl).await.unwrap().unwrap();
+    let held = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     db.store.undelete(&leased.lease, &held, crawl, at(4, 0), day()).await.unwrap();
     consumer.poll().await;
     leased.open(at(5, 0)).await;

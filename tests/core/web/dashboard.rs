@@ -329,8 +329,12 @@ async fn invalid_requests_are_refused_with_a_message(harness: Harness) {
         ),
         ("crawls?limit=1&limit=2", 400, "limit is given twice"),
         ("crawls?before=-1", 400, "before must be a number from 1 to 9223372036854775807, not \"-1\""),
-        ("crawls?befor=1", 400, "there is no parameter \"befor\" here; this list takes before, limit"),
-        ("?x", 400, "there is no parameter \"x\" here; this list takes no parameters"),
+        (
+            "crawls?befor=1",
+            400,
+            "there is no parameter \"befor\" here; the allowed parameters are: before, limit",
+        ),
+        ("?x", 400, "there is no parameter \"x\" here; the allowed parameters are: none"),
         (
             "daily_counts?before=2026-02-30",
             400,
@@ -342,24 +346,24 @@ async fn invalid_requests_are_refused_with_a_message(harness: Harness) {
         (
             "group?group_id=",
             400,
-            "group_id is no group id: those have 1 to 255 bytes and no control characters",
+            "group_id is not a group id, which has 1 to 255 bytes and no control characters",
         ),
         (
             "group?group_id=a%00b",
             400,
-            "group_id is no group id: those have 1 to 255 bytes and no control characters",
+            "group_id is not a group id, which has 1 to 255 bytes and no control characters",
         ),
         (
             "groups?prefix=%0A",
             400,
-            "prefix is no group id: those have 1 to 255 bytes and no control characters",
+            "prefix is not a group id, which has 1 to 255 bytes and no control characters",
         ),
         ("group?group_id=%FF%FE", 404, "prod never had a group \"\u{fffd}\u{fffd}\""),
         ("group?group_id=a'%20OR%201=1--", 404, "prod never had a group \"a' OR 1=1--\""),
-        ("nothing", 404, "there is no such list; docs/api.md has them"),
-        ("crawls/", 404, "there is no such list; docs/api.md has them"),
-        ("../../../etc/passwd", 404, "there is no such list; docs/api.md has them"),
-        ("..%2f..%2f..%2fetc%2fpasswd", 404, "there is no such list; docs/api.md has them"),
+        ("nothing", 404, "there is no such list; see docs/api.md"),
+        ("crawls/", 404, "there is no such list; see docs/api.md"),
+        ("../../../etc/passwd", 404, "there is no such list; see docs/api.md"),
+        ("..%2f..%2f..%2fetc%2fpasswd", 404, "there is no such list; see docs/api.md"),
     ] {
         let separator = if path.starts_with('?') { "" } else { "/" };
         let answer = dashboard.get(&format!("{APP}{separator}{path}")).await;

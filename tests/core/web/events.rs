@@ -38,7 +38,7 @@ async fn a_malformed_cursor_is_an_error(harness: Harness) {
         ("after=-1", "after must be an event_id, or 0 for the start, not \"-1\""),
         ("after=x", "after must be an event_id, or 0 for the start, not \"x\""),
         ("limit=10001", "limit must be a number from 1 to 10000, not \"10001\""),
-        ("before=1", "there is no parameter \"before\" here; this list takes after, limit"),
+        ("before=1", "there is no parameter \"before\" here; the allowed parameters are: after, limit"),
     ] {
         let answer = dashboard.get(&format!("{EVENTS}?{cursor}")).await;
         assert_eq!((answer.status, answer.error().as_str()), (400, why));

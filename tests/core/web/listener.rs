@@ -337,7 +337,7 @@ async fn a_listener_that_cannot_be_opened_reports_the_setting_the_reason_and_the
         why.starts_with(&format!("cannot listen on {address} (metrics.listen): Address already in use")),
         "{why}"
     );
-    assert!(why.ends_with("stop it, write another port, or \"\" for none"), "{why}");
+    assert!(why.ends_with("or set another port, or \"\" for no listener"), "{why}");
 
     // An address from a block that is reserved for documentation, which no machine has.
     let foreign = "192.0.2.7:9878".parse::<SocketAddr>().unwrap();

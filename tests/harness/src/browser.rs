@@ -282,7 +282,7 @@ impl Browser {
         let other_hosts: Vec<String> =
             self.requested_urls().into_iter().filter(|url| !url.starts_with(&own)).collect();
         assert_eq!(other_hosts, [""; 0]);
-        let too_wide = "[...document.querySelectorAll('body *')].filter((one) => !one.closest('.scroll, .unseen, .plot') \
+        let too_wide = "[...document.querySelectorAll('body *')].filter((one) => !one.closest('.scroll, .visually-hidden, .plot') \
              && one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML.slice(0, 200))";
         assert_eq!(self.eval(too_wide).await, json!([]));
         assert_eq!(self.eval("document.documentElement.scrollWidth <= innerWidth").await, true);

@@ -17,7 +17,7 @@ use tim_group_sync::model::{CrawlId, GroupType, LocalDay, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::{DeletionPolicy, Retention};
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
-use tim_group_sync::store::{AppIdentity, Approval, HeldCrawl, Lease, Store};
+use tim_group_sync::store::{AppIdentity, Approval, CrawlDeletions, Lease, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
@@ -525,8 +525,8 @@ impl Harness {
         settled
     }
 
-    async fn prepare_settlement(&self, crawl: CrawlId) -> (HeldCrawl, Lease, DateTime<Utc>) {
-        let held = self.store.held_crawl(crawl).await.unwrap().unwrap();
+    async fn prepare_settlement(&self, crawl: CrawlId) -> (CrawlDeletions, Lease, DateTime<Utc>) {
+        let held = self.store.crawl_deletions(crawl).await.unwrap().unwrap();
         let lease = self.store.try_lease(self.credentials.sdk_app_id).await.unwrap().unwrap();
         (held, lease, self.clock.now())
     }

@@ -226,7 +226,7 @@ impl Daemon {
     pub async fn wait_for_crawls(&mut self, crawls: i64) {
         self.wait_until(&format!("{crawls} crawls made"), |state| {
             matches!(state.phase, Phase::Waiting)
-                && state.last.as_ref().is_some_and(|last| last.crawl.0 == crawls)
+                && state.last_report.as_ref().is_some_and(|report| report.crawl.0 == crawls)
         })
         .await;
     }
@@ -235,7 +235,7 @@ impl Daemon {
     pub async fn wait_for_crawl_status(&mut self, status: &str) {
         self.wait_until(&format!("a crawl that is {status}"), |state| {
             matches!(state.phase, Phase::Waiting)
-                && state.last.as_ref().is_some_and(|last| last.status.as_str() == status)
+                && state.last_report.as_ref().is_some_and(|report| report.status.as_str() == status)
         })
         .await;
     }

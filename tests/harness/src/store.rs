@@ -24,8 +24,8 @@ use tim_group_sync::reconcile::{Absences, Candidates, Confirmation, Settlement, 
 use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{
-    AppId, AppIdentity, Batch, Closing, CrawlEvents, DatabaseUrl, Lease, NewCrawl, Reason, Store, StoreError,
-    Written,
+    AppId, AppIdentity, Closing, CrawlEvents, DatabaseUrl, Lease, ListedBatch, NewCrawl, Reason, Store,
+    StoreError, Written,
 };
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tim_group_sync::verdict::{Evidence, FinishedPass, Recheck, judge};
@@ -488,7 +488,7 @@ impl<'a> LeasedApp<'a> {
         ids: &[&str],
     ) -> Result<Written, StoreError> {
         let ids: GroupIds = ids.iter().copied().collect();
-        let batch = Batch { app: self.app, crawl, type_id, in_baseline, at, ids: &ids };
+        let batch = ListedBatch { app: self.app, crawl, type_id, in_baseline, at, ids: &ids };
         self.db.store.write_listed(&self.lease, &batch, || ()).await
     }
 

@@ -9,9 +9,9 @@ use crate::store::app::AppId;
 use crate::store::engine::{Attempted as _, Engine, Store, StoreError, TransactionRetry};
 
 impl Store {
-    /// Calls `each` once with every live group of an app, in no order: PostgreSQL sorts ten million ids more slowly than it
-    /// reads them. `begin` creates the collection that they are gathered in, and creates it again if a connection broke and
-    /// the groups are read from the start.
+    /// Calls `each` once with every live group of an app, in no particular order: PostgreSQL needs
+    /// longer to sort ten million ids than to read them. `begin` creates the collection that `each`
+    /// fills. If a connection breaks, all groups are read again into a new collection.
     pub async fn gather_live<G>(
         &self,
         app: AppId,

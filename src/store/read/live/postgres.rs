@@ -9,60 +9,63 @@ use crate::roll::Mark;
 use crate::store::app::AppId;
 use crate::store::engine::{Server, query, query_as};
 
-/// Pages of the table in a chunk: about 45,000 groups, a text of 1 MB.
+/// The number of table pages in a chunk: about 45,000 groups, which give 1 MB of text.
 const CHUNK_PAGES: i64 = 500;
-/// Largest app that is read as one text, about 4 MB.
-const MOST_IN_ONE: i64 = 150_000;
-/// Most types that get a column each in a chunk.
-const MOST_TYPES: usize = 64;
+/// The largest number of groups that is read in one row: about 4 MB of text.
+const MAX_IN_ONE_ROW: i64 = 150_000;
+/// The largest number of types for which [`lines_query`] makes a column each.
+const MAX_TYPES: usize = 64;
 
 const TYPES: &str = "
 SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = $1 AND live_count + deleted_count > 0";
 const GROUPS_OF_ALL_APPS: &str =
     "SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state";
-/// The planner overestimates a chunk a thousandfold and would compile a statement that runs for milliseconds.
+/// The planner overestimates the rows of a chunk a thousandfold. With JIT it would compile a
+/// statement that runs for milliseconds.
 const WITHOUT_JIT: &str = "SET LOCAL jit = off";
 const MISSING_GROUPS: &str = "
 SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
 WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
 const LIVE_ROWS: &str = "SELECT type_id, group_id FROM group_row WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NULL";
 
-/// How the live groups of an app that are not missing are read.
+/// How the live groups that are not missing are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
-    /// The entire table in the order of its pages, thousands of ids per row: half the work of a row per group, for the
-    /// server and for this program.
+    /// Reads the entire table in the order of its pages, with thousands of ids per result row. This
+    /// is half the work of one row per group, for the server and for this program.
     Chunks,
-    /// One row, for a small app.
-    AtOnce,
-    /// One row per group, for an app that is neither small nor a large part of the table.
+    /// Reads one result row. For a small app.
+    OneRow,
+    /// Reads one result row per group. For an app that is neither small nor a large part of the
+    /// table.
     Rows,
 }
 
 impl Reading {
     fn of(groups: i64, groups_of_all_apps: i64, types: usize) -> Self {
         match groups {
-            _ if types > MOST_TYPES => Self::Rows,
-            _ if groups <= MOST_IN_ONE => Self::AtOnce,
+            _ if types > MAX_TYPES => Self::Rows,
+            _ if groups <= MAX_IN_ONE_ROW => Self::OneRow,
             _ if groups >= groups_of_all_apps / 4 => Self::Chunks,
             _ => Self::Rows,
         }
     }
 }
 
-/// Builds the query for live groups that are not missing: a column of lines for each type. A condition is left out if the
-/// kept totals show that every group fulfils it.
-fn live_lines(types: &[i64], reading: Reading, any_deleted: bool, any_missing: bool) -> String {
+/// Builds the query for live groups that are not missing. Each type has a column with its ids, one
+/// per line. A condition is omitted if the stored totals show that every group fulfils it.
+fn lines_query(types: &[i64], reading: Reading, any_deleted: bool, any_missing: bool) -> String {
     let columns: Vec<String> = types
         .iter()
         .map(|type_id| format!("string_agg(group_id, E'\\n') FILTER (WHERE type_id = {type_id})"))
         .collect();
     let mut lines = format!("SELECT {} FROM group_row WHERE ", columns.join(", "));
     lines.push_str(match reading {
-        // `+ 0` keeps the planner from looking up all groups of the app in the index for each chunk.
+        // `+ 0` prevents the planner from using the index, in which it would look up all groups of
+        // the app for each chunk.
         Reading::Chunks => "ctid >= first.row AND ctid < past.row AND app_id + 0 = $1",
-        Reading::AtOnce | Reading::Rows => "app_id = $1",
+        Reading::OneRow | Reading::Rows => "app_id = $1",
     });
     if any_deleted {
         lines.push_str(" AND deleted_at IS NULL");
@@ -91,7 +94,7 @@ pub(super) async fn live_groups(
 ) -> Result<(), sqlx::Error> {
     let mut tx = server.begin_to_read().await?;
     let totals: Vec<(i64, i64, i64, i64)> = tx.fetch_all(query_as(TYPES).bind(app.0), 0).await?;
-    let (of_all_apps,): (i64,) = tx.fetch_one(query_as(GROUPS_OF_ALL_APPS)).await?;
+    let (groups_of_all_apps,): (i64,) = tx.fetch_one(query_as(GROUPS_OF_ALL_APPS)).await?;
     let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| totals.iter().map(of).sum::<i64>();
     let (live, missing, deleted) = (sum(|of| of.1), sum(|of| of.2), sum(|of| of.3));
     if live == 0 {
@@ -100,10 +103,10 @@ pub(super) async fn live_groups(
     // The server's limit is for the statement, which returns all groups.
     tx.expect_rows((live + deleted).cast_unsigned()).await?;
     let types: Vec<i64> = totals.iter().filter(|of| of.1 > 0).map(|of| of.0).collect();
-    let reading = Reading::of(live + deleted, of_all_apps, types.len());
+    let reading = Reading::of(live + deleted, groups_of_all_apps, types.len());
     // The text contains only numbers.
-    let lines = || AssertSqlSafe(live_lines(&types, reading, deleted > 0, missing > 0));
-    let mut hand_on = |row: &PgRow| {
+    let lines = || AssertSqlSafe(lines_query(&types, reading, deleted > 0, missing > 0));
+    let mut emit_row = |row: &PgRow| {
         for (column, type_id) in types.iter().enumerate() {
             let ids: Option<&str> = row.try_get(column)?;
             ids.unwrap_or_default().lines().for_each(|id| each(TypeId(*type_id), id, Mark::default()));
@@ -112,25 +115,25 @@ pub(super) async fn live_groups(
     };
     match reading {
         Reading::Chunks => {
-            // Two connections read ahead while a chunk is processed. The lease is held, so that no process changes these
-            // groups meanwhile.
-            let mut beside = server.begin_to_read().await?;
-            beside.expect_rows((live + deleted).cast_unsigned()).await?;
+            // Two connections read ahead while a chunk is processed. The app's lease is held, so no
+            // other process changes the groups between the two transactions' snapshots.
+            let mut second = server.begin_to_read().await?;
+            second.expect_rows((live + deleted).cast_unsigned()).await?;
             tx.execute(query(WITHOUT_JIT), 0).await?;
-            beside.execute(query(WITHOUT_JIT), 0).await?;
+            second.execute(query(WITHOUT_JIT), 0).await?;
             let even = tx.fetch(query(lines()).bind(app.0).bind(0_i64), 0);
-            let odd = beside.fetch(query(lines()).bind(app.0).bind(CHUNK_PAGES), 0);
+            let odd = second.fetch(query(lines()).bind(app.0).bind(CHUNK_PAGES), 0);
             let mut chunks = futures_util::stream::select(even, odd);
             while let Some(chunk) = chunks.try_next().await? {
-                hand_on(&chunk)?;
+                emit_row(&chunk)?;
             }
             drop(chunks);
-            beside.commit().await?;
+            second.commit().await?;
         }
-        Reading::AtOnce => {
+        Reading::OneRow => {
             let mut rows = tx.fetch(query(lines()).bind(app.0), 0);
             while let Some(row) = rows.try_next().await? {
-                hand_on(&row)?;
+                emit_row(&row)?;
             }
         }
         Reading::Rows => {
@@ -141,7 +144,7 @@ pub(super) async fn live_groups(
         }
     }
     if missing > 0 {
-        let mut rows = tx.fetch(query(MISSING_GROUPS).bind(app.0), of_all_apps.cast_unsigned());
+        let mut rows = tx.fetch(query(MISSING_GROUPS).bind(app.0), groups_of_all_apps.cast_unsigned());
         while let Some(row) = rows.try_next().await? {
             each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
         }
@@ -154,11 +157,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_app_is_read_by_chunks_if_it_is_a_good_part_of_the_table_and_at_once_if_it_is_small() {
+    fn an_app_is_read_in_chunks_if_it_is_a_large_part_of_the_table_and_in_one_row_if_it_is_small() {
         assert_eq!(Reading::of(10_000_000, 10_000_000, 6), Reading::Chunks);
         assert_eq!(Reading::of(1_000_000, 4_000_000, 6), Reading::Chunks);
         assert_eq!(Reading::of(1_000_000, 40_000_000, 6), Reading::Rows);
-        assert_eq!(Reading::of(100_000, 5_000_000, 6), Reading::AtOnce);
-        assert_eq!(Reading::of(100_000, 100_000, MOST_TYPES + 1), Reading::Rows);
+        assert_eq!(Reading::of(100_000, 5_000_000, 6), Reading::OneRow);
+        assert_eq!(Reading::of(100_000, 100_000, MAX_TYPES + 1), Reading::Rows);
     }
 }

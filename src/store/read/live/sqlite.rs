@@ -10,27 +10,30 @@ use crate::roll::Mark;
 use crate::store::app::AppId;
 use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query, query_as, query_scalar};
 
-/// The id of the group that ends a chunk of `?3` rows after `?2`.
+/// Returns the id of the last group in a chunk of `?3` rows after `?2`.
 const CHUNK_END: &str = "
 SELECT group_id FROM group_row WHERE app_id = ?1 AND group_id > ?2 ORDER BY group_id LIMIT 1 OFFSET ?3 - 1";
 
-/// Rows in a chunk.
+/// The number of rows in a chunk.
 const CHUNK: usize = 10_000;
 
-/// Where chunks ended when they were counted last. Any ends are correct; these make chunks of similar size.
-const KNOWN_ENDS: &str = "SELECT chunk_ends FROM app WHERE app_id = ?1";
-const KEEP_ENDS: &str = "UPDATE app SET chunk_ends = ?2 WHERE app_id = ?1";
+/// Returns the ends of the chunks, as they were computed last. Any ends give correct results; these
+/// give chunks of similar size.
+const STORED_ENDS: &str = "SELECT chunk_ends FROM app WHERE app_id = ?1";
+const STORE_ENDS: &str = "UPDATE app SET chunk_ends = ?2 WHERE app_id = ?1";
 
-/// The totals of an app by type, the most frequent first.
+/// Returns the totals of an app by type, the type with most groups first.
 const TYPES: &str = "
 SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = ?1 AND live_count + deleted_count > 0 ORDER BY live_count DESC";
 
-/// Builds the query for live groups that are not missing, with ids after `?2` up to `?3`, as one text. Two control characters
-/// before each id encode its type; ids contain none. One long text is three times as fast as a row per group. The code comes
-/// from a CASE of constants, because a function call per row would double the time. A condition is left out if the kept
-/// totals show that every group fulfils it.
-fn live_text(types: &[i64], any_deleted: bool, any_missing: bool) -> String {
+/// Builds the query for live groups that are not missing, with ids after `?2` and up to `?3`.
+///
+/// The result is one text, which is three times as fast as a row per group. Two control characters
+/// before each id encode its type; ids contain no control characters. The code comes from a CASE of
+/// constants, because a function call per row would double the time. A condition is omitted if the
+/// stored totals show that every group fulfils it.
+fn text_query(types: &[i64], any_deleted: bool, any_missing: bool) -> String {
     let mut code = "CASE type_id".to_owned();
     for type_id in types {
         code.extend([" WHEN ", &type_id.to_string(), " THEN '", &type_code(*type_id), "'"]);
@@ -51,15 +54,15 @@ fn live_text(types: &[i64], any_deleted: bool, any_missing: bool) -> String {
 }
 
 /// The number of types that two characters can encode.
-const MOST_TYPES: i64 = 30 * 30;
+const MAX_TYPES: i64 = 30 * 30;
 
-/// Two characters from U+0001 to U+001E.
+/// Encodes a type as two characters from U+0001 to U+001E.
 fn type_code(type_id: i64) -> String {
     let digit = |number: i64| char::from(u8::try_from(number % 30).unwrap_or(0) + 1);
     [digit(type_id / 30), digit(type_id)].iter().collect()
 }
 
-fn type_of_code(code: &[u8]) -> TypeId {
+fn type_from_code(code: &[u8]) -> TypeId {
     TypeId((i64::from(code[0]) - 1) * 30 + i64::from(code[1]) - 1)
 }
 
@@ -92,11 +95,11 @@ async fn read_live_groups(
         return Ok(());
     }
     let types: Vec<i64> = types.iter().map(|of| of.0).collect();
-    if types.iter().any(|type_id| !(0..MOST_TYPES).contains(type_id)) {
-        return Err(sqlx::Error::Protocol(format!("more than {MOST_TYPES} group types")));
+    if types.iter().any(|type_id| !(0..MAX_TYPES).contains(type_id)) {
+        return Err(sqlx::Error::Protocol(format!("more than {MAX_TYPES} group types")));
     }
     let ends = chunk_ends(file, pool, app, usize::try_from(live + deleted).unwrap_or(0)).await?;
-    let sql: Arc<str> = live_text(&types, deleted > 0, missing > 0).into();
+    let sql: Arc<str> = text_query(&types, deleted > 0, missing > 0).into();
     let starts = std::iter::once(String::new()).chain(ends.iter().cloned());
     let until = ends.iter().cloned().map(Some).chain([None]);
     let ranges: Vec<(String, Option<String>)> = starts.zip(until).collect();
@@ -109,8 +112,8 @@ async fn read_live_groups(
         largest = largest.max(for_each_group(chunk.as_deref(), &mut each));
     }
     if largest > 4 * CHUNK {
-        // New groups are concentrated in one range. The next crawl counts the ends again.
-        keep_ends(file, app, None).await;
+        // Many new groups are in one range. The next crawl computes the ends again.
+        store_ends(file, app, None).await;
     }
     if missing > 0 {
         let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(pool);
@@ -128,7 +131,7 @@ async fn read_chunk(
     after: String,
     end: Option<String>,
 ) -> Result<Option<String>, sqlx::Error> {
-    // The text contains only numbers from the database.
+    // The statement contains only numbers and codes that this module made.
     query_scalar(sqlx::AssertSqlSafe(&*sql)).bind(app.0).bind(after).bind(end).fetch_one(&pool).await
 }
 
@@ -140,7 +143,7 @@ async fn chunk_ends(
     app: AppId,
     rows: usize,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let known: Option<String> = query_scalar(KNOWN_ENDS).bind(app.0).fetch_one(pool).await?;
+    let known: Option<String> = query_scalar(STORED_ENDS).bind(app.0).fetch_one(pool).await?;
     let known: Vec<String> = known.iter().flat_map(|ends| ends.lines()).map(str::to_owned).collect();
     let wanted = rows / CHUNK;
     if (wanted / 2..=wanted * 2).contains(&known.len()) {
@@ -155,25 +158,25 @@ async fn chunk_ends(
         let Some(end) = end else { break };
         ends.push(end);
     }
-    keep_ends(file, app, Some(ends.join("\n"))).await;
+    store_ends(file, app, Some(ends.join("\n"))).await;
     Ok(ends)
 }
 
-async fn keep_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
+async fn store_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
     // A failure is ignored: without the ends the next crawl counts again.
     if let Ok(writer) = file.writer() {
-        let _ = query(KEEP_ENDS).bind(app.0).bind(ends).execute(writer).await;
+        let _ = query(STORE_ENDS).bind(app.0).bind(ends).execute(writer).await;
     }
 }
 
-/// Calls `each` with the groups of a chunk and returns their number.
+/// Calls `each` with the groups of a chunk. Returns their number.
 fn for_each_group(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
     let mut rest = chunk.unwrap_or_default();
     let mut groups = 0;
     while let Some((code, tail)) = rest.split_at_checked(2) {
         let length = tail.bytes().position(|byte| byte < 0x20).unwrap_or(tail.len());
         let (id, next) = tail.split_at(length);
-        each(type_of_code(code.as_bytes()), id, Mark::default());
+        each(type_from_code(code.as_bytes()), id, Mark::default());
         groups += 1;
         rest = next;
     }

@@ -1,20 +1,22 @@
-// One app: its crawl under way, its groups, how they went up and down, its crawls, its events, and the search for one
-// group. What the poll brings is shown at once; the lists are asked for when a crawl has ended.
+// The view of one app: its running crawl, its groups and their history, its crawls, its events, and
+// a search for one group. Each poll updates the state at the top. The charts and lists are loaded
+// again when a crawl has ended.
 
 import { changesByDay, liveByCrawl, liveByDay } from "./charts.js";
 import { duration, h, number, pill, signed, table, time, typeName } from "./elements.js";
 import { words } from "./words.js";
 
-const PAGE = 15;
+/** The number of rows that a list shows first, and adds for each click on "Older". */
+const PAGE_SIZE = 15;
 const RANGES = ["crawls", "30", "90", "365"];
 
 const EVENT_KINDS = { appeared: "up", vanished: "down", reappeared: "up", retyped: "turn", undeleted: "turn" };
 
 export class AppView {
-  constructor(sdkAppId, { ask, say, replace, standing, reasonOf, doing }) {
+  constructor(sdkAppId, { fetchJson, announce, replaceChildren, appState, reasonOf, describeProgress }) {
     this.sdkAppId = sdkAppId;
     this.base = `api/apps/${sdkAppId}`;
-    Object.assign(this, { ask, say, replace, standing, reasonOf, doing });
+    Object.assign(this, { fetchJson, announce, replaceChildren, appState, reasonOf, describeProgress });
     this.charts = [];
     this.types = [];
     this.range = null;
@@ -24,7 +26,7 @@ export class AppView {
     this.running = h("section", { class: "running", hidden: true });
     this.tiles = h("dl", { class: "tiles" });
     this.typeTable = h("div", {});
-    this.chartPlace = h("div", { class: "charts" });
+    this.chartBox = h("div", { class: "charts" });
     this.ranges = this.rangePicker();
     this.crawls = new List(this, "crawls", words.crawls, (rows) => this.crawlTable(rows), words.noCrawls);
     this.events = new List(this, "group_events", words.newestEvents, (rows) => this.eventTable(rows), words.noEvents);
@@ -32,7 +34,7 @@ export class AppView {
     this.element = h("div", { class: "app" },
       this.back, this.head, this.running, this.tiles,
       this.searchForm(), this.found,
-      h("section", { "aria-labelledby": "counts-title" }, h("div", { class: "bar" }, h("h2", { id: "counts-title" }, words.groups), this.ranges), this.chartPlace, this.typeTable),
+      h("section", { "aria-labelledby": "counts-title" }, h("div", { class: "bar" }, h("h2", { id: "counts-title" }, words.groups), this.ranges), this.chartBox, this.typeTable),
       this.crawls.element, this.events.element);
   }
 
@@ -42,7 +44,7 @@ export class AppView {
 
   nameOf = (type) => typeName(type, this.types);
 
-  /** What the poll brought. */
+  /** Shows the state that a poll returned. */
   show(app, manyApps, group) {
     if (!app) {
       this.head.replaceChildren(h("h2", {}, words.noSuchApp));
@@ -54,9 +56,9 @@ export class AppView {
     this.showHead(app, manyApps);
     this.showRunning(app.running_crawl);
     this.showTiles(app);
-    const ended = String(app.last_crawl?.crawl_id) + app.last_crawl?.vanished + app.last_crawl?.undeleted + app.held_count;
-    if (this.loaded !== ended) {
-      this.loaded = ended;
+    const lastEnd = String(app.last_crawl?.crawl_id) + app.last_crawl?.vanished + app.last_crawl?.undeleted + app.held_count;
+    if (this.loadedFor !== lastEnd) {
+      this.loadedFor = lastEnd;
       this.load();
     }
     if (group !== this.group) {
@@ -67,12 +69,12 @@ export class AppView {
   }
 
   showHead(app, manyApps) {
-    const [kind, word] = this.standing(app);
-    const state = JSON.stringify([app.app, app.sdk_app_id, kind, word, manyApps]);
+    const [severity, name] = this.appState(app);
+    const state = JSON.stringify([app.app, app.sdk_app_id, severity, name, manyApps]);
     if (state === this.headShown) return;
     this.headShown = state;
-    this.replace(this.back, ...(manyApps ? [h("a", { href: "#/", id: "all-apps" }, `← ${words.allApps}`)] : []));
-    this.replace(this.head, h("h2", {}, app.app, " ", h("small", {}, words.sdkAppId(app.sdk_app_id))), pill(kind, words.states[word]));
+    this.replaceChildren(this.back, ...(manyApps ? [h("a", { href: "#/", id: "all-apps" }, `← ${words.allApps}`)] : []));
+    this.replaceChildren(this.head, h("h2", {}, app.app, " ", h("small", {}, words.sdkAppId(app.sdk_app_id))), pill(severity, words.states[name]));
   }
 
   showRunning(crawl) {
@@ -100,8 +102,8 @@ export class AppView {
     } else {
       this.bar.removeAttribute("value");
     }
-    put(this.barText, this.doing(crawl, this.nameOf));
-    put(this.barSum, crawl.here ? [words.listedOf(crawl.listed_count, crawl.total_count), words.requests(crawl.requests)].join(" · ") : "");
+    setText(this.barText, this.describeProgress(crawl, this.nameOf));
+    setText(this.barSum, crawl.here ? [words.listedOf(crawl.listed_count, crawl.total_count), words.requests(crawl.requests)].join(" · ") : "");
   }
 
   showTiles(app) {
@@ -118,22 +120,22 @@ export class AppView {
       app.next_crawl_at ? tile(words.nextCrawl, time(app.next_crawl_at, { live: true })) : "");
   }
 
-  /** Asks for everything that a crawl's end changes. */
+  /** Loads everything that changes when a crawl ends. */
   async load() {
     try {
-      const { type_status: types } = await this.ask(this.base);
+      const { type_status: types } = await this.fetchJson(this.base);
       this.types = types;
       this.showTypes();
       await Promise.all([this.loadCharts(), this.crawls.load(), this.events.load()]);
     } catch {
-      // The next poll tries again.
-      this.loaded = null;
+      // The next poll loads it again.
+      this.loadedFor = null;
     }
   }
 
   showTypes() {
     const rows = this.types.filter((one) => one.configured || one.live_count + one.deleted_count > 0).map((one) => [
-      h("span", {}, this.nameOf(one.group_type), one.configured || one.group_type === null ? null : h("small", {}, ` ${words.notAmong}`)),
+      h("span", {}, this.nameOf(one.group_type), one.configured || one.group_type === null ? null : h("small", {}, ` ${words.notCrawled}`)),
       number(one.live_count),
       one.missing_count > 0 ? h("strong", {}, number(one.missing_count)) : "0",
       number(one.deleted_count),
@@ -150,18 +152,18 @@ export class AppView {
 
   async loadCharts() {
     const days = this.range === null || this.range === "crawls" ? 30 : Number(this.range);
-    const { daily_counts: daily } = await this.ask(`${this.base}/daily_counts?limit=${days}`);
-    // A service of yesterday has no days to speak of yet, but crawls.
+    const { daily_counts: daily } = await this.fetchJson(`${this.base}/daily_counts?limit=${days}`);
+    // A new service has few days, so the chart shows its crawls.
     this.range ??= new Set(daily.map((row) => row.day)).size < 4 ? "crawls" : "30";
     const range = this.range;
-    const counts = range === "crawls" ? (await this.ask(`${this.base}/type_counts?limit=100`)).type_counts : [];
+    const counts = range === "crawls" ? (await this.fetchJson(`${this.base}/type_counts?limit=100`)).type_counts : [];
     if (range !== this.range) return;
     for (const button of this.ranges.children) button.setAttribute("aria-pressed", String(button.dataset.range === range));
     const charts = [range === "crawls" ? liveByCrawl(this.types, counts) : liveByDay(this.types, daily), changesByDay(daily)].filter(Boolean);
     const open = this.charts.map((chart) => chart.element.querySelector("details").open);
     this.charts.forEach((chart) => chart.remove());
     this.charts = charts;
-    this.chartPlace.replaceChildren(...(charts.length > 0 ? charts.map((chart) => chart.element) : [h("p", { class: "empty" }, words.noCounts)]));
+    this.chartBox.replaceChildren(...(charts.length > 0 ? charts.map((chart) => chart.element) : [h("p", { class: "empty" }, words.noCounts)]));
     charts.forEach((chart, at) => { chart.element.querySelector("details").open = open[at] ?? false; });
   }
 
@@ -224,7 +226,7 @@ export class AppView {
 
   async search(text) {
     try {
-      const { groups } = await this.ask(`${this.base}/groups?limit=20&prefix=${encodeURIComponent(text)}`);
+      const { groups } = await this.fetchJson(`${this.base}/groups?limit=20&prefix=${encodeURIComponent(text)}`);
       if (groups.length === 1 || groups[0]?.group_id === text) {
         location.hash = `#/${this.sdkAppId}/group/${encodeURIComponent(groups[0].group_id)}`;
         if (this.group === groups[0].group_id) this.showGroup(this.group);
@@ -232,7 +234,7 @@ export class AppView {
       }
       const title = groups.length === 0 ? words.noMatch(text) : words.matches(text);
       this.found.replaceChildren(h("h3", {}, title), h("ul", { class: "matches" }, groups.map((group) => h("li", {}, this.groupLink(group.group_id), " ", this.groupState(group)))));
-      this.say(title);
+      this.announce(title);
     } catch (error) {
       this.found.replaceChildren(h("p", { class: "empty" }, error.status === 400 ? words.badId : words.failedToLoad));
     }
@@ -248,8 +250,8 @@ export class AppView {
   async showGroup(id) {
     const close = h("a", { class: "close", href: `#/${this.sdkAppId}` }, words.close);
     try {
-      const { group, group_events: events } = await this.ask(`${this.base}/group?limit=100&group_id=${encodeURIComponent(id)}`);
-      if (this.types.length === 0) this.types = (await this.ask(this.base)).type_status;
+      const { group, group_events: events } = await this.fetchJson(`${this.base}/group?limit=100&group_id=${encodeURIComponent(id)}`);
+      if (this.types.length === 0) this.types = (await this.fetchJson(this.base)).type_status;
       if (this.group !== id) return;
       const facts = [
         [words.groupType, this.nameOf(group.group_type)],
@@ -265,7 +267,7 @@ export class AppView {
         h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
         h("h4", {}, words.history),
         rows.length > 0 ? table(words.history, columns, rows, { class: "plain" }) : h("p", { class: "quiet" }, words.noHistory)));
-      this.say(`${id}: ${this.groupState(group).textContent}`);
+      this.announce(`${id}: ${this.groupState(group).textContent}`);
     } catch (error) {
       const why = error.status === 404 ? words.noSuchGroup(id) : error.status === 400 ? words.badId : words.failedToLoad;
       this.found.replaceChildren(h("article", { class: "group" }, h("div", { class: "bar" }, h("p", { class: "empty" }, why), close)));
@@ -273,28 +275,28 @@ export class AppView {
   }
 }
 
-/** A list of the API, page by page: newest first, older ones on demand. */
+/** A list of the API, newest rows first. Older rows are loaded on demand. */
 class List {
-  constructor(view, name, title, tableOf, nothing) {
-    Object.assign(this, { view, name, title, tableOf, nothing });
+  constructor(view, name, title, tableOf, emptyText) {
+    Object.assign(this, { view, name, title, tableOf, emptyText });
     this.rows = [];
     this.next = null;
-    this.place = h("div", {});
+    this.box = h("div", {});
     this.more = h("p", {});
-    this.element = h("section", { class: name, "aria-labelledby": `${name}-title` }, h("h2", { id: `${name}-title` }, title), this.place, this.more);
+    this.element = h("section", { class: name, "aria-labelledby": `${name}-title` }, h("h2", { id: `${name}-title` }, title), this.box, this.more);
   }
 
-  /** The newest rows again; as many as were shown. */
+  /** Loads the newest rows, as many as are shown. */
   async load() {
-    const limit = Math.min(Math.max(PAGE, this.rows.length), 200);
-    const answer = await this.view.ask(`${this.view.base}/${this.name}?limit=${limit}`);
+    const limit = Math.min(Math.max(PAGE_SIZE, this.rows.length), 200);
+    const answer = await this.view.fetchJson(`${this.view.base}/${this.name}?limit=${limit}`);
     this.rows = answer[this.name];
     this.next = answer.next_before;
     this.show();
   }
 
   async loadOlder() {
-    const answer = await this.view.ask(`${this.view.base}/${this.name}?limit=${PAGE}&before=${this.next}`);
+    const answer = await this.view.fetchJson(`${this.view.base}/${this.name}?limit=${PAGE_SIZE}&before=${this.next}`);
     this.rows = this.rows.concat(answer[this.name]);
     this.next = answer.next_before;
     this.show();
@@ -302,18 +304,19 @@ class List {
 
   show() {
     const id = `older-${this.name}`;
-    this.view.replace(this.place, this.rows.length > 0 ? this.tableOf(this.rows) : h("p", { class: "empty" }, this.nothing));
-    this.view.replace(this.more, ...(this.next === null ? [] : [h("button", { type: "button", id, "aria-label": words.olderOf(this.title), click: () => this.loadOlder().catch(() => this.view.say(words.failedToLoad)) }, words.older)]));
+    this.view.replaceChildren(this.box, this.rows.length > 0 ? this.tableOf(this.rows) : h("p", { class: "empty" }, this.emptyText));
+    this.view.replaceChildren(this.more, ...(this.next === null ? [] : [h("button", { type: "button", id, "aria-label": words.olderOf(this.title), click: () => this.loadOlder().catch(() => this.view.announce(words.failedToLoad)) }, words.older)]));
   }
 }
 
 function changes(crawl) {
   const parts = [["appeared", "+", "up"], ["vanished", "−", "down"], ["reappeared", "↺ ", "up"], ["retyped", "⇄ ", "turn"], ["undeleted", "↶ ", "turn"]]
     .filter(([name]) => crawl[name] > 0)
-    .map(([name, sign, kind]) => h("span", { class: `change ${kind}`, title: words.events[name] }, h("span", { class: "unseen" }, `${words.events[name]} `), signed(crawl[name], sign)));
+    .map(([name, sign, kind]) => h("span", { class: `change ${kind}`, title: words.events[name] }, h("span", { class: "visually-hidden" }, `${words.events[name]} `), signed(crawl[name], sign)));
   return parts.length > 0 ? h("span", { class: "changes" }, parts) : h("span", { class: "quiet" }, "–");
 }
 
-function put(element, text) {
+/** Sets the text of an element only if it differs, so that a selection by the reader stays. */
+function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,5 +1,5 @@
-// The charts: uPlot draws them, everything around them is plain HTML: a key whose entries are buttons, and the same
-// numbers as a table.
+// The charts. uPlot draws the plot. The rest is HTML: a key, whose buttons show and hide the
+// series, and a table of the same numbers.
 
 import { compact, h, number, table, typeName } from "./elements.js";
 import { locale, words } from "./words.js";
@@ -14,12 +14,15 @@ const seconds = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-di
 const moments = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const drawn = new Set();
-dark.addEventListener("change", () => drawn.forEach((chart) => chart.draw()));
+const charts = new Set();
+dark.addEventListener("change", () => charts.forEach((chart) => chart.draw()));
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** A day of the schedule's time zone, drawn where that day is here. */
+/**
+ * Returns the start of a day in the browser's time zone, in seconds. The day itself is of the
+ * schedule's time zone.
+ */
 const dayToSeconds = (day) => {
   const [year, month, date] = day.split("-").map(Number);
   return new Date(year, month - 1, date).getTime() / 1000;
@@ -33,15 +36,18 @@ function label(at, step) {
 }
 
 /**
- * A chart of these series over time. `points`: seconds since 1970, ascending. `series`: { name, color (a CSS
- * variable), values, dash }. `kind`: "lines", or "bars" for changes up and down from zero.
+ * A chart of series over time.
+ * - `points`: the times, in seconds since 1970, ascending.
+ * - `series`: an array of { name, color (a CSS variable), values, dash }.
+ * - `kind`: "lines", or "bars" for positive and negative changes.
+ * - `formatTime`: formats one of the `points`.
  */
 class Chart {
-  constructor({ title, note, points, series, kind, moment, firstColumn }) {
-    Object.assign(this, { points, series, kind, moment });
+  constructor({ title, note, points, series, kind, formatTime, firstColumn }) {
+    Object.assign(this, { points, series, kind, formatTime });
     this.shown = series.map(() => true);
-    this.place = h("div", { class: "plot", "aria-hidden": "true" });
-    this.read = h("p", { class: "read", "aria-hidden": "true" });
+    this.plotBox = h("div", { class: "plot", "aria-hidden": "true" });
+    this.selectedTime = h("p", { class: "read", "aria-hidden": "true" });
     this.values = series.map(() => h("span", { class: "value" }));
     const key = h("ul", { class: "key", "aria-label": words.chartKeys }, series.map((one, at) => {
       const swatch = h("span", { class: "swatch", "aria-hidden": "true" });
@@ -51,29 +57,29 @@ class Chart {
     }));
     const rows = h("details", { class: "rows", toggle: (event) => this.fillTable(event.currentTarget, title, firstColumn) }, h("summary", {}, words.asTable));
     this.element = h("figure", { class: "chart", "aria-label": title },
-      h("figcaption", {}, h("h3", {}, title), note ? h("span", { class: "note" }, note) : null, this.read),
-      this.place, key, rows);
-    this.point(null);
+      h("figcaption", {}, h("h3", {}, title), note ? h("span", { class: "note" }, note) : null, this.selectedTime),
+      this.plotBox, key, rows);
+    this.showValues(null);
     this.watch = new ResizeObserver(() => this.resize());
-    this.watch.observe(this.place);
-    drawn.add(this);
+    this.watch.observe(this.plotBox);
+    charts.add(this);
   }
 
   remove() {
     this.watch.disconnect();
     this.plot?.destroy();
-    drawn.delete(this);
+    charts.delete(this);
   }
 
   resize() {
-    const width = Math.floor(this.place.clientWidth);
+    const width = Math.floor(this.plotBox.clientWidth);
     if (width === 0) return;
     if (!this.plot) this.draw();
     else if (width !== this.plot.width) this.plot.setSize({ width, height: this.height() });
   }
 
   height() {
-    return this.place.clientWidth < 480 ? 190 : 240;
+    return this.plotBox.clientWidth < 480 ? 190 : 240;
   }
 
   toggle(at, button) {
@@ -82,14 +88,14 @@ class Chart {
     this.plot?.setSeries(at + 1, { show: this.shown[at] });
   }
 
-  /** Shows the values at a point, or the last ones. */
-  point(at) {
+  /** Shows the values at a point, or the latest values if `at` is null. */
+  showValues(at) {
     const last = this.points.length - 1;
     const where = at ?? last;
-    this.read.textContent = where >= 0 ? this.moment(this.points[where]) : "";
+    this.selectedTime.textContent = where >= 0 ? this.formatTime(this.points[where]) : "";
     this.series.forEach((one, index) => {
       let value = one.values[where];
-      // What a type counted last is not gone because one crawl did not get to it.
+      // A type that the latest crawl did not list keeps its previous value.
       for (let back = where; at === null && value === null && back > 0; back -= 1) value = one.values[back - 1];
       this.values[index].textContent = number(value === null || value === undefined ? null : Math.abs(value));
     });
@@ -98,7 +104,7 @@ class Chart {
   fillTable(details, title, firstColumn) {
     if (!details.open || details.querySelector("table")) return;
     const columns = [{ name: firstColumn }, ...this.series.map((one) => ({ name: one.name, number: true }))];
-    const rows = this.points.map((point, at) => [this.moment(point), ...this.series.map((one) => {
+    const rows = this.points.map((point, at) => [this.formatTime(point), ...this.series.map((one) => {
       const value = one.values[at];
       return number(value === null ? null : Math.abs(value));
     })]).reverse();
@@ -106,7 +112,7 @@ class Chart {
   }
 
   draw() {
-    const width = Math.floor(this.place.clientWidth);
+    const width = Math.floor(this.plotBox.clientWidth);
     if (width === 0) return;
     this.plot?.destroy();
     const bars = this.kind === "bars";
@@ -121,7 +127,7 @@ class Chart {
       cursor: { y: false, points: { show: !bars }, drag: { x: false, y: false }, sync: { key: "time" } },
       scales: {
         x: { time: true, range: (_plot, from, to) => [from - margin, to + margin] },
-        y: { range: (_plot, from, to) => (bars ? around(from, to) : [0, to > 0 ? to * 1.06 : 1]) },
+        y: { range: (_plot, from, to) => (bars ? symmetricRange(from, to) : [0, to > 0 ? to * 1.06 : 1]) },
       },
       axes: [
         { ...axis, space: 64, values: (_plot, at, _axis, _space, step) => at.map((one) => label(one, step)) },
@@ -138,14 +144,16 @@ class Chart {
         points: { show: !bars && this.points.length < 40, size: 5 },
         spanGaps: true,
       }))],
-      hooks: { setCursor: [(plot) => this.point(plot.cursor.idx ?? null)] },
+      hooks: { setCursor: [(plot) => this.showValues(plot.cursor.idx ?? null)] },
     };
-    this.plot = new uPlot(options, [this.points, ...this.series.map((one) => one.values)], this.place);
+    this.plot = new uPlot(options, [this.points, ...this.series.map((one) => one.values)], this.plotBox);
   }
 }
 
-/** Zero stays in the middle of things, and small changes stay small. */
-function around(from, to) {
+/**
+ * Returns the range of the y axis: symmetric around zero if there are positive and negative values.
+ */
+function symmetricRange(from, to) {
   const most = Math.max(Math.abs(from ?? 0), Math.abs(to ?? 0), 1) * 1.1;
   return [(from ?? 0) < 0 ? -most : 0, (to ?? 0) > 0 ? most : 0];
 }
@@ -153,8 +161,8 @@ function around(from, to) {
 const COLORS = 7;
 const DASHES = [undefined, undefined, undefined, [6, 3], [2, 3], [8, 3, 2, 3], [1, 3]];
 
-/** The series of the types that occur, in the order in which the app has them. */
-function byType(known, rows, keyOf, valueOf, keys) {
+/** Returns a series for each type in the rows, in the order of the app's types. */
+function seriesByType(known, rows, keyOf, valueOf, keys) {
   const present = new Set(rows.map((row) => row.group_type));
   const order = [...known.map((one) => one.group_type), ...present].filter((type, at, all) => all.indexOf(type) === at && present.has(type));
   return order.map((type, at) => {
@@ -163,15 +171,20 @@ function byType(known, rows, keyOf, valueOf, keys) {
   });
 }
 
-/** Live groups at the end of each day, from `daily_counts`. */
+/**
+ * Returns a chart of the live groups at the end of each day, from `daily_counts`, or null without
+ * counts.
+ */
 export function liveByDay(known, counts) {
   const keys = [...new Set(counts.map((row) => row.day))].sort();
   if (keys.length === 0) return null;
-  const series = byType(known, counts, (row) => row.day, (row) => row.live_groups, keys);
-  return new Chart({ title: words.liveChart, note: words.liveChartDays, points: keys.map(dayToSeconds), series, kind: "lines", moment: (at) => dayName(at), firstColumn: words.day });
+  const series = seriesByType(known, counts, (row) => row.day, (row) => row.live_groups, keys);
+  return new Chart({ title: words.liveChart, note: words.liveChartDays, points: keys.map(dayToSeconds), series, kind: "lines", formatTime: (at) => dayName(at), firstColumn: words.day });
 }
 
-/** Groups as each crawl listed them, from `type_counts`. */
+/**
+ * Returns a chart of the groups that each crawl listed, from `type_counts`, or null without counts.
+ */
 export function liveByCrawl(known, counts) {
   const complete = counts.filter((row) => row.verdict === "exact" || row.verdict === "moving");
   const times = new Map();
@@ -181,14 +194,17 @@ export function liveByCrawl(known, counts) {
   }
   const crawls = [...times.keys()].sort((a, b) => a - b);
   if (crawls.length === 0) return null;
-  // Time goes on from crawl to crawl, whatever the clock said.
+  // uPlot needs ascending times, but a clock may have been set back between two crawls.
   const points = [];
   for (const crawl of crawls) points.push(Math.max(times.get(crawl), (points.at(-1) ?? 0) + 1));
-  const series = byType(known, complete, (row) => row.crawl_id, (row) => row.listed_count, crawls);
-  return new Chart({ title: words.liveChart, note: words.liveChartCrawls, points, series, kind: "lines", moment: (at) => moments.format(new Date(at * 1000)), firstColumn: words.moment });
+  const series = seriesByType(known, complete, (row) => row.crawl_id, (row) => row.listed_count, crawls);
+  return new Chart({ title: words.liveChart, note: words.liveChartCrawls, points, series, kind: "lines", formatTime: (at) => moments.format(new Date(at * 1000)), firstColumn: words.moment });
 }
 
-/** What appeared and vanished each day, from `daily_counts`. */
+/**
+ * Returns a chart of the groups that appeared and vanished each day, from `daily_counts`, or null
+ * without counts.
+ */
 export function changesByDay(counts) {
   const keys = [...new Set(counts.map((row) => row.day))].sort();
   if (keys.length === 0) return null;
@@ -202,7 +218,7 @@ export function changesByDay(counts) {
     { name: words.appeared, color: "--appeared", values: keys.map((day) => sums.get(day).appeared) },
     { name: words.vanished, color: "--vanished", values: keys.map((day) => -sums.get(day).vanished) },
   ];
-  return new Chart({ title: words.changeChart, note: null, points: keys.map(dayToSeconds), series, kind: "bars", moment: (at) => dayName(at), firstColumn: words.day });
+  return new Chart({ title: words.changeChart, note: null, points: keys.map(dayToSeconds), series, kind: "bars", formatTime: (at) => dayName(at), firstColumn: words.day });
 }
 
 const dayNames = new Intl.DateTimeFormat(locale, { dateStyle: "medium" });

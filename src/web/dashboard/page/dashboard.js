@@ -1,21 +1,30 @@
-// Asks the service how its apps stand, over and over, and shows what has changed. Where to look is in the address:
-// #/ all apps, #/SDKAppID one app, #/SDKAppID/group/ID one group of it.
+// Polls the state of the apps and updates the page when it changes. The fragment of the address
+// chooses the view: #/ shows all apps, #/SDKAppID one app, #/SDKAppID/group/ID one group of an app.
 
 import { AppView } from "./app.js";
-import { h, keepTimesUp, number, pill, setServerTime, table, time } from "./elements.js";
+import { h, number, pill, setServerTime, table, time, updateRelativeTimes } from "./elements.js";
 import { words } from "./words.js";
 
-const QUICK = 1000;
-const SLOW = 5000;
-/** When everything fails, the list says it better than fifty boxes. */
-const MOST_ALERTS = 4;
+/**
+ * Milliseconds between two polls: while this service crawls, otherwise, and while the page is
+ * hidden.
+ */
+const POLL_CRAWLING = 1000;
+const POLL_IDLE = 5000;
+const POLL_HIDDEN = 60000;
+/**
+ * The maximum number of alerts. If all of fifty apps fail, the list of apps is clearer than fifty
+ * alerts.
+ */
+const MAX_ALERTS = 4;
 
-const page = Object.fromEntries(["skip", "standing", "said", "alerts", "main", "foot"].map((id) => [id, document.getElementById(id)]));
+const page = Object.fromEntries(["skip", "summary", "announcement", "alerts", "main", "foot"].map((id) => [id, document.getElementById(id)]));
 let overview = null;
 let view = null;
 let unreachable = false;
 
-export async function ask(path, options = {}) {
+/** Requests a path of the JSON API and returns the decoded answer. */
+async function fetchJson(path, options = {}) {
   const answer = await fetch(path, { headers: { accept: "application/json" }, signal: AbortSignal.timeout(15000), ...options });
   setServerTime(answer.headers.get("date"));
   const body = await answer.json();
@@ -23,34 +32,41 @@ export async function ask(path, options = {}) {
   return body;
 }
 
-/** Says something to those who cannot see it change. */
-export function say(text) {
-  page.said.textContent = text;
+/** Announces a text to screen readers. */
+function announce(text) {
+  page.announcement.textContent = text;
 }
 
-/** How an app stands, as one word and a kind of alarm. */
-export function standing(app) {
-  if (!app.configured) return ["quiet", "gone"];
+/**
+ * Returns the severity of an app's state, which is a CSS class, and the key of its name in
+ * words.states.
+ */
+function appState(app) {
+  if (!app.configured) return ["quiet", "notConfigured"];
   if (app.withheld.length > 0) return ["alarm", "withheld"];
   if (app.refused && !app.key_trouble) return ["alarm", "refused"];
-  if (app.key_trouble || app.database_trouble) return ["alarm", "trouble"];
+  if (app.key_trouble || app.database_trouble) return ["alarm", "problem"];
   if (app.last_crawl_status === "failed") return ["alarm", "failed"];
   if (app.last_crawl_status === "incomplete") return ["warn", "incomplete"];
   if (app.last_crawl_status === "cancelled") return ["quiet", "cancelled"];
   if (app.last_crawl_status === null) return ["quiet", app.running_crawl ? "running" : "waiting"];
-  return ["good", "ok"];
+  return ["good", "upToDate"];
 }
 
-const needsSomeone = (app) => ["alarm", "warn"].includes(standing(app)[0]);
+const needsAttention = (app) => ["alarm", "warn"].includes(appState(app)[0]);
 
-/** Replaces children, and leaves the focus where it was if what had it is still there. */
-export function replace(element, ...children) {
+/**
+ * Replaces the children of an element. Keeps the focus if an element with the same id replaces the
+ * focused one.
+ */
+function replaceChildren(element, ...children) {
   const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
   element.replaceChildren(...children);
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
-function command(id, text) {
+/** Returns a command line with a button that copies it. */
+function commandLine(id, text) {
   const code = h("code", { tabindex: "0" }, text);
   const copy = navigator.clipboard && h("button", {
     type: "button", id: `copy-${id}`, "aria-label": words.copyCommand(text),
@@ -58,7 +74,7 @@ function command(id, text) {
       const button = event.currentTarget;
       await navigator.clipboard.writeText(text);
       button.textContent = words.copied;
-      say(words.copied);
+      announce(words.copied);
       setTimeout(() => { button.textContent = words.copy; }, 2000);
     },
   }, words.copy);
@@ -73,9 +89,9 @@ function withheldAlert(app, held) {
     h("p", {}, undone ? words.undoneWhy(held.crawl_id) : words.withheldWhy(held.crawl_id)),
     held.reason ? h("p", { class: "reason" }, held.reason) : null,
     h("p", { class: "step" }, words.withheldLook),
-    command(`look-${held.crawl_id}`, `tim-group-sync approve --crawl ${held.crawl_id} --dry-run`),
+    commandLine(`look-${held.crawl_id}`, `tim-group-sync approve --crawl ${held.crawl_id} --dry-run`),
     h("p", { class: "step" }, words.withheldApply),
-    command(`apply-${held.crawl_id}`, `tim-group-sync approve --crawl ${held.crawl_id}`));
+    commandLine(`apply-${held.crawl_id}`, `tim-group-sync approve --crawl ${held.crawl_id}`));
 }
 
 function plainAlert(app, kind, title, ...texts) {
@@ -93,43 +109,47 @@ function alertsOf(app) {
   return alerts;
 }
 
-/** A crawl's reason: its code in the reader's language where there is a word for it, and its sentence. */
-export function reasonOf(crawl) {
+/**
+ * Returns why a crawl ended as it did: its reason code, if it is translated, and the recorded
+ * sentence.
+ */
+function reasonOf(crawl) {
   if (!crawl?.reason_code && !crawl?.reason) return null;
   const word = words.reasons[crawl.reason_code];
   return [word, crawl.reason].filter(Boolean).join(" · ");
 }
 
-/** What an app's crawl under way is doing, in a line. */
-export function doing(crawl, typeNameOf) {
+/** Describes in one line what a running crawl is doing. */
+function describeProgress(crawl, typeNameOf) {
   if (crawl.pausing) return words.pausing(crawl.pausing);
   if (crawl.step === "listing") return words.listing(crawl.group_type === null ? words.allTypes : typeNameOf(crawl.group_type), crawl.type_listed_count, crawl.type_total_count);
-  return words.steps[crawl.step] ?? words.elsewhere;
+  return words.steps[crawl.step] ?? words.runningElsewhere;
 }
 
 let alertsShown = "";
 function showAlerts(apps) {
   const selected = route().app;
   const chosen = apps.filter((app) => selected === null || app.sdk_app_id === selected || app.withheld.length > 0);
-  const state = JSON.stringify(chosen.map((app) => [app.app, app.configured, app.withheld, app.key_trouble, app.database_trouble, app.refused, app.last_crawl_status, app.last_crawl_reason]));
-  if (state === alertsShown) return;
+  const content = JSON.stringify(chosen.map((app) => [app.app, app.configured, app.withheld, app.key_trouble, app.database_trouble, app.refused, app.last_crawl_status, app.last_crawl_reason]));
+  if (content === alertsShown) return;
   const first = alertsShown === "";
-  alertsShown = state;
-  // What waits for a decision comes first, whichever app it is of.
+  alertsShown = content;
+  // Withheld deletions come first, because they wait for a decision.
   const all = chosen.flatMap(alertsOf);
   all.sort((a, b) => b.classList.contains("withheld") - a.classList.contains("withheld"));
-  const more = new Set(all.slice(MOST_ALERTS).map((alert) => alert.dataset.app)).size;
-  replace(page.alerts, ...all.slice(0, MOST_ALERTS), ...(more > 0 ? [h("p", {}, words.moreAlerts(more))] : []));
-  if (!first && all.length > 0) say(all[0].querySelector("h2").textContent);
+  const more = new Set(all.slice(MAX_ALERTS).map((alert) => alert.dataset.app)).size;
+  replaceChildren(page.alerts, ...all.slice(0, MAX_ALERTS), ...(more > 0 ? [h("p", {}, words.moreAlerts(more))] : []));
+  if (!first && all.length > 0) announce(all[0].querySelector("h2").textContent);
 }
 
-function standingLine(apps) {
-  const wrong = apps.filter(needsSomeone).length;
-  page.standing.className = wrong === 0 ? "good" : "alarm";
-  page.standing.textContent = apps.length === 0 ? "" : words.standing(apps.length, wrong);
+function showSummary(apps) {
+  const affected = apps.filter(needsAttention).length;
+  page.summary.className = affected === 0 ? "good" : "alarm";
+  page.summary.textContent = apps.length === 0 ? "" : words.summary(apps.length, affected);
 }
 
-class ListView {
+/** The view of all apps. */
+class AppList {
   constructor() {
     this.shown = "";
     this.element = h("section", { "aria-labelledby": "apps-title" });
@@ -140,7 +160,7 @@ class ListView {
     if (state === this.shown) return;
     this.shown = state;
     if (apps.length === 0) {
-      replace(this.element, h("h2", { id: "apps-title" }, words.apps), h("p", { class: "empty" }, words.noApps), h("p", { class: "quiet" }, words.noAppsMore));
+      replaceChildren(this.element, h("h2", { id: "apps-title" }, words.apps), h("p", { class: "empty" }, words.noApps), h("p", { class: "quiet" }, words.noAppsMore));
       return;
     }
     const columns = [
@@ -148,9 +168,9 @@ class ListView {
       { name: words.lastComplete }, { name: words.nextCrawl },
     ];
     const rank = { alarm: 0, warn: 1 };
-    const sorted = [...apps].sort((a, b) => (rank[standing(a)[0]] ?? 2) - (rank[standing(b)[0]] ?? 2));
+    const sorted = [...apps].sort((a, b) => (rank[appState(a)[0]] ?? 2) - (rank[appState(b)[0]] ?? 2));
     const rows = sorted.map((app) => {
-      const [kind, word] = standing(app);
+      const [kind, word] = appState(app);
       const link = app.sdk_app_id === null ? app.app : h("a", { href: `#/${app.sdk_app_id}`, id: `app-${app.sdk_app_id}` }, app.app);
       const running = app.running_crawl && word !== "running" ? pill("busy", words.states.running) : null;
       return [
@@ -162,20 +182,20 @@ class ListView {
         app.next_crawl_at ? time(app.next_crawl_at, { live: true }) : "–",
       ];
     });
-    replace(this.element, h("h2", { id: "apps-title" }, words.apps), table(words.apps, columns, rows, { class: "cards apps" }));
+    replaceChildren(this.element, h("h2", { id: "apps-title" }, words.apps), table(words.apps, columns, rows, { class: "cards apps" }));
   }
 
   remove() {}
 }
 
-/** What the address asks for. */
+/** Parses the fragment of the address. */
 function route() {
   const [app, what, id] = location.hash.replace(/^#\/?/, "").split("/");
   let group = null;
   try {
     group = what === "group" && id ? decodeURIComponent(id) : null;
   } catch {
-    // An address that someone broke off in the middle of a character.
+    // The address ends in the middle of an encoded character.
   }
   return { app: /^\d+$/.test(app) ? Number(app) : null, group };
 }
@@ -184,70 +204,70 @@ function show() {
   if (!overview) return;
   const { apps } = overview;
   const { app: chosen, group } = route();
-  // One app alone needs no list.
+  // A single app is shown without the list of apps.
   const only = apps.length === 1 && chosen === null ? apps[0].sdk_app_id : null;
   const wanted = chosen ?? only;
   if (wanted === null) {
-    if (!(view instanceof ListView)) enter(new ListView());
+    if (!(view instanceof AppList)) switchTo(new AppList());
     view.show(apps);
     document.title = "tim-group-sync";
   } else {
-    if (!(view instanceof AppView) || view.sdkAppId !== wanted) enter(new AppView(wanted, { ask, say, replace, standing, reasonOf, doing }));
+    if (!(view instanceof AppView) || view.sdkAppId !== wanted) switchTo(new AppView(wanted, { fetchJson, announce, replaceChildren, appState, reasonOf, describeProgress }));
     const app = apps.find((one) => one.sdk_app_id === wanted);
     view.show(app ?? null, apps.length > 1, group);
     document.title = app ? `${app.app} · tim-group-sync` : "tim-group-sync";
   }
-  standingLine(apps);
+  showSummary(apps);
   showAlerts(apps);
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const line = words.footer(overview.version, zone);
   if (page.foot.firstChild?.textContent !== line) page.foot.replaceChildren(h("span", {}, line), " · ", h("a", { href: "api/apps" }, words.api));
 }
 
-function enter(next) {
+function switchTo(next) {
   view?.remove();
   view = next;
   page.main.replaceChildren(view.element);
 }
 
-let before = new Map();
-/** Tells of crawls that begin and end to those who cannot see it. */
-function tell(apps) {
+let previousApps = new Map();
+/** Announces to screen readers that a crawl of the shown app started or ended. */
+function announceCrawls(apps) {
   for (const app of apps) {
-    const was = before.get(app.app);
+    const previous = previousApps.get(app.app);
     const shown = route().app ?? (apps.length === 1 ? app.sdk_app_id : null);
-    if (was && app.sdk_app_id === shown) {
+    if (previous && app.sdk_app_id === shown) {
       const last = app.last_crawl;
-      if (last && last.crawl_id !== was.last_crawl?.crawl_id) say(words.saidEnded(app.app, words.statuses[last.status] ?? last.status, last.appeared, last.vanished));
-      else if (app.running_crawl && !was.running_crawl) say(words.saidRunning(app.app));
+      if (last && last.crawl_id !== previous.last_crawl?.crawl_id) announce(words.announceEnd(app.app, words.statuses[last.status] ?? last.status, last.appeared, last.vanished));
+      else if (app.running_crawl && !previous.running_crawl) announce(words.announceStart(app.app));
     }
   }
-  before = new Map(apps.map((app) => [app.app, app]));
+  previousApps = new Map(apps.map((app) => [app.app, app]));
 }
 
 let timer = 0;
 async function poll() {
   clearTimeout(timer);
-  let pause = SLOW;
+  let pause = POLL_IDLE;
   try {
-    overview = await ask("api/apps");
+    overview = await fetchJson("api/apps");
     if (unreachable) {
       unreachable = false;
       alertsShown = "";
-      say(words.answered);
+      announce(words.answered);
     }
-    tell(overview.apps);
+    announceCrawls(overview.apps);
     show();
-    if (overview.apps.some((app) => app.running_crawl?.here)) pause = QUICK;
+    if (overview.apps.some((app) => app.running_crawl?.here)) pause = POLL_CRAWLING;
   } catch (error) {
     if (!unreachable) {
       unreachable = true;
       alertsShown = "";
       page.alerts.replaceChildren(plainAlert(null, "alarm", words.unreachable, error.status ? error.message : null));
-      say(words.unreachable);
+      announce(words.unreachable);
     }
   }
-  timer = setTimeout(poll, document.hidden ? 60000 : pause);
+  timer = setTimeout(poll, document.hidden ? POLL_HIDDEN : pause);
 }
 
 page.skip.addEventListener("click", () => page.main.focus());
@@ -257,6 +277,5 @@ window.addEventListener("hashchange", () => {
   scrollTo(0, 0);
 });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
-setInterval(keepTimesUp, 1000);
+setInterval(updateRelativeTimes, 1000);
 poll();
-

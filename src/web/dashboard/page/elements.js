@@ -1,8 +1,11 @@
-// Elements, times and numbers. Whatever comes from the database reaches the page as text and never as HTML.
+// Creates elements, and formats times and numbers. Data from the database becomes text, never HTML.
 
 import { locale, words } from "./words.js";
 
-/** An element with attributes, listeners (functions) and children (elements or texts). */
+/**
+ * Returns an element with attributes, listeners (attributes that are functions) and children
+ * (elements or texts).
+ */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -24,18 +27,18 @@ export const number = (value) => (value === null || value === undefined ? "–" 
 export const compact = (value) => short.format(value);
 export const signed = (value, sign) => (value === 0 ? "0" : sign + integers.format(value));
 
-/** How far the server's clock is ahead of this browser's, in milliseconds. */
-let ahead = 0;
+/** How far the server's clock is ahead of the browser's, in milliseconds. */
+let serverAhead = 0;
 export function setServerTime(date) {
   const server = Date.parse(date ?? "");
-  // The header has whole seconds; less is no difference.
-  if (Number.isFinite(server)) ahead = Math.abs(server - Date.now()) < 2000 ? 0 : server - Date.now();
+  // The header has whole seconds, so a difference below two seconds means nothing.
+  if (Number.isFinite(server)) serverAhead = Math.abs(server - Date.now()) < 2000 ? 0 : server - Date.now();
 }
-export const now = () => Date.now() + ahead;
+export const now = () => Date.now() + serverAhead;
 
 const STEPS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
-/** How long ago, or how soon, in one unit. */
+/** Formats a time relative to now, in its largest unit. */
 export function ago(time) {
   const seconds = Math.round((Date.parse(time) - now()) / 1000);
   if (Math.abs(seconds) < 2) return words.justNow;
@@ -43,7 +46,10 @@ export function ago(time) {
   return relative.format(Math.trunc(seconds / length), unit);
 }
 
-/** A moment, here and in UTC. `live` ones are told by how long ago they are, and keep up with the clock. */
+/**
+ * Returns a time element. With `live` it shows the time relative to now, and is updated every
+ * second.
+ */
 export function time(value, { live = false } = {}) {
   if (!value) return h("span", {}, "–");
   const date = new Date(value);
@@ -52,7 +58,8 @@ export function time(value, { live = false } = {}) {
   return element;
 }
 
-export function keepTimesUp() {
+/** Updates the text of all relative times. */
+export function updateRelativeTimes() {
   for (const element of document.querySelectorAll("time[data-live]")) {
     const text = ago(element.dateTime);
     if (element.textContent !== text) element.textContent = text;
@@ -66,7 +73,7 @@ export function duration(from, to) {
   return words.hours(Math.floor(seconds / 3600), Math.floor((seconds % 3600) / 60));
 }
 
-/** What a group type is called where its groups are not otherwise named; null stands for an unknown one. */
+/** Returns the display name of a group type, or of the unknown type if it is null. */
 export function typeName(type, known) {
   if (type === null || type === undefined) return words.unknownType;
   const found = known?.find((one) => one.group_type === type);
@@ -74,8 +81,9 @@ export function typeName(type, known) {
 }
 
 /**
- * A table that becomes a list of cards where it is narrow; the roles are said because cards would lose them.
- * Columns: { name, key, number, wide }, rows: arrays of cells.
+ * Returns a table. With the class "cards" it becomes a list of cards on narrow screens. The roles
+ * are explicit, because the styles of cards remove them. Columns are { name, number, wide }, rows
+ * are arrays of cells.
  */
 export function table(caption, columns, rows, attributes = {}) {
   const head = columns.map((column) => h("th", { scope: "col", role: "columnheader", class: column.number ? "number" : null }, column.name));
@@ -91,7 +99,7 @@ export function table(caption, columns, rows, attributes = {}) {
       }, cell);
     })));
   return h("table", { role: "table", ...attributes },
-    h("caption", { class: "unseen" }, caption),
+    h("caption", { class: "visually-hidden" }, caption),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),
     h("tbody", { role: "rowgroup" }, body));
 }
