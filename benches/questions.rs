@@ -97,7 +97,7 @@ impl App {
 /// Measures a crawl after groups were dissolved, with and without `get_group_info`.
 async fn added_by_candidates(groups: usize, candidates: usize) {
     println!("\n### {candidates} candidates of {groups} groups, {} ms an answer\n", INFO_DELAY.as_millis());
-    println!("| confirm | crawl | seconds | asked in requests | marked deleted |");
+    println!("| confirm | crawl of {groups} groups | seconds | questions in requests | marked deleted |");
     println!("|---|---|---|---|---|");
     for confirm in [false, true] {
         let app = App::with(groups, confirm, 1.0).await;
@@ -111,7 +111,7 @@ async fn added_by_candidates(groups: usize, candidates: usize) {
         print("first", app.crawl().await);
         print("unchanged", app.crawl().await);
         app.api.dissolve_some(candidates);
-        print("after the dissolutions", app.crawl().await);
+        print(&format!("after {candidates} dissolutions"), app.crawl().await);
         print("unchanged", app.crawl().await);
         app.store.close().await;
     }
@@ -122,7 +122,7 @@ async fn added_by_candidates(groups: usize, candidates: usize) {
 async fn withheld_as_a_whole(groups: usize, dissolved: usize) {
     println!("\n### {dissolved} of {groups} groups dissolved at once, with the guard's defaults\n");
     println!(
-        "| crawl | seconds | requests to get_group_info | withheld by it | held | of them confirmed | marked deleted |"
+        "| crawl | seconds | requests to get_group_info | withheld by this crawl | held | confirmed | marked deleted |"
     );
     println!("|---|---|---|---|---|---|---|");
     let app = App::with(groups, true, 0.2).await;

@@ -28,7 +28,7 @@ struct Recovery {
 pub(crate) fn after_kill(engines: &[Engine], groups: u64) {
     let api = Api::start(groups, 1);
     println!("\n### After a kill, {groups} groups\n");
-    println!("| database | kills | ready, s: median, most | crawling, s | crawl complete, s |");
+    println!("| database | kills | ready, s: median, maximum | crawling, s | crawl complete, s |");
     println!("|---|---|---|---|---|");
     for &engine in engines {
         let databases = Databases::of(engine);

@@ -117,11 +117,11 @@ pub(crate) fn compare(engines: &[Engine], sizes: &[u64]) {
         of.sort_by_key(|of| of.1);
         if let [smallest, .., largest] = of[..] {
             println!(
-                "\nCPU of an unchanged crawl a group, {} groups against {}, {}: {:.2}",
+                "\nPer group, an unchanged crawl of {} groups on {} needs {:.2} of the CPU of {} groups.",
                 largest.1,
-                smallest.1,
                 if engine == Engine::Sqlite { "SQLite" } else { "PostgreSQL" },
-                largest.2 / smallest.2
+                largest.2 / smallest.2,
+                smallest.1
             );
         }
     }
@@ -134,7 +134,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
     let on_server = matches!(databases, Databases::Server(_));
     eprintln!("{}, {groups} groups", databases.title());
     println!("\n### {}, {groups} groups\n", databases.title());
-    println!("| phase | groups/s | wall s | CPU s | of it server | MB written | peak RSS MB |");
+    println!("| phase | groups/s | wall s | CPU s | server CPU s | MB written | peak RSS MB |");
     println!("|---|---|---|---|---|---|---|");
 
     let small = groups <= MAX_BY_HAND;
@@ -171,7 +171,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
     databases.settle(own);
     api.churn(groups / 100);
     row("1 % churn", &databases.run(|| phase(&["crawl", &url, &database])));
-    let bulk = if on_server { "COPY into the standing index" } else { "one sorted bulk insert" };
+    let bulk = if on_server { "COPY into the existing index" } else { "one sorted bulk insert" };
     row(bulk, &typical(loads.iter().map(|load| load.1)));
     let mut by_hand_cpu = None;
     if small {
@@ -196,7 +196,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
     );
     ratios(
         "first load takes",
-        &format!("of the time of: {bulk}"),
+        &format!("times the time of {bulk}"),
         loads.iter().map(|(own, bulk)| own.wall / bulk.wall),
     );
     if let Some(by_hand) = by_hand_cpu {
@@ -210,7 +210,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
         let most = wal.clone().max().unwrap_or(0) as f64 / 1e3;
         let least = wal.min().unwrap_or(0) as f64 / 1e3;
         println!(
-            "- {} unchanged crawls wrote {rewritten} group rows, and {least:.1} to {most:.1} kB of log each",
+            "- {} unchanged crawls wrote {rewritten} group rows, and {least:.1} to {most:.1} kB of WAL each",
             pairs.len()
         );
     }
@@ -236,7 +236,7 @@ pub(crate) fn many_apps(engines: &[Engine], apps: u64, groups: u64) {
     for &engine in engines {
         let databases = Databases::of(engine);
         println!("\n### {}, {apps} apps of {groups} groups\n", databases.title());
-        println!("| phase | groups/s | wall s | CPU s | of it server | MB written | peak RSS MB |");
+        println!("| phase | groups/s | wall s | CPU s | server CPU s | MB written | peak RSS MB |");
         println!("|---|---|---|---|---|---|---|");
         let mut ratio = Vec::new();
         let (alone, together) = (databases.database("alone"), databases.database("together"));
@@ -270,8 +270,8 @@ pub(crate) fn compare_with_pace(groups: u64) {
     let databases = Databases::of(Engine::Sqlite);
     let database = databases.database("paced");
     let api = Api::start(groups, 1);
-    println!("\n### {groups} groups at the real pace\n");
-    println!("| phase | requests | wall s | 1.02 × (requests − 1) × interval + 2 s |");
+    println!("\n### {groups} groups at the API's rate\n");
+    println!("| phase | requests | wall s | limit s: 1.02 × 1.05 × (requests − 1) + 2 |");
     println!("|---|---|---|---|");
     for what in ["first load", "unchanged"] {
         let figures = phase(&["paced", &api.urls[0], &database]);

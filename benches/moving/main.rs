@@ -50,8 +50,8 @@ const VANISHED_IN_LAST_CRAWL: &str = "SELECT group_id FROM group_events WHERE ev
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     println!(
-        "| app | groups | order | cursor | confirm | crawls concluded | asked | marked deleted | of them standing \
-         | late | seconds to be marked, median | at most |"
+        "| app | groups | order | cursor | confirm | complete crawls | asked | marked deleted | existing groups marked \
+         | late | seconds until marked, median | maximum |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -88,10 +88,10 @@ fn row(
     let order = match order {
         Order::OldestFirst => "oldest first",
         Order::NewestFirst => "newest first",
-        Order::Shuffled => "by no age",
+        Order::Shuffled => "shuffled",
     };
     let cursor = match cursor {
-        Cursor::Key => "key",
+        Cursor::Key => "keyset",
         Cursor::Position => "position",
     };
     let Figures { concluded, asked, marked, existing, late, .. } = figures;
