@@ -2,10 +2,12 @@
 //! direction of text or hide. No command and no log line prints them as they are, and JSON keeps their values.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use harness::cli::{CliHarness, CommandOutput, get, start_with_metrics};
 use harness::program::Service;
 use tim_group_sync::simulator::{At, Fault};
+use tokio::time::timeout;
 
 /// What may be in an id: everything but control characters.
 const IDS: [&str; 4] = ["a\u{202e}b", "c\u{200b}d", "e\u{2028}<3>f", "g\u{feff}h\u{e0041}"];
@@ -155,8 +157,16 @@ async fn ready_answers_and_status_keep_a_problem_on_its_line() {
     let mut command = cli.command(&["run"]);
     command.stdout(Stdio::null());
     let (service, address) = start_with_metrics(command).await;
-    let service = service.wait_for_log("waiting for the database").await;
-    let (status, _, page) = get(&address, "/readyz").await;
+    // The attempt to open the database may end before the listener is logged, or after it.
+    let first_problem = async {
+        loop {
+            let (status, _, page) = get(&address, "/readyz").await;
+            if page.contains("such") {
+                return (status, page);
+            }
+        }
+    };
+    let (status, page) = timeout(Duration::from_secs(20), first_problem).await.unwrap();
     assert!(
         status.starts_with("503") && page.lines().count() == 1 && page.contains("no\\n<3>such"),
         "{page:?}"
