@@ -22,13 +22,14 @@ use harness::store::TestDatabase;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// Prefixes of commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 24] = [
+const NOT_RUN: [(&str, &str); 25] = [
     ("cargo install ", "builds everything from scratch and writes to the user's ~/.cargo"),
     ("cargo build ", "builds everything from scratch"),
     ("cargo bench ", "takes minutes and the entire machine"),
     ("benches/at-rest", "takes minutes and the entire machine"),
     ("PROPTEST_CASES=", "takes minutes"),
     ("HISTORY_STEPS=", "takes minutes"),
+    ("CUTS=", "takes minutes"),
     ("FAULTY_CRAWLS=", "takes hours"),
     ("packaging/build ", "makes a release build; tests/systemd/run does it"),
     ("apt install ", "changes the system; tests/systemd/run does it in a container"),
