@@ -29,7 +29,7 @@ fn files_under(folder: &Path, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Returns the import table of ARCHITECTURE.md: module → modules it may import. `None` means all
+/// Returns the table of allowed imports of ARCHITECTURE.md: module → modules it may import. `None` means all
 /// modules.
 fn allowed_imports() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let document = text("ARCHITECTURE.md");
