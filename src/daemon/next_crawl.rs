@@ -84,7 +84,7 @@ pub fn next_crawl_by_history(
     next_crawl(schedule, now, retry)
 }
 
-/// Returns when the newest crawl was due that no daemon has started within [`MAX_STALL`]. `None` also if no daemon has ever
+/// Returns when the newest crawl was due that no daemon has started within `MAX_STALL`. `None` also if no daemon has ever
 /// crawled the app. `crawls` as for [`next_crawl_by_history`].
 #[must_use]
 pub fn overdue_by_history(
