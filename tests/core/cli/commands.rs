@@ -511,7 +511,8 @@ async fn status_shows_the_holder_of_the_lease_and_that_replicas_crawl_different_
     cli.configure("group_types = [\"Public\"]\n");
     assert_eq!(run(&["crawl"]).await.code, Some(0));
     let apart = "UPDATE tim_private.crawl SET host = 'host-b' WHERE host <> 'host-a';
-                 UPDATE tim_private.lease SET holder = 'x', host = 'host-c', taken_at = 1772323200000, expires_at = 9e15";
+                 UPDATE tim_private.lease SET holder = 'x', host = 'host-c', taken_at = 1772323200000,
+                     expires_at = extract(epoch FROM clock_timestamp()) * 1000 + 20000";
     server.execute(&database.name, apart).await.unwrap();
     let status = run(&["status"]).await;
     assert_eq!(status.code, Some(0), "{status:?}");
@@ -662,7 +663,7 @@ async fn on_a_server_the_demo_uses_only_its_own_schema_and_its_printed_queries_r
         server.execute(&database.name, other_data).await.unwrap();
         let refused = demo("100").await;
         assert!(
-            refused.code == Some(1) && refused.stderr.contains("other data than that of an earlier demo"),
+            refused.code == Some(1) && refused.stderr.contains("contain data that is not of an earlier demo"),
             "{refused:?}"
         );
         holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
