@@ -1,8 +1,8 @@
 //! Escapes text from outside before it reaches a terminal, a log line or another line-based format.
 //!
-//! Group ids, error messages of servers and names from the database can contain characters that end a line, move the cursor
-//! of a terminal, reverse the direction of text or have no width. Each of them is written as an escape, so that the reader
-//! sees it and no line can be forged.
+//! Group ids, error messages of servers and names from the database can contain characters that end
+//! a line, move the cursor of a terminal, reverse the direction of text or have no width. Each of
+//! them is written as an escape, so that the reader sees it and no line can be forged.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,20 +13,22 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, is_unsafe, push_as_text)
 }
 
-/// Returns text of several lines. Line breaks and tabs stay; every other unsafe character is escaped.
+/// Returns text of several lines. Line breaks and tabs stay; every other unsafe character is
+/// escaped.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_unsafe(c) && !matches!(c, '\n' | '\t'), push_as_text)
 }
 
-/// Returns JSON text with unsafe characters as `\u` escapes. They can only be in its strings, so its value stays the same.
-/// The line breaks between its tokens stay.
+/// Returns JSON text with unsafe characters as `\u` escapes. They occur only inside strings, so the
+/// values stay the same. Line breaks between tokens stay.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_unsafe(c) && c != '\n', push_as_json)
 }
 
-/// Returns a line with colours: the SGR sequences (`ESC [ … m`) stay, every other unsafe character is escaped.
+/// Returns a coloured line with every unsafe character escaped, except those of SGR sequences
+/// (`ESC [ … m`).
 #[must_use]
 pub fn coloured(line: &str) -> Cow<'_, str> {
     if !line.contains(is_unsafe) {
@@ -82,7 +84,8 @@ fn push_as_json(text: &mut String, c: char) {
     }
 }
 
-/// Returns true for control characters, line separators, bidi controls, and characters without a width.
+/// Returns whether a character is a control character, a line separator, a bidirectional control or
+/// a character without a width.
 fn is_unsafe(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -91,12 +94,13 @@ fn is_unsafe(c: char) -> bool {
         u32::from(c),
         // C1 controls, among them the one-byte forms of ESC [ and ESC ].
         0x80..=0x9f
-            // Soft hyphen, grapheme joiner, the Arabic letter mark, and fillers of Hangul and Khmer.
+            // Soft hyphen, grapheme joiner, the Arabic letter mark, and fillers of Hangul and
+            // Khmer.
             | 0xad | 0x34f | 0x61c | 0x115f | 0x1160 | 0x17b4 | 0x17b5 | 0x3164 | 0xffa0
             // Mongolian selectors and the vowel separator.
             | 0x180b..=0x180f
-            // Zero-width characters and direction marks; separators of lines and paragraphs, embeddings and overrides;
-            // invisible operators, isolates and deprecated formats.
+            // Zero-width characters and direction marks; separators of lines and paragraphs,
+            // embeddings and overrides; invisible operators, isolates and deprecated formats.
             | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f
             // Variation selectors, the byte order mark, annotations.
             | 0xfe00..=0xfe0f | 0xfeff | 0xfff0..=0xfffb
@@ -109,7 +113,8 @@ fn is_unsafe(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Text that breaks lines, moves the cursor, colours, reverses and hides.
+    /// Text that breaks lines, moves the cursor, sets colours, reverses the direction and hides
+    /// characters.
     const HOSTILE: &str = "a\nb\rc\td\x1b[2Je\u{9b}31mf\u{202e}g\u{200b}h\u{2028}i\u{feff}j\u{e0041}\x7f\0";
 
     #[test]

@@ -1,14 +1,16 @@
-//! The lifecycle of the process: signals, graceful shutdown, supervised tasks, and notifications to systemd.
+//! The lifecycle of the process: signals, graceful shutdown, supervised tasks, and notifications to
+//! systemd.
 //!
-//! Shutdown has two stages. The first SIGTERM or SIGINT requests a soft stop: tasks finish what
-//! they are doing. A second signal, or the end of four seconds, forces a hard stop, which also
+//! Shutdown has two stages. The first SIGTERM or SIGINT requests a soft stop: tasks finish their
+//! current work. A second signal, or the end of four seconds, forces a hard stop, which also
 //! interrupts transactions.
 //!
-//! A thread of its own receives the signals, and another one exits the process if the shutdown takes longer than allowed.
-//! So a stop works even if every thread of the runtime is blocked, for example by a log that nobody reads.
+//! A dedicated thread receives the signals. Another thread exits the process if the shutdown takes
+//! longer than allowed. So a stop works even if every thread of the runtime is blocked, for example
+//! on a full log pipe.
 //!
-//! If a supervised task ends without a request to stop, the entire process fails and systemd restarts it. Otherwise the
-//! daemon could run for months without that task.
+//! If a supervised task ends without a stop request, the entire process fails and systemd restarts
+//! it. Otherwise the daemon could run for months without that task.
 
 use std::future::{Future, pending};
 use std::io;
@@ -34,11 +36,12 @@ const HARD_STOP_AFTER: Duration = Duration::from_secs(4);
 /// Time after the hard stop at which the process stops waiting for its tasks.
 const ABANDON_AFTER: Duration = Duration::from_millis(500);
 
-/// Time between the first signal to stop and the exit of a process whose shutdown hangs. Everything that shuts down in order
-/// is done before.
+/// Time between the first stop signal and the exit of a process whose shutdown hangs. An orderly
+/// shutdown takes less time.
 const FORCED_EXIT_AFTER: Duration = Duration::from_millis(4_900);
 
-/// The same after the second signal.
+/// Time between the second stop signal and the exit of a process whose shutdown hangs. It exceeds
+/// `ABANDON_AFTER`, so that an orderly exit comes first.
 const FORCED_EXIT_AFTER_SECOND: Duration = Duration::from_millis(800);
 
 /// The two stages of shutdown, as cancellation tokens. A hard stop implies a soft one.
@@ -55,13 +58,13 @@ impl Stop {
         Self { soft: hard.child_token(), hard }
     }
 
-    /// When cancelled: finish the current work and start nothing new.
+    /// Returns the token of the soft stop: finish the current work and start nothing new.
     #[must_use]
     pub fn soft(&self) -> &CancellationToken {
         &self.soft
     }
 
-    /// When cancelled: drop the current work. Transactions roll back.
+    /// Returns the token of the hard stop: drop the current work. Transactions roll back.
     #[must_use]
     pub fn hard(&self) -> &CancellationToken {
         &self.hard
@@ -121,7 +124,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Creates a lifecycle that performs the actions of signals, in a thread of its own.
+    /// Creates a lifecycle, and starts a thread that performs the actions of signals.
     pub fn install(mut signals: Signals) -> io::Result<Self> {
         let lifecycle = Self::without_signals();
         let (receiving, role) = (lifecycle.clone(), signals.role());
@@ -150,7 +153,7 @@ impl Lifecycle {
             exit(code);
         });
         if exiting.is_err() && !is_first {
-            // Without memory for a thread, only the second signal can be sure to end the process.
+            // If no thread can be started, the second signal ends the process at once.
             exit(code);
         }
     }
@@ -203,7 +206,8 @@ impl Lifecycle {
         Requests(self.reload.subscribe())
     }
 
-    /// Performs the action that a signal requests. Writes the log line afterwards, because a log can block.
+    /// Performs the action that a signal requests. Logs it afterwards, because writing a log line
+    /// can block.
     pub fn signal(&self, signal: Signal) {
         match signal {
             Signal::Stop if !self.stop.soft.is_cancelled() => {
@@ -225,7 +229,8 @@ impl Lifecycle {
         }
     }
 
-    /// Spawns a task that runs until the process stops. If it panics, or ends without a request to stop, the process fails.
+    /// Spawns a task that runs until the process stops. If it panics, or ends without a request to
+    /// stop, the process fails.
     pub fn supervise<F>(&self, name: impl Into<String>, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -289,7 +294,8 @@ struct TaskGuard {
     stop: CancellationToken,
     process: CancellationToken,
     died: Arc<OnceLock<String>>,
-    /// False for a task that the runtime drops when the process ends for another reason. That is no failure of the task.
+    /// False if the runtime drops the task before it returns, because the process ends for another
+    /// reason. That is no failure of the task.
     has_returned: bool,
 }
 
@@ -309,7 +315,7 @@ impl Drop for TaskGuard {
     }
 }
 
-/// A subscription to a signal. Several requests between two calls of [`Requests::next`] count as one.
+/// A subscription to a signal. Signals between two calls of [`Requests::next`] count as one.
 #[derive(Debug)]
 pub struct Requests(watch::Receiver<()>);
 
@@ -352,7 +358,6 @@ impl Systemd {
         }
     }
 
-    /// Reports that the shutdown begins.
     pub fn stopping(self) {
         self.notify(&[NotifyState::Stopping]);
     }
@@ -370,7 +375,8 @@ impl Systemd {
         }
     }
 
-    /// Returns the maximum time between two calls of [`Systemd::watchdog`], or `None` if the watchdog is off.
+    /// Returns the maximum time between two calls of [`Systemd::watchdog`], or `None` if the
+    /// watchdog is off.
     #[must_use]
     pub fn watchdog_interval(self) -> Option<Duration> {
         self.watchdog_interval

@@ -1,8 +1,8 @@
 //! Receives the signals of the process.
 //!
-//! Handlers are installed in two steps. [`Signals::install`] comes first in `main` and starts no thread, because a command may
-//! still have to change its user. Signals that arrive from then on are kept until [`Signals::wait`] is called in a thread that
-//! does nothing else.
+//! [`Signals::install`] installs the handlers. It starts no thread, because a command may still
+//! have to change its user, which requires a single thread. Signals stay pending until
+//! [`Signals::wait`] is called, in a thread of its own.
 
 use std::future::pending;
 use std::io;
@@ -31,7 +31,8 @@ pub enum StopSignal {
 }
 
 impl StopSignal {
-    /// Returns the exit code of a command that this signal stopped, as shells report it: 128 and the signal's number.
+    /// Returns the exit code of a command that this signal stopped, as shells report it: 128 and
+    /// the signal's number.
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
@@ -42,21 +43,21 @@ impl StopSignal {
     }
 }
 
-/// What runs in this process, which decides what SIGHUP means and how a forced exit ends.
+/// What runs in this process. It decides the meaning of SIGHUP and the exit code of a forced exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// SIGHUP reloads the configuration.
     Service,
-    /// SIGHUP stops the command, because its terminal is gone. If the parent process ignores SIGHUP, as nohup(1) does, so
-    /// does the command.
+    /// SIGHUP stops the command, because its terminal is gone. A command whose parent ignores
+    /// SIGHUP, as nohup(1) does, ignores it too.
     Command,
 }
 
-/// Handlers of the process's signals. A signal that arrives before [`Signals::wait`] is kept for it.
+/// Handlers of the process's signals. A signal that arrives before [`Signals::wait`] stays pending.
 #[derive(Debug)]
 pub struct Signals {
     role: Role,
-    /// Its only task waits for signals. It has no thread of its own.
+    /// A runtime without a thread of its own. Its only task waits for signals.
     runtime: Runtime,
     terminate: unix::Signal,
     interrupt: unix::Signal,
@@ -65,7 +66,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers. Call it first: until then a signal kills the process. Starts no thread.
+    /// Installs the handlers without starting a thread. Must be called first, because until then a
+    /// signal kills the process.
     pub fn install(role: Role) -> io::Result<Self> {
         let runtime = signal_runtime()?;
         let context = runtime.enter();
@@ -81,7 +83,6 @@ impl Signals {
         Ok(Self { role, runtime, terminate, interrupt, crawl_now, hangup })
     }
 
-    /// Returns what runs in this process.
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
@@ -110,8 +111,8 @@ impl Signals {
     }
 }
 
-/// Makes writes beyond the file size limit (`RLIMIT_FSIZE`) fail with an error. By default they kill the process with SIGXFSZ.
-/// Starts no thread.
+/// Makes writes beyond the file size limit (`RLIMIT_FSIZE`) fail with an error. By default SIGXFSZ
+/// kills the process. Starts no thread.
 pub fn survive_file_size_limit() -> io::Result<()> {
     let runtime = signal_runtime()?;
     let _context = runtime.enter();
@@ -124,7 +125,8 @@ fn signal_runtime() -> io::Result<Runtime> {
     runtime::Builder::new_current_thread().enable_io().build()
 }
 
-/// Returns whether the parent process had this one ignore SIGHUP. proc_pid_status(5) has the mask of ignored signals.
+/// Returns whether this process has inherited an ignored SIGHUP. proc_pid_status(5) documents the
+/// mask of ignored signals.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -138,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    /// The handlers are those of the process, so one test has all signals. The file size limit is not tested here: a test of
-    /// the program has it.
+    /// Handlers belong to the process, so one test covers all signals. The tests of the program
+    /// cover the file size limit.
     #[test]
     fn signals_that_arrive_before_the_first_wait_are_kept_for_it() {
         let mut signals = Signals::install(Role::Command).unwrap();

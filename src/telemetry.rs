@@ -1,8 +1,8 @@
 //! Logging to stderr: text for terminals and the journal, JSON for collectors. Secrets are never
 //! logged.
 //!
-//! If a line cannot be written, it is lost without an error: stderr may be a closed pipe, a full disk
-//! or a file at its size limit. Each event is one line, whatever untrusted text it contains.
+//! If a line cannot be written, it is lost without an error: stderr may be a closed pipe, a full
+//! disk or a file at its size limit. Each event is one line, whatever untrusted text it contains.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
@@ -34,7 +34,6 @@ const MAX_LEVELS: [(&str, Level); 8] = [
     ("tokio_cron_scheduler", Level::WARN),
 ];
 
-/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Text on a terminal and in the journal, JSON elsewhere.
@@ -46,7 +45,6 @@ pub enum Format {
 /// The progress bars on the terminal. They are hidden while a log line is written.
 static BARS: OnceLock<Mutex<MultiProgress>> = OnceLock::new();
 
-/// The filter in effect.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging. Later calls have no effect. An invalid filter is replaced by `info`.
@@ -90,7 +88,6 @@ pub fn init(filter: &str, format: Format) {
     }
 }
 
-/// Returns whether logging has been started.
 #[must_use]
 pub fn has_started() -> bool {
     FILTER.get().is_some()
@@ -179,7 +176,7 @@ fn priority(level: Level) -> &'static str {
 struct StderrWriter {
     /// Whether each line gets a priority prefix.
     journal: bool,
-    /// Escapes text from outside in the format of the lines.
+    /// Escapes unsafe characters in the format of the lines.
     escape: fn(&str) -> Cow<'_, str>,
 }
 

@@ -43,7 +43,7 @@ impl Approve {
             )));
         }
         let which = if self.confirmed { Approval::Confirmed } else { Approval::All };
-        // Waits for a running crawl, because it has read the held groups as live.
+        // A running crawl has read the withheld groups as live, so the approval waits for its end.
         let waiting = |waits| {
             if waits == 0 {
                 message(format_args!("{} is being crawled; waiting for the crawl to finish", held.app));
@@ -58,7 +58,7 @@ impl Approve {
             }
             Ok(groups)
         };
-        // The lease is renewed meanwhile, because millions of groups may outlast it.
+        // The lease is renewed meanwhile, because millions of groups may take longer than it lasts.
         let approved = lease.keeping(approving).await.flatten();
         lease.give_back().await;
         let groups = approved?;

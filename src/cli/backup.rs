@@ -1,4 +1,4 @@
-//! `backup`: writes a checked copy of an SQLite database, beside a running service.
+//! `backup`: writes a checked copy of an SQLite database. The service may be running.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ impl Backup {
     }
 }
 
-/// Writes what a backup contains, and ends the line.
+/// Writes the apps and the last crawl of a backup, and a line break.
 pub(super) fn describe(out: &mut dyn Write, contents: &Contents) -> io::Result<()> {
     let apps: Vec<String> = contents
         .apps

@@ -1,4 +1,5 @@
-//! The checks of `check` and `init`: the configuration, the database, and the credentials of each app.
+//! The checks of `check` and `init`: the configuration, the database, and the credentials of each
+//! app.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,10 +20,10 @@ use crate::pages::Caller;
 use crate::store::{DatabaseUrl, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
-/// How long a transient failure is retried. The time is short, because a person waits for the
+/// How long a transient failure is retried. The time is short, because the user waits for the
 /// result.
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(15);
-/// The longest pause after a request that no lease records.
+/// Maximum pause after a request without a lease.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How long a check waits for the end of a running crawl.
 pub(super) const WAIT_FOR_LEASE: Duration = Duration::from_secs(10);
@@ -110,7 +111,8 @@ pub(super) fn print(out: &mut dyn std::io::Write, findings: &[Finding]) -> std::
     Ok(())
 }
 
-/// Checks the database without creating it: the service's user could not write a file that root created.
+/// Checks the database without creating it, because the service's user could not write a file that
+/// root created.
 async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Finding>) -> Option<Store> {
     let (location, warnings) = match location_and_warnings(config) {
         Ok(found) => found,
@@ -159,7 +161,8 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
         }
         Ok((store, Ok(false))) => {
             findings.push(ok("tables will be brought up to date at the next start"));
-            // On SQLite a lease is a file. On PostgreSQL it is a row, for which there may be no table yet.
+            // On SQLite a lease is a file. On PostgreSQL it is a row, for which there may be no
+            // table yet.
             matches!(location, DatabaseUrl::Sqlite(_)).then_some(store)
         }
         Ok((_, Err(error))) | Err(error) => {
@@ -169,7 +172,8 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
     }
 }
 
-/// Returns a finding if no temporary file can be created in the folder of the database. Large transactions need one.
+/// Returns a finding if no temporary file can be created in the folder of the database. Large
+/// transactions need one.
 fn check_temporary_files(database: &Path) -> Option<Finding> {
     let database = database.canonicalize().ok()?;
     let folder = database.parent()?;
@@ -216,7 +220,7 @@ fn try_to_write(folder: &Path) -> std::io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// Makes one request to the API, under the app's lease and at its rate.
+/// Checks an app's credentials with one request, under the app's lease and at its request rate.
 async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Store>) -> Finding {
     let not_checked = |failure: &Failure| {
         let text = format!("credentials not checked: {}", failure.causes().join(": "));
@@ -252,13 +256,14 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
     let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
     let mut caller = Caller::new(client, &pacer, retries, |_| ());
     let counted = if let Some(lease) = lease {
-        // The lease is renewed meanwhile, because a request with its retries may outlast it.
+        // The lease is renewed meanwhile, because a request with its retries may take longer.
         let counted = lease.keeping(caller.count_app()).await;
         lease.release(setup.clock.now(), app.request_interval).await;
         counted
     } else {
         let counted = caller.count_app().await;
-        // Without a lease, this request is recorded nowhere. The next process must not send one too early.
+        // Without a lease, the time of this request is not recorded. The pause keeps the next
+        // process from sending a request too early.
         tokio::time::sleep(app.request_interval.min(MAX_PAUSE)).await;
         Ok(counted)
     };

@@ -1,4 +1,4 @@
-//! `copy`: copies the whole history into an empty database of either engine.
+//! `copy`: copies the entire history into an empty database of either engine.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::text;
 use crate::config::{self, Config, SecretFile};
 use crate::store::{CopyProgress, Lease, Store};
 
-/// Interval between two lines of progress where there is no terminal.
+/// Interval between two lines of progress if stderr is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -33,7 +33,8 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    /// Parses the URL of the target, which may not contain a password: others can see the command line.
+    /// Parses the URL of the target. It must not contain a password, because other users can read
+    /// the command line.
     fn target(&self) -> Result<config::DatabaseUrl, Failure> {
         let refused = |why: String| Failure::new(Exit::Usage, anyhow::anyhow!("the URL of --to {why}"));
         let folder = std::env::current_dir()?;
@@ -48,7 +49,7 @@ impl Copy {
         }
     }
 
-    /// If the user is root, and the target a file, changes to the owner of its folder.
+    /// If the user is root and the target is a file, changes to the owner of its folder.
     pub(super) fn become_owner(&self) -> Result<(), Failure> {
         match self.target()? {
             config::DatabaseUrl::Sqlite(path) => become_owner(&path),
@@ -64,7 +65,7 @@ impl Copy {
         let target = location(&Config { database, ..config.clone() })?;
         let store = setup.opened(Store::open_existing(&source).await?);
         store.check_migrated().await?;
-        // No crawl ends while the rows are read, so that the copy has the result of every crawl before.
+        // The leases keep crawls from ending while the rows are read.
         let waiting =
             |app| message(format_args!("SDKAppID {app} is being crawled; waiting for the crawl to finish"));
         let leases = store.lease_all(waiting).await?;

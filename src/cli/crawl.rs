@@ -105,7 +105,8 @@ fn exit_unless_stopped(lifecycle: &Lifecycle, exit: Exit) -> Exit {
     lifecycle.stopped_by().map_or(exit, Exit::Stopped)
 }
 
-/// An app's crawler, or why there is none. One app without a key does not keep the others from being crawled.
+/// An app's crawler, or why there is none. An app without a key does not prevent the crawls of
+/// others.
 pub(super) struct Attempt {
     app: String,
     crawler: Result<Arc<Crawler>, Failure>,
@@ -168,7 +169,8 @@ async fn dry_run_all(
     all(attempts, dry_run, stop).await
 }
 
-/// Runs something for every app that has a crawler, and returns the outcomes in the order of the attempts.
+/// Runs `crawl` for every app that has a crawler, and returns the outcomes in the order of the
+/// attempts.
 async fn all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send + 'static>(
     attempts: Vec<Attempt>,
     crawl: impl Fn(Arc<Crawler>, CancellationToken) -> F,
@@ -208,7 +210,7 @@ async fn all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send
     outcomes.into_iter().filter_map(|(app, outcome)| Some((app, outcome?))).collect()
 }
 
-/// Summarises a crawl: what it did and, on a second line, why it is not simply complete.
+/// Returns a summary of a crawl, with its reason on a second line if it has one.
 pub(super) fn sentence(app: &str, outcome: &Outcome<CrawlReport>) -> String {
     let report = match outcome {
         Ok(report) => report,
@@ -300,8 +302,8 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<
         .collect()
 }
 
-/// Opens the database for a dry run, which changes nothing but the lease. On PostgreSQL the lease is a row, so the connection
-/// must be writable.
+/// Opens the database for a dry run, which writes only the lease. On PostgreSQL the lease is a row,
+/// so the connection must be writable.
 async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
     let store = match location {
         DatabaseUrl::Sqlite(_) => Store::open_to_read(location).await?,
@@ -311,7 +313,8 @@ async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
     Ok(store)
 }
 
-/// Prints a line for each group that would change, except groups of a first list, and then a summary.
+/// Prints a line for each group that would change, and then a summary. Groups of a first list are
+/// only counted.
 fn print_dry_run(out: &mut dyn Write, app: &str, outcome: &Outcome<DryRun>) -> std::io::Result<()> {
     let dry_run = match outcome {
         Ok(dry_run) => dry_run,

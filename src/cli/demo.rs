@@ -32,8 +32,8 @@ use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
 use crate::web::{AllowedHosts, Listener, dashboard};
 
-/// The simulator's minimum time between two list requests. It allows ten a second, so that the demo
-/// is quick; the real API allows one.
+/// Minimum time between two list requests that the simulator enforces. The real API requires a
+/// second; the demo is quicker.
 const INTERVAL: Duration = Duration::from_millis(100);
 const APP: &str = "demo";
 /// The host name that a demo records instead of this machine's, so that its database can be
@@ -77,7 +77,7 @@ FROM crawls c JOIN app_counts a USING (crawl_id) ORDER BY c.crawl_id",
     ),
 ];
 
-/// The schedule of the app with `--serve`.
+/// Schedule of the app with `--serve`: every 20 seconds.
 const CRON: &str = "*/20 * * * * *";
 /// With `--serve`, the number of groups created, and of groups dissolved, per second.
 const CHURN: f64 = 0.5;
@@ -145,7 +145,7 @@ impl Demo {
     }
 }
 
-/// A description of a change to the simulated app, and the function that makes it.
+/// A description of a change, and the function that makes it.
 type Change<'a> = (&'static str, Box<dyn Fn() + 'a>);
 
 /// Returns the change to make before each crawl. `few` is 1 % of the groups.
@@ -271,8 +271,8 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         identity: AppIdentity { sdk_app_id, name: APP.to_owned() },
         group_types: GroupType::documented(),
         page_limit: 10_000,
-        // Longer than the simulator requires. It measures when requests arrive, and a busy machine
-        // may delay one of two requests.
+        // Longer than the simulator requires. The simulator measures arrival times, and a busy
+        // machine may delay one of two requests.
         request_interval: INTERVAL + INTERVAL / 2,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         deletion: DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() },

@@ -1,4 +1,5 @@
-//! `events`: prints the changes of an app's groups after a cursor, for pipes and cron jobs. Works on the database alone.
+//! `events`: prints the changes of an app's groups after a cursor, for pipes and cron jobs. Needs
+//! only the database.
 
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
@@ -15,8 +16,9 @@ use crate::escape;
 use crate::model::SdkAppId;
 use crate::store::{EventsAfter, GroupEvent, KnownApp, Store};
 
-/// How often `--follow` looks for new events.
+/// Interval at which `--follow` polls for new events.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
+/// Maximum of `--limit`.
 const MAX_LIMIT: i64 = 100_000;
 
 #[derive(Debug, Args)]
@@ -82,7 +84,7 @@ impl Events {
         }
     }
 
-    /// Prints events until the reader of stdout closes it.
+    /// Prints events, and polls for new ones, until the reader closes stdout.
     async fn follow(&self, store: &Store, app: &KnownApp) -> Result<(), Failure> {
         let mut after = self.after;
         let mut with_header = self.format == Format::Csv;
@@ -157,7 +159,7 @@ impl Events {
         out.flush()
     }
 
-    /// Returns the app with this name or SDKAppID.
+    /// Returns the app if exactly one has this name or SDKAppID.
     fn find(&self, mut called: Vec<KnownApp>) -> Result<KnownApp, Failure> {
         match (called.pop(), called.is_empty()) {
             (Some(app), true) => Ok(app),
@@ -178,13 +180,13 @@ impl Events {
     }
 }
 
-/// What came of printing a batch of events.
+/// The result of printing a batch of events.
 enum Printed {
     /// The reader has closed stdout.
     Closed,
     Upto {
         last: Option<i64>,
-        /// There may be more.
+        /// The batch reached the limit, so more events may follow.
         full: bool,
     },
 }

@@ -12,7 +12,6 @@ use crate::signals::StopSignal;
 use crate::store::{Reason, StoreError};
 use crate::telemetry;
 
-/// An exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
     Done,
@@ -71,7 +70,7 @@ impl Exit {
     fn of_ended(status: CrawlStatus, deletions: Option<Deletions>, reason: Option<&Reason>) -> Self {
         match status {
             CrawlStatus::Complete if deletions == Some(Deletions::Withheld) => Self::Withheld,
-            // The exit code of a stopped command is that of its signal.
+            // `crawl` replaces the exit code of a cancelled crawl with that of the signal.
             CrawlStatus::Complete | CrawlStatus::Cancelled => Self::Done,
             CrawlStatus::Incomplete => Self::Incomplete,
             _ if reason.is_some_and(|reason| reason.code == ReasonCode::Refused) => Self::Config,
@@ -106,7 +105,6 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed, and its exit code.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: Exit,
@@ -118,14 +116,14 @@ impl Failure {
         Self { exit, error: error.into() }
     }
 
-    /// Prints the error and its causes, each on a line. In the journal each line has the priority of an error.
+    /// Prints the error and its causes, each on a line. In the journal each line has the priority
+    /// of an error.
     pub(super) fn print(&self) {
         let text = format!("error: {}", self.causes().join("\n  because: "));
         telemetry::write_message(Level::ERROR, &text);
     }
 
-    /// Logs the error and its causes as an error, or prints them if logging has not started. This is the failure of the
-    /// service, whose messages are log lines.
+    /// Logs the failure of the service as an error, or prints it if logging has not started.
     pub(super) fn log(&self) {
         if telemetry::has_started() {
             error!("{}", self.causes().join(": "));
@@ -134,8 +132,8 @@ impl Failure {
         }
     }
 
-    /// Returns the messages of the error and its causes. Each is one line, except that the problems of a configuration have
-    /// a line each.
+    /// Returns the messages of the error and its causes. Each is one line, except configuration
+    /// errors, which have a line for each problem.
     pub(super) fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
         let message = |cause: &(dyn std::error::Error + 'static)| {

@@ -68,8 +68,7 @@ impl Forget {
     }
 
     /// Returns the app to remove. It must not be in this configuration. `app.configured` in the
-    /// database is not used, because it may be outdated if the app was removed from the
-    /// configuration only recently.
+    /// database is not used, because it may be outdated.
     fn find(&self, config: &Config, found: Vec<KnownApp>) -> Result<(KnownApp, SdkAppId), Failure> {
         let name = &self.app;
         let is_configured =

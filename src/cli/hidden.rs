@@ -10,7 +10,7 @@ use secrecy::SecretString;
 
 use super::output::prompt;
 
-/// The maximum length of a secret, which no key reaches.
+/// Maximum length of a secret in bytes. Every key is shorter.
 const MAX_BYTES: usize = 4096;
 
 /// Restores the mode of the terminal on stdin when dropped.

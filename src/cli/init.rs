@@ -59,7 +59,6 @@ pub(super) struct Init {
     written: Option<Written>,
 }
 
-/// The files that were written.
 #[derive(Debug)]
 struct Written {
     config_file: PathBuf,
@@ -92,7 +91,7 @@ impl Init {
                 "to use it, pass it with --secret-key-file; or choose another --name",
             )?;
         }
-        // Without a terminal, missing options are reported before anything else.
+        // Without a terminal, missing options cannot be asked for.
         self.refuse_missing(io::stdin().is_terminal())?;
         let given_key = given.map(read_key).transpose()?;
         let sdk_app_id = match self.sdk_app_id {
@@ -227,7 +226,6 @@ fn read_key(file: &Path) -> Result<SecretKey, Failure> {
     Ok(read.key)
 }
 
-/// Asks a question on the terminal.
 fn ask(question: &str) -> Result<String, Failure> {
     prompt(question);
     let mut answer = String::new();
@@ -287,8 +285,8 @@ fn ask_key() -> Result<SecretKey, Failure> {
     }
 }
 
-/// Returns the user of the installed service, if this is its configuration and this process is
-/// root, which can change the owner of files.
+/// Returns the user of the installed service. Returns `None` unless this is its configuration and
+/// this process is root, which can change the owner of files.
 fn service_user(home: &NewConfigLocation) -> Option<User> {
     if !home.is_system || !geteuid().is_root() {
         return None;

@@ -24,8 +24,8 @@ impl Man {
     }
 }
 
-/// Writes a character, as a numeric escape if it is not ASCII. What formatters make of raw
-/// non-ASCII characters depends on the locale.
+/// Writes a character, as a numeric escape if it is not ASCII. How formatters render raw non-ASCII
+/// characters depends on the locale.
 fn write_char(out: &mut dyn Write, c: char) -> io::Result<()> {
     if c.is_ascii() { write!(out, "{c}") } else { write!(out, "\\[u{:04X}]", u32::from(c)) }
 }

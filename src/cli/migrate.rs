@@ -33,8 +33,8 @@ impl Migrate {
     }
 }
 
-/// Returns the SQL that the database lacks. For a database that cannot be opened it is the SQL of all migrations, because the
-/// administrator may create the database with it.
+/// Returns the SQL of the pending migrations. For a database that cannot be opened, returns the SQL
+/// of all migrations, because the administrator may create the database with it.
 async fn pending_sql(setup: &Setup, location: &DatabaseUrl) -> Result<String, Failure> {
     match Store::open_to_read(location).await {
         Ok(store) => Ok(setup.opened(store).pending_sql().await?),

@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
         }
     };
     let (output, role) = (cli.command.output(), cli.command.role());
-    // First of all: until the handlers are installed, a signal kills the process.
+    // The handlers come first, because until then a signal kills the process.
     let installed = survive_file_size_limit().and_then(|()| role.map(Signals::install).transpose());
     let ended = installed.map_err(cannot_handle_signals).and_then(|signals| cli.run(signals));
     let exit = match ended {
@@ -130,8 +130,8 @@ fn cannot_handle_signals(error: std::io::Error) -> Failure {
 impl Cli {
     fn run(mut self, signals: Option<Signals>) -> Result<Exit, Failure> {
         let setup = Setup::new(self.config);
-        // Runs before the runtime starts its threads: the user can be changed only while there is
-        // one thread.
+        // Runs before the runtime starts its threads, because the user can be changed only while
+        // there is one thread.
         if let Command::Init(init) = &mut self.command {
             init.write(&setup)?;
         }
@@ -188,8 +188,8 @@ impl Command {
         }
     }
 
-    /// Returns the role of a command that handles signals. The others keep the default actions, so that Ctrl-C also works
-    /// while they wait for an answer on the terminal.
+    /// Returns the role of a command that handles signals. Other commands keep the default actions,
+    /// so that Ctrl-C also works while they wait for an answer on the terminal.
     fn role(&self) -> Option<Role> {
         match self {
             Self::Run(_) => Some(Role::Service),

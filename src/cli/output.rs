@@ -1,6 +1,7 @@
-//! Prints the result of a command to stdout: as text, or as one JSON document. Messages go to stderr.
+//! Prints the result of a command to stdout: as text, or as one JSON document. Messages go to
+//! stderr.
 //!
-//! Unsafe characters are escaped in everything that is printed, see [`crate::escape`]. JSON keeps its values.
+//! All output is escaped, see [`crate::escape`]. JSON values stay the same.
 
 use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -112,7 +113,8 @@ pub(super) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     }
 }
 
-/// Escapes unsafe characters in text of several lines. Each call of `write` gets complete characters, as `write!` passes them.
+/// Escapes unsafe characters in text of several lines. Each call of `write` must contain complete
+/// characters, as the calls of `write!` do.
 struct EscapedWriter<W>(W);
 
 impl<W: Write> Write for EscapedWriter<W> {

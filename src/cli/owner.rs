@@ -1,5 +1,5 @@
-//! Changes from root to the owner of an SQLite file before it is opened. Files that are created beside it then belong to the
-//! service and not to root.
+//! Changes from root to the owner of an SQLite file before it is opened. Files that are created
+//! beside it then belong to the service and not to root.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,10 +12,11 @@ use rustix::{process::Gid, process::Uid};
 use super::exit::{Exit, Failure};
 use super::output::message;
 
-/// Changes the user of the process to the owner of a file, or of the folder in which it would be created. Does nothing if the
-/// user is not root.
+/// Changes the user of the process to the owner of a file, or of the folder in which it would be
+/// created. Does nothing if the user is not root.
 ///
-/// The change is permanent and affects only the calling thread, so it must happen before other threads exist.
+/// The change is permanent and affects only the calling thread, so it must happen before other
+/// threads exist.
 pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
     let metadata = |path| Some((path, std::fs::metadata(path).ok()?));
     let Some((found, metadata)) = database.ancestors().find_map(metadata) else { return Ok(()) };

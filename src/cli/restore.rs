@@ -28,7 +28,8 @@ pub(super) struct Restore {
 }
 
 impl Restore {
-    /// Opens the backup. Root may read files that the owner of the database, as whom the command continues, may not.
+    /// Opens the backup while the process may still be root. The command continues as the owner of
+    /// the database, who may not be permitted to read it.
     pub(super) fn open(&mut self) -> Result<(), Failure> {
         let opened = File::open(&self.file).map_err(|error| {
             let error = anyhow::Error::from(error).context(format!("cannot read {}", self.file.display()));

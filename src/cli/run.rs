@@ -21,8 +21,8 @@ use crate::publish;
 use crate::telemetry;
 use crate::web::{AllowedHosts, Listener, dashboard, health};
 
-/// How long the start waits for the database before READY. A reachable server reports a wrong
-/// configuration within this time.
+/// Maximum time that the start waits for the database before READY. Within it, a reachable server
+/// reports a wrong configuration.
 const DATABASE_CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time after the end of the reload loop at which the program stops waiting for the database to
 /// close.
@@ -39,8 +39,9 @@ impl Run {
     pub(super) async fn run(self, setup: &Setup, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
         let config = Arc::new(setup.config()?);
         let systemd = Systemd::from_environment();
-        // What can refuse the start comes before the first task, so that a refused start logs its reason and nothing else.
-        // Failures with exit code 78 need a change of the configuration. They must come before READY.
+        // Checks that can refuse the start come before the first task, so that a refused start logs
+        // only its reason. Failures with exit code 78 require a change of the configuration. They
+        // must come before READY.
         let listeners = Listeners::bind(&config).await?;
         require_a_readable_key(&config)?;
         let (location, opened) = (location(&config)?, Arc::clone(&config));
@@ -98,7 +99,6 @@ impl Run {
     }
 }
 
-/// Reloads the configuration.
 struct Reloading<'a> {
     setup: &'a Setup,
     /// The configuration that the database and the listeners were started with.
@@ -144,7 +144,7 @@ impl Reloading<'_> {
         }
     }
 
-    /// Lets the database be connected to again, with the password that its file contains now.
+    /// Lets the store connect to the database again, with the current content of the password file.
     async fn reconnect(&self) {
         if let Err(error) = self.at_start.database.read_password() {
             error!(
@@ -180,8 +180,8 @@ impl Reloading<'_> {
                 before_it.is_some_and(|old| old != **app || before.retention != new.retention)
             })
             .collect();
-        // Applied before the log line is written, because a person who reads the line may request a
-        // crawl at once.
+        // Applied before the log line is written, because a reader of the line may request a crawl
+        // at once.
         daemon.apply(plans(self.setup, &new, self.metrics), |_| self.alarm_clock.alarm());
         info!(
             apps = new.apps.len(),
@@ -245,8 +245,9 @@ fn require_a_readable_key(config: &Config) -> Result<(), Failure> {
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Fails if the database rejects its configuration within [`DATABASE_CHECK_TIMEOUT`]. An unreachable database is no failure;
-/// the daemon waits for it. Returns the attempt, which may not have ended.
+/// Fails if the database rejects its configuration within [`DATABASE_CHECK_TIMEOUT`]. An
+/// unreachable database is no failure, because the daemon waits for it. Returns the attempt, which
+/// may still be pending.
 async fn fail_fast_on_database_config(
     mut attempt: OpenAttempt,
     lifecycle: &Lifecycle,

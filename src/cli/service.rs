@@ -1,4 +1,4 @@
-//! Asks the service of this configuration what it has to report.
+//! Requests `/readyz` from the service with this configuration.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,8 +17,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The maximum size of the answer in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// Returns what the service reports, a line each, or that it does not answer. Empty if all is well, or if the configuration
-/// has no `metrics.listen`.
+/// Returns the problems that the service reports, or that it does not answer. Empty without
+/// problems or without `metrics.listen`.
 pub(super) async fn ask_service(listener: Option<&Listener>) -> Vec<String> {
     let Some(address) = listener.and_then(|listener| reachable(&listener.address)) else { return Vec::new() };
     match timeout(ANSWER_TIMEOUT, ready_page(&address)).await {
@@ -38,7 +38,8 @@ pub(super) async fn ask_service(listener: Option<&Listener>) -> Vec<String> {
     }
 }
 
-/// Returns the address to connect to: loopback for a listener on all addresses. `None` if the port is not fixed.
+/// Returns the address to connect to: loopback for a listener on all addresses. `None` if the
+/// configuration has port 0.
 fn reachable(address: &ListenAddress) -> Option<ListenAddress> {
     let ListenAddress::Tcp(mut address) = *address else { return Some(address.clone()) };
     match address.ip() {
@@ -56,8 +57,8 @@ async fn ready_page(address: &ListenAddress) -> io::Result<String> {
     }
 }
 
-/// The request is written by hand: it is one line of HTTP/1.0 to this machine, and an HTTP client would use its proxy settings
-/// and load CA certificates.
+/// Sends the request and returns the response. An HTTP client would apply proxy settings and load
+/// CA certificates.
 async fn get(
     mut connection: impl AsyncRead + AsyncWrite + Unpin,
     address: Option<SocketAddr>,
@@ -70,7 +71,7 @@ async fn get(
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Returns the lines of the service's answer, without `ready`. `None` if the answer is not from the service.
+/// Returns the lines of the service's answer, without `ready`. `None` if another program answered.
 fn problems(answer: &str) -> Option<Vec<String>> {
     let (_, lines) = answer.split_once("\r\n\r\n")?;
     let first = lines.lines().next()?;

@@ -57,7 +57,6 @@ impl Setup {
         Ok(config)
     }
 
-    /// Returns the path of the configuration.
     pub(super) fn locate(&self) -> Result<PathBuf, Failure> {
         Ok(Config::locate(self.file.as_deref(), &self.environment)?)
     }
@@ -111,7 +110,6 @@ impl Setup {
         }
     }
 
-    /// Creates the crawler of an app.
     pub(super) fn crawler(&self, config: &Config, app: &App, client: Client, store: &Store) -> Crawler {
         let settings = CrawlSettings {
             identity: AppIdentity { sdk_app_id: app.sdk_app_id, name: app.name.clone() },
@@ -156,7 +154,8 @@ pub(super) fn publication(config: &Config) -> Option<Publication> {
     Some(Publication { path, interval: config.database.publish_interval })
 }
 
-/// Opens a database for writing. Migrates it, or with `auto_migrate = false` checks that it is migrated.
+/// Opens a database for writing. Migrates it, or with `auto_migrate = false` checks that it is
+/// migrated.
 pub(super) async fn open(
     location: &DatabaseUrl,
     config: &Config,
@@ -196,7 +195,7 @@ pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec
         let read = config.database.read_password().map_err(|error| Failure::new(Exit::Config, error))?;
         if let Some(read) = read {
             let own = config.database.clone();
-            // Read again for each connection, because it may be rotated.
+            // The password is read again for each connection, because it may be rotated.
             *database = database.clone().password_from(Arc::new(move || match own.read_password() {
                 Ok(Some(read)) => Ok(read.password),
                 Ok(None) => Err("no database.password_file is configured".to_owned()),

@@ -21,7 +21,8 @@ use crate::store::{
     AppStatus, Crawl, HostTypes, KeysetPage, LeaseHolder, Stamp, Store, StoreError, Withheld,
 };
 
-/// The clocks of two hosts may differ by this much. A crawl that ended later than that from now has a wrong time.
+/// Maximum difference between the clocks of two hosts. A crawl that ended further in the future has
+/// a wrong time.
 const MAX_FUTURE: TimeDelta = TimeDelta::minutes(1);
 
 #[derive(Debug, Args)]
@@ -42,7 +43,7 @@ impl Status {
         let is_known = |id: i64| statuses.iter().any(|status| status.sdk_app_id == id);
         let unknown: Vec<_> = config.apps.iter().filter(|app| !is_known(app.sdk_app_id.get())).collect();
         statuses.extend(unknown.into_iter().map(|app| AppStatus::never_crawled(&app.name, app.sdk_app_id)));
-        // Read after the database, so that no crawl ended later.
+        // The clock is read after the database, so that no crawl ended after `now`.
         let now = setup.clock.now();
         let mut apps = Vec::new();
         for status in statuses {
@@ -87,7 +88,8 @@ fn stale(config: &Config, apps: &[AppReport], max_age: Duration, now: Time) -> V
         .collect()
 }
 
-/// Returns what to add to the name of an app that is not fresh. A time in the future proves nothing.
+/// Returns a suffix for the app's name in the error, or `None` if its last complete crawl is recent
+/// enough. A crawl that ended in the future does not count.
 fn why_stale(app: &AppStatus, max_age: Duration, now: Time) -> Option<String> {
     let Some(finished) = app.last_complete_crawl.as_ref().and_then(Crawl::finished) else {
         return Some(String::new());
@@ -106,7 +108,7 @@ struct AppReport {
     #[serde(flatten)]
     status: AppStatus,
     next_crawl_at: Option<Stamp>,
-    /// When a crawl was due that no service has started.
+    /// Due time of a crawl that no service has started.
     overdue_since: Option<Stamp>,
     /// Whether a process holds the app's lease.
     crawled_now: bool,
@@ -121,7 +123,8 @@ fn is_configured(config: &Config, status: &AppStatus) -> bool {
     config.apps.iter().any(|app| app.sdk_app_id.get() == status.sdk_app_id)
 }
 
-/// Returns when the daemon crawls the app next, as the dashboard shows it, and since when a crawl is overdue.
+/// Returns when the daemon crawls the app next, as the dashboard shows it, and the due time of an
+/// overdue crawl.
 async fn next_crawl(
     store: &Store,
     config: &Config,
@@ -208,7 +211,7 @@ fn print_last_crawls(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io
     }
     writeln!(out, "  last crawl           {}", describe_crawl(crawl, now))?;
     match &crawl.reason {
-        // The recorded reason asks for an approval, which was given since.
+        // The recorded reason asks for an approval that was given later.
         Some(_) if crawl.deletions.as_deref() == Some("approved") => {
             writeln!(out, "                       it withheld deletions, which were approved")
         }

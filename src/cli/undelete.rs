@@ -37,7 +37,7 @@ impl Undelete {
                 held.app
             )));
         }
-        // Waits for a running crawl, because it has not read the deleted groups.
+        // A running crawl has not read the deleted groups, so the command waits for its end.
         let waiting = |waits| {
             if waits == 0 {
                 message(format_args!("{} is being crawled; waiting for the crawl to finish", held.app));
@@ -45,7 +45,7 @@ impl Undelete {
         };
         let lease = store.lease(sdk_app_id, waiting).await?;
         let undoing = async {
-            // Reads the crawl again under the lease, when no other process can change it.
+            // Reads the crawl again under the lease, where no other process can change it.
             let (held, _) = find(&store, crawl).await?;
             if let Some(refusal) = refusal(&held, crawl) {
                 return Err(refused(refusal));
@@ -63,7 +63,7 @@ impl Undelete {
             };
             Ok((held, groups, undone))
         };
-        // The lease is renewed meanwhile, because millions of groups may outlast it.
+        // The lease is renewed meanwhile, because millions of groups may take longer than it lasts.
         let undone = lease.keeping(undoing).await.map_err(Failure::from).flatten();
         lease.give_back().await;
         let (held, groups, undone) = undone?;

@@ -11,8 +11,8 @@ use super::setup::{Setup, selected};
 use super::text;
 use crate::tencent::usersig::{Claims, sign};
 
-/// The maximum lifetime. The documentation has two maxima, of which this is the smaller: ten years
-/// in trtc.io/document/34456, fifty in document 269/32688.
+/// The maximum lifetime. The documentation has two maxima: ten years in trtc.io/document/34456, and
+/// fifty in document 269/32688. This is the smaller one.
 const MAX_LIFETIME: Duration = Duration::from_hours(24 * 365 * 10);
 
 #[derive(Debug, Args)]

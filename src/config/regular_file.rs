@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a regular file for reading. Returns an error for anything else: opening or reading a pipe can
-/// block forever, and a device may have no end.
+/// Opens a regular file for reading. Returns an error for anything else: opening or reading a pipe
+/// can block forever, and a device may have no end.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     // Without O_NONBLOCK, opening a pipe waits for its writer.
     let flags = OFlags::NONBLOCK.bits().cast_signed();

@@ -1,21 +1,22 @@
 //! The loop of one app: waits until a crawl is due, crawls, and computes when the next crawl is
 //! due.
 //!
-//! The loop wakes up for its alarm, for SIGUSR1, for a new plan and for the stop. Each time it reads the clock and decides
-//! again.
-//! - Each tick of the schedule starts at most one crawl. The tick is the crawl's `due_at`, which is unique in the database.
-//!   If several ticks have passed, during a long crawl or a suspend of the machine, one crawl serves the newest one. The
-//!   others are counted as skipped.
-//! - A failed crawl is retried with exponential backoff until the next tick. After refused credentials the pause is half an
-//!   hour, ticks wait for the retry too, and the key is read from its file again.
-//! - If the clock is set back, the loop computes the next tick from the new time, so it is at most one period away. The ticks
-//!   up to the old time are crawled again, but without `due_at`, which is taken. Until then replicas may crawl the same tick.
-//! - All waits, also the pauses before retries, are alarms at a time of day, so that they work across suspends and steps of
-//!   the clock.
-//! - If the database is opened again, after its file was moved, deleted or replaced, the loop starts as it did with the first
-//!   one: it reads when the app was last crawled, and catches up.
-//! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous plan stays in use, and the
-//!   key is read again before each crawl.
+//! The loop wakes up for its alarm, SIGUSR1, a new plan, a reopened database and a stop.
+//! - Each tick of the schedule starts at most one crawl. The tick is the crawl's `due_at`, which is
+//!   unique in the database. Ticks that pass during a crawl are skipped. If several ticks pass
+//!   during a suspend of the machine, one crawl serves the newest tick and the others are skipped.
+//! - A failed crawl is retried with exponential backoff until the next tick. After refused
+//!   credentials the pause is half an hour, no tick starts a crawl before the retry, and the key is
+//!   read from its file again.
+//! - If the clock is set back, the loop computes the next tick from the new time, so it is at most
+//!   one period away. The ticks up to the old time are crawled again, but without `due_at`, which
+//!   already exists in the database. Until then several replicas may crawl the same tick.
+//! - All waits, including the pauses before retries, are alarms at a time of day. So they work
+//!   across suspends and steps of the clock.
+//! - If the database is opened again, after its file was moved, deleted or replaced, the loop reads
+//!   when the app was last crawled and catches up, as at its start.
+//! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous
+//!   plan stays in use, and the key is read again before each crawl.
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -72,7 +73,6 @@ pub(super) struct AppLoop {
     database_problem: Option<String>,
 }
 
-/// A scheduled retry.
 #[derive(Clone, Copy)]
 struct Retry {
     time: RetryTime,
@@ -183,7 +183,8 @@ impl AppLoop {
         self.crawler.clone()
     }
 
-    /// Gives up the database in use. The next crawler waits for the next one.
+    /// Drops the crawler of the displaced database, and makes a scheduled retry due at once. The
+    /// next crawler waits until a database is open.
     fn use_next_database(&mut self) {
         (self.crawler, self.crawler_outdated) = (None, true);
         self.last_start_known = false;
@@ -299,7 +300,7 @@ impl AppLoop {
         next.unwrap_or(now + TimeDelta::days(1))
     }
 
-    /// Returns the crawl that is due at `now`: that of the newest tick, or else the retry.
+    /// Returns the crawl that is due at `now`: that of the newest tick, otherwise the retry.
     fn take_due(&mut self, now: DateTime<Utc>) -> Option<CrawlRequest> {
         let retry = self.retry.take();
         let ticks = self.handle_ticks(now);
@@ -314,8 +315,7 @@ impl AppLoop {
         Some(CrawlRequest { trigger: Trigger::Schedule, due_at })
     }
 
-    /// If the clock was set back, computes due times from the new time instead of waiting until the
-    /// clock reaches the old one.
+    /// If the clock was set back, computes due times from the new time.
     fn follow_clock(&mut self, now: DateTime<Utc>) {
         if self.handled_until - now > CLOCK_STEP_TOLERANCE {
             let (app, before) = (self.entry.app(), text(self.handled_until));

@@ -1,5 +1,5 @@
-//! The current state of every app: the task that crawls an app writes it, and the HTTP listeners, the systemd status line
-//! and the watchdog read it.
+//! The current state of every app: the task that crawls an app writes it, and the HTTP listeners,
+//! the systemd status line and the watchdog read it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::schedule::Schedule;
 /// The configured apps by name.
 pub type Apps = BTreeMap<String, AppState>;
 
-/// The current state of one app.
 #[derive(Clone, Debug)]
 pub struct AppState {
     pub phase: Phase,
     pub schedule: Schedule,
-    /// The planned start of the next crawl. `None` until the loop of the app has computed it for the first time.
+    /// The planned start of the next crawl. `None` until the loop of the app has computed it for
+    /// the first time.
     pub next_at: Option<DateTime<Utc>>,
     /// The report of the last crawl by this process.
     pub last_report: Option<CrawlReport>,
@@ -33,9 +33,10 @@ pub struct AppState {
     pub key_problem: Option<String>,
     /// Why the last access to the database failed.
     pub database_problem: Option<String>,
-    /// When the loop of the app last gave a sign of life: a change of this state, or an update of the crawl's progress.
+    /// When the loop of the app last changed this state or updated the crawl's progress.
     pub(super) alive_at: Instant,
-    /// When the app last made progress. While it waits for another process to finish crawling it, it makes none.
+    /// When the app last made progress. Waiting for another process to finish crawling is no
+    /// progress.
     pub(super) progressed_at: Instant,
     /// The number of groups that the app may have.
     pub group_quota: Option<u64>,
@@ -65,7 +66,6 @@ pub enum Phase {
     },
 }
 
-/// The states of all apps.
 #[derive(Debug)]
 pub(super) struct StatusBoard {
     apps: watch::Sender<Apps>,
@@ -83,7 +83,7 @@ impl StatusBoard {
     }
 
     /// Adds an app, or replaces the app of the same name. The replaced app's loop may still be
-    /// stopping; what it writes through its entry is ignored.
+    /// stopping. Updates through its entry are ignored.
     pub(super) fn add(&mut self, app: &str, schedule: Schedule) -> BoardEntry {
         self.generation += 1;
         let state = AppState {
@@ -158,8 +158,8 @@ impl BoardEntry {
         });
     }
 
-    /// Records why the key is unreadable. Returns true if the reason changed. Without an earlier key, the app counts as
-    /// refused.
+    /// Records why the key is unreadable. Returns true if the reason changed. Without an earlier
+    /// key, the app counts as refused.
     pub(super) fn key_unreadable(&self, why: &str, has_earlier_key: bool) -> bool {
         let mut changed = false;
         self.update(|state| {

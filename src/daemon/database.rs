@@ -1,7 +1,7 @@
-//! Opens the database in the background: the daemon starts without it and works as soon as it is open.
+//! Opens the database in the background, so that the daemon can start without it.
 //!
-//! If an SQLite file is moved, deleted or replaced while it is open, the daemon waits until a file is at its path again, and
-//! opens that one. It never creates a file in the place of one that is missing.
+//! If an SQLite file is moved, deleted or replaced while it is open, the daemon waits until a file
+//! is at its path again, and opens that file. It never creates a file in place of a missing one.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -19,11 +19,12 @@ use crate::store::{Store, StoreError};
 
 /// Pauses after the first failed attempts to use the database. All later pauses last [`MAX_PAUSE`].
 const FIRST_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(10)];
+/// Pause after each later attempt.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
-/// How often the daemon looks whether an SQLite file is still in its place. Queries and transactions look too.
+/// Interval of the checks that an SQLite file is still at its path. Queries and transactions check
+/// it too.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The state of the daemon's database.
 #[derive(Clone, Debug)]
 pub enum Database {
     /// The database is being opened and migrated.
@@ -56,17 +57,16 @@ impl Database {
 /// Which database the daemon opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// The first one. An SQLite file is created if it does not exist.
+    /// The database at the start. An SQLite file is created if it does not exist.
     First,
-    /// A file in the place of one that was moved, deleted or replaced. It must exist.
+    /// A file at the path of one that was moved, deleted or replaced. It must exist.
     Again,
 }
 
-/// An attempt to open the database.
 pub type OpenAttempt = Pin<Box<dyn Future<Output = Result<Store, StoreError>> + Send>>;
 
-/// Starts a task that opens the database and retries until it succeeds, and opens it again if it is displaced. `first` is the
-/// first attempt, which may have been polled before.
+/// Starts a task that opens the database and retries until it succeeds. The task opens the database
+/// again if its file is displaced. `first` is the first attempt, which may have been polled before.
 pub fn keep_database(
     lifecycle: &Lifecycle,
     first: OpenAttempt,
@@ -102,7 +102,7 @@ async fn keep_open(
     }
 }
 
-/// Opens what is in the place of a displaced file.
+/// Abandons a displaced file, and opens the file at its path.
 fn open_again(displaced: Store, open: OpenAttempt) -> OpenAttempt {
     Box::pin(async move {
         displaced.abandon().await?;
@@ -115,12 +115,13 @@ async fn wait_until_displaced(store: &Store) -> StoreError {
         if let Err(displaced) = store.check_in_place() {
             return displaced;
         }
-        // Ends early if a query or a transaction finds out first.
+        // Ends early if a query or a transaction detects the displacement first.
         let _ = timeout(LOOK_INTERVAL, store.displaced()).await;
     }
 }
 
-/// Makes an attempt, and further ones until one succeeds. `logged` is the problem that was logged last.
+/// Awaits the attempt, and makes further ones until one succeeds. `logged` is the problem that was
+/// logged last.
 async fn open_with_retries(
     database: &watch::Sender<Database>,
     mut attempt: OpenAttempt,
@@ -159,15 +160,16 @@ pub(super) async fn opened(database: &mut watch::Receiver<Database>) -> Option<S
     database.wait_for(|database| database.store().is_some()).await.ok()?.store().cloned()
 }
 
-/// Writes the list of configured apps to the database whenever the list changes or a database is opened, and retries until it
-/// succeeds.
+/// Writes the list of configured apps to the database whenever the list changes or a database is
+/// opened, and retries until it succeeds.
 pub(super) async fn record_configured(
     mut database: watch::Receiver<Database>,
     mut configured: watch::Receiver<Vec<SdkAppId>>,
     stop: CancellationToken,
 ) {
     let work = async {
-        // There is no list before the first change. An error means that the sender is gone, so the process is ending.
+        // There is no list before the first change. An error means that the sender was dropped, so
+        // the process is ending.
         let mut changed = configured.changed().await;
         while changed.is_ok() {
             let mut pauses = FIRST_PAUSES.into_iter();

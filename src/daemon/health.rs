@@ -1,4 +1,5 @@
-//! The current state of the daemon, for the HTTP listeners, the systemd status line and the watchdog.
+//! The current state of the daemon, for the HTTP listeners, the systemd status line and the
+//! watchdog.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -53,7 +54,7 @@ impl Health {
         database.into_iter().chain(reload).chain(stalls).chain(apps).collect()
     }
 
-    /// Waits for a change. Never returns once all writers are gone.
+    /// Waits for a change. Never returns once all senders are dropped.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
             Ok(()) = self.apps.changed() => {}

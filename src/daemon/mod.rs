@@ -1,12 +1,12 @@
 //! The daemon: crawls each app when it is due.
 //!
-//! Each app has a loop of its own (`app_loop`), so that no app waits for another one and no app is crawled twice at the
-//! same time. The daemon starts even if the database and the API are unreachable: a task opens the database with retries
-//! (`database`), and each loop waits for it. The caller provides the list of apps ([`AppPlan`]) at the start and whenever
-//! it changes.
+//! Each app has its own loop (`app_loop`). So no app waits for another one, and no app is crawled
+//! twice at the same time. The daemon starts even if the database and the API are unreachable: a
+//! task opens the database with retries (`database`), and each loop waits for it. The caller
+//! provides the list of apps ([`AppPlan`]) at the start and whenever it changes.
 //!
-//! The loops write the state of their apps to the `board`. The HTTP listeners, the systemd status line (`report`) and the
-//! `watchdog` read it through [`Health`].
+//! The loops write the state of their apps to the `board`. The HTTP listeners, the systemd status
+//! line (`report`) and the `watchdog` read it through [`Health`].
 
 mod app_loop;
 mod board;
@@ -82,7 +82,6 @@ impl Daemon {
         daemon
     }
 
-    /// Returns a view of the current state.
     #[must_use]
     pub fn health(&self) -> Health {
         Health::new(self.board.subscribe(), self.database.clone(), self.refused_reload.subscribe())
@@ -111,7 +110,7 @@ impl Daemon {
         }
     }
 
-    /// Records why a changed configuration was refused, until [`Self::apply`] succeeds with a later one.
+    /// Records why a changed configuration was refused. [`Self::apply`] clears the record.
     pub fn refuse_reload(&self, why: String) {
         self.refused_reload.send_replace(Some(why));
     }

@@ -16,8 +16,8 @@ use crate::store::Crawl;
 pub(super) const CRAWL_BACKOFF: Backoff =
     Backoff { first: TimeDelta::minutes(1), max: TimeDelta::minutes(30) };
 
-/// Pauses after crawls that failed because of the database. Their failure was recorded, so the
-/// database is reachable again.
+/// Pauses after crawls that failed because of the database. The first pause is short: the failure
+/// was recorded, so the database is reachable again.
 pub(super) const DATABASE_CRAWL_BACKOFF: Backoff =
     Backoff { first: TimeDelta::seconds(5), max: TimeDelta::minutes(30) };
 
@@ -84,8 +84,9 @@ pub fn next_crawl_by_history(
     next_crawl(schedule, now, retry)
 }
 
-/// Returns when the newest crawl was due that no daemon has started within `MAX_STALL`. `None` also if no daemon has ever
-/// crawled the app. `crawls` as for [`next_crawl_by_history`].
+/// Returns the due time of the next crawl if no daemon has started it within `MAX_STALL`. Returns
+/// `None` also if no daemon has ever crawled the app. `crawls` are those of
+/// [`next_crawl_by_history`].
 #[must_use]
 pub fn overdue_by_history(
     schedule: &Schedule,
@@ -109,7 +110,8 @@ fn retry_by_history(schedule: &Schedule, crawls: &[Crawl], now: DateTime<Utc>) -
     let pause = if is_refused {
         CRAWL_BACKOFF.max
     } else {
-        // Each tick and each request restarts the backoff. A retry has the trigger of the crawl that failed first.
+        // Each tick and each request restarts the backoff. A retry has the trigger of the crawl
+        // that failed first.
         let tick = schedule.latest_due(None, now);
         let is_in_same_series = |crawl: &&Crawl| {
             has_failed(crawl) && crawl.trigger == last.trigger && crawl.started_at.time() >= tick

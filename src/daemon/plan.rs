@@ -7,7 +7,6 @@ use crate::model::SdkAppId;
 use crate::schedule::Schedule;
 use crate::store::Store;
 
-/// The settings of one app's loop.
 pub struct AppPlan {
     pub name: String,
     pub sdk_app_id: SdkAppId,

@@ -1,5 +1,4 @@
-//! Reports the state of the daemon: systemd's status line, the watchdog ping while no app hangs, and log lines about stalled
-//! apps.
+//! Reports the state of the daemon to systemd, and logs stalled apps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,10 +19,11 @@ use crate::model::GroupType;
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval of watchdog checks while no state changes, if systemd sets no `WatchdogSec`.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// The status line names at most this number of crawls, and of problems.
+/// Maximum number of crawls, and of problems, that the status line names.
 const MAX_NAMED: usize = 3;
 
-/// Sends a status line whenever the state changes, and a watchdog ping at intervals unless an app hangs.
+/// Sends a status line whenever the state changes, and a watchdog ping at intervals unless an app
+/// hangs.
 pub(super) async fn report(mut health: Health, systemd: Systemd, stop: CancellationToken) {
     let check_interval = systemd.watchdog_interval().unwrap_or(CHECK_INTERVAL);
     let work = async {
@@ -55,8 +55,8 @@ pub(super) async fn report(mut health: Health, systemd: Systemd, stop: Cancellat
     }
 }
 
-/// Logs when an app begins to stall, when a stall turns out to be a hang, and when an app makes progress again. `reported` has
-/// the stalled apps, and whether each is hung.
+/// Logs when an app begins to stall, when a stall becomes a hang, and when an app makes progress
+/// again. `reported` maps each stalled app to whether it is hung.
 fn log_stalls(reported: &mut BTreeMap<String, bool>, stalls: Vec<Stall>) {
     reported.retain(|app, _| {
         let is_stalled = stalls.iter().any(|stall| stall.app == *app);

@@ -1,11 +1,13 @@
-//! The watchdog rule: every app makes progress within [`MAX_STALL`] and its request interval, whatever it is doing.
+//! The watchdog rule: every app makes progress within [`MAX_STALL`] plus its request interval.
 //!
-//! The rule holds before a crawl, in it and after it: while the database is opened, while the loop of the app starts, while
-//! it waits for another process to finish crawling the app, at each step of a crawl, and while it waits for the next tick. A
-//! loop that waits for a tick looks at the clock every 20 seconds, which counts as progress until the tick is due.
+//! The rule covers all phases: the wait for the database, the start of the app's loop, the wait for
+//! another process to finish crawling the app, each step of a crawl, and the wait for the next
+//! tick. A loop that waits for a tick reads the clock every 20 seconds, which counts as progress
+//! until the tick is due.
 //!
-//! The log, `/readyz`, the status line, `status` and the metrics report each app that breaks the rule. The watchdog ping is
-//! withheld only if a restart may help: if the loop gives no sign of life either, and has a database to work with.
+//! The log, `/readyz`, the status line, `status` and the metrics report each app that breaks the
+//! rule. The watchdog ping is withheld only if a restart may help: the loop has not updated its
+//! state either, and it has a database.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,8 +18,9 @@ use super::board::{AppState, Apps, Phase, text};
 use crate::crawl::Step;
 use crate::model::plural;
 
-/// The limit of the watchdog rule. The longest wait of a working crawl is for its turn to write, which on SQLite lasts up to
-/// ten minutes. A request that times out and the pause before its retry take up to a minute each.
+/// The limit of the watchdog rule. The longest wait of a working crawl is that for the SQLite
+/// writer, up to ten minutes. A request timeout and the pause before its retry take up to a minute
+/// each.
 pub(super) const MAX_STALL: Duration = Duration::from_mins(15);
 
 /// An app that breaks the watchdog rule. Its `Display` is a sentence.
@@ -105,7 +108,8 @@ mod tests {
         Progress { step, ..Progress::default() }
     }
 
-    /// The stall of the only app after this time without a change, and whether the ping is withheld.
+    /// Returns the stall of the only app after this time without a change, and whether the app is
+    /// hung.
     fn stall_after(apps: &tokio::sync::watch::Receiver<Apps>, time: Duration) -> Option<(String, bool)> {
         let stalls = stalls(&apps.borrow(), Instant::now() + time);
         stalls.first().map(|stall| (stall.to_string(), stall.is_hung))

@@ -1,7 +1,7 @@
-//! Which connections stay open when there are too many.
+//! Limits the number of open connections of a listener.
 //!
-//! At the limit, the connection that has waited longest for a complete request is closed, so that slow clients displace each
-//! other and nobody else. A client that sends its request right away is answered.
+//! At the limit, the connection that has waited longest for a complete request is closed. So slow
+//! clients displace only each other. A client that sends its request at once is answered.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Connections at a time. It is larger than the number of requests that are answered at a time, so that there are always
-/// connections to close.
+/// Maximum number of open connections. It exceeds the limit on concurrent requests, so that some
+/// connections are idle and can be closed.
 const MAX_CONNECTIONS: usize = 128;
-/// The least time that a client gets to send its request. Together with the limit it bounds how fast connections are accepted:
-/// 300 clients that reconnect at once keep another one waiting for a quarter of a second.
+/// Minimum time that a client has to send its request before its connection may be closed. It also
+/// bounds the rate of accepted connections: 300 clients that reconnect at once delay another client
+/// by a quarter of a second.
 const MIN_WAIT: Duration = Duration::from_millis(100);
 
 /// The open connections of a listener. Clones share them.
@@ -29,13 +30,13 @@ struct Table {
 
 #[derive(Debug)]
 struct State {
-    /// Since when the connection waits for a request. `None` while one is answered.
+    /// When the connection began to wait for a request. `None` while a request is answered.
     waiting_since: Option<Instant>,
     close: CancellationToken,
 }
 
 impl Connections {
-    /// Waits until there is room for another connection. At the limit it makes room.
+    /// Waits until another connection may be accepted. At the limit, closes a connection.
     pub(super) async fn room(&self) {
         loop {
             // The lock must be released before the pause.
@@ -67,7 +68,8 @@ impl Connections {
 }
 
 impl Table {
-    /// Closes a connection if there are too many. `Err` has the time until one may be closed.
+    /// Closes a connection if the limit is reached. `Err` contains the time until one may be
+    /// closed.
     fn make_room(&mut self) -> Result<(), Duration> {
         if self.open.len() < MAX_CONNECTIONS {
             return Ok(());
@@ -81,7 +83,8 @@ impl Table {
         Ok(())
     }
 
-    /// Returns the connection that has waited longest for a request. If all are being answered, returns the oldest one.
+    /// Returns the connection that has waited longest for a request. If all are being answered,
+    /// returns the oldest one.
     fn next_to_close(&self) -> Option<(u64, Option<Instant>)> {
         let connections = self.open.iter().map(|(id, state)| (*id, state.waiting_since));
         connections.min_by_key(|(id, since)| (since.is_none(), *since, *id))
@@ -94,7 +97,7 @@ impl Table {
     }
 }
 
-/// An open connection. It is removed from the list when dropped.
+/// An open connection. Dropping it removes it from the table.
 #[derive(Debug)]
 pub(super) struct Connection {
     id: u64,
@@ -103,7 +106,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Waits until the connection has to be closed.
+    /// Waits until the connection must be closed to make room.
     pub(super) async fn must_close(&self) {
         self.close.cancelled().await;
     }
@@ -127,7 +130,6 @@ impl Drop for Connection {
     }
 }
 
-/// A request that is being answered.
 pub(super) struct Answering(Arc<Connection>);
 
 impl Drop for Answering {
@@ -146,7 +148,7 @@ mod tests {
         connection.close.is_cancelled()
     }
 
-    /// As many connections as may be open, each a millisecond younger than the one before.
+    /// Opens as many connections as are allowed, one each millisecond.
     async fn full(connections: &Connections) -> Vec<Arc<Connection>> {
         let mut open = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
@@ -160,7 +162,7 @@ mod tests {
     async fn at_the_limit_the_connection_that_has_waited_longest_is_closed() {
         let connections = Connections::default();
         let open = full(&connections).await;
-        // The first one is being answered, and the second one was a moment ago.
+        // Connection 0 is being answered. The answer of connection 1 has just ended.
         let answering = open[0].answering();
         drop(open[1].answering());
         connections.room().await;

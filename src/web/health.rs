@@ -20,21 +20,20 @@ use crate::store::Store;
 
 /// A database that does not answer within this time counts as unreachable.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer of the database counts for further requests, so that many clients cost one query.
+/// How long the result of a database check is reused, so that many requests cost one query.
 const ANSWER_AGE: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]
 struct HealthState {
     health: Health,
     metrics: Arc<Metrics>,
-    /// One request at a time asks the database.
+    /// The last database check. The lock lets one request at a time query the database.
     last_check: Arc<Mutex<Option<Check>>>,
 }
 
-/// An answer of the database.
 struct Check {
     at: Instant,
-    /// Why it cannot work, or `None` if it can.
+    /// Why the database is not usable, or `None` if it is.
     why_not: Option<String>,
 }
 
@@ -47,7 +46,7 @@ pub fn pages(health: Health, metrics: Arc<Metrics>) -> Router {
         .with_state(HealthState { health, metrics, last_check: Arc::default() })
 }
 
-/// Answers whether the daemon can work. The first line has the result; each further line is a
+/// Answers `/readyz`. The first line says whether the daemon is ready. Each further line is a
 /// problem that needs attention.
 async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
     let database = state.health.database().borrow().clone();
@@ -55,7 +54,7 @@ async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}")),
     };
-    // The first line already has the database's problem.
+    // The first line already contains the database's problem.
     let in_first_line = database.problem();
     let problems =
         state.health.problems().into_iter().filter(|problem| Some(problem) != in_first_line.as_ref());
@@ -63,7 +62,7 @@ async fn ready(State(state): State<HealthState>) -> impl IntoResponse {
 }
 
 impl HealthState {
-    /// Returns why the daemon cannot work, or `None` if it can.
+    /// Returns why the daemon is not ready, or `None` if it is.
     async fn why_not_ready(&self, database: &Database) -> Option<String> {
         let store = match database {
             Database::Open(store) => store,
@@ -82,7 +81,7 @@ impl HealthState {
     }
 }
 
-/// Returns why the database cannot work, or `None` if it can.
+/// Checks the database. Returns why it is not usable, or `None` if it is.
 async fn ask(store: &Store) -> Option<String> {
     match timeout(DATABASE_TIMEOUT, store.check_migrated()).await {
         Ok(Ok(())) => None,

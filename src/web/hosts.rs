@@ -1,5 +1,5 @@
-//! The host names that requests may use. Checking them defeats DNS rebinding: a web page of another site whose name leads to
-//! this machine cannot read answers.
+//! The host names that requests may use. The check defeats DNS rebinding: a web page of another
+//! site cannot read answers by resolving its name to this machine.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use axum::http::uri::Authority;
 
 use crate::model::ListenAddress;
 
-/// The host names that requests may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedHosts {
     /// Accepts `localhost`, IP literals and these names, which are in lower case.
@@ -19,8 +18,9 @@ pub enum AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// Returns the hosts for a listener on this address with these configured names. Without names, a listener that other
-    /// machines can reach accepts any host, and so does a Unix socket, which no browser can reach.
+    /// Returns the hosts that a listener on this address accepts, given the configured names.
+    /// Without names, a listener that other machines can reach accepts any host. So does a Unix
+    /// socket, which no browser can reach.
     #[must_use]
     pub fn of(address: &ListenAddress, names: &[String]) -> Self {
         let is_loopback = matches!(address, ListenAddress::Tcp(address) if address.ip().is_loopback());
@@ -32,14 +32,16 @@ impl AllowedHosts {
 
     pub(super) fn allow(&self, request: &Request) -> bool {
         let Self::Listed(names) = self else { return true };
-        // Browsers always send a host, and DNS rebinding needs a browser.
+        // A request without a host is accepted. Browsers always send one, and DNS rebinding needs a
+        // browser.
         requested_host(request).is_none_or(|host| {
             host.is_ok_and(|host| is_localhost_or_address(&host) || names.contains(&normalised(&host)))
         })
     }
 }
 
-/// Returns the host of a request's URL or `Host` header, if there is one. `Err` if the header is malformed.
+/// Returns the host of a request's URL or `Host` header, if it has one. `Err` if the header is
+/// malformed.
 fn requested_host(request: &Request) -> Option<Result<String, ()>> {
     if let Some(host) = request.uri().host() {
         return Some(Ok(host.to_owned()));
@@ -55,7 +57,7 @@ fn is_localhost_or_address(host: &str) -> bool {
     address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Returns a host name in lower case and without the dot of the DNS root.
+/// Returns a host name in lower case, without the trailing dot of the DNS root.
 fn normalised(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }

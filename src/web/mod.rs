@@ -1,12 +1,16 @@
 //! The HTTP listeners. They answer only GET and HEAD requests, which change nothing.
 //!
-//! The work for clients is bounded: the number of connections (`connections`), the number of requests that are answered at a
-//! time, the size of a request, and the time for the head of a request, for its answer and for a connection. `/healthz` and
-//! `/readyz` are answered whatever other clients do: they are exempt from the limit on requests, and slow clients cannot keep
-//! a new connection from being accepted.
+//! These limits bound the work for clients:
+//! - the number of connections (`connections`);
+//! - the number of concurrent requests;
+//! - the size of a request;
+//! - the time for the head of a request, for an answer, and for a connection.
 //!
-//! A listener is bound before the service reports that it is ready ([`Listener::bind`]), and then runs as a supervised task
-//! ([`Listener::serve`]).
+//! `/healthz` and `/readyz` are answered under any load. They are exempt from the limit on
+//! requests, and slow clients cannot keep a new connection from being accepted.
+//!
+//! A listener is bound before the service reports that it is ready ([`Listener::bind`]), and then
+//! runs as a supervised task ([`Listener::serve`]).
 
 mod connections;
 pub mod dashboard;
@@ -49,9 +53,11 @@ pub use self::hosts::AllowedHosts;
 use self::socket::{Socket, Stream};
 use crate::model::ListenAddress;
 
-/// Requests that are answered at a time, without those of [`ALWAYS_ANSWERED`]. Further ones get status 503 at once.
+/// Maximum number of concurrent requests, without those of [`ALWAYS_ANSWERED`]. Further requests
+/// get status 503 at once.
 const MAX_REQUESTS: usize = 32;
-/// Supervisors restart the service if these are not answered. Their answers are cheap.
+/// Paths that are exempt from the limit on requests. Their answers are cheap, and supervisors
+/// restart the service if they get none.
 const ALWAYS_ANSWERED: [&str; 2] = ["/healthz", "/readyz"];
 /// Timeout for the head of a request, and for the next request on a keep-alive connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,17 +65,18 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The age at which a connection is closed gracefully.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
-/// Time that a graceful close allows for the current answer. At shutdown it must end before the hard stop, which follows after
-/// four seconds.
+/// Time that a graceful close allows for the current answer. At shutdown it must end before the
+/// hard stop, four seconds after the soft stop.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum size of a request's head. It includes all cookies that a browser has for `localhost`.
+/// Maximum size of a request's head in bytes. The head includes all cookies that a browser has for
+/// `localhost`.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// Maximum size of a request's body. No request needs one.
+/// Maximum size of a request's body in bytes. No request needs a body.
 const MAX_BODY_BYTES: usize = 1024;
 /// Pause after a failed accept, for example because the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener cannot be opened. The configuration or the machine has to be changed.
+/// A listener cannot be opened. The configuration or the machine must be changed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({key}): {source}; {}", remedy(.address, .source))]
 pub struct ListenError {
@@ -99,7 +106,6 @@ fn remedy(address: &ListenAddress, error: &io::Error) -> &'static str {
     }
 }
 
-/// An open listener.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -122,7 +128,7 @@ impl Listener {
         &self.address
     }
 
-    /// Serves routes until `stop`. Answers under way then get two seconds to end.
+    /// Serves routes until `stop` is cancelled. Answers under way then have two seconds to end.
     pub async fn serve(self, routes: Router, hosts: AllowedHosts, stop: CancellationToken) {
         let routes = with_limits(routes, hosts);
         let open = Connections::default();
@@ -169,7 +175,6 @@ impl Listener {
     }
 }
 
-/// Answers the requests of one connection.
 async fn serve_connection(
     stream: Stream,
     connection: Arc<Connection>,
@@ -191,8 +196,8 @@ async fn serve_connection(
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), answer);
     let mut serving = pin!(serving);
-    // Errors of a connection are not logged: its client sees them. A request that has arrived is read before the connection
-    // is closed for another one.
+    // Errors of a connection are not logged, because its client sees them. `biased` polls the
+    // connection first, so a request that has arrived is read before the connection can be closed.
     tokio::select! {
         biased;
         _ended = serving.as_mut() => return,
@@ -204,7 +209,7 @@ async fn serve_connection(
     let _ended = timeout(CLOSE_TIMEOUT, serving).await;
 }
 
-/// What is checked before a request is answered.
+/// The checks before a request is answered: its host, and the number of concurrent requests.
 #[derive(Clone)]
 struct Admission {
     hosts: AllowedHosts,
@@ -231,7 +236,7 @@ fn with_limits(routes: Router, hosts: AllowedHosts) -> Router {
         .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
 }
 
-/// Returns the answer after a panic. The message of the panic is only in the log.
+/// Returns the response after a panic. Only the log contains the message of the panic.
 fn panicked() -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, "this page failed; the log says why\n").into_response()
 }

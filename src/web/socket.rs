@@ -12,9 +12,11 @@ use tokio_util::either::Either;
 
 use crate::model::ListenAddress;
 
-/// A process that listens accepts a connection to its Unix socket within this time.
+/// Timeout for the check whether a process listens on an existing Unix socket. After a timeout the
+/// socket counts as in use.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The owner and the group may connect, which needs the right to write.
+/// Mode of a Unix socket's file. The owner and the group may connect, which requires write
+/// permission.
 const SOCKET_MODE: u32 = 0o660;
 
 /// An open socket that accepts connections. Dropping it removes the file of a Unix socket.
@@ -28,11 +30,11 @@ pub(super) enum Socket {
 pub(super) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the file. The file of another process is not removed.
+    /// Device and inode of the file. If they have changed, the file belongs to another process and
+    /// is not removed.
     file: Option<(u64, u64)>,
 }
 
-/// A connection that was accepted.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
 
 impl Socket {

@@ -1,5 +1,5 @@
-//! Connections to the server that are cut, silently or not, and holders of leases that die. Limits are a tenth of the
-//! product's, so that a bound of 60 seconds is one of 6, except where the program itself runs.
+//! Cut connections to the server, silent or closed, and lease holders that die. Limits are a tenth
+//! of the product's, except where the program itself runs.
 
 use std::time::Duration;
 
@@ -14,11 +14,13 @@ use tim_group_sync::simulator::At;
 use tim_group_sync::store::{Limits, StoreError, Written};
 use tokio::time::{Instant, timeout};
 
+/// Divisor of the product's limits.
 pub(crate) const TENTH: u32 = 10;
-/// Within this time everything goes on after a cut has ended, and a lease is taken over after its holder's last sign of life.
+/// Maximum time until work continues after a cut has ended, and until a lease is taken over after
+/// its last renewal.
 pub(crate) const BOUND: Duration = Duration::from_secs(6);
 
-/// A network and a database with short limits behind it. Its stores go through the network.
+/// Returns a database with short limits and the network between it and its stores.
 async fn behind_a_network() -> Option<(TestDatabase, Network)> {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
@@ -32,7 +34,7 @@ async fn behind_a_network() -> Option<(TestDatabase, Network)> {
     Some((TestDatabase::on_postgres(database).await, network))
 }
 
-/// The same database as another process reaches it, without the network.
+/// Returns the same database with direct connections, as another process has.
 async fn beside_the_network(db: &TestDatabase) -> TestDatabase {
     let Location::Postgres(database) = &db.location else { panic!("these tests are PostgreSQL's") };
     TestDatabase::on_postgres(database.direct()).await
@@ -82,7 +84,6 @@ async fn idle_connections_that_have_fallen_silent_are_replaced_within_the_bound(
     let statuses = within_the_bound(db.store.app_statuses()).await.unwrap();
     assert_eq!(statuses.len(), 1);
     leased.lease.renew().await.unwrap();
-    // A stop does not wait for them.
     network.cut(Cut::All, Fate::Silent);
     timeout(Duration::from_secs(2), db.store.close()).await.expect("closing waits for silent connections");
 }
@@ -117,7 +118,7 @@ async fn work_that_comes_back_after_its_lease_has_expired_does_not_go_on() {
     let db = TestDatabase::postgres().await;
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     let mut steps = 0;
-    // As when a process was suspended: time has passed, and the work is ready at once.
+    // Simulates a suspended process: time passes, and then the work is ready at once.
     let work = async {
         while steps < 100 {
             steps += 1;
@@ -137,7 +138,8 @@ async fn work_that_comes_back_after_its_lease_has_expired_does_not_go_on() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_holder_that_dies_inside_a_transaction_blocks_the_next_one_within_the_bound() {
-    // The last statement before the commit has locked the lease's row. The other ones have locked groups.
+    // `UPDATE lease`, the last statement before the commit, locks the lease's row. The other
+    // statements lock groups.
     for statement in ["INSERT INTO group_row", "UPDATE lease", "COMMIT\0"] {
         let Some((db, network)) = behind_a_network().await else { return };
         let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
@@ -160,7 +162,7 @@ async fn a_holder_that_dies_inside_a_transaction_blocks_the_next_one_within_the_
     }
 }
 
-/// A program whose database is behind a network. Its limits are the product's.
+/// Returns a program that reaches its database through a network. Its limits are the product's.
 async fn program_behind_a_network() -> Option<(ProgramHarness, Network, String)> {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
@@ -185,7 +187,7 @@ async fn stops_in_time(service: Service, state: &str) {
     let asked = Instant::now();
     let code = service.stop().await;
     assert!(asked.elapsed() <= Duration::from_secs(5), "{state}: {:?}", asked.elapsed());
-    // A task that waits for the server may have been abandoned.
+    // Code 1 is allowed, because a task that waits for the server may have been abandoned.
     assert!(matches!(code, Some(0 | 1)), "{state}: {code:?}");
 }
 
@@ -226,7 +228,8 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
     stops_in_time(waiting, "waiting for the lease").await;
 }
 
-/// The one story at the real limits: a process is stopped (SIGSTOP) inside a transaction that has locked its lease.
+/// Runs with the product's limits: a process is stopped (SIGSTOP) inside a transaction that has
+/// locked its lease.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_that_is_stopped_inside_a_transaction_is_replaced_within_a_minute() {

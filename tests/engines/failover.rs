@@ -1,4 +1,5 @@
-//! A primary is lost and its standby promoted, while a service crawls. An address leads to the primary, as a virtual one does.
+//! Failover during a crawl: the primary is lost and its standby is promoted. One address leads to
+//! the current primary, like a virtual IP address.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cuts::{BOUND, TENTH};
 
-/// How the transactions reach the standby.
+/// How transactions reach the standby.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replication {
-    /// A commit is answered once the standby has it.
+    /// The primary acknowledges a commit after the standby has it.
     Synchronous,
-    /// The last transactions do not reach it.
+    /// The last transactions do not reach the standby.
     LosingTheLast,
 }
 
@@ -37,7 +38,7 @@ async fn crawl_until_complete(harness: &Harness) -> Duration {
     }
 }
 
-/// The visible events by their ids.
+/// Returns the visible events by their ids.
 async fn events(harness: &Harness) -> BTreeMap<i64, Vec<String>> {
     let sql = "SELECT event_id, event, group_id, crawl_id FROM group_events";
     let rows = harness.db.rows(sql).await;
@@ -67,7 +68,7 @@ async fn fail_over(replication: Replication, at_request: u64) {
     if replication == Replication::LosingTheLast {
         server.execute_on_replica("ALTER SYSTEM SET primary_conninfo = ''").await;
         server.execute_on_replica("SELECT pg_reload_conf()").await;
-        // A crawl of which the standby learns nothing.
+        // The standby does not receive this crawl.
         harness.create("Public", "lost");
         assert_eq!(harness.crawl().await.status, CrawlStatus::Complete);
     }
@@ -95,12 +96,14 @@ async fn fail_over(replication: Replication, at_request: u64) {
     crawl_until_complete(&harness).await;
     assert!(promoted.elapsed() <= BOUND, "{replication:?} {at_request}: {:?}", promoted.elapsed());
     harness.assert_table_matches_api().await;
-    // No id is given twice: an event is the one that readers saw under its id, or has a greater id than all of those.
+    // No id is reused: each event is the one that readers saw under its id, or its id is greater
+    // than all ids that they saw.
     let last = *before.keys().next_back().unwrap();
     for (id, event) in events(&harness).await {
         assert!(id > last || before.get(&id) == Some(&event), "{replication:?} {at_request}: {id} {event:?}");
     }
-    // What a reader saw of the lost transactions is gone: origins and events are compared from now on only.
+    // Readers saw events of the lost transactions, so the history across the failover is not
+    // compared.
     if replication == Replication::Synchronous {
         harness.assert_invariants().await;
     } else {

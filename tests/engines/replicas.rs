@@ -1,5 +1,5 @@
-//! Random cuts between two replicas and their server: silent and closed connections, frozen processes, dead hosts. All limits
-//! are a tenth of the product's, so that a bound of 60 seconds is one of 6.
+//! Random faults between two replicas and their server: silent and closed connections, frozen
+//! processes and dead hosts. All limits are a tenth of the product's.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cuts::{BOUND, TENTH};
 
-/// Longer than a process that waits for a lease sleeps between two looks at it, so that both replicas get their turns.
+/// Pause between two crawls of a replica. It exceeds the polling interval of a process that waits
+/// for a lease, so that both replicas crawl.
 const BETWEEN_CRAWLS: Duration = Duration::from_millis(400);
 
-/// A replica of the service with a thread, a runtime and a network of its own, as if in a process of its own. It crawls
-/// again and again, and waits after a failure as the daemon does.
+/// A replica of the service, with a thread and a runtime in place of a process. It crawls
+/// repeatedly, and pauses after a failure as the daemon does.
 struct Replica {
     network: Network,
     freezing: mpsc::UnboundedSender<Duration>,
@@ -68,12 +69,13 @@ impl Replica {
         Self { network, freezing, stop, dying, completed, thread }
     }
 
-    /// Stops all that the replica does, for a while.
+    /// Blocks the replica's thread for this time.
     fn freeze(&self, time: Duration) {
         self.freezing.send(time).unwrap();
     }
 
-    /// Ends the replica without its server being told.
+    /// Ends the replica without notice to its server. Returns the network, which keeps the silent
+    /// connections open.
     async fn die(self) -> Network {
         self.network.cut(Cut::All, Fate::Silent);
         self.dying.cancel();
@@ -82,7 +84,7 @@ impl Replica {
         self.network
     }
 
-    /// Waits for a complete crawl that ends from now on, and returns how long it took.
+    /// Waits for the next complete crawl, and returns the time until its end.
     async fn progresses(&self) -> Duration {
         let since = Instant::now();
         self.completed.clone().wait_for(|at| *at > since).await.unwrap();
@@ -129,17 +131,18 @@ async fn crawl_until_stopped(
     }
 }
 
-/// What happens to one of two replicas, or to both.
+/// A fault of one of two replicas, or of both.
 #[derive(Clone, Copy, Debug)]
 enum Accident {
     Cut(Cut, Fate),
     CutOfBoth(Fate),
-    /// Of one connection, at a statement of a transaction that writes.
+    /// Cuts one connection at a statement of a transaction that writes.
     CutAt(&'static str, bool, Fate),
     Frozen,
     DeadHost,
 }
 
+/// Statements at which a connection may be cut.
 const STATEMENTS: [&str; 5] =
     ["BEGIN", "INSERT INTO group_row", "UPDATE group_row", "UPDATE lease", "COMMIT\0"];
 
@@ -160,8 +163,8 @@ impl Accident {
     }
 }
 
-/// Two replicas crawl one app whose groups change, while one of them, or both, lose their server. Returns the longest time
-/// that a replica with a working network needed to progress.
+/// Crawls one app with two replicas while its groups change and an accident happens. Returns the
+/// longest time that a replica with a working network needed for a complete crawl.
 #[expect(clippy::print_stdout, reason = "the seed repeats a failure")]
 async fn survive(seed: u64, server: &Path) -> Duration {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -188,7 +191,7 @@ async fn survive(seed: u64, server: &Path) -> Duration {
     match accident {
         Accident::Cut(which, fate) => {
             one.network.cut(which, fate);
-            // The other one takes over meanwhile.
+            // The other replica takes over meanwhile.
             longest = other.progresses().await;
             sleep(lasting.saturating_sub(longest)).await;
             one.network.restore();
@@ -235,7 +238,7 @@ async fn replicas_survive_random_cuts_and_progress_within_the_bound() {
     };
     let (cuts, seed) = (campaign::number("CUTS", 200, 6), campaign::number("CUTS_SEED", 1, 1));
     let mut longest = Duration::ZERO;
-    // Several at a time, because they wait most of the time.
+    // Four accidents run at a time, because they wait most of the time.
     for first in (seed..seed + cuts).step_by(4) {
         let some = (first..(first + 4).min(seed + cuts)).map(|seed| survive(seed, server));
         longest = futures_util::future::join_all(some).await.into_iter().fold(longest, Duration::max);

@@ -1,4 +1,5 @@
-//! PostgreSQL databases that were dumped and restored: by the commands of docs/postgresql.md, and without sequences.
+//! PostgreSQL databases that were dumped and restored by the commands of docs/postgresql.md, and
+//! databases whose sequences were not restored.
 
 use std::process::Command;
 
@@ -8,7 +9,7 @@ use harness::store::{LeasedApp, Location, TestDatabase, at};
 use tim_group_sync::model::CrawlId;
 use tim_group_sync::store::Store;
 
-/// Reads events like a consumer: those after the greatest id so far.
+/// A reader of events. Each poll reads the events after the greatest id so far.
 #[derive(Default)]
 struct Consumer {
     last: i64,
@@ -28,7 +29,7 @@ impl Consumer {
     }
 }
 
-/// Runs one of the server's programs, and returns false if there is none for this server.
+/// Runs one of the server's programs. Returns false if this server has none.
 fn run(program: &str, arguments: &[&str]) -> bool {
     let Some(program) = server_program(program) else {
         harness::skip(&format!("there is no {program} beside a named server"));
@@ -39,7 +40,7 @@ fn run(program: &str, arguments: &[&str]) -> bool {
     true
 }
 
-/// Appears in a crawl of its own. Returns the crawl.
+/// Lists a new group in its own crawl. Returns the crawl.
 async fn crawl_new(leased: &LeasedApp<'_>, hour: u32, id: &str) -> CrawlId {
     let crawl = leased.open(at(hour, 0)).await;
     leased.list(crawl, leased.public, at(hour, 1), &[id]).await;
@@ -92,7 +93,7 @@ async fn ids_continue_above_the_lost_ones_after_a_restore_in_place_and_into_anot
     }
 }
 
-/// As logical replication and a restore of the tables' data leave them.
+/// Logical replication, or a restore of the tables' data alone, leaves sequences behind their rows.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn identities_that_are_behind_their_rows_are_moved_past_them_at_the_start() {
@@ -110,7 +111,7 @@ async fn identities_that_are_behind_their_rows_are_moved_past_them_at_the_start(
     let next = harness.crawl_into(&store).await;
     assert_eq!(next.crawl.0, last.0 + 1);
     assert_eq!(harness.value("SELECT max(event_id) FROM group_events").await, "3");
-    // Nothing is behind any more.
+    // No sequence is behind any more, so this changes nothing.
     let sequences = "SELECT last_value FROM tim_private.crawl_crawl_id_seq";
     let before = harness.value(sequences).await;
     store.move_ids_past_rows().await.unwrap();

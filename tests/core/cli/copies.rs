@@ -45,7 +45,7 @@ async fn a_backup_made_beside_the_service_is_restored_after_it_has_stopped() {
     assert_eq!(cli.query(LIVE).await, "10");
     let kept = restored.stdout.split("kept as ").nth(1).unwrap().trim();
     assert_eq!(rows(kept.as_ref(), LIVE).await, [["15"]]);
-    // The next crawl brings back what was lost, under ids that were not given before.
+    // The next crawl restores the lost groups, and its events have new ids.
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
     assert_eq!(cli.query(LIVE).await, "15");
     assert_eq!(cli.query("SELECT count(*), min(event_id) > 5 FROM group_events").await, "5 1");

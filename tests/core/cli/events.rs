@@ -2,7 +2,7 @@
 
 use harness::cli::CliHarness;
 
-/// An app with a baseline of three groups, one deletion and one new group.
+/// Returns an app with a baseline of three groups, one deletion and one new group.
 async fn with_events() -> CliHarness {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);

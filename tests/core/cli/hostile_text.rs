@@ -1,5 +1,6 @@
-//! Text from outside: group ids, reasons, hosts and errors that try to break lines, move the cursor of a terminal, reverse the
-//! direction of text or hide. No command and no log line prints them as they are, and JSON keeps their values.
+//! Unsafe text from outside in group ids, reasons, hosts and errors. It breaks lines, moves the
+//! cursor of a terminal, reverses the direction of text or is invisible. Every command and log line
+//! escapes it, and JSON values stay the same.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use harness::program::Service;
 use tim_group_sync::simulator::{At, Fault};
 use tokio::time::timeout;
 
-/// What may be in an id: everything but control characters.
+/// Group ids with unsafe characters. An id may contain any character except control characters.
 const IDS: [&str; 4] = ["a\u{202e}b", "c\u{200b}d", "e\u{2028}<3>f", "g\u{feff}h\u{e0041}"];
-/// What any other text may contain.
+/// A reason and host name with unsafe characters, control characters included.
 const REASON: &str = "no\n<3>forged: all is well\r\u{1b}[2J\u{9b}31m\u{202e}\u{7}";
 
 fn is_safe(text: &str) -> bool {
@@ -40,7 +41,8 @@ async fn execute(cli: &CliHarness, sql: String) {
     connection.close().await.unwrap();
 }
 
-/// An app with ids like that, of which a crawl withheld the deletion, and records with a reason and a host like that.
+/// Returns an app with the groups of `IDS`, whose deletion a crawl has withheld. Records have
+/// `REASON` as their reason and host.
 async fn hostile() -> CliHarness {
     let cli = CliHarness::new().await;
     cli.configure("[apps.prod.deletion]\nmax_fraction = 0.1\nmin_groups = 0\n");

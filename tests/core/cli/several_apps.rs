@@ -1,9 +1,10 @@
-//! `crawl` of several apps: one that fails keeps no other from being crawled, and each message names its app.
+//! `crawl` of several apps: a failing app does not prevent the crawls of others, and each message
+//! names its app.
 
 use harness::cli::CliHarness;
 use tim_group_sync::simulator::{At, Fault, KEY, Settings, Simulator};
 
-/// A section for another app at its own API.
+/// Returns the configuration section of an app with its own API.
 fn app(name: &str, sdk_app_id: i64, api: &Simulator) -> String {
     format!(
         "[apps.{name}]\nsdk_app_id = {sdk_app_id}\nsecret_key_file = \"{name}.key\"\nbase_url = \"{}\"\n\

@@ -1,10 +1,10 @@
-//! `status` says when nothing moves: no service, a service that hangs, a crawl that nobody started, a time that cannot be.
+//! `status` reports a missing service, a hanging service, an overdue crawl and an impossible time.
 
 use std::net::TcpListener;
 
 use harness::cli::CliHarness;
 
-/// Has the configuration name this address for the metrics, and an hourly schedule.
+/// Writes a configuration with this address as `metrics.listen`, and an hourly schedule.
 fn listens_at(cli: &CliHarness, address: &str) {
     cli.configure("");
     let config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
@@ -21,7 +21,7 @@ async fn execute(cli: &CliHarness, sql: &'static str) {
     connection.close().await.unwrap();
 }
 
-/// An app that the service has crawled once.
+/// Returns an app that the service has crawled once.
 async fn served_once() -> CliHarness {
     let cli = CliHarness::new().await;
     let service = cli.service().wait_for_log("crawl complete").await;
@@ -90,7 +90,7 @@ async fn status_says_since_when_a_crawl_is_overdue() {
     );
     let json = cli.run(&["status", "--json"]).await.result();
     assert!(json[0]["overdue_since"].is_string(), "{json}");
-    // Where nobody runs the service, there is no tick to miss.
+    // If only the command has crawled an app, no tick is overdue.
     execute(&cli, "UPDATE crawl SET trigger = 'command'").await;
     let status = cli.run(&["status"]).await;
     assert!(!status.stdout.contains("overdue"), "{status:?}");

@@ -1,4 +1,5 @@
-//! How the program ends: by signals at any time, with its terminal, and when its start is refused.
+//! How the program ends: by signals at any time, when its terminal closes, and when its start is
+//! refused.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +12,7 @@ use harness::program::{Service, program};
 use rustix::process::{Pid, Signal, kill_process};
 use tim_group_sync::simulator::{At, KEY};
 
-/// What a stop may take, with some room for a busy machine.
+/// Maximum time of a stop: five seconds, and 200 ms for a busy machine.
 const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
 
 fn send(process: &Child, signal: Signal) {
@@ -22,7 +23,7 @@ async fn code_of(mut process: Child) -> Option<i32> {
     tokio::task::spawn_blocking(move || process.wait().unwrap().code()).await.unwrap()
 }
 
-/// The URL of a PostgreSQL server that accepts a connection and never answers.
+/// Starts a server that accepts connections and never answers. Returns it and its PostgreSQL URL.
 async fn silent_server() -> (tokio::net::TcpListener, String) {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://tim@{}/tim?sslmode=disable", server.local_addr().unwrap());
@@ -136,7 +137,8 @@ async fn a_simulator_that_was_started_with_nohup_outlives_its_terminal() {
     let line = reads_line(&mut process, "simulated API");
     let address = line.split_once("http://").unwrap().1.trim_end_matches('/').to_owned();
     send(&process, Signal::HUP);
-    // Signals arrive in order, so the hang-up had no effect if this one ends it in the usual way.
+    // Signals are handled in order. If SIGTERM ends the process in the usual way, SIGHUP had no
+    // effect.
     tokio::net::TcpStream::connect(&address).await.unwrap();
     send(&process, Signal::TERM);
     assert_eq!(code_of(process).await, Some(0));
@@ -167,7 +169,8 @@ async fn a_pipe_as_a_file_is_refused_at_once_by_every_command() {
     }
 }
 
-/// Runs the service with its stderr in the journal, as far as it can tell.
+/// Runs the service with a file as stderr that it takes for the journal. Returns the exit code and
+/// the lines.
 async fn run_in_journal(cli: &CliHarness) -> (Option<i32>, Vec<String>) {
     let journal = File::create(cli.path("journal")).unwrap();
     let metadata = journal.metadata().unwrap();
@@ -206,14 +209,14 @@ async fn a_refused_start_says_its_reason_at_error_priority_and_nothing_else() {
     refused(&cli, "newer version of this program").await;
     assert_eq!(rows(&cli.path("groups.db"), "SELECT count(*) FROM crawl").await, [["1"]]);
 
-    // Each mistake of a configuration has a line.
+    // Each configuration problem has its own line.
     cli.configure("page_limit = 0\nregoin = \"china\"\n");
     let (code, lines) = run_in_journal(&cli).await;
     assert_eq!((code, lines.len()), (Some(78), 2), "{lines:?}");
     assert!(lines.iter().all(|line| line.starts_with("<3>")), "{lines:?}");
 }
 
-/// Changes the database behind the program's back.
+/// Executes a statement on the database from outside the program.
 async fn execute(cli: &CliHarness, sql: &'static str) {
     use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(cli.path("groups.db"));

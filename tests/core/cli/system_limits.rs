@@ -1,4 +1,4 @@
-//! What the system takes away: a log that nobody reads or that cannot be written, and room for files.
+//! Limits of the system: a log that is not read or cannot be written, and a maximum size of files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, PipeReader, PipeWriter, Write as _};
@@ -11,12 +11,12 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use tim_group_sync::simulator::{At, Fault};
 
-/// What a stop may take, with some room for a busy machine.
+/// Maximum time of a stop: five seconds, and 200 ms for a busy machine.
 const FIVE_SECONDS: Duration = Duration::from_millis(5_200);
 
 async fn crawl_with_stderr(cli: &CliHarness, stderr: impl Into<Stdio>) -> CommandOutput {
     let mut command = cli.command(&["crawl"]);
-    // Lines of every level, so that there is much to lose.
+    // Lines of every level, so that many of them are lost.
     command.env("TIM_GROUP_SYNC_LOG", "trace").stderr(stderr);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     CommandOutput::from(output)
@@ -26,7 +26,7 @@ async fn crawl_with_stderr(cli: &CliHarness, stderr: impl Into<Stdio>) -> Comman
 async fn a_crawl_goes_on_if_its_log_cannot_be_written() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
-    // Long enough for the lines about the progress, of which there is one every 200 ms at most.
+    // Long enough for lines about the progress, which are written every 200 ms at most.
     cli.api.script(At::Type("Public".to_owned()), Fault::Delay(Duration::from_millis(500)));
     let (reader, closed) = std::io::pipe().unwrap();
     drop(reader);
@@ -57,7 +57,7 @@ async fn every_command_keeps_its_exit_code_without_stderr() {
     }
 }
 
-/// A pipe into which nothing more can be written.
+/// Returns a full pipe.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let flags = fcntl_getfl(&writer).unwrap();
@@ -92,7 +92,7 @@ async fn a_stop_takes_five_seconds_at_most_while_nobody_reads_the_log() {
     }
 }
 
-/// Waits until a thread of a process waits for a full pipe.
+/// Waits until a thread of a process blocks on a write to a full pipe.
 fn wait_until_a_thread_writes(process: u32) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -123,7 +123,7 @@ async fn a_log_at_the_limit_of_the_size_of_files_does_not_end_a_crawl() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 30);
     let log = OpenOptions::new().create(true).append(true).open(cli.path("log")).unwrap();
-    // Far more than the limit, which is 8 MiB at most.
+    // Exceeds the limit, which is 8 MiB at most.
     log.set_len(16 << 20).unwrap();
     let ended = with_file_size_limit(&cli, 8192, "2>>log").await;
     assert!(ended.code == Some(0) && ended.stdout.contains("30 groups listed"), "{ended:?}");

@@ -1,4 +1,4 @@
-//! Backups and restores under load: beside a crawl that ends or is killed, with readers that have the database open.
+//! Backups and restores beside crawls that end or are killed, with open readers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use sqlx::{ConnectOptions as _, Executor as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::At;
 
-/// Requests of a crawl here: the counts, four pages, and one question.
+/// Number of requests of a crawl in this test: the counts, four pages, and one question.
 const REQUESTS: u64 = 6;
 
 const ENDED: &str = "SELECT crawl_id FROM crawls WHERE status <> 'running' ORDER BY crawl_id";
 const EVENTS: &str = "SELECT event_id, event, group_id, crawl_id FROM group_events ORDER BY event_id";
 
-/// Reads events like a consumer: those after the greatest id so far.
+/// A reader of events. Each poll reads the events after the greatest id so far.
 #[derive(Default)]
 struct Consumer {
     last: i64,
@@ -37,7 +37,7 @@ impl Consumer {
         }
     }
 
-    /// Asserts that it has read every event that the database has, and each as it is there.
+    /// Asserts that the consumer has read every event of the database with its current values.
     async fn assert_nothing_missed(&self, database: &Path) {
         for row in rows(database, EVENTS).await {
             let read = self.read.get(&row[0].parse().unwrap());
@@ -46,7 +46,7 @@ impl Consumer {
     }
 }
 
-/// A reader with an open transaction: what it sees does not change.
+/// Opens a read transaction, whose snapshot does not change.
 async fn reader(database: &Path) -> SqliteConnection {
     let mut reader = SqliteConnectOptions::new().filename(database).read_only(true).connect().await.unwrap();
     reader.execute("BEGIN; SELECT count(*) FROM groups").await.unwrap();
@@ -69,7 +69,7 @@ impl Campaign {
         program.harness.api.create_many("Public", 350);
         let Location::Sqlite(folder) = &program.harness.db.location else { unreachable!("it is on SQLite") };
         let database = folder.path().join("groups.db");
-        // From now on only processes write, as restoring requires.
+        // From now on only child processes write, as a restore requires.
         program.harness.store.close().await;
         let mut campaign = Self { program, database, consumer: Consumer::default(), created: 0 };
         campaign.crawl().await;
@@ -88,8 +88,8 @@ impl Campaign {
         self.consumer.poll(&self.database).await;
     }
 
-    /// Backs up while a crawl waits at a request, and then kills it or lets it end.
-    /// A reader has the database open from then on.
+    /// Backs up while a crawl is held at a request, then kills the crawl or lets it end. Also
+    /// returns a reader that has the database open.
     async fn back_up_beside_a_crawl(&mut self, round: u64, killed: bool) -> (PathBuf, SqliteConnection) {
         self.churn();
         let request = self.program.harness.request(round % REQUESTS + 1);
@@ -101,7 +101,7 @@ impl Campaign {
         let backup = self.program.folder.path().join(format!("backup-{round}.db"));
         let mut command = self.program.command(&["backup", backup.to_str().unwrap()]);
         let backing_up = self.program.spawn(&mut command);
-        // Half of the backups are made while the crawl writes, the others while it waits.
+        // Half of the backups are made while the crawl writes, the others while it is held.
         let (made, held) = if round.is_multiple_of(2) {
             held.release();
             (wait_for_output(backing_up).await, None)
@@ -120,7 +120,7 @@ impl Campaign {
         (backup, reader)
     }
 
-    /// Asserts that a file is intact and has every crawl that had ended.
+    /// Asserts that a file is intact and contains these ended crawls.
     async fn assert_complete(&self, file: &Path, ended: &[Vec<String>]) {
         assert_eq!(rows(file, "PRAGMA integrity_check").await, [["ok"]], "{}", file.display());
         let there = rows(file, ENDED).await;
@@ -128,7 +128,7 @@ impl Campaign {
     }
 }
 
-/// The crawl may have ended by itself.
+/// Kills a crawl, which may already have ended.
 fn kill_if_running(mut crawl: std::process::Child) {
     let _ = crawl.kill();
     crawl.wait().unwrap();
@@ -142,7 +142,7 @@ async fn backups_and_restores_beside_crawls_kills_and_readers_lose_nothing_that_
         let killed = round % 3 != 2;
         let (backup, reader) = campaign.back_up_beside_a_crawl(round, killed).await;
         if round % 4 == 1 {
-            // Lost by the restore, but not by the database that is kept.
+            // The restore loses this crawl. The kept database contains it.
             campaign.churn();
             campaign.crawl().await;
         }

@@ -1,5 +1,5 @@
-//! What may happen to the files of an SQLite database while the program uses them: moved, deleted and replaced, a lock file
-//! removed, commands beside each other, no folder for temporary files.
+//! Faults of an SQLite database's files while the program uses them: moved, deleted and replaced
+//! files, a removed lock file, concurrent commands, and no folder for temporary files.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -19,7 +19,7 @@ use tim_group_sync::simulator::At;
 use tim_group_sync::store::{DatabaseUrl, StoreError};
 use tokio_util::sync::CancellationToken;
 
-/// The service, which has crawled five groups once. A copy of the database is from then.
+/// The service after one crawl of five groups, with a copy of the database from then.
 struct Served {
     cli: CliHarness,
     service: Service,
@@ -43,13 +43,13 @@ impl Served {
         self.cli.path(name)
     }
 
-    /// The first line of `/readyz`.
+    /// Returns the status and the first line of `/readyz`.
     async fn ready(&self) -> String {
         let (status, _, body) = get(&self.address, "/readyz").await;
         format!("{status}: {}", body.lines().next().unwrap())
     }
 
-    /// An answer is up to a second old.
+    /// Waits until the service is ready. `/readyz` may reuse an earlier check for half a second.
     async fn is_ready(&self) {
         let waiting = async {
             while self.ready().await != "200 OK: ready" {
@@ -69,7 +69,8 @@ impl Served {
         self.wait_for_log("crawl complete").await
     }
 
-    /// Stops the service and checks that its file is sound, has these crawls and this many groups.
+    /// Stops the service. Asserts that its file is intact and contains these crawls and this many
+    /// groups.
     async fn ends_with(self, crawls: &str, groups: &str) {
         assert_eq!(self.service.stop().await, Some(0));
         let file = self.cli.path("groups.db");
@@ -83,7 +84,7 @@ async fn one(file: &Path, sql: &str) -> String {
     rows(file, sql).await[0][0].clone()
 }
 
-/// The database's files by their names.
+/// Returns the sorted names of the database's files, without lock files.
 fn files(folder: &Path) -> Vec<String> {
     let names = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> =
@@ -120,7 +121,7 @@ async fn a_database_that_is_deleted_is_not_created_again_and_a_backup_in_its_pla
     served.crawls_again().await.ends_with("complete complete", "7").await;
 }
 
-/// The log of the replaced file would be taken for that of the new one, and damage it.
+/// SQLite would apply the write-ahead log of the replaced file to the new one, and damage it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_replaced_is_opened_without_the_log_of_the_one_before() {
     let served = Served::new().await.crawls_again().await.crawls_again().await;
@@ -151,7 +152,8 @@ async fn a_crawl_whose_database_is_deleted_is_not_complete_and_is_repeated_with_
     served.ends_with("complete complete", "5").await;
 }
 
-/// Two processes crawl an app at once because the lock file was removed: the first one writes nothing more.
+/// Two processes crawl an app at once because the lock file was removed. The first one is fenced
+/// and writes nothing more.
 #[tokio::test]
 async fn a_crawl_whose_lock_file_is_removed_writes_nothing_once_another_one_has_begun() {
     const REQUESTS: u64 = 5;
@@ -218,7 +220,7 @@ async fn commands_beside_each_other_wait_for_each_other() {
     assert_eq!(one(&cli.path("groups.db"), "PRAGMA integrity_check").await, "ok");
 }
 
-/// At a random moment of a command, which opens the database, and ends.
+/// Kills a command at a random moment, also while it opens or closes the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_moment_of_a_command_leaves_no_rollback_journal_and_every_side_file() {
     let cli = CliHarness::new().await;
@@ -239,7 +241,8 @@ async fn a_kill_at_any_moment_of_a_command_leaves_no_rollback_journal_and_every_
     assert_eq!(one(&cli.path("groups.db"), "PRAGMA integrity_check").await, "ok");
 }
 
-/// Runs a command where only the folder of the database can be written, as in a container with a read-only root.
+/// A script that runs a command with only the folder of the database writable, as in a container
+/// with a read-only root.
 const READ_ONLY_ROOT: &str = "
 data=$1; shift
 for folder in /tmp /var/tmp /usr/tmp /dev/shm; do ! [ -d $folder ] || mount --bind $folder $folder; done
@@ -280,7 +283,7 @@ async fn a_program_without_a_folder_for_temporary_files_keeps_them_beside_its_da
 async fn a_check_says_that_no_temporary_file_can_be_created() {
     let cli = CliHarness::new().await;
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
-    // Root may write everywhere.
+    // File permissions do not bind root.
     let is_root = rustix::process::geteuid().is_root();
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     for name in files(cli.folder.path()) {

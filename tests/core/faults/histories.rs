@@ -138,7 +138,7 @@ fn info_fault() -> impl Strategy<Value = Fault> {
     ])
 }
 
-/// From two days back to four days forward, which is longer than the lifetime of a signature.
+/// Returns clock steps of -48 to 95 hours. A signature expires after 24 hours.
 fn hours() -> impl Strategy<Value = i32> {
     -48..96i32
 }
@@ -418,7 +418,7 @@ async fn after_any_history_without_confirmation_the_table_becomes_equal_to_the_a
     .await;
 }
 
-/// One history with many more crawls, all in the same database.
+/// Runs one history with many more crawls, all in the same database.
 #[expect(clippy::print_stdout, reason = "the seed and the step repeat a failure")]
 async fn one_long_history_ends_with_a_table_equal_to_the_api(mut harness: Harness) {
     let steps = campaign::number("HISTORY_STEPS", 1000, 50);

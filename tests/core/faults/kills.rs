@@ -36,13 +36,13 @@ async fn the_next_crawl_recovers_from_a_program_killed_at_any_request(harness: H
     }
 }
 
-/// The process is killed before the first group is marked deleted, and before the last statement of
-/// the closing transaction. Until then readers see the table as it was and do not block.
+/// Kills the process before the first group is marked deleted, and before the last statement of the
+/// closing transaction. Until then readers see the table as it was and do not block.
 async fn a_program_killed_in_the_closing_transaction_has_deleted_nothing(harness: Harness) {
     let mut program = ProgramHarness::crawled_once(harness).await;
     for (table, verb) in [("group_row", "UPDATE"), ("daily_count", "INSERT")] {
         program.churn();
-        // By the closing count every listed group is written.
+        // Before the closing count, every listed group has been written.
         let held = program.harness.api.hold(At::Request(program.harness.request(REQUESTS)));
         let child = program.start();
         held.reached().await;

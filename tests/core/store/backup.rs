@@ -1,4 +1,4 @@
-//! Backups of an SQLite database, and putting them back.
+//! Backups and restores of an SQLite database.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::At;
 use tim_group_sync::store::{DatabaseUrl, Restored, Store, StoreError};
 
-/// A database on SQLite after one crawl, and a folder for backups.
+/// An SQLite database after one crawl, and a folder for backups.
 struct BackedUp {
     harness: Harness,
     folder: TempDir,
@@ -42,7 +42,7 @@ impl BackedUp {
         file
     }
 
-    /// Puts a backup in place of a database without users.
+    /// Restores a backup over a database that no process uses.
     async fn restore_as(&self, database: &Path, backup: &Path) -> Result<Restored, StoreError> {
         restore(database, backup, &[sdk_app_id()], true).await
     }
@@ -133,7 +133,7 @@ async fn a_backup_that_is_being_written_is_not_written_twice() {
     part.lock().unwrap();
     let busy = here.harness.store.backup(&here.file("backup.db"), false).await.unwrap_err();
     assert!(matches!(busy, StoreError::BackupBusy { .. }) && busy.is_passing(), "{busy}");
-    // What a process left that was killed is no obstacle.
+    // The partial file of a killed process does not prevent a backup.
     part.set_len(4096).unwrap();
     drop(part);
     here.back_up("backup.db").await;
@@ -165,7 +165,7 @@ async fn a_restored_database_is_the_backup_and_the_replaced_one_is_kept() {
     let kept = restored.kept.unwrap();
     assert!(kept.to_str().unwrap().contains("groups.db.replaced-"), "{}", kept.display());
     assert_eq!(live(&kept).await, "a b c");
-    // The backup stays, and can be restored again, without keeping what it replaces.
+    // The backup still exists. It can be restored again without keeping the replaced database.
     let again = restore(&here.database(), &backup, &[sdk_app_id()], false).await.unwrap();
     assert_eq!(again.kept, None);
     assert_eq!(live(&here.database()).await, "a b");
@@ -177,7 +177,7 @@ async fn a_log_that_a_killed_process_left_is_kept_with_its_database_and_not_appl
     let backup = here.back_up("backup.db").await;
     here.harness.create("Public", "c");
     here.harness.crawl().await;
-    // As a kill leaves them: the last crawls are in the log alone.
+    // A kill leaves the files like this: only the write-ahead log contains the last crawls.
     let folder = here.file("after-kill");
     fs::create_dir(&folder).unwrap();
     let database = folder.join("groups.db");
@@ -212,7 +212,7 @@ async fn nothing_is_restored_while_a_process_has_the_database_open_for_writing()
     let refused = here.restore_as(&here.database(), &backup).await.unwrap_err();
     assert!(matches!(refused, StoreError::InUse { .. }) && refused.is_passing(), "{refused}");
     assert_eq!(live(&here.database()).await, "a b");
-    // Readers are no obstacle.
+    // Readers do not prevent a restore.
     let reader = Store::open_to_read(&DatabaseUrl::Sqlite(here.database())).await.unwrap();
     here.harness.store.close().await;
     here.restore_as(&here.database(), &backup).await.unwrap();
@@ -280,7 +280,7 @@ async fn ids_of_a_restored_or_copied_file_continue_above_those_that_were_lost() 
     let given: i64 = here.harness.value(greatest).await.parse().unwrap();
     here.harness.store.close().await;
     here.restore_as(&here.database(), &backup).await.unwrap();
-    // Neither a rename nor a copy by hand keeps the file what it was.
+    // Ids also grow after the file was renamed, or copied without the program.
     fs::copy(&backup, &by_hand).unwrap();
     for database in [here.database(), by_hand] {
         let store = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();

@@ -1,4 +1,5 @@
-//! Readers follow the events of an app by their ids: ids grow, also over killed crawls, approvals and restored databases.
+//! Readers follow the events of an app by their ids. So ids must grow, also across killed crawls,
+//! approvals and restored databases.
 
 use harness::store::{APP, LeasedApp, Location, TestDatabase, at, day};
 use harness::store_tests;
@@ -14,7 +15,7 @@ store_tests! {
     a_crawl_on_the_same_storage_does_not_record_it_again,
 }
 
-/// Reads events like a consumer: those after the greatest id so far.
+/// A reader of events. Each poll reads the events after the greatest id so far.
 struct Consumer<'a> {
     db: &'a TestDatabase,
     last: i64,
@@ -39,7 +40,7 @@ impl<'a> Consumer<'a> {
     }
 }
 
-/// What a crawl writes before its process is killed.
+/// Writes the rows of a crawl whose process is killed before its end.
 async fn killed_crawl(leased: &LeasedApp<'_>, hour: u32, ids: &[&str]) {
     let killed = leased.open(at(hour, 0)).await;
     leased.list(killed, leased.public, at(hour, 1), ids).await;
@@ -89,7 +90,8 @@ async fn ids_of_a_new_database_begin_at_one_and_have_no_gap(db: &TestDatabase) {
     assert_eq!(db.lines("SELECT event_id FROM group_event ORDER BY 1").await, ["1", "2"]);
 }
 
-/// What a restored backup has: the rows and the identities of an earlier time, and no memory of its storage.
+/// Resets the database to a restored backup: the rows and the identities of an earlier time, and
+/// the identity of another storage.
 async fn set_back(db: &TestDatabase, crawl: i64, event: i64) {
     let rows = format!(
         "DELETE FROM group_event WHERE event_id > {event}; DELETE FROM crawl WHERE crawl_id > {crawl};
@@ -125,7 +127,7 @@ async fn ids_of_a_restored_database_continue_above_all_that_were_given(db: &Test
         leased.list(next, leased.public, at(2 * round + 1, 1), &["lost"]).await;
         leased.complete(next, at(2 * round + 1, 0), at(2 * round + 1, 2), &[leased.public]).await;
         consumer.poll().await;
-        // JavaScript reads it exactly.
+        // JavaScript represents such an id exactly.
         assert!(consumer.last < 1 << 53, "{}", consumer.last);
         set_back(db, 1, 0).await;
     }

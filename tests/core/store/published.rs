@@ -146,7 +146,7 @@ async fn the_temporary_file_of_an_aborted_copy_is_replaced_by_the_next_copy() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("groups.db");
     fs::write(folder.path().join(".groups.db.tim-group-sync-part"), "half").unwrap();
-    // A file of the user, with a plausible name.
+    // A user's file with a similar name.
     fs::write(folder.path().join("groups.db.part"), "precious").unwrap();
     harness.store.publish(&copy).await.unwrap().unwrap();
     assert_eq!(names(folder.path()), ["groups.db", "groups.db.part"]);
@@ -244,7 +244,6 @@ async fn the_daemon_publishes_after_a_crawl_if_the_last_copy_is_older_than_the_i
     assert_eq!(service.wait_for_log("crawl complete").await.stop().await, Some(0));
     assert_eq!(count(&mut open(&copy).await).await, 10);
 
-    // Now it is old enough.
     set_age(&copy, Duration::from_mins(61));
     let service = program.service().wait_for_log("published a copy of the database").await;
     assert_eq!(count(&mut open(&copy).await).await, 20);

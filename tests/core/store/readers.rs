@@ -1,5 +1,6 @@
-//! Other users read the SQLite file with programs of their own. They may read it and its side files, and write nothing: while
-//! the program runs, after it stopped, and after it was killed. The reader here is SQLite's own shell.
+//! Other users read the SQLite file with their own programs, here SQLite's shell. They may read it
+//! and its side files, and write nothing: while the program runs, after it stopped, and after it
+//! was killed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -65,7 +66,7 @@ impl DatabaseFolder {
         store
     }
 
-    /// Opens the file as a user who may write neither the file nor its folder.
+    /// Opens the file as a user without write permission for the file and its folder.
     fn reader(&self) -> Reader {
         self.allow(0o555, 0o444);
         let mut command = if std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
@@ -92,7 +93,7 @@ impl DatabaseFolder {
     }
 }
 
-/// A shell that has the file open.
+/// An sqlite3 shell that has the file open.
 struct Reader {
     shell: Child,
     asked: Option<ChildStdin>,

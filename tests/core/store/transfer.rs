@@ -1,4 +1,4 @@
-//! Copying the whole history into an empty database of either engine.
+//! Copies of the entire history into an empty database of either engine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,10 +20,10 @@ crawl_tests! {
     a_database_that_is_not_empty_is_not_copied_into,
 }
 
-/// Tables that are not copied, and why: SQLite's and sqlx' own, and those that belong to one database.
+/// Tables that are not copied: those of SQLite and sqlx, and those that belong to one database.
 const NOT_COPIED: [&str; 5] = ["_sqlx_migrations", "sqlite_sequence", "storage", "lease", "app.chunk_ends"];
 
-/// All tables with their columns, as the database has them.
+/// Returns all tables of the database with their columns.
 async fn columns(db: &TestDatabase) -> BTreeMap<String, Vec<String>> {
     let sql = match &db.location {
         Location::Sqlite(_) => {
@@ -57,7 +57,7 @@ async fn every_table_and_column_of_the_database_is_copied_or_named_as_not_copied
     assert_eq!(there, copied);
 }
 
-/// All rows of all copied tables.
+/// Returns the sorted rows of all copied tables.
 async fn all_rows(db: &TestDatabase) -> BTreeMap<&'static str, Vec<String>> {
     let mut all = BTreeMap::new();
     for (table, columns) in Store::copied_columns() {
@@ -69,7 +69,8 @@ async fn all_rows(db: &TestDatabase) -> BTreeMap<&'static str, Vec<String>> {
     all
 }
 
-/// A history in which every column has something to tell, and ids that a file format could misread.
+/// Crawls a history with meaningful values in every column, and with an id that a file format could
+/// misread.
 async fn history(harness: Harness) -> Harness {
     let harness = eventful(harness).await;
     harness.create("Public", "tab\\t back\\slash \\N 陌生人 'quoted'");
@@ -77,7 +78,7 @@ async fn history(harness: Harness) -> Harness {
     harness
 }
 
-/// An empty place for a copy: a new file, or an empty database.
+/// Returns an empty target for a copy: a path without a file, or an empty database.
 async fn empty_place(engine: Engine) -> (TestDatabase, DatabaseUrl) {
     let db = match engine {
         Engine::Sqlite => TestDatabase::sqlite().await,
@@ -108,7 +109,7 @@ async fn assert_copied(harness: &Harness, engine: Engine) {
     assert_eq!(done, total);
     copy.assert_consistent().await;
 
-    // The next crawl goes on where the last one ended, with greater ids.
+    // The next crawl continues with greater ids.
     let store = Store::open(&url).await.unwrap();
     let (event, crawl) =
         (copy.value("SELECT max(event_id) FROM group_event").await, "SELECT max(crawl_id) FROM crawl");
@@ -164,7 +165,6 @@ async fn a_copy_that_fails_leaves_nothing(harness: Harness) {
             }
         }
     }
-    // The same place takes the next attempt.
     harness.store.copy_to(&url, |_| ()).await.unwrap();
     assert_eq!(all_rows(&copy).await, all_rows(&harness.db).await);
 }
@@ -180,7 +180,7 @@ async fn a_database_that_is_not_empty_is_not_copied_into(harness: Harness) {
     let before = all_rows(&other).await;
     let refused = harness.store.copy_to(&other.url(), |_| ()).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotEmpty { .. }), "{refused}");
-    // Nor into itself.
+    // A database cannot be copied into itself either.
     let refused = harness.store.copy_to(&harness.db.url(), |_| ()).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotEmpty { .. }), "{refused}");
     assert_eq!(all_rows(&other).await, before);

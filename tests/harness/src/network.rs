@@ -1,4 +1,4 @@
-//! [`Network`]: what lies between stores and a PostgreSQL server. A test can cut it.
+//! [`Network`]: a proxy between stores and a PostgreSQL server. Tests can cut its connections.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,36 +9,37 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What happens to a connection.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Open,
-    /// Nothing passes any more, in either direction, and neither side is told, as after a firewall forgot the connection.
+    /// Nothing passes in either direction, and neither side is notified, as after a firewall has
+    /// forgotten the connection.
     Silent,
     Closed,
 }
 
-/// Which connections a cut concerns.
+/// The connections that a cut affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// The open one that was opened last. New ones pass.
+    /// The open connection that was opened last. New connections pass.
     One,
-    /// Every second open one. New ones pass.
+    /// Every second open connection. New connections pass.
     Some,
-    /// All open ones, and the new ones until [`Network::restore`].
+    /// All open connections, and new ones until [`Network::restore`].
     All,
 }
 
-/// A cut of the connection that sends the next writing transaction's statement with this text.
+/// A cut of the connection that sends the next statement with this text in a writing transaction.
 #[derive(Clone, Copy, Debug)]
 struct CutAt {
     text: &'static str,
-    /// The statement reaches the server, and is executed there.
+    /// Whether the statement reaches the server, which then executes it.
     arrives: bool,
     fate: Fate,
 }
 
-/// A proxy on a socket of its own.
+/// A proxy on its own Unix socket.
 pub struct Network {
     folder: TempDir,
     shared: Arc<Mutex<State>>,
@@ -55,7 +56,7 @@ struct State {
 }
 
 impl Network {
-    /// The network before the server with a socket in this folder.
+    /// Starts a proxy for the server with a socket in this folder.
     pub fn before(server: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join(".s.PGSQL.6432")).unwrap();
@@ -65,12 +66,11 @@ impl Network {
         Self { folder, shared, accepting }
     }
 
-    /// The folder of the socket, for port 6432.
+    /// Returns the folder of the proxy's socket, for port 6432.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Changes the fate of connections.
     pub fn cut(&self, which: Cut, fate: Fate) {
         let mut state = lock(&self.shared);
         state.connections.retain(|connection| connection.receiver_count() > 0);
@@ -89,25 +89,25 @@ impl Network {
         }
     }
 
-    /// Cuts the connection that sends this text in a transaction that writes, either before the text arrives at the server,
-    /// or after the server has answered it. Once.
+    /// Cuts, once, the connection that sends this text in a writing transaction. If `arrives`, the
+    /// cut follows the server's answer. Otherwise the text does not reach the server.
     pub fn cut_at(&self, text: &'static str, arrives: bool, fate: Fate) {
         let before = lock(&self.shared).at.replace(CutAt { text, arrives, fate });
         assert!(before.is_none(), "the cut before was not made: {before:?}");
     }
 
-    /// Lets new connections pass. Those that were cut stay so.
+    /// Lets new connections pass. Connections that were cut stay cut.
     pub fn restore(&self) {
         lock(&self.shared).new = Fate::Open;
     }
 
-    /// Leads new connections to another server, and closes the others.
+    /// Forwards new connections to another server, and closes the existing ones.
     pub fn lead_to(&self, server: &Path) {
         server.clone_into(&mut lock(&self.shared).server);
         self.close(|_| true);
     }
 
-    /// Closes the silent connections, so that their server is told at last.
+    /// Closes the silent connections, so that the server notices their end.
     pub fn close_silent(&self) {
         self.close(|fate| fate == Fate::Silent);
     }
@@ -121,7 +121,6 @@ impl Network {
         }
     }
 
-    /// How many connections are open.
     pub fn open(&self) -> usize {
         let state = lock(&self.shared);
         let is_open = |connection: &&watch::Sender<Fate>| {
@@ -149,18 +148,17 @@ async fn accept(listener: UnixListener, shared: Arc<Mutex<State>>) {
     }
 }
 
-/// Carries one connection.
 struct Carrier {
     client: UnixStream,
     upstream: Option<UnixStream>,
     fate: watch::Sender<Fate>,
     shared: Arc<Mutex<State>>,
-    /// The client's transaction only reads.
+    /// Whether the client's current transaction is read-only.
     only_reads: bool,
 }
 
 impl Carrier {
-    /// Carries the connection until one side closes it or it is cut.
+    /// Forwards data until one side closes the connection or it is cut.
     async fn carry(mut self, mut fate: watch::Receiver<Fate>) -> std::io::Result<()> {
         let (mut up, mut down) = ([0; 8192], [0; 8192]);
         loop {
@@ -209,7 +207,7 @@ impl Carrier {
         }
         if let Some(cut) = cut {
             if cut.arrives {
-                // It was executed once there is an answer.
+                // An answer proves that the statement was executed.
                 server.readable().await?;
             }
             self.fate.send_replace(cut.fate);

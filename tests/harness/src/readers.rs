@@ -35,7 +35,7 @@ impl EventReader {
     }
 }
 
-/// Asserts that `group_spans` has the lives that the events describe.
+/// Asserts that `group_spans` contains the lives that follow from the events.
 pub async fn assert_spans_match_events(db: &TestDatabase) {
     let mut expected: BTreeMap<String, Vec<(String, Option<String>)>> = BTreeMap::new();
     let sql = "SELECT group_id, first_seen_at FROM groups WHERE in_baseline";
