@@ -1,15 +1,15 @@
 //! Stores apps, groups, events, counts and crawls in SQL. Has no access to the API.
 //!
-//! - `engine`: both databases behind one interface: opening, transactions as values, retries, fencing
+//! - `engine`: one interface to both databases: opening, transactions, retries, fencing
 //! - `schema`: creates and upgrades the tables, checks rights, prints the SQL
-//! - `lease`: one crawl of an app at a time, across processes
+//! - `lease`: allows one crawl of an app at a time, across processes
 //! - `write`: the operations that change the tables; `read`: those that only read
-//! - `bulk`: statements on thousands of ids, with a text for each engine
+//! - `bulk`: statements on thousands of ids, with a separate text for each engine
 //! - `snapshot`: complete SQLite files: the copy for readers, backups, and their restoration
 //! - `transfer`: copies all rows into an empty database of either engine
 //!
-//! All other statements have one text, in the SQL that both engines accept (`$1`, `ON CONFLICT`,
-//! `RETURNING`; times are unix milliseconds).
+//! Most other statements have one text that both engines accept (`$1`, `ON CONFLICT`, `RETURNING`).
+//! Times are unix milliseconds.
 
 mod app;
 mod bulk;

@@ -1,5 +1,5 @@
-//! The statements that work on thousands of group ids at once. Each has one text in `sqlite` and
-//! one in `postgres`, under the same name.
+//! The statements on thousands of group ids at once. Each has one text in `sqlite` and one in
+//! `postgres`, under the same name.
 
 mod postgres;
 mod sqlite;
@@ -12,8 +12,8 @@ use crate::confirmation::LookupRecord;
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::reconcile::GroupBefore;
 
-/// Listed groups of one type that are not known as live, were missing, or are stored with another
-/// type.
+/// Listed groups of one type. Each is either not known as live, was missing, or is stored with
+/// another type.
 #[derive(Debug)]
 pub struct ListedBatch<'a> {
     pub app: AppId,
@@ -28,7 +28,7 @@ pub struct ListedBatch<'a> {
     pub ids: &'a GroupIds,
 }
 
-/// The number of listed groups that have to change and had the same state before.
+/// The number of listed groups that must change and had the same previous state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChangedGroups {
     pub(super) before: GroupBefore,
@@ -36,7 +36,7 @@ pub(super) struct ChangedGroups {
     pub(super) groups: i64,
 }
 
-/// The app, the type and the crawl of a deletion, missing or held mark.
+/// The app, the type and the crawl for which groups are marked deleted, missing or held.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MarkScope {
     pub(super) app: AppId,
@@ -95,7 +95,7 @@ pub(super) async fn insert_unknown(
     tx.execute(INSERT, &values).await
 }
 
-/// Counts the listed groups that have to change, by their previous state.
+/// Counts the listed groups that must change, by their previous state.
 pub(super) async fn count_changed(
     tx: &mut Tx,
     batch: &ListedBatch<'_>,
@@ -113,8 +113,8 @@ pub(super) async fn count_changed(
     Ok(rows.into_iter().map(changed).collect())
 }
 
-/// Sets listed groups live, sets their type, and clears their missing marks. Records the events, and the past life of each
-/// group that reappears or is retyped.
+/// Marks listed groups live, sets their type, and clears their missing marks. Records the events,
+/// and the past span of each group that reappears or changes its type.
 pub(super) async fn change_listed(
     tx: &mut Tx,
     batch: &ListedBatch<'_>,
@@ -161,7 +161,7 @@ pub(super) async fn mark_missing(
     tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis]).await
 }
 
-/// Marks live groups of a type missing, and held until a person decides. Returns the number of
+/// Marks live groups of a type missing, and held until an operator decides. Returns the number of
 /// marked groups.
 pub(super) async fn mark_withheld(
     tx: &mut Tx,
@@ -174,10 +174,10 @@ pub(super) async fn mark_withheld(
     tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis, crawl.0, held_as]).await
 }
 
-/// Marks held groups as confirmed to be gone, and adds them to the counts of the crawls that
-/// withheld them.
+/// Marks held groups as confirmed deleted, and adds them to the counts of the crawls that withheld
+/// them.
 pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
-    // Counts first, because the count covers only groups that are not confirmed yet.
+    // COUNT runs first, because it includes only groups that are not confirmed yet.
     const COUNT: Statement = Statement::PerEngine {
         sqlite: sqlite::COUNT_NEWLY_CONFIRMED,
         postgres: postgres::COUNT_NEWLY_CONFIRMED,
@@ -190,7 +190,6 @@ pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Resul
     Ok(())
 }
 
-/// Stores the lookup history of groups.
 pub(super) async fn save_lookup_history(
     tx: &mut Tx,
     app: AppId,
@@ -204,7 +203,6 @@ pub(super) async fn save_lookup_history(
     Ok(())
 }
 
-/// Removes the lookup history of groups.
 pub(super) async fn remove_lookup_history(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
     const REMOVE: Statement = Statement::PerEngine {
         sqlite: sqlite::REMOVE_LOOKUP_HISTORY,

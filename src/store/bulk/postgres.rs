@@ -69,7 +69,7 @@ FROM old
 WHERE old.new_span
 ORDER BY old.id";
 
-/// `last_seen_at` of a group that is not missing becomes the last conclusion of its type. It never
+/// Sets `last_seen_at` of a group that was not missing to the last conclusion of its type. It never
 /// exceeds `deleted_at`, even if a clock was fast.
 pub(super) const MARK_VANISHED: &str = "
 WITH vanished AS (

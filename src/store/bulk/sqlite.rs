@@ -23,7 +23,8 @@ FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.
 WHERE g.deleted_at IS NOT NULL OR g.missing_since IS NOT NULL OR (?2 <> 0 AND g.type_id <> ?2)
 GROUP BY 1, 2, 3";
 
-/// Keeps the lives that [`CHANGE_LISTED`] ends or has found ended. Runs before it, because it needs the old values.
+/// Records the spans that [`CHANGE_LISTED`] ends, or that a deletion has already ended. Runs before
+/// it, because it reads the old values.
 pub(super) const RECORD_PAST_SPANS: &str = "
 INSERT INTO past_span (app_id, group_id, type_id, live_from, live_until, in_baseline)
 SELECT ?1, g.group_id, g.type_id, ifnull(g.live_since, g.first_seen_at),
@@ -31,7 +32,7 @@ SELECT ?1, g.group_id, g.type_id, ifnull(g.live_since, g.first_seen_at),
 FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
 WHERE g.deleted_at IS NOT NULL OR (?2 <> 0 AND g.type_id NOT IN (0, ?2))";
 
-/// Runs before [`CHANGE_LISTED`], because it needs the old values.
+/// Runs before [`CHANGE_LISTED`], because it reads the old values.
 pub(super) const RECORD_CHANGED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
 SELECT ?4, ?5, ?1, g.group_id, CASE WHEN g.deleted_at IS NULL THEN 't' ELSE 'r' END, g.type_id,
@@ -48,14 +49,14 @@ SET type_id = CASE WHEN ?2 = 0 THEN type_id ELSE ?2 END,
 WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?3))
   AND (deleted_at IS NOT NULL OR missing_since IS NOT NULL OR (?2 <> 0 AND type_id <> ?2))";
 
-/// Has to run before [`MARK_VANISHED`], because it reads the old values.
+/// Runs before [`MARK_VANISHED`], because it reads the old values.
 pub(super) const RECORD_VANISHED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
 SELECT ?4, ?5, ?1, g.group_id, 'v', g.type_id
 FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
 WHERE g.deleted_at IS NULL AND g.type_id = ?2";
 
-/// `last_seen_at` of a group that is not missing becomes the last conclusion of its type. It never
+/// Sets `last_seen_at` of a group that was not missing to the last conclusion of its type. It never
 /// exceeds `deleted_at`, even if a clock was fast.
 pub(super) const MARK_VANISHED: &str = "
 UPDATE group_row

@@ -1,4 +1,4 @@
-//! How a PostgreSQL server is connected to: URL, password, certificate, schema and limits.
+//! The connection settings of a PostgreSQL server: URL, password, certificate, schema and limits.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,19 +15,21 @@ use super::error::StoreError;
 use super::limits::{Limits, within};
 use crate::model::is_schema_name;
 
-/// Slower statements are logged. Writing 50,000 groups may take seconds on a slow disk.
+/// Statements slower than this are logged as warnings. Writing 50,000 groups may take seconds on a
+/// slow disk.
 const SLOW_STATEMENT: Duration = Duration::from_secs(15);
 const DEFAULT_SCHEMA: &str = "tim";
 
-/// Reads the password. It is called for each new connection, so that a rotated password takes effect without a restart.
+/// Reads the password. Called for each new connection, so that a rotated password takes effect
+/// without a restart.
 pub type PasswordSource = Arc<dyn Fn() -> Result<SecretString, String> + Send + Sync>;
 
 /// The connection settings of a PostgreSQL database. Its `Display` and `Debug` omit the password.
 #[derive(Clone)]
 pub struct PostgresDatabase {
-    /// It may contain a password.
+    /// The URL as configured. It may contain a password.
     url: Arc<SecretString>,
-    /// What the URL, the environment and `.pgpass` said first. They are read again for each connection.
+    /// The settings at startup, only for display. They are read again for each connection.
     options: Box<PgConnectOptions>,
     password: Option<PasswordSource>,
     pub(super) limits: Limits,
@@ -56,8 +58,9 @@ impl Schema {
 }
 
 impl PostgresDatabase {
-    /// Parses a `postgres://` URL. What it lacks comes from the environment (PGPASSWORD and others) and from `.pgpass`.
-    /// Hosts other than loopback must present a valid certificate, unless the URL or PGSSLMODE sets another mode.
+    /// Parses a `postgres://` URL. Missing settings come from the environment (such as PGPASSWORD)
+    /// and `.pgpass`. Hosts other than loopback must present a valid certificate, unless the URL or
+    /// PGSSLMODE sets another mode.
     pub fn new(url: &str) -> Result<Self, StoreError> {
         let options = options_of(url).map_err(|source| StoreError::InvalidUrl { source })?;
         Ok(Self {
@@ -70,25 +73,27 @@ impl PostgresDatabase {
         })
     }
 
-    /// Reads the password from this source, which takes precedence over the URL and the environment.
+    /// Sets the source of the password. It takes precedence over the URL and the environment.
     #[must_use]
     pub fn password_from(self, source: PasswordSource) -> Self {
         Self { password: Some(source), ..self }
     }
 
-    /// Sets the limits of all waits. All processes that share the database must use the same ones.
+    /// Sets the limits of all waits. All processes that share the database must use the same
+    /// limits.
     #[must_use]
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Sets the schema of the views: a lower-case name of at most 55 bytes. The tables are in `<schema>_private`.
+    /// Sets the schema of the views: a lower-case name of at most 55 bytes. The tables are in
+    /// `<schema>_private`.
     pub fn schema(self, name: &str) -> Result<Self, StoreError> {
         let schema = Schema::new(name).ok_or_else(|| StoreError::InvalidSchema { name: name.to_owned() })?;
         Ok(Self { schema, ..self })
     }
 
-    /// Returns the error that says how such a database is backed up and restored: by the server's own programs.
+    /// Returns the error that tells how to back up this database with the server's own programs.
     #[must_use]
     pub fn backup_by_server(&self) -> StoreError {
         StoreError::BackupByServer { public: self.schema.public().to_owned(), private: self.schema.private() }
@@ -100,12 +105,12 @@ impl PostgresDatabase {
         Self { reader_role: role.map(str::to_owned), ..self }
     }
 
-    /// Opens a connection. Reads the password and `.pgpass` first.
+    /// Opens a connection. Reads the password and `.pgpass` again.
     pub(super) async fn open_connection(&self) -> Result<PgConnection, sqlx::Error> {
         self.open(|options| options).await
     }
 
-    /// Opens a connection whose statements are not logged, however long they take.
+    /// Opens a connection that logs no statements, not even slow ones.
     pub(super) async fn open_without_log(&self) -> Result<PgConnection, sqlx::Error> {
         self.open(sqlx::ConnectOptions::disable_statement_logging).await
     }
@@ -122,7 +127,7 @@ impl PostgresDatabase {
             Ok(options.password(password.expose_secret()))
         };
         let connecting = async {
-            // Blocking: it reads files.
+            // It reads files, which blocks.
             let options = tokio::task::spawn_blocking(read).await.map_err(|_| sqlx::Error::PoolClosed)??;
             adjust(options).connect().await
         };
@@ -130,7 +135,7 @@ impl PostgresDatabase {
     }
 }
 
-/// Returns the connection settings of a URL. What it lacks comes from the environment and from `.pgpass`.
+/// Returns the connection settings of a URL, completed from the environment and `.pgpass`.
 fn options_of(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?;
     let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
@@ -139,7 +144,8 @@ fn options_of(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let options =
         if says_how || is_local(&options) { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
     let options = options
-        // Poolers refuse this start-up parameter. It is not needed: no stored number has a fraction.
+        // Poolers reject this start-up parameter. All stored numbers are integers, so it is not
+        // needed.
         .extra_float_digits(None)
         .log_statements(LevelFilter::Trace)
         .log_slow_statements(LevelFilter::Warn, SLOW_STATEMENT);

@@ -1,8 +1,9 @@
 //! A pool of connections to a PostgreSQL server, and transactions on them. Every wait has a limit.
 //!
-//! sqlx' own pool pings a connection without a limit when it is returned. A connection that has fallen silent would occupy
-//! its slot for ever. Here a connection returns to the pool only after the server has answered COMMIT or ROLLBACK. In all
-//! other cases its socket is closed: after an error of the connection, after a limit, and after a cancelled statement.
+//! The pool of sqlx pings a returned connection without a limit, so a connection that no longer
+//! answers would occupy its slot forever. In this pool a connection becomes idle only after the
+//! server has answered COMMIT or ROLLBACK. In all other cases its socket is closed: after a
+//! connection error, after an exceeded limit, and after a cancelled statement.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -19,13 +20,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connect::PostgresDatabase;
 use super::limits::{Limits, is_timeout, millis, no_answer, within};
 
-/// An idle connection is closed after this time.
+/// How long a connection may be idle before it is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
-/// A connection is not used for longer than this, so that a change of the server's address takes effect.
+/// A connection older than this is closed instead of becoming idle, so that a change of the
+/// server's address takes effect.
 const MAX_LIFETIME: Duration = Duration::from_mins(30);
-/// How long the server is told that a connection closes.
+/// The limit for notifying the server that a connection closes.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often idle connections are examined.
+/// How often expired idle connections are closed.
 const REAP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A pool of connections. Clones share them.
@@ -40,7 +42,7 @@ struct Shared {
     /// How long a transaction waits for a free slot.
     queue: Duration,
     slots: Arc<Semaphore>,
-    /// The connection that was used last is at the end and is used next.
+    /// A stack: the connection that was used last is used next.
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -59,7 +61,8 @@ struct Used {
 }
 
 impl Connections {
-    /// Creates a pool of at most `size` connections, which are opened when they are needed.
+    /// Creates a pool of at most `size` connections, which are opened on demand. A transaction
+    /// waits for a free connection for at most `queue`.
     pub(super) fn new(database: &Arc<PostgresDatabase>, size: usize, queue: Duration) -> Self {
         let shared = Arc::new(Shared {
             database: Arc::clone(database),
@@ -72,13 +75,14 @@ impl Connections {
         Self { shared }
     }
 
-    /// Adds an open connection.
+    /// Adds an open connection to the idle ones.
     pub(super) fn add(&self, connection: PgConnection) {
         let now = Instant::now();
         self.shared.idle().push(Idle { connection, opened: now, since: now });
     }
 
-    /// Begins a transaction with this statement. An idle connection that does not answer is replaced by a new one.
+    /// Begins a transaction with this statement. Replaces an idle connection that does not answer
+    /// with a new one.
     pub(super) async fn begin(&self, statement: &Arc<str>) -> Result<PgTransaction, sqlx::Error> {
         let shared = &self.shared;
         let slot = match timeout(shared.queue, Arc::clone(&shared.slots).acquire_owned()).await {
@@ -90,7 +94,7 @@ impl Connections {
             let begun = begin_on(&mut connection, statement, shared.limits.round_trip).await;
             match begun {
                 Ok(()) => return Ok(shared.transaction(connection, opened, slot)),
-                // The other idle connections have probably fallen silent as well.
+                // The other idle connections have probably failed as well.
                 Err(error) if is_timeout(&error) => shared.idle().clear(),
                 Err(_) => {}
             }
@@ -100,13 +104,14 @@ impl Connections {
         Ok(shared.transaction(connection, Instant::now(), slot))
     }
 
-    /// Closes the idle connections. The next transaction connects again, with the password that is valid then.
+    /// Closes the idle connections.
     pub(super) async fn close_idle(&self) {
         let idle = std::mem::take(&mut *self.shared.idle());
         join_all(idle.into_iter().map(|idle| close(idle.connection))).await;
     }
 
-    /// Closes all idle connections, and every other one when its transaction ends. Does not wait for these.
+    /// Closes the idle connections now, and each connection in use when its transaction ends. Does
+    /// not wait for these.
     pub(super) async fn close(&self) {
         self.shared.slots.close();
         self.close_idle().await;
@@ -134,7 +139,7 @@ impl Shared {
 }
 
 impl Used {
-    /// Returns the connection to the pool.
+    /// Returns the connection to the pool, or closes it.
     async fn give_back(self) {
         let Self { connection, opened, shared, _slot } = self;
         if shared.slots.is_closed() || opened.elapsed() > MAX_LIFETIME {
@@ -145,7 +150,7 @@ impl Used {
     }
 }
 
-/// Closes connections that have been idle for long, until the pool is dropped.
+/// Closes expired idle connections periodically until the pool is dropped.
 async fn reap(shared: Weak<Shared>) {
     loop {
         sleep(REAP_INTERVAL).await;
@@ -163,7 +168,7 @@ async fn reap(shared: Weak<Shared>) {
     }
 }
 
-/// Tells the server that a connection closes, and closes it.
+/// Notifies the server and closes a connection.
 async fn close(connection: PgConnection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
 }
@@ -173,24 +178,25 @@ async fn begin_on(
     statement: &Arc<str>,
     limit: Duration,
 ) -> Result<(), sqlx::Error> {
-    // The schema names in it are validated and quoted.
+    // The schema names in the statement are validated and quoted.
     let begin = sqlx::raw_sql(AssertSqlSafe(Arc::clone(statement)));
     within(limit, connection.execute(begin)).await.map(|_| ())
 }
 
-/// An open transaction. When dropped, or after an error of its connection, the connection is closed, and the server rolls
-/// the transaction back.
+/// An open transaction. If it is dropped, or its connection fails, the connection is closed and the
+/// server rolls the transaction back.
 pub(in crate::store) struct PgTransaction {
     used: Used,
     limits: Limits,
-    /// How many rows the statements are about, beyond the ids that they bind.
+    /// The number of rows that the statements affect, in addition to the ids that they bind.
     rows: u64,
-    /// Whether the server has answered everything. False while a statement runs, and after one that was cancelled.
+    /// Whether the server has answered every statement. False while a statement runs, and after a
+    /// cancelled statement.
     answered: bool,
 }
 
 impl PgTransaction {
-    /// Runs a statement about this many bound ids and returns the number of rows it changed.
+    /// Runs a statement that binds this many ids. Returns the number of rows it changed.
     pub(in crate::store) async fn execute(
         &mut self,
         query: Query<'_, Postgres, PgArguments>,
@@ -202,7 +208,7 @@ impl PgTransaction {
         self.note(answer).map(|done| done.rows_affected())
     }
 
-    /// Runs a query about this many bound ids and returns all rows.
+    /// Runs a query that binds this many ids. Returns all rows.
     pub(in crate::store) async fn fetch_all<R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
         &mut self,
         query: QueryAs<'_, Postgres, R, PgArguments>,
@@ -214,7 +220,7 @@ impl PgTransaction {
         self.note(answer)
     }
 
-    /// Returns the row of a query that has at most one.
+    /// Returns the row of a query that has at most one row.
     pub(in crate::store) async fn fetch_optional<R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
         &mut self,
         query: QueryAs<'_, Postgres, R, PgArguments>,
@@ -222,7 +228,7 @@ impl PgTransaction {
         Ok(self.fetch_all(query, 0).await?.pop())
     }
 
-    /// Returns the row of a query that always has one, such as an aggregate.
+    /// Returns the row of a query that always has one row, such as an aggregate.
     pub(in crate::store) async fn fetch_one<R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
         &mut self,
         query: QueryAs<'_, Postgres, R, PgArguments>,
@@ -230,7 +236,7 @@ impl PgTransaction {
         self.fetch_optional(query).await?.ok_or(sqlx::Error::RowNotFound)
     }
 
-    /// Runs SQL that contains only checked or quoted names, and returns its rows.
+    /// Runs SQL whose names are all validated or quoted. Returns its rows.
     pub(in crate::store) async fn run(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
         let limit = self.limits.for_rows(self.rows);
         self.answered = false;
@@ -239,7 +245,8 @@ impl PgTransaction {
         self.note(answer)
     }
 
-    /// Returns the rows of a query one by one. The limit applies to each. The server may look at `scanned` rows for it.
+    /// Returns the rows of a query as a stream. The limit applies to each row. `scanned` is the
+    /// number of table rows that the server may read before it returns one.
     pub(in crate::store) fn fetch<'t>(
         &'t mut self,
         query: Query<'t, Postgres, PgArguments>,
@@ -264,7 +271,7 @@ impl PgTransaction {
         bounded.boxed()
     }
 
-    /// Lets the following statements take the time that this many rows need.
+    /// Raises the limit of the following statements to the time that this many rows need.
     pub(in crate::store) async fn expect_rows(&mut self, rows: u64) -> Result<(), sqlx::Error> {
         self.rows = rows;
         let on_server = millis(self.limits.for_rows(rows).max(self.limits.statement * 3));
@@ -290,11 +297,11 @@ impl PgTransaction {
         Ok(())
     }
 
-    /// Records whether a statement was answered, so that the connection can be used again.
+    /// Records whether a statement was answered. If not, the connection must be closed.
     fn note<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.answered = match &answer {
             Ok(_) => true,
-            // A server that refuses to write has become a replica. The next connection may lead to the new primary.
+            // 25006: the server has become a standby. A new connection may reach the new primary.
             Err(sqlx::Error::Database(error)) => error.code().as_deref() != Some("25006"),
             Err(_) => false,
         };

@@ -11,7 +11,6 @@ use super::limits::Limits;
 use super::postgres::{Intent, Server};
 use super::sqlite::{Access, SqliteFile};
 
-/// Which database to open.
 #[derive(Clone)]
 pub enum DatabaseUrl {
     Sqlite(PathBuf),
@@ -46,7 +45,7 @@ pub(in crate::store) enum Engine {
 }
 
 impl Engine {
-    /// Returns the limits of all waits for a server. An SQLite file needs none.
+    /// Returns the limits of all waits for a server. They have no effect on an SQLite file.
     pub(in crate::store) fn limits(&self) -> Limits {
         match self {
             Self::Sqlite(_) => Limits::default(),
@@ -56,7 +55,8 @@ impl Engine {
 }
 
 impl Store {
-    /// Opens the database. Creates an SQLite file and its folder if they do not exist; [`Store::migrate`] creates the tables.
+    /// Opens the database. Creates an SQLite file and its folder if they do not exist.
+    /// [`Store::migrate`] creates the tables.
     ///
     /// # Errors
     /// If the file cannot be opened or the server cannot be used.
@@ -64,15 +64,16 @@ impl Store {
         Self::open_with(url, Access::Create, Intent::Write).await
     }
 
-    /// Opens a database that exists.
+    /// Opens an existing database for writing.
     ///
     /// # Errors
-    /// As [`Store::open`], and if there is no such file.
+    /// As [`Store::open`], and if the file does not exist.
     pub async fn open_existing(url: &DatabaseUrl) -> Result<Self, StoreError> {
         Self::open_with(url, Access::Write, Intent::Write).await
     }
 
-    /// Opens a database that exists, for reading only: an SQLite file is not changed, and a PostgreSQL replica is enough.
+    /// Opens an existing database for reading only. An SQLite file is not changed; a PostgreSQL
+    /// standby is sufficient.
     ///
     /// # Errors
     /// As [`Store::open_existing`].
@@ -88,28 +89,29 @@ impl Store {
         Ok(Self { engine })
     }
 
-    /// Returns a handle through which an SQLite file cannot be written. For PostgreSQL it returns
-    /// an ordinary handle.
+    /// Returns a handle that cannot write to an SQLite file. For PostgreSQL returns an ordinary
+    /// handle.
     #[must_use]
     pub fn only_reading(&self) -> Self {
         let engine = match &self.engine {
             Engine::Sqlite(file) => Engine::Sqlite(file.only_reading()),
-            // All queries outside of [`Store::write`] run in read-only transactions there.
+            // There, all queries outside of [`Store::write`] run in read-only transactions.
             Engine::Postgres(server) => Engine::Postgres(server.clone()),
         };
         Self { engine }
     }
 
-    /// Lets the following transactions connect to the server again, with the password that is valid then. Does nothing to an
-    /// SQLite file.
+    /// Closes the idle connections to a server, so that the next transactions connect again with
+    /// the current password. Does nothing for SQLite.
     pub async fn reconnect(&self) {
         if let Engine::Postgres(server) = &self.engine {
             server.reconnect().await;
         }
     }
 
-    /// Ends the use of the database. The log of an SQLite file is moved into the file. One connection to the file stays open
-    /// until the process ends, because SQLite removes the side files with the last one, and readers need them.
+    /// Closes the database. For SQLite, checkpoints the write-ahead log, and leaves one connection
+    /// open until the process ends: SQLite would remove the side files, which readers need, with
+    /// the last connection.
     pub async fn close(&self) {
         match &self.engine {
             Engine::Sqlite(file) => match file.close().await {
@@ -125,7 +127,7 @@ impl Store {
         }
     }
 
-    /// Fails if the path of an SQLite file does not lead to the open file any more: it was moved, deleted or replaced.
+    /// Fails if an open SQLite file was moved, deleted or replaced at its path.
     pub fn check_in_place(&self) -> Result<(), StoreError> {
         match &self.engine {
             Engine::Sqlite(file) => file.check_in_place(),
@@ -133,8 +135,8 @@ impl Store {
         }
     }
 
-    /// Waits until a query, a transaction or [`Self::check_in_place`] finds that the path does not lead to the open file any
-    /// more. Never returns on PostgreSQL.
+    /// Waits until a query, a transaction or [`Self::check_in_place`] finds that the path no longer
+    /// leads to the open file. Never returns on PostgreSQL.
     pub async fn displaced(&self) {
         match &self.engine {
             Engine::Sqlite(file) => file.displaced().await,
@@ -142,8 +144,8 @@ impl Store {
         }
     }
 
-    /// Ends the use of a file that was moved, deleted or replaced, so that what is at its path can be opened. Fails while
-    /// there is nothing. Idempotent.
+    /// Closes a file that was moved, deleted or replaced, so that the next file at its path can be
+    /// opened. Fails while there is no file, or while a reader uses the old side files. Idempotent.
     pub async fn abandon(&self) -> Result<(), StoreError> {
         match &self.engine {
             Engine::Sqlite(file) => file.abandon().await,

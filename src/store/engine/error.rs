@@ -1,4 +1,4 @@
-//! Errors of the database, and whether a later attempt may succeed.
+//! Errors of the database, classified by whether a later attempt may succeed.
 
 use std::path::PathBuf;
 
@@ -174,7 +174,8 @@ impl StoreError {
         matches!(self, Self::Query { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
     }
 
-    /// Returns true if the database is unreachable or busy: the same operation may succeed later.
+    /// Returns true if the same operation may succeed later, as with an unreachable or busy
+    /// database.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
@@ -182,7 +183,8 @@ impl StoreError {
             Self::Migrate { source } => {
                 matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_passing(error))
             }
-            // After a failover the old primary answers until its name resolves to the new one.
+            // After a failover the old primary may answer until its host name resolves to the new
+            // one.
             Self::ReadOnly { .. }
             | Self::LeaseLost { .. }
             | Self::LeaseExpired { .. }
@@ -211,7 +213,7 @@ impl StoreError {
             | Self::Newer { .. }
             | Self::Older { .. }
             | Self::NotMigrated => true,
-            // Refused credentials (28), a database that does not exist (3D).
+            // 28: rejected credentials. 3D: the database does not exist.
             Self::Open { source: sqlx::Error::Database(error), .. } => {
                 error.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D"))
             }
@@ -226,8 +228,9 @@ fn is_passing(error: &sqlx::Error) -> bool {
             true
         }
         // SQLite: busy (5), locked (6) and their extended codes. PostgreSQL: the classes connection
-        // (08), resources (53), operator intervention (57) and rollback (40), and a read-only
-        // transaction (25006), as on a primary that has become a standby.
+        // exception (08), insufficient resources (53), operator intervention (57) and transaction
+        // rollback (40), and a read-only transaction (25006) on a primary that has become a
+        // standby.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| match code.parse::<u32>() {
             Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 5 | 6),
             _ => code == "25006" || ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
@@ -236,10 +239,10 @@ fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// SQLite's extended code for a temporary file that has no folder (`SQLITE_IOERR_GETTEMPPATH`).
+/// SQLite's extended code `SQLITE_IOERR_GETTEMPPATH`: there is no folder for temporary files.
 const NO_TEMPORARY_FOLDER: u32 = 6410;
 
-/// Returns advice for errors whose driver message has none.
+/// Returns advice to append to a driver's error, or an empty text.
 fn what_to_do(error: &sqlx::Error) -> &'static str {
     let error = match error {
         sqlx::Error::Database(error) => error,
@@ -250,8 +253,8 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
     };
     let Some(code) = error.code() else { return "" };
     match code.parse::<u32>() {
-        // SQLite: busy (5), locked (6), read-only (8), failed input or output (10), corrupt (11), full (13), cannot open
-        // (14), not a database (26).
+        // SQLite: busy (5), locked (6), read-only (8), I/O error (10), corrupt (11), full (13),
+        // cannot open (14), not a database (26).
         Ok(sqlite) if code.len() < 5 => match sqlite & 0xff {
             8 => {
                 "; the database's file may not be written: run this program as the service's user, or chown and chmod the file, its folder and the files beside it (-wal, -shm)"

@@ -12,7 +12,8 @@ use super::storage::{PostgresStorage, storage_identity};
 use super::tx::Tx;
 use crate::model::SdkAppId;
 
-/// Renews the lease. Returns the transaction's number, which tells later whether it was committed, and the storage.
+/// Builds the statement that renews the lease. It returns the transaction's number, which
+/// identifies the transaction after a lost commit, and the storage.
 macro_rules! confirm {
     ($storage:expr) => {
         concat!(
@@ -25,19 +26,21 @@ RETURNING CAST(pg_current_xact_id() AS TEXT), ",
     };
 }
 const CONFIRM: &str = confirm!(storage_identity!());
+/// Renews the lease on a server that does not reveal the identity of its storage.
 const CONFIRM_WITHOUT_STORAGE: &str = confirm!("''");
 
-/// Identifies one acquisition of an app's lease. Each acquisition has a greater number than all before.
+/// The fencing token of one acquisition of an app's lease. Each acquisition has a greater number
+/// than all earlier ones.
 ///
-/// Every transaction of the holder ends by finding the number unchanged. A holder whose lease has expired and was taken by
-/// another process is fenced: its next commit fails.
+/// Every transaction of the holder ends with a check that the number is unchanged. A holder whose
+/// lease has expired and was taken by another process is fenced: its next commit fails.
 #[derive(Debug)]
 pub(in crate::store) struct Fence {
     pub(in crate::store) app: SdkAppId,
     pub(in crate::store) number: i64,
-    /// The storage on which the lease was taken. After a failover it is another one.
+    /// The storage on which the lease was taken. A failover changes the storage.
     pub(in crate::store) storage: PostgresStorage,
-    /// When the last successful renewal was sent, by this process' monotonic clock.
+    /// When the last successful renewal was sent, by this process's monotonic clock.
     renewed: Mutex<Instant>,
 }
 
@@ -51,18 +54,18 @@ impl Fence {
         Self { app, number, storage, renewed: Mutex::new(renewed) }
     }
 
-    /// Returns when the lease was renewed last.
+    /// Returns when the last successful renewal was sent.
     pub(in crate::store) fn renewed(&self) -> Instant {
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that a renewal that was sent at this time has succeeded.
+    /// Records that a renewal sent at this time has succeeded.
     pub(in crate::store) fn set_renewed(&self, at: Instant) {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         *renewed = at.max(*renewed);
     }
 
-    /// Fails if the server writes to another storage than the one on which the lease was taken.
+    /// Fails if the server's storage is not the one on which the lease was taken.
     pub(super) async fn require_same_server(&self, server: &Server) -> Result<(), StoreError> {
         if !self.storage.is_known() || PostgresStorage::of(server).await? == self.storage {
             return Ok(());
@@ -70,10 +73,11 @@ impl Fence {
         Err(StoreError::ServerReplaced { app: self.app })
     }
 
-    /// Renews the lease as the last statement of a transaction and returns the transaction's number. Fails if the lease was
-    /// lost, or if the server was replaced by one that may lack earlier transactions of the holder: then the transaction must
-    /// not be committed. It is the last statement because until the commit it blocks the renewals. The lease counts as
-    /// renewed only after the commit.
+    /// Renews the lease as the last statement of a transaction. Returns the transaction's number.
+    /// Fails if the lease was lost, or if the storage has changed and may lack earlier transactions
+    /// of the holder. After a failure the transaction must not be committed. It is the last
+    /// statement, because it blocks other renewals until the commit. The lease counts as renewed
+    /// only after the commit.
     pub(super) async fn confirm(&self, tx: &mut Tx, time_to_live: Duration) -> Result<String, StoreError> {
         let lasting = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let statement = if self.storage.is_known() { CONFIRM } else { CONFIRM_WITHOUT_STORAGE };

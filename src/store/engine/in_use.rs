@@ -1,4 +1,5 @@
-//! A lock that tells whether an SQLite file is open for writing. Every writer shares it, and `restore` needs it alone.
+//! A file lock that shows whether an SQLite file is open for writing. Writers hold it in shared
+//! mode, `restore` in exclusive mode.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
@@ -12,8 +13,7 @@ pub(in crate::store) struct InUse {
     file: File,
 }
 
-/// Unlocks the file. Closing it is not enough: a process that another thread is just starting has inherited the lock until it
-/// executes its program.
+/// Unlocks the file explicitly, for the same reason as `FileLock`.
 impl Drop for InUse {
     fn drop(&mut self) {
         let _ = self.file.unlock();
@@ -21,7 +21,7 @@ impl Drop for InUse {
 }
 
 impl InUse {
-    /// Locks a database together with other writers. Fails while it is being restored.
+    /// Takes a shared lock of a database. Fails while it is being restored.
     pub(super) fn share(database: &Path) -> Result<Self, StoreError> {
         let (file, path) = open(database)?;
         match file.try_lock_shared() {
@@ -31,7 +31,7 @@ impl InUse {
         }
     }
 
-    /// Locks a database alone. Fails while a process has it open for writing.
+    /// Takes the exclusive lock of a database. Fails while a process has it open for writing.
     pub(in crate::store) fn alone(database: &Path) -> Result<Self, StoreError> {
         let (file, path) = open(database)?;
         match file.try_lock() {
@@ -57,17 +57,18 @@ fn open(database: &Path) -> Result<(File, PathBuf), StoreError> {
     Ok((file.map_err(lock_error)?, path))
 }
 
-/// Creates the file, for the owner of the database alone: a lock that others may take would stop the service.
+/// Creates the lock file, accessible only to the owner of the database. A lock that other users
+/// could take would stop the service.
 fn create(options: &OpenOptions, path: &Path, database: &Path) -> std::io::Result<File> {
     let file = match options.clone().create_new(true).mode(0o600).open(path) {
-        // Another process was faster.
+        // Another process has created it meanwhile.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return options.open(path),
         file => file?,
     };
     if let Ok(database) = std::fs::metadata(database) {
         let own = file.metadata()?;
         if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
-            // Only root may. Other users own the file, which is enough.
+            // Only root can do this. Other users own the file, which is sufficient.
             let _ = fchown(&file, Some(database.uid()), Some(database.gid()));
         }
     }

@@ -1,8 +1,8 @@
-//! How long this program waits for a PostgreSQL server, and the server for this program.
+//! Limits of how long this program and a PostgreSQL server wait for each other.
 //!
-//! A connection can fall silent without an error: a firewall forgets it, a virtual address moves, a host loses power. Then
-//! only a limit ends the wait. Each side has its own: the program gives up an answer, and the server ends the transaction of a
-//! program that it hears no more from, so that its locks block no other process.
+//! A connection can fail without an error: a firewall drops its state, a virtual address moves, or
+//! a host loses power. Then only a limit ends the wait. The program stops waiting for an answer.
+//! The server ends the transaction of a failed client, which releases its locks.
 
 use std::fmt::Write as _;
 use std::io;
@@ -10,32 +10,35 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// The limits of one store. All processes that share a database must use the same ones.
+/// The limits of one store. All processes that share a database must use the same limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a lease outlives its last renewal.
+    /// How long a lease is valid after its last renewal.
     pub lease: Duration,
-    /// A connection with TLS and authentication. It takes milliseconds to a second, even on a busy server.
+    /// The limit for opening a connection with TLS and authentication. It takes milliseconds to a
+    /// second, even on a busy server.
     pub connect: Duration,
-    /// An answer that needs no work of the server, such as that of BEGIN and ROLLBACK.
+    /// The limit for a statement that needs no work of the server, such as BEGIN and ROLLBACK.
     pub round_trip: Duration,
-    /// A statement or a COMMIT, plus [`Limits::per_row`] for each row that a statement is about.
+    /// The limit for a statement or a COMMIT, plus [`Limits::per_row`] for each affected row.
     pub statement: Duration,
-    /// Measured: 10 µs for a row on a fast disk. The rest is for a slow and busy server.
+    /// Added to `statement` for each row. A row takes 10 µs on a fast disk; the rest is a margin
+    /// for a slow and busy server.
     pub per_row: Duration,
-    /// A free connection of the pool. Many apps may queue with a bulk write each.
+    /// The limit for a free connection of the pool. Many apps may queue with a bulk write each.
     pub queue: Duration,
-    /// On the server: the lock of another transaction.
+    /// The server's limit for the lock of another transaction.
     pub lock: Duration,
-    /// On the server: the next statement of an open transaction. The program sends it within milliseconds.
+    /// The server's limit for the next statement of an open transaction. The program sends it
+    /// within milliseconds.
     pub idle_in_transaction: Duration,
-    /// On the server: silence of a connection until TCP asks whether the other side exists.
+    /// How long a connection is idle before the server sends TCP keepalive probes.
     pub keepalive_idle: Duration,
 }
 
 impl Default for Limits {
-    /// The values of the product. The sum of `idle_in_transaction` and one statement is less than a lease lasts: when a lease
-    /// has expired, the transactions of its dead holder have ended or end soon.
+    /// The values in production. `idle_in_transaction` is less than half of `lease`, so that the
+    /// server has ended the idle transaction of a dead holder before its lease expires.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
@@ -52,7 +55,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns the same limits in proportion, for tests that do not wait for the real ones.
+    /// Returns all limits divided by `divisor`, so that tests run faster.
     #[must_use]
     pub fn divided_by(self, divisor: u32) -> Self {
         Self {
@@ -68,50 +71,54 @@ impl Limits {
         }
     }
 
-    /// The limit of a statement about this many rows.
+    /// Returns the limit of a statement that affects this many rows.
     pub(super) fn for_rows(self, rows: u64) -> Duration {
         self.statement + self.per_row.saturating_mul(u32::try_from(rows).unwrap_or(u32::MAX))
     }
 
-    /// The limit of a query that reads this many rows of a table. Reading a row takes a twentieth of writing it, at most.
+    /// Returns the limit of a query that reads this many rows of a table. Reading a row takes at
+    /// most a twentieth of the time of writing it.
     pub(super) fn for_scan(self, rows: u64) -> Duration {
         self.for_rows(rows / 20)
     }
 
-    /// How often a lease is renewed.
+    /// Returns the interval at which a lease is renewed.
     pub(in crate::store) fn renewal_interval(self) -> Duration {
         self.lease * 4 / 15
     }
 
-    /// A renewal before this much time has passed since the last one does nothing.
+    /// Returns the age of the last renewal below which another renewal does nothing.
     pub(in crate::store) fn min_renewal_age(self) -> Duration {
         self.lease / 6
     }
 
-    /// A renewal that takes longer fails and is tried again. It leaves time for two more attempts before the lease expires.
+    /// Returns the limit of one renewal. After a first failure, time for two more attempts remains
+    /// before the lease expires.
     pub(in crate::store) fn renewal(self) -> Duration {
         self.lease / 5
     }
 
-    /// The pause after a renewal that failed.
+    /// Returns the pause after a failed renewal.
     pub(in crate::store) fn renewal_retry(self) -> Duration {
         self.lease / 30
     }
 
-    /// How long a session of the server outlives the program that opened it, at most, when it waits in a transaction.
+    /// Returns the longest time that the server keeps the session of a dead client whose
+    /// transaction is idle.
     pub(super) fn abandoned_session(self) -> Duration {
         self.idle_in_transaction + self.round_trip
     }
 
-    /// Returns the statements that set the server's limits in a transaction, each with a semicolon before it. They hold for
-    /// this transaction alone, so that they work behind a pooler. What only Linux can do is left out for other servers.
+    /// Returns the statements that set the server's limits in a transaction, each preceded by a
+    /// semicolon. They apply only to this transaction, so that they work behind a pooler. Settings
+    /// that only Linux supports are omitted on other servers.
     pub(super) fn settings(self, server_runs_linux: bool) -> String {
         let idle_seconds = self.keepalive_idle.as_secs().max(1);
         let mut settings = vec![
             ("idle_in_transaction_session_timeout", millis(self.idle_in_transaction)),
             ("lock_timeout", millis(self.lock)),
-            // Ends a statement that the program has given up. Thrice the limit, so that it is never the first to expire for
-            // tens of thousands of rows.
+            // Ends a statement that the program has abandoned. Three times the program's limit, so
+            // that it never expires first for tens of thousands of rows.
             ("statement_timeout", millis(self.statement * 3)),
             ("tcp_keepalives_idle", idle_seconds.into()),
             ("tcp_keepalives_interval", (idle_seconds / 2).max(1).into()),
@@ -120,7 +127,7 @@ impl Limits {
         if server_runs_linux {
             settings.extend([
                 ("tcp_user_timeout", millis(self.keepalive_idle) * 3 / 2),
-                // Notices during a statement that the connection was closed.
+                // Detects a closed connection while a statement runs.
                 ("client_connection_check_interval", millis(self.keepalive_idle / 2)),
             ]);
         }
@@ -132,12 +139,12 @@ impl Limits {
     }
 }
 
-/// Returns whole milliseconds for a setting of the server, at least 1, because 0 means no limit there.
+/// Returns milliseconds for a server setting. At least 1, because 0 means no limit.
 pub(super) fn millis(duration: Duration) -> u128 {
     duration.as_millis().max(1)
 }
 
-/// Waits for an answer of the server for at most this long.
+/// Waits for an answer of the server, for at most `limit`.
 pub(super) async fn within<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, sqlx::Error>>,

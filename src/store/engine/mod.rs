@@ -1,4 +1,4 @@
-//! Both database engines behind one interface: opening, transactions as values, retries, fencing.
+//! One interface to both database engines: opening, transactions, retries, fencing.
 
 mod connect;
 mod connections;

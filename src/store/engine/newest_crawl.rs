@@ -7,15 +7,18 @@ use super::statement::values;
 use super::tx::Tx;
 use crate::model::{CrawlId, SdkAppId};
 
+/// Returns the id of the app's newest crawl, and whether it is running.
 pub(in crate::store) const NEWEST: &str = "
 SELECT c.crawl_id, c.status = 'running' FROM crawl c JOIN app a ON a.app_id = c.app_id
 WHERE a.sdk_app_id = $1 ORDER BY c.crawl_id DESC LIMIT 1";
 
-/// The newest crawl of an app when its lease was taken, or the crawl that the holder opened since.
+/// The fencing token: the app's newest crawl when the lease was taken, or the crawl that the holder
+/// has opened since.
 ///
-/// A lease on SQLite is a lock on a file. If the file is removed, another process can lock a new one and work on the same
-/// app. So every transaction of a holder begins by finding that no other process has opened a crawl of the app, or closed
-/// the holder's. Crawl ids only grow. The token costs no write: a crawl records its start in any case.
+/// A lease on SQLite is a lock on a file. If the file is removed, another process can lock a new
+/// file and work on the same app. So every transaction of a holder first checks that no other
+/// process has opened a crawl of the app, or closed the holder's. Crawl ids only grow. The token
+/// costs no write, because a crawl records its start in any case.
 #[derive(Debug)]
 pub(in crate::store) struct NewestCrawl {
     app: SdkAppId,
@@ -24,7 +27,7 @@ pub(in crate::store) struct NewestCrawl {
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
-    /// No crawl of the app is newer. 0: there was none.
+    /// The newest crawl of the app, which has ended. 0 if there was none.
     Ended(i64),
     /// The holder's own crawl, which is running.
     Running(i64),
@@ -52,8 +55,8 @@ impl NewestCrawl {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails if another process has opened a crawl of the app, or closed the holder's. Within a transaction that writes the
-    /// answer holds until its end.
+    /// Fails if another process has opened a crawl of the app, or closed the holder's. In a
+    /// transaction that writes, the result stays valid until the transaction ends.
     pub(super) async fn check(&self, tx: &mut Tx) -> Result<(), StoreError> {
         let newest: Option<(i64, bool)> = tx.fetch_optional(NEWEST, &values![self.app.get()]).await?;
         let is_valid = match *self.known() {

@@ -1,4 +1,4 @@
-//! Whether the path of an open SQLite file still leads to it.
+//! Detects whether the path of an open SQLite file still leads to that file.
 
 use std::collections::BTreeSet;
 use std::fs::{Metadata, metadata, remove_file};
@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::StoreError;
 
-/// Device and inode.
+/// The device number and the inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct FileId(u64, u64);
 
-/// The files of which a connection stays open until the process ends. One connection to each is enough.
+/// The files to which a connection stays open until the process ends. Each needs only one.
 static LEFT_OPEN: Mutex<BTreeSet<FileId>> = Mutex::new(BTreeSet::new());
 
 impl From<Metadata> for FileId {
@@ -24,7 +24,7 @@ impl From<Metadata> for FileId {
     }
 }
 
-/// An open file and its path. Clones share what was found.
+/// An open file and its path. Clones share the result of the checks.
 #[derive(Clone, Debug)]
 pub(super) struct OpenFile {
     /// The path by which the file was opened. It may be a symbolic link.
@@ -32,9 +32,9 @@ pub(super) struct OpenFile {
     /// The path without symbolic links. The side files are beside it.
     path: PathBuf,
     id: FileId,
-    /// The side files of the connection that writes.
+    /// The side files of the writing connection.
     side_files: Arc<Mutex<Vec<(PathBuf, FileId)>>>,
-    /// The name was found to lead elsewhere.
+    /// Cancelled when `name` was found to lead to another file or to none.
     displaced: CancellationToken,
 }
 
@@ -49,7 +49,7 @@ impl OpenFile {
         &self.path
     }
 
-    /// Records which side files are open.
+    /// Records the existing side files.
     pub(super) fn record_side_files(&self) {
         let names = ["-wal", "-shm"].map(|suffix| self.side_file(suffix));
         let found = names.into_iter().filter_map(|name| Some((metadata(&name).ok()?.into(), name)));
@@ -63,8 +63,8 @@ impl OpenFile {
         name.into()
     }
 
-    /// Fails if the name leads to no file or to another one, and for ever after that: the same file may be back, but in
-    /// between others may have written to it or to its side files.
+    /// Fails if the name leads to no file or to another file. Then all later calls fail, too: if
+    /// the file is back, other processes may have written to it or its side files meanwhile.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         let found = self.found();
         if !self.displaced.is_cancelled() && found.as_ref().is_ok_and(|found| *found == self.id) {
@@ -74,18 +74,19 @@ impl OpenFile {
         found.and(Err(StoreError::Displaced { path: self.name.clone() }))
     }
 
-    /// Returns true for the first caller of this file in this process, who leaves a connection open until the process ends.
+    /// Returns true on the first call for this file in this process. That caller leaves a
+    /// connection open until the process ends.
     pub(super) fn is_first_left_open(&self) -> bool {
         LEFT_OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id)
     }
 
-    /// Waits until the name is found to lead elsewhere.
+    /// Waits until the name is found to lead to another file or to none.
     pub(super) async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
 
-    /// If the name leads to another file, removes the recorded side files where their names still lead to them. Their log must
-    /// be empty. Fails if the name leads to no file.
+    /// If the name leads to another file, removes the recorded side files, unless their names lead
+    /// to other files now. The write-ahead log must be empty. Fails if the name leads to no file.
     pub(super) fn remove_side_files(&self) -> Result<(), StoreError> {
         if self.found()? == self.id {
             return Ok(());
@@ -104,7 +105,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// The file that the name leads to.
+    /// Returns the id of the file to which the name leads.
     fn found(&self) -> Result<FileId, StoreError> {
         let missing = |source| StoreError::Missing { path: self.name.clone(), source };
         metadata(&self.name).map(FileId::from).map_err(missing)

@@ -1,7 +1,8 @@
-//! Connecting to a PostgreSQL server, and beginning transactions on it.
+//! Connects to a PostgreSQL server, and begins transactions on it.
 //!
-//! A pooler in transaction mode may give each transaction another server connection. So no state is kept in a session: every
-//! statement runs in a transaction, which begins by setting its `search_path`, and no prepared statement outlives it.
+//! A pooler in transaction mode may use another server connection for each transaction. So no state
+//! is kept in a session. Every statement runs in a transaction that begins by setting its
+//! `search_path`, and no prepared statement outlives its transaction.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,25 +18,27 @@ use super::error::StoreError;
 use super::limits::{Limits, within};
 use super::statement::query_as;
 
-/// A crawl holds a connection only while it reads or writes, and waits for the API most of the time. Ten connections serve
-/// fifty apps, and leave room for other clients under PostgreSQL's default of 100.
+/// The maximum number of connections, except for leases. Ten serve fifty apps, because a crawl
+/// waits for the API most of the time. They leave room for other clients under PostgreSQL's default
+/// limit of 100.
 const CONNECTIONS: usize = 10;
-/// Leases have their own connections. Queued behind the bulk writes of many first loads, they would expire. A renewal takes
-/// milliseconds: one connection serves fifty apps, and the second one is for a server that answers late.
+/// The number of connections for leases. Behind the bulk writes of many first crawls, renewals
+/// would come too late. One connection serves fifty apps, because a renewal takes milliseconds. The
+/// second is for a slow server.
 const LEASE_CONNECTIONS: usize = 2;
 /// The oldest supported version, as `server_version_num`.
 const OLDEST_VERSION: i64 = 14_00_00;
-/// The first version that compares the versions of a database's collation.
+/// The first version that records the collation version of a database, as `server_version_num`.
 const WITH_COLLATION_VERSION: i64 = 15_00_00;
 
-/// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Intent {
     Write,
     Read,
 }
 
-/// A transaction that begins. Boxed, because opening a connection takes a large future, and every operation has one.
+/// A future that begins a transaction. Boxed, because every operation contains one, and the future
+/// that opens a connection is large.
 type Beginning<'a> = BoxFuture<'a, Result<PgTransaction, sqlx::Error>>;
 
 /// An open server. Clones share their connections.
@@ -59,12 +62,12 @@ const ABOUT: &str = "
 SELECT CAST(current_setting('server_version_num') AS BIGINT) AS number, current_setting('server_version') AS version,
        current_setting('transaction_read_only') = 'on' AS read_only, current_setting('server_encoding') AS encoding,
        version() LIKE '%linux%' AS runs_linux";
-/// Returns the database if the operating system sorts text differently than when it was created.
+/// Returns the database's name if its collation version differs from the operating system's.
 const OTHER_COLLATION: &str = "
 SELECT CAST(datname AS TEXT) FROM pg_catalog.pg_database
 WHERE datname = current_database() AND datcollversion <> pg_catalog.pg_database_collation_actual_version(oid)";
 
-/// What a server says about itself and the database.
+/// The properties of a server and its database.
 #[derive(sqlx::FromRow)]
 struct About {
     number: i64,
@@ -75,7 +78,8 @@ struct About {
 }
 
 impl Server {
-    /// Connects once to check the server's version and mode. Further connections are opened when they are needed.
+    /// Connects once to check the server's version, encoding and mode. Further connections are
+    /// opened on demand.
     pub(in crate::store) async fn connect(
         database: &PostgresDatabase,
         intent: Intent,
@@ -126,17 +130,17 @@ impl Server {
         self.database.limits
     }
 
-    /// Begins a transaction that may write. The schemas are on its search path.
+    /// Begins a transaction that may write. Both schemas are on its search path.
     pub(in crate::store) fn begin(&self) -> Beginning<'_> {
         Box::pin(self.connections.begin(&self.begin))
     }
 
-    /// Begins a read-only transaction.
     pub(in crate::store) fn begin_to_read(&self) -> Beginning<'_> {
         Box::pin(self.connections.begin(&self.begin_to_read))
     }
 
-    /// Opens a connection of its own, on which a long transaction is open. `begin` is BEGIN with its options.
+    /// Opens a separate connection and begins a long transaction, without limits on the server.
+    /// `begin` is a BEGIN statement with its options.
     pub(in crate::store) async fn begin_alone(&self, begin: &str) -> Result<PgConnection, sqlx::Error> {
         let schema = &self.database.schema;
         let place = format!("SET LOCAL search_path TO \"{}\", \"{}\"", schema.private(), schema.public());
@@ -148,12 +152,12 @@ impl Server {
         Ok(connection)
     }
 
-    /// Begins a transaction that renews or releases a lease, on a connection that no bulk write uses.
+    /// Begins a transaction for a lease, on a connection that bulk writes do not use.
     pub(in crate::store) fn begin_for_lease(&self) -> Beginning<'_> {
         Box::pin(self.leases.begin(&self.begin))
     }
 
-    /// Lets the following transactions connect again, with the password that is valid then.
+    /// Closes the idle connections of both pools.
     pub(in crate::store) async fn reconnect(&self) {
         tokio::join!(self.connections.close_idle(), self.leases.close_idle());
     }
@@ -163,9 +167,11 @@ impl Server {
     }
 }
 
-/// Asks a server about itself. Warns once if the database's collation has another version than the operating system's.
+/// Returns the properties of a server. Logs a warning if the collation version differs from the
+/// operating system's.
 async fn ask_about(connection: &mut PgConnection, at: &str) -> Result<About, sqlx::Error> {
-    // Behind a pooler, the parts of one statement reach the same server only within a transaction.
+    // Behind a pooler, the messages of one statement reach the same server only within a
+    // transaction.
     connection.execute(sqlx::raw_sql("BEGIN")).await?;
     let about: About = query_as(ABOUT).fetch_one(&mut *connection).await?;
     if about.number >= WITH_COLLATION_VERSION {
@@ -182,17 +188,16 @@ async fn ask_about(connection: &mut PgConnection, at: &str) -> Result<About, sql
     Ok(about)
 }
 
-/// Returns true if the server has no TLS or its certificate was refused.
+/// Returns true if the server does not offer TLS or its certificate was rejected.
 fn is_about_tls(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
-        // What rustls refuses during the handshake is reported as an I/O error.
+        // A certificate that rustls rejects during the handshake is reported as an I/O error.
         sqlx::Error::Io(error) => matches!(error.get_ref(), Some(cause) if cause.is::<rustls::Error>()),
         _ => false,
     }
 }
 
-/// Returns true if this `server_version_num` is supported.
 fn is_new_enough(number: i64) -> bool {
     number >= OLDEST_VERSION
 }

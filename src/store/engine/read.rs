@@ -22,7 +22,7 @@ impl Store {
                     let query = sqlx::query_as_with(statement.for_sqlite(), arguments).persistent(false);
                     let rows = query.fetch_all(file.readers()?).await;
                     if rows.is_err() {
-                        // A displaced file explains any error.
+                        // A displaced file is reported as the cause of any error.
                         file.check_in_place()?;
                     }
                     rows

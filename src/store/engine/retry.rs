@@ -1,4 +1,4 @@
-//! When a failed transaction is worth running again.
+//! Decides whether a failed transaction runs again.
 
 use std::time::Duration;
 
@@ -9,24 +9,27 @@ use tracing::warn;
 #[derive(Debug)]
 pub(in crate::store) struct TransactionRetry {
     made: u32,
-    /// How long after the first failure a retry may still start.
+    /// How long after the first failure a retry may start.
     time: Duration,
     first_failure: Option<Instant>,
 }
 
 impl TransactionRetry {
-    /// Retries after errors that the server answered. Their pauses add up to six seconds.
+    /// The maximum number of retries after an error that the server reported. Their pauses add up
+    /// to about six seconds. Retries after a connection error are limited only by `time`.
     const MAX: u32 = 7;
+    /// The pause before the first retry. It doubles with each further retry.
     const FIRST_PAUSE: Duration = Duration::from_millis(50);
+    /// The longest pause before a retry.
     const MAX_PAUSE: Duration = Duration::from_millis(3_200);
 
-    /// Retries for this long after the first failure: enough for a server's restart or failover, and less than a lease
-    /// lasts.
+    /// Creates the retries of a transaction. A retry may start within `time` after the first
+    /// failure. Callers choose it longer than a failover and shorter than a lease.
     pub(in crate::store) fn within(time: Duration) -> Self {
         Self { made: 0, time, first_failure: None }
     }
 
-    /// Returns true if the transaction should run again, after a pause that doubles with each retry.
+    /// Returns true after a pause if the transaction should run again, and false at once if not.
     pub(in crate::store) async fn again(&mut self, error: &sqlx::Error) -> bool {
         let failing_since = *self.first_failure.get_or_insert_with(Instant::now);
         let is_away = matches!(error, sqlx::Error::Io(_));
@@ -44,12 +47,13 @@ impl TransactionRetry {
     }
 }
 
-/// Returns true if the same transaction may succeed when it runs again within seconds.
+/// Returns true if the same transaction may succeed within seconds.
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
-        // Serialization failure, deadlock, shutdown, crash, start-up, a lock that was not free in time, a session that the
-        // server ended while this process was suspended, too many connections, and the connection class (08).
+        // Serialization failure, deadlock, shutdown, crash, start-up, lock timeout,
+        // idle-in-transaction timeout and transaction timeout (after this process was suspended),
+        // too many connections. Class 08: connection errors.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             let transient = ["40001", "40P01", "57P01", "57P02", "57P03", "55P03", "25P03", "25P04", "53300"];
             transient.contains(&&*code) || code.starts_with("08")

@@ -1,8 +1,9 @@
-//! Opening and leaving an SQLite file.
+//! Opens and closes an SQLite file.
 //!
-//! The file is in WAL mode for ever. A reader needs its -wal and -shm files, and can create them only with write access to
-//! the folder. SQLite removes them when the last connection that can write is closed. So the program never closes its last
-//! connection: [`SqliteFile::close`] leaves one open until the process ends, and the side files stay, as after a kill.
+//! The file is always in WAL mode. A reader needs the -wal and -shm files, and can create them only
+//! with write access to the folder. SQLite removes them with the last connection that can write. So
+//! [`SqliteFile::close`] leaves one connection open until the process ends. Then the side files
+//! remain, as after a kill.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::ErrorKind;
@@ -23,14 +24,13 @@ use super::in_use::InUse;
 use super::open_file::OpenFile;
 use super::statement::{query, query_as};
 
-/// How long the last checkpoint waits for readers and other writers.
+/// How long a checkpoint waits for readers and other writers.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the end waits for a transaction under way.
+/// How long closing waits for a running transaction.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a displaced file waits for a transaction under way. Its commit will fail.
+/// How long abandoning a displaced file waits for a running transaction. Its commit will fail.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a file is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Create,
@@ -38,7 +38,8 @@ pub(super) enum Access {
     Read,
 }
 
-/// An open SQLite file. SQLite allows one writer at a time: one connection writes, the others only read.
+/// An open SQLite file. SQLite allows one writer at a time, so one connection writes and the others
+/// only read.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct SqliteFile {
     pub(in crate::store) path: PathBuf,
@@ -75,17 +76,19 @@ impl SqliteFile {
         let side_files = open.clone();
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            // While this connection is open, so are the -wal and -shm files, without which other users cannot read.
+            // While this connection is open, the -wal and -shm files exist. Other users cannot read
+            // without them.
             .idle_timeout(None)
             .max_lifetime(None)
-            // Many apps at once queue for it.
+            // The writes of many apps may wait for this connection.
             .acquire_timeout(Duration::from_secs(600))
             .after_connect(move |_, _| {
                 side_files.record_side_files();
                 Box::pin(async { Ok(()) })
             })
-            // When the disk is full SQLite rolls the transaction back by itself. The driver's count of open transactions
-            // is wrong from then on, and no further transaction could begin.
+            // When the disk is full, SQLite rolls the transaction back itself. Then the driver's
+            // count of open transactions is wrong, and no further one could begin, so the
+            // connection is closed.
             .after_release(|connection, _| {
                 Box::pin(async {
                     connection.ping().await?;
@@ -99,22 +102,23 @@ impl SqliteFile {
             .max_connections(4)
             .idle_timeout(Duration::from_secs(60))
             .connect_lazy_with(options.read_only(true).pragma("cache_size", "-2048"));
-        // If the lock file could not be used, the database usually cannot either, and its error says more.
+        // If the lock file cannot be used, the database usually cannot either, and its error says
+        // more.
         let in_use = Arc::new(Mutex::new(in_use?));
         let file = Self { path, writer, readers, writes: access != Access::Read, open, in_use };
-        // The path may have been given to another file after it was looked at.
+        // The file may have been replaced since its id was read.
         file.check_in_place()?;
         Ok(file)
     }
 
-    /// Returns what distinguishes the file from a copy of it: its inode and the time of its creation.
+    /// Returns the inode number and the creation time of the file. They distinguish it from a copy.
     pub(in crate::store) fn identity(&self) -> Result<String, StoreError> {
         let open_error = |source| {
             let at = format!("sqlite:{}", self.path.display());
             StoreError::Open { at, source: sqlx::Error::Io(source) }
         };
         let file = std::fs::metadata(&self.path).map_err(open_error)?;
-        // Not every file system records the creation.
+        // Some file systems do not record the creation time.
         let created = file.created().ok().and_then(|created| created.duration_since(UNIX_EPOCH).ok());
         Ok(format!("{}/{}", file.ino(), created.unwrap_or_default().as_nanos()))
     }
@@ -123,30 +127,31 @@ impl SqliteFile {
         Self { writer: self.readers.clone(), writes: false, ..self.clone() }
     }
 
-    /// Fails if the path does not lead to the open file any more, and for ever after that.
+    /// Fails if the path no longer leads to the open file. Then all later calls fail as well.
     pub(in crate::store) fn check_in_place(&self) -> Result<(), StoreError> {
         self.open.check_in_place()
     }
 
-    /// The connection that writes, if the path still leads to the open file.
+    /// Returns the pool of the writing connection. Fails as `check_in_place`.
     pub(in crate::store) fn writer(&self) -> Result<&SqlitePool, StoreError> {
         self.check_in_place()?;
         Ok(&self.writer)
     }
 
-    /// The connections that only read, if the path still leads to the open file.
+    /// Returns the pool of the reading connections. Fails as `check_in_place`.
     pub(in crate::store) fn readers(&self) -> Result<&SqlitePool, StoreError> {
         self.check_in_place()?;
         Ok(&self.readers)
     }
 
-    /// Waits until the path is found to lead elsewhere.
+    /// Waits until the path is found to lead to another file or to none.
     pub(super) async fn displaced(&self) {
         self.open.displaced().await;
     }
 
-    /// Ends the use of the file: moves the log into it, and leaves the connection that writes open until the process ends.
-    /// Returns false if a reader with an open transaction keeps the newest changes in the -wal file.
+    /// Closes the file: checkpoints the write-ahead log, and leaves the writing connection open
+    /// until the process ends. Returns false if the newest changes stay in the -wal file, because a
+    /// reader has a transaction open.
     pub(super) async fn close(&self) -> Result<bool, sqlx::Error> {
         self.readers.close().await;
         if !self.writes || self.writer.is_closed() {
@@ -154,7 +159,7 @@ impl SqliteFile {
         }
         let stays_open = self.open.is_first_left_open();
         if stays_open {
-            // Also if the caller gives up waiting.
+            // Done before the wait, because the caller may cancel it.
             std::mem::forget(self.writer.clone());
         }
         let Some(mut writer) = self.idle_writer(CLOSE_TIMEOUT).await else { return Ok(true) };
@@ -164,20 +169,20 @@ impl SqliteFile {
         checkpointed
     }
 
-    /// Releases the lock that tells that the file is open for writing. What stays open is not used any more.
+    /// Releases the in-use lock. A connection that stays open is not used any more.
     fn end_use(&self) {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Ends the use of a displaced file: moves the log into the file, wherever it is now, and removes the side files that it
-    /// left beside the path, so that they are not taken for those of the next file. Fails if a reader prevents that, and while
-    /// the path leads to no file. Idempotent.
+    /// Closes a displaced file: checkpoints its write-ahead log, and removes the side files that it
+    /// left beside the path, so that SQLite does not use them with the next file. Fails if a reader
+    /// prevents that, or if the path leads to no file. Idempotent.
     pub(super) async fn abandon(&self) -> Result<(), StoreError> {
         self.readers.close().await;
         if self.writes && !self.writer.is_closed() {
             let in_use = || StoreError::SideFilesInUse { path: self.path.clone() };
             if let Some(mut writer) = self.idle_writer(ABANDON_TIMEOUT).await {
-                // A failure is that of a file that no longer matters.
+                // An error is ignored, because the file is not used any more.
                 if !checkpoint(&mut writer).await.unwrap_or(true) {
                     return Err(in_use());
                 }
@@ -190,8 +195,8 @@ impl SqliteFile {
         self.open.remove_side_files()
     }
 
-    /// Returns the connection that writes once no transaction uses it. `None` if there is none, or if it stays in use. Never
-    /// opens one, because the path may lead to another file now.
+    /// Returns the writing connection when no transaction uses it, or `None` if there is none or it
+    /// stays in use until `timeout`. Never opens one, because the path may lead to another file.
     async fn idle_writer(&self, timeout: Duration) -> Option<PoolConnection<Sqlite>> {
         let polling = async {
             loop {
@@ -204,9 +209,9 @@ impl SqliteFile {
         tokio::time::timeout(timeout, polling).await.ok().flatten()
     }
 
-    /// Ends the use of the connection that writes. The first one of a file is never closed. SQLite removes the side files when
-    /// the last connection is closed: those of a file in its place, which readers need, or, if the file was displaced, those
-    /// of another file.
+    /// Stops using the writing connection. With `stays_open` it is not closed. When the last
+    /// connection is closed, SQLite removes the side files at the path: those that readers of the
+    /// file need, or, if the file was displaced, those of another file.
     async fn leave(&self, writer: PoolConnection<Sqlite>, stays_open: bool) {
         let closing = self.writer.close();
         if stays_open {
@@ -218,27 +223,28 @@ impl SqliteFile {
     }
 }
 
-/// Moves the log into the file and empties it. Returns false if a reader prevented that.
+/// Checkpoints the write-ahead log and truncates it. Returns false if a reader prevented that.
 async fn checkpoint(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let busy_timeout = format!("PRAGMA busy_timeout = {}", CHECKPOINT_TIMEOUT.as_millis());
     query(sqlx::AssertSqlSafe(busy_timeout)).execute(&mut *connection).await?;
     let (_busy, in_log, moved): (i64, i64, i64) =
         query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
-    // The connection stays open and is not used again.
+    // The connection may stay open without being used again.
     query("PRAGMA shrink_memory").execute(connection).await?;
-    // Busy with everything moved: another process writes or makes the checkpoint, and empties the log later.
+    // The busy flag does not matter if all frames were moved: another process writes or
+    // checkpoints, and truncates the log later.
     Ok(in_log == moved)
 }
 
-/// Creates the folder of a file if it does not exist. A new folder is its owner's alone.
+/// Creates the folder of a file if it does not exist. A new folder is accessible only to its owner.
 fn create_folder(path: &Path) -> Result<(), StoreError> {
     let folder = folder_of(path);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|source| StoreError::Folder { path: folder.to_owned(), source })
 }
 
-/// Creates the file if it does not exist. A new file is its owner's alone, except in a folder that its group may read and
-/// others may not: then the group is meant to read the file.
+/// Creates the file if it does not exist. A new file is accessible only to its owner. In a folder
+/// that only the group may also read, the group may read the file.
 fn create_file(path: &Path) -> Result<(), StoreError> {
     let file_error = |source| StoreError::File { path: path.to_owned(), source };
     let granted = std::fs::metadata(folder_of(path)).map_err(file_error)?.mode();
@@ -256,15 +262,15 @@ fn folder_of(path: &Path) -> &Path {
 fn connect_options(path: &Path, access: Access) -> SqliteConnectOptions {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        // A file that is gone is never replaced by an empty one.
+        // A file that was deleted must not be replaced by an empty one.
         .create_if_missing(false)
         .busy_timeout(Duration::from_secs(10))
         .foreign_keys(true)
-        // In KiB. Pages are touched in order: a larger cache makes the process bigger and nothing faster.
+        // In KiB. Pages are accessed in order, so a larger cache uses memory without being faster.
         .pragma("cache_size", "-8192")
         .pragma("trusted_schema", "OFF");
     match access {
-        // Such a command sorts little, and may lack a folder for temporary files.
+        // A command that only reads sorts little, and may lack a folder for temporary files.
         Access::Read => options.read_only(true).pragma("temp_store", "MEMORY"),
         Access::Write | Access::Create => {
             let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
@@ -276,10 +282,12 @@ fn connect_options(path: &Path, access: Access) -> SqliteConnectOptions {
     }
 }
 
-/// Returns the folder of the file, as an SQL text, for temporary files. In memory they would be unbounded: a statement that
-/// changes many rows keeps the previous version of each page. The usual folders may be read-only, or small and in memory.
+/// Returns the database's folder as an SQL literal for temporary files, or `None` if it is not
+/// writable. Temporary data in memory would be unbounded: a statement that changes many rows keeps
+/// the previous version of each page. The default folders may be read-only, or small and in memory.
 ///
-/// The setting holds for the process. If the folder cannot be written, SQLite takes the first usable one of its own list.
+/// The setting applies to the entire process. If SQLite cannot write to the folder, it uses the
+/// first usable default folder.
 fn temporary_folder(path: &Path) -> Option<String> {
     use rustix::fs::{Access, access};
     let folder = path.parent()?;
@@ -287,7 +295,7 @@ fn temporary_folder(path: &Path) -> Option<String> {
     Some(format!("'{}'", folder.to_str()?.replace('\'', "''")))
 }
 
-/// Returns the path of a file next to the database, named after it.
+/// Returns the path of a file beside the database, named `<database>.<what>`.
 pub(in crate::store) fn beside(database: &Path, what: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".");

@@ -1,7 +1,7 @@
 //! Statements and the values they bind.
 //!
-//! No statement is kept prepared on the server. Behind a transaction-mode pooler the next transaction may run on another
-//! server connection, where a prepared statement would not exist.
+//! No statement is kept prepared on the server. Behind a transaction-mode pooler the next
+//! transaction may run on another server connection, where a prepared statement would not exist.
 
 use sqlx::database::HasStatementCache;
 use sqlx::error::BoxDynError;

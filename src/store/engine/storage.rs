@@ -1,7 +1,7 @@
-//! Identifies the storage that a PostgreSQL server writes to.
+//! Identifies the storage to which a PostgreSQL server writes.
 //!
-//! The storage is another one after a failover to a replica, a point-in-time recovery, and a restore into another cluster or
-//! database. It then may lack transactions that were committed before.
+//! The storage changes with a failover to a standby, a point-in-time recovery, and a restore into
+//! another cluster or database. The new storage may lack transactions that were committed before.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use super::error::{Attempted as _, StoreError};
 use super::postgres::Server;
 use super::statement::query_as;
 
-/// The cluster, the timeline of its write-ahead log, and the database. A promoted replica begins a new timeline.
+/// Returns the cluster, the timeline of its write-ahead log, and the database. A promoted standby
+/// begins a new timeline.
 macro_rules! storage_identity {
     () => {
         "(SELECT CAST(system_identifier AS TEXT) FROM pg_control_system())
@@ -21,7 +22,8 @@ pub(super) use storage_identity;
 
 const IDENTITY: &str = concat!("SELECT ", storage_identity!());
 
-/// An identity, or an empty text where the server does not tell it: some managed services forbid these functions.
+/// The identity of a storage. Empty if the server does not reveal it, because some managed services
+/// forbid these functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct PostgresStorage(String);
 
@@ -29,7 +31,8 @@ impl PostgresStorage {
     pub(in crate::store) async fn of(server: &Server) -> Result<Self, StoreError> {
         match read(server).await {
             Ok(identity) => Ok(Self(identity)),
-            // No such function, no right to call it, or not supported.
+            // The function is missing or forbidden (42), not supported (0A), or unavailable on a
+            // standby (55).
             Err(sqlx::Error::Database(error))
                 if error
                     .code()

@@ -8,7 +8,8 @@ use super::connections::PgTransaction;
 use super::error::{Attempted as _, StoreError};
 use super::statement::{Statement, Value, bound_ids, postgres_arguments, sqlite_arguments};
 
-/// A type that a row of either engine becomes: a tuple, or a struct with `#[derive(FromRow)]`.
+/// A type into which a row of either engine is converted: a tuple, or a struct with
+/// `#[derive(FromRow)]`.
 pub(in crate::store) trait Row:
     for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
 {
@@ -18,7 +19,7 @@ impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, 
 
 /// An open transaction. It is rolled back if it is dropped before the commit.
 pub(in crate::store) struct Tx {
-    /// What the transaction is for, as a verb phrase for error messages.
+    /// The purpose of the transaction, as a verb phrase for error messages.
     pub(super) doing: &'static str,
     pub(super) inner: Inner,
 }
@@ -33,7 +34,8 @@ impl Tx {
         matches!(self.inner, Inner::Postgres(_))
     }
 
-    /// Lets the following statements take the time that this many rows need. A statement that binds ids needs no call.
+    /// Raises the limit of the following statements to the time that this many rows need. For bound
+    /// ids this happens without a call.
     pub(in crate::store) async fn expect_rows(&mut self, rows: u64) -> Result<(), StoreError> {
         match &mut self.inner {
             Inner::Sqlite(_) => Ok(()),
@@ -67,7 +69,6 @@ impl Tx {
         rows.attempted(self.doing)
     }
 
-    /// Returns all rows of a query.
     pub(in crate::store) async fn fetch_all<R: Row>(
         &mut self,
         statement: impl Into<Statement> + Send,
@@ -102,7 +103,7 @@ impl Tx {
         Ok(self.fetch_all(statement, values).await?.pop())
     }
 
-    /// Returns the row of a query that always has one, such as an aggregate.
+    /// Returns the row of a query that always has one row, such as an aggregate.
     pub(in crate::store) async fn fetch_one<R: Row>(
         &mut self,
         statement: impl Into<Statement> + Send,

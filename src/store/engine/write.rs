@@ -1,4 +1,4 @@
-//! Transactions that write: retries, fencing, and the commit whose result was lost.
+//! Transactions that write: retries, fencing, and the handling of a commit whose result was lost.
 //!
 //! The body of a transaction is a plain function that takes a [`Tx`]. It runs in this loop:
 //!
@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! The body may run more than once, each time on a transaction in which nothing was done yet. It must not carry state from
-//! one attempt to the next.
+//! The body may run more than once, each time in a new transaction. No earlier attempt was
+//! committed. The body must not carry state from one attempt to the next.
 
 use std::time::Duration;
 
@@ -29,12 +29,13 @@ use super::statement::query_as;
 use super::tx::{Inner, Tx};
 
 const TRANSACTION_NUMBER: &str = "SELECT CAST(pg_current_xact_id() AS TEXT)";
-/// `committed`, `aborted` or `in progress`; NULL for a transaction of long ago.
+/// Returns `committed`, `aborted`, `in progress`, or NULL for an old transaction.
 const TRANSACTION_STATUS: &str = "SELECT pg_xact_status(CAST(CAST($1 AS TEXT) AS xid8))";
 
+/// The pause between two queries of the status of a transaction.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One transaction that writes, through all its attempts.
+/// One transaction that writes, with all its attempts.
 pub(in crate::store) struct Write<'a> {
     engine: &'a Engine,
     doing: &'static str,
@@ -42,7 +43,7 @@ pub(in crate::store) struct Write<'a> {
     retry: TransactionRetry,
 }
 
-/// The fencing token of a lease: a transaction of a holder that has lost its lease fails.
+/// The fencing token of a lease. A transaction of a holder that has lost its lease fails.
 #[derive(Clone, Copy)]
 pub(in crate::store) enum FencingToken<'a> {
     Crawl(&'a NewestCrawl),
@@ -50,7 +51,8 @@ pub(in crate::store) enum FencingToken<'a> {
 }
 
 impl Store {
-    /// Starts a transaction that writes. With a fencing token it is committed only while the lease is held.
+    /// Starts a transaction that writes. With a fencing token it is committed only while the lease
+    /// is held.
     pub(in crate::store) fn write<'a>(
         &'a self,
         doing: &'static str,
@@ -62,7 +64,6 @@ impl Store {
 }
 
 impl Write<'_> {
-    /// Begins the next attempt.
     pub(in crate::store) async fn begin(&mut self) -> Result<Tx, StoreError> {
         let inner = match self.engine {
             Engine::Sqlite(file) => return self.begin_on_sqlite(file).await,
@@ -77,9 +78,10 @@ impl Write<'_> {
     }
 
     async fn begin_on_sqlite(&self, file: &SqliteFile) -> Result<Tx, StoreError> {
-        // A deferred transaction that reads first and writes then fails at once if another one wrote in between.
+        // A deferred transaction that first reads and then writes would fail at once if another one
+        // had written in between.
         let begun = file.writer()?.begin_with("BEGIN IMMEDIATE").await;
-        // It may have waited for its turn for minutes.
+        // It may have waited for minutes for the connection.
         file.check_in_place()?;
         let mut tx =
             begun.map(|tx| Tx { doing: self.doing, inner: Inner::Sqlite(tx) }).attempted(self.doing)?;
@@ -89,8 +91,8 @@ impl Write<'_> {
         Ok(tx)
     }
 
-    /// Ends an attempt: commits if the body succeeded, rolls back if not. Returns the result of the transaction, or `None`
-    /// if the body has to run again.
+    /// Ends an attempt: commits if the body succeeded, rolls back otherwise. Returns the result of
+    /// the transaction, or `None` if the body must run again.
     pub(in crate::store) async fn end<T>(
         &mut self,
         mut tx: Tx,
@@ -103,7 +105,7 @@ impl Write<'_> {
         let server = match self.engine {
             Engine::Postgres(server) => server,
             Engine::Sqlite(file) => {
-                // What is committed into a file that was moved or deleted is lost.
+                // A commit to a file that was moved or deleted would be lost.
                 if let Err(displaced) = file.check_in_place() {
                     return self.failed(tx, displaced).await;
                 }
@@ -124,7 +126,7 @@ impl Write<'_> {
                 Some(false) => return None,
                 None => return Some(Err(error).attempted(self.doing)),
             }
-            // On another server the number may belong to another transaction.
+            // In another storage, the number may belong to another transaction.
             if let Some(FencingToken::Row(fence)) = self.token
                 && let Err(replaced) = fence.require_same_server(server).await
             {
@@ -137,7 +139,8 @@ impl Write<'_> {
         Some(Ok(outcome))
     }
 
-    /// Runs the last statement of a transaction: it checks the lease, and returns the transaction's number.
+    /// Runs the last statement of a transaction: checks a lease of PostgreSQL, and returns the
+    /// transaction's number.
     async fn confirm(&self, tx: &mut Tx) -> Result<String, StoreError> {
         match self.token {
             Some(FencingToken::Row(fence)) => fence.confirm(tx, self.engine.limits().lease).await,
@@ -146,7 +149,7 @@ impl Write<'_> {
     }
 
     async fn failed<T>(&mut self, tx: Tx, error: StoreError) -> Option<Result<T, StoreError>> {
-        // A rollback that fails leaves a broken connection, which the pool discards.
+        // If the rollback fails, the connection is broken, and the pool discards it.
         tx.rollback().await;
         match &error {
             StoreError::Query { source, .. }
@@ -175,9 +178,10 @@ impl Tx {
     }
 }
 
-/// Asks the server whether a transaction was committed whose commit was not answered. `None` if that cannot be learned.
+/// Asks the server whether a transaction was committed whose COMMIT got no answer. Returns `None`
+/// if the server does not know.
 async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRetry) -> Option<bool> {
-    // The server ends the session of a broken connection within this time.
+    // The server ends the session of the broken connection within this time.
     let deadline = Instant::now() + server.limits().abandoned_session();
     loop {
         match transaction_status(server, number).await {
@@ -189,7 +193,7 @@ async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRet
                 }
                 _ => return None,
             },
-            // A server that has never assigned this number lost the transaction (22023: it is in the future).
+            // 22023: the server has never assigned this number, so the transaction is lost.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => {
                 return Some(false);
             }

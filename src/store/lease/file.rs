@@ -1,8 +1,9 @@
 //! The lease of an SQLite database: an exclusive lock on a file beside it.
 //!
-//! The folder may belong to another user than this process, who may put anything under the name of a lock file. So a symbolic
-//! link is never followed, and only a file that this process has just created changes its owner. Lock files are their owner's
-//! alone: whoever can open a file can lock it.
+//! The folder may belong to another user, who can create any file under the name of a lock file. So
+//! a symbolic link is never followed, and the owner is changed only for a file that this process
+//! has just created. Only the owner can access a lock file, because every user who can open a file
+//! can lock it.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError, read_to_string, symlink_metadata};
 use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
@@ -15,16 +16,19 @@ use tracing::warn;
 
 use crate::store::engine::StoreError;
 
+/// The pause between two attempts to take a lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Processes that start at the same time wait for each other briefly.
+/// The number of pauses before a wait is logged. Processes that start together wait for each other
+/// briefly.
 const WAITS_UNTIL_LOGGED: u32 = 5;
-/// Opens no symbolic link.
+/// With this flag, opening a symbolic link fails.
 #[expect(clippy::cast_possible_wrap, reason = "flags of open(2) are a C int")]
 const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
-/// How often a lock file may be removed between its opening and its locking.
+/// The maximum number of attempts to lock a file that is removed between opening and locking.
 const MAX_RACES: u32 = 5;
 
-/// Returns whether a process has the file locked. `None` if this user may not look.
+/// Returns whether a process has the file locked. Returns `None` if this user may not open the
+/// file.
 pub(super) fn is_locked(path: &Path) -> Result<Option<bool>, StoreError> {
     let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
     let file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path) {
@@ -39,8 +43,8 @@ pub(super) fn is_locked(path: &Path) -> Result<Option<bool>, StoreError> {
     }
 }
 
-/// Names the process that has the file locked: "process 1234 (tim-group-sync)". Returns "another process" if the system does
-/// not tell, for example in a container.
+/// Returns the process that has the file locked: "process 1234 (tim-group-sync)". Returns "another
+/// process" if the system does not reveal it, for example in a container.
 pub(super) fn holder(path: &Path) -> String {
     let found = symlink_metadata(path).ok().and_then(|file| {
         let locks = read_to_string("/proc/locks").ok()?;
@@ -51,7 +55,8 @@ pub(super) fn holder(path: &Path) -> String {
     found.unwrap_or_else(|| "another process".to_owned())
 }
 
-/// Finds the holder of a lock in `/proc/locks`, whose lines read `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`.
+/// Returns the process id of a lock's holder from `/proc/locks`, whose lines have the form `1:
+/// FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`.
 fn holder_in<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
     let id = format!("{:02x}:{:02x}:{}", major(file.dev()), minor(file.dev()), file.ino());
     locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
@@ -67,8 +72,8 @@ pub(in crate::store) struct FileLock {
     path: PathBuf,
 }
 
-/// Unlocks the file. Closing it is not enough: a process that another thread is just starting has inherited the lock until it
-/// executes its program.
+/// Unlocks the file explicitly. Closing it is not enough: a child process that another thread is
+/// starting has inherited the lock and keeps it until it calls `exec`.
 impl Drop for FileLock {
     fn drop(&mut self) {
         let _ = self.file.unlock();
@@ -76,8 +81,8 @@ impl Drop for FileLock {
 }
 
 impl FileLock {
-    /// Locks a file, which is created if it does not exist. `None` if another process, or another task of this one, has it
-    /// locked.
+    /// Locks a file. Creates it if it does not exist. Returns `None` if another process, or another
+    /// task of this process, has it locked.
     pub(in crate::store) fn try_take(path: &Path, database: &Path) -> Result<Option<Self>, StoreError> {
         let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
         for _ in 0..MAX_RACES {
@@ -95,8 +100,8 @@ impl FileLock {
         Err(StoreError::LockRemoved { path: path.to_owned() })
     }
 
-    /// Locks a file, waiting for it. Logs a longer wait, and what it is for: the process that `does` something, as a verb
-    /// phrase.
+    /// Locks a file, and waits while it is locked. Logs a longer wait; `does` is a verb phrase for
+    /// what the process with the lock does.
     pub(in crate::store) async fn take(path: &Path, database: &Path, does: &str) -> Result<Self, StoreError> {
         let mut waits = 0;
         loop {
@@ -111,7 +116,8 @@ impl FileLock {
         }
     }
 
-    /// Fails if the path does not lead to the locked file any more. Another process can then lock the file that is there.
+    /// Fails if the path no longer leads to the locked file. Another process could then lock a new
+    /// file at the path.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         let (Ok(found), Ok(own)) = (symlink_metadata(&self.path), self.file.metadata()) else {
             return Err(StoreError::LockRemoved { path: self.path.clone() });
@@ -123,7 +129,7 @@ impl FileLock {
         }
     }
 
-    /// Returns the text in the file, or an empty text if it cannot be read.
+    /// Returns the first 64 bytes of the file as text. Returns an empty text if it cannot be read.
     pub(super) fn read(&mut self) -> String {
         let mut text = String::new();
         let _ = (&self.file).take(64).read_to_string(&mut text);
@@ -139,7 +145,7 @@ impl FileLock {
     }
 }
 
-/// Opens a lock file, and creates it for the owner of the database if it does not exist.
+/// Opens a lock file. If it does not exist, creates it for the owner of the database.
 fn open(path: &Path, database: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(NO_FOLLOW);
@@ -152,7 +158,7 @@ fn open(path: &Path, database: &Path) -> io::Result<File> {
         Err(error) => return Err(error),
     };
     let found = file.metadata()?;
-    // A second name is a file of another purpose.
+    // A file with a second hard link has another purpose.
     if !found.is_file() || found.nlink() > 1 {
         return Err(io::Error::other(
             "it is not a lock file: it is not a regular file, or has a second name",
@@ -161,12 +167,12 @@ fn open(path: &Path, database: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives a file to the owner of the database. The service could not open what root creates beside it. Call it only with a file
-/// that this process has just created.
+/// Gives a file the owner of the database: the service could not open a file of root. Only for a
+/// file that this process has just created.
 pub(in crate::store) fn share_owner(file: &File, database: &Path) {
     let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
     if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
-        // Only root may. Other users own the file, which is enough.
+        // Only root can do this. Other users own the file, which is sufficient.
         let _ = fchown(file, Some(database.uid()), Some(database.gid()));
     }
 }

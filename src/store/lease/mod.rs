@@ -1,13 +1,14 @@
-//! One crawl of an app at a time, across all processes that share the database.
+//! Allows one crawl of an app at a time, across all processes that share the database.
 //!
-//! SQLite: an exclusive lock on a file beside the database. The operating system releases it when the process ends. The file
-//! contains the time from which the next request may be sent, so that the call rate holds across processes. Should the file
-//! be removed, so that two processes hold a lock, every transaction of the holder checks that no other process has opened a
-//! crawl of the app since.
+//! SQLite: an exclusive lock on a file beside the database. The operating system releases it when
+//! the process ends. The file contains the earliest time of the next request, so that the call rate
+//! holds across processes. In case the file is removed and two processes hold a lock, every
+//! transaction checks a fencing token: no other process has opened a crawl of the app.
 //!
-//! PostgreSQL: a row with an expiry by the server's clock. The holder renews it while it works. Each acquisition has a
-//! fencing token, which every transaction of the holder checks before it commits: a holder whose lease has expired is fenced.
-//! A released row stays taken until the next request may be sent.
+//! PostgreSQL: a row that expires by the server's clock. The holder renews it while it works. Each
+//! acquisition has a fencing token, which every transaction of the holder checks before it commits:
+//! a holder whose lease has expired is fenced. In a released row, the time of expiry is the
+//! earliest time of the next request.
 
 mod file;
 mod row;
@@ -27,12 +28,13 @@ use crate::model::{CrawlId, SdkAppId};
 pub(super) use file::{FileLock, share_owner};
 use row::Row;
 
+/// The pause between two attempts to take a lease.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How often [`Lease::keeping`] checks a lock file.
+/// The interval at which [`Lease::keeping`] checks a lock file.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(8);
 
-/// The right to crawl an app. When dropped, a file lock is released and a row expires; [`Lease::release`] also records when
-/// the next holder may send its first request.
+/// The right to crawl an app. When dropped, a file lock is released at once, and a row expires.
+/// [`Lease::release`] also records when the next holder may send its first request.
 #[derive(Debug)]
 pub struct Lease {
     hold: Hold,
@@ -43,17 +45,16 @@ enum Hold {
     File {
         lock: FileLock,
         newest: NewestCrawl,
-        /// The previous holder allows the next request from this time on.
+        /// The earliest time of the next request, as the previous holder recorded it.
         not_before: Option<DateTime<Utc>>,
     },
     Row(Row),
 }
 
-/// The process that holds the lease of an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeaseHolder {
     pub host: String,
-    /// In SQLite only known of crawls.
+    /// When the holder took the lease. With SQLite, known only while a crawl is running: its start.
     pub since: Option<DateTime<Utc>>,
 }
 
@@ -62,8 +63,9 @@ SELECT c.host, c.started_at FROM crawl c JOIN app a ON a.app_id = c.app_id
 WHERE a.sdk_app_id = $1 AND c.status = 'running' ORDER BY c.crawl_id DESC LIMIT 1";
 
 impl Lease {
-    /// Returns how long the call rate of the previous holder allows no request yet. Callers bound it by their own interval,
-    /// because the clock of the previous holder may have been wrong.
+    /// Returns how long the next request must wait to keep the previous holder's call rate. Callers
+    /// limit it to their own interval, because the clock of the previous holder may have been
+    /// wrong.
     #[must_use]
     pub fn pause(&self, now: DateTime<Utc>) -> Duration {
         match &self.hold {
@@ -74,11 +76,12 @@ impl Lease {
         }
     }
 
-    /// Renews the lease. Right after a renewal it does nothing.
+    /// Renews the lease. Does nothing shortly after the last renewal.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if another process has taken the lease, [`StoreError::LockRemoved`] if one could; a database
-    /// error if the renewal failed.
+    /// [`StoreError::LeaseLost`] if another process has taken the lease,
+    /// [`StoreError::LockRemoved`] if another process could take it, or a database error if the
+    /// renewal failed.
     pub async fn renew(&self) -> Result<(), StoreError> {
         match &self.hold {
             Hold::File { lock, .. } => lock.check_in_place(),
@@ -86,21 +89,22 @@ impl Lease {
         }
     }
 
-    /// Runs a future and renews the lease until it ends. The future is dropped when the lease is lost or has expired.
+    /// Runs a future and renews the lease until it ends. The future is dropped when the lease is
+    /// lost or has expired.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] if another process has taken the lease, [`StoreError::LeaseExpired`] if it could not be
-    /// renewed in time.
+    /// [`StoreError::LeaseLost`] if another process has taken the lease,
+    /// [`StoreError::LeaseExpired`] if it could not be renewed in time.
     pub async fn keeping<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::select! {
-            // First: once the lease has expired, no further request may be sent.
+            // The lease is polled first, because no request may be sent after it has expired.
             biased;
             ended = self.kept() => Err(ended),
             outcome = run => Ok(outcome),
         }
     }
 
-    /// Renews the lease until it ends, and returns why it ended.
+    /// Renews the lease until it is lost or has expired. Returns the reason.
     async fn kept(&self) -> StoreError {
         match &self.hold {
             Hold::Row(row) => row.keep().await,
@@ -119,7 +123,7 @@ impl Lease {
     /// As [`Lease::keeping`].
     pub async fn keeping_all<T>(leases: &[Self], run: impl Future<Output = T>) -> Result<T, StoreError> {
         let ended = async {
-            // Without a lease there is nothing that could end.
+            // `select_all` panics without futures.
             if leases.is_empty() {
                 return pending().await;
             }
@@ -132,10 +136,10 @@ impl Lease {
         }
     }
 
-    /// Releases the lease. The next holder may send its first request `pause` after `now`.
+    /// Releases the lease. The next holder may send its first request at `now` plus `pause`.
     pub async fn release(self, now: DateTime<Utc>, pause: Duration) {
         match self.hold {
-            // If this fails the next holder may be throttled once, and its retry succeeds.
+            // If this fails, the API may throttle the next holder once, and its retry succeeds.
             Hold::File { mut lock, .. } => {
                 let _ = lock.write(&(now + pause).timestamp_millis().to_string());
             }
@@ -143,14 +147,15 @@ impl Lease {
         }
     }
 
-    /// Releases the lease of a holder that sent no request: the time that the holder before it recorded still applies.
+    /// Releases the lease of a holder that sent no request. The earliest time of the next request
+    /// does not change.
     pub async fn give_back(self) {
         if let Hold::Row(row) = self.hold {
             row.release(row.pause()).await;
         }
     }
 
-    /// The fencing token, which every transaction of the holder checks.
+    /// Returns the fencing token, which every transaction of the holder checks.
     pub(super) fn token(&self) -> FencingToken<'_> {
         match &self.hold {
             Hold::File { newest, .. } => FencingToken::Crawl(newest),
@@ -158,14 +163,12 @@ impl Lease {
         }
     }
 
-    /// Records that the holder has opened a crawl.
     pub(super) fn opened(&self, crawl: CrawlId) {
         if let Hold::File { newest, .. } = &self.hold {
             newest.opened(crawl);
         }
     }
 
-    /// Records that the holder has closed a crawl.
     pub(super) fn closed(&self, crawl: CrawlId) {
         if let Hold::File { newest, .. } = &self.hold {
             newest.closed(crawl);
@@ -174,7 +177,8 @@ impl Lease {
 }
 
 impl Store {
-    /// Takes the lease of an app. `None` if another process, or another task of this one, holds it.
+    /// Takes the lease of an app. Returns `None` if another process, or another task of this
+    /// process, holds it.
     ///
     /// # Errors
     /// If the lock file or the database cannot be used.
@@ -197,7 +201,8 @@ impl Store {
         }
     }
 
-    /// Takes the lease of an app, polling until it is free. `on_wait` receives the number of polls so far before each pause.
+    /// Takes the lease of an app, and waits while it is held. Before each pause, `on_wait` receives
+    /// the number of earlier pauses.
     ///
     /// # Errors
     /// As [`Store::try_lease`].
@@ -225,7 +230,7 @@ impl Store {
         if is_locked == Some(false) {
             return Ok(None);
         }
-        // To a user who may not look at the lock file, a running crawl shows that there is a holder.
+        // If this user may not open the lock file, a running crawl shows that there is a holder.
         let values = values![app.get(), row::millis(self.engine.limits().lease)];
         let values = if statement == row::HOLDER { &values[..] } else { &values[..1] };
         let holder: Option<(String, i64)> =
@@ -237,7 +242,7 @@ impl Store {
         })
     }
 
-    /// Names the process that holds the lease of an app, for a message of one that waits for it.
+    /// Returns a name for the process that holds the lease of an app, for a log line.
     #[must_use]
     pub fn describe_holder(&self, app: SdkAppId) -> String {
         match &self.engine {
@@ -249,7 +254,7 @@ impl Store {
         }
     }
 
-    /// Returns those of these apps whose lease is held.
+    /// Returns the apps among `apps` whose lease is held.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -259,7 +264,7 @@ impl Store {
             for app in apps {
                 match self.lease_holder(*app).await {
                     Ok(None) => {}
-                    // A lock file that cannot be used keeps every process from crawling.
+                    // If a lock file cannot be used, no process can crawl.
                     Ok(Some(_)) | Err(StoreError::Lock { .. }) => leased.push(*app),
                     Err(error) => return Err(error),
                 }
@@ -277,7 +282,7 @@ fn lock_file(file: &SqliteFile, app: SdkAppId) -> PathBuf {
     beside(&file.path, &format!("app-{app}.lock"))
 }
 
-/// Returns the name of this machine, under which leases and crawls are recorded.
+/// Returns the name of this host, which leases and crawls record.
 #[must_use]
 pub fn this_host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

@@ -1,7 +1,8 @@
-//! The lease of an app in PostgreSQL: a row with an expiry by the server's clock.
+//! The lease of an app in PostgreSQL: a row that expires by the server's clock.
 //!
-//! The holder counts the lease's time by its own monotonic clock, from before each renewal was sent. The server counts from
-//! when it received the renewal, which is later. So the holder stops before another process can take the lease.
+//! The holder measures the lease by its monotonic clock, from before it sends each renewal. The
+//! server measures from when it executes the renewal, which is later. So the holder stops before
+//! another process can take the lease.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,7 +17,7 @@ use crate::store::engine::{
     Attempted as _, Fence, PostgresStorage, Server, Store, StoreError, query, values,
 };
 
-// The server's clock, in unix milliseconds.
+// Inserts the server's time, in unix milliseconds, into a statement.
 macro_rules! with_server_time {
     ($before:literal, $after:literal) => {
         concat!($before, "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)", $after)
@@ -28,13 +29,15 @@ const DOING: &str = "take the lease of an app";
 /// Returns whether the lease is released, and in how many milliseconds it expires.
 const STATE: &str =
     with_server_time!("SELECT holder IS NULL, expires_at - ", " FROM lease WHERE sdk_app_id = $1");
-/// A row that never had a holder.
+/// Creates the row of an app, without a holder.
 const CREATE: &str = "
 INSERT INTO lease (sdk_app_id, fence, holder, host, taken_at, expires_at) VALUES ($1, 0, NULL, '', 0, 0)
 ON CONFLICT (sdk_app_id) DO NOTHING";
-/// Takes a lease that is released or has expired. Returns the fencing token, and for how long no request may be sent yet: after
-/// a release as long as the holder said, after an expiry up to the lease's time, because the holder's last request is not
-/// known. A row that is locked is not free: its holder renews it, or the server has not ended its session yet.
+/// Takes a lease that is released or has expired. Returns the fencing token, and the milliseconds
+/// until the next request may be sent. After a release, the previous holder has set that time.
+/// After an expiry it is the duration of a lease, because the time of the last request is unknown.
+/// A locked row is skipped: its holder is renewing it, or the server has not ended the session of a
+/// dead holder yet.
 const TAKE: &str = concat!(
     with_server_time!("WITH clock AS (SELECT ", " AS now), "),
     "free AS (
@@ -46,7 +49,7 @@ UPDATE lease SET fence = fence + 1, holder = $2, host = $3, taken_at = clock.now
 FROM free CROSS JOIN clock WHERE lease.sdk_app_id = free.sdk_app_id
 RETURNING fence, free.pause"
 );
-/// Shortens a lease that lasts longer than any can: the server's clock was set back.
+/// Shortens a lease that expires too late, because the server's clock was set back.
 const SHORTEN: &str = concat!(
     with_server_time!("WITH clock AS (SELECT ", " AS now) "),
     "
@@ -62,7 +65,8 @@ const RELEASE: &str = with_server_time!(
     "UPDATE lease SET holder = NULL, expires_at = $3 + ",
     " WHERE sdk_app_id = $1 AND fence = $2 AND holder IS NOT NULL"
 );
-// A lease that lasts longer than any can is that of a holder that has died: a living one renews it.
+// Returns the holder of a lease. Ignores a lease that expires later than any renewal can set: a
+// living holder would have renewed it.
 pub(super) const HOLDER: &str = concat!(
     with_server_time!("WITH clock AS (SELECT ", " AS now) "),
     "SELECT host, taken_at FROM lease CROSS JOIN clock
@@ -74,17 +78,16 @@ pub(super) const LEASED: &str = concat!(
 WHERE holder IS NOT NULL AND expires_at > clock.now AND expires_at <= clock.now + $1"
 );
 
-/// A held lease.
 #[derive(Debug)]
 pub(super) struct Row {
     server: Server,
     pub(super) fence: Fence,
-    /// The previous holder allows the next request from this time on.
+    /// The earliest time of the next request.
     not_before: Instant,
 }
 
 impl Row {
-    /// Takes the lease of an app. `None` if another process holds it.
+    /// Takes the lease of an app. Returns `None` if another process holds it.
     pub(super) async fn try_take(
         store: &Store,
         server: &Server,
@@ -92,7 +95,7 @@ impl Row {
         host: &str,
     ) -> Result<Option<Self>, StoreError> {
         let time_to_live = millis(server.limits().lease);
-        // Only read while it is held: an attempt to take it in vain would write.
+        // Reads the row first, because a futile attempt to take the lease would write.
         let state: Option<(bool, i64)> = store.fetch_optional(DOING, STATE, &values![app.get()]).await?;
         match state {
             None => {
@@ -107,7 +110,7 @@ impl Row {
             Some((false, left)) if left > 0 => return Ok(None),
             Some(_) => {}
         }
-        // Read first: every commit checks that the storage is still this one.
+        // Read before the lease is taken: every commit checks that the storage is still the same.
         let storage = PostgresStorage::of(server).await?;
         let asked = Instant::now();
         let Some((number, pause)) = take(store, app, host, time_to_live).await? else { return Ok(None) };
@@ -115,12 +118,12 @@ impl Row {
         Ok(Some(Self { server: server.clone(), fence: Fence::new(app, number, storage, asked), not_before }))
     }
 
-    /// Returns how long no request may be sent yet.
+    /// Returns how long the next request must wait.
     pub(super) fn pause(&self) -> Duration {
         self.not_before.saturating_duration_since(Instant::now())
     }
 
-    /// Renews the lease until it is lost or has expired, and returns why it ended.
+    /// Renews the lease until it is lost or has expired. Returns the reason.
     pub(super) async fn keep(&self) -> StoreError {
         let limits = self.server.limits();
         let renewing = async {
@@ -144,8 +147,8 @@ impl Row {
         }
     }
 
-    /// Completes when the lease has expired by this process' clock. Each poll reads the clock: after a suspend of the process
-    /// its caller must not poll anything else first.
+    /// Completes when the lease has expired by this process's clock. Each poll reads the clock.
+    /// Callers must poll this future first, because the process may have been suspended.
     async fn expired(&self) {
         loop {
             let deadline = self.deadline();
@@ -167,7 +170,7 @@ impl Row {
         self.fence.renewed() + self.server.limits().lease
     }
 
-    /// Renews the lease unless it was renewed a moment ago.
+    /// Renews the lease, unless the last renewal is recent.
     pub(super) async fn renew_if_old(&self) -> Result<(), StoreError> {
         let limits = self.server.limits();
         let asked = Instant::now();
@@ -179,7 +182,8 @@ impl Row {
         Ok(())
     }
 
-    /// Releases the lease, unless it has expired. The next holder sends no request for `pause`.
+    /// Releases the lease, unless it has expired. The next holder must not send a request for
+    /// `pause`.
     pub(super) async fn release(&self, pause: Duration) {
         if self.deadline() <= Instant::now() {
             return;
@@ -189,7 +193,8 @@ impl Row {
         }
     }
 
-    /// Sets when the lease expires, counted from now, if this process still holds it.
+    /// Sets the lease to expire `after` the server's current time. Fails if this process no longer
+    /// holds it.
     async fn set_expiry(&self, statement: &'static str, after: Duration) -> Result<(), StoreError> {
         let Fence { app, number, .. } = self.fence;
         let update = async || {
@@ -207,7 +212,8 @@ impl Row {
     }
 }
 
-/// Runs a statement about the lease of an app in a transaction of its own, and returns how many rows it changed.
+/// Runs a statement about the lease of an app in a separate transaction. Returns the number of
+/// changed rows.
 async fn execute(
     store: &Store,
     statement: &'static str,
@@ -227,7 +233,8 @@ async fn execute(
     }
 }
 
-/// Returns the number of the acquisition and the pause until the next request, or `None` if another process was faster.
+/// Returns the fencing token and the milliseconds until the next request, or `None` if another
+/// process took the lease first.
 async fn take(
     store: &Store,
     app: SdkAppId,

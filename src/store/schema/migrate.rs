@@ -1,13 +1,14 @@
 //! Creates and upgrades the tables on both engines.
 //!
-//! SQLite's migrations run through sqlx, under a lock file. PostgreSQL's run in one transaction: sqlx would take an advisory
-//! lock of the session, and a pooler may give that session to another client. The row that records
-//! a migration is inserted before its statements run. If two programs start at the same time, the
-//! second one waits at that row's key until the first one has committed. Then its insert fails, and
-//! its next attempt finds the migration applied.
+//! SQLite's migrations run through sqlx, under a lock file. PostgreSQL's migrations run in one
+//! transaction. sqlx would take a session-level advisory lock, and a pooler may give that session
+//! to another client. The row that records a migration is inserted before its statements run. If
+//! two programs start at the same time, the second one waits at that row's key until the first one
+//! has committed. Then its insert fails, and its next attempt finds the migration applied.
 //!
-//! A migration locks the tables that it changes. A statement that waits for such a lock makes all later readers wait behind
-//! it. So it waits for half a second only, and is then tried again after a pause in which the readers run.
+//! A migration locks the tables that it changes. While it waits for such a lock, all later readers
+//! wait behind it. So it waits for at most half a second, and tries again after a pause in which
+//! the readers run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,13 +32,14 @@ const RECORD_APPLIED: &str = "
 INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES ($1, $2, TRUE, $3, 0)";
 const APPLIED_WITH_CHECKSUMS: &str = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
 
-/// How long a migration waits for a lock, and readers behind it.
+/// Limits the wait for a lock to 500 ms, because readers wait behind it.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 500";
-/// How long the readers run before a migration tries again to lock the tables.
+/// The pause before a migration tries again to lock the tables.
 const LOCK_PAUSE: Duration = Duration::from_secs(5);
-/// A migration may rewrite the largest table. That is nothing that a running crawl waits for.
+/// The number of rows that sets the time limit of a migration. It may rewrite the largest table,
+/// and no running crawl waits for it.
 const MIGRATED_ROWS: u64 = 20_000_000;
-/// The sessions that use the tables or views.
+/// Describes the sessions that use the tables or views.
 const USERS_OF_TABLES: &str = "
 SELECT string_agg(DISTINCT 'process ' || a.pid || ' of ' || coalesce(a.usename, '?') || ', ' || coalesce(nullif(a.application_name, ''), '?'), '; ')
 FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
@@ -84,7 +86,7 @@ impl Store {
         }
     }
 
-    /// Checks that all migrations of this version are applied, and none of a newer version.
+    /// Checks that all migrations of this version are applied, and that none of a newer version is.
     pub async fn check_migrated(&self) -> Result<(), StoreError> {
         if let Engine::Postgres(server) = &self.engine {
             check_rights(server).await?;
@@ -116,11 +118,13 @@ impl Store {
     }
 }
 
-/// Returns the versions of the applied migrations, the newest last. Empty if there are no tables of this program.
+/// Returns the versions of the applied migrations in ascending order. Empty if this program's
+/// tables do not exist.
 pub(super) async fn applied_versions(store: &Store) -> Result<Vec<i64>, StoreError> {
     match store.fetch_all("read which migrations were applied", APPLIED, &[]).await {
         Ok(applied) => Ok(applied.into_iter().map(|(version,)| version).collect()),
-        // The table that records migrations does not exist: an error in the statement (SQLite: 1, PostgreSQL: 42P01).
+        // The table that records migrations does not exist. SQLite: a generic SQL error (1).
+        // PostgreSQL: undefined table (42P01).
         Err(StoreError::Query { source: sqlx::Error::Database(error), .. })
             if error.code().is_some_and(|code| code == "1" || code == "42P01") =>
         {
@@ -131,7 +135,7 @@ pub(super) async fn applied_versions(store: &Store) -> Result<Vec<i64>, StoreErr
 }
 
 async fn migrate_sqlite(file: &SqliteFile) -> Result<(), StoreError> {
-    // SQLite has no lock for this, and two programs may start at once on an empty file.
+    // SQLite has no lock for this, and two programs may start at the same time with an empty file.
     let lock = beside(&file.path, "migrate.lock");
     let _lock = FileLock::take(&lock, &file.path, "brings the database's tables up to date").await?;
     SQLITE_MIGRATIONS.run(file.writer()?).await.map_err(|error| match error {
@@ -140,21 +144,22 @@ async fn migrate_sqlite(file: &SqliteFile) -> Result<(), StoreError> {
     })
 }
 
-/// Returns true if another program created the same object at the same time. It has committed by then, so that the next
-/// attempt finds the work done.
+/// Returns true if another program has created the same object at the same time. It has committed
+/// by then, so the next attempt finds the object.
 fn lost_a_race(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
-    // A key, schema, table, type or sequence that exists now, or a catalogue row that two transactions changed.
+    // A key (23505), schema (42P06), table (42P07) or type (42710) exists now, or two transactions
+    // changed the same catalogue row.
     let concurrently = error.message().contains("concurrently updated");
     error.code().is_some_and(|code| matches!(&*code, "23505" | "42P06" | "42P07" | "42710")) || concurrently
 }
 
-/// Returns true if another session has a table locked.
+/// Returns true if the lock of a table was not free in time.
 fn lacks_a_lock(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("55P03"))
 }
 
-/// Logs that a migration waits, and for whom.
+/// Logs that a migration waits, and for which sessions.
 async fn say_who_is_waited_for(server: &Server) {
     let users = users_of_tables(server).await.ok().flatten();
     let users = users.unwrap_or_else(|| "another session".to_owned());
@@ -200,7 +205,7 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
     tx.commit().await.attempted(DOING)
 }
 
-/// Returns the migrations of this program that a database lacks.
+/// Returns the migrations of this program that the database lacks.
 pub(super) async fn pending_migrations(
     tx: &mut PgTransaction,
     schema: &Schema,
@@ -224,7 +229,6 @@ pub(super) async fn pending_migrations(
     Ok(pending)
 }
 
-/// Returns the applied migrations with their checksums.
 async fn applied_to(tx: &mut PgTransaction, schema: &Schema) -> Result<BTreeMap<i64, Vec<u8>>, StoreError> {
     if !has_record(tx, schema).await? {
         return Ok(BTreeMap::new());

@@ -1,4 +1,5 @@
-//! The tables and views: creating, upgrading, checking rights, printing the SQL, removing.
+//! Manages the tables and views: creates and upgrades them, checks rights, prints the SQL, removes
+//! them.
 
 mod migrate;
 mod print;

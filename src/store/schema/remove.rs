@@ -21,11 +21,12 @@ const FOREIGN_ROWS: &str = "
 SELECT (SELECT count(*) FROM app WHERE name <> $1) + (SELECT count(*) FROM crawl WHERE host <> $2)";
 
 impl Store {
-    /// Removes both schemas of a PostgreSQL database if everything in them belongs to this app and was crawled by this
-    /// host. Otherwise returns false and removes nothing. Returns true if the schemas do not exist.
+    /// Removes both schemas of a PostgreSQL database if they contain only this app and crawls of
+    /// this host. Otherwise removes nothing and returns false. Returns true if the schemas do not
+    /// exist.
     pub async fn remove_schemas_of(&self, app: &str, host: &str) -> Result<bool, StoreError> {
         const DOING: &str = "remove the tables of an earlier demo";
-        // The caller removes an SQLite database as a file.
+        // The caller removes the file of an SQLite database.
         let Engine::Postgres(server) = &self.engine else { return Ok(false) };
         let schema = &server.database.schema;
         let mut tx = server.begin().await.attempted(DOING)?;

@@ -28,7 +28,8 @@ SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
                                    AND has_table_privilege(c.oid, 'DELETE')) AND c.relname <> '_sqlx_migrations')
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
-/// Identities are read and moved when they are behind their rows, or when the database was restored.
+/// Counts the sequences that the role cannot read or set. The program does both if an identity is
+/// behind its rows or the storage has changed.
 const SEQUENCES_WITHOUT_RIGHT: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'S'
@@ -42,7 +43,7 @@ WHERE n.nspname = $1 AND c.relkind = 'v' AND c.relname = ANY ($3) AND NOT has_ta
 ORDER BY c.relname";
 const MAY_USE_SCHEMA: &str = "SELECT has_schema_privilege($1, $2, 'USAGE')";
 
-/// Runs SQL that contains only checked or quoted names.
+/// Runs SQL whose names are all validated or quoted.
 pub(super) async fn run(tx: &mut PgTransaction, sql: String) -> Result<(), StoreError> {
     tx.run(sql).await.attempted(DOING).map(|_| ())
 }
@@ -54,14 +55,14 @@ pub(super) async fn has_record(tx: &mut PgTransaction, schema: &Schema) -> Resul
     Ok(records > 0)
 }
 
-/// The rights of the connection's role.
 pub(super) struct Rights {
     role: String,
     database: String,
     may_create_schemas: bool,
-    /// The existing schemas by name: whether the role may use them, and create objects in them.
+    /// The existing schemas by name, each with whether the role may use it and create objects in
+    /// it.
     schemas: BTreeMap<String, (bool, bool)>,
-    /// The owner of the tables, if that is a role whose rights this role does not have.
+    /// The owner of the tables, if this role lacks that owner's rights.
     other_owner: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The migrations of both engines, and the names in them.
+//! The migrations of both engines, and the schema names in them.
 
 use sqlx::migrate::{MigrateError, Migrator};
 
@@ -7,7 +7,8 @@ use crate::store::engine::{Schema, StoreError};
 pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// The table that records migrations, as sqlx creates it, so that sqlx' own tools can read it.
+/// Creates the table that records migrations, in the form of sqlx, so that the tools of sqlx can
+/// read it.
 pub(super) const SQLITE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     version BIGINT PRIMARY KEY,
     description TEXT NOT NULL,
@@ -27,7 +28,6 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 );
 ";
 
-/// The public views.
 pub(super) const VIEWS: [&str; 13] = [
     "groups",
     "live_groups",
@@ -44,7 +44,8 @@ pub(super) const VIEWS: [&str; 13] = [
     "monthly_counts",
 ];
 
-/// Checks that an SQLite database, to which these migrations with their checksums were applied, can be brought up to date.
+/// Checks that an SQLite database can be upgraded to this version. `applied` contains the versions
+/// and checksums of its applied migrations.
 pub(in crate::store) fn check_sqlite_migrations(applied: &[(i64, Vec<u8>)]) -> Result<(), StoreError> {
     for (version, checksum) in applied {
         let version = *version;

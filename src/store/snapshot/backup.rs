@@ -1,4 +1,4 @@
-//! Makes a backup of an SQLite database, beside running crawls.
+//! Makes a backup of an SQLite database while crawls continue.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -14,10 +14,9 @@ use super::publish::{may_be_replaced, require_not_the_database};
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
 use crate::store::lease::share_owner;
 
-/// Until it has the mode of the database.
+/// The mode of the file until it gets the mode of the database.
 const PRIVATE: u32 = 0o600;
 
-/// A backup that was made.
 #[derive(Clone, Debug)]
 pub struct BackupMade {
     pub bytes: u64,
@@ -25,8 +24,9 @@ pub struct BackupMade {
 }
 
 impl Store {
-    /// Writes a snapshot of the database to `to`, checks it, and gives it the mode of the database. Crawls go on meanwhile.
-    /// An existing file is only replaced if `replace` is true and the file is an earlier backup.
+    /// Writes a snapshot of the database to `to`, checks it, and gives it the mode of the database.
+    /// Crawls continue meanwhile. An existing file is replaced only if `replace` is true and the
+    /// file is an earlier backup.
     pub async fn backup(&self, to: &Path, replace: bool) -> Result<BackupMade, StoreError> {
         let file = match &self.engine {
             Engine::Sqlite(file) => file,
@@ -47,7 +47,7 @@ impl Store {
             .map_err(failed("set the mode of"))?;
         share_owner(part.file(), &file.path);
         let replacing = if exists { Replacing::Earlier } else { Replacing::Nothing };
-        // Syncing many gigabytes can take long.
+        // Syncing many gigabytes may block for long.
         let moving = tokio::task::spawn_blocking(move || part.move_into_place(replacing));
         let moved = moving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         Ok(BackupMade { bytes: moved.map_err(failed("move into its place"))?, contents })

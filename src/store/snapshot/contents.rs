@@ -1,4 +1,4 @@
-//! What a copy contains, and whether it is intact.
+//! Reads what a copy contains, and checks whether it is intact.
 
 use std::path::Path;
 
@@ -21,7 +21,6 @@ FROM app a ORDER BY a.sdk_app_id";
 const LAST_CRAWL: &str = "
 SELECT crawl_id, finished_at FROM crawl WHERE finished_at IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
 
-/// An app in a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct BackedUpApp {
     pub sdk_app_id: i64,
@@ -29,16 +28,16 @@ pub struct BackedUpApp {
     pub live_groups: i64,
 }
 
-/// What a copy contains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Contents {
     pub apps: Vec<BackedUpApp>,
-    /// The last crawl that ended, and when.
+    /// The newest finished crawl, and when it finished.
     pub last_crawl: Option<(CrawlId, DateTime<Utc>)>,
 }
 
 impl Contents {
-    /// Checks a copy and returns what it contains. Fails if it is damaged, of a newer version, or of another program.
+    /// Checks a copy and returns its contents. Fails if it is damaged, from a newer version, or
+    /// from another program.
     pub(super) async fn of(copy: &mut SqliteConnection, path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::UnusableBackup { path: path.to_owned(), why };
         let integrity: String = query_scalar(INTEGRITY).fetch_one(&mut *copy).await.attempted(DOING)?;
@@ -60,7 +59,7 @@ impl Contents {
         Ok(Self { apps, last_crawl })
     }
 
-    /// Fails if none of these apps is in the copy.
+    /// Fails if the copy contains none of the configured apps.
     pub(super) fn require_one_of(&self, configured: &[SdkAppId], path: &Path) -> Result<(), StoreError> {
         if self.apps.iter().any(|app| configured.iter().any(|own| own.get() == app.sdk_app_id)) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Copies a database into a part, and marks the copy.
+//! Copies a database into an unfinished file, and marks the copy.
 
 use std::path::Path;
 
@@ -9,22 +9,23 @@ use super::part::Part;
 use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query};
 
 const COPY: &str = "VACUUM INTO $1";
-/// A copy is another storage than the database: ids that are given in it continue with a gap.
+/// A copy is in another storage, so ids assigned in it continue with a gap.
 const FORGET_STORAGE: &str = "
 INSERT INTO storage (only_row, identity) VALUES (1, '')
 ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity";
 
-/// Identifies the kind of a copy in the header of the file. A file without the mark is never replaced.
+/// The kind of a copy, stored in the header of the file. A file without this mark is never
+/// replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// A database that the program uses.
+    /// No mark: a database that the program uses.
     None,
     Published,
     Backup,
 }
 
 impl Mark {
-    /// The number that SQLite calls `application_id`.
+    /// Returns SQLite's `application_id` for this mark.
     fn number(self) -> i32 {
         match self {
             Self::None => 0,
@@ -33,7 +34,8 @@ impl Mark {
         }
     }
 
-    /// Returns true if the first 100 bytes of a file are those of an SQLite database with this mark.
+    /// Returns true if `header`, the first 100 bytes of a file, is that of an SQLite database with
+    /// this mark.
     pub(super) fn is_in(self, header: &[u8]) -> bool {
         header.starts_with(SQLITE_HEADER) && header.get(68..72) == Some(&self.number().to_be_bytes()[..])
     }
@@ -41,7 +43,8 @@ impl Mark {
 
 const SQLITE_HEADER: &[u8] = b"SQLite format 3\0";
 
-/// Writes a snapshot of the database into a part. Reads over its own connection, so that no transaction waits for it.
+/// Writes a snapshot of the database into an unfinished file. Reads through a separate connection,
+/// so that no transaction waits for it.
 pub(super) async fn copy_into(
     part: &Part,
     database: &SqliteFile,
@@ -49,14 +52,14 @@ pub(super) async fn copy_into(
 ) -> Result<(), StoreError> {
     let path = part.path().to_str().ok_or(sqlx::Error::Io(std::io::ErrorKind::InvalidFilename.into()));
     let path = path.attempted(doing)?.to_owned();
-    // The copy of a large database takes long.
+    // Copying a large database would be logged as slow.
     let options = (*database.readers()?.connect_options()).clone().disable_statement_logging();
     let mut reader: SqliteConnection = options.connect().await.attempted(doing)?;
     query(COPY).bind(path).execute(&mut reader).await.attempted(doing)?;
     reader.close().await.attempted(doing)
 }
 
-/// Opens a complete copy that needs no other file beside it.
+/// Opens a copy without WAL mode, so that it needs no side files when it is complete.
 pub(super) async fn open(path: &Path, doing: &'static str) -> Result<SqliteConnection, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -68,7 +71,7 @@ pub(super) async fn open(path: &Path, doing: &'static str) -> Result<SqliteConne
     options.connect().await.attempted(doing)
 }
 
-/// Marks a copy.
+/// Marks a copy, and clears its recorded storage.
 pub(super) async fn mark(
     copy: &mut SqliteConnection,
     mark: Mark,

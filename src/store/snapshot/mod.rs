@@ -1,7 +1,7 @@
-//! Complete SQLite files: the copy for readers, backups, and putting a backup back.
+//! Writes complete SQLite files: the copy for readers, backups, and a restored database.
 //!
-//! Each is written under another name in the folder of its target, synced, and renamed. So a file of the target's name is
-//! always complete.
+//! Each file is written under a temporary name in the folder of its target, synced, and renamed. So
+//! a file under the target's name is always complete.
 
 mod backup;
 mod contents;

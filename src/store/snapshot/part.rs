@@ -1,4 +1,4 @@
-//! A file that is written under another name until it is complete.
+//! A file that has a temporary name until it is complete.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// An open, locked, empty file beside its target. Removed when dropped, unless it was moved into place.
+/// An open and locked file beside its target, empty at first. Removed when dropped, unless it was
+/// moved to its target.
 #[derive(Debug)]
 pub(in crate::store) struct Part {
     file: File,
@@ -15,17 +16,17 @@ pub(in crate::store) struct Part {
     in_place: bool,
 }
 
-/// What may be at the target.
+/// Whether a file at the target may be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Replacing {
     Nothing,
-    /// The caller has checked that the file there may be replaced.
+    /// The caller has checked that the existing file may be replaced.
     Earlier,
 }
 
 impl Part {
-    /// Creates the file that becomes `to`, or empties one that a process left behind when it was killed. `None` if another
-    /// process is writing it. `mode` applies to a new file, together with the umask.
+    /// Creates the unfinished file of `to`, or truncates one that a killed process left. Returns
+    /// `None` if another process is writing it. The umask applies to `mode` of a new file.
     pub(in crate::store) fn create(to: &Path, mode: u32) -> io::Result<Option<Self>> {
         let path = part_of(to);
         let file = OpenOptions::new()
@@ -41,7 +42,7 @@ impl Part {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // Another process may have moved the file into its place before it was locked here.
+        // Another process may have moved the file to its target before this process locked it.
         if !is_same_file(&path, &file.metadata()?)? {
             return Ok(None);
         }
@@ -57,14 +58,14 @@ impl Part {
         &self.file
     }
 
-    /// Syncs the file and gives it its name. Returns its size in bytes.
+    /// Syncs the file and moves it to its target. Returns its size in bytes.
     pub(in crate::store) fn move_into_place(&mut self, replacing: Replacing) -> io::Result<u64> {
         self.file.sync_all()?;
         let bytes = self.file.metadata()?.len();
         match replacing {
             Replacing::Earlier => fs::rename(&self.path, &self.to)?,
             Replacing::Nothing => {
-                // Unlike a rename, this fails if there is a file.
+                // Unlike a rename, this fails if the target exists.
                 fs::hard_link(&self.path, &self.to)?;
                 fs::remove_file(&self.path)?;
             }
@@ -85,7 +86,8 @@ impl Drop for Part {
     }
 }
 
-/// Returns the name of the unfinished file. No user chooses such a name, because a file of that name is removed.
+/// Returns the path of the unfinished file. Users do not choose such a name. An existing file of
+/// that name is removed.
 pub(super) fn part_of(to: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(to.file_name().unwrap_or_default());
@@ -97,14 +99,14 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Returns the path of a file that SQLite keeps beside a database.
+/// Returns the path of a side file that SQLite keeps beside a database.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// Returns true if there is a file at `path`, and it is this one.
+/// Returns true if the file at `path` exists and is the file of `other`.
 pub(super) fn is_same_file(path: &Path, other: &fs::Metadata) -> io::Result<bool> {
     match fs::metadata(path) {
         Ok(there) => Ok((there.dev(), there.ino()) == (other.dev(), other.ino())),

@@ -1,4 +1,4 @@
-//! A copy of the SQLite file for readers, who need read access to that one file and nothing else.
+//! Publishes a copy of the SQLite file. Its readers need read access to that one file only.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -12,10 +12,9 @@ use super::part::{Part, Replacing, folder_of, is_same_file, part_of};
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
 use crate::store::lease::share_owner;
 
-/// Readable by everyone whom the umask does not exclude, as SQLite creates files.
+/// The mode of a new copy. The umask applies, as for files that SQLite creates.
 const MODE: u32 = 0o644;
 
-/// A copy that was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Published {
     pub bytes: u64,
@@ -23,10 +22,9 @@ pub struct Published {
 }
 
 impl Store {
-    /// Writes a snapshot of the database to `to` and replaces an earlier copy by a rename. A reader that has the earlier copy
-    /// open continues to read it. `None` if another process is making a copy.
-    ///
-    /// Reads over its own connection, so that no transaction waits for it.
+    /// Writes a snapshot of the database to `to`, and replaces an earlier copy with a rename. A
+    /// reader that has the earlier copy open continues to read it. Returns `None` if another
+    /// process is making a copy.
     pub async fn publish(&self, to: &Path) -> Result<Option<Published>, StoreError> {
         let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::NoFile) };
         let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
@@ -40,7 +38,7 @@ impl Store {
         let Some(mut part) = part else { return Ok(None) };
         write_copy(&part, file).await?;
         share_owner(part.file(), &file.path);
-        // Syncing many gigabytes can take long.
+        // Syncing many gigabytes may block for long.
         let moving = tokio::task::spawn_blocking(move || part.move_into_place(Replacing::Earlier));
         let moved = moving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let bytes = moved.map_err(|source| publish_error("move into its place", source))?;
@@ -56,7 +54,7 @@ async fn write_copy(part: &Part, database: &SqliteFile) -> Result<(), StoreError
     copy.close().await.attempted(DOING)
 }
 
-/// Fails if a copy, or its part, would be written over the database.
+/// Fails if the copy, or its unfinished file, would overwrite the database.
 pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Result<(), StoreError> {
     for path in [to.to_owned(), part_of(to)] {
         let is_database = fs::metadata(&database.path).and_then(|live| is_same_file(&path, &live));
@@ -71,7 +69,7 @@ pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Resu
     Ok(())
 }
 
-/// Returns true if there is no file, or an earlier copy of this kind.
+/// Returns true if the file does not exist, or is an earlier copy of this kind.
 pub(super) fn may_be_replaced(to: &Path, mark: Mark) -> io::Result<bool> {
     let mut header = Vec::new();
     match File::open(to) {

@@ -1,4 +1,4 @@
-//! Puts a backup in the place of an SQLite database.
+//! Replaces an SQLite database with a backup.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Seek as _};
@@ -15,24 +15,25 @@ use crate::model::SdkAppId;
 use crate::store::engine::{Attempted as _, DatabaseUrl, InUse, Store, StoreError};
 use crate::store::lease::share_owner;
 
-/// The mode of a database where there was none: as SQLite creates files, less the umask.
+/// The mode of the database if there was none before. The umask applies, as for files that SQLite
+/// creates.
 const MODE: u32 = 0o644;
-/// What SQLite keeps beside a database, except for -shm, which it can rebuild.
+/// The suffixes of SQLite's side files, except -shm, which SQLite can rebuild.
 const SIDE_FILES: [&str; 2] = ["-wal", "-journal"];
 
-/// A backup that is the database now.
 #[derive(Clone, Debug)]
 pub struct Restored {
     pub bytes: u64,
     pub contents: Contents,
-    /// Where the replaced database is.
+    /// The new path of the replaced database, if it was kept.
     pub kept: Option<PathBuf>,
 }
 
 impl Store {
-    /// Puts a backup, which is open as `from`, in the place of a database. Checks it first: it must be intact, of no newer
-    /// version, and have one of the configured apps. Fails while another process has the database open for writing. With
-    /// `keep` the replaced database stays under a name with the time `at`. Side files of the replaced database go with it.
+    /// Replaces a database with a backup, which is open as `from`. Checks the backup first: it must
+    /// be intact, not from a newer version, and contain one of the configured apps. Fails while
+    /// another process has the database open for writing. With `keep`, the replaced database and
+    /// its side files are renamed. The new name contains the time `at`.
     pub async fn restore(
         (backup, from): (&Path, File),
         database: &Path,
@@ -60,7 +61,7 @@ impl Store {
         let kept = set_aside(database, keep, at).map_err(failed("make room for"))?;
         let bytes = part.move_into_place(Replacing::Earlier).map_err(failed("put in place"))?;
         drop(alone);
-        // Creates the files beside it that readers need. If this fails, the next writer does it.
+        // Creates the side files that readers need. If this fails, the next writer creates them.
         if let Ok(store) = Self::open_existing(&DatabaseUrl::Sqlite(database.clone())).await {
             store.close().await;
         }
@@ -68,7 +69,7 @@ impl Store {
     }
 }
 
-/// Fails if a file is not a complete database on its own.
+/// Fails if a file is not a complete database by itself.
 fn check_file(backup: &Path, from: &File, database: &Path) -> Result<(), StoreError> {
     let unusable = |why: &str| StoreError::UnusableBackup { path: backup.to_owned(), why: why.to_owned() };
     let failed = |source| StoreError::Backup { doing: "look at", path: backup.to_owned(), source };
@@ -114,13 +115,13 @@ async fn check(part: &Part, backup: &Path, configured: &[SdkAppId]) -> Result<Co
     Ok(contents)
 }
 
-/// Moves what SQLite keeps beside a database out of the way, because it would be applied to the backup, and gives the
-/// database a second name. Without `keep` removes the side files instead. Returns the second name.
+/// Renames the side files of a database, because SQLite would apply them to the backup, and gives
+/// the database a second name, which it returns. Without `keep`, removes the side files instead.
 fn set_aside(database: &Path, keep: bool, at: DateTime<Utc>) -> io::Result<Option<PathBuf>> {
     let mut kept = None;
     if keep && database.exists() {
         let name = unused_name(database, at);
-        // The database keeps its name, too, until the backup takes it.
+        // The database also keeps its first name until the backup replaces it.
         fs::hard_link(database, &name)?;
         kept = Some(name);
     }

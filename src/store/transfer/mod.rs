@@ -1,4 +1,5 @@
-//! Copies all rows into an empty database of either engine: all of them, verified, or none.
+//! Copies all rows into an empty database of either engine. The copy is verified, and complete or
+//! absent.
 
 mod rows;
 mod source;
@@ -18,25 +19,23 @@ use crate::model::SdkAppId;
 
 const APPS: &str = "SELECT sdk_app_id FROM app ORDER BY sdk_app_id";
 
-/// How far a copy is.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyProgress {
     pub table: &'static str,
-    /// The rows are written; now they are read back.
+    /// False while rows are written, true while they are read back.
     pub verifying: bool,
-    /// Rows of all tables so far. Each row counts when it is written and when it is read back.
+    /// Rows of all tables so far. Each row counts twice: when it is written and when it is read
+    /// back.
     pub done: u64,
     pub total: u64,
 }
 
-/// A copied table.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct TableCopied {
     pub table: &'static str,
     pub rows: u64,
 }
 
-/// A complete copy.
 #[derive(Clone, Debug)]
 pub struct Copied {
     pub tables: Vec<TableCopied>,
@@ -50,7 +49,8 @@ impl Store {
         TABLES.iter().map(|table| (table.name, table.columns)).collect()
     }
 
-    /// Takes the leases of all apps, so that no crawl ends during a copy. `on_wait` receives the app that is waited for.
+    /// Takes the leases of all apps, so that no crawl runs during a copy. `on_wait` receives each
+    /// app whose lease another process holds.
     pub async fn lease_all(&self, mut on_wait: impl FnMut(SdkAppId)) -> Result<Vec<Lease>, StoreError> {
         let apps: Vec<(i64,)> = self.fetch_all("list the apps", APPS, &[]).await?;
         let mut leases = Vec::new();
@@ -65,8 +65,9 @@ impl Store {
         Ok(leases)
     }
 
-    /// Copies all rows into an empty database. The copy becomes visible at the end, after its rows were read back and
-    /// compared by number and checksum. Reads one snapshot, so that changes meanwhile do not matter.
+    /// Copies all rows into an empty database. Reads one snapshot, so that concurrent changes do
+    /// not matter. The copy becomes visible at the end, after its rows were read back and compared
+    /// by number and checksum.
     pub async fn copy_to(
         &self,
         target: &DatabaseUrl,

@@ -1,4 +1,4 @@
-//! Rows as they travel between engines, and a checksum of many rows.
+//! Rows in a form that is common to both engines, and a checksum of many rows.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
 
-/// A value. PostgreSQL's booleans are 0 and 1, as SQLite has them.
+/// A value. PostgreSQL's booleans become 0 and 1, as SQLite stores them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Cell {
     Null,
@@ -19,7 +19,7 @@ pub(super) type Cells = Vec<Cell>;
 pub(super) fn of_sqlite(row: &SqliteRow) -> Result<Cells, sqlx::Error> {
     let cell = |at: usize| {
         let value = row.try_get_raw(at)?;
-        // The type of NULL is that of its column.
+        // SQLite reports the type of the column for NULL.
         if value.is_null() {
             return Ok(Cell::Null);
         }
@@ -44,12 +44,13 @@ pub(super) fn of_postgres(row: &PgRow) -> Result<Cells, sqlx::Error> {
     (0..row.len()).map(cell).collect()
 }
 
-/// The number of rows and a checksum that does not depend on their order. Comparable within this process.
+/// The number of rows, and a checksum that does not depend on their order. Only comparable within
+/// one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest {
     pub(super) rows: u64,
     sum: u64,
-    /// The sum of another hash. Together they have 128 bits.
+    /// The sum of a second hash. Together the two sums have 128 bits.
     second_sum: u64,
 }
 

@@ -9,27 +9,26 @@ use super::rows::{Cells, of_postgres, of_sqlite};
 use super::tables::Table;
 use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query, query_scalar};
 
-/// Rows that are passed on at once.
+/// The number of rows in a batch.
 const BATCH: usize = 500;
 
-/// A connection with an open transaction, whose rows are read.
+/// A connection with an open transaction.
 pub(super) enum Connection {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
 }
 
-/// Receives the rows of a table.
 pub(super) trait Sink {
     async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError>;
 }
 
 impl Connection {
-    /// Opens a snapshot of the database: a transaction that reads, and sees nothing that is committed later.
+    /// Opens a snapshot of the database: a read transaction that does not see later commits.
     pub(super) async fn snapshot(store: &Store) -> Result<Self, StoreError> {
         const DOING: &str = "read the database";
         match &store.engine {
             Engine::Sqlite(file) => {
-                // Reading a table takes as long as its rows are written elsewhere.
+                // Reading a table takes as long as writing its rows to the target.
                 let options = (*file.readers()?.connect_options()).clone().disable_statement_logging();
                 let mut connection: SqliteConnection = options.connect().await.attempted(DOING)?;
                 query("BEGIN").execute(&mut connection).await.attempted(DOING)?;
@@ -42,7 +41,6 @@ impl Connection {
         }
     }
 
-    /// Returns the number of rows of a table.
     pub(super) async fn count(&mut self, table: &Table) -> Result<u64, StoreError> {
         let sql = AssertSqlSafe(table.count());
         let rows: Result<i64, sqlx::Error> = match self {
@@ -52,7 +50,7 @@ impl Connection {
         Ok(rows.attempted("count the rows of a table")?.cast_unsigned())
     }
 
-    /// Reads all rows of a table, and hands them over in batches.
+    /// Reads all rows of a table, and passes them to `sink` in batches.
     pub(super) async fn read(&mut self, table: &Table, sink: &mut impl Sink) -> Result<(), StoreError> {
         const DOING: &str = "read the rows of a table";
         let sql = AssertSqlSafe(table.select());

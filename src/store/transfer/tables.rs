@@ -1,16 +1,16 @@
-//! The rows that are copied: every table and column that both engines have, defined once.
+//! Defines the tables and columns that are copied: those that both engines have.
 
-/// A table.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) columns: &'static [&'static str],
-    /// Rows are read in this order, in which both engines store them.
+    /// The order in which rows are read. Both engines store them in this order.
     pub(super) order: &'static str,
 }
 
-/// All tables, each after those that it refers to. Not copied are `lease`, which only PostgreSQL has, `storage`, which
-/// identifies the database, and `app.chunk_ends`, which SQLite computes again.
+/// All tables to copy. Each table comes after those that it references. Not copied: `lease`, which
+/// only PostgreSQL has; `storage`, which identifies the database; `app.chunk_ends`, which SQLite
+/// computes again.
 pub(super) const TABLES: [Table; 11] = [
     Table {
         name: "app",

@@ -1,4 +1,5 @@
-//! The empty database that receives the rows: a part of an SQLite file, or one transaction on a PostgreSQL server.
+//! The empty database that receives the rows: an unfinished SQLite file, or one transaction on a
+//! PostgreSQL server.
 
 use std::path::Path;
 
@@ -20,27 +21,27 @@ use crate::store::write::MOVE_PAST_ROWS;
 
 const DOING: &str = "write the rows of a table";
 
-/// The mode of a new file, less the umask, as SQLite creates it.
+/// The mode of a new file. The umask applies, as for files that SQLite creates.
 const MODE: u32 = 0o644;
-/// Bytes that are sent to a server at once.
+/// The number of buffered bytes at which rows are sent to a server.
 const SEND_BYTES: usize = 256 * 1024;
 
-/// Rebuilding an index at the end is faster than adding to it row by row.
+/// Returns the indexes. Building them at the end is faster than updating them for each row.
 const INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
-/// A copy is another storage: ids that are given in it continue with a gap.
+/// A copy is in another storage, so ids assigned in it continue with a gap.
 const NEW_STORAGE: [&str; 2] = [
     "INSERT INTO storage (only_row, identity) VALUES (1, '')",
     "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')",
 ];
 
-/// A database whose rows are not visible to others until [`Target::commit`].
+/// A database whose rows are invisible to other processes until [`Target::commit`].
 pub(super) enum Target {
     Sqlite { part: Part, connection: Connection, indexes: Vec<String> },
     Postgres { store: Store, connection: Connection },
 }
 
 impl Target {
-    /// Creates the tables. Fails if the database has rows, or if there is a file.
+    /// Creates the tables. Fails if the file exists, or if the tables on the server have rows.
     pub(super) async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
         match url {
             DatabaseUrl::Sqlite(path) => open_file(path).await,
@@ -59,7 +60,8 @@ impl Target {
         }
     }
 
-    /// Copies all rows of a table. `on_rows` receives the number of rows of each batch.
+    /// Copies all rows of a table and returns their checksum. `on_rows` receives the number of rows
+    /// of each batch.
     pub(super) async fn load(
         &mut self,
         source: &mut Connection,
@@ -84,7 +86,8 @@ impl Target {
         Ok(digest)
     }
 
-    /// Reads all rows of a table back. `on_rows` receives the number of rows of each batch.
+    /// Reads all rows of a table back and returns their checksum. `on_rows` receives the number of
+    /// rows of each batch.
     pub(super) async fn digest(
         &mut self,
         table: &Table,
@@ -96,7 +99,8 @@ impl Target {
         Ok(digest)
     }
 
-    /// Moves identities past the greatest id, and builds what was left out before. Comes after the last row.
+    /// Finishes the database after the last row: builds indexes (SQLite), or moves identities past
+    /// the rows and analyzes the tables (PostgreSQL).
     pub(super) async fn complete(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite { connection: Connection::Sqlite(connection), indexes, .. } => {
@@ -117,7 +121,7 @@ impl Target {
         Ok(())
     }
 
-    /// Makes the rows visible, all at once.
+    /// Makes all rows visible at once.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         const DOING: &str = "commit the copy";
         match self {
@@ -149,7 +153,7 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(part.path())
         .create_if_missing(false)
-        // The file is removed if it does not become complete, and synced before it gets its name.
+        // An incomplete file is removed, and a complete one is synced before it gets its name.
         .journal_mode(SqliteJournalMode::Off)
         .synchronous(SqliteSynchronous::Off)
         .pragma("cache_size", "-65536")
@@ -170,7 +174,7 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
     Ok(Target::Sqlite { part, connection: Connection::Sqlite(connection), indexes })
 }
 
-/// Begins the transaction that writes all rows. It keeps others from writing meanwhile.
+/// Begins the transaction that writes all rows. Its locks prevent other writes meanwhile.
 async fn begin_on_server(store: &Store) -> Result<PgConnection, StoreError> {
     const DOING: &str = "look whether the database is empty";
     let Engine::Postgres(server) = &store.engine else {
@@ -198,7 +202,6 @@ async fn has_rows(connection: &mut PgConnection, table: &Table) -> Result<bool, 
     query_scalar(exists).fetch_one(connection).await
 }
 
-/// Writes rows into an SQLite file.
 struct FileSink<'a, F> {
     connection: &'a mut SqliteConnection,
     table: &'a Table,
@@ -227,7 +230,7 @@ impl<F: FnMut(u64)> Sink for FileSink<'_, F> {
                 added.map_err(sqlx::Error::Encode).attempted(DOING)?;
             }
         }
-        // Batches of one size have one text, which is prepared once.
+        // Batches of the same size have the same text, which is prepared once.
         let insert = sqlx::query_with(AssertSqlSafe(sql), arguments);
         insert.execute(&mut *self.connection).await.attempted(DOING)?;
         (self.on_rows)(rows.len() as u64);
@@ -235,7 +238,6 @@ impl<F: FnMut(u64)> Sink for FileSink<'_, F> {
     }
 }
 
-/// Sends rows to a PostgreSQL server.
 struct ServerSink<'a, F> {
     copy: PgCopyIn<&'a mut PgConnection>,
     buffer: Vec<u8>,
@@ -268,7 +270,6 @@ impl<F: FnMut(u64)> Sink for ServerSink<'_, F> {
     }
 }
 
-/// Computes the checksum of rows.
 struct DigestSink<'a, F> {
     digest: &'a mut Digest,
     on_rows: &'a mut F,

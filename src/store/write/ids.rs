@@ -1,8 +1,9 @@
 //! Keeps the ids of events and crawls growing when the database is restored, copied or failed over.
 //!
-//! Readers follow the events of an app with `event_id > N`. A restored database has lost its newest rows, and would give
-//! their ids again: readers would miss the new events. So the database records the storage in which ids were given last
-//! (`Store::storage_identity`). If the storage is another one, ids continue above all that can have been given before.
+//! Readers follow the events of an app with `event_id > N`. A restored database lacks its newest
+//! rows, and would assign their ids again. Then readers would miss the new events. So the database
+//! records the storage in which ids were assigned last (`Store::storage_identity`). If the storage
+//! has changed, ids continue above all that may have been assigned before.
 
 use chrono::{DateTime, Utc};
 use tracing::{info, warn};
@@ -10,12 +11,13 @@ use tracing::{info, warn};
 use crate::store::engine::{Engine, FencingToken, Statement, Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// The stored identity, and whether the row is the one that this program wrote, not one that was restored.
+/// Returns the stored identity, and 1 if this program wrote the row, or 0 if it was restored.
 const STORED: Statement = Statement::PerEngine {
     sqlite: "SELECT identity, 1 FROM storage",
     postgres: "SELECT identity, CAST(CASE WHEN CAST(xmin AS TEXT) = written_by THEN 1 ELSE 0 END AS BIGINT) FROM storage",
 };
-/// Changes nothing if another process has recorded the same storage meanwhile.
+/// Records the storage. On PostgreSQL, changes nothing if another process has recorded the same
+/// storage meanwhile.
 const RECORD: Statement = Statement::PerEngine {
     sqlite: "
 INSERT INTO storage (only_row, identity) VALUES (1, ?1)
@@ -27,15 +29,17 @@ ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity, written_by = 
 WHERE s.identity <> excluded.identity OR CAST(s.xmin AS TEXT) <> s.written_by",
 };
 
-/// Ids that may have been given and lost, at most. It only matters if the clock is behind, too.
+/// The maximum number of event ids that may have been assigned and lost. It only matters if the
+/// clock is also slow.
 const EVENTS_LOST: i64 = 1_000_000;
+/// The maximum number of crawl ids that may have been assigned and lost.
 const CRAWLS_LOST: i64 = 10_000;
 
-/// Moves an identity above the greatest id, above the margin, and to at least $1.
+/// Moves an identity to at least $1, and by at least the margin $2.
 macro_rules! skip_ids {
     ($table:literal, $column:literal) => {
         Statement::PerEngine {
-            // The second statement of a pair: the first one makes sure that there is a row.
+            // `ADD_SEQUENCE` runs first, so that the row exists.
             sqlite: concat!("UPDATE sqlite_sequence SET seq = max(seq + ?2, ?1) WHERE name = '", $table, "'"),
             postgres: concat!(
                 "SELECT setval(given.sequence, greatest($1, $2 + coalesce(pg_sequence_last_value(given.sequence), 0),
@@ -47,11 +51,12 @@ FROM (SELECT CAST(pg_get_serial_sequence('", $table, "', '", $column, "') AS reg
 }
 const SKIP_EVENT_IDS: Statement = skip_ids!("group_event", "event_id");
 const SKIP_CRAWL_IDS: Statement = skip_ids!("crawl", "crawl_id");
-/// SQLite only: the row that AUTOINCREMENT makes with the first insert.
+/// SQLite only: adds the row of a sequence, which AUTOINCREMENT creates with the first insert.
 const ADD_SEQUENCE: &str = "
 INSERT INTO sqlite_sequence (name, seq) SELECT $1, 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = $1)";
 
-/// PostgreSQL only: every identity, and the greatest id that was given in its table.
+/// PostgreSQL only: selects the identities that are behind their rows, with the greatest id of each
+/// table.
 macro_rules! behind_rows {
     ($select:literal) => {
         concat!(
@@ -73,10 +78,11 @@ WHERE greatest > coalesce(pg_sequence_last_value(sequence), 0)"
     };
 }
 const BEHIND_ROWS: &str = behind_rows!("name, greatest");
+/// Moves these identities to the greatest id. Returns each table with that id.
 pub(in crate::store) const MOVE_PAST_ROWS: &str = behind_rows!("name, setval(sequence, greatest)");
 
 impl Store {
-    /// Returns the identity of the storage in which the holder of a lease writes.
+    /// Returns the identity of the storage to which the holder of a lease writes.
     fn storage_identity(&self, lease: &Lease) -> Result<String, StoreError> {
         match &self.engine {
             Engine::Sqlite(file) => file.identity(),
@@ -88,8 +94,8 @@ impl Store {
         }
     }
 
-    /// Moves identities that are behind their rows past the greatest id, and logs it. Rows that were restored or replicated
-    /// without their sequences leave them so. SQLite's cannot be.
+    /// Moves each identity that is behind its rows to the greatest id, and logs it. Rows that were
+    /// restored or replicated without their sequences cause this. It cannot happen in SQLite.
     pub async fn move_ids_past_rows(&self) -> Result<(), StoreError> {
         const DOING: &str = "compare identities with their rows";
         if let Engine::Sqlite(_) = self.engine {
@@ -109,8 +115,8 @@ impl Store {
         }
     }
 
-    /// Makes sure that the ids that are given from now on are greater than all that readers may have seen. The lease of an
-    /// app must be held. Writes nothing if the storage is the one in which ids were given last.
+    /// Ensures that new ids are greater than all that readers may have seen. The lease of an app
+    /// must be held. Writes nothing if the storage has not changed.
     pub(super) async fn continue_ids(&self, lease: &Lease, at: DateTime<Utc>) -> Result<(), StoreError> {
         const DOING: &str = "record the storage of the database";
         let identity = self.storage_identity(lease)?;
@@ -135,7 +141,7 @@ async fn record_storage(tx: &mut Tx, identity: &str, at: DateTime<Utc>) -> Resul
         return Ok(());
     }
     if stored.is_none() {
-        // A new database. Copies have a row.
+        // A new database. A copy has a row.
         return Ok(());
     }
     if tx.is_postgres() {
@@ -145,8 +151,9 @@ async fn record_storage(tx: &mut Tx, identity: &str, at: DateTime<Utc>) -> Resul
             tx.execute(ADD_SEQUENCE, &values![table]).await?;
         }
     }
-    // Fewer than one event in a microsecond and one crawl in a millisecond are made, and so no id that was given before is
-    // greater. JavaScript reads both numbers exactly until the year 2255.
+    // The time since 1970 is greater than every id assigned before: there is less than one event
+    // per microsecond and one crawl per millisecond. Both numbers are exact in JavaScript until the
+    // year 2255.
     tx.execute(SKIP_EVENT_IDS, &values![at.timestamp_micros(), EVENTS_LOST]).await?;
     tx.execute(SKIP_CRAWL_IDS, &values![at.timestamp_millis(), CRAWLS_LOST]).await?;
     info!(
@@ -157,7 +164,8 @@ async fn record_storage(tx: &mut Tx, identity: &str, at: DateTime<Utc>) -> Resul
 }
 
 async fn move_past_rows_alone(tx: &mut Tx) -> Result<(), StoreError> {
-    // Of two processes the second one finds nothing to move. `record_storage` has the lock of the row.
+    // Of two concurrent processes, the second one finds nothing to move. `record_storage` holds the
+    // lock of the row instead.
     tx.execute("LOCK TABLE storage IN SHARE ROW EXCLUSIVE MODE", &[]).await?;
     move_past_rows(tx).await
 }

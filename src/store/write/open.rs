@@ -9,12 +9,12 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// A crawl about to start. Its app's lease must be held.
+/// A crawl that is about to start. The lease of its app must be held.
 #[derive(Clone, Debug)]
 pub struct NewCrawl {
     pub app: AppId,
     pub trigger: Trigger,
-    /// The tick of the schedule that started the crawl.
+    /// The scheduled time for which the crawl starts, if the schedule started it.
     pub due_at: Option<DateTime<Utc>>,
     pub started_at: DateTime<Utc>,
     pub host: String,
@@ -22,7 +22,8 @@ pub struct NewCrawl {
     pub group_types: Vec<GroupType>,
 }
 
-/// Only the tick may exist already. Any other conflict is an error: an identity that is behind its rows is no served tick.
+/// Returns no row if a running, complete or incomplete crawl for the scheduled time exists. Other
+/// conflicts are errors, such as an identity that is behind its rows.
 const OPEN: &str = "
 INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version, group_types)
 VALUES ($1, $2, $3, $4, 'running', $5, $6, $7)
@@ -30,8 +31,8 @@ ON CONFLICT (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete
 RETURNING crawl_id";
 
 impl Store {
-    /// Records the start of a crawl. First closes the app's crawls that a killed process left open.
-    /// Returns `None` if a crawl for the same tick exists.
+    /// Records the start of a crawl. First closes the app's crawls that killed processes left open.
+    /// Returns `None` if a running, complete or incomplete crawl for the scheduled time exists.
     pub async fn open_crawl(
         &self,
         lease: &Lease,

@@ -1,4 +1,4 @@
-//! What every writer of an app does first under its lease: it makes ids grow, and closes what a dead process left open.
+//! Prepares an app for new events. Every writer does this first under its lease.
 
 use chrono::{DateTime, Utc};
 
@@ -13,8 +13,9 @@ const RUNNING: &str =
     "SELECT crawl_id, started_at FROM crawl WHERE app_id = $1 AND status = 'running' ORDER BY crawl_id";
 
 impl Store {
-    /// Prepares the database for new events of an app. Events show when their crawl is closed, and readers expect that ids
-    /// grow: so a crawl that was killed is closed, as failed, before a later event is written.
+    /// Prepares the database for new events of an app. Events become visible when their crawl is
+    /// closed, and readers rely on growing ids. So a crawl that a killed process left open is
+    /// closed as failed before a later event is written.
     pub(super) async fn prepare_for_events(
         &self,
         lease: &Lease,
@@ -35,7 +36,7 @@ impl Store {
     }
 }
 
-/// How a crawl is closed whose process was killed.
+/// Returns the data to close a crawl whose process was killed.
 fn orphan(
     (crawl, app): (CrawlId, AppId),
     (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),

@@ -8,17 +8,17 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// Rows from before these times are removed. `None` keeps all rows.
+/// The times before which rows are removed. `None` keeps all rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgeLimits {
     /// Compared with the time when a group was marked deleted.
     pub deleted_groups: Option<DateTime<Utc>>,
     pub events: Option<DateTime<Utc>>,
-    /// The time is for crawls and their passes, the day for daily counts.
+    /// The time applies to crawls and their passes, the day to daily counts.
     pub counts: Option<(DateTime<Utc>, NaiveDate)>,
 }
 
-/// The number of removed rows.
+/// The numbers of removed rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub groups: u64,
@@ -29,15 +29,16 @@ pub struct Purged {
 
 const ANY_DELETED: &str = "SELECT count(*) FROM type_state WHERE app_id = $1 AND deleted_count > 0";
 
-// Event ids are in the order of time, except where a clock was set back. An old event behind a
-// newer one is removed on a later day.
+// Returns the last id and the oldest time of the next 10,000 events. Event ids are in the order of
+// time, except where a clock was set back. An old event behind a newer one is removed on a later
+// day.
 const NEXT_EVENTS: &str = "
 SELECT max(event_id), min(occurred_at) FROM (
     SELECT event_id, occurred_at FROM group_event WHERE event_id > $1 ORDER BY event_id LIMIT 10000) AS stretch";
 const OLD_EVENTS: &str =
     "DELETE FROM group_event WHERE app_id = $1 AND event_id > $2 AND event_id <= $3 AND occurred_at < $4";
 
-/// Records from which time on the table has every group.
+/// Records the time from which on the table contains every group.
 const SET_GROUPS_FROM: &str = "
 UPDATE app SET groups_from = $2 WHERE app_id = $1 AND (groups_from IS NULL OR groups_from < $2)";
 const LAST_OLD_EVENT: &str = "
@@ -49,7 +50,8 @@ const OLD_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day < $2";
 const NEXT_CRAWLS: &str = "
 SELECT max(crawl_id) FROM (
     SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id > $2 AND finished_at < $3 ORDER BY crawl_id LIMIT 1000) AS stretch";
-/// The old crawls of a batch, except those that the next crawl or `app_status` needs.
+/// Builds a statement on the old crawls of a batch, except those that the next crawl or
+/// `app_status` needs.
 macro_rules! old_crawls {
     ($statement:literal, $condition:literal) => {
         concat!(
@@ -66,7 +68,7 @@ macro_rules! old_crawls {
         )
     };
 }
-/// As `old_crawls`, without crawls to which an event or a held group refers.
+/// Like `old_crawls`, but also excludes crawls that an event or a held group references.
 macro_rules! old_unreferenced_crawls {
     ($statement:literal) => {
         old_crawls!(
@@ -87,8 +89,8 @@ UPDATE crawl SET purged_groups = purged_groups + $2, purged_events = purged_even
 WHERE crawl_id = $1";
 
 impl Store {
-    /// Removes the rows of an app that are older than these limits, in batches, and records their
-    /// number with the crawl. The app's lease must be held. `on_batch` is called after each batch.
+    /// Removes the rows of an app that are older than these limits, in batches. Records their
+    /// numbers with the crawl. The app's lease must be held. `on_batch` is called after each batch.
     pub async fn purge(
         &self,
         lease: &Lease,
@@ -197,7 +199,7 @@ impl Store {
     }
 }
 
-/// The app whose rows are removed, and the crawl with which their number is recorded.
+/// The app whose rows are removed, and the crawl that records their numbers.
 #[derive(Clone, Copy)]
 struct PurgeScope {
     app: AppId,
@@ -266,7 +268,7 @@ impl PurgeScope {
         Ok(Some(BatchDone { last, removed }))
     }
 
-    /// Records the number of removed rows with the crawl.
+    /// Adds the numbers of removed rows to those of the crawl.
     async fn record(self, tx: &mut Tx, purged: Purged) -> Result<(), StoreError> {
         let Purged { groups, events, counts } = purged;
         if groups + events + counts > 0 {
