@@ -104,7 +104,7 @@ fn is_unsafe(c: char) -> bool {
             | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f
             // Variation selectors, the byte order mark, annotations.
             | 0xfe00..=0xfe0f | 0xfeff | 0xfff0..=0xfffb
-            // Formats of music and shorthand, tags and more variation selectors.
+            // Format characters of shorthand and of music; tags and more variation selectors.
             | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a | 0xe0000..=0xe0fff
     )
 }

@@ -120,7 +120,7 @@ impl Entry {
 const TABLE_OVERFLOW: &str = "more than 256 entries are displaced past the last home slot";
 
 /// An open-addressing hash table with linear probing, kept in hash order. A lookup touches one or
-/// two cache lines. An insertion shifts the entries up to the next empty slot. The table grows in
+/// two cache lines. An insertion moves the entries before the next empty slot by one. The table grows in
 /// place.
 #[derive(Default)]
 struct Table {
@@ -162,7 +162,7 @@ impl Table {
     }
 
     /// Grows the table to this many home slots, not fewer than before. Works in place: moves all
-    /// entries to the end of the table, then each entry, in order, forward to its slot. The target
+    /// entries to the end of the table, then each entry, in order, back to its slot. The target
     /// index is never greater than the source index, so no entry is overwritten.
     fn grow(&mut self, homes: usize) {
         let before = self.slots.len();
@@ -191,8 +191,8 @@ impl Table {
     /// Returns the slot of a group. The error is the slot where the group would be inserted.
     fn search(&self, entry: Entry) -> Result<usize, usize> {
         let from = self.home_of(entry);
-        // An empty slot or a greater hash ends the search. An empty slot is 0, which wraps around
-        // to the greatest number and so is never smaller.
+        // An empty slot or a greater hash ends the search. Minus 1, an empty slot (0) becomes the
+        // greatest number and so is never smaller.
         let is_smaller = |other: &Entry| other.0.wrapping_sub(1) < entry.0 - 1;
         let slots = self.slots.get(from..).unwrap_or_default();
         let at = from + slots.iter().position(|other| !is_smaller(other)).unwrap_or(slots.len());

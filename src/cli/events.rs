@@ -1,4 +1,4 @@
-//! `events`: prints the changes of an app's groups after a cursor, for pipes and cron jobs. Needs
+//! `events`: prints the changes of an app's groups after an event_id, for pipes and cron jobs. Needs
 //! only the database.
 
 use std::io::{self, ErrorKind, Write};

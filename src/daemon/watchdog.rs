@@ -6,8 +6,8 @@
 //! until the tick is due.
 //!
 //! The log, `/readyz`, the status line, `status` and the metrics report each app that breaks the
-//! rule. The watchdog ping is withheld only if a restart may help: the loop has not updated its
-//! state either, and it has a database.
+//! rule. The ping of systemd's watchdog is withheld only if a restart may help: there is a database,
+//! and the loop has not updated the app's state at all. A wait for a lease updates the state.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use super::board::{AppState, Apps, Phase, text};
 use crate::crawl::Step;
 use crate::model::plural;
 
-/// The limit of the watchdog rule. The longest wait of a working crawl is that for the SQLite
-/// writer, up to ten minutes. A request timeout and the pause before its retry take up to a minute
+/// The limit of the watchdog rule. A working crawl waits longest for the connection that writes to
+/// SQLite, up to ten minutes. A request timeout and the pause before its retry take up to a minute
 /// each.
 pub(super) const MAX_STALL: Duration = Duration::from_mins(15);
 

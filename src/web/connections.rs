@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// connections are idle and can be closed.
 const MAX_CONNECTIONS: usize = 128;
 /// Minimum time that a client has to send its request before its connection may be closed. It also
-/// bounds the rate of accepted connections: 300 clients that reconnect at once delay another client
+/// limits new connections to 128 per 100 ms: 300 clients that reconnect at once delay another client
 /// by a quarter of a second.
 const MIN_WAIT: Duration = Duration::from_millis(100);
 
@@ -83,8 +83,8 @@ impl Table {
         Ok(())
     }
 
-    /// Returns the connection that has waited longest for a request. If all are being answered,
-    /// returns the oldest one.
+    /// Returns the connection that has waited longest for a request. If all are being answered
+    /// (health checks have no limit), returns the oldest one.
     fn next_to_close(&self) -> Option<(u64, Option<Instant>)> {
         let connections = self.open.iter().map(|(id, state)| (*id, state.waiting_since));
         connections.min_by_key(|(id, since)| (since.is_none(), *since, *id))

@@ -678,7 +678,7 @@ async fn a_password_is_read_again_for_each_new_connection() {
     "third".clone_into(&mut password.lock().unwrap());
     store.reconnect().await;
     let refused = store.app_statuses().await.unwrap_err();
-    assert!(refused.to_string().contains("see the user in database.url, and the password"), "{refused}");
+    assert!(refused.to_string().contains("check the user in database.url, and the password"), "{refused}");
     store.close().await;
     server.administer(&format!("DROP ROLE {role}")).await;
 }

@@ -167,7 +167,10 @@ async fn an_unusable_database_ends_every_command_with_a_message_and_the_right_ex
     let server = PostgresServer::shared().await;
     server.administer(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     let ended = program.run(&["crawl"]).await;
-    assert!(ended.code == Some(75) && ended.output.contains("name the primary server"), "{ended:?}");
+    assert!(
+        ended.code == Some(75) && ended.output.contains("set database.url to the primary server"),
+        "{ended:?}"
+    );
     server.administer(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
     drop_role(&program, &role).await;
 }

@@ -27,18 +27,18 @@ pub struct Limits {
     pub per_row: Duration,
     /// The limit for a free connection of the pool. Many apps may queue with a bulk write each.
     pub queue: Duration,
-    /// The server's limit for the lock of another transaction.
+    /// How long the server waits for a lock that another transaction holds.
     pub lock: Duration,
-    /// The server's limit for the next statement of an open transaction. The program sends it
-    /// within milliseconds.
+    /// How long the server waits for the next statement of an open transaction. The program sends
+    /// it within milliseconds.
     pub idle_in_transaction: Duration,
     /// How long a connection is idle before the server sends TCP keepalive probes.
     pub keepalive_idle: Duration,
 }
 
 impl Default for Limits {
-    /// The values in production. `idle_in_transaction` is less than half of `lease`, so that the
-    /// server has ended the idle transaction of a dead holder before its lease expires.
+    /// The values in production. `idle_in_transaction` is less than half of `lease`: the server ends
+    /// the idle transaction of a dead holder before the holder's lease expires.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
@@ -87,7 +87,7 @@ impl Limits {
         self.lease * 4 / 15
     }
 
-    /// Returns the age of the last renewal below which another renewal does nothing.
+    /// If the last renewal is younger than this, another renewal does nothing.
     pub(in crate::store) fn min_renewal_age(self) -> Duration {
         self.lease / 6
     }
@@ -117,8 +117,8 @@ impl Limits {
         let mut settings = vec![
             ("idle_in_transaction_session_timeout", millis(self.idle_in_transaction)),
             ("lock_timeout", millis(self.lock)),
-            // Ends a statement that the program has abandoned. Three times the program's limit, so
-            // that it never expires first for tens of thousands of rows.
+            // Ends a statement that the program has abandoned. Three times the program's limit,
+            // which therefore expires first for up to 200,000 rows.
             ("statement_timeout", millis(self.statement * 3)),
             ("tcp_keepalives_idle", idle_seconds.into()),
             ("tcp_keepalives_interval", (idle_seconds / 2).max(1).into()),

@@ -34,8 +34,8 @@ impl Tx {
         matches!(self.inner, Inner::Postgres(_))
     }
 
-    /// Raises the limit of the following statements to the time that this many rows need. For bound
-    /// ids this happens without a call.
+    /// Raises the limits of the program and of the server for the following statements by the time
+    /// that these rows need. Bound ids alone raise the program's own limit.
     pub(in crate::store) async fn expect_rows(&mut self, rows: u64) -> Result<(), StoreError> {
         match &mut self.inner {
             Inner::Sqlite(_) => Ok(()),

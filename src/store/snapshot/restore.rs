@@ -99,6 +99,7 @@ fn copy_bytes(mut from: File, part: Part) -> io::Result<Part> {
     Ok(part)
 }
 
+/// Checks the copy of a backup, and removes the marks that make it a backup instead of a database.
 async fn check(part: &Part, backup: &Path, configured: &[SdkAppId]) -> Result<Contents, StoreError> {
     const DOING: &str = "check the backup";
     let unusable = |why: String| StoreError::UnusableBackup { path: backup.to_owned(), why };
@@ -115,8 +116,8 @@ async fn check(part: &Part, backup: &Path, configured: &[SdkAppId]) -> Result<Co
     Ok(contents)
 }
 
-/// Renames the side files of a database, because SQLite would apply them to the backup, and gives
-/// the database a second name, which it returns. Without `keep`, removes the side files instead.
+/// Gives a database a second name, which is returned, and renames its side files to match: SQLite
+/// would apply them to the backup. Without `keep`, only removes the side files.
 fn set_aside(database: &Path, keep: bool, at: DateTime<Utc>) -> io::Result<Option<PathBuf>> {
     let mut kept = None;
     if keep && database.exists() {

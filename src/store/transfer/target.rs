@@ -28,7 +28,8 @@ const SEND_BYTES: usize = 256 * 1024;
 
 /// Returns the indexes. Building them at the end is faster than updating them for each row.
 const INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
-/// A copy is in another storage, so ids assigned in it continue with a gap.
+/// Records that a copy is a new storage, so that its next ids follow after a gap. For SQLite and
+/// for PostgreSQL.
 const NEW_STORAGE: [&str; 2] = [
     "INSERT INTO storage (only_row, identity) VALUES (1, '')",
     "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')",
@@ -99,8 +100,8 @@ impl Target {
         Ok(digest)
     }
 
-    /// Finishes the database after the last row: builds indexes (SQLite), or moves identities past
-    /// the rows and analyzes the tables (PostgreSQL).
+    /// Finishes the database after the last row: builds indexes (SQLite), or moves the sequences
+    /// past the ids and analyzes the tables (PostgreSQL).
     pub(super) async fn complete(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite { connection: Connection::Sqlite(connection), indexes, .. } => {
