@@ -30,8 +30,8 @@ fn save(name: &str, picture: &[u8]) {
     std::fs::write(folder.join(name), picture).unwrap();
 }
 
-/// Makes daily crawls of six weeks: growth, a weekly rhythm, one failure, and at last a list that
-/// lacks many groups.
+/// Makes daily crawls of six weeks: growth, a weekly rhythm, one failure, and at last so many
+/// dissolutions that their deletion is withheld.
 async fn crawl_six_weeks(harness: &mut Harness) {
     harness.page_limit = 10_000;
     // The screenshots show the last crawl while one of its requests is held.
@@ -71,8 +71,7 @@ async fn crawl_six_weeks(harness: &mut Harness) {
     harness.deletion = DeletionPolicy { max_fraction: 0.1, min_groups: 100, ..DeletionPolicy::default() };
     let rooms: Vec<String> =
         harness.api.truth().into_iter().filter(|(_, of)| of == "ChatRoom").map(|(id, _)| id).collect();
-    let hidden: Vec<&str> = rooms.iter().take(1_200).map(String::as_str).collect();
-    harness.api.hide(&hidden);
+    rooms.iter().take(1_200).for_each(|id| assert!(harness.api.dissolve(id)));
     harness.clock.set(start + TimeDelta::days(DAYS.into()) - TimeDelta::hours(1));
     harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &none).await.unwrap();
 }
