@@ -1,11 +1,11 @@
 //! A file lock that shows whether an SQLite file is open for writing. Writers hold it in shared
 //! mode, `restore` in exclusive mode.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
+use super::lock_file;
 
 /// A held lock. Released when dropped.
 #[derive(Debug)]
@@ -47,30 +47,23 @@ fn open(database: &Path) -> Result<(File, PathBuf), StoreError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".in-use.lock");
     let path = PathBuf::from(path);
-    let lock_error = |source| StoreError::Lock { path: path.clone(), source };
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-    let file = match options.open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(&options, &path, database),
-        file => file,
-    };
-    Ok((file.map_err(lock_error)?, path))
+    match lock_file::open(&path, database) {
+        Ok(file) => Ok((file, path)),
+        Err(source) => Err(StoreError::Lock { path, source }),
+    }
 }
 
-/// Creates the lock file, accessible only to the owner of the database. A lock that other users
-/// could take would stop the service.
-fn create(options: &OpenOptions, path: &Path, database: &Path) -> std::io::Result<File> {
-    let file = match options.clone().create_new(true).mode(0o600).open(path) {
-        // Another process has created it meanwhile.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return options.open(path),
-        file => file?,
-    };
-    if let Ok(database) = std::fs::metadata(database) {
-        let own = file.metadata()?;
-        if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
-            // Only root can do this. Other users own the file, which is sufficient.
-            let _ = fchown(&file, Some(database.uid()), Some(database.gid()));
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_file_that_has_a_second_name_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("groups.db");
+        std::fs::write(folder.path().join("other"), "kept").unwrap();
+        std::fs::hard_link(folder.path().join("other"), folder.path().join("groups.db.in-use.lock")).unwrap();
+        let refused = InUse::share(&database).unwrap_err();
+        assert!(matches!(refused, StoreError::Lock { .. }), "{refused:?}");
     }
-    Ok(file)
 }

@@ -7,6 +7,7 @@ mod error;
 mod fence;
 mod in_use;
 mod limits;
+pub(super) mod lock_file;
 mod newest_crawl;
 mod open_file;
 mod postgres;

@@ -1,29 +1,22 @@
 //! The lease of an SQLite database: an exclusive lock on a file beside it.
-//!
-//! The folder may belong to another user, who can create any file under the name of a lock file. So
-//! a symbolic link is never followed, and the owner is changed only for a file that this process
-//! has just created. Only the owner can access a lock file, because every user who can open a file
-//! can lock it.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError, read_to_string, symlink_metadata};
-use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{OFlags, major, minor};
+use rustix::fs::{major, minor};
 use tracing::warn;
 
 use crate::store::engine::StoreError;
+use crate::store::engine::lock_file::{NO_FOLLOW, open};
 
 /// The pause between two attempts to take a lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The number of pauses before a wait is logged. Processes that start together wait for each other
 /// briefly.
 const WAITS_UNTIL_LOGGED: u32 = 5;
-/// With this flag, opening a symbolic link fails.
-#[expect(clippy::cast_possible_wrap, reason = "flags of open(2) are a C int")]
-const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 /// The maximum number of attempts to lock a file that is removed between opening and locking.
 const MAX_RACES: u32 = 5;
 
@@ -142,38 +135,6 @@ impl FileLock {
             .and_then(|()| self.file.set_len(0))
             .and_then(|()| self.file.write_all(text.as_bytes()))
             .map_err(|source| StoreError::Lock { path: self.path.clone(), source })
-    }
-}
-
-/// Opens a lock file. If it does not exist, creates it for the owner of the database.
-fn open(path: &Path, database: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(NO_FOLLOW);
-    let file = match options.clone().create_new(true).mode(0o600).open(path) {
-        Ok(created) => {
-            share_owner(&created, database);
-            return Ok(created);
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
-        Err(error) => return Err(error),
-    };
-    let found = file.metadata()?;
-    // A file with a second hard link has another purpose.
-    if !found.is_file() || found.nlink() > 1 {
-        return Err(io::Error::other(
-            "it is not a lock file: it is not a regular file, or has a second name",
-        ));
-    }
-    Ok(file)
-}
-
-/// Gives a file the owner of the database: the service could not open a file of root. Only for a
-/// file that this process has just created.
-pub(in crate::store) fn share_owner(file: &File, database: &Path) {
-    let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
-    if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
-        // Only root can do this. Other users own the file, which is sufficient.
-        let _ = fchown(file, Some(database.uid()), Some(database.gid()));
     }
 }
 

@@ -25,7 +25,7 @@ use super::engine::{
     Engine, FencingToken, NEWEST, NewestCrawl, SqliteFile, Store, StoreError, beside, values,
 };
 use crate::model::{CrawlId, SdkAppId};
-pub(super) use file::{FileLock, share_owner};
+pub(super) use file::FileLock;
 use row::Row;
 
 /// The pause between two attempts to take a lease.

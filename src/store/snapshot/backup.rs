@@ -11,8 +11,8 @@ use super::contents::Contents;
 use super::copy::{self, Mark};
 use super::part::{Part, Replacing};
 use super::publish::{may_be_replaced, require_not_the_database};
+use crate::store::engine::lock_file::share_owner;
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
-use crate::store::lease::share_owner;
 
 /// The mode of the file until it gets the mode of the database.
 const PRIVATE: u32 = 0o600;

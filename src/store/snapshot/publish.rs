@@ -9,8 +9,8 @@ use sqlx::Connection as _;
 
 use super::copy::{self, Mark};
 use super::part::{Part, Replacing, folder_of, is_same_file, part_of};
+use crate::store::engine::lock_file::share_owner;
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
-use crate::store::lease::share_owner;
 
 /// The mode of a new copy. The umask applies, as for files that SQLite creates.
 const MODE: u32 = 0o644;

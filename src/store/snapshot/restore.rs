@@ -12,8 +12,8 @@ use super::contents::Contents;
 use super::copy::{self, Mark};
 use super::part::{Part, Replacing, folder_of, is_same_file, with_suffix};
 use crate::model::SdkAppId;
+use crate::store::engine::lock_file::share_owner;
 use crate::store::engine::{Attempted as _, DatabaseUrl, InUse, Store, StoreError};
-use crate::store::lease::share_owner;
 
 /// The mode of the database if there was none before. The umask applies, as for files that SQLite
 /// creates.
