@@ -155,7 +155,11 @@ async fn a_group_that_returns_has_the_time_of_its_own_request(harness: Harness) 
     harness.crawl().await;
     harness.set_clock_by(25);
     refresher.refresh_due().await.unwrap();
-    assert_eq!(harness.value(as_of).await, before_deletion, "it was deleted when the others were asked about");
+    assert_eq!(
+        harness.value(as_of).await,
+        before_deletion,
+        "it was deleted when the others were asked about"
+    );
     harness.create("Public", "a");
     harness.crawl().await;
     assert_eq!(harness.value(as_of).await, before_deletion);
