@@ -17,7 +17,7 @@ use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Call, Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +57,7 @@ impl App {
             clock: Clock::system(),
         })
         .unwrap();
-        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(folder.path().join("groups.db"))).await.unwrap();
         store.migrate().await.unwrap();
         let settings = CrawlSettings {
             identity: AppIdentity { sdk_app_id: simulated.sdk_app_id, name: "bench".to_owned() },

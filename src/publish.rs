@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::daemon::{Apps, Health};
 use crate::lifecycle::Lifecycle;
 use crate::model::{CrawlId, with_causes};
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseLocation, Store};
 
 /// The settings of the published copy.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ impl Publication {
 
     /// Returns how many apps of the copy have a crawl that reached its end. `None` if there is no copy.
     async fn apps_in_copy(&self) -> Option<i64> {
-        let copy = Store::open_to_read(&DatabaseUrl::Sqlite(self.path.clone())).await.ok()?;
+        let copy = Store::open_to_read(&DatabaseLocation::Sqlite(self.path.clone())).await.ok()?;
         let crawled = copy.apps_crawled().await;
         copy.close().await;
         crawled.ok()

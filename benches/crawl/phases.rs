@@ -14,7 +14,7 @@ use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
 use tim_group_sync::pages::{Caller, Paginator};
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, PostgresDatabase, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
@@ -189,11 +189,11 @@ async fn floor(api: &str) {
     watch.print(groups, requests);
 }
 
-pub(crate) fn database_url(database: &str) -> DatabaseUrl {
+pub(crate) fn database_url(database: &str) -> DatabaseLocation {
     if database.starts_with("postgres://") {
-        DatabaseUrl::Postgres(PostgresDatabase::new(database).unwrap())
+        DatabaseLocation::Postgres(PostgresDatabase::new(database).unwrap())
     } else {
-        DatabaseUrl::Sqlite(Path::new(database).to_owned())
+        DatabaseLocation::Sqlite(Path::new(database).to_owned())
     }
 }
 

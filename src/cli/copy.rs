@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
 use super::owner::become_owner;
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::{self, Config, SecretFile};
 use crate::store::{CopyProgress, Lease, Store};
@@ -59,10 +59,10 @@ impl Copy {
 
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let source = location(&config)?;
+        let source = database_location(&config)?;
         let password_file = self.password_file.clone().map(|path| SecretFile { path, is_credential: false });
         let database = config::Database { url: self.target()?, password_file, ..config.database.clone() };
-        let target = location(&Config { database, ..config.clone() })?;
+        let target = database_location(&Config { database, ..config.clone() })?;
         let store = setup.opened(Store::open_existing(&source).await?);
         store.check_migrated().await?;
         // The leases keep crawls from ending while the rows are read.
@@ -71,10 +71,10 @@ impl Copy {
         let leases = store.lease_all(waiting).await?;
         let mut shown = Shown::new();
         let copying = Box::pin(store.copy_to(&target, |progress| shown.show(progress)));
-        let copied = Lease::keeping_all(&leases, copying).await.flatten();
+        let copied = Lease::run_while_all_held(&leases, copying).await.flatten();
         shown.bar.finish_and_clear();
         for lease in leases {
-            lease.give_back().await;
+            lease.release_unused().await;
         }
         let copied = copied?;
         let rows: u64 = copied.tables.iter().map(|table| table.rows).sum();

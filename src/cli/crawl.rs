@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::setup::{Setup, location, publication, selected};
+use super::setup::{Setup, database_location, publication, selected};
 use super::{progress, text};
 use crate::config::{App, Config};
 use crate::crawl::{ChangeKind, CrawlError, CrawlReport, CrawlRequest, Crawler, DryRun, WhenBusy};
 use crate::escape::one_line;
 use crate::lifecycle::{Lifecycle, Stop};
 use crate::model::{CrawlStatus, SdkAppId, Trigger};
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseLocation, Store};
 use crate::tencent::Client;
 
 #[derive(Debug, Args)]
@@ -60,7 +60,7 @@ impl CrawlArgs {
         }
         let opening = async {
             if self.dry_run {
-                return Ok(setup.opened(open_for_dry_run(&location(&config)?).await?));
+                return Ok(setup.opened(open_for_dry_run(&database_location(&config)?).await?));
             }
             let store = setup.store(&config).await?;
             let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
@@ -304,10 +304,10 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<
 
 /// Opens the database for a dry run, which writes only the lease. On PostgreSQL the lease is a row,
 /// so the connection must be writable.
-async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
+async fn open_for_dry_run(location: &DatabaseLocation) -> Result<Store, Failure> {
     let store = match location {
-        DatabaseUrl::Sqlite(_) => Store::open_to_read(location).await?,
-        DatabaseUrl::Postgres(_) => Store::open_existing(location).await?,
+        DatabaseLocation::Sqlite(_) => Store::open_to_read(location).await?,
+        DatabaseLocation::Postgres(_) => Store::open_existing(location).await?,
     };
     store.check_migrated().await?;
     Ok(store)

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, location, open, publication};
+use super::setup::{Setup, database_location, open, publication};
 use super::text;
 use crate::alarm::AlarmClock;
 use crate::config::{self, App, Config, Setting};
@@ -44,7 +44,7 @@ impl Run {
         // must come before READY.
         let listeners = Listeners::bind(&config).await?;
         require_a_readable_key(&config)?;
-        let (location, opened) = (location(&config)?, Arc::clone(&config));
+        let (location, opened) = (database_location(&config)?, Arc::clone(&config));
         let open_database = move |opening| -> OpenAttempt {
             let (location, config) = (location.clone(), Arc::clone(&opened));
             Box::pin(async move { open(&location, &config, opening).await })

@@ -129,7 +129,7 @@ impl Crawler {
     ) -> Result<CrawlReport, CrawlError> {
         let crawling = async {
             let lease = self.lease(when_busy, stop).await?;
-            let recorded = lease.keeping(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
+            let recorded = lease.run_while_held(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
             let recorded = recorded.map_err(CrawlError::from).flatten();
             if let Ok(recorded) = &recorded {
                 // It keeps the lease by itself: whatever becomes of the purge, the crawl is recorded.
@@ -146,7 +146,7 @@ impl Crawler {
     pub async fn dry_run(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<DryRun, CrawlError> {
         let running = async {
             let lease = self.lease(when_busy, stop).await?;
-            let report = lease.keeping(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
+            let report = lease.run_while_held(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
             self.release(lease).await;
             report.map_err(CrawlError::from).flatten()
         };

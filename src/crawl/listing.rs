@@ -58,7 +58,7 @@ pub(super) async fn read_lists(
 ) -> Result<Lists, Interrupted> {
     context.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
     let states = context.type_states().await?;
-    let past = context.store.past(context.app).await?;
+    let history = context.store.crawl_history(context.app).await?;
     let live_before: u64 = states.iter().map(TypeState::live).sum();
     let pass_state = PassState {
         history: context.store.history(context.app).await?,
@@ -83,8 +83,8 @@ pub(super) async fn read_lists(
     reader.count_again().await?;
     let typed = !context.settings.group_types.is_empty();
     let leftover = leftover(reader.findings, typed);
-    let by_leftover = leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time);
-    if by_leftover || (past.unfiltered_next && typed) {
+    let by_leftover = leftover.calls_for_unfiltered_pass(!history.crawled_before, history.leftover_last_time);
+    if by_leftover || (history.unfiltered_next && typed) {
         let number = reader.findings.passes.len();
         let defers_new_groups = context.settings.confirms_types();
         reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new_groups)]).await?;

@@ -143,7 +143,7 @@ async fn open_with_retries(
         let why = with_causes(&error);
         if why == logged {
             debug!("still waiting for the database: {why}");
-        } else if error.is_passing() {
+        } else if error.is_transient() {
             warn!("waiting for the database: {why}");
         } else {
             error!("waiting for the database, which needs attention: {why}");

@@ -183,7 +183,7 @@ mod tests {
             let hourly = Schedule::parse("@hourly", chrono_tz::UTC).unwrap();
             let entries: Vec<BoardEntry> = apps.iter().map(|app| board.add(app, hourly.clone())).collect();
             let folder = tempfile::tempdir().unwrap();
-            let file = crate::store::DatabaseUrl::Sqlite(folder.path().join("groups.db"));
+            let file = crate::store::DatabaseLocation::Sqlite(folder.path().join("groups.db"));
             let store = crate::store::Store::open(&file).await.unwrap();
             let database = watch::Sender::new(Database::Open(store));
             let refused_reload = watch::Sender::new(None);

@@ -98,7 +98,7 @@ async fn a_holder_without_its_database_stops_before_another_process_has_its_leas
         network.cut(Cut::All, fate);
         let cut = Instant::now();
         let working = async {
-            let ended = lease.keeping(std::future::pending::<()>()).await;
+            let ended = lease.run_while_held(std::future::pending::<()>()).await;
             (ended, Instant::now())
         };
         let waiting = async {
@@ -130,7 +130,7 @@ async fn work_that_comes_back_after_its_lease_has_expired_does_not_go_on() {
             }
         }
     };
-    let ended = lease.keeping(work).await;
+    let ended = lease.run_while_held(work).await;
     assert!(matches!(ended, Err(StoreError::LeaseExpired { .. })), "{ended:?}");
     assert_eq!(steps, 1);
 }

@@ -11,13 +11,13 @@ use tim_group_sync::model::{CrawlStatus, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::simulator::At;
 use tim_group_sync::store::{
-    Approval, CrawlEvents, DatabaseUrl, Limits, PostgresDatabase, Store, StoreError, Written,
+    Approval, CrawlEvents, DatabaseLocation, Limits, PostgresDatabase, Store, StoreError, Written,
 };
 use tokio::net::{TcpListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 async fn open(url: &str) -> Result<Store, StoreError> {
-    Store::open(&DatabaseUrl::Postgres(PostgresDatabase::new(url).unwrap())).await
+    Store::open(&DatabaseLocation::Postgres(PostgresDatabase::new(url).unwrap())).await
 }
 
 fn insecure(outcome: &Result<Store, StoreError>) -> bool {
@@ -167,10 +167,10 @@ async fn a_replica_can_be_read_and_is_never_written() {
     }
     for refused in [Store::open(&replica).await, Store::open_existing(&replica).await] {
         let refused = refused.unwrap_err();
-        assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_passing(), "{refused:?}");
+        assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_transient(), "{refused:?}");
     }
     let refused = reader.set_configured(&[]).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Query { .. }) && refused.is_passing(), "{refused:?}");
+    assert!(matches!(refused, StoreError::Query { .. }) && refused.is_transient(), "{refused:?}");
     reader.close().await;
 }
 
@@ -232,9 +232,9 @@ async fn without_the_answer_to_a_commit(fate: Fate) {
     db.assert_consistent().await;
 
     let LeasedApp { lease, .. } = leased;
-    lease.give_back().await;
+    lease.release_unused().await;
     lose_a_commit();
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("it is one's own word in the row");
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
-    lease.give_back().await;
+    lease.release_unused().await;
 }

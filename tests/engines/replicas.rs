@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::model::CrawlStatus;
-use tim_group_sync::store::{DatabaseUrl, Limits, PostgresDatabase, Store};
+use tim_group_sync::store::{DatabaseLocation, Limits, PostgresDatabase, Store};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,7 @@ impl Replica {
         let Location::Postgres(database) = &harness.db.location else {
             panic!("these tests are PostgreSQL's")
         };
-        let url = DatabaseUrl::Postgres(
+        let url = DatabaseLocation::Postgres(
             PostgresDatabase::new(&database.url_through(&network)).unwrap().limits(database.limits),
         );
         let (freezing, mut to_freeze) = mpsc::unbounded_channel();
@@ -102,7 +102,7 @@ impl Replica {
 
 async fn crawl_until_stopped(
     harness: &Harness,
-    url: &DatabaseUrl,
+    url: &DatabaseLocation,
     stop: &CancellationToken,
     completing: &watch::Sender<Instant>,
 ) {

@@ -68,7 +68,7 @@ async fn ids_continue_above_the_lost_ones_after_a_restore_in_place_and_into_anot
     }
     let lost = crawl_new(&leased, 3, "lost").await;
     consumer.poll(&db).await;
-    leased.lease.give_back().await;
+    leased.lease.release_unused().await;
     db.store.close().await;
 
     let into = |url: &str| format!("--dbname={url}");

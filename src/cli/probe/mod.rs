@@ -106,7 +106,7 @@ async fn probe_if_checked(
     let mut prober = Prober::new(setup, app, &client, lease.as_ref());
     let probe = prober.probe(&app.group_types, wait);
     let Some(lease) = lease else { return probe.await };
-    let rows = lease.keeping(probe).await;
+    let rows = lease.run_while_held(probe).await;
     lease.release(setup.clock.now(), app.request_interval).await;
     rows.unwrap_or_else(|_| vec![Row::not_asked("all questions", "the app's lease expired")])
 }

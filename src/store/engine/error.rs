@@ -174,14 +174,14 @@ impl StoreError {
         matches!(self, Self::Query { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
     }
 
-    /// Returns true if the same operation may succeed later, as with an unreachable or busy
-    /// database.
+    /// Returns true if the same operation may succeed later, for example because the database was
+    /// unreachable or busy.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Open { source, .. } | Self::Query { source, .. } => is_passing(source),
+            Self::Open { source, .. } | Self::Query { source, .. } => is_transient(source),
             Self::Migrate { source } => {
-                matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_passing(error))
+                matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_transient(error))
             }
             // After a failover the old primary may answer until its host name resolves to the new
             // one.
@@ -222,7 +222,7 @@ impl StoreError {
     }
 }
 
-fn is_passing(error: &sqlx::Error) -> bool {
+fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
             true

@@ -9,17 +9,17 @@ use super::rights::grant_select;
 use super::sources::{
     POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, SQLITE_RECORD, VIEWS, placed, quoted,
 };
-use crate::store::engine::{Attempted as _, DatabaseUrl, Engine, PostgresDatabase, Store, StoreError};
+use crate::store::engine::{Attempted as _, DatabaseLocation, Engine, PostgresDatabase, Store, StoreError};
 
 const UP_TO_DATE: &str = "-- Nothing to apply: the tables are up to date.\n";
 
 impl Store {
     /// Returns the SQL of all migrations, for a database in which none was applied.
     #[must_use]
-    pub fn migration_sql(url: &DatabaseUrl) -> String {
+    pub fn migration_sql(url: &DatabaseLocation) -> String {
         match url {
-            DatabaseUrl::Sqlite(_) => sqlite_sql(SQLITE_MIGRATIONS.iter()),
-            DatabaseUrl::Postgres(database) => postgres_sql(database, POSTGRES_MIGRATIONS.iter()),
+            DatabaseLocation::Sqlite(_) => sqlite_sql(SQLITE_MIGRATIONS.iter()),
+            DatabaseLocation::Postgres(database) => postgres_sql(database, POSTGRES_MIGRATIONS.iter()),
         }
     }
 
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn every_name_in_a_migration_is_in_the_configured_schema() {
         let database = PostgresDatabase::new("postgres://u@localhost/d").unwrap().schema("other").unwrap();
-        let sql = Store::migration_sql(&DatabaseUrl::Postgres(database));
+        let sql = Store::migration_sql(&DatabaseLocation::Postgres(database));
         let statements = sql.lines().filter(|line| !line.starts_with("--"));
         for line in statements {
             assert!(!line.contains("tim.") && !line.contains("tim_private"), "{line}");
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_printed_sql_records_the_migrations() {
-        let sqlite = Store::migration_sql(&DatabaseUrl::Sqlite("x".into()));
+        let sqlite = Store::migration_sql(&DatabaseLocation::Sqlite("x".into()));
         assert!(sqlite.contains("INSERT INTO _sqlx_migrations"), "{sqlite}");
     }
 }

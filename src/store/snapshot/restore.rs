@@ -13,7 +13,7 @@ use super::copy::{self, Mark};
 use super::part::{Part, Replacing, folder_of, is_same_file, with_suffix};
 use crate::model::SdkAppId;
 use crate::store::engine::lock_file::share_owner;
-use crate::store::engine::{Attempted as _, DatabaseUrl, InUse, Store, StoreError};
+use crate::store::engine::{Attempted as _, DatabaseLocation, InUse, Store, StoreError};
 
 /// The mode of the database if there was none before. The umask applies, as for files that SQLite
 /// creates.
@@ -62,7 +62,7 @@ impl Store {
         let bytes = part.move_into_place(Replacing::Earlier).map_err(failed("put in place"))?;
         drop(alone);
         // Creates the side files that readers need. If this fails, the next writer creates them.
-        if let Ok(store) = Self::open_existing(&DatabaseUrl::Sqlite(database.clone())).await {
+        if let Ok(store) = Self::open_existing(&DatabaseLocation::Sqlite(database.clone())).await {
             store.close().await;
         }
         Ok(Restored { bytes, contents, kept })

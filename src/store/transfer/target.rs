@@ -13,7 +13,7 @@ use super::rows::{Cell, Cells, Digest, append_as_copy_text};
 use super::source::{Connection, Sink};
 use super::tables::{TABLES, Table};
 use crate::store::engine::{
-    Attempted as _, DatabaseUrl, Engine, Store, StoreError, query, query_as, query_scalar,
+    Attempted as _, DatabaseLocation, Engine, Store, StoreError, query, query_as, query_scalar,
 };
 use crate::store::schema::SQLITE_MIGRATIONS;
 use crate::store::snapshot::{Part, Replacing};
@@ -43,10 +43,10 @@ pub(super) enum Target {
 
 impl Target {
     /// Creates the tables. Fails if the file exists, or if the tables on the server have rows.
-    pub(super) async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
+    pub(super) async fn open(url: &DatabaseLocation) -> Result<Self, StoreError> {
         match url {
-            DatabaseUrl::Sqlite(path) => open_file(path).await,
-            DatabaseUrl::Postgres(_) => {
+            DatabaseLocation::Sqlite(path) => open_file(path).await,
+            DatabaseLocation::Postgres(_) => {
                 let store = Store::open(url).await?;
                 match begin_on_server(&store).await {
                     Ok(connection) => {

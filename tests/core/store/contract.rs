@@ -17,8 +17,8 @@ use tim_group_sync::model::{
 use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AgeLimits, AppIdentity, Approval, Closing, CrawlDeletions, CrawlEvents, DatabaseUrl, HistoryChanges,
-    PassRecord, Past, Purged, Reason, RowCounts, Store, StoreError, Written,
+    AgeLimits, AppIdentity, Approval, Closing, CrawlDeletions, CrawlEvents, CrawlHistory, DatabaseLocation,
+    HistoryChanges, PassRecord, Purged, Reason, RowCounts, Store, StoreError, Written,
 };
 
 store_tests![
@@ -1096,7 +1096,8 @@ async fn old_crawls_are_removed_unless_other_rows_refer_to_them(db: &TestDatabas
     let failed = close(9, CrawlStatus::Failed, None, &nothing).await;
     let complete = close(10, CrawlStatus::Complete, None, &nothing).await;
     let running = leased.open(at(11, 0)).await;
-    let before = (db.store.past(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
+    let before =
+        (db.store.crawl_history(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
     let days = day().date.succ_opt().unwrap();
     let limits = AgeLimits { counts: Some((at(12, 0), days)), ..AgeLimits::default() };
     let purged = db.store.purge(&leased.lease, (leased.app, running), &limits, || ()).await.unwrap();
@@ -1107,7 +1108,8 @@ async fn old_crawls_are_removed_unless_other_rows_refer_to_them(db: &TestDatabas
     let expected =
         [first, with_event.0, holding.0, leftover.0, incomplete.0, failed.0, complete.0, running.0];
     assert_eq!(db.lines("SELECT crawl_id FROM crawl ORDER BY 1").await, expected.map(|id| id.to_string()));
-    let after = (db.store.past(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
+    let after =
+        (db.store.crawl_history(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
     assert_eq!(after, before);
     assert!(db.lines("SELECT * FROM daily_counts").await.is_empty());
     leased.fail(running, at(11, 0), at(11, 1)).await;
@@ -1147,7 +1149,7 @@ async fn passes_are_visible_in_the_counts_once_the_crawl_has_ended(db: &TestData
 
 async fn the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
-    assert_eq!(db.store.past(leased.app).await.unwrap(), Past::default());
+    assert_eq!(db.store.crawl_history(leased.app).await.unwrap(), CrawlHistory::default());
     assert_eq!(db.store.last_start(leased.app).await.unwrap(), None);
     let close = async |hour, status, leftover| {
         let crawl = leased.open(at(hour, 0)).await;
@@ -1155,9 +1157,9 @@ async fn the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end(d
         let closing =
             Closing { status, leftover, ..leased.closing(crawl, at(hour, 0), at(hour, 1), &nothing) };
         db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
-        db.store.past(leased.app).await.unwrap()
+        db.store.crawl_history(leased.app).await.unwrap()
     };
-    let past = |crawled_before, leftover_last_time| Past {
+    let past = |crawled_before, leftover_last_time| CrawlHistory {
         crawled_before,
         leftover_last_time,
         unfiltered_next: false,
@@ -1401,10 +1403,10 @@ async fn hosts_that_crawl_different_group_types_are_reported(db: &TestDatabase) 
 }
 
 /// Returns a store on an empty database of the same engine.
-async fn empty_store(db: &TestDatabase) -> (Store, DatabaseUrl, Option<ServerDatabase>) {
+async fn empty_store(db: &TestDatabase) -> (Store, DatabaseLocation, Option<ServerDatabase>) {
     match &db.location {
         Location::Sqlite(folder) => {
-            let url = DatabaseUrl::Sqlite(folder.path().join("other.db"));
+            let url = DatabaseLocation::Sqlite(folder.path().join("other.db"));
             (Store::open(&url).await.unwrap(), url, None)
         }
         Location::Postgres(_) => {

@@ -511,7 +511,7 @@ impl Harness {
         let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled =
             self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
-        lease.give_back().await;
+        lease.release_unused().await;
         self.assert_rows_are_consistent().await;
         settled
     }
@@ -520,7 +520,7 @@ impl Harness {
     pub async fn undelete(&self, crawl: CrawlId) -> u64 {
         let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled = self.store.undelete(&lease, &held, crawl, now, self.today()).await.unwrap();
-        lease.give_back().await;
+        lease.release_unused().await;
         self.assert_rows_are_consistent().await;
         settled
     }

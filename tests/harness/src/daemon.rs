@@ -20,7 +20,7 @@ use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store};
 use tim_group_sync::tencent::usersig::SecretKey;
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio::sync::watch;
@@ -92,7 +92,7 @@ impl DaemonHarness {
         let api = Simulator::start(Settings { clock: clock.clone(), ..Settings::default() }).await.unwrap();
         api.create_many("Public", 5);
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(folder.path().join("groups.db"))).await.unwrap();
         Self { api, clock, store, folder, log, _logging: logging }
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
-use tim_group_sync::store::{DatabaseUrl, Limits, PostgresDatabase, Store};
+use tim_group_sync::store::{DatabaseLocation, Limits, PostgresDatabase, Store};
 use tokio::sync::OnceCell;
 
 use crate::network::Network;
@@ -249,8 +249,8 @@ impl PostgresServer {
         }
     }
 
-    fn database_url(&self, database: &str) -> DatabaseUrl {
-        DatabaseUrl::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
+    fn database_url(&self, database: &str) -> DatabaseLocation {
+        DatabaseLocation::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
     }
 
     /// The folder of its socket. `None` for a named server.
@@ -442,7 +442,7 @@ impl DedicatedServer {
     }
 
     /// Makes a replica that follows it, and says where. `None` where the program for it is not beside the server's.
-    pub async fn replica(&self) -> Option<DatabaseUrl> {
+    pub async fn replica(&self) -> Option<DatabaseLocation> {
         let programs = programs().expect("the server was started from these programs");
         if !programs.join("pg_basebackup").exists() {
             crate::skip(&format!("there is no pg_basebackup in {}", programs.display()));
@@ -450,7 +450,7 @@ impl DedicatedServer {
         }
         self.send("copy").await;
         let url = socket_url("postgres", &self.folder.join("standby"), "postgres");
-        Some(DatabaseUrl::Postgres(PostgresDatabase::new(&url).unwrap()))
+        Some(DatabaseLocation::Postgres(PostgresDatabase::new(&url).unwrap()))
     }
 
     async fn send(&self, command: &'static str) {
@@ -465,7 +465,7 @@ async fn execute_at(url: &str, sql: &str) {
     connection.close().await.unwrap();
 }
 
-async fn migrate(database: &DatabaseUrl) {
+async fn migrate(database: &DatabaseLocation) {
     let store = Store::open(database).await.unwrap();
     store.migrate().await.unwrap();
     store.close().await;
@@ -499,8 +499,8 @@ impl ServerDatabase {
         self
     }
 
-    pub fn database_url(&self) -> DatabaseUrl {
-        DatabaseUrl::Postgres(self.settings())
+    pub fn database_url(&self) -> DatabaseLocation {
+        DatabaseLocation::Postgres(self.settings())
     }
 }
 

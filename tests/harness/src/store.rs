@@ -24,7 +24,7 @@ use tim_group_sync::reconcile::{Absences, Candidates, Confirmation, Settlement, 
 use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{
-    AppId, AppIdentity, Closing, CrawlEvents, DatabaseUrl, Lease, ListedBatch, NewCrawl, Reason, Store,
+    AppId, AppIdentity, Closing, CrawlEvents, DatabaseLocation, Lease, ListedBatch, NewCrawl, Reason, Store,
     StoreError, Written,
 };
 use tim_group_sync::tencent::{Client, ClientSettings};
@@ -111,7 +111,7 @@ impl TestDatabase {
     }
 
     async fn on_sqlite(folder: TempDir) -> Self {
-        let store = Store::open(&DatabaseUrl::Sqlite(sqlite_file(&folder))).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(sqlite_file(&folder))).await.unwrap();
         let read_only = SqliteConnectOptions::new().filename(sqlite_file(&folder)).read_only(true);
         let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
         Self { store, reader: Reader::Sqlite(reader), location: Location::Sqlite(folder) }
@@ -119,7 +119,7 @@ impl TestDatabase {
 
     /// A database that processes use, in another folder. The store cannot write.
     pub async fn at(file: &Path) -> Self {
-        let store = Store::open_to_read(&DatabaseUrl::Sqlite(file.to_owned())).await.unwrap();
+        let store = Store::open_to_read(&DatabaseLocation::Sqlite(file.to_owned())).await.unwrap();
         let read_only = SqliteConnectOptions::new().filename(file).read_only(true);
         let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
         Self {
@@ -174,9 +174,9 @@ impl TestDatabase {
         }
     }
 
-    pub fn url(&self) -> DatabaseUrl {
+    pub fn url(&self) -> DatabaseLocation {
         match &self.location {
-            Location::Sqlite(folder) => DatabaseUrl::Sqlite(sqlite_file(folder)),
+            Location::Sqlite(folder) => DatabaseLocation::Sqlite(sqlite_file(folder)),
             Location::Postgres(database) => database.database_url(),
         }
     }
@@ -215,15 +215,15 @@ impl TestDatabase {
     }
 
     /// Runs SQL on a new connection, without a store.
-    pub async fn execute(url: &DatabaseUrl, sql: &str) {
+    pub async fn execute(url: &DatabaseLocation, sql: &str) {
         let result = match url {
-            DatabaseUrl::Sqlite(path) => {
+            DatabaseLocation::Sqlite(path) => {
                 let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
                 let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
                 connection.close().await.unwrap();
                 result.map(drop)
             }
-            DatabaseUrl::Postgres(_) => {
+            DatabaseLocation::Postgres(_) => {
                 let server = PostgresServer::shared().await;
                 let name = url.to_string().rsplit('/').next().unwrap().to_owned();
                 server.execute(&name, &format!("SET search_path TO tim_private, tim; {sql}")).await
