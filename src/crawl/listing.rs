@@ -92,8 +92,8 @@ pub(super) async fn read_lists(
         // is wrong.
         let is_empty = reader.findings.passes.last().is_some_and(|pass| pass.tally.distinct == 0);
         rechecks.push(if is_empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
-        // The earlier total lacks the groups created during this pass. Compared with it, they would
-        // make up for as many groups that the pass missed.
+        // The earlier total does not count the groups created during this pass. They would hide an
+        // equal number of groups that the pass missed.
         reader.count_again().await?;
     }
     let ListReader { roll, pass_state, .. } = reader;
@@ -170,8 +170,8 @@ impl ListReader<'_, '_> {
     }
 }
 
-/// Logs each type that the API newly rejects or accepts again. Returns an error if it
-/// rejects all types.
+/// Logs each type that the API newly rejects or accepts again. Returns an error if it rejects all
+/// types.
 fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result<(), Interrupted> {
     let rejected: BTreeMap<&GroupType, &ApiError> = findings
         .ended()

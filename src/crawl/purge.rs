@@ -52,8 +52,8 @@ async fn purge_once_a_day(
     if before.ended.map(day) == Some(day(now)) {
         return Ok(Purged::default());
     }
-    // The age of rows is computed at most one day after the last complete crawl, so that a clock
-    // that is wrong does not remove recent rows.
+    // The current time is limited to one day after the last complete crawl, so that a wrong clock
+    // does not remove recent rows.
     let Some(completed) = before.completed else { return Ok(Purged::default()) };
     let now = now.min(completed + TimeDelta::days(1));
     let before = |days: u32| now - TimeDelta::days(days.into());

@@ -128,7 +128,7 @@ impl Store {
                      them (make copies with `tim-group-sync backup`)",
                     path = file.path.display()
                 ),
-                Err(error) => debug!("the log of the database was not moved into its file: {error}"),
+                Err(error) => debug!("cannot checkpoint the database's write-ahead log: {error}"),
             },
             Engine::Postgres(server) => server.close().await,
         }

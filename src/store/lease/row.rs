@@ -65,8 +65,8 @@ const RELEASE: &str = with_server_time!(
     "UPDATE lease SET holder = NULL, expires_at = $3 + ",
     " WHERE sdk_app_id = $1 AND fence = $2 AND holder IS NOT NULL"
 );
-// Returns the holder of a lease. Ignores a lease that expires later than any renewal can set: a
-// living holder would have renewed it.
+/// Returns the holder of a lease. Ignores a lease that expires later than any renewal can set: a
+/// running holder would have renewed it.
 pub(super) const HOLDER: &str = concat!(
     with_server_time!("WITH clock AS (SELECT ", " AS now) "),
     "SELECT host, taken_at FROM lease CROSS JOIN clock

@@ -204,7 +204,11 @@ async fn a_program_without_write_permission_reports_it_and_changes_nothing() {
     let ended = wait_for_output(program.start_with(if is_root { &as_nobody } else { &[] })).await;
     may(0o700, 0o600);
     let output = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
-    assert!(!ended.status.success() && output.contains("may not be written"), "{:?}: {output}", ended.status);
+    assert!(
+        !ended.status.success() && output.contains("may not write the database"),
+        "{:?}: {output}",
+        ended.status
+    );
     assert_eq!(program.harness.table().await, before);
     program.crawl_and_assert_table().await;
 }

@@ -251,7 +251,7 @@ impl Daemon {
     /// Rings the alarm, and waits until the loop waits again without having crawled.
     pub async fn ring_without_crawl(&mut self) {
         self.apps.mark_unchanged();
-        self.trigger.ring();
+        self.trigger.fire();
         self.apps.changed().await.unwrap();
         self.wait_until("waiting", |state| matches!(state.phase, Phase::Waiting)).await;
     }
