@@ -103,7 +103,7 @@ impl Api {
         Self { process, commands, answers, urls }
     }
 
-    /// Dissolves `groups` groups of each app, and creates as many.
+    /// Dissolves `groups` groups of each app, and creates the same number.
     pub(crate) fn churn(&mut self, groups: u64) {
         writeln!(self.commands, "{groups}").unwrap();
         let mut done = String::new();
@@ -189,7 +189,7 @@ async fn floor(api: &str) {
     watch.print(groups, requests);
 }
 
-pub(crate) fn database_url(database: &str) -> DatabaseLocation {
+pub(crate) fn store_location(database: &str) -> DatabaseLocation {
     if database.starts_with("postgres://") {
         DatabaseLocation::Postgres(PostgresDatabase::new(database).unwrap())
     } else {
@@ -199,7 +199,7 @@ pub(crate) fn database_url(database: &str) -> DatabaseLocation {
 
 /// Crawls all apps at the same time.
 async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
-    let store = Store::open(&database_url(database)).await.unwrap();
+    let store = Store::open(&store_location(database)).await.unwrap();
     store.migrate().await.unwrap();
     let crawlers = apis.iter().enumerate().map(|(number, api)| {
         let settings = CrawlSettings {

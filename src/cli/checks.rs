@@ -53,7 +53,7 @@ impl Finding {
         Self { exit, outcome, what: what.to_owned(), text, next_runs: Vec::new() }
     }
 
-    /// A successful check with a warning.
+    /// Creates the finding of a successful check with a warning.
     fn warning(what: &str, text: String) -> Self {
         Self { outcome: "warn", ..Self::new(Exit::Done, what, text) }
     }

@@ -28,7 +28,8 @@ pub(super) struct CrawlArgs {
     /// Do not wait if another process is crawling the app: exit 75
     #[arg(long)]
     no_wait: bool,
-    /// Make the same requests, report what would appear, vanish, reappear and be retyped, and write nothing
+    /// Make the same requests, report what would appear, vanish, reappear and be retyped, and write
+    /// nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -154,7 +155,7 @@ pub(super) async fn crawl_all(
         let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
         crawler.crawl(request, when_busy, &stop).await
     };
-    all(attempts, crawl, stop).await
+    run_all(attempts, crawl, stop).await
 }
 
 /// Makes a dry run of all apps at the same time and shows their progress.
@@ -166,12 +167,12 @@ async fn dry_run_all(
     let dry_run = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
         crawler.dry_run(when_busy, &stop).await
     };
-    all(attempts, dry_run, stop).await
+    run_all(attempts, dry_run, stop).await
 }
 
 /// Runs `crawl` for every app that has a crawler, and returns the outcomes in the order of the
 /// attempts.
-async fn all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send + 'static>(
+async fn run_all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send + 'static>(
     attempts: Vec<Attempt>,
     crawl: impl Fn(Arc<Crawler>, CancellationToken) -> F,
     stop: &Stop,

@@ -1,5 +1,5 @@
-//! `events`: prints the changes of an app's groups after an event_id, for pipes and cron jobs. Needs
-//! only the database.
+//! `events`: prints the changes of an app's groups after an event_id, for pipes and cron jobs.
+//! Needs only the database.
 
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;

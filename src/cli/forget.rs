@@ -73,8 +73,8 @@ impl Forget {
         let name = &self.app;
         let is_configured =
             |app: &KnownApp| config.apps.iter().any(|c| Some(c.sdk_app_id) == app.sdk_app_id());
-        let (configured, mut gone): (Vec<_>, Vec<_>) = found.into_iter().partition(is_configured);
-        let app = match (gone.pop(), gone.is_empty()) {
+        let (configured, mut removable): (Vec<_>, Vec<_>) = found.into_iter().partition(is_configured);
+        let app = match (removable.pop(), removable.is_empty()) {
             (Some(app), true) => app,
             (Some(_), false) => {
                 return Err(refused(format!(

@@ -10,7 +10,7 @@ use crate::store::{DatabaseLocation, Store, StoreError};
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
-    /// Print the SQL that is pending, for a database administrator, and change nothing
+    /// Print the SQL of the pending migrations, for a database administrator, and change nothing
     #[arg(long, conflicts_with = "json")]
     print: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `restore`: puts a backup in the place of an SQLite database.
+//! `restore`: replaces an SQLite database with a backup.
 
 use std::fs::File;
 use std::path::PathBuf;

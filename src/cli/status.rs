@@ -191,7 +191,7 @@ fn print_app(
         let (at, ago) = (text::time(due), text::ago(due, now));
         writeln!(
             out,
-            "  overdue              the crawl of {at} ({ago}) was not started: does the service run?"
+            "  overdue              the crawl of {at} ({ago}) was not started: check whether the service runs"
         )?;
     }
     if let Some(next) = next_crawl_at.and_then(Stamp::time) {

@@ -68,7 +68,7 @@ pub type OpenAttempt = Pin<Box<dyn Future<Output = Result<Store, StoreError>> + 
 /// Starts a task that opens the database and retries until it succeeds. If the file is displaced,
 /// the task opens the next file at its path. `first` is the first attempt, which may have been
 /// polled before.
-pub fn keep_database(
+pub fn maintain_database(
     lifecycle: &Lifecycle,
     first: OpenAttempt,
     open: impl Fn(Opening) -> OpenAttempt + Send + Sync + 'static,

@@ -29,7 +29,7 @@ fn database(db: &TestDatabase) -> &ServerDatabase {
 }
 
 async fn execute(db: &TestDatabase, sql: &str) {
-    TestDatabase::execute(&db.url(), sql).await;
+    TestDatabase::execute(&db.store_location(), sql).await;
 }
 
 #[tokio::test]
@@ -408,7 +408,7 @@ async fn a_reader_sees_the_views_and_nothing_else() {
         assert_eq!(code, "42501", "{forbidden}: {error}");
     }
     drop(reader);
-    TestDatabase::execute(&db.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    TestDatabase::execute(&db.store_location(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// Creates a role with this name that may log in, and an empty database. Returns the role's URL of
@@ -438,14 +438,14 @@ async fn the_missing_grant_is_named_if_tables_cannot_be_created() {
     assert_eq!(missing_grant(&store.check_migratable().await.unwrap_err()), grant);
     // No table or schema was created.
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
-    TestDatabase::execute(&database.database_url(), &grant).await;
+    TestDatabase::execute(&database.store_location(), &grant).await;
     store.check_migratable().await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -455,18 +455,18 @@ async fn the_missing_grant_is_named_if_tables_cannot_be_created() {
 async fn the_missing_grant_is_named_if_another_role_created_the_schemas() {
     let role = format!("guest_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
-    TestDatabase::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
+    TestDatabase::execute(&database.store_location(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     let grant = missing_grant(&store.check_migratable().await.unwrap_err());
     assert_eq!(grant, format!("GRANT USAGE, CREATE ON SCHEMA \"tim\", \"tim_private\" TO \"{role}\""));
-    TestDatabase::execute(&database.database_url(), &grant).await;
+    TestDatabase::execute(&database.store_location(), &grant).await;
     store.check_migratable().await.unwrap();
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -476,7 +476,7 @@ async fn the_missing_grant_is_named_if_another_role_created_the_schemas() {
 async fn only_the_owner_of_the_tables_can_migrate_them() {
     let role = format!("tenant_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
-    let owner = Store::open(&database.database_url()).await.unwrap();
+    let owner = Store::open(&database.store_location()).await.unwrap();
     owner.migrate().await.unwrap();
     owner.close().await;
     let newest = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
@@ -485,7 +485,7 @@ async fn only_the_owner_of_the_tables_can_migrate_them() {
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role};
          GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA tim_private TO {role}"
     );
-    TestDatabase::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
+    TestDatabase::execute(&database.store_location(), &format!("{newest}; {rights}")).await;
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::Older { .. })));
     for refused in [store.check_migratable().await, store.migrate().await] {
@@ -495,7 +495,7 @@ async fn only_the_owner_of_the_tables_can_migrate_them() {
     }
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -505,14 +505,14 @@ async fn only_the_owner_of_the_tables_can_migrate_them() {
 async fn the_missing_grant_is_named_if_another_role_created_the_tables() {
     let role = format!("worker_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
-    let owner = Store::open(&database.database_url()).await.unwrap();
+    let owner = Store::open(&database.store_location()).await.unwrap();
     owner.migrate().await.unwrap();
     owner.close().await;
     let store = Store::open(&url).await.unwrap();
     let mut grants = Vec::new();
     while let Err(error) = store.check_migrated().await {
         let grant = missing_grant(&error);
-        TestDatabase::execute(&database.database_url(), &grant).await;
+        TestDatabase::execute(&database.store_location(), &grant).await;
         grants.push(grant);
     }
     assert_eq!(
@@ -532,7 +532,7 @@ async fn the_missing_grant_is_named_if_another_role_created_the_tables() {
     assert!(store.try_lease(sdk_app_id()).await.unwrap().is_some());
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -544,9 +544,9 @@ async fn a_read_only_database_is_refused_for_writing() {
     let db = TestDatabase::postgres().await;
     execute(&db, &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database(&db).name))
         .await;
-    let refused = Store::open(&db.url()).await.unwrap_err();
+    let refused = Store::open(&db.store_location()).await.unwrap_err();
     assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_transient(), "{refused:?}");
-    let reader = Store::open_to_read(&db.url()).await.unwrap();
+    let reader = Store::open_to_read(&db.store_location()).await.unwrap();
     reader.check_migrated().await.unwrap();
     assert!(reader.app_statuses().await.unwrap().is_empty());
     reader.close().await;

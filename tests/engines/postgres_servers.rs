@@ -2,7 +2,7 @@
 //! or lack a trusted certificate.
 
 use harness::crawl::{Engine, Harness, ON_COMMAND};
-use harness::network::{Fate, Network};
+use harness::network::{ConnectionState, Network};
 use harness::postgres::{DedicatedServer, PostgresServer};
 use harness::store::{LeasedApp, TestDatabase, at, day, sdk_app_id};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -136,7 +136,7 @@ async fn a_crawl_survives_cut_connections() {
             held.reached().await;
             let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                        WHERE datname = current_database() AND pid <> pg_backend_pid()";
-            TestDatabase::execute(&harness.db.url(), all).await;
+            TestDatabase::execute(&harness.db.store_location(), all).await;
             held.release();
         };
         let (crawled, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), cutting);
@@ -177,24 +177,24 @@ async fn a_replica_can_be_read_and_is_never_written() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn what_was_committed_without_an_answer_is_done_once() {
-    for fate in [Fate::Closed, Fate::Silent] {
-        without_the_answer_to_a_commit(fate).await;
+    for state in [ConnectionState::Closed, ConnectionState::Silent] {
+        without_the_answer_to_a_commit(state).await;
     }
 }
 
-async fn without_the_answer_to_a_commit(fate: Fate) {
+async fn without_the_answer_to_a_commit(state: ConnectionState) {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
         harness::skip("there is no network before a named server");
         return;
     };
-    let network = Network::before(folder);
+    let network = Network::in_front_of(folder);
     let mut database = server.database().await;
     database.pooler = Some(network.folder().to_owned());
     database.limits = Limits::default().divided_by(10);
     let db = TestDatabase::on_postgres(database).await;
     let leased = LeasedApp::after_baseline(&db, &["a", "b", "c"], &[]).await;
-    let lose_a_commit = || network.cut_at("COMMIT\0", true, fate);
+    let lose_a_commit = || network.cut_at("COMMIT\0", true, state);
 
     lose_a_commit();
     let crawl = leased.open(at(2, 0)).await;

@@ -104,8 +104,8 @@ async fn identities_that_are_behind_their_rows_are_moved_past_them_at_the_start(
     let last = harness.crawl().await.crawl;
     let behind = "SELECT setval('app_app_id_seq', 1, false), setval('crawl_crawl_id_seq', 1, false),
                          setval('group_event_event_id_seq', 1, false), setval('group_type_type_id_seq', 7, false)";
-    TestDatabase::execute(&harness.db.url(), behind).await;
-    let store = Store::open(&harness.db.url()).await.unwrap();
+    TestDatabase::execute(&harness.db.store_location(), behind).await;
+    let store = Store::open(&harness.db.store_location()).await.unwrap();
     store.move_ids_past_rows().await.unwrap();
     harness.create("Public", "d");
     let next = harness.crawl_into(&store).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::daemon::{AppSpec, DaemonHarness, PROD};
 use harness::postgres::DedicatedServer;
 use tim_group_sync::crawl::Step;
-use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Opening, Phase, keep_database};
+use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Opening, Phase, maintain_database};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::{At, Fault};
@@ -298,7 +298,7 @@ async fn opening_the_database_is_retried_until_it_succeeds() {
             }
         })
     };
-    let mut database = keep_database(&life, open(Opening::First), open);
+    let mut database = maintain_database(&life, open(Opening::First), open);
     let began = tokio::time::Instant::now();
     database.wait_for(|database| database.problem().is_some()).await.unwrap();
     let problem = database.borrow().problem().unwrap();
@@ -317,7 +317,7 @@ async fn an_unreachable_database_is_a_problem_until_it_can_be_reached_again() {
     let mut harness = DaemonHarness::new().await;
     let mut database = server.database().await;
     database.limits = Limits::default().divided_by(10);
-    harness.store = Store::open(&database.database_url()).await.unwrap();
+    harness.store = Store::open(&database.store_location()).await.unwrap();
     let mut daemon = harness.start_crawled().await;
     server.crash().await;
     harness.set_clock("09:00:00");

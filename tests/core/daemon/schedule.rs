@@ -76,7 +76,7 @@ async fn an_alarm_that_rings_too_early_is_set_again() {
     let mut daemon = harness.start(&PROD);
     daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("08:59:59");
-    daemon.ring_without_crawl().await;
+    daemon.trigger_without_crawl().await;
     daemon.wait_for_next_crawl_at("09:00:00").await;
     assert!(harness.crawls().await.is_empty());
 }
@@ -123,7 +123,7 @@ async fn alarms_during_a_crawl_start_no_other_crawl() {
     daemon.trigger.fire();
     held.release();
     daemon.wait_for_next_crawl_at("10:00:00").await;
-    daemon.ring_without_crawl().await;
+    daemon.trigger_without_crawl().await;
     assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
 }
 
@@ -239,7 +239,7 @@ async fn a_refused_app_is_retried_slowly_and_does_not_delay_the_others() {
     harness.set_clock("08:30:00");
     good.trigger.fire();
     good.wait_for_next_crawl_at("08:40:00").await;
-    bad.ring_without_crawl().await;
+    bad.trigger_without_crawl().await;
     assert_eq!(harness.crawls().await.last().unwrap(), "schedule 08:30 complete");
 
     harness.set_clock("08:50:00");
@@ -368,7 +368,7 @@ async fn a_crawl_requested_while_the_database_is_unreachable_runs_once_it_is_rea
     daemon.wait_for_next_crawl_at("08:20:05").await;
     daemon.lifecycle.signal(Signal::CrawlNow);
     daemon.wait_for_next_crawl_at("08:20:05").await;
-    daemon.ring_without_crawl().await;
+    daemon.trigger_without_crawl().await;
     harness.store.migrate().await.unwrap();
     harness.set_clock("08:20:05");
     daemon.trigger.fire();

@@ -1412,7 +1412,7 @@ async fn empty_store(db: &TestDatabase) -> (Store, DatabaseLocation, Option<Serv
         Location::Postgres(_) => {
             let database =
                 PostgresServer::shared().await.empty_database().await.through_same_pooler(&db.location);
-            let url = database.database_url();
+            let url = database.store_location();
             (Store::open(&url).await.unwrap(), url, Some(database))
         }
     }
@@ -1441,16 +1441,16 @@ async fn tables_of_every_earlier_version_are_migrated_with_their_rows(db: &TestD
         "INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at)
                          VALUES (1, 'a', 1, TRUE, 1772326800000, 1772326800000)";
 
-    let printed = Store::migration_sql(&db.url());
+    let printed = Store::migration_sql(&db.store_location());
     let mut earlier = 0;
     // Each migration begins with a heading. An earlier version has the tables of the text before a
     // later heading.
     while let Some(end) = printed.find(&format!("\n-- {:04} ", earlier + 2)) {
         earlier += 1;
         let old = db.empty_like().await;
-        TestDatabase::execute(&old.url(), &format!("{}\nCOMMIT;", &printed[..end])).await;
+        TestDatabase::execute(&old.store_location(), &format!("{}\nCOMMIT;", &printed[..end])).await;
         for row in [APP, TYPE, CRAWL, GROUP] {
-            TestDatabase::execute(&old.url(), row).await;
+            TestDatabase::execute(&old.store_location(), row).await;
         }
         let older = old.store.check_migrated().await.unwrap_err();
         assert!(matches!(older, StoreError::Older { version, newest: 3 } if version == earlier), "{older:?}");
@@ -1462,7 +1462,11 @@ async fn tables_of_every_earlier_version_are_migrated_with_their_rows(db: &TestD
 
         if let Location::Postgres(_) = old.location {
             // The row above has an explicit id, so the sequence must be advanced.
-            TestDatabase::execute(&old.url(), "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2").await;
+            TestDatabase::execute(
+                &old.store_location(),
+                "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2",
+            )
+            .await;
         }
         let leased = LeasedApp::on(&old).await;
         let crawl = leased.open(at(2, 0)).await;

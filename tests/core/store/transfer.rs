@@ -84,7 +84,7 @@ async fn empty_place(engine: Engine) -> (TestDatabase, DatabaseLocation) {
         Engine::Sqlite => TestDatabase::sqlite().await,
         Engine::Postgres => TestDatabase::postgres().await.empty_like().await,
     };
-    let url = db.url();
+    let url = db.store_location();
     if let DatabaseLocation::Sqlite(file) = &url {
         db.store.close().await;
         for name in fs::read_dir(file.parent().unwrap()).unwrap() {
@@ -151,9 +151,10 @@ async fn a_copy_that_fails_leaves_nothing(harness: Harness) {
     // The last table cannot be read completely.
     let broken = "ALTER TABLE group_event RENAME COLUMN kind TO kinds";
     let (copy, url) = empty_place(engine).await;
-    TestDatabase::execute(&harness.db.url(), broken).await;
+    TestDatabase::execute(&harness.db.store_location(), broken).await;
     harness.store.copy_to(&url, |_| ()).await.unwrap_err();
-    TestDatabase::execute(&harness.db.url(), &broken.replace("kind TO kinds", "kinds TO kind")).await;
+    TestDatabase::execute(&harness.db.store_location(), &broken.replace("kind TO kinds", "kinds TO kind"))
+        .await;
     match &url {
         DatabaseLocation::Sqlite(file) => {
             let left: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().collect();
@@ -178,10 +179,10 @@ async fn a_database_that_is_not_empty_is_not_copied_into(harness: Harness) {
     };
     let leased = store::LeasedApp::after_baseline(&other, &["theirs"], &[]).await;
     let before = all_rows(&other).await;
-    let refused = harness.store.copy_to(&other.url(), |_| ()).await.unwrap_err();
+    let refused = harness.store.copy_to(&other.store_location(), |_| ()).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotEmpty { .. }), "{refused}");
     // A database cannot be copied into itself either.
-    let refused = harness.store.copy_to(&harness.db.url(), |_| ()).await.unwrap_err();
+    let refused = harness.store.copy_to(&harness.db.store_location(), |_| ()).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotEmpty { .. }), "{refused}");
     assert_eq!(all_rows(&other).await, before);
     drop(leased);

@@ -325,7 +325,7 @@ impl Harness {
         }
     }
 
-    /// A new crawler, as in another process.
+    /// Returns a new crawler, as in another process.
     pub fn new_crawler(&self) -> Crawler {
         self.crawler_on(&self.store)
     }
@@ -338,7 +338,7 @@ impl Harness {
         crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap()
     }
 
-    /// A new crawler that writes through this store.
+    /// Returns a new crawler that writes through this store.
     pub fn crawler_on(&self, store: &Store) -> Crawler {
         let client = Client::new(ClientSettings {
             sdk_app_id: self.credentials.sdk_app_id,
@@ -656,7 +656,7 @@ impl Harness {
 
     async fn alter(&self, statements: impl IntoIterator<Item = String>) {
         for statement in statements {
-            TestDatabase::execute(&self.db.url(), &statement).await;
+            TestDatabase::execute(&self.db.store_location(), &statement).await;
         }
     }
 }
@@ -674,9 +674,9 @@ impl Harness {
         self.assert_no_existing_group_was_deleted().await;
     }
 
-    /// Asserts what holds at any time, also during a crawl and after a killed one: the tables are
-    /// consistent, the views agree with them, and `first_seen_at` and `in_baseline` of a group
-    /// never change.
+    /// Asserts the invariants that hold at any time, also during a crawl and after a killed one:
+    /// the tables are consistent, the views agree with them, and `first_seen_at` and `in_baseline`
+    /// of a group never change.
     pub async fn assert_rows_are_consistent(&self) {
         self.db.assert_consistent().await;
         self.event_reader.read(&self.db).await;

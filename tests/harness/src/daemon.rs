@@ -1,5 +1,5 @@
-//! The daemon with a clock that the test sets, alarms that the test rings, and crawls that last as
-//! long as the simulator holds a request.
+//! The daemon with a clock that the test sets, alarms that the test triggers, and crawls that last
+//! as long as the simulator holds a request.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -248,8 +248,8 @@ impl Daemon {
         assert_eq!(self.trigger.due().await, at(next));
     }
 
-    /// Rings the alarm, and waits until the loop waits again without having crawled.
-    pub async fn ring_without_crawl(&mut self) {
+    /// Triggers the alarm, and waits until the loop waits again without having crawled.
+    pub async fn trigger_without_crawl(&mut self) {
         self.apps.mark_unchanged();
         self.trigger.fire();
         self.apps.changed().await.unwrap();
