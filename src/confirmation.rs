@@ -191,7 +191,7 @@ impl LookupRecord {
     }
 }
 
-/// Returns the back-off, in crawls, after this number of consecutive equal results. It is at least 1.
+/// Returns the back-off, in crawls, after this number of consecutive equal results: at least 1.
 fn backoff_after(times: i64) -> i64 {
     (1 << (times - 1).clamp(0, 10)).min(MAX_BACKOFF)
 }

@@ -1,5 +1,5 @@
 //! Cursor pagination through a list of the API: follows `Next` at the allowed rate, with retries,
-//! and stops lists that seem endless.
+//! and gives up a list that seems endless.
 //!
 //! A list ends only with an explicit `Next` of 0. An [`EndOfList`] proves that this happened.
 

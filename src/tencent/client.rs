@@ -307,7 +307,7 @@ fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
     if is_loopback(&settings.base_url) {
         builder = builder.no_proxy();
         if settings.base_url.scheme() == "http" {
-            // Plain HTTP needs no CA certificates. Loading them would fail on a machine without any.
+            // Plain HTTP needs no CA certificates, and loading them fails on a machine without any.
             builder = builder.tls_certs_only([]);
         }
     }

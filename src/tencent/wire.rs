@@ -26,7 +26,7 @@ pub struct ListRequest {
 }
 
 /// The body of a list answer. All fields are optional, because a broken server may omit any of
-/// them; the client checks that the required ones are there. Unknown fields are ignored.
+/// them. The client checks that the required ones are present. Unknown fields are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListAnswer {

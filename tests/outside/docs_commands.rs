@@ -139,7 +139,7 @@ impl Database {
         assert_eq!((report.crawl.0, report.withheld), (17, 200), "{report:?}");
         let folder = tempfile::tempdir().unwrap();
         let copy = format!("VACUUM INTO '{}'", folder.path().join("groups.db").display());
-        TestDatabase::execute(&harness.db.url(), &copy).await;
+        TestDatabase::execute(&harness.db.store_location(), &copy).await;
         Self { folder, groups: harness.api.truth().into_iter().collect() }
     }
 }
