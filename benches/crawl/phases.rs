@@ -11,7 +11,7 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlRequest, CrawlSettings, Crawler, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, SdkAppId, Trigger};
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
-use tim_group_sync::pages::{Caller, Paginator};
+use tim_group_sync::pages::{Caller, InfoSettings, Paginator};
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{AppIdentity, DatabaseLocation, PostgresDatabase, Store};
@@ -167,7 +167,7 @@ pub(crate) async fn fetch_all(api: &str, mut each: impl AsyncFnMut(&'static str,
     let client = client(api, 0);
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
     let retries = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(10)));
-    let mut caller = Caller::new(&client, &pacer, retries, |_| ());
+    let mut caller = Caller::new(&client, &pacer, retries, InfoSettings::default(), |_| ());
     for name in TYPES {
         let mut pages = Paginator::of(GroupType::new(name), 10_000, None);
         loop {
@@ -209,6 +209,7 @@ async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
             request_interval,
             retry: RetryPolicy::lasting(Duration::from_secs(10)),
             deletion: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
+            details: None,
             timezone: chrono_tz::UTC,
             host: "bench".to_owned(),
         };

@@ -68,6 +68,10 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
     );
     let peak =
         of_app("month_peak_groups", "The greatest TotalCount of the entire app in the crawls of this month.");
+    let details = of_app(
+        "details_fresh_groups",
+        "Live groups whose details are not older than details.refresh, at the last count.",
+    );
     let held = of_app("held_groups", "Groups whose deletion was withheld or undone. They wait for approval.");
     let unasked = of_app(
         "unasked_groups",
@@ -110,6 +114,9 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
         if let Some(count) = overview.month_peak {
             peak.with_label_values(&[app]).set(count);
         }
+        if let Some(of_groups) = overview.details {
+            details.with_label_values(&[app]).set(of_groups.fresh_groups);
+        }
         held.with_label_values(&[app]).set(overview.held_groups());
         unasked.with_label_values(&[app]).set(overview.unasked.unwrap_or(0));
         if let Some(seconds) = overview.last_crawl.as_ref().and_then(|crawl| crawl.clock_skew) {
@@ -125,7 +132,7 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
         }
         running.with_label_values(&[app]).set(i64::from(overview.running_crawl.is_some()));
     }
-    [groups, api_groups, peak, held, unasked, skew, complete, ticks, running]
+    [groups, api_groups, peak, details, held, unasked, skew, complete, ticks, running]
         .iter()
         .flat_map(IntGaugeVec::collect)
         .collect()

@@ -4,11 +4,12 @@
 //! <https://cloud.tencent.com/document/product/269/1614>.
 
 pub mod client;
+mod details;
 pub mod error;
 pub mod probe;
 pub mod region;
 pub mod usersig;
 pub mod wire;
 
-pub use client::{Client, ClientSettings, GroupAnswer, Page};
+pub use client::{Client, ClientSettings, Fields, GroupAnswer, Page};
 pub use error::ApiError;
