@@ -135,6 +135,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
         sdk_app_id,
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
         catch_up: true,
+        details: Box::new(|_| Ok(None)),
         crawler: Box::new(move |store: &Store| {
             let client = Client::new(client.clone()).map_err(|error| error.to_string())?;
             let crawler = Crawler::new(settings.clone(), client, store.clone(), clock.clone());

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{GroupIds, GroupType, TypeId};
 use crate::tencent::GroupAnswer;
-use crate::tencent::wire::MAX_INFO_IDS;
+use crate::tencent::info::MAX_INFO_IDS;
 
 /// The maximum number of groups in a batch. The two controls take the other places of a request.
 pub const MAX_BATCH_IDS: usize = MAX_INFO_IDS - 2;

@@ -15,10 +15,10 @@ use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
-use super::details::details;
 use super::error::{ApiError, advice};
+use super::info::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, details};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
-use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, ListAnswer, ListRequest};
+use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
 use crate::model::{GroupDetails, GroupIds, GroupType, SdkAppId, plural, with_causes};
 
@@ -144,7 +144,7 @@ impl Client {
         page.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Requests the state of at most [`super::wire::MAX_INFO_IDS`] groups. The answers are in the
+    /// Requests the state of at most [`super::info::MAX_INFO_IDS`] groups. The answers are in the
     /// order of `ids`.
     pub async fn group_answers(&self, ids: &[&str], fields: Fields) -> Result<Vec<GroupAnswer>, ApiError> {
         let usersig = self.usersig();

@@ -1,4 +1,4 @@
-//! PostgreSQL databases that were dumped and restored by the commands of docs/postgresql.md, and
+//! PostgreSQL databases that were dumped and restored by the commands of docs/operations.md, and
 //! databases whose sequences were not restored.
 
 use std::process::Command;

@@ -95,7 +95,7 @@ pub enum StoreError {
     LeaseLost { app: SdkAppId },
     #[error(
         "a PostgreSQL database is backed up with `pg_dump --format=custom --schema={public} --schema={private} --file=FILE` and \
-         restored with `pg_restore --clean --if-exists --single-transaction`; docs/postgresql.md has the steps"
+         restored with `pg_restore --clean --if-exists --single-transaction`; docs/operations.md has the steps"
     )]
     BackupByServer { public: String, private: String },
     #[error("{} exists already{}", .path.display(), if *.replace {
