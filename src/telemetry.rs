@@ -124,7 +124,8 @@ fn exceeds_max_level(metadata: &Metadata<'_>) -> bool {
 
 /// Returns whether stderr is connected to systemd's journal. systemd sets `JOURNAL_STREAM` to the
 /// device and inode of this connection, see systemd.exec(5).
-fn is_journal() -> bool {
+#[must_use]
+pub fn is_journal() -> bool {
     let Ok(connected) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|stderr| connected == format!("{}:{}", stderr.dev(), stderr.ino()))

@@ -33,12 +33,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::Level;
 
 use self::exit::{Exit, Failure};
 use self::output::Output;
 use self::setup::Setup;
 use crate::lifecycle::Lifecycle;
 use crate::signals::{Role, Signals, survive_file_size_limit};
+use crate::telemetry;
 
 /// Keeps the groups of Tencent Cloud IM apps in an SQL database.
 #[derive(Debug, Parser)]
@@ -100,8 +102,12 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // clap prints help and version to stdout, errors to stderr.
-            let _ = error.print();
+            if error.use_stderr() && telemetry::is_journal() {
+                telemetry::write_message(Level::ERROR, &error.to_string());
+            } else {
+                // clap prints help and version to stdout, errors to stderr.
+                let _ = error.print();
+            }
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };

@@ -1,5 +1,7 @@
 //! `status`: shows the state of each app from the database. Needs neither the API nor a key.
 
+mod table;
+
 use std::io::Write;
 use std::time::Duration;
 
@@ -12,26 +14,70 @@ use super::output::{Output, message};
 use super::service::ask_service;
 use super::setup::{Setup, database_location};
 use super::text;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::crawl::CLOCK_SKEW_WARNING;
 use crate::daemon::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
 use crate::escape::one_line;
 use crate::model::SdkAppId;
 use crate::store::{
-    AppStatus, Crawl, HostTypes, KeysetPage, LeaseHolder, Stamp, Store, StoreError, Withheld,
+    AppStatus, Crawl, HeldDeletions, HostTypes, KeysetPage, LeaseHolder, Stamp, Store, StoreError, Withheld,
 };
 
 /// Maximum difference between the clocks of two hosts. A crawl that ended further in the future has
 /// a wrong time.
 const MAX_FUTURE: TimeDelta = TimeDelta::minutes(1);
+/// The maximum number of apps that are shown in detail. More apps have a line each, so that they
+/// fit a screen.
+const MAX_IN_DETAIL: usize = 3;
+/// The number of ticks without a complete crawl from which on `--max-age schedule` fails. The alert
+/// `TimGroupSyncNoCompleteCrawl` has the same limit.
+const LATE_TICKS: usize = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Exit 1 if the last complete crawl of any configured app ended longer ago than this
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    max_age: Option<Duration>,
+    /// Exit 1 if the last complete crawl of any configured app ended longer ago than this, or, with
+    /// "schedule", if three ticks of the app's schedule have passed since it began
+    #[arg(long, value_name = "TIME|schedule", value_parser = MaxAge::parse)]
+    max_age: Option<MaxAge>,
+    /// Show only this app
+    #[arg(long, value_name = "NAME")]
+    app: Option<String>,
     #[command(flatten)]
     pub(super) output: Output,
+}
+
+/// How old the last complete crawl of an app may be.
+#[derive(Clone, Copy, Debug)]
+enum MaxAge {
+    Time(Duration),
+    /// Fewer than [`LATE_TICKS`] ticks have passed since it began.
+    Schedule,
+}
+
+impl MaxAge {
+    fn parse(text: &str) -> Result<Self, humantime::DurationError> {
+        if text == "schedule" {
+            return Ok(Self::Schedule);
+        }
+        humantime::parse_duration(text).map(Self::Time)
+    }
+
+    fn describe(self) -> String {
+        match self {
+            Self::Time(time) => format!("within {}", humantime::format_duration(time)),
+            Self::Schedule => format!("for {LATE_TICKS} ticks of the schedule"),
+        }
+    }
+
+    fn is_exceeded(self, app: &config::App, last: &Crawl, finished: Time, now: Time) -> bool {
+        match self {
+            Self::Time(max_age) => (now - finished).to_std().unwrap_or_default() > max_age,
+            Self::Schedule => {
+                let began = last.started_at.time().unwrap_or(finished);
+                app.schedule.ticks.passed(began, now, LATE_TICKS) >= LATE_TICKS as u64
+            }
+        }
+    }
 }
 
 impl Status {
@@ -43,6 +89,16 @@ impl Status {
         let is_known = |id: i64| statuses.iter().any(|status| status.sdk_app_id == id);
         let unknown: Vec<_> = config.apps.iter().filter(|app| !is_known(app.sdk_app_id.get())).collect();
         statuses.extend(unknown.into_iter().map(|app| AppStatus::never_crawled(&app.name, app.sdk_app_id)));
+        if let Some(name) = &self.app {
+            statuses.retain(|status| status.app == *name);
+            if statuses.is_empty() {
+                let error = anyhow::anyhow!(
+                    "neither the database nor the configuration has an app {name:?}; `tim-group-sync status` shows \
+                     their apps"
+                );
+                return Err(Failure::new(Exit::Failed, error));
+            }
+        }
         // The clock is read after the database, so that no crawl ended after `now`.
         let now = setup.clock.now();
         let mut apps = Vec::new();
@@ -66,13 +122,16 @@ impl Status {
             problems.iter().for_each(|problem| message(format_args!("daemon: {problem}")));
         }
         let text = |out: &mut dyn Write| {
-            apps.iter().try_for_each(|app| print_app(out, app, now))?;
+            if apps.len() > MAX_IN_DETAIL {
+                table::print(out, &apps, now)?;
+            } else {
+                apps.iter().try_for_each(|app| print_app(out, app, now))?;
+            }
             problems.iter().try_for_each(|problem| writeln!(out, "daemon: {problem}"))
         };
         let stale = self.max_age.map_or_else(Vec::new, |max_age| stale(&config, &apps, max_age, now));
         if let (Some(max_age), false) = (self.max_age, stale.is_empty()) {
-            let within = humantime::format_duration(max_age);
-            let error = format!("no complete crawl within {within}: {}", stale.join(", "));
+            let error = format!("no complete crawl {}: {}", max_age.describe(), stale.join(", "));
             return self.output.print_with_error((Exit::Failed, error), &apps, text);
         }
         self.output.print(Exit::Done, &apps, text)
@@ -80,26 +139,28 @@ impl Status {
 }
 
 /// Returns the configured apps whose last complete crawl is older than `max_age`.
-fn stale(config: &Config, apps: &[AppReport], max_age: Duration, now: Time) -> Vec<String> {
+fn stale(config: &Config, apps: &[AppReport], max_age: MaxAge, now: Time) -> Vec<String> {
     apps.iter()
         .map(|app| &app.status)
-        .filter(|app| is_configured(config, app))
-        .filter_map(|app| Some(format!("{}{}", app.app, why_stale(app, max_age, now)?)))
+        .filter_map(|status| Some((status, find_app(config, status)?)))
+        .filter_map(|(status, app)| {
+            Some(format!("{}{}", status.app, why_stale((app, status), max_age, now)?))
+        })
         .collect()
 }
 
 /// Returns a suffix for the app's name in the error, or `None` if its last complete crawl is recent
 /// enough. A crawl that ended in the future does not count.
-fn why_stale(app: &AppStatus, max_age: Duration, now: Time) -> Option<String> {
-    let Some(finished) = app.last_complete_crawl.as_ref().and_then(Crawl::finished) else {
+fn why_stale((app, status): (&config::App, &AppStatus), max_age: MaxAge, now: Time) -> Option<String> {
+    let last = status.last_complete_crawl.as_ref();
+    let Some((last, finished)) = last.and_then(|crawl| Some((crawl, crawl.finished()?))) else {
         return Some(String::new());
     };
     if finished - now > MAX_FUTURE {
         let finished = text::time(finished);
         return Some(format!(" (its time {finished} is in the future: a clock is or was wrong)"));
     }
-    let age = (now - finished).to_std().unwrap_or_default();
-    (age > max_age).then(String::new)
+    max_age.is_exceeded(app, last, finished, now).then(String::new)
 }
 
 /// The status of an app, with values that are not stored in the database.
@@ -117,10 +178,10 @@ struct AppReport {
 
 type Time = chrono::DateTime<chrono::Utc>;
 
-/// Returns true if an app is in this configuration. `configured` in the database is not used,
-/// because a process with another configuration may have written it.
-fn is_configured(config: &Config, status: &AppStatus) -> bool {
-    config.apps.iter().any(|app| app.sdk_app_id.get() == status.sdk_app_id)
+/// Returns an app's part of this configuration. `configured` in the database is not used, because a
+/// process with another configuration may have written it.
+fn find_app<'a>(config: &'a Config, status: &AppStatus) -> Option<&'a config::App> {
+    config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id)
 }
 
 /// Returns when the daemon crawls the app next, as the dashboard shows it, and the due time of an
@@ -131,8 +192,7 @@ async fn next_crawl(
     status: &AppStatus,
     now: Time,
 ) -> Result<(Option<Stamp>, Option<Stamp>), StoreError> {
-    let app = config.apps.iter().find(|app| app.sdk_app_id.get() == status.sdk_app_id);
-    let Some(app) = app else { return Ok((None, None)) };
+    let Some(app) = find_app(config, status) else { return Ok((None, None)) };
     let crawls = match store.find_app_and_name(app.sdk_app_id).await? {
         Some((id, _)) => store.crawls(id, KeysetPage { before: i64::MAX, limit: HISTORY_LENGTH }).await?,
         None => Vec::new(),
@@ -150,27 +210,16 @@ fn print_app(
 ) -> std::io::Result<()> {
     let note = if app.configured { "" } else { "  no longer configured" };
     writeln!(out, "{} (SDKAppID {}){note}", app.app, app.sdk_app_id)?;
-    let rows: Vec<Vec<String>> = app
-        .types
-        .iter()
-        .filter(|row| row.configured != 0 || row.live + row.deleted > 0)
-        .map(|row| {
-            let name = row.group_type.clone().unwrap_or_else(|| "(unknown)".to_owned());
-            vec![name, text::number(row.live), text::number(row.missing), text::number(row.deleted)]
-        })
-        .collect();
-    if !rows.is_empty() {
-        writeln!(out, "{}", text::table(&["group type", "live", "missing", "deleted"], &rows))?;
-    }
+    print_groups(out, app)?;
     print_last_crawls(out, app, now)?;
-    for Withheld { crawl_id, groups, confirmed } in &app.withheld {
+    for Withheld { held: HeldDeletions { crawl_id, held_count, confirmed_count, .. }, .. } in &app.withheld {
         writeln!(
             out,
             "  withheld             {} of crawl {crawl_id}, {} of them confirmed by get_group_info\n  \
              {:20} list them: tim-group-sync approve --crawl {crawl_id} --dry-run\n  \
              {:20} apply them: tim-group-sync approve --crawl {crawl_id} [--confirmed]",
-            text::count(*groups, "deletion"),
-            text::number(*confirmed),
+            text::count(*held_count, "deletion"),
+            text::number(*confirmed_count),
             "",
             "",
         )?;
@@ -201,17 +250,40 @@ fn print_app(
     writeln!(out)
 }
 
+/// Prints the number of groups of each type and of the app, beside the API's TotalCount.
+fn print_groups(out: &mut dyn Write, app: &AppStatus) -> std::io::Result<()> {
+    let row = |name: &str, counts: [i64; 3], total: Option<i64>| {
+        let [live, missing, deleted] = counts.map(text::number);
+        let total = total.map_or_else(|| "?".to_owned(), text::number);
+        vec![name.to_owned(), live, total, missing, deleted]
+    };
+    let mut rows: Vec<Vec<String>> = app
+        .types
+        .iter()
+        .map(|row| &row.of_type)
+        .filter(|of_type| of_type.configured || of_type.live_count + of_type.deleted_count > 0)
+        .map(|of_type| {
+            let counts = [of_type.live_count, of_type.missing_count, of_type.deleted_count];
+            row(of_type.group_type.as_deref().unwrap_or("(unknown)"), counts, of_type.total_count)
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.push(row("all", [app.live_count, app.missing_count, app.deleted_count], app.total_count));
+    writeln!(out, "{}", text::table(&["group type", "live", "TotalCount", "missing", "deleted"], &rows))
+}
+
 /// Prints for how many live groups the details are known, if details are kept.
 fn print_details(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Result<()> {
     let Some(details) = &app.details else { return Ok(()) };
-    let live: i64 = app.types.iter().map(|of_type| of_type.live).sum();
     let oldest = details.oldest_as_of.and_then(Stamp::time);
     let oldest = oldest.map_or_else(String::new, |at| format!(", the oldest {}", text::ago(at, now)));
     writeln!(
         out,
         "  details              of {} of {}, {} up to date{oldest}",
         text::number(details.groups),
-        text::count(live, "live group"),
+        text::count(app.live_count, "live group"),
         text::number(details.fresh_groups)
     )
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder,
 };
@@ -175,6 +175,7 @@ impl Metrics {
         up.with_label_values::<&str>(&[]).set(i64::from(read.is_some()));
         let apps = health.apps();
         let mut families = self.registry.gather();
+        families.iter_mut().for_each(|family| drop_removed_apps(family, &apps.borrow()));
         families.extend(up.collect());
         families.extend(gauges::of_process(&apps.borrow(), read.as_deref(), self.clock.now()));
         if let Some(read) = &read {
@@ -209,6 +210,15 @@ impl Metrics {
             }
         }
     }
+}
+
+/// Drops the series of apps that a reload has removed. Their counters stay in the registry: the
+/// crawl of a removed app may still be ending, and an app that is added again continues to count.
+fn drop_removed_apps(family: &mut MetricFamily, apps: &Apps) {
+    let is_kept = |metric: &Metric| {
+        metric.get_label().iter().all(|label| label.name() != "im_app" || apps.contains_key(label.value()))
+    };
+    family.mut_metric().retain(is_kept);
 }
 
 /// Returns the names of the apps that this process is crawling.

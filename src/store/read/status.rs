@@ -4,17 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::lists::Crawl;
+use super::lists::{Crawl, Stamp};
 use super::overview::{DetailsOverview, HeldDeletions, TypeOverview};
 use crate::model::SdkAppId;
 use crate::store::engine::{Store, StoreError, values};
 
-/// The state of one app.
-#[derive(Clone, Debug, Serialize)]
+/// The state of one app. Fields that the dashboard's JSON has too have the same names there.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct AppStatus {
     pub app: String,
     pub sdk_app_id: i64,
     pub configured: bool,
+    /// Live groups, including missing ones.
+    pub live_count: i64,
+    pub missing_count: i64,
+    pub deleted_count: i64,
+    /// Groups whose deletion is held.
+    pub held_count: i64,
+    /// The API's latest TotalCount of the whole app.
+    pub total_count: Option<i64>,
+    pub last_complete_crawl_at: Option<Stamp>,
     pub types: Vec<TypeStatus>,
     /// The newest complete crawl.
     pub last_complete_crawl: Option<Crawl>,
@@ -35,18 +44,7 @@ impl AppStatus {
     /// Returns the state of an app that is not in the database.
     #[must_use]
     pub fn never_crawled(name: &str, sdk_app_id: SdkAppId) -> Self {
-        Self {
-            app: name.to_owned(),
-            sdk_app_id: sdk_app_id.get(),
-            configured: true,
-            types: Vec::new(),
-            last_complete_crawl: None,
-            last_crawl: None,
-            running_crawl: None,
-            withheld: Vec::new(),
-            differing_group_types: Vec::new(),
-            details: None,
-        }
+        Self { app: name.to_owned(), sdk_app_id: sdk_app_id.get(), configured: true, ..Self::default() }
     }
 }
 
@@ -63,13 +61,14 @@ impl Store {
 }
 
 /// A crawl with held groups.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Withheld {
-    pub crawl_id: i64,
-    /// Groups that are still held.
-    pub groups: i64,
-    /// The number of these groups that the API has confirmed to be gone.
-    pub confirmed: i64,
+    #[serde(flatten)]
+    pub held: HeldDeletions,
+    /// An earlier name of `held_count`, for programs that read it.
+    groups: i64,
+    /// An earlier name of `confirmed_count`.
+    confirmed: i64,
 }
 
 /// The group types of a host's newest crawl.
@@ -83,30 +82,30 @@ pub struct HostTypes {
 /// One group type of an app.
 #[derive(Clone, Debug, Serialize)]
 pub struct TypeStatus {
-    /// `None` for groups of unknown type.
-    pub group_type: Option<String>,
-    pub configured: i64,
-    /// Live groups, including missing ones.
-    pub live: i64,
-    pub missing: i64,
-    pub deleted: i64,
+    #[serde(flatten)]
+    pub of_type: TypeOverview,
+    /// An earlier name of `live_count`, for programs that read it.
+    live: i64,
+    /// An earlier name of `missing_count`.
+    missing: i64,
+    /// An earlier name of `deleted_count`.
+    deleted: i64,
 }
 
 impl From<TypeOverview> for TypeStatus {
-    fn from(overview: TypeOverview) -> Self {
+    fn from(of_type: TypeOverview) -> Self {
         Self {
-            group_type: overview.group_type,
-            configured: overview.configured.into(),
-            live: overview.live_count,
-            missing: overview.missing_count,
-            deleted: overview.deleted_count,
+            live: of_type.live_count,
+            missing: of_type.missing_count,
+            deleted: of_type.deleted_count,
+            of_type,
         }
     }
 }
 
 impl From<HeldDeletions> for Withheld {
     fn from(held: HeldDeletions) -> Self {
-        Self { crawl_id: held.crawl_id, groups: held.held_count, confirmed: held.confirmed_count }
+        Self { groups: held.held_count, confirmed: held.confirmed_count, held }
     }
 }
 
@@ -124,7 +123,14 @@ impl Store {
         let mut statuses = Vec::with_capacity(apps.len());
         for app in apps {
             let recent = self.fetch_all("read the apps' status", RECENT_CRAWLS, &values![app.app_id]).await?;
+            let sum = |count: fn(&TypeOverview) -> i64| app.types.iter().map(count).sum();
             statuses.push(AppStatus {
+                live_count: sum(|of_type| of_type.live_count),
+                missing_count: sum(|of_type| of_type.missing_count),
+                deleted_count: sum(|of_type| of_type.deleted_count),
+                held_count: app.held_groups(),
+                total_count: app.total_count,
+                last_complete_crawl_at: app.last_complete_crawl.as_ref().and_then(|crawl| crawl.finished_at),
                 types: app.types.into_iter().map(TypeStatus::from).collect(),
                 withheld: app.held.into_iter().map(Withheld::from).collect(),
                 differing_group_types: differing(recent),

@@ -11,5 +11,6 @@ mod probe;
 mod secrets;
 mod several_apps;
 mod standing_still;
+mod status;
 mod stops;
 mod system_limits;
