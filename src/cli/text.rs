@@ -35,12 +35,15 @@ pub(super) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// Formats a table. Columns that contain only numbers are right-aligned. Each cell is one line.
+/// Formats a table. Columns that contain only numbers, and `?` for unknown ones, are right-aligned.
+/// Each cell is one line.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
     table.add_rows(rows.iter().map(|row| row.iter().map(|cell| one_line(cell).into_owned())));
-    let is_number = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b',');
+    let is_number = |text: &String| {
+        text == "?" || (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b','))
+    };
     for (index, column) in table.column_iter_mut().enumerate() {
         if !rows.is_empty() && rows.iter().all(|row| row.get(index).is_some_and(is_number)) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -56,3 +56,36 @@ fn the_exposure_of_the_service_is_at_most_1_2() {
         assert!(low, "{output_text}");
     }
 }
+
+/// Runs the unit's `ExecReload=` with this configuration. Returns whether it succeeds, after
+/// checking that the main process gets SIGHUP.
+fn reload(config: &str) -> bool {
+    use std::io::{BufRead as _, BufReader};
+    let folder = program();
+    let unit = std::fs::read_to_string(folder.path().join(UNIT)).unwrap();
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecReload=/bin/sh -c '")).unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, config).unwrap();
+    let mut main = Command::new("/bin/sh")
+        .args(["-c", "trap 'exit 7' HUP; echo ready; while read -r _; do :; done"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    BufReader::new(main.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    let reloaded = Command::new("/bin/sh")
+        .args(["-c", command.strip_suffix('\'').unwrap()])
+        .env("MAINPID", main.id().to_string())
+        .env("TIM_GROUP_SYNC_CONFIG", &file)
+        .output()
+        .unwrap();
+    assert_eq!(main.wait().unwrap().code(), Some(7), "the main process got no SIGHUP: {reloaded:?}");
+    reloaded.status.success()
+}
+
+#[test]
+fn a_reload_of_a_file_with_mistakes_fails_and_the_service_is_told_of_it() {
+    let valid = "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/keys_prod\"\n";
+    assert!(reload(valid));
+    assert!(!reload(&format!("{valid}nonsense = 1\n")));
+}

@@ -20,7 +20,7 @@ pub(super) fn print(out: &mut dyn Write, apps: &[AppReport], now: Time) -> std::
     let need = if needing == 1 { "needs" } else { "need" };
     writeln!(
         out,
-        "{} of {} {need} attention. Details of one app: tim-group-sync status --app NAME",
+        "{} of {} {need} attention. Details of one: tim-group-sync status --app NAME",
         text::number(needing as u64),
         text::count(apps.len() as u64, "app")
     )

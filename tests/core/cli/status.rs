@@ -26,11 +26,10 @@ async fn fifty_apps_have_a_line_each_of_at_most_80_columns() {
     assert!(lines.len() <= 55, "{}", ended.stdout);
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{}", ended.stdout);
     let prod = lines.iter().find(|line| line.contains(" prod ")).unwrap();
-    assert!(prod.contains("1,234 ┆      1,234 ┆ 0s ago") || prod.matches("1,234").count() == 2, "{prod}");
-    assert!(prod.contains("up to date"), "{prod}");
+    assert!(prod.matches("1,234").count() == 2 && prod.contains("up to date"), "{prod}");
     let other = lines.iter().find(|line| line.contains(" app-07 ")).unwrap();
     assert!(other.contains("none yet") && other.contains("never crawled"), "{other}");
-    let footer = "0 of 50 apps need attention. Details of one app: tim-group-sync status --app NAME";
+    let footer = "0 of 50 apps need attention. Details of one: tim-group-sync status --app NAME";
     assert!(ended.stdout.contains(footer), "{}", ended.stdout);
 }
 

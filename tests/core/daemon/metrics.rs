@@ -448,7 +448,7 @@ async fn refused_credentials_and_skipped_ticks_are_in_the_metrics() {
 }
 
 #[tokio::test]
-async fn a_removed_app_loses_its_gauges_and_keeps_its_counters() {
+async fn all_series_of_a_removed_app_leave_the_page() {
     let harness = DaemonHarness::new().await;
     let metrics = Metrics::new(&harness.clock);
     let spec = AppSpec { catch_up: true, ..PROD };
@@ -465,7 +465,9 @@ async fn a_removed_app_loses_its_gauges_and_keeps_its_counters() {
     while harness.store.overview().await.unwrap().iter().any(|app| app.configured) {
         tokio::task::yield_now().await;
     }
-    assert_eq!(values(&metrics.page(&health).await, &series), ["none", "none", "1"]);
+    assert_eq!(values(&metrics.page(&health).await, &series), ["none", "none", "none"]);
+    let page = metrics.page(&health).await;
+    assert!(!page.contains("im_app=\"prod\""), "{page}");
 }
 
 #[tokio::test]
