@@ -218,3 +218,24 @@ SELECT a.sdk_app_id,
        CAST(s.total_count AS INTEGER) AS total_count
 FROM app a
 JOIN base_type_status s ON s.app_id = a.app_id;
+
+-- The newest crawl that ended on the same day in Beijing time has the live groups. Its own day is in the time zone of the
+-- schedule, so it is at most one day earlier or later. The unary plus makes the planner search by day.
+CREATE VIEW app_statistics AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       s.day,
+       s.groups,
+       s.groups_created,
+       s.groups_dissolved,
+       s.groups_active,
+       s.callbacks_sent,
+       s.callbacks_answered,
+       CAST((SELECT c.live_count FROM crawl c
+             WHERE c.app_id = s.app_id AND c.day BETWEEN date(s.day, '-1 day') AND date(s.day, '+1 day')
+               AND c.status IN ('complete', 'incomplete')
+               AND date(c.finished_at / 1000 + 28800, 'unixepoch') = s.day
+             ORDER BY +c.crawl_id DESC LIMIT 1) AS INTEGER) AS live_groups,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', s.fetched_at / 1000, 'unixepoch') AS TEXT) AS fetched_at
+FROM app a
+JOIN app_statistic s ON s.app_id = a.app_id;

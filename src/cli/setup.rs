@@ -121,7 +121,9 @@ impl Setup {
             timezone: app.schedule.ticks.timezone(),
             host: this_host(),
         };
-        Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(config.retention)
+        Crawler::new(settings, client, store.clone(), self.clock.clone())
+            .with_retention(config.retention)
+            .with_statistics(app.statistics)
     }
 
     /// Creates the client of an app. Reads its key and logs warnings about the key's file.

@@ -22,6 +22,7 @@ use super::progress::{Progress, Step};
 use super::purge::purge;
 use super::report::{CrawlReport, DryRun, shortfall_reason, withheld_reason};
 use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
+use super::statistics::{LastFailure, fetch_statistics};
 use crate::clock::Clock;
 use crate::model::{CrawlStatus, GroupType, TypeId};
 use crate::pace::{Pacer, RetryBudget};
@@ -36,6 +37,8 @@ use crate::tencent::Client;
 pub struct Crawler {
     settings: CrawlSettings,
     retention: Retention,
+    /// The last failed fetch of the app's statistics. `None` if they are not fetched.
+    statistics: Option<LastFailure>,
     client: Client,
     store: Store,
     clock: Clock,
@@ -72,6 +75,7 @@ impl Crawler {
         Self {
             settings,
             retention: Retention::default(),
+            statistics: None,
             client,
             store,
             clock,
@@ -87,6 +91,13 @@ impl Crawler {
     #[must_use]
     pub fn with_retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
+    }
+
+    /// Fetches the API's own statistics of the app once a day, after a crawl. By default they are
+    /// not fetched.
+    #[must_use]
+    pub fn with_statistics(self, fetches: bool) -> Self {
+        Self { statistics: fetches.then(LastFailure::default), ..self }
     }
 
     /// Reports the events of requests and crawls to this observer.
@@ -132,8 +143,8 @@ impl Crawler {
             let recorded = lease.keeping(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
             let recorded = recorded.map_err(CrawlError::from).flatten();
             if let Ok(recorded) = &recorded {
-                // It keeps the lease by itself: whatever becomes of the purge, the crawl is recorded.
-                self.purge(&lease, recorded, stop).await;
+                // It keeps the lease by itself: whatever becomes of this work, the crawl is recorded.
+                self.after_crawl(&lease, recorded, stop).await;
             }
             self.release(lease).await;
             recorded.map(|recorded| recorded.report)
@@ -252,13 +263,28 @@ impl Crawler {
         Ok(Recorded { app, report })
     }
 
-    /// Removes old rows after a crawl that reached its end.
-    async fn purge(&self, lease: &Lease, Recorded { app, report }: &Recorded, stop: &CancellationToken) {
-        if matches!(report.status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
-            let target = WriteTarget::Database(report.crawl);
-            let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
-            purge(&context, self.retention, report.crawl, report.finished_at).await;
+    /// Removes old rows and fetches the app's statistics, after a crawl that reached its end.
+    async fn after_crawl(
+        &self,
+        lease: &Lease,
+        Recorded { app, report }: &Recorded,
+        stop: &CancellationToken,
+    ) {
+        if !matches!(report.status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
+            return;
         }
+        let target = WriteTarget::Database(report.crawl);
+        let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
+        purge(&context, self.retention, report.crawl, report.finished_at).await;
+        if let Some(last_failure) = &self.statistics {
+            let caller = self.caller();
+            fetch_statistics(&context, &caller, self.retention, last_failure).await;
+        }
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        let retries = RetryBudget::new(self.settings.retry);
+        Caller::new(&self.client, &self.pacer, retries, |event| self.on_event(event))
     }
 
     /// Records the end of a crawl in one transaction, logs the crawl, and reports it to the
@@ -373,8 +399,7 @@ impl Crawler {
     /// Reads the lists and decides about the unlisted groups. Writes the listed groups; the caller
     /// records the end of the crawl.
     async fn execute(&self, context: &CrawlContext<'_>) -> CrawlOutcome {
-        let retries = RetryBudget::new(self.settings.retry);
-        let mut caller = Caller::new(&self.client, &self.pacer, retries, |event| self.on_event(event));
+        let mut caller = self.caller();
         let mut findings = Findings::default();
         let running = Box::pin(async {
             let lists = read_lists(context, &mut caller, &mut findings).await?;

@@ -27,8 +27,8 @@ pub use engine::{DatabaseUrl, Limits, PasswordSource, PostgresDatabase, Store, S
 pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
     AppCount, AppOverview, AppStatus, Crawl, DailyCount, EndedBefore, EventsAfter, Group, GroupEvent,
-    HeldDeletions, HostTypes, KeysetPage, KnownGroup, Past, Stamp, TypeCount, TypeOverview, TypeState,
-    TypeStatus, Withheld,
+    HeldDeletions, HostTypes, KeysetPage, KnownGroup, Past, Stamp, StatisticsRead, TypeCount, TypeOverview,
+    TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};

@@ -16,10 +16,11 @@ use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
 use super::error::{ApiError, advice};
+use super::statistics::{STATISTICS_PATH, StatisticsRequest, read_statistics};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
 use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{GroupIds, GroupType, SdkAppId, plural, with_causes};
+use crate::model::{AppStatistics, GroupIds, GroupType, SdkAppId, plural, with_causes};
 
 /// The maximum size of a decompressed answer, against decompression bombs. The API's own limit is 1
 /// MB.
@@ -138,6 +139,13 @@ impl Client {
         let answers = read_answers(&answer.body, ids);
         self.update_clock_skew(answer.time(), &answers);
         answers.map_err(|error| self.explain(error, &usersig))
+    }
+
+    /// Requests the app's statistics of the last 30 days (`getappinfo`), in ascending order of days.
+    pub async fn app_statistics(&self) -> Result<Vec<AppStatistics>, ApiError> {
+        let usersig = self.usersig();
+        let answer = self.post(STATISTICS_PATH, &StatisticsRequest::new(), &usersig).await?;
+        read_statistics(&answer.body).map_err(|error| self.explain(error, &usersig))
     }
 
     /// Discards the cached signature, so that the next call creates a new one. Used when the API

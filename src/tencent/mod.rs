@@ -7,6 +7,7 @@ pub mod client;
 pub mod error;
 pub mod probe;
 pub mod region;
+pub mod statistics;
 pub mod usersig;
 pub mod wire;
 

@@ -9,7 +9,7 @@ mod overview;
 mod status;
 mod text;
 
-pub use before_crawl::{EndedBefore, Past, TypeState};
+pub use before_crawl::{EndedBefore, Past, StatisticsRead, TypeState};
 pub use feed::EventsAfter;
 pub use lists::{AppCount, Crawl, DailyCount, Group, GroupEvent, KeysetPage, Stamp, TypeCount};
 pub use lookup::KnownGroup;

@@ -28,7 +28,7 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 );
 ";
 
-pub(super) const VIEWS: [&str; 13] = [
+pub(super) const VIEWS: [&str; 14] = [
     "groups",
     "live_groups",
     "group_events",
@@ -42,6 +42,7 @@ pub(super) const VIEWS: [&str; 13] = [
     "daily_crawls",
     "group_spans",
     "monthly_counts",
+    "app_statistics",
 ];
 
 /// Checks that an SQLite database can be upgraded to this version. `applied` contains the versions

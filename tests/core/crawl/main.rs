@@ -6,4 +6,5 @@ mod confirmation;
 mod crawls;
 mod readers;
 mod recipes;
+mod statistics;
 mod views;

@@ -1290,6 +1290,10 @@ async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase
             "monthly_counts",
             "month timezone group_type peak_total_count peak_at last_total_count average_total_count snapshots net_growth",
         ),
+        (
+            "app_statistics",
+            "day groups groups_created groups_dissolved groups_active callbacks_sent callbacks_answered live_groups fetched_at",
+        ),
     ] {
         let expected: Vec<&str> = ["sdk_app_id", "app"].into_iter().chain(columns.split(' ')).collect();
         assert_eq!(db.columns(view).await, expected, "{view}");

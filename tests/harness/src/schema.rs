@@ -59,6 +59,7 @@ pub fn chapter(title: &str) -> &'static str {
 /// Makes crawls from 1 to 3 March, Shanghai time, that together give every column a value.
 pub async fn eventful(mut harness: Harness) -> Harness {
     harness.timezone = Tz::Asia__Shanghai;
+    harness.statistics = true;
     harness.create("Public", "@TGS#2J4SZEAEL a b c d");
     harness.create("Private", "p");
     harness.crawl().await;
