@@ -3,6 +3,7 @@
 
 mod faults;
 mod info;
+mod statistics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use super::traffic::Traffic;
 use super::*;
 use crate::clock::Clock;
 use crate::model::SdkAppId;
+use crate::tencent::statistics::STATISTICS_PATH;
 use crate::tencent::usersig::{self, Claims, SecretKey};
 use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH};
 
@@ -99,6 +101,11 @@ impl Caller {
 
     async fn ask_with(&self, simulator: &Simulator, body: Value) -> Value {
         let response = self.post_to(simulator, GROUP_INFO_PATH, body.to_string()).await.unwrap();
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+    }
+
+    async fn statistics(&self, simulator: &Simulator, body: Value) -> Value {
+        let response = self.post_to(simulator, STATISTICS_PATH, body.to_string()).await.unwrap();
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     }
 
