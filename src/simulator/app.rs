@@ -12,9 +12,9 @@ use super::catalog::Catalog;
 use super::fault::{At, Fault};
 use super::gate::{Gate, HeldRequests};
 use super::groups::Groups;
+use super::history::History;
 use super::request::SeenRequest;
 use super::settings::Settings;
-use super::statistics::History;
 use super::traffic::Traffic;
 use crate::model::GroupType;
 

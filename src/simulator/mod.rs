@@ -19,6 +19,7 @@ mod connection;
 mod fault;
 mod gate;
 mod groups;
+mod history;
 mod info;
 mod list;
 mod random;

@@ -1,22 +1,16 @@
 //! The simulator's `getappinfo` (document 269/4193): the figures of the last 30 days, which follow
 //! from the creations and dissolutions of groups.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
-use chrono_tz::Tz;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::app::{SimulatedApp, lock};
 use super::fault::Fault;
+use super::history::HistoryDay;
 use super::refusal::{Refusal, parse};
 use super::request::SeenRequest;
-use crate::model::LocalDay;
-
-/// The number of days in an answer. The last one is the day before the request.
-const DAYS: u64 = 30;
 
 /// The body of a request.
 #[derive(Deserialize)]
@@ -24,52 +18,6 @@ const DAYS: u64 = 30;
 pub(super) struct StatisticsBody {
     /// The fields to return. Without it, all fields are returned.
     request_field: Option<Vec<String>>,
-}
-
-/// The numbers of created and dissolved groups by day, in Beijing time.
-#[derive(Default)]
-pub(super) struct History(BTreeMap<NaiveDate, Changes>);
-
-#[derive(Clone, Copy, Default)]
-struct Changes {
-    created: u64,
-    dissolved: u64,
-}
-
-impl History {
-    pub(super) fn add(&mut self, at: DateTime<Utc>, created: usize, dissolved: usize) {
-        if created + dissolved > 0 {
-            let changes = self.0.entry(beijing_day(at)).or_default();
-            changes.created += created as u64;
-            changes.dissolved += dissolved as u64;
-        }
-    }
-
-    /// Returns the fields of each of the last days before `today`, in ascending order. There are no
-    /// messages. Each creation and each dissolution has one callback, and all are answered.
-    fn days(&self, today: NaiveDate) -> Vec<Vec<(&'static str, u64)>> {
-        let days = (1..=DAYS).rev().filter_map(|ago| today.checked_sub_days(Days::new(ago)));
-        days.map(|day| {
-            let Changes { created, dissolved } = self.0.get(&day).copied().unwrap_or_default();
-            let groups = self.0.range(..=day).fold(0, |groups: u64, (_, changes)| {
-                (groups + changes.created).saturating_sub(changes.dissolved)
-            });
-            vec![
-                ("Date", day.format("%Y%m%d").to_string().parse().unwrap_or_default()),
-                ("GroupAllGroupNum", groups),
-                ("GroupNewGroupNum", created),
-                ("GroupDestroyGroupNum", dissolved),
-                ("GroupSendMsgGroupNum", 0),
-                ("CallBackReq", created + dissolved),
-                ("CallBackRsp", created + dissolved),
-            ]
-        })
-        .collect()
-    }
-}
-
-fn beijing_day(at: DateTime<Utc>) -> NaiveDate {
-    LocalDay::new(at, Tz::Asia__Shanghai).date
 }
 
 impl SimulatedApp {
@@ -90,12 +38,28 @@ impl SimulatedApp {
                 asked.request_field.as_ref().is_none_or(|fields| fields.iter().any(|f| f == field));
             is_asked && !faults.iter().any(|fault| matches!(fault, Fault::NoStatistic(name) if name == field))
         };
-        let days = lock(&self.history).days(beijing_day(self.settings.clock.now()));
-        let entry = |fields: Vec<(&str, u64)>| -> Map<String, Value> {
-            let sent = fields.into_iter().filter(|(field, _)| is_sent(field));
-            sent.map(|(field, number)| (field.to_owned(), json!(number.to_string()))).collect()
+        let entry = |day: HistoryDay| -> Map<String, Value> {
+            let sent = fields(&day).into_iter().filter(|(field, _)| is_sent(field));
+            sent.map(|(field, value)| (field.to_owned(), json!(value))).collect()
         };
+        let days = lock(&self.history).last_days(self.settings.clock.now());
         let result: Vec<_> = days.into_iter().map(entry).collect();
         json!({ "ErrorCode": 0, "ErrorInfo": "OK", "Result": result }).to_string().into_bytes()
     }
+}
+
+/// Returns the fields of a day. There are no messages. Each creation and each dissolution has one
+/// callback, and all callbacks are answered.
+fn fields(day: &HistoryDay) -> [(&'static str, String); 7] {
+    let HistoryDay { day, groups, created, dissolved } = day;
+    let callbacks = (created + dissolved).to_string();
+    [
+        ("Date", day.format("%Y%m%d").to_string()),
+        ("GroupAllGroupNum", groups.to_string()),
+        ("GroupNewGroupNum", created.to_string()),
+        ("GroupDestroyGroupNum", dissolved.to_string()),
+        ("GroupSendMsgGroupNum", "0".to_owned()),
+        ("CallBackReq", callbacks.clone()),
+        ("CallBackRsp", callbacks),
+    ]
 }

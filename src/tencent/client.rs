@@ -15,12 +15,12 @@ use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
-use super::error::{ApiError, advice};
+use super::error::{ApiError, advice, describe_json};
 use super::statistics::{STATISTICS_PATH, StatisticsRequest, read_statistics};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
 use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{AppStatistics, GroupIds, GroupType, SdkAppId, plural, with_causes};
+use crate::model::{AppStatistics, GroupIds, GroupType, SdkAppId, with_causes};
 
 /// The maximum size of a decompressed answer, against decompression bombs. The API's own limit is 1
 /// MB.
@@ -381,21 +381,6 @@ fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError>
         })
         .collect();
     Ok(ids.iter().map(|id| answers.get(id).cloned().unwrap_or_default()).collect())
-}
-
-/// Describes why a body is not valid JSON of the expected form, without quoting it.
-pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
-    let start = body.trim_ascii_start();
-    let what = if start.starts_with(b"<") {
-        "HTML instead of JSON".to_owned()
-    } else if error.is_eof() {
-        format!("the JSON ends after {} {}", body.len(), plural(body.len() as u64, "byte"))
-    } else if error.is_data() {
-        format!("a field has the wrong type at line {} column {}", error.line(), error.column())
-    } else {
-        format!("no JSON at line {} column {}", error.line(), error.column())
-    };
-    ApiError::Malformed { what }
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::debug;
 
-use super::client::describe_json;
-use super::error::ApiError;
+use super::error::{ApiError, describe_json};
 use crate::model::AppStatistics;
 
 /// The URL path of `getappinfo`.

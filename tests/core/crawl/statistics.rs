@@ -33,7 +33,7 @@ fn fetches(harness: &Harness) -> usize {
     harness.api.requests().iter().filter(|request| request.call == Call::Statistics).count()
 }
 
-async fn with_statistics(mut harness: Harness) -> Harness {
+fn with_statistics(mut harness: Harness) -> Harness {
     harness.statistics = true;
     harness.create("Public", "a b c d");
     harness
@@ -66,7 +66,7 @@ async fn by_default_no_statistics_are_fetched(harness: Harness) {
 }
 
 async fn the_first_fetch_stores_30_days_and_later_ones_happen_once_a_day_of_beijing(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     crawl_after(&harness, "2026-03-01T08:00:00Z").await;
     let days = "SELECT count(*), min(day), max(day) FROM app_statistics";
     assert_eq!(harness.lines(days).await, ["30 2026-01-30 2026-02-28"]);
@@ -84,7 +84,7 @@ async fn the_first_fetch_stores_30_days_and_later_ones_happen_once_a_day_of_beij
 
 async fn the_view_has_the_apps_history_beside_the_live_groups_of_the_same_day_in_beijing(harness: Harness) {
     for timezone in [Tz::UTC, Tz::Asia__Shanghai, Tz::America__Los_Angeles, Tz::Pacific__Auckland] {
-        let mut harness = with_statistics(harness.fresh().await).await;
+        let mut harness = with_statistics(harness.fresh().await);
         harness.timezone = timezone;
         crawl_after(&harness, "2026-03-01T08:00:00Z").await;
         harness.dissolve("a b");
@@ -108,7 +108,7 @@ async fn the_view_has_the_apps_history_beside_the_live_groups_of_the_same_day_in
 }
 
 async fn a_fetch_is_repeated_after_hours_while_the_previous_day_is_not_reported(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     report(&harness, r#"[{"Date":"20260227","GroupAllGroupNum":"4"}]"#);
     crawl_after(&harness, "2026-03-01T00:00:00Z").await;
     crawl_after(&harness, "2026-03-01T02:00:00Z").await;
@@ -122,7 +122,7 @@ async fn a_fetch_is_repeated_after_hours_while_the_previous_day_is_not_reported(
 }
 
 async fn only_new_and_changed_days_are_written(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     let fetched = async || {
         let rows = "SELECT day, groups, fetched_at FROM app_statistics ORDER BY day";
         harness.lines(rows).await
@@ -141,7 +141,7 @@ async fn only_new_and_changed_days_are_written(harness: Harness) {
 }
 
 async fn a_figure_that_is_missing_or_invalid_is_null_and_replaces_no_known_figure(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     harness.api.script(At::Statistics, Fault::NoStatistic("CallBackRsp".to_owned()));
     crawl_after(&harness, "2026-03-01T16:00:00Z").await;
     assert_eq!(figures(&harness).await.last().unwrap(), "2026-03-01 4 4 0 0 4 NULL");
@@ -158,7 +158,7 @@ async fn a_figure_that_is_missing_or_invalid_is_null_and_replaces_no_known_figur
 }
 
 async fn days_of_the_future_and_of_long_ago_are_not_stored(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     let dates = ["00010101", "20250227", "20250301", "20260301", "20260302", "99991231"];
     let days = dates.map(|date| format!(r#"{{"Date":"{date}","GroupAllGroupNum":"1"}}"#));
     report(&harness, &format!("[{}]", days.join(",")));
@@ -168,7 +168,7 @@ async fn days_of_the_future_and_of_long_ago_are_not_stored(harness: Harness) {
 }
 
 async fn a_refusal_is_logged_once_and_the_crawl_is_complete(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     let (log, _guard) = capture_log();
     let logged = |level: &str, text: &str| {
         let log = log.text();
@@ -207,7 +207,7 @@ async fn a_failed_fetch_changes_nothing_and_a_later_crawl_tries_again(harness: H
         Fault::ErrorCode(60011),
         Fault::Body(r#"{"ErrorCode":0}"#.to_owned()),
     ] {
-        let mut harness = with_statistics(harness.fresh().await).await;
+        let mut harness = with_statistics(harness.fresh().await);
         harness.request_timeout = Duration::from_millis(300);
         harness.api.script(At::Statistics, fault.clone());
         assert_eq!(outcome(&harness.crawl().await), "complete", "{fault:?}");
@@ -221,7 +221,7 @@ async fn a_failed_fetch_changes_nothing_and_a_later_crawl_tries_again(harness: H
         assert_eq!((fetches(&harness), figures(&harness).await.len()), (2, 30), "{fault:?}");
     }
     // An answer without days is a success.
-    let harness = with_statistics(harness.fresh().await).await;
+    let harness = with_statistics(harness.fresh().await);
     report(&harness, "[]");
     harness.crawl().await;
     harness.crawl().await;
@@ -229,7 +229,7 @@ async fn a_failed_fetch_changes_nothing_and_a_later_crawl_tries_again(harness: H
 }
 
 async fn a_fetch_follows_only_a_crawl_that_reached_its_end(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     harness.fault_at_request(2, Fault::ErrorCode(60021));
     assert_eq!(outcome(&harness.crawl().await), "failed refused 60021");
     assert_eq!(fetches(&harness), 0);
@@ -239,7 +239,7 @@ async fn a_fetch_follows_only_a_crawl_that_reached_its_end(harness: Harness) {
 }
 
 async fn a_stop_ends_a_fetch_at_once(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     let held = harness.api.hold(At::Statistics);
     harness.prepare_crawl();
     let (crawler, stop) = (harness.crawler(), CancellationToken::new());
@@ -258,13 +258,13 @@ async fn a_stop_ends_a_fetch_at_once(harness: Harness) {
 }
 
 async fn a_dry_run_fetches_no_statistics(harness: Harness) {
-    let harness = with_statistics(harness).await;
+    let harness = with_statistics(harness);
     harness.dry_run().await;
     assert_eq!(fetches(&harness), 0);
 }
 
 async fn retention_removes_days_with_the_daily_counts_and_they_do_not_return(harness: Harness) {
-    let mut harness = with_statistics(harness).await;
+    let mut harness = with_statistics(harness);
     let days = "SELECT count(*), min(day), max(day) FROM app_statistics";
     crawl_after(&harness, "2026-03-01T08:00:00Z").await;
     assert_eq!(harness.lines(days).await, ["30 2026-01-30 2026-02-28"]);
