@@ -73,6 +73,7 @@ impl App {
                 max_shortfall: 0.0,
                 confirm,
             },
+            details: None,
             timezone: chrono_tz::UTC,
             host: "bench".to_owned(),
         };

@@ -124,6 +124,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
         request_interval: Duration::ZERO,
         retry: RetryPolicy::lasting(Duration::from_secs(60)),
         deletion: DeletionPolicy::default(),
+        details: None,
         timezone: chrono_tz::UTC,
         host: "bench".to_owned(),
     };

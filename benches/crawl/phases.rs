@@ -209,6 +209,7 @@ async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
             request_interval,
             retry: RetryPolicy::lasting(Duration::from_secs(10)),
             deletion: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
+            details: None,
             timezone: chrono_tz::UTC,
             host: "bench".to_owned(),
         };

@@ -242,6 +242,7 @@ async fn crawler(
             max_fraction_by_type: BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]),
             ..DeletionPolicy::default()
         },
+        details: None,
         timezone: chrono_tz::UTC,
         host: "bench".to_owned(),
     };

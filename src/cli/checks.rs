@@ -16,7 +16,7 @@ use crate::config::{App, Config};
 use crate::escape::one_line;
 use crate::model::{ReasonCode, with_causes};
 use crate::pace::{Pacer, RetryBudget, RetryPolicy};
-use crate::pages::Caller;
+use crate::pages::{Caller, InfoSettings};
 use crate::store::{DatabaseUrl, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
@@ -254,7 +254,7 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
     let wait = wait.min(app.request_interval);
     let pacer = Pacer::new(app.request_interval, Instant::now() + wait);
     let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
-    let mut caller = Caller::new(client, &pacer, retries, |_| ());
+    let mut caller = Caller::new(client, &pacer, retries, InfoSettings::default(), |_| ());
     let counted = if let Some(lease) = lease {
         // The lease is renewed meanwhile, because a request with its retries may take longer.
         let counted = lease.keeping(caller.count_app()).await;

@@ -235,6 +235,7 @@ async fn serve(
     let (sdk_app_id, base_url) = (account.sdk_app_id, api.base_url());
     let plan = AppPlan {
         group_quota: None,
+        details: Box::new(|_| Ok(None)),
         name: APP.to_owned(),
         sdk_app_id,
         schedule: Schedule::parse(CRON, chrono_tz::UTC).map_err(|error| Failure::new(Exit::Failed, error))?,
@@ -276,6 +277,7 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         request_interval: INTERVAL + INTERVAL / 2,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         deletion: DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() },
+        details: None,
         timezone: chrono_tz::UTC,
         host: HOST.to_owned(),
     };

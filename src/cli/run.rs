@@ -218,6 +218,7 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
     let plan = |app: &App| {
         let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
         let observer = metrics.app(&app.name);
+        let of_details = (setup.clone(), Arc::clone(&config), own.clone());
         AppPlan {
             name: app.name.clone(),
             sdk_app_id: app.sdk_app_id,
@@ -227,6 +228,10 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
             crawler: Box::new(move |store| {
                 let client = setup.client(&own).map_err(|failure| format!("{:#}", failure.error))?;
                 Ok(setup.crawler(&config, &own, client, store).with_observer(Arc::clone(&observer)))
+            }),
+            details: Box::new(move |store| {
+                let (setup, config, app) = &of_details;
+                setup.details_refresher(config, app, store).map_err(|failure| format!("{:#}", failure.error))
             }),
         }
     };

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::{self, App, Config, Environment, LogFormat, NewConfigLocation, Origin};
 use crate::crawl::{CrawlSettings, Crawler};
 use crate::daemon::Opening;
+use crate::details::{DetailsRefresher, DetailsSettings};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
 use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError, this_host};
@@ -118,12 +119,27 @@ impl Setup {
             request_interval: app.request_interval,
             retry: RetryPolicy::lasting(app.retry_for),
             deletion: app.deletion.clone(),
+            details: config.details,
             timezone: app.schedule.ticks.timezone(),
             host: this_host(),
         };
         Crawler::new(settings, client, store.clone(), self.clock.clone())
             .with_retention(config.retention)
             .with_statistics(app.statistics)
+    }
+
+    /// Creates the refresher of an app's details. Returns `None` if they are not kept.
+    pub(super) fn details_refresher(
+        &self,
+        config: &Config,
+        app: &App,
+        store: &Store,
+    ) -> Result<Option<DetailsRefresher>, Failure> {
+        let Some(policy) = config.details else { return Ok(None) };
+        let settings =
+            DetailsSettings { sdk_app_id: app.sdk_app_id, app: app.name.clone(), host: this_host(), policy };
+        let client = self.client(app)?;
+        Ok(Some(DetailsRefresher::new(settings, client, store.clone(), self.clock.clone())))
     }
 
     /// Creates the client of an app. Reads its key and logs warnings about the key's file.

@@ -187,6 +187,7 @@ fn print_app(
             hosts.join("; ")
         )?;
     }
+    print_details(out, app, now)?;
     if let Some(due) = overdue_since.and_then(Stamp::time) {
         let (at, ago) = (text::time(due), text::ago(due, now));
         writeln!(
@@ -198,6 +199,21 @@ fn print_app(
         writeln!(out, "  next crawl           {}", text::time(next))?;
     }
     writeln!(out)
+}
+
+/// Prints for how many live groups the details are known, if details are kept.
+fn print_details(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Result<()> {
+    let Some(details) = &app.details else { return Ok(()) };
+    let live: i64 = app.types.iter().map(|of_type| of_type.live).sum();
+    let oldest = details.oldest_as_of.and_then(Stamp::time);
+    let oldest = oldest.map_or_else(String::new, |at| format!(", the oldest {}", text::ago(at, now)));
+    writeln!(
+        out,
+        "  details              of {} of {}, {} up to date{oldest}",
+        text::number(details.groups),
+        text::count(live, "live group"),
+        text::number(details.fresh_groups)
+    )
 }
 
 fn print_last_crawls(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Result<()> {

@@ -71,6 +71,7 @@ pub(super) async fn conclude(
         let mut confirmer =
             Confirmer::new(context, caller, &pass_state.samples, app_is_empty, listing_duration);
         lookups = look_up_all(context, &mut confirmer, &candidates, &pass_state).await?;
+        findings.details = confirmer.into_details();
         confirmation = if lookups.refused.is_some() { Confirmation::Refused } else { Confirmation::On };
     }
     candidates.apply_confirmations(|id| candidate_status(id, &lookups.candidates, &pass_state.history));

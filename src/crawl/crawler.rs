@@ -14,6 +14,7 @@ use tracing::{Instrument as _, error_span, info, warn};
 use super::clock_skew::{CLOCK_SKEW_WARNING, MAX_CLOCK_SKEW, format_skew};
 use super::conclusion::{Conclusion, conclude};
 use super::context::CrawlContext;
+use super::details::{keep_details, remove_details};
 use super::dry_run::{DryRunTypes, WriteTarget};
 use super::error::{CrawlError, Interrupted};
 use super::listing::{Findings, read_lists};
@@ -24,7 +25,7 @@ use super::report::{CrawlReport, DryRun, shortfall_reason, withheld_reason};
 use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
 use super::statistics::{LastFailure, fetch_statistics};
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupType, TypeId};
+use crate::model::{CrawlStatus, GroupDetails, GroupType, TypeId};
 use crate::pace::{Pacer, RetryBudget};
 use crate::pages::{Caller, RequestEvent};
 use crate::policy::Retention;
@@ -55,6 +56,14 @@ pub struct Crawler {
 struct Recorded {
     app: AppId,
     report: CrawlReport,
+    /// The details of groups that the crawl looked up.
+    details: Vec<(String, GroupDetails)>,
+}
+
+impl Recorded {
+    fn reached_its_end(&self) -> bool {
+        matches!(self.report.status, CrawlStatus::Complete | CrawlStatus::Incomplete)
+    }
 }
 
 /// The outcome of a crawl, before it is recorded.
@@ -260,22 +269,24 @@ impl Crawler {
             settlement: &outcome.settlement,
         };
         let report = self.close(lease, closing, &outcome.findings).await?;
-        Ok(Recorded { app, report })
+        Ok(Recorded { app, report, details: outcome.findings.details })
     }
 
-    /// Removes old rows and fetches the app's statistics, after a crawl that reached its end.
-    async fn after_crawl(
-        &self,
-        lease: &Lease,
-        Recorded { app, report }: &Recorded,
-        stop: &CancellationToken,
-    ) {
-        if !matches!(report.status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
+    /// Removes old rows, stores the details that the crawl received, and fetches the app's
+    /// statistics, after a crawl that reached its end. If details are not kept, removes stored ones.
+    async fn after_crawl(&self, lease: &Lease, recorded: &Recorded, stop: &CancellationToken) {
+        let Recorded { app, report, details } = recorded;
+        if !recorded.reached_its_end() {
             return;
         }
         let target = WriteTarget::Database(report.crawl);
         let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
         purge(&context, self.retention, report.crawl, report.finished_at).await;
+        if self.settings.details.is_some() {
+            keep_details(&context, report.finished_at, details).await;
+        } else {
+            remove_details(&context).await;
+        }
         if let Some(last_failure) = &self.statistics {
             let caller = self.caller();
             fetch_statistics(&context, &caller, self.retention, last_failure).await;
@@ -284,7 +295,7 @@ impl Crawler {
 
     fn caller(&self) -> Caller<'_> {
         let retries = RetryBudget::new(self.settings.retry);
-        Caller::new(&self.client, &self.pacer, retries, |event| self.on_event(event))
+        Caller::new(&self.client, &self.pacer, retries, self.settings.info(), |event| self.on_event(event))
     }
 
     /// Records the end of a crawl in one transaction, logs the crawl, and reports it to the

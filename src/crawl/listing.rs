@@ -14,7 +14,7 @@ use super::error::Interrupted;
 use super::pass::{PageFetcher, make_passes};
 use super::progress::{Progress, ReadProgress, Step};
 use super::tally::{PassEnd, PassPlan, PassResult, PassState, PassTally};
-use crate::model::{GroupType, TypeId, Verdict};
+use crate::model::{GroupDetails, GroupType, TypeId, Verdict};
 use crate::pages::{Caller, Paginator};
 use crate::reconcile::Leftover;
 use crate::roll::{PassNo, Roll, RollBuilder};
@@ -36,6 +36,8 @@ pub(super) struct Findings {
     pub(super) listed: u64,
     pub(super) passes: Vec<PassResult>,
     pub(super) verdicts: BTreeMap<TypeId, Verdict>,
+    /// The details of groups that the crawl looked up.
+    pub(super) details: Vec<(String, GroupDetails)>,
 }
 
 /// The result of reading all lists of a crawl to their ends.

@@ -30,7 +30,7 @@ pub use self::board::{AppState, Apps, Phase};
 pub use self::database::{Database, OpenAttempt, Opening, keep_database};
 pub use self::health::Health;
 pub use self::next_crawl::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
-pub use self::plan::{AppPlan, MakeCrawler};
+pub use self::plan::{AppPlan, MakeCrawler, MakeDetailsRefresher};
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::lifecycle::{Lifecycle, Systemd};

@@ -61,6 +61,10 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
     );
     let peak =
         of_app("month_peak_groups", "The greatest TotalCount of the entire app in the crawls of this month.");
+    let details = of_app(
+        "details_fresh_groups",
+        "Live groups whose details are not older than details.refresh, at the last count.",
+    );
     let held = of_app("held_groups", "Groups whose deletion was withheld or undone. They wait for approval.");
     let unasked = of_app(
         "unasked_groups",
@@ -103,6 +107,9 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
         if let Some(count) = read.month_peak {
             peak.with_label_values(&[app]).set(count);
         }
+        if let Some(of_groups) = read.details {
+            details.with_label_values(&[app]).set(of_groups.fresh_groups);
+        }
         held.with_label_values(&[app]).set(read.held_groups());
         unasked.with_label_values(&[app]).set(read.unasked.unwrap_or(0));
         if let Some(seconds) = read.last_crawl.as_ref().and_then(|crawl| crawl.clock_skew) {
@@ -118,7 +125,7 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
         }
         running.with_label_values(&[app]).set(i64::from(read.running_crawl.is_some()));
     }
-    [groups, api_groups, peak, held, unasked, skew, complete, ticks, running]
+    [groups, api_groups, peak, details, held, unasked, skew, complete, ticks, running]
         .iter()
         .flat_map(IntGaugeVec::collect)
         .collect()

@@ -4,6 +4,7 @@
 //! <https://cloud.tencent.com/document/product/269/1614>.
 
 pub mod client;
+mod details;
 pub mod error;
 pub mod probe;
 pub mod region;
@@ -11,5 +12,5 @@ pub mod statistics;
 pub mod usersig;
 pub mod wire;
 
-pub use client::{Client, ClientSettings, GroupAnswer, Page};
+pub use client::{Client, ClientSettings, Fields, GroupAnswer, Page};
 pub use error::ApiError;

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::details::{DETAIL_FIELDS, Number, Text};
 use crate::model::{GroupIds, is_group_id};
 
 /// The URL path of `get_appid_group_list`.
@@ -57,14 +58,24 @@ pub struct InfoRequest<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct ResponseFilter {
-    group_base_info_filter: [&'static str; 1],
+    group_base_info_filter: &'static [&'static str],
 }
 
 impl<'a> InfoRequest<'a> {
     /// Requests only the types of these groups.
     #[must_use]
     pub fn types_of(ids: &'a [&'a str]) -> Self {
-        Self { group_id_list: ids, response_filter: ResponseFilter { group_base_info_filter: ["Type"] } }
+        Self::new(ids, &["Type"])
+    }
+
+    /// Requests the types and the details of these groups.
+    #[must_use]
+    pub fn details_of(ids: &'a [&'a str]) -> Self {
+        Self::new(ids, &DETAIL_FIELDS)
+    }
+
+    fn new(ids: &'a [&'a str], fields: &'static [&'static str]) -> Self {
+        Self { group_id_list: ids, response_filter: ResponseFilter { group_base_info_filter: fields } }
     }
 }
 
@@ -78,7 +89,7 @@ pub struct InfoAnswer {
     pub group_info: Option<Vec<InfoEntry>>,
 }
 
-/// The entry of one group.
+/// The entry of one group. The details are absent unless they were requested.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InfoEntry {
@@ -86,6 +97,15 @@ pub struct InfoEntry {
     pub error_code: Option<i64>,
     #[serde(rename = "Type")]
     pub group_type: Option<String>,
+    pub name: Option<Text>,
+    #[serde(rename = "Owner_Account")]
+    pub owner: Option<Text>,
+    pub introduction: Option<Text>,
+    pub create_time: Option<Number>,
+    pub last_msg_time: Option<Number>,
+    pub last_info_time: Option<Number>,
+    pub member_num: Option<Number>,
+    pub max_member_num: Option<Number>,
 }
 
 /// The ids of one page.

@@ -35,5 +35,5 @@ pub(super) use retry::TransactionRetry;
 pub(super) use sqlite::{SqliteFile, beside};
 pub(super) use statement::{Statement, Value, query, query_as, query_scalar, values};
 pub(super) use storage::PostgresStorage;
-pub(super) use tx::Tx;
+pub(super) use tx::{Row, Tx};
 pub(super) use write::FencingToken;

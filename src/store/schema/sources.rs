@@ -28,7 +28,7 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 );
 ";
 
-pub(super) const VIEWS: [&str; 14] = [
+pub(super) const VIEWS: [&str; 15] = [
     "groups",
     "live_groups",
     "group_events",
@@ -42,6 +42,7 @@ pub(super) const VIEWS: [&str; 14] = [
     "daily_crawls",
     "group_spans",
     "monthly_counts",
+    "group_details",
     "app_statistics",
 ];
 

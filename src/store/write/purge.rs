@@ -21,6 +21,7 @@ pub(super) struct PurgeStatements {
     /// Counts the batch by type and state.
     count: &'static str,
     delete_past_spans: &'static str,
+    delete_details: &'static str,
     delete: &'static str,
 }
 
@@ -42,6 +43,12 @@ macro_rules! purge_statements {
             ),
             delete_past_spans: concat!(
                 "DELETE FROM past_span WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND group_id IN (
+                     SELECT group_id FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
+                $condition,
+                ")"
+            ),
+            delete_details: concat!(
+                "DELETE FROM group_detail WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND group_id IN (
                      SELECT group_id FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
                 $condition,
                 ")"
@@ -79,6 +86,7 @@ pub(super) async fn remove_groups(
         totals.deleted -= deleted;
     }
     tx.execute(statements.delete_past_spans, &batch).await?;
+    tx.execute(statements.delete_details, &batch).await?;
     let removed = tx.execute(statements.delete, &batch).await?;
     tally.write_totals(tx, app).await?;
     Ok(Some(BatchDone { last, removed }))

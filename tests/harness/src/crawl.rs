@@ -13,9 +13,10 @@ use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlReport, CrawlRequest, CrawlSettings, Crawler, DryRun, WhenBusy};
+use tim_group_sync::details::{DetailsRefresher, DetailsSettings};
 use tim_group_sync::model::{CrawlId, GroupType, LocalDay, Trigger};
 use tim_group_sync::pace::RetryPolicy;
-use tim_group_sync::policy::{DeletionPolicy, Retention};
+use tim_group_sync::policy::{DeletionPolicy, DetailsPolicy, Retention};
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
 use tim_group_sync::store::{AppIdentity, Approval, CrawlDeletions, Lease, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
@@ -100,6 +101,7 @@ pub struct Harness {
     pub max_shortfall: f64,
     /// The limits of the guard allow all deletions by default.
     pub deletion: DeletionPolicy,
+    pub details: Option<DetailsPolicy>,
     pub timezone: Tz,
     pub retention: Retention,
     pub statistics: bool,
@@ -177,6 +179,7 @@ impl Harness {
             page_limit: 3,
             max_shortfall: 0.0,
             deletion: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
+            details: None,
             timezone: Tz::UTC,
             retention: Retention::default(),
             statistics: false,
@@ -348,6 +351,12 @@ impl Harness {
 
     /// A new crawler that writes through this store.
     pub fn crawler_on(&self, store: &Store) -> Crawler {
+        Crawler::new(self.crawl_settings(), self.client(), store.clone(), self.clock.clone())
+            .with_retention(self.retention)
+            .with_statistics(self.statistics)
+    }
+
+    fn client(&self) -> Client {
         let client = Client::new(ClientSettings {
             sdk_app_id: self.credentials.sdk_app_id,
             identifier: self.credentials.identifier.clone(),
@@ -357,9 +366,18 @@ impl Harness {
             request_timeout: self.request_timeout,
             clock: self.clock.clone(),
         });
-        Crawler::new(self.crawl_settings(), client.unwrap(), store.clone(), self.clock.clone())
-            .with_retention(self.retention)
-            .with_statistics(self.statistics)
+        client.unwrap()
+    }
+
+    /// Returns a new refresher of the details, as in another process. Requires `details`.
+    pub fn details_refresher(&self) -> DetailsRefresher {
+        let settings = DetailsSettings {
+            sdk_app_id: self.credentials.sdk_app_id,
+            app: "prod".to_owned(),
+            host: "test".to_owned(),
+            policy: self.details.unwrap(),
+        };
+        DetailsRefresher::new(settings, self.client(), self.store.clone(), self.clock.clone())
     }
 
     fn crawl_settings(&self) -> CrawlSettings {
@@ -374,6 +392,7 @@ impl Harness {
                 retry_for: self.retry_for,
             },
             deletion: DeletionPolicy { max_shortfall: self.max_shortfall, ..self.deletion.clone() },
+            details: self.details,
             timezone: self.timezone,
             host: "test".to_owned(),
         }

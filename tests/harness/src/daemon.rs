@@ -125,6 +125,7 @@ impl DaemonHarness {
                 retry_for: spec.retry_for,
             },
             deletion: DeletionPolicy::default(),
+            details: None,
             timezone: chrono_tz::UTC,
             host: "test".to_owned(),
         };
@@ -143,6 +144,7 @@ impl DaemonHarness {
             catch_up: spec.catch_up,
             group_quota: spec.group_quota,
             crawler: self.crawler(api, spec),
+            details: Box::new(|_| Ok(None)),
         }
     }
 

@@ -19,7 +19,7 @@ use tim_group_sync::model::{
     Verdict,
 };
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
-use tim_group_sync::pages::{Caller, EndOfList, Paginator};
+use tim_group_sync::pages::{Caller, EndOfList, InfoSettings, Paginator};
 use tim_group_sync::reconcile::{Absences, Candidates, Confirmation, Settlement, TotalsEvidence};
 use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
@@ -664,7 +664,7 @@ async fn end_of_list() -> EndOfList {
     .unwrap();
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
     let retry_budget = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(5)));
-    let mut caller = Caller::new(&client, &pacer, retry_budget, |_| ());
+    let mut caller = Caller::new(&client, &pacer, retry_budget, InfoSettings::default(), |_| ());
     Paginator::of(None, 10, None)
         .fetch_next(&mut caller)
         .await
