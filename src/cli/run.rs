@@ -218,7 +218,8 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
     let plan = |app: &App| {
         let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
         let observer = metrics.app(&app.name);
-        let of_details = (setup.clone(), Arc::clone(&config), own.clone());
+        let (details_setup, details_config, details_app) = (setup.clone(), Arc::clone(&config), own.clone());
+        let details_observer = Arc::clone(&observer);
         AppPlan {
             name: app.name.clone(),
             sdk_app_id: app.sdk_app_id,
@@ -230,8 +231,9 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
                 Ok(setup.crawler(&config, &own, client, store).with_observer(Arc::clone(&observer)))
             }),
             details: Box::new(move |store| {
-                let (setup, config, app) = &of_details;
-                setup.details_refresher(config, app, store).map_err(|failure| format!("{:#}", failure.error))
+                let made = details_setup.details_refresher(&details_config, &details_app, store);
+                let made = made.map_err(|failure| format!("{:#}", failure.error))?;
+                Ok(made.map(|refresher| refresher.with_observer(Arc::clone(&details_observer))))
             }),
         }
     };

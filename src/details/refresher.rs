@@ -1,6 +1,6 @@
 //! The loop that keeps the details of one app's groups up to date.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
@@ -10,6 +10,7 @@ use tracing::{Instrument as _, debug, error_span, info, warn};
 
 use super::requests::Requests;
 use crate::clock::Clock;
+use crate::crawl::Observer;
 use crate::model::{SdkAppId, with_causes};
 use crate::policy::DetailsPolicy;
 use crate::store::{AnsweredDetails, AppId, DetailsHolder, DueDetails, Store, StoreError};
@@ -87,6 +88,13 @@ impl DetailsRefresher {
         let holder = DetailsHolder(format!("{}/{:016x}", settings.host, rand::random::<u64>()));
         let requests = Requests::new(client, settings.policy.requests_per_second);
         Self { settings, requests, store, clock, holder, problem: Mutex::default() }
+    }
+
+    /// Reports the events of requests to this observer.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.requests.set_observer(observer);
+        self
     }
 
     /// Refreshes details until the future is dropped. It may be dropped at any time: what was asked
@@ -171,12 +179,12 @@ impl DetailsRefresher {
             return Ok(Next::Wait(POLL_INTERVAL));
         };
         state.claimed_at = Some(Instant::now());
-        debug!(groups = answered.answers.len(), written, "refreshed details");
         state.refreshed += answered.answers.len();
         if state.count_is_due() {
             let refresh = TimeDelta::from_std(self.settings.policy.refresh).unwrap_or(TimeDelta::MAX);
             self.count(app, refresh, state).await?;
         }
+        debug!(groups = answered.answers.len(), written, "refreshed details");
         Ok(Next::Continue)
     }
 

@@ -1,14 +1,17 @@
 //! Requests the details of groups, at a limited rate.
 
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use tokio::time::Instant;
 
+use crate::crawl::{Observer, RequestOutcome};
 use crate::model::GroupDetails;
-use crate::pace::{Disposition, Pacer, RetryBudget, RetryPolicy};
+use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget, RetryPolicy};
 use crate::tencent::wire::MAX_INFO_IDS;
 use crate::tencent::{ApiError, Client, Fields};
 
@@ -21,16 +24,21 @@ const RETRY_FOR: Duration = Duration::from_secs(10);
 pub(super) type Answers = Vec<(String, Option<GroupDetails>)>;
 
 /// Makes the requests of one app.
-#[derive(Debug)]
 pub(super) struct Requests {
     client: Client,
     pacer: Pacer,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Requests {
     pub(super) fn new(client: Client, per_second: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
-        Self { client, pacer: Pacer::new(interval, Instant::now()) }
+        Self { client, pacer: Pacer::new(interval, Instant::now()), observer: None }
+    }
+
+    /// Reports the events of requests to this observer.
+    pub(super) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some(observer);
     }
 
     /// Requests the details of these groups, [`MAX_INFO_IDS`] in each request.
@@ -87,18 +95,46 @@ impl Requests {
     async fn request(&self, ids: &[String], retries: &RetryBudget) -> Result<Answers, ApiError> {
         let texts: Vec<&str> = ids.iter().map(String::as_str).collect();
         let texts = texts.as_slice();
-        let attempt = |attempt: crate::pace::Attempt| {
+        let attempt = |attempt: Attempt| {
             if attempt.renew_signature {
                 self.client.renew_signature();
             }
-            self.client.group_answers(texts, Fields::Details)
+            let (sent, answer) = (Instant::now(), self.client.group_answers(texts, Fields::Details));
+            async move {
+                let answer = answer.await;
+                if let Some(observer) = &self.observer {
+                    observer.on_attempt_finished(sent.elapsed());
+                }
+                answer
+            }
         };
         let disposition = |error: &ApiError| match error.disposition() {
             // The caller pauses all requests.
             Disposition::Throttle { .. } => Disposition::Fatal,
             disposition => disposition,
         };
-        let answers = retries.request(&self.pacer, attempt, disposition, |_| ()).await?;
+        let on_pause = |pause: Pause<'_, ApiError>| self.classify(RequestOutcome::Retried, Some(pause.error));
+        let answers = retries.request(&self.pacer, attempt, disposition, on_pause).await;
+        match &answers {
+            Ok(_) => self.classify(RequestOutcome::Ok, None),
+            Err(error) if matches!(error.disposition(), Disposition::Throttle { .. }) => {
+                self.classify(RequestOutcome::Throttled, Some(error));
+            }
+            Err(error) => self.classify(RequestOutcome::Failed, Some(error)),
+        }
+        let answers = answers?;
         Ok(ids.iter().cloned().zip(answers.into_iter().map(|answer| answer.details)).collect())
+    }
+
+    fn classify(&self, outcome: RequestOutcome, error: Option<&ApiError>) {
+        if let Some(observer) = &self.observer {
+            observer.on_attempt_classified(outcome, error);
+        }
+    }
+}
+
+impl fmt::Debug for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requests").field("client", &self.client).finish_non_exhaustive()
     }
 }

@@ -17,7 +17,7 @@ use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
 
 /// All metrics. Alerts and dashboards depend on these names.
-const METRICS: [&str; 29] = [
+const METRICS: [&str; 30] = [
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",
@@ -37,6 +37,7 @@ const METRICS: [&str; 29] = [
     "tim_group_sync_crawl_running",
     "tim_group_sync_crawls_total",
     "tim_group_sync_database_up",
+    "tim_group_sync_details_fresh_groups",
     "tim_group_sync_group_events_total",
     "tim_group_sync_group_quota",
     "tim_group_sync_groups",
@@ -93,7 +94,7 @@ async fn the_metrics_page_has_every_metric_and_promtool_accepts_it() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
     let mut config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
-    config.push_str("\ngroup_quota = 100\n");
+    config.push_str("\ngroup_quota = 100\n[details]\n");
     std::fs::write(cli.path("config.toml"), config).unwrap();
     cli.api.create_many("Public", 3);
     let (daemon, address) = start_with_metrics(cli.command(&["run"])).await;

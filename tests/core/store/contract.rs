@@ -1298,6 +1298,11 @@ async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase
         ),
         ("group_spans", "group_id group_type live_from live_until in_baseline complete_from"),
         (
+            "group_details",
+            "group_id name owner created_at last_message_at info_changed_at member_count max_member_count \
+             introduction as_of",
+        ),
+        (
             "monthly_counts",
             "month timezone group_type peak_total_count peak_at last_total_count average_total_count snapshots net_growth",
         ),

@@ -1,9 +1,12 @@
 //! The views as docs/schema.md describes them, and a database in which every column has a value
 //! that is not NULL.
 
+use std::time::Duration;
+
 use chrono_tz::Tz;
 use tim_group_sync::crawl::{CrawlRequest, WhenBusy};
 use tim_group_sync::model::Trigger;
+use tim_group_sync::policy::DetailsPolicy;
 use tim_group_sync::simulator::Fault;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +63,10 @@ pub fn chapter(title: &str) -> &'static str {
 pub async fn eventful(mut harness: Harness) -> Harness {
     harness.timezone = Tz::Asia__Shanghai;
     harness.statistics = true;
+    harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
     harness.create("Public", "@TGS#2J4SZEAEL a b c d");
+    let introduction = serde_json::Map::from_iter([("Introduction".to_owned(), "Every Monday".into())]);
+    harness.api.set_details("d", introduction);
     harness.create("Private", "p");
     harness.crawl().await;
     harness.create("Public", "short long");
@@ -79,5 +85,6 @@ pub async fn eventful(mut harness: Harness) -> Harness {
     harness.deletion.review = true;
     harness.dissolve("b c");
     harness.crawl().await;
+    harness.details_refresher().refresh_due().await.unwrap();
     harness
 }
