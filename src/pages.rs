@@ -1,5 +1,5 @@
 //! Cursor pagination through a list of the API: follows `Next` at the allowed rate, with retries,
-//! and stops lists that seem endless.
+//! and gives up a list that seems endless.
 //!
 //! A list ends only with an explicit `Next` of 0. An [`EndOfList`] proves that this happened.
 
@@ -202,7 +202,7 @@ impl<'a> Caller<'a> {
         Ok(self.list(&request).await?.total_count)
     }
 
-    /// Calls `get_group_info` for at most [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS)
+    /// Calls `get_group_info` for at most [`MAX_INFO_IDS`](crate::tencent::info::MAX_INFO_IDS)
     /// groups. The answers are in the order of `ids`. Calls may be concurrent. A throttled call
     /// fails without a retry, because the next crawl can look the groups up.
     pub async fn group_info(

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
 use super::service::ask_service;
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::Config;
 use crate::crawl::CLOCK_SKEW_WARNING;
@@ -37,7 +37,7 @@ pub(super) struct Status {
 impl Status {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = Store::open_to_read(&location(&config)?).await?;
+        let store = Store::open_to_read(&database_location(&config)?).await?;
         store.check_migrated().await?;
         let mut statuses = store.app_statuses().await?;
         let is_known = |id: i64| statuses.iter().any(|status| status.sdk_app_id == id);
@@ -192,7 +192,7 @@ fn print_app(
         let (at, ago) = (text::time(due), text::ago(due, now));
         writeln!(
             out,
-            "  overdue              the crawl of {at} ({ago}) was not started: does the service run?"
+            "  overdue              the crawl of {at} ({ago}) was not started: check whether the service runs"
         )?;
     }
     if let Some(next) = next_crawl_at.and_then(Stamp::time) {

@@ -215,8 +215,8 @@ async fn gather_candidates<'a>(
     context.store.gather_live(context.app, || Candidates::new(absences), each).await
 }
 
-/// Looks up the candidates, then the groups of uncertain type, and with the rest of the budget held
-/// groups.
+/// Looks up the candidates, then the groups of uncertain type, and then held groups as far as the
+/// budget lasts.
 async fn look_up_all(
     context: &CrawlContext<'_>,
     confirmer: &mut Confirmer<'_>,

@@ -221,8 +221,8 @@ impl<'a> Confirmer<'a> {
     }
 
     /// Returns the listed controls to try for a batch, in order. Returns a single `None` for an app
-    /// without groups. Groups of the batch itself come last: if one batch contains every listed group
-    /// of a small app, there are no other controls.
+    /// without groups. Groups of the batch itself come last: if one batch contains every listed
+    /// group of a small app, there are no other controls.
     fn listed_controls(&self, batch: &QuestionBatch<'_>) -> Vec<Option<String>> {
         if self.app_is_empty {
             return vec![None];

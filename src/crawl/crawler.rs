@@ -121,7 +121,7 @@ impl Crawler {
         self.progress.subscribe()
     }
 
-    /// Returns when the last crawl of the app that reached its end started, in whichever process.
+    /// Returns the start of the app's last crawl that reached its end. Any process may have run it.
     /// Registers the app in the database.
     pub async fn last_start(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         let (app, _) = self.store.register_app(&self.settings.identity, &self.settings.group_types).await?;
@@ -149,10 +149,11 @@ impl Crawler {
     ) -> Result<CrawlReport, CrawlError> {
         let crawling = async {
             let lease = self.lease(when_busy, stop).await?;
-            let recorded = lease.keeping(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
+            let recorded = lease.run_while_held(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
             let recorded = recorded.map_err(CrawlError::from).flatten();
             if let Ok(recorded) = &recorded {
-                // It keeps the lease by itself: whatever becomes of this work, the crawl is recorded.
+                // This work renews the lease itself. Its failure does not change the result of the
+                // crawl.
                 self.after_crawl(&lease, recorded, stop).await;
             }
             self.release(lease).await;
@@ -166,7 +167,7 @@ impl Crawler {
     pub async fn dry_run(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<DryRun, CrawlError> {
         let running = async {
             let lease = self.lease(when_busy, stop).await?;
-            let report = lease.keeping(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
+            let report = lease.run_while_held(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
             self.release(lease).await;
             report.map_err(CrawlError::from).flatten()
         };

@@ -17,8 +17,8 @@ pub(super) async fn keep_details(
         return;
     }
     let writing = context.store.write_details_of_crawl(context.lease, context.app, at, details);
-    let written = context.lease.keeping(Box::pin(writing)).await;
-    if let Err(error) = written.map_err(Into::into).flatten() {
+    let written = context.lease.run_while_held(Box::pin(writing)).await;
+    if let Err(error) = written.flatten() {
         warn!("cannot store the details of {} groups: {}", details.len(), with_causes(&error));
     }
 }
@@ -32,7 +32,7 @@ pub(super) async fn remove_details(context: &CrawlContext<'_>) {
         let on_batch = || context.report_progress();
         context.store.remove_details(context.lease, context.app, on_batch).await
     };
-    let removing = context.lease.keeping(Box::pin(removing));
+    let removing = context.lease.run_while_held(Box::pin(removing));
     match context.unless_stopped(removing).await {
         Ok(Ok(Ok(0))) | Err(_) => {}
         Ok(Ok(Ok(groups))) => {

@@ -100,7 +100,7 @@ pub(super) async fn fetch_statistics(
     {
         return;
     }
-    let fetching = context.lease.keeping(Box::pin(fetch_if_due(context, caller, retention, now)));
+    let fetching = context.lease.run_while_held(Box::pin(fetch_if_due(context, caller, retention, now)));
     let Ok(fetched) = context.unless_stopped(fetching).await else { return };
     match fetched.map_err(FetchError::from).flatten() {
         Ok(Fetch::NotDue) => {}

@@ -422,7 +422,7 @@ impl AppLoop {
             Err(error @ (CrawlError::Store(_) | CrawlError::Busy { .. })) => {
                 self.on_database_error(&error);
                 let backoff = match &error {
-                    CrawlError::Store(error) if error.is_passing() => DATABASE_BACKOFF,
+                    CrawlError::Store(error) if error.is_transient() => DATABASE_BACKOFF,
                     _ => CRAWL_BACKOFF,
                 };
                 self.retry_with_backoff(backoff, request.trigger);

@@ -27,7 +27,7 @@ use tracing::info;
 use self::app_loop::AppLoop;
 use self::board::StatusBoard;
 pub use self::board::{AppState, Apps, Phase};
-pub use self::database::{Database, OpenAttempt, Opening, keep_database};
+pub use self::database::{Database, OpenAttempt, Opening, maintain_database};
 pub use self::health::Health;
 pub use self::next_crawl::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
 pub use self::plan::{AppPlan, MakeCrawler, MakeDetailsRefresher};

@@ -14,10 +14,9 @@ use crate::crawl::Observer;
 use crate::model::{SdkAppId, with_causes};
 use crate::policy::DetailsPolicy;
 use crate::store::{AnsweredDetails, AppId, DetailsHolder, DueDetails, Store, StoreError};
+use crate::tencent::info::MAX_INFO_IDS;
 use crate::tencent::{ApiError, Client};
 
-/// The number of groups in one request.
-const IDS_PER_REQUEST: usize = 50;
 /// The time that the requests between two writes take at the configured rate.
 const SECONDS_PER_WRITE: u32 = 2;
 /// The maximum number of requests between two writes, which bounds the memory.
@@ -144,7 +143,7 @@ impl DetailsRefresher {
         };
         let policy = self.settings.policy;
         let requests = (policy.requests_per_second * SECONDS_PER_WRITE).clamp(1, MAX_REQUESTS_PER_WRITE);
-        let limit = usize::try_from(requests).unwrap_or(1) * IDS_PER_REQUEST;
+        let limit = usize::try_from(requests).unwrap_or(1) * MAX_INFO_IDS;
         let refresh = TimeDelta::from_std(policy.refresh).unwrap_or(TimeDelta::MAX);
         let due = self.store.due_details(app, self.clock.now(), refresh, limit).await?;
         match due {

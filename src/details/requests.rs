@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::crawl::{Observer, RequestOutcome};
 use crate::model::GroupDetails;
 use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget, RetryPolicy};
-use crate::tencent::wire::MAX_INFO_IDS;
+use crate::tencent::info::MAX_INFO_IDS;
 use crate::tencent::{ApiError, Client, Fields};
 
 /// The maximum number of requests in flight.

@@ -9,7 +9,7 @@ use super::app::{SimulatedApp, lock};
 use super::fault::Fault;
 use super::refusal::{Refusal, parse};
 use super::request::SeenRequest;
-use crate::tencent::wire::MAX_INFO_IDS;
+use crate::tencent::info::MAX_INFO_IDS;
 
 /// An undocumented code.
 const UNKNOWN_CODE: i64 = 99999;

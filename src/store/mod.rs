@@ -23,11 +23,11 @@ mod write;
 
 pub use app::{AppId, AppIdentity};
 pub use bulk::ListedBatch;
-pub use engine::{DatabaseUrl, Limits, PasswordSource, PostgresDatabase, Store, StoreError};
+pub use engine::{DatabaseLocation, Limits, PasswordSource, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
-    AppCount, AppOverview, AppStatus, Crawl, DailyCount, DetailsOverview, DueDetails, EndedBefore,
-    EventsAfter, Group, GroupEvent, HeldDeletions, HostTypes, KeysetPage, KnownGroup, Past, Stamp,
+    AppCount, AppOverview, AppStatus, Crawl, CrawlHistory, DailyCount, DetailsOverview, DueDetails,
+    EventsAfter, Group, GroupEvent, HeldDeletions, HostTypes, KeysetPage, KnownGroup, LastEnds, Stamp,
     StatisticsRead, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};

@@ -15,11 +15,11 @@ use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
-use super::details::details;
 use super::error::{ApiError, advice, describe_json};
+use super::info::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, details};
 use super::statistics::{STATISTICS_PATH, StatisticsRequest, read_statistics};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
-use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, ListAnswer, ListRequest};
+use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
 use crate::model::{AppStatistics, GroupDetails, GroupIds, GroupType, SdkAppId, with_causes};
 
@@ -145,7 +145,7 @@ impl Client {
         page.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Requests the state of at most [`super::wire::MAX_INFO_IDS`] groups. The answers are in the
+    /// Requests the state of at most [`super::info::MAX_INFO_IDS`] groups. The answers are in the
     /// order of `ids`.
     pub async fn group_answers(&self, ids: &[&str], fields: Fields) -> Result<Vec<GroupAnswer>, ApiError> {
         let usersig = self.usersig();
@@ -315,7 +315,7 @@ fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
     if is_loopback(&settings.base_url) {
         builder = builder.no_proxy();
         if settings.base_url.scheme() == "http" {
-            // Plain HTTP needs no CA certificates. Loading them would fail on a machine without any.
+            // Plain HTTP needs no CA certificates, and loading them fails on a machine without any.
             builder = builder.tls_certs_only([]);
         }
     }

@@ -4,8 +4,8 @@
 //! <https://cloud.tencent.com/document/product/269/1614>.
 
 pub mod client;
-mod details;
 pub mod error;
+pub mod info;
 pub mod probe;
 pub mod region;
 pub mod statistics;

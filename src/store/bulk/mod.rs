@@ -12,8 +12,8 @@ use crate::confirmation::LookupRecord;
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::reconcile::GroupBefore;
 
-/// Listed groups of one type. Each is either not known as live, was missing, or is stored with
-/// another type.
+/// Listed groups of one type that must be written: groups that are new or deleted, missing, or
+/// stored with another type.
 #[derive(Debug)]
 pub struct ListedBatch<'a> {
     pub app: AppId,

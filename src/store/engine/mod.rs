@@ -23,7 +23,7 @@ pub(super) use connect::Schema;
 pub use connect::{PasswordSource, PostgresDatabase};
 pub(super) use connections::PgTransaction;
 pub(super) use database::Engine;
-pub use database::{DatabaseUrl, Store};
+pub use database::{DatabaseLocation, Store};
 pub(super) use error::Attempted;
 pub use error::StoreError;
 pub(super) use fence::Fence;

@@ -1,7 +1,7 @@
 //! The read model of the apps' state. `status`, the dashboard, its JSON and the metrics all use it.
 //!
 //! It takes four statements for any number of apps. Each reads stored totals or an index, because
-//! an open dashboard asks every other second.
+//! an open dashboard polls it every few seconds.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +32,8 @@ pub struct AppOverview {
     /// or a person decides.
     pub held: Vec<HeldDeletions>,
     pub first_crawl_started_at: Option<Stamp>,
-    /// The number of groups that the last crawl that reached its end left to a later crawl to ask
-    /// about. `None` if no crawl has reached its end.
+    /// The number of groups that the last crawl to reach its end did not look up. A later crawl
+    /// looks them up. `None` if no crawl has reached its end.
     pub unasked: Option<i64>,
     /// `None` if no details of the app's groups are kept.
     pub details: Option<DetailsOverview>,

@@ -68,7 +68,7 @@ pub(super) fn newest(migrations: &Migrator) -> i64 {
 }
 
 /// Replaces the default schema names in the SQL of a migration with the configured ones.
-pub(super) fn placed(sql: &str, schema: &Schema) -> String {
+pub(super) fn with_schema_names(sql: &str, schema: &Schema) -> String {
     sql.replace("tim_private.", &format!("{}.", quoted(&schema.private())))
         .replace(" tim.", &format!(" {}.", quoted(schema.public())))
 }

@@ -2,7 +2,7 @@
 //! long. Each transaction updates the stored totals. After an interruption, the next call deletes
 //! the remaining rows.
 
-use super::tally::{Tally, kept_total};
+use super::tally::{Tally, stored_groups};
 use crate::model::TypeId;
 use crate::store::app::AppId;
 use crate::store::engine::{StoreError, Tx, values};
@@ -71,8 +71,9 @@ pub(super) async fn remove_groups(
     statements: &PurgeStatements,
     (after, before): (&str, i64),
 ) -> Result<Option<BatchDone<String>>, StoreError> {
-    // The search for the next batch may read all groups of the app. Reading takes a fraction of writing.
-    let groups = kept_total(tx, app).await?;
+    // The search for the next batch may read all groups of the app. Reading takes a fraction of the
+    // time of writing.
+    let groups = stored_groups(tx, app).await?;
     tx.expect_rows(groups / 20).await?;
     let (last,): (Option<String>,) = tx.fetch_one(statements.last, &values![app.0, after, before]).await?;
     let Some(last) = last else { return Ok(None) };

@@ -65,7 +65,7 @@ async fn refresh(harness: &Harness) {
 
 /// Ends the claims of the refreshers so far, as if their processes had ended a minute ago.
 async fn expire_claims(harness: &Harness) {
-    TestDatabase::execute(&harness.db.url(), "UPDATE detail_state SET held_until = 0").await;
+    TestDatabase::execute(&harness.db.store_location(), "UPDATE detail_state SET held_until = 0").await;
 }
 
 /// Returns the ids of each `get_group_info` request after request number `skip`.

@@ -336,7 +336,7 @@ impl Harness {
         }
     }
 
-    /// A new crawler, as in another process.
+    /// Returns a new crawler, as in another process.
     pub fn new_crawler(&self) -> Crawler {
         self.crawler_on(&self.store)
     }
@@ -349,7 +349,7 @@ impl Harness {
         crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap()
     }
 
-    /// A new crawler that writes through this store.
+    /// Returns a new crawler that writes through this store.
     pub fn crawler_on(&self, store: &Store) -> Crawler {
         Crawler::new(self.crawl_settings(), self.client(), store.clone(), self.clock.clone())
             .with_retention(self.retention)
@@ -540,7 +540,7 @@ impl Harness {
         let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled =
             self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
-        lease.give_back().await;
+        lease.release_unused().await;
         self.assert_rows_are_consistent().await;
         settled
     }
@@ -549,7 +549,7 @@ impl Harness {
     pub async fn undelete(&self, crawl: CrawlId) -> u64 {
         let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled = self.store.undelete(&lease, &held, crawl, now, self.today()).await.unwrap();
-        lease.give_back().await;
+        lease.release_unused().await;
         self.assert_rows_are_consistent().await;
         settled
     }
@@ -685,7 +685,7 @@ impl Harness {
 
     async fn alter(&self, statements: impl IntoIterator<Item = String>) {
         for statement in statements {
-            TestDatabase::execute(&self.db.url(), &statement).await;
+            TestDatabase::execute(&self.db.store_location(), &statement).await;
         }
     }
 }
@@ -703,9 +703,9 @@ impl Harness {
         self.assert_no_existing_group_was_deleted().await;
     }
 
-    /// Asserts what holds at any time, also during a crawl and after a killed one: the tables are
-    /// consistent, the views agree with them, and `first_seen_at` and `in_baseline` of a group
-    /// never change.
+    /// Asserts the invariants that hold at any time, also during a crawl and after a killed one:
+    /// the tables are consistent, the views agree with them, and `first_seen_at` and `in_baseline`
+    /// of a group never change.
     pub async fn assert_rows_are_consistent(&self) {
         self.db.assert_consistent().await;
         self.event_reader.read(&self.db).await;

@@ -65,8 +65,9 @@ pub async fn eventful(mut harness: Harness) -> Harness {
     harness.statistics = true;
     harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
     harness.create("Public", "@TGS#2J4SZEAEL a b c d");
-    let introduction = serde_json::Map::from_iter([("Introduction".to_owned(), "Every Monday".into())]);
-    harness.api.set_details("d", introduction);
+    let fields = [("Introduction".to_owned(), "Every Monday".into()), ("MemberNum".to_owned(), 1.into())];
+    let fields = serde_json::Map::from_iter(fields);
+    harness.api.set_details("d", fields);
     harness.create("Private", "p");
     harness.crawl().await;
     harness.create("Public", "short long");

@@ -1,16 +1,20 @@
-//! The details of groups in the answers of `get_group_info` (document 269/1616): the fields to
-//! request, and their conversion.
+//! The JSON of `get_group_info` (document 269/1616), and the conversion of details.
 
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
 
-use super::wire::InfoEntry;
 use crate::model::GroupDetails;
 
-/// The fields of `GroupBaseInfoFilter`.
-pub(super) const DETAIL_FIELDS: [&str; 9] = [
+/// The URL path of `get_group_info`.
+pub const GROUP_INFO_PATH: &str = "/v4/group_open_http_svc/get_group_info";
+
+/// The maximum number of groups in one `get_group_info` request.
+pub const MAX_INFO_IDS: usize = 50;
+
+/// The fields of `GroupBaseInfoFilter` for details.
+const DETAIL_FIELDS: [&str; 9] = [
     "Type",
     "Name",
     "Introduction",
@@ -30,6 +34,68 @@ const MAX_CHARACTERS: usize = 1000;
 const MAX_SECONDS: i64 = 253_402_300_799;
 /// The type whose groups have no member count.
 const WITHOUT_MEMBER_COUNT: &str = "AVChatRoom";
+
+/// The body of a `get_group_info` request. Without a filter the API sends all fields, including the
+/// members.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InfoRequest<'a> {
+    pub group_id_list: &'a [&'a str],
+    response_filter: ResponseFilter,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ResponseFilter {
+    group_base_info_filter: &'static [&'static str],
+}
+
+impl<'a> InfoRequest<'a> {
+    /// Requests only the types of these groups.
+    #[must_use]
+    pub fn types_of(ids: &'a [&'a str]) -> Self {
+        Self::new(ids, &["Type"])
+    }
+
+    /// Requests the types and the details of these groups.
+    #[must_use]
+    pub fn details_of(ids: &'a [&'a str]) -> Self {
+        Self::new(ids, &DETAIL_FIELDS)
+    }
+
+    fn new(ids: &'a [&'a str], fields: &'static [&'static str]) -> Self {
+        Self { group_id_list: ids, response_filter: ResponseFilter { group_base_info_filter: fields } }
+    }
+}
+
+/// The body of a `get_group_info` answer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InfoAnswer {
+    /// Meaningful only if there is no `GroupInfo`.
+    pub error_code: Option<i64>,
+    pub error_info: Option<String>,
+    pub group_info: Option<Vec<InfoEntry>>,
+}
+
+/// The entry of one group. The details are absent unless they were requested.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InfoEntry {
+    pub group_id: String,
+    pub error_code: Option<i64>,
+    #[serde(rename = "Type")]
+    pub group_type: Option<String>,
+    pub name: Option<Text>,
+    #[serde(rename = "Owner_Account")]
+    pub owner: Option<Text>,
+    pub introduction: Option<Text>,
+    pub create_time: Option<Number>,
+    pub last_msg_time: Option<Number>,
+    pub last_info_time: Option<Number>,
+    pub member_num: Option<Number>,
+    pub max_member_num: Option<Number>,
+}
 
 /// A text that the databases can store. NUL characters and invalid Unicode are replaced by U+FFFD,
 /// and a long text is truncated.
@@ -125,6 +191,15 @@ mod tests {
     fn parse(fields: &str) -> GroupDetails {
         let json = format!(r#"{{"GroupId":"a","ErrorCode":0{fields}}}"#);
         details(&serde_json::from_slice(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn an_info_request_asks_only_for_types() {
+        let request = serde_json::to_value(InfoRequest::types_of(&["a", "b"])).unwrap();
+        let expected = serde_json::json!({
+            "GroupIdList": ["a", "b"], "ResponseFilter": { "GroupBaseInfoFilter": ["Type"] }
+        });
+        assert_eq!(request, expected);
     }
 
     #[test]
