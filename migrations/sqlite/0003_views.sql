@@ -1,5 +1,5 @@
 -- The public views. New columns are only added, at the end. Times are UTC, as text of fixed width that sorts like the times.
--- CAST gives computed columns a declared type. CROSS JOIN keeps the planner from reading all groups when a query has a
+-- CAST gives computed columns a declared type, which SQLite 3.42 and newer report. CROSS JOIN keeps the planner from reading all groups when a query has a
 -- condition on the group but not on the app.
 
 CREATE VIEW groups AS
@@ -148,7 +148,7 @@ SELECT a.sdk_app_id,
        CAST(c.incomplete AS INTEGER) AS incomplete,
        CAST(c.failed AS INTEGER) AS failed,
        CAST(c.cancelled AS INTEGER) AS cancelled,
-       c.success_rate,
+       CAST(c.success_rate AS REAL) AS success_rate,
        c.requests,
        c.total_seconds,
        c.longest_seconds,
