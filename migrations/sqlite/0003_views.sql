@@ -1,6 +1,6 @@
 -- The public views. New columns are only added, at the end. Times are UTC, as text of fixed width that sorts like the times.
--- CAST gives computed columns a declared type, which SQLite 3.42 and newer report. CROSS JOIN keeps the planner from reading all groups when a query has a
--- condition on the group but not on the app.
+-- CAST gives computed columns a declared type, which SQLite 3.42 and newer report. CROSS JOIN keeps the planner from reading
+-- all groups when a query has a condition on the group but not on the app.
 
 CREATE VIEW groups AS
 SELECT a.sdk_app_id,
