@@ -74,8 +74,11 @@ impl SimulatedApp {
     /// Replaces a group by a group of another type with the same id. In the API the type of a group
     /// cannot change.
     pub fn retype(&self, id: &str, group_type: &str) {
-        self.dissolve(id);
-        self.create(group_type, id);
+        let mut groups = lock(&self.groups);
+        let dissolved = groups.dissolve(id);
+        let created = groups.create(&rest_name(group_type), id);
+        drop(groups);
+        self.record(usize::from(created), usize::from(dissolved));
     }
 
     /// Removes these groups from all lists and counts. For `get_group_info` they still exist.
