@@ -49,6 +49,10 @@ impl GroupType {
     /// The maximum length of a name in bytes.
     pub const MAX_BYTES: usize = 64;
 
+    /// The documented names: those of the API, and those of the SDK that differ from them.
+    pub const KNOWN_NAMES: [&str; 8] =
+        ["Public", "Private", "ChatRoom", "AVChatRoom", "BChatRoom", "Community", "Work", "Meeting"];
+
     /// Returns `None` unless the name has 1 to [`Self::MAX_BYTES`] ASCII letters, digits, `_` and
     /// `-`.
     #[must_use]

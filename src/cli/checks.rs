@@ -281,15 +281,17 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
 }
 
 /// Returns a suffix for the message of an API error: advice for a code without known advice, or the
-/// host for an error without an answer.
+/// host for an answer that is not the API's.
 fn error_suffix(error: &ApiError, app: &App) -> String {
     match error {
-        ApiError::Answered { advice: Some(_), .. } | ApiError::Untrusted { .. } => String::new(),
-        ApiError::Answered { .. } => {
+        ApiError::Answered { advice: None, .. } => {
             "; check again in a minute; if the error persists, report its code to Tencent Cloud's support"
                 .to_owned()
         }
-        _ => format!(" (the host is {})", app.api.base_url.host_str().unwrap_or_default()),
+        ApiError::Malformed { .. } | ApiError::TooLarge { .. } => {
+            format!(" (the host is {})", app.api.base_url.host_str().unwrap_or_default())
+        }
+        _ => String::new(),
     }
 }
 

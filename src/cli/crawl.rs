@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::empty_database::{TemporaryFolder, empty_database};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::setup::{Setup, location, publication, selected};
@@ -17,7 +18,7 @@ use crate::crawl::{ChangeKind, CrawlError, CrawlReport, CrawlRequest, Crawler, D
 use crate::escape::one_line;
 use crate::lifecycle::{Lifecycle, Stop};
 use crate::model::{CrawlStatus, SdkAppId, Trigger};
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseUrl, Store, StoreError};
 use crate::tencent::Client;
 
 #[derive(Debug, Args)]
@@ -60,14 +61,14 @@ impl CrawlArgs {
         }
         let opening = async {
             if self.dry_run {
-                return Ok(setup.opened(open_for_dry_run(&location(&config)?).await?));
+                return open_for_dry_run(setup, &location(&config)?).await;
             }
             let store = setup.store(&config).await?;
             let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
             store.set_configured(&configured).await?;
-            Ok::<_, Failure>(store)
+            Ok::<_, Failure>((store, None))
         };
-        let store = tokio::select! {
+        let (store, _temporary) = tokio::select! {
             opened = opening => opened?,
             () = lifecycle.stop().soft().cancelled() => {
                 let error = anyhow::anyhow!("stopped before the database was open; nothing was crawled");
@@ -303,14 +304,28 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<
 }
 
 /// Opens the database for a dry run, which writes only the lease. On PostgreSQL the lease is a row,
-/// so the connection must be writable.
-async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
-    let store = match location {
-        DatabaseUrl::Sqlite(_) => Store::open_to_read(location).await?,
-        DatabaseUrl::Postgres(_) => Store::open_existing(location).await?,
+/// so the connection must be writable. Before the first crawl there are no tables, so the dry run
+/// uses an empty temporary database, which exists as long as the returned folder.
+async fn open_for_dry_run(
+    setup: &Setup,
+    location: &DatabaseUrl,
+) -> Result<(Store, Option<TemporaryFolder>), Failure> {
+    let opened = match location {
+        DatabaseUrl::Sqlite(_) => Store::open_to_read(location).await,
+        DatabaseUrl::Postgres(_) => Store::open_existing(location).await,
     };
-    store.check_migrated().await?;
-    Ok(store)
+    let tables = match opened {
+        Ok(store) => setup.opened(store.clone()).check_migrated().await.map(|()| store),
+        Err(error) => Err(error),
+    };
+    match tables {
+        Ok(store) => Ok((store, None)),
+        Err(StoreError::Absent { .. } | StoreError::NotMigrated) => {
+            let (store, folder) = empty_database().await?;
+            Ok((store, Some(folder)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Prints a line for each group that would change, and then a summary. Groups of a first list are

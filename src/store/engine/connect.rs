@@ -35,6 +35,8 @@ pub struct PostgresDatabase {
     pub(super) limits: Limits,
     pub(in crate::store) schema: Schema,
     pub(in crate::store) reader_role: Option<String>,
+    /// The name of the sessions. `None`: that of the URL or the environment.
+    session_name: Option<String>,
 }
 
 /// The name of the schema of the public views. The schema of the tables is named after it.
@@ -70,6 +72,7 @@ impl PostgresDatabase {
             limits: Limits::default(),
             schema: Schema(DEFAULT_SCHEMA.to_owned()),
             reader_role: None,
+            session_name: None,
         })
     }
 
@@ -105,6 +108,12 @@ impl PostgresDatabase {
         Self { reader_role: role.map(str::to_owned), ..self }
     }
 
+    /// Sets the name of the sessions (`application_name`).
+    #[must_use]
+    pub fn session_name(self, name: &str) -> Self {
+        Self { session_name: Some(name.to_owned()), ..self }
+    }
+
     /// Opens a connection. Reads the password and `.pgpass` again.
     pub(super) async fn open_connection(&self) -> Result<PgConnection, sqlx::Error> {
         self.open(|options| options).await
@@ -120,8 +129,13 @@ impl PostgresDatabase {
         adjust: fn(PgConnectOptions) -> PgConnectOptions,
     ) -> Result<PgConnection, sqlx::Error> {
         let (url, password) = (Arc::clone(&self.url), self.password.clone());
+        let session_name = self.session_name.clone();
         let read = move || -> Result<PgConnectOptions, sqlx::Error> {
             let options = options_of(url.expose_secret())?;
+            let options = match session_name {
+                Some(name) => options.application_name(&name),
+                None => options,
+            };
             let Some(password) = password else { return Ok(options) };
             let password = password().map_err(|why| sqlx::Error::Configuration(why.into()))?;
             Ok(options.password(password.expose_secret()))
