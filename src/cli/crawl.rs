@@ -18,7 +18,7 @@ use crate::crawl::{ChangeKind, CrawlError, CrawlReport, CrawlRequest, Crawler, D
 use crate::escape::one_line;
 use crate::lifecycle::{Lifecycle, Stop};
 use crate::model::{CrawlStatus, SdkAppId, Trigger};
-use crate::store::{DatabaseUrl, Store, StoreError};
+use crate::store::{DatabaseUrl, Reason, Store, StoreError};
 use crate::tencent::Client;
 
 #[derive(Debug, Args)]
@@ -81,8 +81,11 @@ impl CrawlArgs {
         if self.dry_run {
             let outcomes = dry_run_all(attempts, when_busy, lifecycle.stop()).await;
             let exit = exit_of_all(&outcomes, Exit::of_dry_run);
-            return self.output.print(
-                exit_unless_stopped(lifecycle, exit),
+            let is_stopped = lifecycle.stopped_by().is_some();
+            let error =
+                error_of_all(&outcomes, is_stopped, Exit::of_dry_run, |dry_run| dry_run.reason.as_ref());
+            return self.output.print_outcome(
+                (exit_unless_stopped(lifecycle, exit), error),
                 dry_runs_as_json(&config, &outcomes),
                 |out| outcomes.iter().try_for_each(|(app, outcome)| print_dry_run(out, app, outcome)),
             );
@@ -95,7 +98,10 @@ impl CrawlArgs {
             }
         }
         let exit = exit_of_all(&outcomes, Exit::of_crawl);
-        self.output.print(exit_unless_stopped(lifecycle, exit), as_json(&config, &outcomes), |out| {
+        let is_stopped = lifecycle.stopped_by().is_some();
+        let error = error_of_all(&outcomes, is_stopped, Exit::of_crawl, |report| report.reason.as_ref());
+        let ended = (exit_unless_stopped(lifecycle, exit), error);
+        self.output.print_outcome(ended, as_json(&config, &outcomes), |out| {
             outcomes.iter().try_for_each(|(app, outcome)| writeln!(out, "{}", sentence(app, outcome)))
         })
     }
@@ -143,6 +149,25 @@ pub(super) type Outcome<R> = Result<R, Failure>;
 pub(super) fn exit_of_all<R>(outcomes: &[(String, Outcome<R>)], exit: impl Fn(&R) -> Exit) -> Exit {
     let exit = |outcome: &Outcome<R>| outcome.as_ref().map_or_else(|failure| failure.exit, &exit);
     Exit::worst(outcomes.iter().map(|(_, outcome)| exit(outcome)))
+}
+
+/// Returns why apps were not crawled successfully, in one sentence, or `None` if all were.
+/// `is_stopped`: a signal stopped the command, which is recorded as the reason of a crawl.
+fn error_of_all<'o, R>(
+    outcomes: &'o [(String, Outcome<R>)],
+    is_stopped: bool,
+    exit: impl Fn(&R) -> Exit,
+    reason: impl Fn(&'o R) -> Option<&'o Reason>,
+) -> Option<String> {
+    let why = |(app, outcome): &'o (String, Outcome<R>)| match outcome {
+        Ok(report) if exit(report) == Exit::Done && !(is_stopped && reason(report).is_some()) => None,
+        Ok(report) => {
+            Some(format!("{app}: {}", reason(report).map_or("no reason was recorded", |reason| &reason.text)))
+        }
+        Err(failure) => Some(format!("{app}: {}", failure.causes().join(": "))),
+    };
+    let failed: Vec<String> = outcomes.iter().filter_map(why).collect();
+    (!failed.is_empty()).then(|| failed.join("; "))
 }
 
 /// Crawls all apps at the same time and shows their progress.

@@ -78,11 +78,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener cannot be opened. The configuration or the machine must be changed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({key}): {source}; {}", remedy(.key, .address, .source))]
+#[error("cannot listen on {address} ({key}): {error}; {}", remedy(.key, .address, .error))]
 pub struct ListenError {
     key: &'static str,
     address: ListenAddress,
-    source: io::Error,
+    /// Not the `source` of this error, because the message contains it.
+    error: io::Error,
 }
 
 fn remedy(key: &str, address: &ListenAddress, error: &io::Error) -> &'static str {
@@ -123,7 +124,7 @@ impl Listener {
     /// Opens a listener. `key` is the configuration key of the address, for the error.
     pub async fn bind(key: &'static str, address: impl Into<ListenAddress>) -> Result<Self, ListenError> {
         let address = address.into();
-        let failed = |source| ListenError { key, address: address.clone(), source };
+        let failed = |error| ListenError { key, address: address.clone(), error };
         let socket = Socket::bind(&address).await.map_err(failed)?;
         let address = socket.address().map_err(failed)?;
         Ok(Self { socket, address })
