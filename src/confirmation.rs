@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{GroupIds, GroupType, TypeId};
 use crate::tencent::GroupAnswer;
-use crate::tencent::wire::MAX_INFO_IDS;
+use crate::tencent::info::MAX_INFO_IDS;
 
 /// The maximum number of groups in a batch. The two controls take the other places of a request.
 pub const MAX_BATCH_IDS: usize = MAX_INFO_IDS - 2;
@@ -191,7 +191,7 @@ impl LookupRecord {
     }
 }
 
-/// Returns the back-off, in crawls, after this number of consecutive equal results. It is at least 1.
+/// Returns the back-off, in crawls, after this number of consecutive equal results: at least 1.
 fn backoff_after(times: i64) -> i64 {
     (1 << (times - 1).clamp(0, 10)).min(MAX_BACKOFF)
 }

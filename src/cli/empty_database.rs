@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use super::exit::{Exit, Failure};
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseLocation, Store};
 
 /// A folder in the system's temporary folder, which is removed when dropped.
 pub(super) struct TemporaryFolder(PathBuf);
@@ -29,7 +29,7 @@ pub(super) async fn empty_database() -> Result<(Store, TemporaryFolder), Failure
         ));
         Failure::new(Exit::Failed, error)
     })?;
-    let store = Store::open(&DatabaseUrl::Sqlite(folder.0.join("empty.db"))).await?;
+    let store = Store::open(&DatabaseLocation::Sqlite(folder.0.join("empty.db"))).await?;
     store.migrate().await?;
     Ok((store, folder))
 }

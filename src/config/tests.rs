@@ -683,7 +683,7 @@ fn the_file_is_looked_for_in_the_default_locations() {
         (b"caf\xe9", "is not UTF-8 text. Save it as UTF-8 in your editor"),
     ] {
         fs::write(&file, bytes).unwrap();
-        let error = Config::load(&file, &home()).unwrap_err().to_string();
+        let error = Config::load(&file, &env).unwrap_err().to_string();
         assert_eq!(error, format!("{}: {expected}", file.display()));
     }
 }

@@ -96,7 +96,7 @@ fn remedy(key: &str, address: &ListenAddress, error: &io::Error) -> &'static str
         }
         ErrorKind::PermissionDenied if is_option => "set a port of 1024 or above",
         ErrorKind::AddrInUse if is_unix => {
-            "another program listens there, or the file is no socket: stop the program, or write another path"
+            "another program listens there, or the file is not a socket: stop the program, or write another path"
         }
         ErrorKind::NotFound | ErrorKind::PermissionDenied if is_unix => {
             "its folder must exist, and the user of this program must be able to write to it"
@@ -157,7 +157,7 @@ impl Listener {
 
     async fn accept(&self, open: &Connections) -> Stream {
         let mut logged = false;
-        open.room().await;
+        open.wait_for_room().await;
         loop {
             match self.socket.accept().await {
                 Ok(stream) => return stream,
@@ -209,7 +209,7 @@ async fn serve_connection(
     tokio::select! {
         biased;
         _ended = serving.as_mut() => return,
-        () = connection.must_close() => return,
+        () = connection.close_requested() => return,
         () = stop.cancelled() => {}
         () = sleep(MAX_CONNECTION_AGE) => {}
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::rights::{has_record, run};
 use super::sources::{VIEWS, quoted};
-use crate::store::engine::{Attempted as _, DatabaseUrl, Engine, InUse, Store, StoreError, query_as};
+use crate::store::engine::{Attempted as _, DatabaseLocation, Engine, InUse, Store, StoreError, query_as};
 
 /// Counts the relations in both schemas. Also counts relations that this program did not create and
 /// that `DROP SCHEMA … CASCADE` would remove: those in the public schema other than its views, and
@@ -40,7 +40,7 @@ impl Store {
             return Ok(true);
         }
         let _alone = InUse::alone(path)?;
-        let Ok(store) = Self::open_to_read(&DatabaseUrl::Sqlite(path.to_owned())).await else {
+        let Ok(store) = Self::open_to_read(&DatabaseLocation::Sqlite(path.to_owned())).await else {
             return Ok(false);
         };
         let is_removable = match store.app_statuses().await {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use harness::cli::{CliHarness, get, rows};
 use harness::store::TestDatabase;
-use tim_group_sync::store::DatabaseUrl;
+use tim_group_sync::store::DatabaseLocation;
 
 /// The width of the narrowest usual terminal.
 const COLUMNS: usize = 80;
@@ -74,7 +74,7 @@ async fn a_demo_that_was_killed_in_its_first_moments_can_be_run_again() {
     std::fs::write(cli.path("groups.db"), "").unwrap();
     again("before the tables").await;
     std::fs::write(cli.path("groups.db"), "").unwrap();
-    let database = DatabaseUrl::Sqlite(cli.path("groups.db"));
+    let database = DatabaseLocation::Sqlite(cli.path("groups.db"));
     let record = "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT)";
     TestDatabase::execute(&database, record).await;
     again("in a migration").await;
