@@ -329,7 +329,7 @@ mod tests {
     const PRIVATE: TypeId = TypeId(2);
 
     fn answer(code: i64) -> GroupAnswer {
-        GroupAnswer { code: Some(code), group_type: None }
+        GroupAnswer { code: Some(code), ..GroupAnswer::default() }
     }
 
     fn valid(absent: i64) -> ValidBatch {
@@ -382,7 +382,7 @@ mod tests {
     fn a_group_that_does_not_exist_is_gone_and_one_without_an_error_exists() {
         let batch = valid(10010);
         assert_eq!(batch.interpret(&answer(10010)), Answer::Gone(Gone(())));
-        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Work") };
+        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Work"), details: None };
         assert_eq!(batch.interpret(&private), Answer::Exists(GroupType::new("Private")));
         for unknown in [answer(10002), answer(99_999), GroupAnswer::default()] {
             assert_eq!(batch.interpret(&unknown), Answer::Unusable, "{unknown:?}");

@@ -18,7 +18,7 @@ pub(super) async fn keep_details(
     }
     let writing = context.store.write_details_of_crawl(context.lease, context.app, at, details);
     let written = context.lease.run_while_held(Box::pin(writing)).await;
-    if let Err(error) = written.map_err(Into::into).flatten() {
+    if let Err(error) = written.flatten() {
         warn!("cannot store the details of {} groups: {}", details.len(), with_causes(&error));
     }
 }

@@ -525,13 +525,14 @@ mod tests {
 
     #[test]
     fn each_group_has_its_own_code_and_the_top_level_code_counts_only_without_entries() {
-        let answers = |body: &str| read_answers(body.as_bytes(), &["a", "b", "c", "d", "e", "f"]);
+        let answers =
+            |body: &str| read_answers(body.as_bytes(), &["a", "b", "c", "d", "e", "f"], Fields::Type);
         let answer = r#"{"ActionStatus":"FAIL","ErrorCode":10010,"GroupInfo":[
             {"GroupId":"b","ErrorCode":10010,"Type":"Public"},{"GroupId":"a","ErrorCode":0,"Type":"Work","Name":"x"},
             {"GroupId":"c","ErrorCode":10015},{"GroupId":"d"},{"GroupId":"E","ErrorCode":10010},
             {"GroupId":"f","ErrorCode":0}]}"#;
-        let code = |code| GroupAnswer { code: Some(code), group_type: None };
-        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Private") };
+        let code = |code| GroupAnswer { code: Some(code), ..GroupAnswer::default() };
+        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Private"), details: None };
         let none = GroupAnswer::default();
         let expected = [private, code(10010), code(10015), none.clone(), none, code(0)];
         assert_eq!(answers(answer).unwrap(), expected);
