@@ -88,6 +88,9 @@ const CHURN: f64 = 0.5;
 const SCHEMA: &str = "tim_demo";
 /// The beginning of the names of a demo's sessions on PostgreSQL.
 const SESSION: &str = "tim-group-sync demo ";
+/// The number of checks for sessions of another demo, and the time between them.
+const SESSION_CHECKS: u32 = 10;
+const SESSION_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Demo {
     pub(super) async fn run(self, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
@@ -320,9 +323,16 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
 /// Removes the schemas of an earlier demo. Fails if they contain anything else, or if a demo that
 /// runs now uses them.
 async fn remove_earlier_schemas(store: &Store, database: &DatabaseLocation) -> Result<(), Failure> {
-    if store.is_used_by_another_demo(SESSION).await? {
-        let error = anyhow::anyhow!("another demo is using the schema {SCHEMA} of {database}; stop it first");
-        return Err(Failure::new(Exit::Busy, error));
+    let mut checks = 1;
+    while store.is_used_by_another_demo(SESSION).await? {
+        // The server shows the sessions of a demo that has just ended for a moment.
+        if checks == SESSION_CHECKS {
+            let error =
+                anyhow::anyhow!("another demo is using the schema {SCHEMA} of {database}; stop it first");
+            return Err(Failure::new(Exit::Busy, error));
+        }
+        checks += 1;
+        tokio::time::sleep(SESSION_CHECK_INTERVAL).await;
     }
     if store.remove_schemas_of(APP, HOST).await? {
         return Ok(());

@@ -691,6 +691,22 @@ async fn on_a_server_the_demo_uses_only_its_own_schema_and_its_printed_queries_r
         holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
         server.execute(&database.name, undo).await.unwrap();
     }
+    // A second demo does not touch the schema of a running one.
+    let arguments =
+        ["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0", "--database", url.as_str()];
+    let mut command = cli.command(&arguments);
+    let mut running = command.env("PGPASSWORD", &password).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("The dashboard is at ")));
+    let refused = demo("200").await;
+    assert!(
+        refused.code == Some(75) && refused.stderr.contains("another demo is using the schema"),
+        "{refused:?}"
+    );
+    holds("SELECT count(*) < 150 FROM tim_demo.groups").await;
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(demo("100").await.code, Some(0));
     server.execute(&database.name, removal).await.unwrap();
     holds("SELECT count(*) = 0 FROM pg_namespace WHERE nspname LIKE 'tim_demo%'").await;
 }
