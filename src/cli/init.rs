@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rustix::process::geteuid;
 use secrecy::{ExposeSecret as _, SecretString};
 use uzers::User;
@@ -36,9 +37,8 @@ pub(super) struct Init {
     /// The app's SDKAppID, from the console
     #[arg(long, value_name = "NUMBER", value_parser = sdk_app_id)]
     sdk_app_id: Option<SdkAppId>,
-    /// The app's data centre: china, singapore, seoul, tokyo, jakarta, frankfurt, silicon-valley.
-    /// Not for --base-url
-    #[arg(long, value_name = "NAME", value_parser = region)]
+    /// The app's data centre
+    #[arg(long, value_name = "NAME", ignore_case = true, value_parser = region_parser())]
     region: Option<Region>,
     /// URL of the API instead of a region, for example of the simulator
     #[arg(long, value_name = "URL", conflicts_with = "region")]
@@ -249,6 +249,11 @@ fn ask_until<T>(question: &str, read: impl Fn(&str) -> Result<T, String>) -> Res
             Err(mistake) => message(format_args!("{mistake}")),
         }
     }
+}
+
+/// Returns a parser that also provides the names for completions and suggestions.
+fn region_parser() -> impl TypedValueParser<Value = Region> {
+    PossibleValuesParser::new(Region::ALL.map(|(name, _)| name)).try_map(|name| region(&name))
 }
 
 fn ask_region() -> Result<Region, Failure> {

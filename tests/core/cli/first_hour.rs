@@ -108,8 +108,8 @@ async fn init_overwrites_no_file_and_writes_no_invalid_configuration() {
     refused(&["--sdk-app-id", "many"], 2, "an SDKAppID is a number such as 1400000000").await;
     refused(&["--sdk-app-id", "-1"], 2, "").await;
     refused(&["--region", "mars"], 2, "china, singapore, seoul").await;
-    refused(&["--region", "http://127.0.0.1:8787"], 2, "or use --base-url").await;
-    refused(&["--region", "tokio"], 2, "Did you mean \"tokyo\"?").await;
+    refused(&["--region", "tokio"], 2, "a similar value exists: 'tokyo'").await;
+    refused(&["--region", "SINGAPORE"], 2, "missing --sdk-app-id, --secret-key-file").await;
     refused(&[], 2, "missing --sdk-app-id, --region, --secret-key-file").await;
     refused(&["--sdk-app-id", "1"], 2, "missing --region, --secret-key-file").await;
     refused(&[&all[..4], &["--secret-key-file", "none.key"]].concat(), 78, "cannot read none.key").await;
