@@ -392,10 +392,11 @@ impl Paginator {
             let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(EXTRA_ENTRIES);
             if self.entries > most {
                 return endless(format!(
-                    "it has {} entries after {} {}, but at most {groups} groups are known",
+                    "it has {} entries after {} {}, but at most {groups} {} known",
                     self.entries,
                     self.fetched,
-                    plural(self.fetched.into(), "page")
+                    plural(self.fetched.into(), "page"),
+                    if groups == 1 { "group is" } else { "groups are" }
                 ));
             }
         }

@@ -29,14 +29,13 @@ pub type PasswordSource = Arc<dyn Fn() -> Result<SecretString, String> + Send + 
 pub struct PostgresDatabase {
     /// The URL as configured. It may contain a password.
     url: Arc<SecretString>,
-    /// The settings at startup, only for display. They are read again for each connection.
+    /// The settings at startup, for display and for the name of the sessions. The others are read
+    /// again for each connection.
     options: Box<PgConnectOptions>,
     password: Option<PasswordSource>,
     pub(super) limits: Limits,
     pub(in crate::store) schema: Schema,
     pub(in crate::store) reader_role: Option<String>,
-    /// The name of the sessions. `None`: that of the URL or the environment.
-    session_name: Option<String>,
 }
 
 /// The name of the schema of the public views. The tables are in `<name>_private`.
@@ -72,7 +71,6 @@ impl PostgresDatabase {
             limits: Limits::default(),
             schema: Schema(DEFAULT_SCHEMA.to_owned()),
             reader_role: None,
-            session_name: None,
         })
     }
 
@@ -111,7 +109,7 @@ impl PostgresDatabase {
     /// Sets the name of the sessions (`application_name`).
     #[must_use]
     pub fn session_name(self, name: &str) -> Self {
-        Self { session_name: Some(name.to_owned()), ..self }
+        Self { options: Box::new(self.options.application_name(name)), ..self }
     }
 
     /// Opens a connection. Reads the password and `.pgpass` again.
@@ -129,7 +127,7 @@ impl PostgresDatabase {
         adjust: fn(PgConnectOptions) -> PgConnectOptions,
     ) -> Result<PgConnection, sqlx::Error> {
         let (url, password) = (Arc::clone(&self.url), self.password.clone());
-        let session_name = self.session_name.clone();
+        let session_name = self.options.get_application_name().map(str::to_owned);
         let read = move || -> Result<PgConnectOptions, sqlx::Error> {
             let options = options_of(url.expose_secret())?;
             let options = match session_name {
