@@ -172,22 +172,10 @@ fn listeners(root: &Section<'_>, context: &Context<'_>) -> (Option<Listener>, Op
             "Write \"127.0.0.1:9879\", or set allow_remote = true too if a reverse proxy requires a login";
         section.report_key("listen", Mistake::new(rule, fix));
     }
-    if let Some(metrics) = metrics.as_ref().filter(|metrics| overlap(&metrics.address, address)) {
+    if let Some(metrics) = metrics.as_ref().filter(|metrics| metrics.address.overlaps(address)) {
         report_overlap(root, &section, &metrics.address);
     }
     (metrics, dashboard)
-}
-
-/// Returns whether two listeners need the same port or the same socket.
-fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
-    match (one, other) {
-        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
-            let is_same_host =
-                one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-            one.port() != 0 && one.port() == other.port() && is_same_host
-        }
-        _ => one == other,
-    }
 }
 
 /// Reports that both listeners need the same address, at the key that the file sets.
