@@ -673,6 +673,22 @@ async fn on_a_server_the_demo_uses_only_its_own_schema_and_its_printed_queries_r
     // The schema of an earlier demo is replaced, a schema with other data is not.
     assert_eq!(demo("100").await.code, Some(0));
     holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
+    // A second demo does not touch the schema of a running one.
+    let arguments =
+        ["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0", "--database", url.as_str()];
+    let mut command = cli.command(&arguments);
+    let mut running = command.env("PGPASSWORD", &password).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("The dashboard is at ")));
+    let refused = demo("200").await;
+    assert!(
+        refused.code == Some(75) && refused.stderr.contains("another demo is using the schema"),
+        "{refused:?}"
+    );
+    holds("SELECT count(*) < 150 FROM tim_demo.groups").await;
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(demo("100").await.code, Some(0));
     for (other_data, undo) in [
         ("CREATE TABLE tim_demo.mine (x int)", "DROP TABLE tim_demo.mine"),
         (
@@ -691,22 +707,6 @@ async fn on_a_server_the_demo_uses_only_its_own_schema_and_its_printed_queries_r
         holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
         server.execute(&database.name, undo).await.unwrap();
     }
-    // A second demo does not touch the schema of a running one.
-    let arguments =
-        ["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0", "--database", url.as_str()];
-    let mut command = cli.command(&arguments);
-    let mut running = command.env("PGPASSWORD", &password).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.starts_with("The dashboard is at ")));
-    let refused = demo("200").await;
-    assert!(
-        refused.code == Some(75) && refused.stderr.contains("another demo is using the schema"),
-        "{refused:?}"
-    );
-    holds("SELECT count(*) < 150 FROM tim_demo.groups").await;
-    running.kill().unwrap();
-    running.wait().unwrap();
-    assert_eq!(demo("100").await.code, Some(0));
     server.execute(&database.name, removal).await.unwrap();
     holds("SELECT count(*) = 0 FROM pg_namespace WHERE nspname LIKE 'tim_demo%'").await;
 }
@@ -741,6 +741,11 @@ async fn the_commands_work_on_a_server_with_an_empty_database() {
     let checked = run(&["check"]).await;
     assert_eq!(checked.code, Some(0), "{checked:?}");
     assert!(checked.stdout.contains("30 groups"), "{checked:?}");
+    let dry = run(&["crawl", "--dry-run"]).await;
+    assert!(dry.code == Some(0) && dry.stdout.contains("30 listed for the first time (Public)"), "{dry:?}");
+    let schemas =
+        "DO $$ BEGIN ASSERT (SELECT count(*) = 0 FROM pg_namespace WHERE nspname LIKE 'tim%'); END $$";
+    server.execute(&database.name, schemas).await.unwrap();
     let crawled = run(&["crawl"]).await;
     assert_eq!(crawled.code, Some(0), "{crawled:?}");
     let status = run(&["status"]).await;
