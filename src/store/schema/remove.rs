@@ -30,6 +30,8 @@ WHERE datname = current_database() AND application_name LIKE $1 || '%'
     AND application_name <> current_setting('application_name')";
 /// Counts the objects of an SQLite file, without those of a migration that was interrupted.
 const OBJECTS: &str = "SELECT count(*) FROM sqlite_master WHERE tbl_name <> '_sqlx_migrations'";
+/// Counts the rows of tables whose views do not exist yet.
+const ROWS: &str = "SELECT (SELECT count(*) FROM app) + (SELECT count(*) FROM group_row)";
 
 impl Store {
     /// Removes an SQLite file and its side files if it contains nothing, or only this app with
@@ -47,11 +49,8 @@ impl Store {
             Ok(apps) => apps.iter().all(|found| {
                 found.app == app && found.last_crawl.as_ref().is_none_or(|crawl| crawl.host == host)
             }),
-            // Without tables of this program, the file must have no others.
-            Err(_) => store
-                .fetch_one("count the tables", OBJECTS, &[])
-                .await
-                .is_ok_and(|(objects,): (i64,)| objects == 0),
+            // The migrations were interrupted: before the first one, or between two of them.
+            Err(_) => store.is_zero(OBJECTS).await || store.is_zero(ROWS).await,
         };
         store.close().await;
         if is_removable {
@@ -67,6 +66,11 @@ impl Store {
             }
         }
         Ok(is_removable)
+    }
+
+    /// Returns whether a query succeeds and counts nothing.
+    async fn is_zero(&self, count: &'static str) -> bool {
+        self.fetch_one("count what is in the file", count, &[]).await.is_ok_and(|(count,): (i64,)| count == 0)
     }
 
     /// Returns whether another demo is connected to the PostgreSQL database. The sessions of demos

@@ -78,6 +78,10 @@ async fn a_demo_that_was_killed_in_its_first_moments_can_be_run_again() {
     let record = "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT)";
     TestDatabase::execute(&database, record).await;
     again("in a migration").await;
+    std::fs::write(cli.path("groups.db"), "").unwrap();
+    let tables = include_str!("../../../migrations/sqlite/0001_tables.sql");
+    TestDatabase::execute(&database, &format!("{record}; {tables}")).await;
+    again("between the migrations").await;
     assert_eq!(cli.run(&["migrate"]).await.code, Some(0));
     again("before the first crawl").await;
 
