@@ -76,7 +76,8 @@ impl App {
             }
         }
         let sdk_app_id = self.identity.sdk_app_id;
-        let all = format!("SELECT event_id FROM group_events WHERE sdk_app_id = {sdk_app_id} ORDER BY event_id");
+        let all =
+            format!("SELECT event_id FROM group_events WHERE sdk_app_id = {sdk_app_id} ORDER BY event_id");
         for id in harness.lines(&all).await {
             assert!(self.reader.read.contains(&id.parse().unwrap()), "the reader missed the event {id}");
         }
@@ -86,10 +87,8 @@ impl App {
 impl History {
     async fn new(engine: Engine, seed: u64) -> Self {
         let harness = Harness::on(engine).await;
-        let apps = [
-            App::new(&harness, 1_400_000_001, "one").await,
-            App::new(&harness, 1_400_000_002, "two").await,
-        ];
+        let apps =
+            [App::new(&harness, 1_400_000_001, "one").await, App::new(&harness, 1_400_000_002, "two").await];
         let replica = harness.db.open_another_store().await;
         Self { harness, apps, replica, copy: None, rng: StdRng::seed_from_u64(seed) }
     }
@@ -106,7 +105,7 @@ impl History {
         match self.rng.random_range(0..12) {
             0..4 => self.change(app),
             4 | 5 => crawl(&self.crawler(app)).await,
-            6 => self.crawl_both(app).await,
+            6 => Box::pin(self.crawl_both(app)).await,
             7 => self.kill(app).await,
             8 => self.approve(app).await,
             9 => self.undelete(app).await,
@@ -224,7 +223,7 @@ async fn a_reader_with_one_cursor_for_each_app_reads_every_event_exactly_once(ha
         let mut history = History::new(harness.engine, seed).await;
         for _ in 0..STEPS {
             history.harness.set_clock_by(1);
-            history.step().await;
+            Box::pin(history.step()).await;
         }
         events += history.apps.iter().map(|app| app.reader.read.len()).sum::<usize>();
     }
