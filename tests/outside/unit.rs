@@ -85,7 +85,8 @@ fn reload(config: &str) -> bool {
 
 #[test]
 fn a_reload_of_a_file_with_mistakes_fails_and_the_service_is_told_of_it() {
-    let valid = "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/keys_prod\"\n";
+    let valid =
+        "[apps.prod]\nsdk_app_id = 1400000000\nsecret_key_file = \"$CREDENTIALS_DIRECTORY/keys_prod\"\n";
     assert!(reload(valid));
     assert!(!reload(&format!("{valid}nonsense = 1\n")));
 }

@@ -216,6 +216,20 @@ async fn a_refused_start_says_its_reason_at_error_priority_and_nothing_else() {
     assert!(lines.iter().all(|line| line.starts_with("<3>")), "{lines:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_the_command_line_has_error_priority_in_the_journal() {
+    let cli = CliHarness::new().await;
+    let journal = File::create(cli.path("journal")).unwrap();
+    let metadata = journal.metadata().unwrap();
+    let mut command = cli.command(&["run", "--wrong"]);
+    command.env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()));
+    assert_eq!(code_of(command.stderr(journal).spawn().unwrap()).await, Some(2));
+    let text = std::fs::read_to_string(cli.path("journal")).unwrap();
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().starts_with("<3>error: unexpected argument '--wrong'"), "{text}");
+    assert!(lines.all(|line| line.starts_with("<3>")), "{text}");
+}
+
 /// Executes a statement on the database from outside the program.
 async fn execute(cli: &CliHarness, sql: &'static str) {
     use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
