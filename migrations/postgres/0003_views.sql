@@ -295,13 +295,13 @@ COMMENT ON COLUMN tim.crawls.groups_listed IS
 COMMENT ON COLUMN tim.crawls.appeared IS
     'Events of this crawl. Groups of a baseline are not counted.';
 COMMENT ON COLUMN tim.crawls.vanished IS
-    'Events of this crawl: groups marked deleted.';
+    'Events of this crawl: deletions of groups. A deletion that was undone and approved again counts again.';
 COMMENT ON COLUMN tim.crawls.reappeared IS
     'Events of this crawl.';
 COMMENT ON COLUMN tim.crawls.retyped IS
     'Events of this crawl.';
 COMMENT ON COLUMN tim.crawls.withheld IS
-    'Groups whose deletion was withheld.';
+    'Groups whose deletion was withheld. After an undelete of this crawl: the groups that it held then.';
 COMMENT ON COLUMN tim.crawls.reason_code IS
     'The code of the reason why the crawl did not complete or withheld deletions; NULL: neither. docs/troubleshooting.md lists the codes.';
 COMMENT ON COLUMN tim.crawls.error_code IS
@@ -313,7 +313,7 @@ COMMENT ON COLUMN tim.crawls.host IS
 COMMENT ON COLUMN tim.crawls.version IS
     'The version of tim-group-sync that ran the crawl.';
 COMMENT ON COLUMN tim.crawls.undeleted IS
-    'Groups that this crawl marked deleted and that were undeleted later.';
+    'Deletions of this crawl that were undone. A group that was deleted again and undeleted again counts again.';
 COMMENT ON COLUMN tim.crawls.spared IS
     'Groups that no list of this crawl contained and that get_group_info reported as existing (deletion.confirm). They were kept.';
 COMMENT ON COLUMN tim.crawls.purged_groups IS

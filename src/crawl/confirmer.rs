@@ -58,6 +58,21 @@ enum BatchOutcome {
     NoControl,
 }
 
+impl BatchOutcome {
+    /// Returns true if the API rejected the entire request, and would reject it again.
+    fn is_rejected(&self) -> bool {
+        let Self::Failed(error) = self else { return false };
+        is_rejection(error)
+    }
+}
+
+/// Returns true if the API would reject the same request again. Throttled requests are no rejections.
+fn is_rejection(error: &ApiError) -> bool {
+    error.code().is_some()
+        && error.disposition() != Disposition::Retry
+        && error.reason_code() != ReasonCode::Throttled
+}
+
 /// Performs the lookups of one crawl.
 pub(super) struct Confirmer<'a> {
     context: &'a CrawlContext<'a>,
@@ -171,8 +186,45 @@ impl<'a> Confirmer<'a> {
         }
     }
 
-    /// Looks up one batch. If the listed control is gone, repeats the request with another one.
+    /// Looks up one batch. If the API rejects the entire request, one group may be the reason. Then
+    /// the batch is halved to find it, and only the rest of the batch without a usable half is
+    /// [`Answer::Unusable`].
     async fn ask_batch(&self, batch: &QuestionBatch<'_>) -> BatchOutcome {
+        let outcome = self.ask_at_once(batch).await;
+        if !outcome.is_rejected() {
+            return outcome;
+        }
+        let mut answers: Vec<Option<Answer>> = vec![None; batch.ids.len()];
+        let mut rejected = 0..batch.ids.len();
+        while rejected.len() > 1 {
+            let middle = rejected.start + rejected.len() / 2;
+            let mut rejected_halves = Vec::new();
+            for half in [rejected.start..middle, middle..rejected.end] {
+                let ids = batch.ids[half.clone()].to_vec();
+                match self.ask_at_once(&QuestionBatch { ids, ..*batch }).await {
+                    BatchOutcome::Valid(of_half) => {
+                        for (at, answer) in half.zip(of_half) {
+                            answers[at] = Some(answer);
+                        }
+                    }
+                    rejection if rejection.is_rejected() => rejected_halves.push(half),
+                    other => return other,
+                }
+            }
+            match rejected_halves.pop() {
+                None => break,
+                Some(half) if rejected_halves.is_empty() => rejected = half,
+                Some(_) => break,
+            }
+        }
+        if answers.iter().all(Option::is_none) {
+            return outcome;
+        }
+        BatchOutcome::Valid(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Unusable)).collect())
+    }
+
+    /// Looks up one batch. If the listed control is gone, repeats the request with another one.
+    async fn ask_at_once(&self, batch: &QuestionBatch<'_>) -> BatchOutcome {
         let absent = batch.form.absent_id(rand::random());
         let mut outcome = BatchOutcome::NoControl;
         for listed in self.listed_controls(batch) {
@@ -294,9 +346,7 @@ impl AskingState {
                 _ => {
                     let (error_code, why) = (error.code(), with_causes(&error));
                     warn!(error_code, groups = batch.ids.len(), "get_group_info failed: {why}");
-                    // With a permanent error code, the same request would fail again.
-                    let is_permanent = error_code.is_some() && error.disposition() != Disposition::Retry;
-                    if is_permanent {
+                    if is_rejection(&error) {
                         LookupResult::Answered(Answer::Unusable)
                     } else {
                         LookupResult::NoValidResponse

@@ -18,6 +18,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite};
+use tokio::time::Instant;
 use tracing::log::LevelFilter;
 
 use super::error::StoreError;
@@ -25,6 +26,15 @@ use super::in_use::InUse;
 use super::open_file::OpenFile;
 use super::statement::{query, query_as};
 
+/// How long a transaction waits for the writers of this process and of others.
+pub(super) const WRITER_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long SQLite itself waits for another process.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long opening waits for another process that creates the file or switches it to WAL mode, for
+/// which SQLite does not wait.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause between two attempts to open the file.
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// How long a checkpoint waits for readers and other writers.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing waits for a running transaction.
@@ -74,32 +84,8 @@ impl SqliteFile {
         let open = OpenFile::at(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
         let path = open.path().to_owned();
         let options = connect_options(&path, access);
-        let side_files = open.clone();
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            // While this connection is open, the -wal and -shm files exist. Other users cannot read
-            // without them.
-            .idle_timeout(None)
-            .max_lifetime(None)
-            // The writes of many apps may wait for this connection.
-            .acquire_timeout(Duration::from_secs(600))
-            .acquire_slow_level(LevelFilter::Off)
-            .after_connect(move |_, _| {
-                side_files.record_side_files();
-                Box::pin(async { Ok(()) })
-            })
-            // When the disk is full, SQLite rolls the transaction back itself. Then the driver's
-            // count of open transactions is wrong, and no further one could begin, so the
-            // connection is closed.
-            .after_release(|connection, _| {
-                Box::pin(async {
-                    connection.ping().await?;
-                    Ok(!connection.is_in_transaction())
-                })
-            })
-            .connect_with(options.clone())
-            .await
-            .map_err(|source| StoreError::Open { at: at(), source })?;
+        let writer =
+            connect_writer(&options, &open).await.map_err(|source| StoreError::Open { at: at(), source })?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .idle_timeout(Duration::from_secs(60))
@@ -226,6 +212,50 @@ impl SqliteFile {
     }
 }
 
+/// Opens the connection that writes. Waits while another process creates the file.
+async fn connect_writer(options: &SqliteConnectOptions, open: &OpenFile) -> Result<SqlitePool, sqlx::Error> {
+    let deadline = Instant::now() + OPEN_TIMEOUT;
+    loop {
+        let side_files = open.clone();
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            // While this connection is open, the -wal and -shm files exist. Other users cannot read
+            // without them.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            // The writes of many apps may wait for this connection.
+            .acquire_timeout(WRITER_TIMEOUT)
+            .acquire_slow_level(LevelFilter::Off)
+            .after_connect(move |_, _| {
+                side_files.record_side_files();
+                Box::pin(async { Ok(()) })
+            })
+            // When the disk is full, SQLite rolls the transaction back itself. Then the driver's
+            // count of open transactions is wrong, and no further one could begin, so the
+            // connection is closed.
+            .after_release(|connection, _| {
+                Box::pin(async {
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
+            .connect_with(options.clone())
+            .await;
+        match pool {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                tokio::time::sleep(OPEN_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Returns true if another process has the file locked: `SQLITE_BUSY` and its extended codes.
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
+}
+
 /// Checkpoints the write-ahead log and truncates it. Returns false if a reader prevented that.
 async fn checkpoint(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let busy_timeout = format!("PRAGMA busy_timeout = {}", CHECKPOINT_TIMEOUT.as_millis());
@@ -267,7 +297,7 @@ fn connect_options(path: &Path, access: Access) -> SqliteConnectOptions {
         .filename(path)
         // A file that was deleted must not be replaced by an empty one.
         .create_if_missing(false)
-        .busy_timeout(Duration::from_secs(10))
+        .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
         // In KiB. Pages are accessed in order, so a larger cache uses memory without being faster.
         .pragma("cache_size", "-8192")

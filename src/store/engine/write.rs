@@ -17,6 +17,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::database::{Engine, Store};
 use super::error::{Attempted as _, StoreError};
@@ -24,7 +25,7 @@ use super::fence::Fence;
 use super::newest_crawl::NewestCrawl;
 use super::postgres::Server;
 use super::retry::TransactionRetry;
-use super::sqlite::SqliteFile;
+use super::sqlite::{SqliteFile, WRITER_TIMEOUT, is_busy};
 use super::statement::query_as;
 use super::tx::{Inner, Tx};
 
@@ -80,7 +81,19 @@ impl Write<'_> {
     async fn begin_on_sqlite(&self, file: &SqliteFile) -> Result<Tx, StoreError> {
         // A deferred transaction that first reads and then writes would fail at once if another one
         // had written in between.
-        let begun = file.writer()?.begin_with("BEGIN IMMEDIATE").await;
+        let deadline = Instant::now() + WRITER_TIMEOUT;
+        let mut waits = false;
+        let begun = loop {
+            match file.writer()?.begin_with("BEGIN IMMEDIATE").await {
+                Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                    if !waits {
+                        warn!("waiting for another process that writes to {}: {error}", file.path.display());
+                    }
+                    waits = true;
+                }
+                begun => break begun,
+            }
+        };
         // The wait for the connection may have taken minutes.
         file.check_in_place()?;
         let mut tx =

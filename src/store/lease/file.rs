@@ -19,6 +19,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const WAITS_UNTIL_LOGGED: u32 = 5;
 /// The maximum number of attempts to lock a file that is removed between opening and locking.
 const MAX_RACES: u32 = 5;
+/// The maximum number of attempts to lock a file that other processes examine, and the pause between
+/// two of them. [`is_locked`] has the file locked for microseconds.
+const MAX_EXAMINATIONS: u32 = 100;
+const EXAMINATION_PAUSE: Duration = Duration::from_micros(200);
 
 /// Returns whether a process has the file locked. Returns `None` if this user may not open the
 /// file.
@@ -58,6 +62,26 @@ fn holder_in<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
     })
 }
 
+/// Locks a file. Returns false if another process has it locked for itself. Waits for processes that
+/// only examine the file, so that `status` does not make an app look as if it were crawled.
+fn lock_exclusively(file: &File) -> Result<bool, std::io::Error> {
+    for _ in 0..MAX_EXAMINATIONS {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(source),
+        }
+        match file.try_lock_shared() {
+            // Nobody has it locked for itself: it is examined, or it has just been unlocked.
+            Ok(()) => file.unlock()?,
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(source)) => return Err(source),
+        }
+        std::thread::sleep(EXAMINATION_PAUSE);
+    }
+    Ok(false)
+}
+
 /// An exclusive lock on a file, released when dropped.
 #[derive(Debug)]
 pub(in crate::store) struct FileLock {
@@ -80,10 +104,8 @@ impl FileLock {
         let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
         for _ in 0..MAX_RACES {
             let file = open(path, database).map_err(lock_error)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(source)) => return Err(lock_error(source)),
+            if !lock_exclusively(&file).map_err(lock_error)? {
+                return Ok(None);
             }
             let lock = Self { file, path: path.to_owned() };
             if lock.check_in_place().is_ok() {
@@ -156,6 +178,27 @@ mod tests {
         );
         assert_eq!(holder_in(&locks, &id), Some("33"));
         assert_eq!(holder_in("", &id), None);
+    }
+
+    #[test]
+    fn a_lock_can_be_taken_while_another_process_examines_it() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        drop(FileLock::try_take(&path, &path).unwrap());
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    is_locked(&path).unwrap();
+                }
+            });
+            let refused = (0..2000).filter(|_| FileLock::try_take(&path, &path).unwrap().is_none()).count();
+            is_done.store(true, Ordering::Relaxed);
+            assert_eq!(refused, 0);
+        });
+        let _held = FileLock::try_take(&path, &path).unwrap().unwrap();
+        assert!(FileLock::try_take(&path, &path).unwrap().is_none());
     }
 
     #[test]

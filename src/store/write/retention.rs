@@ -91,13 +91,14 @@ WHERE crawl_id = $1";
 
 impl Store {
     /// Removes the rows of an app that are older than these limits, in batches. Records their
-    /// numbers with the crawl. The app's lease must be held. `on_batch` is called after each batch.
+    /// numbers with the crawl. The app's lease must be held. `on_transaction` is called after each
+    /// transaction, also after one that removed nothing: each may have waited minutes for the writer.
     pub async fn purge(
         &self,
         lease: &Lease,
         (app, crawl): (AppId, CrawlId),
         limits: &AgeLimits,
-        mut on_batch: impl FnMut(),
+        mut on_transaction: impl FnMut(),
     ) -> Result<Purged, StoreError> {
         let mut purged = Purged::default();
         let scope = PurgeScope { app, crawl };
@@ -105,27 +106,34 @@ impl Store {
             && self.has_deleted(app).await?
         {
             let mut after = String::new();
-            while let Some(done) = self.purge_groups(lease, scope, &after, before).await? {
+            loop {
+                let batch = self.purge_groups(lease, scope, &after, before).await?;
+                on_transaction();
+                let Some(done) = batch else { break };
                 purged.groups += done.removed;
                 after = done.last;
-                on_batch();
             }
         }
         if let Some(before) = limits.events {
             let mut after = 0;
-            while let Some(done) = self.purge_events(lease, scope, after, before).await? {
+            loop {
+                let batch = self.purge_events(lease, scope, after, before).await?;
+                on_transaction();
+                let Some(done) = batch else { break };
                 purged.events += done.removed;
                 after = done.last;
-                on_batch();
             }
         }
         if let Some((before, day)) = limits.counts {
             purged.counts += self.purge_days(lease, scope, day).await?;
+            on_transaction();
             let mut after = 0;
-            while let Some(done) = self.purge_crawls(lease, scope, after, before).await? {
+            loop {
+                let batch = self.purge_crawls(lease, scope, after, before).await?;
+                on_transaction();
+                let Some(done) = batch else { break };
                 purged.counts += done.removed;
                 after = done.last;
-                on_batch();
             }
         }
         Ok(purged)

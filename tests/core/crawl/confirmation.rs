@@ -42,6 +42,7 @@ crawl_tests! {
     // Answers of `get_group_info` that prove nothing.
     contradictory_controls_conclude_nothing_and_the_log_has_both_codes,
     if_the_api_refuses_get_group_info_deletions_are_withheld,
+    a_group_for_which_the_api_rejects_the_request_does_not_keep_the_others_undecided,
     a_failed_or_unusable_answer_deletes_nothing,
     answers_in_another_order_are_matched_to_their_groups,
     groups_not_asked_about_because_of_throttling_are_asked_about_later,
@@ -550,6 +551,23 @@ async fn if_the_api_refuses_get_group_info_deletions_are_withheld(harness: Harne
     assert_eq!(harness.value(&confirmed).await, "1");
     assert_eq!(harness.approve(report.crawl).await, 1);
     assert_eq!(deleted(&harness).await, ["b"]);
+}
+
+async fn a_group_for_which_the_api_rejects_the_request_does_not_keep_the_others_undecided(harness: Harness) {
+    for code in [10007, 10004] {
+        let harness = harness.fresh().await;
+        harness.create("Public", "a b c d e f");
+        complete(&harness).await;
+        harness.dissolve("b c d e");
+        // The request for b c d e, then for b c, then for b.
+        harness.api.script(At::InfoRequest(1), Fault::ErrorCode(code));
+        harness.api.script(At::InfoRequest(2), Fault::ErrorCode(code));
+        harness.api.script(At::InfoRequest(4), Fault::ErrorCode(code));
+        let report = harness.crawl().await;
+        assert_eq!(outcome(&report), "complete", "{code}: {}", reason_text(&report));
+        assert_eq!(deleted(&harness).await, ["c", "d", "e"], "{code}");
+        assert_eq!(missing(&harness).await, ["b"], "{code}");
+    }
 }
 
 async fn a_failed_or_unusable_answer_deletes_nothing(harness: Harness) {

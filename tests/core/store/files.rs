@@ -138,3 +138,34 @@ async fn a_damaged_file_may_be_one_beside_a_leftover_log() {
     let text = damaged.to_string();
     assert!(text.contains("beside the -wal file of another one") && text.contains("restore"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_open_a_new_database_at_once_wait_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        let file = folder.path().join(format!("{round}.db"));
+        let opening: Vec<_> = (0..6)
+            .map(|_| {
+                let location = DatabaseLocation::Sqlite(file.clone());
+                tokio::spawn(async move { Store::open(&location).await })
+            })
+            .collect();
+        for opened in opening {
+            opened.await.unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits 11 seconds: tests/run"]
+async fn a_write_waits_for_another_process_that_writes_for_more_than_ten_seconds() {
+    let (_folder, file, store) = database_in(0o700).await;
+    let options = SqliteConnectOptions::new().filename(&file);
+    let mut other = options.connect().await.unwrap();
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let mut writing = Box::pin(store.set_configured(&[]));
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(11), &mut writing).await;
+    assert!(waited.is_err(), "{waited:?}");
+    other.execute("COMMIT").await.unwrap();
+    writing.await.unwrap();
+}
