@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::database_url::DatabaseUrl;
 use super::document::{Document, Entry, Origin, ParseResult, Section, quoted};
 use super::environment::Environment;
-use super::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
+use super::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Notify, Schedule};
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
@@ -18,8 +18,8 @@ use super::values::{
     role, schema, secret_file, text, timezone,
 };
 use crate::model::{GroupType, ListenAddress, SdkAppId};
-use crate::policy::{DeletionPolicy, Retention};
-use crate::tencent::client::is_loopback;
+use crate::policy::{DeletionPolicy, NotificationFormat, Retention};
+use crate::http::is_loopback;
 use crate::tencent::region::Region;
 
 /// The maximum number of group types. A crawl has at most 62 passes (`roll::MAX_PASSES`): one for
@@ -58,6 +58,7 @@ fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
     let (metrics, dashboard) = listeners(root, context);
     let log = log(&root.section("log", None), context);
     let retention = retention(&root.section("retention", None));
+    let notify = notify(root, context);
     let general = General { schedule: &schedules, deletion: &deletions, fractions: &fractions };
     let section = root.section("apps", None);
     let mut ids = BTreeMap::new();
@@ -69,7 +70,8 @@ fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
     }
     root.finish();
     let apps = apps.into_iter().collect::<Option<_>>()?;
-    Some(Config { database: database?, metrics, dashboard, log, retention, apps, settings: Vec::new() })
+    let settings = Vec::new();
+    Some(Config { database: database?, metrics, dashboard, log, retention, notify, apps, settings })
 }
 
 fn database(section: &Section<'_>, context: &Context<'_>) -> Option<Database> {
@@ -194,6 +196,26 @@ fn retention(section: &Section<'_>) -> Retention {
         Retention { deleted_groups: days("deleted_groups"), events: days("events"), counts: days("counts") };
     section.finish();
     retention
+}
+
+/// Reads `[notify]`. Returns `None` if the section is absent.
+fn notify(root: &Section<'_>, context: &Context<'_>) -> Option<Notify> {
+    let section = root.section("notify", None);
+    root.find("notify")?;
+    let file = |value: &DeValue<'_>| secret_file(value, context.folder, context.env);
+    let example = "\"notify-url\", a file of mode 0600 that contains only the receiver's URL";
+    let url_file = section.required("url_file", example, file);
+    set_displayed_path(&section, "url_file", url_file.as_ref());
+    let format =
+        section.or_default("format", "\"json\"", |value| choice(value, &NotificationFormat::ALL));
+    let secret_file = section.optional("secret_file", file);
+    set_displayed_path(&section, "secret_file", secret_file.as_ref());
+    if secret_file.is_some() && !format.has_secret() {
+        let rule = format!("is not used by the format {format}: its receivers verify no secret");
+        section.report_key("secret_file", Mistake::new(rule, "Remove it; keep the URL itself secret"));
+    }
+    section.finish();
+    Some(Notify { url_file: url_file?, format, secret_file })
 }
 
 fn schedule(section: &Section<'_>) -> Schedule {

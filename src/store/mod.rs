@@ -34,5 +34,5 @@ pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};
 pub use write::{
     AgeLimits, Approval, Closing, CrawlDeletions, CrawlEvents, HistoryChanges, KnownApp, NewCrawl,
-    PassRecord, Purged, Reason, RowCounts, Written,
+    PassRecord, Purged, Reason, RowCounts, ToldChange, ToldRow, Written,
 };
