@@ -30,8 +30,9 @@ impl Notify {
             );
             return Err(Failure::new(Exit::Config, error));
         };
-        let (receiver, warnings) = receiver_and_warnings(&notify)
-            .map_err(|why| Failure::new(Exit::Config, anyhow::anyhow!("cannot send a notification: {why}")))?;
+        let (receiver, warnings) = receiver_and_warnings(&notify).map_err(|why| {
+            Failure::new(Exit::Config, anyhow::anyhow!("cannot send a notification: {why}"))
+        })?;
         warnings.iter().for_each(|text| warning(text));
         let now = setup.clock.now();
         receiver.send(&Notification::test(now), now).await.map_err(|error| {

@@ -27,7 +27,9 @@ pub use self::environment::Environment;
 pub use self::locations::{NewConfigLocation, NoConfigFile, NoConfigLocation};
 pub use self::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Notify, Schedule};
 pub use self::problems::{ConfigProblems, Mistake, Problem};
-pub use self::secrets::{NotifySecretsRead, PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY};
+pub use self::secrets::{
+    NotifySecretsRead, PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY,
+};
 pub use self::sections::{APP_NAME_RULE, is_app_name};
 
 impl Config {

@@ -9,10 +9,10 @@ use secrecy::ExposeSecret as _;
 use super::database_url::DatabaseUrl;
 use super::document::Setting;
 use super::secrets::{NotifySecretsRead, PasswordRead, SecretFile, SecretFileError, SecretKeyRead};
+use crate::http::is_loopback;
 use crate::model::{GroupType, ListenAddress, SdkAppId};
 use crate::policy::{DeletionPolicy, NotificationFormat, Retention};
 use crate::schedule::Schedule as Ticks;
-use crate::http::is_loopback;
 use crate::tencent::region::Region;
 
 /// A validated configuration.

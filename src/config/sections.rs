@@ -17,9 +17,9 @@ use super::values::{
     base_url, boolean, choice, cron, days, duration, fraction, host_names, integer, listen, log_level, path,
     role, schema, secret_file, text, timezone,
 };
+use crate::http::is_loopback;
 use crate::model::{GroupType, ListenAddress, SdkAppId};
 use crate::policy::{DeletionPolicy, NotificationFormat, Retention};
-use crate::http::is_loopback;
 use crate::tencent::region::Region;
 
 /// The maximum number of group types. A crawl has at most 62 passes (`roll::MAX_PASSES`): one for
@@ -206,8 +206,7 @@ fn notify(root: &Section<'_>, context: &Context<'_>) -> Option<Notify> {
     let example = "\"notify-url\", a file of mode 0600 that contains only the receiver's URL";
     let url_file = section.required("url_file", example, file);
     set_displayed_path(&section, "url_file", url_file.as_ref());
-    let format =
-        section.or_default("format", "\"json\"", |value| choice(value, &NotificationFormat::ALL));
+    let format = section.or_default("format", "\"json\"", |value| choice(value, &NotificationFormat::ALL));
     let secret_file = section.optional("secret_file", file);
     set_displayed_path(&section, "secret_file", secret_file.as_ref());
     if secret_file.is_some() && !format.has_secret() {

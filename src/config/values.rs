@@ -12,9 +12,9 @@ use super::document::{ParseResult, kind};
 use super::environment::Environment;
 use super::problems::{Mistake, holds_key, nearest};
 use super::secrets::SecretFile;
+use crate::http::is_loopback;
 use crate::model::{ListenAddress, is_schema_name};
 use crate::schedule::Schedule;
-use crate::http::is_loopback;
 
 fn wrong_type(wanted: &str, value: &DeValue<'_>, fix: &str) -> Mistake {
     Mistake::new(format!("must be {wanted}, not {}", kind(value)), fix)

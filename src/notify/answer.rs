@@ -67,9 +67,7 @@ fn code_in(body: &[u8]) -> Option<(i64, String)> {
 
 fn of_status(status: u16, answer: &Answer<'_>) -> Rejection {
     let disposition = match status {
-        429 => Disposition::Throttle {
-            at_least: answer.retry_after.map_or(THROTTLED, Duration::from_secs),
-        },
+        429 => Disposition::Throttle { at_least: answer.retry_after.map_or(THROTTLED, Duration::from_secs) },
         408 | 425 | 500.. => Disposition::Retry,
         _ => Disposition::Fatal,
     };
@@ -93,9 +91,9 @@ fn of_code(format: NotificationFormat, code: i64, text: &str) -> Rejection {
         (WeCom, 45_009 | 45_033) | (Feishu, 11_232) => throttled(THROTTLED),
         (DingTalk, 130_101 | 410_100) => throttled(THROTTLED_BY_DINGTALK),
         (WeCom | DingTalk, -1) => (Disposition::Retry, "it is busy"),
-        (WeCom, 93_000 | 93_004 | 93_008) | (DingTalk, 300_001 | 400_101 | 400_102 | 400_106) | (Feishu, 19_001) => {
-            refused("the URL in url_file is not one of an active robot")
-        }
+        (WeCom, 93_000 | 93_004 | 93_008)
+        | (DingTalk, 300_001 | 400_101 | 400_102 | 400_106)
+        | (Feishu, 19_001) => refused("the URL in url_file is not one of an active robot"),
         (DingTalk, 400_013) => refused("its group was dissolved"),
         (DingTalk, 310_000) => refused(
             "the robot's security settings do not allow the message: set secret_file, check this machine's clock, \
@@ -157,7 +155,12 @@ mod tests {
             (WeCom, 200, r#"{"errcode":93000,"errmsg":"invalid webhook url"}"#, Some(Disposition::Fatal)),
             (WeCom, 200, r#"{"errcode":-1,"errmsg":"system busy"}"#, Some(Disposition::Retry)),
             (DingTalk, 200, r#"{"errcode":130101,"errmsg":"send too fast"}"#, later(600)),
-            (DingTalk, 200, r#"{"errcode":310000,"errmsg":"keywords not in content"}"#, Some(Disposition::Fatal)),
+            (
+                DingTalk,
+                200,
+                r#"{"errcode":310000,"errmsg":"keywords not in content"}"#,
+                Some(Disposition::Fatal),
+            ),
             (DingTalk, 200, r#"{"errcode":300001,"errmsg":"token is not exist"}"#, Some(Disposition::Fatal)),
             (Feishu, 200, r#"{"code":11232,"msg":"frequency limited"}"#, later(60)),
             (Feishu, 200, r#"{"code":19021,"msg":"sign match fail"}"#, Some(Disposition::Fatal)),

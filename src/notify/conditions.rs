@@ -175,10 +175,11 @@ impl App<'_> {
         let confirmed: i64 = crawls.iter().map(|held| held.confirmed_count).sum();
         let ids: Vec<String> = crawls.iter().take(MAX_NAMED).map(|held| held.crawl_id.to_string()).collect();
         let more = if crawls.len() > MAX_NAMED { " and earlier ones" } else { "" };
-        let reason = newest.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", quoted(reason)));
+        let reason = newest.reason.as_deref();
+        let reason = reason
+            .map_or_else(String::new, |reason| format!(" Crawl {}: {}.", newest.crawl_id, quoted(reason)));
         let text = format!(
-            "the deletion of {} waits for a decision ({} confirmed by the API). Withheld by {} {}{more}{reason}. The \
-             groups stay live until somebody approves or the API lists them again.",
+            "the deletion of {} waits for a decision ({} confirmed by the API), withheld by {} {}{more}.{reason}",
             count(groups, "group"),
             HumanCount(confirmed.try_into().unwrap_or_default()),
             plural(crawls.len() as u64, "crawl"),
@@ -239,11 +240,16 @@ impl App<'_> {
             || "No crawl was complete yet.".to_owned(),
             |at| format!("The last complete crawl ended at {}.", time(at)),
         );
-        let failed = self.read.and_then(|read| read.last_crawl.as_ref()).filter(|crawl| {
-            crawl.status != CrawlStatus::Complete.as_str() && crawl.reason.is_some()
-        });
+        let failed = self
+            .read
+            .and_then(|read| read.last_crawl.as_ref())
+            .filter(|crawl| crawl.status != CrawlStatus::Complete.as_str() && crawl.reason.is_some());
         let reason = failed.map_or_else(String::new, |crawl| {
-            format!(" The last crawl was {}: {}.", crawl.status, quoted(crawl.reason.as_deref().unwrap_or_default()))
+            format!(
+                " The last crawl was {}: {}.",
+                crawl.status,
+                quoted(crawl.reason.as_deref().unwrap_or_default())
+            )
         });
         let text = format!(
             "no complete crawl for {at_least}{}, so its groups and counts are out of date. {last}{reason}",

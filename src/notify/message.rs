@@ -24,7 +24,7 @@ use crate::policy::NotificationFormat;
 pub const SIGNATURE_HEADER: &str = "x-signature-256";
 
 /// The maximum length of a text from outside, in characters.
-const MAX_QUOTED: usize = 300;
+const MAX_QUOTED: usize = 500;
 /// The maximum length of a text for a chat, in bytes. WeCom accepts 2,048 bytes (page 91770); the
 /// others accept more.
 const MAX_CHAT_BYTES: usize = 2_048;
@@ -373,10 +373,7 @@ mod tests {
     #[test]
     fn signatures_follow_the_rules_of_the_vendors() {
         let secret = SecretString::from("this is secret");
-        assert_eq!(
-            dingtalk_sign(&secret, 1_700_000_000_000),
-            "sSFWELbV2YwjdDQhWZwTcWlX5BWUx5J6TPpsZmuPii0="
-        );
+        assert_eq!(dingtalk_sign(&secret, 1_700_000_000_000), "sSFWELbV2YwjdDQhWZwTcWlX5BWUx5J6TPpsZmuPii0=");
         assert_eq!(feishu_sign(&secret, 1_700_000_000), "OfGzRzoUICBOoc8wVra1e4A1hPfbZ9zqXozA8CWVUuY=");
         assert_eq!(
             body_signature(&secret, b"{}"),
@@ -405,7 +402,7 @@ mod tests {
             assert!(sent.len() <= 2_048 && sent.ends_with('…'), "{}", sent.len());
             assert_eq!(text_in(format, "a\u{202e}b\x1b"), "tim-group-sync: a\\u{202e}b\\u{1b}");
         }
-        assert_eq!(quoted(&"é".repeat(400)).chars().count(), 301);
+        assert_eq!(quoted(&"é".repeat(600)).chars().count(), 501);
         assert_eq!(quoted("two\nlines"), "two\\nlines");
     }
 

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::conditions::{Condition, Since, of_apps, of_database};
 use super::message::{Event, State};
-use super::outbox::{Item, OUTBOX_CAPACITY, Outbox};
+use super::outbox::{Finished, Item, OUTBOX_CAPACITY, Outbox};
 use super::sender::{MakeReceiver, Observer, Outcome};
 use super::states::{Claim, Decider, Holds, Key, ProcessRows, finished};
 use crate::clock::Clock;
@@ -89,9 +89,10 @@ impl Monitor {
     }
 
     fn look_at_database(&mut self, problem: Option<&str>, now: DateTime<Utc>) {
-        for item in self.outbox.finished().into_iter().filter(|item| item.key.app.is_none()) {
+        let ended = self.outbox.finished().into_iter().filter(|finished| finished.item.key.app.is_none());
+        for Finished { item, at } in ended {
             let recorded = [(item.key, item.state)].into();
-            self.own_rows.apply(&finished(item.row, item.state, now));
+            self.own_rows.apply(&finished(item.row, item.state, at));
             self.outbox.forget_finished(&recorded);
         }
         let (key, condition) = of_database(problem, &this_host(), &mut self.since, now);
@@ -117,9 +118,9 @@ impl Monitor {
             conditions.iter().map(|(key, condition)| (*key, condition.holds)).collect();
         let decider = Decider { process: &self.process, now };
         let claims = decider.claims(told, &holds, &self.outbox.in_flight());
-        let ended: Vec<Item> =
-            self.outbox.finished().into_iter().filter(|item| item.key.app.is_some()).collect();
-        let recorded = ended.iter().map(|item| finished(item.row.clone(), item.state, now));
+        let mut ended = self.outbox.finished();
+        ended.retain(|finished| finished.item.key.app.is_some());
+        let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), item.state, *at));
         let changes: Vec<ToldChange> =
             recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
         if changes.is_empty() {
@@ -132,11 +133,15 @@ impl Monitor {
                 return;
             }
             Err(_) => {
-                debug!("cannot record which notifications are sent: no answer within {} s", WRITE_TIMEOUT.as_secs());
+                debug!(
+                    "cannot record which notifications are sent: no answer within {} s",
+                    WRITE_TIMEOUT.as_secs()
+                );
                 return;
             }
         };
-        let recorded: BTreeSet<(Key, State)> = ended.iter().map(|item| (item.key, item.state)).collect();
+        let recorded: BTreeSet<(Key, State)> =
+            ended.iter().map(|Finished { item, .. }| (item.key, item.state)).collect();
         self.outbox.forget_finished(&recorded);
         for (claim, is_own) in claims.iter().zip(effects.into_iter().skip(ended.len())) {
             if is_own && let Some(condition) = conditions.get(&claim.key) {
@@ -153,7 +158,7 @@ impl Monitor {
         }
         let Claim { key, state, .. } = *claim;
         let notification = condition.notification((key.event, state), row.begun_at, now);
-        let dropped = self.outbox.add(Item { key, state, row: row.clone(), notification });
+        let dropped = self.outbox.add(Item { key, state, row: row.clone(), notification }, now);
         if let Some(Item { notification, .. }) = dropped {
             let (event, app): (Event, _) = (notification.event, notification.app.as_deref());
             self.observer.on_notification(event, Outcome::Dropped);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
 use super::message::{Notification, State};
@@ -34,8 +35,14 @@ pub(super) struct Outbox {
 struct Inner {
     waiting: VecDeque<Item>,
     sending: Option<(Key, State)>,
-    /// Notifications that were delivered or given up. The monitor has to record them.
-    finished: Vec<Item>,
+    finished: Vec<Finished>,
+}
+
+/// A notification that was delivered or given up. The monitor has to record it.
+#[derive(Clone, Debug)]
+pub(super) struct Finished {
+    pub(super) item: Item,
+    pub(super) at: DateTime<Utc>,
 }
 
 impl Outbox {
@@ -44,11 +51,11 @@ impl Outbox {
     }
 
     /// Adds a notification. If the outbox is full, gives up the oldest one and returns it.
-    pub(super) fn add(&self, item: Item) -> Option<Item> {
+    pub(super) fn add(&self, item: Item, now: DateTime<Utc>) -> Option<Item> {
         let mut inner = self.lock();
         let dropped = if inner.waiting.len() >= OUTBOX_CAPACITY { inner.waiting.pop_front() } else { None };
         inner.waiting.push_back(item);
-        inner.finished.extend(dropped.clone());
+        inner.finished.extend(dropped.clone().map(|item| Finished { item, at: now }));
         drop(inner);
         self.added.notify_one();
         dropped
@@ -69,10 +76,10 @@ impl Outbox {
     }
 
     /// Records that the notification being sent was delivered or given up.
-    pub(super) fn finish(&self, item: Item) {
+    pub(super) fn finish(&self, item: Item, now: DateTime<Utc>) {
         let mut inner = self.lock();
         inner.sending = None;
-        inner.finished.push(item);
+        inner.finished.push(Finished { item, at: now });
         drop(inner);
         self.finished.notify_one();
     }
@@ -83,30 +90,29 @@ impl Outbox {
     }
 
     /// Returns the finished notifications that are not recorded yet.
-    pub(super) fn finished(&self) -> Vec<Item> {
+    pub(super) fn finished(&self) -> Vec<Finished> {
         self.lock().finished.clone()
     }
 
     /// Forgets finished notifications that were recorded.
     pub(super) fn forget_finished(&self, recorded: &BTreeSet<(Key, State)>) {
-        self.lock().finished.retain(|item| !recorded.contains(&(item.key, item.state)));
+        self.lock().finished.retain(|Finished { item, .. }| !recorded.contains(&(item.key, item.state)));
     }
 
     /// Returns the notifications that wait, are being sent, or are finished and not recorded.
     pub(super) fn in_flight(&self) -> InFlight {
         let inner = self.lock();
-        let items = inner.waiting.iter().chain(&inner.finished).map(|item| (item.key, item.state));
+        let finished = inner.finished.iter().map(|finished| &finished.item);
+        let items = inner.waiting.iter().chain(finished).map(|item| (item.key, item.state));
         items.chain(inner.sending).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
-    use crate::notify::message::Event;
     use crate::model::SdkAppId;
+    use crate::notify::message::Event;
 
     fn item(app: i64) -> Item {
         let key = Key { app: SdkAppId::new(app), event: Event::Late };
@@ -126,17 +132,18 @@ mod tests {
     #[tokio::test]
     async fn a_full_outbox_gives_up_the_oldest_notification_that_waits() {
         let outbox = Outbox::default();
-        assert!(outbox.add(item(1)).is_none());
+        assert!(outbox.add(item(1), DateTime::UNIX_EPOCH).is_none());
         let sending = outbox.next().await;
         for app in 2..=101 {
-            assert!(outbox.add(item(app)).is_none());
+            assert!(outbox.add(item(app), DateTime::UNIX_EPOCH).is_none());
         }
-        assert_eq!(outbox.add(item(102)).unwrap().row.sdk_app_id, 2);
+        assert_eq!(outbox.add(item(102), DateTime::UNIX_EPOCH).unwrap().row.sdk_app_id, 2);
         assert_eq!(outbox.in_flight().len(), 102);
-        outbox.finish(sending);
+        outbox.finish(sending, DateTime::UNIX_EPOCH);
         let finished = outbox.finished();
-        assert_eq!(finished.iter().map(|item| item.row.sdk_app_id).collect::<Vec<_>>(), [2, 1]);
-        outbox.forget_finished(&finished.iter().map(|item| (item.key, item.state)).collect());
+        assert_eq!(finished.iter().map(|finished| finished.item.row.sdk_app_id).collect::<Vec<_>>(), [2, 1]);
+        outbox
+            .forget_finished(&finished.iter().map(|Finished { item, .. }| (item.key, item.state)).collect());
         assert_eq!(outbox.in_flight().len(), 100);
         assert_eq!(outbox.next().await.row.sdk_app_id, 3);
     }

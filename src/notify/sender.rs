@@ -112,7 +112,8 @@ impl Receiver {
     ) -> Result<Self, String> {
         let url = ReceiverUrl::parse(url).map_err(|why| format!("the content of {place} {why}"))?;
         let http = http::client(url.expose(), ATTEMPT_TIMEOUT);
-        let http = http.map_err(|error| format!("cannot create the HTTP client: {}", http::describe(error)))?;
+        let http =
+            http.map_err(|error| format!("cannot create the HTTP client: {}", http::describe(error)))?;
         Ok(Self { url, format, secret, http })
     }
 
@@ -180,21 +181,22 @@ impl Sender {
         loop {
             let item = self.outbox.next().await;
             let event = item.notification.event;
-            match self.deliver(&item, &pacer, &mut logged).await {
+            let outcome = match self.deliver(&item, &pacer, &mut logged).await {
                 Ok(()) => {
-                    self.observer.on_notification(event, Outcome::Delivered);
                     if logged.take().is_some() {
                         info!("notifications are delivered again");
                     }
                     log_delivered(&item);
+                    Outcome::Delivered
                 }
-                Err(DeliveryError::Removed) => self.observer.on_notification(event, Outcome::Dropped),
+                Err(DeliveryError::Removed) => Outcome::Dropped,
                 Err(error) => {
-                    self.observer.on_notification(event, Outcome::Refused);
                     log_problem(&mut logged, &item, &error, "it is not sent again");
+                    Outcome::Refused
                 }
-            }
-            self.outbox.finish(item);
+            };
+            self.outbox.finish(item, self.clock.now());
+            self.observer.on_notification(event, outcome);
         }
     }
 

@@ -42,7 +42,9 @@ impl Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {
     /// It holds. `is_ripe`: for long enough to tell people.
-    Yes { is_ripe: bool },
+    Yes {
+        is_ripe: bool,
+    },
     No,
     /// Nothing proves that it holds or that it has ended.
     Unknown,
@@ -112,8 +114,7 @@ impl Decider<'_> {
             return is_old.then(|| Claim { is_renewal: true, ..self.follow(key, row, state) });
         }
         // A claim of this process that is not in flight was recorded although its result was lost.
-        let is_abandoned =
-            row.claimed_by == self.process || self.age(row.claimed_at) >= CLAIM_EXPIRES_AFTER;
+        let is_abandoned = row.claimed_by == self.process || self.age(row.claimed_at) >= CLAIM_EXPIRES_AFTER;
         if !is_abandoned {
             return None;
         }
@@ -156,10 +157,10 @@ impl Decider<'_> {
 
 /// Returns the change that records the result of a notification: it was delivered, or it was given
 /// up.
-pub(super) fn finished(row: ToldRow, state: State, now: DateTime<Utc>) -> ToldChange {
+pub(super) fn finished(row: ToldRow, state: State, at: DateTime<Utc>) -> ToldChange {
     match state {
         State::Ends => ToldChange::Remove { row },
-        State::Begins | State::Lasts => ToldChange::Deliver { row, at: now.timestamp_millis() },
+        State::Begins | State::Lasts => ToldChange::Deliver { row, at: at.timestamp_millis() },
     }
 }
 
@@ -207,13 +208,7 @@ mod tests {
 
     impl Rows {
         /// Decides, records the claim, and returns the state that is sent.
-        fn look(
-            &mut self,
-            process: &str,
-            minutes: i64,
-            holds: Holds,
-            in_flight: &[State],
-        ) -> Option<State> {
+        fn look(&mut self, process: &str, minutes: i64, holds: Holds, in_flight: &[State]) -> Option<State> {
             let now = start() + TimeDelta::minutes(minutes);
             let key = Key { app: None, event: Event::Withheld };
             let in_flight = in_flight.iter().map(|state| (key, *state)).collect();

@@ -169,15 +169,7 @@ pub(super) const TABLES: [Table; 12] = [
     },
     Table {
         name: "notification",
-        columns: &[
-            "sdk_app_id",
-            "event",
-            "state",
-            "begun_at",
-            "claimed_at",
-            "claimed_by",
-            "delivered_at",
-        ],
+        columns: &["sdk_app_id", "event", "state", "begun_at", "claimed_at", "claimed_by", "delivered_at"],
         order: "sdk_app_id, event",
     },
 ];

@@ -45,7 +45,8 @@ VALUES ($1, $2, $3, $4, $5, $6, NULL)
 ON CONFLICT (sdk_app_id, event) DO NOTHING";
 const REPLACE: &str = "
 UPDATE notification SET state = $3, begun_at = $4, claimed_at = $5, claimed_by = $6, delivered_at = NULL
-WHERE sdk_app_id = $1 AND event = $2 AND state = $7 AND begun_at = $8 AND claimed_at = $9 AND claimed_by = $10";
+WHERE sdk_app_id = $1 AND event = $2 AND state = $7 AND begun_at = $8 AND claimed_at = $9 AND claimed_by = $10
+  AND coalesce(delivered_at, -1) = $11";
 const DELIVER: &str = "
 UPDATE notification SET delivered_at = $5
 WHERE sdk_app_id = $1 AND event = $2 AND state = $3 AND claimed_by = $4 AND delivered_at IS NULL";
@@ -97,7 +98,8 @@ async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreEr
                     &previous.state,
                     previous.begun_at,
                     previous.claimed_at,
-                    &previous.claimed_by
+                    &previous.claimed_by,
+                    previous.delivered_at.unwrap_or(-1)
                 ];
                 tx.execute(REPLACE, &values).await?
             }

@@ -4,5 +4,6 @@
 
 mod apps;
 mod metrics;
+mod notifications;
 mod schedule;
 mod service;
