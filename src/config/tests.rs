@@ -117,6 +117,7 @@ fn the_keys_in_comments_of_the_example_exist() {
     let uncommented: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
+            Some(section) if section.starts_with('[') && section.ends_with(']') => format!("{section}\n"),
             Some(key) if key.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) => {
                 format!("{key}\n")
             }
@@ -274,7 +275,7 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[mysql]",
         "4: mysql: unknown key. Known here: database, schedule, deletion, metrics, dashboard, log, \
-         retention, apps",
+         retention, notify, apps",
     ),
     (
         "[database]\nschema = \"Tim\"",

@@ -7,6 +7,7 @@ mod copies;
 mod events;
 mod first_hour;
 mod hostile_text;
+mod notify;
 mod probe;
 mod secrets;
 mod several_apps;

@@ -17,7 +17,7 @@ use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
 
 /// All metrics. Alerts and dashboards depend on these names.
-const METRICS: [&str; 29] = [
+const METRICS: [&str; 30] = [
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",
@@ -44,6 +44,7 @@ const METRICS: [&str; 29] = [
     "tim_group_sync_last_complete_crawl_timestamp_seconds",
     "tim_group_sync_month_peak_groups",
     "tim_group_sync_next_crawl_timestamp_seconds",
+    "tim_group_sync_notifications_total",
     "tim_group_sync_skipped_ticks_total",
     "tim_group_sync_ticks_since_complete_crawl",
     "tim_group_sync_unasked_groups",
