@@ -4,7 +4,7 @@
 //! as plain text, and the characters that could start a mention, a tag or a link are replaced by
 //! their full-width forms. So no text notifies an entire group or hides a link.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -248,9 +248,12 @@ fn to_vec(body: &impl Serialize) -> Vec<u8> {
 
 /// Signs a body, so that the receiver knows who sent it: HMAC-SHA256 in hexadecimal.
 fn body_signature(secret: &SecretString, body: &[u8]) -> String {
-    let digest = hmac_sha256(secret.expose_secret().as_bytes(), body);
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={hex}")
+    let mut signature = "sha256=".to_owned();
+    for byte in hmac_sha256(secret.expose_secret().as_bytes(), body) {
+        // Writing to a String cannot fail.
+        let _ = write!(signature, "{byte:02x}");
+    }
+    signature
 }
 
 /// Signs a request to DingTalk (page "Customize the security settings of a robot", 自定义机器人安全设置):

@@ -482,7 +482,7 @@ async fn the_json_format_has_the_documented_fields_and_a_signature_of_the_body()
         "command": "tim-group-sync approve --crawl 2", "crawl_id": 2,
     });
     assert_eq!(post.json(), expected);
-    let hex: String = hmac(SECRET, &post.body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hmac(SECRET, &post.body).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     assert_eq!(post.headers["x-signature-256"], format!("sha256={hex}"));
 }
 

@@ -124,10 +124,9 @@ impl TestReceiver {
     async fn wait_until(&self, what: &str, condition: impl Fn(&[Post]) -> bool) -> Vec<Post> {
         let mut posts = self.posts.subscribe();
         let waiting = posts.wait_for(|posts| condition(posts));
-        match tokio::time::timeout(Duration::from_secs(30), waiting).await {
-            Ok(posts) => posts.unwrap().clone(),
-            Err(_) => panic!("timed out waiting for {what}; got {:#?}", self.posts()),
-        }
+        let in_time = tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok();
+        assert!(in_time, "timed out waiting for {what}; got {:#?}", self.posts());
+        self.posts()
     }
 
     /// Returns a function that creates the client of this receiver, as the configuration does.
