@@ -11,9 +11,9 @@ use reqwest::{Client, Url};
 use crate::model::with_causes;
 
 /// Builds a client for the host of this URL, without redirects. `timeout` is the maximum time from
-/// sending a request to the end of its answer.
+/// sending a request to the end of its answer. At most `idle_connections` stay open.
 #[expect(clippy::disallowed_methods, reason = "the only place that builds an HTTP client")]
-pub fn client(url: &Url, timeout: Duration) -> reqwest::Result<Client> {
+pub fn client(url: &Url, timeout: Duration, idle_connections: usize) -> reqwest::Result<Client> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // This fails only if a provider is already installed, which can be used as well.
@@ -26,11 +26,11 @@ pub fn client(url: &Url, timeout: Duration) -> reqwest::Result<Client> {
         .connect_timeout(timeout)
         .timeout(timeout)
         .tcp_nodelay(true)
-        .pool_max_idle_per_host(1);
+        .pool_max_idle_per_host(idle_connections);
     if is_loopback(url) {
         builder = builder.no_proxy();
         if url.scheme() == "http" {
-            // Plain HTTP needs no CA certificates. Loading them would fail on a machine without any.
+            // Plain HTTP needs no CA certificates, and loading them fails on a machine without any.
             builder = builder.tls_certs_only([]);
         }
     }

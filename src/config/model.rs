@@ -11,7 +11,7 @@ use super::document::Setting;
 use super::secrets::{NotifySecretsRead, PasswordRead, SecretFile, SecretFileError, SecretKeyRead};
 use crate::http::is_loopback;
 use crate::model::{GroupType, ListenAddress, SdkAppId};
-use crate::policy::{DeletionPolicy, NotificationFormat, Retention};
+use crate::policy::{DeletionPolicy, DetailsPolicy, NotificationFormat, Retention};
 use crate::schedule::Schedule as Ticks;
 use crate::tencent::region::Region;
 
@@ -26,6 +26,8 @@ pub struct Config {
     pub dashboard: Option<Listener>,
     pub log: Log,
     pub retention: Retention,
+    /// `None` if the details of groups are not kept.
+    pub details: Option<DetailsPolicy>,
     /// The receiver of notifications. `None` without `[notify]`.
     pub notify: Option<Notify>,
     /// The apps in the order of the file, at least one. Names and SDKAppIDs are unique.

@@ -131,6 +131,14 @@ fn the_keys_in_comments_of_the_example_exist() {
     assert_eq!(keys, ["database.publish", "apps.prod.base_url"]);
 }
 
+#[test]
+fn details_are_kept_only_with_their_section() {
+    let env = Environment::new([("HOME", "/home/u")]);
+    assert_eq!(parse_in(APP, &env).unwrap().details, None);
+    let details = parse_in(&format!("{APP}[details]\n"), &env).unwrap().details.unwrap();
+    assert_eq!((details.refresh, details.requests_per_second), (Duration::from_hours(7 * 24), 10));
+}
+
 /// Mistakes in the section of an app, on line 4, with their problems.
 const APP_MISTAKES: &[(&str, &str)] = &[
     (
@@ -275,7 +283,15 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[mysql]",
         "4: mysql: unknown key. Known here: database, schedule, deletion, metrics, dashboard, log, \
-         retention, notify, apps",
+         retention, details, notify, apps",
+    ),
+    (
+        "[details]\nrefresh = \"30m\"",
+        "5: details.refresh = \"30m\": must be at least 1h and at most 365days. Write \"7d\"",
+    ),
+    (
+        "[details]\nrequests_per_second = 50",
+        "5: details.requests_per_second = 50: must be from 1 to 40. Write 10",
     ),
     (
         "[database]\nschema = \"Tim\"",

@@ -83,7 +83,7 @@ impl Monitor {
     /// Returns why the database is not open.
     fn problem(&self) -> String {
         match &*self.health.database().borrow() {
-            Database::Away { error } => with_causes(error),
+            Database::Unavailable { error } => with_causes(error),
             Database::Opening | Database::Open(_) => "it is not open yet".to_owned(),
         }
     }

@@ -111,7 +111,7 @@ impl Receiver {
         secret: Option<SecretString>,
     ) -> Result<Self, String> {
         let url = ReceiverUrl::parse(url).map_err(|why| format!("the content of {place} {why}"))?;
-        let http = http::client(url.expose(), ATTEMPT_TIMEOUT);
+        let http = http::client(url.expose(), ATTEMPT_TIMEOUT, 1);
         let http =
             http.map_err(|error| format!("cannot create the HTTP client: {}", http::describe(error)))?;
         Ok(Self { url, format, secret, http })

@@ -162,7 +162,7 @@ async fn the_progress_of_a_running_crawl_is_updated() {
     let asked = harness.api.requests().len() as u64;
     let third = harness.api.hold(At::Request(asked + 3));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     third.reached().await;
     browser
         .wait_until("document.querySelector('.running .doing')?.textContent.startsWith('listing Public')")

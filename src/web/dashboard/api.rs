@@ -94,7 +94,7 @@ pub(super) async fn group_events(
     Ok(app.answer("group_events", json!(events), json!(next)))
 }
 
-/// The change feed: events after a cursor, oldest first, and the cursor to continue with.
+/// Answers with the change feed: events after a cursor, oldest first, and the next cursor.
 pub(super) async fn events(
     State(sources): State<Sources>,
     Path(app): Path<String>,
@@ -116,7 +116,7 @@ pub(super) async fn events(
     }
 }
 
-/// Groups whose ids start with a prefix, including deleted ones.
+/// Answers with the groups whose ids start with a prefix, including deleted ones.
 pub(super) async fn groups(
     State(sources): State<Sources>,
     Path(app): Path<String>,

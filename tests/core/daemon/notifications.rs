@@ -294,7 +294,7 @@ async fn a_database_that_is_away_is_told_after_ten_minutes_and_when_it_is_back()
     let replica = Replica::of_prod(&harness, &receiver);
     let error = StoreError::Absent { at: "sqlite:groups.db".to_owned() };
     let problem = error.to_string();
-    replica.database.send_replace(Database::Away { error: Arc::new(error) });
+    replica.database.send_replace(Database::Unavailable { error: Arc::new(error) });
     let began = loop_until_told(&harness, &receiver).await;
     let text = began["text"].as_str().unwrap();
     assert!(

@@ -70,7 +70,7 @@ const en = {
   runningOn: (host) => `on ${host}`,
   runningElsewhere: "another process makes this crawl; the result is shown when it ends",
   steps: {
-    waiting_for_lease: "waiting for another process", starting: "counting", checking: "counting again", asking: "asking about groups that were not listed", concluding: "writing the result",
+    waiting_for_lease: "waiting for another process", starting: "counting", checking: "checking the lists", asking: "asking about groups that were not listed", concluding: "writing the result",
   },
   listing: (type, listed, total) => (total === null ? `listing ${type}: ${n(listed)}` : `listing ${type}: ${n(listed)} of ${n(total)}`),
   allTypes: "all types",
@@ -210,7 +210,7 @@ const zh = {
   runningSince: "开始于",
   runningOn: (host) => `主机 ${host}`,
   runningElsewhere: "由另一个进程执行，结束后显示结果",
-  steps: { waiting_for_lease: "等待另一个进程", starting: "统计总数", checking: "重新统计总数", asking: "逐个查询未列出的群组", concluding: "写入结果" },
+  steps: { waiting_for_lease: "等待另一个进程", starting: "统计总数", checking: "核对列表", asking: "逐个查询未列出的群组", concluding: "写入结果" },
   listing: (type, listed, total) => (total === null ? `正在列出 ${type}：${n(listed)}` : `正在列出 ${type}：${n(listed)} / ${n(total)}`),
   allTypes: "全部类型",
   pausing: (why) => `暂停后重试：${why}`,
