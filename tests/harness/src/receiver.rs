@@ -297,7 +297,7 @@ fn apply(daemon: &mut daemon::Daemon, harness: &Harness, apps: Vec<NotifiedApp>)
             schedule: Schedule::parse(app.cron, chrono_tz::UTC).unwrap(),
             catch_up: false,
             group_quota: app.group_quota,
-            details: None,
+            details: Box::new(|_| Ok(None)),
             crawler: Box::new(move |_: &Store| match app.key_problem {
                 Some(why) => Err(why.to_owned()),
                 None => Ok(crawlers.lock().unwrap().pop().unwrap()),
