@@ -17,7 +17,7 @@ use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
 
 /// All metrics. Alerts and dashboards depend on these names.
-const METRICS: [&str; 30] = [
+const METRICS: [&str; 31] = [
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",

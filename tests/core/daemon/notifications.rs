@@ -283,7 +283,7 @@ async fn forgetting_an_app_forgets_what_was_told(mut harness: Harness) {
     let known = harness.store.find_apps("prod").await.unwrap();
     let lease = harness.store.try_lease(SdkAppId::new(1_400_000_000).unwrap()).await.unwrap().unwrap();
     harness.store.forget(&lease, known[0].id(), |_| ()).await.unwrap();
-    lease.give_back().await;
+    lease.release_unused().await;
     assert_eq!(harness.value("SELECT count(*) FROM notification").await, "0");
 }
 
