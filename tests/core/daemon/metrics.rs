@@ -100,7 +100,17 @@ async fn the_metrics_page_has_every_metric_and_promtool_accepts_it() {
     cli.api.create_many("Public", 3);
     let (daemon, address) = start_with_metrics(cli.command(&["run"])).await;
     let daemon = daemon.wait_for_log("crawl complete").await;
-    let (status, head, page) = get(&address, "/metrics").await;
+    // The details are counted after the crawl.
+    let counted = async {
+        loop {
+            let answer = get(&address, "/metrics").await;
+            if answer.2.contains("details_fresh_groups") {
+                return answer;
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), counted).await;
+    let (status, head, page) = in_time.expect("the details are counted");
     assert_eq!(status, "200 OK");
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
     assert_eq!(promtool(&["check", "metrics"], page.clone()).await, "");
