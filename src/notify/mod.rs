@@ -104,6 +104,7 @@ impl Notifications {
             interval: timing.interval,
             process: format!("{:032x}", rand::random::<u128>()),
             own_rows: ProcessRows::default(),
+            write_problem: None,
             since: Since::default(),
         };
         let stop = lifecycle.stop().soft().clone();

@@ -36,6 +36,8 @@ pub(super) struct Monitor {
     /// The random token of this process.
     pub(super) process: String,
     pub(super) own_rows: ProcessRows,
+    /// Why the last claims could not be recorded.
+    pub(super) write_problem: Option<String>,
     pub(super) since: Since,
 }
 
@@ -74,8 +76,9 @@ impl Monitor {
             Some(store) => read(store).await,
             None => Err(self.problem()),
         };
-        let problem = read.as_ref().err().map(String::as_str);
-        self.look_at_database(problem, now);
+        let problem = read.as_ref().err().or(self.write_problem.as_ref()).cloned();
+        let problem = problem.or_else(|| problem_of_apps(&self.health.apps().borrow()));
+        self.look_at_database(problem.as_deref(), now);
         let (Some(store), Ok((overview, told))) = (store, read) else { return };
         self.look_at_apps(&store, &overview, &told, now).await;
     }
@@ -124,22 +127,18 @@ impl Monitor {
         let changes: Vec<ToldChange> =
             recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
         if changes.is_empty() {
+            self.write_problem = None;
             return;
         }
-        let effects = match timeout(WRITE_TIMEOUT, store.record_told(&changes)).await {
-            Ok(Ok(effects)) => effects,
-            Ok(Err(error)) => {
-                debug!("cannot record which notifications are sent: {}", with_causes(&error));
-                return;
-            }
-            Err(_) => {
-                debug!(
-                    "cannot record which notifications are sent: no answer within {} s",
-                    WRITE_TIMEOUT.as_secs()
-                );
+        let effects = match record(store, &changes).await {
+            Ok(effects) => effects,
+            Err(problem) => {
+                debug!("cannot record which notifications are sent: {problem}");
+                self.write_problem = Some(problem);
                 return;
             }
         };
+        self.write_problem = None;
         let recorded: BTreeSet<(Key, State)> =
             ended.iter().map(|Finished { item, .. }| (item.key, item.state)).collect();
         self.outbox.forget_finished(&recorded);
@@ -177,6 +176,20 @@ async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String>
         Ok(read) => read.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer within {} s", READ_TIMEOUT.as_secs())),
     }
+}
+
+/// Records changes. The error is a phrase.
+async fn record(store: &Store, changes: &[ToldChange]) -> Result<Vec<bool>, String> {
+    match timeout(WRITE_TIMEOUT, store.record_told(changes)).await {
+        Ok(recorded) => recorded.map_err(|error| with_causes(&error)),
+        Err(_) => Err(format!("no answer to a change within {} s", WRITE_TIMEOUT.as_secs())),
+    }
+}
+
+/// Returns why the crawls of an app cannot write to the database, for example because the disk is
+/// full.
+fn problem_of_apps(apps: &Apps) -> Option<String> {
+    apps.values().find_map(|state| state.database_problem.clone())
 }
 
 fn seen(apps: &Apps) -> Seen {

@@ -10,6 +10,7 @@ use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
 use harness::log::capture_log;
 use harness::receiver::{NotifiedApp, Post, Replica, Reply, SECRET, TOKEN, TestReceiver};
+use harness::store::TestDatabase;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::json;
 use sha2::Sha256;
@@ -312,6 +313,26 @@ async fn a_database_that_is_away_is_told_after_ten_minutes_and_when_it_is_back()
     receiver.wait_for_accepted(3).await;
     assert_eq!(receiver.told(), ["database begins", "database lasts", "database ends"]);
     replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_can_be_read_and_not_written_is_away_too() {
+    let mut harness = Harness::on(Engine::Sqlite).await;
+    let receiver = TestReceiver::start().await;
+    withhold(&mut harness, "gone").await;
+    let refuse =
+        "CREATE TRIGGER full BEFORE INSERT ON notification BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+    TestDatabase::execute(&harness.db.store_location(), refuse).await;
+    let replica = Replica::of_prod(&harness, &receiver);
+    let began = loop_until_told(&harness, &receiver).await;
+    assert_eq!(began["event"], "database");
+    assert!(began["text"].as_str().unwrap().contains("disk full"), "{began}");
+    TestDatabase::execute(&harness.db.store_location(), "DROP TRIGGER full").await;
+    receiver.wait_for_accepted(3).await;
+    replica.stop().await;
+    let mut told = receiver.told();
+    told[1..].sort_unstable();
+    assert_eq!(told, ["database begins", "database ends", "withheld begins"]);
 }
 
 #[tokio::test]
