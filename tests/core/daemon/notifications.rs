@@ -411,12 +411,10 @@ async fn the_outbox_keeps_100_notifications_and_drops_the_oldest() {
     replica.replace_apps(&harness, (0..=OUTBOX_CAPACITY + 5).map(app).collect());
     wait_for_value(&harness, "SELECT count(*) FROM notification", &(OUTBOX_CAPACITY + 6).to_string()).await;
     receiver.reply(Reply::ok(""));
-    receiver.wait_for_accepted(OUTBOX_CAPACITY + 1).await;
+    replica.wait_until_delivered("refused", OUTBOX_CAPACITY as u64 + 1).await;
     wait_until_recorded(&harness).await;
-    assert_eq!(replica.counted("refused", "delivered").await, OUTBOX_CAPACITY as u64 + 1);
     assert_eq!(replica.counted("refused", "dropped").await, 5);
     replica.stop().await;
-    assert_eq!(receiver.posts().len(), OUTBOX_CAPACITY + 1);
     assert_eq!(log.text().matches("dropped the oldest of 100 notifications").count(), 5);
 }
 
@@ -433,7 +431,7 @@ async fn a_receiver_that_does_not_answer_delays_neither_a_crawl_nor_the_stop() {
     harness.assert_table_matches_api().await;
     let stopping = tokio::time::timeout(Duration::from_secs(2), replica.stop()).await;
     assert!(stopping.is_ok(), "the stop waits for the receiver");
-    assert_eq!(receiver.posts().len(), 1);
+    assert!(receiver.told().is_empty());
 }
 
 #[tokio::test]
