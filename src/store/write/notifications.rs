@@ -8,7 +8,7 @@
 use crate::store::engine::{Store, StoreError, Tx, values};
 
 /// What people were last told about a condition of an app. Times are unix milliseconds.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, sqlx_macros::FromRow)]
 pub struct ToldRow {
     pub sdk_app_id: i64,
     pub event: String,
