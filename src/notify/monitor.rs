@@ -171,7 +171,12 @@ impl Monitor {
 
 /// Reads the state of the apps, and what people were told. The error is a phrase.
 async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String> {
-    let reading = async { Ok::<_, StoreError>((store.overview().await?, store.told().await?)) };
+    let reading = async {
+        // The state is read last, so that it is not older than what was told. Otherwise a condition
+        // whose end another process has told meanwhile would be told again.
+        let told = store.told().await?;
+        Ok::<_, StoreError>((store.overview().await?, told))
+    };
     match timeout(READ_TIMEOUT, reading).await {
         Ok(read) => read.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer within {} s", READ_TIMEOUT.as_secs())),
