@@ -273,8 +273,8 @@ CREATE TABLE tim_private.lease (
     expires_at  BIGINT NOT NULL
 );
 
--- What people were last told about each condition of an app. A row exists from the first notification of a condition until its
--- end was delivered. A process claims a notification here before it sends it, so that no other process sends it too.
+-- What people were last told about each condition of an app. A process claims a notification here before it sends it, so
+-- that no other process sends it too. The row stays after the end.
 CREATE TABLE tim_private.notification (
     sdk_app_id   BIGINT NOT NULL,           -- not app_id: an app without a usable key may not be registered yet
     event        TEXT   NOT NULL,

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use indicatif::HumanCount;
 
 use super::message::{Event, Notification, State, quoted};
-use super::states::{Holds, Key};
+use super::states::{Holds, Key, has_ended};
 use crate::daemon::{AppState, Apps};
 use crate::model::{CrawlStatus, SdkAppId, plural};
 use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, ToldRow};
@@ -109,7 +109,7 @@ pub(super) fn of_apps(
         let read = read.iter().find(|read| read.sdk_app_id == id.get());
         let app = App { name, id, state, read, now };
         let key = |event| Key { app: Some(id), event };
-        let row = told.iter().find(|row| Key::of(row) == Some(key(Event::Refused)));
+        let row = told.iter().find(|row| Key::of(row) == Some(key(Event::Refused)) && !has_ended(row));
         let refused = app.refused(key(Event::Refused), row, since);
         let mut late = app.late(key(Event::Late), since);
         if matches!(refused.holds, Holds::Yes { .. }) {

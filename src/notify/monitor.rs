@@ -95,7 +95,7 @@ impl Monitor {
         let ended = self.outbox.finished().into_iter().filter(|finished| finished.item.key.app.is_none());
         for Finished { item, at } in ended {
             let recorded = [(item.key, item.state)].into();
-            self.own_rows.apply(&finished(item.row, item.state, at));
+            self.own_rows.apply(&finished(item.row, at));
             self.outbox.forget_finished(&recorded);
         }
         let (key, condition) = of_database(problem, &this_host(), &mut self.since, now);
@@ -123,7 +123,7 @@ impl Monitor {
         let claims = decider.claims(told, &holds, &self.outbox.in_flight());
         let mut ended = self.outbox.finished();
         ended.retain(|finished| finished.item.key.app.is_some());
-        let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), item.state, *at));
+        let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), *at));
         let changes: Vec<ToldChange> =
             recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
         if changes.is_empty() {

@@ -2,7 +2,8 @@
 //!
 //! Each condition of an app has at most one row that records what people were last told about it.
 //! A notification is claimed in its row before it is sent, and marked delivered afterwards. Its
-//! state goes from *begins*, over *lasts* once a day, to *ends*; then the row is removed.
+//! state goes from *begins*, over *lasts* once a day, to *ends*. The row stays, so that a process that
+//! read the condition before it ended cannot claim a new beginning.
 //!
 //! A claim that is not delivered belongs to the process that made it. Another process takes it over
 //! only if the claim was not renewed for [`CLAIM_EXPIRES_AFTER`], because then its process has
@@ -99,6 +100,8 @@ impl Decider<'_> {
         let state = state.unwrap_or(State::Begins);
         if let Some(delivered_at) = row.delivered_at {
             return match holds {
+                Holds::Yes { is_ripe: true } if state == State::Ends => Some(self.begin(key, Some(row))),
+                _ if state == State::Ends => None,
                 Holds::No => Some(self.follow(key, row, State::Ends)),
                 Holds::Yes { .. } if self.age(delivered_at) >= REPEAT_AFTER => {
                     Some(self.follow(key, row, State::Lasts))
@@ -157,11 +160,13 @@ impl Decider<'_> {
 
 /// Returns the change that records the result of a notification: it was delivered, or it was given
 /// up.
-pub(super) fn finished(row: ToldRow, state: State, at: DateTime<Utc>) -> ToldChange {
-    match state {
-        State::Ends => ToldChange::Remove { row },
-        State::Begins | State::Lasts => ToldChange::Deliver { row, at: at.timestamp_millis() },
-    }
+pub(super) fn finished(row: ToldRow, at: DateTime<Utc>) -> ToldChange {
+    ToldChange::Deliver { row, at: at.timestamp_millis() }
+}
+
+/// Returns whether people were told that the condition has ended.
+pub(super) fn has_ended(row: &ToldRow) -> bool {
+    row.state == State::Ends.as_str() && row.delivered_at.is_some()
 }
 
 /// What people were told about the conditions of this process, which no other process tells.
@@ -185,9 +190,6 @@ impl ProcessRows {
                 .iter_mut()
                 .filter(|own| own.event == row.event && own.state == row.state)
                 .for_each(|own| own.delivered_at = Some(*at)),
-            ToldChange::Remove { row } => {
-                self.0.retain(|own| own.event != row.event || own.state != row.state);
-            }
         }
     }
 }
@@ -221,7 +223,8 @@ mod tests {
 
         fn deliver(&mut self, minutes: i64, state: State) {
             let row = self.0.rows()[0].clone();
-            self.0.apply(&finished(row, state, start() + TimeDelta::minutes(minutes)));
+            let row = ToldRow { state: state.as_str().to_owned(), ..row };
+            self.0.apply(&finished(row, start() + TimeDelta::minutes(minutes)));
         }
     }
 
@@ -254,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn a_process_with_an_old_state_of_the_condition_cannot_claim_a_new_beginning() {
+        let mut rows = Rows::default();
+        assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Begins));
+        rows.deliver(1, State::Begins);
+        let old = rows.0.rows().to_vec();
+        assert_eq!(rows.look("a", 2, Holds::No, &[]), Some(State::Ends));
+        rows.deliver(3, State::Ends);
+        // The store compares the row that the other process has read with the stored one.
+        assert_ne!(old, rows.0.rows());
+        assert_eq!(rows.0.rows().len(), 1);
+    }
+
+    #[test]
     fn the_claim_of_a_process_that_ended_is_taken_over_and_a_renewed_one_is_not() {
         let mut rows = Rows::default();
         assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Begins));
@@ -275,7 +291,7 @@ mod tests {
         assert_eq!(rows.look("a", 3, RIPE, &[State::Begins, State::Ends]), None);
         // The beginning is delivered. The end is not.
         let row = ToldRow { state: "begins".to_owned(), ..rows.0.rows()[0].clone() };
-        rows.0.apply(&finished(row, State::Begins, start()));
+        rows.0.apply(&finished(row, start()));
         assert_eq!(rows.look("a", 4, RIPE, &[State::Ends]), None);
         rows.deliver(5, State::Ends);
         assert_eq!(rows.look("a", 6, RIPE, &[]), Some(State::Begins));

@@ -32,8 +32,6 @@ pub enum ToldChange {
     /// Records that the notification of this row was delivered. The claim may have been renewed
     /// since.
     Deliver { row: ToldRow, at: i64 },
-    /// Removes the row of a condition whose end was delivered.
-    Remove { row: ToldRow },
 }
 
 const SELECT_ALL: &str = "
@@ -50,8 +48,6 @@ WHERE sdk_app_id = $1 AND event = $2 AND state = $7 AND begun_at = $8 AND claime
 const DELIVER: &str = "
 UPDATE notification SET delivered_at = $5
 WHERE sdk_app_id = $1 AND event = $2 AND state = $3 AND claimed_by = $4 AND delivered_at IS NULL";
-const REMOVE: &str = "
-DELETE FROM notification WHERE sdk_app_id = $1 AND event = $2 AND state = $3 AND claimed_by = $4";
 
 impl Store {
     /// Returns what people were last told about each condition.
@@ -106,10 +102,6 @@ async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreEr
             ToldChange::Deliver { row, at } => {
                 let values = values![row.sdk_app_id, &row.event, &row.state, &row.claimed_by, *at];
                 tx.execute(DELIVER, &values).await?
-            }
-            ToldChange::Remove { row } => {
-                let values = values![row.sdk_app_id, &row.event, &row.state, &row.claimed_by];
-                tx.execute(REMOVE, &values).await?
             }
         };
         effects.push(rows > 0);
