@@ -18,9 +18,9 @@ use crate::tencent::info::MAX_INFO_IDS;
 use crate::tencent::{ApiError, Client};
 
 /// The time that the requests between two writes take at the configured rate.
-const SECONDS_PER_WRITE: u32 = 2;
+const SECONDS_PER_WRITE: u32 = 4;
 /// The maximum number of requests between two writes, which bounds the memory.
-const MAX_REQUESTS_PER_WRITE: u32 = 20;
+const MAX_REQUESTS_PER_WRITE: u32 = 40;
 /// The time after which requests are abandoned, so that they end before the claim expires.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(40);
 /// The age at which a claim is renewed before requests. It leaves [`REQUESTS_TIMEOUT`] for them.

@@ -171,20 +171,20 @@ async fn a_run_that_is_cut_off_continues_where_it_stopped(harness: Harness) {
     let mut harness = harness;
     harness.page_limit = 500;
     harness.details = Some(DetailsPolicy { requests_per_second: 1, ..POLICY });
-    harness.api.create_many("Public", 230);
+    harness.api.create_many("Public", 330);
     harness.crawl().await;
-    // At one request a second, the groups of two requests are stored together.
+    // At one request a second, the groups of four requests are stored together.
     harness.details = Some(DetailsPolicy { requests_per_second: 1, ..POLICY });
-    let third = harness.request(3);
-    harness.api.script(At::Request(third), Fault::ErrorCode(10007));
+    let sixth = harness.request(6);
+    harness.api.script(At::Request(sixth), Fault::ErrorCode(10007));
     harness.details_refresher().refresh_due().await.unwrap_err();
-    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "100");
+    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "200");
     let first = harness.requests_so_far();
     expire_claims(&harness).await;
     refresh(&harness).await;
     let asked: Vec<usize> = asked_after(&harness, first).iter().map(Vec::len).collect();
     assert_eq!(asked, [50, 50, 30]);
-    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "230");
+    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "330");
 }
 
 async fn two_processes_do_not_refresh_the_same_app_at_once(harness: Harness) {
