@@ -25,7 +25,7 @@ use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
 use crate::clock::Clock;
 use crate::model::{CrawlStatus, GroupType, TypeId};
 use crate::pace::{Pacer, RetryBudget};
-use crate::pages::{Caller, RequestEvent};
+use crate::pages::{Caller, RequestEvent, RequestOutcome};
 use crate::policy::Retention;
 use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
@@ -357,17 +357,31 @@ impl Crawler {
     }
 
     fn on_event(&self, event: RequestEvent<'_>) {
-        match (event, &self.observer) {
-            (RequestEvent::Sent, _) => self.progress.send_modify(|progress| progress.waiting = None),
-            (RequestEvent::Pausing(waiting), _) => {
+        match event {
+            RequestEvent::Sent => self.progress.send_modify(|progress| progress.waiting = None),
+            RequestEvent::Pausing(waiting) => {
                 self.progress.send_modify(|progress| progress.waiting = Some(waiting));
             }
-            (RequestEvent::AttemptFinished { took }, Some(observer)) => observer.on_attempt_finished(took),
-            (RequestEvent::AttemptClassified { outcome, error }, Some(observer)) => {
-                observer.on_attempt_classified(outcome, error);
+            RequestEvent::AttemptFinished { took } => {
+                self.observer.iter().for_each(|observer| observer.on_attempt_finished(took));
             }
-            (RequestEvent::AttemptFinished { .. } | RequestEvent::AttemptClassified { .. }, None) => {}
+            RequestEvent::AttemptClassified { outcome, error } => {
+                self.count_failed_attempts(outcome);
+                self.observer.iter().for_each(|observer| observer.on_attempt_classified(outcome, error));
+            }
         }
+    }
+
+    fn count_failed_attempts(&self, outcome: RequestOutcome) {
+        self.progress.send_if_modified(|progress| {
+            let failed_attempts = match outcome {
+                RequestOutcome::Ok => 0,
+                RequestOutcome::Retried | RequestOutcome::Throttled | RequestOutcome::Failed => {
+                    progress.failed_attempts + 1
+                }
+            };
+            std::mem::replace(&mut progress.failed_attempts, failed_attempts) != failed_attempts
+        });
     }
 
     /// Reads the lists and decides about the unlisted groups. Writes the listed groups; the caller

@@ -7,11 +7,8 @@ use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
 
 use super::{counter, gauge};
-use crate::daemon::Apps;
-use crate::store::{AppOverview, Crawl, Stamp};
-
-/// Ticks without a complete crawl are counted up to this number, to save time.
-const TICKS_AT_MOST: usize = 100;
+use crate::daemon::{Apps, is_refused};
+use crate::store::{AppOverview, Crawl};
 
 /// Returns each app's metrics that do not require the database. `read` is the overview from the
 /// database, if it could be read.
@@ -37,11 +34,11 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTim
         if let Some(groups) = state.group_quota {
             quota.with_label_values(&[app]).set(i64::try_from(groups).unwrap_or(i64::MAX));
         }
-        if let Some(at) = state.next_at {
+        if let Some(at) = state.next_crawl_at(now) {
             next.with_label_values(&[app]).set(at.timestamp());
         }
-        let in_database = read.unwrap_or_default().iter().any(|read| read.app == *app && read.is_refused());
-        refused.with_label_values(&[app]).set(i64::from(state.refused || in_database));
+        let in_database = read.unwrap_or_default().iter().find(|read| read.app == *app);
+        refused.with_label_values(&[app]).set(i64::from(is_refused(in_database, Some(state))));
         skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
     }
     [next.collect(), refused.collect(), skipped.collect(), progress.collect(), quota.collect()].concat()
@@ -111,9 +108,7 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
         let complete_crawl = read.last_complete_crawl.as_ref();
         let finished_at = complete_crawl.and_then(Crawl::finished).map_or(0, |at| at.timestamp());
         complete.with_label_values(&[app]).set(finished_at);
-        let since = complete_crawl.map(|crawl| crawl.started_at).or(read.first_crawl_started_at);
-        if let (Some(since), Some(state)) = (since.and_then(Stamp::time), apps.get(app)) {
-            let passed = state.schedule.passed(since, now, TICKS_AT_MOST);
+        if let Some(passed) = apps.get(app).and_then(|state| state.ticks_since_complete_crawl(read, now)) {
             ticks.with_label_values(&[app]).set(i64::try_from(passed).unwrap_or(i64::MAX));
         }
         running.with_label_values(&[app]).set(i64::from(read.running_crawl.is_some()));

@@ -26,9 +26,9 @@ pub use bulk::ListedBatch;
 pub use engine::{DatabaseUrl, Limits, PasswordSource, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
-    AppCount, AppOverview, AppStatus, Crawl, DailyCount, EndedBefore, EventsAfter, Group, GroupEvent,
-    HeldDeletions, HostTypes, KeysetPage, KnownGroup, Past, Stamp, TypeCount, TypeOverview, TypeState,
-    TypeStatus, Withheld,
+    AppCount, AppOverview, AppStatus, CountChange, Crawl, DailyCount, EndedBefore, EventsAfter, Group,
+    GroupEvent, HeldDeletions, HeldType, HostTypes, KeysetPage, KnownGroup, Past, RecentCrawl, Stamp,
+    TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};

@@ -124,7 +124,7 @@ async fn fifty_apps_are_a_list_and_each_has_its_page() {
         .wait_for(|apps| apps.len() == 50 && apps.values().all(|app| app.last_report.is_some()))
         .await
         .unwrap();
-    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone()).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
     let mut browser = Browser::start().await;
     for reader in [DESKTOP, PHONE] {
         browser.open(&dashboard.url(), reader).await;
@@ -153,7 +153,7 @@ async fn the_progress_of_a_running_crawl_is_updated() {
     let harness = DaemonHarness::new().await;
     harness.api.create_many("Public", 20);
     let daemon = harness.start_crawled().await;
-    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone()).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.wait_until("document.querySelector('canvas')").await;

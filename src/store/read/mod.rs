@@ -2,6 +2,7 @@
 
 mod before_crawl;
 mod feed;
+mod history;
 mod lists;
 mod live;
 mod lookup;
@@ -11,7 +12,8 @@ mod text;
 
 pub use before_crawl::{EndedBefore, Past, TypeState};
 pub use feed::EventsAfter;
+pub use history::{CountChange, RecentCrawl};
 pub use lists::{AppCount, Crawl, DailyCount, Group, GroupEvent, KeysetPage, Stamp, TypeCount};
 pub use lookup::KnownGroup;
-pub use overview::{AppOverview, HeldDeletions, TypeOverview};
+pub use overview::{AppOverview, HeldDeletions, HeldType, TypeOverview};
 pub use status::{AppStatus, HostTypes, TypeStatus, Withheld};
