@@ -23,13 +23,13 @@ use super::purge::purge;
 use super::report::{CrawlReport, DryRun, shortfall_reason, withheld_reason};
 use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupType, TypeId};
+use crate::model::{CrawlStatus, GroupType, TypeId, with_causes};
 use crate::pace::{Pacer, RetryBudget};
-use crate::pages::{Caller, RequestEvent, RequestOutcome};
+use crate::pages::{Caller, RequestEvent};
 use crate::policy::Retention;
 use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
-use crate::tencent::Client;
+use crate::tencent::{ApiError, Client};
 
 /// Crawls one app repeatedly. The rate limit of its requests also applies between crawls.
 #[derive(Debug)]
@@ -366,21 +366,18 @@ impl Crawler {
                 self.observer.iter().for_each(|observer| observer.on_attempt_finished(took));
             }
             RequestEvent::AttemptClassified { outcome, error } => {
-                self.count_failed_attempts(outcome);
+                self.count_failed_attempts(error);
                 self.observer.iter().for_each(|observer| observer.on_attempt_classified(outcome, error));
             }
         }
     }
 
-    fn count_failed_attempts(&self, outcome: RequestOutcome) {
+    fn count_failed_attempts(&self, error: Option<&ApiError>) {
         self.progress.send_if_modified(|progress| {
-            let failed_attempts = match outcome {
-                RequestOutcome::Ok => 0,
-                RequestOutcome::Retried | RequestOutcome::Throttled | RequestOutcome::Failed => {
-                    progress.failed_attempts + 1
-                }
-            };
-            std::mem::replace(&mut progress.failed_attempts, failed_attempts) != failed_attempts
+            let changed = error.is_some() || progress.failed_attempts > 0;
+            progress.failed_attempts = error.map_or(0, |_| progress.failed_attempts + 1);
+            progress.last_failure = error.map(|error| with_causes(error));
+            changed
         });
     }
 

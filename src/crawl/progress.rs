@@ -18,6 +18,8 @@ pub struct Progress {
     pub waiting: Option<RetryPause>,
     /// The number of consecutive attempts that failed and are retried. 0 after an answer.
     pub failed_attempts: u32,
+    /// Why the last of these attempts failed.
+    pub last_failure: Option<String>,
 }
 
 /// The current step of a crawl.

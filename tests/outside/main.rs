@@ -9,4 +9,5 @@ mod docs_commands;
 mod grafana;
 mod page;
 mod pictures;
+mod states;
 mod unit;

@@ -93,6 +93,8 @@ pub struct HeldDeletions {
 #[derive(Clone, Debug, Serialize)]
 pub struct HeldType {
     pub group_type: Option<String>,
+    pub sdk_name: Option<String>,
+    pub name_zh: Option<String>,
     pub held_count: i64,
     /// All live groups of the type, including missing and held ones.
     pub live_count: i64,
@@ -105,7 +107,7 @@ SELECT c.* FROM base_app_status s
 JOIN base_crawls c ON c.crawl_id IN (s.last_complete_crawl_id, s.last_crawl_id, s.newest_crawl_id)";
 const HELD: &str = "
 SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, c.withheld, c.undeleted, c.reason_code, c.reason,
-       t.name AS group_type, s.live_count, h.held_count, h.confirmed_count
+       t.name AS group_type, t.sdk_name, t.name_zh, s.live_count, h.held_count, h.confirmed_count
 FROM (SELECT g.app_id, g.held_crawl_id, g.type_id, count(*) AS held_count,
              CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count
       FROM group_row g
@@ -126,6 +128,8 @@ struct HeldRow {
     reason_code: Option<String>,
     reason: Option<String>,
     group_type: Option<String>,
+    sdk_name: Option<String>,
+    name_zh: Option<String>,
     live_count: i64,
     held_count: i64,
     confirmed_count: i64,
@@ -135,8 +139,13 @@ struct HeldRow {
 fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
     let mut held: Vec<HeldDeletions> = Vec::new();
     for row in rows {
-        let of_type =
-            HeldType { group_type: row.group_type, held_count: row.held_count, live_count: row.live_count };
+        let of_type = HeldType {
+            group_type: row.group_type,
+            sdk_name: row.sdk_name,
+            name_zh: row.name_zh,
+            held_count: row.held_count,
+            live_count: row.live_count,
+        };
         match held.last_mut().filter(|last| last.crawl_id == row.crawl_id) {
             Some(last) => {
                 last.held_count += row.held_count;

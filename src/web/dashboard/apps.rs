@@ -80,6 +80,8 @@ struct RunningCrawl {
     pausing: Option<String>,
     /// Consecutive attempts at a request that failed.
     failed_attempts: Option<u32>,
+    /// Why the last of them failed.
+    last_failure: Option<String>,
 }
 
 /// Returns every app that is configured or in the database, with its group types, ordered by name.
@@ -234,7 +236,7 @@ async fn running_crawl(
 /// Returns the crawl of an app that this process makes, or waits for the lease to make.
 fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
     let Phase::Crawling { since, progress } = &state.phase else { return None };
-    let Progress { step, total, listed, requests, waiting, failed_attempts } = progress;
+    let Progress { step, total, listed, requests, waiting, failed_attempts, last_failure } = progress;
     if *step == Step::WaitingForLease {
         let waits = RunningCrawl {
             started_at: Some(stamp(*since)),
@@ -250,6 +252,7 @@ fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<Runnin
     crawl.total_count = *total;
     crawl.requests = Some(*requests);
     crawl.failed_attempts = Some(*failed_attempts);
+    crawl.last_failure.clone_from(last_failure);
     crawl.pausing = waiting.as_ref().map(|waiting| waiting.why.clone());
     crawl.step = Some(match step {
         Step::Idle | Step::WaitingForLease | Step::Starting => "starting",
