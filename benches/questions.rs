@@ -17,7 +17,7 @@ use tim_group_sync::model::{GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Call, Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         added_by_candidates(100_000, 5_000).await;
-        withheld_as_a_whole(120_000, 48_000).await;
+        all_deletions_withheld(120_000, 48_000).await;
     });
 }
 
@@ -57,7 +57,7 @@ impl App {
             clock: Clock::system(),
         })
         .unwrap();
-        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(folder.path().join("groups.db"))).await.unwrap();
         store.migrate().await.unwrap();
         let settings = CrawlSettings {
             identity: AppIdentity { sdk_app_id: simulated.sdk_app_id, name: "bench".to_owned() },
@@ -73,6 +73,7 @@ impl App {
                 max_shortfall: 0.0,
                 confirm,
             },
+            details: None,
             timezone: chrono_tz::UTC,
             host: "bench".to_owned(),
         };
@@ -119,7 +120,7 @@ async fn added_by_candidates(groups: usize, candidates: usize) {
 
 /// Dissolves more groups than the guard permits, and crawls until all of them have been asked
 /// about.
-async fn withheld_as_a_whole(groups: usize, dissolved: usize) {
+async fn all_deletions_withheld(groups: usize, dissolved: usize) {
     println!("\n### {dissolved} of {groups} groups dissolved at once, with the guard's defaults\n");
     println!(
         "| crawl | seconds | requests to get_group_info | withheld by this crawl | held | confirmed | marked deleted |"

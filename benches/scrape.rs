@@ -22,7 +22,7 @@ use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tim_group_sync::web::{AllowedHosts, Listener, health};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,7 +40,7 @@ async fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--crawls").skip(1);
     let crawls = arguments.next().map_or(CRAWLS, |count| count.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
+    let store = Store::open(&DatabaseLocation::Sqlite(folder.path().join("groups.db"))).await.unwrap();
     store.migrate().await.unwrap();
     let clock = Clock::system();
     let lifecycle = Lifecycle::without_signals();
@@ -124,6 +124,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
         request_interval: Duration::ZERO,
         retry: RetryPolicy::lasting(Duration::from_secs(60)),
         deletion: DeletionPolicy::default(),
+        details: None,
         timezone: chrono_tz::UTC,
         host: "bench".to_owned(),
     };
@@ -134,6 +135,7 @@ async fn app(number: i64, clock: &Clock, metrics: &Metrics) -> (Simulator, AppPl
         sdk_app_id,
         schedule: Schedule::parse("0 * * * *", chrono_tz::UTC).unwrap(),
         catch_up: true,
+        details: Box::new(|_| Ok(None)),
         crawler: Box::new(move |store: &Store| {
             let client = Client::new(client.clone()).map_err(|error| error.to_string())?;
             let crawler = Crawler::new(settings.clone(), client, store.clone(), clock.clone());

@@ -171,8 +171,13 @@ SELECT a.app_id,
        ) AS month_peak,
        CASE WHEN EXISTS (SELECT 1 FROM type_state s WHERE s.app_id = a.app_id AND s.missing_count > 0)
             THEN (SELECT count(*) FROM group_row g WHERE g.app_id = a.app_id AND g.held_crawl_id IS NOT NULL)
-            ELSE 0 END AS held_count
-FROM app a;
+            ELSE 0 END AS held_count,
+       d.known_count AS details_known,
+       d.fresh_count AS details_fresh,
+       d.oldest_as_of AS details_oldest,
+       d.counted_at AS details_counted_at
+FROM app a
+LEFT JOIN detail_state d ON d.app_id = a.app_id;
 
 CREATE VIEW base_type_status AS
 SELECT s.app_id,
@@ -264,3 +269,30 @@ LEFT JOIN base_monthly_growth g ON g.app_id = m.app_id AND g.month = m.month AND
 LEFT JOIN group_type t ON t.type_id = m.type_id
 GROUP BY m.app_id, m.month, m.type_id, t.name, m.peak_total_count, m.average_total_count, m.snapshots, m.last_crawl_id,
          g.net_growth;
+
+-- The time of a range counts for the groups of the range that were live then, unless their last request had no usable answer.
+CREATE VIEW base_group_details AS
+SELECT d.app_id,
+       d.group_id,
+       d.name,
+       d.owner,
+       d.introduction,
+       d.created_at,
+       d.last_message_at,
+       d.info_changed_at,
+       d.member_count,
+       d.max_member_count,
+       d.is_answered,
+       g.deleted_at,
+       CASE WHEN d.is_answered = 1 AND d.range_at > d.fetched_at
+                 AND d.range_at >= coalesce(g.live_since, g.first_seen_at)
+                 AND (g.deleted_at IS NULL OR d.range_at < g.deleted_at)
+            THEN d.range_at
+            ELSE d.fetched_at END AS as_of
+FROM (
+    SELECT f.*,
+           (SELECT r.refreshed_at FROM detail_range r
+            WHERE r.app_id = f.app_id AND r.after_id < f.group_id ORDER BY r.after_id DESC LIMIT 1) AS range_at
+    FROM group_detail f
+) AS d
+JOIN group_row g ON g.app_id = d.app_id AND g.group_id = d.group_id;

@@ -161,7 +161,7 @@ pub struct ManualTrigger {
 }
 
 impl ManualTrigger {
-    pub fn ring(&self) {
+    pub fn fire(&self) {
         send(&self.trigger);
     }
 
@@ -201,9 +201,9 @@ mod tests {
             due in 0..4_000_000_i64,
         ) {
             let [now, due] = [now, due].map(|millis| DateTime::from_timestamp_millis(millis).unwrap());
-            let kept = (now + delay(now, due)).trunc_subsecs(0);
-            prop_assert!(kept >= due || due <= now);
-            prop_assert!(kept < due.max(now) + TimeDelta::seconds(2));
+            let runs_at = (now + delay(now, due)).trunc_subsecs(0);
+            prop_assert!(runs_at >= due || due <= now);
+            prop_assert!(runs_at < due.max(now) + TimeDelta::seconds(2));
         }
     }
 
@@ -244,11 +244,11 @@ mod tests {
         let due = DateTime::UNIX_EPOCH;
         alarm.set(due).await;
         assert_eq!(trigger.due().await, due);
-        trigger.ring();
-        trigger.ring();
+        trigger.fire();
+        trigger.fire();
         assert_eq!(alarm.wait().await, Wake::Alarm);
         assert_eq!(alarm.wait().await, Wake::Timeout);
-        trigger.ring();
+        trigger.fire();
         alarm.set(due).await;
         assert_eq!(alarm.wait().await, Wake::Timeout);
     }

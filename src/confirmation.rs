@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{GroupIds, GroupType, TypeId};
 use crate::tencent::GroupAnswer;
-use crate::tencent::wire::MAX_INFO_IDS;
+use crate::tencent::info::MAX_INFO_IDS;
 
 /// The maximum number of groups in a batch. The two controls take the other places of a request.
 pub const MAX_BATCH_IDS: usize = MAX_INFO_IDS - 2;
@@ -191,7 +191,7 @@ impl LookupRecord {
     }
 }
 
-/// Returns the back-off, in crawls, after this number of consecutive equal results. It is at least 1.
+/// Returns the back-off, in crawls, after this number of consecutive equal results: at least 1.
 fn backoff_after(times: i64) -> i64 {
     (1 << (times - 1).clamp(0, 10)).min(MAX_BACKOFF)
 }
@@ -329,7 +329,7 @@ mod tests {
     const PRIVATE: TypeId = TypeId(2);
 
     fn answer(code: i64) -> GroupAnswer {
-        GroupAnswer { code: Some(code), group_type: None }
+        GroupAnswer { code: Some(code), ..GroupAnswer::default() }
     }
 
     fn valid(absent: i64) -> ValidBatch {
@@ -382,7 +382,7 @@ mod tests {
     fn a_group_that_does_not_exist_is_gone_and_one_without_an_error_exists() {
         let batch = valid(10010);
         assert_eq!(batch.interpret(&answer(10010)), Answer::Gone(Gone(())));
-        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Work") };
+        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Work"), details: None };
         assert_eq!(batch.interpret(&private), Answer::Exists(GroupType::new("Private")));
         for unknown in [answer(10002), answer(99_999), GroupAnswer::default()] {
             assert_eq!(batch.interpret(&unknown), Answer::Unusable, "{unknown:?}");

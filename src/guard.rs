@@ -1,9 +1,9 @@
 //! The guard: withholds deletions if there are too many to apply without approval. No I/O.
 //!
-//! The guard compares the numbers of live groups before and after the crawl, of each type and of
-//! the app. So new groups offset deleted ones. Every candidate counts as lost unless it was found
-//! to exist, so that a large loss counts before all candidates have been looked up. It
-//! protects against lists that are wrong although their counts agree.
+//! The guard protects against lists that are wrong although their counts agree. It compares the
+//! numbers of live groups before and after the crawl, of each type and of the app. So new groups
+//! offset deleted ones. Every candidate counts as lost unless it was found to exist, so that a
+//! large loss counts before all candidates have been looked up.
 
 use std::collections::BTreeMap;
 
@@ -59,16 +59,16 @@ pub fn decide_withholding(
             exceeded: Vec::new(),
         });
     }
-    let own = |type_id: &TypeId| max_fractions.get(type_id).copied();
+    let own_fraction = |type_id: &TypeId| max_fractions.get(type_id).copied();
     let mut exceeded: Vec<(Option<TypeId>, LiveCounts)> = counts_by_type
         .iter()
         .filter(|(type_id, counts)| {
-            exceeds(counts, own(type_id).unwrap_or(policy.max_fraction), policy.min_groups)
+            exceeds(counts, own_fraction(type_id).unwrap_or(policy.max_fraction), policy.min_groups)
         })
         .map(|(type_id, counts)| (Some(*type_id), *counts))
         .collect();
     let mut types: Vec<TypeId> = exceeded.iter().filter_map(|(type_id, _)| *type_id).collect();
-    let pooled = counts_by_type.iter().filter(|(type_id, _)| own(type_id).is_none());
+    let pooled = counts_by_type.iter().filter(|(type_id, _)| own_fraction(type_id).is_none());
     let app = pooled.fold(LiveCounts::default(), |sum, (_, counts)| LiveCounts {
         before: sum.before + counts.before,
         after: sum.after + counts.after,
@@ -76,7 +76,8 @@ pub fn decide_withholding(
     });
     if exceeds(&app, policy.max_fraction, policy.min_groups) {
         exceeded.push((None, app));
-        types = deleting().filter(|type_id| own(type_id).is_none() || types.contains(type_id)).collect();
+        types =
+            deleting().filter(|type_id| own_fraction(type_id).is_none() || types.contains(type_id)).collect();
     }
     (!types.is_empty()).then_some(Withholding { types, code: ReasonCode::Guard, exceeded })
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod confirmation;
 pub mod crawl;
 pub mod daemon;
+pub mod details;
 pub mod escape;
 pub mod guard;
 pub mod lifecycle;

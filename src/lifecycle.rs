@@ -104,10 +104,7 @@ impl From<Ending> for ExitCode {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the shutdown hangs: nothing can be given up in order any more"
-)]
+#[expect(clippy::disallowed_methods, reason = "the shutdown hangs, so no orderly exit is possible")]
 fn exit(code: u8) -> ! {
     process::exit(code.into())
 }

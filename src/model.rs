@@ -36,6 +36,21 @@ impl fmt::Display for SdkAppId {
     }
 }
 
+/// The details of a group from `get_group_info`. `None` means that the API did not return a usable
+/// value. Times are unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupDetails {
+    pub name: Option<String>,
+    /// The UserID of the owner.
+    pub owner: Option<String>,
+    pub introduction: Option<String>,
+    pub created_at: Option<i64>,
+    pub last_message_at: Option<i64>,
+    pub info_changed_at: Option<i64>,
+    pub member_count: Option<i64>,
+    pub max_member_count: Option<i64>,
+}
+
 /// A group type by its name in the REST API. The set is open, because an app can have custom types
 /// (document 269/3916).
 ///

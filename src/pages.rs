@@ -1,5 +1,5 @@
 //! Cursor pagination through a list of the API: follows `Next` at the allowed rate, with retries,
-//! and stops lists that seem endless.
+//! and gives up a list that seems endless.
 //!
 //! A list ends only with an explicit `Next` of 0. An [`EndOfList`] proves that this happened.
 
@@ -15,16 +15,12 @@ use tracing::warn;
 use crate::model::{Counts, GroupType, ReasonCode, plural, with_causes};
 use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget};
 use crate::tencent::wire::ListRequest;
-use crate::tencent::{ApiError, Client, GroupAnswer, Page};
+use crate::tencent::{ApiError, Client, Fields, GroupAnswer, Page};
 
 /// The number of consecutive pages without ids after which a list is treated as endless.
 const MAX_EMPTY_PAGES: u32 = 20;
 /// The number of pages after which a list is treated as endless: a billion groups at 10,000 a page.
 const MAX_PAGES: u32 = 100_000;
-
-/// The minimum interval between two `get_group_info` requests of one app. The API allows 200 a
-/// second.
-const INFO_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A list is treated as endless if it has more entries than `MAX_ENTRIES_PER_GROUP` × groups +
 /// [`EXTRA_ENTRIES`], where groups is the greatest known count. A list that changes while it is
@@ -107,6 +103,21 @@ pub enum RequestEvent<'a> {
     Pausing(RetryPause),
 }
 
+/// How a crawl calls `get_group_info`.
+#[derive(Clone, Copy, Debug)]
+pub struct InfoSettings {
+    /// The minimum interval between two requests.
+    pub interval: Duration,
+    pub fields: Fields,
+}
+
+/// Requests types, as often as possible.
+impl Default for InfoSettings {
+    fn default() -> Self {
+        Self { interval: Duration::ZERO, fields: Fields::Type }
+    }
+}
+
 /// Makes the requests of one crawl: limits their rate, retries and counts them.
 pub struct Caller<'a> {
     pacer: &'a Pacer,
@@ -114,6 +125,7 @@ pub struct Caller<'a> {
     retries: RetryBudget,
     /// The rate limiter of `get_group_info`, which has a limit of its own.
     info_pacer: Pacer,
+    info_fields: Fields,
     attempts: Attempts<'a>,
 }
 
@@ -154,13 +166,14 @@ impl<'a> Caller<'a> {
         client: &'a Client,
         pacer: &'a Pacer,
         retries: RetryBudget,
+        info: InfoSettings,
         on_event: impl Fn(RequestEvent<'_>) + Send + Sync + 'a,
     ) -> Self {
-        let info_pacer = Pacer::new(INFO_INTERVAL, Instant::now());
+        let info_pacer = Pacer::new(info.interval, Instant::now());
         let in_flight = watch::Sender::new(0);
         let attempts =
             Attempts { client, requests: AtomicU64::new(0), in_flight, on_event: Box::new(on_event) };
-        Self { pacer, retries, info_pacer, attempts }
+        Self { pacer, retries, info_pacer, info_fields: info.fields, attempts }
     }
 
     /// Returns the number of attempts made so far: requests including retries.
@@ -189,7 +202,7 @@ impl<'a> Caller<'a> {
         Ok(self.list(&request).await?.total_count)
     }
 
-    /// Calls `get_group_info` for at most [`MAX_INFO_IDS`](crate::tencent::wire::MAX_INFO_IDS)
+    /// Calls `get_group_info` for at most [`MAX_INFO_IDS`](crate::tencent::info::MAX_INFO_IDS)
     /// groups. The answers are in the order of `ids`. Calls may be concurrent. A throttled call
     /// fails without a retry, because the next crawl can look the groups up.
     pub async fn group_info(
@@ -202,7 +215,7 @@ impl<'a> Caller<'a> {
             Disposition::Throttle { .. } => Disposition::Fatal,
             disposition => disposition,
         };
-        let send = || client.group_answers(ids);
+        let send = || client.group_answers(ids, self.info_fields);
         self.attempts.make(retries, &self.info_pacer, None, send, disposition).await
     }
 

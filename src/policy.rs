@@ -1,6 +1,7 @@
 //! Settings that the configuration and the crawl share. No I/O.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::model::GroupType;
 
@@ -45,3 +46,23 @@ pub struct Retention {
     pub events: Option<u32>,
     pub counts: Option<u32>,
 }
+
+/// `[details]`: how the details of groups are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DetailsPolicy {
+    /// The age at which the details of a group are requested again.
+    pub refresh: Duration,
+    /// The maximum rate of `get_group_info` requests for details, for one app and over all
+    /// processes.
+    pub requests_per_second: u32,
+}
+
+impl DetailsPolicy {
+    /// The greatest configurable rate. The lookups of a crawl get the rest of
+    /// [`INFO_REQUESTS_PER_SECOND`].
+    pub const MAX_REQUESTS_PER_SECOND: u32 = 40;
+}
+
+/// The maximum rate of `get_group_info` requests of one app: the lookups of its crawls and its
+/// details together. The API allows 200 a second (document 269/1616).
+pub const INFO_REQUESTS_PER_SECOND: u32 = 50;

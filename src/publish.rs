@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::daemon::{Apps, Health};
 use crate::lifecycle::Lifecycle;
 use crate::model::{CrawlId, with_causes};
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseLocation, Store};
 
 /// The settings of the published copy.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ pub struct Publication {
 }
 
 /// Starts a task that publishes a copy once the database is open and then after crawls, at most
-/// once per interval. The end of an app's first crawl does not wait for the interval: until then
-/// the copy has nothing of that app.
+/// once per interval. After an app's first crawl it does not wait for the interval, because the
+/// earlier copy lacks that app.
 pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle: &Lifecycle) {
     let stop = lifecycle.stop().soft().clone();
     let (clock, health) = (clock.clone(), health.clone());
@@ -50,9 +50,8 @@ enum Urgency {
 }
 
 impl Publication {
-    /// Publishes a copy if the interval has passed since the last publication. The tolerance is a
-    /// tenth of the interval, because the durations of scheduled crawls vary, and so do the times
-    /// between their ends.
+    /// Publishes a copy if the interval has passed since the last publication, with a tolerance of
+    /// a tenth of the interval: the time between the ends of scheduled crawls varies.
     pub async fn publish_if_due(&self, store: &Store, clock: &Clock) {
         let is_due = match self.urgency(store).await {
             Urgency::NotYet => false,
@@ -104,9 +103,10 @@ impl Publication {
         }
     }
 
-    /// Returns how many apps of the copy have a crawl that reached its end. `None` if there is no copy.
+    /// Returns how many apps of the copy have a crawl that reached its end. Returns `None` if there
+    /// is no copy.
     async fn apps_in_copy(&self) -> Option<i64> {
-        let copy = Store::open_to_read(&DatabaseUrl::Sqlite(self.path.clone())).await.ok()?;
+        let copy = Store::open_to_read(&DatabaseLocation::Sqlite(self.path.clone())).await.ok()?;
         let crawled = copy.apps_crawled().await;
         copy.close().await;
         crawled.ok()

@@ -22,6 +22,8 @@ const LOOKUP_BATCH: usize = 64;
 pub struct PassNo(u8);
 
 impl PassNo {
+    /// Returns the number of the pass with this index, which starts at 0.
+    ///
     /// # Panics
     /// If `index` is not below [`MAX_PASSES`]. The configuration allows fewer group types.
     #[must_use]
@@ -78,7 +80,7 @@ impl Entry {
     const MISSING: u64 = 0b0100;
     const HELD: u64 = 0b1000;
 
-    /// Returns the entry of a group that no pass has listed.
+    /// Returns the entry of a group that no pass has listed. It is never 0, the empty slot.
     fn of(hash: u64) -> Self {
         Self((hash & !Self::STATE).max(Self::STATE + 1))
     }
@@ -113,6 +115,7 @@ impl Entry {
 
     /// Replaces "listed by the current pass" by "listed by an earlier pass".
     fn begin_pass(&mut self) {
+        // Subtracting 1 turns 0b0010 into 0b0001.
         self.0 -= (self.0 & Self::LISTED_NOW) / 2;
     }
 }
@@ -120,8 +123,8 @@ impl Entry {
 const TABLE_OVERFLOW: &str = "more than 256 entries are displaced past the last home slot";
 
 /// An open-addressing hash table with linear probing, kept in hash order. A lookup touches one or
-/// two cache lines. An insertion moves the entries before the next empty slot by one. The table grows in
-/// place.
+/// two cache lines. An insertion moves the following entries, up to the next empty slot, by one.
+/// The table grows in place.
 #[derive(Default)]
 struct Table {
     slots: Vec<Entry>,
@@ -238,7 +241,7 @@ fn entry_of(key: &RandomState, id: &str) -> Entry {
 pub struct RollBuilder {
     key: RandomState,
     known: BTreeMap<TypeId, Vec<Entry>>,
-    /// The groups that have a mark. It is set once the tables are built.
+    /// The groups that have a mark. [`RollBuilder::finish`] sets the marks in the tables.
     marked: Vec<(TypeId, Entry, Mark)>,
 }
 

@@ -18,7 +18,7 @@ use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 
 /// The maximum number of missed ticks that are counted. `* * * * * *` reaches it in three hours.
-pub const MISSED_AT_MOST: usize = 10_000;
+pub const MAX_MISSED_TICKS: usize = 10_000;
 
 const NICKNAMES: [&str; 6] = ["@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually"];
 const MONTHS: [&str; 12] =
@@ -126,10 +126,10 @@ impl Schedule {
         self.ticks_after(from).take(count).collect()
     }
 
-    /// Returns the number of ticks in the interval (`after`, `until`], at most [`MISSED_AT_MOST`].
+    /// Returns the number of ticks in the interval (`after`, `until`], at most [`MAX_MISSED_TICKS`].
     #[must_use]
     pub fn missed(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
-        self.passed(after, until, MISSED_AT_MOST)
+        self.passed(after, until, MAX_MISSED_TICKS)
     }
 
     /// Returns the number of ticks in the interval (`after`, `until`], at most `at_most`.
@@ -328,7 +328,7 @@ mod tests {
         let seconds = schedule("* * * * * *", UTC);
         assert_eq!(seconds.latest_due(Some(long_ago), now), Some(utc("2026-11-23T10:00:00Z")));
         assert_eq!(seconds.latest_due(None, now), Some(utc("2026-11-23T10:00:00Z")));
-        assert_eq!(seconds.missed(long_ago, now), MISSED_AT_MOST as u64);
+        assert_eq!(seconds.missed(long_ago, now), MAX_MISSED_TICKS as u64);
     }
 
     #[test]

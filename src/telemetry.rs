@@ -55,7 +55,7 @@ pub fn init(filter: &str, format: Format) {
         Format::Text => false,
         Format::Auto => !journal && !io::stderr().is_terminal(),
     };
-    let (filter, handle) = reload::Layer::new(read(filter));
+    let (filter, handle) = reload::Layer::new(parse_filter(filter));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let escape = if json {
         escape::json
@@ -96,13 +96,13 @@ pub fn has_started() -> bool {
 /// Replaces the filter. Has no effect before [`init`].
 pub fn set_filter(filter: &str) {
     if let Some(handle) = FILTER.get()
-        && let Err(error) = handle.reload(read(filter))
+        && let Err(error) = handle.reload(parse_filter(filter))
     {
         tracing::warn!(%error, "cannot change the log filter; the previous one remains in effect");
     }
 }
 
-fn read(filter: &str) -> EnvFilter {
+fn parse_filter(filter: &str) -> EnvFilter {
     EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 

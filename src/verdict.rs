@@ -206,8 +206,8 @@ fn reach_totals(evidence: &Evidence) -> bool {
 }
 
 /// Returns whether the app's total confirms that a pass is complete. This is possible only for a
-/// pass without a `TotalCount`, or whose `TotalCount` equals the app's total. A pass with a `TotalCount`
-/// of its own is judged by that count. Otherwise new groups of one type could hide that groups of
+/// pass without a `TotalCount`, or whose `TotalCount` equals the app's total. A pass with another
+/// `TotalCount` is judged by that count. Otherwise new groups of one type could hide that groups of
 /// another type were not listed.
 fn confirmed_by_app_total(pass: &FinishedPass, consistent_total: Option<u64>) -> bool {
     consistent_total.is_some_and(|total| pass.counts.highest.is_none_or(|count| count == total))
@@ -258,8 +258,8 @@ fn created_meanwhile(pass: &FinishedPass, highest: u64) -> u64 {
     pass.first_listed.min(most)
 }
 
-/// Returns whether a list has at least 95 % of its own `TotalCount`. Such a list was not truncated.
-/// The rest may be a count that is too high. Returns true if there is no `TotalCount`.
+/// Returns whether a list has at least 95 % of its own `TotalCount`. Such a list was not truncated:
+/// its `TotalCount` may be too high. Returns true if there is no `TotalCount`.
 #[must_use]
 pub fn is_nearly_complete(counts: &Counts, distinct: u64) -> bool {
     counts.lowest.is_none_or(|lowest| distinct + share(NEARLY_COMPLETE_GAP, lowest) >= lowest)

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tim_group_sync::simulator::KEY;
 use tim_group_sync::store::Store;
 
-use crate::phases::{Api, TYPES, database_url, runtime};
+use crate::phases::{Api, TYPES, runtime, store_location};
 use crate::report::{Databases, Engine};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
@@ -67,7 +67,8 @@ fn recover(folder: &Path, database: &str) -> Recovery {
     let ready = started.elapsed().as_secs_f64();
     service.await_log("crawl complete");
     let complete = started.elapsed().as_secs_f64();
-    // Stops the service orderly, so that it releases its lease and the next one can crawl at once.
+    // Stops the service gracefully, so that it releases its lease and the next one can crawl at
+    // once.
     kill_process(Pid::from_child(&service.process), Signal::TERM).unwrap();
     service.process.wait().unwrap();
     let first = crawls(database).into_iter().filter(|started_at| *started_at >= at).min();
@@ -78,7 +79,7 @@ fn recover(folder: &Path, database: &str) -> Recovery {
 /// Returns the start of each crawl, in milliseconds since 1970.
 fn crawls(database: &str) -> Vec<u128> {
     runtime().block_on(async {
-        let store = Store::open_to_read(&database_url(database)).await.unwrap();
+        let store = Store::open_to_read(&store_location(database)).await.unwrap();
         let sql = "SELECT CAST(started_at AS TEXT) FROM crawl WHERE reason_code IS NULL";
         let (_, rows) = store.read(sql).await.unwrap();
         store.close().await;

@@ -1,5 +1,5 @@
-//! How long `copy` takes to move a million groups with a year of events to the other engine, and how long `backup` and
-//! `restore` take.
+//! Measures how long `copy` takes to move a million groups with a year of events to the other
+//! engine, and how long `backup` and `restore` take.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::store::Store;
 
-use crate::phases::{database_url, runtime};
+use crate::phases::{runtime, store_location};
 use crate::queries::fill;
 use crate::report::{Databases, Engine};
 
@@ -19,10 +19,10 @@ pub(crate) fn measure() {
     for (engine, from, to) in [(Engine::Sqlite, &folder, &server), (Engine::Postgres, &server, &folder)] {
         let (database, target) = (from.database("year"), to.database("moved"));
         runtime().block_on(async {
-            let store = Store::open(&database_url(&database)).await.unwrap();
+            let store = Store::open(&store_location(&database)).await.unwrap();
             store.migrate().await.unwrap();
             fill(engine, &database).await;
-            let copied = store.copy_to(&database_url(&target), |_| ()).await.unwrap();
+            let copied = store.copy_to(&store_location(&target), |_| ()).await.unwrap();
             let rows: u64 = copied.tables.iter().map(|table| table.rows).sum();
             println!("| {} | {} | {rows} | {:.1} |", from.title(), to.title(), copied.took.as_secs_f64());
             store.close().await;
@@ -33,7 +33,7 @@ pub(crate) fn measure() {
 }
 
 async fn back_up_and_restore(database: &str, backup: &Path) {
-    let store = Store::open_to_read(&database_url(database)).await.unwrap();
+    let store = Store::open_to_read(&store_location(database)).await.unwrap();
     let began = Instant::now();
     let made = store.backup(backup, false).await.unwrap();
     println!("\nbackup of {} bytes: {:.1} s", made.bytes, began.elapsed().as_secs_f64());

@@ -11,10 +11,10 @@ use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlRequest, CrawlSettings, Crawler, WhenBusy};
 use tim_group_sync::model::{CrawlStatus, GroupType, SdkAppId, Trigger};
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
-use tim_group_sync::pages::{Caller, Paginator};
+use tim_group_sync::pages::{Caller, InfoSettings, Paginator};
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, PostgresDatabase, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +103,7 @@ impl Api {
         Self { process, commands, answers, urls }
     }
 
-    /// Dissolves `groups` groups of each app, and creates as many.
+    /// Dissolves `groups` groups of each app, and creates the same number.
     pub(crate) fn churn(&mut self, groups: u64) {
         writeln!(self.commands, "{groups}").unwrap();
         let mut done = String::new();
@@ -167,7 +167,7 @@ pub(crate) async fn fetch_all(api: &str, mut each: impl AsyncFnMut(&'static str,
     let client = client(api, 0);
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
     let retries = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(10)));
-    let mut caller = Caller::new(&client, &pacer, retries, |_| ());
+    let mut caller = Caller::new(&client, &pacer, retries, InfoSettings::default(), |_| ());
     for name in TYPES {
         let mut pages = Paginator::of(GroupType::new(name), 10_000, None);
         loop {
@@ -189,17 +189,17 @@ async fn floor(api: &str) {
     watch.print(groups, requests);
 }
 
-pub(crate) fn database_url(database: &str) -> DatabaseUrl {
+pub(crate) fn store_location(database: &str) -> DatabaseLocation {
     if database.starts_with("postgres://") {
-        DatabaseUrl::Postgres(PostgresDatabase::new(database).unwrap())
+        DatabaseLocation::Postgres(PostgresDatabase::new(database).unwrap())
     } else {
-        DatabaseUrl::Sqlite(Path::new(database).to_owned())
+        DatabaseLocation::Sqlite(Path::new(database).to_owned())
     }
 }
 
 /// Crawls all apps at the same time.
 async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
-    let store = Store::open(&database_url(database)).await.unwrap();
+    let store = Store::open(&store_location(database)).await.unwrap();
     store.migrate().await.unwrap();
     let crawlers = apis.iter().enumerate().map(|(number, api)| {
         let settings = CrawlSettings {
@@ -209,6 +209,7 @@ async fn crawl(apis: &[&str], database: &str, request_interval: Duration) {
             request_interval,
             retry: RetryPolicy::lasting(Duration::from_secs(10)),
             deletion: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
+            details: None,
             timezone: chrono_tz::UTC,
             host: "bench".to_owned(),
         };

@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tim_group_sync::store::Store;
 
-use crate::phases::{database_url, runtime};
+use crate::phases::{runtime, store_location};
 use crate::report::{Databases, Engine};
 
 const LIVE: u64 = 1_000_000;
@@ -88,16 +88,16 @@ pub(crate) fn run_all(engines: &[Engine]) -> bool {
         let databases = Databases::of(engine);
         let database = databases.database("queries");
         runtime().block_on(async {
-            let store = Store::open(&database_url(&database)).await.unwrap();
+            let store = Store::open(&store_location(&database)).await.unwrap();
             store.migrate().await.unwrap();
             fill(engine, &database).await;
             store.close().await;
         });
         // Does the work of PostgreSQL's autovacuum.
-        databases.settle("queries");
+        databases.vacuum_and_checkpoint("queries");
         println!("\n### {}\n", databases.title());
         runtime().block_on(async {
-            let store = Store::open_to_read(&database_url(&database)).await.unwrap();
+            let store = Store::open_to_read(&store_location(&database)).await.unwrap();
             in_time &= run(engine, &database, &store).await;
             store.close().await;
         });

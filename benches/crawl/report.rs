@@ -70,9 +70,9 @@ impl Databases {
         }
     }
 
-    pub(crate) fn settle(&self, name: &str) {
+    pub(crate) fn vacuum_and_checkpoint(&self, name: &str) {
         if let Self::Server(server) = self {
-            server.settle(name);
+            server.vacuum_and_checkpoint(name);
         }
     }
 
@@ -113,9 +113,9 @@ pub(crate) fn compare(engines: &[Engine], sizes: &[u64]) {
         }
     }
     for &engine in engines {
-        let mut of: Vec<&(Engine, u64, f64)> = growth.iter().filter(|of| of.0 == engine).collect();
-        of.sort_by_key(|of| of.1);
-        if let [smallest, .., largest] = of[..] {
+        let mut sizes: Vec<&(Engine, u64, f64)> = growth.iter().filter(|size| size.0 == engine).collect();
+        sizes.sort_by_key(|size| size.1);
+        if let [smallest, .., largest] = sizes[..] {
             println!(
                 "\nPer group, an unchanged crawl of {} groups on {} needs {:.2} of the CPU of {} groups.",
                 largest.1,
@@ -156,7 +156,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
         Databases::Folder(folder) => folder.path().join(own).to_str().unwrap().to_owned(),
         Databases::Server(server) => server.url(own),
     };
-    databases.settle(own);
+    databases.vacuum_and_checkpoint(own);
     let rows_before = databases.rows_written(own);
     // Alternates the two phases, so that a drift of the machine's speed affects both.
     let pairs: Vec<(Figures, Figures)> = (0..if small { 9 } else { 3 })
@@ -168,7 +168,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
     row("first load", &typical(loads.iter().map(|load| load.0)));
     row("unchanged", &unchanged);
     let size = databases.table(own);
-    databases.settle(own);
+    databases.vacuum_and_checkpoint(own);
     api.churn(groups / 100);
     row("1 % churn", &databases.run(|| phase(&["crawl", &url, &database])));
     let bulk = if on_server { "COPY into the existing index" } else { "one sorted bulk insert" };
@@ -177,7 +177,7 @@ fn compare_one(databases: &Databases, groups: u64) -> f64 {
     if small {
         let by_hand = databases.database("by_hand");
         row("upsert by hand, first load", &databases.run(|| upsert(databases, &url, &by_hand)));
-        databases.settle("by_hand");
+        databases.vacuum_and_checkpoint("by_hand");
         let again = databases.run(|| upsert(databases, &url, &by_hand));
         row("upsert by hand, unchanged", &again);
         by_hand_cpu = Some(again.total_cpu());
@@ -256,8 +256,8 @@ pub(crate) fn many_apps(engines: &[Engine], apps: u64, groups: u64) {
             let many = databases.run(|| phase(&["crawl", &all, &together]));
             row(&format!("{apps} apps, {what}"), &many);
             ratio.push((what, many.groups_per_second() / one.groups_per_second()));
-            databases.settle("alone");
-            databases.settle("together");
+            databases.vacuum_and_checkpoint("alone");
+            databases.vacuum_and_checkpoint("together");
         }
         println!();
         for (what, ratio) in ratio {

@@ -71,7 +71,7 @@ impl Server {
 
     /// Vacuums and checkpoints, so that no background work of the server disturbs the next
     /// measurement.
-    pub(crate) fn settle(&self, database: &str) {
+    pub(crate) fn vacuum_and_checkpoint(&self, database: &str) {
         self.execute(database, "VACUUM ANALYZE");
         self.execute(database, "CHECKPOINT");
     }
@@ -121,7 +121,7 @@ fn programs() -> Option<PathBuf> {
     folders.into_iter().find(|folder| folder.join("initdb").exists())
 }
 
-/// Returns a command prefix that drops root, as which PostgreSQL refuses to run.
+/// Returns a command prefix that drops root privileges, because PostgreSQL refuses to run as root.
 fn as_ordinary_user() -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new("env");

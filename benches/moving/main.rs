@@ -34,7 +34,7 @@ use tim_group_sync::model::{CrawlStatus, GroupType, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::simulator::{At, Cursor, Fault, Order, Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store};
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio_util::sync::CancellationToken;
 
@@ -226,7 +226,7 @@ async fn crawler(
         clock: clock.clone(),
     })
     .unwrap();
-    let store = Store::open(&DatabaseUrl::Sqlite(database)).await.unwrap();
+    let store = Store::open(&DatabaseLocation::Sqlite(database)).await.unwrap();
     store.migrate().await.unwrap();
     let configured = scenario.types.iter().map(|(name, _)| *name).filter(|name| *name != UNCONFIGURED);
     let settings = CrawlSettings {
@@ -242,6 +242,7 @@ async fn crawler(
             max_fraction_by_type: BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]),
             ..DeletionPolicy::default()
         },
+        details: None,
         timezone: chrono_tz::UTC,
         host: "bench".to_owned(),
     };

@@ -207,6 +207,45 @@ CREATE INDEX group_event_by_crawl ON tim_private.group_event (crawl_id);
 -- The expression of group_events.occurred_at, so that a condition on that column uses a range of this index.
 CREATE INDEX group_event_by_time ON tim_private.group_event (to_timestamp(occurred_at / 1000::double precision));
 
+-- The details of groups, from get_group_info. A row is rewritten only if a detail has changed or the state of the row changes.
+CREATE TABLE tim_private.group_detail (
+    app_id           BIGINT NOT NULL,
+    group_id         TEXT COLLATE "C" NOT NULL,
+    name             TEXT,
+    owner            TEXT,
+    introduction     TEXT,
+    created_at       BIGINT,
+    last_message_at  BIGINT,
+    info_changed_at  BIGINT,
+    member_count     BIGINT,
+    max_member_count BIGINT,
+    fetched_at       BIGINT NOT NULL,      -- the details are those of this time, or of the later time of the group's range
+    is_answered      BIGINT NOT NULL,      -- 0: the last request had no usable answer about the group, so its range does not count
+    PRIMARY KEY (app_id, group_id)
+);
+
+-- Divides the ids of an app's groups into ranges. A range begins after its after_id and ends with the after_id of the next one.
+-- The details of all live groups of a range were requested at refreshed_at or later; 0: never. So a request whose answer equals
+-- the stored details changes no row of group_detail.
+CREATE TABLE tim_private.detail_range (
+    app_id       BIGINT NOT NULL,
+    after_id     TEXT COLLATE "C" NOT NULL,
+    refreshed_at BIGINT NOT NULL,
+    PRIMARY KEY (app_id, after_id)
+);
+
+-- One row for each app whose details are kept.
+CREATE TABLE tim_private.detail_state (
+    app_id        BIGINT PRIMARY KEY,
+    holder        TEXT NOT NULL,         -- the process that refreshes the details
+    held_until    BIGINT NOT NULL,         -- until then no other process may refresh them
+    last_event_id BIGINT NOT NULL,         -- the details of the groups of all events up to this one were requested
+    known_count   BIGINT,                  -- live groups with details, counted last at counted_at
+    fresh_count   BIGINT,                  -- live groups whose details are not older than details.refresh
+    oldest_as_of  BIGINT,                  -- the oldest details of a live group
+    counted_at    BIGINT
+);
+
 -- The leases, which expire by this database's clock. SQLite uses file locks instead. A row stays when its lease is released,
 -- so that the fencing token only grows: the holder of an expired lease finds a greater token, and its commit fails.
 CREATE TABLE tim_private.lease (

@@ -537,6 +537,49 @@ COMMENT ON COLUMN tim.group_spans.in_baseline IS
 COMMENT ON COLUMN tim.group_spans.complete_from IS
     'The periods of the app are complete from this time on, because retention has removed groups that were deleted earlier. NULL: nothing was removed.';
 
+CREATE VIEW tim.group_details AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       d.group_id,
+       d.name,
+       d.owner,
+       to_timestamp(d.created_at / 1000::double precision) AS created_at,
+       to_timestamp(d.last_message_at / 1000::double precision) AS last_message_at,
+       to_timestamp(d.info_changed_at / 1000::double precision) AS info_changed_at,
+       d.member_count,
+       d.max_member_count,
+       d.introduction,
+       to_timestamp(d.as_of / 1000::double precision) AS as_of
+FROM tim_private.app a
+JOIN tim_private.base_group_details d ON d.app_id = a.app_id;
+
+COMMENT ON VIEW tim.group_details IS
+    'The details of groups as get_group_info last returned them, one row for each group with an answer. Filled only with [details] in the configuration; names and owners are personal data. A deleted group keeps its last details until retention removes the group.';
+COMMENT ON COLUMN tim.group_details.sdk_app_id IS
+    'The SDKAppID of the app, a number that never changes.';
+COMMENT ON COLUMN tim.group_details.app IS
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
+COMMENT ON COLUMN tim.group_details.group_id IS
+    'The group''s id.';
+COMMENT ON COLUMN tim.group_details.name IS
+    'The group''s name.';
+COMMENT ON COLUMN tim.group_details.owner IS
+    'The UserID of the group''s owner; NULL: the group has none.';
+COMMENT ON COLUMN tim.group_details.created_at IS
+    'When the group was created, according to the API. An import can set an earlier time.';
+COMMENT ON COLUMN tim.group_details.last_message_at IS
+    'When the last message was sent to the group; NULL: no message is known.';
+COMMENT ON COLUMN tim.group_details.info_changed_at IS
+    'When the group''s profile last changed, according to the API.';
+COMMENT ON COLUMN tim.group_details.member_count IS
+    'The number of members; NULL: not known. The API does not count the members of an AVChatRoom.';
+COMMENT ON COLUMN tim.group_details.max_member_count IS
+    'The greatest number of members that the group may have.';
+COMMENT ON COLUMN tim.group_details.introduction IS
+    'The group''s introduction.';
+COMMENT ON COLUMN tim.group_details.as_of IS
+    'The row has the details of this time. They are older than details.refresh if the API did not answer about the group.';
+
 CREATE VIEW tim.monthly_counts AS
 SELECT a.sdk_app_id,
        a.name AS app,

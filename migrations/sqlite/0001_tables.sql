@@ -205,6 +205,45 @@ CREATE INDEX group_event_by_crawl ON group_event (crawl_id);
 -- The expression of group_events.occurred_at, so that a condition on that column uses a range of this index.
 CREATE INDEX group_event_by_time ON group_event (CAST(strftime('%Y-%m-%dT%H:%M:%SZ', occurred_at / 1000, 'unixepoch') AS TEXT));
 
+-- The details of groups, from get_group_info. A row is rewritten only if a detail has changed or the state of the row changes.
+CREATE TABLE group_detail (
+    app_id           INTEGER NOT NULL,
+    group_id         TEXT    NOT NULL,
+    name             TEXT,
+    owner            TEXT,
+    introduction     TEXT,
+    created_at       INTEGER,
+    last_message_at  INTEGER,
+    info_changed_at  INTEGER,
+    member_count     INTEGER,
+    max_member_count INTEGER,
+    fetched_at       INTEGER NOT NULL,      -- the details are those of this time, or of the later time of the group's range
+    is_answered      INTEGER NOT NULL,      -- 0: the last request had no usable answer about the group, so its range does not count
+    PRIMARY KEY (app_id, group_id)
+) STRICT, WITHOUT ROWID;
+
+-- Divides the ids of an app's groups into ranges. A range begins after its after_id and ends with the after_id of the next one.
+-- The details of all live groups of a range were requested at refreshed_at or later; 0: never. So a request whose answer equals
+-- the stored details changes no row of group_detail.
+CREATE TABLE detail_range (
+    app_id       INTEGER NOT NULL,
+    after_id     TEXT    NOT NULL,
+    refreshed_at INTEGER NOT NULL,
+    PRIMARY KEY (app_id, after_id)
+) STRICT, WITHOUT ROWID;
+
+-- One row for each app whose details are kept.
+CREATE TABLE detail_state (
+    app_id        INTEGER PRIMARY KEY,
+    holder        TEXT    NOT NULL,         -- the process that refreshes the details
+    held_until    INTEGER NOT NULL,         -- until then no other process may refresh them
+    last_event_id INTEGER NOT NULL,         -- the details of the groups of all events up to this one were requested
+    known_count   INTEGER,                  -- live groups with details, counted last at counted_at
+    fresh_count   INTEGER,                  -- live groups whose details are not older than details.refresh
+    oldest_as_of  INTEGER,                  -- the oldest details of a live group
+    counted_at    INTEGER
+) STRICT;
+
 -- At most one row: where the ids of events and crawls were given last. A copy of the file, or a restored one, is another
 -- place: there ids continue with a gap, because readers may have seen greater ones than the copy has.
 CREATE TABLE storage (

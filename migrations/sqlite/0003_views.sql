@@ -170,6 +170,22 @@ FROM app a
 CROSS JOIN base_group_spans s ON s.app_id = a.app_id
 JOIN group_type t ON t.type_id = s.type_id;
 
+CREATE VIEW group_details AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       d.group_id,
+       d.name,
+       d.owner,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', d.created_at / 1000, 'unixepoch') AS TEXT) AS created_at,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', d.last_message_at / 1000, 'unixepoch') AS TEXT) AS last_message_at,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', d.info_changed_at / 1000, 'unixepoch') AS TEXT) AS info_changed_at,
+       d.member_count,
+       d.max_member_count,
+       d.introduction,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', d.as_of / 1000, 'unixepoch') AS TEXT) AS as_of
+FROM app a
+CROSS JOIN base_group_details d ON d.app_id = a.app_id;
+
 CREATE VIEW monthly_counts AS
 SELECT a.sdk_app_id,
        a.name AS app,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::Config;
 use crate::escape::one_line;
@@ -32,7 +32,7 @@ pub(super) struct Approve {
 impl Approve {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = setup.opened(Store::open_existing(&location(&config)?).await?);
+        let store = setup.opened(Store::open_existing(&database_location(&config)?).await?);
         store.check_migrated().await?;
         let crawl = CrawlId(self.crawl);
         let (held, sdk_app_id) = find(&store, crawl).await?;
@@ -59,8 +59,8 @@ impl Approve {
             Ok(groups)
         };
         // The lease is renewed meanwhile, because millions of groups may take longer than it lasts.
-        let approved = lease.keeping(approving).await.flatten();
-        lease.give_back().await;
+        let approved = lease.run_while_held(approving).await.flatten();
+        lease.release_unused().await;
         let groups = approved?;
         if groups.is_empty() && self.confirmed {
             return Err(refused(format!(

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
-use crate::store::{Contents, DatabaseUrl, Store};
+use crate::store::{Contents, DatabaseLocation, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Backup {
@@ -27,8 +27,8 @@ pub(super) struct Backup {
 impl Backup {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let location = location(&config)?;
-        if let DatabaseUrl::Postgres(database) = &location {
+        let location = database_location(&config)?;
+        if let DatabaseLocation::Postgres(database) = &location {
             return Err(database.backup_by_server().into());
         }
         let store = setup.opened(Store::open_to_read(&location).await?);

@@ -20,9 +20,9 @@ pub(super) struct Check {
     /// Print the configuration in effect and where each value comes from, with secrets masked
     #[arg(long)]
     show_config: bool,
-    /// After the checks, find out what the API's documentation leaves open by read-only requests,
-    /// and print the answers as a table without group ids or secrets. The results of the checks go
-    /// to stderr
+    /// After the checks, ask the API what its documentation leaves open, with read-only requests,
+    /// and print a table of the answers, without group ids and secrets. The results of the checks
+    /// go to stderr
     #[arg(long, conflicts_with_all = ["no_environment", "show_config"])]
     probe: bool,
     /// Time between the two requests with the same `Next`

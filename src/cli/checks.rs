@@ -16,8 +16,8 @@ use crate::config::{App, Config};
 use crate::escape::one_line;
 use crate::model::{ReasonCode, with_causes};
 use crate::pace::{Pacer, RetryBudget, RetryPolicy};
-use crate::pages::Caller;
-use crate::store::{DatabaseUrl, Store, StoreError};
+use crate::pages::{Caller, InfoSettings};
+use crate::store::{DatabaseLocation, Store, StoreError};
 use crate::tencent::{ApiError, Client};
 
 /// How long a transient failure is retried. The time is short, because the user waits for the
@@ -53,7 +53,7 @@ impl Finding {
         Self { exit, outcome, what: what.to_owned(), text, next_runs: Vec::new() }
     }
 
-    /// A successful check with a warning.
+    /// Creates the finding of a successful check with a warning.
     fn warning(what: &str, text: String) -> Self {
         Self { outcome: "warn", ..Self::new(Exit::Done, what, text) }
     }
@@ -122,7 +122,7 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
         }
     };
     findings.extend(warnings.into_iter().map(|warning| Finding::warning("database", warning)));
-    if matches!(location, DatabaseUrl::Postgres(_))
+    if matches!(location, DatabaseLocation::Postgres(_))
         && config.database.password_file.is_none()
         && std::env::var_os("PGPASSWORD").is_some()
     {
@@ -130,7 +130,7 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
                     database.password_file, which both read";
         findings.push(Finding::warning("database", text.to_owned()));
     }
-    if let DatabaseUrl::Sqlite(path) = &location
+    if let DatabaseLocation::Sqlite(path) = &location
         && !path.exists()
     {
         findings.push(check_folder(path));
@@ -148,7 +148,7 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
     };
     let ok = |text: &str| Finding::new(Exit::Done, "database", format!("{location}, {text}"));
     let opened = opened.await;
-    if let (DatabaseUrl::Sqlite(path), Ok(_)) = (&location, &opened)
+    if let (DatabaseLocation::Sqlite(path), Ok(_)) = (&location, &opened)
         && let Some(finding) = check_temporary_files(path)
     {
         findings.push(finding);
@@ -163,7 +163,7 @@ async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Findi
             findings.push(ok("tables will be brought up to date at the next start"));
             // On SQLite a lease is a file. On PostgreSQL it is a row, for which there may be no
             // table yet.
-            matches!(location, DatabaseUrl::Sqlite(_)).then_some(store)
+            matches!(location, DatabaseLocation::Sqlite(_)).then_some(store)
         }
         Ok((_, Err(error))) | Err(error) => {
             findings.push(Finding::of_failure("database", &Failure::from(error)));
@@ -254,10 +254,10 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
     let wait = wait.min(app.request_interval);
     let pacer = Pacer::new(app.request_interval, Instant::now() + wait);
     let retries = RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for)));
-    let mut caller = Caller::new(client, &pacer, retries, |_| ());
+    let mut caller = Caller::new(client, &pacer, retries, InfoSettings::default(), |_| ());
     let counted = if let Some(lease) = lease {
         // The lease is renewed meanwhile, because a request with its retries may take longer.
-        let counted = lease.keeping(caller.count_app()).await;
+        let counted = lease.run_while_held(caller.count_app()).await;
         lease.release(setup.clock.now(), app.request_interval).await;
         counted
     } else {

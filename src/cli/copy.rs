@@ -12,17 +12,18 @@ use tokio::time::Instant;
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
 use super::owner::become_owner;
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::{self, Config, SecretFile};
 use crate::store::{CopyProgress, Lease, Store};
 
-/// Interval between two lines of progress if stderr is no terminal.
+/// Interval between two lines of progress if stderr is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Copy {
-    /// The empty database: sqlite:PATH of a file that does not exist yet, or postgres://USER@HOST:PORT/DATABASE
+    /// The empty database: sqlite:PATH of a file that does not exist yet, or
+    /// postgres://USER@HOST:PORT/DATABASE
     #[arg(long, value_name = "URL")]
     to: String,
     /// File with the password of a PostgreSQL server. Without it: PGPASSWORD or ~/.pgpass
@@ -59,22 +60,22 @@ impl Copy {
 
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let source = location(&config)?;
+        let source = database_location(&config)?;
         let password_file = self.password_file.clone().map(|path| SecretFile { path, is_credential: false });
         let database = config::Database { url: self.target()?, password_file, ..config.database.clone() };
-        let target = location(&Config { database, ..config.clone() })?;
+        let target = database_location(&Config { database, ..config.clone() })?;
         let store = setup.opened(Store::open_existing(&source).await?);
         store.check_migrated().await?;
         // The leases keep crawls from ending while the rows are read.
         let waiting =
             |app| message(format_args!("SDKAppID {app} is being crawled; waiting for the crawl to finish"));
         let leases = store.lease_all(waiting).await?;
-        let mut shown = Shown::new();
+        let mut shown = ProgressDisplay::new();
         let copying = Box::pin(store.copy_to(&target, |progress| shown.show(progress)));
-        let copied = Lease::keeping_all(&leases, copying).await.flatten();
+        let copied = Lease::run_while_all_held(&leases, copying).await.flatten();
         shown.bar.finish_and_clear();
         for lease in leases {
-            lease.give_back().await;
+            lease.release_unused().await;
         }
         let copied = copied?;
         let rows: u64 = copied.tables.iter().map(|table| table.rows).sum();
@@ -89,18 +90,21 @@ impl Copy {
                 "{source}: {} copied to {target} and compared, in {seconds:.1} s",
                 text::count(rows, "row")
             )?;
-            writeln!(out, "what is crawled into {source} from now on is not in the copy: set database.url, and restart the service")
+            writeln!(
+                out,
+                "later crawls still write to {source}: set database.url to the copy, and restart the service"
+            )
         })
     }
 }
 
 /// The progress of a copy: a bar on a terminal, a line every [`LINE_INTERVAL`] elsewhere.
-struct Shown {
+struct ProgressDisplay {
     bar: ProgressBar,
     line: Instant,
 }
 
-impl Shown {
+impl ProgressDisplay {
     fn new() -> Self {
         let style = ProgressStyle::with_template("{bar:30} {percent}%, {eta} left  {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::setup::{Setup, location, publication, selected};
+use super::setup::{Setup, database_location, publication, selected};
 use super::{progress, text};
 use crate::config::{App, Config};
 use crate::crawl::{ChangeKind, CrawlError, CrawlReport, CrawlRequest, Crawler, DryRun, WhenBusy};
 use crate::escape::one_line;
 use crate::lifecycle::{Lifecycle, Stop};
 use crate::model::{CrawlStatus, SdkAppId, Trigger};
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseLocation, Store};
 use crate::tencent::Client;
 
 #[derive(Debug, Args)]
@@ -28,7 +28,8 @@ pub(super) struct CrawlArgs {
     /// Do not wait if another process is crawling the app: exit 75
     #[arg(long)]
     no_wait: bool,
-    /// Make the same requests, report what would appear, vanish, reappear and be retyped, and write nothing
+    /// Make the same requests, report what would appear, vanish, reappear and be retyped, and write
+    /// nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -60,7 +61,7 @@ impl CrawlArgs {
         }
         let opening = async {
             if self.dry_run {
-                return Ok(setup.opened(open_for_dry_run(&location(&config)?).await?));
+                return Ok(setup.opened(open_for_dry_run(&database_location(&config)?).await?));
             }
             let store = setup.store(&config).await?;
             let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
@@ -154,7 +155,7 @@ pub(super) async fn crawl_all(
         let request = CrawlRequest { trigger: Trigger::Command, due_at: None };
         crawler.crawl(request, when_busy, &stop).await
     };
-    all(attempts, crawl, stop).await
+    run_all(attempts, crawl, stop).await
 }
 
 /// Makes a dry run of all apps at the same time and shows their progress.
@@ -166,12 +167,12 @@ async fn dry_run_all(
     let dry_run = |crawler: Arc<Crawler>, stop: CancellationToken| async move {
         crawler.dry_run(when_busy, &stop).await
     };
-    all(attempts, dry_run, stop).await
+    run_all(attempts, dry_run, stop).await
 }
 
 /// Runs `crawl` for every app that has a crawler, and returns the outcomes in the order of the
 /// attempts.
-async fn all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send + 'static>(
+async fn run_all<R: Send + 'static, F: Future<Output = Result<R, CrawlError>> + Send + 'static>(
     attempts: Vec<Attempt>,
     crawl: impl Fn(Arc<Crawler>, CancellationToken) -> F,
     stop: &Stop,
@@ -304,10 +305,10 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<
 
 /// Opens the database for a dry run, which writes only the lease. On PostgreSQL the lease is a row,
 /// so the connection must be writable.
-async fn open_for_dry_run(location: &DatabaseUrl) -> Result<Store, Failure> {
+async fn open_for_dry_run(location: &DatabaseLocation) -> Result<Store, Failure> {
     let store = match location {
-        DatabaseUrl::Sqlite(_) => Store::open_to_read(location).await?,
-        DatabaseUrl::Postgres(_) => Store::open_existing(location).await?,
+        DatabaseLocation::Sqlite(_) => Store::open_to_read(location).await?,
+        DatabaseLocation::Postgres(_) => Store::open_existing(location).await?,
     };
     store.check_migrated().await?;
     Ok(store)

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::crawl::{Attempt, crawl_all, exit_of_all, sentence};
 use super::exit::{Exit, Failure};
 use super::output::say;
-use super::setup::location_of;
+use super::setup::location_from_url;
 use super::simulate::{churn, populate};
 use super::text;
 use crate::alarm::AlarmClock;
@@ -27,7 +27,7 @@ use crate::pace::RetryPolicy;
 use crate::policy::DeletionPolicy;
 use crate::schedule::Schedule;
 use crate::simulator::{Settings, Simulator};
-use crate::store::{AppIdentity, DatabaseUrl, Store};
+use crate::store::{AppIdentity, DatabaseLocation, Store};
 use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
 use crate::web::{AllowedHosts, Listener, dashboard};
@@ -175,8 +175,8 @@ fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
 }
 
 /// Runs the queries and prints their results, and then the location of the data.
-async fn show_results(store: &Store, database: &DatabaseUrl) -> Result<(), Failure> {
-    if let DatabaseUrl::Postgres(_) = database {
+async fn show_results(store: &Store, database: &DatabaseLocation) -> Result<(), Failure> {
+    if let DatabaseLocation::Postgres(_) = database {
         say(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
     }
     for (question, sql) in QUERIES {
@@ -186,10 +186,10 @@ async fn show_results(store: &Store, database: &DatabaseUrl) -> Result<(), Failu
     }
     let place = describe(database);
     match database {
-        DatabaseUrl::Sqlite(_) => {
+        DatabaseLocation::Sqlite(_) => {
             say(format_args!("The data is in {place}: sqlite3 {place} 'SELECT * FROM groups LIMIT 5'"))?;
         }
-        DatabaseUrl::Postgres(_) => {
+        DatabaseLocation::Postgres(_) => {
             say(format_args!("The data is in {place}: SELECT * FROM {SCHEMA}.groups LIMIT 5;"))?;
             say(format_args!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;"))?;
         }
@@ -198,13 +198,13 @@ async fn show_results(store: &Store, database: &DatabaseUrl) -> Result<(), Failu
 }
 
 /// Opens the database with empty tables. Removes the tables of an earlier demo.
-async fn fresh_store(database: &DatabaseUrl) -> Result<Store, Failure> {
+async fn fresh_store(database: &DatabaseLocation) -> Result<Store, Failure> {
     let store = match database {
-        DatabaseUrl::Sqlite(path) => {
+        DatabaseLocation::Sqlite(path) => {
             remove_earlier_file(path).await?;
             Store::open(database).await?
         }
-        DatabaseUrl::Postgres(_) => {
+        DatabaseLocation::Postgres(_) => {
             let store = Store::open(database).await?;
             remove_earlier_schemas(&store, database).await?;
             store
@@ -235,6 +235,7 @@ async fn serve(
     let (sdk_app_id, base_url) = (account.sdk_app_id, api.base_url());
     let plan = AppPlan {
         group_quota: None,
+        details: Box::new(|_| Ok(None)),
         name: APP.to_owned(),
         sdk_app_id,
         schedule: Schedule::parse(CRON, chrono_tz::UTC).map_err(|error| Failure::new(Exit::Failed, error))?,
@@ -276,6 +277,7 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
         request_interval: INTERVAL + INTERVAL / 2,
         retry: RetryPolicy::lasting(Duration::from_secs(10)),
         deletion: DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() },
+        details: None,
         timezone: chrono_tz::UTC,
         host: HOST.to_owned(),
     };
@@ -292,7 +294,7 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     if !path.exists() {
         return Ok(());
     }
-    let is_demo = match Store::open_to_read(&DatabaseUrl::Sqlite(path.to_owned())).await {
+    let is_demo = match Store::open_to_read(&DatabaseLocation::Sqlite(path.to_owned())).await {
         Ok(store) => {
             let apps = store.app_statuses().await.unwrap_or_default();
             store.close().await;
@@ -319,7 +321,7 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
 }
 
 /// Removes the schemas of an earlier demo. Fails if they contain anything else.
-async fn remove_earlier_schemas(store: &Store, database: &DatabaseUrl) -> Result<(), Failure> {
+async fn remove_earlier_schemas(store: &Store, database: &DatabaseLocation) -> Result<(), Failure> {
     if store.remove_schemas_of(APP, HOST).await? {
         return Ok(());
     }
@@ -331,15 +333,15 @@ async fn remove_earlier_schemas(store: &Store, database: &DatabaseUrl) -> Result
 }
 
 /// Describes the location of the demo's tables.
-fn describe(database: &DatabaseUrl) -> String {
+fn describe(database: &DatabaseLocation) -> String {
     match database {
-        DatabaseUrl::Sqlite(path) => path.display().to_string(),
-        DatabaseUrl::Postgres(_) => format!("{database}, schema {SCHEMA}"),
+        DatabaseLocation::Sqlite(path) => path.display().to_string(),
+        DatabaseLocation::Postgres(_) => format!("{database}, schema {SCHEMA}"),
     }
 }
 
 /// Parses `--database`.
-fn database(url: &str) -> Result<DatabaseUrl, Failure> {
+fn database(url: &str) -> Result<DatabaseLocation, Failure> {
     let url = config::DatabaseUrl::parse(url, Path::new("")).map_err(|mistake| {
         let error = anyhow::anyhow!("the URL of --database {}. {}", mistake.rule, mistake.fix);
         Failure::new(Exit::Usage, error)
@@ -351,5 +353,5 @@ fn database(url: &str) -> Result<DatabaseUrl, Failure> {
         );
         return Err(Failure::new(Exit::Usage, error));
     }
-    Ok(location_of(&url, SCHEMA)?)
+    Ok(location_from_url(&url, SCHEMA)?)
 }

@@ -1,5 +1,5 @@
-//! `events`: prints the changes of an app's groups after an event_id, for pipes and cron jobs. Needs
-//! only the database.
+//! `events`: prints the changes of an app's groups after an event_id, for pipes and cron jobs.
+//! Needs only the database.
 
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::approve::refused;
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use crate::escape;
 use crate::model::SdkAppId;
 use crate::store::{EventsAfter, GroupEvent, KnownApp, Store};
@@ -63,7 +63,7 @@ struct Line<'a> {
 impl Events {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = Store::open_to_read(&location(&config)?).await?;
+        let store = Store::open_to_read(&database_location(&config)?).await?;
         store.check_migrated().await?;
         let app = self.find(store.find_apps(&self.app).await?)?;
         if !self.follow {

@@ -92,7 +92,7 @@ impl Exit {
                 Self::Busy
             }
             StoreError::BackupByServer { .. } => Self::Usage,
-            error if error.is_passing() => Self::Busy,
+            error if error.is_transient() => Self::Busy,
             error if error.is_configuration() => Self::Config,
             _ => Self::Failed,
         }

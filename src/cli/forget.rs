@@ -9,7 +9,7 @@ use serde_json::json;
 use super::approve::refused;
 use super::exit::{Exit, Failure};
 use super::output::{Output, message, prompt};
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::Config;
 use crate::model::SdkAppId;
@@ -33,7 +33,7 @@ pub(super) struct Forget {
 impl Forget {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = setup.opened(Store::open_existing(&location(&config)?).await?);
+        let store = setup.opened(Store::open_existing(&database_location(&config)?).await?);
         store.check_migrated().await?;
         let (app, sdk_app_id) = self.find(&config, store.find_apps(&self.app).await?)?;
         let row_counts = store.row_counts(app.id()).await?;
@@ -55,8 +55,8 @@ impl Forget {
                 }
             };
             let lease = store.lease(sdk_app_id, waiting).await?;
-            let forgotten = lease.keeping(store.forget(&lease, app.id(), |_| ())).await.flatten();
-            lease.give_back().await;
+            let forgotten = lease.run_while_held(store.forget(&lease, app.id(), |_| ())).await.flatten();
+            lease.release_unused().await;
             forgotten?;
         }
         let result = json!({
@@ -73,8 +73,8 @@ impl Forget {
         let name = &self.app;
         let is_configured =
             |app: &KnownApp| config.apps.iter().any(|c| Some(c.sdk_app_id) == app.sdk_app_id());
-        let (configured, mut gone): (Vec<_>, Vec<_>) = found.into_iter().partition(is_configured);
-        let app = match (gone.pop(), gone.is_empty()) {
+        let (configured, mut removable): (Vec<_>, Vec<_>) = found.into_iter().partition(is_configured);
+        let app = match (removable.pop(), removable.is_empty()) {
             (Some(app), true) => app,
             (Some(_), false) => {
                 return Err(refused(format!(

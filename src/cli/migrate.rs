@@ -4,13 +4,13 @@ use clap::Args;
 
 use super::exit::{Exit, Failure};
 use super::output::{Output, message, to_stdout};
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use crate::model::with_causes;
-use crate::store::{DatabaseUrl, Store, StoreError};
+use crate::store::{DatabaseLocation, Store, StoreError};
 
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
-    /// Print the SQL that is pending, for a database administrator, and change nothing
+    /// Print the SQL of the pending migrations, for a database administrator, and change nothing
     #[arg(long, conflicts_with = "json")]
     print: bool,
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub(super) struct Migrate {
 impl Migrate {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let location = location(&config)?;
+        let location = database_location(&config)?;
         if self.print {
             let sql = pending_sql(setup, &location).await?;
             to_stdout(|out| write!(out, "{sql}"))?;
@@ -35,7 +35,7 @@ impl Migrate {
 
 /// Returns the SQL of the pending migrations. For a database that cannot be opened, returns the SQL
 /// of all migrations, because the administrator may create the database with it.
-async fn pending_sql(setup: &Setup, location: &DatabaseUrl) -> Result<String, Failure> {
+async fn pending_sql(setup: &Setup, location: &DatabaseLocation) -> Result<String, Failure> {
     match Store::open_to_read(location).await {
         Ok(store) => Ok(setup.opened(store).pending_sql().await?),
         Err(StoreError::Absent { .. }) => Ok(Store::migration_sql(location)),

@@ -70,9 +70,9 @@ enum Command {
     Undelete(undelete::Undelete),
     /// Remove an app that is no longer configured
     Forget(forget::Forget),
-    /// Write a checked copy of an SQLite database, beside a running service
+    /// Write a checked copy of an SQLite database, also while the service runs
     Backup(backup::Backup),
-    /// Put a backup in the place of an SQLite database
+    /// Replace an SQLite database with a backup
     Restore(restore::Restore),
     /// Copy all rows into an empty database, from SQLite to PostgreSQL or back
     Copy(copy::Copy),
@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
         }
     };
     let (output, role) = (cli.command.output(), cli.command.role());
-    // The handlers come first, because until then a signal kills the process.
+    // The handlers are installed first, because until then a signal kills the process.
     let installed = survive_file_size_limit().and_then(|()| role.map(Signals::install).transpose());
     let ended = installed.map_err(cannot_handle_signals).and_then(|signals| cli.run(signals));
     let exit = match ended {

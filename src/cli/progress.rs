@@ -113,7 +113,7 @@ fn describe(progress: &Progress) -> String {
         Step::Starting => "starting".to_owned(),
         Step::Listing { group_type: Some(group_type), .. } => format!("listing {group_type}"),
         Step::Listing { group_type: None, .. } => "listing all types".to_owned(),
-        Step::Checking => "counting again".to_owned(),
+        Step::Checking => "checking the lists".to_owned(),
         Step::Asking { asked, of } => {
             format!("asking about {}, {} done", text::count(*of, "group"), HumanCount(*asked))
         }

@@ -1,4 +1,4 @@
-//! `restore`: puts a backup in the place of an SQLite database.
+//! `restore`: replaces an SQLite database with a backup.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use serde_json::json;
 use super::backup::describe;
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use crate::model::SdkAppId;
-use crate::store::{DatabaseUrl, Store};
+use crate::store::{DatabaseLocation, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct Restore {
@@ -41,10 +41,10 @@ impl Restore {
 
     pub(super) async fn run(mut self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let location = location(&config)?;
+        let location = database_location(&config)?;
         let database = match &location {
-            DatabaseUrl::Sqlite(path) => path,
-            DatabaseUrl::Postgres(database) => return Err(database.backup_by_server().into()),
+            DatabaseLocation::Sqlite(path) => path,
+            DatabaseLocation::Postgres(database) => return Err(database.backup_by_server().into()),
         };
         if self.opened.is_none() {
             self.open()?;

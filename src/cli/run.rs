@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, location, open, publication};
+use super::setup::{Setup, database_location, open, publication};
 use super::text;
 use crate::alarm::AlarmClock;
 use crate::clock::Clock;
 use crate::config::{self, App, Config, Setting};
-use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, Opening, keep_database};
+use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, Opening, maintain_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
 use crate::publish;
@@ -45,14 +45,14 @@ impl Run {
         // must come before READY.
         let listeners = Listeners::bind(&config).await?;
         require_a_readable_key(&config)?;
-        let (location, opened) = (location(&config)?, Arc::clone(&config));
+        let (location, opened) = (database_location(&config)?, Arc::clone(&config));
         let open_database = move |opening| -> OpenAttempt {
             let (location, config) = (location.clone(), Arc::clone(&opened));
             Box::pin(async move { open(&location, &config, opening).await })
         };
         let first_attempt = fail_fast_on_database_config(open_database(Opening::First), lifecycle).await?;
         let alarm_clock = AlarmClock::start().await.map_err(|error| Failure::new(Exit::Failed, error))?;
-        let database = keep_database(lifecycle, first_attempt, open_database);
+        let database = maintain_database(lifecycle, first_attempt, open_database);
         let mut daemon = Daemon::new(&setup.clock, lifecycle, systemd, database.clone());
         let metrics = Arc::new(Metrics::new(&setup.clock));
         listeners.serve(&daemon, &metrics, lifecycle, &setup.clock);
@@ -148,9 +148,7 @@ impl Reloading<'_> {
     /// Lets the store connect to the database again, with the current content of the password file.
     async fn reconnect(&self) {
         if let Err(error) = self.at_start.database.read_password() {
-            error!(
-                "the database's password cannot be read, so that no new connection can be opened: {error}"
-            );
+            error!("the database's password cannot be read, so no new connection can be opened: {error}");
             return;
         }
         let store = self.database.borrow().store().cloned();
@@ -219,6 +217,8 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
     let plan = |app: &App| {
         let (setup, config, own) = (setup.clone(), Arc::clone(config), app.clone());
         let observer = metrics.app(&app.name);
+        let (details_setup, details_config, details_app) = (setup.clone(), Arc::clone(&config), own.clone());
+        let details_observer = Arc::clone(&observer);
         AppPlan {
             name: app.name.clone(),
             sdk_app_id: app.sdk_app_id,
@@ -228,6 +228,11 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
             crawler: Box::new(move |store| {
                 let client = setup.client(&own).map_err(|failure| format!("{:#}", failure.error))?;
                 Ok(setup.crawler(&config, &own, client, store).with_observer(Arc::clone(&observer)))
+            }),
+            details: Box::new(move |store| {
+                let made = details_setup.details_refresher(&details_config, &details_app, store);
+                let made = made.map_err(|failure| format!("{:#}", failure.error))?;
+                Ok(made.map(|refresher| refresher.with_observer(Arc::clone(&details_observer))))
             }),
         }
     };

@@ -17,14 +17,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The maximum size of the answer in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// Returns the problems that the service reports, or that it does not answer. Empty without
-/// problems or without `metrics.listen`.
+/// Returns the problems that the service reports. If the service does not answer, that is the only
+/// problem. Returns nothing without `metrics.listen`.
 pub(super) async fn ask_service(listener: Option<&Listener>) -> Vec<String> {
     let Some(address) = listener.and_then(|listener| reachable(&listener.address)) else { return Vec::new() };
     match timeout(ANSWER_TIMEOUT, ready_page(&address)).await {
         Ok(Ok(answer)) => match problems(&answer) {
             Some(problems) => problems,
-            None => vec![format!("{address} (metrics.listen) is answered by another program")],
+            None => vec![format!("another program answers at {address} (metrics.listen)")],
         },
         Ok(Err(error)) => vec![format!(
             "no service on this host answers at {address} (metrics.listen): {error}; if it should run, start it"

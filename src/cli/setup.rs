@@ -13,9 +13,10 @@ use crate::clock::Clock;
 use crate::config::{self, App, Config, Environment, LogFormat, NewConfigLocation, Origin};
 use crate::crawl::{CrawlSettings, Crawler};
 use crate::daemon::Opening;
+use crate::details::{DetailsRefresher, DetailsSettings};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
-use crate::store::{AppIdentity, DatabaseUrl, PostgresDatabase, Store, StoreError, this_host};
+use crate::store::{AppIdentity, DatabaseLocation, PostgresDatabase, Store, StoreError, this_host};
 use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
@@ -92,7 +93,7 @@ impl Setup {
     /// Opens the configured database for writing. With `auto_migrate`, brings its tables up to
     /// date.
     pub(super) async fn store(&self, config: &Config) -> Result<Store, Failure> {
-        Ok(self.opened(open(&location(config)?, config, Opening::First).await?))
+        Ok(self.opened(open(&database_location(config)?, config, Opening::First).await?))
     }
 
     /// Registers a database to be closed at the end of the command, even if the command fails.
@@ -118,10 +119,25 @@ impl Setup {
             request_interval: app.request_interval,
             retry: RetryPolicy::lasting(app.retry_for),
             deletion: app.deletion.clone(),
+            details: config.details,
             timezone: app.schedule.ticks.timezone(),
             host: this_host(),
         };
         Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(config.retention)
+    }
+
+    /// Creates the refresher of an app's details. Returns `None` if they are not kept.
+    pub(super) fn details_refresher(
+        &self,
+        config: &Config,
+        app: &App,
+        store: &Store,
+    ) -> Result<Option<DetailsRefresher>, Failure> {
+        let Some(policy) = config.details else { return Ok(None) };
+        let settings =
+            DetailsSettings { sdk_app_id: app.sdk_app_id, app: app.name.clone(), host: this_host(), policy };
+        let client = self.client(app)?;
+        Ok(Some(DetailsRefresher::new(settings, client, store.clone(), self.clock.clone())))
     }
 
     /// Creates the client of an app. Reads its key and logs warnings about the key's file.
@@ -157,7 +173,7 @@ pub(super) fn publication(config: &Config) -> Option<Publication> {
 /// Opens a database for writing. Migrates it, or with `auto_migrate = false` checks that it is
 /// migrated.
 pub(super) async fn open(
-    location: &DatabaseUrl,
+    location: &DatabaseLocation,
     config: &Config,
     opening: Opening,
 ) -> Result<Store, StoreError> {
@@ -177,20 +193,20 @@ pub(super) async fn open(
     ready.map(|()| store)
 }
 
-/// Converts the configured database URL to the store's. Reads the password, and logs warnings about
+/// Returns the configured location of the database. Reads the password, and logs warnings about
 /// the password's file.
-pub(super) fn location(config: &Config) -> Result<DatabaseUrl, Failure> {
+pub(super) fn database_location(config: &Config) -> Result<DatabaseLocation, Failure> {
     let (location, warnings) = location_and_warnings(config)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
     Ok(location)
 }
 
-/// Converts the configured database URL to the store's. Reads the password, and returns warnings
-/// about the password's file.
-pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec<String>), Failure> {
-    let mut location = location_of(&config.database.url, &config.database.schema)?;
+/// Returns the configured location of the database. Reads the password, and returns warnings about
+/// the password's file.
+pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseLocation, Vec<String>), Failure> {
+    let mut location = location_from_url(&config.database.url, &config.database.schema)?;
     let mut warnings = Vec::new();
-    if let DatabaseUrl::Postgres(database) = &mut location {
+    if let DatabaseLocation::Postgres(database) = &mut location {
         *database = database.clone().reader_role(config.database.reader_role.as_deref());
         let read = config.database.read_password().map_err(|error| Failure::new(Exit::Config, error))?;
         if let Some(read) = read {
@@ -207,12 +223,15 @@ pub(super) fn location_and_warnings(config: &Config) -> Result<(DatabaseUrl, Vec
     Ok((location, warnings))
 }
 
-/// Converts a URL to the store's, with the schema of the views for PostgreSQL.
-pub(super) fn location_of(url: &config::DatabaseUrl, schema: &str) -> Result<DatabaseUrl, StoreError> {
+/// Converts a URL to a location. The schema is that of the views in PostgreSQL.
+pub(super) fn location_from_url(
+    url: &config::DatabaseUrl,
+    schema: &str,
+) -> Result<DatabaseLocation, StoreError> {
     Ok(match url {
-        config::DatabaseUrl::Sqlite(path) => DatabaseUrl::Sqlite(path.clone()),
+        config::DatabaseUrl::Sqlite(path) => DatabaseLocation::Sqlite(path.clone()),
         config::DatabaseUrl::Postgres(url) => {
-            DatabaseUrl::Postgres(PostgresDatabase::new(url.expose())?.schema(schema)?)
+            DatabaseLocation::Postgres(PostgresDatabase::new(url.expose())?.schema(schema)?)
         }
     })
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
 use super::service::ask_service;
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
 use crate::config::Config;
 use crate::crawl::CLOCK_SKEW_WARNING;
@@ -37,7 +37,7 @@ pub(super) struct Status {
 impl Status {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = Store::open_to_read(&location(&config)?).await?;
+        let store = Store::open_to_read(&database_location(&config)?).await?;
         store.check_migrated().await?;
         let mut statuses = store.app_statuses().await?;
         let is_known = |id: i64| statuses.iter().any(|status| status.sdk_app_id == id);
@@ -187,17 +187,33 @@ fn print_app(
             hosts.join("; ")
         )?;
     }
+    print_details(out, app, now)?;
     if let Some(due) = overdue_since.and_then(Stamp::time) {
         let (at, ago) = (text::time(due), text::ago(due, now));
         writeln!(
             out,
-            "  overdue              the crawl of {at} ({ago}) was not started: does the service run?"
+            "  overdue              the crawl of {at} ({ago}) was not started: check whether the service runs"
         )?;
     }
     if let Some(next) = next_crawl_at.and_then(Stamp::time) {
         writeln!(out, "  next crawl           {}", text::time(next))?;
     }
     writeln!(out)
+}
+
+/// Prints for how many live groups the details are known, if details are kept.
+fn print_details(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Result<()> {
+    let Some(details) = &app.details else { return Ok(()) };
+    let live: i64 = app.types.iter().map(|of_type| of_type.live).sum();
+    let oldest = details.oldest_as_of.and_then(Stamp::time);
+    let oldest = oldest.map_or_else(String::new, |at| format!(", the oldest {}", text::ago(at, now)));
+    writeln!(
+        out,
+        "  details              of {} of {}, {} up to date{oldest}",
+        text::number(details.groups),
+        text::count(live, "live group"),
+        text::number(details.fresh_groups)
+    )
 }
 
 fn print_last_crawls(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Result<()> {

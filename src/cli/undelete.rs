@@ -6,7 +6,7 @@ use serde_json::json;
 use super::approve::{day, find, refused};
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
-use super::setup::{Setup, location};
+use super::setup::{Setup, database_location};
 use super::text;
 use crate::escape::one_line;
 use crate::model::{CrawlId, CrawlStatus};
@@ -27,7 +27,7 @@ pub(super) struct Undelete {
 impl Undelete {
     pub(super) async fn run(self, setup: &Setup) -> Result<Exit, Failure> {
         let config = setup.config_for_command()?;
-        let store = setup.opened(Store::open_existing(&location(&config)?).await?);
+        let store = setup.opened(Store::open_existing(&database_location(&config)?).await?);
         store.check_migrated().await?;
         let crawl = CrawlId(self.crawl);
         let (held, sdk_app_id) = find(&store, crawl).await?;
@@ -64,8 +64,8 @@ impl Undelete {
             Ok((held, groups, undone))
         };
         // The lease is renewed meanwhile, because millions of groups may take longer than it lasts.
-        let undone = lease.keeping(undoing).await.map_err(Failure::from).flatten();
-        lease.give_back().await;
+        let undone = lease.run_while_held(undoing).await.map_err(Failure::from).flatten();
+        lease.release_unused().await;
         let (held, groups, undone) = undone?;
         if undone == 0 {
             return Err(refused(nothing_left(&held, crawl)));

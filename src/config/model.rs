@@ -10,7 +10,7 @@ use super::database_url::DatabaseUrl;
 use super::document::Setting;
 use super::secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead};
 use crate::model::{GroupType, ListenAddress, SdkAppId};
-use crate::policy::{DeletionPolicy, Retention};
+use crate::policy::{DeletionPolicy, DetailsPolicy, Retention};
 use crate::schedule::Schedule as Ticks;
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
@@ -26,6 +26,8 @@ pub struct Config {
     pub dashboard: Option<Listener>,
     pub log: Log,
     pub retention: Retention,
+    /// `None` if the details of groups are not kept.
+    pub details: Option<DetailsPolicy>,
     /// The apps in the order of the file, at least one. Names and SDKAppIDs are unique.
     pub apps: Vec<App>,
     /// Every effective value and its origin, for `check --show-config`.

@@ -18,7 +18,7 @@ use super::values::{
     role, schema, secret_file, text, timezone,
 };
 use crate::model::{GroupType, ListenAddress, SdkAppId};
-use crate::policy::{DeletionPolicy, Retention};
+use crate::policy::{DeletionPolicy, DetailsPolicy, Retention};
 use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
 
@@ -28,6 +28,10 @@ const MAX_GROUP_TYPES: usize = 60;
 
 /// The maximum of `database.publish_interval`.
 const MAX_PUBLISH_INTERVAL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The minimum and the maximum of `details.refresh`.
+const MIN_DETAILS_REFRESH: Duration = Duration::from_secs(3600);
+const MAX_DETAILS_REFRESH: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The folder of the file, against which paths are resolved, and the environment.
 struct Context<'p> {
@@ -58,6 +62,7 @@ fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
     let (metrics, dashboard) = listeners(root, context);
     let log = log(&root.section("log", None), context);
     let retention = retention(&root.section("retention", None));
+    let details = root.find("details").map(|_| details(&root.section("details", None)));
     let general = General { schedule: &schedules, deletion: &deletions, fractions: &fractions };
     let section = root.section("apps", None);
     let mut ids = BTreeMap::new();
@@ -69,7 +74,16 @@ fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
     }
     root.finish();
     let apps = apps.into_iter().collect::<Option<_>>()?;
-    Some(Config { database: database?, metrics, dashboard, log, retention, apps, settings: Vec::new() })
+    Some(Config {
+        database: database?,
+        metrics,
+        dashboard,
+        log,
+        retention,
+        details,
+        apps,
+        settings: Vec::new(),
+    })
 }
 
 fn database(section: &Section<'_>, context: &Context<'_>) -> Option<Database> {
@@ -194,6 +208,21 @@ fn retention(section: &Section<'_>) -> Retention {
         Retention { deleted_groups: days("deleted_groups"), events: days("events"), counts: days("counts") };
     section.finish();
     retention
+}
+
+/// Reads the settings of the details. They are kept only if the section exists.
+fn details(section: &Section<'_>) -> DetailsPolicy {
+    let refresh = section.or_default("refresh", "\"7d\"", |value| match duration(value)? {
+        time if (MIN_DETAILS_REFRESH..=MAX_DETAILS_REFRESH).contains(&time) => Ok(time),
+        _ => Err(Mistake::new("must be at least 1h and at most 365days", "Write \"7d\"")),
+    });
+    let most = DetailsPolicy::MAX_REQUESTS_PER_SECOND;
+    let requests_per_second = section.or_default("requests_per_second", "10", |value| {
+        let rate = u32::try_from(integer(value)?).ok().filter(|rate| (1..=most).contains(rate));
+        rate.ok_or_else(|| Mistake::new(format!("must be from 1 to {most}"), "Write 10"))
+    });
+    section.finish();
+    DetailsPolicy { refresh, requests_per_second }
 }
 
 fn schedule(section: &Section<'_>) -> Schedule {

@@ -71,6 +71,7 @@ pub(super) async fn conclude(
         let mut confirmer =
             Confirmer::new(context, caller, &pass_state.samples, app_is_empty, listing_duration);
         lookups = look_up_all(context, &mut confirmer, &candidates, &pass_state).await?;
+        findings.details = confirmer.into_details();
         confirmation = if lookups.refused.is_some() { Confirmation::Refused } else { Confirmation::On };
     }
     candidates.apply_confirmations(|id| candidate_status(id, &lookups.candidates, &pass_state.history));
@@ -214,8 +215,8 @@ async fn gather_candidates<'a>(
     context.store.gather_live(context.app, || Candidates::new(absences), each).await
 }
 
-/// Looks up the candidates, then the groups of uncertain type, and with the rest of the budget held
-/// groups.
+/// Looks up the candidates, then the groups of uncertain type, and then held groups as far as the
+/// budget lasts.
 async fn look_up_all(
     context: &CrawlContext<'_>,
     confirmer: &mut Confirmer<'_>,

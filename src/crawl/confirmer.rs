@@ -15,7 +15,7 @@ use super::context::CrawlContext;
 use super::error::Interrupted;
 use super::progress::Step;
 use crate::confirmation::{Answer, Controls, MAX_BATCH_IDS, QuestionBatch, Samples, judge_controls};
-use crate::model::{ReasonCode, with_causes};
+use crate::model::{GroupDetails, ReasonCode, with_causes};
 use crate::pace::{Disposition, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
 use crate::tencent::{ApiError, GroupAnswer};
@@ -23,9 +23,8 @@ use crate::tencent::{ApiError, GroupAnswer};
 /// The minimum time budget for the lookups of a crawl. The budget is a quarter of the time that
 /// reading the lists took, if that is longer.
 const MIN_BUDGET: Duration = Duration::from_secs(10);
-/// The rate that `pages` allows for `get_group_info`. It is used to estimate how many questions are
-/// possible.
-const REQUESTS_PER_SECOND: u64 = 50;
+/// The maximum number of groups whose details a crawl keeps until its end.
+const MAX_DETAILS: usize = 10_000;
 /// The maximum number of requests in flight.
 const MAX_IN_FLIGHT: usize = 4;
 /// The time that the retries of all lookups of a crawl may take in total.
@@ -70,6 +69,8 @@ pub(super) struct Confirmer<'a> {
     deadline: Instant,
     /// Listed controls that did not exist when they were looked up.
     gone_controls: Mutex<HashSet<String>>,
+    /// The details of groups that exist, if the answers have them.
+    details: Mutex<Vec<(String, GroupDetails)>>,
     /// The number of consecutive invalid batches.
     invalid_streak: u32,
     /// Whether this crawl makes no further lookups.
@@ -98,10 +99,16 @@ impl<'a> Confirmer<'a> {
             retries: RetryBudget::of_total(policy),
             deadline: Instant::now() + MIN_BUDGET.max(listing_duration / 4),
             gone_controls: Mutex::default(),
+            details: Mutex::default(),
             invalid_streak: 0,
             is_stopped: false,
             refused: None,
         }
+    }
+
+    /// Returns the details that the answers of valid batches had.
+    pub(super) fn into_details(self) -> Vec<(String, GroupDetails)> {
+        self.details.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether more lookups are possible.
@@ -112,7 +119,8 @@ impl<'a> Confirmer<'a> {
     /// Returns the maximum number of groups that can be looked up in the rest of the budget.
     pub(super) fn remaining_questions(&self) -> usize {
         let seconds = self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1;
-        usize::try_from(seconds * REQUESTS_PER_SECOND).unwrap_or(usize::MAX) * MAX_BATCH_IDS
+        let rate = u64::from(self.context.settings.lookups_per_second());
+        usize::try_from(seconds * rate).unwrap_or(usize::MAX) * MAX_BATCH_IDS
     }
 
     /// Looks up these batches, as far as the budget and the API allow. Groups that were not looked
@@ -183,6 +191,7 @@ impl<'a> Confirmer<'a> {
             let of_listed: Option<&GroupAnswer> = listed_at.map(|at| &answers[at]);
             match judge_controls(of_absent, of_listed) {
                 Controls::Valid(valid) => {
+                    self.keep_details(&ids, &answers);
                     let answers = of_batch.iter().map(|answer| valid.interpret(answer));
                     return BatchOutcome::Valid(answers.collect());
                 }
@@ -199,9 +208,21 @@ impl<'a> Confirmer<'a> {
         outcome
     }
 
+    /// Keeps the details in the answers of a valid batch, up to [`MAX_DETAILS`].
+    fn keep_details(&self, ids: &[&str], answers: &[GroupAnswer]) {
+        let mut details = self.details.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, answer) in ids.iter().zip(answers) {
+            if let Some(of_group) = &answer.details
+                && details.len() < MAX_DETAILS
+            {
+                details.push(((*id).to_owned(), of_group.clone()));
+            }
+        }
+    }
+
     /// Returns the listed controls to try for a batch, in order. Returns a single `None` for an app
-    /// without groups. Groups of the batch itself come last: if one batch contains every listed group
-    /// of a small app, there are no other controls.
+    /// without groups. Groups of the batch itself come last: if one batch contains every listed
+    /// group of a small app, there are no other controls.
     fn listed_controls(&self, batch: &QuestionBatch<'_>) -> Vec<Option<String>> {
         if self.app_is_empty {
             return vec![None];

@@ -14,6 +14,7 @@ use tracing::{Instrument as _, error_span, info, warn};
 use super::clock_skew::{CLOCK_SKEW_WARNING, MAX_CLOCK_SKEW, format_skew};
 use super::conclusion::{Conclusion, conclude};
 use super::context::CrawlContext;
+use super::details::{keep_details, remove_details};
 use super::dry_run::{DryRunTypes, WriteTarget};
 use super::error::{CrawlError, Interrupted};
 use super::listing::{Findings, read_lists};
@@ -23,7 +24,7 @@ use super::purge::purge;
 use super::report::{CrawlReport, DryRun, shortfall_reason, withheld_reason};
 use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupType, TypeId, with_causes};
+use crate::model::{CrawlStatus, GroupDetails, GroupType, TypeId, with_causes};
 use crate::pace::{Pacer, RetryBudget};
 use crate::pages::{Caller, RequestEvent};
 use crate::policy::Retention;
@@ -52,6 +53,14 @@ pub struct Crawler {
 struct Recorded {
     app: AppId,
     report: CrawlReport,
+    /// The details of groups that the crawl looked up.
+    details: Vec<(String, GroupDetails)>,
+}
+
+impl Recorded {
+    fn reached_its_end(&self) -> bool {
+        matches!(self.report.status, CrawlStatus::Complete | CrawlStatus::Incomplete)
+    }
 }
 
 /// The outcome of a crawl, before it is recorded.
@@ -101,7 +110,7 @@ impl Crawler {
         self.progress.subscribe()
     }
 
-    /// Returns when the last crawl of the app that reached its end started, in whichever process.
+    /// Returns the start of the app's last crawl that reached its end. Any process may have run it.
     /// Registers the app in the database.
     pub async fn last_start(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         let (app, _) = self.store.register_app(&self.settings.identity, &self.settings.group_types).await?;
@@ -129,11 +138,13 @@ impl Crawler {
     ) -> Result<CrawlReport, CrawlError> {
         let crawling = async {
             let lease = self.lease(when_busy, stop).await?;
-            let recorded = lease.keeping(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
+            let recorded = lease.run_while_held(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
             let recorded = recorded.map_err(CrawlError::from).flatten();
             if let Ok(recorded) = &recorded {
-                // It keeps the lease by itself: whatever becomes of the purge, the crawl is recorded.
+                // The purge renews the lease itself. Its failure does not change the result of the
+                // crawl.
                 self.purge(&lease, recorded, stop).await;
+                self.keep_or_remove_details(&lease, recorded, stop).await;
             }
             self.release(lease).await;
             recorded.map(|recorded| recorded.report)
@@ -146,7 +157,7 @@ impl Crawler {
     pub async fn dry_run(&self, when_busy: WhenBusy, stop: &CancellationToken) -> Result<DryRun, CrawlError> {
         let running = async {
             let lease = self.lease(when_busy, stop).await?;
-            let report = lease.keeping(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
+            let report = lease.run_while_held(Box::pin(self.dry_run_with_lease(&lease, stop))).await;
             self.release(lease).await;
             report.map_err(CrawlError::from).flatten()
         };
@@ -249,15 +260,31 @@ impl Crawler {
             settlement: &outcome.settlement,
         };
         let report = self.close(lease, closing, &outcome.findings).await?;
-        Ok(Recorded { app, report })
+        Ok(Recorded { app, report, details: outcome.findings.details })
     }
 
     /// Removes old rows after a crawl that reached its end.
-    async fn purge(&self, lease: &Lease, Recorded { app, report }: &Recorded, stop: &CancellationToken) {
-        if matches!(report.status, CrawlStatus::Complete | CrawlStatus::Incomplete) {
+    async fn purge(&self, lease: &Lease, recorded: &Recorded, stop: &CancellationToken) {
+        let Recorded { app, report, .. } = recorded;
+        if recorded.reached_its_end() {
             let target = WriteTarget::Database(report.crawl);
             let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
             purge(&context, self.retention, report.crawl, report.finished_at).await;
+        }
+    }
+
+    /// Stores the details that the crawl received. If details are not kept, removes stored ones.
+    async fn keep_or_remove_details(&self, lease: &Lease, recorded: &Recorded, stop: &CancellationToken) {
+        let Recorded { app, report, details } = recorded;
+        if !recorded.reached_its_end() {
+            return;
+        }
+        let target = WriteTarget::Database(report.crawl);
+        let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
+        if self.settings.details.is_some() {
+            keep_details(&context, report.finished_at, details).await;
+        } else {
+            remove_details(&context).await;
         }
     }
 
@@ -385,7 +412,8 @@ impl Crawler {
     /// records the end of the crawl.
     async fn execute(&self, context: &CrawlContext<'_>) -> CrawlOutcome {
         let retries = RetryBudget::new(self.settings.retry);
-        let mut caller = Caller::new(&self.client, &self.pacer, retries, |event| self.on_event(event));
+        let info = self.settings.info();
+        let mut caller = Caller::new(&self.client, &self.pacer, retries, info, |event| self.on_event(event));
         let mut findings = Findings::default();
         let running = Box::pin(async {
             let lists = read_lists(context, &mut caller, &mut findings).await?;

@@ -18,7 +18,7 @@ pub(super) enum WriteTarget {
 /// A change that a crawl makes to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeKind {
-    /// Listed for the first time, in the baseline of its type, so without an event.
+    /// Listed for the first time, in the baseline of its type. This records no event.
     Baseline,
     Appeared,
     Reappeared,

@@ -14,7 +14,7 @@ use super::error::Interrupted;
 use super::pass::{PageFetcher, make_passes};
 use super::progress::{Progress, ReadProgress, Step};
 use super::tally::{PassEnd, PassPlan, PassResult, PassState, PassTally};
-use crate::model::{GroupType, TypeId, Verdict};
+use crate::model::{GroupDetails, GroupType, TypeId, Verdict};
 use crate::pages::{Caller, Paginator};
 use crate::reconcile::Leftover;
 use crate::roll::{PassNo, Roll, RollBuilder};
@@ -36,6 +36,8 @@ pub(super) struct Findings {
     pub(super) listed: u64,
     pub(super) passes: Vec<PassResult>,
     pub(super) verdicts: BTreeMap<TypeId, Verdict>,
+    /// The details of groups that the crawl looked up.
+    pub(super) details: Vec<(String, GroupDetails)>,
 }
 
 /// The result of reading all lists of a crawl to their ends.
@@ -58,7 +60,7 @@ pub(super) async fn read_lists(
 ) -> Result<Lists, Interrupted> {
     context.progress.send_replace(Progress { step: Step::Starting, ..Progress::default() });
     let states = context.type_states().await?;
-    let past = context.store.past(context.app).await?;
+    let history = context.store.crawl_history(context.app).await?;
     let live_before: u64 = states.iter().map(TypeState::live).sum();
     let pass_state = PassState {
         history: context.store.history(context.app).await?,
@@ -83,8 +85,8 @@ pub(super) async fn read_lists(
     reader.count_again().await?;
     let typed = !context.settings.group_types.is_empty();
     let leftover = leftover(reader.findings, typed);
-    let by_leftover = leftover.calls_for_unfiltered_pass(!past.crawled_before, past.leftover_last_time);
-    if by_leftover || (past.unfiltered_next && typed) {
+    let by_leftover = leftover.calls_for_unfiltered_pass(!history.crawled_before, history.leftover_last_time);
+    if by_leftover || (history.unfiltered_next && typed) {
         let number = reader.findings.passes.len();
         let defers_new_groups = context.settings.confirms_types();
         reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new_groups)]).await?;
@@ -92,8 +94,8 @@ pub(super) async fn read_lists(
         // is wrong.
         let is_empty = reader.findings.passes.last().is_some_and(|pass| pass.tally.distinct == 0);
         rechecks.push(if is_empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
-        // The earlier total lacks the groups created during this pass. Compared with it, they would
-        // make up for as many groups that the pass missed.
+        // The earlier total does not count the groups created during this pass. They would hide an
+        // equal number of groups that the pass missed.
         reader.count_again().await?;
     }
     let ListReader { roll, pass_state, .. } = reader;
@@ -170,8 +172,8 @@ impl ListReader<'_, '_> {
     }
 }
 
-/// Logs each type that the API newly rejects or accepts again. Returns an error if it
-/// rejects all types.
+/// Logs each type that the API newly rejects or accepts again. Returns an error if it rejects all
+/// types.
 fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result<(), Interrupted> {
     let rejected: BTreeMap<&GroupType, &ApiError> = findings
         .ended()

@@ -10,6 +10,7 @@ mod conclusion;
 mod confirmer;
 mod context;
 mod crawler;
+mod details;
 mod dry_run;
 mod error;
 mod listing;

@@ -180,8 +180,8 @@ impl PageProcessor<'_> {
         Ok(())
     }
 
-    /// Writes the rest of the buffer, also if the pass failed: the listed groups exist
-    /// nevertheless.
+    /// Writes the rest of the buffer. Also called for a failed pass, because the groups that it
+    /// listed exist.
     async fn flush(&mut self, tally: &mut PassTally, is_complete: bool) -> Result<(), Interrupted> {
         self.buffer.end_pass(is_complete);
         self.buffer.write(self.context, tally).await

@@ -20,7 +20,7 @@ pub(super) async fn purge(
     if retention == Retention::default() {
         return;
     }
-    let purging = context.lease.keeping(Box::pin(purge_once_a_day(context, retention, crawl, now)));
+    let purging = context.lease.run_while_held(Box::pin(purge_once_a_day(context, retention, crawl, now)));
     let purged = match context.unless_stopped(purging).await {
         Ok(purged) => purged.flatten(),
         Err(_stopped) => return,
@@ -48,12 +48,12 @@ async fn purge_once_a_day(
     now: DateTime<Utc>,
 ) -> Result<Purged, StoreError> {
     let day = |at: DateTime<Utc>| context.settings.day(at);
-    let before = context.store.before(context.app, crawl).await?;
+    let before = context.store.last_ends_before(context.app, crawl).await?;
     if before.ended.map(day) == Some(day(now)) {
         return Ok(Purged::default());
     }
-    // The age of rows is computed at most one day after the last complete crawl, so that a clock
-    // that is wrong does not remove recent rows.
+    // The current time is limited to one day after the last complete crawl, so that a wrong clock
+    // does not remove recent rows.
     let Some(completed) = before.completed else { return Ok(Purged::default()) };
     let now = now.min(completed + TimeDelta::days(1));
     let before = |days: u32| now - TimeDelta::days(days.into());

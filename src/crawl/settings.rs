@@ -7,8 +7,10 @@ use chrono_tz::Tz;
 
 use crate::model::{GroupType, LocalDay, Trigger};
 use crate::pace::RetryPolicy;
-use crate::policy::DeletionPolicy;
+use crate::pages::InfoSettings;
+use crate::policy::{DeletionPolicy, DetailsPolicy, INFO_REQUESTS_PER_SECOND};
 use crate::store::AppIdentity;
+use crate::tencent::Fields;
 
 /// Settings of one app's crawls.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub struct CrawlSettings {
     pub request_interval: Duration,
     pub retry: RetryPolicy,
     pub deletion: DeletionPolicy,
+    /// Whether and how the details of groups are kept. With `None` a crawl removes stored details.
+    pub details: Option<DetailsPolicy>,
     /// The time zone of the days in the daily counts.
     pub timezone: Tz,
     /// The name of this machine.
@@ -34,6 +38,24 @@ impl CrawlSettings {
     #[must_use]
     pub fn confirms_types(&self) -> bool {
         self.deletion.confirm && !self.group_types.is_empty()
+    }
+
+    /// Returns the maximum rate of the crawl's lookups. Another process may request details during
+    /// the crawl, so their rate is subtracted.
+    #[must_use]
+    pub fn lookups_per_second(&self) -> u32 {
+        let details = self.details.map_or(0, |details| details.requests_per_second);
+        INFO_REQUESTS_PER_SECOND.saturating_sub(details).max(1)
+    }
+
+    /// Returns how the crawl calls `get_group_info`. If details are kept, the lookups request them
+    /// too.
+    #[must_use]
+    pub fn info(&self) -> InfoSettings {
+        InfoSettings {
+            interval: Duration::from_secs(1) / self.lookups_per_second(),
+            fields: if self.details.is_some() { Fields::Details } else { Fields::Type },
+        }
     }
 
     /// Returns the day of the daily counts to which a time belongs.

@@ -12,8 +12,8 @@ use super::tally::PassTally;
 use crate::model::{GroupIds, TypeId};
 
 /// The number of bytes of ids that the buffers of all crawls of this process may have together:
-/// about 200,000 ids. A buffer is written when it has its share. The ids are spread over the entire
-/// table, so a batch of twice the size costs little more.
+/// about 200,000 ids. A buffer is written when it reaches its share. Large batches are cheaper: the
+/// ids of a batch are spread over the entire table, so twice the ids cost little more.
 const TOTAL_BYTES: usize = 4 * 1024 * 1024;
 /// The minimum share of a buffer, in bytes: about as many ids as a page has.
 const MIN_SHARE: usize = 192 * 1024;

@@ -35,6 +35,7 @@ use super::plan::AppPlan;
 use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
+use crate::details::DetailsRefresher;
 use crate::lifecycle::{Requests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
@@ -56,6 +57,8 @@ pub(super) struct AppLoop {
     requests: Requests,
     /// `None` until the database is open and the key was read.
     crawler: Option<Arc<Crawler>>,
+    /// Runs between crawls. `None` if the details of groups are not kept.
+    details: Option<Arc<DetailsRefresher>>,
     /// Whether the crawler has to be created again, because the plan changed or the API refused its
     /// key.
     crawler_outdated: bool,
@@ -103,6 +106,7 @@ impl AppLoop {
             stop,
             requests,
             crawler: None,
+            details: None,
             crawler_outdated: true,
             last_start_known: false,
             handled_until: now,
@@ -170,12 +174,15 @@ impl AppLoop {
             self.entry.starting();
             let plan = Arc::clone(&self.plan);
             // Creating a crawler blocks: it reads the key file and the system's certificates.
-            let creating = tokio::task::spawn_blocking(move || (plan.crawler)(&store));
+            let creating = tokio::task::spawn_blocking(move || {
+                Ok::<_, String>(((plan.crawler)(&store)?, (plan.details)(&store)?))
+            });
             match creating.await.unwrap_or_else(|panicked| panic::resume_unwind(panicked.into_panic())) {
-                Ok(crawler) => {
+                Ok((crawler, details)) => {
                     self.crawler_outdated = false;
                     self.entry.key_read(crawler.request_interval());
                     self.crawler = Some(Arc::new(crawler));
+                    self.details = details.map(Arc::new);
                 }
                 Err(why) => self.on_unreadable_key(&why, request),
             }
@@ -186,7 +193,7 @@ impl AppLoop {
     /// Drops the crawler of the displaced database, and makes a scheduled retry due at once. The
     /// next crawler waits until a database is open.
     fn use_next_database(&mut self) {
-        (self.crawler, self.crawler_outdated) = (None, true);
+        (self.crawler, self.details, self.crawler_outdated) = (None, None, true);
         self.last_start_known = false;
         if let Some(retry) = &mut self.retry {
             retry.time.at = self.clock.now();
@@ -254,11 +261,19 @@ impl AppLoop {
         }
     }
 
-    /// Waits until a crawl is due. Returns `None` if a stop is requested.
+    /// Waits until a crawl is due, and refreshes details meanwhile. Returns `None` if a stop is
+    /// requested.
     async fn next_request(&mut self) -> Option<CrawlRequest> {
         let mut woken: Option<(DateTime<Utc>, Wake)> = None;
+        let mut refreshed = self.details.clone();
+        // Dropped when a crawl is due, so that the crawl does not wait for a request.
+        let mut refreshing = Box::pin(refresh(refreshed.clone()));
         while !self.stop.soft().is_cancelled() {
             self.apply_new_plan().await;
+            if self.details.as_ref().map(Arc::as_ptr) != refreshed.as_ref().map(Arc::as_ptr) {
+                refreshed = self.details.clone();
+                refreshing.set(refresh(refreshed.clone()));
+            }
             let now = self.clock.now();
             self.follow_clock(now);
             let next = self.next_crawl(now);
@@ -288,6 +303,7 @@ impl AppLoop {
                     return Some(CrawlRequest { trigger: Trigger::Signal, due_at: None });
                 }
                 wake = self.alarm.wait() => woken = Some((next, wake)),
+                () = &mut refreshing => {}
             }
         }
         None
@@ -406,7 +422,7 @@ impl AppLoop {
             Err(error @ (CrawlError::Store(_) | CrawlError::Busy { .. })) => {
                 self.on_database_error(&error);
                 let backoff = match &error {
-                    CrawlError::Store(error) if error.is_passing() => DATABASE_BACKOFF,
+                    CrawlError::Store(error) if error.is_transient() => DATABASE_BACKOFF,
                     _ => CRAWL_BACKOFF,
                 };
                 self.retry_with_backoff(backoff, request.trigger);
@@ -446,5 +462,13 @@ impl AppLoop {
             info!(app = self.entry.app(), "writing to the database works again");
             self.entry.update(|state| state.database_problem = None);
         }
+    }
+}
+
+/// Refreshes details until the future is dropped. Without a refresher, waits forever.
+async fn refresh(details: Option<Arc<DetailsRefresher>>) {
+    match details {
+        Some(details) => details.run().await,
+        None => std::future::pending().await,
     }
 }

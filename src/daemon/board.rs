@@ -24,10 +24,10 @@ pub struct AppState {
     pub next_at: Option<DateTime<Utc>>,
     /// The report of the last crawl by this process.
     pub last_report: Option<CrawlReport>,
-    /// Ticks since the start of this process that were skipped: a crawl was running, a retry was
-    /// pending, or the machine was suspended.
+    /// The number of ticks that were skipped since the start of this process, because a crawl was
+    /// running, a retry was pending, or the machine was suspended.
     pub skipped_ticks: u64,
-    /// The API refuses the app's credentials, or there are none because the key cannot be read.
+    /// Whether the API refuses the app's credentials, or the key cannot be read.
     pub refused: bool,
     /// Why the key cannot be read. If an earlier key was read, it stays in use.
     pub key_problem: Option<String>,

@@ -23,14 +23,14 @@ const FIRST_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// Interval of the checks that an SQLite file is still at its path. Queries and transactions check
 /// it too.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub enum Database {
     /// The database is being opened and migrated.
     Opening,
     /// The last attempt to open the database failed. Another one follows.
-    Away { error: Arc<StoreError> },
+    Unavailable { error: Arc<StoreError> },
     /// The database was opened. It may have become unreachable since.
     Open(Store),
 }
@@ -40,7 +40,7 @@ impl Database {
     pub fn store(&self) -> Option<&Store> {
         match self {
             Self::Open(store) => Some(store),
-            Self::Opening | Self::Away { .. } => None,
+            Self::Opening | Self::Unavailable { .. } => None,
         }
     }
 
@@ -48,7 +48,7 @@ impl Database {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         match self {
-            Self::Away { error } => Some(format!("waiting for the database: {}", with_causes(error))),
+            Self::Unavailable { error } => Some(format!("waiting for the database: {}", with_causes(error))),
             Self::Opening | Self::Open(_) => None,
         }
     }
@@ -65,9 +65,10 @@ pub enum Opening {
 
 pub type OpenAttempt = Pin<Box<dyn Future<Output = Result<Store, StoreError>> + Send>>;
 
-/// Starts a task that opens the database and retries until it succeeds. The task opens the database
-/// again if its file is displaced. `first` is the first attempt, which may have been polled before.
-pub fn keep_database(
+/// Starts a task that opens the database and retries until it succeeds. If the file is displaced,
+/// the task opens the next file at its path. `first` is the first attempt, which may have been
+/// polled before.
+pub fn maintain_database(
     lifecycle: &Lifecycle,
     first: OpenAttempt,
     open: impl Fn(Opening) -> OpenAttempt + Send + Sync + 'static,
@@ -95,7 +96,7 @@ async fn keep_open(
         let displaced = wait_until_displaced(&store).await;
         let why = with_causes(&displaced);
         error!("waiting for the database, which needs attention: {why}");
-        database.send_replace(Database::Away { error: Arc::new(displaced) });
+        database.send_replace(Database::Unavailable { error: Arc::new(displaced) });
         let retry = || open_again(store.clone(), open(Opening::Again));
         let next = open_with_retries(database, retry(), retry, why).await;
         store = next;
@@ -116,7 +117,7 @@ async fn wait_until_displaced(store: &Store) -> StoreError {
             return displaced;
         }
         // Ends early if a query or a transaction detects the displacement first.
-        let _ = timeout(LOOK_INTERVAL, store.displaced()).await;
+        let _ = timeout(CHECK_INTERVAL, store.displaced()).await;
     }
 }
 
@@ -143,13 +144,13 @@ async fn open_with_retries(
         let why = with_causes(&error);
         if why == logged {
             debug!("still waiting for the database: {why}");
-        } else if error.is_passing() {
+        } else if error.is_transient() {
             warn!("waiting for the database: {why}");
         } else {
             error!("waiting for the database, which needs attention: {why}");
         }
         logged = why;
-        database.send_replace(Database::Away { error });
+        database.send_replace(Database::Unavailable { error });
         sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
         attempt = open();
     }

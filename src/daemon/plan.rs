@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::crawl::Crawler;
+use crate::details::DetailsRefresher;
 use crate::model::SdkAppId;
 use crate::schedule::Schedule;
 use crate::store::Store;
@@ -17,11 +18,16 @@ pub struct AppPlan {
     /// The number of groups that the app may have (`group_quota`).
     pub group_quota: Option<u64>,
     pub crawler: MakeCrawler,
+    pub details: MakeDetailsRefresher,
 }
 
 /// Reads an app's key from its file and creates the app's crawler. May block. The error is a
 /// sentence.
 pub type MakeCrawler = Box<dyn Fn(&Store) -> Result<Crawler, String> + Send + Sync>;
+
+/// Reads an app's key from its file and creates the refresher of its details, or returns `None` if
+/// they are not kept. May block. The error is a sentence.
+pub type MakeDetailsRefresher = Box<dyn Fn(&Store) -> Result<Option<DetailsRefresher>, String> + Send + Sync>;
 
 impl fmt::Debug for AppPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -73,7 +73,7 @@ fn log_stalls(reported: &mut BTreeMap<String, bool>, stalls: Vec<Stall>) {
         if stall.is_hung {
             error!(app, "{stall}; withholding the watchdog ping, so that systemd restarts the service");
         } else if stall.waits_for_lease {
-            warn!(app, "{stall}; `tim-group-sync status` says which host holds the lease");
+            warn!(app, "{stall}; `tim-group-sync status` shows which host holds the lease");
         } else {
             error!(app, "{stall}");
         }
@@ -85,7 +85,7 @@ fn log_stalls(reported: &mut BTreeMap<String, bool>, stalls: Vec<Stall>) {
 fn status_line(health: &Health) -> String {
     let mut sentences = vec![match &*health.database().borrow() {
         Database::Opening => "opening the database".to_owned(),
-        Database::Away { .. } => "started, but without a database".to_owned(),
+        Database::Unavailable { .. } => "started, but without a database".to_owned(),
         Database::Open(_) => activity(&health.apps().borrow()),
     }];
     let mut problems = health.problems();
@@ -136,7 +136,7 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
                 None => format!("crawling {app}: {group_type} {listed}"),
             }
         }
-        Step::Checking => format!("crawling {app}: counting again"),
+        Step::Checking => format!("crawling {app}: checking the lists"),
         Step::Asking { asked, of } => {
             format!("crawling {app}: asked about {} of {} groups", short(*asked), short(*of))
         }
@@ -183,7 +183,7 @@ mod tests {
             let hourly = Schedule::parse("@hourly", chrono_tz::UTC).unwrap();
             let entries: Vec<BoardEntry> = apps.iter().map(|app| board.add(app, hourly.clone())).collect();
             let folder = tempfile::tempdir().unwrap();
-            let file = crate::store::DatabaseUrl::Sqlite(folder.path().join("groups.db"));
+            let file = crate::store::DatabaseLocation::Sqlite(folder.path().join("groups.db"));
             let store = crate::store::Store::open(&file).await.unwrap();
             let database = watch::Sender::new(Database::Open(store));
             let refused_reload = watch::Sender::new(None);

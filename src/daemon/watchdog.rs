@@ -6,8 +6,9 @@
 //! until the tick is due.
 //!
 //! The log, `/readyz`, the status line, `status` and the metrics report each app that breaks the
-//! rule. The ping of systemd's watchdog is withheld only if a restart may help: there is a database,
-//! and the loop has not updated the app's state at all. A wait for a lease updates the state.
+//! rule. The ping of systemd's watchdog is withheld only if a restart may help: the database was
+//! opened, and the loop has not updated the app's state at all. A wait for a lease updates the
+//! state.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub(super) const MAX_STALL: Duration = Duration::from_mins(15);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stall {
     pub(super) app: String,
-    lasts: Duration,
+    duration: Duration,
     doing: String,
     /// Whether a restart of the service may help.
     pub(super) is_hung: bool,
@@ -37,7 +38,7 @@ pub(super) struct Stall {
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let minutes = self.lasts.as_secs() / 60;
+        let minutes = self.duration.as_secs() / 60;
         let noun = plural(minutes, "minute");
         write!(f, "app {}: no progress for {minutes} {noun} while {}", self.app, self.doing)
     }
@@ -47,12 +48,12 @@ impl fmt::Display for Stall {
 pub(super) fn stalls(apps: &Apps, now: Instant) -> Vec<Stall> {
     let stall = |(app, state): (&String, &AppState)| {
         let limit = MAX_STALL + state.request_interval;
-        let lasts = now.saturating_duration_since(state.progressed_at);
+        let duration = now.saturating_duration_since(state.progressed_at);
         let is_alive = now.saturating_duration_since(state.alive_at) <= limit;
         let has_database = !matches!(state.phase, Phase::WaitingForDatabase);
-        (lasts > limit).then(|| Stall {
+        (duration > limit).then(|| Stall {
             app: app.clone(),
-            lasts,
+            duration,
             doing: doing(state),
             is_hung: !is_alive && has_database,
             waits_for_lease: step(state) == Some(&Step::WaitingForLease),

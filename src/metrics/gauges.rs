@@ -10,9 +10,13 @@ use super::{counter, gauge};
 use crate::daemon::{Apps, is_refused};
 use crate::store::{AppOverview, Crawl};
 
-/// Returns each app's metrics that do not require the database. `read` is the overview from the
+/// Returns each app's metrics that do not require the database. `overviews` are the apps from the
 /// database, if it could be read.
-pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTime<Utc>) -> Vec<MetricFamily> {
+pub(super) fn of_process(
+    apps: &Apps,
+    overviews: Option<&[AppOverview]>,
+    now: DateTime<Utc>,
+) -> Vec<MetricFamily> {
     let next = of_app(
         "next_crawl_timestamp_seconds",
         "When this process crawls the app next, in unix seconds. Absent if that is not known.",
@@ -37,7 +41,7 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTim
         if let Some(at) = state.next_crawl_at(now) {
             next.with_label_values(&[app]).set(at.timestamp());
         }
-        let in_database = read.unwrap_or_default().iter().find(|read| read.app == *app);
+        let in_database = overviews.unwrap_or_default().iter().find(|overview| overview.app == *app);
         refused.with_label_values(&[app]).set(i64::from(is_refused(in_database, Some(state))));
         skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
     }
@@ -45,7 +49,7 @@ pub(super) fn of_process(apps: &Apps, read: Option<&[AppOverview]>, now: DateTim
 }
 
 /// Returns each app's metrics from the database.
-pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>) -> Vec<MetricFamily> {
+pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<Utc>) -> Vec<MetricFamily> {
     let groups = gauge(
         "groups",
         "Groups by type and state. Missing groups are included in live ones.",
@@ -58,6 +62,10 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
     );
     let peak =
         of_app("month_peak_groups", "The greatest TotalCount of the entire app in the crawls of this month.");
+    let details = of_app(
+        "details_fresh_groups",
+        "Live groups whose details are not older than details.refresh, at the last count.",
+    );
     let held = of_app("held_groups", "Groups whose deletion was withheld or undone. They wait for approval.");
     let unasked = of_app(
         "unasked_groups",
@@ -79,11 +87,11 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
          at most 100.",
     );
     let running = of_app("crawl_running", "1 while any process crawls the app, 0 otherwise.");
-    for read in read {
-        let app = read.app.as_str();
+    for overview in overviews {
+        let app = overview.app.as_str();
         // Types that are no longer configured and have no groups are left out.
         for kind in
-            read.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0)
+            overview.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0)
         {
             let group_type = kind.group_type.as_deref().unwrap_or("unknown");
             let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
@@ -94,26 +102,30 @@ pub(super) fn of_database(read: &[AppOverview], apps: &Apps, now: DateTime<Utc>)
                 api_groups.with_label_values(&[app, group_type]).set(count);
             }
         }
-        if let Some(count) = read.total_count {
+        if let Some(count) = overview.total_count {
             api_groups.with_label_values(&[app, "all"]).set(count);
         }
-        if let Some(count) = read.month_peak {
+        if let Some(count) = overview.month_peak {
             peak.with_label_values(&[app]).set(count);
         }
-        held.with_label_values(&[app]).set(read.held_groups());
-        unasked.with_label_values(&[app]).set(read.unasked.unwrap_or(0));
-        if let Some(seconds) = read.last_crawl.as_ref().and_then(|crawl| crawl.clock_skew) {
+        if let Some(of_groups) = overview.details {
+            details.with_label_values(&[app]).set(of_groups.fresh_groups);
+        }
+        held.with_label_values(&[app]).set(overview.held_groups());
+        unasked.with_label_values(&[app]).set(overview.unasked.unwrap_or(0));
+        if let Some(seconds) = overview.last_crawl.as_ref().and_then(|crawl| crawl.clock_skew) {
             skew.with_label_values(&[app]).set(seconds);
         }
-        let complete_crawl = read.last_complete_crawl.as_ref();
+        let complete_crawl = overview.last_complete_crawl.as_ref();
         let finished_at = complete_crawl.and_then(Crawl::finished).map_or(0, |at| at.timestamp());
         complete.with_label_values(&[app]).set(finished_at);
-        if let Some(passed) = apps.get(app).and_then(|state| state.ticks_since_complete_crawl(read, now)) {
+        if let Some(passed) = apps.get(app).and_then(|state| state.ticks_since_complete_crawl(overview, now))
+        {
             ticks.with_label_values(&[app]).set(i64::try_from(passed).unwrap_or(i64::MAX));
         }
-        running.with_label_values(&[app]).set(i64::from(read.running_crawl.is_some()));
+        running.with_label_values(&[app]).set(i64::from(overview.running_crawl.is_some()));
     }
-    [groups, api_groups, peak, held, unasked, skew, complete, ticks, running]
+    [groups, api_groups, peak, details, held, unasked, skew, complete, ticks, running]
         .iter()
         .flat_map(IntGaugeVec::collect)
         .collect()

@@ -50,8 +50,8 @@ impl ListingEffect {
         Self { before, new_type, event }
     }
 
-    /// Returns the type that loses the live group, if it was live. [`Self::new_type`] gains it. Both
-    /// may be the same type.
+    /// Returns the type that loses a live group, or `None` if the group was not live.
+    /// [`Self::new_type`] gains it. Both may be the same type.
     #[must_use]
     pub fn left_type(&self) -> Option<TypeId> {
         self.before.filter(|before| !before.deleted).map(|before| before.type_id)

@@ -1,11 +1,12 @@
 //! The simulated app: its groups, its scripted faults and its log of requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::Catalog;
@@ -23,6 +24,8 @@ pub struct SimulatedApp {
     pub(super) groups: Mutex<Groups>,
     /// The copy that [`Fault::Stale`] serves.
     stale_copy: Mutex<Option<Catalog>>,
+    /// The fields of groups that override generated ones in answers of `get_group_info`.
+    details: Mutex<HashMap<String, Map<String, Value>>>,
     /// The offset of the `Date` of answers from the clock.
     date_offset: Mutex<TimeDelta>,
     pub(super) traffic: Mutex<Traffic>,
@@ -72,6 +75,16 @@ impl SimulatedApp {
     pub fn hide(&self, ids: &[&str]) {
         let mut groups = lock(&self.groups);
         ids.iter().for_each(|id| groups.hide(id));
+    }
+
+    /// Sets fields of a group in the answers of `get_group_info`, such as `Name`. Other fields are
+    /// generated from the id.
+    pub fn set_details(&self, id: &str, fields: Map<String, Value>) {
+        lock(&self.details).entry(id.to_owned()).or_default().extend(fields);
+    }
+
+    pub(super) fn details_of(&self, id: &str) -> Map<String, Value> {
+        lock(&self.details).get(id).cloned().unwrap_or_default()
     }
 
     /// Lists every hidden group again.
@@ -145,6 +158,7 @@ impl SimulatedApp {
         Self {
             groups: Mutex::new(Groups::new(settings.listing, settings.seed)),
             stale_copy: Mutex::default(),
+            details: Mutex::default(),
             date_offset: Mutex::default(),
             traffic: Mutex::default(),
             hooks: Mutex::default(),

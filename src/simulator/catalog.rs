@@ -17,8 +17,7 @@ use crate::model::{GroupIds, GroupType};
 /// The number of bits of ranks and positions. A simulator can create 2^36 groups.
 pub(super) const RANK_BITS: u32 = 36;
 
-/// The number of new groups from which on they are merged into the list. Fewer groups are inserted
-/// one by one.
+/// At least this many new groups are merged into a list. Fewer groups are inserted one by one.
 const MERGE_THRESHOLD: usize = 16;
 
 #[derive(Clone)]
@@ -47,11 +46,11 @@ pub(super) struct PageRequest<'a> {
     pub(super) filter: Option<&'a str>,
     pub(super) next: u64,
     pub(super) limit: usize,
-    /// For each number n in it, one group in n is left out of the list and the counts.
+    /// For each of these numbers n, one group in n is left out of the list and the counts.
     pub(super) leave_out_one_in: &'a [u64],
 }
 
-/// One page, with the values that faults replace fields with.
+/// One page, with other values for its fields, which faults use.
 pub(super) struct Page {
     pub(super) ids: GroupIds,
     pub(super) total_count: u64,

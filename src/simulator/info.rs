@@ -3,15 +3,19 @@
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::app::{SimulatedApp, lock};
 use super::fault::Fault;
 use super::refusal::{Refusal, parse};
 use super::request::SeenRequest;
-use crate::tencent::wire::MAX_INFO_IDS;
+use crate::tencent::info::MAX_INFO_IDS;
 
 /// An undocumented code.
 const UNKNOWN_CODE: i64 = 99999;
+
+/// The earliest generated creation time, in unix seconds: 2025-01-01.
+const FIRST_CREATED: u64 = 1_735_689_600;
 
 /// The type of a group that a fault reports as existing.
 const INVENTED_TYPE: &str = "Public";
@@ -49,6 +53,9 @@ struct Entry<'a> {
     error_info: &'static str,
     #[serde(rename = "Type", skip_serializing_if = "Option::is_none")]
     group_type: Option<String>,
+    /// The requested details.
+    #[serde(flatten)]
+    details: Map<String, Value>,
     /// The code that the group would have if it did not exist.
     #[serde(skip)]
     absent_code: i64,
@@ -93,7 +100,8 @@ impl SimulatedApp {
                 let group_type = groups.type_of(id).map(str::to_owned);
                 let absent_code = self.settings.absent.of(id);
                 let error_code = if group_type.is_some() { 0 } else { absent_code };
-                Entry { group_id: id, error_code, error_info: "", group_type, absent_code }
+                let details = Map::new();
+                Entry { group_id: id, error_code, error_info: "", group_type, details, absent_code }
             };
             asked.group_id_list.iter().map(String::as_str).map(entry).collect()
         });
@@ -109,6 +117,11 @@ impl SimulatedApp {
         let with_types = filter.is_none_or(|fields| fields.iter().any(|field| field == "Type"))
             && !faults.contains(&Fault::NoGroupTypes);
         for entry in &mut entries {
+            if let Some(group_type) = entry.group_type.as_deref().filter(|_| entry.error_code == 0) {
+                entry.details = generated_details(entry.group_id, group_type);
+                entry.details.extend(self.details_of(entry.group_id));
+                entry.details.retain(|field, _| filter.is_none_or(|fields| fields.contains(field)));
+            }
             entry.group_type.take_if(|_| entry.error_code != 0 || !with_types);
         }
         let code = faults.iter().find_map(|fault| match fault {
@@ -123,6 +136,29 @@ impl SimulatedApp {
         };
         serde_json::to_vec(&answer).expect("texts and numbers always serialise")
     }
+}
+
+/// Returns details that are computed from the id. Live rooms have no members in the API's answers.
+fn generated_details(id: &str, group_type: &str) -> Map<String, Value> {
+    let number = id.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+    let created = FIRST_CREATED + number % (365 * 24 * 3600);
+    let mut details = Map::from_iter([
+        ("Name".to_owned(), Value::from(format!("Group {}", number % 10_000))),
+        ("Introduction".to_owned(), Value::from("")),
+        ("Owner_Account".to_owned(), Value::from(format!("user_{}", number % 500))),
+        ("CreateTime".to_owned(), Value::from(created)),
+        ("LastInfoTime".to_owned(), Value::from(created)),
+        (
+            "LastMsgTime".to_owned(),
+            Value::from(if number.is_multiple_of(7) { 0 } else { created + number % 86_400 }),
+        ),
+    ]);
+    if group_type != "AVChatRoom" {
+        details.insert("MemberNum".to_owned(), Value::from(number % 200 + 1));
+        details
+            .insert("MaxMemberNum".to_owned(), Value::from(if group_type == "Private" { 200 } else { 2000 }));
+    }
+    details
 }
 
 /// Applies a fault of the entries. Ignores other faults.

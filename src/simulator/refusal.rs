@@ -5,7 +5,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-/// A documented error code (document 269/1671) and its `ErrorInfo`. It is sent with HTTP status 200.
+/// A documented error code (document 269/1671) and its `ErrorInfo`. The HTTP status of the answer
+/// is 200.
 #[derive(Clone, Copy)]
 pub(super) struct Refusal(pub(super) i64, pub(super) &'static str);
 

@@ -22,7 +22,8 @@ use super::info::InfoBody;
 use super::list::ListBody;
 use super::refusal::{Refusal, json};
 use super::request::{Call, SeenRequest};
-use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH};
+use crate::tencent::info::GROUP_INFO_PATH;
+use crate::tencent::wire::LIST_GROUPS_PATH;
 
 /// An upper bound for the size of an answer's head, which is slightly smaller.
 const HEAD_BYTES: usize = 128;

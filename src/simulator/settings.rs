@@ -16,10 +16,11 @@ pub struct Settings {
     /// The only administrator.
     pub identifier: String,
     pub secret_key: SecretKey,
-    /// The minimum time between two admitted list requests. Earlier requests are refused with 10006.
-    /// The API's interval is one second.
+    /// The minimum time between two admitted list requests. Earlier requests are refused with
+    /// 10006. The API's interval is one second.
     pub min_interval: Option<Duration>,
-    /// The maximum number of `get_group_info` requests within any second. Others are refused with 60011.
+    /// The maximum number of `get_group_info` requests within any second. Others are refused with
+    /// 60011.
     pub info_per_second: Option<u32>,
     /// The delay of each `get_group_info` answer.
     pub info_delay: Duration,

@@ -15,8 +15,9 @@ use super::traffic::Traffic;
 use super::*;
 use crate::clock::Clock;
 use crate::model::SdkAppId;
+use crate::tencent::info::GROUP_INFO_PATH;
 use crate::tencent::usersig::{self, Claims, SecretKey};
-use crate::tencent::wire::{GROUP_INFO_PATH, LIST_GROUPS_PATH};
+use crate::tencent::wire::LIST_GROUPS_PATH;
 
 const NOW: i64 = 1_700_000_000;
 

@@ -23,16 +23,16 @@ mod write;
 
 pub use app::{AppId, AppIdentity};
 pub use bulk::ListedBatch;
-pub use engine::{DatabaseUrl, Limits, PasswordSource, PostgresDatabase, Store, StoreError};
+pub use engine::{DatabaseLocation, Limits, PasswordSource, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
-    AppCount, AppOverview, AppStatus, CountChange, Crawl, DailyCount, EndedBefore, EventsAfter, Group,
-    GroupEvent, HeldDeletions, HeldType, HostTypes, KeysetPage, KnownGroup, Past, RecentCrawl, Stamp,
-    TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
+    AppCount, AppOverview, AppStatus, CountChange, Crawl, CrawlHistory, DailyCount, DetailsOverview,
+    DueDetails, EventsAfter, Group, GroupEvent, HeldDeletions, HeldType, HostTypes, KeysetPage, KnownGroup,
+    LastEnds, RecentCrawl, Stamp, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};
 pub use write::{
-    AgeLimits, Approval, Closing, CrawlDeletions, CrawlEvents, HistoryChanges, KnownApp, NewCrawl,
-    PassRecord, Purged, Reason, RowCounts, Written,
+    AgeLimits, AnsweredDetails, Approval, Closing, CrawlDeletions, CrawlEvents, DetailsHolder,
+    HistoryChanges, KnownApp, NewCrawl, PassRecord, Purged, Reason, RowCounts, Written,
 };

@@ -16,14 +16,17 @@ use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
 use super::error::{ApiError, advice};
+use super::info::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, details};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
-use super::wire::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, LIST_GROUPS_PATH, ListAnswer, ListRequest};
+use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{GroupIds, GroupType, SdkAppId, plural, with_causes};
+use crate::model::{GroupDetails, GroupIds, GroupType, SdkAppId, plural, with_causes};
 
 /// The maximum size of a decompressed answer, against decompression bombs. The API's own limit is 1
 /// MB.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// The number of idle connections that are kept. `get_group_info` has several requests in flight.
+const MAX_IDLE_CONNECTIONS: usize = 4;
 /// The lifetime of a signature: the minimum that the documentation recommends (document 269/1671,
 /// error 70001).
 const SIGNATURE_LIFETIME: Duration = Duration::from_hours(24);
@@ -76,6 +79,17 @@ pub struct GroupAnswer {
     pub code: Option<i64>,
     /// The group's type, if the group exists and the answer has its type.
     pub group_type: Option<GroupType>,
+    /// The group's details, if the group exists and they were requested.
+    pub details: Option<GroupDetails>,
+}
+
+/// What `get_group_info` is asked to return about each group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fields {
+    /// The type.
+    Type,
+    /// The type and the details.
+    Details,
 }
 
 /// An HTTP response, not yet interpreted.
@@ -130,12 +144,16 @@ impl Client {
         page.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Requests the state of at most [`super::wire::MAX_INFO_IDS`] groups. The answers are in the
+    /// Requests the state of at most [`super::info::MAX_INFO_IDS`] groups. The answers are in the
     /// order of `ids`.
-    pub async fn group_answers(&self, ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
+    pub async fn group_answers(&self, ids: &[&str], fields: Fields) -> Result<Vec<GroupAnswer>, ApiError> {
         let usersig = self.usersig();
-        let answer = self.post(GROUP_INFO_PATH, &InfoRequest::types_of(ids), &usersig).await?;
-        let answers = read_answers(&answer.body, ids);
+        let request = match fields {
+            Fields::Type => InfoRequest::types_of(ids),
+            Fields::Details => InfoRequest::details_of(ids),
+        };
+        let answer = self.post(GROUP_INFO_PATH, &request, &usersig).await?;
+        let answers = read_answers(&answer.body, ids, fields);
         self.update_clock_skew(answer.time(), &answers);
         answers.map_err(|error| self.explain(error, &usersig))
     }
@@ -285,11 +303,11 @@ fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
         .connect_timeout(settings.request_timeout)
         .timeout(settings.request_timeout)
         .tcp_nodelay(true)
-        .pool_max_idle_per_host(1);
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS);
     if is_loopback(&settings.base_url) {
         builder = builder.no_proxy();
         if settings.base_url.scheme() == "http" {
-            // Plain HTTP needs no CA certificates. Loading them would fail on a machine without any.
+            // Plain HTTP needs no CA certificates, and loading them fails on a machine without any.
             builder = builder.tls_certs_only([]);
         }
     }
@@ -351,7 +369,7 @@ fn read_page(body: &[u8]) -> Result<Page, ApiError> {
     Ok(Page { ids: listed.ids, unusable: listed.unusable, total_count: answer.total_count, next })
 }
 
-fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError> {
+fn read_answers(body: &[u8], ids: &[&str], fields: Fields) -> Result<Vec<GroupAnswer>, ApiError> {
     let malformed = |what: &str| ApiError::Malformed { what: what.to_owned() };
     let answer: InfoAnswer = serde_json::from_slice(body).map_err(|error| describe_json(&error, body))?;
     // The top-level code is meaningful only if there are no entries about groups (document
@@ -369,7 +387,8 @@ fn read_answers(body: &[u8], ids: &[&str]) -> Result<Vec<GroupAnswer>, ApiError>
         .map(|entry| {
             let exists = entry.error_code == Some(0);
             let group_type = entry.group_type.as_deref().filter(|_| exists).and_then(GroupType::new);
-            (entry.group_id.as_str(), GroupAnswer { code: entry.error_code, group_type })
+            let details = (exists && fields == Fields::Details).then(|| details(entry));
+            (entry.group_id.as_str(), GroupAnswer { code: entry.error_code, group_type, details })
         })
         .collect();
     Ok(ids.iter().map(|id| answers.get(id).cloned().unwrap_or_default()).collect())
@@ -453,13 +472,14 @@ mod tests {
 
     #[test]
     fn each_group_has_its_own_code_and_the_top_level_code_counts_only_without_entries() {
-        let answers = |body: &str| read_answers(body.as_bytes(), &["a", "b", "c", "d", "e", "f"]);
+        let answers =
+            |body: &str| read_answers(body.as_bytes(), &["a", "b", "c", "d", "e", "f"], Fields::Type);
         let answer = r#"{"ActionStatus":"FAIL","ErrorCode":10010,"GroupInfo":[
             {"GroupId":"b","ErrorCode":10010,"Type":"Public"},{"GroupId":"a","ErrorCode":0,"Type":"Work","Name":"x"},
             {"GroupId":"c","ErrorCode":10015},{"GroupId":"d"},{"GroupId":"E","ErrorCode":10010},
             {"GroupId":"f","ErrorCode":0}]}"#;
-        let code = |code| GroupAnswer { code: Some(code), group_type: None };
-        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Private") };
+        let code = |code| GroupAnswer { code: Some(code), ..GroupAnswer::default() };
+        let private = GroupAnswer { code: Some(0), group_type: GroupType::new("Private"), details: None };
         let none = GroupAnswer::default();
         let expected = [private, code(10010), code(10015), none.clone(), none, code(0)];
         assert_eq!(answers(answer).unwrap(), expected);

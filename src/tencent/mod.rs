@@ -5,10 +5,11 @@
 
 pub mod client;
 pub mod error;
+pub mod info;
 pub mod probe;
 pub mod region;
 pub mod usersig;
 pub mod wire;
 
-pub use client::{Client, ClientSettings, GroupAnswer, Page};
+pub use client::{Client, ClientSettings, Fields, GroupAnswer, Page};
 pub use error::ApiError;

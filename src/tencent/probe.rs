@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::client::{Client, describe_json};
 use super::error::ApiError;
-use super::wire::{GROUP_INFO_PATH, InfoRequest, LIST_GROUPS_PATH, ListRequest};
+use super::info::{GROUP_INFO_PATH, InfoRequest};
+use super::wire::{LIST_GROUPS_PATH, ListRequest};
 use crate::pace::Disposition;
 
 /// An API call that is probed.

@@ -15,7 +15,7 @@ pub enum Region {
     SiliconValley,
     Jakarta,
     Tokyo,
-    /// Removed from the vendor's documentation in December 2023.
+    /// Retired: not in the vendor's lists of data centres since 2024.
     Mumbai,
     /// Not in the vendor's documentation; the host is known from third parties.
     SaudiArabia,

@@ -1,4 +1,4 @@
-//! The JSON of `get_appid_group_list` (document 269/1614) and `get_group_info` (document 269/1616).
+//! The JSON of `get_appid_group_list` (document 269/1614).
 
 use std::fmt;
 
@@ -9,12 +9,6 @@ use crate::model::{GroupIds, is_group_id};
 
 /// The URL path of `get_appid_group_list`.
 pub const LIST_GROUPS_PATH: &str = "/v4/group_open_http_svc/get_appid_group_list";
-
-/// The URL path of `get_group_info`.
-pub const GROUP_INFO_PATH: &str = "/v4/group_open_http_svc/get_group_info";
-
-/// The maximum number of groups in one `get_group_info` request.
-pub const MAX_INFO_IDS: usize = 50;
 
 /// The maximum number of groups in one page, which is also the API's default.
 pub const MAX_LIMIT: u32 = 10_000;
@@ -32,7 +26,7 @@ pub struct ListRequest {
 }
 
 /// The body of a list answer. All fields are optional, because a broken server may omit any of
-/// them; the client checks that the required ones are there. Unknown fields are ignored.
+/// them. The client checks that the required ones are present. Unknown fields are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ListAnswer {
@@ -43,49 +37,6 @@ pub struct ListAnswer {
     pub group_id_list: Option<ListedIds>,
     #[serde(default, deserialize_with = "number_or_numeric_string")]
     pub next: Option<u64>,
-}
-
-/// The body of a `get_group_info` request. Without a filter the API sends all fields, including the
-/// members.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct InfoRequest<'a> {
-    pub group_id_list: &'a [&'a str],
-    response_filter: ResponseFilter,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct ResponseFilter {
-    group_base_info_filter: [&'static str; 1],
-}
-
-impl<'a> InfoRequest<'a> {
-    /// Requests only the types of these groups.
-    #[must_use]
-    pub fn types_of(ids: &'a [&'a str]) -> Self {
-        Self { group_id_list: ids, response_filter: ResponseFilter { group_base_info_filter: ["Type"] } }
-    }
-}
-
-/// The body of a `get_group_info` answer.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct InfoAnswer {
-    /// Meaningful only if there is no `GroupInfo`.
-    pub error_code: Option<i64>,
-    pub error_info: Option<String>,
-    pub group_info: Option<Vec<InfoEntry>>,
-}
-
-/// The entry of one group.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct InfoEntry {
-    pub group_id: String,
-    pub error_code: Option<i64>,
-    #[serde(rename = "Type")]
-    pub group_type: Option<String>,
 }
 
 /// The ids of one page.
@@ -301,15 +252,6 @@ mod tests {
         let listed = answer.group_id_list.unwrap();
         assert_eq!(listed.ids.iter().collect::<Vec<_>>(), ["a", "\u{1f600}"]);
         assert_eq!(listed.unusable, 3);
-    }
-
-    #[test]
-    fn an_info_request_asks_only_for_types() {
-        let request = serde_json::to_value(InfoRequest::types_of(&["a", "b"])).unwrap();
-        let expected = serde_json::json!({
-            "GroupIdList": ["a", "b"], "ResponseFilter": { "GroupBaseInfoFilter": ["Type"] }
-        });
-        assert_eq!(request, expected);
     }
 
     #[test]

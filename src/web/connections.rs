@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// Maximum number of open connections. It exceeds the limit on concurrent requests, so that some
 /// connections are idle and can be closed.
 const MAX_CONNECTIONS: usize = 128;
-/// Minimum time that a client has to send its request before its connection may be closed. It also
-/// limits new connections to 128 per 100 ms: 300 clients that reconnect at once delay another client
-/// by a quarter of a second.
+/// The time that a client gets to send its request before its connection may be closed. It also
+/// limits new connections to 128 per 100 ms. So 300 clients that reconnect at once delay another
+/// client by a quarter of a second.
 const MIN_WAIT: Duration = Duration::from_millis(100);
 
 /// The open connections of a listener. Clones share them.
@@ -37,7 +37,7 @@ struct State {
 
 impl Connections {
     /// Waits until another connection may be accepted. At the limit, closes a connection.
-    pub(super) async fn room(&self) {
+    pub(super) async fn wait_for_room(&self) {
         loop {
             // The lock must be released before the pause.
             let room = self.lock().make_room();
@@ -107,7 +107,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Waits until the connection must be closed to make room.
-    pub(super) async fn must_close(&self) {
+    pub(super) async fn close_requested(&self) {
         self.close.cancelled().await;
     }
 
@@ -165,13 +165,13 @@ mod tests {
         // Connection 0 is being answered. The answer of connection 1 has just ended.
         let answering = open[0].answering();
         drop(open[1].answering());
-        connections.room().await;
+        connections.wait_for_room().await;
         assert!(is_closed(&open[2]) && !is_closed(&open[0]) && !is_closed(&open[1]));
         drop(answering);
         let mut added = Vec::new();
         for _ in 3..MAX_CONNECTIONS {
             added.push(Arc::new(connections.add()).answering());
-            connections.room().await;
+            connections.wait_for_room().await;
         }
         assert!(open[2..].iter().all(|open| is_closed(open)));
         assert!(!is_closed(&open[0]) && !is_closed(&open[1]));
@@ -182,7 +182,7 @@ mod tests {
         let connections = Connections::default();
         let open = full(&connections).await;
         let _answering: Vec<_> = open.iter().map(Connection::answering).collect();
-        connections.room().await;
+        connections.wait_for_room().await;
         assert_eq!(open.iter().filter(|open| is_closed(open)).count(), 1);
         assert!(is_closed(&open[0]));
     }
@@ -192,7 +192,7 @@ mod tests {
         let connections = Connections::default();
         let open: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connections.add()).collect();
         let full_at = Instant::now();
-        connections.room().await;
+        connections.wait_for_room().await;
         assert_eq!(full_at.elapsed(), MIN_WAIT);
         assert_eq!(open.iter().filter(|open| is_closed(open)).count(), 1);
     }
@@ -202,7 +202,7 @@ mod tests {
         let connections = Connections::default();
         let mut open = full(&connections).await;
         open.pop();
-        connections.room().await;
+        connections.wait_for_room().await;
         assert!(!open.iter().any(|open| is_closed(open)));
     }
 }

@@ -67,7 +67,7 @@ impl HealthState {
         let store = match database {
             Database::Open(store) => store,
             Database::Opening => return Some("the database is being opened".to_owned()),
-            Database::Away { .. } => return database.problem(),
+            Database::Unavailable { .. } => return database.problem(),
         };
         let mut last_check = self.last_check.lock().await;
         if let Some(Check { at, why_not }) = &*last_check
@@ -75,14 +75,14 @@ impl HealthState {
         {
             return why_not.clone();
         }
-        let why_not = ask(store).await;
+        let why_not = check_database(store).await;
         *last_check = Some(Check { at: Instant::now(), why_not: why_not.clone() });
         why_not
     }
 }
 
 /// Checks the database. Returns why it is not usable, or `None` if it is.
-async fn ask(store: &Store) -> Option<String> {
+async fn check_database(store: &Store) -> Option<String> {
     match timeout(DATABASE_TIMEOUT, store.check_migrated()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(with_causes(&error)),

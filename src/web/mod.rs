@@ -89,7 +89,7 @@ fn remedy(address: &ListenAddress, error: &io::Error) -> &'static str {
     let is_unix = matches!(address, ListenAddress::Unix(_));
     match error.kind() {
         ErrorKind::AddrInUse if is_unix => {
-            "another program listens there, or the file is no socket: stop the program, or write another path"
+            "another program listens there, or the file is not a socket: stop the program, or write another path"
         }
         ErrorKind::NotFound | ErrorKind::PermissionDenied if is_unix => {
             "its folder must exist, and the user of this program must be able to write to it"
@@ -149,7 +149,7 @@ impl Listener {
 
     async fn accept(&self, open: &Connections) -> Stream {
         let mut logged = false;
-        open.room().await;
+        open.wait_for_room().await;
         loop {
             match self.socket.accept().await {
                 Ok(stream) => return stream,
@@ -201,7 +201,7 @@ async fn serve_connection(
     tokio::select! {
         biased;
         _ended = serving.as_mut() => return,
-        () = connection.must_close() => return,
+        () = connection.close_requested() => return,
         () = stop.cancelled() => {}
         () = sleep(MAX_CONNECTION_AGE) => {}
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::campaign;
 use harness::crawl::{Engine, Harness};
-use harness::network::{Cut, Fate, Network};
+use harness::network::{ConnectionState, Cut, Network};
 use harness::postgres::PostgresServer;
 use harness::program::{ONCE_A_YEAR, ProgramHarness, REQUESTS, Service};
 use harness::store::{LeasedApp, Location, TestDatabase, at, sdk_app_id};
@@ -27,7 +27,7 @@ async fn behind_a_network() -> Option<(TestDatabase, Network)> {
         harness::skip("there is no network before a named server");
         return None;
     };
-    let network = Network::before(folder);
+    let network = Network::in_front_of(folder);
     let mut database = server.database().await;
     database.pooler = Some(network.folder().to_owned());
     database.limits = Limits::default().divided_by(TENTH);
@@ -49,7 +49,7 @@ async fn within_the_bound<T>(run: impl Future<Output = T>) -> T {
 async fn a_transaction_cut_at_any_statement_is_done_once_within_the_bound() {
     let statements =
         ["BEGIN", "INSERT INTO group_event", "INSERT INTO group_row", "UPDATE lease", "COMMIT\0"];
-    for fate in [Fate::Closed, Fate::Silent] {
+    for state in [ConnectionState::Closed, ConnectionState::Silent] {
         let Some((db, network)) = behind_a_network().await else { return };
         let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
@@ -57,12 +57,12 @@ async fn a_transaction_cut_at_any_statement_is_done_once_within_the_bound() {
         for statement in statements {
             for arrives in [false, true] {
                 number += 1;
-                network.cut_at(statement, arrives, fate);
+                network.cut_at(statement, arrives, state);
                 let id = format!("x{number}");
                 let ids = [id.as_str()];
                 let written = within_the_bound(leased.list(crawl, leased.public, at(2, 1), &ids)).await;
                 let once = Written { first_listed: 1, appeared: 1, ..Written::default() };
-                assert_eq!(written, once, "{statement} {arrives} {fate:?}");
+                assert_eq!(written, once, "{statement} {arrives} {state:?}");
             }
         }
         let events = db.value("SELECT count(*) FROM group_event WHERE kind = 'a'").await;
@@ -79,26 +79,26 @@ async fn idle_connections_that_have_fallen_silent_are_replaced_within_the_bound(
     let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
     let many = (0..8).map(|_| db.store.app_statuses());
     futures_util::future::join_all(many).await;
-    network.cut(Cut::All, Fate::Silent);
+    network.cut(Cut::All, ConnectionState::Silent);
     network.restore();
     let statuses = within_the_bound(db.store.app_statuses()).await.unwrap();
     assert_eq!(statuses.len(), 1);
     leased.lease.renew().await.unwrap();
-    network.cut(Cut::All, Fate::Silent);
+    network.cut(Cut::All, ConnectionState::Silent);
     timeout(Duration::from_secs(2), db.store.close()).await.expect("closing waits for silent connections");
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_holder_without_its_database_stops_before_another_process_has_its_lease() {
-    for fate in [Fate::Silent, Fate::Closed] {
+    for state in [ConnectionState::Silent, ConnectionState::Closed] {
         let Some((db, network)) = behind_a_network().await else { return };
         let other = beside_the_network(&db).await;
         let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-        network.cut(Cut::All, fate);
+        network.cut(Cut::All, state);
         let cut = Instant::now();
         let working = async {
-            let ended = lease.keeping(std::future::pending::<()>()).await;
+            let ended = lease.run_while_held(std::future::pending::<()>()).await;
             (ended, Instant::now())
         };
         let waiting = async {
@@ -130,7 +130,7 @@ async fn work_that_comes_back_after_its_lease_has_expired_does_not_go_on() {
             }
         }
     };
-    let ended = lease.keeping(work).await;
+    let ended = lease.run_while_held(work).await;
     assert!(matches!(ended, Err(StoreError::LeaseExpired { .. })), "{ended:?}");
     assert_eq!(steps, 1);
 }
@@ -144,11 +144,11 @@ async fn a_holder_that_dies_inside_a_transaction_blocks_the_next_one_within_the_
         let Some((db, network)) = behind_a_network().await else { return };
         let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
-        network.cut_at(statement, statement != "COMMIT\0", Fate::Silent);
+        network.cut_at(statement, statement != "COMMIT\0", ConnectionState::Silent);
         let died = Instant::now();
         let dying = timeout(Duration::from_millis(300), leased.list(crawl, leased.public, at(2, 1), &["b"]));
         assert!(dying.await.is_err(), "it was not cut");
-        network.cut(Cut::All, Fate::Silent);
+        network.cut(Cut::All, ConnectionState::Silent);
 
         let other = beside_the_network(&db).await;
         let lease = within_the_bound(other.store.lease(sdk_app_id(), |_| ())).await.unwrap();
@@ -169,7 +169,7 @@ async fn program_behind_a_network() -> Option<(ProgramHarness, Network, String)>
         harness::skip("there is no network before a named server");
         return None;
     };
-    let network = Network::before(folder);
+    let network = Network::in_front_of(folder);
     let program = ProgramHarness::with_groups(Harness::on(Engine::Postgres).await);
     program.configure(ONCE_A_YEAR);
     let Location::Postgres(database) = &program.harness.db.location else { panic!("it is on PostgreSQL") };
@@ -195,13 +195,13 @@ async fn stops_in_time(service: Service, state: &str) {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_from_it() {
     let Some((program, network, url)) = program_behind_a_network().await else { return };
-    network.cut(Cut::All, Fate::Silent);
+    network.cut(Cut::All, ConnectionState::Silent);
     let opening = service_through(&program, &url).wait_for_log("waiting for the database").await;
     stops_in_time(opening, "opening the database").await;
 
     network.restore();
     let idle = service_through(&program, &url).wait_for_log("crawl complete").await;
-    network.cut(Cut::All, Fate::Silent);
+    network.cut(Cut::All, ConnectionState::Silent);
     stops_in_time(idle, "waiting for a tick").await;
 
     for request in [2, REQUESTS] {
@@ -211,7 +211,7 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
         let held = program.harness.api.hold(At::Request(program.harness.request(request)));
         crawling.signal(Signal::USR1);
         crawling.wait_for(held.reached()).await;
-        network.cut(Cut::All, Fate::Silent);
+        network.cut(Cut::All, ConnectionState::Silent);
         held.release();
         tokio::time::sleep(Duration::from_millis(500)).await;
         stops_in_time(crawling, "in a crawl").await;
@@ -224,7 +224,7 @@ async fn a_service_stops_within_five_seconds_whatever_its_silent_server_keeps_fr
     let waiting = service_through(&program, &url).wait_for_log("scheduled").await;
     waiting.signal(Signal::USR1);
     let waiting = waiting.wait_for_log("waiting until it has finished").await;
-    network.cut(Cut::All, Fate::Silent);
+    network.cut(Cut::All, ConnectionState::Silent);
     stops_in_time(waiting, "waiting for the lease").await;
 }
 
@@ -241,7 +241,7 @@ async fn a_service_that_is_stopped_inside_a_transaction_is_replaced_within_a_min
     let frozen = service_through(&program, &url).wait_for_log("crawl complete").await;
     program.harness.create("Public", "new");
     // The commit of the transaction that opens the crawl does not arrive.
-    network.cut_at("COMMIT\0", false, Fate::Silent);
+    network.cut_at("COMMIT\0", false, ConnectionState::Silent);
     frozen.signal(Signal::USR1);
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'";
     while program.harness.value(busy).await == "0" {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use harness::crawl::{Engine, Harness, ON_COMMAND};
-use harness::network::{Cut, Fate, Network};
+use harness::network::{ConnectionState, Cut, Network};
 use harness::postgres::DedicatedServer;
 use harness::store::TestDatabase;
 use tim_group_sync::crawl::WhenBusy;
@@ -47,7 +47,7 @@ async fn events(harness: &Harness) -> BTreeMap<i64, Vec<String>> {
 
 async fn fail_over(replication: Replication, at_request: u64) {
     let Some(server) = DedicatedServer::start() else { return };
-    let network = Network::before(&server.folder);
+    let network = Network::in_front_of(&server.folder);
     let database = server.database_behind(&network, Limits::default().divided_by(TENTH)).await;
     let harness = Harness::with_database(TestDatabase::on_postgres(database).await, Engine::Postgres).await;
     harness.api.create_many("Public", 12);
@@ -81,11 +81,11 @@ async fn fail_over(replication: Replication, at_request: u64) {
     let (crawler, stop) = (harness.crawler(), CancellationToken::new());
     let failing = async {
         held.reached().await;
-        network.cut(Cut::All, Fate::Silent);
+        network.cut(Cut::All, ConnectionState::Silent);
         server.crash().await;
         held.release();
         server.promote_replica().await;
-        network.lead_to(&server.replica_folder());
+        network.forward_to(&server.replica_folder());
         network.restore();
         Instant::now()
     };

@@ -17,7 +17,7 @@ use tim_group_sync::model::{CrawlId, SdkAppId, Trigger, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::simulator::At;
 use tim_group_sync::store::{
-    AppId, AppIdentity, Approval, DatabaseUrl, NewCrawl, PostgresDatabase, Store, StoreError,
+    AppId, AppIdentity, Approval, DatabaseLocation, NewCrawl, PostgresDatabase, Store, StoreError,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ fn database(db: &TestDatabase) -> &ServerDatabase {
 }
 
 async fn execute(db: &TestDatabase, sql: &str) {
-    TestDatabase::execute(&db.url(), sql).await;
+    TestDatabase::execute(&db.store_location(), sql).await;
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_lease_can_be_renewed_until_another_process_takes_it() {
     // Releasing a lost lease does not release the lease of its new holder.
     lease.release(Clock::system().now(), Duration::ZERO).await;
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
-    other.give_back().await;
+    other.release_unused().await;
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_some());
 }
 
@@ -118,7 +118,7 @@ async fn a_lease_is_renewed_and_released_while_every_connection_writes() {
     let beside_them = async {
         lease.renew().await.unwrap();
         assert_ne!(db.value("SELECT expires_at FROM lease").await, "0");
-        lease.give_back().await;
+        lease.release_unused().await;
         assert_eq!(db.value("SELECT count(holder) FROM lease").await, "0");
     };
     with_timeout(beside_them).await;
@@ -141,8 +141,13 @@ async fn a_long_approval_renews_its_lease() {
 
     db.expire_leases().await;
     let locking = lock_table(&db, "group_event").await;
-    let approving =
-        leased.lease.keeping(db.store.approve(&leased.lease, &held, (crawl, Approval::All), at(3, 0), day()));
+    let approving = leased.lease.run_while_held(db.store.approve(
+        &leased.lease,
+        &held,
+        (crawl, Approval::All),
+        at(3, 0),
+        day(),
+    ));
     let meanwhile = async {
         wait_for_blocked_connections(&db, "1").await;
         advance_time(9).await;
@@ -165,7 +170,7 @@ async fn work_under_a_lease_is_aborted_once_another_process_has_the_lease() {
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     db.expire_leases().await;
     let _other = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
-    let endless = lease.keeping(std::future::pending::<()>());
+    let endless = lease.run_while_held(std::future::pending::<()>());
     let (outcome, ()) = with_timeout(async { tokio::join!(endless, advance_time(9)) }).await;
     assert!(lost(&outcome), "{outcome:?}");
 }
@@ -263,7 +268,7 @@ async fn a_transaction_is_retried_after_a_transient_error() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_transaction_that_fails_repeatedly_or_permanently_is_an_error() {
-    for (raise_sql, attempts, passing) in [
+    for (raise_sql, attempts, transient) in [
         ("RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'", "8", true),
         ("RAISE EXCEPTION 'too slow' USING ERRCODE = '57014'", "1", true),
         ("RAISE EXCEPTION 'wrong' USING ERRCODE = '23514'", "1", false),
@@ -273,7 +278,7 @@ async fn a_transaction_that_fails_repeatedly_or_permanently_is_an_error() {
         let crawl = leased.open(at(2, 0)).await;
         fail_insertions(&db, 1000, raise_sql).await;
         let error = leased.try_list(crawl, leased.public, false, at(2, 1), &["a"]).await.unwrap_err();
-        assert_eq!(error.is_passing(), passing, "{error:?}");
+        assert_eq!(error.is_transient(), transient, "{error:?}");
         assert_eq!(db.value("SELECT last_value FROM tim_private.attempts").await, attempts);
         assert_eq!(db.value("SELECT count(*) FROM group_event").await, "0");
         db.assert_consistent().await;
@@ -302,7 +307,7 @@ async fn connections_that_broke_while_idle_are_replaced() {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn the_schema_can_be_named_and_one_database_can_have_two() {
     let db = TestDatabase::postgres().await;
-    let url = DatabaseUrl::Postgres(database(&db).settings().schema("order").unwrap());
+    let url = DatabaseLocation::Postgres(database(&db).settings().schema("order").unwrap());
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
@@ -360,7 +365,7 @@ async fn a_reader_sees_the_views_and_nothing_else() {
     drop(leased);
     let role = format!("reader_{}", database(&db).name);
     let settings = database(&db).settings().reader_role(Some(&role));
-    let store = Store::open(&DatabaseUrl::Postgres(settings)).await.unwrap();
+    let store = Store::open(&DatabaseLocation::Postgres(settings)).await.unwrap();
     let refused = store.migrate().await.unwrap_err();
     assert!(matches!(refused, StoreError::NoSuchRole { .. }), "{refused:?}");
     assert!(refused.to_string().contains(&format!("CREATE ROLE \"{role}\"")), "{refused}");
@@ -403,22 +408,23 @@ async fn a_reader_sees_the_views_and_nothing_else() {
         assert_eq!(code, "42501", "{forbidden}: {error}");
     }
     drop(reader);
-    TestDatabase::execute(&db.url(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    TestDatabase::execute(&db.store_location(), &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// Creates a role with this name that may log in, and an empty database. Returns the role's URL of
 /// it.
-async fn role_on_empty_database(role: &str) -> (ServerDatabase, DatabaseUrl) {
+async fn role_on_empty_database(role: &str) -> (ServerDatabase, DatabaseLocation) {
     let server = PostgresServer::shared().await;
     let database = server.empty_database().await;
     server.administer(&format!("CREATE ROLE {role} LOGIN")).await;
-    let url = DatabaseUrl::Postgres(PostgresDatabase::new(&server.url_as(role, &database.name)).unwrap());
+    let url =
+        DatabaseLocation::Postgres(PostgresDatabase::new(&server.url_as(role, &database.name)).unwrap());
     (database, url)
 }
 
 fn missing_grant(error: &StoreError) -> String {
     let StoreError::Rights { grant } = error else { panic!("{error:?}") };
-    assert!(error.is_configuration() && !error.is_passing());
+    assert!(error.is_configuration() && !error.is_transient());
     grant.clone()
 }
 
@@ -432,14 +438,14 @@ async fn the_missing_grant_is_named_if_tables_cannot_be_created() {
     assert_eq!(missing_grant(&store.check_migratable().await.unwrap_err()), grant);
     // No table or schema was created.
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
-    TestDatabase::execute(&database.database_url(), &grant).await;
+    TestDatabase::execute(&database.store_location(), &grant).await;
     store.check_migratable().await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -449,18 +455,18 @@ async fn the_missing_grant_is_named_if_tables_cannot_be_created() {
 async fn the_missing_grant_is_named_if_another_role_created_the_schemas() {
     let role = format!("guest_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
-    TestDatabase::execute(&database.database_url(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
+    TestDatabase::execute(&database.store_location(), "CREATE SCHEMA tim; CREATE SCHEMA tim_private").await;
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::NotMigrated)));
     let grant = missing_grant(&store.check_migratable().await.unwrap_err());
     assert_eq!(grant, format!("GRANT USAGE, CREATE ON SCHEMA \"tim\", \"tim_private\" TO \"{role}\""));
-    TestDatabase::execute(&database.database_url(), &grant).await;
+    TestDatabase::execute(&database.store_location(), &grant).await;
     store.check_migratable().await.unwrap();
     store.migrate().await.unwrap();
     store.check_migrated().await.unwrap();
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -470,7 +476,7 @@ async fn the_missing_grant_is_named_if_another_role_created_the_schemas() {
 async fn only_the_owner_of_the_tables_can_migrate_them() {
     let role = format!("tenant_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
-    let owner = Store::open(&database.database_url()).await.unwrap();
+    let owner = Store::open(&database.store_location()).await.unwrap();
     owner.migrate().await.unwrap();
     owner.close().await;
     let newest = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
@@ -479,7 +485,7 @@ async fn only_the_owner_of_the_tables_can_migrate_them() {
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tim_private TO {role};
          GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA tim_private TO {role}"
     );
-    TestDatabase::execute(&database.database_url(), &format!("{newest}; {rights}")).await;
+    TestDatabase::execute(&database.store_location(), &format!("{newest}; {rights}")).await;
     let store = Store::open(&url).await.unwrap();
     assert!(matches!(store.check_migrated().await, Err(StoreError::Older { .. })));
     for refused in [store.check_migratable().await, store.migrate().await] {
@@ -489,7 +495,7 @@ async fn only_the_owner_of_the_tables_can_migrate_them() {
     }
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -499,14 +505,14 @@ async fn only_the_owner_of_the_tables_can_migrate_them() {
 async fn the_missing_grant_is_named_if_another_role_created_the_tables() {
     let role = format!("worker_{}", std::process::id());
     let (database, url) = role_on_empty_database(&role).await;
-    let owner = Store::open(&database.database_url()).await.unwrap();
+    let owner = Store::open(&database.store_location()).await.unwrap();
     owner.migrate().await.unwrap();
     owner.close().await;
     let store = Store::open(&url).await.unwrap();
     let mut grants = Vec::new();
     while let Err(error) = store.check_migrated().await {
         let grant = missing_grant(&error);
-        TestDatabase::execute(&database.database_url(), &grant).await;
+        TestDatabase::execute(&database.store_location(), &grant).await;
         grants.push(grant);
     }
     assert_eq!(
@@ -526,7 +532,7 @@ async fn the_missing_grant_is_named_if_another_role_created_the_tables() {
     assert!(store.try_lease(sdk_app_id()).await.unwrap().is_some());
     store.close().await;
     TestDatabase::execute(
-        &database.database_url(),
+        &database.store_location(),
         &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"),
     )
     .await;
@@ -538,9 +544,9 @@ async fn a_read_only_database_is_refused_for_writing() {
     let db = TestDatabase::postgres().await;
     execute(&db, &format!("ALTER DATABASE {} SET default_transaction_read_only = on", database(&db).name))
         .await;
-    let refused = Store::open(&db.url()).await.unwrap_err();
-    assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_passing(), "{refused:?}");
-    let reader = Store::open_to_read(&db.url()).await.unwrap();
+    let refused = Store::open(&db.store_location()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_transient(), "{refused:?}");
+    let reader = Store::open_to_read(&db.store_location()).await.unwrap();
     reader.check_migrated().await.unwrap();
     assert!(reader.app_statuses().await.unwrap().is_empty());
     reader.close().await;
@@ -550,15 +556,15 @@ async fn a_read_only_database_is_refused_for_writing() {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn an_unreachable_server_is_a_transient_error_and_a_wrong_address_is_not() {
     let open =
-        async |url: &str| Store::open(&DatabaseUrl::Postgres(PostgresDatabase::new(url).unwrap())).await;
+        async |url: &str| Store::open(&DatabaseLocation::Postgres(PostgresDatabase::new(url).unwrap())).await;
     for away in ["postgres://u:geheim@127.0.0.1:1/d", "postgres://u:geheim@localhost/d?host=/nowhere"] {
         let error = open(away).await.unwrap_err();
-        assert!(error.is_passing() && !error.is_configuration(), "{error:?}");
+        assert!(error.is_transient() && !error.is_configuration(), "{error:?}");
         assert!(!format!("{error:?} {error}").contains("geheim"), "{error:?}");
     }
     let server = PostgresServer::shared().await;
     let error = open(&server.url("no_such_database")).await.unwrap_err();
-    assert!(error.is_configuration() && !error.is_passing(), "{error:?}");
+    assert!(error.is_configuration() && !error.is_transient(), "{error:?}");
 }
 
 #[tokio::test]
@@ -579,9 +585,9 @@ async fn a_password_is_required_and_never_shown() {
         .await;
     let settings = PostgresDatabase::new(&server.url_as(&role, &database(&db).name)).unwrap();
     let wrong = settings.clone().password_from(Arc::new(|| Ok::<_, String>(SecretString::from("falsch"))));
-    let refused = Store::open(&DatabaseUrl::Postgres(wrong)).await.unwrap_err();
-    assert!(refused.is_configuration() && !refused.is_passing(), "{refused:?}");
-    let right = DatabaseUrl::Postgres(
+    let refused = Store::open(&DatabaseLocation::Postgres(wrong)).await.unwrap_err();
+    assert!(refused.is_configuration() && !refused.is_transient(), "{refused:?}");
+    let right = DatabaseLocation::Postgres(
         settings.password_from(Arc::new(|| Ok::<_, String>(SecretString::from("geheim")))),
     );
     let store = Store::open(&right).await.unwrap();
@@ -613,7 +619,7 @@ async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_a
     next.release(Clock::system().now(), Duration::from_secs(3600)).await;
     let taken = with_timeout(db.store.try_lease(sdk_app_id())).await.unwrap().expect("it is free");
     assert!(taken.pause(Clock::system().now()) > Duration::from_secs(3590));
-    taken.give_back().await;
+    taken.release_unused().await;
     let kept = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
     assert!(
         kept.pause(Clock::system().now()) > Duration::from_secs(3580),
@@ -637,7 +643,7 @@ async fn an_identity_that_is_behind_its_rows_is_an_error_and_not_a_served_tick()
         group_types: group_types(&["Public"]),
     };
     let refused = db.store.open_crawl(&leased.lease, &new, day()).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Query { .. }) && !refused.is_passing(), "{refused:?}");
+    assert!(matches!(refused, StoreError::Query { .. }) && !refused.is_transient(), "{refused:?}");
     assert_eq!(db.value("SELECT count(*) FROM crawl").await, "1");
 }
 
@@ -670,7 +676,7 @@ async fn a_password_is_read_again_for_each_new_connection() {
         Arc::new(move || Ok::<_, String>(SecretString::from(password.lock().unwrap().clone())))
     };
     let settings = PostgresDatabase::new(&server.url_as(&role, &database(&db).name)).unwrap();
-    let store = Store::open(&DatabaseUrl::Postgres(settings.password_from(source))).await.unwrap();
+    let store = Store::open(&DatabaseLocation::Postgres(settings.password_from(source))).await.unwrap();
     server.administer(&format!("ALTER ROLE {role} PASSWORD 'second'")).await;
     *password.lock().unwrap() = "second".to_owned();
     store.reconnect().await;
@@ -692,8 +698,8 @@ async fn a_database_that_does_not_store_utf8_is_refused_with_a_sentence() {
         .administer(&format!("CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
         .await;
     let settings = PostgresDatabase::new(&server.url(&name)).unwrap();
-    let refused = Store::open(&DatabaseUrl::Postgres(settings)).await.unwrap_err();
-    assert!(refused.is_configuration() && !refused.is_passing(), "{refused:?}");
+    let refused = Store::open(&DatabaseLocation::Postgres(settings)).await.unwrap_err();
+    assert!(refused.is_configuration() && !refused.is_transient(), "{refused:?}");
     assert!(refused.to_string().contains("stores text as LATIN1, and group ids need UTF8"), "{refused}");
     server.administer(&format!("DROP DATABASE {name}")).await;
 }
@@ -706,8 +712,8 @@ async fn a_server_without_a_free_connection_is_named_as_such() {
     let role = format!("crowded_{}", database(&db).name);
     server.administer(&format!("CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")).await;
     let settings = PostgresDatabase::new(&server.url_as(&role, &database(&db).name)).unwrap();
-    let refused = Store::open(&DatabaseUrl::Postgres(settings)).await.unwrap_err();
-    assert!(refused.is_passing() && !refused.is_configuration(), "{refused:?}");
+    let refused = Store::open(&DatabaseLocation::Postgres(settings)).await.unwrap_err();
+    assert!(refused.is_transient() && !refused.is_configuration(), "{refused:?}");
     assert!(
         refused.to_string().contains("the server has no free connection: raise max_connections"),
         "{refused}"

@@ -59,7 +59,7 @@ async fn a_database_of_a_newer_version_is_refused(harness: Harness) {
     program.configure(NO_LISTENERS);
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                  VALUES (9001, 'x', TRUE, '', 0)";
-    TestDatabase::execute(&program.harness.db.url(), newer).await;
+    TestDatabase::execute(&program.harness.db.store_location(), newer).await;
     for command in [&["crawl"][..], &["run"], &["status"], &["migrate"], &["approve", "--crawl", "1"]] {
         let ended = program.run(command).await;
         let sentence = "set up by a newer version of this program (it has migration 9001)";
@@ -84,7 +84,7 @@ async fn program_for(role: &str, options_sql: &str) -> (ProgramHarness, String) 
 
 async fn drop_role(program: &ProgramHarness, role: &str) {
     let sql = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
-    TestDatabase::execute(&program.harness.db.url(), &sql).await;
+    TestDatabase::execute(&program.harness.db.store_location(), &sql).await;
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn a_service_waits_for_a_server_that_is_out_of_reach_and_ends_when_told() 
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_service_recovers_if_its_connections_are_cut_at_any_request() {
     let mut program = ProgramHarness::with_groups(Harness::on(Engine::Postgres).await);
-    let url = program.harness.db.url();
+    let url = program.harness.db.store_location();
     let cut = async || {
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                       WHERE datname = current_database() AND pid <> pg_backend_pid()";

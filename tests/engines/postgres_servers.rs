@@ -2,7 +2,7 @@
 //! or lack a trusted certificate.
 
 use harness::crawl::{Engine, Harness, ON_COMMAND};
-use harness::network::{Fate, Network};
+use harness::network::{ConnectionState, Network};
 use harness::postgres::{DedicatedServer, PostgresServer};
 use harness::store::{LeasedApp, TestDatabase, at, day, sdk_app_id};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -11,13 +11,13 @@ use tim_group_sync::model::{CrawlStatus, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::simulator::At;
 use tim_group_sync::store::{
-    Approval, CrawlEvents, DatabaseUrl, Limits, PostgresDatabase, Store, StoreError, Written,
+    Approval, CrawlEvents, DatabaseLocation, Limits, PostgresDatabase, Store, StoreError, Written,
 };
 use tokio::net::{TcpListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 async fn open(url: &str) -> Result<Store, StoreError> {
-    Store::open(&DatabaseUrl::Postgres(PostgresDatabase::new(url).unwrap())).await
+    Store::open(&DatabaseLocation::Postgres(PostgresDatabase::new(url).unwrap())).await
 }
 
 fn insecure(outcome: &Result<Store, StoreError>) -> bool {
@@ -136,7 +136,7 @@ async fn a_crawl_survives_cut_connections() {
             held.reached().await;
             let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                        WHERE datname = current_database() AND pid <> pg_backend_pid()";
-            TestDatabase::execute(&harness.db.url(), all).await;
+            TestDatabase::execute(&harness.db.store_location(), all).await;
             held.release();
         };
         let (crawled, ()) = tokio::join!(crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &stop), cutting);
@@ -167,34 +167,34 @@ async fn a_replica_can_be_read_and_is_never_written() {
     }
     for refused in [Store::open(&replica).await, Store::open_existing(&replica).await] {
         let refused = refused.unwrap_err();
-        assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_passing(), "{refused:?}");
+        assert!(matches!(refused, StoreError::ReadOnly { .. }) && refused.is_transient(), "{refused:?}");
     }
     let refused = reader.set_configured(&[]).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Query { .. }) && refused.is_passing(), "{refused:?}");
+    assert!(matches!(refused, StoreError::Query { .. }) && refused.is_transient(), "{refused:?}");
     reader.close().await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn what_was_committed_without_an_answer_is_done_once() {
-    for fate in [Fate::Closed, Fate::Silent] {
-        without_the_answer_to_a_commit(fate).await;
+    for state in [ConnectionState::Closed, ConnectionState::Silent] {
+        without_the_answer_to_a_commit(state).await;
     }
 }
 
-async fn without_the_answer_to_a_commit(fate: Fate) {
+async fn without_the_answer_to_a_commit(state: ConnectionState) {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
         harness::skip("there is no network before a named server");
         return;
     };
-    let network = Network::before(folder);
+    let network = Network::in_front_of(folder);
     let mut database = server.database().await;
     database.pooler = Some(network.folder().to_owned());
     database.limits = Limits::default().divided_by(10);
     let db = TestDatabase::on_postgres(database).await;
     let leased = LeasedApp::after_baseline(&db, &["a", "b", "c"], &[]).await;
-    let lose_a_commit = || network.cut_at("COMMIT\0", true, fate);
+    let lose_a_commit = || network.cut_at("COMMIT\0", true, state);
 
     lose_a_commit();
     let crawl = leased.open(at(2, 0)).await;
@@ -232,9 +232,9 @@ async fn without_the_answer_to_a_commit(fate: Fate) {
     db.assert_consistent().await;
 
     let LeasedApp { lease, .. } = leased;
-    lease.give_back().await;
+    lease.release_unused().await;
     lose_a_commit();
     let lease = db.store.try_lease(sdk_app_id()).await.unwrap().expect("it is one's own word in the row");
     assert!(db.store.try_lease(sdk_app_id()).await.unwrap().is_none());
-    lease.give_back().await;
+    lease.release_unused().await;
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use harness::campaign;
 use harness::crawl::{Engine, Harness, ON_COMMAND};
-use harness::network::{Cut, Fate, Network};
+use harness::network::{ConnectionState, Cut, Network};
 use harness::postgres::PostgresServer;
 use harness::store::{Location, TestDatabase};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tim_group_sync::crawl::WhenBusy;
 use tim_group_sync::model::CrawlStatus;
-use tim_group_sync::store::{DatabaseUrl, Limits, PostgresDatabase, Store};
+use tim_group_sync::store::{DatabaseLocation, Limits, PostgresDatabase, Store};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -40,11 +40,11 @@ struct Replica {
 
 impl Replica {
     fn start(harness: &Arc<Harness>, server: &Path) -> Self {
-        let network = Network::before(server);
+        let network = Network::in_front_of(server);
         let Location::Postgres(database) = &harness.db.location else {
             panic!("these tests are PostgreSQL's")
         };
-        let url = DatabaseUrl::Postgres(
+        let url = DatabaseLocation::Postgres(
             PostgresDatabase::new(&database.url_through(&network)).unwrap().limits(database.limits),
         );
         let (freezing, mut to_freeze) = mpsc::unbounded_channel();
@@ -77,7 +77,7 @@ impl Replica {
     /// Ends the replica without notice to its server. Returns the network, which keeps the silent
     /// connections open.
     async fn die(self) -> Network {
-        self.network.cut(Cut::All, Fate::Silent);
+        self.network.cut(Cut::All, ConnectionState::Silent);
         self.dying.cancel();
         let thread = self.thread;
         tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
@@ -102,7 +102,7 @@ impl Replica {
 
 async fn crawl_until_stopped(
     harness: &Harness,
-    url: &DatabaseUrl,
+    url: &DatabaseLocation,
     stop: &CancellationToken,
     completing: &watch::Sender<Instant>,
 ) {
@@ -134,10 +134,10 @@ async fn crawl_until_stopped(
 /// A fault of one of two replicas, or of both.
 #[derive(Clone, Copy, Debug)]
 enum Accident {
-    Cut(Cut, Fate),
-    CutOfBoth(Fate),
+    Cut(Cut, ConnectionState),
+    CutOfBoth(ConnectionState),
     /// Cuts one connection at a statement of a transaction that writes.
-    CutAt(&'static str, bool, Fate),
+    CutAt(&'static str, bool, ConnectionState),
     Frozen,
     DeadHost,
 }
@@ -148,14 +148,14 @@ const STATEMENTS: [&str; 5] =
 
 impl Accident {
     fn random(rng: &mut StdRng) -> Self {
-        let fate = if rng.random_bool(0.7) { Fate::Silent } else { Fate::Closed };
+        let state = if rng.random_bool(0.7) { ConnectionState::Silent } else { ConnectionState::Closed };
         match rng.random_range(0..8) {
-            0 => Self::Cut(Cut::One, fate),
-            1 => Self::Cut(Cut::Some, fate),
-            2 => Self::Cut(Cut::All, fate),
-            3 => Self::CutOfBoth(fate),
+            0 => Self::Cut(Cut::Newest, state),
+            1 => Self::Cut(Cut::EverySecond, state),
+            2 => Self::Cut(Cut::All, state),
+            3 => Self::CutOfBoth(state),
             4 | 5 => {
-                Self::CutAt(STATEMENTS[rng.random_range(0..STATEMENTS.len())], rng.random_bool(0.5), fate)
+                Self::CutAt(STATEMENTS[rng.random_range(0..STATEMENTS.len())], rng.random_bool(0.5), state)
             }
             6 => Self::Frozen,
             _ => Self::DeadHost,
@@ -189,21 +189,21 @@ async fn survive(seed: u64, server: &Path) -> Duration {
     sleep(Duration::from_millis(rng.random_range(0..200))).await;
     let (mut longest, mut dead) = (Duration::ZERO, None);
     match accident {
-        Accident::Cut(which, fate) => {
-            one.network.cut(which, fate);
+        Accident::Cut(which, state) => {
+            one.network.cut(which, state);
             // The other replica takes over meanwhile.
             longest = other.progresses().await;
             sleep(lasting.saturating_sub(longest)).await;
             one.network.restore();
         }
-        Accident::CutOfBoth(fate) => {
-            one.network.cut(Cut::All, fate);
-            other.network.cut(Cut::All, fate);
+        Accident::CutOfBoth(state) => {
+            one.network.cut(Cut::All, state);
+            other.network.cut(Cut::All, state);
             sleep(lasting).await;
             one.network.restore();
             other.network.restore();
         }
-        Accident::CutAt(statement, arrives, fate) => one.network.cut_at(statement, arrives, fate),
+        Accident::CutAt(statement, arrives, state) => one.network.cut_at(statement, arrives, state),
         Accident::Frozen => {
             one.freeze(lasting);
             longest = other.progresses().await;

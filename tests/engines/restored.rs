@@ -1,4 +1,4 @@
-//! PostgreSQL databases that were dumped and restored by the commands of docs/postgresql.md, and
+//! PostgreSQL databases that were dumped and restored by the commands of docs/operations.md, and
 //! databases whose sequences were not restored.
 
 use std::process::Command;
@@ -68,7 +68,7 @@ async fn ids_continue_above_the_lost_ones_after_a_restore_in_place_and_into_anot
     }
     let lost = crawl_new(&leased, 3, "lost").await;
     consumer.poll(&db).await;
-    leased.lease.give_back().await;
+    leased.lease.release_unused().await;
     db.store.close().await;
 
     let into = |url: &str| format!("--dbname={url}");
@@ -104,8 +104,8 @@ async fn identities_that_are_behind_their_rows_are_moved_past_them_at_the_start(
     let last = harness.crawl().await.crawl;
     let behind = "SELECT setval('app_app_id_seq', 1, false), setval('crawl_crawl_id_seq', 1, false),
                          setval('group_event_event_id_seq', 1, false), setval('group_type_type_id_seq', 7, false)";
-    TestDatabase::execute(&harness.db.url(), behind).await;
-    let store = Store::open(&harness.db.url()).await.unwrap();
+    TestDatabase::execute(&harness.db.store_location(), behind).await;
+    let store = Store::open(&harness.db.store_location()).await.unwrap();
     store.move_ids_past_rows().await.unwrap();
     harness.create("Public", "d");
     let next = harness.crawl_into(&store).await;

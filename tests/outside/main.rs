@@ -6,6 +6,7 @@
 mod datasette;
 mod docs;
 mod docs_commands;
+mod docs_in_chinese;
 mod grafana;
 mod page;
 mod pictures;

@@ -389,7 +389,7 @@ async fn a_retrying_app_and_a_late_app_need_attention() {
     harness.api.script(At::Every, Fault::Status(503));
     let fourth = harness.api.hold(At::Request(asked + 4));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     fourth.reached().await;
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
     let mut browser = Browser::start().await;
@@ -452,7 +452,7 @@ async fn the_progress_of_a_running_crawl_is_updated() {
     let asked = harness.api.requests().len() as u64;
     let third = harness.api.hold(At::Request(asked + 3));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     third.reached().await;
     browser
         .wait_until("document.querySelector('.running .doing')?.textContent.startsWith('listing Public')")

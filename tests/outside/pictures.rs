@@ -96,6 +96,7 @@ async fn images_of_the_dashboard() {
         catch_up: true,
         group_quota: None,
         crawler: Box::new(move |_| Ok(crawled.new_crawler())),
+        details: Box::new(|_| Ok(None)),
     };
     let third = harness.api.hold(At::Request(last_request + 4));
     let mut hands = Vec::new();

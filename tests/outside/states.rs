@@ -58,7 +58,7 @@ async fn the_first_day() {
     let mut daemon = harness.start_crawled().await;
     harness.api.create_many("Public", 3);
     harness.clock.set(this_hour());
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     render(&harness, &daemon, "first-day", CHARTS).await;
 }
@@ -94,7 +94,7 @@ async fn two_weeks_with_failures_and_a_quota_that_is_near() {
             harness.api.script(At::Every, Fault::ErrorCode(10002));
         }
         harness.clock.set(start + TimeDelta::days(day));
-        daemon.trigger.ring();
+        daemon.trigger.fire();
         daemon.wait_for_crawls(day + 1).await;
         harness.api.clear_faults();
     }
@@ -109,7 +109,7 @@ async fn withheld_deletions() {
     let mut daemon = harness.start_crawled().await;
     harness.api.dissolve_some(200);
     harness.clock.set(this_hour());
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     render(&harness, &daemon, "withheld", LIVE).await;
 }
@@ -130,7 +130,7 @@ async fn retry(harness: &DaemonHarness, api: &Simulator, daemon: &Daemon) -> Hel
     api.script(At::Every, Fault::Status(503));
     let fourth = api.hold(At::Request(asked + 4));
     harness.clock.set(this_hour());
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     fourth.reached().await;
     fourth
 }
@@ -142,7 +142,7 @@ async fn a_late_app() {
     let daemon = harness.start_crawled().await;
     let first = harness.api.hold(At::Request(harness.api.requests().len() as u64 + 1));
     harness.clock.set(this_hour() - TimeDelta::hours(4));
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     first.reached().await;
     harness.clock.set(this_hour());
     render(&harness, &daemon, "late", LIVE).await;
@@ -208,7 +208,7 @@ async fn fifty_apps_in_every_state() {
     tokio::time::timeout(Duration::from_secs(120), daemon.apps.wait_for(crawled)).await.unwrap().unwrap();
     apis[11].dissolve_some(200);
     harness.clock.set(this_hour());
-    triggers["app-11"].ring();
+    triggers["app-11"].fire();
     let withheld = |apps: &tim_group_sync::daemon::Apps| {
         let report = apps["app-11"].last_report.as_ref();
         report.is_some_and(|report| report.crawl.0 > 50) && matches!(apps["app-11"].phase, Phase::Waiting)
@@ -217,7 +217,7 @@ async fn fifty_apps_in_every_state() {
     let asked = apis[13].requests().len() as u64;
     apis[13].script(At::Every, Fault::Status(503));
     let fourth = apis[13].hold(At::Request(asked + 4));
-    triggers["app-13"].ring();
+    triggers["app-13"].fire();
     fourth.reached().await;
     render(&harness, &daemon, "fifty", "document.querySelectorAll('.apps tbody tr').length === 50").await;
     drop(fourth);

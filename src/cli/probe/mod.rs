@@ -106,7 +106,7 @@ async fn probe_if_checked(
     let mut prober = Prober::new(setup, app, &client, lease.as_ref());
     let probe = prober.probe(&app.group_types, wait);
     let Some(lease) = lease else { return probe.await };
-    let rows = lease.keeping(probe).await;
+    let rows = lease.run_while_held(probe).await;
     lease.release(setup.clock.now(), app.request_interval).await;
     rows.unwrap_or_else(|_| vec![Row::not_asked("all questions", "the app's lease expired")])
 }
@@ -119,12 +119,12 @@ struct Prober<'a> {
     list_pacer: Pacer,
     info_pacer: Pacer,
     retries: RetryBudget,
-    seen: Seen,
+    statistics: AnswerStatistics,
 }
 
 /// Statistics over all answers of one app.
 #[derive(Default)]
-struct Seen {
+struct AnswerStatistics {
     /// The number of answers by HTTP status.
     statuses: BTreeMap<u16, u32>,
     list_fields: BTreeSet<String>,
@@ -135,7 +135,7 @@ struct Seen {
     date: Option<(Option<String>, DateTime<Utc>)>,
 }
 
-impl Seen {
+impl AnswerStatistics {
     fn record(&mut self, answer: &RawAnswer, received_at: DateTime<Utc>) {
         *self.statuses.entry(answer.status).or_default() += 1;
         let (fields, entry_fields) = match answer.call {
@@ -164,8 +164,8 @@ type FirstPage = (GroupType, Outcome<Listed>);
 
 impl<'a> Prober<'a> {
     fn new(setup: &'a Setup, app: &'a App, client: &'a Client, lease: Option<&Lease>) -> Self {
-        // The lease says when the next request may follow the one of the check. Without a lease,
-        // waits for a full interval.
+        // The check has just sent a request. The lease has the time of the next one. Without a
+        // lease, waits for a full interval.
         let pause = lease.map_or(app.request_interval, |lease| lease.pause(setup.clock.now()));
         let wait = pause.min(app.request_interval);
         Self {
@@ -175,7 +175,7 @@ impl<'a> Prober<'a> {
             list_pacer: Pacer::new(app.request_interval, Instant::now() + wait),
             info_pacer: Pacer::new(INFO_INTERVAL, Instant::now()),
             retries: RetryBudget::new(RetryPolicy::lasting(RETRY_FOR.min(app.retry_for))),
-            seen: Seen::default(),
+            statistics: AnswerStatistics::default(),
         }
     }
 
@@ -197,7 +197,7 @@ impl<'a> Prober<'a> {
         }
         rows.push(self.compare_order(&unfiltered, &by_type).await);
         rows.push(self.reuse_cursor(&unfiltered, &by_type, wait).await);
-        rows.extend(self.seen.rows());
+        rows.extend(self.statistics.rows());
         rows
     }
 
@@ -284,7 +284,7 @@ impl<'a> Prober<'a> {
             |_| (),
         );
         let answer = answer.await.map_err(|error| questions::reason(&error))?;
-        self.seen.record(&answer, self.setup.clock.now());
+        self.statistics.record(&answer, self.setup.clock.now());
         questions::page(&answer)
     }
 
@@ -299,7 +299,7 @@ impl<'a> Prober<'a> {
             |_| (),
         );
         let answer = answer.await.map_err(|error| questions::reason(&error))?;
-        self.seen.record(&answer, self.setup.clock.now());
+        self.statistics.record(&answer, self.setup.clock.now());
         Ok(answer)
     }
 }

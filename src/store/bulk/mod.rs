@@ -7,13 +7,13 @@ mod sqlite;
 use chrono::{DateTime, Utc};
 
 use super::app::AppId;
-use super::engine::{Statement, Store, StoreError, Tx, values};
+use super::engine::{Row, Statement, Store, StoreError, Tx, values};
 use crate::confirmation::LookupRecord;
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::reconcile::GroupBefore;
 
-/// Listed groups of one type. Each is either not known as live, was missing, or is stored with
-/// another type.
+/// Listed groups of one type that must be written: groups that are new or deleted, missing, or
+/// stored with another type.
 #[derive(Debug)]
 pub struct ListedBatch<'a> {
     pub app: AppId,
@@ -188,6 +188,25 @@ pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Resul
         tx.execute(statement, &values![app.0, ids]).await?;
     }
     Ok(())
+}
+
+/// Returns the stored details of these groups.
+pub(super) async fn stored_details<R: Row>(
+    tx: &mut Tx,
+    app: AppId,
+    ids: &[&str],
+) -> Result<Vec<R>, StoreError> {
+    const STORED: Statement =
+        Statement::PerEngine { sqlite: sqlite::STORED_DETAILS, postgres: postgres::STORED_DETAILS };
+    tx.fetch_all(STORED, &values![app.0, ids]).await
+}
+
+/// Inserts or replaces rows of details, which are a JSON array. Ignores ids that are not in the
+/// table of groups. Returns the number of written rows.
+pub(super) async fn save_details(tx: &mut Tx, app: AppId, rows: &str) -> Result<u64, StoreError> {
+    const SAVE: Statement =
+        Statement::PerEngine { sqlite: sqlite::SAVE_DETAILS, postgres: postgres::SAVE_DETAILS };
+    tx.execute(SAVE, &values![app.0, rows]).await
 }
 
 pub(super) async fn save_lookup_history(

@@ -122,3 +122,28 @@ ON CONFLICT (app_id, group_id) DO UPDATE SET
 
 pub(super) const REMOVE_LOOKUP_HISTORY: &str =
     "DELETE FROM group_question WHERE app_id = $1 AND group_id = ANY ($2::text[])";
+
+pub(super) const STORED_DETAILS: &str = "
+SELECT d.* FROM base_group_details d WHERE d.app_id = $1 AND d.group_id = ANY ($2::text[])";
+
+pub(super) const SAVE_DETAILS: &str = "
+INSERT INTO group_detail (app_id, group_id, name, owner, introduction, created_at, last_message_at,
+    info_changed_at, member_count, max_member_count, fetched_at, is_answered)
+SELECT $1, g.group_id, j.name, j.owner, j.introduction, j.created_at, j.last_message_at,
+    j.info_changed_at, j.member_count, j.max_member_count, j.fetched_at, j.is_answered
+FROM json_to_recordset(CAST($2 AS json)) AS j (
+    group_id text, name text, owner text, introduction text, created_at bigint, last_message_at bigint,
+    info_changed_at bigint, member_count bigint, max_member_count bigint, fetched_at bigint, is_answered bigint)
+JOIN group_row g ON g.app_id = $1 AND g.group_id = j.group_id COLLATE \"C\"
+ORDER BY g.group_id
+ON CONFLICT (app_id, group_id) DO UPDATE SET
+    name = excluded.name,
+    owner = excluded.owner,
+    introduction = excluded.introduction,
+    created_at = excluded.created_at,
+    last_message_at = excluded.last_message_at,
+    info_changed_at = excluded.info_changed_at,
+    member_count = excluded.member_count,
+    max_member_count = excluded.max_member_count,
+    fetched_at = excluded.fetched_at,
+    is_answered = excluded.is_answered";

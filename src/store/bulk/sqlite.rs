@@ -98,3 +98,25 @@ ON CONFLICT (app_id, group_id) DO UPDATE SET
 
 pub(super) const REMOVE_LOOKUP_HISTORY: &str = "
 DELETE FROM group_question WHERE app_id = ?1 AND group_id IN (SELECT value FROM json_each(?2))";
+
+pub(super) const STORED_DETAILS: &str = "
+SELECT d.* FROM json_each(?2) j CROSS JOIN base_group_details d ON d.app_id = ?1 AND d.group_id = j.value";
+
+pub(super) const SAVE_DETAILS: &str = "
+INSERT INTO group_detail (app_id, group_id, name, owner, introduction, created_at, last_message_at,
+    info_changed_at, member_count, max_member_count, fetched_at, is_answered)
+SELECT ?1, g.group_id, j.value ->> 'name', j.value ->> 'owner', j.value ->> 'introduction', j.value ->> 'created_at',
+    j.value ->> 'last_message_at', j.value ->> 'info_changed_at', j.value ->> 'member_count',
+    j.value ->> 'max_member_count', j.value ->> 'fetched_at', j.value ->> 'is_answered'
+FROM json_each(?2) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value ->> 'group_id' WHERE true
+ON CONFLICT (app_id, group_id) DO UPDATE SET
+    name = excluded.name,
+    owner = excluded.owner,
+    introduction = excluded.introduction,
+    created_at = excluded.created_at,
+    last_message_at = excluded.last_message_at,
+    info_changed_at = excluded.info_changed_at,
+    member_count = excluded.member_count,
+    max_member_count = excluded.max_member_count,
+    fetched_at = excluded.fetched_at,
+    is_answered = excluded.is_answered";

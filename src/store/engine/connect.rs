@@ -37,7 +37,7 @@ pub struct PostgresDatabase {
     pub(in crate::store) reader_role: Option<String>,
 }
 
-/// The name of the schema of the public views. The schema of the tables is named after it.
+/// The name of the schema of the public views. The tables are in `<name>_private`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Schema(String);
 
@@ -93,7 +93,7 @@ impl PostgresDatabase {
         Ok(Self { schema, ..self })
     }
 
-    /// Returns the error that tells how to back up this database with the server's own programs.
+    /// Returns the error that names the server's own programs for backups of this database.
     #[must_use]
     pub fn backup_by_server(&self) -> StoreError {
         StoreError::BackupByServer { public: self.schema.public().to_owned(), private: self.schema.private() }
@@ -127,7 +127,7 @@ impl PostgresDatabase {
             Ok(options.password(password.expose_secret()))
         };
         let connecting = async {
-            // It reads files, which blocks.
+            // `read` reads files, which blocks the thread.
             let options = tokio::task::spawn_blocking(read).await.map_err(|_| sqlx::Error::PoolClosed)??;
             adjust(options).connect().await
         };
@@ -139,10 +139,10 @@ impl PostgresDatabase {
 fn options_of(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?;
     let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
-    let says_how = std::env::var_os("PGSSLMODE").is_some()
+    let has_mode = std::env::var_os("PGSSLMODE").is_some()
         || parameters.split('&').any(|pair| pair.starts_with("sslmode=") || pair.starts_with("ssl-mode="));
     let options =
-        if says_how || is_local(&options) { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
+        if has_mode || is_local(&options) { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
     let options = options
         // Poolers reject this start-up parameter. All stored numbers are integers, so it is not
         // needed.
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn other_hosts_than_loopback_must_prove_who_they_are() {
+    fn hosts_other_than_loopback_must_present_a_valid_certificate() {
         let mode = |url: &str| database(url).options.get_ssl_mode();
         for far in ["postgres://u@db.example/d", "postgres://u@10.0.0.1/d", "postgres://u@[2001:db8::1]/d"] {
             assert!(matches!(mode(far), PgSslMode::VerifyFull), "{far}");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_a_plain_name_with_room_for_its_private_twin() {
+    fn a_schema_is_a_plain_name_with_room_for_the_suffix_of_the_private_schema() {
         for bad in ["", "Tim", "a b", "a\"b", "1a", "pg_tim", "ä", &"x".repeat(56)] {
             assert_eq!(Schema::new(bad), None, "{bad:?}");
         }

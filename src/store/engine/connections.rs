@@ -140,7 +140,7 @@ impl Shared {
 
 impl Used {
     /// Returns the connection to the pool, or closes it.
-    async fn give_back(self) {
+    async fn return_to_pool(self) {
         let Self { connection, opened, shared, _slot } = self;
         if shared.slots.is_closed() || opened.elapsed() > MAX_LIFETIME {
             close(connection).await;
@@ -293,7 +293,7 @@ impl PgTransaction {
             return Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::NotConnected)));
         }
         within(limit, self.used.connection.execute(sqlx::raw_sql(statement))).await?;
-        self.used.give_back().await;
+        self.used.return_to_pool().await;
         Ok(())
     }
 

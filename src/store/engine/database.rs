@@ -11,13 +11,14 @@ use super::limits::Limits;
 use super::postgres::{Intent, Server};
 use super::sqlite::{Access, SqliteFile};
 
+/// Where the database is: the path of an SQLite file, or the settings of a PostgreSQL connection.
 #[derive(Clone)]
-pub enum DatabaseUrl {
+pub enum DatabaseLocation {
     Sqlite(PathBuf),
     Postgres(PostgresDatabase),
 }
 
-impl fmt::Display for DatabaseUrl {
+impl fmt::Display for DatabaseLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
@@ -26,7 +27,7 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
-impl fmt::Debug for DatabaseUrl {
+impl fmt::Debug for DatabaseLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -60,16 +61,16 @@ impl Store {
     ///
     /// # Errors
     /// If the file cannot be opened or the server cannot be used.
-    pub async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
-        Self::open_with(url, Access::Create, Intent::Write).await
+    pub async fn open(location: &DatabaseLocation) -> Result<Self, StoreError> {
+        Self::open_with(location, Access::Create, Intent::Write).await
     }
 
     /// Opens an existing database for writing.
     ///
     /// # Errors
     /// As [`Store::open`], and if the file does not exist.
-    pub async fn open_existing(url: &DatabaseUrl) -> Result<Self, StoreError> {
-        Self::open_with(url, Access::Write, Intent::Write).await
+    pub async fn open_existing(location: &DatabaseLocation) -> Result<Self, StoreError> {
+        Self::open_with(location, Access::Write, Intent::Write).await
     }
 
     /// Opens an existing database for reading only. An SQLite file is not changed; a PostgreSQL
@@ -77,14 +78,20 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open_existing`].
-    pub async fn open_to_read(url: &DatabaseUrl) -> Result<Self, StoreError> {
-        Self::open_with(url, Access::Read, Intent::Read).await
+    pub async fn open_to_read(location: &DatabaseLocation) -> Result<Self, StoreError> {
+        Self::open_with(location, Access::Read, Intent::Read).await
     }
 
-    async fn open_with(url: &DatabaseUrl, access: Access, intent: Intent) -> Result<Self, StoreError> {
-        let engine = match url {
-            DatabaseUrl::Sqlite(path) => Engine::Sqlite(SqliteFile::open(path, access).await?),
-            DatabaseUrl::Postgres(database) => Engine::Postgres(Server::connect(database, intent).await?),
+    async fn open_with(
+        location: &DatabaseLocation,
+        access: Access,
+        intent: Intent,
+    ) -> Result<Self, StoreError> {
+        let engine = match location {
+            DatabaseLocation::Sqlite(path) => Engine::Sqlite(SqliteFile::open(path, access).await?),
+            DatabaseLocation::Postgres(database) => {
+                Engine::Postgres(Server::connect(database, intent).await?)
+            }
         };
         Ok(Self { engine })
     }
@@ -121,7 +128,7 @@ impl Store {
                      them (make copies with `tim-group-sync backup`)",
                     path = file.path.display()
                 ),
-                Err(error) => debug!("the log of the database was not moved into its file: {error}"),
+                Err(error) => debug!("cannot checkpoint the database's write-ahead log: {error}"),
             },
             Engine::Postgres(server) => server.close().await,
         }

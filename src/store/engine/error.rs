@@ -48,7 +48,7 @@ pub enum StoreError {
     Absent { at: String },
     #[error("cannot create the folder {} for the database; create it for this program's user, or set database.url", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
-    #[error("cannot open the database's file {}; see who owns the file and its folder", .path.display())]
+    #[error("cannot open the database's file {}; check who owns the file and its folder", .path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error(
         "the database's file {} was moved or deleted while it was open, and nothing is written until it is back: put the file \
@@ -57,14 +57,14 @@ pub enum StoreError {
     )]
     Missing { path: PathBuf, source: std::io::Error },
     #[error(
-        "the database's file {} was replaced while it was open, and nothing more is written to what was there before; a \
-         service opens the new file by itself, a command has to be started again",
+        "the database's file {} was replaced while it was open, and nothing more is written to the earlier file; a service \
+         opens the new file by itself, a command has to be started again",
         .path.display()
     )]
     Displaced { path: PathBuf },
     #[error(
-        "the -wal and -shm files beside {} belong to the database that was there before, and a reader uses them; stop the \
-         reader (`fuser {}-shm` names it)",
+        "the -wal and -shm files beside {} belong to the earlier file of that name, and a reader uses them; stop the reader \
+         (`fuser {}-shm` names it)",
         .path.display(),
         .path.display()
     )]
@@ -95,11 +95,11 @@ pub enum StoreError {
     LeaseLost { app: SdkAppId },
     #[error(
         "a PostgreSQL database is backed up with `pg_dump --format=custom --schema={public} --schema={private} --file=FILE` and \
-         restored with `pg_restore --clean --if-exists --single-transaction`; docs/postgresql.md has the steps"
+         restored with `pg_restore --clean --if-exists --single-transaction`; docs/operations.md has the steps"
     )]
     BackupByServer { public: String, private: String },
     #[error("{} exists already{}", .path.display(), if *.replace {
-        ", and is no backup of this program: it stays as it is; name another file"
+        ", is not a backup of this program, and is not replaced; name another file"
     } else {
         "; name another file, or add --replace if it is an earlier backup"
     })]
@@ -107,21 +107,21 @@ pub enum StoreError {
     #[error("another process is writing the backup {}", .path.display())]
     BackupBusy { path: PathBuf },
     #[error(
-        "cannot {doing} the backup {}; see who owns it and its folder (a command that root runs continues as the owner of the database)",
+        "cannot {doing} the backup {}; check who owns it and its folder (a command that root runs continues as the owner of the database)",
         .path.display()
     )]
     Backup { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{} {why}", .path.display())]
     UnusableBackup { path: PathBuf, why: String },
     #[error(
-        "the database {at} is not empty, and stays as it is: name a file that does not exist yet, or a PostgreSQL database in \
-         which the schemas have no rows (`DROP SCHEMA … CASCADE` removes what an attempt left)"
+        "the database {at} is not empty, so nothing was copied; name a file that does not exist yet, or a PostgreSQL database \
+         in which the schemas have no rows (`DROP SCHEMA … CASCADE` removes those of an earlier attempt)"
     )]
     NotEmpty { at: String },
     #[error("cannot write the file {}; its folder must exist and be writable", .path.display())]
     CopyFile { path: PathBuf, source: std::io::Error },
     #[error(
-        "the copied rows of the table {table} differ from the original, and the copy was discarded: see whether the disk is sound"
+        "the copied rows of the table {table} differ from the original, and the copy was discarded; check the disk for errors"
     )]
     CopyDiffers { table: &'static str },
     #[error(
@@ -131,12 +131,12 @@ pub enum StoreError {
     #[error("the database {} is being restored; try again when that is done", .path.display())]
     BeingRestored { path: PathBuf },
     #[error(
-        "app {app}: the database server was replaced meanwhile, by a failover or a restore; nothing more was written, and the next \
-         crawl starts from what the new server has"
+        "app {app}: the database server was replaced during the crawl, by a failover or a restore; nothing more was written, and \
+         the next crawl starts from the data of the new server"
     )]
     ServerReplaced { app: SdkAppId },
     #[error(
-        "the lease of app {app} could not be renewed in time, so that another process may take it; this process stops its work on the app: see whether the database server and the network to it work, and whether this host was suspended"
+        "the lease of app {app} could not be renewed in time, so another process may take it, and this process stops its work on the app; check whether the database server and the network to it work, and whether this host was suspended"
     )]
     LeaseExpired { app: SdkAppId },
     #[error(
@@ -151,8 +151,8 @@ pub enum StoreError {
     )]
     LockRemoved { path: PathBuf },
     #[error(
-        "another process has begun to work on app {app} although this one has its lock, and this one writes nothing more (was \
-         the lock file beside the database removed?)"
+        "another process works on app {app} although this process has its lock, so this process writes nothing more for the app; \
+         check whether the lock file beside the database was removed"
     )]
     Fenced { app: SdkAppId },
     #[error("only an SQLite database can be published as a file; give readers of PostgreSQL a role")]
@@ -174,14 +174,14 @@ impl StoreError {
         matches!(self, Self::Query { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
     }
 
-    /// Returns true if the same operation may succeed later, as with an unreachable or busy
-    /// database.
+    /// Returns true if the same operation may succeed later, for example because the database was
+    /// unreachable or busy.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Open { source, .. } | Self::Query { source, .. } => is_passing(source),
+            Self::Open { source, .. } | Self::Query { source, .. } => is_transient(source),
             Self::Migrate { source } => {
-                matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_passing(error))
+                matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_transient(error))
             }
             // After a failover the old primary may answer until its host name resolves to the new
             // one.
@@ -222,7 +222,7 @@ impl StoreError {
     }
 }
 
-fn is_passing(error: &sqlx::Error) -> bool {
+fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
             true
@@ -257,10 +257,10 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
         // cannot open (14), not a database (26).
         Ok(sqlite) if code.len() < 5 => match sqlite & 0xff {
             8 => {
-                "; the database's file may not be written: run this program as the service's user, or chown and chmod the file, its folder and the files beside it (-wal, -shm)"
+                "; this user may not write the database's file: run this program as the service's user, or chown and chmod the file, its folder and the files beside it (-wal, -shm)"
             }
-            5 | 6 => "; another program has it locked",
-            14 => "; see who owns the file, its folder and the files beside it",
+            5 | 6 => "; another program has the database locked",
+            14 => "; check who owns the file, its folder and the files beside it",
             10 if sqlite == NO_TEMPORARY_FOLDER => {
                 "; there is no folder for temporary files: make the folder of the database's file writable"
             }
@@ -276,7 +276,7 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
             "; the server has no free connection: raise max_connections, or close connections of other programs (this program uses up to 12)"
         }
         _ if code == "53100" => "; the server's disk is full: make room",
-        _ if code == "42P07" => "; a table of another program is in the way: set another database.schema",
+        _ if code == "42P07" => "; another program has a table of the same name: set another database.schema",
         _ if code.starts_with("28") => {
             "; check the user in database.url, and the password in database.password_file, PGPASSWORD or ~/.pgpass"
         }
@@ -292,7 +292,7 @@ fn what_to_do_about_migration(error: &sqlx::migrate::MigrateError) -> &'static s
         _ => "",
     };
     if advice.is_empty() {
-        " (if tables of another program are in the way, set another database.url)"
+        " (if another program has tables of the same names, set another database.url)"
     } else {
         advice
     }

@@ -73,11 +73,12 @@ impl Fence {
         Err(StoreError::ServerReplaced { app: self.app })
     }
 
-    /// Renews the lease as the last statement of a transaction. Returns the transaction's number.
-    /// Fails if the lease was lost, or if the storage has changed and may lack earlier transactions
-    /// of the holder. After a failure the transaction must not be committed. It is the last
-    /// statement, because it blocks other renewals until the commit. The lease counts as renewed
-    /// only after the commit.
+    /// Renews the lease and returns the transaction's number. Fails if the lease was lost, or if
+    /// the storage has changed and may lack earlier transactions of the holder. After a failure the
+    /// transaction must not be committed.
+    ///
+    /// This must be the last statement of the transaction, because it blocks other renewals until
+    /// the commit. The lease counts as renewed only after the commit.
     pub(super) async fn confirm(&self, tx: &mut Tx, time_to_live: Duration) -> Result<String, StoreError> {
         let lasting = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let statement = if self.storage.is_known() { CONFIRM } else { CONFIRM_WITHOUT_STORAGE };

@@ -37,8 +37,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// The values in production. `idle_in_transaction` is less than half of `lease`: the server ends
-    /// the idle transaction of a dead holder before the holder's lease expires.
+    /// Returns the limits in production. `idle_in_transaction` is less than half of `lease`, so
+    /// that the server ends the idle transaction of a dead holder before the holder's lease
+    /// expires.
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
@@ -170,12 +171,12 @@ mod tests {
         for limits in [Limits::default(), Limits::default().divided_by(15)] {
             assert!(limits.idle_in_transaction * 2 < limits.lease, "{limits:?}");
             assert!(limits.renewal_interval() + 2 * limits.renewal() < limits.lease, "{limits:?}");
-            assert!(limits.lock < limits.statement, "{limits:?}: the server's sentence says more");
+            assert!(limits.lock < limits.statement, "{limits:?}: the server's error is more specific");
         }
     }
 
     #[test]
-    fn a_statement_may_take_longer_the_more_rows_it_is_about() {
+    fn the_limit_of_a_statement_grows_with_the_number_of_its_rows() {
         let limits = Limits::default();
         assert_eq!(limits.for_rows(0), Duration::from_secs(20));
         assert_eq!(limits.for_rows(50_000), Duration::from_secs(30));

@@ -76,7 +76,7 @@ impl OpenFile {
 
     /// Returns true on the first call for this file in this process. That caller leaves a
     /// connection open until the process ends.
-    pub(super) fn is_first_left_open(&self) -> bool {
+    pub(super) fn mark_left_open(&self) -> bool {
         LEFT_OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id)
     }
 

@@ -58,7 +58,7 @@ impl fmt::Debug for Server {
     }
 }
 
-const ABOUT: &str = "
+const PROPERTIES: &str = "
 SELECT CAST(current_setting('server_version_num') AS BIGINT) AS number, current_setting('server_version') AS version,
        current_setting('transaction_read_only') = 'on' AS read_only, current_setting('server_encoding') AS encoding,
        version() LIKE '%linux%' AS runs_linux";
@@ -69,7 +69,7 @@ WHERE datname = current_database() AND datcollversion <> pg_catalog.pg_database_
 
 /// The properties of a server and its database.
 #[derive(sqlx::FromRow)]
-struct About {
+struct ServerProperties {
     number: i64,
     version: String,
     read_only: bool,
@@ -94,15 +94,15 @@ impl Server {
         };
         let mut connection = database.open_connection().await.map_err(open_error)?;
         let at = database.to_string();
-        let asking = ask_about(&mut connection, &at);
-        let about = within(database.limits.statement, asking).await.map_err(open_error)?;
-        if !is_new_enough(about.number) {
-            return Err(StoreError::TooOld { at: database.to_string(), version: about.version });
+        let reading = read_properties(&mut connection, &at);
+        let properties = within(database.limits.statement, reading).await.map_err(open_error)?;
+        if !is_new_enough(properties.number) {
+            return Err(StoreError::TooOld { at: database.to_string(), version: properties.version });
         }
-        if about.encoding != "UTF8" {
-            return Err(StoreError::Encoding { at: database.to_string(), encoding: about.encoding });
+        if properties.encoding != "UTF8" {
+            return Err(StoreError::Encoding { at: database.to_string(), encoding: properties.encoding });
         }
-        if about.read_only && intent == Intent::Write {
+        if properties.read_only && intent == Intent::Write {
             return Err(StoreError::ReadOnly { at: database.to_string() });
         }
         let database = Arc::new(database.clone());
@@ -112,7 +112,7 @@ impl Server {
             "; SET LOCAL search_path TO \"{}\", \"{}\"{}",
             schema.private(),
             schema.public(),
-            limits.settings(about.runs_linux)
+            limits.settings(properties.runs_linux)
         );
         let connections = Connections::new(&database, CONNECTIONS, limits.queue);
         connections.add(connection);
@@ -143,11 +143,12 @@ impl Server {
     /// `begin` is a BEGIN statement with its options.
     pub(in crate::store) async fn begin_alone(&self, begin: &str) -> Result<PgConnection, sqlx::Error> {
         let schema = &self.database.schema;
-        let place = format!("SET LOCAL search_path TO \"{}\", \"{}\"", schema.private(), schema.public());
+        let search_path =
+            format!("SET LOCAL search_path TO \"{}\", \"{}\"", schema.private(), schema.public());
         let mut connection = self.database.open_without_log().await?;
         // The schema names are validated and quoted.
         let limits = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
-        let statements = AssertSqlSafe(format!("{begin}; {place}; {limits}"));
+        let statements = AssertSqlSafe(format!("{begin}; {search_path}; {limits}"));
         within(self.limits().statement, connection.execute(sqlx::raw_sql(statements))).await?;
         Ok(connection)
     }
@@ -169,12 +170,12 @@ impl Server {
 
 /// Returns the properties of a server. Logs a warning if the collation version differs from the
 /// operating system's.
-async fn ask_about(connection: &mut PgConnection, at: &str) -> Result<About, sqlx::Error> {
+async fn read_properties(connection: &mut PgConnection, at: &str) -> Result<ServerProperties, sqlx::Error> {
     // Behind a pooler, the messages of one statement reach the same server only within a
     // transaction.
     connection.execute(sqlx::raw_sql("BEGIN")).await?;
-    let about: About = query_as(ABOUT).fetch_one(&mut *connection).await?;
-    if about.number >= WITH_COLLATION_VERSION {
+    let properties: ServerProperties = query_as(PROPERTIES).fetch_one(&mut *connection).await?;
+    if properties.number >= WITH_COLLATION_VERSION {
         let other: Option<(String,)> = query_as(OTHER_COLLATION).fetch_optional(&mut *connection).await?;
         if let Some((name,)) = other {
             warn!(
@@ -185,7 +186,7 @@ async fn ask_about(connection: &mut PgConnection, at: &str) -> Result<About, sql
         }
     }
     connection.execute(sqlx::raw_sql("COMMIT")).await?;
-    Ok(about)
+    Ok(properties)
 }
 
 /// Returns true if the server does not offer TLS or its certificate was rejected.

@@ -10,32 +10,32 @@ use tracing::warn;
 pub(in crate::store) struct TransactionRetry {
     made: u32,
     /// How long after the first failure a retry may start.
-    time: Duration,
+    retry_for: Duration,
     first_failure: Option<Instant>,
 }
 
 impl TransactionRetry {
     /// The maximum number of retries after an error that the server reported. Their pauses add up
-    /// to about six seconds. Retries after a connection error are limited only by `time`.
+    /// to about six seconds. Retries after a connection error are limited only by `retry_for`.
     const MAX: u32 = 7;
     /// The pause before the first retry. It doubles with each further retry.
     const FIRST_PAUSE: Duration = Duration::from_millis(50);
     /// The longest pause before a retry.
     const MAX_PAUSE: Duration = Duration::from_millis(3_200);
 
-    /// Creates the retries of a transaction. A retry may start within `time` after the first
+    /// Creates the retries of a transaction. A retry may start within `retry_for` after the first
     /// failure. Callers choose it longer than a failover and shorter than a lease.
-    pub(in crate::store) fn within(time: Duration) -> Self {
-        Self { made: 0, time, first_failure: None }
+    pub(in crate::store) fn within(retry_for: Duration) -> Self {
+        Self { made: 0, retry_for, first_failure: None }
     }
 
     /// Returns true after a pause if the transaction should run again, and false at once if not.
     pub(in crate::store) async fn again(&mut self, error: &sqlx::Error) -> bool {
         let failing_since = *self.first_failure.get_or_insert_with(Instant::now);
-        let is_away = matches!(error, sqlx::Error::Io(_));
+        let is_unreachable = matches!(error, sqlx::Error::Io(_));
         if !is_transient(error)
-            || (self.made >= Self::MAX && !is_away)
-            || failing_since.elapsed() >= self.time
+            || (self.made >= Self::MAX && !is_unreachable)
+            || failing_since.elapsed() >= self.retry_for
         {
             return false;
         }

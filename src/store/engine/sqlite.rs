@@ -157,14 +157,14 @@ impl SqliteFile {
         if !self.writes || self.writer.is_closed() {
             return Ok(true);
         }
-        let stays_open = self.open.is_first_left_open();
+        let stays_open = self.open.mark_left_open();
         if stays_open {
             // Done before the wait, because the caller may cancel it.
             std::mem::forget(self.writer.clone());
         }
         let Some(mut writer) = self.idle_writer(CLOSE_TIMEOUT).await else { return Ok(true) };
         let checkpointed = checkpoint(&mut writer).await;
-        self.leave(writer, stays_open).await;
+        self.retire_writer(writer, stays_open).await;
         self.end_use();
         checkpointed
     }
@@ -186,7 +186,7 @@ impl SqliteFile {
                 if !checkpoint(&mut writer).await.unwrap_or(true) {
                     return Err(in_use());
                 }
-                self.leave(writer, self.open.is_first_left_open()).await;
+                self.retire_writer(writer, self.open.mark_left_open()).await;
             } else if self.writer.size() > 0 {
                 return Err(in_use());
             }
@@ -212,7 +212,7 @@ impl SqliteFile {
     /// Stops using the writing connection. With `stays_open` it is not closed. When the last
     /// connection is closed, SQLite removes the side files at the path: those that readers of the
     /// file need, or, if the file was displaced, those of another file.
-    async fn leave(&self, writer: PoolConnection<Sqlite>, stays_open: bool) {
+    async fn retire_writer(&self, writer: PoolConnection<Sqlite>, stays_open: bool) {
         let closing = self.writer.close();
         if stays_open {
             std::mem::forget(writer.detach());
@@ -243,8 +243,8 @@ fn create_folder(path: &Path) -> Result<(), StoreError> {
     made.map_err(|source| StoreError::Folder { path: folder.to_owned(), source })
 }
 
-/// Creates the file if it does not exist. A new file is accessible only to its owner. In a folder
-/// that only the group may also read, the group may read the file.
+/// Creates the file if it does not exist. A new file is accessible only to its owner. If the
+/// folder is readable for the group and closed to others, the group may also read the file.
 fn create_file(path: &Path) -> Result<(), StoreError> {
     let file_error = |source| StoreError::File { path: path.to_owned(), source };
     let granted = std::fs::metadata(folder_of(path)).map_err(file_error)?.mode();

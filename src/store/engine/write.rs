@@ -81,7 +81,7 @@ impl Write<'_> {
         // A deferred transaction that first reads and then writes would fail at once if another one
         // had written in between.
         let begun = file.writer()?.begin_with("BEGIN IMMEDIATE").await;
-        // It may have waited for minutes for the connection.
+        // The wait for the connection may have taken minutes.
         file.check_in_place()?;
         let mut tx =
             begun.map(|tx| Tx { doing: self.doing, inner: Inner::Sqlite(tx) }).attempted(self.doing)?;
@@ -178,7 +178,7 @@ impl Tx {
     }
 }
 
-/// Asks the server whether a transaction was committed whose COMMIT got no answer. Returns `None`
+/// Asks the server whether a transaction whose COMMIT got no answer was committed. Returns `None`
 /// if the server does not know.
 async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRetry) -> Option<bool> {
     // The server ends the session of the broken connection within this time.

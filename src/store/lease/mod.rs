@@ -30,7 +30,7 @@ use row::Row;
 
 /// The pause between two attempts to take a lease.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The interval at which [`Lease::keeping`] checks a lock file.
+/// The interval at which [`Lease::run_while_held`] checks a lock file.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(8);
 
 /// The right to crawl an app. When dropped, a file lock is released at once, and a row expires.
@@ -95,19 +95,19 @@ impl Lease {
     /// # Errors
     /// [`StoreError::LeaseLost`] if another process has taken the lease,
     /// [`StoreError::LeaseExpired`] if it could not be renewed in time.
-    pub async fn keeping<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
+    pub async fn run_while_held<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::select! {
             // The lease is polled first, because no request may be sent after it has expired.
             biased;
-            ended = self.kept() => Err(ended),
+            ended = self.until_lost() => Err(ended),
             outcome = run => Ok(outcome),
         }
     }
 
     /// Renews the lease until it is lost or has expired. Returns the reason.
-    async fn kept(&self) -> StoreError {
+    async fn until_lost(&self) -> StoreError {
         match &self.hold {
-            Hold::Row(row) => row.keep().await,
+            Hold::Row(row) => row.renew_until_lost().await,
             Hold::File { .. } => loop {
                 tokio::time::sleep(FILE_CHECK_INTERVAL).await;
                 if let Err(lost) = self.renew().await {
@@ -120,14 +120,17 @@ impl Lease {
     /// Runs a future and renews several leases until it ends. The future is dropped if one is lost.
     ///
     /// # Errors
-    /// As [`Lease::keeping`].
-    pub async fn keeping_all<T>(leases: &[Self], run: impl Future<Output = T>) -> Result<T, StoreError> {
+    /// As [`Lease::run_while_held`].
+    pub async fn run_while_all_held<T>(
+        leases: &[Self],
+        run: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
         let ended = async {
             // `select_all` panics without futures.
             if leases.is_empty() {
                 return pending().await;
             }
-            select_all(leases.iter().map(|lease| Box::pin(lease.kept()))).await.0
+            select_all(leases.iter().map(|lease| Box::pin(lease.until_lost()))).await.0
         };
         tokio::select! {
             biased;
@@ -149,7 +152,7 @@ impl Lease {
 
     /// Releases the lease of a holder that sent no request. The earliest time of the next request
     /// does not change.
-    pub async fn give_back(self) {
+    pub async fn release_unused(self) {
         if let Hold::Row(row) = self.hold {
             row.release(row.pause()).await;
         }

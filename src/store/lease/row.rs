@@ -65,8 +65,8 @@ const RELEASE: &str = with_server_time!(
     "UPDATE lease SET holder = NULL, expires_at = $3 + ",
     " WHERE sdk_app_id = $1 AND fence = $2 AND holder IS NOT NULL"
 );
-// Returns the holder of a lease. Ignores a lease that expires later than any renewal can set: a
-// living holder would have renewed it.
+/// Returns the holder of a lease. Ignores a lease that expires later than any renewal can set: a
+/// running holder would have renewed it.
 pub(super) const HOLDER: &str = concat!(
     with_server_time!("WITH clock AS (SELECT ", " AS now) "),
     "SELECT host, taken_at FROM lease CROSS JOIN clock
@@ -124,7 +124,7 @@ impl Row {
     }
 
     /// Renews the lease until it is lost or has expired. Returns the reason.
-    pub(super) async fn keep(&self) -> StoreError {
+    pub(super) async fn renew_until_lost(&self) -> StoreError {
         let limits = self.server.limits();
         let renewing = async {
             let mut pause = limits.renewal_interval();
@@ -132,7 +132,7 @@ impl Row {
                 sleep(pause).await;
                 pause = match self.renew_if_old().await {
                     Ok(()) => limits.renewal_interval(),
-                    Err(error) if error.is_passing() && !matches!(error, StoreError::LeaseLost { .. }) => {
+                    Err(error) if error.is_transient() && !matches!(error, StoreError::LeaseLost { .. }) => {
                         warn!(%error, "cannot renew the lease; it has not expired yet");
                         limits.renewal_retry()
                     }

@@ -48,9 +48,9 @@ impl TypeState {
     }
 }
 
-/// What earlier crawls of an app mean for the next one.
+/// The results of earlier crawls of an app that determine which passes the next crawl makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Past {
+pub struct CrawlHistory {
     /// Whether an earlier crawl of the app reached its end.
     pub crawled_before: bool,
     /// Whether the last crawl that computed it found more groups in the app than in its configured
@@ -60,9 +60,9 @@ pub struct Past {
     pub unfiltered_next: bool,
 }
 
-/// When the last crawls before a given crawl ended.
+/// The ends of the last crawls before a given crawl.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EndedBefore {
+pub struct LastEnds {
     /// The end of the last crawl that was complete or incomplete.
     pub ended: Option<DateTime<Utc>>,
     /// The end of the last complete crawl.
@@ -101,12 +101,12 @@ impl Store {
         self.fetch_all("read the totals of the group types", TYPE_STATES, &values![app.0]).await
     }
 
-    /// Returns what earlier crawls of an app mean for the next one.
-    pub async fn past(&self, app: AppId) -> Result<Past, StoreError> {
+    /// Returns the results of earlier crawls that the next crawl of the app needs.
+    pub async fn crawl_history(&self, app: AppId) -> Result<CrawlHistory, StoreError> {
         const DOING: &str = "read the app's earlier crawls";
         let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
         let leftover: Option<(i64,)> = self.fetch_optional(DOING, LAST_LEFTOVER, &values![app.0]).await?;
-        Ok(Past {
+        Ok(CrawlHistory {
             crawled_before: last_end.is_some(),
             leftover_last_time: leftover.is_some_and(|(groups,)| groups > 0),
             unfiltered_next: last_end.is_some_and(|(_, unfiltered_next)| unfiltered_next > 0),
@@ -120,12 +120,12 @@ impl Store {
         Ok(last_end.and_then(|(started_at, _)| DateTime::from_timestamp_millis(started_at)))
     }
 
-    /// Returns when the last crawls of the app before `crawl` ended.
-    pub async fn before(&self, app: AppId, crawl: CrawlId) -> Result<EndedBefore, StoreError> {
+    /// Returns the ends of the app's last crawls before `crawl`.
+    pub async fn last_ends_before(&self, app: AppId, crawl: CrawlId) -> Result<LastEnds, StoreError> {
         const DOING: &str = "read when the app was crawled last";
         let (ended, completed): (Option<i64>, Option<i64>) =
             self.fetch_one(DOING, ENDED_BEFORE, &values![app.0, crawl.0]).await?;
         let time = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
-        Ok(EndedBefore { ended: time(ended), completed: time(completed) })
+        Ok(LastEnds { ended: time(ended), completed: time(completed) })
     }
 }

@@ -1,8 +1,8 @@
 //! The change feed: the events of one app after a cursor, oldest first.
 //!
-//! Within an app, event ids only grow for readers. Crawls, `approve` and `undelete` of an app run one after the other, and
-//! each makes its events visible before the next one starts. So a reader that continues after the last id it has seen gets
-//! every event exactly once.
+//! Within an app, events become visible in the order of their ids. Crawls, `approve` and `undelete`
+//! of an app run one after the other, and each makes its events visible before the next one starts.
+//! So a reader that continues after the last id it has seen gets every event exactly once.
 
 use super::lists::GroupEvent;
 use crate::store::app::AppId;
@@ -27,7 +27,8 @@ const OLDEST_AFTER: &str = "
 SELECT min(event_id) FROM group_event WHERE app_id = $1 AND event_id > $2";
 
 impl Store {
-    /// Returns the events of an app after a cursor, at most `limit`. The cursor 0 starts with the oldest event.
+    /// Returns the events of an app after a cursor, at most `limit`. The cursor 0 starts with the
+    /// oldest event.
     pub async fn events_after(&self, app: AppId, after: i64, limit: i64) -> Result<EventsAfter, StoreError> {
         const DOING: &str = "read the events after a cursor";
         let events: Vec<GroupEvent> =

@@ -309,8 +309,11 @@ impl Store {
     }
 }
 
-/// Returns the first text that can be an id with this prefix after `after`. One lower bound, because SQLite searches the key
-/// for one only and reads all groups from there. No id has a control character, so none is between `after` and the result.
+/// Returns the first text that can be an id with this prefix after `after`. No id has a control
+/// character, so none is between `after` and the result.
+///
+/// The two conditions are combined into one lower bound: given two, SQLite would use only one of
+/// them to search the index.
 fn start_of_page(prefix: &str, after: &str) -> String {
     if after < prefix { prefix.to_owned() } else { format!("{after}\u{1}") }
 }

@@ -1,6 +1,7 @@
 //! The operations that read the tables and change nothing.
 
 mod before_crawl;
+mod details;
 mod feed;
 mod history;
 mod lists;
@@ -10,10 +11,11 @@ mod overview;
 mod status;
 mod text;
 
-pub use before_crawl::{EndedBefore, Past, TypeState};
+pub use before_crawl::{CrawlHistory, LastEnds, TypeState};
+pub use details::DueDetails;
 pub use feed::EventsAfter;
 pub use history::{CountChange, RecentCrawl};
 pub use lists::{AppCount, Crawl, DailyCount, Group, GroupEvent, KeysetPage, Stamp, TypeCount};
 pub use lookup::KnownGroup;
-pub use overview::{AppOverview, HeldDeletions, HeldType, TypeOverview};
+pub use overview::{AppOverview, DetailsOverview, HeldDeletions, HeldType, TypeOverview};
 pub use status::{AppStatus, HostTypes, TypeStatus, Withheld};

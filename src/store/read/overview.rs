@@ -1,7 +1,7 @@
 //! The read model of the apps' state. `status`, the dashboard, its JSON and the metrics all use it.
 //!
 //! It takes four statements for any number of apps. Each reads stored totals or an index, because
-//! an open dashboard asks every other second.
+//! an open dashboard polls it every few seconds.
 
 use std::collections::BTreeMap;
 
@@ -32,9 +32,23 @@ pub struct AppOverview {
     /// or a person decides.
     pub held: Vec<HeldDeletions>,
     pub first_crawl_started_at: Option<Stamp>,
-    /// The number of groups that the last crawl that reached its end left to a later crawl to ask
-    /// about. `None` if no crawl has reached its end.
+    /// The number of groups that the last crawl to reach its end did not look up. A later crawl
+    /// looks them up. `None` if no crawl has reached its end.
     pub unasked: Option<i64>,
+    /// `None` if no details of the app's groups are kept.
+    pub details: Option<DetailsOverview>,
+}
+
+/// The details of an app's live groups, at the time of the last count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DetailsOverview {
+    /// The number of groups with details.
+    pub groups: i64,
+    /// The number of groups whose details are not older than `details.refresh`.
+    pub fresh_groups: i64,
+    /// The time of the oldest details.
+    pub oldest_as_of: Option<Stamp>,
+    pub counted_at: Stamp,
 }
 
 impl AppOverview {
@@ -182,6 +196,21 @@ struct AppRow {
     unasked: Option<i64>,
     total_count: Option<i64>,
     month_peak: Option<i64>,
+    details_known: Option<i64>,
+    details_fresh: Option<i64>,
+    details_oldest: Option<Stamp>,
+    details_counted_at: Option<Stamp>,
+}
+
+impl AppRow {
+    fn details(&self) -> Option<DetailsOverview> {
+        Some(DetailsOverview {
+            groups: self.details_known?,
+            fresh_groups: self.details_fresh?,
+            oldest_as_of: self.details_oldest,
+            counted_at: self.details_counted_at?,
+        })
+    }
 }
 
 impl Store {
@@ -209,6 +238,7 @@ impl Store {
             last_complete_crawl: crawl(row.last_complete_crawl_id),
             running_crawl: crawl(row.newest_crawl_id).filter(|crawl| crawl.finished_at.is_none()),
             held: held.iter().filter(|held| held.app_id == row.app_id).cloned().collect(),
+            details: row.details(),
             app_id: row.app_id,
             app: row.app,
             sdk_app_id: row.sdk_app_id,

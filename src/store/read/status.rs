@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::lists::Crawl;
-use super::overview::{HeldDeletions, TypeOverview};
+use super::overview::{DetailsOverview, HeldDeletions, TypeOverview};
 use crate::model::SdkAppId;
 use crate::store::engine::{Store, StoreError, values};
 
@@ -27,6 +27,8 @@ pub struct AppStatus {
     /// The configured group types of each host that crawls the app, if they differ between hosts;
     /// otherwise empty. If they differ, some types are not part of every crawl.
     pub differing_group_types: Vec<HostTypes>,
+    /// `None` if no details of the app's groups are kept.
+    pub details: Option<DetailsOverview>,
 }
 
 impl AppStatus {
@@ -43,6 +45,7 @@ impl AppStatus {
             running_crawl: None,
             withheld: Vec::new(),
             differing_group_types: Vec::new(),
+            details: None,
         }
     }
 }
@@ -125,6 +128,7 @@ impl Store {
                 types: app.types.into_iter().map(TypeStatus::from).collect(),
                 withheld: app.held.into_iter().map(Withheld::from).collect(),
                 differing_group_types: differing(recent),
+                details: app.details,
                 app: app.app,
                 sdk_app_id: app.sdk_app_id,
                 configured: app.configured,

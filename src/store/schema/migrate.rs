@@ -18,7 +18,9 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::rights::{Rights, check_rights, check_role, grant_views, has_record, run};
-use super::sources::{POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, newest, placed, quoted};
+use super::sources::{
+    POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, newest, quoted, with_schema_names,
+};
 use crate::store::engine::{
     Attempted as _, Engine, PgTransaction, Schema, Server, SqliteFile, Store, StoreError, TransactionRetry,
     beside, query, query_as,
@@ -61,9 +63,9 @@ impl Store {
                 let mut waited = false;
                 loop {
                     match migrate_postgres(server).await {
-                        Err(StoreError::Query { source, .. }) if lacks_a_lock(&source) => {
+                        Err(StoreError::Query { source, .. }) if is_lock_timeout(&source) => {
                             if !waited {
-                                say_who_is_waited_for(server).await;
+                                warn_about_blocking_sessions(server).await;
                             }
                             waited = true;
                             sleep(LOCK_PAUSE).await;
@@ -110,7 +112,7 @@ impl Store {
         let Engine::Postgres(server) = &self.engine else { return Ok(()) };
         let schema = &server.database.schema;
         let mut tx = server.begin_to_read().await.attempted(DOING)?;
-        Rights::of(&mut tx, schema).await?.to_migrate(schema)?;
+        Rights::read(&mut tx, schema).await?.require_migration_rights(schema)?;
         if let Some(role) = &server.database.reader_role {
             check_role(&mut tx, role).await?;
         }
@@ -155,12 +157,12 @@ fn lost_a_race(error: &sqlx::Error) -> bool {
 }
 
 /// Returns true if the lock of a table was not free in time.
-fn lacks_a_lock(error: &sqlx::Error) -> bool {
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("55P03"))
 }
 
 /// Logs that a migration waits, and for which sessions.
-async fn say_who_is_waited_for(server: &Server) {
+async fn warn_about_blocking_sessions(server: &Server) {
     let users = users_of_tables(server).await.ok().flatten();
     let users = users.unwrap_or_else(|| "another session".to_owned());
     warn!(
@@ -186,10 +188,10 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
     if !pending.is_empty() {
         tx.expect_rows(MIGRATED_ROWS).await.attempted(DOING)?;
         run(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
-        for absent in Rights::of(&mut tx, schema).await?.to_migrate(schema)? {
+        for absent in Rights::read(&mut tx, schema).await?.require_migration_rights(schema)? {
             run(&mut tx, format!("CREATE SCHEMA {}", quoted(&absent))).await?;
         }
-        run(&mut tx, placed(POSTGRES_RECORD, schema)).await?;
+        run(&mut tx, with_schema_names(POSTGRES_RECORD, schema)).await?;
     }
     for migration in pending {
         let record = query(RECORD_APPLIED)
@@ -197,7 +199,7 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
             .bind(&*migration.description)
             .bind(&*migration.checksum);
         tx.execute(record, 0).await.attempted(DOING)?;
-        run(&mut tx, placed(migration.sql.as_str(), schema)).await?;
+        run(&mut tx, with_schema_names(migration.sql.as_str(), schema)).await?;
     }
     if let Some(role) = &server.database.reader_role {
         grant_views(&mut tx, schema, role).await?;
@@ -233,8 +235,8 @@ async fn applied_to(tx: &mut PgTransaction, schema: &Schema) -> Result<BTreeMap<
     if !has_record(tx, schema).await? {
         return Ok(BTreeMap::new());
     }
-    let rights = Rights::of(tx, schema).await?;
-    rights.to_use(&schema.private())?;
+    let rights = Rights::read(tx, schema).await?;
+    rights.require_usage(&schema.private())?;
     let applied: Vec<(i64, Vec<u8>)> =
         tx.fetch_all(query_as(APPLIED_WITH_CHECKSUMS), 0).await.attempted(DOING)?;
     Ok(applied.into_iter().collect())

@@ -7,19 +7,19 @@ use sqlx::migrate::Migration;
 use super::migrate::{applied_versions, pending_migrations};
 use super::rights::grant_select;
 use super::sources::{
-    POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, SQLITE_RECORD, VIEWS, placed, quoted,
+    POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, SQLITE_RECORD, VIEWS, quoted, with_schema_names,
 };
-use crate::store::engine::{Attempted as _, DatabaseUrl, Engine, PostgresDatabase, Store, StoreError};
+use crate::store::engine::{Attempted as _, DatabaseLocation, Engine, PostgresDatabase, Store, StoreError};
 
 const UP_TO_DATE: &str = "-- Nothing to apply: the tables are up to date.\n";
 
 impl Store {
     /// Returns the SQL of all migrations, for a database in which none was applied.
     #[must_use]
-    pub fn migration_sql(url: &DatabaseUrl) -> String {
-        match url {
-            DatabaseUrl::Sqlite(_) => sqlite_sql(SQLITE_MIGRATIONS.iter()),
-            DatabaseUrl::Postgres(database) => postgres_sql(database, POSTGRES_MIGRATIONS.iter()),
+    pub fn migration_sql(location: &DatabaseLocation) -> String {
+        match location {
+            DatabaseLocation::Sqlite(_) => sqlite_sql(SQLITE_MIGRATIONS.iter()),
+            DatabaseLocation::Postgres(database) => postgres_sql(database, POSTGRES_MIGRATIONS.iter()),
         }
     }
 
@@ -55,7 +55,7 @@ impl Store {
 fn sqlite_sql<'a>(migrations: impl Iterator<Item = &'a Migration>) -> String {
     let mut sql = format!("BEGIN;\n{SQLITE_RECORD}");
     for migration in migrations {
-        let record = recorded(migration, "_sqlx_migrations", "x'", "'");
+        let record = record_statement(migration, "_sqlx_migrations", "x'", "'");
         sql.extend([&heading(migration), migration.sql.as_str(), &record]);
     }
     sql + "COMMIT;\n"
@@ -65,18 +65,18 @@ fn postgres_sql<'a>(database: &PostgresDatabase, migrations: impl Iterator<Item 
     let schema = &database.schema;
     let (public, private) = (quoted(schema.public()), quoted(&schema.private()));
     let mut sql = format!(
-        "-- Run this as the role that is to own the tables. If the service connects as another, it needs:\n\
+        "-- Run this as the role that is to own the tables. If the service connects as another role, it needs:\n\
          -- GRANT USAGE ON SCHEMA {public}, {private} TO the_service;\n\
          -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {private} TO the_service;\n\
          -- GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {private} TO the_service;\n\
          BEGIN;\nCREATE SCHEMA IF NOT EXISTS {public};\nCREATE SCHEMA IF NOT EXISTS {private};\n\
          SET LOCAL search_path TO {private}, {public};\n{}",
-        placed(POSTGRES_RECORD, schema)
+        with_schema_names(POSTGRES_RECORD, schema)
     );
     for migration in migrations {
         let table = format!("{private}._sqlx_migrations");
-        let record = recorded(migration, &table, "'\\x", "'");
-        sql.extend([heading(migration), placed(migration.sql.as_str(), schema), record]);
+        let record = record_statement(migration, &table, "'\\x", "'");
+        sql.extend([heading(migration), with_schema_names(migration.sql.as_str(), schema), record]);
     }
     if let Some(role) = &database.reader_role {
         let select = grant_select(schema, role, VIEWS.into_iter());
@@ -91,7 +91,7 @@ fn heading(migration: &Migration) -> String {
 
 /// Returns the statement that records a migration as applied. `before` and `after` enclose the
 /// hexadecimal checksum in the engine's notation.
-fn recorded(migration: &Migration, table: &str, before: &str, after: &str) -> String {
+fn record_statement(migration: &Migration, table: &str, before: &str, after: &str) -> String {
     let mut checksum = String::new();
     for byte in migration.checksum.iter() {
         // Writing to a String cannot fail.
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn every_name_in_a_migration_is_in_the_configured_schema() {
         let database = PostgresDatabase::new("postgres://u@localhost/d").unwrap().schema("other").unwrap();
-        let sql = Store::migration_sql(&DatabaseUrl::Postgres(database));
+        let sql = Store::migration_sql(&DatabaseLocation::Postgres(database));
         let statements = sql.lines().filter(|line| !line.starts_with("--"));
         for line in statements {
             assert!(!line.contains("tim.") && !line.contains("tim_private"), "{line}");
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_printed_sql_records_the_migrations() {
-        let sqlite = Store::migration_sql(&DatabaseUrl::Sqlite("x".into()));
+        let sqlite = Store::migration_sql(&DatabaseLocation::Sqlite("x".into()));
         assert!(sqlite.contains("INSERT INTO _sqlx_migrations"), "{sqlite}");
     }
 }

@@ -28,8 +28,8 @@ SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
                                    AND has_table_privilege(c.oid, 'DELETE')) AND c.relname <> '_sqlx_migrations')
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
-/// Counts the sequences that the role cannot read or set. The program does both if an identity is
-/// behind its rows or the storage has changed.
+/// Counts the sequences that the role cannot read or set. The program does both if a sequence is
+/// behind the ids in its table, or if the storage has changed.
 const SEQUENCES_WITHOUT_RIGHT: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'S'
@@ -67,7 +67,7 @@ pub(super) struct Rights {
 }
 
 impl Rights {
-    pub(super) async fn of(tx: &mut PgTransaction, schema: &Schema) -> Result<Self, StoreError> {
+    pub(super) async fn read(tx: &mut PgTransaction, schema: &Schema) -> Result<Self, StoreError> {
         let both = query_as(SCHEMAS).bind(schema.public()).bind(schema.private());
         let schemas: Vec<(String, bool, bool)> = tx.fetch_all(both, 0).await.attempted(DOING)?;
         let (may_create_schemas, database, role): (bool, String, String) =
@@ -79,13 +79,13 @@ impl Rights {
         Ok(Self { role, database, may_create_schemas, schemas, other_owner })
     }
 
-    fn missing(&self, what: &str) -> StoreError {
+    fn missing_right(&self, what: &str) -> StoreError {
         StoreError::Rights { grant: format!("GRANT {what} TO {}", quoted(&self.role)) }
     }
 
     /// Returns the schemas that have to be created before the tables. The error names the right
     /// that is missing.
-    pub(super) fn to_migrate(&self, schema: &Schema) -> Result<Vec<String>, StoreError> {
+    pub(super) fn require_migration_rights(&self, schema: &Schema) -> Result<Vec<String>, StoreError> {
         if let Some(owner) = &self.other_owner {
             return Err(StoreError::OtherOwner { owner: owner.clone(), role: self.role.clone() });
         }
@@ -98,17 +98,17 @@ impl Rights {
             }
         }
         if !without_rights.is_empty() {
-            return Err(self.missing(&format!("USAGE, CREATE ON SCHEMA {}", without_rights.join(", "))));
+            return Err(self.missing_right(&format!("USAGE, CREATE ON SCHEMA {}", without_rights.join(", "))));
         }
         if !absent.is_empty() && !self.may_create_schemas {
-            return Err(self.missing(&format!("CREATE ON DATABASE {}", quoted(&self.database))));
+            return Err(self.missing_right(&format!("CREATE ON DATABASE {}", quoted(&self.database))));
         }
         Ok(absent)
     }
 
-    pub(super) fn to_use(&self, name: &str) -> Result<(), StoreError> {
+    pub(super) fn require_usage(&self, name: &str) -> Result<(), StoreError> {
         match self.schemas.get(name) {
-            Some((false, _)) => Err(self.missing(&format!("USAGE ON SCHEMA {}", quoted(name)))),
+            Some((false, _)) => Err(self.missing_right(&format!("USAGE ON SCHEMA {}", quoted(name)))),
             _ => Ok(()),
         }
     }
@@ -122,16 +122,16 @@ pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
     if !has_record(&mut tx, schema).await? {
         return Err(StoreError::NotMigrated);
     }
-    let rights = Rights::of(&mut tx, schema).await?;
-    rights.to_use(&schema.private())?;
+    let rights = Rights::read(&mut tx, schema).await?;
+    rights.require_usage(&schema.private())?;
     let (unreadable, unwritable): (i64, i64) =
         tx.fetch_one(query_as(TABLES_WITHOUT_RIGHT).bind(schema.private())).await.attempted(DOING)?;
     let tables = format!("ON ALL TABLES IN SCHEMA {}", quoted(&schema.private()));
     if server.intent == Intent::Write && (unreadable, unwritable) != (0, 0) {
-        return Err(rights.missing(&format!("SELECT, INSERT, UPDATE, DELETE {tables}")));
+        return Err(rights.missing_right(&format!("SELECT, INSERT, UPDATE, DELETE {tables}")));
     }
     if unreadable > 0 {
-        return Err(rights.missing(&format!("SELECT {tables}")));
+        return Err(rights.missing_right(&format!("SELECT {tables}")));
     }
     if server.intent == Intent::Write {
         check_sequences(&mut tx, schema, &rights).await?;
@@ -144,7 +144,7 @@ async fn check_sequences(tx: &mut PgTransaction, schema: &Schema, rights: &Right
     let (without_right,): (i64,) = tx.fetch_one(sequences).await.attempted(DOING)?;
     if without_right > 0 {
         let sequences = format!("ON ALL SEQUENCES IN SCHEMA {}", quoted(&schema.private()));
-        return Err(rights.missing(&format!("SELECT, UPDATE {sequences}")));
+        return Err(rights.missing_right(&format!("SELECT, UPDATE {sequences}")));
     }
     Ok(())
 }

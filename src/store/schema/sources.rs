@@ -28,7 +28,7 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 );
 ";
 
-pub(super) const VIEWS: [&str; 13] = [
+pub(super) const VIEWS: [&str; 14] = [
     "groups",
     "live_groups",
     "group_events",
@@ -42,6 +42,7 @@ pub(super) const VIEWS: [&str; 13] = [
     "daily_crawls",
     "group_spans",
     "monthly_counts",
+    "group_details",
 ];
 
 /// Checks that an SQLite database can be upgraded to this version. `applied` contains the versions
@@ -66,7 +67,7 @@ pub(super) fn newest(migrations: &Migrator) -> i64 {
 }
 
 /// Replaces the default schema names in the SQL of a migration with the configured ones.
-pub(super) fn placed(sql: &str, schema: &Schema) -> String {
+pub(super) fn with_schema_names(sql: &str, schema: &Schema) -> String {
     sql.replace("tim_private.", &format!("{}.", quoted(&schema.private())))
         .replace(" tim.", &format!(" {}.", quoted(schema.public())))
 }

@@ -9,7 +9,7 @@ use sqlx::Connection as _;
 
 use super::contents::Contents;
 use super::copy::{self, Mark};
-use super::part::{Part, Replacing};
+use super::part::{Replacing, UnfinishedFile};
 use super::publish::{may_be_replaced, require_not_the_database};
 use crate::store::engine::lock_file::share_owner;
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
@@ -35,10 +35,10 @@ impl Store {
         let failed = |doing| move |source| StoreError::Backup { doing, path: to.to_owned(), source };
         require_not_the_database(to, file)?;
         let exists = fs::symlink_metadata(to).is_ok();
-        if exists && !(replace && may_be_replaced(to, Mark::Backup).map_err(failed("look at"))?) {
+        if exists && !(replace && may_be_replaced(to, Mark::Backup).map_err(failed("inspect"))?) {
             return Err(StoreError::BackupExists { path: to.to_owned(), replace });
         }
-        let part = Part::create(to, PRIVATE).map_err(failed("write"))?;
+        let part = UnfinishedFile::create(to, PRIVATE).map_err(failed("write"))?;
         let Some(mut part) = part else { return Err(StoreError::BackupBusy { path: to.to_owned() }) };
         let contents = write_backup(&part, file).await?;
         let mode = fs::metadata(&file.path).map_err(failed("set the mode of"))?.permissions().mode();
@@ -54,7 +54,7 @@ impl Store {
     }
 }
 
-async fn write_backup(part: &Part, database: &SqliteFile) -> Result<Contents, StoreError> {
+async fn write_backup(part: &UnfinishedFile, database: &SqliteFile) -> Result<Contents, StoreError> {
     const DOING: &str = "back the database up";
     copy::copy_into(part, database, DOING).await?;
     let mut copy = copy::open(part.path(), DOING).await?;

@@ -46,7 +46,7 @@ impl Contents {
         }
         let records: i64 = query_scalar(HAS_RECORD).fetch_one(&mut *copy).await.attempted(DOING)?;
         if records == 0 {
-            return Err(unusable("is no database of this program".to_owned()));
+            return Err(unusable("is not a database of this program".to_owned()));
         }
         let applied: Vec<(i64, Vec<u8>)> = query_as(APPLIED).fetch_all(&mut *copy).await.attempted(DOING)?;
         check_sqlite_migrations(&applied)?;
@@ -68,9 +68,9 @@ impl Contents {
             [] => "no app".to_owned(),
             ids => format!("SDKAppID {}", ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")),
         };
-        let there = listed(self.apps.iter().map(|app| app.sdk_app_id).collect());
-        let own = listed(configured.iter().map(|app| app.get()).collect());
-        let why = format!("has {there}, and the configuration has {own}");
+        let in_copy = listed(self.apps.iter().map(|app| app.sdk_app_id).collect());
+        let in_configuration = listed(configured.iter().map(|app| app.get()).collect());
+        let why = format!("has {in_copy}, and the configuration has {in_configuration}");
         Err(StoreError::UnusableBackup { path: path.to_owned(), why })
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
-use super::part::Part;
+use super::part::UnfinishedFile;
 use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query};
 
 const COPY: &str = "VACUUM INTO $1";
@@ -46,7 +46,7 @@ const SQLITE_HEADER: &[u8] = b"SQLite format 3\0";
 /// Writes a snapshot of the database into an unfinished file. Reads through a separate connection,
 /// so that no transaction waits for it.
 pub(super) async fn copy_into(
-    part: &Part,
+    part: &UnfinishedFile,
     database: &SqliteFile,
     doing: &'static str,
 ) -> Result<(), StoreError> {

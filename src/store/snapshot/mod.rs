@@ -12,6 +12,6 @@ mod restore;
 
 pub use backup::BackupMade;
 pub use contents::{BackedUpApp, Contents};
-pub(super) use part::{Part, Replacing};
+pub(super) use part::{Replacing, UnfinishedFile};
 pub use publish::Published;
 pub use restore::Restored;

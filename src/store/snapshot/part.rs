@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// An open and locked file beside its target, empty at first. Removed when dropped, unless it was
 /// moved to its target.
 #[derive(Debug)]
-pub(in crate::store) struct Part {
+pub(in crate::store) struct UnfinishedFile {
     file: File,
     path: PathBuf,
     to: PathBuf,
@@ -24,11 +24,11 @@ pub(in crate::store) enum Replacing {
     Earlier,
 }
 
-impl Part {
+impl UnfinishedFile {
     /// Creates the unfinished file of `to`, or truncates one that a killed process left. Returns
     /// `None` if another process is writing it. The umask applies to `mode` of a new file.
     pub(in crate::store) fn create(to: &Path, mode: u32) -> io::Result<Option<Self>> {
-        let path = part_of(to);
+        let path = unfinished_path(to);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -76,7 +76,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         if !self.in_place {
             for suffix in ["", "-journal", "-wal", "-shm"] {
@@ -86,9 +86,9 @@ impl Drop for Part {
     }
 }
 
-/// Returns the path of the unfinished file. Users do not choose such a name. An existing file of
-/// that name is removed.
-pub(super) fn part_of(to: &Path) -> PathBuf {
+/// Returns the path of the unfinished file of `to`. An existing file of that name is overwritten,
+/// so the name is one that users do not choose.
+pub(super) fn unfinished_path(to: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(to.file_name().unwrap_or_default());
     name.push(".tim-group-sync-part");

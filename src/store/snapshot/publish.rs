@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sqlx::Connection as _;
 
 use super::copy::{self, Mark};
-use super::part::{Part, Replacing, folder_of, is_same_file, part_of};
+use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, unfinished_path};
 use crate::store::engine::lock_file::share_owner;
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
 
@@ -30,11 +30,11 @@ impl Store {
         let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
         fs::create_dir_all(folder_of(to)).map_err(|source| publish_error("make the folder of", source))?;
         require_not_the_database(to, file)?;
-        if !may_be_replaced(to, Mark::Published).map_err(|source| publish_error("look at", source))? {
+        if !may_be_replaced(to, Mark::Published).map_err(|source| publish_error("inspect", source))? {
             return Err(StoreError::NotACopy { path: to.to_owned() });
         }
         let began = Instant::now();
-        let part = Part::create(to, MODE).map_err(|source| publish_error("write", source))?;
+        let part = UnfinishedFile::create(to, MODE).map_err(|source| publish_error("write", source))?;
         let Some(mut part) = part else { return Ok(None) };
         write_copy(&part, file).await?;
         share_owner(part.file(), &file.path);
@@ -46,7 +46,7 @@ impl Store {
     }
 }
 
-async fn write_copy(part: &Part, database: &SqliteFile) -> Result<(), StoreError> {
+async fn write_copy(part: &UnfinishedFile, database: &SqliteFile) -> Result<(), StoreError> {
     const DOING: &str = "copy the database";
     copy::copy_into(part, database, DOING).await?;
     let mut copy = copy::open(part.path(), DOING).await?;
@@ -56,10 +56,10 @@ async fn write_copy(part: &Part, database: &SqliteFile) -> Result<(), StoreError
 
 /// Fails if the copy, or its unfinished file, would overwrite the database.
 pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Result<(), StoreError> {
-    for path in [to.to_owned(), part_of(to)] {
+    for path in [to.to_owned(), unfinished_path(to)] {
         let is_database = fs::metadata(&database.path).and_then(|live| is_same_file(&path, &live));
         if is_database.map_err(|source| StoreError::Publish {
-            doing: "look at the place of",
+            doing: "inspect the path of",
             path: path.clone(),
             source,
         })? {

@@ -10,10 +10,10 @@ use sqlx::Connection as _;
 
 use super::contents::Contents;
 use super::copy::{self, Mark};
-use super::part::{Part, Replacing, folder_of, is_same_file, with_suffix};
+use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, with_suffix};
 use crate::model::SdkAppId;
 use crate::store::engine::lock_file::share_owner;
-use crate::store::engine::{Attempted as _, DatabaseUrl, InUse, Store, StoreError};
+use crate::store::engine::{Attempted as _, DatabaseLocation, InUse, Store, StoreError};
 
 /// The mode of the database if there was none before. The umask applies, as for files that SQLite
 /// creates.
@@ -47,7 +47,7 @@ impl Store {
             .map_err(|source| StoreError::Folder { path: folder_of(database).to_owned(), source })?;
         let alone = InUse::alone(database)?;
         check_file(backup, &from, database)?;
-        let part = Part::create(database, MODE).map_err(failed("put in place"))?;
+        let part = UnfinishedFile::create(database, MODE).map_err(failed("put in place"))?;
         let Some(part) = part else { return Err(StoreError::InUse { path: database.clone() }) };
         let copying = tokio::task::spawn_blocking(move || copy_bytes(from, part));
         let copied = copying.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
@@ -58,11 +58,11 @@ impl Store {
             part.file().set_permissions(mode).map_err(failed("set the mode of"))?;
         }
         share_owner(part.file(), if database.exists() { database } else { folder_of(database) });
-        let kept = set_aside(database, keep, at).map_err(failed("make room for"))?;
+        let kept = set_aside(database, keep, at).map_err(failed("replace the existing files with"))?;
         let bytes = part.move_into_place(Replacing::Earlier).map_err(failed("put in place"))?;
         drop(alone);
         // Creates the side files that readers need. If this fails, the next writer creates them.
-        if let Ok(store) = Self::open_existing(&DatabaseUrl::Sqlite(database.clone())).await {
+        if let Ok(store) = Self::open_existing(&DatabaseLocation::Sqlite(database.clone())).await {
             store.close().await;
         }
         Ok(Restored { bytes, contents, kept })
@@ -72,10 +72,10 @@ impl Store {
 /// Fails if a file is not a complete database by itself.
 fn check_file(backup: &Path, from: &File, database: &Path) -> Result<(), StoreError> {
     let unusable = |why: &str| StoreError::UnusableBackup { path: backup.to_owned(), why: why.to_owned() };
-    let failed = |source| StoreError::Backup { doing: "look at", path: backup.to_owned(), source };
+    let failed = |source| StoreError::Backup { doing: "inspect", path: backup.to_owned(), source };
     let from = from.metadata().map_err(failed)?;
     if !from.is_file() {
-        return Err(unusable("is no file"));
+        return Err(unusable("is not a regular file"));
     }
     if is_same_file(database, &from).map_err(failed)? {
         return Err(unusable("is the database itself"));
@@ -83,7 +83,7 @@ fn check_file(backup: &Path, from: &File, database: &Path) -> Result<(), StoreEr
     for side_file in SIDE_FILES {
         if fs::metadata(with_suffix(backup, side_file)).is_ok_and(|file| file.len() > 0) {
             return Err(unusable(&format!(
-                "lacks the changes in {}, so it is part of a database and no backup: make a whole of both with \
+                "lacks the changes in {}, so it is only a part of a database; combine both into one file with \
                  `sqlite3 {} \"VACUUM INTO 'whole.db'\"`",
                 with_suffix(backup, side_file).display(),
                 backup.display(),
@@ -93,14 +93,18 @@ fn check_file(backup: &Path, from: &File, database: &Path) -> Result<(), StoreEr
     Ok(())
 }
 
-fn copy_bytes(mut from: File, part: Part) -> io::Result<Part> {
+fn copy_bytes(mut from: File, part: UnfinishedFile) -> io::Result<UnfinishedFile> {
     from.rewind()?;
     io::copy(&mut from, &mut part.file())?;
     Ok(part)
 }
 
 /// Checks the copy of a backup, and removes the marks that make it a backup instead of a database.
-async fn check(part: &Part, backup: &Path, configured: &[SdkAppId]) -> Result<Contents, StoreError> {
+async fn check(
+    part: &UnfinishedFile,
+    backup: &Path,
+    configured: &[SdkAppId],
+) -> Result<Contents, StoreError> {
     const DOING: &str = "check the backup";
     let unusable = |why: String| StoreError::UnusableBackup { path: backup.to_owned(), why };
     let mut copy = match copy::open(part.path(), DOING).await {

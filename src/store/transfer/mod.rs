@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::source::Connection;
 use self::tables::TABLES;
 use self::target::Target;
-use super::engine::{DatabaseUrl, Store, StoreError};
+use super::engine::{DatabaseLocation, Store, StoreError};
 use super::lease::Lease;
 use crate::model::SdkAppId;
 
@@ -60,7 +60,7 @@ impl Store {
                     on_wait(app);
                 }
             });
-            leases.push(Lease::keeping_all(&leases, waiting).await??);
+            leases.push(Lease::run_while_all_held(&leases, waiting).await??);
         }
         Ok(leases)
     }
@@ -70,7 +70,7 @@ impl Store {
     /// by number and checksum.
     pub async fn copy_to(
         &self,
-        target: &DatabaseUrl,
+        target: &DatabaseLocation,
         mut on_progress: impl FnMut(CopyProgress),
     ) -> Result<Copied, StoreError> {
         let began = Instant::now();

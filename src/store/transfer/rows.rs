@@ -16,7 +16,7 @@ pub(super) enum Cell {
 
 pub(super) type Cells = Vec<Cell>;
 
-pub(super) fn of_sqlite(row: &SqliteRow) -> Result<Cells, sqlx::Error> {
+pub(super) fn cells_from_sqlite(row: &SqliteRow) -> Result<Cells, sqlx::Error> {
     let cell = |at: usize| {
         let value = row.try_get_raw(at)?;
         // SQLite reports the type of the column for NULL.
@@ -31,7 +31,7 @@ pub(super) fn of_sqlite(row: &SqliteRow) -> Result<Cells, sqlx::Error> {
     (0..row.len()).map(cell).collect()
 }
 
-pub(super) fn of_postgres(row: &PgRow) -> Result<Cells, sqlx::Error> {
+pub(super) fn cells_from_postgres(row: &PgRow) -> Result<Cells, sqlx::Error> {
     let cell = |at: usize| {
         Ok(match row.column(at).type_info().name() {
             "INT8" => row.try_get::<Option<i64>, _>(at)?.map_or(Cell::Null, Cell::Integer),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_copy_would_misread_is_escaped() {
+    fn characters_that_copy_would_misread_are_escaped() {
         let mut text = Vec::new();
         append_as_copy_text(&row(-7, "a\tb\\N\nc\r陌"), &mut text);
         assert_eq!(String::from_utf8(text).unwrap(), "-7\ta\\tb\\\\N\\nc\\r陌\t\\N\n");

@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
-use super::rows::{Cells, of_postgres, of_sqlite};
+use super::rows::{Cells, cells_from_postgres, cells_from_sqlite};
 use super::tables::Table;
 use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query, query_scalar};
 
@@ -18,6 +18,7 @@ pub(super) enum Connection {
     Postgres(PgConnection),
 }
 
+/// Receives the rows of a table in batches.
 pub(super) trait Sink {
     async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError>;
 }
@@ -68,8 +69,8 @@ impl Connection {
             }};
         }
         match self {
-            Self::Sqlite(connection) => pass_on!(query(sql).fetch(connection), of_sqlite),
-            Self::Postgres(connection) => pass_on!(query(sql).fetch(connection), of_postgres),
+            Self::Sqlite(connection) => pass_on!(query(sql).fetch(connection), cells_from_sqlite),
+            Self::Postgres(connection) => pass_on!(query(sql).fetch(connection), cells_from_postgres),
         }
         sink.receive(&batch).await
     }

@@ -11,7 +11,7 @@ pub(super) struct Table {
 /// All tables to copy. Each table comes after those that it references. Not copied: `lease`, which
 /// only PostgreSQL has; `storage`, which identifies the database; `app.chunk_ends`, which SQLite
 /// computes again.
-pub(super) const TABLES: [Table; 11] = [
+pub(super) const TABLES: [Table; 14] = [
     Table {
         name: "app",
         columns: &[
@@ -152,6 +152,43 @@ pub(super) const TABLES: [Table; 11] = [
             "retyped",
         ],
         order: "app_id, day, type_id",
+    },
+    Table {
+        name: "group_detail",
+        columns: &[
+            "app_id",
+            "group_id",
+            "name",
+            "owner",
+            "introduction",
+            "created_at",
+            "last_message_at",
+            "info_changed_at",
+            "member_count",
+            "max_member_count",
+            "fetched_at",
+            "is_answered",
+        ],
+        order: "app_id, group_id",
+    },
+    Table {
+        name: "detail_range",
+        columns: &["app_id", "after_id", "refreshed_at"],
+        order: "app_id, after_id",
+    },
+    Table {
+        name: "detail_state",
+        columns: &[
+            "app_id",
+            "holder",
+            "held_until",
+            "last_event_id",
+            "known_count",
+            "fresh_count",
+            "oldest_as_of",
+            "counted_at",
+        ],
+        order: "app_id",
     },
     Table {
         name: "group_event",

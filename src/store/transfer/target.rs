@@ -13,10 +13,10 @@ use super::rows::{Cell, Cells, Digest, append_as_copy_text};
 use super::source::{Connection, Sink};
 use super::tables::{TABLES, Table};
 use crate::store::engine::{
-    Attempted as _, DatabaseUrl, Engine, Store, StoreError, query, query_as, query_scalar,
+    Attempted as _, DatabaseLocation, Engine, Store, StoreError, query, query_as, query_scalar,
 };
 use crate::store::schema::SQLITE_MIGRATIONS;
-use crate::store::snapshot::{Part, Replacing};
+use crate::store::snapshot::{Replacing, UnfinishedFile};
 use crate::store::write::MOVE_PAST_ROWS;
 
 const DOING: &str = "write the rows of a table";
@@ -28,8 +28,8 @@ const SEND_BYTES: usize = 256 * 1024;
 
 /// Returns the indexes. Building them at the end is faster than updating them for each row.
 const INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
-/// Records that a copy is a new storage, so that its next ids follow after a gap. For SQLite and
-/// for PostgreSQL.
+/// Record that a copy is a new storage, so that its next ids follow after a gap. The first is for
+/// SQLite, the second for PostgreSQL.
 const NEW_STORAGE: [&str; 2] = [
     "INSERT INTO storage (only_row, identity) VALUES (1, '')",
     "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')",
@@ -37,17 +37,17 @@ const NEW_STORAGE: [&str; 2] = [
 
 /// A database whose rows are invisible to other processes until [`Target::commit`].
 pub(super) enum Target {
-    Sqlite { part: Part, connection: Connection, indexes: Vec<String> },
+    Sqlite { part: UnfinishedFile, connection: Connection, indexes: Vec<String> },
     Postgres { store: Store, connection: Connection },
 }
 
 impl Target {
     /// Creates the tables. Fails if the file exists, or if the tables on the server have rows.
-    pub(super) async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
-        match url {
-            DatabaseUrl::Sqlite(path) => open_file(path).await,
-            DatabaseUrl::Postgres(_) => {
-                let store = Store::open(url).await?;
+    pub(super) async fn open(location: &DatabaseLocation) -> Result<Self, StoreError> {
+        match location {
+            DatabaseLocation::Sqlite(path) => open_file(path).await,
+            DatabaseLocation::Postgres(_) => {
+                let store = Store::open(location).await?;
                 match begin_on_server(&store).await {
                     Ok(connection) => {
                         Ok(Self::Postgres { store, connection: Connection::Postgres(connection) })
@@ -111,7 +111,10 @@ impl Target {
                 query(NEW_STORAGE[0]).execute(connection).await.attempted(DOING)?;
             }
             Self::Postgres { connection: Connection::Postgres(connection), .. } => {
-                query(MOVE_PAST_ROWS).fetch_all(&mut *connection).await.attempted("move identities")?;
+                query(MOVE_PAST_ROWS)
+                    .fetch_all(&mut *connection)
+                    .await
+                    .attempted("move the identities past the rows")?;
                 let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
                 query(NEW_STORAGE[1]).execute(&mut *connection).await.attempted(DOING)?;
                 let analyze = AssertSqlSafe(format!("ANALYZE {}", names.join(", ")));
@@ -150,7 +153,7 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
         return Err(not_empty());
     }
     let file_error = |source| StoreError::CopyFile { path: path.to_owned(), source };
-    let part = Part::create(path, MODE).map_err(file_error)?.ok_or_else(not_empty)?;
+    let part = UnfinishedFile::create(path, MODE).map_err(file_error)?.ok_or_else(not_empty)?;
     let options = SqliteConnectOptions::new()
         .filename(part.path())
         .create_if_missing(false)
@@ -177,7 +180,7 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
 
 /// Begins the transaction that writes all rows. Its locks prevent other writes meanwhile.
 async fn begin_on_server(store: &Store) -> Result<PgConnection, StoreError> {
-    const DOING: &str = "look whether the database is empty";
+    const DOING: &str = "check whether the database is empty";
     let Engine::Postgres(server) = &store.engine else {
         return Err(StoreError::NotEmpty { at: String::new() });
     };

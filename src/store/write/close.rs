@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
-use super::tally::{Tally, kept_total};
+use super::tally::{Tally, stored_groups};
 use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, LocalDay, ReasonCode, TypeId, Verdict};
 use crate::reconcile::{AskedCounts, CandidateKind, Settlement, WithheldKind};
 use crate::store::app::AppId;
@@ -13,7 +13,7 @@ use crate::store::lease::Lease;
 
 const IDS_PER_STATEMENT: usize = 20_000;
 
-/// Why a crawl did not complete with its deletions applied.
+/// Why a crawl is not complete, or why it withheld deletions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     pub code: ReasonCode,
@@ -295,7 +295,7 @@ async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreE
     }
     let (later,): (i64,) = tx.fetch_one(LATER_CONCLUSIONS, &values![app.0, started_at]).await?;
     if later > 0 {
-        let groups = kept_total(tx, *app).await?;
+        let groups = stored_groups(tx, *app).await?;
         tx.expect_rows(groups).await?;
         tx.execute(LIMIT_LAST_SEEN, &values![app.0, closing.finished_at.timestamp_millis()]).await?;
     }
@@ -389,7 +389,7 @@ impl Closing<'_> {
     }
 }
 
-/// Converts a count to a signed 64-bit number, as the databases have it. Larger numbers become
+/// Converts a count to a signed 64-bit number, as the databases store it. Larger numbers become
 /// `i64::MAX`.
 fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

@@ -70,7 +70,9 @@ const FORGET_CRAWLS: [&str; 3] = [
     first_crawls!("DELETE FROM crawl_change"),
     first_crawls!("DELETE FROM crawl"),
 ];
-const FORGET_APP: [&str; 3] = [
+const FORGET_APP: [&str; 5] = [
+    "DELETE FROM detail_range WHERE app_id = $1",
+    "DELETE FROM detail_state WHERE app_id = $1",
     "DELETE FROM group_question WHERE app_id = $1",
     "DELETE FROM type_state WHERE app_id = $1",
     "DELETE FROM app WHERE app_id = $1",

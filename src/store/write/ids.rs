@@ -29,13 +29,13 @@ ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity, written_by = 
 WHERE s.identity <> excluded.identity OR CAST(s.xmin AS TEXT) <> s.written_by",
 };
 
-/// The maximum number of event ids that may have been assigned and lost. It only matters if the
-/// clock is also slow.
+/// The margin for event ids that were assigned and lost with their rows. It matters only if the
+/// clock is behind as well.
 const EVENTS_LOST: i64 = 1_000_000;
-/// The maximum number of crawl ids that may have been assigned and lost.
+/// The margin for crawl ids that were assigned and lost with their rows.
 const CRAWLS_LOST: i64 = 10_000;
 
-/// Moves an identity to at least $1, and by at least the margin $2.
+/// Moves the sequence of an id column to at least $1, and by at least the margin $2.
 macro_rules! skip_ids {
     ($table:literal, $column:literal) => {
         Statement::PerEngine {
@@ -55,8 +55,8 @@ const SKIP_CRAWL_IDS: Statement = skip_ids!("crawl", "crawl_id");
 const ADD_SEQUENCE: &str = "
 INSERT INTO sqlite_sequence (name, seq) SELECT $1, 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = $1)";
 
-/// PostgreSQL only: selects the identities that are behind their rows, with the greatest id of each
-/// table.
+/// PostgreSQL only: selects the sequences that are behind the ids in their tables, with the
+/// greatest id of each table.
 macro_rules! behind_rows {
     ($select:literal) => {
         concat!(
@@ -78,7 +78,7 @@ WHERE greatest > coalesce(pg_sequence_last_value(sequence), 0)"
     };
 }
 const BEHIND_ROWS: &str = behind_rows!("name, greatest");
-/// Moves these identities to the greatest id. Returns each table with that id.
+/// Moves these sequences to the greatest id. Returns each table with that id.
 pub(in crate::store) const MOVE_PAST_ROWS: &str = behind_rows!("name, setval(sequence, greatest)");
 
 impl Store {
@@ -94,10 +94,11 @@ impl Store {
         }
     }
 
-    /// Moves each identity that is behind its rows to the greatest id, and logs it. Rows that were
-    /// restored or replicated without their sequences cause this. It cannot happen in SQLite.
+    /// Moves each sequence that is behind the ids in its table to the greatest id, and logs it.
+    /// Rows that were restored or replicated without their sequences cause this. It cannot happen
+    /// in SQLite.
     pub async fn move_ids_past_rows(&self) -> Result<(), StoreError> {
-        const DOING: &str = "compare identities with their rows";
+        const DOING: &str = "compare the id sequences with their tables";
         if let Engine::Sqlite(_) = self.engine {
             return Ok(());
         }
@@ -157,8 +158,8 @@ async fn record_storage(tx: &mut Tx, identity: &str, at: DateTime<Utc>) -> Resul
     tx.execute(SKIP_EVENT_IDS, &values![at.timestamp_micros(), EVENTS_LOST]).await?;
     tx.execute(SKIP_CRAWL_IDS, &values![at.timestamp_millis(), CRAWLS_LOST]).await?;
     info!(
-        "the database was restored, copied or failed over: ids of events and crawls continue with a gap, so that none is \
-         given twice"
+        "the database was restored, copied or failed over: ids of events and crawls continue with a gap, so that no id is \
+         assigned twice"
     );
     Ok(())
 }
@@ -173,7 +174,7 @@ async fn move_past_rows_alone(tx: &mut Tx) -> Result<(), StoreError> {
 async fn move_past_rows(tx: &mut Tx) -> Result<(), StoreError> {
     let moved: Vec<(String, i64)> = tx.fetch_all(MOVE_PAST_ROWS, &[]).await?;
     for (table, greatest) in moved {
-        warn!("the identity of the table {table} was behind its rows, and was moved past {greatest}");
+        warn!("the id sequence of the table {table} was behind its rows, and was moved to {greatest}");
     }
     Ok(())
 }

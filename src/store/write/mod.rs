@@ -2,6 +2,7 @@
 
 mod apps;
 mod close;
+mod details;
 mod forget;
 mod ids;
 mod listed;
@@ -14,6 +15,7 @@ mod settle;
 mod tally;
 
 pub use close::{Closing, CrawlEvents, PassRecord, Reason};
+pub use details::{AnsweredDetails, DetailsHolder};
 pub use forget::{KnownApp, RowCounts};
 pub(super) use ids::MOVE_PAST_ROWS;
 pub use listed::Written;

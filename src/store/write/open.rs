@@ -23,7 +23,7 @@ pub struct NewCrawl {
 }
 
 /// Returns no row if a running, complete or incomplete crawl for the scheduled time exists. Other
-/// conflicts are errors, such as an identity that is behind its rows.
+/// conflicts are errors, for example with a sequence that is behind the ids in its table.
 const OPEN: &str = "
 INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version, group_types)
 VALUES ($1, $2, $3, $4, 'running', $5, $6, $7)

@@ -2,7 +2,7 @@
 //! long. Each transaction updates the stored totals. After an interruption, the next call deletes
 //! the remaining rows.
 
-use super::tally::{Tally, kept_total};
+use super::tally::{Tally, stored_groups};
 use crate::model::TypeId;
 use crate::store::app::AppId;
 use crate::store::engine::{StoreError, Tx, values};
@@ -21,6 +21,7 @@ pub(super) struct PurgeStatements {
     /// Counts the batch by type and state.
     count: &'static str,
     delete_past_spans: &'static str,
+    delete_details: &'static str,
     delete: &'static str,
 }
 
@@ -46,6 +47,12 @@ macro_rules! purge_statements {
                 $condition,
                 ")"
             ),
+            delete_details: concat!(
+                "DELETE FROM group_detail WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND group_id IN (
+                     SELECT group_id FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
+                $condition,
+                ")"
+            ),
             delete: concat!(
                 "DELETE FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
                 $condition
@@ -64,8 +71,9 @@ pub(super) async fn remove_groups(
     statements: &PurgeStatements,
     (after, before): (&str, i64),
 ) -> Result<Option<BatchDone<String>>, StoreError> {
-    // The search for the next batch may read all groups of the app. Reading takes a fraction of writing.
-    let groups = kept_total(tx, app).await?;
+    // The search for the next batch may read all groups of the app. Reading takes a fraction of the
+    // time of writing.
+    let groups = stored_groups(tx, app).await?;
     tx.expect_rows(groups / 20).await?;
     let (last,): (Option<String>,) = tx.fetch_one(statements.last, &values![app.0, after, before]).await?;
     let Some(last) = last else { return Ok(None) };
@@ -79,6 +87,7 @@ pub(super) async fn remove_groups(
         totals.deleted -= deleted;
     }
     tx.execute(statements.delete_past_spans, &batch).await?;
+    tx.execute(statements.delete_details, &batch).await?;
     let removed = tx.execute(statements.delete, &batch).await?;
     tally.write_totals(tx, app).await?;
     Ok(Some(BatchDone { last, removed }))

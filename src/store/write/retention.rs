@@ -38,7 +38,7 @@ SELECT max(event_id), min(occurred_at) FROM (
 const OLD_EVENTS: &str =
     "DELETE FROM group_event WHERE app_id = $1 AND event_id > $2 AND event_id <= $3 AND occurred_at < $4";
 
-/// Records the time from which on the table contains every group.
+/// Records the time before which deleted groups are no longer in the table.
 const SET_GROUPS_FROM: &str = "
 UPDATE app SET groups_from = $2 WHERE app_id = $1 AND (groups_from IS NULL OR groups_from < $2)";
 const LAST_OLD_EVENT: &str = "
@@ -233,11 +233,11 @@ impl PurgeScope {
         if oldest >= before {
             return Ok(None);
         }
-        let stretch = values![self.app.0, after, last, before];
-        let (last_old,): (Option<i64>,) = tx.fetch_one(LAST_OLD_EVENT, &stretch).await?;
+        let range = values![self.app.0, after, last, before];
+        let (last_old,): (Option<i64>,) = tx.fetch_one(LAST_OLD_EVENT, &range).await?;
         let mut removed = 0;
         if let Some(last_old) = last_old {
-            removed = tx.execute(OLD_EVENTS, &stretch).await?;
+            removed = tx.execute(OLD_EVENTS, &range).await?;
             tx.execute(SET_LAST_REMOVED_EVENT, &values![self.app.0, last_old]).await?;
         }
         self.record(tx, Purged { events: removed, ..Purged::default() }).await?;

@@ -145,9 +145,9 @@ impl Store {
         Ok(rows.into_iter().map(|(id, confirmed)| (id, confirmed.unwrap_or(false))).collect())
     }
 
-    /// First closes a crawl that was left open. Then marks the groups deleted that a crawl withheld
-    /// and that are still held. Returns their number. The lease of the app must be held, because a
-    /// running crawl has these groups in memory as live.
+    /// Marks the groups deleted whose deletion a crawl withheld and that are still held. Returns
+    /// their number. If a killed process left a crawl open, closes that crawl first. The lease of
+    /// the app must be held, because a running crawl has these groups in memory as live.
     pub async fn approve(
         &self,
         lease: &Lease,
@@ -178,9 +178,10 @@ impl Store {
         Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
-    /// First closes a crawl that was left open. Then makes the groups live again that a crawl marked
-    /// deleted and that have not changed since. Returns their number. The groups become missing and
-    /// held, as if the crawl had withheld their deletion. The lease of the app must be held.
+    /// Makes the groups live again that a crawl marked deleted and that have not changed since.
+    /// Returns their number. The groups become missing and held, as if the crawl had withheld their
+    /// deletion. If a killed process left a crawl open, closes that crawl first. The lease of the
+    /// app must be held.
     pub async fn undelete(
         &self,
         lease: &Lease,

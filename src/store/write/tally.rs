@@ -44,12 +44,12 @@ ON CONFLICT (crawl_id, type_id) DO UPDATE SET
     reappeared = crawl_change.reappeared + excluded.reappeared,
     retyped = crawl_change.retyped + excluded.retyped";
 
-const KEPT_TOTAL: &str = "
+const STORED_GROUPS: &str = "
 SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state WHERE app_id = $1";
 
 /// Returns how many groups an app has, the deleted ones included.
-pub(super) async fn kept_total(tx: &mut Tx, app: AppId) -> Result<u64, StoreError> {
-    let (groups,): (i64,) = tx.fetch_one(KEPT_TOTAL, &values![app.0]).await?;
+pub(super) async fn stored_groups(tx: &mut Tx, app: AppId) -> Result<u64, StoreError> {
+    let (groups,): (i64,) = tx.fetch_one(STORED_GROUPS, &values![app.0]).await?;
     Ok(groups.cast_unsigned())
 }
 

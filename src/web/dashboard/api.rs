@@ -96,7 +96,7 @@ pub(super) async fn group_events(
     Ok(app.answer("group_events", json!(events), json!(next)))
 }
 
-/// The change feed: events after a cursor, oldest first, and the cursor to continue with.
+/// Answers with the change feed: events after a cursor, oldest first, and the next cursor.
 pub(super) async fn events(
     State(sources): State<Sources>,
     Path(app): Path<String>,
@@ -118,7 +118,8 @@ pub(super) async fn events(
     }
 }
 
-/// Groups whose ids start with a prefix, including deleted ones; or the groups that a crawl holds.
+/// Answers with the groups whose ids start with a prefix, including deleted ones, or with the groups
+/// that a crawl holds.
 pub(super) async fn groups(
     State(sources): State<Sources>,
     Path(app): Path<String>,

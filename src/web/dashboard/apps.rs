@@ -11,7 +11,9 @@ use super::sources::Sources;
 use crate::crawl::{Progress, Step};
 use crate::daemon::{AppState, Condition, Phase, is_refused};
 use crate::model::SdkAppId;
-use crate::store::{AppOverview, CountChange, Crawl, HeldDeletions, RecentCrawl, Stamp, Store, TypeOverview};
+use crate::store::{
+    AppOverview, CountChange, Crawl, DetailsOverview, HeldDeletions, RecentCrawl, Stamp, Store, TypeOverview,
+};
 
 /// The number of recent crawls of each app: a day, if the app is crawled every hour.
 const RECENT_CRAWLS: i64 = 24;
@@ -58,6 +60,8 @@ pub(super) struct AppSummary {
     change_since_last_week: Option<CountChange>,
     /// The last crawls that have ended, oldest first.
     recent_crawls: Vec<RecentCrawl>,
+    /// `None` if no details of the app's groups are kept.
+    details: Option<DetailsOverview>,
 }
 
 /// A running crawl. The progress is known only for crawls of this process.
@@ -208,6 +212,7 @@ fn of_database(overview: AppOverview) -> (AppSummary, Vec<TypeOverview>) {
         running_since: overview.running_crawl.map(|crawl| crawl.started_at),
         total_count: overview.total_count,
         month_peak_groups: overview.month_peak,
+        details: overview.details,
         last_crawl,
         held_count: held.iter().map(|held| held.held_count).sum(),
         withheld: held,

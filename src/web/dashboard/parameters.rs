@@ -1,5 +1,5 @@
-//! Parses the query parameters of a request. Unknown, repeated and malformed parameters are errors:
-//! an answer that ignored them would be wrong without a sign of it.
+//! Parses the query parameters of a request. Unknown, repeated and malformed parameters are errors,
+//! because an answer that ignored them would be silently wrong.
 //!
 //! axum's extractor splits and decodes the query string. This module checks the values, because
 //! serde's errors do not say which values are allowed.
@@ -56,7 +56,7 @@ impl Parameters {
         Ok(KeysetPage { before: self.number("before", i64::MAX, i64::MAX)?, limit: self.limit()? })
     }
 
-    /// Returns the cursor of the change feed. 0, the start, if it is absent.
+    /// Returns the cursor of the change feed, or 0, the start, if it is absent.
     pub(super) fn after_event(&self) -> Result<i64, RequestError> {
         let Some(text) = self.0.get("after") else { return Ok(0) };
         text.parse::<i64>().ok().filter(|after| *after >= 0).ok_or_else(|| {

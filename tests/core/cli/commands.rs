@@ -10,7 +10,7 @@ use harness::postgres::PostgresServer;
 use harness::store::TestDatabase;
 use rustix::process::{Pid, Signal, kill_process};
 use tim_group_sync::simulator::{At, Fault, KEY};
-use tim_group_sync::store::DatabaseUrl;
+use tim_group_sync::store::DatabaseLocation;
 use tim_group_sync::tencent::usersig::{SecretKey, verify};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +305,7 @@ async fn old_rows_are_removed_if_configured() {
     ["a", "b"].iter().for_each(|id| assert!(cli.api.dissolve(id)));
     cli.run(&["crawl"]).await;
     let long_ago = "UPDATE group_row SET deleted_at = 1 WHERE group_id = 'a'; UPDATE crawl SET finished_at = finished_at - 172800000";
-    TestDatabase::execute(&DatabaseUrl::Sqlite(cli.path("groups.db")), long_ago).await;
+    TestDatabase::execute(&DatabaseLocation::Sqlite(cli.path("groups.db")), long_ago).await;
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
     assert_eq!(cli.query("SELECT group_id FROM groups ORDER BY 1").await, "b\nc");
     assert_eq!(cli.query("SELECT purged_groups FROM crawls WHERE crawl_id = 3").await, "1");

@@ -477,3 +477,28 @@ async fn no_signature_is_sent_to_an_api_without_a_trusted_certificate() {
     let ended = run(&cli, &["check"], &[("SSL_CERT_FILE", &none)]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
+
+/// docs/operations.md says when changed certificates are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_reads_changed_ca_certificates_when_it_reloads() {
+    let cli = CliHarness::new().await;
+    cli.api.create_many("Public", 3);
+    let (current, previous) = (Authority::new(), Authority::new());
+    let server = current.server("localhost", 2100, cli.api.addr()).await;
+    let lines = std::fs::read_to_string(cli.path("config.toml")).unwrap();
+    let lines = lines.replace(&cli.api.base_url(), &format!("https://localhost:{}", server.port()));
+    std::fs::write(cli.path("config.toml"), lines).unwrap();
+    std::fs::write(cli.path("ca.pem"), previous.0.pem()).unwrap();
+    let mut command = cli.command(&["run"]);
+    command.env("SSL_CERT_FILE", cli.path("ca.pem"));
+    let daemon = Service::spawn(command).wait_for_log("crawl failed").await;
+    std::fs::write(cli.path("ca.pem"), current.0.pem()).unwrap();
+    daemon.signal(Signal::USR1);
+    let daemon = daemon.wait_for_log("crawl failed").await;
+    daemon.signal(Signal::HUP);
+    let daemon = daemon.wait_for_log("configuration reloaded").await;
+    daemon.signal(Signal::USR1);
+    let daemon = daemon.wait_for_log("crawl complete").await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait_for_exit().await, Some(0));
+}

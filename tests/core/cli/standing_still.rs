@@ -85,7 +85,7 @@ async fn status_says_since_when_a_crawl_is_overdue() {
     let status = cli.run(&["status"]).await;
     assert!(
         status.stdout.contains("  overdue              the crawl of 20")
-            && status.stdout.contains("does the service run?"),
+            && status.stdout.contains("check whether the service runs"),
         "{status:?}"
     );
     let json = cli.run(&["status", "--json"]).await.result();

@@ -4,6 +4,7 @@
 
 mod confirmation;
 mod crawls;
+mod details;
 mod readers;
 mod recipes;
 mod views;

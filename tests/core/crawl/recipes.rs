@@ -1,9 +1,13 @@
 //! The queries of docs/schema.md, run on tables whose answers are known.
 
+use std::time::Duration;
+
 use harness::crawl::{Harness, format_time};
 use harness::crawl_tests;
 use harness::store::Location;
+use serde_json::json;
 use tim_group_sync::clock::Clock;
+use tim_group_sync::policy::DetailsPolicy;
 
 crawl_tests! {
     the_churn_of_an_app_is_not_the_sum_of_its_types,
@@ -12,6 +16,7 @@ crawl_tests! {
     groups_that_were_live_at_a_time_are_found_by_their_spans,
     an_own_table_is_compared_in_both_directions,
     a_cohort_counts_the_groups_that_reached_an_age,
+    details_tell_idle_big_and_abandoned_groups_and_their_true_age,
 }
 
 const DOCUMENT: &str = include_str!("../../../docs/schema.md");
@@ -117,4 +122,32 @@ async fn a_cohort_counts_the_groups_that_reached_an_age(harness: Harness) {
     harness.crawl().await;
     let cohorts = lines(&harness, "How many groups of each week are still live").await;
     assert_eq!(cohorts, ["2026-03-02 3 3 2 1"], "c lives on: the clock of the database is months later");
+}
+
+async fn details_tell_idle_big_and_abandoned_groups_and_their_true_age(mut harness: Harness) {
+    let now = Clock::system().now();
+    harness.clock.set(now - chrono::TimeDelta::days(2));
+    harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
+    harness.create("Public", "busy deleted idle small");
+    let days_ago = |days| (now - chrono::TimeDelta::days(days)).timestamp();
+    for (id, owner, members, last_message) in
+        [("busy", "ann", 151, 1), ("deleted", "bob", 1, 200), ("idle", "bob", 1, 100), ("small", "bob", 1, 2)]
+    {
+        let fields = json!({
+            "Name": id, "Owner_Account": owner, "MemberNum": members, "MaxMemberNum": 200,
+            "LastMsgTime": days_ago(last_message), "CreateTime": 1_767_225_600,
+        });
+        harness.api.set_details(id, fields.as_object().unwrap().clone());
+    }
+    harness.crawl().await;
+    harness.details_refresher().refresh_due().await.unwrap();
+    harness.dissolve("deleted");
+    harness.crawl().await;
+    let idle = lines(&harness, "Which groups are idle?").await;
+    assert_eq!(idle.len(), 1);
+    assert!(idle[0].starts_with("idle idle bob "), "{}", idle[0]);
+    assert_eq!(lines(&harness, "Which owners have groups without other members").await, ["bob 2 2"]);
+    let biggest = lines(&harness, "Which groups are the biggest").await;
+    assert_eq!(biggest, ["busy busy 151 75.5", "idle idle 1 0.5", "small small 1 0.5"]);
+    assert_eq!(lines(&harness, "How old are the groups that existed").await, ["2026-01 3"]);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::daemon::{AppSpec, DaemonHarness, PROD};
 use harness::postgres::DedicatedServer;
 use tim_group_sync::crawl::Step;
-use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Opening, Phase, keep_database};
+use tim_group_sync::daemon::{AppPlan, AppState, Database, OpenAttempt, Opening, Phase, maintain_database};
 use tim_group_sync::lifecycle::{Ending, Lifecycle, Signal};
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::{At, Fault};
@@ -77,7 +77,7 @@ async fn a_changed_schedule_applies_to_future_ticks_only() {
     daemon.replace_plans([harness.plan(&harness.api, &AppSpec { cron: "30,45 * * * *", ..PROD })]);
     daemon.wait_for_next_crawl_at("08:45:00").await;
     harness.set_clock("08:45:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(1).await;
     daemon.wait_for_next_crawl_at("09:30:00").await;
     assert_eq!(harness.crawls().await, ["schedule 08:45 complete"]);
@@ -96,7 +96,7 @@ async fn a_running_crawl_keeps_its_settings_and_the_next_one_has_the_new_ones() 
     held.release();
     daemon.wait_for_next_crawl_at("08:30:00").await;
     harness.set_clock("08:30:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
     let (_, passes) = harness.store.read(passes).await.unwrap();
@@ -137,7 +137,7 @@ async fn an_app_with_an_unreadable_key_is_refused_and_the_key_is_retried() {
         assert_eq!(prod.problems(), ["app prod: the key cannot be used: cannot read prod.key"]);
         harness.set_clock(again);
         readable.store(again == "08:23:00", Ordering::SeqCst);
-        prod.trigger.ring();
+        prod.trigger.fire();
     }
     prod.wait_for_crawl_status("complete").await;
     prod.wait_for_next_crawl_at("09:00:00").await;
@@ -169,7 +169,7 @@ async fn an_app_keeps_its_key_if_a_reload_cannot_read_the_new_one_and_gets_it_la
     for (crawls, now) in [(2, "09:00:00"), (3, "10:00:00")] {
         readable.store(crawls == 3, Ordering::SeqCst);
         harness.set_clock(now);
-        prod.trigger.ring();
+        prod.trigger.fire();
         prod.wait_for_crawls(crawls).await;
     }
     assert!(prod.problems().is_empty());
@@ -200,7 +200,7 @@ async fn a_refused_key_is_read_again_from_its_file_at_the_next_attempt() {
     );
     replaced.store(true, Ordering::SeqCst);
     harness.set_clock("08:50:00");
-    prod.trigger.ring();
+    prod.trigger.fire();
     prod.wait_for_crawl_status("complete").await;
     assert!(!prod.refused() && prod.problems().is_empty());
 }
@@ -241,7 +241,7 @@ async fn fifty_apps_are_crawled_independently_even_if_some_of_them_fail() {
     let suffering = ["app10", "app20", "app30", "app40"];
     for (time, next) in [("08:20:00", "09:00:00"), ("09:00:00", "10:00:00")] {
         harness.set_clock(time);
-        daemons.iter().for_each(|daemon| daemon.trigger.ring());
+        daemons.iter().for_each(|daemon| daemon.trigger.fire());
         for daemon in daemons.iter_mut().filter(|daemon| !suffering.contains(&daemon.app)) {
             daemon.wait_for_next_crawl_at(next).await;
             daemon.wait_for_crawl_status("complete").await;
@@ -298,7 +298,7 @@ async fn opening_the_database_is_retried_until_it_succeeds() {
             }
         })
     };
-    let mut database = keep_database(&life, open(Opening::First), open);
+    let mut database = maintain_database(&life, open(Opening::First), open);
     let began = tokio::time::Instant::now();
     database.wait_for(|database| database.problem().is_some()).await.unwrap();
     let problem = database.borrow().problem().unwrap();
@@ -317,11 +317,11 @@ async fn an_unreachable_database_is_a_problem_until_it_can_be_reached_again() {
     let mut harness = DaemonHarness::new().await;
     let mut database = server.database().await;
     database.limits = Limits::default().divided_by(10);
-    harness.store = Store::open(&database.database_url()).await.unwrap();
+    harness.store = Store::open(&database.store_location()).await.unwrap();
     let mut daemon = harness.start_crawled().await;
     server.crash().await;
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_next_crawl_at("09:00:05").await;
     assert!(
         daemon.problems()[0].starts_with("app prod: cannot write to the database: cannot "),
@@ -330,7 +330,7 @@ async fn an_unreachable_database_is_a_problem_until_it_can_be_reached_again() {
     );
     server.restart().await;
     harness.set_clock("10:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_next_crawl_at("11:00:00").await;
     assert!(daemon.problems().is_empty());
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete", "schedule 10:00 complete"]);

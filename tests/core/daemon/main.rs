@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
 mod apps;
+mod details;
 mod metrics;
 mod schedule;
 mod service;

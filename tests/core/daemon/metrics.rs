@@ -17,7 +17,7 @@ use tim_group_sync::metrics::Metrics;
 use tim_group_sync::simulator::{At, Fault};
 
 /// All metrics. Alerts and dashboards depend on these names.
-const METRICS: [&str; 29] = [
+const METRICS: [&str; 30] = [
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_open_fds",
@@ -37,6 +37,7 @@ const METRICS: [&str; 29] = [
     "tim_group_sync_crawl_running",
     "tim_group_sync_crawls_total",
     "tim_group_sync_database_up",
+    "tim_group_sync_details_fresh_groups",
     "tim_group_sync_group_events_total",
     "tim_group_sync_group_quota",
     "tim_group_sync_groups",
@@ -93,7 +94,7 @@ async fn the_metrics_page_has_every_metric_and_promtool_accepts_it() {
     let cli = CliHarness::new().await;
     cli.serve_metrics();
     let mut config = std::fs::read_to_string(cli.path("config.toml")).unwrap();
-    config.push_str("\ngroup_quota = 100\n");
+    config.push_str("\ngroup_quota = 100\n[details]\n");
     std::fs::write(cli.path("config.toml"), config).unwrap();
     cli.api.create_many("Public", 3);
     let (daemon, address) = start_with_metrics(cli.command(&["run"])).await;
@@ -353,11 +354,11 @@ async fn counters_of_crawls_and_requests_start_at_zero() {
     harness.api.script(At::Request(2), Fault::ErrorCode(60011));
     harness.api.script(At::Request(3), Fault::ErrorCode(10002));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(1).await;
     harness.api.create_many("Public", 2);
     harness.set_clock("12:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     daemon.wait_for_next_crawl_at("13:00:00").await;
     let page = metrics.page(&health).await;
@@ -383,7 +384,7 @@ async fn answers_of_get_group_info_are_counted_and_the_clock_skew_is_measured() 
     ];
     assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "none"]);
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(1).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["0", "0", "0", "0", "0"]);
 
@@ -392,14 +393,14 @@ async fn answers_of_get_group_info_are_counted_and_the_clock_skew_is_measured() 
     harness.api.script(At::Info, Fault::GroupCode("illegal".to_owned(), 10015));
     harness.api.set_date_offset(TimeDelta::minutes(-10));
     harness.set_clock("10:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["1", "1", "1", "0", "600"]);
     harness.api.clear_faults();
     harness.api.script(At::Info, Fault::ErrorCode(60011));
     harness.api.set_date_offset(TimeDelta::zero());
     harness.set_clock("11:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(3).await;
     // Only the existing group is asked about. The guard holds the other two, so they are no longer
     // candidates.
@@ -417,11 +418,11 @@ async fn the_quota_and_the_peak_of_the_month_are_in_the_metrics() {
     let series = ["group_quota{im_app=\"prod\"}", "month_peak_groups{im_app=\"prod\"}"];
     assert_eq!(values(&metrics.page(&health).await, &series), ["100", "none"]);
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(1).await;
     harness.api.dissolve_some(3);
     harness.set_clock("10:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     assert_eq!(values(&metrics.page(&health).await, &series), ["100", "5"]);
 }

@@ -59,7 +59,7 @@ async fn a_tick_is_crawled_and_recorded() {
         (1..).zip([("09:00:00", "10:00:00"), ("10:00:00", "11:00:00"), ("11:00:01", "12:00:00")])
     {
         harness.set_clock(now);
-        daemon.trigger.ring();
+        daemon.trigger.fire();
         daemon.wait_for_crawls(crawls).await;
         daemon.wait_for_next_crawl_at(next).await;
     }
@@ -76,7 +76,7 @@ async fn an_alarm_that_rings_too_early_is_set_again() {
     let mut daemon = harness.start(&PROD);
     daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("08:59:59");
-    daemon.ring_without_crawl().await;
+    daemon.trigger_without_crawl().await;
     daemon.wait_for_next_crawl_at("09:00:00").await;
     assert!(harness.crawls().await.is_empty());
 }
@@ -87,7 +87,7 @@ async fn after_a_suspend_only_the_newest_tick_is_crawled_and_the_others_are_repo
     let mut daemon = harness.start(&PROD);
     daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("12:30:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(1).await;
     daemon.wait_for_next_crawl_at("13:00:00").await;
     assert_eq!(harness.crawls().await, ["schedule 12:00 complete"]);
@@ -116,14 +116,14 @@ async fn alarms_during_a_crawl_start_no_other_crawl() {
     daemon.wait_for_next_crawl_at("09:00:00").await;
     let held = harness.api.hold(At::Request(2));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     held.reached().await;
     daemon.wait_until("crawling", |state| matches!(state.phase, Phase::Crawling { .. })).await;
-    daemon.trigger.ring();
-    daemon.trigger.ring();
+    daemon.trigger.fire();
+    daemon.trigger.fire();
     held.release();
     daemon.wait_for_next_crawl_at("10:00:00").await;
-    daemon.ring_without_crawl().await;
+    daemon.trigger_without_crawl().await;
     assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
 }
 
@@ -134,7 +134,7 @@ async fn a_crawl_longer_than_its_period_skips_ticks_and_counts_them() {
     daemon.wait_for_next_crawl_at("09:00:00").await;
     let held = harness.api.hold(At::Request(2));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     held.reached().await;
     harness.set_clock("11:00:00");
     held.release();
@@ -152,7 +152,7 @@ async fn a_signal_starts_a_crawl_and_does_not_change_the_schedule() {
     daemon.wait_for_crawls(1).await;
     daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     assert_eq!(harness.crawls().await, ["signal  complete", "schedule 09:00 complete"]);
 }
@@ -180,7 +180,7 @@ async fn a_failed_crawl_is_retried_with_growing_pauses_until_it_succeeds() {
         if crawls == 3 {
             harness.api.clear_faults();
         }
-        daemon.trigger.ring();
+        daemon.trigger.fire();
     }
     daemon.wait_for_crawls(4).await;
     daemon.wait_for_next_crawl_at("09:00:00").await;
@@ -201,7 +201,7 @@ async fn a_tick_before_the_next_retry_is_crawled_and_resets_the_pauses() {
         daemon.wait_for_next_crawl_at(next).await;
         assert_eq!(next_crawl_in_status(&harness).await, Some(at(next)));
         harness.set_clock(next);
-        daemon.trigger.ring();
+        daemon.trigger.fire();
     }
     daemon.wait_for_crawls(4).await;
     assert_eq!(harness.crawls().await[2], "schedule 09:00 failed");
@@ -237,13 +237,13 @@ async fn a_refused_app_is_retried_slowly_and_does_not_delay_the_others() {
     bad.wait_for_next_crawl_at("08:50:00").await;
     assert!(bad.refused() && !good.refused());
     harness.set_clock("08:30:00");
-    good.trigger.ring();
+    good.trigger.fire();
     good.wait_for_next_crawl_at("08:40:00").await;
-    bad.ring_without_crawl().await;
+    bad.trigger_without_crawl().await;
     assert_eq!(harness.crawls().await.last().unwrap(), "schedule 08:30 complete");
 
     harness.set_clock("08:50:00");
-    bad.trigger.ring();
+    bad.trigger.fire();
     bad.wait_for_next_crawl_at("09:20:00").await;
     assert_eq!(harness.crawls().await.last().unwrap(), "schedule 08:50 failed bad");
     assert_eq!(bad.skipped_ticks(), 2);
@@ -284,7 +284,7 @@ async fn an_app_whose_crawl_hangs_does_not_delay_the_others() {
     held.reached().await;
     daemon.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_next_crawl_at("10:00:00").await;
     assert_eq!(daemon.stop().await, Ending::Requested);
 }
@@ -348,7 +348,7 @@ async fn the_daemon_waits_for_a_database_that_is_unreachable_at_its_start() {
         if next == "08:20:35" {
             harness.store.migrate().await.unwrap();
         }
-        daemon.trigger.ring();
+        daemon.trigger.fire();
     }
     daemon.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["catch_up 08:00 complete"]);
@@ -368,10 +368,10 @@ async fn a_crawl_requested_while_the_database_is_unreachable_runs_once_it_is_rea
     daemon.wait_for_next_crawl_at("08:20:05").await;
     daemon.lifecycle.signal(Signal::CrawlNow);
     daemon.wait_for_next_crawl_at("08:20:05").await;
-    daemon.ring_without_crawl().await;
+    daemon.trigger_without_crawl().await;
     harness.store.migrate().await.unwrap();
     harness.set_clock("08:20:05");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(1).await;
     assert_eq!(harness.crawls().await, ["signal  complete"]);
 }
@@ -385,12 +385,12 @@ async fn a_crawl_that_fails_in_the_database_is_retried() {
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.wait_for_next_crawl_at("08:21:00").await;
     harness.set_clock("08:21:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_next_crawl_at("08:23:00").await;
     assert_eq!(harness.logged("cannot use the lock file"), 1, "a state is logged once");
     std::fs::remove_dir(&lock).unwrap();
     harness.set_clock("08:23:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(1).await;
     daemon.wait_until("no database problem", |state| state.database_problem.is_none()).await;
     daemon.wait_for_next_crawl_at("09:00:00").await;
@@ -403,9 +403,9 @@ async fn a_tick_that_another_replica_has_crawled_is_not_crawled_again() {
     first.wait_for_next_crawl_at("09:00:00").await;
     second.wait_for_next_crawl_at("09:00:00").await;
     harness.set_clock("09:00:00");
-    first.trigger.ring();
+    first.trigger.fire();
     first.wait_for_crawls(1).await;
-    second.trigger.ring();
+    second.trigger.fire();
     second.wait_for_next_crawl_at("10:00:00").await;
     assert_eq!(harness.crawls().await, ["schedule 09:00 complete"]);
     assert_eq!((second.skipped_ticks(), harness.logged("WARN"), harness.logged("ERROR")), (0, 0, 0));
@@ -416,16 +416,16 @@ async fn a_clock_set_back_by_a_day_neither_stops_nor_floods_the_schedule() {
     let harness = DaemonHarness::new().await;
     let mut daemon = harness.start_crawled().await;
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
 
     let yesterday = |time| at(time) - TimeDelta::days(1);
     harness.clock.set(yesterday("08:30:00"));
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_until("following the clock", |state| state.next_at == Some(yesterday("09:00:00"))).await;
     assert_eq!(harness.logged("the clock was set back"), 1);
     harness.clock.set(yesterday("09:00:00"));
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(3).await;
     daemon.wait_until("waiting for the next", |state| state.next_at == Some(yesterday("10:00:00"))).await;
 
@@ -433,7 +433,7 @@ async fn a_clock_set_back_by_a_day_neither_stops_nor_floods_the_schedule() {
     // at 10:00 is new.
     for (crawls, now) in [(4, "09:00:00"), (5, "10:00:00")] {
         harness.set_clock(now);
-        daemon.trigger.ring();
+        daemon.trigger.fire();
         daemon.wait_for_crawls(crawls).await;
     }
     assert_eq!(
@@ -450,7 +450,7 @@ async fn a_daemon_whose_clock_is_before_the_last_crawl_follows_the_schedule() {
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     daemon.wait_for_next_crawl_at("06:00:00").await;
     harness.set_clock("06:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     daemon.wait_for_next_crawl_at("07:00:00").await;
     assert_eq!(harness.crawls().await[1], "schedule  complete");

@@ -16,7 +16,7 @@ use rand::RngExt as _;
 use rustix::process::Signal;
 use tim_group_sync::crawl::{CrawlError, WhenBusy};
 use tim_group_sync::simulator::At;
-use tim_group_sync::store::{DatabaseUrl, StoreError};
+use tim_group_sync::store::{DatabaseLocation, StoreError};
 use tokio_util::sync::CancellationToken;
 
 /// The service after one crawl of five groups, with a copy of the database from then.
@@ -35,7 +35,7 @@ impl Served {
         let (service, address) = start_with_metrics(cli.command(&["run"])).await;
         let service = service.wait_for_log("crawl complete").await;
         let copy = format!("VACUUM INTO '{}'", cli.path("copy.db").display());
-        TestDatabase::execute(&DatabaseUrl::Sqlite(cli.path("groups.db")), &copy).await;
+        TestDatabase::execute(&DatabaseLocation::Sqlite(cli.path("groups.db")), &copy).await;
         Self { cli, service, address }
     }
 

@@ -50,7 +50,7 @@ async fn a_program_killed_in_the_closing_transaction_has_deleted_nothing(harness
         match &program.harness.db.location {
             Location::Sqlite(folder) => {
                 // The trigger makes the next such statement of the transaction run forever.
-                let url = program.harness.db.url();
+                let url = program.harness.db.store_location();
                 let endless = format!(
                     "CREATE VIEW endless AS WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c;
                      CREATE TRIGGER wait_forever BEFORE {verb} ON {table} BEGIN SELECT count(*) FROM endless; END"
@@ -95,7 +95,7 @@ async fn a_killed_service_crawls_as_soon_as_it_is_started_again(harness: Harness
     // The service's next tick is far off, but the tick before it is overdue, so each start catches
     // it up.
     let long_ago = "UPDATE crawl SET started_at = 1700000000000, finished_at = 1700000001000";
-    TestDatabase::execute(&program.harness.db.url(), long_ago).await;
+    TestDatabase::execute(&program.harness.db.store_location(), long_ago).await;
     program.configure(ONCE_A_YEAR);
     program.churn();
     let held = program.harness.api.hold(At::Request(program.harness.request(3)));
@@ -204,7 +204,11 @@ async fn a_program_without_write_permission_reports_it_and_changes_nothing() {
     let ended = wait_for_output(program.start_with(if is_root { &as_nobody } else { &[] })).await;
     may(0o700, 0o600);
     let output = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
-    assert!(!ended.status.success() && output.contains("may not be written"), "{:?}: {output}", ended.status);
+    assert!(
+        !ended.status.success() && output.contains("may not write the database"),
+        "{:?}: {output}",
+        ended.status
+    );
     assert_eq!(program.harness.table().await, before);
     program.crawl_and_assert_table().await;
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::model::SdkAppId;
 use tim_group_sync::simulator::At;
-use tim_group_sync::store::{DatabaseUrl, Restored, Store, StoreError};
+use tim_group_sync::store::{DatabaseLocation, Restored, Store, StoreError};
 
 /// An SQLite database after one crawl, and a folder for backups.
 struct BackedUp {
@@ -132,7 +132,7 @@ async fn a_backup_that_is_being_written_is_not_written_twice() {
     let part = File::create(here.file(".backup.db.tim-group-sync-part")).unwrap();
     part.lock().unwrap();
     let busy = here.harness.store.backup(&here.file("backup.db"), false).await.unwrap_err();
-    assert!(matches!(busy, StoreError::BackupBusy { .. }) && busy.is_passing(), "{busy}");
+    assert!(matches!(busy, StoreError::BackupBusy { .. }) && busy.is_transient(), "{busy}");
     // The partial file of a killed process does not prevent a backup.
     part.set_len(4096).unwrap();
     drop(part);
@@ -210,10 +210,10 @@ async fn nothing_is_restored_while_a_process_has_the_database_open_for_writing()
     here.harness.create("Public", "b");
     here.harness.crawl().await;
     let refused = here.restore_as(&here.database(), &backup).await.unwrap_err();
-    assert!(matches!(refused, StoreError::InUse { .. }) && refused.is_passing(), "{refused}");
+    assert!(matches!(refused, StoreError::InUse { .. }) && refused.is_transient(), "{refused}");
     assert_eq!(live(&here.database()).await, "a b");
     // Readers do not prevent a restore.
-    let reader = Store::open_to_read(&DatabaseUrl::Sqlite(here.database())).await.unwrap();
+    let reader = Store::open_to_read(&DatabaseLocation::Sqlite(here.database())).await.unwrap();
     here.harness.store.close().await;
     here.restore_as(&here.database(), &backup).await.unwrap();
     reader.close().await;
@@ -242,7 +242,7 @@ async fn what_is_no_intact_backup_of_the_configured_apps_replaces_nothing() {
     fs::copy(&backup, &newer).unwrap();
     let migration = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                      VALUES (9001, 'x', TRUE, '', 0)";
-    TestDatabase::execute(&DatabaseUrl::Sqlite(newer.clone()), migration).await;
+    TestDatabase::execute(&DatabaseLocation::Sqlite(newer.clone()), migration).await;
     let half = here.file("half.db");
     fs::copy(&backup, &half).unwrap();
     fs::write(here.file("half.db-wal"), "not applied yet").unwrap();
@@ -252,8 +252,8 @@ async fn what_is_no_intact_backup_of_the_configured_apps_replaces_nothing() {
         (&damaged, "damaged.db"),
         (&cut, "cut.db"),
         (&text, "text"),
-        (&empty, "is no database of this program"),
-        (&other, "is no database of this program"),
+        (&empty, "is not a database of this program"),
+        (&other, "is not a database of this program"),
         (&newer, "newer version"),
         (&half, "half.db-wal"),
         (&here.database(), "is the database itself"),
@@ -283,7 +283,7 @@ async fn ids_of_a_restored_or_copied_file_continue_above_those_that_were_lost() 
     // Ids also grow after the file was renamed, or copied without the program.
     fs::copy(&backup, &by_hand).unwrap();
     for database in [here.database(), by_hand] {
-        let store = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(database.clone())).await.unwrap();
         let report = here.harness.crawl_into(&store).await;
         store.close().await;
         assert!(report.crawl > lost, "{} after {lost}", report.crawl);

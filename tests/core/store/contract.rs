@@ -17,8 +17,8 @@ use tim_group_sync::model::{
 use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
 use tim_group_sync::store::{
-    AgeLimits, AppIdentity, Approval, Closing, CrawlDeletions, CrawlEvents, DatabaseUrl, HistoryChanges,
-    PassRecord, Past, Purged, Reason, RowCounts, Store, StoreError, Written,
+    AgeLimits, AppIdentity, Approval, Closing, CrawlDeletions, CrawlEvents, CrawlHistory, DatabaseLocation,
+    HistoryChanges, PassRecord, Purged, Reason, RowCounts, Store, StoreError, Written,
 };
 
 store_tests![
@@ -1096,7 +1096,8 @@ async fn old_crawls_are_removed_unless_other_rows_refer_to_them(db: &TestDatabas
     let failed = close(9, CrawlStatus::Failed, None, &nothing).await;
     let complete = close(10, CrawlStatus::Complete, None, &nothing).await;
     let running = leased.open(at(11, 0)).await;
-    let before = (db.store.past(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
+    let before =
+        (db.store.crawl_history(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
     let days = day().date.succ_opt().unwrap();
     let limits = AgeLimits { counts: Some((at(12, 0), days)), ..AgeLimits::default() };
     let purged = db.store.purge(&leased.lease, (leased.app, running), &limits, || ()).await.unwrap();
@@ -1107,7 +1108,8 @@ async fn old_crawls_are_removed_unless_other_rows_refer_to_them(db: &TestDatabas
     let expected =
         [first, with_event.0, holding.0, leftover.0, incomplete.0, failed.0, complete.0, running.0];
     assert_eq!(db.lines("SELECT crawl_id FROM crawl ORDER BY 1").await, expected.map(|id| id.to_string()));
-    let after = (db.store.past(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
+    let after =
+        (db.store.crawl_history(leased.app).await.unwrap(), db.store.last_start(leased.app).await.unwrap());
     assert_eq!(after, before);
     assert!(db.lines("SELECT * FROM daily_counts").await.is_empty());
     leased.fail(running, at(11, 0), at(11, 1)).await;
@@ -1147,7 +1149,7 @@ async fn passes_are_visible_in_the_counts_once_the_crawl_has_ended(db: &TestData
 
 async fn the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
-    assert_eq!(db.store.past(leased.app).await.unwrap(), Past::default());
+    assert_eq!(db.store.crawl_history(leased.app).await.unwrap(), CrawlHistory::default());
     assert_eq!(db.store.last_start(leased.app).await.unwrap(), None);
     let close = async |hour, status, leftover| {
         let crawl = leased.open(at(hour, 0)).await;
@@ -1155,9 +1157,9 @@ async fn the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end(d
         let closing =
             Closing { status, leftover, ..leased.closing(crawl, at(hour, 0), at(hour, 1), &nothing) };
         db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
-        db.store.past(leased.app).await.unwrap()
+        db.store.crawl_history(leased.app).await.unwrap()
     };
-    let past = |crawled_before, leftover_last_time| Past {
+    let past = |crawled_before, leftover_last_time| CrawlHistory {
         crawled_before,
         leftover_last_time,
         unfiltered_next: false,
@@ -1287,6 +1289,11 @@ async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase
         ),
         ("group_spans", "group_id group_type live_from live_until in_baseline complete_from"),
         (
+            "group_details",
+            "group_id name owner created_at last_message_at info_changed_at member_count max_member_count \
+             introduction as_of",
+        ),
+        (
             "monthly_counts",
             "month timezone group_type peak_total_count peak_at last_total_count average_total_count snapshots net_growth",
         ),
@@ -1401,16 +1408,16 @@ async fn hosts_that_crawl_different_group_types_are_reported(db: &TestDatabase) 
 }
 
 /// Returns a store on an empty database of the same engine.
-async fn empty_store(db: &TestDatabase) -> (Store, DatabaseUrl, Option<ServerDatabase>) {
+async fn empty_store(db: &TestDatabase) -> (Store, DatabaseLocation, Option<ServerDatabase>) {
     match &db.location {
         Location::Sqlite(folder) => {
-            let url = DatabaseUrl::Sqlite(folder.path().join("other.db"));
+            let url = DatabaseLocation::Sqlite(folder.path().join("other.db"));
             (Store::open(&url).await.unwrap(), url, None)
         }
         Location::Postgres(_) => {
             let database =
                 PostgresServer::shared().await.empty_database().await.through_same_pooler(&db.location);
-            let url = database.database_url();
+            let url = database.store_location();
             (Store::open(&url).await.unwrap(), url, Some(database))
         }
     }
@@ -1439,16 +1446,16 @@ async fn tables_of_every_earlier_version_are_migrated_with_their_rows(db: &TestD
         "INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at)
                          VALUES (1, 'a', 1, TRUE, 1772326800000, 1772326800000)";
 
-    let printed = Store::migration_sql(&db.url());
+    let printed = Store::migration_sql(&db.store_location());
     let mut earlier = 0;
     // Each migration begins with a heading. An earlier version has the tables of the text before a
     // later heading.
     while let Some(end) = printed.find(&format!("\n-- {:04} ", earlier + 2)) {
         earlier += 1;
         let old = db.empty_like().await;
-        TestDatabase::execute(&old.url(), &format!("{}\nCOMMIT;", &printed[..end])).await;
+        TestDatabase::execute(&old.store_location(), &format!("{}\nCOMMIT;", &printed[..end])).await;
         for row in [APP, TYPE, CRAWL, GROUP] {
-            TestDatabase::execute(&old.url(), row).await;
+            TestDatabase::execute(&old.store_location(), row).await;
         }
         let older = old.store.check_migrated().await.unwrap_err();
         assert!(matches!(older, StoreError::Older { version, newest: 3 } if version == earlier), "{older:?}");
@@ -1460,7 +1467,11 @@ async fn tables_of_every_earlier_version_are_migrated_with_their_rows(db: &TestD
 
         if let Location::Postgres(_) = old.location {
             // The row above has an explicit id, so the sequence must be advanced.
-            TestDatabase::execute(&old.url(), "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2").await;
+            TestDatabase::execute(
+                &old.store_location(),
+                "ALTER TABLE crawl ALTER COLUMN crawl_id RESTART WITH 2",
+            )
+            .await;
         }
         let leased = LeasedApp::on(&old).await;
         let crawl = leased.open(at(2, 0)).await;

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tempfile::TempDir;
 use tim_group_sync::model::SdkAppId;
-use tim_group_sync::store::{DatabaseUrl, Store, StoreError};
+use tim_group_sync::store::{DatabaseLocation, Store, StoreError};
 
 fn app() -> SdkAppId {
     SdkAppId::new(1_400_000_000).unwrap()
@@ -20,7 +20,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 async fn open(file: &Path) -> Store {
-    let store = Store::open(&DatabaseUrl::Sqlite(file.to_owned())).await.unwrap();
+    let store = Store::open(&DatabaseLocation::Sqlite(file.to_owned())).await.unwrap();
     store.migrate().await.unwrap();
     store
 }
@@ -131,7 +131,7 @@ async fn a_damaged_file_may_be_one_beside_a_leftover_log() {
     let (_folder, file, store) = database_in(0o700).await;
     store.close().await;
     fs::write(&file, b"SQLite format 3\0 and nothing of what follows").unwrap();
-    let damaged = match Store::open(&DatabaseUrl::Sqlite(file)).await {
+    let damaged = match Store::open(&DatabaseLocation::Sqlite(file)).await {
         Ok(store) => store.migrate().await.unwrap_err(),
         Err(error) => error,
     };

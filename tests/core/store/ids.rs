@@ -110,7 +110,7 @@ async fn set_back(db: &TestDatabase, crawl: i64, event: i64) {
             event.max(1)
         ),
     };
-    TestDatabase::execute(&db.url(), &(rows + &identities)).await;
+    TestDatabase::execute(&db.store_location(), &(rows + &identities)).await;
 }
 
 async fn ids_of_a_restored_database_continue_above_all_that_were_given(db: &TestDatabase) {

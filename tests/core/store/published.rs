@@ -14,7 +14,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::{At, KEY, Settings, Simulator};
-use tim_group_sync::store::{DatabaseUrl, Store, StoreError};
+use tim_group_sync::store::{DatabaseLocation, Store, StoreError};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 const COUNT: &str = "SELECT count(*) FROM live_groups";
@@ -124,7 +124,7 @@ async fn a_file_that_is_not_a_copy_is_never_replaced() {
     // A published copy that is used as a database itself.
     let database = folder.path().join("restored.db");
     harness.store.publish(&database).await.unwrap().unwrap();
-    let restored = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
+    let restored = Store::open(&DatabaseLocation::Sqlite(database.clone())).await.unwrap();
     std::os::unix::fs::symlink(&database, folder.path().join("alias.db")).unwrap();
 
     for (store, path) in [
@@ -158,7 +158,7 @@ async fn the_temporary_file_of_an_aborted_copy_is_replaced_by_the_next_copy() {
 async fn a_database_with_the_name_of_the_temporary_file_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join(".copy.db.tim-group-sync-part");
-    let store = Store::open(&DatabaseUrl::Sqlite(database.clone())).await.unwrap();
+    let store = Store::open(&DatabaseLocation::Sqlite(database.clone())).await.unwrap();
     store.migrate().await.unwrap();
     let refused = store.publish(&folder.path().join("copy.db")).await;
     assert!(matches!(refused, Err(StoreError::NotACopy { .. })), "{refused:?}");

@@ -12,7 +12,7 @@ use harness::program::Service;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tim_group_sync::simulator::{At, KEY, Settings, Simulator};
-use tim_group_sync::store::{DatabaseUrl, Store};
+use tim_group_sync::store::{DatabaseLocation, Store};
 use tokio::time::timeout;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
@@ -61,7 +61,7 @@ impl DatabaseFolder {
     }
 
     async fn open(&self) -> Store {
-        let store = Store::open(&DatabaseUrl::Sqlite(self.file())).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(self.file())).await.unwrap();
         store.migrate().await.unwrap();
         store
     }

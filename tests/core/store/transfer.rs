@@ -8,7 +8,7 @@ use harness::schema::eventful;
 use harness::store::{Location, TestDatabase};
 use harness::store_tests;
 use harness::{crawl_tests, store};
-use tim_group_sync::store::{DatabaseUrl, Store, StoreError};
+use tim_group_sync::store::{DatabaseLocation, Store, StoreError};
 
 store_tests! {
     every_table_and_column_of_the_database_is_copied_or_named_as_not_copied,
@@ -79,13 +79,13 @@ async fn history(harness: Harness) -> Harness {
 }
 
 /// Returns an empty target for a copy: a path without a file, or an empty database.
-async fn empty_place(engine: Engine) -> (TestDatabase, DatabaseUrl) {
+async fn empty_place(engine: Engine) -> (TestDatabase, DatabaseLocation) {
     let db = match engine {
         Engine::Sqlite => TestDatabase::sqlite().await,
         Engine::Postgres => TestDatabase::postgres().await.empty_like().await,
     };
-    let url = db.url();
-    if let DatabaseUrl::Sqlite(file) = &url {
+    let url = db.store_location();
+    if let DatabaseLocation::Sqlite(file) = &url {
         db.store.close().await;
         for name in fs::read_dir(file.parent().unwrap()).unwrap() {
             fs::remove_file(name.unwrap().path()).unwrap();
@@ -151,15 +151,16 @@ async fn a_copy_that_fails_leaves_nothing(harness: Harness) {
     // The last table cannot be read completely.
     let broken = "ALTER TABLE group_event RENAME COLUMN kind TO kinds";
     let (copy, url) = empty_place(engine).await;
-    TestDatabase::execute(&harness.db.url(), broken).await;
+    TestDatabase::execute(&harness.db.store_location(), broken).await;
     harness.store.copy_to(&url, |_| ()).await.unwrap_err();
-    TestDatabase::execute(&harness.db.url(), &broken.replace("kind TO kinds", "kinds TO kind")).await;
+    TestDatabase::execute(&harness.db.store_location(), &broken.replace("kind TO kinds", "kinds TO kind"))
+        .await;
     match &url {
-        DatabaseUrl::Sqlite(file) => {
+        DatabaseLocation::Sqlite(file) => {
             let left: Vec<_> = fs::read_dir(file.parent().unwrap()).unwrap().collect();
             assert!(left.is_empty(), "{left:?}");
         }
-        DatabaseUrl::Postgres(_) => {
+        DatabaseLocation::Postgres(_) => {
             for table in ["app", "crawl", "group_row", "group_event"] {
                 assert_eq!(copy.value(&format!("SELECT count(*) FROM {table}")).await, "0", "{table}");
             }
@@ -178,10 +179,10 @@ async fn a_database_that_is_not_empty_is_not_copied_into(harness: Harness) {
     };
     let leased = store::LeasedApp::after_baseline(&other, &["theirs"], &[]).await;
     let before = all_rows(&other).await;
-    let refused = harness.store.copy_to(&other.url(), |_| ()).await.unwrap_err();
+    let refused = harness.store.copy_to(&other.store_location(), |_| ()).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotEmpty { .. }), "{refused}");
     // A database cannot be copied into itself either.
-    let refused = harness.store.copy_to(&harness.db.url(), |_| ()).await.unwrap_err();
+    let refused = harness.store.copy_to(&harness.db.store_location(), |_| ()).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotEmpty { .. }), "{refused}");
     assert_eq!(all_rows(&other).await, before);
     drop(leased);

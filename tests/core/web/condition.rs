@@ -1,12 +1,14 @@
 //! The condition of an app in the JSON, with the times, the quota and the recent past beside it.
 
+use std::time::Duration;
+
 use harness::crawl::Harness;
 use harness::crawl_tests;
 use harness::daemon::{AppSpec, Daemon, DaemonHarness, PROD};
 use harness::dashboard::Dashboard;
 use serde_json::{Value, json};
 use tim_group_sync::daemon::{HISTORY_LENGTH, Phase, next_crawl_by_history};
-use tim_group_sync::policy::DeletionPolicy;
+use tim_group_sync::policy::{DeletionPolicy, DetailsPolicy};
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{At, Fault};
 use tim_group_sync::store::KeysetPage;
@@ -19,6 +21,7 @@ crawl_tests![
     the_groups_that_a_crawl_holds_have_pages,
     a_search_counts_the_groups_that_follow_its_page,
     the_peak_of_the_month_equals_its_view,
+    the_number_of_groups_with_details_is_shown,
 ];
 
 const APP: &str = "/api/apps/1400000000";
@@ -178,6 +181,18 @@ async fn the_peak_of_the_month_equals_its_view(harness: Harness) {
     assert_eq!(app["group_quota"], Value::Null, "no process has the configuration of the app");
 }
 
+async fn the_number_of_groups_with_details_is_shown(mut harness: Harness) {
+    harness.create("Public", "a b c");
+    harness.crawl().await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
+    assert_eq!(state(&dashboard).await["details"], Value::Null);
+    harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
+    harness.details_refresher().refresh_due().await.unwrap();
+    let details = state(&dashboard).await["details"].clone();
+    assert_eq!((&details["groups"], &details["fresh_groups"]), (&3.into(), &3.into()));
+    assert!(details["oldest_as_of"].is_string() && details["counted_at"].is_string(), "{details}");
+}
+
 async fn condition(harness: &DaemonHarness, daemon: &Daemon) -> Value {
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
     state(&dashboard).await["condition"].clone()
@@ -190,7 +205,7 @@ async fn an_app_is_up_to_date_until_three_ticks_pass_without_a_complete_crawl() 
     let asked = harness.api.requests().len() as u64;
     let gate = harness.api.hold(At::Request(asked + 1));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     gate.reached().await;
     assert_eq!(condition(&harness, &daemon).await, "up_to_date", "a crawl runs, and is in time");
     harness.set_clock("11:00:00");
@@ -222,7 +237,7 @@ async fn a_crawl_that_repeats_a_failing_request_is_retrying() {
     harness.api.script(At::Every, Fault::Status(503));
     let fourth = harness.api.hold(At::Request(asked + 4));
     harness.set_clock("09:00:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     fourth.reached().await;
     let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
     let app = state(&dashboard).await;
@@ -284,12 +299,12 @@ async fn the_next_crawl_of_a_failed_app_is_the_same_for_the_page_and_for_status(
     daemon.wait_for_crawl_status("failed").await;
     assert_next_crawls_agree(&harness, &daemon, "2026-03-10T08:21:00Z").await;
     harness.set_clock("08:21:00");
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     assert_next_crawls_agree(&harness, &daemon, "2026-03-10T08:23:00Z").await;
     harness.set_clock("09:00:00");
     let gate = harness.api.hold(At::Request(harness.api.requests().len() as u64 + 1));
-    daemon.trigger.ring();
+    daemon.trigger.fire();
     gate.reached().await;
     harness.set_clock("10:10:00");
     assert_next_crawls_agree(&harness, &daemon, "2026-03-10T11:00:00Z").await;

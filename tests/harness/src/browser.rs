@@ -1,5 +1,5 @@
-//! A headless Chromium, controlled over its debugging pipe. `CHROMIUM` is the path of another
-//! program.
+//! A headless Chromium, controlled over its debugging pipe. The variable `CHROMIUM` names another
+//! executable.
 
 use std::io;
 use std::path::Path;

@@ -13,9 +13,10 @@ use chrono_tz::Tz;
 use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlReport, CrawlRequest, CrawlSettings, Crawler, DryRun, WhenBusy};
+use tim_group_sync::details::{DetailsRefresher, DetailsSettings};
 use tim_group_sync::model::{CrawlId, GroupType, LocalDay, Trigger};
 use tim_group_sync::pace::RetryPolicy;
-use tim_group_sync::policy::{DeletionPolicy, Retention};
+use tim_group_sync::policy::{DeletionPolicy, DetailsPolicy, Retention};
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
 use tim_group_sync::store::{AppIdentity, Approval, CrawlDeletions, Lease, Store};
 use tim_group_sync::tencent::usersig::{Claims, UserSig, sign};
@@ -100,6 +101,7 @@ pub struct Harness {
     pub max_shortfall: f64,
     /// The limits of the guard allow all deletions by default.
     pub deletion: DeletionPolicy,
+    pub details: Option<DetailsPolicy>,
     pub timezone: Tz,
     pub retention: Retention,
     pub request_interval: Duration,
@@ -176,6 +178,7 @@ impl Harness {
             page_limit: 3,
             max_shortfall: 0.0,
             deletion: DeletionPolicy { max_fraction: 1.0, ..DeletionPolicy::default() },
+            details: None,
             timezone: Tz::UTC,
             retention: Retention::default(),
             request_interval: Duration::ZERO,
@@ -325,7 +328,7 @@ impl Harness {
         }
     }
 
-    /// A new crawler, as in another process.
+    /// Returns a new crawler, as in another process.
     pub fn new_crawler(&self) -> Crawler {
         self.crawler_on(&self.store)
     }
@@ -338,8 +341,13 @@ impl Harness {
         crawler.crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap()
     }
 
-    /// A new crawler that writes through this store.
+    /// Returns a new crawler that writes through this store.
     pub fn crawler_on(&self, store: &Store) -> Crawler {
+        Crawler::new(self.crawl_settings(), self.client(), store.clone(), self.clock.clone())
+            .with_retention(self.retention)
+    }
+
+    fn client(&self) -> Client {
         let client = Client::new(ClientSettings {
             sdk_app_id: self.credentials.sdk_app_id,
             identifier: self.credentials.identifier.clone(),
@@ -349,8 +357,18 @@ impl Harness {
             request_timeout: self.request_timeout,
             clock: self.clock.clone(),
         });
-        Crawler::new(self.crawl_settings(), client.unwrap(), store.clone(), self.clock.clone())
-            .with_retention(self.retention)
+        client.unwrap()
+    }
+
+    /// Returns a new refresher of the details, as in another process. Requires `details`.
+    pub fn details_refresher(&self) -> DetailsRefresher {
+        let settings = DetailsSettings {
+            sdk_app_id: self.credentials.sdk_app_id,
+            app: "prod".to_owned(),
+            host: "test".to_owned(),
+            policy: self.details.unwrap(),
+        };
+        DetailsRefresher::new(settings, self.client(), self.store.clone(), self.clock.clone())
     }
 
     fn crawl_settings(&self) -> CrawlSettings {
@@ -365,6 +383,7 @@ impl Harness {
                 retry_for: self.retry_for,
             },
             deletion: DeletionPolicy { max_shortfall: self.max_shortfall, ..self.deletion.clone() },
+            details: self.details,
             timezone: self.timezone,
             host: "test".to_owned(),
         }
@@ -511,7 +530,7 @@ impl Harness {
         let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled =
             self.store.approve(&lease, &held, (crawl, Approval::All), now, self.today()).await.unwrap();
-        lease.give_back().await;
+        lease.release_unused().await;
         self.assert_rows_are_consistent().await;
         settled
     }
@@ -520,7 +539,7 @@ impl Harness {
     pub async fn undelete(&self, crawl: CrawlId) -> u64 {
         let (held, lease, now) = self.prepare_settlement(crawl).await;
         let settled = self.store.undelete(&lease, &held, crawl, now, self.today()).await.unwrap();
-        lease.give_back().await;
+        lease.release_unused().await;
         self.assert_rows_are_consistent().await;
         settled
     }
@@ -656,7 +675,7 @@ impl Harness {
 
     async fn alter(&self, statements: impl IntoIterator<Item = String>) {
         for statement in statements {
-            TestDatabase::execute(&self.db.url(), &statement).await;
+            TestDatabase::execute(&self.db.store_location(), &statement).await;
         }
     }
 }
@@ -674,9 +693,9 @@ impl Harness {
         self.assert_no_existing_group_was_deleted().await;
     }
 
-    /// Asserts what holds at any time, also during a crawl and after a killed one: the tables are
-    /// consistent, the views agree with them, and `first_seen_at` and `in_baseline` of a group
-    /// never change.
+    /// Asserts the invariants that hold at any time, also during a crawl and after a killed one:
+    /// the tables are consistent, the views agree with them, and `first_seen_at` and `in_baseline`
+    /// of a group never change.
     pub async fn assert_rows_are_consistent(&self) {
         self.db.assert_consistent().await;
         self.event_reader.read(&self.db).await;

@@ -1,5 +1,5 @@
-//! The daemon with a clock that the test sets, alarms that the test rings, and crawls that last as
-//! long as the simulator holds a request.
+//! The daemon with a clock that the test sets, alarms that the test triggers, and crawls that last
+//! as long as the simulator holds a request.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::DeletionPolicy;
 use tim_group_sync::schedule::Schedule;
 use tim_group_sync::simulator::{Settings, Simulator};
-use tim_group_sync::store::{AppIdentity, DatabaseUrl, Store};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store};
 use tim_group_sync::tencent::usersig::SecretKey;
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tokio::sync::watch;
@@ -92,7 +92,7 @@ impl DaemonHarness {
         let api = Simulator::start(Settings { clock: clock.clone(), ..Settings::default() }).await.unwrap();
         api.create_many("Public", 5);
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("groups.db"))).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(folder.path().join("groups.db"))).await.unwrap();
         Self { api, clock, store, folder, log, _logging: logging }
     }
 
@@ -126,6 +126,7 @@ impl DaemonHarness {
                 retry_for: spec.retry_for,
             },
             deletion: DeletionPolicy::default(),
+            details: None,
             timezone: chrono_tz::UTC,
             host: "test".to_owned(),
         };
@@ -144,6 +145,7 @@ impl DaemonHarness {
             catch_up: spec.catch_up,
             group_quota: spec.group_quota,
             crawler: self.crawler(api, spec),
+            details: Box::new(|_| Ok(None)),
         }
     }
 
@@ -249,10 +251,10 @@ impl Daemon {
         assert_eq!(self.trigger.due().await, at(next));
     }
 
-    /// Rings the alarm, and waits until the loop waits again without having crawled.
-    pub async fn ring_without_crawl(&mut self) {
+    /// Triggers the alarm, and waits until the loop waits again without having crawled.
+    pub async fn trigger_without_crawl(&mut self) {
         self.apps.mark_unchanged();
-        self.trigger.ring();
+        self.trigger.fire();
         self.apps.changed().await.unwrap();
         self.wait_until("waiting", |state| matches!(state.phase, Phase::Waiting)).await;
     }

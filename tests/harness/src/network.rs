@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 /// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum ConnectionState {
     Open,
     /// Nothing passes in either direction, and neither side is notified, as after a firewall has
     /// forgotten the connection.
@@ -23,9 +23,9 @@ pub enum Fate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// The open connection that was opened last. New connections pass.
-    One,
+    Newest,
     /// Every second open connection. New connections pass.
-    Some,
+    EverySecond,
     /// All open connections, and new ones until [`Network::restore`].
     All,
 }
@@ -36,7 +36,7 @@ struct CutAt {
     text: &'static str,
     /// Whether the statement reaches the server, which then executes it.
     arrives: bool,
-    fate: Fate,
+    state: ConnectionState,
 }
 
 /// A proxy on its own Unix socket.
@@ -49,18 +49,23 @@ pub struct Network {
 struct State {
     /// The folder of the server's socket.
     server: PathBuf,
-    /// The fate of new connections.
-    new: Fate,
+    /// The state of new connections.
+    new: ConnectionState,
     at: Option<CutAt>,
-    connections: Vec<watch::Sender<Fate>>,
+    connections: Vec<watch::Sender<ConnectionState>>,
 }
 
 impl Network {
     /// Starts a proxy for the server with a socket in this folder.
-    pub fn before(server: &Path) -> Self {
+    pub fn in_front_of(server: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join(".s.PGSQL.6432")).unwrap();
-        let state = State { server: server.to_owned(), new: Fate::Open, at: None, connections: Vec::new() };
+        let state = State {
+            server: server.to_owned(),
+            new: ConnectionState::Open,
+            at: None,
+            connections: Vec::new(),
+        };
         let shared = Arc::new(Mutex::new(state));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { folder, shared, accepting }
@@ -71,62 +76,63 @@ impl Network {
         self.folder.path()
     }
 
-    pub fn cut(&self, which: Cut, fate: Fate) {
-        let mut state = lock(&self.shared);
-        state.connections.retain(|connection| connection.receiver_count() > 0);
-        let open = state.connections.iter().filter(|connection| *connection.borrow() == Fate::Open);
+    pub fn cut(&self, which: Cut, state: ConnectionState) {
+        let mut shared = lock(&self.shared);
+        shared.connections.retain(|connection| connection.receiver_count() > 0);
+        let open =
+            shared.connections.iter().filter(|connection| *connection.borrow() == ConnectionState::Open);
         let open: Vec<_> = open.collect();
         let chosen: Vec<_> = match which {
-            Cut::One => open.into_iter().rev().take(1).collect(),
-            Cut::Some => open.into_iter().step_by(2).collect(),
+            Cut::Newest => open.into_iter().rev().take(1).collect(),
+            Cut::EverySecond => open.into_iter().step_by(2).collect(),
             Cut::All => open,
         };
         for connection in chosen {
-            connection.send_replace(fate);
+            connection.send_replace(state);
         }
         if which == Cut::All {
-            state.new = fate;
+            shared.new = state;
         }
     }
 
     /// Cuts, once, the connection that sends this text in a writing transaction. If `arrives`, the
     /// cut follows the server's answer. Otherwise the text does not reach the server.
-    pub fn cut_at(&self, text: &'static str, arrives: bool, fate: Fate) {
-        let before = lock(&self.shared).at.replace(CutAt { text, arrives, fate });
-        assert!(before.is_none(), "the cut before was not made: {before:?}");
+    pub fn cut_at(&self, text: &'static str, arrives: bool, state: ConnectionState) {
+        let before = lock(&self.shared).at.replace(CutAt { text, arrives, state });
+        assert!(before.is_none(), "the previous cut was not made: {before:?}");
     }
 
     /// Lets new connections pass. Connections that were cut stay cut.
     pub fn restore(&self) {
-        lock(&self.shared).new = Fate::Open;
+        lock(&self.shared).new = ConnectionState::Open;
     }
 
     /// Forwards new connections to another server, and closes the existing ones.
-    pub fn lead_to(&self, server: &Path) {
+    pub fn forward_to(&self, server: &Path) {
         server.clone_into(&mut lock(&self.shared).server);
         self.close(|_| true);
     }
 
     /// Closes the silent connections, so that the server notices their end.
     pub fn close_silent(&self) {
-        self.close(|fate| fate == Fate::Silent);
+        self.close(|state| state == ConnectionState::Silent);
     }
 
-    fn close(&self, which: impl Fn(Fate) -> bool) {
+    fn close(&self, which: impl Fn(ConnectionState) -> bool) {
         for connection in &lock(&self.shared).connections {
-            let fate = *connection.borrow();
-            if which(fate) {
-                connection.send_replace(Fate::Closed);
+            let state = *connection.borrow();
+            if which(state) {
+                connection.send_replace(ConnectionState::Closed);
             }
         }
     }
 
     pub fn open(&self) -> usize {
-        let state = lock(&self.shared);
-        let is_open = |connection: &&watch::Sender<Fate>| {
-            connection.receiver_count() > 0 && *connection.borrow() == Fate::Open
+        let shared = lock(&self.shared);
+        let is_open = |connection: &&watch::Sender<ConnectionState>| {
+            connection.receiver_count() > 0 && *connection.borrow() == ConnectionState::Open
         };
-        state.connections.iter().filter(is_open).count()
+        shared.connections.iter().filter(is_open).count()
     }
 }
 
@@ -140,10 +146,10 @@ impl Drop for Network {
 async fn accept(listener: UnixListener, shared: Arc<Mutex<State>>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
-        let (fate, receiver) = watch::channel(lock(&shared).new);
-        lock(&shared).connections.push(fate.clone());
+        let (state, receiver) = watch::channel(lock(&shared).new);
+        lock(&shared).connections.push(state.clone());
         let carrier =
-            Carrier { client, upstream: None, fate, shared: Arc::clone(&shared), only_reads: false };
+            Carrier { client, upstream: None, state, shared: Arc::clone(&shared), only_reads: false };
         tokio::spawn(carrier.carry(receiver));
     }
 }
@@ -151,7 +157,7 @@ async fn accept(listener: UnixListener, shared: Arc<Mutex<State>>) {
 struct Carrier {
     client: UnixStream,
     upstream: Option<UnixStream>,
-    fate: watch::Sender<Fate>,
+    state: watch::Sender<ConnectionState>,
     shared: Arc<Mutex<State>>,
     /// Whether the client's current transaction is read-only.
     only_reads: bool,
@@ -159,19 +165,19 @@ struct Carrier {
 
 impl Carrier {
     /// Forwards data until one side closes the connection or it is cut.
-    async fn carry(mut self, mut fate: watch::Receiver<Fate>) -> std::io::Result<()> {
+    async fn carry(mut self, mut state: watch::Receiver<ConnectionState>) -> std::io::Result<()> {
         let (mut up, mut down) = ([0; 8192], [0; 8192]);
         loop {
-            let now = *fate.borrow_and_update();
+            let now = *state.borrow_and_update();
             match now {
-                Fate::Closed => return Ok(()),
-                Fate::Silent => {
-                    if fate.changed().await.is_err() {
+                ConnectionState::Closed => return Ok(()),
+                ConnectionState::Silent => {
+                    if state.changed().await.is_err() {
                         return Ok(());
                     }
                     continue;
                 }
-                Fate::Open => {}
+                ConnectionState::Open => {}
             }
             if self.upstream.is_none() {
                 let server = lock(&self.shared).server.join(".s.PGSQL.5432");
@@ -180,26 +186,26 @@ impl Carrier {
             let Some(server) = &mut self.upstream else { return Ok(()) };
             tokio::select! {
                 biased;
-                Ok(()) = fate.changed() => {}
+                Ok(()) = state.changed() => {}
                 sent = self.client.read(&mut up) => match sent? {
                     0 => return Ok(()),
-                    sent => self.pass_up(&up[..sent]).await?,
+                    sent => self.forward_to_server(&up[..sent]).await?,
                 },
-                said = server.read(&mut down) => match said? {
+                received = server.read(&mut down) => match received? {
                     0 => return Ok(()),
-                    said => self.client.write_all(&down[..said]).await?,
+                    received => self.client.write_all(&down[..received]).await?,
                 },
             }
         }
     }
 
-    async fn pass_up(&mut self, sent: &[u8]) -> std::io::Result<()> {
-        let says = |text: &str| sent.windows(text.len()).any(|window| window == text.as_bytes());
-        if says("BEGIN") {
-            self.only_reads = says("READ ONLY");
+    async fn forward_to_server(&mut self, sent: &[u8]) -> std::io::Result<()> {
+        let contains = |text: &str| sent.windows(text.len()).any(|window| window == text.as_bytes());
+        if contains("BEGIN") {
+            self.only_reads = contains("READ ONLY");
         }
         let only_reads = self.only_reads;
-        let cut = lock(&self.shared).at.take_if(|cut| !only_reads && says(cut.text));
+        let cut = lock(&self.shared).at.take_if(|cut| !only_reads && contains(cut.text));
         let Some(server) = &mut self.upstream else { return Ok(()) };
         match cut {
             Some(CutAt { arrives: false, .. }) => {}
@@ -210,7 +216,7 @@ impl Carrier {
                 // An answer proves that the statement was executed.
                 server.readable().await?;
             }
-            self.fate.send_replace(cut.fate);
+            self.state.send_replace(cut.state);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
-use tim_group_sync::store::{DatabaseUrl, Limits, PostgresDatabase, Store};
+use tim_group_sync::store::{DatabaseLocation, Limits, PostgresDatabase, Store};
 use tokio::sync::OnceCell;
 
 use crate::network::Network;
@@ -84,7 +84,8 @@ pub struct ServerDatabase {
     pub pooler: Option<PathBuf>,
     /// The limits of its stores.
     pub limits: Limits,
-    /// It ends with its server, or with another value of this type, and is not dropped with this.
+    /// Whether the database is kept when this value is dropped: another value drops it, or it ends
+    /// with its server.
     is_kept: bool,
 }
 
@@ -173,7 +174,7 @@ impl PostgresServer {
         let server = Self { options, url, template, script };
         if server.script.is_some() {
             server.administer(&format!("CREATE DATABASE {}", server.template)).await;
-            migrate(&server.database_url(&server.template)).await;
+            migrate(&server.store_location(&server.template)).await;
         }
         server
     }
@@ -202,7 +203,7 @@ impl PostgresServer {
         }
         // A server that is not stopped after the tests would keep the template.
         let database = self.empty_database().await;
-        migrate(&database.database_url()).await;
+        migrate(&database.store_location()).await;
         database
     }
 
@@ -249,11 +250,11 @@ impl PostgresServer {
         }
     }
 
-    fn database_url(&self, database: &str) -> DatabaseUrl {
-        DatabaseUrl::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
+    fn store_location(&self, database: &str) -> DatabaseLocation {
+        DatabaseLocation::Postgres(PostgresDatabase::new(&self.url(database)).unwrap())
     }
 
-    /// The folder of its socket. `None` for a named server.
+    /// Returns the folder of the server's socket, or `None` for a named server.
     pub fn socket_folder(&self) -> Option<&Path> {
         match &self.url {
             ServerUrl::Socket(folder) => Some(folder),
@@ -261,7 +262,7 @@ impl PostgresServer {
         }
     }
 
-    /// Whether roles and passwords are the tests' own to make.
+    /// Returns true if the tests started the server, so that they may create roles and passwords.
     pub fn is_started_by_tests(&self) -> bool {
         self.script.is_some()
     }
@@ -366,7 +367,7 @@ impl DedicatedServer {
                 return None;
             }
         }
-        // Another process may take a port before the server listens, hence three.
+        // Another process may take a port before the server listens, so three ports are passed.
         let free_port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let [one, two, three] = [free_port(), free_port(), free_port()].map(|port| port.to_string());
         Self::run(&[certificate, key, &one, &two, &three])
@@ -399,7 +400,7 @@ impl DedicatedServer {
             limits: Limits::default(),
             is_kept: true,
         };
-        migrate(&database.database_url()).await;
+        migrate(&database.store_location()).await;
         database
     }
 
@@ -422,17 +423,18 @@ impl DedicatedServer {
         self.send("promote").await;
     }
 
-    /// The folder of the replica's socket.
+    /// Returns the folder of the replica's socket.
     pub fn replica_folder(&self) -> PathBuf {
         self.folder.join("standby")
     }
 
-    /// Its only database, with all tables, reached through this network alone.
+    /// Creates the tables in the server's only database, and returns it. Stores connect to it only
+    /// through this network.
     pub async fn database_behind(&self, network: &Network, limits: Limits) -> ServerDatabase {
         let url = socket_url("postgres", network.folder(), "postgres") + "&port=6432";
         let database =
             ServerDatabase { url, name: "postgres".to_owned(), pooler: None, limits, is_kept: true };
-        migrate(&database.database_url()).await;
+        migrate(&database.store_location()).await;
         database
     }
 
@@ -441,8 +443,9 @@ impl DedicatedServer {
         execute_at(&socket_url("postgres", &self.replica_folder(), "postgres"), sql).await;
     }
 
-    /// Makes a replica that follows it, and says where. `None` where the program for it is not beside the server's.
-    pub async fn replica(&self) -> Option<DatabaseUrl> {
+    /// Starts a replica that follows this server, and returns its location. Returns `None` if
+    /// `pg_basebackup` is not installed beside the server's programs.
+    pub async fn replica(&self) -> Option<DatabaseLocation> {
         let programs = programs().expect("the server was started from these programs");
         if !programs.join("pg_basebackup").exists() {
             crate::skip(&format!("there is no pg_basebackup in {}", programs.display()));
@@ -450,7 +453,7 @@ impl DedicatedServer {
         }
         self.send("copy").await;
         let url = socket_url("postgres", &self.folder.join("standby"), "postgres");
-        Some(DatabaseUrl::Postgres(PostgresDatabase::new(&url).unwrap()))
+        Some(DatabaseLocation::Postgres(PostgresDatabase::new(&url).unwrap()))
     }
 
     async fn send(&self, command: &'static str) {
@@ -465,7 +468,7 @@ async fn execute_at(url: &str, sql: &str) {
     connection.close().await.unwrap();
 }
 
-async fn migrate(database: &DatabaseUrl) {
+async fn migrate(database: &DatabaseLocation) {
     let store = Store::open(database).await.unwrap();
     store.migrate().await.unwrap();
     store.close().await;
@@ -480,13 +483,13 @@ impl ServerDatabase {
         PostgresDatabase::new(&url).unwrap().limits(self.limits)
     }
 
-    /// The same database, reached without a network or pooler.
+    /// Returns the same database, whose stores connect without a network or pooler.
     pub fn direct(&self) -> Self {
         let Self { name, url, limits, .. } = self;
         Self { name: name.clone(), url: url.clone(), pooler: None, limits: *limits, is_kept: true }
     }
 
-    /// The URL of the same database, through this network.
+    /// Returns the URL of the same database through this network.
     pub fn url_through(&self, network: &Network) -> String {
         socket_url("postgres", network.folder(), &self.name) + "&port=6432"
     }
@@ -499,8 +502,8 @@ impl ServerDatabase {
         self
     }
 
-    pub fn database_url(&self) -> DatabaseUrl {
-        DatabaseUrl::Postgres(self.settings())
+    pub fn store_location(&self) -> DatabaseLocation {
+        DatabaseLocation::Postgres(self.settings())
     }
 }
 
@@ -578,7 +581,7 @@ fn programs() -> Option<PathBuf> {
     folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
 }
 
-/// One of PostgreSQL's programs. `None` if only a named server is there.
+/// Returns the path of one of PostgreSQL's programs, or `None` if it is not installed.
 pub fn server_program(name: &str) -> Option<PathBuf> {
     Some(programs()?.join(name)).filter(|program| program.exists())
 }

@@ -1,9 +1,12 @@
 //! The views as docs/schema.md describes them, and a database in which every column has a value
 //! that is not NULL.
 
+use std::time::Duration;
+
 use chrono_tz::Tz;
 use tim_group_sync::crawl::{CrawlRequest, WhenBusy};
 use tim_group_sync::model::Trigger;
+use tim_group_sync::policy::DetailsPolicy;
 use tim_group_sync::simulator::Fault;
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +62,11 @@ pub fn chapter(title: &str) -> &'static str {
 /// Makes crawls from 1 to 3 March, Shanghai time, that together give every column a value.
 pub async fn eventful(mut harness: Harness) -> Harness {
     harness.timezone = Tz::Asia__Shanghai;
+    harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
     harness.create("Public", "@TGS#2J4SZEAEL a b c d");
+    let fields = [("Introduction".to_owned(), "Every Monday".into()), ("MemberNum".to_owned(), 1.into())];
+    let fields = serde_json::Map::from_iter(fields);
+    harness.api.set_details("d", fields);
     harness.create("Private", "p");
     harness.crawl().await;
     harness.create("Public", "short long");
@@ -78,5 +85,6 @@ pub async fn eventful(mut harness: Harness) -> Harness {
     harness.deletion.review = true;
     harness.dissolve("b c");
     harness.crawl().await;
+    harness.details_refresher().refresh_due().await.unwrap();
     harness
 }

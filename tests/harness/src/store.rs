@@ -19,12 +19,12 @@ use tim_group_sync::model::{
     Verdict,
 };
 use tim_group_sync::pace::{Pacer, RetryBudget, RetryPolicy};
-use tim_group_sync::pages::{Caller, EndOfList, Paginator};
+use tim_group_sync::pages::{Caller, EndOfList, InfoSettings, Paginator};
 use tim_group_sync::reconcile::{Absences, Candidates, Confirmation, Settlement, TotalsEvidence};
 use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{
-    AppId, AppIdentity, Closing, CrawlEvents, DatabaseUrl, Lease, ListedBatch, NewCrawl, Reason, Store,
+    AppId, AppIdentity, Closing, CrawlEvents, DatabaseLocation, Lease, ListedBatch, NewCrawl, Reason, Store,
     StoreError, Written,
 };
 use tim_group_sync::tencent::{Client, ClientSettings};
@@ -111,15 +111,15 @@ impl TestDatabase {
     }
 
     async fn on_sqlite(folder: TempDir) -> Self {
-        let store = Store::open(&DatabaseUrl::Sqlite(sqlite_file(&folder))).await.unwrap();
+        let store = Store::open(&DatabaseLocation::Sqlite(sqlite_file(&folder))).await.unwrap();
         let read_only = SqliteConnectOptions::new().filename(sqlite_file(&folder)).read_only(true);
         let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
         Self { store, reader: Reader::Sqlite(reader), location: Location::Sqlite(folder) }
     }
 
-    /// A database that processes use, in another folder. The store cannot write.
+    /// Opens a database in another folder that other processes write. The store cannot write.
     pub async fn at(file: &Path) -> Self {
-        let store = Store::open_to_read(&DatabaseUrl::Sqlite(file.to_owned())).await.unwrap();
+        let store = Store::open_to_read(&DatabaseLocation::Sqlite(file.to_owned())).await.unwrap();
         let read_only = SqliteConnectOptions::new().filename(file).read_only(true);
         let reader = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(read_only);
         Self {
@@ -138,7 +138,7 @@ impl TestDatabase {
     }
 
     pub async fn on_postgres(database: ServerDatabase) -> Self {
-        let store = Store::open(&database.database_url()).await.unwrap();
+        let store = Store::open(&database.store_location()).await.unwrap();
         let read_only = [("search_path", "tim_private,tim"), ("default_transaction_read_only", "on")];
         let options = database.url.parse::<PgConnectOptions>().unwrap().options(read_only);
         let reader = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
@@ -160,9 +160,9 @@ impl TestDatabase {
     /// rolled back. On SQLite a lease ends with its holder.
     pub async fn expire_leases(&self) {
         if let Location::Sqlite(_) = self.location {
-            // A dropped transaction keeps the write lock until its own thread has ended it.
-            // The connection's thread rolls back a dropped transaction, which holds the write lock
-            // until then.
+            // Waits for the write lock: a dropped transaction holds it until the thread of its
+            // connection has rolled it back.
+            Self::execute(&self.store_location(), "BEGIN IMMEDIATE; COMMIT").await;
         }
         if let Location::Postgres(_) = self.location {
             let busy = "SELECT count(*) FROM pg_stat_activity
@@ -170,20 +170,20 @@ impl TestDatabase {
             while self.value(busy).await != "0" {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            Self::execute(&self.url(), "UPDATE lease SET expires_at = 0").await;
+            Self::execute(&self.store_location(), "UPDATE lease SET expires_at = 0").await;
         }
     }
 
-    pub fn url(&self) -> DatabaseUrl {
+    pub fn store_location(&self) -> DatabaseLocation {
         match &self.location {
-            Location::Sqlite(folder) => DatabaseUrl::Sqlite(sqlite_file(folder)),
-            Location::Postgres(database) => database.database_url(),
+            Location::Sqlite(folder) => DatabaseLocation::Sqlite(sqlite_file(folder)),
+            Location::Postgres(database) => database.store_location(),
         }
     }
 
     /// Opens another store, as another process would.
     pub async fn open_another_store(&self) -> Store {
-        Store::open(&self.url()).await.unwrap()
+        Store::open(&self.store_location()).await.unwrap()
     }
 
     /// Runs a query. Returns text in the same form on both engines: `NULL`, 0 and 1 for booleans,
@@ -215,17 +215,17 @@ impl TestDatabase {
     }
 
     /// Runs SQL on a new connection, without a store.
-    pub async fn execute(url: &DatabaseUrl, sql: &str) {
-        let result = match url {
-            DatabaseUrl::Sqlite(path) => {
+    pub async fn execute(location: &DatabaseLocation, sql: &str) {
+        let result = match location {
+            DatabaseLocation::Sqlite(path) => {
                 let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
                 let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
                 connection.close().await.unwrap();
                 result.map(drop)
             }
-            DatabaseUrl::Postgres(_) => {
+            DatabaseLocation::Postgres(_) => {
                 let server = PostgresServer::shared().await;
-                let name = url.to_string().rsplit('/').next().unwrap().to_owned();
+                let name = location.to_string().rsplit('/').next().unwrap().to_owned();
                 server.execute(&name, &format!("SET search_path TO tim_private, tim; {sql}")).await
             }
         };
@@ -432,7 +432,7 @@ impl<'a> LeasedApp<'a> {
     }
 
     pub async fn open(&self, started_at: DateTime<Utc>) -> CrawlId {
-        self.try_open(started_at, None).await.expect("the tick is not served yet")
+        self.try_open(started_at, None).await.expect("no crawl has this tick")
     }
 
     pub async fn try_open(
@@ -664,7 +664,7 @@ async fn end_of_list() -> EndOfList {
     .unwrap();
     let pacer = Pacer::new(Duration::ZERO, tokio::time::Instant::now());
     let retry_budget = RetryBudget::new(RetryPolicy::lasting(Duration::from_secs(5)));
-    let mut caller = Caller::new(&client, &pacer, retry_budget, |_| ());
+    let mut caller = Caller::new(&client, &pacer, retry_budget, InfoSettings::default(), |_| ());
     Paginator::of(None, 10, None)
         .fetch_next(&mut caller)
         .await

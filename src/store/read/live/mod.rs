@@ -9,9 +9,10 @@ use crate::store::app::AppId;
 use crate::store::engine::{Attempted as _, Engine, Store, StoreError, TransactionRetry};
 
 impl Store {
-    /// Calls `each` once with every live group of an app, in no particular order: PostgreSQL needs
-    /// longer to sort ten million ids than to read them. `begin` creates the collection that `each`
-    /// fills. If a connection breaks, all groups are read again into a new collection.
+    /// Calls `each` once with every live group of an app. The order is undefined, because
+    /// PostgreSQL needs longer to sort ten million ids than to read them. `begin` creates the
+    /// collection that `each` fills. If a connection breaks, all groups are read again into a new
+    /// collection.
     pub async fn gather_live<G>(
         &self,
         app: AppId,

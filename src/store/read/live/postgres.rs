@@ -13,7 +13,7 @@ use crate::store::engine::{Server, query, query_as};
 const CHUNK_PAGES: i64 = 500;
 /// The largest number of groups that is read in one row: about 4 MB of text.
 const MAX_IN_ONE_ROW: i64 = 150_000;
-/// The largest number of types for which [`lines_query`] makes a column each.
+/// The maximum number of types for which [`lines_query`] builds one column each.
 const MAX_TYPES: usize = 64;
 
 const TYPES: &str = "
@@ -96,13 +96,13 @@ pub(super) async fn live_groups(
     let totals: Vec<(i64, i64, i64, i64)> = tx.fetch_all(query_as(TYPES).bind(app.0), 0).await?;
     let (groups_of_all_apps,): (i64,) = tx.fetch_one(query_as(GROUPS_OF_ALL_APPS)).await?;
     let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| totals.iter().map(of).sum::<i64>();
-    let (live, missing, deleted) = (sum(|of| of.1), sum(|of| of.2), sum(|of| of.3));
+    let (live, missing, deleted) = (sum(|total| total.1), sum(|total| total.2), sum(|total| total.3));
     if live == 0 {
         return tx.commit().await;
     }
     // The server's limit is for the statement, which returns all groups.
     tx.expect_rows((live + deleted).cast_unsigned()).await?;
-    let types: Vec<i64> = totals.iter().filter(|of| of.1 > 0).map(|of| of.0).collect();
+    let types: Vec<i64> = totals.iter().filter(|total| total.1 > 0).map(|total| total.0).collect();
     let reading = Reading::of(live + deleted, groups_of_all_apps, types.len());
     // The text contains only numbers.
     let lines = || AssertSqlSafe(lines_query(&types, reading, deleted > 0, missing > 0));

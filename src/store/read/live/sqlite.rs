@@ -77,7 +77,7 @@ pub(super) async fn live_groups(
     each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), StoreError> {
     let read = read_live_groups(file, file.readers()?, app, each).await;
-    // What was read of a displaced file may be of no file any more.
+    // If the path leads to another file now, a new connection of the pool may have read that file.
     file.check_in_place()?;
     read.attempted("read the live groups")
 }
@@ -90,11 +90,11 @@ async fn read_live_groups(
 ) -> Result<(), sqlx::Error> {
     let types: Vec<(i64, i64, i64, i64)> = query_as(TYPES).bind(app.0).fetch_all(pool).await?;
     let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| types.iter().map(of).sum::<i64>();
-    let (live, missing, deleted) = (sum(|of| of.1), sum(|of| of.2), sum(|of| of.3));
+    let (live, missing, deleted) = (sum(|total| total.1), sum(|total| total.2), sum(|total| total.3));
     if live == 0 {
         return Ok(());
     }
-    let types: Vec<i64> = types.iter().map(|of| of.0).collect();
+    let types: Vec<i64> = types.iter().map(|total| total.0).collect();
     if types.iter().any(|type_id| !(0..MAX_TYPES).contains(type_id)) {
         return Err(sqlx::Error::Protocol(format!("more than {MAX_TYPES} group types")));
     }
@@ -135,8 +135,8 @@ async fn read_chunk(
     query_scalar(sqlx::AssertSqlSafe(&*sql)).bind(app.0).bind(after).bind(end).fetch_one(&pool).await
 }
 
-/// Returns ids that divide an app's `rows` groups into chunks: the stored ones, unless their number no longer fits. Counting
-/// again takes a quarter of the time of reading.
+/// Returns ids that divide an app's `rows` groups into chunks. These are the stored ones, unless
+/// their number no longer fits: computing them takes a quarter of the time of reading the groups.
 async fn chunk_ends(
     file: &SqliteFile,
     pool: &SqlitePool,
@@ -163,7 +163,7 @@ async fn chunk_ends(
 }
 
 async fn store_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
-    // A failure is ignored: without the ends the next crawl counts again.
+    // A failure is ignored: without stored ends the next crawl computes them again.
     if let Ok(writer) = file.writer() {
         let _ = query(STORE_ENDS).bind(app.0).bind(ends).execute(writer).await;
     }

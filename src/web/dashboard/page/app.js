@@ -117,7 +117,7 @@ export class AppView {
   showTiles(app) {
     const state = JSON.stringify([
       app.live_count, app.missing_count, app.held_count, app.deleted_count, app.total_count, app.last_complete_crawl_at, app.next_crawl_at, app.overdue_since,
-      app.last_crawl, app.change_since_yesterday, app.change_since_last_week, app.month_peak_groups, app.group_quota,
+      app.last_crawl, app.change_since_yesterday, app.change_since_last_week, app.month_peak_groups, app.group_quota, app.details,
     ]);
     if (state === this.tilesShown) return;
     this.tilesShown = state;
@@ -129,6 +129,7 @@ export class AppView {
       tile(words.totalCount, number(app.total_count), [listedNote(app), changesOf(app, "total_count")]),
       tile(words.deleted, number(app.deleted_count), [vanished && words.vanishedNote(vanished)]),
       this.peakTile(app, tile),
+      app.details ? tile(words.details, number(app.details.groups), [words.partOfLive(app.live_count), words.freshDetails(app.details.fresh_groups)]) : "",
       tile(words.lastComplete, app.last_complete_crawl_at ? time(app.last_complete_crawl_at, { live: true }) : words.never),
       tile(app.last_crawl_status === "failed" ? words.nextAttempt : words.nextCrawl, nextCrawl(app, { prefix: "" }), [], app.overdue_since ? "alarm" : null));
   }

@@ -1,0 +1,46 @@
+//! The details of groups at the end of a crawl, while it still holds the app's lease. A failure is
+//! only logged, because the crawl has already been recorded.
+
+use chrono::{DateTime, Utc};
+use tracing::{info, warn};
+
+use super::context::CrawlContext;
+use crate::model::{GroupDetails, with_causes};
+
+/// Stores the details that the crawl received when it looked groups up.
+pub(super) async fn keep_details(
+    context: &CrawlContext<'_>,
+    at: DateTime<Utc>,
+    details: &[(String, GroupDetails)],
+) {
+    if details.is_empty() {
+        return;
+    }
+    let writing = context.store.write_details_of_crawl(context.lease, context.app, at, details);
+    let written = context.lease.run_while_held(Box::pin(writing)).await;
+    if let Err(error) = written.flatten() {
+        warn!("cannot store the details of {} groups: {}", details.len(), with_causes(&error));
+    }
+}
+
+/// Removes all details of the app, after `[details]` was removed from the configuration.
+pub(super) async fn remove_details(context: &CrawlContext<'_>) {
+    let removing = async {
+        if !context.store.has_details(context.app).await? {
+            return Ok(0);
+        }
+        let on_batch = || context.report_progress();
+        context.store.remove_details(context.lease, context.app, on_batch).await
+    };
+    let removing = context.lease.run_while_held(Box::pin(removing));
+    match context.unless_stopped(removing).await {
+        Ok(Ok(Ok(0))) | Err(_) => {}
+        Ok(Ok(Ok(groups))) => {
+            info!(groups, "removed the details of groups, because the configuration has no [details]");
+        }
+        Ok(Ok(Err(error)) | Err(error)) => {
+            let why = with_causes(&error);
+            warn!("cannot remove the details of groups; the next crawl tries again: {why}");
+        }
+    }
+}
