@@ -7,6 +7,7 @@ mod datasette;
 mod docs;
 mod docs_commands;
 mod docs_in_chinese;
+mod fifty;
 mod grafana;
 mod page;
 mod pictures;

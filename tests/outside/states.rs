@@ -2,16 +2,15 @@
 //! wide and narrow, light and dark, in both languages. Each picture is also checked by the rules of
 //! accessibility.
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use harness::browser::{Browser, DESKTOP, PHONE, UserProfile};
-use harness::daemon::{self, AppSpec, Daemon, DaemonHarness, PROD};
+use harness::daemon::{AppSpec, Daemon, DaemonHarness, PROD};
 use harness::dashboard::Dashboard;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::daemon::Phase;
-use tim_group_sync::model::SdkAppId;
-use tim_group_sync::simulator::{At, Fault, HeldRequests, Settings, Simulator};
+use tim_group_sync::simulator::{At, Fault, HeldRequests, Simulator};
+
+use crate::fifty::FiftyApps;
 
 const READERS: [(&str, UserProfile); 4] = [
     ("desktop", DESKTOP),
@@ -167,58 +166,32 @@ async fn a_refused_app() {
 #[ignore = "needs Chromium: tests/run"]
 async fn fifty_apps_in_every_state() {
     let harness = harness_at(this_hour() - TimeDelta::hours(1)).await;
-    let mut apis = Vec::new();
-    let mut plans = Vec::new();
-    for number in 0..50_i64 {
-        let app: &'static str = Box::leak(format!("app-{number:02}").into_boxed_str());
-        let sdk_app_id = 1_400_000_100 + number;
-        let settings = Settings {
-            sdk_app_id: SdkAppId::new(sdk_app_id).unwrap(),
-            clock: harness.clock.clone(),
-            ..Settings::default()
-        };
-        let api = Simulator::start(settings).await.unwrap();
-        api.create_many("Public", if number == 11 { 500 } else { usize::try_from(number).unwrap() * 7 + 3 });
+    let mut fifty = FiftyApps::start(&harness, |number, spec, api| {
+        api.create_many("Public", if number == 11 { 500 } else { number * 7 });
         if number == 7 {
             api.script(At::Every, Fault::ErrorCode(10002));
         }
-        let spec = AppSpec {
-            app,
-            sdk_app_id,
-            catch_up: number != 17,
-            cron: if number == 17 { "0 0 1 1 *" } else { PROD.cron },
-            wrong_key: number % 16 == 3,
-            group_quota: (number % 10 == 9).then_some(if number == 29 { 250 } else { 1000 }),
-            ..PROD
-        };
-        plans.push(harness.plan(&api, &spec));
-        apis.push(api);
-    }
-    let first = plans.remove(0);
-    let [mut daemon] = harness.start_all([("app-00", first)]);
-    let again = AppSpec { app: "app-00", sdk_app_id: 1_400_000_100, catch_up: true, ..PROD };
-    plans.insert(0, harness.plan(&apis[0], &again));
-    let triggers = daemon::apply(&daemon.handle, plans);
-    let crawled = |apps: &tim_group_sync::daemon::Apps| {
-        apps.len() == 50
-            && apps.iter().all(|(app, state)| {
-                matches!(state.phase, Phase::Waiting) && (app == "app-17" || state.last_report.is_some())
-            })
-    };
-    tokio::time::timeout(Duration::from_secs(120), daemon.apps.wait_for(crawled)).await.unwrap().unwrap();
-    apis[11].dissolve_some(200);
+        if number == 17 {
+            (spec.catch_up, spec.cron) = (false, "0 0 1 1 *");
+        }
+        spec.wrong_key = number % 16 == 3;
+        spec.group_quota = (number % 10 == 9).then_some(if number == 29 { 250 } else { 1000 });
+    })
+    .await;
+    fifty.apis[11].dissolve_some(200);
     harness.clock.set(this_hour());
-    triggers["app-11"].fire();
-    let withheld = |apps: &tim_group_sync::daemon::Apps| {
-        let report = apps["app-11"].last_report.as_ref();
-        report.is_some_and(|report| report.crawl.0 > 50) && matches!(apps["app-11"].phase, Phase::Waiting)
-    };
-    tokio::time::timeout(Duration::from_secs(60), daemon.apps.wait_for(withheld)).await.unwrap().unwrap();
-    let asked = apis[13].requests().len() as u64;
-    apis[13].script(At::Every, Fault::Status(503));
-    let fourth = apis[13].hold(At::Request(asked + 4));
-    triggers["app-13"].fire();
+    fifty.triggers["app-11"].fire();
+    fifty
+        .wait_for(|apps| {
+            let report = apps["app-11"].last_report.as_ref();
+            report.is_some_and(|report| report.crawl.0 > 49) && matches!(apps["app-11"].phase, Phase::Waiting)
+        })
+        .await;
+    let api = &fifty.apis[13];
+    api.script(At::Every, Fault::Status(503));
+    let fourth = api.hold(At::Request(api.requests().len() as u64 + 4));
+    fifty.triggers["app-13"].fire();
     fourth.reached().await;
-    render(&harness, &daemon, "fifty", "document.querySelectorAll('.apps tbody tr').length === 50").await;
-    drop(fourth);
+    render(&harness, &fifty.daemon, "fifty", "document.querySelectorAll('.apps tbody tr').length === 50")
+        .await;
 }
