@@ -17,6 +17,7 @@ crawl_tests![
     the_recent_crawls_are_listed_oldest_first,
     counts_are_compared_with_the_day_before_and_the_week_before,
     a_first_list_is_no_change,
+    a_first_list_that_did_not_reach_its_end_is_no_change,
     held_groups_are_a_part_of_the_missing_ones_and_are_counted_by_type,
     the_groups_that_a_crawl_holds_have_pages,
     a_search_counts_the_groups_that_follow_its_page,
@@ -105,6 +106,21 @@ async fn a_first_list_is_no_change(mut harness: Harness) {
     let app = state(&dashboard).await;
     assert_eq!((&app["live_count"], &app["change_since_yesterday"]["live_count"]), (&5.into(), &1.into()));
     assert_eq!(app["change_since_yesterday"]["total_count"], 4, "TotalCount counts all types");
+}
+
+async fn a_first_list_that_did_not_reach_its_end_is_no_change(harness: Harness) {
+    harness.create("Public", "a");
+    harness.create("Private", "p q r s t");
+    harness.fault_from_request(4, Fault::ErrorCode(10002));
+    harness.crawl().await;
+    harness.api.clear_faults();
+    harness.set_clock_by(24);
+    harness.crawl().await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
+    let app = state(&dashboard).await;
+    let days = harness.rows("SELECT day, live_groups FROM daily_counts WHERE group_type = 'Private'").await;
+    assert_eq!(days, [["2026-03-01", "3"], ["2026-03-02", "5"]]);
+    assert_eq!((&app["live_count"], &app["change_since_yesterday"]["live_count"]), (&6.into(), &0.into()));
 }
 
 async fn held_groups_are_a_part_of_the_missing_ones_and_are_counted_by_type(mut harness: Harness) {
