@@ -40,7 +40,8 @@ const RECENT_CRAWLS: &str = "
 SELECT a.sdk_app_id, c.crawl_id, c.started_at, c.status, c.deletions, c.reason_code
 FROM app a CROSS JOIN crawl c
 WHERE c.app_id = a.app_id AND c.status <> 'running' AND c.crawl_id > coalesce((
-    SELECT k.crawl_id FROM crawl k WHERE k.app_id = a.app_id ORDER BY k.crawl_id DESC LIMIT 1 OFFSET $1), 0)
+    SELECT k.crawl_id FROM crawl k WHERE k.app_id = a.app_id AND k.status <> 'running'
+    ORDER BY k.crawl_id DESC LIMIT 1 OFFSET $1), 0)
 ORDER BY a.app_id, c.crawl_id";
 
 const CHANGES: &str = "
