@@ -243,32 +243,38 @@ UNION ALL
 SELECT app_id, substr(day, 1, 7), -1, CAST(sum(net_growth) AS BIGINT)
 FROM base_daily_counts GROUP BY app_id, substr(day, 1, 7);
 
+-- One pass over the snapshots finds the peak with its first time: peak_key has the count in the upper bits, and in the lower 30
+-- bits the seconds from the time to 2054, so that of two equal counts the earlier one has the greater key.
+-- Counts that do not fit, of more than 8.5 billion groups, are left out.
 CREATE VIEW base_monthly_counts AS
 SELECT m.app_id,
        m.month,
        m.type_id,
        CASE WHEN m.type_id = -1 THEN 'all' ELSE t.name END AS group_type,
-       max(s.timezone) AS timezone,
-       m.peak_total_count,
-       min(CASE WHEN s.total = m.peak_total_count THEN s.counted_at END) AS peak_at,
-       max(CASE WHEN s.crawl_id = m.last_crawl_id THEN s.last_total END) AS last_total_count,
+       m.timezone,
+       m.peak_key / 1073741824 AS peak_total_count,
+       (2651578623 - m.peak_key % 1073741824) * 1000 AS peak_at,
+       CASE WHEN m.type_id = -1
+            THEN (SELECT coalesce(c.total_at_end, c.total_at_start) FROM crawl c WHERE c.crawl_id = m.last_crawl_id)
+            ELSE (SELECT max(p.total_count) FROM crawl_pass p
+                  WHERE p.crawl_id = m.last_crawl_id AND p.type_id = m.type_id) END AS last_total_count,
        m.average_total_count,
        m.snapshots,
        g.net_growth
 FROM (
     SELECT app_id, month, type_id,
-           max(total) AS peak_total_count,
+           max(timezone) AS timezone,
+           max(total * 1073741824 + CASE WHEN counted_at < 1577836800000 THEN 1073741823
+                                         ELSE 2651578623 - counted_at / 1000 END) AS peak_key,
            CAST(avg(last_total) AS DOUBLE PRECISION) AS average_total_count,
            count(*) AS snapshots,
            max(crawl_id) AS last_crawl_id
     FROM base_monthly_snapshots
+    WHERE total < 8589934592
     GROUP BY app_id, month, type_id
 ) AS m
-JOIN base_monthly_snapshots s ON s.app_id = m.app_id AND s.month = m.month AND s.type_id = m.type_id
 LEFT JOIN base_monthly_growth g ON g.app_id = m.app_id AND g.month = m.month AND g.type_id = m.type_id
-LEFT JOIN group_type t ON t.type_id = m.type_id
-GROUP BY m.app_id, m.month, m.type_id, t.name, m.peak_total_count, m.average_total_count, m.snapshots, m.last_crawl_id,
-         g.net_growth;
+LEFT JOIN group_type t ON t.type_id = m.type_id;
 
 -- The time of a range counts for the groups of the range that were live then, unless their last request had no usable answer.
 CREATE VIEW base_group_details AS

@@ -4,7 +4,7 @@
 CREATE TABLE app (
     app_id      INTEGER PRIMARY KEY,
     sdk_app_id  INTEGER NOT NULL UNIQUE,
-    name        TEXT    NOT NULL,
+    name        TEXT    NOT NULL UNIQUE,  -- unique, so that a reader's condition on the name finds at most one app
     configured  INTEGER NOT NULL DEFAULT 1,
     round       INTEGER NOT NULL DEFAULT 0, -- counts the app's crawls that reached their end
     chunk_ends  TEXT,                   -- ids, one per line, that divide the app's groups into chunks for reading

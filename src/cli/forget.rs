@@ -74,19 +74,14 @@ impl Forget {
         let is_configured =
             |app: &KnownApp| config.apps.iter().any(|c| Some(c.sdk_app_id) == app.sdk_app_id());
         let (configured, mut removable): (Vec<_>, Vec<_>) = found.into_iter().partition(is_configured);
-        let app = match (removable.pop(), removable.is_empty()) {
-            (Some(app), true) => app,
-            (Some(_), false) => {
-                return Err(refused(format!(
-                    "several apps had the name {name:?}; pass the SDKAppID of the one to remove (see `tim-group-sync status`)"
-                )));
-            }
-            (None, _) if configured.is_empty() => {
+        let app = match removable.pop() {
+            Some(app) => app,
+            None if configured.is_empty() => {
                 return Err(refused(format!(
                     "the database has no app {name:?}; `tim-group-sync status` shows its apps"
                 )));
             }
-            (None, _) => {
+            None => {
                 return Err(refused(format!(
                     "{name:?} is configured and would be crawled again; first remove its section from the configuration, and \
                      reload or stop the service"

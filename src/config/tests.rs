@@ -117,6 +117,7 @@ fn the_keys_in_comments_of_the_example_exist() {
     let uncommented: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
+            Some(section) if section.starts_with('[') && section.ends_with(']') => format!("{section}\n"),
             Some(key) if key.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) => {
                 format!("{key}\n")
             }
@@ -128,6 +129,14 @@ fn the_keys_in_comments_of_the_example_exist() {
     let keys: Vec<_> = problems.problems().iter().map(|problem| problem.key.as_str()).collect();
     // These conflict with the SQLite database and with `region`.
     assert_eq!(keys, ["database.publish", "apps.prod.base_url"]);
+}
+
+#[test]
+fn details_are_kept_only_with_their_section() {
+    let env = Environment::new([("HOME", "/home/u")]);
+    assert_eq!(parse_in(APP, &env).unwrap().details, None);
+    let details = parse_in(&format!("{APP}[details]\n"), &env).unwrap().details.unwrap();
+    assert_eq!((details.refresh, details.requests_per_second), (Duration::from_hours(7 * 24), 10));
 }
 
 /// Mistakes in the section of an app, on line 4, with their problems.
@@ -274,7 +283,15 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[mysql]",
         "4: mysql: unknown key. Known here: database, schedule, deletion, metrics, dashboard, log, \
-         retention, apps",
+         retention, details, apps",
+    ),
+    (
+        "[details]\nrefresh = \"30m\"",
+        "5: details.refresh = \"30m\": must be at least 1h and at most 365days. Write \"7d\"",
+    ),
+    (
+        "[details]\nrequests_per_second = 50",
+        "5: details.requests_per_second = 50: must be from 1 to 40. Write 10",
     ),
     (
         "[database]\nschema = \"Tim\"",

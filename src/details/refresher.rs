@@ -232,7 +232,9 @@ impl DetailsRefresher {
         if is_known {
             debug!(pause_seconds = pause.as_secs(), "details are still not refreshed: {text}");
         } else {
-            warn!("cannot refresh the details of groups, retrying after 10 s to 1 h; crawls go on: {text}");
+            warn!(
+                "cannot refresh the details of groups, retrying after 10 s to 1 h; crawls continue: {text}"
+            );
         }
         *problem = Some(Problem { text, pauses, retry_at: Instant::now() + pause });
     }

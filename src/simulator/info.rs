@@ -138,7 +138,7 @@ impl SimulatedApp {
     }
 }
 
-/// Returns details that are computed from the id. Live rooms have no members in the API's answers.
+/// Returns details that are computed from the id. The API does not count the members of live rooms.
 fn generated_details(id: &str, group_type: &str) -> Map<String, Value> {
     let number = id.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     let created = FIRST_CREATED + number % (365 * 24 * 3600);

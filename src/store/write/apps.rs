@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use tracing::warn;
+
 use crate::model::{CrawlId, GroupType, SdkAppId, TypeId};
 use crate::store::app::{AppId, AppIdentity};
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
+/// Renames another app with this name, for example after an SDKAppID was corrected. A configured
+/// name has no parentheses.
+const GIVE_UP_NAME: &str = "
+UPDATE app SET name = name || ' (' || sdk_app_id || ')' WHERE name = $2 AND sdk_app_id <> $1";
 // The statement inserts nothing if the row is up to date: an insert that ends in a conflict would
 // use up a key and lock the row.
 const UPSERT_APP: &str = "
@@ -115,6 +121,13 @@ async fn upsert_app(
     app: &AppIdentity,
     group_types: &[GroupType],
 ) -> Result<(AppId, BTreeMap<GroupType, TypeId>), StoreError> {
+    let renamed = tx.execute(GIVE_UP_NAME, &values![app.sdk_app_id.get(), &app.name]).await?;
+    if renamed > 0 {
+        warn!(
+            app = app.name,
+            "the database has another SDKAppID under this name; its name now ends in its SDKAppID"
+        );
+    }
     tx.execute(UPSERT_APP, &values![app.sdk_app_id.get(), &app.name]).await?;
     let (app_id,): (i64,) = tx.fetch_one(SELECT_APP, &values![app.sdk_app_id.get()]).await?;
     let mut type_ids = BTreeMap::new();

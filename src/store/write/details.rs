@@ -64,7 +64,8 @@ macro_rules! per_engine_time {
     };
 }
 
-/// A claim that lasts longer than any claim can was made while the clock was ahead.
+/// Also takes over a claim with more time left than a new one has: the clock was ahead when it was
+/// made.
 const CLAIM: Statement = per_engine_time!(
     "WITH clock AS (SELECT ",
     " AS now)

@@ -4,6 +4,7 @@
 
 mod backups;
 mod faults;
+mod feed;
 mod files;
 mod histories;
 mod kills;

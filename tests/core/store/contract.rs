@@ -23,6 +23,7 @@ use tim_group_sync::store::{
 
 store_tests![
     an_app_keeps_its_number_when_it_is_renamed,
+    a_name_belongs_to_the_app_that_was_registered_with_it_last,
     registering_an_app_again_uses_no_new_ids,
     a_type_that_is_no_longer_configured_is_kept,
     an_app_that_is_not_in_the_configuration_is_shown_as_not_configured_until_it_returns,
@@ -86,6 +87,15 @@ async fn an_app_keeps_its_number_when_it_is_renamed(db: &TestDatabase) {
     let (second, _) = db.store.register_app(&named("live"), &[]).await.unwrap();
     assert_eq!(first, second);
     assert_eq!(db.lines("SELECT app, configured FROM app_status").await, ["live|1"]);
+}
+
+async fn a_name_belongs_to_the_app_that_was_registered_with_it_last(db: &TestDatabase) {
+    for number in [1, 2, 2, 3, 1] {
+        let prod = AppIdentity { sdk_app_id: SdkAppId::new(number).unwrap(), name: "prod".to_owned() };
+        db.store.register_app(&prod, &[]).await.unwrap();
+    }
+    let apps = "SELECT sdk_app_id, app FROM app_status ORDER BY sdk_app_id";
+    assert_eq!(db.lines(apps).await, ["1|prod", "2|prod (2)", "3|prod (3)"]);
 }
 
 async fn registering_an_app_again_uses_no_new_ids(db: &TestDatabase) {

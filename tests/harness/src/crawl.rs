@@ -14,7 +14,7 @@ use reqwest::Url;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::crawl::{CrawlReport, CrawlRequest, CrawlSettings, Crawler, DryRun, WhenBusy};
 use tim_group_sync::details::{DetailsRefresher, DetailsSettings};
-use tim_group_sync::model::{CrawlId, GroupType, LocalDay, Trigger};
+use tim_group_sync::model::{CrawlId, GroupType, LocalDay, SdkAppId, Trigger};
 use tim_group_sync::pace::RetryPolicy;
 use tim_group_sync::policy::{DeletionPolicy, DetailsPolicy, Retention};
 use tim_group_sync::simulator::{At, Call, Fault, Settings, SimulatedApp, Simulator};
@@ -347,12 +347,23 @@ impl Harness {
             .with_retention(self.retention)
     }
 
+    /// A new crawler of another app, which has its own API. The other settings are the same.
+    pub fn crawler_of(&self, identity: AppIdentity, api: &Simulator, store: &Store) -> Crawler {
+        let client = self.client_of(identity.sdk_app_id, api);
+        let settings = CrawlSettings { identity, ..self.crawl_settings() };
+        Crawler::new(settings, client, store.clone(), self.clock.clone())
+    }
+
     fn client(&self) -> Client {
+        self.client_of(self.credentials.sdk_app_id, &self.api)
+    }
+
+    fn client_of(&self, sdk_app_id: SdkAppId, api: &Simulator) -> Client {
         let client = Client::new(ClientSettings {
-            sdk_app_id: self.credentials.sdk_app_id,
+            sdk_app_id,
             identifier: self.credentials.identifier.clone(),
             secret_key: self.credentials.secret_key.clone(),
-            base_url: Url::parse(&self.api.base_url()).unwrap(),
+            base_url: Url::parse(&api.base_url()).unwrap(),
             region_hint: "china; the others are singapore and seoul".to_owned(),
             request_timeout: self.request_timeout,
             clock: self.clock.clone(),
