@@ -19,7 +19,7 @@ const RETRYING_ATTEMPTS: u32 = 3;
 const TICKS_AT_MOST: usize = 100;
 
 /// The condition of an app. If several apply, the first one counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     NotConfigured,
@@ -43,6 +43,7 @@ pub enum Condition {
     /// The last crawl was stopped.
     Cancelled,
     /// No crawl has ended.
+    #[default]
     NeverCrawled,
     UpToDate,
 }

@@ -46,8 +46,7 @@ pub(super) struct AppSummary {
     key_trouble: Option<String>,
     /// Why this process cannot write to the database.
     database_trouble: Option<String>,
-    /// One word for the state. `None` only before it is computed.
-    condition: Option<Condition>,
+    condition: Condition,
     needs_attention: bool,
     ticks_since_complete_crawl: Option<u64>,
     /// The due time of a crawl that this process has not started.
@@ -180,7 +179,7 @@ impl AppSummary {
             _ => None,
         };
         let (mut app, types) = overview.map(of_database).unwrap_or_default();
-        app.condition = Some(condition);
+        app.condition = condition;
         app.needs_attention = condition.needs_attention();
         app.refused = refused;
         app.ticks_since_complete_crawl = ticks;
