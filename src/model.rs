@@ -467,6 +467,20 @@ impl LocalDay {
     }
 }
 
+/// The API's own figures of an app for one day in Beijing time. `None`: the API did not report the
+/// figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppStatistics {
+    pub day: NaiveDate,
+    pub groups: Option<i64>,
+    pub groups_created: Option<i64>,
+    pub groups_dissolved: Option<i64>,
+    /// Groups in which messages were sent.
+    pub groups_active: Option<i64>,
+    pub callbacks_sent: Option<i64>,
+    pub callbacks_answered: Option<i64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::model::{Counts, GroupType, ReasonCode, plural, with_causes};
+use crate::model::{AppStatistics, Counts, GroupType, ReasonCode, plural, with_causes};
 use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget};
 use crate::tencent::wire::ListRequest;
 use crate::tencent::{ApiError, Client, Fields, GroupAnswer, Page};
@@ -217,6 +217,14 @@ impl<'a> Caller<'a> {
         };
         let send = || client.group_answers(ids, self.info_fields);
         self.attempts.make(retries, &self.info_pacer, None, send, disposition).await
+    }
+
+    /// Requests the app's statistics once, without retries, because a later crawl can request them
+    /// again.
+    pub async fn app_statistics(&self) -> Result<Vec<AppStatistics>, ApiError> {
+        let client = self.attempts.client;
+        let send = || client.app_statistics();
+        self.attempts.make(&self.retries, &self.info_pacer, None, send, |_| Disposition::Fatal).await
     }
 
     async fn list(&mut self, request: &ListRequest) -> Result<Page, ApiError> {

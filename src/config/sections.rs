@@ -362,6 +362,7 @@ fn app<'d>(
         quota
             .ok_or_else(|| Mistake::new("must be a number of groups, at least 1", "Write for example 100000"))
     });
+    let statistics = section.or_default("statistics", "false", boolean);
     let schedule = schedule(&section.section("schedule", Some(general.schedule)));
     let (deletion, _) = deletion(&section.section("deletion", Some(general.deletion)), general.fractions);
     section.finish();
@@ -377,6 +378,7 @@ fn app<'d>(
         request_timeout,
         retry_for,
         group_quota,
+        statistics,
         schedule,
         deletion,
     })

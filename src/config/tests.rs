@@ -62,6 +62,7 @@ fn the_shortest_file_has_the_documented_defaults() {
     assert_eq!((app.request_timeout, app.retry_for), (Duration::from_secs(10), Duration::from_secs(300)));
     assert_eq!(app.schedule.ticks.to_string(), "0 * * * * in UTC");
     assert!(app.schedule.catch_up);
+    assert!(!app.statistics);
     let live = BTreeMap::from([(GroupType::new("AVChatRoom").unwrap(), 1.0)]);
     let expected = DeletionPolicy {
         review: false,
@@ -217,7 +218,7 @@ const APP_MISTAKES: &[(&str, &str)] = &[
         "colour = \"red\"",
         "apps.prod.colour: unknown key. Known here: sdk_app_id, identifier, secret_key_file, \
          allow_http, base_url, region, group_types, page_limit, request_interval, request_timeout, \
-         retry_for, group_quota, schedule, deletion",
+         retry_for, group_quota, statistics, schedule, deletion",
     ),
     ("page_limits = 5", "apps.prod.page_limits: unknown key. Did you mean page_limit?"),
     (

@@ -28,7 +28,7 @@ pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
     AppCount, AppOverview, AppStatus, CountChange, Crawl, CrawlHistory, DailyCount, DetailsOverview,
     DueDetails, EventsAfter, Group, GroupEvent, HeldDeletions, HeldType, HostTypes, KeysetPage, KnownGroup,
-    LastEnds, RecentCrawl, Stamp, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
+    LastEnds, RecentCrawl, Stamp, StatisticsRead, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};

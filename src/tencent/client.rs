@@ -15,12 +15,13 @@ use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
-use super::error::{ApiError, advice};
+use super::error::{ApiError, advice, describe_json};
 use super::info::{GROUP_INFO_PATH, InfoAnswer, InfoRequest, details};
+use super::statistics::{STATISTICS_PATH, StatisticsRequest, read_statistics};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
 use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{GroupDetails, GroupIds, GroupType, SdkAppId, plural, with_causes};
+use crate::model::{AppStatistics, GroupDetails, GroupIds, GroupType, SdkAppId, with_causes};
 
 /// The maximum size of a decompressed answer, against decompression bombs. The API's own limit is 1
 /// MB.
@@ -156,6 +157,13 @@ impl Client {
         let answers = read_answers(&answer.body, ids, fields);
         self.update_clock_skew(answer.time(), &answers);
         answers.map_err(|error| self.explain(error, &usersig))
+    }
+
+    /// Requests the app's statistics of the last 30 days (`getappinfo`), in ascending order of days.
+    pub async fn app_statistics(&self) -> Result<Vec<AppStatistics>, ApiError> {
+        let usersig = self.usersig();
+        let answer = self.post(STATISTICS_PATH, &StatisticsRequest::new(), &usersig).await?;
+        read_statistics(&answer.body).map_err(|error| self.explain(error, &usersig))
     }
 
     /// Discards the cached signature, so that the next call creates a new one. Used when the API
@@ -392,21 +400,6 @@ fn read_answers(body: &[u8], ids: &[&str], fields: Fields) -> Result<Vec<GroupAn
         })
         .collect();
     Ok(ids.iter().map(|id| answers.get(id).cloned().unwrap_or_default()).collect())
-}
-
-/// Describes why a body is not valid JSON of the expected form, without quoting it.
-pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
-    let start = body.trim_ascii_start();
-    let what = if start.starts_with(b"<") {
-        "HTML instead of JSON".to_owned()
-    } else if error.is_eof() {
-        format!("the JSON ends after {} {}", body.len(), plural(body.len() as u64, "byte"))
-    } else if error.is_data() {
-        format!("a field has the wrong type at line {} column {}", error.line(), error.column())
-    } else {
-        format!("no JSON at line {} column {}", error.line(), error.column())
-    };
-    ApiError::Malformed { what }
 }
 
 #[cfg(test)]

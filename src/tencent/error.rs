@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::model::ReasonCode;
+use crate::model::{ReasonCode, plural};
 use crate::pace::Disposition;
 
 /// Why a call has no usable answer.
@@ -238,6 +238,21 @@ pub(super) fn advice(code: i64, identifier: &str, region_hint: &str) -> Option<S
         70016 | 70020 => format!("check `sdk_app_id` and the data centre it was created in: {region_hint}"),
         _ => return None,
     })
+}
+
+/// Describes why a body is not valid JSON of the expected form, without quoting it.
+pub(super) fn describe_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
+    let start = body.trim_ascii_start();
+    let what = if start.starts_with(b"<") {
+        "HTML instead of JSON".to_owned()
+    } else if error.is_eof() {
+        format!("the JSON ends after {} {}", body.len(), plural(body.len() as u64, "byte"))
+    } else if error.is_data() {
+        format!("a field has the wrong type at line {} column {}", error.line(), error.column())
+    } else {
+        format!("no JSON at line {} column {}", error.line(), error.column())
+    };
+    ApiError::Malformed { what }
 }
 
 fn status_advice(status: u16) -> &'static str {

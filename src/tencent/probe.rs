@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::client::{Client, describe_json};
-use super::error::ApiError;
+use super::client::Client;
+use super::error::{ApiError, describe_json};
 use super::info::{GROUP_INFO_PATH, InfoRequest};
 use super::wire::{LIST_GROUPS_PATH, ListRequest};
 use crate::pace::Disposition;

@@ -28,7 +28,7 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 );
 ";
 
-pub(super) const VIEWS: [&str; 14] = [
+pub(super) const VIEWS: [&str; 15] = [
     "groups",
     "live_groups",
     "group_events",
@@ -43,6 +43,7 @@ pub(super) const VIEWS: [&str; 14] = [
     "group_spans",
     "monthly_counts",
     "group_details",
+    "app_statistics",
 ];
 
 /// Checks that an SQLite database can be upgraded to this version. `applied` contains the versions

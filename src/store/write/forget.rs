@@ -70,9 +70,10 @@ const FORGET_CRAWLS: [&str; 3] = [
     first_crawls!("DELETE FROM crawl_change"),
     first_crawls!("DELETE FROM crawl"),
 ];
-const FORGET_APP: [&str; 5] = [
+const FORGET_APP: [&str; 6] = [
     "DELETE FROM detail_range WHERE app_id = $1",
     "DELETE FROM detail_state WHERE app_id = $1",
+    "DELETE FROM app_statistic WHERE app_id = $1",
     "DELETE FROM group_question WHERE app_id = $1",
     "DELETE FROM type_state WHERE app_id = $1",
     "DELETE FROM app WHERE app_id = $1",
