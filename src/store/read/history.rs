@@ -7,7 +7,7 @@ use super::lists::Stamp;
 use crate::store::engine::{Store, StoreError, values};
 
 /// A crawl in short.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct RecentCrawl {
     #[serde(skip)]
     pub sdk_app_id: i64,
@@ -19,7 +19,7 @@ pub struct RecentCrawl {
 }
 
 /// How an app changed since the end of an earlier day.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx_macros::FromRow)]
 pub struct CountChange {
     #[serde(skip)]
     pub sdk_app_id: i64,

@@ -67,7 +67,7 @@ impl AppOverview {
 }
 
 /// One type of an app: the view `type_status`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct TypeOverview {
     #[serde(skip)]
     app_id: i64,
@@ -132,7 +132,7 @@ JOIN type_state s ON s.app_id = h.app_id AND s.type_id = h.type_id
 ORDER BY h.held_crawl_id DESC, h.type_id";
 
 /// The held groups of one crawl and one type, with the columns of the crawl.
-#[derive(sqlx::FromRow)]
+#[derive(sqlx_macros::FromRow)]
 struct HeldRow {
     app_id: i64,
     crawl_id: i64,
@@ -183,7 +183,7 @@ fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
     held
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(sqlx_macros::FromRow)]
 struct AppRow {
     app_id: i64,
     sdk_app_id: i64,
