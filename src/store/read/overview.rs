@@ -93,6 +93,9 @@ pub struct HeldDeletions {
     pub held_count: i64,
     /// The number of held groups that the API has confirmed to be gone.
     pub confirmed_count: i64,
+    /// The number of held groups whose deletion a person undid.
+    #[serde(skip)]
+    pub undone_count: i64,
     /// The number of deletions that the crawl withheld.
     pub withheld: i64,
     /// The number of the crawl's deletions that were undone.
@@ -121,9 +124,10 @@ SELECT c.* FROM base_app_status s
 JOIN base_crawls c ON c.crawl_id IN (s.last_complete_crawl_id, s.last_crawl_id, s.newest_crawl_id)";
 const HELD: &str = "
 SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, c.withheld, c.undeleted, c.reason_code, c.reason,
-       t.name AS group_type, t.sdk_name, t.name_zh, s.live_count, h.held_count, h.confirmed_count
+       t.name AS group_type, t.sdk_name, t.name_zh, s.live_count, h.held_count, h.confirmed_count, h.undone_count
 FROM (SELECT g.app_id, g.held_crawl_id, g.type_id, count(*) AS held_count,
-             CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count
+             CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count,
+             CAST(sum(CASE WHEN g.held_as = 'u' THEN 1 ELSE 0 END) AS BIGINT) AS undone_count
       FROM group_row g
       WHERE g.held_crawl_id IS NOT NULL GROUP BY g.app_id, g.held_crawl_id, g.type_id) AS h
 JOIN crawl c ON c.crawl_id = h.held_crawl_id
@@ -147,6 +151,7 @@ struct HeldRow {
     live_count: i64,
     held_count: i64,
     confirmed_count: i64,
+    undone_count: i64,
 }
 
 /// Adds up the rows of each crawl. Expects the rows of a crawl one after the other.
@@ -164,6 +169,7 @@ fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
             Some(last) => {
                 last.held_count += row.held_count;
                 last.confirmed_count += row.confirmed_count;
+                last.undone_count += row.undone_count;
                 last.types.push(of_type);
             }
             None => held.push(HeldDeletions {
@@ -172,6 +178,7 @@ fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
                 finished_at: row.finished_at,
                 held_count: row.held_count,
                 confirmed_count: row.confirmed_count,
+                undone_count: row.undone_count,
                 withheld: row.withheld,
                 undeleted: row.undeleted,
                 reason_code: row.reason_code,
