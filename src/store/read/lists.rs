@@ -178,6 +178,12 @@ const GROUP: &str = "SELECT * FROM base_groups WHERE app_id = $1 AND group_id = 
 const GROUPS_BETWEEN: &str = "
 SELECT * FROM base_groups
 WHERE app_id = $1 AND group_id >= $2 AND group_id < $3 ORDER BY group_id LIMIT $4";
+const HELD_GROUPS: &str = "
+SELECT b.* FROM group_row g JOIN base_groups b ON b.app_id = g.app_id AND b.group_id = g.group_id
+WHERE g.app_id = $1 AND g.held_crawl_id = $2 AND g.group_id > $3 ORDER BY g.group_id LIMIT $4";
+const COUNT_GROUPS_BETWEEN: &str = "
+SELECT count(*) FROM (
+    SELECT 1 FROM group_row WHERE app_id = $1 AND group_id >= $2 AND group_id < $3 LIMIT $4) AS found";
 
 /// A page of a list: at most `limit` rows whose key is below `before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +280,32 @@ impl Store {
     ) -> Result<Vec<Group>, StoreError> {
         let (start, end) = (start_of_page(prefix, after), end_of_prefix(prefix));
         self.fetch_all("search for groups", GROUPS_BETWEEN, &values![app.0, &start, &end, limit]).await
+    }
+
+    /// Returns the number of groups whose ids have a prefix and come after `after`, at most
+    /// `at_most`.
+    pub async fn count_groups_with_prefix(
+        &self,
+        app: AppId,
+        prefix: &str,
+        after: &str,
+        at_most: i64,
+    ) -> Result<i64, StoreError> {
+        let (start, end) = (start_of_page(prefix, after), end_of_prefix(prefix));
+        let values = values![app.0, &start, &end, at_most];
+        let (count,) = self.fetch_one("count groups", COUNT_GROUPS_BETWEEN, &values).await?;
+        Ok(count)
+    }
+
+    /// Returns the groups that a crawl holds and whose ids come after `after`, in byte order.
+    pub async fn groups_held_by(
+        &self,
+        app: AppId,
+        crawl_id: i64,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<Group>, StoreError> {
+        self.fetch_all("list held groups", HELD_GROUPS, &values![app.0, crawl_id, after, limit]).await
     }
 }
 

@@ -111,7 +111,8 @@ impl DaemonHarness {
             secret_key: if spec.wrong_key { SecretKey::new(&"f".repeat(64)) } else { simulated.secret_key },
             base_url: Url::parse(&api.base_url()).unwrap(),
             region_hint: "china".to_owned(),
-            request_timeout: Duration::from_secs(30),
+            // Longer than a test holds a request.
+            request_timeout: Duration::from_secs(300),
             clock: self.clock.clone(),
         };
         let settings = CrawlSettings {
