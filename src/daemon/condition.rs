@@ -138,6 +138,7 @@ mod tests {
     use super::*;
     use crate::crawl::Progress;
     use crate::daemon::board::StatusBoard;
+    use crate::model::SdkAppId;
     use crate::schedule::Schedule;
 
     fn at(time: &str) -> DateTime<Utc> {
@@ -146,7 +147,11 @@ mod tests {
 
     fn state(update: impl FnOnce(&mut AppState)) -> AppState {
         let mut board = StatusBoard::new();
-        let entry = board.add("prod", Schedule::parse("@hourly", chrono_tz::UTC).unwrap());
+        let entry = board.add(
+            "prod",
+            SdkAppId::new(1_400_000_000).unwrap(),
+            Schedule::parse("@hourly", chrono_tz::UTC).unwrap(),
+        );
         entry.waiting_until(at("09:00"));
         entry.update(update);
         board.subscribe().borrow()["prod"].clone()
