@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
-use super::output::say;
+use super::output::print_line;
 use super::text;
 use crate::config::SecretFile;
 use crate::lifecycle::Lifecycle;
@@ -60,7 +60,7 @@ pub(super) struct Simulate {
     one_in: Option<u64>,
     /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html,
     /// early-end, empty. For get_group_info also fewer-groups (every second group is missing) and
-    /// lie (groups that exist are reported as absent, and absent ones as existing)
+    /// swapped-codes (groups that exist are reported as absent, and absent ones as existing)
     #[arg(long, value_name = "FAULT", value_parser = fault)]
     fault: Option<Fault>,
     /// File with the app's key. Default: the simulator's built-in key
@@ -105,16 +105,16 @@ impl Simulate {
             simulator.script(self.one_in.map_or(At::Every, At::OneIn), fault);
         }
         let groups = text::count(self.groups as u64, "group");
-        say(format_args!("simulated API with {groups} at {}", simulator.base_url()))?;
+        print_line(format_args!("simulated API with {groups} at {}", simulator.base_url()))?;
         if self.secret_key_file.is_none() {
-            say(format_args!("key, to be saved as simulated.key: {KEY}"))?;
+            print_line(format_args!("key, to be saved as simulated.key: {KEY}"))?;
         }
-        say(format_args!(
+        print_line(format_args!(
             "configuration:\n\n[apps.simulated]\nsdk_app_id = {sdk_app_id}\nbase_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
             simulator.base_url()
         ))?;
         if self.rate < Duration::from_secs(1) {
-            say(format_args!(
+            print_line(format_args!(
                 "request_interval = \"{}\"",
                 humantime::format_duration(self.rate + self.rate / 20)
             ))?;
@@ -188,7 +188,8 @@ fn fault(name: &str) -> Result<Fault, String> {
         "early-end" => Fault::EarlyEnd,
         "empty" => Fault::EmptyList,
         "fewer-groups" => Fault::FewerGroups,
-        "lie" => Fault::SwappedCodes,
+        // `lie` is the former name.
+        "swapped-codes" | "lie" => Fault::SwappedCodes,
         code => Fault::ErrorCode(
             code.parse().map_err(|_| "neither an error code nor the name of a fault".to_owned())?,
         ),
@@ -203,7 +204,8 @@ mod tests {
     fn a_fault_is_an_error_code_or_a_name() {
         assert_eq!(fault("60011"), Ok(Fault::ErrorCode(60011)));
         assert_eq!(fault("fewer-groups"), Ok(Fault::FewerGroups));
-        assert_eq!(fault("lie"), Ok(Fault::SwappedCodes));
+        assert_eq!(fault("swapped-codes"), Ok(Fault::SwappedCodes));
+        assert_eq!(fault("lie"), Ok(Fault::SwappedCodes), "the former name");
         assert!(fault("lies").is_err());
     }
 }

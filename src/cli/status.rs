@@ -206,10 +206,10 @@ fn print_details(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Re
     let Some(details) = &app.details else { return Ok(()) };
     let live: i64 = app.types.iter().map(|of_type| of_type.live).sum();
     let oldest = details.oldest_as_of.and_then(Stamp::time);
-    let oldest = oldest.map_or_else(String::new, |at| format!(", the oldest {}", text::ago(at, now)));
+    let oldest = oldest.map_or_else(String::new, |at| format!("; oldest fetched {}", text::ago(at, now)));
     writeln!(
         out,
-        "  details              of {} of {}, {} up to date{oldest}",
+        "  details              stored for {} of {}; fetched within details.refresh for {}{oldest}",
         text::number(details.groups),
         text::count(live, "live group"),
         text::number(details.fresh_groups)

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::document::{ParseResult, kind};
 use super::environment::Environment;
-use super::problems::{Mistake, holds_key, nearest};
+use super::problems::{Mistake, may_contain_key, nearest};
 use super::secrets::SecretFile;
 use crate::model::{ListenAddress, is_schema_name};
 use crate::schedule::Schedule;
@@ -208,7 +208,7 @@ pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment)
         let folder = folder.unwrap_or_else(|| PathBuf::from("$CREDENTIALS_DIRECTORY"));
         return Ok(SecretFile { path: path(name, &folder)?, is_credential: true });
     }
-    if !text.contains(['/', '.']) && holds_key(text) {
+    if !text.contains(['/', '.']) && may_contain_key(text) {
         return Err(Mistake::new(
             "must be the path of a file, but looks like the key itself; the value is not shown",
             "Put only the key into a file of mode 0600 and write the path of that file; if anyone \

@@ -28,7 +28,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::board::{BoardEntry, text};
+use super::board::{BoardEntry, format_time};
 use super::database::{Database, opened};
 use super::next_crawl::{Backoff, CRAWL_BACKOFF, RetryTime, backoff_after, next_crawl};
 use super::plan::AppPlan;
@@ -95,7 +95,7 @@ impl AppLoop {
     ) -> Self {
         let plan = Arc::clone(&plans.borrow_and_update());
         let now = clock.now();
-        info!(app = entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "scheduled");
+        info!(app = entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(format_time), "scheduled");
         Self {
             plan,
             plans,
@@ -148,7 +148,7 @@ impl AppLoop {
         if plan.schedule != self.plan.schedule {
             // Past ticks of the new schedule do not count.
             self.handled_until = self.handled_until.max(now);
-            info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "rescheduled");
+            info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(format_time), "rescheduled");
             self.entry.update(|state| state.schedule = plan.schedule.clone());
         }
         self.entry.update(|state| state.group_quota = plan.group_quota);
@@ -282,7 +282,7 @@ impl AppLoop {
                     && now - due > CLOCK_STEP_TOLERANCE
                 {
                     let (app, by_alarm) = (self.entry.app(), wake == Wake::Alarm);
-                    warn!(app, due = %text(due), by_alarm, "woken late: the machine was suspended, its clock was set, or an alarm was lost");
+                    warn!(app, due = %format_time(due), by_alarm, "woken late: the machine was suspended, its clock was set, or an alarm was lost");
                 }
                 if let Some(request) = self.take_due(now) {
                     return Some(request);
@@ -334,8 +334,8 @@ impl AppLoop {
     /// If the clock was set back, computes due times from the new time.
     fn follow_clock(&mut self, now: DateTime<Utc>) {
         if self.handled_until - now > CLOCK_STEP_TOLERANCE {
-            let (app, before) = (self.entry.app(), text(self.handled_until));
-            warn!(app, before, now = %text(now), "the clock was set back; computing the next crawl from the new time");
+            let (app, before) = (self.entry.app(), format_time(self.handled_until));
+            warn!(app, before, now = %format_time(now), "the clock was set back; computing the next crawl from the new time");
             self.handled_until = now;
         }
         if let Some(retry) = &mut self.retry {
@@ -414,7 +414,7 @@ impl AppLoop {
                 self.entry.crawl_ended(report);
             }
             Err(CrawlError::TickAlreadyCrawled { due_at }) => {
-                debug!(app = self.entry.app(), due_at = %text(due_at), "another process has crawled this tick");
+                debug!(app = self.entry.app(), due_at = %format_time(due_at), "another process has crawled this tick");
                 self.failures = 0;
                 self.on_database_recovered();
             }
@@ -442,7 +442,7 @@ impl AppLoop {
     }
 
     fn schedule_retry(&mut self, retry: Retry) {
-        info!(app = self.entry.app(), at = %text(retry.time.at), "retry scheduled");
+        info!(app = self.entry.app(), at = %format_time(retry.time.at), "retry scheduled");
         self.retry = Some(retry);
     }
 

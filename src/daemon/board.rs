@@ -212,7 +212,7 @@ impl BoardEntry {
 }
 
 /// Formats a time for log lines and the status line, to the second.
-pub(super) fn text(time: DateTime<Utc>) -> String {
+pub(super) fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 

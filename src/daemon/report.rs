@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::board::{Apps, Phase, text};
+use super::board::{Apps, Phase, format_time};
 use super::database::Database;
 use super::health::Health;
 use super::watchdog::{Stall, stalls};
@@ -116,7 +116,7 @@ fn activity(apps: &Apps) -> String {
 fn next_crawl(apps: &Apps) -> String {
     let next = apps.iter().filter_map(|(app, state)| Some((state.next_at?, app))).min();
     match next {
-        Some((at, app)) => format!("idle; next crawl of {app} at {}", text(at)),
+        Some((at, app)) => format!("idle; next crawl of {app} at {}", format_time(at)),
         None => "starting".to_owned(),
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::board::{AppState, Apps, Phase, text};
+use super::board::{AppState, Apps, Phase, format_time};
 use crate::crawl::Step;
 use crate::model::plural;
 
@@ -80,7 +80,7 @@ fn doing(state: &AppState) -> String {
         (_, Some(Step::Concluding { .. })) => "recording the end of its crawl",
         (_, Some(Step::Idle | Step::Starting)) => "starting a crawl",
         (Phase::Waiting | Phase::Crawling { .. }, None) => {
-            let next = state.next_at.map_or_else(String::new, |at| format!(" of {}", text(at)));
+            let next = state.next_at.map_or_else(String::new, |at| format!(" of {}", format_time(at)));
             return format!("waiting for the crawl{next}");
         }
     };
