@@ -164,7 +164,8 @@ fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
         ),
         ("Nothing changes. This crawl writes no group.", Box::new(|| ())),
         (
-            "One group is dissolved and created again with another type, and one is dissolved for good.",
+            "One group is dissolved and created again with another type, and one is dissolved for \
+             good.",
             Box::new(|| {
                 let truth = api.truth();
                 let mut publics = truth.iter().filter(|(_, group_type)| *group_type == "Public");
@@ -311,7 +312,8 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
     };
     if !is_demo {
         let error = anyhow::anyhow!(
-            "{} exists and is not the database of an earlier demo; choose another file with --database sqlite:FILE",
+            "{} exists and is not the database of an earlier demo; choose another file with \
+             --database sqlite:FILE",
             path.display()
         );
         return Err(Failure::new(Exit::Failed, error));
@@ -333,8 +335,8 @@ async fn remove_earlier_schemas(store: &Store, database: &DatabaseLocation) -> R
         return Ok(());
     }
     let error = anyhow::anyhow!(
-        "the schemas {SCHEMA} and {SCHEMA}_private of {database} contain data that is not of an earlier demo; \
-         choose another database with --database postgres://…, or rename the schemas"
+        "the schemas {SCHEMA} and {SCHEMA}_private of {database} contain data that is not of an \
+         earlier demo; choose another database with --database postgres://…, or rename the schemas"
     );
     Err(Failure::new(Exit::Failed, error))
 }
@@ -355,8 +357,8 @@ fn database(url: &str) -> Result<DatabaseLocation, Failure> {
     })?;
     if matches!(&url, config::DatabaseUrl::Postgres(url) if url.has_password()) {
         let error = anyhow::anyhow!(
-            "the URL of --database contains a password, which every process on this machine can see; put it into \
-             ~/.pgpass or PGPASSWORD, and remove it from the URL"
+            "the URL of --database contains a password, which every process on this machine can \
+             see; put it into ~/.pgpass or PGPASSWORD, and remove it from the URL"
         );
         return Err(Failure::new(Exit::Usage, error));
     }

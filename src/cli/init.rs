@@ -26,10 +26,10 @@ use crate::tencent::usersig::SecretKey;
 const SERVICE_USER: &str = "tim-group-sync";
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "On a terminal it asks for the values of missing options; the key is not shown. No file is ever overwritten.
-Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml, or /etc/tim-group-sync/config.toml for root."
-)]
+#[command(after_help = "On a terminal it asks for the values of missing options; the key is not shown.
+No file is ever overwritten.
+Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml,
+or /etc/tim-group-sync/config.toml for root.")]
 pub(super) struct Init {
     /// The app's SDKAppID, from the console
     #[arg(long, value_name = "NUMBER", value_parser = sdk_app_id)]
@@ -287,8 +287,8 @@ fn ask_key() -> Result<SecretKey, Failure> {
     }
 }
 
-/// Returns the user of the installed service. Returns `None` unless this is its configuration and
-/// this process is root, which can change the owner of files.
+/// Returns the user of the installed service, who is to own the key file. Returns `None` if this is
+/// not the configuration of the service, or if this process is not root and cannot change owners.
 fn service_user(location: &NewConfigLocation) -> Option<User> {
     if !location.is_system || !geteuid().is_root() {
         return None;

@@ -183,7 +183,8 @@ fn print_app(
         let hosts: Vec<String> = app.differing_group_types.iter().map(describe_types).collect();
         writeln!(
             out,
-            "  hosts are configured with different group types: {}. Use the same group_types on all hosts",
+            "  hosts are configured with different group types: {}. Use the same group_types on \
+             all hosts",
             hosts.join("; ")
         )?;
     }
@@ -192,7 +193,8 @@ fn print_app(
         let (at, ago) = (text::time(due), text::ago(due, now));
         writeln!(
             out,
-            "  overdue              the crawl of {at} ({ago}) was not started: check whether the service runs"
+            "  overdue              the crawl of {at} ({ago}) was not started: check whether the \
+             service runs"
         )?;
     }
     if let Some(next) = next_crawl_at.and_then(Stamp::time) {
@@ -252,7 +254,8 @@ fn print_running_crawl(
         } else {
             writeln!(
                 out,
-                "  left open            crawl {}{since}; its process ended, and the next crawl closes it",
+                "  left open            crawl {}{since}; its process ended, and the next crawl \
+                 closes it",
                 crawl.crawl_id
             )?;
         }
@@ -271,8 +274,8 @@ fn print_undecided(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
     if waiting > 0 {
         writeln!(
             out,
-            "  undecided            {} not listed: {} not asked about yet, {} without a usable answer; the next crawl asks \
-             get_group_info",
+            "  undecided            {} not listed: {} not asked about yet, {} without a usable \
+             answer; the next crawl asks get_group_info",
             text::count(waiting, "group"),
             text::number(crawl.unasked),
             text::number(crawl.unlearned)

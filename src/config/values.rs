@@ -156,7 +156,8 @@ pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> ParseResult<Url
         Err(Mistake::new("must have only scheme, host and port: no user, path, query or fragment", fix))
     } else if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
         Err(Mistake::new(
-            "must be https: without TLS an eavesdropper gets a UserSig with full administrator rights",
+            "must be https: without TLS an eavesdropper gets a UserSig with full administrator \
+             rights",
             "Write https://, or add allow_http = true",
         ))
     } else {
@@ -191,7 +192,8 @@ pub(super) fn path(text: &str, folder: &Path) -> ParseResult<PathBuf> {
         None => Err(Mistake::new("must be a path, not empty", "")),
         Some(b'~') => Err(Mistake::new("~ is not expanded", "Write the full path")),
         Some(b'$') => Err(Mistake::new(
-            "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of the path of a secret",
+            "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of the path \
+             of a secret",
             "Write the full path",
         )),
         Some(_) if text.contains('\0') => Err(Mistake::new("must not contain a NUL", "")),

@@ -101,7 +101,7 @@ mod tests {
     fn board() -> (BoardEntry, tokio::sync::watch::Receiver<Apps>) {
         let mut board = StatusBoard::new();
         let entry = board.add("prod", Schedule::parse("@hourly", chrono_tz::UTC).unwrap());
-        entry.key_read(Duration::from_secs(1));
+        entry.set_key_read(Duration::from_secs(1));
         (entry, board.subscribe())
     }
 
@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(
             (sentence.as_str(), is_hung),
             (
-                "app prod: no progress for 16 minutes while waiting for another process to finish crawling it",
+                "app prod: no progress for 16 minutes while waiting for another process to finish \
+                 crawling it",
                 false
             )
         );
@@ -184,7 +185,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_request_interval_extends_the_limit() {
         let (entry, apps) = board();
-        entry.key_read(Duration::from_secs(3600));
+        entry.set_key_read(Duration::from_secs(3600));
         entry.crawl_started(EPOCH, None);
         assert_eq!(stall_after(&apps, Duration::from_secs(4500)), None);
         assert!(stall_after(&apps, Duration::from_secs(4501)).is_some());

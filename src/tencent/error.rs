@@ -12,7 +12,8 @@ use crate::pace::Disposition;
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(
-        "the API did not answer within {}; if this persists, check the network and raise `request_timeout`",
+        "the API did not answer within {}; if this persists, check the network and raise \
+         `request_timeout`",
         humantime::format_duration(*.after)
     )]
     Timeout { after: Duration },
@@ -29,7 +30,8 @@ pub enum ApiError {
     #[error("the API answered with HTTP status {status}; {}", status_advice(*.status))]
     Status { status: u16 },
     #[error(
-        "the API's answer is larger than {limit} bytes; check that `base_url` is the address of this API"
+        "the API's answer is larger than {limit} bytes; check that `base_url` is the address of \
+         this API"
     )]
     TooLarge { limit: usize },
     #[error(
@@ -93,8 +95,8 @@ impl ApiError {
     }
 }
 
-const NETWORK_ADVICE: &str =
-    "; check DNS, the firewall and HTTPS_PROXY; if only this host is blocked, set `base_url` to another one";
+const NETWORK_ADVICE: &str = "; check DNS, the firewall and HTTPS_PROXY; if only this host is blocked, set `base_url` to \
+     another one";
 
 /// The minimum pause after a request that exceeded the rate limit of one request a second.
 const THROTTLE_PAUSE: Duration = Duration::from_secs(2);
