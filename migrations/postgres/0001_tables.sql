@@ -10,7 +10,8 @@ CREATE TABLE tim_private.app (
     configured  BIGINT NOT NULL DEFAULT 1,
     round       BIGINT NOT NULL DEFAULT 0,  -- counts the app's crawls that reached their end
     groups_from BIGINT,                     -- retention has removed groups that were deleted before this time
-    last_removed_event BIGINT NOT NULL DEFAULT 0 -- the greatest id of the events that retention has removed
+    last_removed_event BIGINT NOT NULL DEFAULT 0, -- the greatest id of the events that retention has removed
+    statistics_at BIGINT                    -- when the API's statistics of the app were last fetched; NULL: never
 );
 
 -- Types are an open set. Type 0 means "not known yet", so no query on the big table has to compare NULLs.
@@ -129,7 +130,8 @@ CREATE TABLE tim_private.crawl (
     unasked         BIGINT NOT NULL DEFAULT 0,
     withheld_confirmed BIGINT NOT NULL DEFAULT 0,
     clock_skew      BIGINT,                 -- seconds by which the host's clock was ahead of the API's; NULL: not known
-    unfiltered_next BIGINT NOT NULL DEFAULT 0 -- 1: the next crawl has to make an unfiltered pass
+    unfiltered_next BIGINT NOT NULL DEFAULT 0, -- 1: the next crawl has to make an unfiltered pass
+    live_count      BIGINT                  -- the app's live groups at the end of the crawl
 );
 
 -- At most one crawl that runs or reached its end for each tick.
@@ -181,6 +183,20 @@ CREATE TABLE tim_private.daily_count (
     reappeared   BIGINT NOT NULL DEFAULT 0,
     retyped      BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (app_id, day, type_id)
+);
+
+-- The API's own figures of each app and day, see getappinfo. NULL: the API did not report the figure.
+CREATE TABLE tim_private.app_statistic (
+    app_id             BIGINT NOT NULL,
+    day                TEXT COLLATE "C" NOT NULL, -- in Beijing time
+    groups             BIGINT,
+    groups_created     BIGINT,
+    groups_dissolved   BIGINT,
+    groups_active      BIGINT,
+    callbacks_sent     BIGINT,
+    callbacks_answered BIGINT,
+    fetched_at         BIGINT NOT NULL,     -- when these figures were first fetched
+    PRIMARY KEY (app_id, day)
 );
 
 -- Append only. kind: a appeared, v vanished, r reappeared, t retyped, u undeleted.

@@ -619,3 +619,51 @@ COMMENT ON COLUMN tim.monthly_counts.snapshots IS
     'The number of crawls with a count in this month.';
 COMMENT ON COLUMN tim.monthly_counts.net_growth IS
     'The sum of net_growth in daily_counts over the month; NULL: all its days are baseline days.';
+
+-- The newest crawl that ended on the same day in Beijing time has the live groups. Its own day is in the time zone of the
+-- schedule, so it is at most one day earlier or later.
+CREATE VIEW tim.app_statistics AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       CAST(s.day AS DATE) AS day,
+       s.groups,
+       s.groups_created,
+       s.groups_dissolved,
+       s.groups_active,
+       s.callbacks_sent,
+       s.callbacks_answered,
+       (SELECT c.live_count FROM tim_private.crawl c
+        WHERE c.app_id = s.app_id
+          AND c.day BETWEEN to_char(CAST(s.day AS DATE) - 1, 'YYYY-MM-DD') AND to_char(CAST(s.day AS DATE) + 1, 'YYYY-MM-DD')
+          AND c.status IN ('complete', 'incomplete')
+          AND CAST(to_timestamp(c.finished_at / 1000::double precision) AT TIME ZONE 'UTC' + interval '8 hours' AS DATE)
+              = CAST(s.day AS DATE)
+        ORDER BY c.crawl_id DESC LIMIT 1) AS live_groups,
+       to_timestamp(s.fetched_at / 1000::double precision) AS fetched_at
+FROM tim_private.app a
+JOIN tim_private.app_statistic s ON s.app_id = a.app_id;
+
+COMMENT ON VIEW tim.app_statistics IS
+    'The API''s own figures by day, beside this table''s count of live groups. It has rows only with statistics = true in the section of the app. A day has a row once the API has reported it.';
+COMMENT ON COLUMN tim.app_statistics.sdk_app_id IS
+    'The SDKAppID of the app, a number that never changes.';
+COMMENT ON COLUMN tim.app_statistics.app IS
+    'The app''s name in the configuration. It can change; sdk_app_id cannot.';
+COMMENT ON COLUMN tim.app_statistics.day IS
+    'The day in Beijing time (UTC+8), whatever the time zone of the app''s schedule is.';
+COMMENT ON COLUMN tim.app_statistics.groups IS
+    'Groups of the app on that day, as the API counted them; NULL: not reported.';
+COMMENT ON COLUMN tim.app_statistics.groups_created IS
+    'Groups created on that day; NULL: not reported.';
+COMMENT ON COLUMN tim.app_statistics.groups_dissolved IS
+    'Groups dissolved on that day; NULL: not reported.';
+COMMENT ON COLUMN tim.app_statistics.groups_active IS
+    'Groups in which messages were sent on that day; NULL: not reported.';
+COMMENT ON COLUMN tim.app_statistics.callbacks_sent IS
+    'Callbacks that the API sent to the app''s server; NULL: not reported.';
+COMMENT ON COLUMN tim.app_statistics.callbacks_answered IS
+    'Callbacks that the app''s server answered; NULL: not reported.';
+COMMENT ON COLUMN tim.app_statistics.live_groups IS
+    'This table''s live groups of all types at the end of the last complete or incomplete crawl that ended on that day in Beijing time; NULL: there was none.';
+COMMENT ON COLUMN tim.app_statistics.fetched_at IS
+    'When these figures were first fetched. A later fetch with the same figures does not change it.';

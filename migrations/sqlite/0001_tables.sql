@@ -9,7 +9,8 @@ CREATE TABLE app (
     round       INTEGER NOT NULL DEFAULT 0, -- counts the app's crawls that reached their end
     chunk_ends  TEXT,                   -- ids, one per line, that divide the app's groups into chunks for reading
     groups_from INTEGER,                -- retention has removed groups that were deleted before this time
-    last_removed_event INTEGER NOT NULL DEFAULT 0 -- the greatest id of the events that retention has removed
+    last_removed_event INTEGER NOT NULL DEFAULT 0, -- the greatest id of the events that retention has removed
+    statistics_at INTEGER               -- when the API's statistics of the app were last fetched; NULL: never
 ) STRICT;
 
 -- Types are an open set. Type 0 means "not known yet", so no query on the big table has to compare NULLs.
@@ -128,7 +129,8 @@ CREATE TABLE crawl (
     unasked         INTEGER NOT NULL DEFAULT 0,
     withheld_confirmed INTEGER NOT NULL DEFAULT 0,
     clock_skew      INTEGER,                -- seconds by which the host's clock was ahead of the API's; NULL: not known
-    unfiltered_next INTEGER NOT NULL DEFAULT 0 -- 1: the next crawl has to make an unfiltered pass
+    unfiltered_next INTEGER NOT NULL DEFAULT 0, -- 1: the next crawl has to make an unfiltered pass
+    live_count      INTEGER                 -- the app's live groups at the end of the crawl
 ) STRICT;
 
 -- At most one crawl that runs or reached its end for each tick.
@@ -179,6 +181,20 @@ CREATE TABLE daily_count (
     reappeared   INTEGER NOT NULL DEFAULT 0,
     retyped      INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (app_id, day, type_id)
+) STRICT, WITHOUT ROWID;
+
+-- The API's own figures of each app and day, see getappinfo. NULL: the API did not report the figure.
+CREATE TABLE app_statistic (
+    app_id             INTEGER NOT NULL,
+    day                TEXT    NOT NULL,    -- in Beijing time
+    groups             INTEGER,
+    groups_created     INTEGER,
+    groups_dissolved   INTEGER,
+    groups_active      INTEGER,
+    callbacks_sent     INTEGER,
+    callbacks_answered INTEGER,
+    fetched_at         INTEGER NOT NULL,    -- when these figures were first fetched
+    PRIMARY KEY (app_id, day)
 ) STRICT, WITHOUT ROWID;
 
 -- Append only. kind: a appeared, v vanished, r reappeared, t retyped, u undeleted.

@@ -1,6 +1,6 @@
 -- The public views. New columns are only added, at the end. Times are UTC, as text of fixed width that sorts like the times.
--- CAST gives computed columns a declared type. CROSS JOIN keeps the planner from reading all groups when a query has a
--- condition on the group but not on the app.
+-- CAST gives computed columns a declared type, which SQLite 3.42 and newer report. CROSS JOIN keeps the planner from reading
+-- all groups when a query has a condition on the group but not on the app.
 
 CREATE VIEW groups AS
 SELECT a.sdk_app_id,
@@ -148,7 +148,7 @@ SELECT a.sdk_app_id,
        CAST(c.incomplete AS INTEGER) AS incomplete,
        CAST(c.failed AS INTEGER) AS failed,
        CAST(c.cancelled AS INTEGER) AS cancelled,
-       c.success_rate,
+       CAST(c.success_rate AS REAL) AS success_rate,
        c.requests,
        c.total_seconds,
        c.longest_seconds,
@@ -234,3 +234,24 @@ SELECT a.sdk_app_id,
        CAST(s.total_count AS INTEGER) AS total_count
 FROM app a
 JOIN base_type_status s ON s.app_id = a.app_id;
+
+-- The newest crawl that ended on the same day in Beijing time has the live groups. Its own day is in the time zone of the
+-- schedule, so it is at most one day earlier or later. The unary plus makes the planner search by day.
+CREATE VIEW app_statistics AS
+SELECT a.sdk_app_id,
+       a.name AS app,
+       s.day,
+       s.groups,
+       s.groups_created,
+       s.groups_dissolved,
+       s.groups_active,
+       s.callbacks_sent,
+       s.callbacks_answered,
+       CAST((SELECT c.live_count FROM crawl c
+             WHERE c.app_id = s.app_id AND c.day BETWEEN date(s.day, '-1 day') AND date(s.day, '+1 day')
+               AND c.status IN ('complete', 'incomplete')
+               AND date(c.finished_at / 1000 + 28800, 'unixepoch') = s.day
+             ORDER BY +c.crawl_id DESC LIMIT 1) AS INTEGER) AS live_groups,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', s.fetched_at / 1000, 'unixepoch') AS TEXT) AS fetched_at
+FROM app a
+JOIN app_statistic s ON s.app_id = a.app_id;

@@ -123,7 +123,9 @@ impl Setup {
             timezone: app.schedule.ticks.timezone(),
             host: this_host(),
         };
-        Crawler::new(settings, client, store.clone(), self.clock.clone()).with_retention(config.retention)
+        Crawler::new(settings, client, store.clone(), self.clock.clone())
+            .with_retention(config.retention)
+            .with_statistics(app.statistics)
     }
 
     /// Creates the refresher of an app's details. Returns `None` if they are not kept.

@@ -91,6 +91,8 @@ pub struct App {
     /// The maximum number of groups that the app may have, exported for alerts. `None` if not
     /// configured.
     pub group_quota: Option<u64>,
+    /// Whether the API's own statistics of the app are fetched once a day.
+    pub statistics: bool,
     pub schedule: Schedule,
     pub deletion: DeletionPolicy,
 }

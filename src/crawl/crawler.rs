@@ -23,6 +23,7 @@ use super::progress::{Progress, Step};
 use super::purge::purge;
 use super::report::{CrawlReport, DryRun, shortfall_reason, withheld_reason};
 use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
+use super::statistics::{LastFailure, fetch_statistics};
 use crate::clock::Clock;
 use crate::model::{CrawlStatus, GroupDetails, GroupType, TypeId};
 use crate::pace::{Pacer, RetryBudget};
@@ -37,6 +38,8 @@ use crate::tencent::Client;
 pub struct Crawler {
     settings: CrawlSettings,
     retention: Retention,
+    /// The last failed fetch of the app's statistics. `None` if they are not fetched.
+    statistics: Option<LastFailure>,
     client: Client,
     store: Store,
     clock: Clock,
@@ -81,6 +84,7 @@ impl Crawler {
         Self {
             settings,
             retention: Retention::default(),
+            statistics: None,
             client,
             store,
             clock,
@@ -96,6 +100,13 @@ impl Crawler {
     #[must_use]
     pub fn with_retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
+    }
+
+    /// Fetches the API's own statistics of the app once a day, after a crawl. By default they are
+    /// not fetched.
+    #[must_use]
+    pub fn with_statistics(self, fetches: bool) -> Self {
+        Self { statistics: fetches.then(LastFailure::default), ..self }
     }
 
     /// Reports the events of requests and crawls to this observer.
@@ -141,10 +152,9 @@ impl Crawler {
             let recorded = lease.run_while_held(Box::pin(self.crawl_with_lease(&lease, request, stop))).await;
             let recorded = recorded.map_err(CrawlError::from).flatten();
             if let Ok(recorded) = &recorded {
-                // The purge renews the lease itself. Its failure does not change the result of the
+                // This work renews the lease itself. Its failure does not change the result of the
                 // crawl.
-                self.purge(&lease, recorded, stop).await;
-                self.keep_or_remove_details(&lease, recorded, stop).await;
+                self.after_crawl(&lease, recorded, stop).await;
             }
             self.release(lease).await;
             recorded.map(|recorded| recorded.report)
@@ -263,29 +273,30 @@ impl Crawler {
         Ok(Recorded { app, report, details: outcome.findings.details })
     }
 
-    /// Removes old rows after a crawl that reached its end.
-    async fn purge(&self, lease: &Lease, recorded: &Recorded, stop: &CancellationToken) {
-        let Recorded { app, report, .. } = recorded;
-        if recorded.reached_its_end() {
-            let target = WriteTarget::Database(report.crawl);
-            let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
-            purge(&context, self.retention, report.crawl, report.finished_at).await;
-        }
-    }
-
-    /// Stores the details that the crawl received. If details are not kept, removes stored ones.
-    async fn keep_or_remove_details(&self, lease: &Lease, recorded: &Recorded, stop: &CancellationToken) {
+    /// Removes old rows, stores the details that the crawl received, and fetches the app's
+    /// statistics, after a crawl that reached its end. If details are not kept, removes stored ones.
+    async fn after_crawl(&self, lease: &Lease, recorded: &Recorded, stop: &CancellationToken) {
         let Recorded { app, report, details } = recorded;
         if !recorded.reached_its_end() {
             return;
         }
         let target = WriteTarget::Database(report.crawl);
         let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
+        purge(&context, self.retention, report.crawl, report.finished_at).await;
         if self.settings.details.is_some() {
             keep_details(&context, report.finished_at, details).await;
         } else {
             remove_details(&context).await;
         }
+        if let Some(last_failure) = &self.statistics {
+            let caller = self.caller();
+            fetch_statistics(&context, &caller, self.retention, last_failure).await;
+        }
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        let retries = RetryBudget::new(self.settings.retry);
+        Caller::new(&self.client, &self.pacer, retries, self.settings.info(), |event| self.on_event(event))
     }
 
     /// Records the end of a crawl in one transaction, logs the crawl, and reports it to the
@@ -400,9 +411,7 @@ impl Crawler {
     /// Reads the lists and decides about the unlisted groups. Writes the listed groups; the caller
     /// records the end of the crawl.
     async fn execute(&self, context: &CrawlContext<'_>) -> CrawlOutcome {
-        let retries = RetryBudget::new(self.settings.retry);
-        let info = self.settings.info();
-        let mut caller = Caller::new(&self.client, &self.pacer, retries, info, |event| self.on_event(event));
+        let mut caller = self.caller();
         let mut findings = Findings::default();
         let running = Box::pin(async {
             let lists = read_lists(context, &mut caller, &mut findings).await?;

@@ -22,6 +22,7 @@ mod purge;
 mod report;
 mod resolved_types;
 mod settings;
+mod statistics;
 mod tally;
 mod uncertain_types;
 mod write_buffer;

@@ -13,6 +13,7 @@ use super::catalog::Catalog;
 use super::fault::{At, Fault};
 use super::gate::{Gate, HeldRequests};
 use super::groups::Groups;
+use super::history::History;
 use super::request::SeenRequest;
 use super::settings::Settings;
 use super::traffic::Traffic;
@@ -22,6 +23,7 @@ use crate::model::GroupType;
 pub struct SimulatedApp {
     pub(super) settings: Settings,
     pub(super) groups: Mutex<Groups>,
+    pub(super) history: Mutex<History>,
     /// The copy that [`Fault::Stale`] serves.
     stale_copy: Mutex<Option<Catalog>>,
     /// The fields of groups that override generated ones in answers of `get_group_info`.
@@ -43,32 +45,40 @@ impl SimulatedApp {
     /// Creates a group. Does nothing if the id is in use. The id of a dissolved group can be used
     /// again.
     pub fn create(&self, group_type: &str, id: &str) {
-        lock(&self.groups).create(&rest_name(group_type), id);
+        let created = lock(&self.groups).create(&rest_name(group_type), id);
+        self.record(usize::from(created), 0);
     }
 
     /// Creates `n` groups whose ids are computed from the seed. Four of five ids have the form that
     /// the API generates, the others are longer custom ids.
     pub fn create_many(&self, group_type: &str, n: usize) {
         lock(&self.groups).create_many(&rest_name(group_type), n);
+        self.record(n, 0);
     }
 
     /// Dissolves a group. Returns false if there is no such group.
     pub fn dissolve(&self, id: &str) -> bool {
-        lock(&self.groups).dissolve(id)
+        let dissolved = lock(&self.groups).dissolve(id);
+        self.record(0, usize::from(dissolved));
+        dissolved
     }
 
     /// Dissolves `n` listed groups of any type, or all if there are fewer. They are chosen
     /// pseudo-randomly. Returns their ids.
     pub fn dissolve_some(&self, n: usize) -> Vec<String> {
-        lock(&self.groups).dissolve_some(n)
+        let dissolved = lock(&self.groups).dissolve_some(n);
+        self.record(0, dissolved.len());
+        dissolved
     }
 
     /// Replaces a group by a group of another type with the same id. In the API the type of a group
     /// cannot change.
     pub fn retype(&self, id: &str, group_type: &str) {
         let mut groups = lock(&self.groups);
-        groups.dissolve(id);
-        groups.create(&rest_name(group_type), id);
+        let dissolved = groups.dissolve(id);
+        let created = groups.create(&rest_name(group_type), id);
+        drop(groups);
+        self.record(usize::from(created), usize::from(dissolved));
     }
 
     /// Removes these groups from all lists and counts. For `get_group_info` they still exist.
@@ -157,6 +167,7 @@ impl SimulatedApp {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             groups: Mutex::new(Groups::new(settings.listing, settings.seed)),
+            history: Mutex::default(),
             stale_copy: Mutex::default(),
             details: Mutex::default(),
             date_offset: Mutex::default(),
@@ -166,6 +177,11 @@ impl SimulatedApp {
             stopped: CancellationToken::new(),
             settings,
         }
+    }
+
+    /// Adds groups to the history of the current day.
+    fn record(&self, created: usize, dissolved: usize) {
+        lock(&self.history).add(self.settings.clock.now(), created, dissolved);
     }
 
     /// Returns the time for the `Date` header of an answer.

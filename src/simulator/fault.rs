@@ -1,7 +1,8 @@
 //! Scripted faults of answers, and the selection of the requests that they affect.
 //!
 //! This module only defines the values. `server.rs` applies faults of the transport, `list.rs`
-//! faults of pages, and `info.rs` faults of entries about single groups.
+//! faults of pages, `info.rs` faults of entries about single groups, and `statistics.rs` faults of
+//! `getappinfo`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub enum At {
     /// The n-th `get_group_info` request since the start, counted from 1.
     InfoRequest(u64),
     InfoRequests(RangeInclusive<u64>),
+    /// Every `getappinfo` request.
+    Statistics,
     /// Every list request with this `GroupType`.
     Type(String),
     /// One page of the list of one group type, in every pass. Pages are counted from 1, which has a
@@ -44,6 +47,7 @@ impl At {
             Self::Info => request.call == Call::Info,
             Self::InfoRequest(nth) => request.call == Call::Info && request.nth_of_call == *nth,
             Self::InfoRequests(range) => request.call == Call::Info && range.contains(&request.nth_of_call),
+            Self::Statistics => request.call == Call::Statistics,
             Self::Type(group_type) => is_for(group_type),
             Self::Page(group_type, page) => is_for(group_type) && request.page == *page,
             Self::OneIn(n) => mixed(seed ^ request.number).is_multiple_of(*n),
@@ -69,6 +73,8 @@ pub enum Fault {
     NotJson,
     /// An HTML page with status 200 replaces the answer, as from a captive portal.
     HtmlWith200,
+    /// This body replaces that of the answer.
+    Body(String),
     /// A body of 64 MiB, sent without a `Content-Length`, replaces the answer.
     OversizedBody,
     /// A redirect to the same URL replaces the answer. A client that follows it is answered, and
@@ -140,4 +146,7 @@ pub enum Fault {
     /// Groups that exist have the code of absent groups. Absent groups have code 0 and the type
     /// `Public`.
     SwappedCodes,
+
+    /// The entries of a `getappinfo` answer lack this field.
+    NoStatistic(String),
 }

@@ -27,11 +27,14 @@ impl Groups {
         &self.catalog
     }
 
-    pub(super) fn create(&mut self, group_type: &str, id: &str) {
-        if self.catalog.type_of(id).is_none() {
+    /// Creates a group. Returns false if the id is in use.
+    pub(super) fn create(&mut self, group_type: &str, id: &str) -> bool {
+        let is_free = self.catalog.type_of(id).is_none();
+        if is_free {
             let group = self.group(id.into());
             self.catalog.add(group_type, vec![group]);
         }
+        is_free
     }
 
     pub(super) fn create_many(&mut self, group_type: &str, n: usize) {

@@ -4,8 +4,8 @@
 //!
 //! `demo`, `simulate`, the tests and the benchmarks use it. It implements the API's documentation.
 //! What the documentation leaves open is a setting, such as the order of the list and the meaning
-//! of `Next`. It does not depend on the crawler. It has two calls, `get_appid_group_list` and
-//! `get_group_info`; the routes are in `server.rs`.
+//! of `Next`. It does not depend on the crawler. It has three calls, `get_appid_group_list`,
+//! `get_group_info` and `getappinfo`; the routes are in `server.rs`.
 //!
 //! - [`Simulator`] is the running server. Dropping it stops the server.
 //! - [`SimulatedApp`] is the app that the server serves. Its methods create and dissolve groups,
@@ -19,6 +19,7 @@ mod connection;
 mod fault;
 mod gate;
 mod groups;
+mod history;
 mod info;
 mod list;
 mod random;
@@ -26,6 +27,7 @@ mod refusal;
 mod request;
 mod server;
 mod settings;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod traffic;

@@ -9,6 +9,8 @@ pub enum Call {
     List,
     /// `get_group_info`.
     Info,
+    /// `getappinfo`.
+    Statistics,
 }
 
 /// A request that the simulator received.

@@ -22,7 +22,9 @@ use super::info::InfoBody;
 use super::list::ListBody;
 use super::refusal::{Refusal, json};
 use super::request::{Call, SeenRequest};
+use super::statistics::StatisticsBody;
 use crate::tencent::info::GROUP_INFO_PATH;
+use crate::tencent::statistics::STATISTICS_PATH;
 use crate::tencent::wire::LIST_GROUPS_PATH;
 
 /// An upper bound for the size of an answer's head, which is slightly smaller.
@@ -37,6 +39,7 @@ pub(super) fn router(app: Arc<SimulatedApp>) -> Router {
     Router::new()
         .route(LIST_GROUPS_PATH, post(list_groups).fallback(wrong_method))
         .route(GROUP_INFO_PATH, post(group_info).fallback(wrong_method))
+        .route(STATISTICS_PATH, post(statistics).fallback(wrong_method))
         .fallback(wrong_path)
         .layer(map_response_with_state(Arc::clone(&app), set_date))
         .with_state(app)
@@ -75,9 +78,20 @@ async fn group_info(
     respond(&app, &limit, &uri, (request, body.map(Operation::Info))).await
 }
 
+async fn statistics(
+    State(app): State<Arc<SimulatedApp>>,
+    Extension(limit): Extension<SendLimit>,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    let (request, body) = app.receive_statistics(authenticate(&app.settings, &uri), &body);
+    respond(&app, &limit, &uri, (request, body.map(Operation::Statistics))).await
+}
+
 enum Operation {
     List(ListBody),
     Info(InfoBody),
+    Statistics(StatisticsBody),
 }
 
 /// A logged request with its operation, or why it is refused.
@@ -132,6 +146,7 @@ async fn answer_with_faults(
     let result = operation.and_then(|operation| match operation {
         Operation::List(body) => app.list(request.number, &body, &faults_of_body),
         Operation::Info(body) => Ok(app.group_info(&body, &faults_of_body)),
+        Operation::Statistics(body) => Ok(app.statistics(&body, &faults_of_body)),
     });
     let (code, body) = match result {
         Ok(body) => (0, body),
@@ -153,6 +168,7 @@ fn replacement(fault: &Fault, uri: &Uri) -> Option<Response> {
             Some((status, html, "<html><body>scripted</body></html>").into_response())
         }
         Fault::NotJson => Some("{\"ActionStatus\":\"OK\",\"ErrorCode\":0,\"GroupIdList\":[{".into_response()),
+        Fault::Body(body) => Some(json(body.clone().into_bytes())),
         Fault::HtmlWith200 => Some((html, "<html><body>Please log in</body></html>").into_response()),
         Fault::OversizedBody => {
             let body = Body::from(vec![0; OVERSIZED_BYTES]).into_data_stream();

@@ -3,6 +3,7 @@
 
 mod faults;
 mod info;
+mod statistics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::model::SdkAppId;
 use crate::tencent::info::GROUP_INFO_PATH;
+use crate::tencent::statistics::STATISTICS_PATH;
 use crate::tencent::usersig::{self, Claims, SecretKey};
 use crate::tencent::wire::LIST_GROUPS_PATH;
 
@@ -100,6 +102,11 @@ impl Caller {
 
     async fn ask_with(&self, simulator: &Simulator, body: Value) -> Value {
         let response = self.post_to(simulator, GROUP_INFO_PATH, body.to_string()).await.unwrap();
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+    }
+
+    async fn statistics(&self, simulator: &Simulator, body: Value) -> Value {
+        let response = self.post_to(simulator, STATISTICS_PATH, body.to_string()).await.unwrap();
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     }
 

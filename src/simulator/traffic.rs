@@ -15,6 +15,7 @@ pub(super) struct Traffic {
     received: u64,
     lists_received: u64,
     infos_received: u64,
+    statistics_received: u64,
     log: VecDeque<SeenRequest>,
     last_admitted: Option<Instant>,
     /// The times at which the `get_group_info` requests of the last second were admitted, in
@@ -49,11 +50,16 @@ impl Traffic {
         self.log(SeenRequest { groups, ..SeenRequest::of(Call::Info, arrived_at) })
     }
 
+    pub(super) fn log_statistics(&mut self, arrived_at: Instant) -> SeenRequest {
+        self.log(SeenRequest::of(Call::Statistics, arrived_at))
+    }
+
     fn log(&mut self, request: SeenRequest) -> SeenRequest {
         self.received += 1;
         let of_call = match request.call {
             Call::List => &mut self.lists_received,
             Call::Info => &mut self.infos_received,
+            Call::Statistics => &mut self.statistics_received,
         };
         *of_call += 1;
         let request = SeenRequest { number: self.received, nth_of_call: *of_call, ..request };

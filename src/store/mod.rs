@@ -28,7 +28,7 @@ pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
     AppCount, AppOverview, AppStatus, Crawl, CrawlHistory, DailyCount, DetailsOverview, DueDetails,
     EventsAfter, Group, GroupEvent, HeldDeletions, HostTypes, KeysetPage, KnownGroup, LastEnds, Stamp,
-    TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
+    StatisticsRead, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};

@@ -8,6 +8,7 @@ pub mod error;
 pub mod info;
 pub mod probe;
 pub mod region;
+pub mod statistics;
 pub mod usersig;
 pub mod wire;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::client::{Client, describe_json};
-use super::error::ApiError;
+use super::client::Client;
+use super::error::{ApiError, describe_json};
 use super::info::{GROUP_INFO_PATH, InfoRequest};
 use super::wire::{LIST_GROUPS_PATH, ListRequest};
 use crate::pace::Disposition;
@@ -236,7 +236,7 @@ impl Client {
         let status = response.status.as_u16();
         match serde_json::from_slice(&response.body) {
             Ok(body) => Ok(RawAnswer { call, status, date: response.date, body }),
-            Err(_) if !response.status.is_success() => Err(ApiError::Status { status }),
+            Err(_) if !response.status.is_success() => Err(ApiError::Status { host: self.host(), status }),
             Err(error) => Err(describe_json(&error, &response.body)),
         }
     }

@@ -103,7 +103,7 @@ pub(crate) fn pages() -> Vec<Page> {
 }
 
 /// The languages of blocks. Commands, queries and configurations are also run.
-const LANGUAGES: [&str; 12] = [
+const LANGUAGES: [&str; 13] = [
     "sh",
     "console",
     "sql",
@@ -114,6 +114,7 @@ const LANGUAGES: [&str; 12] = [
     "yaml",
     "ini",
     "promql",
+    "python",
     "dockerfile",
     "text",
 ];

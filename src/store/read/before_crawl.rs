@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::model::{CrawlId, SdkAppId, TypeId};
 use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, values};
 
 /// The stored state of one group type of an app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx_macros::FromRow)]
 pub struct TypeState {
     type_id: i64,
     live_count: i64,
@@ -69,6 +69,15 @@ pub struct LastEnds {
     pub completed: Option<DateTime<Utc>>,
 }
 
+/// What is stored of the API's statistics of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatisticsRead {
+    /// When they were last fetched successfully.
+    pub last: Option<DateTime<Utc>>,
+    /// Whether a given day is stored.
+    pub has_day: bool,
+}
+
 const APP_ID: &str = "SELECT app_id FROM app WHERE sdk_app_id = $1";
 const TYPE_NAMES: &str = "SELECT type_id, name FROM group_type WHERE name IS NOT NULL";
 const TYPE_STATES: &str = "SELECT type_id, live_count, baseline_crawl_id FROM type_state WHERE app_id = $1";
@@ -82,6 +91,9 @@ SELECT (SELECT e.finished_at FROM crawl e WHERE e.app_id = $1 AND e.crawl_id < $
         ORDER BY e.crawl_id DESC LIMIT 1),
        (SELECT c.finished_at FROM crawl c WHERE c.app_id = $1 AND c.crawl_id < $2 AND c.status = 'complete'
         ORDER BY c.crawl_id DESC LIMIT 1)";
+const STATISTICS_READ: &str = "
+SELECT a.statistics_at, (SELECT count(*) FROM app_statistic s WHERE s.app_id = a.app_id AND s.day = $2)
+FROM app a WHERE a.app_id = $1";
 
 impl Store {
     /// Returns the key of an app, if it is registered.
@@ -127,5 +139,14 @@ impl Store {
             self.fetch_one(DOING, ENDED_BEFORE, &values![app.0, crawl.0]).await?;
         let time = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
         Ok(LastEnds { ended: time(ended), completed: time(completed) })
+    }
+
+    /// Returns when the statistics of an app were last fetched, and whether this day is stored.
+    pub async fn statistics_read(&self, app: AppId, day: NaiveDate) -> Result<StatisticsRead, StoreError> {
+        const DOING: &str = "read when the app's statistics were fetched";
+        let day = day.to_string();
+        let (last, days): (Option<i64>, i64) =
+            self.fetch_one(DOING, STATISTICS_READ, &values![app.0, &day]).await?;
+        Ok(StatisticsRead { last: last.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
     }
 }

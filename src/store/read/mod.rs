@@ -10,7 +10,7 @@ mod overview;
 mod status;
 mod text;
 
-pub use before_crawl::{CrawlHistory, LastEnds, TypeState};
+pub use before_crawl::{CrawlHistory, LastEnds, StatisticsRead, TypeState};
 pub use details::DueDetails;
 pub use feed::EventsAfter;
 pub use lists::{AppCount, Crawl, DailyCount, Group, GroupEvent, KeysetPage, Stamp, TypeCount};

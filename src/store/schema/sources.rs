@@ -4,8 +4,8 @@ use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::store::engine::{Schema, StoreError};
 
-pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
-pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/sqlite");
+pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/postgres");
 
 /// Creates the table that records migrations, in the form of sqlx, so that the tools of sqlx can
 /// read it.
@@ -28,7 +28,7 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 );
 ";
 
-pub(super) const VIEWS: [&str; 14] = [
+pub(super) const VIEWS: [&str; 15] = [
     "groups",
     "live_groups",
     "group_events",
@@ -43,6 +43,7 @@ pub(super) const VIEWS: [&str; 14] = [
     "group_spans",
     "monthly_counts",
     "group_details",
+    "app_statistics",
 ];
 
 /// Checks that an SQLite database can be upgraded to this version. `applied` contains the versions

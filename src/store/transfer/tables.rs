@@ -11,7 +11,7 @@ pub(super) struct Table {
 /// All tables to copy. Each table comes after those that it references. Not copied: `lease`, which
 /// only PostgreSQL has; `storage`, which identifies the database; `app.chunk_ends`, which SQLite
 /// computes again.
-pub(super) const TABLES: [Table; 14] = [
+pub(super) const TABLES: [Table; 15] = [
     Table {
         name: "app",
         columns: &[
@@ -22,6 +22,7 @@ pub(super) const TABLES: [Table; 14] = [
             "round",
             "groups_from",
             "last_removed_event",
+            "statistics_at",
         ],
         order: "app_id",
     },
@@ -110,6 +111,7 @@ pub(super) const TABLES: [Table; 14] = [
             "withheld_confirmed",
             "clock_skew",
             "unfiltered_next",
+            "live_count",
         ],
         order: "crawl_id",
     },
@@ -189,6 +191,21 @@ pub(super) const TABLES: [Table; 14] = [
             "counted_at",
         ],
         order: "app_id",
+    },
+    Table {
+        name: "app_statistic",
+        columns: &[
+            "app_id",
+            "day",
+            "groups",
+            "groups_created",
+            "groups_dissolved",
+            "groups_active",
+            "callbacks_sent",
+            "callbacks_answered",
+            "fetched_at",
+        ],
+        order: "app_id, day",
     },
     Table {
         name: "group_event",

@@ -67,7 +67,7 @@ pub struct Closing<'a> {
 }
 
 /// The number of events of a crawl, by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx_macros::FromRow)]
 pub struct CrawlEvents {
     pub appeared: i64,
     pub vanished: i64,
@@ -112,12 +112,14 @@ SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
 const LIMIT_LAST_SEEN: &str = "
 UPDATE group_row SET last_seen_at = CASE WHEN first_seen_at > $2 THEN first_seen_at ELSE $2 END
 WHERE app_id = $1 AND last_seen_at > $2 AND deleted_at IS NULL";
+/// Stores the crawl's events and the app's live groups.
 const ADD_UP_EVENTS: &str = "
 UPDATE crawl SET
     appeared = (SELECT CAST(coalesce(sum(appeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
     vanished = (SELECT CAST(coalesce(sum(vanished), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
     reappeared = (SELECT CAST(coalesce(sum(reappeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
-    retyped = (SELECT CAST(coalesce(sum(retyped), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1)
+    retyped = (SELECT CAST(coalesce(sum(retyped), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
+    live_count = (SELECT CAST(coalesce(sum(s.live_count), 0) AS BIGINT) FROM type_state s WHERE s.app_id = crawl.app_id)
 WHERE crawl_id = $1
 RETURNING appeared, vanished, reappeared, retyped";
 const RECORD_PASS: &str = "

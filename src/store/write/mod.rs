@@ -12,6 +12,7 @@ mod purge;
 mod questions;
 mod retention;
 mod settle;
+mod statistics;
 mod tally;
 
 pub use close::{Closing, CrawlEvents, PassRecord, Reason};

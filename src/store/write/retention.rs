@@ -14,7 +14,7 @@ pub struct AgeLimits {
     /// Compared with the time when a group was marked deleted.
     pub deleted_groups: Option<DateTime<Utc>>,
     pub events: Option<DateTime<Utc>>,
-    /// The time applies to crawls and their passes, the day to daily counts.
+    /// The time applies to crawls and their passes, the day to daily counts and statistics.
     pub counts: Option<(DateTime<Utc>, NaiveDate)>,
 }
 
@@ -23,7 +23,7 @@ pub struct AgeLimits {
 pub struct Purged {
     pub groups: u64,
     pub events: u64,
-    /// Rows of crawls, passes and daily counts.
+    /// Rows of crawls, passes, daily counts and statistics of the API.
     pub counts: u64,
 }
 
@@ -47,6 +47,7 @@ const SET_LAST_REMOVED_EVENT: &str = "
 UPDATE app SET last_removed_event = $2 WHERE app_id = $1 AND last_removed_event < $2";
 
 const OLD_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day < $2";
+const OLD_STATISTICS: &str = "DELETE FROM app_statistic WHERE app_id = $1 AND day < $2";
 const NEXT_CRAWLS: &str = "
 SELECT max(crawl_id) FROM (
     SELECT crawl_id FROM crawl WHERE app_id = $1 AND crawl_id > $2 AND finished_at < $3 ORDER BY crawl_id LIMIT 1000) AS stretch";
@@ -246,7 +247,8 @@ impl PurgeScope {
 
     async fn purge_days(self, tx: &mut Tx, day: NaiveDate) -> Result<u64, StoreError> {
         let day = day.to_string();
-        let counts = tx.execute(OLD_DAYS, &values![self.app.0, &day]).await?;
+        let mut counts = tx.execute(OLD_DAYS, &values![self.app.0, &day]).await?;
+        counts += tx.execute(OLD_STATISTICS, &values![self.app.0, &day]).await?;
         self.record(tx, Purged { counts, ..Purged::default() }).await?;
         Ok(counts)
     }

@@ -7,4 +7,5 @@ mod crawls;
 mod details;
 mod readers;
 mod recipes;
+mod statistics;
 mod views;

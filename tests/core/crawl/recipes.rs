@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono_tz::Tz;
 use harness::crawl::{Harness, format_time};
 use harness::crawl_tests;
 use harness::store::Location;
@@ -14,6 +15,7 @@ crawl_tests! {
     a_week_is_named_by_its_monday,
     the_median_lifetime_has_the_groups_that_still_live,
     groups_that_were_live_at_a_time_are_found_by_their_spans,
+    the_apis_statistics_are_compared_with_the_table,
     an_own_table_is_compared_in_both_directions,
     a_cohort_counts_the_groups_that_reached_an_age,
     details_tell_idle_big_and_abandoned_groups_and_their_true_age,
@@ -47,6 +49,26 @@ async fn the_churn_of_an_app_is_not_the_sum_of_its_types(harness: Harness) {
     harness.crawl().await;
     // Days of 10 and 7 live groups: 3 of 8.5 on average.
     assert_eq!(lines(&harness, "How much churn did the app have in a window?").await, ["3 35.3"]);
+}
+
+async fn the_apis_statistics_are_compared_with_the_table(mut harness: Harness) {
+    harness.statistics = true;
+    harness.timezone = Tz::Asia__Shanghai;
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
+    harness.set_clock_by(24);
+    harness.create("AVChatRoom", "short-1 short-2"); // this type is not configured
+    harness.create("Public", "e f");
+    harness.create("Public", "g");
+    harness.dissolve("g a"); // no crawl sees g
+    harness.crawl().await;
+    harness.set_clock_by(24);
+    harness.crawl().await;
+    let question = "What does the API itself report, and how does it differ from the table?";
+    let days = lines(&harness, question).await;
+    assert_eq!(days[..2], ["2026-03-02 7 5 2 5 2 0", "2026-03-01 4 4 0 4 0 0"]);
+    let question = "How many of the groups that were created on a day did no crawl see?";
+    assert_eq!(lines(&harness, question).await, ["2026-03-01 4 0 4", "2026-03-02 5 2 3"]);
 }
 
 async fn a_week_is_named_by_its_monday(harness: Harness) {

@@ -12,7 +12,7 @@ use harness::store_tests;
 use tim_group_sync::clock::Clock;
 use tim_group_sync::confirmation::{LookupHistory, LookupRecord};
 use tim_group_sync::model::{
-    Counts, CrawlId, CrawlStatus, GroupIds, LocalDay, ReasonCode, SdkAppId, TypeId, Verdict,
+    AppStatistics, Counts, CrawlId, CrawlStatus, GroupIds, LocalDay, ReasonCode, SdkAppId, TypeId, Verdict,
 };
 use tim_group_sync::reconcile::{Confirmation, Settlement};
 use tim_group_sync::roll::Mark;
@@ -946,6 +946,16 @@ async fn two_apps(db: &TestDatabase) -> [LeasedApp<'_>; 2] {
             ..leased.closing(crawl, at(2, 0), at(2, 2), &settlement)
         };
         db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
+        let statistics = [AppStatistics {
+            day: day().date,
+            groups: Some(7),
+            groups_created: None,
+            groups_dissolved: None,
+            groups_active: None,
+            callbacks_sent: None,
+            callbacks_answered: None,
+        }];
+        db.store.write_statistics(&leased.lease, leased.app, &statistics, at(2, 3)).await.unwrap();
     }
     [leased, other]
 }
@@ -958,6 +968,7 @@ async fn rows_by_app(db: &TestDatabase) -> Vec<String> {
         ("group_event", "app_id"),
         ("group_question", "app_id"),
         ("daily_count", "app_id"),
+        ("app_statistic", "app_id"),
         ("type_state", "app_id"),
         ("crawl", "app_id"),
         ("app", "app_id"),
@@ -1307,6 +1318,10 @@ async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase
             "monthly_counts",
             "month timezone group_type peak_total_count peak_at last_total_count average_total_count snapshots net_growth",
         ),
+        (
+            "app_statistics",
+            "day groups groups_created groups_dissolved groups_active callbacks_sent callbacks_answered live_groups fetched_at",
+        ),
     ] {
         let expected: Vec<&str> = ["sdk_app_id", "app"].into_iter().chain(columns.split(' ')).collect();
         assert_eq!(db.columns(view).await, expected, "{view}");
@@ -1383,7 +1398,7 @@ async fn the_overview_has_counts_and_crawls(db: &TestDatabase) {
     assert_eq!((status.app.as_str(), status.configured), ("prod", true));
     let types: Vec<_> =
         status.types.iter().map(|row| (row.group_type.as_deref(), row.live, row.configured)).collect();
-    assert_eq!(types, [(Some("Public"), 2, 1), (Some("Private"), 1, 1)]);
+    assert_eq!(types, [(Some("Public"), 2, true), (Some("Private"), 1, true)]);
     assert_eq!(status.last_complete_crawl.as_ref().unwrap().finished(), Some(at(1, 2)));
     let last = status.last_crawl.as_ref().unwrap();
     assert_eq!((last.crawl_id, last.status.as_str(), last.error_code), (crawl.0, "incomplete", Some(10006)));

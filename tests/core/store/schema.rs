@@ -9,6 +9,7 @@ use harness::store_tests;
 
 store_tests! {
     the_document_lists_exactly_the_views_and_columns_of_the_database,
+    on_sqlite_every_column_of_a_view_has_a_declared_type,
 }
 
 crawl_tests! {
@@ -59,6 +60,25 @@ async fn the_document_lists_exactly_the_views_and_columns_of_the_database(db: &T
         assert_eq!(db.columns(view.name).await, names, "{}", view.name);
         if let Location::Postgres(_) = db.location {
             assert_comments_are_the_document(db, &view).await;
+        }
+    }
+}
+
+/// SQLite 3.42 and newer report the type of a `CAST`, as `INT` for integers. Tools that reflect a
+/// view read it.
+async fn on_sqlite_every_column_of_a_view_has_a_declared_type(db: &TestDatabase) {
+    let Location::Sqlite(_) = db.location else { return };
+    for view in views() {
+        let declared =
+            db.rows(&format!("SELECT name, type FROM pragma_table_info('{}') ORDER BY cid", view.name)).await;
+        for (row, column) in declared.iter().zip(&view.columns) {
+            let types: &[&str] = match column.kind {
+                "time" | "day" | "text" => &["TEXT"],
+                "boolean" | "integer" => &["INTEGER", "INT"],
+                "number" => &["REAL"],
+                other => panic!("the document has no type {other}"),
+            };
+            assert!(types.contains(&row[1].as_str()), "{}.{} has type {:?}", view.name, row[0], row[1]);
         }
     }
 }

@@ -104,6 +104,7 @@ pub struct Harness {
     pub details: Option<DetailsPolicy>,
     pub timezone: Tz,
     pub retention: Retention,
+    pub statistics: bool,
     pub request_interval: Duration,
     pub request_timeout: Duration,
     pub retry_for: Duration,
@@ -181,6 +182,7 @@ impl Harness {
             details: None,
             timezone: Tz::UTC,
             retention: Retention::default(),
+            statistics: false,
             request_interval: Duration::ZERO,
             request_timeout: Duration::from_secs(10),
             retry_for: Duration::from_millis(50),
@@ -299,13 +301,14 @@ impl Harness {
     }
 
     /// Returns the requests after number `skip`: type and page of a list, `count` for the app's
-    /// total, `about n` for a `get_group_info` request with n ids.
+    /// total, `about n` for a `get_group_info` request with n ids, `statistics` for `getappinfo`.
     pub fn requests_after(&self, skip: u64) -> Vec<String> {
         let requests = self.api.requests();
         let since = requests.iter().filter(|request| request.number > skip);
         since
             .map(|request| match &request.group_type {
                 _ if request.call == Call::Info => format!("about {}", request.groups.len()),
+                _ if request.call == Call::Statistics => "statistics".to_owned(),
                 Some(group_type) => format!("{group_type} {}", request.page),
                 None if request.limit == 1 => "count".to_owned(),
                 None => format!("all {}", request.page),
@@ -319,8 +322,13 @@ impl Harness {
     /// Returns the crawler. As in the daemon, it is replaced only when its settings change.
     pub fn crawler(&self) -> Arc<Crawler> {
         let settings = format!("{:?} {:?}", self.crawl_settings(), self.signature(0).expose());
-        let settings =
-            format!("{settings} {:?} {:?} {}", self.retention, self.request_timeout, self.api.base_url());
+        let settings = format!(
+            "{settings} {:?} {:?} {} {}",
+            self.retention,
+            self.request_timeout,
+            self.statistics,
+            self.api.base_url()
+        );
         let mut crawler = lock(&self.crawler);
         match &*crawler {
             Some((made_from, crawler)) if *made_from == settings => Arc::clone(crawler),
@@ -345,6 +353,7 @@ impl Harness {
     pub fn crawler_on(&self, store: &Store) -> Crawler {
         Crawler::new(self.crawl_settings(), self.client(), store.clone(), self.clock.clone())
             .with_retention(self.retention)
+            .with_statistics(self.statistics)
     }
 
     /// Returns a new crawler of another app, which has its own API. The other settings are the same.
@@ -498,6 +507,7 @@ impl Harness {
             "daily_count",
             "group_event",
             "group_question",
+            "app_statistic",
             "past_span",
             "group_detail",
             "detail_range",

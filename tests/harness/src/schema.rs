@@ -62,6 +62,7 @@ pub fn chapter(title: &str) -> &'static str {
 /// Makes crawls from 1 to 3 March, Shanghai time, that together give every column a value.
 pub async fn eventful(mut harness: Harness) -> Harness {
     harness.timezone = Tz::Asia__Shanghai;
+    harness.statistics = true;
     harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
     harness.create("Public", "@TGS#2J4SZEAEL a b c d");
     let fields = [("Introduction".to_owned(), "Every Monday".into()), ("MemberNum".to_owned(), 1.into())];
