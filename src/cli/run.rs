@@ -144,8 +144,8 @@ impl Reloading<'_> {
                     let problems = failure.error.to_string();
                     problems.lines().for_each(|problem| error!("configuration: {problem}"));
                     error!(
-                        "the configuration was not reloaded: the previous one remains in effect; run `tim-group-sync check \
-                         --no-environment`, then reload again"
+                        "the configuration was not reloaded: the previous one remains in effect; \
+                         run `tim-group-sync check --no-environment`, then reload again"
                     );
                     let first = problems.lines().next().unwrap_or_default();
                     let more = match problems.lines().count() {
@@ -339,8 +339,9 @@ fn warn_if_remote(key: &str, listener: &Listener) {
     if !address.is_local() {
         warn!(
             %address,
-            "{key} is not a loopback address, and this listener has neither a login nor TLS: everyone who reaches it can read it; \
-             restrict it with a firewall, or use a Unix socket (unix:PATH) behind a reverse proxy"
+            "{key} is not a loopback address, and this listener has neither a login nor TLS: \
+             everyone who reaches it can read it; restrict it with a firewall, or use a Unix \
+             socket (unix:PATH) behind a reverse proxy"
         );
     }
 }

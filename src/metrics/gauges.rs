@@ -30,8 +30,8 @@ pub(super) fn of_process(
     let quota = of_app("group_quota", "The number of groups that the app may have (group_quota).");
     let progress = of_app(
         "crawl_progress_timestamp_seconds",
-        "When this process last made progress with the app, in unix seconds. Waiting for a crawl that is not \
-         due counts as progress.",
+        "When this process last made progress with the app, in unix seconds. Waiting for a crawl \
+         that is not due counts as progress.",
     );
     for (app, state) in apps {
         progress.with_label_values(&[app]).set((now - state.since_progress()).timestamp());

@@ -230,8 +230,8 @@ impl Store {
         Ok((counts, more.then_some(oldest)))
     }
 
-    /// Returns the counts of the last `days` days before `before` that have any. Also returns the
-    /// oldest of these days, if there may be earlier ones.
+    /// Returns the counts of the newest `days` days before `before`. Days without counts are not
+    /// included. Also returns the oldest of these days, if there may be earlier ones.
     pub async fn daily_counts(
         &self,
         app: AppId,
@@ -309,8 +309,8 @@ impl Store {
     }
 }
 
-/// Returns the first text that can be an id with this prefix after `after`. No id has a control
-/// character, so none is between `after` and the result.
+/// Returns the lower bound of the ids that have this prefix and come after `after`. No id has a
+/// control character, so no id is between `after` and `after` followed by U+0001.
 ///
 /// The two conditions are combined into one lower bound: given two, SQLite would use only one of
 /// them to search the index.

@@ -113,7 +113,8 @@ pub(super) async fn events(
             Ok(Json(answer))
         }
         EventsAfter::Removed { continue_after } => Err(RequestError::Gone(format!(
-            "retention has removed events after {after}; after={continue_after} continues with the oldest event that remains"
+            "retention has removed events after {after}; after={continue_after} continues with the \
+             oldest event that remains"
         ))),
     }
 }

@@ -285,7 +285,8 @@ impl DaemonHarness {
 }
 
 impl Daemon {
-    /// Replaces the daemon's apps. Returns a view of one that is new.
+    /// Replaces the daemon's apps by `plans`, which include the new app `new`. Returns the daemon,
+    /// observed through the new app.
     pub fn add_app<const N: usize>(&self, plans: [AppPlan; N], new: &'static str) -> Self {
         let mut triggers = apply(&self.handle, plans.into());
         let trigger = triggers.remove(new).unwrap();
