@@ -16,6 +16,7 @@ mod hidden;
 mod init;
 mod man;
 mod migrate;
+mod notify;
 mod output;
 mod owner;
 mod probe;
@@ -40,7 +41,7 @@ use self::exit::{Exit, Failure};
 use self::output::Output;
 use self::setup::Setup;
 use crate::lifecycle::Lifecycle;
-use crate::signals::{Role, Signals, survive_file_size_limit};
+use crate::signals::{Role, Signals, ignore_file_size_signal};
 use crate::telemetry;
 
 /// Keeps the groups of Tencent Cloud IM apps in an SQL database.
@@ -85,6 +86,8 @@ enum Command {
     Status(status::Status),
     /// Print the changes of an app's groups after a cursor
     Events(events::Events),
+    /// Send a test notification to the receiver of [notify]
+    Notify(notify::Notify),
     /// Print a UserSig for the vendor's online API debugger
     Usersig(usersig::PrintUserSig),
     /// Serve a simulated API
@@ -114,7 +117,7 @@ pub fn main() -> ExitCode {
     };
     let (output, role) = (cli.command.output(), cli.command.role());
     // The handlers are installed first, because until then a signal kills the process.
-    let installed = survive_file_size_limit().and_then(|()| role.map(Signals::install).transpose());
+    let installed = ignore_file_size_signal().and_then(|()| role.map(Signals::install).transpose());
     let ended = installed.map_err(cannot_handle_signals).and_then(|signals| cli.run(signals));
     let exit = match ended {
         Ok(exit) => exit,
@@ -187,6 +190,7 @@ impl Command {
             Self::Check(check) => check.run(setup).await,
             Self::Status(status) => status.run(setup).await,
             Self::Events(events) => events.run(setup).await,
+            Self::Notify(notify) => notify.run(setup).await,
             Self::Usersig(usersig) => usersig.run(setup),
             Self::Simulate(simulate) => simulate.run(&lifecycle()?).await,
             Self::Migrate(migrate) => migrate.run(setup).await,
@@ -221,9 +225,12 @@ impl Command {
             | Self::Status(_)
             | Self::Events(_)
             | Self::Migrate(_) => true,
-            Self::Demo(_) | Self::Usersig(_) | Self::Simulate(_) | Self::Completions(_) | Self::Man(_) => {
-                false
-            }
+            Self::Demo(_)
+            | Self::Notify(_)
+            | Self::Usersig(_)
+            | Self::Simulate(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 
@@ -240,6 +247,7 @@ impl Command {
             Self::Copy(copy) => copy.output,
             Self::Check(check) => check.output,
             Self::Status(status) => status.output,
+            Self::Notify(notify) => notify.output,
             Self::Usersig(usersig) => usersig.output,
             Self::Migrate(migrate) => migrate.output,
             Self::Demo(_)

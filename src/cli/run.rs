@@ -10,13 +10,15 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, database_location, open, publication};
+use super::setup::{Setup, database_location, open, publication, receiver, receiver_and_warnings};
 use super::text;
 use crate::alarm::AlarmClock;
+use crate::clock::Clock;
 use crate::config::{self, App, Config, Setting};
 use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, Opening, maintain_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
+use crate::notify::{self, Notifications, Timing};
 use crate::publish;
 use crate::telemetry;
 use crate::web::{AllowedHosts, Listener, dashboard, health};
@@ -54,11 +56,20 @@ impl Run {
         let database = maintain_database(lifecycle, first_attempt, open_database);
         let mut daemon = Daemon::new(&setup.clock, lifecycle, systemd, database.clone());
         let metrics = Arc::new(Metrics::new(&setup.clock));
-        listeners.serve(&daemon, &metrics, lifecycle);
+        listeners.serve(&daemon, &metrics, lifecycle, &setup.clock);
         daemon.apply(plans(setup, &config, &metrics), |_| alarm_clock.alarm());
         if let Some(publication) = publication(&config) {
             publish::start(publication, &setup.clock, &daemon.health(), lifecycle);
         }
+        warn_if_receiver_unusable(&config).await;
+        let notifications = Notifications::start(
+            receiver(&config),
+            Timing::default(),
+            Arc::clone(&metrics) as Arc<dyn notify::Observer>,
+            &setup.clock,
+            &daemon.health(),
+            lifecycle,
+        );
         info!(apps = config.apps.len(), version = env!("CARGO_PKG_VERSION"), "started");
         systemd.ready();
 
@@ -68,6 +79,7 @@ impl Run {
             systemd,
             alarm_clock: &alarm_clock,
             metrics: &metrics,
+            notifications: &notifications,
             database: database.clone(),
         };
         reloading.serve(Arc::clone(&config), lifecycle, &mut daemon).await;
@@ -106,6 +118,7 @@ struct Reloading<'a> {
     systemd: Systemd,
     alarm_clock: &'a AlarmClock,
     metrics: &'a Metrics,
+    notifications: &'a Notifications,
     database: watch::Receiver<Database>,
 }
 
@@ -123,14 +136,16 @@ impl Reloading<'_> {
             match self.setup.read(&self.setup.environment) {
                 Ok(new) => {
                     self.reconnect().await;
+                    warn_if_receiver_unusable(&new).await;
+                    self.notifications.replace_receiver(receiver(&new));
                     config = self.apply(&config, new, daemon);
                 }
                 Err(failure) => {
                     let problems = failure.error.to_string();
                     problems.lines().for_each(|problem| error!("configuration: {problem}"));
                     error!(
-                        "the configuration was not reloaded: the previous one remains in effect; run `tim-group-sync check \
-                         --no-environment`, then reload again"
+                        "the configuration was not reloaded: the previous one remains in effect; \
+                         run `tim-group-sync check --no-environment`, then reload again"
                     );
                     let first = problems.lines().next().unwrap_or_default();
                     let more = match problems.lines().count() {
@@ -238,6 +253,18 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
     config.apps.iter().map(plan).collect()
 }
 
+/// Logs warnings about the files of `[notify]`. Unusable files are no reason not to crawl: they are
+/// read again for each notification.
+async fn warn_if_receiver_unusable(config: &Config) {
+    let Some(notify) = config.notify.clone() else { return };
+    let created = tokio::task::spawn_blocking(move || receiver_and_warnings(&notify)).await;
+    match created {
+        Ok(Ok((_, warnings))) => warnings.iter().for_each(|warning| warn!("{warning}")),
+        Ok(Err(why)) => error!("no notification can be sent until this is corrected: {why}"),
+        Err(error) => error!("no notification can be sent: {error}"),
+    }
+}
+
 /// Fails if no app has a readable key. One readable key is enough to start.
 fn require_a_readable_key(config: &Config) -> Result<(), Failure> {
     let mut failure = None;
@@ -289,7 +316,7 @@ impl Listeners {
         })
     }
 
-    fn serve(self, daemon: &Daemon, metrics: &Arc<Metrics>, lifecycle: &Lifecycle) {
+    fn serve(self, daemon: &Daemon, metrics: &Arc<Metrics>, lifecycle: &Lifecycle, clock: &Clock) {
         let stop = lifecycle.stop().soft();
         if let Some((listener, hosts)) = self.metrics {
             info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
@@ -301,7 +328,7 @@ impl Listeners {
             info!(address = %listener.address(), "serving the dashboard");
             warn_if_remote("dashboard.listen", &listener);
             let health = daemon.health();
-            let pages = dashboard::pages(health.database(), health.apps());
+            let pages = dashboard::pages(health.database(), health.apps(), clock.clone());
             lifecycle.supervise("the dashboard", listener.serve(pages, hosts, stop.clone()));
         }
     }
@@ -312,8 +339,9 @@ fn warn_if_remote(key: &str, listener: &Listener) {
     if !address.is_local() {
         warn!(
             %address,
-            "{key} is not a loopback address, and this listener has neither a login nor TLS: everyone who reaches it can read it; \
-             restrict it with a firewall, or use a Unix socket (unix:PATH) behind a reverse proxy"
+            "{key} is not a loopback address, and this listener has neither a login nor TLS: \
+             everyone who reaches it can read it; restrict it with a firewall, or use a Unix \
+             socket (unix:PATH) behind a reverse proxy"
         );
     }
 }

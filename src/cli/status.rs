@@ -232,7 +232,8 @@ fn print_app(
         let hosts: Vec<String> = app.differing_group_types.iter().map(describe_types).collect();
         writeln!(
             out,
-            "  hosts are configured with different group types: {}. Use the same group_types on all hosts",
+            "  hosts are configured with different group types: {}. Use the same group_types on \
+             all hosts",
             hosts.join("; ")
         )?;
     }
@@ -241,7 +242,8 @@ fn print_app(
         let (at, ago) = (text::time(due), text::ago(due, now));
         writeln!(
             out,
-            "  overdue              the crawl of {at} ({ago}) was not started: check whether the service runs"
+            "  overdue              the crawl of {at} ({ago}) was not started: check whether the \
+             service runs"
         )?;
     }
     if let Some(next) = next_crawl_at.and_then(Stamp::time) {
@@ -278,10 +280,10 @@ fn print_groups(out: &mut dyn Write, app: &AppStatus) -> std::io::Result<()> {
 fn print_details(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Result<()> {
     let Some(details) = &app.details else { return Ok(()) };
     let oldest = details.oldest_as_of.and_then(Stamp::time);
-    let oldest = oldest.map_or_else(String::new, |at| format!(", the oldest {}", text::ago(at, now)));
+    let oldest = oldest.map_or_else(String::new, |at| format!("; oldest fetched {}", text::ago(at, now)));
     writeln!(
         out,
-        "  details              of {} of {}, {} up to date{oldest}",
+        "  details              stored for {} of {}; fetched within details.refresh for {}{oldest}",
         text::number(details.groups),
         text::count(app.live_count, "live group"),
         text::number(details.fresh_groups)
@@ -324,7 +326,8 @@ fn print_running_crawl(
         } else {
             writeln!(
                 out,
-                "  left open            crawl {}{since}; its process ended, and the next crawl closes it",
+                "  left open            crawl {}{since}; its process ended, and the next crawl \
+                 closes it",
                 crawl.crawl_id
             )?;
         }
@@ -343,8 +346,8 @@ fn print_undecided(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
     if waiting > 0 {
         writeln!(
             out,
-            "  undecided            {} not listed: {} not asked about yet, {} without a usable answer; the next crawl asks \
-             get_group_info",
+            "  undecided            {} not listed: {} not asked about yet, {} without a usable \
+             answer; the next crawl asks get_group_info",
             text::count(waiting, "group"),
             text::number(crawl.unasked),
             text::number(crawl.unlearned)

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::crawl::{CrawlReport, Progress, Step};
-use crate::model::{CrawlStatus, ReasonCode};
+use crate::model::{CrawlStatus, ReasonCode, SdkAppId};
 use crate::schedule::Schedule;
 
 /// The configured apps by name.
@@ -18,6 +18,7 @@ pub type Apps = BTreeMap<String, AppState>;
 #[derive(Clone, Debug)]
 pub struct AppState {
     pub phase: Phase,
+    pub sdk_app_id: SdkAppId,
     pub schedule: Schedule,
     /// The planned start of the next crawl. `None` until the loop of the app has computed it for
     /// the first time.
@@ -41,6 +42,7 @@ pub struct AppState {
     /// The number of groups that the app may have.
     pub group_quota: Option<u64>,
     pub(super) request_interval: Duration,
+    /// The number of the entry that may update this state. Every added entry has a new number.
     generation: u64,
 }
 
@@ -84,10 +86,11 @@ impl StatusBoard {
 
     /// Adds an app, or replaces the app of the same name. The replaced app's loop may still be
     /// stopping. Updates through its entry are ignored.
-    pub(super) fn add(&mut self, app: &str, schedule: Schedule) -> BoardEntry {
+    pub(super) fn add(&mut self, app: &str, sdk_app_id: SdkAppId, schedule: Schedule) -> BoardEntry {
         self.generation += 1;
         let state = AppState {
             phase: Phase::WaitingForDatabase,
+            sdk_app_id,
             schedule,
             next_at: None,
             last_report: None,
@@ -149,7 +152,8 @@ impl BoardEntry {
         self.update(|state| state.phase = Phase::Starting);
     }
 
-    pub(super) fn key_read(&self, request_interval: Duration) {
+    /// Records that the key was read. This ends a refusal because of an unreadable key.
+    pub(super) fn set_key_read(&self, request_interval: Duration) {
         self.update(|state| {
             state.request_interval = request_interval;
             if state.key_problem.take().is_some() {
@@ -212,13 +216,17 @@ impl BoardEntry {
 }
 
 /// Formats a time for log lines and the status line, to the second.
-pub(super) fn text(time: DateTime<Utc>) -> String {
+pub(super) fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn id() -> SdkAppId {
+        SdkAppId::new(1_400_000_000).unwrap()
+    }
 
     fn hourly() -> Schedule {
         Schedule::parse("@hourly", chrono_tz::UTC).unwrap()
@@ -227,11 +235,11 @@ mod tests {
     #[tokio::test]
     async fn a_change_of_the_key_problem_is_reported_once_and_reading_the_key_ends_the_refusal() {
         let mut board = StatusBoard::new();
-        let entry = board.add("prod", hourly());
+        let entry = board.add("prod", id(), hourly());
         assert!(entry.key_unreadable("cannot read prod.key", false));
         assert!(!entry.key_unreadable("cannot read prod.key", false));
         assert!(entry.is_refused());
-        entry.key_read(Duration::from_secs(1));
+        entry.set_key_read(Duration::from_secs(1));
         assert!(!entry.is_refused());
         assert_eq!(board.subscribe().borrow()["prod"].key_problem, None);
     }
@@ -239,8 +247,8 @@ mod tests {
     #[tokio::test]
     async fn the_entry_of_a_replaced_loop_has_no_effect() {
         let mut board = StatusBoard::new();
-        let old = board.add("prod", hourly());
-        let new = board.add("prod", hourly());
+        let old = board.add("prod", id(), hourly());
+        let new = board.add("prod", id(), hourly());
         new.waiting_until(DateTime::UNIX_EPOCH);
         old.crawl_started(DateTime::UNIX_EPOCH, None);
         assert!(matches!(board.subscribe().borrow()["prod"].phase, Phase::Waiting));

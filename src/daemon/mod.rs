@@ -10,6 +10,7 @@
 
 mod app_loop;
 mod board;
+mod condition;
 mod database;
 mod health;
 mod next_crawl;
@@ -27,6 +28,7 @@ use tracing::info;
 use self::app_loop::AppLoop;
 use self::board::StatusBoard;
 pub use self::board::{AppState, Apps, Phase};
+pub use self::condition::{Condition, is_refused};
 pub use self::database::{Database, OpenAttempt, Opening, maintain_database};
 pub use self::health::Health;
 pub use self::next_crawl::{HISTORY_LENGTH, next_crawl_by_history, overdue_by_history};
@@ -117,7 +119,7 @@ impl Daemon {
 
     fn start(&mut self, plan: AppPlan, alarm: Alarm) -> RunningLoop {
         let stop = self.lifecycle.stop().child();
-        let entry = self.board.add(&plan.name, plan.schedule.clone());
+        let entry = self.board.add(&plan.name, plan.sdk_app_id, plan.schedule.clone());
         entry.update(|state| state.group_quota = plan.group_quota);
         let name = format!("the crawls of {}", plan.name);
         let sdk_app_id = plan.sdk_app_id;
