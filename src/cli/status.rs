@@ -1,5 +1,6 @@
 //! `status`: shows the state of each app from the database. Needs neither the API nor a key.
 
+mod report;
 mod table;
 
 use std::io::Write;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use clap::Args;
-use serde::Serialize;
 
+use self::report::{AppReport, Time};
 use super::exit::{Exit, Failure};
 use super::output::{Output, message};
 use super::service::ask_service;
@@ -162,21 +163,6 @@ fn why_stale((app, status): (&config::App, &AppStatus), max_age: MaxAge, now: Ti
     }
     max_age.is_exceeded(app, last, finished, now).then(String::new)
 }
-
-/// The status of an app, with values that are not stored in the database.
-#[derive(Serialize)]
-struct AppReport {
-    #[serde(flatten)]
-    status: AppStatus,
-    next_crawl_at: Option<Stamp>,
-    /// Due time of a crawl that no service has started.
-    overdue_since: Option<Stamp>,
-    /// Whether a process holds the app's lease.
-    crawled_now: bool,
-    lease_holder: Option<LeaseHolder>,
-}
-
-type Time = chrono::DateTime<chrono::Utc>;
 
 /// Returns an app's part of this configuration. `configured` in the database is not used, because a
 /// process with another configuration may have written it.

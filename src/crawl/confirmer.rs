@@ -211,11 +211,8 @@ impl<'a> Confirmer<'a> {
                     other => return other,
                 }
             }
-            match rejected_halves.pop() {
-                None => break,
-                Some(half) if rejected_halves.is_empty() => rejected = half,
-                Some(_) => break,
-            }
+            let ([half], []) = rejected_halves.split_at(rejected_halves.len().min(1)) else { break };
+            rejected = half.clone();
         }
         if answers.iter().all(Option::is_none) {
             return outcome;

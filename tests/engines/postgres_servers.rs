@@ -155,7 +155,7 @@ async fn a_replica_can_be_read_and_is_never_written() {
     let Some(replica) = server.replica().await else { return };
     let reader = Store::open_to_read(&replica).await.unwrap();
     reader.check_migrated().await.unwrap();
-    let live = async || reader.app_statuses().await.unwrap()[0].types[0].live;
+    let live = async || reader.app_statuses().await.unwrap()[0].types[0].of_type.live_count;
     assert_eq!(live().await, 2);
     assert!(reader.lease_holder(sdk_app_id()).await.unwrap().is_some());
 

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use super::{AppReport, Time, text};
+use super::report::{AppReport, Time};
+use crate::cli::text;
 use crate::model::CrawlStatus;
 use crate::store::Crawl;
 
