@@ -76,7 +76,8 @@ impl App {
             }
         }
         let sdk_app_id = self.identity.sdk_app_id;
-        let all = format!("SELECT event_id FROM group_events WHERE sdk_app_id = {sdk_app_id} ORDER BY event_id");
+        let all =
+            format!("SELECT event_id FROM group_events WHERE sdk_app_id = {sdk_app_id} ORDER BY event_id");
         for id in harness.lines(&all).await {
             assert!(self.reader.read.contains(&id.parse().unwrap()), "the reader missed the event {id}");
         }
@@ -86,10 +87,8 @@ impl App {
 impl History {
     async fn new(engine: Engine, seed: u64) -> Self {
         let harness = Harness::on(engine).await;
-        let apps = [
-            App::new(&harness, 1_400_000_001, "one").await,
-            App::new(&harness, 1_400_000_002, "two").await,
-        ];
+        let apps =
+            [App::new(&harness, 1_400_000_001, "one").await, App::new(&harness, 1_400_000_002, "two").await];
         let replica = harness.db.open_another_store().await;
         Self { harness, apps, replica, copy: None, rng: StdRng::seed_from_u64(seed) }
     }
