@@ -237,11 +237,13 @@ JOIN crawl_pass p ON p.crawl_id = c.crawl_id
 WHERE c.status <> 'running' AND p.type_id <> 0 AND p.total_count IS NOT NULL AND p.total_highest IS NOT NULL;
 
 CREATE VIEW base_monthly_growth AS
-SELECT app_id, substr(day, 1, 7) AS month, type_id, CAST(sum(net_growth) AS BIGINT) AS net_growth
-FROM base_daily_counts GROUP BY app_id, substr(day, 1, 7), type_id
+WITH by_type AS (
+    SELECT app_id, substr(day, 1, 7) AS month, type_id, CAST(sum(net_growth) AS BIGINT) AS net_growth
+    FROM base_daily_counts GROUP BY app_id, substr(day, 1, 7), type_id
+)
+SELECT app_id, month, type_id, net_growth FROM by_type
 UNION ALL
-SELECT app_id, substr(day, 1, 7), -1, CAST(sum(net_growth) AS BIGINT)
-FROM base_daily_counts GROUP BY app_id, substr(day, 1, 7);
+SELECT app_id, month, -1, CAST(sum(net_growth) AS BIGINT) FROM by_type GROUP BY app_id, month;
 
 -- One pass over the snapshots finds the peak with its first time: peak_key has the count in the upper bits, and in the lower 30
 -- bits the seconds from the time to 2054, so that of two equal counts the earlier one has the greater key.

@@ -13,6 +13,12 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, is_unsafe, push_as_text)
 }
 
+/// Returns whether a text contains a character that [`one_line`] escapes.
+#[must_use]
+pub fn has_unsafe(text: &str) -> bool {
+    text.contains(is_unsafe)
+}
+
 /// Returns text of several lines. Line breaks and tabs stay; every other unsafe character is
 /// escaped.
 #[must_use]

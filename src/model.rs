@@ -64,6 +64,10 @@ impl GroupType {
     /// The maximum length of a name in bytes.
     pub const MAX_BYTES: usize = 64;
 
+    /// The documented names: those of the API, and those of the SDK that differ from them.
+    pub const KNOWN_NAMES: [&str; 8] =
+        ["Public", "Private", "ChatRoom", "AVChatRoom", "BChatRoom", "Community", "Work", "Meeting"];
+
     /// Returns `None` unless the name has 1 to [`Self::MAX_BYTES`] ASCII letters, digits, `_` and
     /// `-`.
     #[must_use]
@@ -392,6 +396,20 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
+    /// Returns whether two listeners need the same port or the same socket. Port 0 stands for a free
+    /// port, so it never overlaps.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                let is_same_host =
+                    one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+                one.port() != 0 && one.port() == other.port() && is_same_host
+            }
+            _ => self == other,
+        }
+    }
+
     /// Returns whether only processes on this machine can connect.
     #[must_use]
     pub fn is_local(&self) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, info, warn};
 
 use crate::model::{AppStatistics, Counts, GroupType, ReasonCode, plural, with_causes};
 use crate::pace::{Attempt, Disposition, Pacer, Pause, RetryBudget};
@@ -189,6 +189,12 @@ impl<'a> Caller<'a> {
         self.attempts.in_flight.subscribe()
     }
 
+    /// Returns the host of the API, for errors.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.attempts.client.host()
+    }
+
     /// Returns by how much this machine's clock is ahead of the API's, according to the API's last
     /// answer.
     #[must_use]
@@ -261,18 +267,18 @@ impl Attempts<'_> {
             async move {
                 let answer = answer.await;
                 drop(in_flight);
+                if !answer.as_ref().is_err_and(ApiError::is_without_answer)
+                    && let Some(lasted) = client.end_of_outage()
+                {
+                    let lasted = humantime::format_duration(Duration::from_secs(lasted.as_secs()));
+                    info!("the API at {} answers again, after {lasted}", client.host());
+                }
                 on_event(RequestEvent::AttemptFinished { took: sent.elapsed() });
                 answer
             }
         };
         let on_pause = |pause: Pause<'_, ApiError>| {
-            warn!(
-                group_type,
-                error_code = pause.error.code(),
-                pause_ms = u64::try_from(pause.pause.as_millis()).unwrap_or(u64::MAX),
-                "request failed, retrying: {}",
-                pause.error
-            );
+            log_retry(client, group_type, &pause);
             let outcome = outcome_of(pause.disposition, true);
             on_event(RequestEvent::AttemptClassified { outcome, error: Some(pause.error) });
             if pause.pause > Duration::ZERO {
@@ -290,6 +296,17 @@ impl Attempts<'_> {
         };
         on_event(RequestEvent::AttemptClassified { outcome, error });
         answer
+    }
+}
+
+/// Logs a retry as a warning, but a persisting outage only once: later attempts are at debug.
+fn log_retry(client: &Client, group_type: Option<&str>, pause: &Pause<'_, ApiError>) {
+    let error = pause.error;
+    let pause_ms = u64::try_from(pause.pause.as_millis()).unwrap_or(u64::MAX);
+    if error.is_without_answer() && !client.outage_to_report(error) {
+        debug!(group_type, pause_ms, "request failed again, retrying: {error}");
+    } else {
+        warn!(group_type, error_code = error.code(), pause_ms, "request failed, retrying: {error}");
     }
 }
 
@@ -389,10 +406,11 @@ impl Paginator {
             let most = groups.saturating_mul(MAX_ENTRIES_PER_GROUP).saturating_add(EXTRA_ENTRIES);
             if self.entries > most {
                 return endless(format!(
-                    "it has {} entries after {} {}, but at most {groups} groups are known",
+                    "it has {} entries after {} {}, but at most {groups} {} known",
                     self.entries,
                     self.fetched,
-                    plural(self.fetched.into(), "page")
+                    plural(self.fetched.into(), "page"),
+                    if groups == 1 { "group is" } else { "groups are" }
                 ));
             }
         }

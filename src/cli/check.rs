@@ -51,7 +51,8 @@ impl Check {
             Err(failure) => of_problems(failure)?,
         };
         let exit = checks::worst(&findings);
-        self.output.print(exit, &findings, |out| checks::print(out, &findings))
+        let error = checks::error_of(&findings);
+        self.output.print_outcome((exit, error), &findings, |out| checks::print(out, &findings))
     }
 
     fn read(&self, setup: &Setup) -> Result<Config, Failure> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -40,7 +41,7 @@ pub(super) struct Finding {
     /// Details. Those of a failure include what to do.
     text: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    next_runs: Vec<String>,
+    next_runs: Vec<DateTime<Tz>>,
 }
 
 impl Finding {
@@ -101,11 +102,19 @@ pub(super) fn worst(findings: &[Finding]) -> Exit {
     Exit::worst(findings.iter().map(|finding| finding.exit))
 }
 
+/// Returns the failed checks in one sentence, or `None` if there are none.
+pub(super) fn error_of(findings: &[Finding]) -> Option<String> {
+    let failed = findings.iter().filter(|finding| finding.exit != Exit::Done);
+    let failed: Vec<String> = failed.map(|Finding { what, text, .. }| format!("{what}: {text}")).collect();
+    (!failed.is_empty()).then(|| failed.join("; "))
+}
+
 pub(super) fn print(out: &mut dyn std::io::Write, findings: &[Finding]) -> std::io::Result<()> {
     for Finding { outcome, what, text, next_runs, .. } in findings {
         writeln!(out, "{outcome:<5} {what:<14} {}", one_line(text))?;
         if !next_runs.is_empty() {
-            writeln!(out, "{:<5} {:<14} next runs: {}", "", "", next_runs.join(", "))?;
+            let times: Vec<String> = next_runs.iter().map(|at| at.format("%F %T %Z").to_string()).collect();
+            writeln!(out, "{:<5} {:<14} next runs: {}", "", "", times.join(", "))?;
         }
     }
     Ok(())
@@ -281,20 +290,23 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
 }
 
 /// Returns a suffix for the message of an API error: advice for a code without known advice, or the
-/// host for an error without an answer.
+/// host for an answer that is not the API's.
 fn error_suffix(error: &ApiError, app: &App) -> String {
     match error {
-        ApiError::Answered { advice: Some(_), .. } | ApiError::Untrusted { .. } => String::new(),
-        ApiError::Answered { .. } => {
+        ApiError::Answered { advice: None, .. } => {
             "; check again in a minute; if the error persists, report its code to Tencent Cloud's support"
                 .to_owned()
         }
-        _ => format!(" (the host is {})", app.api.base_url.host_str().unwrap_or_default()),
+        ApiError::Malformed { .. } | ApiError::TooLarge { .. } => {
+            format!(" (the host is {})", app.api.base_url.host_str().unwrap_or_default())
+        }
+        _ => String::new(),
     }
 }
 
-fn next_runs(setup: &Setup, app: &App) -> Vec<String> {
+/// Returns the next five ticks in the time zone of the schedule.
+fn next_runs(setup: &Setup, app: &App) -> Vec<DateTime<Tz>> {
     let ticks = &app.schedule.ticks;
-    let text = |at: DateTime<Utc>| at.with_timezone(&ticks.timezone()).format("%F %T %Z").to_string();
-    ticks.upcoming(setup.clock.now(), 5).into_iter().map(text).collect()
+    let local = |at: DateTime<Utc>| at.with_timezone(&ticks.timezone());
+    ticks.upcoming(setup.clock.now(), 5).into_iter().map(local).collect()
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::empty_database::{TemporaryFolder, empty_database};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::setup::{Setup, database_location, publication, selected};
@@ -17,7 +18,7 @@ use crate::crawl::{ChangeKind, CrawlError, CrawlReport, CrawlRequest, Crawler, D
 use crate::escape::one_line;
 use crate::lifecycle::{Lifecycle, Stop};
 use crate::model::{CrawlStatus, SdkAppId, Trigger};
-use crate::store::{DatabaseLocation, Store};
+use crate::store::{DatabaseLocation, Reason, Store, StoreError};
 use crate::tencent::Client;
 
 #[derive(Debug, Args)]
@@ -61,14 +62,14 @@ impl CrawlArgs {
         }
         let opening = async {
             if self.dry_run {
-                return Ok(setup.opened(open_for_dry_run(&database_location(&config)?).await?));
+                return open_for_dry_run(setup, &database_location(&config)?).await;
             }
             let store = setup.store(&config).await?;
             let configured: Vec<_> = config.apps.iter().map(|app| app.sdk_app_id).collect();
             store.set_configured(&configured).await?;
-            Ok::<_, Failure>(store)
+            Ok::<_, Failure>((store, None))
         };
-        let store = tokio::select! {
+        let (store, _temporary) = tokio::select! {
             opened = opening => opened?,
             () = lifecycle.stop().soft().cancelled() => {
                 let error = anyhow::anyhow!("stopped before the database was open; nothing was crawled");
@@ -81,8 +82,11 @@ impl CrawlArgs {
         if self.dry_run {
             let outcomes = dry_run_all(attempts, when_busy, lifecycle.stop()).await;
             let exit = exit_of_all(&outcomes, Exit::of_dry_run);
-            return self.output.print(
-                exit_unless_stopped(lifecycle, exit),
+            let is_stopped = lifecycle.stopped_by().is_some();
+            let error =
+                error_of_all(&outcomes, is_stopped, Exit::of_dry_run, |dry_run| dry_run.reason.as_ref());
+            return self.output.print_outcome(
+                (exit_unless_stopped(lifecycle, exit), error),
                 dry_runs_as_json(&config, &outcomes),
                 |out| outcomes.iter().try_for_each(|(app, outcome)| print_dry_run(out, app, outcome)),
             );
@@ -95,7 +99,10 @@ impl CrawlArgs {
             }
         }
         let exit = exit_of_all(&outcomes, Exit::of_crawl);
-        self.output.print(exit_unless_stopped(lifecycle, exit), as_json(&config, &outcomes), |out| {
+        let is_stopped = lifecycle.stopped_by().is_some();
+        let error = error_of_all(&outcomes, is_stopped, Exit::of_crawl, |report| report.reason.as_ref());
+        let ended = (exit_unless_stopped(lifecycle, exit), error);
+        self.output.print_outcome(ended, as_json(&config, &outcomes), |out| {
             outcomes.iter().try_for_each(|(app, outcome)| writeln!(out, "{}", sentence(app, outcome)))
         })
     }
@@ -143,6 +150,25 @@ pub(super) type Outcome<R> = Result<R, Failure>;
 pub(super) fn exit_of_all<R>(outcomes: &[(String, Outcome<R>)], exit: impl Fn(&R) -> Exit) -> Exit {
     let exit = |outcome: &Outcome<R>| outcome.as_ref().map_or_else(|failure| failure.exit, &exit);
     Exit::worst(outcomes.iter().map(|(_, outcome)| exit(outcome)))
+}
+
+/// Returns why apps were not crawled successfully, in one sentence, or `None` if all were.
+/// `is_stopped`: a signal stopped the command, which is recorded as the reason of a crawl.
+fn error_of_all<'o, R>(
+    outcomes: &'o [(String, Outcome<R>)],
+    is_stopped: bool,
+    exit: impl Fn(&R) -> Exit,
+    reason: impl Fn(&'o R) -> Option<&'o Reason>,
+) -> Option<String> {
+    let why = |(app, outcome): &'o (String, Outcome<R>)| match outcome {
+        Ok(report) if exit(report) == Exit::Done && !(is_stopped && reason(report).is_some()) => None,
+        Ok(report) => {
+            Some(format!("{app}: {}", reason(report).map_or("no reason was recorded", |reason| &reason.text)))
+        }
+        Err(failure) => Some(format!("{app}: {}", failure.causes().join(": "))),
+    };
+    let failed: Vec<String> = outcomes.iter().filter_map(why).collect();
+    (!failed.is_empty()).then(|| failed.join("; "))
 }
 
 /// Crawls all apps at the same time and shows their progress.
@@ -304,14 +330,28 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<
 }
 
 /// Opens the database for a dry run, which writes only the lease. On PostgreSQL the lease is a row,
-/// so the connection must be writable.
-async fn open_for_dry_run(location: &DatabaseLocation) -> Result<Store, Failure> {
-    let store = match location {
-        DatabaseLocation::Sqlite(_) => Store::open_to_read(location).await?,
-        DatabaseLocation::Postgres(_) => Store::open_existing(location).await?,
+/// so the connection must be writable. Before the first crawl there are no tables, so the dry run
+/// uses an empty temporary database, which exists as long as the returned folder.
+async fn open_for_dry_run(
+    setup: &Setup,
+    location: &DatabaseLocation,
+) -> Result<(Store, Option<TemporaryFolder>), Failure> {
+    let opened = match location {
+        DatabaseLocation::Sqlite(_) => Store::open_to_read(location).await,
+        DatabaseLocation::Postgres(_) => Store::open_existing(location).await,
     };
-    store.check_migrated().await?;
-    Ok(store)
+    let tables = match opened {
+        Ok(store) => setup.opened(store.clone()).check_migrated().await.map(|()| store),
+        Err(error) => Err(error),
+    };
+    match tables {
+        Ok(store) => Ok((store, None)),
+        Err(StoreError::Absent { .. } | StoreError::NotMigrated) => {
+            let (store, folder) = empty_database().await?;
+            Ok((store, Some(folder)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Prints a line for each group that would change, and then a summary. Groups of a first list are

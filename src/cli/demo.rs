@@ -1,7 +1,7 @@
 //! `demo`: crawls a simulated app several times into a new database, and queries the result.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::pace::RetryPolicy;
 use crate::policy::DeletionPolicy;
 use crate::schedule::Schedule;
 use crate::simulator::{Settings, Simulator};
-use crate::store::{AppIdentity, DatabaseLocation, Store};
+use crate::store::{AppIdentity, DatabaseLocation, Store, StoreError};
 use crate::telemetry;
 use crate::tencent::{Client, ClientSettings};
 use crate::web::{AllowedHosts, Listener, dashboard};
@@ -58,7 +58,8 @@ pub(super) struct Demo {
     listen: SocketAddr,
 }
 
-/// Questions with their queries, which also run in the sqlite3 shell and in psql.
+/// Questions with their queries, which also run in the sqlite3 shell and in psql. The queries and
+/// their results fit 80 columns.
 const QUERIES: [(&str, &str); 3] = [
     (
         "How many groups are there, by type?",
@@ -67,12 +68,13 @@ FROM live_groups GROUP BY group_type ORDER BY live_groups DESC",
     ),
     (
         "What happened last?",
-        "SELECT occurred_at, event, group_id, coalesce(new_type, old_type) AS group_type
+        "SELECT event, coalesce(new_type, old_type) AS type, group_id
 FROM group_events ORDER BY event_id DESC LIMIT 5",
     ),
     (
         "How did each crawl go, and what did the API count?",
-        "SELECT c.crawl_id, c.status, c.deletions, a.total_count, c.groups_listed, c.appeared, c.vanished, c.retyped
+        "SELECT c.crawl_id, c.status, a.total_count, c.groups_listed AS listed,
+    c.appeared, c.vanished, c.retyped
 FROM crawls c JOIN app_counts a USING (crawl_id) ORDER BY c.crawl_id",
     ),
 ];
@@ -84,6 +86,11 @@ const CHURN: f64 = 0.5;
 
 /// The schema on PostgreSQL. Only demos use it and `tim_demo_private`.
 const SCHEMA: &str = "tim_demo";
+/// The beginning of the names of a demo's sessions on PostgreSQL.
+const SESSION: &str = "tim-group-sync demo ";
+/// The number of checks for sessions of another demo, and the time between them.
+const SESSION_CHECKS: u32 = 10;
+const SESSION_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Demo {
     pub(super) async fn run(self, lifecycle: &Lifecycle) -> Result<Exit, Failure> {
@@ -246,9 +253,10 @@ async fn serve(
     };
     daemon.apply(vec![plan], |_| alarm_clock.alarm());
     say(format_args!(
-        "\nThe dashboard is at http://{address}/. Groups of the simulated app are created and dissolved, and the app is"
+        "\nThe dashboard is at http://{address}/. Groups of the simulated app are\n\
+         created and dissolved, and the app is crawled every 20 seconds.\n\
+         Press Ctrl-C to stop."
     ))?;
-    say(format_args!("crawled every 20 seconds. Press Ctrl-C to stop."))?;
     tokio::select! {
         _ending = lifecycle.ended(systemd) => {}
         () = churn(api, CHURN) => {}
@@ -289,39 +297,43 @@ fn crawler(account: &Settings, base_url: &str, store: &Store) -> Result<Crawler,
     ))
 }
 
-/// Removes the database of an earlier demo. Fails if the file is anything else.
+/// Removes the database of an earlier demo. Fails if the file is anything else, or if a demo that
+/// runs now uses it.
 async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let is_demo = match Store::open_to_read(&DatabaseLocation::Sqlite(path.to_owned())).await {
-        Ok(store) => {
-            let apps = store.app_statuses().await.unwrap_or_default();
-            store.close().await;
-            matches!(&apps[..], [app] if app.app == APP && app.last_crawl.as_ref().is_none_or(|crawl| crawl.host == HOST))
+    match Store::remove_file_of(path, APP, HOST).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let error = anyhow::anyhow!(
+                "{} exists and is not the database of an earlier demo; choose another file with --database sqlite:FILE",
+                path.display()
+            );
+            Err(Failure::new(Exit::Failed, error))
         }
-        Err(_) => false,
-    };
-    if !is_demo {
-        let error = anyhow::anyhow!(
-            "{} exists and is not the database of an earlier demo; choose another file with --database sqlite:FILE",
-            path.display()
-        );
-        return Err(Failure::new(Exit::Failed, error));
-    }
-    for side in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(side);
-        match std::fs::remove_file(PathBuf::from(file)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
+        Err(StoreError::InUse { path }) => {
+            let error = anyhow::anyhow!(
+                "another demo is using {}; stop it first, or choose another file with --database sqlite:FILE",
+                path.display()
+            );
+            Err(Failure::new(Exit::Busy, error))
         }
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
-/// Removes the schemas of an earlier demo. Fails if they contain anything else.
+/// Removes the schemas of an earlier demo. Fails if they contain anything else, or if a demo that
+/// runs now uses them.
 async fn remove_earlier_schemas(store: &Store, database: &DatabaseLocation) -> Result<(), Failure> {
+    let mut checks = 1;
+    while store.is_used_by_another_demo(SESSION).await? {
+        // The server shows the sessions of a demo that has just ended for a moment.
+        if checks == SESSION_CHECKS {
+            let error =
+                anyhow::anyhow!("another demo is using the schema {SCHEMA} of {database}; stop it first");
+            return Err(Failure::new(Exit::Busy, error));
+        }
+        checks += 1;
+        tokio::time::sleep(SESSION_CHECK_INTERVAL).await;
+    }
     if store.remove_schemas_of(APP, HOST).await? {
         return Ok(());
     }
@@ -353,5 +365,11 @@ fn database(url: &str) -> Result<DatabaseLocation, Failure> {
         );
         return Err(Failure::new(Exit::Usage, error));
     }
-    Ok(location_from_url(&url, SCHEMA)?)
+    let location = location_from_url(&url, SCHEMA)?;
+    Ok(match location {
+        DatabaseLocation::Postgres(database) => {
+            DatabaseLocation::Postgres(database.session_name(&format!("{SESSION}{}", std::process::id())))
+        }
+        file @ DatabaseLocation::Sqlite(_) => file,
+    })
 }

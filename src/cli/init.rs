@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rustix::process::geteuid;
 use secrecy::{ExposeSecret as _, SecretString};
 use uzers::User;
@@ -17,7 +17,10 @@ use super::exit::{Exit, Failure};
 use super::hidden;
 use super::output::{Output, message, prompt, warning};
 use super::setup::Setup;
-use crate::config::{APP_NAME_RULE, Config, NewConfigLocation, SecretFile, UNUSUAL_KEY, is_app_name};
+use crate::config::{
+    APP_NAME_RULE, Config, NewConfigLocation, SecretFile, UNUSUAL_KEY, did_you_mean, is_app_name,
+    not_part_of_a_key,
+};
 use crate::model::SdkAppId;
 use crate::tencent::region::Region;
 use crate::tencent::usersig::SecretKey;
@@ -35,8 +38,8 @@ pub(super) struct Init {
     #[arg(long, value_name = "NUMBER", value_parser = sdk_app_id)]
     sdk_app_id: Option<SdkAppId>,
     /// The app's data centre
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Region::ALL.map(|(name, _)| name)))]
-    region: Option<String>,
+    #[arg(long, value_name = "NAME", ignore_case = true, value_parser = region_parser())]
+    region: Option<Region>,
     /// URL of the API instead of a region, for example of the simulator
     #[arg(long, value_name = "URL", conflicts_with = "region")]
     base_url: Option<String>,
@@ -67,7 +70,7 @@ struct Written {
     service_user: Option<String>,
 }
 
-fn sdk_app_id(text: &str) -> Result<SdkAppId, String> {
+pub(super) fn sdk_app_id(text: &str) -> Result<SdkAppId, String> {
     let number = text.trim().parse().ok().and_then(SdkAppId::new);
     number.ok_or_else(|| "an SDKAppID is a number such as 1400000000; the console shows it".to_owned())
 }
@@ -100,8 +103,8 @@ impl Init {
         };
         let endpoint = match (&self.base_url, &self.region) {
             (Some(url), _) => format!("base_url = {}", toml_text(url)),
-            (None, Some(region)) => format!("region = {}", toml_text(region)),
-            (None, None) => format!("region = {}", toml_text(&ask_region()?)),
+            (None, Some(region)) => format!("region = {}", toml_text(&region.to_string())),
+            (None, None) => format!("region = {}", toml_text(&ask_region()?.to_string())),
         };
         let text = self.config_text(&home, sdk_app_id, &endpoint);
         if let Err(problems) = Config::parse(&text, &home.config, &setup.environment) {
@@ -145,7 +148,7 @@ impl Init {
         let result = serde_json::json!({
             "config_file": written.config_file, "secret_key_file": written.secret_key_file, "findings": findings,
         });
-        self.output.print(exit, result, |out| {
+        self.output.print_outcome((exit, checks::error_of(&findings)), result, |out| {
             checks::print(out, &findings)?;
             writeln!(out, "\n{}", next_steps(setup, &written, exit))
         })
@@ -248,13 +251,27 @@ fn ask_until<T>(question: &str, read: impl Fn(&str) -> Result<T, String>) -> Res
     }
 }
 
-fn ask_region() -> Result<String, Failure> {
-    let names = Region::ALL.map(|(name, _)| name);
-    let known = names.join(", ");
-    ask_until(&format!("Data centre ({known}) [china]: "), |answer| match answer {
-        "" => Ok("china".to_owned()),
-        name if names.contains(&name) => Ok(name.to_owned()),
-        _ => Err(format!("must be one of {known}")),
+/// Returns a parser that also provides the names for completions and suggestions.
+fn region_parser() -> impl TypedValueParser<Value = Region> {
+    PossibleValuesParser::new(Region::ALL.map(|(name, _)| name)).try_map(|name| region(&name))
+}
+
+fn ask_region() -> Result<Region, Failure> {
+    let names = Region::ALL.map(|(name, _)| name).join(", ");
+    ask_until(&format!("Data centre ({names}) [china]: "), |answer| match answer {
+        "" => Ok(Region::China),
+        name => region(name),
+    })
+}
+
+/// Parses the name of a region in any case, with spaces or underscores instead of hyphens.
+fn region(text: &str) -> Result<Region, String> {
+    let plain = |text: &str| text.trim().to_lowercase().replace([' ', '_'], "-");
+    let found = Region::ALL.iter().find(|(name, _)| *name == plain(text));
+    found.map(|(_, region)| *region).ok_or_else(|| {
+        let names = Region::ALL.map(|(name, _)| name);
+        let near = did_you_mean(text, names);
+        format!("must be one of {}; or use --base-url. {near}", names.join(", ")).trim_end().to_owned()
     })
 }
 
@@ -270,8 +287,12 @@ fn ask_key() -> Result<SecretKey, Failure> {
                 Failure::new(Exit::Failed, error)
             })?;
         let text = typed.expose_secret().trim();
-        if text.is_empty() || text.contains(char::is_whitespace) {
-            message(format_args!("a key is not empty and contains no spaces"));
+        if text.is_empty() {
+            message(format_args!("a key is not empty"));
+            continue;
+        }
+        if let Some(what) = not_part_of_a_key(text) {
+            message(format_args!("a key contains no {what}: paste it again"));
             continue;
         }
         let key = SecretKey::new(text);

@@ -8,6 +8,7 @@ mod completions;
 mod copy;
 mod crawl;
 mod demo;
+mod empty_database;
 mod events;
 mod exit;
 mod forget;

@@ -40,8 +40,18 @@ impl Output {
         result: impl Serialize,
         text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Exit, Failure> {
+        self.print_outcome((exit, None), result, text)
+    }
+
+    /// Prints a result whose text also says what failed. In JSON, `error` says it. Returns `exit`.
+    pub(super) fn print_outcome(
+        self,
+        (exit, error): (Exit, Option<String>),
+        result: impl Serialize,
+        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Exit, Failure> {
         if self.json {
-            print_document(&Document { exit_code: exit.code(), result: Some(result), error: None })?;
+            print_document(&Document { exit_code: exit.code(), result: Some(result), error })?;
         } else {
             to_stdout(text)?;
         }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
+use super::init::sdk_app_id;
 use super::output::say;
 use super::text;
 use crate::config::SecretFile;
 use crate::lifecycle::Lifecycle;
+use crate::model::SdkAppId;
 use crate::simulator::{
     AbsentCodes, At, Cursor, Fault, KEY, Listing, Order, Settings, SimulatedApp, Simulator,
 };
@@ -31,6 +33,9 @@ pub(super) struct Simulate {
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
     listen: SocketAddr,
+    /// SDKAppID of the simulated app. Give each simulator that runs at the same time its own
+    #[arg(long, value_name = "NUMBER", value_parser = sdk_app_id, default_value_t = default_sdk_app_id())]
+    sdk_app_id: SdkAppId,
     /// Groups at the start, spread over the six documented types
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     groups: usize,
@@ -97,7 +102,10 @@ impl Simulate {
         let simulator = Simulator::start(settings).await.map_err(|error| {
             Failure::new(
                 Exit::Failed,
-                anyhow::Error::from(error).context(format!("cannot listen on {}", self.listen)),
+                anyhow::Error::from(error).context(format!(
+                    "cannot listen on {}; choose another address with --listen",
+                    self.listen
+                )),
             )
         })?;
         populate(&simulator, self.groups);
@@ -109,8 +117,16 @@ impl Simulate {
         if self.secret_key_file.is_none() {
             say(format_args!("key, to be saved as simulated.key: {KEY}"))?;
         }
+        // A database of its own, so that simulated groups never mix with real ones. The name has the
+        // SDKAppID, so that several simulators have different ones.
+        let name = if sdk_app_id == default_sdk_app_id() {
+            "simulated".to_owned()
+        } else {
+            format!("simulated-{sdk_app_id}")
+        };
         say(format_args!(
-            "configuration:\n\n[apps.simulated]\nsdk_app_id = {sdk_app_id}\nbase_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
+            "configuration:\n\n[database]\nurl = \"sqlite:{name}.db\"\n\n[apps.{name}]\nsdk_app_id = {sdk_app_id}\n\
+             base_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
             simulator.base_url()
         ))?;
         if self.rate < Duration::from_secs(1) {
@@ -133,6 +149,7 @@ impl Simulate {
         };
         Ok(Settings {
             listen: self.listen,
+            sdk_app_id: self.sdk_app_id,
             secret_key,
             min_interval: (self.rate > Duration::ZERO).then_some(self.rate),
             listing: Listing {
@@ -152,6 +169,10 @@ impl Simulate {
             ..Settings::default()
         })
     }
+}
+
+fn default_sdk_app_id() -> SdkAppId {
+    Settings::default().sdk_app_id
 }
 
 /// Creates `groups` groups, distributed over the documented types as in [`SHARES`].

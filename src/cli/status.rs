@@ -153,7 +153,7 @@ fn print_app(
     let rows: Vec<Vec<String>> = app
         .types
         .iter()
-        .filter(|row| row.configured != 0 || row.live + row.deleted > 0)
+        .filter(|row| row.configured || row.live + row.deleted > 0)
         .map(|row| {
             let name = row.group_type.clone().unwrap_or_else(|| "(unknown)".to_owned());
             vec![name, text::number(row.live), text::number(row.missing), text::number(row.deleted)]

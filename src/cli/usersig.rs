@@ -13,7 +13,9 @@ use crate::tencent::usersig::{Claims, sign};
 
 /// The maximum lifetime. The documentation has two maxima: ten years in trtc.io/document/34456, and
 /// fifty in document 269/32688. This is the smaller one.
-const MAX_LIFETIME: Duration = Duration::from_hours(24 * 365 * 10);
+const MAX_LIFETIME: Duration = Duration::from_secs(10 * YEAR.as_secs());
+/// A year as `--expires` parses it: `10y` is the maximum.
+const YEAR: Duration = Duration::from_secs(31_557_600);
 
 #[derive(Debug, Args)]
 pub(super) struct PrintUserSig {

@@ -72,7 +72,12 @@ impl<'t> Document<'t> {
     pub(super) fn table(&self) -> Result<DeTable<'t>, ConfigProblems> {
         DeTable::parse(self.text).map(toml::Spanned::into_inner).map_err(|error| {
             let line = error.span().map(|span| self.line(span.start));
-            let fix = "Put strings in quotes; the line is not shown, because it may contain a secret";
+            let fix = match error.message() {
+                message if message.contains("duplicate key") => {
+                    "Keep one of the lines or sections of that name"
+                }
+                _ => "Put strings in quotes; the line is not shown, because it may contain a secret",
+            };
             let mistake = Mistake::new(format!("is not TOML: {}", error.message()), fix);
             ConfigProblems::new(vec![Problem::new(&self.file, line, String::new(), None, mistake)])
         })

@@ -18,7 +18,7 @@ mod sections;
 mod tests;
 mod values;
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 pub use self::database_url::{DatabaseUrl, PostgresUrl};
@@ -27,26 +27,39 @@ pub use self::environment::Environment;
 pub use self::locations::{NewConfigLocation, NoConfigFile, NoConfigLocation};
 pub use self::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
 pub use self::problems::{ConfigProblems, Mistake, Problem};
-pub use self::secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY};
+pub use self::secrets::{
+    PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY, not_part_of_a_key,
+};
 pub use self::sections::{APP_NAME_RULE, is_app_name};
+pub use self::values::did_you_mean;
 
 impl Config {
     /// Reads and validates a file.
     pub fn load(file: &Path, env: &Environment) -> Result<Self, ConfigProblems> {
-        let problem = |rule| {
-            let mistake = Mistake::new(rule, "Name another file with --config");
-            ConfigProblems::new(vec![Problem::new(
-                &file.display().to_string(),
-                None,
-                String::new(),
-                None,
-                mistake,
-            )])
+        let problem = |rule: String, fix: &str| {
+            let name = file.display().to_string();
+            ConfigProblems::new(vec![Problem::new(&name, None, String::new(), None, Mistake::new(rule, fix))])
         };
         let mut bytes = Vec::new();
         let read = regular_file::open(file).and_then(|mut opened| opened.read_to_end(&mut bytes));
-        read.map_err(|error| problem(format!("cannot be read: {error}")))?;
-        let text = String::from_utf8(bytes).map_err(|_| problem("is not UTF-8 text".to_owned()))?;
+        read.map_err(|error| {
+            let fix = match error.kind() {
+                ErrorKind::NotFound => {
+                    "Write it with `tim-group-sync init`, or name another file with --config"
+                }
+                ErrorKind::PermissionDenied => {
+                    "Run the command as a user who may read the file, such as root"
+                }
+                ErrorKind::InvalidInput => "Name a file with --config",
+                _ => "Check the file and its file system",
+            };
+            problem(format!("cannot be read: {error}"), fix)
+        })?;
+        let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+        let text = String::from_utf8(bytes).map_err(|_| {
+            let encoding = if is_utf16 { "is UTF-16 text, not UTF-8" } else { "is not UTF-8 text" };
+            problem(encoding.to_owned(), "Save it as UTF-8 in your editor")
+        })?;
         Self::parse(&text, file, env)
     }
 

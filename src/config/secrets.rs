@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::regular_file;
+use crate::escape;
 use crate::tencent::usersig::SecretKey;
 
 /// The maximum size of a file with a secret. All keys and passwords are shorter.
@@ -52,10 +53,28 @@ pub enum SecretFileError {
     #[error("{} is longer than 4 KiB, so it is not a key or password; name a file that contains \
              only the secret", path.display())]
     TooLong { path: PathBuf },
-    #[error("{} is not UTF-8 text; name a file that contains only the secret", path.display())]
+    #[error("{} is not UTF-8 text; save it as UTF-8, and put only the secret into it", path.display())]
     NotText { path: PathBuf },
     #[error("{} contains {what}; it must contain only the secret, on one line", path.display())]
     NotOnlySecret { path: PathBuf, what: &'static str },
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Returns what a text contains that cannot be part of a key: quotes, white space, or invisible
+/// characters. Editors and copied text add them.
+#[must_use]
+pub fn not_part_of_a_key(text: &str) -> Option<&'static str> {
+    let is_quote = |c| matches!(c, '"' | '\'' | '`' | '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}');
+    if text.contains(is_quote) {
+        Some("quotes")
+    } else if text.contains(char::is_whitespace) {
+        Some("white space")
+    } else if escape::has_unsafe(text) {
+        Some("invisible characters")
+    } else {
+        None
+    }
 }
 
 /// A warning about a key that does not have the usual form. The caller prepends the location of the
@@ -69,8 +88,8 @@ impl SecretFile {
     /// Reads an app's key.
     pub fn read_key(&self) -> Result<SecretKeyRead, SecretFileError> {
         let (text, mut warnings) = self.read()?;
-        if text.expose_secret().contains(char::is_whitespace) {
-            return Err(SecretFileError::NotOnlySecret { path: self.path.clone(), what: "white space" });
+        if let Some(what) = not_part_of_a_key(text.expose_secret()) {
+            return Err(SecretFileError::NotOnlySecret { path: self.path.clone(), what });
         }
         let key = SecretKey::new(text.expose_secret());
         if !key.has_usual_form() {
@@ -95,6 +114,10 @@ impl SecretFile {
             return Err(SecretFileError::TooLong { path: path() });
         }
         let mut text = String::from_utf8(bytes).map_err(|_| SecretFileError::NotText { path: path() })?;
+        if text.starts_with(BYTE_ORDER_MARK) {
+            let what = "an invisible byte order mark (BOM) at its beginning";
+            return Err(SecretFileError::NotOnlySecret { path: path(), what });
+        }
         let line =
             text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         text.truncate(line.len());

@@ -172,11 +172,23 @@ fn listeners(root: &Section<'_>, context: &Context<'_>) -> (Option<Listener>, Op
             "Write \"127.0.0.1:9879\", or set allow_remote = true too if a reverse proxy requires a login";
         section.report_key("listen", Mistake::new(rule, fix));
     }
-    let has_fixed_port = !matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-    if has_fixed_port && metrics.as_ref().is_some_and(|metrics| metrics.address == *address) {
-        section.report_key("listen", Mistake::new("is the same as metrics.listen", "Use different ports"));
+    if let Some(metrics) = metrics.as_ref().filter(|metrics| metrics.address.overlaps(address)) {
+        report_overlap(root, &section, &metrics.address);
     }
     (metrics, dashboard)
+}
+
+/// Reports that both listeners need the same address, at the key that the file sets.
+fn report_overlap(root: &Section<'_>, dashboard: &Section<'_>, metrics_address: &ListenAddress) {
+    let what = if matches!(metrics_address, ListenAddress::Tcp(_)) { "port" } else { "socket" };
+    let fix = format!("Use another {what} for one of them");
+    if dashboard.find("listen").is_some() {
+        let rule = format!("needs the same {what} as metrics.listen, which is {metrics_address}");
+        dashboard.report_key("listen", Mistake::new(rule, fix));
+    } else {
+        let rule = format!("needs the same {what} as dashboard.listen, which is 127.0.0.1:9879 by default");
+        root.section("metrics", None).report_key("listen", Mistake::new(rule, fix));
+    }
 }
 
 fn listener(section: &Section<'_>, default: &str, context: &Context<'_>) -> Option<Listener> {
@@ -282,6 +294,12 @@ fn fractions_by_type(section: &Section<'_>, general: &FractionsByType) -> Fracti
 }
 
 fn parse_group_type(name: &str) -> ParseResult<GroupType> {
+    if let Some(known) = GroupType::KNOWN_NAMES.iter().find(|known| known.eq_ignore_ascii_case(name))
+        && *known != name
+    {
+        let rule = format!("{} is not a group type: names are case-sensitive", quoted(name));
+        return Err(Mistake::new(rule, format!("Write {}", quoted(known))));
+    }
     GroupType::new(name).ok_or_else(|| {
         let rule = format!(
             "{} is not a group type: a name has 1 to 64 ASCII letters, digits, _ and -",

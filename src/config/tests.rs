@@ -210,6 +210,21 @@ const APP_MISTAKES: &[(&str, &str)] = &[
          \"Private\", which are the same type: Private. Keep one of them",
     ),
     (
+        "group_types = [\"public\"]",
+        "apps.prod.group_types = [\"public\"]: \"public\" is not a group type: names are \
+         case-sensitive. Write \"Public\"",
+    ),
+    (
+        "group_types = [\"WORK\"]",
+        "apps.prod.group_types = [\"WORK\"]: \"WORK\" is not a group type: names are \
+         case-sensitive. Write \"Work\"",
+    ),
+    (
+        "deletion.max_fraction_by_type.avchatroom = 0.5",
+        "apps.prod.deletion.max_fraction_by_type.avchatroom = 0.5: \"avchatroom\" is not a group \
+         type: names are case-sensitive. Write \"AVChatRoom\"",
+    ),
+    (
         "group_types = [\"Pub lic\"]",
         "apps.prod.group_types = [\"Pub lic\"]: \"Pub lic\" is not a group type: a name has 1 to \
          64 ASCII letters, digits, _ and -. Write for example \"Public\"",
@@ -243,6 +258,21 @@ const APP_MISTAKES: &[(&str, &str)] = &[
         "schedule.timezone = \"Asia/Shangai\"",
         "apps.prod.schedule.timezone = \"Asia/Shangai\": must be an IANA time zone. Did you mean \
          \"Asia/Shanghai\"?",
+    ),
+    (
+        "schedule.timezone = \"CST\"",
+        "apps.prod.schedule.timezone = \"CST\": must be an IANA time zone. Did you mean \
+         \"Asia/Shanghai\" or \"America/Chicago\"?",
+    ),
+    (
+        "schedule.timezone = \"EST\"",
+        "apps.prod.schedule.timezone = \"EST\": must be an IANA time zone. Did you mean \
+         \"America/New_York\" or \"America/Panama\"?",
+    ),
+    (
+        "schedule.timezone = \"new york\"",
+        "apps.prod.schedule.timezone = \"new york\": must be an IANA time zone. Did you mean \
+         \"America/New_York\"?",
     ),
     (
         "deletion.max_fraction = 20",
@@ -348,7 +378,17 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[dashboard]\nlisten = \"127.0.0.1:9878\"",
-        "5: dashboard.listen = \"127.0.0.1:9878\": is the same as metrics.listen. Use different ports",
+        "5: dashboard.listen = \"127.0.0.1:9878\": needs the same port as metrics.listen, which is \
+         127.0.0.1:9878. Use another port for one of them",
+    ),
+    (
+        "[metrics]\nlisten = \"0.0.0.0:9879\"",
+        "5: metrics.listen = \"0.0.0.0:9879\": needs the same port as dashboard.listen, which is \
+         127.0.0.1:9879 by default. Use another port for one of them",
+    ),
+    (
+        "[log]\nlevel = \"info\"\n[log]",
+        "6: is not TOML: duplicate key. Keep one of the lines or sections of that name",
     ),
     (
         "[log]\nlevel = \"inof\"",
@@ -650,6 +690,20 @@ fn the_file_is_looked_for_in_the_default_locations() {
     assert_eq!(Config::load(&own, &env).unwrap().apps.len(), 1);
     let error = Config::load(Path::new("/nowhere/x.toml"), &env).unwrap_err().to_string();
     assert!(error.starts_with("/nowhere/x.toml: cannot be read: No such file"), "{error}");
+    assert!(
+        error.ends_with("Write it with `tim-group-sync init`, or name another file with --config"),
+        "{error}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    for (bytes, expected) in [
+        (&b"\xff\xfe[\0a\0]\0"[..], "is UTF-16 text, not UTF-8. Save it as UTF-8 in your editor"),
+        (b"caf\xe9", "is not UTF-8 text. Save it as UTF-8 in your editor"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        let error = Config::load(&file, &env).unwrap_err().to_string();
+        assert_eq!(error, format!("{}: {expected}", file.display()));
+    }
 }
 
 /// Returns an app whose key file contains these bytes.
@@ -685,7 +739,17 @@ fn an_error_about_a_key_file_contains_only_its_path() {
     for (bytes, expected) in [
         (&b""[..], " is empty; it must contain only the secret"),
         (b"\r\n", " is empty; it must contain only the secret"),
-        (b"tiger\xff", " is not UTF-8 text; name a file that contains only the secret"),
+        (b"tiger\xff", " is not UTF-8 text; save it as UTF-8, and put only the secret into it"),
+        (
+            b"\xef\xbb\xbftiger",
+            " contains an invisible byte order mark (BOM) at its beginning; it must contain only the secret, \
+             on one line",
+        ),
+        (b"\"tiger\"", " contains quotes; it must contain only the secret, on one line"),
+        (
+            "tiger\u{200b}".as_bytes(),
+            " contains invisible characters; it must contain only the secret, on one line",
+        ),
         (b"tiger tiger", " contains white space; it must contain only the secret, on one line"),
         (two.as_bytes(), " contains white space; it must contain only the secret, on one line"),
         (

@@ -71,7 +71,8 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Par
     })
 }
 
-pub(super) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+/// Returns a question that names the candidate that was probably meant, or an empty text.
+pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, candidates).map_or_else(String::new, |near| format!("Did you mean \"{near}\"?"))
 }
 
@@ -136,12 +137,53 @@ pub(super) fn cron(value: &DeValue<'_>) -> ParseResult<Schedule> {
 
 pub(super) fn timezone(value: &DeValue<'_>) -> ParseResult<Tz> {
     let text = text(value)?;
+    let mistake = |fix: String| Mistake::new("must be an IANA time zone", fix);
+    let meant = zones_of_abbreviation(text);
+    if !meant.is_empty() {
+        return Err(mistake(format!("Did you mean \"{}\"?", meant.join("\" or \""))));
+    }
     text.parse().map_err(|_| {
-        let near = did_you_mean(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()));
-        let fix =
-            if near.is_empty() { "Write for example \"UTC\" or \"Asia/Shanghai\"".to_owned() } else { near };
-        Mistake::new("must be an IANA time zone", fix)
+        let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        let city = |name: &&str| {
+            name.rsplit_once('/').is_some_and(|(_, city)| city.eq_ignore_ascii_case(&text.replace(' ', "_")))
+        };
+        let near = match names().find(city) {
+            Some(name) => format!("Did you mean \"{name}\"?"),
+            None => did_you_mean(text, names()),
+        };
+        mistake(if near.is_empty() {
+            "Write for example \"UTC\" or \"Asia/Shanghai\"".to_owned()
+        } else {
+            near
+        })
     })
+}
+
+/// Returns the time zones that an abbreviation may stand for, the most likely one first. EST and
+/// MST are IANA names too, of zones without daylight saving time, but are usually written for zones
+/// with it.
+fn zones_of_abbreviation(text: &str) -> &'static [&'static str] {
+    match text.to_ascii_uppercase().as_str() {
+        "CST" => &["Asia/Shanghai", "America/Chicago"],
+        "BEIJING" | "PEKING" | "UTC+8" | "GMT+8" | "UTC+08" | "UTC+08:00" | "+08:00" => &["Asia/Shanghai"],
+        "EST" => &["America/New_York", "America/Panama"],
+        "EDT" => &["America/New_York"],
+        "CDT" => &["America/Chicago"],
+        "MST" => &["America/Denver", "America/Phoenix"],
+        "MDT" => &["America/Denver"],
+        "PST" => &["America/Los_Angeles", "Asia/Manila"],
+        "PDT" => &["America/Los_Angeles"],
+        "IST" => &["Asia/Kolkata", "Europe/Dublin", "Asia/Jerusalem"],
+        "BST" => &["Europe/London", "Asia/Dhaka"],
+        "CEST" => &["Europe/Berlin"],
+        "MSK" => &["Europe/Moscow"],
+        "JST" => &["Asia/Tokyo"],
+        "KST" => &["Asia/Seoul"],
+        "HKT" => &["Asia/Hong_Kong"],
+        "SGT" | "SST" => &["Asia/Singapore"],
+        "WIB" => &["Asia/Jakarta"],
+        _ => &[],
+    }
 }
 
 /// Parses the base URL of an API, which consists of scheme, host and port.
@@ -188,7 +230,7 @@ pub(super) fn role(value: &DeValue<'_>) -> ParseResult<String> {
 /// Parses a path and resolves it against `folder`. Does not expand `~` and variables.
 pub(super) fn path(text: &str, folder: &Path) -> ParseResult<PathBuf> {
     match text.as_bytes().first() {
-        None => Err(Mistake::new("must be a path, not empty", "")),
+        None => Err(Mistake::new("must be a path, not empty", "Write a path, or remove the key")),
         Some(b'~') => Err(Mistake::new("~ is not expanded", "Write the full path")),
         Some(b'$') => Err(Mistake::new(
             "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of the path of a secret",

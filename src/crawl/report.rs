@@ -216,8 +216,10 @@ fn guard_reason(withholding: &Withholding, types: &BTreeMap<GroupType, TypeId>) 
         return "deletion.mode is \"review\"".to_owned();
     }
     let sentence = |(type_id, counts): &(Option<TypeId>, LiveCounts)| {
+        // The sum lacks the types of `max_fraction_by_type`, so it is not the app's number of groups.
+        let together = "all types without a max_fraction_by_type together";
         let what =
-            type_id.map_or("the app", |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
+            type_id.map_or(together, |type_id| type_name(types, type_id).unwrap_or("a type without a pass"));
         format!("{what} would shrink from {} to {} live groups", counts.before, counts.after)
     };
     let sentences: Vec<String> = withholding.exceeded.iter().map(sentence).collect();

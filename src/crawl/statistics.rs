@@ -135,7 +135,8 @@ async fn fetch_if_due(
     }
     context.report_progress();
     let answer = tokio::time::timeout(TIME_LIMIT, caller.app_statistics()).await;
-    let answer = answer.unwrap_or(Err(ApiError::Timeout { after: TIME_LIMIT }))?;
+    let answer =
+        answer.unwrap_or_else(|_| Err(ApiError::Timeout { host: caller.host(), after: TIME_LIMIT }))?;
     context.report_progress();
     let first = first_kept_day(context, retention, now);
     let (kept, ignored): (Vec<AppStatistics>, Vec<AppStatistics>) =

@@ -13,7 +13,7 @@ use super::health::Health;
 use super::watchdog::{Stall, stalls};
 use crate::crawl::{Progress, Step};
 use crate::lifecycle::Systemd;
-use crate::model::GroupType;
+use crate::model::{GroupType, plural};
 
 /// The minimum time between two status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -138,14 +138,20 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
         }
         Step::Checking => format!("crawling {app}: checking the lists"),
         Step::Asking { asked, of } => {
-            format!("crawling {app}: asked about {} of {} groups", short(*asked), short(*of))
+            format!(
+                "crawling {app}: asked about {} of {} {}",
+                short(*asked),
+                short(*of),
+                plural(*of, "group")
+            )
         }
         Step::Concluding { to_mark: 0, .. } => format!("crawling {app}: writing the result"),
         Step::Concluding { marked, to_mark } => {
             format!(
-                "crawling {app}: writing the result, {} of {} groups marked",
+                "crawling {app}: writing the result, {} of {} {} marked",
                 short(*marked),
-                short(*to_mark)
+                short(*to_mark),
+                plural(*to_mark, "group")
             )
         }
     }

@@ -292,9 +292,9 @@ fn error_code_label(error: &ApiError) -> String {
     match error {
         ApiError::Answered { code, .. } if meaning(*code).is_some() => code.to_string(),
         ApiError::Answered { .. } => "other".to_owned(),
-        ApiError::Status { status: 429 } => "http_429".to_owned(),
-        ApiError::Status { status: 400..500 } => "http_4xx".to_owned(),
-        ApiError::Status { status: 500.. } => "http_5xx".to_owned(),
+        ApiError::Status { status: 429, .. } => "http_429".to_owned(),
+        ApiError::Status { status: 400..500, .. } => "http_4xx".to_owned(),
+        ApiError::Status { status: 500.., .. } => "http_5xx".to_owned(),
         ApiError::Status { .. } => "http_other".to_owned(),
         ApiError::Timeout { .. }
         | ApiError::Connect { .. }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Mutex, Once, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::DATE;
@@ -115,6 +115,14 @@ pub struct Client {
     settings: ClientSettings,
     signature: Mutex<Option<Signature>>,
     clock_skew: Mutex<Option<TimeDelta>>,
+    outage: Mutex<Option<Outage>>,
+}
+
+/// A time in which the API did not answer.
+struct Outage {
+    since: Instant,
+    /// The error that was reported last.
+    reported: String,
 }
 
 #[derive(Clone)]
@@ -133,7 +141,13 @@ impl HttpResponse {
 impl Client {
     pub fn new(settings: ClientSettings) -> Result<Self, ClientError> {
         let http = http_client(&settings).map_err(|error| ClientError(describe(error)))?;
-        Ok(Self { http, settings, signature: Mutex::new(None), clock_skew: Mutex::new(None) })
+        Ok(Self {
+            http,
+            settings,
+            signature: Mutex::default(),
+            clock_skew: Mutex::default(),
+            outage: Mutex::default(),
+        })
     }
 
     /// Requests one page of the list.
@@ -180,6 +194,31 @@ impl Client {
         *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Records an error without an answer of the API. Returns whether to report it: it is the first
+    /// one of an outage, or differs from the one that was reported last.
+    #[must_use]
+    pub fn outage_to_report(&self, error: &ApiError) -> bool {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = error.to_string();
+        match outage.as_mut() {
+            Some(outage) if outage.reported == text => false,
+            Some(outage) => {
+                outage.reported = text;
+                true
+            }
+            None => {
+                *outage = Some(Outage { since: Instant::now(), reported: text });
+                true
+            }
+        }
+    }
+
+    /// Records that the API answered. Returns how long an outage lasted that ended with it.
+    pub fn end_of_outage(&self) -> Option<Duration> {
+        let outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outage.map(|outage| outage.since.elapsed())
+    }
+
     /// Updates the clock skew, but only for an answer of the API: the page of a proxy has a `Date`
     /// of its own.
     fn update_clock_skew<T>(&self, date: Option<DateTime<Utc>>, answer: &Result<T, ApiError>) {
@@ -220,7 +259,7 @@ impl Client {
         if response.status.is_success() {
             Ok(response)
         } else {
-            Err(ApiError::Status { status: response.status.as_u16() })
+            Err(ApiError::Status { host: self.host(), status: response.status.as_u16() })
         }
     }
 
@@ -266,15 +305,29 @@ impl Client {
     /// Converts an error of reqwest, which contains the URL, into an error without the URL. Every
     /// error of a request is converted here.
     fn transport_error(&self, error: reqwest::Error) -> ApiError {
+        let host = self.host();
         if error.is_timeout() {
-            return ApiError::Timeout { after: self.settings.request_timeout };
+            return ApiError::Timeout { host, after: self.settings.request_timeout };
         }
         if let Some(detail) = untrusted(&error) {
-            return ApiError::Untrusted { detail };
+            return ApiError::Untrusted { host, detail };
         }
         let connecting = error.is_connect();
         let detail = describe(error);
-        if connecting { ApiError::Connect { detail } } else { ApiError::Broken { detail } }
+        // These prefixes of the HTTP libraries only repeat what the message says.
+        let cause = detail.strip_prefix("error sending request: ").unwrap_or(&detail);
+        let cause = cause.strip_prefix("client error (Connect): ").unwrap_or(cause).to_owned();
+        if connecting {
+            ApiError::Connect { host, detail: cause }
+        } else {
+            ApiError::Broken { host, detail: cause }
+        }
+    }
+
+    /// Returns the host of the API, for errors.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.settings.base_url.host_str().unwrap_or_default().to_owned()
     }
 
     /// Adds advice to an error that the API answered. Removes the signature from `ErrorInfo`, in
@@ -491,7 +544,10 @@ mod tests {
             let response =
                 HttpResponse { status: StatusCode::OK, date: Some(date.to_owned()), body: Vec::new() };
             let before = client.clock_skew();
-            client.update_clock_skew(response.time(), &Err::<(), _>(ApiError::Status { status: 502 }));
+            client.update_clock_skew(
+                response.time(),
+                &Err::<(), _>(ApiError::Status { host: String::new(), status: 502 }),
+            );
             assert_eq!(client.clock_skew(), before, "only the API's own answers count");
             client.update_clock_skew(response.time(), &Ok(()));
             client.clock_skew().map(|skew| skew.num_seconds())

@@ -12,22 +12,24 @@ use crate::pace::Disposition;
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(
-        "the API did not answer within {}; if this persists, check the network and raise `request_timeout`",
+        "the API at {host} did not answer within {}; if this persists, check the network and raise `request_timeout`",
         humantime::format_duration(*.after)
     )]
-    Timeout { after: Duration },
-    #[error("no connection to the API: {detail}{NETWORK_ADVICE}")]
-    Connect { detail: String },
+    Timeout { host: String, after: Duration },
+    #[error("no connection to the API at {host}: {detail}{NETWORK_ADVICE}")]
+    Connect { host: String, detail: String },
     #[error(
-        "the certificate of the API's server is not trusted ({detail}): if a proxy intercepts TLS, \
+        "the certificate of the API's server {host} is not trusted ({detail}): if a proxy intercepts TLS, \
          add its CA certificate to the system's (update-ca-certificates), or set SSL_CERT_FILE to \
          a file with all CA certificates; otherwise check base_url and this machine's clock"
     )]
-    Untrusted { detail: String },
-    #[error("the connection to the API broke before the answer was complete: {detail}{NETWORK_ADVICE}")]
-    Broken { detail: String },
-    #[error("the API answered with HTTP status {status}; {}", status_advice(*.status))]
-    Status { status: u16 },
+    Untrusted { host: String, detail: String },
+    #[error(
+        "the connection to the API at {host} broke before the answer was complete: {detail}{NETWORK_ADVICE}"
+    )]
+    Broken { host: String, detail: String },
+    #[error("the API at {host} answered with HTTP status {status}; {}", status_advice(*.status))]
+    Status { host: String, status: u16 },
     #[error(
         "the API's answer is larger than {limit} bytes; check that `base_url` is the address of this API"
     )]
@@ -56,13 +58,27 @@ impl ApiError {
             | Self::Connect { .. }
             | Self::Untrusted { .. }
             | Self::Broken { .. }
-            | Self::Status { status: 500.. } => Disposition::Retry,
-            Self::Status { status: 429 } => Disposition::Throttle { at_least: THROTTLE_PAUSE },
+            | Self::Status { status: 500.., .. } => Disposition::Retry,
+            Self::Status { status: 429, .. } => Disposition::Throttle { at_least: THROTTLE_PAUSE },
             Self::Status { .. } | Self::Malformed { .. } => Disposition::RetryBriefly,
             // The answer becomes smaller only if it has fewer groups.
             Self::TooLarge { .. } => Disposition::ReduceLimit,
             Self::Answered { code, .. } => disposition_of_code(*code),
         }
+    }
+
+    /// Returns whether no answer of the API arrived, so that the cause is the network, a proxy or a
+    /// server that is down.
+    #[must_use]
+    pub fn is_without_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Timeout { .. }
+                | Self::Connect { .. }
+                | Self::Untrusted { .. }
+                | Self::Broken { .. }
+                | Self::Status { .. }
+        )
     }
 
     /// Returns the API's error code, if the API answered with one.

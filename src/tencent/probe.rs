@@ -236,7 +236,7 @@ impl Client {
         let status = response.status.as_u16();
         match serde_json::from_slice(&response.body) {
             Ok(body) => Ok(RawAnswer { call, status, date: response.date, body }),
-            Err(_) if !response.status.is_success() => Err(ApiError::Status { status }),
+            Err(_) if !response.status.is_success() => Err(ApiError::Status { host: self.host(), status }),
             Err(error) => Err(describe_json(&error, &response.body)),
         }
     }

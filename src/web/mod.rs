@@ -78,16 +78,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener cannot be opened. The configuration or the machine must be changed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({key}): {source}; {}", remedy(.address, .source))]
+#[error("cannot listen on {address} ({key}): {error}; {}", remedy(.key, .address, .error))]
 pub struct ListenError {
     key: &'static str,
     address: ListenAddress,
-    source: io::Error,
+    /// Not the `source` of this error, because the message contains it.
+    error: io::Error,
 }
 
-fn remedy(address: &ListenAddress, error: &io::Error) -> &'static str {
+fn remedy(key: &str, address: &ListenAddress, error: &io::Error) -> &'static str {
     let is_unix = matches!(address, ListenAddress::Unix(_));
+    // An option cannot disable its listener.
+    let is_option = key.starts_with("--");
     match error.kind() {
+        ErrorKind::AddrInUse if is_option => {
+            "another program listens there, perhaps another instance of this one: stop it, or set another port"
+        }
+        ErrorKind::PermissionDenied if is_option => "set a port of 1024 or above",
         ErrorKind::AddrInUse if is_unix => {
             "another program listens there, or the file is not a socket: stop the program, or write another path"
         }
@@ -102,6 +109,7 @@ fn remedy(address: &ListenAddress, error: &io::Error) -> &'static str {
         ErrorKind::AddrNotAvailable => {
             "this machine has no such address: set 127.0.0.1, another address of this machine, or 0.0.0.0 for all of them"
         }
+        _ if is_option => "set another address",
         _ => "set another address, or \"\" for no listener",
     }
 }
@@ -116,7 +124,7 @@ impl Listener {
     /// Opens a listener. `key` is the configuration key of the address, for the error.
     pub async fn bind(key: &'static str, address: impl Into<ListenAddress>) -> Result<Self, ListenError> {
         let address = address.into();
-        let failed = |source| ListenError { key, address: address.clone(), source };
+        let failed = |error| ListenError { key, address: address.clone(), error };
         let socket = Socket::bind(&address).await.map_err(failed)?;
         let address = socket.address().map_err(failed)?;
         Ok(Self { socket, address })

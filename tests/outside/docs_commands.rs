@@ -53,10 +53,9 @@ const NOT_RUN: [(&str, &str); 25] = [
     ("tim-group-sync completions bash >/etc/", "writes to /etc"),
 ];
 
-/// Prefixes of commands that are replaced by an equivalent: a program that is already built, `init`
-/// without prompts, or another address.
-const REPLACEMENTS: [(&str, &str); 4] = [
-    ("cargo run -- ", "tim-group-sync "),
+/// Prefixes of commands that are replaced by an equivalent: `init` without prompts, or another
+/// address.
+const REPLACEMENTS: [(&str, &str); 3] = [
     (
         "tim-group-sync init",
         "rm -rf first; tim-group-sync --config first/config.toml init --sdk-app-id 1400000000 --base-url {api} --secret-key-file prod.key",

@@ -54,7 +54,7 @@ impl Row {
 pub(super) fn reason(error: &ApiError) -> String {
     match error {
         ApiError::Answered { code, .. } => refused(*code),
-        ApiError::Status { status } => format!("HTTP status {status}"),
+        ApiError::Status { status, .. } => format!("HTTP status {status}"),
         error => format!("no usable answer ({})", error.reason_code()),
     }
 }

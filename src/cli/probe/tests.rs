@@ -223,7 +223,8 @@ fn the_date_is_compared_with_this_machines_clock() {
 
 #[test]
 fn a_failure_is_described_without_text_from_the_server_or_the_network() {
-    let connect = ApiError::Connect { detail: "secret.example.com".to_owned() };
+    let connect =
+        ApiError::Connect { host: "secret.example.com".to_owned(), detail: "secret.example.com".to_owned() };
     assert_eq!(reason(&connect), "no usable answer (network)");
     let answered =
         ApiError::Answered { code: 10006, info: "secret".to_owned(), advice: Some("secret".to_owned()) };

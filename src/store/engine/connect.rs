@@ -29,7 +29,8 @@ pub type PasswordSource = Arc<dyn Fn() -> Result<SecretString, String> + Send + 
 pub struct PostgresDatabase {
     /// The URL as configured. It may contain a password.
     url: Arc<SecretString>,
-    /// The settings at startup, only for display. They are read again for each connection.
+    /// The settings at startup, for display and for the name of the sessions. The others are read
+    /// again for each connection.
     options: Box<PgConnectOptions>,
     password: Option<PasswordSource>,
     pub(super) limits: Limits,
@@ -105,6 +106,12 @@ impl PostgresDatabase {
         Self { reader_role: role.map(str::to_owned), ..self }
     }
 
+    /// Sets the name of the sessions (`application_name`).
+    #[must_use]
+    pub fn session_name(self, name: &str) -> Self {
+        Self { options: Box::new(self.options.application_name(name)), ..self }
+    }
+
     /// Opens a connection. Reads the password and `.pgpass` again.
     pub(super) async fn open_connection(&self) -> Result<PgConnection, sqlx::Error> {
         self.open(|options| options).await
@@ -120,8 +127,13 @@ impl PostgresDatabase {
         adjust: fn(PgConnectOptions) -> PgConnectOptions,
     ) -> Result<PgConnection, sqlx::Error> {
         let (url, password) = (Arc::clone(&self.url), self.password.clone());
+        let session_name = self.options.get_application_name().map(str::to_owned);
         let read = move || -> Result<PgConnectOptions, sqlx::Error> {
             let options = options_of(url.expose_secret())?;
+            let options = match session_name {
+                Some(name) => options.application_name(&name),
+                None => options,
+            };
             let Some(password) = password else { return Ok(options) };
             let password = password().map_err(|why| sqlx::Error::Configuration(why.into()))?;
             Ok(options.password(password.expose_secret()))

@@ -68,7 +68,7 @@ SELECT CAST(datname AS TEXT) FROM pg_catalog.pg_database
 WHERE datname = current_database() AND datcollversion <> pg_catalog.pg_database_collation_actual_version(oid)";
 
 /// The properties of a server and its database.
-#[derive(sqlx::FromRow)]
+#[derive(sqlx_macros::FromRow)]
 struct ServerProperties {
     number: i64,
     version: String,

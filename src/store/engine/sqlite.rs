@@ -17,7 +17,8 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Connection as _, Sqlite};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite};
+use tracing::log::LevelFilter;
 
 use super::error::StoreError;
 use super::in_use::InUse;
@@ -82,6 +83,7 @@ impl SqliteFile {
             .max_lifetime(None)
             // The writes of many apps may wait for this connection.
             .acquire_timeout(Duration::from_secs(600))
+            .acquire_slow_level(LevelFilter::Off)
             .after_connect(move |_, _| {
                 side_files.record_side_files();
                 Box::pin(async { Ok(()) })
@@ -101,6 +103,7 @@ impl SqliteFile {
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .idle_timeout(Duration::from_secs(60))
+            .acquire_slow_level(LevelFilter::Off)
             .connect_lazy_with(options.read_only(true).pragma("cache_size", "-2048"));
         // If the lock file cannot be used, the database usually cannot either, and its error says
         // more.
@@ -268,7 +271,10 @@ fn connect_options(path: &Path, access: Access) -> SqliteConnectOptions {
         .foreign_keys(true)
         // In KiB. Pages are accessed in order, so a larger cache uses memory without being faster.
         .pragma("cache_size", "-8192")
-        .pragma("trusted_schema", "OFF");
+        .pragma("trusted_schema", "OFF")
+        // The driver would warn of each statement over a second, such as a checkpoint of a large
+        // log. Operators cannot act on that.
+        .disable_statement_logging();
     match access {
         // A command that only reads sorts little, and may lack a folder for temporary files.
         Access::Read => options.read_only(true).pragma("temp_store", "MEMORY"),

@@ -10,7 +10,7 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, values};
 
 /// The stored state of one group type of an app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx_macros::FromRow)]
 pub struct TypeState {
     type_id: i64,
     live_count: i64,

@@ -15,7 +15,7 @@ use crate::store::engine::{Store, StoreError, values};
 
 /// A time in unix milliseconds, as the tables store it. It is serialised in the format of SQLite's
 /// views.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx_macros::Type)]
 #[sqlx(transparent)]
 pub struct Stamp(pub i64);
 
@@ -44,7 +44,7 @@ impl fmt::Display for Stamp {
 }
 
 /// A crawl: the view `crawls`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct Crawl {
     pub crawl_id: i64,
     pub trigger: String,
@@ -91,7 +91,7 @@ impl Crawl {
 }
 
 /// TotalCount of the app: the view `app_counts`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct AppCount {
     pub recorded_at: Option<Stamp>,
     pub total_count: Option<i64>,
@@ -101,7 +101,7 @@ pub struct AppCount {
 }
 
 /// TotalCount of one type: the view `type_counts`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct TypeCount {
     pub recorded_at: Stamp,
     pub group_type: Option<String>,
@@ -114,7 +114,7 @@ pub struct TypeCount {
 }
 
 /// One type on one day: the view `daily_counts`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct DailyCount {
     pub day: String,
     pub group_type: Option<String>,
@@ -131,7 +131,7 @@ pub struct DailyCount {
 }
 
 /// A change of a group: the view `group_events`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct GroupEvent {
     pub event_id: i64,
     pub occurred_at: Stamp,
@@ -143,7 +143,7 @@ pub struct GroupEvent {
 }
 
 /// A group: the view `groups`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct Group {
     pub group_id: String,
     pub group_type: Option<String>,

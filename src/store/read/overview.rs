@@ -67,7 +67,7 @@ impl AppOverview {
 }
 
 /// One type of an app: the view `type_status`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct TypeOverview {
     #[serde(skip)]
     app_id: i64,
@@ -83,7 +83,7 @@ pub struct TypeOverview {
 }
 
 /// The deletions of one crawl that were withheld or undone and are still held.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct HeldDeletions {
     #[serde(skip)]
     app_id: i64,
@@ -116,7 +116,7 @@ FROM (SELECT g.app_id, g.held_crawl_id, count(*) AS held_count,
 JOIN crawl c ON c.crawl_id = h.held_crawl_id
 ORDER BY h.held_crawl_id DESC";
 
-#[derive(sqlx::FromRow)]
+#[derive(sqlx_macros::FromRow)]
 struct AppRow {
     app_id: i64,
     sdk_app_id: i64,

@@ -85,7 +85,7 @@ pub struct HostTypes {
 pub struct TypeStatus {
     /// `None` for groups of unknown type.
     pub group_type: Option<String>,
-    pub configured: i64,
+    pub configured: bool,
     /// Live groups, including missing ones.
     pub live: i64,
     pub missing: i64,
@@ -96,7 +96,7 @@ impl From<TypeOverview> for TypeStatus {
     fn from(overview: TypeOverview) -> Self {
         Self {
             group_type: overview.group_type,
-            configured: overview.configured.into(),
+            configured: overview.configured,
             live: overview.live_count,
             missing: overview.missing_count,
             deleted: overview.deleted_count,

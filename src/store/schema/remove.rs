@@ -1,8 +1,11 @@
-//! Removes the schemas of an earlier demo.
+//! Removes the database of an earlier demo.
+
+use std::io::ErrorKind;
+use std::path::Path;
 
 use super::rights::{has_record, run};
 use super::sources::{VIEWS, quoted};
-use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query_as};
+use crate::store::engine::{Attempted as _, DatabaseLocation, Engine, InUse, Store, StoreError, query_as};
 
 /// Counts the relations in both schemas. Also counts relations that this program did not create and
 /// that `DROP SCHEMA … CASCADE` would remove: those in the public schema other than its views, and
@@ -19,8 +22,68 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 /// Counts the apps with another name and the crawls of other hosts.
 const FOREIGN_ROWS: &str = "
 SELECT (SELECT count(*) FROM app WHERE name <> $1) + (SELECT count(*) FROM crawl WHERE host <> $2)";
+/// Counts the other demos that are connected to this database. The name of a demo's sessions
+/// contains its process id.
+const OTHER_DEMOS: &str = "
+SELECT count(*) FROM pg_catalog.pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE $1 || '%'
+    AND application_name <> current_setting('application_name')";
+/// Counts the objects of an SQLite file, without those of a migration that was interrupted.
+const OBJECTS: &str = "SELECT count(*) FROM sqlite_master WHERE tbl_name <> '_sqlx_migrations'";
+/// Counts the rows of tables whose views do not exist yet.
+const ROWS: &str = "SELECT (SELECT count(*) FROM app) + (SELECT count(*) FROM group_row)";
 
 impl Store {
+    /// Removes an SQLite file and its side files if it contains nothing, or only this app with
+    /// crawls of this host. Otherwise removes nothing and returns false. Returns true if the file
+    /// does not exist. Fails if a process has the file open for writing.
+    pub async fn remove_file_of(path: &Path, app: &str, host: &str) -> Result<bool, StoreError> {
+        if !path.exists() {
+            return Ok(true);
+        }
+        let _alone = InUse::alone(path)?;
+        let Ok(store) = Self::open_to_read(&DatabaseLocation::Sqlite(path.to_owned())).await else {
+            return Ok(false);
+        };
+        let is_removable = match store.app_statuses().await {
+            Ok(apps) => apps.iter().all(|found| {
+                found.app == app && found.last_crawl.as_ref().is_none_or(|crawl| crawl.host == host)
+            }),
+            // The migrations were interrupted: before the first one, or between two of them.
+            Err(_) => store.is_zero(OBJECTS).await || store.is_zero(ROWS).await,
+        };
+        store.close().await;
+        if is_removable {
+            for side in ["", "-wal", "-shm"] {
+                let mut file = path.as_os_str().to_owned();
+                file.push(side);
+                match std::fs::remove_file(&file) {
+                    Err(source) if source.kind() != ErrorKind::NotFound => {
+                        return Err(StoreError::File { path: file.into(), source });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(is_removable)
+    }
+
+    /// Returns whether a query succeeds and counts nothing.
+    async fn is_zero(&self, count: &'static str) -> bool {
+        self.fetch_one("count what is in the file", count, &[]).await.is_ok_and(|(count,): (i64,)| count == 0)
+    }
+
+    /// Returns whether another demo is connected to the PostgreSQL database. The sessions of demos
+    /// have names with this prefix.
+    pub async fn is_used_by_another_demo(&self, prefix: &str) -> Result<bool, StoreError> {
+        const DOING: &str = "look for other demos";
+        let Engine::Postgres(server) = &self.engine else { return Ok(false) };
+        let mut tx = server.begin_to_read().await.attempted(DOING)?;
+        let (others,): (i64,) = tx.fetch_one(query_as(OTHER_DEMOS).bind(prefix)).await.attempted(DOING)?;
+        tx.commit().await.attempted(DOING)?;
+        Ok(others > 0)
+    }
+
     /// Removes both schemas of a PostgreSQL database if they contain only this app and crawls of
     /// this host. Otherwise removes nothing and returns false. Returns true if the schemas do not
     /// exist.

@@ -4,8 +4,8 @@ use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::store::engine::{Schema, StoreError};
 
-pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
-pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/sqlite");
+pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/postgres");
 
 /// Creates the table that records migrations, in the form of sqlx, so that the tools of sqlx can
 /// read it.

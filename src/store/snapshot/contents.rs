@@ -21,7 +21,7 @@ FROM app a ORDER BY a.sdk_app_id";
 const LAST_CRAWL: &str = "
 SELECT crawl_id, finished_at FROM crawl WHERE finished_at IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx_macros::FromRow)]
 pub struct BackedUpApp {
     pub sdk_app_id: i64,
     pub name: String,

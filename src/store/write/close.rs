@@ -67,7 +67,7 @@ pub struct Closing<'a> {
 }
 
 /// The number of events of a crawl, by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx_macros::FromRow)]
 pub struct CrawlEvents {
     pub appeared: i64,
     pub vanished: i64,

@@ -35,7 +35,7 @@ pub struct AnsweredDetails {
 }
 
 /// A row of `group_detail`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx_macros::FromRow)]
 struct DetailRow {
     group_id: String,
     name: Option<String>,

@@ -9,7 +9,7 @@ use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
 /// An app in the database.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, sqlx_macros::FromRow)]
 pub struct KnownApp {
     app_id: i64,
     sdk_app_id: i64,
@@ -30,7 +30,7 @@ impl KnownApp {
 }
 
 /// The number of rows of an app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx_macros::FromRow)]
 pub struct RowCounts {
     pub groups: i64,
     pub events: i64,

@@ -23,7 +23,7 @@ impl Approval {
 }
 
 /// A crawl and its deletions.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, sqlx_macros::FromRow)]
 pub struct CrawlDeletions {
     app_id: i64,
     sdk_app_id: i64,

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta};
 use harness::cli::{CliHarness, CommandOutput, get, rows};
 use harness::postgres::PostgresServer;
 use harness::store::TestDatabase;
@@ -315,13 +315,28 @@ async fn old_rows_are_removed_if_configured() {
 async fn a_dry_run_prints_the_changes_of_a_crawl_and_has_its_exit_code() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 400);
-    let none = cli.run(&["crawl", "--dry-run"]).await;
-    assert!(none.code == Some(75) && none.stderr.contains("there is no database"), "{none:?}");
+    let files = || {
+        let entries = std::fs::read_dir(cli.folder.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = files();
+    for has_file in [false, true] {
+        // A file without tables is as empty as none.
+        if has_file {
+            std::fs::write(cli.path("groups.db"), "").unwrap();
+        }
+        let first = cli.run(&["crawl", "--dry-run"]).await;
+        assert_eq!(first.code, Some(0), "{first:?}");
+        let expected = "prod: dry run, the crawl would be complete: 400 groups listed, 400 listed for the first time (Public); ";
+        assert!(first.stdout.starts_with(expected) && first.stdout.lines().count() == 1, "{first:?}");
+        if !has_file {
+            assert_eq!(files(), before);
+        }
+    }
+    std::fs::remove_file(cli.path("groups.db")).unwrap();
     cli.run(&["migrate"]).await;
     let first = cli.run(&["crawl", "--dry-run"]).await;
     assert_eq!(first.code, Some(0), "{first:?}");
-    let expected = "prod: dry run, the crawl would be complete: 400 groups listed, 400 listed for the first time (Public); ";
-    assert!(first.stdout.starts_with(expected) && first.stdout.lines().count() == 1, "{first:?}");
     assert_eq!(cli.query("SELECT count(*) FROM app").await, "0");
     cli.run(&["crawl"]).await;
     let gone = cli.api.dissolve_some(1).remove(0);
@@ -469,7 +484,11 @@ async fn check_creates_no_database_and_prints_the_next_runs() {
     assert!(ended.stdout.contains("3 groups") && ended.stdout.contains("next runs"), "{ended:?}");
     assert!(!cli.path("groups.db").exists());
     let json = cli.run(&["check", "--json"]).await.result();
-    assert_eq!(json[2]["next_runs"].as_array().unwrap().len(), 5);
+    let next_runs = json[2]["next_runs"].as_array().unwrap();
+    assert_eq!(next_runs.len(), 5);
+    for time in next_runs {
+        DateTime::parse_from_rfc3339(time.as_str().unwrap()).unwrap();
+    }
     let shown = cli.run(&["check", "--show-config"]).await;
     assert!(
         shown.stdout.contains("apps.prod.page_limit = 10000") && !shown.stdout.contains(KEY),
@@ -542,6 +561,9 @@ async fn a_printed_usersig_verifies_and_comes_with_a_warning() {
     assert!(ended.stderr.contains("full admin rights"), "{ended:?}");
     let claims = verify(ended.stdout.trim(), &SecretKey::new(KEY), 0).unwrap();
     assert_eq!((claims.identifier.as_str(), claims.lifetime), ("administrator", Duration::from_secs(300)));
+    assert_eq!(cli.run(&["usersig", "--app", "prod", "--expires", "10y"]).await.code, Some(0));
+    let refused = cli.run(&["usersig", "--app", "prod", "--expires", "11y"]).await;
+    assert!(refused.code == Some(2) && refused.stderr.contains("between 1s and 10 years"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -651,6 +673,22 @@ async fn on_a_server_the_demo_uses_only_its_own_schema_and_its_printed_queries_r
     // The schema of an earlier demo is replaced, a schema with other data is not.
     assert_eq!(demo("100").await.code, Some(0));
     holds("SELECT count(*) = 101 FROM tim_demo.groups").await;
+    // A second demo does not touch the schema of a running one.
+    let arguments =
+        ["demo", "--groups", "100", "--serve", "--listen", "127.0.0.1:0", "--database", url.as_str()];
+    let mut command = cli.command(&arguments);
+    let mut running = command.env("PGPASSWORD", &password).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.starts_with("The dashboard is at ")));
+    let refused = demo("200").await;
+    assert!(
+        refused.code == Some(75) && refused.stderr.contains("another demo is using the schema"),
+        "{refused:?}"
+    );
+    holds("SELECT count(*) < 150 FROM tim_demo.groups").await;
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(demo("100").await.code, Some(0));
     for (other_data, undo) in [
         ("CREATE TABLE tim_demo.mine (x int)", "DROP TABLE tim_demo.mine"),
         (
@@ -703,6 +741,11 @@ async fn the_commands_work_on_a_server_with_an_empty_database() {
     let checked = run(&["check"]).await;
     assert_eq!(checked.code, Some(0), "{checked:?}");
     assert!(checked.stdout.contains("30 groups"), "{checked:?}");
+    let dry = run(&["crawl", "--dry-run"]).await;
+    assert!(dry.code == Some(0) && dry.stdout.contains("30 listed for the first time (Public)"), "{dry:?}");
+    let schemas =
+        "DO $$ BEGIN ASSERT (SELECT count(*) = 0 FROM pg_namespace WHERE nspname LIKE 'tim%'); END $$";
+    server.execute(&database.name, schemas).await.unwrap();
     let crawled = run(&["crawl"]).await;
     assert_eq!(crawled.code, Some(0), "{crawled:?}");
     let status = run(&["status"]).await;
@@ -794,25 +837,35 @@ async fn the_daemon_crawls_the_other_apps_if_the_credentials_of_one_are_refused(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_simulator_prints_a_configuration_that_works() {
+async fn simulators_print_configurations_that_work_side_by_side_with_databases_of_their_own() {
     let cli = CliHarness::new().await;
-    let mut simulator = cli
-        .command(&["simulate", "--listen", "127.0.0.1:0", "--groups", "100", "--rate", "0s"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut output = BufReader::new(simulator.stdout.take().unwrap());
-    let mut configuration = String::new();
-    while !configuration.contains("request_interval") {
-        assert_ne!(output.read_line(&mut configuration).unwrap(), 0, "{configuration}");
-    }
-    let (_, toml) = configuration.split_once("configuration:").unwrap();
-    std::fs::write(cli.path("config.toml"), format!("database.url = \"sqlite:simulated.db\"\n{toml}"))
-        .unwrap();
+    std::fs::write(cli.path("groups.db"), "precious").unwrap();
     std::fs::write(cli.path("simulated.key"), KEY).unwrap();
-    let ended = cli.run(&["crawl"]).await;
-    simulator.kill().unwrap();
-    simulator.wait().unwrap();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.contains("100 groups listed"), "{ended:?}");
+    let mut simulators = Vec::new();
+    for (id, groups) in [("1400000000", "100"), ("1400000001", "200")] {
+        let arguments = ["--listen", "127.0.0.1:0", "--groups", groups, "--rate", "0s", "--sdk-app-id", id];
+        let mut simulator =
+            cli.command(&[&["simulate"], &arguments[..]].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(simulator.stdout.take().unwrap());
+        let mut configuration = String::new();
+        while !configuration.contains("request_interval") {
+            assert_ne!(output.read_line(&mut configuration).unwrap(), 0, "{configuration}");
+        }
+        let (_, toml) = configuration.split_once("configuration:").unwrap();
+        std::fs::write(cli.path(id), toml).unwrap();
+        simulators.push(simulator);
+    }
+    for (id, groups) in [("1400000000", "100"), ("1400000001", "200")] {
+        let ended = cli.run(&["--config", id, "crawl"]).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stdout.contains(&format!("{groups} groups listed")), "{ended:?}");
+    }
+    for mut simulator in simulators {
+        simulator.kill().unwrap();
+        simulator.wait().unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(cli.path("groups.db")).unwrap(), "precious");
+    for database in ["simulated.db", "simulated-1400000001.db"] {
+        assert_eq!(rows(&cli.path(database), "SELECT count(*) FROM app_status").await, [["1"]]);
+    }
 }

@@ -108,6 +108,8 @@ async fn init_overwrites_no_file_and_writes_no_invalid_configuration() {
     refused(&["--sdk-app-id", "many"], 2, "an SDKAppID is a number such as 1400000000").await;
     refused(&["--sdk-app-id", "-1"], 2, "").await;
     refused(&["--region", "mars"], 2, "china, singapore, seoul").await;
+    refused(&["--region", "tokio"], 2, "a similar value exists: 'tokyo'").await;
+    refused(&["--region", "SINGAPORE"], 2, "missing --sdk-app-id, --secret-key-file").await;
     refused(&[], 2, "missing --sdk-app-id, --region, --secret-key-file").await;
     refused(&["--sdk-app-id", "1"], 2, "missing --region, --secret-key-file").await;
     refused(&[&all[..4], &["--secret-key-file", "none.key"]].concat(), 78, "cannot read none.key").await;
@@ -216,7 +218,7 @@ async fn init_prompts_on_a_terminal_and_does_not_show_the_key() {
         session.type_text("1400000000\n");
         session.read_until("it is not shown");
         session.type_text("too short\n");
-        session.read_until("no spaces");
+        session.read_until("a key contains no white space");
         session.read_until("it is not shown");
         session.type_text("AKIDnotanimkey\n");
         session.read_until("64 hexadecimal digits");
@@ -244,7 +246,9 @@ async fn an_aborted_init_writes_no_files_and_restores_the_terminals_echo() {
         session.read_until("Data centre");
         session.type_text("mars\n");
         session.read_until("must be one of china, singapore");
-        session.type_text("\n");
+        session.type_text("singapur\n");
+        session.read_until("Did you mean \"singapore\"?");
+        session.type_text("Singapore\n");
         session.read_until("it is not shown");
         session.type_text(&KEY[..20]);
         session.type_text("\u{3}");
@@ -286,7 +290,7 @@ async fn every_failed_line_of_check_says_what_to_do() {
     std::fs::write(cli.path("config.toml"), lines.replace("retry_for = \"1s\"\n", "")).unwrap();
     for (fault, code, advice) in [
         (Fault::Reset, 1, "check DNS, the firewall and HTTPS_PROXY"),
-        (Fault::Status(503), 1, "check any proxy, or ask Tencent Cloud's support (the host is 127.0.0.1)"),
+        (Fault::Status(503), 1, "the API at 127.0.0.1 answered with HTTP status 503"),
         (Fault::HtmlWith200, 1, "check `base_url` and any proxy or captive portal"),
         (Fault::ErrorCode(60011), 1, "find out what else calls the API for this SDKAppID"),
         (Fault::ErrorCode(60002), 1, "check `base_url`"),
@@ -374,7 +378,9 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
     assert_eq!(document(&["crawl"], 0).await["result"][0]["sdk_app_id"], 1_400_000_000);
     cli.api.dissolve_some(300);
     assert_eq!(document(&["crawl", "--dry-run"], 3).await["result"][0]["deletions"], "withheld");
-    assert_eq!(document(&["crawl"], 3).await["result"][0]["withheld"], 300);
+    let crawl = document(&["crawl"], 3).await;
+    assert_eq!(crawl["result"][0]["withheld"], 300);
+    assert!(crawl["error"].as_str().unwrap().starts_with("prod: Public would shrink"), "{crawl}");
     let withheld = &document(&["status"], 0).await["result"][0]["withheld"];
     assert_eq!(*withheld, serde_json::json!([{ "crawl_id": 2, "groups": 300, "confirmed": 300 }]));
     let approved = document(&["approve", "--crawl", "2"], 0).await;
@@ -384,7 +390,19 @@ async fn every_json_document_has_a_code_a_result_and_an_error() {
     assert!(
         document(&["approve", "--crawl", "2"], 1).await["error"].as_str().unwrap().contains("nothing to")
     );
-    assert_eq!(document(&["check"], 0).await["result"][1]["outcome"], "ok");
+    let status = document(&["status"], 0).await;
+    assert_eq!(status["result"][0]["types"][0]["configured"], true, "{status}");
+    let check = document(&["check"], 0).await;
+    assert_eq!((&check["result"][1]["outcome"], &check["error"]), (&"ok".into(), &serde_json::Value::Null));
+    cli.api.script(At::Every, Fault::ErrorCode(60021));
+    for command in ["check", "crawl"] {
+        let refused = document(&[command], 78).await;
+        assert!(
+            refused["error"].as_str().unwrap().starts_with("prod: the API answered error 60021"),
+            "{refused}"
+        );
+    }
+    cli.api.clear_faults();
     let signed = document(&["usersig", "--app", "prod"], 0).await;
     let usersig = signed["result"]["usersig"].as_str().unwrap();
     assert!(verify(usersig, &SecretKey::new(KEY), 0).is_ok(), "{signed}");

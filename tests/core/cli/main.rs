@@ -6,6 +6,7 @@ mod commands;
 mod copies;
 mod events;
 mod first_hour;
+mod first_minutes;
 mod hostile_text;
 mod probe;
 mod secrets;

@@ -1218,6 +1218,10 @@ async fn a_dry_run_predicts_what_the_guard_withholds_and_why(mut harness: Harnes
     let reason = dry_run.reason.unwrap().text;
     assert!(
         reason.contains("Public would shrink from 4 to 2 live groups")
+            // Not "the app": the sum lacks the types that have limits of their own.
+            && reason.contains(
+                "all types without a max_fraction_by_type together would shrink from 7 to 4 live groups"
+            )
             && reason.ends_with("4 deletions would be withheld (4 confirmed by get_group_info)"),
         "{reason}"
     );

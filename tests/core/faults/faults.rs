@@ -95,6 +95,7 @@ crawl_tests! {
 
     // Secrets.
     neither_the_key_nor_a_signature_is_ever_logged,
+    an_outage_is_logged_when_it_begins_and_ends_and_its_errors_name_the_host,
 }
 
 const FAULTY_REQUESTS: [u64; 4] = [OPENING_COUNT, MIDDLE_PAGE, LAST_PAGE, CLOSING_COUNT];
@@ -1429,6 +1430,30 @@ async fn a_crawl_after_a_kill_starts_from_the_first_page(harness: Harness) {
     // The first list that reaches its end is the baseline, so there are no events.
     assert_eq!(harness.events().await, [""; 0]);
     harness.assert_table_matches_api().await;
+}
+
+async fn an_outage_is_logged_when_it_begins_and_ends_and_its_errors_name_the_host(mut harness: Harness) {
+    let (log, _guard) = capture_log();
+    harness.group_types = group_types(&["Public"]);
+    harness.create("Public", "a b c d");
+    harness.crawl().await;
+    for fault in [Fault::Status(503), Fault::Reset] {
+        harness.api.script(At::Every, fault);
+        for _ in 0..2 {
+            let report = harness.crawl().await;
+            assert_eq!(report.status, CrawlStatus::Failed);
+            assert!(reason_text(&report).contains("the API at 127.0.0.1"), "{report:?}");
+        }
+        harness.api.clear_faults();
+        harness.crawl().await;
+    }
+    let text = log.text();
+    let count = |level: &str, message: &str| {
+        text.lines().filter(|line| line.contains(level) && line.contains(message)).count()
+    };
+    assert_eq!(count("WARN", "retrying: "), 2, "{text}");
+    assert_eq!(count("INFO", "the API at 127.0.0.1 answers again, after "), 2, "{text}");
+    assert!(count("DEBUG", "request failed again, retrying: ") > 2, "{text}");
 }
 
 async fn neither_the_key_nor_a_signature_is_ever_logged(mut harness: Harness) {

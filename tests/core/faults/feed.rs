@@ -105,7 +105,7 @@ impl History {
         match self.rng.random_range(0..12) {
             0..4 => self.change(app),
             4 | 5 => crawl(&self.crawler(app)).await,
-            6 => self.crawl_both(app).await,
+            6 => Box::pin(self.crawl_both(app)).await,
             7 => self.kill(app).await,
             8 => self.approve(app).await,
             9 => self.undelete(app).await,
@@ -223,7 +223,7 @@ async fn a_reader_with_one_cursor_for_each_app_reads_every_event_exactly_once(ha
         let mut history = History::new(harness.engine, seed).await;
         for _ in 0..STEPS {
             history.harness.set_clock_by(1);
-            history.step().await;
+            Box::pin(history.step()).await;
         }
         events += history.apps.iter().map(|app| app.reader.read.len()).sum::<usize>();
     }

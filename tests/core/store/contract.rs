@@ -1398,7 +1398,7 @@ async fn the_overview_has_counts_and_crawls(db: &TestDatabase) {
     assert_eq!((status.app.as_str(), status.configured), ("prod", true));
     let types: Vec<_> =
         status.types.iter().map(|row| (row.group_type.as_deref(), row.live, row.configured)).collect();
-    assert_eq!(types, [(Some("Public"), 2, 1), (Some("Private"), 1, 1)]);
+    assert_eq!(types, [(Some("Public"), 2, true), (Some("Private"), 1, true)]);
     assert_eq!(status.last_complete_crawl.as_ref().unwrap().finished(), Some(at(1, 2)));
     let last = status.last_crawl.as_ref().unwrap();
     assert_eq!((last.crawl_id, last.status.as_str(), last.error_code), (crawl.0, "incomplete", Some(10006)));
