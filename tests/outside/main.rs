@@ -1,4 +1,4 @@
-//! Compatibility with other programs: a browser, Datasette, Grafana, systemd, and the commands of
+//! Compatibility with other programs: a browser, Datasette, Grafana, DuckDB, pandas, systemd, and the commands of
 //! the documentation.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
@@ -11,3 +11,4 @@ mod grafana;
 mod page;
 mod pictures;
 mod unit;
+mod warehouse;
