@@ -1,6 +1,7 @@
-//! Settings that the configuration and the crawl share. No I/O.
+//! Settings that the configuration shares with the crawl and the notifications. No I/O.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use crate::model::GroupType;
@@ -66,3 +67,43 @@ impl DetailsPolicy {
 /// The maximum rate of `get_group_info` requests of one app: the lookups of its crawls and its
 /// details together. The API allows 200 a second (document 269/1616).
 pub const INFO_REQUESTS_PER_SECOND: u32 = 50;
+
+/// `notify.format`: the form in which the receiver of notifications expects them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotificationFormat {
+    /// A JSON object of this program.
+    Json,
+    /// An incoming webhook of Slack, or of a program that is compatible with it.
+    Slack,
+    /// A robot of a WeCom group.
+    WeCom,
+    /// A custom robot of a DingTalk group.
+    DingTalk,
+    /// A custom bot of a Feishu or Lark group.
+    Feishu,
+}
+
+impl NotificationFormat {
+    /// All formats by their names in the configuration.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("json", Self::Json),
+        ("slack", Self::Slack),
+        ("wecom", Self::WeCom),
+        ("dingtalk", Self::DingTalk),
+        ("feishu", Self::Feishu),
+    ];
+
+    /// Returns whether receivers of this format can verify a secret. For the others, the URL alone
+    /// is the secret.
+    #[must_use]
+    pub fn has_secret(self) -> bool {
+        matches!(self, Self::Json | Self::DingTalk | Self::Feishu)
+    }
+}
+
+impl fmt::Display for NotificationFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::ALL.iter().find(|(_, format)| format == self);
+        f.write_str(named.map_or("", |(name, _)| name))
+    }
+}

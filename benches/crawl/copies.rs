@@ -39,7 +39,7 @@ async fn back_up_and_restore(database: &str, backup: &Path) {
     println!("\nbackup of {} bytes: {:.1} s", made.bytes, began.elapsed().as_secs_f64());
     store.close().await;
     let began = Instant::now();
-    let app = SdkAppId::new(1_400_000_000).unwrap();
+    let app = SdkAppId::new(1_400_000_001).unwrap();
     let from = (backup, File::open(backup).unwrap());
     Store::restore(from, Path::new(database), &[app], true, Clock::system().now()).await.unwrap();
     println!("restore: {:.1} s", began.elapsed().as_secs_f64());

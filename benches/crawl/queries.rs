@@ -1,6 +1,6 @@
-//! Measures the queries of people, of the dashboard and of the metrics, on a million live groups
-//! and a year of hourly crawls. The rows are written by SQL, because a year of crawls would take
-//! too long.
+//! Measures the queries of people, of the dashboard and of the metrics, on a million live groups, a
+//! year of hourly crawls and three million events. The rows are written by SQL, because a year of
+//! crawls would take too long.
 
 use std::time::Instant;
 
@@ -12,36 +12,125 @@ use tim_group_sync::store::Store;
 use crate::phases::{runtime, store_location};
 use crate::report::{Databases, Engine};
 
-const LIVE: u64 = 1_000_000;
-const DELETED: u64 = 200_000;
-/// One crawl an hour, for a year.
-const CRAWLS: u64 = 365 * 24;
-const RUNS: usize = 15;
-/// The start of the first crawl, 1 March 2025, in unix milliseconds.
-const FIRST_CRAWL: u64 = 1_740_787_200_000;
+/// The number of groups of the first app.
+const GROUPS: u64 = 1_000_000;
+const RUNS: usize = 9;
 
-/// The name of each query, its SQL, and its limit in milliseconds.
-const QUERIES: [(&str, &str, f64); 12] = [
-    ("live groups by type", "SELECT group_type, live_count FROM type_status WHERE app = 'prod'", 100.0),
-    ("type_status", "SELECT * FROM type_status", 100.0),
-    ("app_status", "SELECT * FROM app_status", 100.0),
-    ("daily_counts, a year", "SELECT * FROM daily_counts WHERE app = 'prod' ORDER BY day", 100.0),
+/// Generates the rows: the app 1 with N groups, of which a quarter vanished and returned, and the
+/// app 2 with N/10 groups. The text is the SQL of both engines, except for `{numbers N}`.
+const ROWS: [&str; 12] = [
+    "INSERT INTO app (app_id, sdk_app_id, name, round) VALUES (1, 1400000001, 'prod', 8760), (2, 1400000002, 'test', 8760)",
+    "INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at, live_since)
+     SELECT 1, '@TGS#' || substr(CAST(1000000000 + (n * 7919) % 1000000000 AS TEXT), 2), 1 + n % 6, n % 3 = 0,
+            {start} + (n % 8000) * 3600000, {end}, CASE WHEN n % 4 = 0 THEN {start} + (n % 8000 + 500) * 3600000 END
+     FROM {numbers groups} AS s",
+    "INSERT INTO group_row (app_id, group_id, type_id, in_baseline, first_seen_at, last_seen_at)
+     SELECT 2, 'room_' || n, 1 + n % 6, 1 = 1, {start}, {end} FROM {numbers tenth} AS s",
+    "INSERT INTO past_span (app_id, group_id, type_id, live_from, live_until, in_baseline)
+     SELECT app_id, group_id, type_id, first_seen_at, live_since - 3600000, in_baseline FROM group_row
+     WHERE live_since IS NOT NULL",
+    "INSERT INTO crawl (crawl_id, app_id, trigger, due_at, started_at, finished_at, status, deletions, requests,
+                        total_at_start, total_at_end, listed_count, host, version, group_types, day, timezone)
+     SELECT 2 * n + a.app_id, a.app_id, 'schedule', {start} + n * 3600000, {start} + n * 3600000,
+            {start} + n * 3600000 + 110000, 'complete', 'none', 110, 1000000 + n, 1000000 + n, 1000000, 'host', '0.1.0',
+            'Public', {day n * 3600000}, 'UTC'
+     FROM {numbers 8760} AS s CROSS JOIN app a",
+    "INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest,
+                             total_highest, listed_count, repeats, first_listed, unusable)
+     SELECT c.crawl_id, t.type_id - 1, t.type_id, c.started_at, 'exact', 17, 166000, 166000, 166000, 166000, 0, 166000, 0
+     FROM crawl c CROSS JOIN group_type t WHERE t.type_id > 0",
+    "INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, total_count, appeared, vanished)
+     SELECT a.app_id, {day n * 86400000}, 'UTC', t.type_id, 166000 + n, 166000, 100, 99
+     FROM {numbers 365} AS s CROSS JOIN app a CROSS JOIN group_type t WHERE t.type_id > 0",
+    "INSERT INTO type_state (app_id, type_id, configured, live_count, total_count, baseline_crawl_id, concluded_crawl_id,
+                             concluded_at)
+     SELECT g.app_id, g.type_id, 1, count(*), count(*), g.app_id, 2 * 8759 + g.app_id, {end}
+     FROM group_row g GROUP BY g.app_id, g.type_id",
+    "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, new_type)
+     SELECT first_seen_at, 2 * ((first_seen_at - {start}) / 3600000) + 1, 1, group_id, 'a', type_id
+     FROM group_row WHERE app_id = 1 ORDER BY first_seen_at",
+    "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
+     SELECT live_until, 2 * ((live_until - {start}) / 3600000) + 1, 1, group_id, 'v', type_id FROM past_span ORDER BY live_until",
+    "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, new_type)
+     SELECT live_until + 3600000, 2 * ((live_until - {start}) / 3600000 + 1) + 1, 1, group_id, 'r', type_id
+     FROM past_span ORDER BY live_until",
+    "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, new_type)
+     SELECT occurred_at, crawl_id, app_id, group_id, 't', new_type FROM group_event",
+];
+
+/// The name of each query, its SQL, and its limit in milliseconds on this engine: SQLite,
+/// PostgreSQL.
+const QUERIES: [(&str, &str, [f64; 2]); 24] = [
+    ("live groups by type", "SELECT group_type, live_count FROM type_status WHERE app = 'prod'", [100.0; 2]),
+    ("type_status", "SELECT * FROM type_status", [100.0; 2]),
+    ("app_status", "SELECT * FROM app_status", [100.0; 2]),
+    ("daily_counts, a year", "SELECT * FROM daily_counts WHERE app = 'prod' ORDER BY day", [100.0; 2]),
     (
         "growth by day, a year",
         "SELECT day, sum(live_groups), sum(appeared), sum(vanished), sum(net_growth) FROM daily_counts GROUP BY day ORDER BY day",
-        100.0,
+        [100.0; 2],
     ),
-    ("daily_crawls, a year", "SELECT * FROM daily_crawls WHERE app = 'prod' ORDER BY day", 100.0),
-    ("the last 50 crawls", "SELECT * FROM crawls ORDER BY crawl_id DESC LIMIT 50", 100.0),
-    ("crawls with held groups", "SELECT * FROM crawls WHERE held_count > 0", 100.0),
-    ("the newest 50 events", "SELECT * FROM group_events ORDER BY event_id DESC LIMIT 50", 100.0),
-    ("one group", "SELECT * FROM groups WHERE group_id = '@TGS#10999999'", 20.0),
+    ("monthly_counts, a year", "SELECT * FROM monthly_counts WHERE app = 'prod' ORDER BY month", [100.0; 2]),
+    ("daily_crawls, a year", "SELECT * FROM daily_crawls WHERE app = 'prod' ORDER BY day", [100.0; 2]),
+    ("the last 50 crawls", "SELECT * FROM crawls ORDER BY crawl_id DESC LIMIT 50", [100.0; 2]),
+    ("crawls with held groups", "SELECT * FROM crawls WHERE held_count > 0", [100.0; 2]),
+    ("app_counts, a year", "SELECT * FROM app_counts WHERE app = 'prod'", [100.0; 2]),
+    ("type_counts, a week", "SELECT * FROM type_counts WHERE app = 'prod' ORDER BY crawl_id DESC LIMIT 1008", [100.0; 2]),
+    ("the newest 50 events", "SELECT * FROM group_events ORDER BY event_id DESC LIMIT 50", [100.0; 2]),
+    (
+        "1,000 events after a cursor",
+        "SELECT * FROM group_events WHERE sdk_app_id = 1400000001 AND event_id > 1000000 ORDER BY event_id LIMIT 1000",
+        [100.0; 2],
+    ),
+    ("one group", "SELECT * FROM groups WHERE group_id = '@TGS#000007919'", [20.0; 2]),
     (
         "history of one group",
-        "SELECT * FROM group_events WHERE group_id = '@TGS#10999999' ORDER BY event_id",
-        20.0,
+        "SELECT * FROM group_events WHERE group_id = '@TGS#000007919' ORDER BY event_id",
+        [20.0; 2],
     ),
-    ("count of live_groups", "SELECT count(*) FROM live_groups", 1000.0),
+    (
+        "groups, first page by sdk_app_id",
+        "SELECT * FROM groups WHERE sdk_app_id = 1400000001 AND group_id > '' ORDER BY group_id LIMIT 100",
+        [20.0, 20.0],
+    ),
+    (
+        "groups, middle page by sdk_app_id",
+        "SELECT * FROM groups WHERE sdk_app_id = 1400000001 AND group_id > '@TGS#5' ORDER BY group_id LIMIT 100",
+        [20.0, 20.0],
+    ),
+    (
+        "groups, last page by sdk_app_id",
+        "SELECT * FROM groups WHERE sdk_app_id = 1400000001 AND group_id > '@TGS#9999' ORDER BY group_id LIMIT 100",
+        [20.0, 20.0],
+    ),
+    (
+        "groups, first page by app",
+        "SELECT * FROM groups WHERE app = 'prod' AND group_id > '' ORDER BY group_id LIMIT 100",
+        [20.0, 20.0],
+    ),
+    (
+        "groups, middle page by app",
+        "SELECT * FROM groups WHERE app = 'prod' AND group_id > '@TGS#5' ORDER BY group_id LIMIT 100",
+        [20.0, 20.0],
+    ),
+    (
+        "groups, last page by app",
+        "SELECT * FROM groups WHERE app = 'prod' AND group_id > '@TGS#9999' ORDER BY group_id LIMIT 100",
+        [20.0, 20.0],
+    ),
+    (
+        "count of groups live at a past time",
+        "SELECT count(*) FROM group_spans WHERE app = 'prod' AND live_from <= '2026-03-01T00:00:00Z'
+         AND (live_until IS NULL OR live_until > '2026-03-01T00:00:00Z')",
+        [8000.0, 3000.0],
+    ),
+    (
+        "groups live at a past time",
+        "SELECT group_id, group_type FROM group_spans WHERE app = 'prod' AND live_from <= '2026-03-01T00:00:00Z'
+         AND (live_until IS NULL OR live_until > '2026-03-01T00:00:00Z')",
+        [8000.0, 3000.0],
+    ),
+    ("count of live_groups", "SELECT count(*) FROM live_groups", [1000.0; 2]),
 ];
 
 /// A connection that is not of this program's pools, as other programs have.
@@ -108,7 +197,8 @@ pub(crate) fn run_all(engines: &[Engine]) -> bool {
 async fn run(engine: Engine, database: &str, store: &Store) -> bool {
     println!("| query | rows | first ms | median ms | slowest ms | limit ms |\n|---|---|---|---|---|---|");
     let mut in_time = true;
-    for (question, sql, limit) in QUERIES {
+    for (question, sql, limits) in QUERIES {
+        let limit = limits[usize::from(engine == Engine::Postgres)];
         let mut reader = Reader::connect(engine, database).await;
         let mut rows = 0;
         let mut times = Vec::new();
@@ -146,78 +236,8 @@ fn row(question: &str, rows: usize, times: &[f64], limit: f64) -> bool {
 }
 
 pub(crate) async fn fill(engine: Engine, database: &str) {
-    let (schema, day) = match engine {
-        Engine::Sqlite => ("", "strftime('%Y-%m-%d', (MOMENT) / 1000, 'unixepoch')"),
-        Engine::Postgres => {
-            ("tim_private.", "to_char(to_timestamp((MOMENT) / 1000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')")
-        }
-    };
-    let day = |at: &str| day.replace("MOMENT", at);
-    let all = LIVE + DELETED;
-    let hour = 3_600_000;
-    // The first groups are deleted. Seven in ten groups are of the baseline.
-    let appeared = format!("{FIRST_CRAWL} + (i % {CRAWLS}) * {hour}");
-    let statements = [
-        "INSERT INTO app (app_id, sdk_app_id, name) VALUES (1, 1400000000, 'prod')".to_owned(),
-        format!(
-            "INSERT INTO group_row (app_id, group_id, type_id, deleted_at, in_baseline, first_seen_at, last_seen_at)
-             {numbers} SELECT 1, '@TGS#' || CAST(10000000 + i AS TEXT), 1 + i % 6,
-                    CASE WHEN i < {DELETED} THEN {appeared} + {hour} END, i % 10 < 7, {appeared}, {appeared} FROM n",
-            numbers = numbers(all)
-        ),
-        format!(
-            "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, new_type)
-             {numbers} SELECT {appeared}, 1 + i % {CRAWLS}, 1, '@TGS#' || CAST(10000000 + i AS TEXT), 'a', 1 + i % 6
-             FROM n WHERE i % 10 >= 7",
-            numbers = numbers(all)
-        ),
-        format!(
-            "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
-             {numbers} SELECT {appeared} + {hour}, 1 + i % {CRAWLS}, 1, '@TGS#' || CAST(10000000 + i AS TEXT), 'v', 1 + i % 6
-             FROM n",
-            numbers = numbers(DELETED)
-        ),
-        format!(
-            "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
-             {numbers} SELECT {FIRST_CRAWL} + i * {hour}, 1 + i, 1, '@TGS#10999999', 't', 1 + i % 2, 2 - i % 2 FROM n",
-            numbers = numbers(50)
-        ),
-        format!(
-            "INSERT INTO crawl (crawl_id, app_id, trigger, due_at, started_at, finished_at, status, deletions, requests,
-                                total_at_start, total_at_end, leftover, listed_count, host, version, day)
-             {numbers} SELECT 1 + i, 1, 'schedule', {at}, {at}, {at} + 110000,
-                    CASE WHEN i % 50 = 49 THEN 'failed' ELSE 'complete' END,
-                    CASE WHEN i % 50 <> 49 THEN 'applied' END, 104, {LIVE}, {LIVE}, 0, {LIVE}, 'bench', '0', {day} FROM n",
-            numbers = numbers(CRAWLS),
-            at = format_args!("{FIRST_CRAWL} + i * {hour}"),
-            day = day(&format!("{FIRST_CRAWL} + i * {hour}")),
-        ),
-        format!(
-            "INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest,
-                                     total_highest, listed_count, repeats, first_listed, unusable)
-             {numbers} SELECT 1 + i / 6, i % 6, 1 + i % 6, {FIRST_CRAWL} + i / 6 * {hour}, 'exact', 17, 166666, 166666, 166666,
-                    166666, 0, 0, 0 FROM n",
-            numbers = numbers(CRAWLS * 6)
-        ),
-        format!(
-            "INSERT INTO daily_count (app_id, day, type_id, live_groups, total_count, appeared, vanished)
-             {numbers} SELECT 1, {day}, 1 + i % 6, 166666 + i, 166666 + i, 160, 90 FROM n",
-            numbers = numbers(365 * 6),
-            day = day(&format!("{FIRST_CRAWL} + i / 6 * 24 * {hour}")),
-        ),
-        format!(
-            "INSERT INTO type_state (app_id, type_id, configured, live_count, deleted_count, baseline_crawl_id,
-                                     concluded_crawl_id, concluded_at, total_count)
-             SELECT 1, type_id, 1, sum(CASE WHEN deleted_at IS NULL THEN 1 ELSE 0 END), count(deleted_at), 1, {CRAWLS},
-                    {FIRST_CRAWL} + {CRAWLS} * CAST({hour} AS BIGINT), 166666 FROM group_row GROUP BY type_id"
-        ),
-    ];
-    for statement in statements {
-        let mut sql = statement;
-        for table in ["app", "group_row", "group_event", "crawl", "crawl_pass", "daily_count", "type_state"] {
-            sql = sql.replace(&format!("INTO {table} "), &format!("INTO {schema}{table} "));
-        }
-        sql = sql.replace("FROM group_row", &format!("FROM {schema}group_row"));
+    for statement in ROWS {
+        let sql = expand(statement, engine);
         let query = sqlx::raw_sql(AssertSqlSafe(sql));
         match engine {
             Engine::Sqlite => {
@@ -226,7 +246,9 @@ pub(crate) async fn fill(engine: Engine, database: &str) {
                 writer.close().await.unwrap();
             }
             Engine::Postgres => {
-                let mut writer = database.parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+                let options = database.parse::<PgConnectOptions>().unwrap();
+                let options = options.options([("search_path", "tim_private")]);
+                let mut writer = options.connect().await.unwrap();
                 query.execute(&mut writer).await.unwrap();
                 writer.close().await.unwrap();
             }
@@ -234,9 +256,38 @@ pub(crate) async fn fill(engine: Engine, database: &str) {
     }
 }
 
-/// Returns a common table expression `n (i)` with the numbers from 0 to `count` - 1.
-fn numbers(count: u64) -> String {
-    format!(
-        "WITH RECURSIVE n (i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count})"
-    )
+/// Replaces the parts of a statement that differ by engine.
+fn expand(statement: &str, engine: Engine) -> String {
+    const START: &str = "1767225600000"; // 2026-01-01
+    const END: &str = "1798758000000";
+    let mut expanded = statement.replace("{start}", START).replace("{end}", END);
+    while let Some(at) = expanded.find('{') {
+        let end = at + expanded[at..].find('}').unwrap();
+        let (kind, argument) = expanded[at + 1..end].split_once(' ').unwrap();
+        let replacement = match (kind, engine == Engine::Sqlite) {
+            ("numbers", _) => {
+                let number = match argument {
+                    "groups" => GROUPS,
+                    "tenth" => GROUPS / 10,
+                    number => number.parse().unwrap(),
+                } - 1;
+                if engine == Engine::Sqlite {
+                    format!(
+                        "(WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s WHERE n < {number}) SELECT n FROM s)"
+                    )
+                } else {
+                    format!("(SELECT n FROM generate_series(0::bigint, {number}) AS g (n))")
+                }
+            }
+            ("day", true) => format!("strftime('%Y-%m-%d', ({START} + {argument}) / 1000, 'unixepoch')"),
+            ("day", false) => {
+                format!(
+                    "to_char(to_timestamp(({START} + {argument}) / 1000.0) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+                )
+            }
+            (other, _) => panic!("{other}"),
+        };
+        expanded.replace_range(at..=end, &replacement);
+    }
+    expanded
 }

@@ -273,6 +273,19 @@ CREATE TABLE tim_private.lease (
     expires_at  BIGINT NOT NULL
 );
 
+-- What people were last told about each condition of an app. A process claims a notification here before it sends it, so
+-- that no other process sends it too. The row stays after the end.
+CREATE TABLE tim_private.notification (
+    sdk_app_id   BIGINT NOT NULL,           -- not app_id: an app without a usable key may not be registered yet
+    event        TEXT   NOT NULL,
+    state        TEXT   NOT NULL,           -- of the last notification that was claimed: begins, lasts or ends
+    begun_at     BIGINT NOT NULL,
+    claimed_at   BIGINT NOT NULL,
+    claimed_by   TEXT   NOT NULL,           -- a random token of the process
+    delivered_at BIGINT,                    -- NULL: not delivered yet
+    PRIMARY KEY (sdk_app_id, event)
+);
+
 -- At most one row: where the ids of events and crawls were given last. After a failover, a restore or a copy it is another
 -- place: there ids continue with a gap, because readers may have seen greater ones than this database has.
 CREATE TABLE tim_private.storage (

@@ -221,6 +221,19 @@ CREATE INDEX group_event_by_crawl ON group_event (crawl_id);
 -- The expression of group_events.occurred_at, so that a condition on that column uses a range of this index.
 CREATE INDEX group_event_by_time ON group_event (CAST(strftime('%Y-%m-%dT%H:%M:%SZ', occurred_at / 1000, 'unixepoch') AS TEXT));
 
+-- What people were last told about each condition of an app. A process claims a notification here before it sends it, so
+-- that no other process sends it too. The row stays after the end.
+CREATE TABLE notification (
+    sdk_app_id   INTEGER NOT NULL,          -- not app_id: an app without a usable key may not be registered yet
+    event        TEXT    NOT NULL,
+    state        TEXT    NOT NULL,          -- of the last notification that was claimed: begins, lasts or ends
+    begun_at     INTEGER NOT NULL,
+    claimed_at   INTEGER NOT NULL,
+    claimed_by   TEXT    NOT NULL,          -- a random token of the process
+    delivered_at INTEGER,                   -- NULL: not delivered yet
+    PRIMARY KEY (sdk_app_id, event)
+) STRICT, WITHOUT ROWID;
+
 -- The details of groups, from get_group_info. A row is rewritten only if a detail has changed or the state of the row changes.
 CREATE TABLE group_detail (
     app_id           INTEGER NOT NULL,

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::output::message;
-use super::setup::{Setup, location_and_warnings};
+use super::setup::{Setup, location_and_warnings, receiver_and_warnings};
 use super::text;
-use crate::config::{App, Config};
+use crate::config::{self, App, Config};
 use crate::escape::one_line;
 use crate::model::{ReasonCode, with_causes};
 use crate::pace::{Pacer, RetryBudget, RetryPolicy};
@@ -94,6 +94,9 @@ pub(super) async fn examine(
         };
         finding.next_runs = next_runs(setup, app);
         findings.push(finding);
+    }
+    if let Some(notify) = &config.notify {
+        check_receiver(notify, &mut findings);
     }
     Ok((findings, store))
 }
@@ -301,6 +304,24 @@ fn error_suffix(error: &ApiError, app: &App) -> String {
             format!(" (the host is {})", app.api.base_url.host_str().unwrap_or_default())
         }
         _ => String::new(),
+    }
+}
+
+/// Checks the files of `[notify]`. Sends nothing.
+fn check_receiver(notify: &config::Notify, findings: &mut Vec<Finding>) {
+    const WHAT: &str = "notify";
+    match receiver_and_warnings(notify) {
+        Ok((_, warnings)) => {
+            findings.extend(warnings.into_iter().map(|warning| Finding::warning(WHAT, warning)));
+            let signed = if notify.secret_file.is_some() { "with" } else { "without" };
+            let text = format!(
+                "the URL of the {} receiver is valid, {signed} a secret; nothing was sent: try it with \
+                 `tim-group-sync notify --test`",
+                notify.format
+            );
+            findings.push(Finding::new(Exit::Done, WHAT, text));
+        }
+        Err(why) => findings.push(Finding::new(Exit::Config, WHAT, why)),
     }
 }
 

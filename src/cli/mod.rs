@@ -16,6 +16,7 @@ mod hidden;
 mod init;
 mod man;
 mod migrate;
+mod notify;
 mod output;
 mod owner;
 mod probe;
@@ -83,6 +84,8 @@ enum Command {
     Status(status::Status),
     /// Print the changes of an app's groups after a cursor
     Events(events::Events),
+    /// Send a test notification to the receiver of [notify]
+    Notify(notify::Notify),
     /// Print a UserSig for the vendor's online API debugger
     Usersig(usersig::PrintUserSig),
     /// Serve a simulated API
@@ -181,6 +184,7 @@ impl Command {
             Self::Check(check) => check.run(setup).await,
             Self::Status(status) => status.run(setup).await,
             Self::Events(events) => events.run(setup).await,
+            Self::Notify(notify) => notify.run(setup).await,
             Self::Usersig(usersig) => usersig.run(setup),
             Self::Simulate(simulate) => simulate.run(&lifecycle()?).await,
             Self::Migrate(migrate) => migrate.run(setup).await,
@@ -215,9 +219,12 @@ impl Command {
             | Self::Status(_)
             | Self::Events(_)
             | Self::Migrate(_) => true,
-            Self::Demo(_) | Self::Usersig(_) | Self::Simulate(_) | Self::Completions(_) | Self::Man(_) => {
-                false
-            }
+            Self::Demo(_)
+            | Self::Notify(_)
+            | Self::Usersig(_)
+            | Self::Simulate(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 
@@ -234,6 +241,7 @@ impl Command {
             Self::Copy(copy) => copy.output,
             Self::Check(check) => check.output,
             Self::Status(status) => status.output,
+            Self::Notify(notify) => notify.output,
             Self::Usersig(usersig) => usersig.output,
             Self::Migrate(migrate) => migrate.output,
             Self::Demo(_)

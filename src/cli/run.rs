@@ -10,13 +10,14 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
-use super::setup::{Setup, database_location, open, publication};
+use super::setup::{Setup, database_location, open, publication, receiver, receiver_and_warnings};
 use super::text;
 use crate::alarm::AlarmClock;
 use crate::config::{self, App, Config, Setting};
 use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, Opening, maintain_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
 use crate::metrics::Metrics;
+use crate::notify::{self, Notifications, Timing};
 use crate::publish;
 use crate::telemetry;
 use crate::web::{AllowedHosts, Listener, dashboard, health};
@@ -59,6 +60,15 @@ impl Run {
         if let Some(publication) = publication(&config) {
             publish::start(publication, &setup.clock, &daemon.health(), lifecycle);
         }
+        warn_if_receiver_unusable(&config).await;
+        let notifications = Notifications::start(
+            receiver(&config),
+            Timing::default(),
+            Arc::clone(&metrics) as Arc<dyn notify::Observer>,
+            &setup.clock,
+            &daemon.health(),
+            lifecycle,
+        );
         info!(apps = config.apps.len(), version = env!("CARGO_PKG_VERSION"), "started");
         systemd.ready();
 
@@ -68,6 +78,7 @@ impl Run {
             systemd,
             alarm_clock: &alarm_clock,
             metrics: &metrics,
+            notifications: &notifications,
             database: database.clone(),
         };
         reloading.serve(Arc::clone(&config), lifecycle, &mut daemon).await;
@@ -106,6 +117,7 @@ struct Reloading<'a> {
     systemd: Systemd,
     alarm_clock: &'a AlarmClock,
     metrics: &'a Metrics,
+    notifications: &'a Notifications,
     database: watch::Receiver<Database>,
 }
 
@@ -123,6 +135,8 @@ impl Reloading<'_> {
             match self.setup.read(&self.setup.environment) {
                 Ok(new) => {
                     self.reconnect().await;
+                    warn_if_receiver_unusable(&new).await;
+                    self.notifications.replace_receiver(receiver(&new));
                     config = self.apply(&config, new, daemon);
                 }
                 Err(failure) => {
@@ -236,6 +250,18 @@ fn plans(setup: &Setup, config: &Arc<Config>, metrics: &Metrics) -> Vec<AppPlan>
         }
     };
     config.apps.iter().map(plan).collect()
+}
+
+/// Logs warnings about the files of `[notify]`. Unusable files are no reason not to crawl: they are
+/// read again for each notification.
+async fn warn_if_receiver_unusable(config: &Config) {
+    let Some(notify) = config.notify.clone() else { return };
+    let created = tokio::task::spawn_blocking(move || receiver_and_warnings(&notify)).await;
+    match created {
+        Ok(Ok((_, warnings))) => warnings.iter().for_each(|warning| warn!("{warning}")),
+        Ok(Err(why)) => error!("no notification can be sent until this is corrected: {why}"),
+        Err(error) => error!("no notification can be sent: {error}"),
+    }
 }
 
 /// Fails if no app has a readable key. One readable key is enough to start.

@@ -14,6 +14,8 @@ use crate::config::{self, App, Config, Environment, LogFormat, NewConfigLocation
 use crate::crawl::{CrawlSettings, Crawler};
 use crate::daemon::Opening;
 use crate::details::{DetailsRefresher, DetailsSettings};
+use crate::model::with_causes;
+use crate::notify::{MakeReceiver, Receiver};
 use crate::pace::RetryPolicy;
 use crate::publish::Publication;
 use crate::store::{AppIdentity, DatabaseLocation, PostgresDatabase, Store, StoreError, this_host};
@@ -170,6 +172,22 @@ impl Setup {
 pub(super) fn publication(config: &Config) -> Option<Publication> {
     let path = config.database.publish.clone()?;
     Some(Publication { path, interval: config.database.publish_interval })
+}
+
+/// Returns a function that creates the receiver of notifications, if one is configured. Each call
+/// reads the files again.
+pub(super) fn receiver(config: &Config) -> Option<MakeReceiver> {
+    let notify = config.notify.clone()?;
+    Some(Arc::new(move || receiver_and_warnings(&notify).map(|(receiver, _)| receiver)))
+}
+
+/// Creates the receiver of notifications. Returns the warnings about its files. The error is a
+/// sentence without secrets.
+pub(super) fn receiver_and_warnings(notify: &config::Notify) -> Result<(Receiver, Vec<String>), String> {
+    let read = notify.read().map_err(|error| with_causes(&error))?;
+    let place = notify.url_file.path.display().to_string();
+    let receiver = Receiver::new(&read.url, &place, notify.format, read.secret)?;
+    Ok((receiver, read.warnings))
 }
 
 /// Opens a database for writing. Migrates it, or with `auto_migrate = false` checks that it is

@@ -293,7 +293,11 @@ impl<'d> Section<'d> {
         let known = self.known.borrow();
         for entry in self.entries().iter().filter(|entry| !known.contains(&entry.name)) {
             let mistake = if names_secret(entry.name) {
-                let file = if self.path == "database" { "password_file" } else { "secret_key_file" };
+                let file = match self.path.as_str() {
+                    "database" => "password_file",
+                    "notify" => "secret_file",
+                    _ => "secret_key_file",
+                };
                 Mistake::new(
                     "secrets belong in files, not in the configuration; the value is not shown",
                     format!(

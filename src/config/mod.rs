@@ -25,10 +25,11 @@ pub use self::database_url::{DatabaseUrl, PostgresUrl};
 pub use self::document::{Origin, Setting};
 pub use self::environment::Environment;
 pub use self::locations::{NewConfigLocation, NoConfigFile, NoConfigLocation};
-pub use self::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
+pub use self::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Notify, Schedule};
 pub use self::problems::{ConfigProblems, Mistake, Problem};
 pub use self::secrets::{
-    PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY, not_part_of_a_key,
+    NotifySecretsRead, PasswordRead, SecretFile, SecretFileError, SecretKeyRead, UNUSUAL_KEY,
+    not_part_of_a_key,
 };
 pub use self::sections::{APP_NAME_RULE, is_app_name};
 pub use self::values::did_you_mean;

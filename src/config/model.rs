@@ -8,11 +8,11 @@ use secrecy::ExposeSecret as _;
 
 use super::database_url::DatabaseUrl;
 use super::document::Setting;
-use super::secrets::{PasswordRead, SecretFile, SecretFileError, SecretKeyRead};
+use super::secrets::{NotifySecretsRead, PasswordRead, SecretFile, SecretFileError, SecretKeyRead};
+use crate::http::is_loopback;
 use crate::model::{GroupType, ListenAddress, SdkAppId};
-use crate::policy::{DeletionPolicy, DetailsPolicy, Retention};
+use crate::policy::{DeletionPolicy, DetailsPolicy, NotificationFormat, Retention};
 use crate::schedule::Schedule as Ticks;
-use crate::tencent::client::is_loopback;
 use crate::tencent::region::Region;
 
 /// A validated configuration.
@@ -28,6 +28,8 @@ pub struct Config {
     pub retention: Retention,
     /// `None` if the details of groups are not kept.
     pub details: Option<DetailsPolicy>,
+    /// The receiver of notifications. `None` without `[notify]`.
+    pub notify: Option<Notify>,
     /// The apps in the order of the file, at least one. Names and SDKAppIDs are unique.
     pub apps: Vec<App>,
     /// Every effective value and its origin, for `check --show-config`.
@@ -70,6 +72,16 @@ pub enum LogFormat {
     Auto,
     Text,
     Json,
+}
+
+/// Where notifications are sent. The files are read again before each attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// See [`Notify::read`].
+    pub url_file: SecretFile,
+    pub format: NotificationFormat,
+    /// Present only for formats whose receivers verify a secret.
+    pub secret_file: Option<SecretFile>,
 }
 
 /// An app and the settings of its crawls.
@@ -145,5 +157,18 @@ impl Database {
             }
             _ => Ok(None),
         }
+    }
+}
+
+impl Notify {
+    /// Reads the URL and the secret from their files.
+    pub fn read(&self) -> Result<NotifySecretsRead, SecretFileError> {
+        let (url, mut warnings) = self.url_file.read_word()?;
+        let secret = self.secret_file.as_ref().map(SecretFile::read_word).transpose()?;
+        let secret = secret.map(|(secret, more)| {
+            warnings.extend(more);
+            secret
+        });
+        Ok(NotifySecretsRead { url, secret, warnings })
     }
 }

@@ -136,11 +136,11 @@ fn holds_password(value: &str) -> bool {
 }
 
 /// Returns whether a value may be shown. The database URL is never shown, because even a malformed
-/// one can contain a password.
+/// one can contain a password. Neither is `notify.url_file`, which may be the URL itself.
 fn may_be_shown(key: &str, value: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     value.len() <= 120
-        && key != "database.url"
+        && !["database.url", "notify.url_file"].contains(&key)
         && !names_secret(name)
         && !holds_key(value)
         && !holds_password(value)

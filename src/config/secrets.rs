@@ -36,6 +36,14 @@ pub struct PasswordRead {
     pub warnings: Vec<String>,
 }
 
+/// The secrets of `[notify]`, with warnings about their files.
+#[derive(Debug)]
+pub struct NotifySecretsRead {
+    pub url: SecretString,
+    pub secret: Option<SecretString>,
+    pub warnings: Vec<String>,
+}
+
 /// Why a secret could not be read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
@@ -50,7 +58,7 @@ pub enum SecretFileError {
     NoCredentials { path: PathBuf },
     #[error("{} is empty; it must contain only the secret", path.display())]
     Empty { path: PathBuf },
-    #[error("{} is longer than 4 KiB, so it is not a key or password; name a file that contains \
+    #[error("{} is longer than 4 KiB, so it is not a key, password or URL; name a file that contains \
              only the secret", path.display())]
     TooLong { path: PathBuf },
     #[error("{} is not UTF-8 text; save it as UTF-8, and put only the secret into it", path.display())]
@@ -96,6 +104,15 @@ impl SecretFile {
             warnings.push(format!("{} {UNUSUAL_KEY}", self.path.display()));
         }
         Ok(SecretKeyRead { key, warnings })
+    }
+
+    /// Reads a secret that has no white space. Also returns warnings about the file.
+    pub(super) fn read_word(&self) -> Result<(SecretString, Vec<String>), SecretFileError> {
+        let (text, warnings) = self.read()?;
+        if text.expose_secret().contains(char::is_whitespace) {
+            return Err(SecretFileError::NotOnlySecret { path: self.path.clone(), what: "white space" });
+        }
+        Ok((text, warnings))
     }
 
     /// Reads the secret, without a line break at its end. Also returns warnings about the file.

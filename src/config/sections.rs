@@ -10,16 +10,16 @@ use toml::de::DeValue;
 use super::database_url::DatabaseUrl;
 use super::document::{Document, Entry, Origin, ParseResult, Section, quoted};
 use super::environment::Environment;
-use super::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Schedule};
+use super::model::{App, Config, Database, Endpoint, Listener, Log, LogFormat, Notify, Schedule};
 use super::problems::{ConfigProblems, Mistake};
 use super::secrets::SecretFile;
 use super::values::{
     base_url, boolean, choice, cron, days, duration, fraction, host_names, integer, listen, log_level, path,
     role, schema, secret_file, text, timezone,
 };
+use crate::http::is_loopback;
 use crate::model::{GroupType, ListenAddress, SdkAppId};
-use crate::policy::{DeletionPolicy, DetailsPolicy, Retention};
-use crate::tencent::client::is_loopback;
+use crate::policy::{DeletionPolicy, DetailsPolicy, NotificationFormat, Retention};
 use crate::tencent::region::Region;
 
 /// The maximum number of group types. A crawl has at most 62 passes (`roll::MAX_PASSES`): one for
@@ -63,6 +63,7 @@ fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
     let log = log(&root.section("log", None), context);
     let retention = retention(&root.section("retention", None));
     let details = root.find("details").map(|_| details(&root.section("details", None)));
+    let notify = notify(root, context);
     let general = General { schedule: &schedules, deletion: &deletions, fractions: &fractions };
     let section = root.section("apps", None);
     let mut ids = BTreeMap::new();
@@ -81,6 +82,7 @@ fn config(root: &Section<'_>, context: &Context<'_>) -> Option<Config> {
         log,
         retention,
         details,
+        notify,
         apps,
         settings: Vec::new(),
     })
@@ -235,6 +237,25 @@ fn details(section: &Section<'_>) -> DetailsPolicy {
     });
     section.finish();
     DetailsPolicy { refresh, requests_per_second }
+}
+
+/// Reads `[notify]`. Returns `None` if the section is absent.
+fn notify(root: &Section<'_>, context: &Context<'_>) -> Option<Notify> {
+    let section = root.section("notify", None);
+    root.find("notify")?;
+    let file = |value: &DeValue<'_>| secret_file(value, context.folder, context.env);
+    let example = "\"notify-url\", a file of mode 0600 that contains only the receiver's URL";
+    let url_file = section.required("url_file", example, file);
+    set_displayed_path(&section, "url_file", url_file.as_ref());
+    let format = section.or_default("format", "\"json\"", |value| choice(value, &NotificationFormat::ALL));
+    let secret_file = section.optional("secret_file", file);
+    set_displayed_path(&section, "secret_file", secret_file.as_ref());
+    if secret_file.is_some() && !format.has_secret() {
+        let rule = format!("is not used by the format {format}: its receivers verify no secret");
+        section.report_key("secret_file", Mistake::new(rule, "Remove it; keep the URL itself secret"));
+    }
+    section.finish();
+    Some(Notify { url_file: url_file?, format, secret_file })
 }
 
 fn schedule(section: &Section<'_>) -> Schedule {

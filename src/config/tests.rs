@@ -314,7 +314,7 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
     (
         "[mysql]",
         "4: mysql: unknown key. Known here: database, schedule, deletion, metrics, dashboard, log, \
-         retention, details, apps",
+         retention, details, notify, apps",
     ),
     (
         "[details]\nrefresh = \"30m\"",
@@ -754,7 +754,7 @@ fn an_error_about_a_key_file_contains_only_its_path() {
         (two.as_bytes(), " contains white space; it must contain only the secret, on one line"),
         (
             long.as_bytes(),
-            " is longer than 4 KiB, so it is not a key or password; name a file that contains only \
+            " is longer than 4 KiB, so it is not a key, password or URL; name a file that contains only \
              the secret",
         ),
     ] {

@@ -12,9 +12,9 @@ use super::document::{ParseResult, kind};
 use super::environment::Environment;
 use super::problems::{Mistake, holds_key, nearest};
 use super::secrets::SecretFile;
+use crate::http::is_loopback;
 use crate::model::{ListenAddress, is_schema_name};
 use crate::schedule::Schedule;
-use crate::tencent::client::is_loopback;
 
 fn wrong_type(wanted: &str, value: &DeValue<'_>, fix: &str) -> Mistake {
     Mistake::new(format!("must be {wanted}, not {}", kind(value)), fix)
@@ -249,6 +249,12 @@ pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment)
         let folder = env.directory("CREDENTIALS_DIRECTORY");
         let folder = folder.unwrap_or_else(|| PathBuf::from("$CREDENTIALS_DIRECTORY"));
         return Ok(SecretFile { path: path(name, &folder)?, is_credential: true });
+    }
+    if text.contains("://") {
+        return Err(Mistake::new(
+            "must be the path of a file, but is a URL; the value is not shown",
+            "Put only the URL into a file of mode 0600 and write the path of that file",
+        ));
     }
     if !text.contains(['/', '.']) && holds_key(text) {
         return Err(Mistake::new(

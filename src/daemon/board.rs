@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::crawl::{CrawlReport, Progress, Step};
-use crate::model::{CrawlStatus, ReasonCode};
+use crate::model::{CrawlStatus, ReasonCode, SdkAppId};
 use crate::schedule::Schedule;
 
 /// The configured apps by name.
@@ -18,6 +18,7 @@ pub type Apps = BTreeMap<String, AppState>;
 #[derive(Clone, Debug)]
 pub struct AppState {
     pub phase: Phase,
+    pub sdk_app_id: SdkAppId,
     pub schedule: Schedule,
     /// The planned start of the next crawl. `None` until the loop of the app has computed it for
     /// the first time.
@@ -84,10 +85,11 @@ impl StatusBoard {
 
     /// Adds an app, or replaces the app of the same name. The replaced app's loop may still be
     /// stopping. Updates through its entry are ignored.
-    pub(super) fn add(&mut self, app: &str, schedule: Schedule) -> BoardEntry {
+    pub(super) fn add(&mut self, app: &str, sdk_app_id: SdkAppId, schedule: Schedule) -> BoardEntry {
         self.generation += 1;
         let state = AppState {
             phase: Phase::WaitingForDatabase,
+            sdk_app_id,
             schedule,
             next_at: None,
             last_report: None,
@@ -220,6 +222,10 @@ pub(super) fn text(time: DateTime<Utc>) -> String {
 mod tests {
     use super::*;
 
+    fn id() -> SdkAppId {
+        SdkAppId::new(1_400_000_000).unwrap()
+    }
+
     fn hourly() -> Schedule {
         Schedule::parse("@hourly", chrono_tz::UTC).unwrap()
     }
@@ -227,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_of_the_key_problem_is_reported_once_and_reading_the_key_ends_the_refusal() {
         let mut board = StatusBoard::new();
-        let entry = board.add("prod", hourly());
+        let entry = board.add("prod", id(), hourly());
         assert!(entry.key_unreadable("cannot read prod.key", false));
         assert!(!entry.key_unreadable("cannot read prod.key", false));
         assert!(entry.is_refused());
@@ -239,8 +245,8 @@ mod tests {
     #[tokio::test]
     async fn the_entry_of_a_replaced_loop_has_no_effect() {
         let mut board = StatusBoard::new();
-        let old = board.add("prod", hourly());
-        let new = board.add("prod", hourly());
+        let old = board.add("prod", id(), hourly());
+        let new = board.add("prod", id(), hourly());
         new.waiting_until(DateTime::UNIX_EPOCH);
         old.crawl_started(DateTime::UNIX_EPOCH, None);
         assert!(matches!(board.subscribe().borrow()["prod"].phase, Phase::Waiting));

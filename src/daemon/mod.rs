@@ -117,7 +117,7 @@ impl Daemon {
 
     fn start(&mut self, plan: AppPlan, alarm: Alarm) -> RunningLoop {
         let stop = self.lifecycle.stop().child();
-        let entry = self.board.add(&plan.name, plan.schedule.clone());
+        let entry = self.board.add(&plan.name, plan.sdk_app_id, plan.schedule.clone());
         entry.update(|state| state.group_quota = plan.group_quota);
         let name = format!("the crawls of {}", plan.name);
         let sdk_app_id = plan.sdk_app_id;

@@ -171,6 +171,7 @@ fn short(groups: u64) -> String {
 mod tests {
     use super::*;
     use crate::daemon::board::{BoardEntry, StatusBoard};
+    use crate::model::SdkAppId;
     use crate::schedule::Schedule;
     use chrono::{DateTime, TimeDelta, Utc};
     use tokio::sync::watch;
@@ -187,7 +188,9 @@ mod tests {
         async fn with(apps: &[&str]) -> Self {
             let mut board = StatusBoard::new();
             let hourly = Schedule::parse("@hourly", chrono_tz::UTC).unwrap();
-            let entries: Vec<BoardEntry> = apps.iter().map(|app| board.add(app, hourly.clone())).collect();
+            let id = SdkAppId::new(1_400_000_000).unwrap();
+            let entries: Vec<BoardEntry> =
+                apps.iter().map(|app| board.add(app, id, hourly.clone())).collect();
             let folder = tempfile::tempdir().unwrap();
             let file = crate::store::DatabaseLocation::Sqlite(folder.path().join("groups.db"));
             let store = crate::store::Store::open(&file).await.unwrap();

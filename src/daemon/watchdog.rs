@@ -92,6 +92,7 @@ mod tests {
     use super::*;
     use crate::crawl::Progress;
     use crate::daemon::board::{BoardEntry, StatusBoard};
+    use crate::model::SdkAppId;
     use crate::schedule::Schedule;
     use chrono::DateTime;
 
@@ -100,7 +101,8 @@ mod tests {
 
     fn board() -> (BoardEntry, tokio::sync::watch::Receiver<Apps>) {
         let mut board = StatusBoard::new();
-        let entry = board.add("prod", Schedule::parse("@hourly", chrono_tz::UTC).unwrap());
+        let id = SdkAppId::new(1_400_000_000).unwrap();
+        let entry = board.add("prod", id, Schedule::parse("@hourly", chrono_tz::UTC).unwrap());
         entry.key_read(Duration::from_secs(1));
         (entry, board.subscribe())
     }

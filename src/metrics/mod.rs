@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::crawl::{CrawlReport, Observer, RequestOutcome};
 use crate::daemon::{Apps, Health, Phase};
 use crate::model::{CrawlStatus, SdkAppId, with_causes};
+use crate::notify;
 use crate::store::{AppOverview, Store, StoreError};
 use crate::tencent::ApiError;
 use crate::tencent::error::{THROTTLING, meaning};
@@ -76,6 +77,7 @@ struct Counters {
     request_duration: HistogramVec,
     events: IntCounterVec,
     asked: IntCounterVec,
+    notifications: IntCounterVec,
 }
 
 impl Metrics {
@@ -116,6 +118,7 @@ impl Metrics {
                     &["answer"],
                 ),
             ),
+            notifications: registered(&registry, notifications()),
             events: registered(
                 &registry,
                 counter("group_events_total", "Group events recorded by crawls, by event.", &["event"]),
@@ -240,6 +243,12 @@ async fn clear_abandoned_crawls(
     Ok(())
 }
 
+impl notify::Observer for Metrics {
+    fn on_notification(&self, event: notify::Event, outcome: notify::Outcome) {
+        self.counters.notifications.with_label_values(&[event.as_str(), outcome.as_str()]).inc();
+    }
+}
+
 /// Counts the crawls and requests of one app.
 #[derive(Debug)]
 struct AppObserver {
@@ -303,6 +312,22 @@ fn error_code_label(error: &ApiError) -> String {
         | ApiError::TooLarge { .. }
         | ApiError::Malformed { .. } => error.reason_code().as_str().to_owned(),
     }
+}
+
+/// Creates the counter of notifications, with all series at 0.
+fn notifications() -> IntCounterVec {
+    let opts = opts(
+        "notifications_total",
+        "Attempts to send notifications of this process, by event and by outcome. Dropped ones were given up \
+         without a last attempt.",
+    );
+    let counter = IntCounterVec::new(opts, &["event", "outcome"]).expect(VALID_NAMES);
+    for event in notify::Event::CONDITIONS {
+        for outcome in notify::Outcome::ALL {
+            counter.with_label_values(&[event.as_str(), outcome.as_str()]);
+        }
+    }
+    counter
 }
 
 /// Creates a counter with the label `im_app`, followed by `labels`.

@@ -34,5 +34,5 @@ pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};
 pub use write::{
     AgeLimits, AnsweredDetails, Approval, Closing, CrawlDeletions, CrawlEvents, DetailsHolder,
-    HistoryChanges, KnownApp, NewCrawl, PassRecord, Purged, Reason, RowCounts, Written,
+    HistoryChanges, KnownApp, NewCrawl, PassRecord, Purged, Reason, RowCounts, ToldChange, ToldRow, Written,
 };

@@ -1,17 +1,15 @@
 //! The HTTP client of the API. It makes single requests, without retries and rate limiting.
 //!
-//! This is the only file that builds an HTTP client, and the only one that handles URLs, which
-//! contain the UserSig.
+//! This is the only file that handles the URLs of the API, which contain the UserSig.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::DATE;
-use reqwest::redirect::Policy;
 use reqwest::{StatusCode, Url};
 use serde::Serialize;
 
@@ -21,7 +19,8 @@ use super::statistics::{STATISTICS_PATH, StatisticsRequest, read_statistics};
 use super::usersig::{Claims, SecretKey, UserSig, sign};
 use super::wire::{LIST_GROUPS_PATH, ListAnswer, ListRequest};
 use crate::clock::Clock;
-use crate::model::{AppStatistics, GroupDetails, GroupIds, GroupType, SdkAppId, with_causes};
+use crate::http;
+use crate::model::{AppStatistics, GroupDetails, GroupIds, GroupType, SdkAppId};
 
 /// The maximum size of a decompressed answer, against decompression bombs. The API's own limit is 1
 /// MB.
@@ -140,7 +139,8 @@ impl HttpResponse {
 
 impl Client {
     pub fn new(settings: ClientSettings) -> Result<Self, ClientError> {
-        let http = http_client(&settings).map_err(|error| ClientError(describe(error)))?;
+        let http = http::client(&settings.base_url, settings.request_timeout, MAX_IDLE_CONNECTIONS)
+            .map_err(|error| ClientError(http::describe(error)))?;
         Ok(Self {
             http,
             settings,
@@ -313,7 +313,7 @@ impl Client {
             return ApiError::Untrusted { host, detail };
         }
         let connecting = error.is_connect();
-        let detail = describe(error);
+        let detail = http::describe(error);
         // These prefixes of the HTTP libraries only repeat what the message says.
         let cause = detail.strip_prefix("error sending request: ").unwrap_or(&detail);
         let cause = cause.strip_prefix("client error (Connect): ").unwrap_or(cause).to_owned();
@@ -348,48 +348,6 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("sdk_app_id", &self.settings.sdk_app_id).finish_non_exhaustive()
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the only place that builds an HTTP client")]
-fn http_client(settings: &ClientSettings) -> reqwest::Result<reqwest::Client> {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        // This fails only if a provider is already installed, which can be used as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        .redirect(Policy::none())
-        .https_only(settings.base_url.scheme() == "https")
-        .connect_timeout(settings.request_timeout)
-        .timeout(settings.request_timeout)
-        .tcp_nodelay(true)
-        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS);
-    if is_loopback(&settings.base_url) {
-        builder = builder.no_proxy();
-        if settings.base_url.scheme() == "http" {
-            // Plain HTTP needs no CA certificates, and loading them fails on a machine without any.
-            builder = builder.tls_certs_only([]);
-        }
-    }
-    builder.build()
-}
-
-/// Returns whether the host of a URL is `localhost` or a loopback address.
-#[must_use]
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            host.trim_matches(['[', ']']).parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-        }
-        None => false,
-    }
-}
-
-/// Returns the text of an error of reqwest and its causes, without the URL.
-fn describe(error: reqwest::Error) -> String {
-    with_causes(&error.without_url())
 }
 
 /// Returns what is wrong with the server's certificate, or `None` if the error has another cause.
@@ -582,18 +540,5 @@ mod tests {
         let info = format!("bad sig {}", usersig.expose());
         let error = client.explain(ApiError::Answered { code: 70003, info, advice: None }, &usersig);
         assert!(!format!("{error} {error:?}").contains(usersig.expose()));
-    }
-
-    #[test]
-    fn only_localhost_and_loopback_addresses_are_loopback() {
-        for (url, expected) in [
-            ("http://127.0.0.1:80", true),
-            ("http://[::1]:80", true),
-            ("http://localhost", true),
-            ("https://console.tim.qq.com", false),
-            ("http://127.0.0.1.example.com", false),
-        ] {
-            assert_eq!(is_loopback(&Url::parse(url).unwrap()), expected, "{url}");
-        }
     }
 }

@@ -22,7 +22,7 @@ use harness::store::TestDatabase;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// Prefixes of commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 25] = [
+const NOT_RUN: [(&str, &str); 26] = [
     ("cargo install ", "builds everything from scratch and writes to the user's ~/.cargo"),
     ("cargo build ", "builds everything from scratch"),
     ("cargo bench ", "takes minutes and the entire machine"),
@@ -47,6 +47,7 @@ const NOT_RUN: [(&str, &str); 25] = [
         "tim-group-sync copy --to postgres://",
         "needs a server of that name; tests/core/store/transfer.rs does it",
     ),
+    ("tim-group-sync notify --test", "needs a receiver; tests/core/cli/notify.rs has one"),
     ("pg_dump ", "needs a server; tests/engines/restored.rs does it"),
     ("pg_restore ", "needs a server; tests/engines/restored.rs does it"),
     ("tim-group-sync man >/usr/", "writes to /usr"),

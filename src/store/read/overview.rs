@@ -93,6 +93,9 @@ pub struct HeldDeletions {
     pub held_count: i64,
     /// The number of held groups that the API has confirmed to be gone.
     pub confirmed_count: i64,
+    /// The number of held groups whose deletion a person undid.
+    #[serde(skip)]
+    pub undone_count: i64,
     /// The number of deletions that the crawl withheld.
     pub withheld: i64,
     /// The number of the crawl's deletions that were undone.
@@ -107,10 +110,11 @@ const CRAWLS: &str = "
 SELECT c.* FROM base_app_status s
 JOIN base_crawls c ON c.crawl_id IN (s.last_complete_crawl_id, s.last_crawl_id, s.newest_crawl_id)";
 const HELD: &str = "
-SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, h.held_count, h.confirmed_count, c.withheld, c.undeleted,
+SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, h.held_count, h.confirmed_count, h.undone_count, c.withheld, c.undeleted,
        c.reason_code, c.reason
 FROM (SELECT g.app_id, g.held_crawl_id, count(*) AS held_count,
-             CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count
+             CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count,
+             CAST(sum(CASE WHEN g.held_as = 'u' THEN 1 ELSE 0 END) AS BIGINT) AS undone_count
       FROM group_row g
       WHERE g.held_crawl_id IS NOT NULL GROUP BY g.app_id, g.held_crawl_id) AS h
 JOIN crawl c ON c.crawl_id = h.held_crawl_id

@@ -11,7 +11,7 @@ pub(super) struct Table {
 /// All tables to copy. Each table comes after those that it references. Not copied: `lease`, which
 /// only PostgreSQL has; `storage`, which identifies the database; `app.chunk_ends`, which SQLite
 /// computes again.
-pub(super) const TABLES: [Table; 15] = [
+pub(super) const TABLES: [Table; 16] = [
     Table {
         name: "app",
         columns: &[
@@ -220,6 +220,11 @@ pub(super) const TABLES: [Table; 15] = [
             "new_type",
         ],
         order: "event_id",
+    },
+    Table {
+        name: "notification",
+        columns: &["sdk_app_id", "event", "state", "begun_at", "claimed_at", "claimed_by", "delivered_at"],
+        order: "sdk_app_id, event",
     },
 ];
 

@@ -70,9 +70,10 @@ const FORGET_CRAWLS: [&str; 3] = [
     first_crawls!("DELETE FROM crawl_change"),
     first_crawls!("DELETE FROM crawl"),
 ];
-const FORGET_APP: [&str; 6] = [
+const FORGET_APP: [&str; 7] = [
     "DELETE FROM detail_range WHERE app_id = $1",
     "DELETE FROM detail_state WHERE app_id = $1",
+    "DELETE FROM notification WHERE sdk_app_id = (SELECT sdk_app_id FROM app WHERE app_id = $1)",
     "DELETE FROM app_statistic WHERE app_id = $1",
     "DELETE FROM group_question WHERE app_id = $1",
     "DELETE FROM type_state WHERE app_id = $1",

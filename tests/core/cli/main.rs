@@ -8,6 +8,7 @@ mod events;
 mod first_hour;
 mod first_minutes;
 mod hostile_text;
+mod notify;
 mod probe;
 mod secrets;
 mod several_apps;

@@ -5,5 +5,6 @@
 mod apps;
 mod details;
 mod metrics;
+mod notifications;
 mod schedule;
 mod service;

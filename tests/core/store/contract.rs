@@ -967,6 +967,7 @@ async fn rows_by_app(db: &TestDatabase) -> Vec<String> {
         ("group_row", "app_id"),
         ("group_event", "app_id"),
         ("group_question", "app_id"),
+        ("notification", "(SELECT app_id FROM app a WHERE a.sdk_app_id = r.sdk_app_id)"),
         ("daily_count", "app_id"),
         ("app_statistic", "app_id"),
         ("type_state", "app_id"),

@@ -12,6 +12,7 @@ pub mod network;
 pub mod postgres;
 pub mod program;
 pub mod readers;
+pub mod receiver;
 pub mod schema;
 pub mod store;
 

@@ -1,0 +1,291 @@
+//! Decides which conditions hold, and writes the text about them. No I/O.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use indicatif::HumanCount;
+
+use super::message::{Event, Notification, State, quoted};
+use super::states::{Holds, Key, has_ended};
+use crate::daemon::{AppState, Apps};
+use crate::model::{CrawlStatus, SdkAppId, plural};
+use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, ToldRow};
+
+/// The number of ticks since the last complete crawl began from which on an app is late. The alert
+/// rule `TimGroupSyncNoCompleteCrawl` has the same number: one failed crawl is retried before the
+/// next tick, and a second one may coincide with an interruption of the API.
+const LATE_TICKS: usize = 3;
+/// Ticks are counted up to this number, to save time.
+const MAX_TICKS: usize = 100;
+/// How long an app has to be late, or the database away, before people are told. The alert rules
+/// have the same time. A start of the service, which catches up, or a restart of the database takes
+/// less.
+const RIPE_AFTER: TimeDelta = TimeDelta::minutes(10);
+/// The share of `group_quota` from which on people are told, in percent. The alert rule
+/// `TimGroupSyncQuotaNear` has the same.
+const QUOTA_PERCENT: u64 = 80;
+/// The maximum number of crawls that a text names.
+const MAX_NAMED: usize = 3;
+
+/// A condition, whether or not it holds.
+#[derive(Clone, Debug)]
+pub(super) struct Condition {
+    pub(super) holds: Holds,
+    app: Option<(String, SdkAppId)>,
+    /// What is wrong, if it holds.
+    text: String,
+    /// What holds again, once it has ended.
+    ended: &'static str,
+    command: Option<String>,
+    crawl_id: Option<i64>,
+}
+
+impl Condition {
+    /// Returns the notification of a state. `begun_at` is when the condition was first noticed.
+    pub(super) fn notification(
+        &self,
+        (event, state): (Event, State),
+        begun_at: i64,
+        now: DateTime<Utc>,
+    ) -> Notification {
+        let subject = self.app.as_ref().map_or_else(String::new, |(app, _)| format!("App {app}: "));
+        let begun = DateTime::from_timestamp_millis(begun_at).map_or_else(String::new, time);
+        let text = match state {
+            State::Begins => format!("{subject}{}", self.text),
+            State::Lasts => format!("{subject}{} This has lasted since {begun}.", self.text),
+            State::Ends => format!("{subject}{} The problem was first noticed at {begun}.", self.ended),
+        };
+        let is_over = state == State::Ends;
+        Notification {
+            event,
+            state,
+            app: self.app.as_ref().map(|(app, _)| app.clone()),
+            sdk_app_id: self.app.as_ref().map(|(_, id)| *id),
+            at: now,
+            text,
+            command: self.command.clone().filter(|_| !is_over),
+            crawl_id: self.crawl_id.filter(|_| !is_over),
+        }
+    }
+}
+
+/// Since when each condition has held without interruption, as far as this process knows.
+#[derive(Debug, Default)]
+pub(super) struct Since(BTreeMap<Key, DateTime<Utc>>);
+
+impl Since {
+    /// Records whether a condition holds. Returns since when.
+    fn update(&mut self, key: Key, holds: bool, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if !holds {
+            self.0.remove(&key);
+            return None;
+        }
+        let since = self.0.entry(key).or_insert(now);
+        // The clock may have been set back.
+        *since = now.min(*since);
+        Some(*since)
+    }
+
+    fn holds(&mut self, key: Key, holds: bool, now: DateTime<Utc>) -> Holds {
+        match self.update(key, holds, now) {
+            Some(since) => Holds::Yes { is_ripe: now - since >= RIPE_AFTER },
+            None => Holds::No,
+        }
+    }
+}
+
+/// Returns the conditions of all apps that are configured. `read` is their state in the database,
+/// and `told` what people were told.
+pub(super) fn of_apps(
+    apps: &Apps,
+    read: &[AppOverview],
+    told: &[ToldRow],
+    since: &mut Since,
+    now: DateTime<Utc>,
+) -> BTreeMap<Key, Condition> {
+    let mut conditions = BTreeMap::new();
+    for (name, state) in apps {
+        let id = state.sdk_app_id;
+        let read = read.iter().find(|read| read.sdk_app_id == id.get());
+        let app = App { name, id, state, read, now };
+        let key = |event| Key { app: Some(id), event };
+        let row = told.iter().find(|row| Key::of(row) == Some(key(Event::Refused)) && !has_ended(row));
+        let refused = app.refused(key(Event::Refused), row, since);
+        let mut late = app.late(key(Event::Late), since);
+        if matches!(refused.holds, Holds::Yes { .. }) {
+            // Nothing can be complete while the credentials are refused.
+            late.holds = Holds::Unknown;
+        }
+        conditions.insert(key(Event::Refused), refused);
+        conditions.insert(key(Event::Late), late);
+        conditions.insert(key(Event::Withheld), app.withheld());
+        conditions.insert(key(Event::Quota), app.quota());
+    }
+    conditions
+}
+
+/// Returns the condition that the database cannot be used. `problem` is why, if that is so.
+pub(super) fn of_database(
+    problem: Option<&str>,
+    host: &str,
+    since: &mut Since,
+    now: DateTime<Utc>,
+) -> (Key, Condition) {
+    let key = Key { app: None, event: Event::Database };
+    let text = format!(
+        "The service on {host} cannot use its database, and crawls nothing meanwhile: {}.",
+        quoted(problem.unwrap_or_default())
+    );
+    let condition = Condition {
+        holds: since.holds(key, problem.is_some(), now),
+        app: None,
+        text,
+        ended: "The database can be used again.",
+        command: Some("tim-group-sync check".to_owned()),
+        crawl_id: None,
+    };
+    (key, condition)
+}
+
+/// An app, as the daemon and the database know it.
+struct App<'a> {
+    name: &'a str,
+    id: SdkAppId,
+    state: &'a AppState,
+    read: Option<&'a AppOverview>,
+    now: DateTime<Utc>,
+}
+
+impl App<'_> {
+    fn condition(&self, holds: Holds, text: String, ended: &'static str) -> Condition {
+        let app = Some((self.name.to_owned(), self.id));
+        Condition { holds, app, text, ended, command: None, crawl_id: None }
+    }
+
+    fn withheld(&self) -> Condition {
+        let held = self.read.map(|read| read.held.as_slice()).unwrap_or_default();
+        // Groups whose deletion a person undid are held too, but nobody waits for a decision.
+        let waiting = |held: &HeldDeletions| held.held_count - held.undone_count;
+        let crawls: Vec<&HeldDeletions> = held.iter().filter(|held| waiting(held) > 0).collect();
+        let Some(newest) = crawls.first() else {
+            let holds = if self.read.is_some() { Holds::No } else { Holds::Unknown };
+            return self.condition(holds, String::new(), "no deletion is withheld any more.");
+        };
+        let groups: i64 = crawls.iter().map(|held| waiting(held)).sum();
+        let confirmed: i64 = crawls.iter().map(|held| held.confirmed_count).sum();
+        let ids: Vec<String> = crawls.iter().take(MAX_NAMED).map(|held| held.crawl_id.to_string()).collect();
+        let more = if crawls.len() > MAX_NAMED { " and earlier ones" } else { "" };
+        let reason = newest.reason.as_deref();
+        let reason = reason
+            .map_or_else(String::new, |reason| format!(" Crawl {}: {}.", newest.crawl_id, quoted(reason)));
+        let text = format!(
+            "the deletion of {} waits for a decision ({} confirmed by the API), withheld by {} {}{more}.{reason}",
+            count(groups, "group"),
+            HumanCount(confirmed.try_into().unwrap_or_default()),
+            plural(crawls.len() as u64, "crawl"),
+            ids.join(", "),
+        );
+        Condition {
+            command: Some(format!("tim-group-sync approve --crawl {}", newest.crawl_id)),
+            crawl_id: Some(newest.crawl_id),
+            ..self.condition(Holds::Yes { is_ripe: true }, text, "")
+        }
+    }
+
+    /// The credentials are refused if the newest crawl of any process says so, or if this process
+    /// has no accepted key and no process has crawled the app since. They are accepted again once a
+    /// crawl has listed groups.
+    fn refused(&self, key: Key, told: Option<&ToldRow>, since: &mut Since) -> Condition {
+        let last = self.read.and_then(|read| read.last_crawl.as_ref());
+        let is_refused = self.read.is_some_and(AppOverview::is_refused);
+        let accepted_at = self.accepted_at();
+        let refused_here = since.update(key, self.state.refused, self.now);
+        let is_refused_here = refused_here.is_some_and(|since| accepted_at.is_none_or(|at| at <= since));
+        let told_at = told.and_then(|row| DateTime::from_timestamp_millis(row.begun_at));
+        let holds = match told_at {
+            _ if is_refused || is_refused_here => Holds::Yes { is_ripe: true },
+            Some(told_at) if accepted_at.is_none_or(|at| at <= told_at) => Holds::Unknown,
+            _ => Holds::No,
+        };
+        let here = self.state.key_problem.as_deref();
+        let reason = here.or(last.filter(|_| is_refused).and_then(|crawl| crawl.reason.as_deref()));
+        let reason = reason.map_or_else(String::new, |reason| format!(": {}", quoted(reason)));
+        let what = if here.is_some() { "the key cannot be used" } else { "the API refuses the credentials" };
+        let text = format!("{what}{reason}. The app is not crawled until this is corrected.");
+        Condition {
+            command: Some("tim-group-sync check".to_owned()),
+            crawl_id: last.filter(|_| is_refused).map(|crawl| crawl.crawl_id),
+            ..self.condition(holds, text, "the API accepts the credentials again.")
+        }
+    }
+
+    /// Returns when the last crawl ended that the API answered with lists.
+    fn accepted_at(&self) -> Option<DateTime<Utc>> {
+        let read = self.read?;
+        let is_incomplete = |crawl: &&Crawl| crawl.status == CrawlStatus::Incomplete.as_str();
+        let incomplete = read.last_crawl.as_ref().filter(is_incomplete).and_then(Crawl::finished);
+        read.last_complete_crawl.as_ref().and_then(Crawl::finished).max(incomplete)
+    }
+
+    fn late(&self, key: Key, since: &mut Since) -> Condition {
+        let complete = self.read.and_then(|read| read.last_complete_crawl.as_ref());
+        let first = self.read.and_then(|read| read.first_crawl_started_at);
+        let Some(from) = complete.map(|crawl| crawl.started_at).or(first).and_then(Stamp::time) else {
+            return self.condition(Holds::Unknown, String::new(), "");
+        };
+        let ticks = self.state.schedule.passed(from, self.now, MAX_TICKS);
+        let holds = since.holds(key, ticks >= LATE_TICKS as u64, self.now);
+        let at_least = if ticks == MAX_TICKS as u64 { "at least " } else { "" };
+        let last = complete.and_then(Crawl::finished).map_or_else(
+            || "No crawl was complete yet.".to_owned(),
+            |at| format!("The last complete crawl ended at {}.", time(at)),
+        );
+        let failed = self
+            .read
+            .and_then(|read| read.last_crawl.as_ref())
+            .filter(|crawl| crawl.status != CrawlStatus::Complete.as_str() && crawl.reason.is_some());
+        let reason = failed.map_or_else(String::new, |crawl| {
+            format!(
+                " The last crawl was {}: {}.",
+                crawl.status,
+                quoted(crawl.reason.as_deref().unwrap_or_default())
+            )
+        });
+        let text = format!(
+            "no complete crawl for {at_least}{}, so its groups and counts are out of date. {last}{reason}",
+            count(i64::try_from(ticks).unwrap_or(i64::MAX), "tick")
+        );
+        Condition {
+            command: Some("tim-group-sync status".to_owned()),
+            crawl_id: failed.map(|crawl| crawl.crawl_id),
+            ..self.condition(holds, text, "a crawl is complete again.")
+        }
+    }
+
+    fn quota(&self) -> Condition {
+        let ended = "the peak of the month is below 80 % of group_quota again.";
+        let Some(quota) = self.state.group_quota else {
+            return self.condition(Holds::No, String::new(), "group_quota is no longer set.");
+        };
+        let peak = self.read.and_then(|read| read.month_peak).and_then(|peak| u64::try_from(peak).ok());
+        let Some(peak) = peak else { return self.condition(Holds::Unknown, String::new(), ended) };
+        let percent = peak.saturating_mul(100) / quota.max(1);
+        let is_near = percent >= QUOTA_PERCENT;
+        let text = format!(
+            "{} at the peak of this month, {percent} % of group_quota ({}).",
+            count(i64::try_from(peak).unwrap_or(i64::MAX), "group"),
+            HumanCount(quota)
+        );
+        let holds = if is_near { Holds::Yes { is_ripe: true } } else { Holds::No };
+        self.condition(holds, text, ended)
+    }
+}
+
+fn count(count: i64, noun: &str) -> String {
+    let count = u64::try_from(count).unwrap_or_default();
+    format!("{} {}", HumanCount(count), plural(count, noun))
+}
+
+fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}

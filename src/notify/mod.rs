@@ -1,0 +1,125 @@
+//! Tells people about conditions that need them: one HTTP POST to a receiver when a condition
+//! begins, once a day while it lasts, and when it ends.
+//!
+//! - `conditions` decides which conditions hold, from the daemon's board and the database.
+//! - `states` decides which notifications are due, from what people were told before. That is
+//!   recorded in the table `notification`, so that restarts and replicas do not repeat it.
+//! - `monitor` claims due notifications in that table, and puts them into the `outbox`.
+//! - `sender` takes them from there and delivers them, with retries.
+//! - `message` builds the requests, and `answer` evaluates the answers.
+//!
+//! Monitor and sender are one task. No crawl waits for it, and a stop drops it.
+
+mod answer;
+mod conditions;
+mod message;
+mod monitor;
+mod outbox;
+mod sender;
+mod states;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use self::conditions::Since;
+pub use self::message::{Event, Notification, SIGNATURE_HEADER, State};
+use self::monitor::Monitor;
+pub use self::outbox::OUTBOX_CAPACITY;
+use self::outbox::Outbox;
+pub use self::sender::{DeliveryError, MakeReceiver, Observer, Outcome, Receiver};
+use self::sender::{Pauses, Sender};
+use self::states::ProcessRows;
+pub use self::states::{CLAIM_EXPIRES_AFTER, REPEAT_AFTER};
+use crate::clock::Clock;
+use crate::daemon::Health;
+use crate::lifecycle::Lifecycle;
+use crate::pace::RetryPolicy;
+
+/// The times of the notifications. Tests shorten them.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The interval between two looks at the conditions.
+    pub interval: Duration,
+    /// The minimum time between two attempts to send. The robots of all three vendors accept at
+    /// least 20 messages a minute.
+    pub between_attempts: Duration,
+    /// How long one notification is retried. A condition that lasts is told again after a day.
+    pub retry: RetryPolicy,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(30),
+            between_attempts: Duration::from_secs(3),
+            retry: RetryPolicy {
+                first_pause: Duration::from_secs(1),
+                longest_pause: Duration::from_secs(600),
+                retry_for: Duration::from_hours(24),
+            },
+        }
+    }
+}
+
+/// The notifications of this process.
+pub struct Notifications {
+    receiver: watch::Sender<Option<MakeReceiver>>,
+}
+
+impl fmt::Debug for Notifications {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notifications").finish_non_exhaustive()
+    }
+}
+
+impl Notifications {
+    /// Starts the task that notices conditions and sends notifications. It does nothing while there
+    /// is no receiver.
+    pub fn start(
+        receiver: Option<MakeReceiver>,
+        timing: Timing,
+        observer: Arc<dyn Observer>,
+        clock: &Clock,
+        health: &Health,
+        lifecycle: &Lifecycle,
+    ) -> Self {
+        let receiver = watch::Sender::new(receiver);
+        let outbox = Arc::new(Outbox::default());
+        let sender = Sender {
+            outbox: Arc::clone(&outbox),
+            receiver: receiver.subscribe(),
+            observer: Arc::clone(&observer),
+            clock: clock.clone(),
+            pauses: Pauses { between: timing.between_attempts, retry: timing.retry },
+        };
+        let monitor = Monitor {
+            outbox,
+            receiver: receiver.subscribe(),
+            observer,
+            clock: clock.clone(),
+            health: health.clone(),
+            interval: timing.interval,
+            process: format!("{:032x}", rand::random::<u128>()),
+            own_rows: ProcessRows::default(),
+            write_problem: None,
+            since: Since::default(),
+        };
+        let stop = lifecycle.stop().soft().clone();
+        lifecycle.supervise("the notifications", async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                ((), ()) = async { tokio::join!(monitor.run(), sender.run()) } => {}
+            }
+        });
+        Self { receiver }
+    }
+
+    /// Replaces the receiver. A notification that waits for its next attempt is sent at once.
+    pub fn replace_receiver(&self, receiver: Option<MakeReceiver>) {
+        self.receiver.send_replace(receiver);
+    }
+}

@@ -1,0 +1,206 @@
+//! Notices which notifications are due, and claims them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::conditions::{Condition, Since, of_apps, of_database};
+use super::message::{Event, State};
+use super::outbox::{Finished, Item, OUTBOX_CAPACITY, Outbox};
+use super::sender::{MakeReceiver, Observer, Outcome};
+use super::states::{Claim, Decider, Holds, Key, ProcessRows, finished};
+use crate::clock::Clock;
+use crate::daemon::{Apps, Database, Health};
+use crate::model::{CrawlId, with_causes};
+use crate::store::{AppOverview, Store, StoreError, ToldChange, ToldRow, this_host};
+
+/// The time limit for reading the state of the apps. A database that takes longer counts as away.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+/// The time limit for recording claims. On SQLite they may wait for a transaction of a crawl.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Looks at the daemon's board and at the database, at intervals and whenever a crawl has ended.
+pub(super) struct Monitor {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) receiver: watch::Receiver<Option<MakeReceiver>>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) clock: Clock,
+    pub(super) health: Health,
+    /// The interval between two looks.
+    pub(super) interval: Duration,
+    /// The random token of this process.
+    pub(super) process: String,
+    pub(super) own_rows: ProcessRows,
+    /// Why the last claims could not be recorded.
+    pub(super) write_problem: Option<String>,
+    pub(super) since: Since,
+}
+
+/// The state of the board whose changes are looked at without delay.
+type Seen = Vec<(String, Option<CrawlId>, bool)>;
+
+impl Monitor {
+    /// Looks at the conditions while there is a receiver. Never returns.
+    pub(super) async fn run(mut self) {
+        let mut receiver = self.receiver.clone();
+        let mut apps = self.health.apps();
+        let mut database = self.health.database();
+        loop {
+            if receiver.wait_for(Option::is_some).await.is_err() {
+                return std::future::pending().await;
+            }
+            let looked_at = seen(&apps.borrow_and_update());
+            let _ = database.borrow_and_update();
+            self.look().await;
+            let outbox = Arc::clone(&self.outbox);
+            tokio::select! {
+                () = sleep(self.interval) => {}
+                () = outbox.wait_for_finished() => {}
+                Ok(_) = apps.wait_for(|apps| seen(apps) != looked_at) => {}
+                Ok(()) = database.changed() => {}
+                Ok(()) = receiver.changed() => {}
+            }
+        }
+    }
+
+    /// Claims the notifications that are due, and records those that were finished.
+    async fn look(&mut self) {
+        let now = self.clock.now();
+        let store = self.health.database().borrow().store().cloned();
+        let read = match &store {
+            Some(store) => read(store).await,
+            None => Err(self.problem()),
+        };
+        let problem = read.as_ref().err().or(self.write_problem.as_ref()).cloned();
+        let problem = problem.or_else(|| problem_of_apps(&self.health.apps().borrow()));
+        self.look_at_database(problem.as_deref(), now);
+        let (Some(store), Ok((overview, told))) = (store, read) else { return };
+        self.look_at_apps(&store, &overview, &told, now).await;
+    }
+
+    /// Returns why the database is not open.
+    fn problem(&self) -> String {
+        match &*self.health.database().borrow() {
+            Database::Unavailable { error } => with_causes(error),
+            Database::Opening | Database::Open(_) => "it is not open yet".to_owned(),
+        }
+    }
+
+    fn look_at_database(&mut self, problem: Option<&str>, now: DateTime<Utc>) {
+        let ended = self.outbox.finished().into_iter().filter(|finished| finished.item.key.app.is_none());
+        for Finished { item, at } in ended {
+            let recorded = [(item.key, item.state)].into();
+            self.own_rows.apply(&finished(item.row, at));
+            self.outbox.forget_finished(&recorded);
+        }
+        let (key, condition) = of_database(problem, &this_host(), &mut self.since, now);
+        let holds = [(key, condition.holds)].into();
+        let in_flight = self.outbox.in_flight();
+        let decider = Decider { process: &self.process, now };
+        for claim in decider.claims(self.own_rows.rows(), &holds, &in_flight) {
+            self.own_rows.apply(&claim.change);
+            self.send(&claim, &condition, now);
+        }
+    }
+
+    async fn look_at_apps(
+        &mut self,
+        store: &Store,
+        overview: &[AppOverview],
+        told: &[ToldRow],
+        now: DateTime<Utc>,
+    ) {
+        let apps = self.health.apps().borrow().clone();
+        let conditions = of_apps(&apps, overview, told, &mut self.since, now);
+        let holds: BTreeMap<Key, Holds> =
+            conditions.iter().map(|(key, condition)| (*key, condition.holds)).collect();
+        let decider = Decider { process: &self.process, now };
+        let claims = decider.claims(told, &holds, &self.outbox.in_flight());
+        let mut ended = self.outbox.finished();
+        ended.retain(|finished| finished.item.key.app.is_some());
+        let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), *at));
+        let changes: Vec<ToldChange> =
+            recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
+        if changes.is_empty() {
+            self.write_problem = None;
+            return;
+        }
+        let effects = match record(store, &changes).await {
+            Ok(effects) => effects,
+            Err(problem) => {
+                debug!("cannot record which notifications are sent: {problem}");
+                self.write_problem = Some(problem);
+                return;
+            }
+        };
+        self.write_problem = None;
+        let recorded: BTreeSet<(Key, State)> =
+            ended.iter().map(|Finished { item, .. }| (item.key, item.state)).collect();
+        self.outbox.forget_finished(&recorded);
+        for (claim, is_own) in claims.iter().zip(effects.into_iter().skip(ended.len())) {
+            if is_own && let Some(condition) = conditions.get(&claim.key) {
+                self.send(claim, condition, now);
+            }
+        }
+    }
+
+    /// Adds the notification of a recorded claim to the outbox.
+    fn send(&self, claim: &Claim, condition: &Condition, now: DateTime<Utc>) {
+        let ToldChange::Claim { new: row, .. } = &claim.change else { return };
+        if claim.is_renewal {
+            return;
+        }
+        let Claim { key, state, .. } = *claim;
+        let notification = condition.notification((key.event, state), row.begun_at, now);
+        let dropped = self.outbox.add(Item { key, state, row: row.clone(), notification }, now);
+        if let Some(Item { notification, .. }) = dropped {
+            let (event, app): (Event, _) = (notification.event, notification.app.as_deref());
+            self.observer.on_notification(event, Outcome::Dropped);
+            warn!(
+                event = event.as_str(),
+                app, "dropped the oldest of {OUTBOX_CAPACITY} notifications that wait for the receiver"
+            );
+        }
+    }
+}
+
+/// Reads the state of the apps, and what people were told. The error is a phrase.
+async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String> {
+    let reading = async {
+        // The state is read last, so that it is not older than what was told. Otherwise a condition
+        // whose end another process has told meanwhile would be told again.
+        let told = store.told().await?;
+        Ok::<_, StoreError>((store.overview().await?, told))
+    };
+    match timeout(READ_TIMEOUT, reading).await {
+        Ok(read) => read.map_err(|error| with_causes(&error)),
+        Err(_) => Err(format!("no answer within {} s", READ_TIMEOUT.as_secs())),
+    }
+}
+
+/// Records changes. The error is a phrase.
+async fn record(store: &Store, changes: &[ToldChange]) -> Result<Vec<bool>, String> {
+    match timeout(WRITE_TIMEOUT, store.record_told(changes)).await {
+        Ok(recorded) => recorded.map_err(|error| with_causes(&error)),
+        Err(_) => Err(format!("no answer to a change within {} s", WRITE_TIMEOUT.as_secs())),
+    }
+}
+
+/// Returns why the crawls of an app cannot write to the database, for example because the disk is
+/// full.
+fn problem_of_apps(apps: &Apps) -> Option<String> {
+    apps.values().find_map(|state| state.database_problem.clone())
+}
+
+fn seen(apps: &Apps) -> Seen {
+    apps.iter()
+        .map(|(app, state)| {
+            (app.clone(), state.last_report.as_ref().map(|report| report.crawl), state.refused)
+        })
+        .collect()
+}

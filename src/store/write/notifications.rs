@@ -1,0 +1,110 @@
+//! Records what people were told about the conditions of the apps, so that several processes tell
+//! each of them once.
+//!
+//! Each change compares the row with the one that the caller has read, and has no effect if another
+//! process has changed it since. So of several processes that want to send the same notification,
+//! one may.
+
+use crate::store::engine::{Store, StoreError, Tx, values};
+
+/// What people were last told about a condition of an app. Times are unix milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx_macros::FromRow)]
+pub struct ToldRow {
+    pub sdk_app_id: i64,
+    pub event: String,
+    pub state: String,
+    /// When the condition was first noticed.
+    pub begun_at: i64,
+    /// When the process that sends the notification last claimed it.
+    pub claimed_at: i64,
+    /// The random token of that process.
+    pub claimed_by: String,
+    /// When the notification was delivered. `None` if it was not delivered yet.
+    pub delivered_at: Option<i64>,
+}
+
+/// A change of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToldChange {
+    /// Claims a notification. `previous` is the row as the caller has read it, or `None` if there
+    /// was none.
+    Claim { previous: Option<ToldRow>, new: ToldRow },
+    /// Records that the notification of this row was delivered. The claim may have been renewed
+    /// since.
+    Deliver { row: ToldRow, at: i64 },
+}
+
+const SELECT_ALL: &str = "
+SELECT sdk_app_id, event, state, begun_at, claimed_at, claimed_by, delivered_at
+FROM notification ORDER BY sdk_app_id, event";
+const INSERT: &str = "
+INSERT INTO notification (sdk_app_id, event, state, begun_at, claimed_at, claimed_by, delivered_at)
+VALUES ($1, $2, $3, $4, $5, $6, NULL)
+ON CONFLICT (sdk_app_id, event) DO NOTHING";
+const REPLACE: &str = "
+UPDATE notification SET state = $3, begun_at = $4, claimed_at = $5, claimed_by = $6, delivered_at = NULL
+WHERE sdk_app_id = $1 AND event = $2 AND state = $7 AND begun_at = $8 AND claimed_at = $9 AND claimed_by = $10
+  AND coalesce(delivered_at, -1) = $11";
+const DELIVER: &str = "
+UPDATE notification SET delivered_at = $5
+WHERE sdk_app_id = $1 AND event = $2 AND state = $3 AND claimed_by = $4 AND delivered_at IS NULL";
+
+impl Store {
+    /// Returns what people were last told about each condition.
+    pub async fn told(&self) -> Result<Vec<ToldRow>, StoreError> {
+        self.fetch_all("read which notifications were sent", SELECT_ALL, &[]).await
+    }
+
+    /// Makes changes in one transaction. Returns for each whether it took effect.
+    pub async fn record_told(&self, changes: &[ToldChange]) -> Result<Vec<bool>, StoreError> {
+        let mut write = self.write("record which notifications are sent", None);
+        loop {
+            let mut tx = write.begin().await?;
+            let effects = apply(&mut tx, changes).await;
+            if let Some(done) = write.end(tx, effects).await {
+                return done;
+            }
+        }
+    }
+}
+
+async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreError> {
+    let mut effects = Vec::new();
+    for change in changes {
+        let rows = match change {
+            ToldChange::Claim { previous: None, new } => {
+                let values = values![
+                    new.sdk_app_id,
+                    &new.event,
+                    &new.state,
+                    new.begun_at,
+                    new.claimed_at,
+                    &new.claimed_by
+                ];
+                tx.execute(INSERT, &values).await?
+            }
+            ToldChange::Claim { previous: Some(previous), new } => {
+                let values = values![
+                    new.sdk_app_id,
+                    &new.event,
+                    &new.state,
+                    new.begun_at,
+                    new.claimed_at,
+                    &new.claimed_by,
+                    &previous.state,
+                    previous.begun_at,
+                    previous.claimed_at,
+                    &previous.claimed_by,
+                    previous.delivered_at.unwrap_or(-1)
+                ];
+                tx.execute(REPLACE, &values).await?
+            }
+            ToldChange::Deliver { row, at } => {
+                let values = values![row.sdk_app_id, &row.event, &row.state, &row.claimed_by, *at];
+                tx.execute(DELIVER, &values).await?
+            }
+        };
+        effects.push(rows > 0);
+    }
+    Ok(effects)
+}
