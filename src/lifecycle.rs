@@ -193,14 +193,14 @@ impl Lifecycle {
 
     /// Subscribes to `SIGUSR1`.
     #[must_use]
-    pub fn crawl_requests(&self) -> Requests {
-        Requests(self.crawl_now.subscribe())
+    pub fn crawl_requests(&self) -> CrawlRequests {
+        CrawlRequests(self.crawl_now.subscribe())
     }
 
     /// Subscribes to `SIGHUP`.
     #[must_use]
-    pub fn reload_requests(&self) -> Requests {
-        Requests(self.reload.subscribe())
+    pub fn reload_requests(&self) -> CrawlRequests {
+        CrawlRequests(self.reload.subscribe())
     }
 
     /// Performs the action that a signal requests. Logs it afterwards, because writing a log line
@@ -276,7 +276,8 @@ impl Lifecycle {
                 let left = self.tasks.len();
                 tracing::error!(
                     left,
-                    "tasks did not end after the hard stop; exiting without waiting for them (a usual cause is a database that does not answer)"
+                    "tasks did not end after the hard stop; exiting without waiting for them (a \
+                     usual cause is a database that does not answer)"
                 );
                 Ending::Abandoned(left)
             }
@@ -312,11 +313,11 @@ impl Drop for TaskGuard {
     }
 }
 
-/// A subscription to a signal. Signals between two calls of [`Requests::next`] count as one.
+/// A subscription to SIGUSR1, which requests a crawl of every app. Signals between two calls of [`CrawlRequests::next`] count as one.
 #[derive(Debug)]
-pub struct Requests(watch::Receiver<()>);
+pub struct CrawlRequests(watch::Receiver<()>);
 
-impl Requests {
+impl CrawlRequests {
     /// Waits for the next request. Cancel-safe.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {

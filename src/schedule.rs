@@ -50,7 +50,8 @@ pub enum InvalidPattern {
     #[error("{name:?} is not the name of a schedule: the names are {}", NICKNAMES.join(", "))]
     UnknownName { name: String },
     #[error(
-        "{found} {}: an expression has 5 (minute, hour, day of month, month, day of week) or 6 (second first)",
+        "{found} {}: an expression has 5 (minute, hour, day of month, month, day of week) or 6 \
+         (second first)",
         if *found == 1 { "field" } else { "fields" }
     )]
     FieldCount { found: usize },
@@ -348,8 +349,8 @@ mod tests {
     fn an_error_has_the_column_and_the_reason() {
         assert_eq!(
             error_of("0 4 1,15,32 * *"),
-            "column 10: \"32\" is not a valid day of month (number out of bounds): write 1-31, L, 15W; \
-             the first of 5 fields is the minute; seconds would be a sixth field before it"
+            "column 10: \"32\" is not a valid day of month (number out of bounds): write 1-31, L, \
+             15W; the first of 5 fields is the minute; seconds would be a sixth field before it"
         );
         for (pattern, expected) in [
             ("  0  61 * * * *", "column 6: \"61\" is not a valid minute (number out of bounds)"),
@@ -377,7 +378,8 @@ mod tests {
         assert!(year_at_the_end.ends_with("without seconds there are 5 fields"));
         assert_eq!(
             error_of("* * *"),
-            "3 fields: an expression has 5 (minute, hour, day of month, month, day of week) or 6 (second first)"
+            "3 fields: an expression has 5 (minute, hour, day of month, month, day of week) or 6 \
+             (second first)"
         );
         assert!(error_of("0 0 0 * * * 2027").starts_with("7 fields"));
         assert!(error_of("").starts_with("0 fields"));

@@ -113,7 +113,7 @@ impl Signals {
 
 /// Makes writes beyond the file size limit (`RLIMIT_FSIZE`) fail with an error. By default SIGXFSZ
 /// kills the process. Starts no thread.
-pub fn survive_file_size_limit() -> io::Result<()> {
+pub fn ignore_file_size_signal() -> io::Result<()> {
     let runtime = signal_runtime()?;
     let _context = runtime.enter();
     // The handler stays installed after the stream is dropped.

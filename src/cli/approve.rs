@@ -38,7 +38,8 @@ impl Approve {
         let (held, sdk_app_id) = find(&store, crawl).await?;
         if held.withheld == 0 {
             return Err(refused(format!(
-                "crawl {crawl} of {} withheld no deletions; `tim-group-sync status` names the crawls that did",
+                "crawl {crawl} of {} withheld no deletions; `tim-group-sync status` names the \
+                 crawls that did",
                 held.app
             )));
         }
@@ -64,14 +65,14 @@ impl Approve {
         let groups = approved?;
         if groups.is_empty() && self.confirmed {
             return Err(refused(format!(
-                "nothing to approve: no withheld deletion of crawl {crawl} is confirmed; `approve --crawl {crawl} --dry-run` \
-                 lists the withheld ones"
+                "nothing to approve: no withheld deletion of crawl {crawl} is confirmed; `approve \
+                 --crawl {crawl} --dry-run` lists the withheld ones"
             )));
         }
         if groups.is_empty() {
             return Err(refused(format!(
-                "nothing to approve: the deletions that crawl {crawl} withheld are already approved, or their groups were \
-                 listed again"
+                "nothing to approve: the deletions that crawl {crawl} withheld are already \
+                 approved, or their groups were listed again"
             )));
         }
         let confirmed = groups.iter().filter(|(_, confirmed)| *confirmed).count();

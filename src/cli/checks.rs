@@ -191,8 +191,8 @@ fn check_temporary_files(database: &Path) -> Option<Finding> {
     let folder = database.parent()?;
     let error = try_to_write(folder).err()?;
     let text = format!(
-        "{}: no temporary file can be created in {} ({error}), which crawls with many changes need; make the folder writable \
-         for the service's user",
+        "{}: no temporary file can be created in {} ({error}), which crawls with many changes \
+         need; make the folder writable for the service's user",
         database.display(),
         folder.display()
     );
@@ -252,8 +252,8 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
             let waited = tokio::time::timeout(WAIT_FOR_LEASE, store.lease(app.sdk_app_id, waiting)).await;
             match waited {
                 Err(_) => {
-                    let text =
-                        "credentials not checked: the app is being crawled; see `tim-group-sync status`";
+                    let text = "credentials not checked: the app is being crawled; see `tim-group-sync \
+                         status`";
                     return Finding::new(Exit::Busy, &app.name, text.to_owned());
                 }
                 Ok(Err(error)) => return not_checked(&error.into()),
@@ -297,7 +297,8 @@ async fn check_app(setup: &Setup, app: &App, client: &Client, store: Option<&Sto
 fn error_suffix(error: &ApiError, app: &App) -> String {
     match error {
         ApiError::Answered { advice: None, .. } => {
-            "; check again in a minute; if the error persists, report its code to Tencent Cloud's support"
+            "; check again in a minute; if the error persists, report its code to Tencent Cloud's \
+             support"
                 .to_owned()
         }
         ApiError::Malformed { .. } | ApiError::TooLarge { .. } => {

@@ -92,7 +92,8 @@ impl Copy {
             )?;
             writeln!(
                 out,
-                "later crawls still write to {source}: set database.url to the copy, and restart the service"
+                "later crawls still write to {source}: set database.url to the copy, and restart \
+                 the service"
             )
         })
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::crawl::{Attempt, crawl_all, exit_of_all, sentence};
 use super::exit::{Exit, Failure};
-use super::output::say;
+use super::output::print_line;
 use super::setup::location_from_url;
 use super::simulate::{churn, populate};
 use super::text;
@@ -121,22 +121,25 @@ impl Demo {
         let account = settings.clone();
         let api = Simulator::start(settings).await?;
         populate(&api, self.groups as usize);
-        say(format_args!(
+        print_line(format_args!(
             "A simulated Tencent Cloud IM app with {} is served at {}.",
             text::count(self.groups, "group"),
             api.base_url()
         ))?;
-        say(format_args!("Crawling it into {}, in pages of up to 10,000 ids.\n", describe(&database)))?;
+        print_line(format_args!(
+            "Crawling it into {}, in pages of up to 10,000 ids.\n",
+            describe(&database)
+        ))?;
         let crawler = Arc::new(crawler(&account, &api.base_url(), &store)?);
 
         let mut exits = Vec::new();
         for (what, change) in changes(&api, self.groups as usize / 100) {
             change();
-            say(format_args!("{what}"))?;
+            print_line(format_args!("{what}"))?;
             let attempt = Attempt::from(Arc::clone(&crawler));
             let outcomes = crawl_all(vec![attempt], WhenBusy::GiveUp, lifecycle.stop()).await;
             for (app, outcome) in &outcomes {
-                say(format_args!("  {}\n", sentence(app, outcome)))?;
+                print_line(format_args!("  {}\n", sentence(app, outcome)))?;
             }
             exits.push(exit_of_all(&outcomes, Exit::of_crawl));
             if lifecycle.stop().soft().is_cancelled() {
@@ -168,7 +171,8 @@ fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
         ),
         ("Nothing changes. This crawl writes no group.", Box::new(|| ())),
         (
-            "One group is dissolved and created again with another type, and one is dissolved for good.",
+            "One group is dissolved and created again with another type, and one is dissolved for \
+             good.",
             Box::new(|| {
                 let truth = api.truth();
                 let mut publics = truth.iter().filter(|(_, group_type)| *group_type == "Public");
@@ -184,24 +188,28 @@ fn changes(api: &Simulator, few: usize) -> [Change<'_>; 4] {
 /// Runs the queries and prints their results, and then the location of the data.
 async fn show_results(store: &Store, database: &DatabaseLocation) -> Result<(), Failure> {
     if let DatabaseLocation::Postgres(_) = database {
-        say(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
+        print_line(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
     }
     for (question, sql) in QUERIES {
         let (header, rows) = store.read(sql).await?;
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        say(format_args!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows)))?;
+        print_line(format_args!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows)))?;
     }
     let place = describe(database);
     match database {
         DatabaseLocation::Sqlite(_) => {
-            say(format_args!("The data is in {place}: sqlite3 {place} 'SELECT * FROM groups LIMIT 5'"))?;
+            print_line(format_args!(
+                "The data is in {place}: sqlite3 {place} 'SELECT * FROM groups LIMIT 5'"
+            ))?;
         }
         DatabaseLocation::Postgres(_) => {
-            say(format_args!("The data is in {place}: SELECT * FROM {SCHEMA}.groups LIMIT 5;"))?;
-            say(format_args!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;"))?;
+            print_line(format_args!("The data is in {place}: SELECT * FROM {SCHEMA}.groups LIMIT 5;"))?;
+            print_line(format_args!("To remove it: DROP SCHEMA {SCHEMA}, {SCHEMA}_private CASCADE;"))?;
         }
     }
-    say(format_args!("Next, with the SDKAppID and the secret key of your own app: tim-group-sync init"))
+    print_line(format_args!(
+        "Next, with the SDKAppID and the secret key of your own app: tim-group-sync init"
+    ))
 }
 
 /// Opens the database with empty tables. Removes the tables of an earlier demo.
@@ -233,7 +241,7 @@ async fn serve(
     let database = watch::Sender::new(Database::Open(store.clone()));
     let mut daemon = Daemon::new(&clock, lifecycle, systemd, database.subscribe());
     let (address, health) = (listener.address().clone(), daemon.health());
-    let pages = dashboard::pages(health.database(), health.apps());
+    let pages = dashboard::pages(health.database(), health.apps(), clock.clone());
     lifecycle.supervise(
         "the dashboard",
         listener.serve(pages, AllowedHosts::of(&address, &[]), lifecycle.stop().soft().clone()),
@@ -252,7 +260,7 @@ async fn serve(
         }),
     };
     daemon.apply(vec![plan], |_| alarm_clock.alarm());
-    say(format_args!(
+    print_line(format_args!(
         "\nThe dashboard is at http://{address}/. Groups of the simulated app are\n\
          created and dissolved, and the app is crawled every 20 seconds.\n\
          Press Ctrl-C to stop."
@@ -304,14 +312,16 @@ async fn remove_earlier_file(path: &Path) -> Result<(), Failure> {
         Ok(true) => Ok(()),
         Ok(false) => {
             let error = anyhow::anyhow!(
-                "{} exists and is not the database of an earlier demo; choose another file with --database sqlite:FILE",
+                "{} exists and is not the database of an earlier demo; choose another file with \
+                 --database sqlite:FILE",
                 path.display()
             );
             Err(Failure::new(Exit::Failed, error))
         }
         Err(StoreError::InUse { path }) => {
             let error = anyhow::anyhow!(
-                "another demo is using {}; stop it first, or choose another file with --database sqlite:FILE",
+                "another demo is using {}; stop it first, or choose another file with --database \
+                 sqlite:FILE",
                 path.display()
             );
             Err(Failure::new(Exit::Busy, error))
@@ -338,8 +348,8 @@ async fn remove_earlier_schemas(store: &Store, database: &DatabaseLocation) -> R
         return Ok(());
     }
     let error = anyhow::anyhow!(
-        "the schemas {SCHEMA} and {SCHEMA}_private of {database} contain data that is not of an earlier demo; \
-         choose another database with --database postgres://…, or rename the schemas"
+        "the schemas {SCHEMA} and {SCHEMA}_private of {database} contain data that is not of an \
+         earlier demo; choose another database with --database postgres://…, or rename the schemas"
     );
     Err(Failure::new(Exit::Failed, error))
 }
@@ -360,8 +370,8 @@ fn database(url: &str) -> Result<DatabaseLocation, Failure> {
     })?;
     if matches!(&url, config::DatabaseUrl::Postgres(url) if url.has_password()) {
         let error = anyhow::anyhow!(
-            "the URL of --database contains a password, which every process on this machine can see; put it into \
-             ~/.pgpass or PGPASSWORD, and remove it from the URL"
+            "the URL of --database contains a password, which every process on this machine can \
+             see; put it into ~/.pgpass or PGPASSWORD, and remove it from the URL"
         );
         return Err(Failure::new(Exit::Usage, error));
     }

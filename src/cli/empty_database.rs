@@ -23,8 +23,8 @@ pub(super) async fn empty_database() -> Result<(Store, TemporaryFolder), Failure
     let folder = create_folder().map_err(|error| {
         let temporary = std::env::temp_dir();
         let error = anyhow::Error::from(error).context(format!(
-            "cannot create a temporary database in {}, which a dry run before the first crawl needs; set TMPDIR to \
-             a folder that this user can write to",
+            "cannot create a temporary database in {}, which a dry run before the first crawl \
+             needs; set TMPDIR to a folder that this user can write to",
             temporary.display()
         ));
         Failure::new(Exit::Failed, error)

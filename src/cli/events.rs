@@ -113,8 +113,9 @@ impl Events {
             EventsAfter::Events(events) => events,
             EventsAfter::Removed { continue_after } => {
                 return Err(refused(format!(
-                    "{}: retention has removed events after {after}, so that changes are lost to this reader; \
-                     `--after {continue_after}` continues with the oldest event that remains",
+                    "{}: retention has removed events after {after}, so that changes are lost to \
+                     this reader; `--after {continue_after}` continues with the oldest event that \
+                     remains",
                     app.name
                 )));
             }

@@ -83,8 +83,8 @@ impl Forget {
             }
             None => {
                 return Err(refused(format!(
-                    "{name:?} is configured and would be crawled again; first remove its section from the configuration, and \
-                     reload or stop the service"
+                    "{name:?} is configured and would be crawled again; first remove its section \
+                     from the configuration, and reload or stop the service"
                 )));
             }
         };

@@ -29,10 +29,10 @@ use crate::tencent::usersig::SecretKey;
 const SERVICE_USER: &str = "tim-group-sync";
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "On a terminal it asks for the values of missing options; the key is not shown. No file is ever overwritten.
-Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml, or /etc/tim-group-sync/config.toml for root."
-)]
+#[command(after_help = "On a terminal it asks for the values of missing options; the key is not shown.
+No file is ever overwritten.
+Without --config it writes $XDG_CONFIG_HOME/tim-group-sync/config.toml,
+or /etc/tim-group-sync/config.toml for root.")]
 pub(super) struct Init {
     /// The app's SDKAppID, from the console
     #[arg(long, value_name = "NUMBER", value_parser = sdk_app_id)]
@@ -83,9 +83,9 @@ impl Init {
     /// Writes the files. Must run before the process changes from root to the owner of the
     /// database.
     pub(super) fn write(&mut self, setup: &Setup) -> Result<(), Failure> {
-        let home = setup.home()?;
-        let key_file = home.config.with_file_name(format!("{}.key", self.name));
-        refuse_existing(&home.config, "edit it, or name another file with --config FILE")?;
+        let location = setup.new_config_location()?;
+        let key_file = location.config.with_file_name(format!("{}.key", self.name));
+        refuse_existing(&location.config, "edit it, or name another file with --config FILE")?;
         let given = self.secret_key_file.as_deref();
         let is_in_place = given.is_some_and(|given| is_same_file(given, &key_file));
         if !is_in_place {
@@ -106,8 +106,8 @@ impl Init {
             (None, Some(region)) => format!("region = {}", toml_text(&region.to_string())),
             (None, None) => format!("region = {}", toml_text(&ask_region()?.to_string())),
         };
-        let text = self.config_text(&home, sdk_app_id, &endpoint);
-        if let Err(problems) = Config::parse(&text, &home.config, &setup.environment) {
+        let text = self.config_text(&location, sdk_app_id, &endpoint);
+        if let Err(problems) = Config::parse(&text, &location.config, &setup.environment) {
             let error =
                 anyhow::Error::from(problems).context("these values do not make a valid configuration");
             return Err(Failure::new(Exit::Usage, error));
@@ -117,12 +117,12 @@ impl Init {
             None => ask_key()?,
         };
 
-        let owner = service_user(&home);
-        make_folder(&home)?;
+        let owner = service_user(&location);
+        make_folder(&location)?;
         if !is_in_place {
             write_new(&key_file, key.expose(), 0o600, owner.as_ref())?;
         }
-        if let Err(failure) = write_new(&home.config, &text, 0o644, None) {
+        if let Err(failure) = write_new(&location.config, &text, 0o644, None) {
             if !is_in_place {
                 // Without a configuration, the new key file is useless and would block the next
                 // attempt.
@@ -131,12 +131,13 @@ impl Init {
             return Err(failure);
         }
         let service_user = owner.map(|user| user.name().to_string_lossy().into_owned());
-        message(format_args!("wrote {}", home.config.display()));
+        message(format_args!("wrote {}", location.config.display()));
         if !is_in_place {
             let owner = service_user.as_ref().map_or_else(String::new, |name| format!(", owner {name}"));
             message(format_args!("wrote {} (mode 0600{owner})", key_file.display()));
         }
-        self.written = Some(Written { config_file: home.config, secret_key_file: key_file, service_user });
+        self.written =
+            Some(Written { config_file: location.config, secret_key_file: key_file, service_user });
         Ok(())
     }
 
@@ -174,8 +175,9 @@ impl Init {
         Err(Failure::new(Exit::Usage, error))
     }
 
-    fn config_text(&self, home: &NewConfigLocation, sdk_app_id: SdkAppId, endpoint: &str) -> String {
-        let database = self.database.as_ref().map_or(home.database_url.as_str(), |url| url.expose_secret());
+    fn config_text(&self, location: &NewConfigLocation, sdk_app_id: SdkAppId, endpoint: &str) -> String {
+        let database =
+            self.database.as_ref().map_or(location.database_url.as_str(), |url| url.expose_secret());
         format!(
             "# `tim-group-sync check --show-config` shows every option; config.example.toml explains them.\n\
              \n\
@@ -306,24 +308,24 @@ fn ask_key() -> Result<SecretKey, Failure> {
     }
 }
 
-/// Returns the user of the installed service. Returns `None` unless this is its configuration and
-/// this process is root, which can change the owner of files.
-fn service_user(home: &NewConfigLocation) -> Option<User> {
-    if !home.is_system || !geteuid().is_root() {
+/// Returns the user of the installed service, who is to own the key file. Returns `None` if this is
+/// not the configuration of the service, or if this process is not root and cannot change owners.
+fn service_user(location: &NewConfigLocation) -> Option<User> {
+    if !location.is_system || !geteuid().is_root() {
         return None;
     }
     uzers::get_user_by_name(SERVICE_USER)
 }
 
-fn make_folder(home: &NewConfigLocation) -> Result<(), Failure> {
-    let Some(folder) = home.config.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+fn make_folder(location: &NewConfigLocation) -> Result<(), Failure> {
+    let Some(folder) = location.config.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
         return Ok(());
     };
     if folder.exists() {
         return Ok(());
     }
     // Only the folder of the service's configuration must be accessible to another user.
-    let mode = if home.is_system { 0o755 } else { 0o700 };
+    let mode = if location.is_system { 0o755 } else { 0o700 };
     let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
     made.and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(mode)))
         .map_err(|error| cannot_write(folder, error))

@@ -96,7 +96,8 @@ const FILES: [(&str, &str); 2] = [
     ),
     (
         "/etc/tim-group-sync/config.toml",
-        "The configuration of the service, of root, and of users without a configuration of their own.",
+        "The configuration of the service, of root, and of users without a configuration of their \
+         own.",
     ),
 ];
 const VARIABLES: [(&str, &str); 5] = [
@@ -109,12 +110,13 @@ const VARIABLES: [(&str, &str); 5] = [
 const SIGNALS: [(&str, &str); 3] = [
     (
         "SIGTERM, SIGINT",
-        "Finish the current page, record the crawl as cancelled, and exit within 5 seconds, whatever else hangs. A second signal aborts.",
+        "Finish the current page, record the crawl as cancelled, and exit within 5 seconds, \
+         whatever else hangs. A second signal aborts.",
     ),
     (
         "SIGHUP",
-        "The service reloads the configuration and the keys between crawls. Commands stop, because their terminal is gone, unless \
-         they were started with nohup.",
+        "The service reloads the configuration and the keys between crawls. Commands stop, because \
+         their terminal is gone, unless they were started with nohup.",
     ),
     ("SIGUSR1", "The service crawls every app now."),
 ];

@@ -42,7 +42,8 @@ async fn pending_sql(setup: &Setup, location: &DatabaseLocation) -> Result<Strin
         Err(error @ StoreError::Open { .. }) => {
             let why = with_causes(&error);
             message(format_args!(
-                "the SQL is for a database without tables, because this one could not be read: {why}"
+                "the SQL is for a database without tables, because this one could not be read: \
+                 {why}"
             ));
             Ok(Store::migration_sql(location))
         }

@@ -40,7 +40,7 @@ use self::exit::{Exit, Failure};
 use self::output::Output;
 use self::setup::Setup;
 use crate::lifecycle::Lifecycle;
-use crate::signals::{Role, Signals, survive_file_size_limit};
+use crate::signals::{Role, Signals, ignore_file_size_signal};
 
 /// Keeps the groups of Tencent Cloud IM apps in an SQL database.
 #[derive(Debug, Parser)]
@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
     };
     let (output, role) = (cli.command.output(), cli.command.role());
     // The handlers are installed first, because until then a signal kills the process.
-    let installed = survive_file_size_limit().and_then(|()| role.map(Signals::install).transpose());
+    let installed = ignore_file_size_signal().and_then(|()| role.map(Signals::install).transpose());
     let ended = installed.map_err(cannot_handle_signals).and_then(|signals| cli.run(signals));
     let exit = match ended {
         Ok(exit) => exit,

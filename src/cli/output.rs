@@ -106,7 +106,7 @@ pub(super) fn prompt(question: &str) {
 }
 
 /// Writes one line to stdout.
-pub(super) fn say(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn print_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     to_stdout(|out| writeln!(out, "{line}"))
 }
 

@@ -32,7 +32,8 @@ pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
     let groups: Vec<u32> = groups.iter().map(uzers::Group::gid).collect();
     become_user(uid, gid, &groups).map_err(|error| {
         let error = anyhow::Error::from(error).context(format!(
-            "cannot change to user {name}, who owns {}; run the command as that user: sudo -u '{name}' tim-group-sync …",
+            "cannot change to user {name}, who owns {}; run the command as that user: sudo -u \
+             '{name}' tim-group-sync …",
             found.display()
         ));
         Failure::new(Exit::Failed, error)

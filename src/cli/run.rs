@@ -13,6 +13,7 @@ use super::exit::{Exit, Failure};
 use super::setup::{Setup, database_location, open, publication, receiver, receiver_and_warnings};
 use super::text;
 use crate::alarm::AlarmClock;
+use crate::clock::Clock;
 use crate::config::{self, App, Config, Setting};
 use crate::daemon::{AppPlan, Daemon, Database, OpenAttempt, Opening, maintain_database};
 use crate::lifecycle::{Ending, Lifecycle, Systemd};
@@ -55,7 +56,7 @@ impl Run {
         let database = maintain_database(lifecycle, first_attempt, open_database);
         let mut daemon = Daemon::new(&setup.clock, lifecycle, systemd, database.clone());
         let metrics = Arc::new(Metrics::new(&setup.clock));
-        listeners.serve(&daemon, &metrics, lifecycle);
+        listeners.serve(&daemon, &metrics, lifecycle, &setup.clock);
         daemon.apply(plans(setup, &config, &metrics), |_| alarm_clock.alarm());
         if let Some(publication) = publication(&config) {
             publish::start(publication, &setup.clock, &daemon.health(), lifecycle);
@@ -143,8 +144,8 @@ impl Reloading<'_> {
                     let problems = failure.error.to_string();
                     problems.lines().for_each(|problem| error!("configuration: {problem}"));
                     error!(
-                        "the configuration was not reloaded: the previous one remains in effect; run `tim-group-sync check \
-                         --no-environment`, then reload again"
+                        "the configuration was not reloaded: the previous one remains in effect; \
+                         run `tim-group-sync check --no-environment`, then reload again"
                     );
                     let first = problems.lines().next().unwrap_or_default();
                     let more = match problems.lines().count() {
@@ -315,7 +316,7 @@ impl Listeners {
         })
     }
 
-    fn serve(self, daemon: &Daemon, metrics: &Arc<Metrics>, lifecycle: &Lifecycle) {
+    fn serve(self, daemon: &Daemon, metrics: &Arc<Metrics>, lifecycle: &Lifecycle, clock: &Clock) {
         let stop = lifecycle.stop().soft();
         if let Some((listener, hosts)) = self.metrics {
             info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
@@ -327,7 +328,7 @@ impl Listeners {
             info!(address = %listener.address(), "serving the dashboard");
             warn_if_remote("dashboard.listen", &listener);
             let health = daemon.health();
-            let pages = dashboard::pages(health.database(), health.apps());
+            let pages = dashboard::pages(health.database(), health.apps(), clock.clone());
             lifecycle.supervise("the dashboard", listener.serve(pages, hosts, stop.clone()));
         }
     }
@@ -338,8 +339,9 @@ fn warn_if_remote(key: &str, listener: &Listener) {
     if !address.is_local() {
         warn!(
             %address,
-            "{key} is not a loopback address, and this listener has neither a login nor TLS: everyone who reaches it can read it; \
-             restrict it with a firewall, or use a Unix socket (unix:PATH) behind a reverse proxy"
+            "{key} is not a loopback address, and this listener has neither a login nor TLS: \
+             everyone who reaches it can read it; restrict it with a firewall, or use a Unix \
+             socket (unix:PATH) behind a reverse proxy"
         );
     }
 }

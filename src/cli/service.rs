@@ -27,12 +27,14 @@ pub(super) async fn ask_service(listener: Option<&Listener>) -> Vec<String> {
             None => vec![format!("another program answers at {address} (metrics.listen)")],
         },
         Ok(Err(error)) => vec![format!(
-            "no service on this host answers at {address} (metrics.listen): {error}; if it should run, start it"
+            "no service on this host answers at {address} (metrics.listen): {error}; if it should \
+             run, start it"
         )],
         Err(_) => {
             let within = humantime::format_duration(ANSWER_TIMEOUT);
             vec![format!(
-                "the service at {address} (metrics.listen) does not answer within {within}: it hangs; see its log, and restart it"
+                "the service at {address} (metrics.listen) does not answer within {within}: it \
+                 hangs; see its log, and restart it"
             )]
         }
     }

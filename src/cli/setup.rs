@@ -65,7 +65,7 @@ impl Setup {
     }
 
     /// Returns where `init` creates a configuration.
-    pub(super) fn home(&self) -> Result<NewConfigLocation, Failure> {
+    pub(super) fn new_config_location(&self) -> Result<NewConfigLocation, Failure> {
         Config::new_location(self.file.as_deref(), &self.environment)
             .map_err(|error| Failure::new(Exit::Usage, error))
     }

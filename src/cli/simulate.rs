@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, Failure};
 use super::init::sdk_app_id;
-use super::output::say;
+use super::output::print_line;
 use super::text;
 use crate::config::SecretFile;
 use crate::lifecycle::Lifecycle;
@@ -65,7 +65,7 @@ pub(super) struct Simulate {
     one_in: Option<u64>,
     /// The fault: an error code such as 60011, or one of timeout, reset, truncated, html,
     /// early-end, empty. For get_group_info also fewer-groups (every second group is missing) and
-    /// lie (groups that exist are reported as absent, and absent ones as existing)
+    /// swapped-codes (groups that exist are reported as absent, and absent ones as existing)
     #[arg(long, value_name = "FAULT", value_parser = fault)]
     fault: Option<Fault>,
     /// File with the app's key. Default: the simulator's built-in key
@@ -113,9 +113,9 @@ impl Simulate {
             simulator.script(self.one_in.map_or(At::Every, At::OneIn), fault);
         }
         let groups = text::count(self.groups as u64, "group");
-        say(format_args!("simulated API with {groups} at {}", simulator.base_url()))?;
+        print_line(format_args!("simulated API with {groups} at {}", simulator.base_url()))?;
         if self.secret_key_file.is_none() {
-            say(format_args!("key, to be saved as simulated.key: {KEY}"))?;
+            print_line(format_args!("key, to be saved as simulated.key: {KEY}"))?;
         }
         // A database of its own, so that simulated groups never mix with real ones. The name has the
         // SDKAppID, so that several simulators have different ones.
@@ -124,13 +124,13 @@ impl Simulate {
         } else {
             format!("simulated-{sdk_app_id}")
         };
-        say(format_args!(
+        print_line(format_args!(
             "configuration:\n\n[database]\nurl = \"sqlite:{name}.db\"\n\n[apps.{name}]\nsdk_app_id = {sdk_app_id}\n\
              base_url = \"{}\"\nsecret_key_file = \"simulated.key\"",
             simulator.base_url()
         ))?;
         if self.rate < Duration::from_secs(1) {
-            say(format_args!(
+            print_line(format_args!(
                 "request_interval = \"{}\"",
                 humantime::format_duration(self.rate + self.rate / 20)
             ))?;
@@ -209,7 +209,8 @@ fn fault(name: &str) -> Result<Fault, String> {
         "early-end" => Fault::EarlyEnd,
         "empty" => Fault::EmptyList,
         "fewer-groups" => Fault::FewerGroups,
-        "lie" => Fault::SwappedCodes,
+        // `lie` is the former name.
+        "swapped-codes" | "lie" => Fault::SwappedCodes,
         code => Fault::ErrorCode(
             code.parse().map_err(|_| "neither an error code nor the name of a fault".to_owned())?,
         ),
@@ -224,7 +225,8 @@ mod tests {
     fn a_fault_is_an_error_code_or_a_name() {
         assert_eq!(fault("60011"), Ok(Fault::ErrorCode(60011)));
         assert_eq!(fault("fewer-groups"), Ok(Fault::FewerGroups));
-        assert_eq!(fault("lie"), Ok(Fault::SwappedCodes));
+        assert_eq!(fault("swapped-codes"), Ok(Fault::SwappedCodes));
+        assert_eq!(fault("lie"), Ok(Fault::SwappedCodes), "the former name");
         assert!(fault("lies").is_err());
     }
 }

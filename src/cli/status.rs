@@ -183,7 +183,8 @@ fn print_app(
         let hosts: Vec<String> = app.differing_group_types.iter().map(describe_types).collect();
         writeln!(
             out,
-            "  hosts are configured with different group types: {}. Use the same group_types on all hosts",
+            "  hosts are configured with different group types: {}. Use the same group_types on \
+             all hosts",
             hosts.join("; ")
         )?;
     }
@@ -192,7 +193,8 @@ fn print_app(
         let (at, ago) = (text::time(due), text::ago(due, now));
         writeln!(
             out,
-            "  overdue              the crawl of {at} ({ago}) was not started: check whether the service runs"
+            "  overdue              the crawl of {at} ({ago}) was not started: check whether the \
+             service runs"
         )?;
     }
     if let Some(next) = next_crawl_at.and_then(Stamp::time) {
@@ -206,10 +208,10 @@ fn print_details(out: &mut dyn Write, app: &AppStatus, now: Time) -> std::io::Re
     let Some(details) = &app.details else { return Ok(()) };
     let live: i64 = app.types.iter().map(|of_type| of_type.live).sum();
     let oldest = details.oldest_as_of.and_then(Stamp::time);
-    let oldest = oldest.map_or_else(String::new, |at| format!(", the oldest {}", text::ago(at, now)));
+    let oldest = oldest.map_or_else(String::new, |at| format!("; oldest fetched {}", text::ago(at, now)));
     writeln!(
         out,
-        "  details              of {} of {}, {} up to date{oldest}",
+        "  details              stored for {} of {}; fetched within details.refresh for {}{oldest}",
         text::number(details.groups),
         text::count(live, "live group"),
         text::number(details.fresh_groups)
@@ -252,7 +254,8 @@ fn print_running_crawl(
         } else {
             writeln!(
                 out,
-                "  left open            crawl {}{since}; its process ended, and the next crawl closes it",
+                "  left open            crawl {}{since}; its process ended, and the next crawl \
+                 closes it",
                 crawl.crawl_id
             )?;
         }
@@ -271,8 +274,8 @@ fn print_undecided(out: &mut dyn Write, crawl: &Crawl) -> std::io::Result<()> {
     if waiting > 0 {
         writeln!(
             out,
-            "  undecided            {} not listed: {} not asked about yet, {} without a usable answer; the next crawl asks \
-             get_group_info",
+            "  undecided            {} not listed: {} not asked about yet, {} without a usable \
+             answer; the next crawl asks get_group_info",
             text::count(waiting, "group"),
             text::number(crawl.unasked),
             text::number(crawl.unlearned)

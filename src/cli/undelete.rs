@@ -33,7 +33,8 @@ impl Undelete {
         let (held, sdk_app_id) = find(&store, crawl).await?;
         if held.status == CrawlStatus::Running.as_str() && store.lease_holder(sdk_app_id).await?.is_some() {
             return Err(refused(format!(
-                "crawl {crawl} of {} is still running; it marks groups deleted only at its end, so try again then",
+                "crawl {crawl} of {} is still running; it marks groups deleted only at its end, so \
+                 try again then",
                 held.app
             )));
         }
@@ -79,8 +80,8 @@ impl Undelete {
             if !self.dry_run {
                 return writeln!(
                     out,
-                    "{}: {count} live again, missing and held until the API lists them or someone runs \
-                     `tim-group-sync approve --crawl {crawl}`",
+                    "{}: {count} live again, missing and held until the API lists them or someone \
+                     runs `tim-group-sync approve --crawl {crawl}`",
                     held.app,
                 );
             }
@@ -102,7 +103,8 @@ fn refusal(held: &CrawlDeletions, crawl: CrawlId) -> Option<String> {
     }
     (held.vanished == 0).then(|| {
         format!(
-            "crawl {crawl} of {} marked no group deleted; the column crawls.vanished shows which crawls did",
+            "crawl {crawl} of {} marked no group deleted; the column crawls.vanished shows which \
+             crawls did",
             held.app
         )
     })
@@ -111,7 +113,8 @@ fn refusal(held: &CrawlDeletions, crawl: CrawlId) -> Option<String> {
 fn nothing_left(held: &CrawlDeletions, crawl: CrawlId) -> String {
     if held.undeleted == 0 {
         return format!(
-            "nothing to undo: the groups that crawl {crawl} marked deleted have been listed again since, or removed by retention"
+            "nothing to undo: the groups that crawl {crawl} marked deleted have been listed again \
+             since, or removed by retention"
         );
     }
     format!(

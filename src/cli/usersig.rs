@@ -50,7 +50,8 @@ impl PrintUserSig {
             lifetime: self.expires,
         };
         warning(&format!(
-            "for {} from now, this UserSig grants full admin rights: those of administrator {:?} of app {}",
+            "for {} from now, this UserSig grants full admin rights: those of administrator {:?} \
+             of app {}",
             humantime::format_duration(self.expires),
             app.identifier,
             app.sdk_app_id

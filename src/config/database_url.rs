@@ -26,8 +26,8 @@ impl DatabaseUrl {
     pub fn parse(text: &str, folder: &Path) -> Result<Self, Mistake> {
         if let Some(rest) = text.strip_prefix("sqlite:") {
             let rest = rest.strip_prefix("//").unwrap_or(rest);
-            let fix =
-                "Write for example \"sqlite:groups.db\" or \"sqlite:/var/lib/tim-group-sync/groups.db\"";
+            let fix = "Write for example \"sqlite:groups.db\" or \
+                 \"sqlite:/var/lib/tim-group-sync/groups.db\"";
             return match rest {
                 "" | ":memory:" => {
                     Err(Mistake::new("must name a file: a database in memory would be lost", fix))

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::problems::{ConfigProblems, Mistake, Problem, holds_key, names_secret, nearest};
+use super::problems::{ConfigProblems, Mistake, Problem, may_contain_key, names_secret, nearest};
 
 /// The result of parsing one value.
 pub(super) type ParseResult<T> = Result<T, Mistake>;
@@ -317,7 +317,7 @@ impl<'d> Section<'d> {
     fn key(&self, name: &str) -> String {
         let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         let name = match name {
-            _ if holds_key(name) => "(not shown)".to_owned(),
+            _ if may_contain_key(name) => "(not shown)".to_owned(),
             _ if bare && !name.is_empty() => name.to_owned(),
             _ => quoted(name),
         };

@@ -56,7 +56,7 @@ impl Problem {
     ) -> Self {
         let hidden =
             || Mistake::new("is invalid; the value is not shown, because it looks like a secret", "");
-        let mistake = if holds_key(&mistake.to_string()) { hidden() } else { mistake };
+        let mistake = if may_contain_key(&mistake.to_string()) { hidden() } else { mistake };
         let value = value.filter(|value| may_be_shown(&key, value));
         Self { file: file.to_owned(), line, key, value, mistake }
     }
@@ -120,7 +120,7 @@ pub(super) fn names_secret(key: &str) -> bool {
 
 /// Returns whether a text looks as if it contains a key: at least 32 consecutive ASCII letters and
 /// digits, with at least one of each.
-pub(super) fn holds_key(text: &str) -> bool {
+pub(super) fn may_contain_key(text: &str) -> bool {
     text.split(|c: char| !c.is_ascii_alphanumeric()).any(|run| {
         let (digit, letter) = (|b: u8| b.is_ascii_digit(), |b: u8| b.is_ascii_alphabetic());
         run.len() >= 32 && run.bytes().any(digit) && run.bytes().any(letter)
@@ -128,7 +128,7 @@ pub(super) fn holds_key(text: &str) -> bool {
 }
 
 /// Returns whether a value looks as if it contains a password, for example in a URL.
-fn holds_password(value: &str) -> bool {
+fn may_contain_password(value: &str) -> bool {
     let address = value.split_once("://").map_or(value, |(_, rest)| rest);
     let lower = value.to_lowercase();
     address.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
@@ -142,8 +142,8 @@ fn may_be_shown(key: &str, value: &str) -> bool {
     value.len() <= 120
         && !["database.url", "notify.url_file"].contains(&key)
         && !names_secret(name)
-        && !holds_key(value)
-        && !holds_password(value)
+        && !may_contain_key(value)
+        && !may_contain_password(value)
 }
 
 /// Returns the candidate that was probably meant by a misspelt name.

@@ -170,8 +170,8 @@ fn listeners(root: &Section<'_>, context: &Context<'_>) -> (Option<Listener>, Op
     let Some(Listener { address, .. }) = &dashboard else { return (metrics, None) };
     if !address.is_local() && !allow_remote {
         let rule = "must be a loopback address or a Unix socket: the dashboard has no authentication";
-        let fix =
-            "Write \"127.0.0.1:9879\", or set allow_remote = true too if a reverse proxy requires a login";
+        let fix = "Write \"127.0.0.1:9879\", or set allow_remote = true too if a reverse proxy requires \
+             a login";
         section.report_key("listen", Mistake::new(rule, fix));
     }
     if let Some(metrics) = metrics.as_ref().filter(|metrics| metrics.address.overlaps(address)) {
@@ -487,8 +487,8 @@ fn request_interval(value: &DeValue<'_>, is_local: bool) -> ParseResult<Duration
         }
         time if is_local || time >= Duration::from_secs(1) => Ok(time),
         _ => {
-            let rule =
-                "must be at least 1s, unless base_url is loopback; the API allows one request a second";
+            let rule = "must be at least 1s, unless base_url is loopback; the API allows one request a \
+                 second";
             Err(Mistake::new(rule, "Write \"1050ms\""))
         }
     }

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::document::{ParseResult, kind};
 use super::environment::Environment;
-use super::problems::{Mistake, holds_key, nearest};
+use super::problems::{Mistake, may_contain_key, nearest};
 use super::secrets::SecretFile;
 use crate::http::is_loopback;
 use crate::model::{ListenAddress, is_schema_name};
@@ -198,7 +198,8 @@ pub(super) fn base_url(value: &DeValue<'_>, allow_http: bool) -> ParseResult<Url
         Err(Mistake::new("must have only scheme, host and port: no user, path, query or fragment", fix))
     } else if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
         Err(Mistake::new(
-            "must be https: without TLS an eavesdropper gets a UserSig with full administrator rights",
+            "must be https: without TLS an eavesdropper gets a UserSig with full administrator \
+             rights",
             "Write https://, or add allow_http = true",
         ))
     } else {
@@ -233,7 +234,8 @@ pub(super) fn path(text: &str, folder: &Path) -> ParseResult<PathBuf> {
         None => Err(Mistake::new("must be a path, not empty", "Write a path, or remove the key")),
         Some(b'~') => Err(Mistake::new("~ is not expanded", "Write the full path")),
         Some(b'$') => Err(Mistake::new(
-            "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of the path of a secret",
+            "variables are not expanded, except $CREDENTIALS_DIRECTORY/ at the start of the path \
+             of a secret",
             "Write the full path",
         )),
         Some(_) if text.contains('\0') => Err(Mistake::new("must not contain a NUL", "")),
@@ -256,7 +258,7 @@ pub(super) fn secret_file(value: &DeValue<'_>, folder: &Path, env: &Environment)
             "Put only the URL into a file of mode 0600 and write the path of that file",
         ));
     }
-    if !text.contains(['/', '.']) && holds_key(text) {
+    if !text.contains(['/', '.']) && may_contain_key(text) {
         return Err(Mistake::new(
             "must be the path of a file, but looks like the key itself; the value is not shown",
             "Put only the key into a file of mode 0600 and write the path of that file; if anyone \

@@ -286,7 +286,8 @@ impl AskingState {
                     let error_code = error.code();
                     warn!(
                         error_code,
-                        "the API throttles get_group_info; the next crawl looks up the remaining groups"
+                        "the API throttles get_group_info; the next crawl looks up the remaining \
+                         groups"
                     );
                     self.is_stopped = true;
                     return;

@@ -25,13 +25,13 @@ use super::report::{CrawlReport, DryRun, shortfall_reason, withheld_reason};
 use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
 use super::statistics::{LastFailure, fetch_statistics};
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupDetails, GroupType, TypeId};
+use crate::model::{CrawlStatus, GroupDetails, GroupType, TypeId, with_causes};
 use crate::pace::{Pacer, RetryBudget};
 use crate::pages::{Caller, RequestEvent};
 use crate::policy::Retention;
 use crate::reconcile::Settlement;
 use crate::store::{AppId, AppIdentity, Closing, HistoryChanges, Lease, NewCrawl, Reason, Store, StoreError};
-use crate::tencent::Client;
+use crate::tencent::{ApiError, Client};
 
 /// Crawls one app repeatedly. The rate limit of its requests also applies between crawls.
 #[derive(Debug)]
@@ -395,17 +395,28 @@ impl Crawler {
     }
 
     fn on_event(&self, event: RequestEvent<'_>) {
-        match (event, &self.observer) {
-            (RequestEvent::Sent, _) => self.progress.send_modify(|progress| progress.waiting = None),
-            (RequestEvent::Pausing(waiting), _) => {
+        match event {
+            RequestEvent::Sent => self.progress.send_modify(|progress| progress.waiting = None),
+            RequestEvent::Pausing(waiting) => {
                 self.progress.send_modify(|progress| progress.waiting = Some(waiting));
             }
-            (RequestEvent::AttemptFinished { took }, Some(observer)) => observer.on_attempt_finished(took),
-            (RequestEvent::AttemptClassified { outcome, error }, Some(observer)) => {
-                observer.on_attempt_classified(outcome, error);
+            RequestEvent::AttemptFinished { took } => {
+                self.observer.iter().for_each(|observer| observer.on_attempt_finished(took));
             }
-            (RequestEvent::AttemptFinished { .. } | RequestEvent::AttemptClassified { .. }, None) => {}
+            RequestEvent::AttemptClassified { outcome, error } => {
+                self.count_failed_attempts(error);
+                self.observer.iter().for_each(|observer| observer.on_attempt_classified(outcome, error));
+            }
         }
+    }
+
+    fn count_failed_attempts(&self, error: Option<&ApiError>) {
+        self.progress.send_if_modified(|progress| {
+            let changed = error.is_some() || progress.failed_attempts > 0;
+            progress.failed_attempts = error.map_or(0, |_| progress.failed_attempts + 1);
+            progress.last_failure = error.map(|error| with_causes(error));
+            changed
+        });
     }
 
     /// Reads the lists and decides about the unlisted groups. Writes the listed groups; the caller

@@ -33,12 +33,13 @@ pub(super) async fn remove_details(context: &CrawlContext<'_>) {
         context.store.remove_details(context.lease, context.app, on_batch).await
     };
     let removing = context.lease.run_while_held(Box::pin(removing));
-    match context.unless_stopped(removing).await {
-        Ok(Ok(Ok(0))) | Err(_) => {}
-        Ok(Ok(Ok(groups))) => {
+    match context.unless_stopped(removing).await.map(Result::flatten) {
+        // `Err`: a stop was requested.
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(groups)) => {
             info!(groups, "removed the details of groups, because the configuration has no [details]");
         }
-        Ok(Ok(Err(error)) | Err(error)) => {
+        Ok(Err(error)) => {
             let why = with_causes(&error);
             warn!("cannot remove the details of groups; the next crawl tries again: {why}");
         }

@@ -170,7 +170,8 @@ impl PageProcessor<'_> {
         tally.publish_progress(self.context.progress, self.roll.listed());
         if tally.repeated_pages >= MAX_REPEATED_PAGES {
             let what = format!(
-                "{MAX_REPEATED_PAGES} consecutive pages have only ids that this pass has already listed"
+                "{MAX_REPEATED_PAGES} consecutive pages have only ids that this pass has already \
+                 listed"
             );
             return Err(Interrupted::Pages(PagesError::Endless { what }));
         }

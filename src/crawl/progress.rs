@@ -16,6 +16,10 @@ pub struct Progress {
     pub requests: u64,
     /// The current pause before a retry.
     pub waiting: Option<RetryPause>,
+    /// The number of consecutive attempts that failed and are retried. 0 after an answer.
+    pub failed_attempts: u32,
+    /// Why the last of these attempts failed.
+    pub last_failure: Option<String>,
 }
 
 /// The current step of a crawl.

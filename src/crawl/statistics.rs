@@ -68,8 +68,8 @@ impl LastFailure {
         } else {
             warn!(
                 error_code,
-                "cannot fetch the app's statistics (getappinfo); crawls are not affected, and a later \
-                 crawl tries again; to turn them off, set statistics = false: {why}"
+                "cannot fetch the app's statistics (getappinfo); crawls are not affected, and a \
+                 later crawl tries again; to turn them off, set statistics = false: {why}"
             );
         }
     }

@@ -59,7 +59,7 @@ pub(super) struct PassTally {
     pub(super) unusable: u64,
     /// The number of groups that no crawl had listed before. Updated when groups are written.
     pub(super) first_listed: u64,
-    /// The number of ids that are not known live groups: new or deleted ones.
+    /// The number of listed ids that are not on the roll, because the group is new or was deleted.
     pub(super) not_on_roll: u64,
     /// The number of listed groups that were missing.
     pub(super) were_missing: u64,

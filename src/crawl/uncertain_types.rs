@@ -90,7 +90,8 @@ impl UncertainTypes {
         });
     }
 
-    /// Returns the groups whose types are to be looked up.
+    /// Returns the groups whose types are to be looked up. The type of a question groups it into a
+    /// batch: the listed type, otherwise the stored one.
     pub(super) fn questions<'a>(&'a self, history: &'a LookupHistory) -> impl Iterator<Item = Question<'a>> {
         let known =
             self.groups.iter().map(|(id, group)| (id.as_str(), group.listed_as.unwrap_or(group.stored)));
@@ -137,7 +138,8 @@ mod tests {
     const PRIVATE: TypeId = TypeId(2);
 
     fn asked(types: &UncertainTypes, history: &LookupHistory) -> Vec<(String, TypeId)> {
-        let mut asked: Vec<_> = types.questions(history).map(|of| (of.id.to_owned(), of.type_id)).collect();
+        let mut asked: Vec<_> =
+            types.questions(history).map(|question| (question.id.to_owned(), question.type_id)).collect();
         asked.sort();
         asked
     }

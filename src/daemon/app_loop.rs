@@ -9,8 +9,8 @@
 //!   credentials the pause is half an hour, no tick starts a crawl before the retry, and the key is
 //!   read from its file again.
 //! - If the clock is set back, the loop computes the next tick from the new time, so it is at most
-//!   one period away. The ticks up to the old time are crawled again, but without `due_at`, which
-//!   already exists in the database. Until then several replicas may crawl the same tick.
+//!   one period away. Ticks before the old time are crawled a second time. Their `due_at` exists in
+//!   the database already, so these crawls have none, and several replicas may crawl the same tick.
 //! - All waits, including the pauses before retries, are alarms at a time of day. So they work
 //!   across suspends and steps of the clock.
 //! - If the database is opened again, after its file was moved, deleted or replaced, the loop reads
@@ -28,7 +28,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::board::{BoardEntry, text};
+use super::board::{BoardEntry, format_time};
 use super::database::{Database, opened};
 use super::next_crawl::{Backoff, CRAWL_BACKOFF, RetryTime, backoff_after, next_crawl};
 use super::plan::AppPlan;
@@ -36,7 +36,7 @@ use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::details::DetailsRefresher;
-use crate::lifecycle::{Requests, Stop};
+use crate::lifecycle::{CrawlRequests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
 /// Pauses while the database is unreachable. They are short, because an attempt is cheap, and
@@ -54,7 +54,7 @@ pub(super) struct AppLoop {
     entry: BoardEntry,
     clock: Clock,
     stop: Stop,
-    requests: Requests,
+    requests: CrawlRequests,
     /// `None` until the database is open and the key was read.
     crawler: Option<Arc<Crawler>>,
     /// Runs between crawls. `None` if the details of groups are not kept.
@@ -91,11 +91,11 @@ impl AppLoop {
         entry: BoardEntry,
         clock: Clock,
         stop: Stop,
-        requests: Requests,
+        requests: CrawlRequests,
     ) -> Self {
         let plan = Arc::clone(&plans.borrow_and_update());
         let now = clock.now();
-        info!(app = entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "scheduled");
+        info!(app = entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(format_time), "scheduled");
         Self {
             plan,
             plans,
@@ -148,7 +148,7 @@ impl AppLoop {
         if plan.schedule != self.plan.schedule {
             // Past ticks of the new schedule do not count.
             self.handled_until = self.handled_until.max(now);
-            info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(text), "rescheduled");
+            info!(app = self.entry.app(), schedule = %plan.schedule, next = plan.schedule.next_after(now).map(format_time), "rescheduled");
             self.entry.update(|state| state.schedule = plan.schedule.clone());
         }
         self.entry.update(|state| state.group_quota = plan.group_quota);
@@ -180,7 +180,7 @@ impl AppLoop {
             match creating.await.unwrap_or_else(|panicked| panic::resume_unwind(panicked.into_panic())) {
                 Ok((crawler, details)) => {
                     self.crawler_outdated = false;
-                    self.entry.key_read(crawler.request_interval());
+                    self.entry.set_key_read(crawler.request_interval());
                     self.crawler = Some(Arc::new(crawler));
                     self.details = details.map(Arc::new);
                 }
@@ -211,7 +211,8 @@ impl AppLoop {
             };
             error!(
                 app,
-                "the app's key cannot be used, so {effect}; it is read again before each attempt: {why}"
+                "the app's key cannot be used, so {effect}; it is read again before each attempt: \
+                 {why}"
             );
         } else {
             debug!(app, "the app's key still cannot be used: {why}");
@@ -244,6 +245,8 @@ impl AppLoop {
                 self.on_database_recovered();
                 self.newest_due_at = self.newest_due_at.max(last_start);
                 let now = self.clock.now();
+                // Without a missed tick, catching up makes a crawl only for an app that was never
+                // crawled.
                 let missed = self.plan.schedule.latest_due(last_start, now);
                 if !self.plan.catch_up || (missed.is_none() && last_start.is_some()) {
                     return request.filter(|request| request.trigger != Trigger::CatchUp);
@@ -270,6 +273,7 @@ impl AppLoop {
         let mut refreshing = Box::pin(refresh(refreshed.clone()));
         while !self.stop.soft().is_cancelled() {
             self.apply_new_plan().await;
+            // A new plan or database has created another refresher.
             if self.details.as_ref().map(Arc::as_ptr) != refreshed.as_ref().map(Arc::as_ptr) {
                 refreshed = self.details.clone();
                 refreshing.set(refresh(refreshed.clone()));
@@ -282,7 +286,7 @@ impl AppLoop {
                     && now - due > CLOCK_STEP_TOLERANCE
                 {
                     let (app, by_alarm) = (self.entry.app(), wake == Wake::Alarm);
-                    warn!(app, due = %text(due), by_alarm, "woken late: the machine was suspended, its clock was set, or an alarm was lost");
+                    warn!(app, due = %format_time(due), by_alarm, "woken late: the machine was suspended, its clock was set, or an alarm was lost");
                 }
                 if let Some(request) = self.take_due(now) {
                     return Some(request);
@@ -334,8 +338,8 @@ impl AppLoop {
     /// If the clock was set back, computes due times from the new time.
     fn follow_clock(&mut self, now: DateTime<Utc>) {
         if self.handled_until - now > CLOCK_STEP_TOLERANCE {
-            let (app, before) = (self.entry.app(), text(self.handled_until));
-            warn!(app, before, now = %text(now), "the clock was set back; computing the next crawl from the new time");
+            let (app, before) = (self.entry.app(), format_time(self.handled_until));
+            warn!(app, before, now = %format_time(now), "the clock was set back; computing the next crawl from the new time");
             self.handled_until = now;
         }
         if let Some(retry) = &mut self.retry {
@@ -355,7 +359,9 @@ impl AppLoop {
             warn!(
                 app = self.entry.app(),
                 ticks,
-                "skipped ticks of the schedule: a crawl was running, a retry was pending, or the machine was suspended; if crawls take longer than the interval of the schedule, set a less frequent `cron`"
+                "skipped ticks of the schedule: a crawl was running, a retry was pending, or the \
+                 machine was suspended; if crawls take longer than the interval of the schedule, \
+                 set a less frequent `cron`"
             );
             self.entry.update(|state| state.skipped_ticks += ticks);
         }
@@ -414,7 +420,7 @@ impl AppLoop {
                 self.entry.crawl_ended(report);
             }
             Err(CrawlError::TickAlreadyCrawled { due_at }) => {
-                debug!(app = self.entry.app(), due_at = %text(due_at), "another process has crawled this tick");
+                debug!(app = self.entry.app(), due_at = %format_time(due_at), "another process has crawled this tick");
                 self.failures = 0;
                 self.on_database_recovered();
             }
@@ -442,7 +448,7 @@ impl AppLoop {
     }
 
     fn schedule_retry(&mut self, retry: Retry) {
-        info!(app = self.entry.app(), at = %text(retry.time.at), "retry scheduled");
+        info!(app = self.entry.app(), at = %format_time(retry.time.at), "retry scheduled");
         self.retry = Some(retry);
     }
 

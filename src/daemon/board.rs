@@ -42,6 +42,7 @@ pub struct AppState {
     /// The number of groups that the app may have.
     pub group_quota: Option<u64>,
     pub(super) request_interval: Duration,
+    /// The number of the entry that may update this state. Every added entry has a new number.
     generation: u64,
 }
 
@@ -151,7 +152,8 @@ impl BoardEntry {
         self.update(|state| state.phase = Phase::Starting);
     }
 
-    pub(super) fn key_read(&self, request_interval: Duration) {
+    /// Records that the key was read. This ends a refusal because of an unreadable key.
+    pub(super) fn set_key_read(&self, request_interval: Duration) {
         self.update(|state| {
             state.request_interval = request_interval;
             if state.key_problem.take().is_some() {
@@ -214,7 +216,7 @@ impl BoardEntry {
 }
 
 /// Formats a time for log lines and the status line, to the second.
-pub(super) fn text(time: DateTime<Utc>) -> String {
+pub(super) fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
@@ -237,7 +239,7 @@ mod tests {
         assert!(entry.key_unreadable("cannot read prod.key", false));
         assert!(!entry.key_unreadable("cannot read prod.key", false));
         assert!(entry.is_refused());
-        entry.key_read(Duration::from_secs(1));
+        entry.set_key_read(Duration::from_secs(1));
         assert!(!entry.is_refused());
         assert_eq!(board.subscribe().borrow()["prod"].key_problem, None);
     }

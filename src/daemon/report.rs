@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::board::{Apps, Phase, text};
+use super::board::{Apps, Phase, format_time};
 use super::database::Database;
 use super::health::Health;
 use super::watchdog::{Stall, stalls};
@@ -116,7 +116,7 @@ fn activity(apps: &Apps) -> String {
 fn next_crawl(apps: &Apps) -> String {
     let next = apps.iter().filter_map(|(app, state)| Some((state.next_at?, app))).min();
     match next {
-        Some((at, app)) => format!("idle; next crawl of {app} at {}", text(at)),
+        Some((at, app)) => format!("idle; next crawl of {app} at {}", format_time(at)),
         None => "starting".to_owned(),
     }
 }
@@ -237,8 +237,8 @@ mod tests {
         entries[0].update(|state| state.database_problem = Some("cannot register an app".to_owned()));
         assert_eq!(
             daemon.line(),
-            "idle; next crawl of prod at 2026-11-23T10:00:00Z; app prod: cannot write to the database: cannot \
-             register an app; app test: the API refuses the credentials"
+            "idle; next crawl of prod at 2026-11-23T10:00:00Z; app prod: cannot write to the \
+             database: cannot register an app; app test: the API refuses the credentials"
         );
         daemon.database.send_replace(Database::Opening);
         assert!(daemon.line().starts_with("opening the database"), "{}", daemon.line());
@@ -299,8 +299,8 @@ mod tests {
         // before the app has stalled for 15 minutes. Then the status line names the cause.
         let mut expected = vec!["STATUS=crawling prod: Public 7"];
         expected.extend(["WATCHDOG=1"; 5]);
-        let stalled =
-            "STATUS=crawling prod: Public 7; app prod: no progress for 16 minutes while listing groups";
+        let stalled = "STATUS=crawling prod: Public 7; app prod: no progress for 16 minutes while listing \
+             groups";
         expected.push(stalled);
         assert_eq!(received[..7], expected);
         assert!(received[7..].iter().all(|message| message.starts_with("STATUS=")), "{received:?}");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::board::{AppState, Apps, Phase, text};
+use super::board::{AppState, Apps, Phase, format_time};
 use crate::crawl::Step;
 use crate::model::plural;
 
@@ -80,7 +80,7 @@ fn doing(state: &AppState) -> String {
         (_, Some(Step::Concluding { .. })) => "recording the end of its crawl",
         (_, Some(Step::Idle | Step::Starting)) => "starting a crawl",
         (Phase::Waiting | Phase::Crawling { .. }, None) => {
-            let next = state.next_at.map_or_else(String::new, |at| format!(" of {}", text(at)));
+            let next = state.next_at.map_or_else(String::new, |at| format!(" of {}", format_time(at)));
             return format!("waiting for the crawl{next}");
         }
     };
@@ -103,7 +103,7 @@ mod tests {
         let mut board = StatusBoard::new();
         let id = SdkAppId::new(1_400_000_000).unwrap();
         let entry = board.add("prod", id, Schedule::parse("@hourly", chrono_tz::UTC).unwrap());
-        entry.key_read(Duration::from_secs(1));
+        entry.set_key_read(Duration::from_secs(1));
         (entry, board.subscribe())
     }
 
@@ -175,7 +175,8 @@ mod tests {
         assert_eq!(
             (sentence.as_str(), is_hung),
             (
-                "app prod: no progress for 16 minutes while waiting for another process to finish crawling it",
+                "app prod: no progress for 16 minutes while waiting for another process to finish \
+                 crawling it",
                 false
             )
         );
@@ -186,7 +187,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_request_interval_extends_the_limit() {
         let (entry, apps) = board();
-        entry.key_read(Duration::from_secs(3600));
+        entry.set_key_read(Duration::from_secs(3600));
         entry.crawl_started(EPOCH, None);
         assert_eq!(stall_after(&apps, Duration::from_secs(4500)), None);
         assert!(stall_after(&apps, Duration::from_secs(4501)).is_some());

@@ -17,15 +17,17 @@ use crate::store::{AnsweredDetails, AppId, DetailsHolder, DueDetails, Store, Sto
 use crate::tencent::info::MAX_INFO_IDS;
 use crate::tencent::{ApiError, Client};
 
-/// The time that the requests between two writes take at the configured rate.
-const SECONDS_PER_WRITE: u32 = 2;
+/// The answers of this many seconds of requests are written in one transaction.
+const SECONDS_PER_WRITE: u32 = 4;
 /// The maximum number of requests between two writes, which bounds the memory.
-const MAX_REQUESTS_PER_WRITE: u32 = 20;
+const MAX_REQUESTS_PER_WRITE: u32 = 40;
 /// The time after which requests are abandoned, so that they end before the claim expires.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(40);
-/// The age at which a claim is renewed before requests. It leaves [`REQUESTS_TIMEOUT`] for them.
+/// A claim older than this is renewed before requests are sent. The rest of its time is enough for
+/// [`REQUESTS_TIMEOUT`].
 const CLAIM_RENEWAL: Duration = Duration::from_secs(15);
-/// The pause before looking for new groups and for another process's claim again.
+/// The longest pause before the next search for new groups, and the pause before the next attempt to
+/// claim the details.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// The interval in which the groups with details are counted during a long refresh.
 const COUNT_INTERVAL: Duration = Duration::from_secs(300);
@@ -56,7 +58,7 @@ pub struct DetailsRefresher {
     problem: Mutex<Option<Problem>>,
 }
 
-/// A problem that lasts.
+/// The failures since the last success.
 #[derive(Debug)]
 struct Problem {
     text: String,
@@ -144,12 +146,12 @@ impl DetailsRefresher {
         let policy = self.settings.policy;
         let requests = (policy.requests_per_second * SECONDS_PER_WRITE).clamp(1, MAX_REQUESTS_PER_WRITE);
         let limit = usize::try_from(requests).unwrap_or(1) * MAX_INFO_IDS;
-        let refresh = TimeDelta::from_std(policy.refresh).unwrap_or(TimeDelta::MAX);
-        let due = self.store.due_details(app, self.clock.now(), refresh, limit).await?;
+        let max_age = TimeDelta::from_std(policy.refresh).unwrap_or(TimeDelta::MAX);
+        let due = self.store.due_details(app, self.clock.now(), max_age, limit).await?;
         match due {
             DueDetails::Nothing { until } => {
                 if state.counts_are_outdated() {
-                    self.count(app, refresh, state).await?;
+                    self.count(app, max_age, state).await?;
                 }
                 let wait = (until - self.clock.now()).to_std().unwrap_or_default();
                 Ok(Next::Wait(wait.clamp(Duration::from_secs(1), POLL_INTERVAL)))
@@ -173,15 +175,15 @@ impl DetailsRefresher {
         let answers = answers.map_err(|_elapsed| RefreshError::Timeout)??;
         let answered = AnsweredDetails { due, at, answers };
         let Some(written) = self.store.write_details(app, &self.holder, &answered).await? else {
-            warn!("another process has taken over the details, because this one was too slow");
+            warn!("another process has claimed the details, because the claim of this process expired");
             state.claimed_at = None;
             return Ok(Next::Wait(POLL_INTERVAL));
         };
         state.claimed_at = Some(Instant::now());
         state.refreshed += answered.answers.len();
         if state.count_is_due() {
-            let refresh = TimeDelta::from_std(self.settings.policy.refresh).unwrap_or(TimeDelta::MAX);
-            self.count(app, refresh, state).await?;
+            let max_age = TimeDelta::from_std(self.settings.policy.refresh).unwrap_or(TimeDelta::MAX);
+            self.count(app, max_age, state).await?;
         }
         debug!(groups = answered.answers.len(), written, "refreshed details");
         Ok(Next::Continue)
@@ -199,9 +201,10 @@ impl DetailsRefresher {
         Ok(claimed)
     }
 
-    async fn count(&self, app: AppId, refresh: TimeDelta, state: &mut RunState) -> Result<(), StoreError> {
+    /// Counts the groups whose details are at most `max_age` old, and stores the counts for readers.
+    async fn count(&self, app: AppId, max_age: TimeDelta, state: &mut RunState) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let since = now.checked_sub_signed(refresh).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        let since = now.checked_sub_signed(max_age).unwrap_or(DateTime::<Utc>::MIN_UTC);
         self.store.count_details(app, since.max(DateTime::UNIX_EPOCH), now).await?;
         (state.counted_at, state.refreshed) = (Some(Instant::now()), 0);
         Ok(())
@@ -233,7 +236,8 @@ impl DetailsRefresher {
             debug!(pause_seconds = pause.as_secs(), "details are still not refreshed: {text}");
         } else {
             warn!(
-                "cannot refresh the details of groups, retrying after 10 s to 1 h; crawls continue: {text}"
+                "cannot refresh the details of groups, retrying after 10 s to 1 h; crawls \
+                 continue: {text}"
             );
         }
         *problem = Some(Problem { text, pauses, retry_at: Instant::now() + pause });
@@ -269,7 +273,7 @@ impl RunState {
         self.refreshed > 0
     }
 
-    /// Returns whether to count during a refresh.
+    /// Returns whether the counts are outdated and older than [`COUNT_INTERVAL`].
     fn count_is_due(&self) -> bool {
         let is_recent = |at: Instant| at.elapsed() < COUNT_INTERVAL;
         self.counts_are_outdated() && !self.counted_at.is_some_and(is_recent)

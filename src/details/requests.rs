@@ -17,7 +17,7 @@ use crate::tencent::{ApiError, Client, Fields};
 
 /// The maximum number of requests in flight.
 const MAX_IN_FLIGHT: usize = 4;
-/// The time that the retries of the requests about one set of groups may take in total.
+/// The total time for retries in one call of [`Requests::details_of`].
 const RETRY_FOR: Duration = Duration::from_secs(10);
 
 /// Each id with its details. `None` if the API has no usable answer about the group.
@@ -109,24 +109,24 @@ impl Requests {
             }
         };
         let disposition = |error: &ApiError| match error.disposition() {
-            // The caller pauses all requests.
+            // Not retried here: the caller pauses all requests.
             Disposition::Throttle { .. } => Disposition::Fatal,
             disposition => disposition,
         };
-        let on_pause = |pause: Pause<'_, ApiError>| self.classify(RequestOutcome::Retried, Some(pause.error));
+        let on_pause = |pause: Pause<'_, ApiError>| self.report(RequestOutcome::Retried, Some(pause.error));
         let answers = retries.request(&self.pacer, attempt, disposition, on_pause).await;
         match &answers {
-            Ok(_) => self.classify(RequestOutcome::Ok, None),
+            Ok(_) => self.report(RequestOutcome::Ok, None),
             Err(error) if matches!(error.disposition(), Disposition::Throttle { .. }) => {
-                self.classify(RequestOutcome::Throttled, Some(error));
+                self.report(RequestOutcome::Throttled, Some(error));
             }
-            Err(error) => self.classify(RequestOutcome::Failed, Some(error)),
+            Err(error) => self.report(RequestOutcome::Failed, Some(error)),
         }
         let answers = answers?;
         Ok(ids.iter().cloned().zip(answers.into_iter().map(|answer| answer.details)).collect())
     }
 
-    fn classify(&self, outcome: RequestOutcome, error: Option<&ApiError>) {
+    fn report(&self, outcome: RequestOutcome, error: Option<&ApiError>) {
         if let Some(observer) = &self.observer {
             observer.on_attempt_classified(outcome, error);
         }

@@ -7,11 +7,8 @@ use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
 
 use super::{counter, gauge};
-use crate::daemon::Apps;
-use crate::store::{AppOverview, Crawl, Stamp};
-
-/// Ticks without a complete crawl are counted up to this number, to save time.
-const MAX_TICKS: usize = 100;
+use crate::daemon::{Apps, is_refused};
+use crate::store::{AppOverview, Crawl};
 
 /// Returns each app's metrics that do not require the database. `overviews` are the apps from the
 /// database, if it could be read.
@@ -33,22 +30,19 @@ pub(super) fn of_process(
     let quota = of_app("group_quota", "The number of groups that the app may have (group_quota).");
     let progress = of_app(
         "crawl_progress_timestamp_seconds",
-        "When this process last made progress with the app, in unix seconds. Waiting for a crawl that is not \
-         due counts as progress.",
+        "When this process last made progress with the app, in unix seconds. Waiting for a crawl \
+         that is not due counts as progress.",
     );
     for (app, state) in apps {
         progress.with_label_values(&[app]).set((now - state.since_progress()).timestamp());
         if let Some(groups) = state.group_quota {
             quota.with_label_values(&[app]).set(i64::try_from(groups).unwrap_or(i64::MAX));
         }
-        if let Some(at) = state.next_at {
+        if let Some(at) = state.next_crawl_at(now) {
             next.with_label_values(&[app]).set(at.timestamp());
         }
-        let in_database = overviews
-            .unwrap_or_default()
-            .iter()
-            .any(|overview| overview.app == *app && overview.is_refused());
-        refused.with_label_values(&[app]).set(i64::from(state.refused || in_database));
+        let in_database = overviews.unwrap_or_default().iter().find(|overview| overview.app == *app);
+        refused.with_label_values(&[app]).set(i64::from(is_refused(in_database, Some(state))));
         skipped.with_label_values(&[app]).inc_by(state.skipped_ticks);
     }
     [next.collect(), refused.collect(), skipped.collect(), progress.collect(), quota.collect()].concat()
@@ -125,9 +119,8 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
         let complete_crawl = overview.last_complete_crawl.as_ref();
         let finished_at = complete_crawl.and_then(Crawl::finished).map_or(0, |at| at.timestamp());
         complete.with_label_values(&[app]).set(finished_at);
-        let since = complete_crawl.map(|crawl| crawl.started_at).or(overview.first_crawl_started_at);
-        if let (Some(since), Some(state)) = (since.and_then(Stamp::time), apps.get(app)) {
-            let passed = state.schedule.passed(since, now, MAX_TICKS);
+        if let Some(passed) = apps.get(app).and_then(|state| state.ticks_since_complete_crawl(overview, now))
+        {
             ticks.with_label_values(&[app]).set(i64::try_from(passed).unwrap_or(i64::MAX));
         }
         running.with_label_values(&[app]).set(i64::from(overview.running_crawl.is_some()));

@@ -82,8 +82,8 @@ mod tests {
 
     #[test]
     fn the_line_of_proc_is_parsed_whatever_the_name_of_the_program() {
-        let line =
-            "7 (a) b (c) S 1 7 7 0 -1 4194304 900 0 0 0 150 50 0 0 20 0 12 0 5000 104857600 2560 184 1 2";
+        let line = "7 (a) b (c) S 1 7 7 0 -1 4194304 900 0 0 0 150 50 0 0 20 0 12 0 5000 104857600 2560 \
+             184 1 2";
         let stat = Stat::read(line).unwrap();
         let ticks = rustix::param::clock_ticks_per_second();
         assert_eq!(stat.cpu, Duration::from_millis(200_000 / ticks));

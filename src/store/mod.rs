@@ -26,9 +26,9 @@ pub use bulk::ListedBatch;
 pub use engine::{DatabaseLocation, Limits, PasswordSource, PostgresDatabase, Store, StoreError};
 pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
-    AppCount, AppOverview, AppStatus, Crawl, CrawlHistory, DailyCount, DetailsOverview, DueDetails,
-    EventsAfter, Group, GroupEvent, HeldDeletions, HostTypes, KeysetPage, KnownGroup, LastEnds, Stamp,
-    StatisticsRead, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
+    AppCount, AppOverview, AppStatus, CountChange, Crawl, CrawlHistory, DailyCount, DetailsOverview,
+    DueDetails, EventsAfter, Group, GroupEvent, HeldDeletions, HeldType, HostTypes, KeysetPage, KnownGroup,
+    LastEnds, RecentCrawl, Stamp, StatisticsRead, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};

@@ -12,26 +12,30 @@ use crate::pace::Disposition;
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(
-        "the API at {host} did not answer within {}; if this persists, check the network and raise `request_timeout`",
+        "the API at {host} did not answer within {}; if this persists, check the network and raise \
+         `request_timeout`",
         humantime::format_duration(*.after)
     )]
     Timeout { host: String, after: Duration },
     #[error("no connection to the API at {host}: {detail}{NETWORK_ADVICE}")]
     Connect { host: String, detail: String },
     #[error(
-        "the certificate of the API's server {host} is not trusted ({detail}): if a proxy intercepts TLS, \
-         add its CA certificate to the system's (update-ca-certificates), or set SSL_CERT_FILE to \
-         a file with all CA certificates; otherwise check base_url and this machine's clock"
+        "the certificate of the API's server {host} is not trusted ({detail}): if a proxy \
+         intercepts TLS, add its CA certificate to the system's (update-ca-certificates), or set \
+         SSL_CERT_FILE to a file with all CA certificates; otherwise check base_url and this \
+         machine's clock"
     )]
     Untrusted { host: String, detail: String },
     #[error(
-        "the connection to the API at {host} broke before the answer was complete: {detail}{NETWORK_ADVICE}"
+        "the connection to the API at {host} broke before the answer was complete: \
+         {detail}{NETWORK_ADVICE}"
     )]
     Broken { host: String, detail: String },
     #[error("the API at {host} answered with HTTP status {status}; {}", status_advice(*.status))]
     Status { host: String, status: u16 },
     #[error(
-        "the API's answer is larger than {limit} bytes; check that `base_url` is the address of this API"
+        "the API's answer is larger than {limit} bytes; check that `base_url` is the address of \
+         this API"
     )]
     TooLarge { limit: usize },
     #[error(
@@ -109,8 +113,8 @@ impl ApiError {
     }
 }
 
-const NETWORK_ADVICE: &str =
-    "; check DNS, the firewall and HTTPS_PROXY; if only this host is blocked, set `base_url` to another one";
+const NETWORK_ADVICE: &str = "; check DNS, the firewall and HTTPS_PROXY; if only this host is blocked, set `base_url` to \
+     another one";
 
 /// The minimum pause after a request that exceeded the rate limit of one request a second.
 const THROTTLE_PAUSE: Duration = Duration::from_secs(2);

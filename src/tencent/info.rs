@@ -26,8 +26,8 @@ const DETAIL_FIELDS: [&str; 9] = [
     "MaxMemberNum",
 ];
 
-/// The maximum length of a text in characters. The API's own limits are lower. It bounds the memory
-/// that the answer of a broken server takes.
+/// The maximum length of a text in characters. The API's own limits are lower. This
+/// limit bounds the memory that the answer of a broken server takes.
 const MAX_CHARACTERS: usize = 1000;
 /// The greatest time in unix seconds: the end of the year 9999. Later times have no text in RFC
 /// 3339.
@@ -125,7 +125,8 @@ impl Visitor<'_> for TextVisitor {
     }
 }
 
-/// A number, or a text with one. `None` if it is negative or not an integer of 63 bits.
+/// A JSON number, or a string that contains a number. `None` if the number is negative or not an
+/// integer of 63 bits.
 #[derive(Debug)]
 pub struct Number(Option<i64>);
 

@@ -92,22 +92,25 @@ fn remedy(key: &str, address: &ListenAddress, error: &io::Error) -> &'static str
     let is_option = key.starts_with("--");
     match error.kind() {
         ErrorKind::AddrInUse if is_option => {
-            "another program listens there, perhaps another instance of this one: stop it, or set another port"
+            "another program listens there, perhaps another instance of this one: stop it, or set \
+             another port"
         }
         ErrorKind::PermissionDenied if is_option => "set a port of 1024 or above",
         ErrorKind::AddrInUse if is_unix => {
-            "another program listens there, or the file is not a socket: stop the program, or write another path"
+            "another program listens there, or the file is not a socket: stop the program, or \
+             write another path"
         }
         ErrorKind::NotFound | ErrorKind::PermissionDenied if is_unix => {
             "its folder must exist, and the user of this program must be able to write to it"
         }
         ErrorKind::AddrInUse => {
-            "another program listens there, perhaps another instance of this one: stop it, or set another port, or \
-             \"\" for no listener"
+            "another program listens there, perhaps another instance of this one: stop it, or set \
+             another port, or \"\" for no listener"
         }
         ErrorKind::PermissionDenied => "set a port of 1024 or above, or \"\" for no listener",
         ErrorKind::AddrNotAvailable => {
-            "this machine has no such address: set 127.0.0.1, another address of this machine, or 0.0.0.0 for all of them"
+            "this machine has no such address: set 127.0.0.1, another address of this machine, or \
+             0.0.0.0 for all of them"
         }
         _ if is_option => "set another address",
         _ => "set another address, or \"\" for no listener",

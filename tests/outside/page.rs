@@ -3,11 +3,13 @@
 
 use harness::browser::{Browser, DESKTOP, PHONE, UserProfile};
 use harness::crawl::{Engine, Harness};
-use harness::daemon::{self, AppSpec, DaemonHarness, PROD};
+use harness::daemon::{AppSpec, DaemonHarness, PROD};
 use harness::dashboard::Dashboard;
 use serde_json::json;
 use tim_group_sync::policy::DeletionPolicy;
-use tim_group_sync::simulator::{At, Fault, Settings, Simulator};
+use tim_group_sync::simulator::{At, Fault};
+
+use crate::fifty::FiftyApps;
 
 const CHINESE: UserProfile = UserProfile { language: "zh-CN", ..DESKTOP };
 
@@ -97,45 +99,21 @@ async fn the_page_of_an_app_is_complete_in_both_languages_both_colour_schemes_an
 #[ignore = "needs Chromium: tests/run"]
 async fn fifty_apps_are_a_list_and_each_has_its_page() {
     let harness = DaemonHarness::new().await;
-    let mut apis = Vec::new();
-    let mut plans = Vec::new();
-    for number in 0..50 {
-        let app: &'static str = Box::leak(format!("app-{number:02}").into_boxed_str());
-        let sdk_app_id = 1_400_000_100 + number;
-        let settings = Settings {
-            sdk_app_id: tim_group_sync::model::SdkAppId::new(sdk_app_id).unwrap(),
-            clock: harness.clock.clone(),
-            ..Settings::default()
-        };
-        let api = Simulator::start(settings).await.unwrap();
-        api.create_many("Public", 3);
-        let spec = AppSpec { app, sdk_app_id, catch_up: true, wrong_key: number == 49, ..PROD };
-        plans.push(harness.plan(&api, &spec));
-        apis.push(api);
-    }
-    let [mut daemon] = harness.start_all([("app-00", plans.remove(0))]);
-    plans.insert(
-        0,
-        harness.plan(&apis[0], &AppSpec { app: "app-00", sdk_app_id: 1_400_000_100, catch_up: true, ..PROD }),
-    );
-    let _triggers = daemon::apply(&daemon.handle, plans);
-    daemon
-        .apps
-        .wait_for(|apps| apps.len() == 50 && apps.values().all(|app| app.last_report.is_some()))
-        .await
-        .unwrap();
-    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone()).await;
+    let fifty = FiftyApps::start(&harness, |number, spec, _| spec.wrong_key = number == 49).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, fifty.daemon.apps.clone(), &harness.clock).await;
     let mut browser = Browser::start().await;
     for reader in [DESKTOP, PHONE] {
         browser.open(&dashboard.url(), reader).await;
         browser.wait_until("document.querySelectorAll('.apps tbody tr').length === 50").await;
         let text = browser.text().await;
         assert!(text.contains("1 of 50 apps needs attention"), "{text}");
+        assert!(text.contains("Total of 50 apps") && text.contains("Needs attention (1)"), "{text}");
         assert!(text.contains("app-49: the API refuses its credentials"), "{text}");
         let first = browser.eval("document.querySelector('.apps tbody tr a').textContent").await;
         assert_eq!(first, "app-49", "the app that needs attention comes first");
         browser.assert_clean(&dashboard).await;
         browser.assert_accessible().await;
+        filter_and_sort(&mut browser).await;
         browser.eval("[...document.querySelectorAll('.apps a')].find((one) => one.textContent === 'app-17').click()").await;
         browser
             .wait_until("document.querySelector('canvas') && document.title === 'app-17 · tim-group-sync'")
@@ -147,13 +125,331 @@ async fn fifty_apps_are_a_list_and_each_has_its_page() {
     }
 }
 
+/// `tests/run --locked --test outside painted -- --nocapture` prints the time.
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn fifty_apps_with_their_last_crawls_are_painted_within_300_ms_of_the_answer() {
+    let harness = DaemonHarness::new().await;
+    let mut fifty = FiftyApps::start(&harness, |_, _, _| ()).await;
+    for _ in 1..24 {
+        fifty.crawl_all().await;
+    }
+    let dashboard = Dashboard::for_daemon(&harness.store, fifty.daemon.apps.clone(), &harness.clock).await;
+    let mut browser = Browser::start().await;
+    let since_answer = "new Promise((done) => new PerformanceObserver((list) => {
+        const answer = performance.getEntriesByType('resource').find((one) => one.name.endsWith('/api/apps'));
+        const painted = list.getEntries().at(-1).startTime;
+        if (answer && painted > answer.responseEnd) done(painted - answer.responseEnd);
+    }).observe({ type: 'largest-contentful-paint', buffered: true }))";
+    let mut millis: Vec<f64> = Vec::new();
+    for _ in 0..5 {
+        browser.open(&dashboard.url(), DESKTOP).await;
+        browser.wait_until("document.querySelectorAll('.apps tbody .cell.complete').length === 1200").await;
+        millis.push(browser.eval(since_answer).await.as_f64().unwrap());
+    }
+    millis.sort_by(f64::total_cmp);
+    eprintln!("milliseconds from the answer to the paint of the list, five times: {millis:.0?}");
+    // The fastest, because other programs may use the processors.
+    assert!(millis[0] <= 300.0, "{millis:.0?}");
+}
+
+/// Filters the list of fifty apps by name and by attention, and sorts it.
+async fn filter_and_sort(browser: &mut Browser) {
+    const NAMES: &str = "[...document.querySelectorAll('.apps tbody tr a')].map((one) => one.textContent)";
+    let choose = "window.choose = (selector, value, event) => {
+        const field = document.querySelector(selector);
+        field.value = value;
+        field.dispatchEvent(new Event(event));
+    }";
+    browser.eval(&format!("{choose}; document.querySelector('#filter').focus()")).await;
+    browser.write("APP-1").await;
+    browser.wait_until(&format!("{NAMES}.length === 10")).await;
+    assert!(browser.text().await.contains("Total of 10 apps"));
+    assert_eq!(
+        browser.eval("document.querySelector('#announcement').textContent").await,
+        "10 of 50 apps shown"
+    );
+    browser.click(".controls button").await;
+    browser.wait_until("document.body.innerText.includes('No app matches the filter.')").await;
+    browser.eval("choose('#filter', '', 'input')").await;
+    browser.wait_until(&format!("{NAMES}.join() === 'app-49'")).await;
+    browser.click(".controls button").await;
+    browser.eval("choose('#order', 'name', 'change')").await;
+    browser.wait_until(&format!("{NAMES}.length === 50 && {NAMES}[0] === 'app-00'")).await;
+    browser.eval("choose('#order', 'condition', 'change')").await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn the_withheld_box_shows_the_part_the_types_and_the_ids() {
+    let (_world, dashboard) = eventful().await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.wait_until(LOADED).await;
+    let text = browser.text().await;
+    for fact in
+        ["Still withheld\n3 of 3", "Confirmed to be gone\n3 of 3", "3 of 6 live groups of type Public"]
+    {
+        assert!(text.contains(fact), "no {fact:?} in\n{text}");
+    }
+    browser.click(".alert .ids summary").await;
+    browser.wait_until("document.querySelectorAll('.alert .ids li').length === 3").await;
+    let ids =
+        browser.eval("[...document.querySelectorAll('.alert .ids a')].map((one) => one.textContent)").await;
+    assert_eq!(ids, json!(["d", "e", "f"]));
+    browser.assert_accessible().await;
+    browser.click(".alert .ids a").await;
+    browser.wait_until("document.querySelector('.group h3 .id')?.textContent === 'd'").await;
+    browser.open(&dashboard.url(), CHINESE).await;
+    browser.wait_until(LOADED).await;
+    let text = browser.text().await;
+    for sentence in ["超出了 [deletion] 设定的上限", "陌生人社交群(Public)：6 个存续群组中的 3 个"]
+    {
+        assert!(text.contains(sentence), "no {sentence:?} in\n{text}");
+    }
+    browser.assert_clean(&dashboard).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn many_withheld_groups_have_pages() {
+    let mut harness = Harness::on(Engine::Sqlite).await;
+    harness.api.create_many("Public", 100);
+    harness.crawl().await;
+    harness.deletion = DeletionPolicy { max_fraction: 0.1, min_groups: 1, ..DeletionPolicy::default() };
+    harness.api.dissolve_some(45);
+    harness.crawl().await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.wait_until("document.querySelector('.alert .ids summary')").await;
+    browser.click(".alert .ids summary").await;
+    for (shown, left) in [(20, "Show more (25 left)"), (40, "Show more (5 left)")] {
+        browser.wait_until(&format!("document.querySelectorAll('.alert .ids li').length === {shown}")).await;
+        assert_eq!(browser.eval("document.querySelector('.alert .ids button').textContent").await, left);
+        browser.click(".alert .ids button").await;
+    }
+    browser.wait_until("document.querySelectorAll('.alert .ids li').length === 45").await;
+    assert_eq!(browser.eval("document.querySelector('.alert .ids button')").await, json!(null));
+    browser.assert_clean(&dashboard).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn figures_have_their_changes_and_the_crawls_are_a_bar_with_a_text() {
+    let harness = Harness::on(Engine::Sqlite).await;
+    harness.create("Public", "a b c d");
+    harness.create("Private", "p");
+    harness.crawl().await;
+    harness.set_clock_by(6 * 24);
+    harness.fault_from_request(1, Fault::ErrorCode(70009));
+    harness.crawl().await;
+    harness.api.clear_faults();
+    harness.crawl().await;
+    harness.set_clock_by(24);
+    harness.dissolve("a");
+    harness.create("Private", "q r s");
+    harness.crawl().await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.wait_until(LOADED).await;
+    let text = browser.text().await;
+    for figure in [
+        "Live groups\n7\n+2 since yesterday · +2 since last week",
+        "TotalCount\n7\nthe last crawl listed all of them\n+2 since yesterday",
+        "Deleted\n1\nvanished: 1 since yesterday",
+        "Peak of the month\n7\nthe greatest TotalCount",
+    ] {
+        assert!(text.contains(figure), "no {figure:?} in\n{text}");
+    }
+    let row = "[...document.querySelectorAll('.types tbody tr')].find((row) => row.textContent.startsWith('Private'))";
+    let cells = browser.eval(&format!("[...{row}.cells].slice(1, 6).map((cell) => cell.textContent)")).await;
+    assert_eq!(
+        cells,
+        json!(["4", "+3", "+3", "0", "4"]),
+        "live, since yesterday, since last week, missing, TotalCount"
+    );
+    let bar = "document.querySelector('.past .cells[role=img]')";
+    assert_eq!(
+        browser.eval(&format!("{bar}.ariaLabel")).await,
+        "The last 4 crawls: 3 complete, 1 failed. The newest: complete."
+    );
+    let heights = browser
+        .eval(&format!(
+            "[...{bar}.querySelectorAll('[title]')].map((cell) => cell.getBoundingClientRect().height)"
+        ))
+        .await;
+    assert_eq!(heights, json!([12, 24, 12, 12]), "the failed crawl is the tallest cell");
+    // The lines of the total and of TotalCount are in the key of the chart, with their values.
+    let key = browser
+        .eval("[...document.querySelectorAll('.chart .key')][0].innerText.replace(/\\s+/g, ' ')")
+        .await;
+    assert!(key.as_str().unwrap().contains("All types 7 TotalCount 7"), "{key}");
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn the_charts_of_the_first_day_show_that_day() {
+    let harness = Harness::on(Engine::Sqlite).await;
+    harness.create("Public", "a b");
+    harness.crawl().await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
+    let mut browser = Browser::start().await;
+    // The labels are drawn, so the test reads the texts that the page draws.
+    let spy = "(() => {
+        window.drawn = [];
+        const draw = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) { window.drawn.push(text); draw.call(this, text, ...rest); };
+    })()";
+    let label = |text: &str| text.chars().any(|one| one == ':') || text.ends_with("Mar");
+    for _ in 0..2 {
+        browser.open(&dashboard.url(), DESKTOP).await;
+        browser.wait_until("document.querySelector('canvas')").await;
+        browser.eval(spy).await;
+        for (range, expected) in [("30", "1 Mar"), ("crawls", ":00")] {
+            browser.eval("window.drawn = []; true").await;
+            browser.click(&format!(".ranges [data-range='{range}']")).await;
+            browser.wait_until("window.drawn.length > 0 && document.querySelector('canvas')").await;
+            let drawn = browser.eval("window.drawn").await;
+            let labels: Vec<&str> = drawn
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(|one| one.as_str())
+                .filter(|one| label(one))
+                .collect();
+            assert!(labels.iter().any(|one| one.ends_with(expected)), "{range}: {drawn}");
+            assert!(!drawn.to_string().contains("202"), "{range}: no label is a year: {drawn}");
+        }
+        harness.create("Public", "c");
+        harness.crawl().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn a_search_says_how_many_groups_follow_and_goes_on() {
+    let harness = Harness::on(Engine::Sqlite).await;
+    for number in 0..50 {
+        harness.api.create("Public", &format!("x{number:02}"));
+    }
+    harness.crawl().await;
+    let dashboard = Dashboard::for_store(&harness.store).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.wait_until("document.querySelector('canvas')").await;
+    browser.eval("document.querySelector('#search').focus()").await;
+    browser.write("x").await;
+    browser.press("Enter").await;
+    browser.wait_until("document.querySelectorAll('.found li').length === 20").await;
+    let text = browser.text().await;
+    assert!(text.contains("50 groups with an id that starts with x"), "{text}");
+    assert!(text.contains("x00 Public live"), "each match has its type and its state: {text}");
+    assert_eq!(
+        browser.eval("document.querySelector('#more-matches').textContent").await,
+        "Show more (30 left)"
+    );
+    browser.click("#more-matches").await;
+    browser.wait_until("document.querySelectorAll('.found li').length === 40").await;
+    browser.click("#more-matches").await;
+    browser.wait_until("document.querySelectorAll('.found li').length === 50").await;
+    assert_eq!(browser.eval("document.querySelector('#more-matches')").await, json!(null));
+    browser.assert_clean(&dashboard).await;
+    browser.assert_accessible().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn an_empty_page_says_what_will_appear_and_when() {
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&PROD);
+    daemon.wait_for_next_crawl_at("09:00:00").await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser
+        .wait_until(
+            "['crawls', 'group_events', 'charts'].every((list) => document.querySelector(`.${list} .empty`))",
+        )
+        .await;
+    let text = browser.text().await;
+    for sentence in [
+        "0 of 1 app up to date",
+        "not crawled yet",
+        "No counts yet. The first crawl that reaches its end adds them. Next crawl:",
+        "No crawl yet. Each crawl adds a row when it starts. Next crawl:",
+        "No events yet. The groups of a type's first list are not events; later changes are. Next crawl:",
+    ] {
+        assert!(text.contains(sentence), "no {sentence:?} in\n{text}");
+    }
+    browser.assert_clean(&dashboard).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn a_retrying_app_and_a_late_app_need_attention() {
+    let harness = DaemonHarness::new().await;
+    let daemon = harness.start_crawled().await;
+    let asked = harness.api.requests().len() as u64;
+    harness.api.script(At::Every, Fault::Status(503));
+    let fourth = harness.api.hold(At::Request(asked + 4));
+    harness.set_clock("09:00:00");
+    daemon.trigger.fire();
+    fourth.reached().await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.wait_until("document.querySelector('.head .pill.warn')?.textContent === 'retrying'").await;
+    let text = browser.text().await;
+    assert!(text.contains("1 of 1 app needs attention"), "{text}");
+    assert!(
+        text.contains(
+            "prod: a request has failed 3 times and is retried\n\nthe API answered with HTTP status 503"
+        ),
+        "{text}"
+    );
+    harness.set_clock("12:30:00");
+    browser.wait_until("document.querySelector('.head .pill.alarm')?.textContent === 'late'").await;
+    let text = browser.text().await;
+    assert!(
+        text.contains(
+            "prod: the counts are out of date\n\nNo crawl was complete for 4 ticks of the schedule."
+        ),
+        "{text}"
+    );
+    browser.assert_clean(&dashboard).await;
+    browser.assert_accessible().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium: tests/run"]
+async fn a_quota_that_is_near_needs_attention() {
+    let harness = DaemonHarness::new().await;
+    let mut daemon = harness.start(&AppSpec { catch_up: true, group_quota: Some(6), ..PROD });
+    daemon.wait_for_crawls(1).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
+    let mut browser = Browser::start().await;
+    browser.open(&dashboard.url(), DESKTOP).await;
+    browser.wait_until("document.querySelector('.tiles meter')").await;
+    let text = browser.text().await;
+    for sentence in [
+        "prod: 83% of the group quota is used",
+        "The month's peak is 5 groups, the quota 6.",
+        "Peak of the month\n5\n83% of the quota of 6",
+    ] {
+        assert!(text.contains(sentence), "no {sentence:?} in\n{text}");
+    }
+    browser.assert_accessible().await;
+}
+
 #[tokio::test]
 #[ignore = "needs Chromium: tests/run"]
 async fn the_progress_of_a_running_crawl_is_updated() {
     let harness = DaemonHarness::new().await;
     harness.api.create_many("Public", 20);
     let daemon = harness.start_crawled().await;
-    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone()).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, daemon.apps.clone(), &harness.clock).await;
     let mut browser = Browser::start().await;
     browser.open(&dashboard.url(), DESKTOP).await;
     browser.wait_until("document.querySelector('canvas')").await;

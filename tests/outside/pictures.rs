@@ -106,7 +106,7 @@ async fn images_of_the_dashboard() {
         alarm
     });
     third.reached().await;
-    let dashboard = Dashboard::for_daemon(&harness.store, apps).await;
+    let dashboard = Dashboard::for_daemon(&harness.store, apps, &harness.clock).await;
     let mut browser = Browser::start().await;
     for (name, reader) in [
         ("dashboard.png", DESKTOP),

@@ -44,7 +44,7 @@ struct NumberedRow<'a> {
 }
 
 /// Makes the checks of `check` and prints their results to stderr. Then probes the API for each app
-/// that passed them.
+/// that passed them. `wait` is the pause before a `Next` is used a second time.
 pub(super) async fn run(
     setup: &Setup,
     config: &Config,
@@ -164,8 +164,8 @@ type FirstPage = (GroupType, Outcome<Listed>);
 
 impl<'a> Prober<'a> {
     fn new(setup: &'a Setup, app: &'a App, client: &'a Client, lease: Option<&Lease>) -> Self {
-        // The check has just sent a request. The lease has the time of the next one. Without a
-        // lease, waits for a full interval.
+        // The check has just sent a request, and the lease records when the next one may be sent.
+        // Without a lease that time is unknown, so the first request waits for a full interval.
         let pause = lease.map_or(app.request_interval, |lease| lease.pause(setup.clock.now()));
         let wait = pause.min(app.request_interval);
         Self {
@@ -219,15 +219,19 @@ impl<'a> Prober<'a> {
         let ids: Vec<String> = by_type.iter().filter_map(|(_, page)| listed(page)).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let Some(first) = ids.first() else {
-            let mut rows: Vec<Row> =
-                by_type.iter().map(|(of, page)| questions::listed_group(of, page, &Ok(Vec::new()))).collect();
+            let mut rows: Vec<Row> = by_type
+                .iter()
+                .map(|(group_type, page)| questions::listed_group(group_type, page, &Ok(Vec::new())))
+                .collect();
             rows.push(Row::not_asked(questions::TOP_LEVEL_LISTED, "no list has a group"));
             return rows;
         };
         let answer = self.group_info(&ids).await;
         let entries: Outcome<Vec<Entry>> = questions::entries(&answer);
-        let mut rows: Vec<Row> =
-            by_type.iter().map(|(of, page)| questions::listed_group(of, page, &entries)).collect();
+        let mut rows: Vec<Row> = by_type
+            .iter()
+            .map(|(group_type, page)| questions::listed_group(group_type, page, &entries))
+            .collect();
         rows.push(questions::top_level("listed groups", &answer));
         let mixed = self.group_info(&[first, &UnknownId::Default.random()]).await;
         rows.push(questions::top_level("a listed group and an unknown id", &mixed));
@@ -254,7 +258,7 @@ impl<'a> Prober<'a> {
         wait: Duration,
     ) -> Row {
         let mut continued = first_pages(unfiltered, by_type)
-            .filter_map(|(of, page)| Some((of, page.next.filter(|next| *next != 0)?)));
+            .filter_map(|(group_type, page)| Some((group_type, page.next.filter(|next| *next != 0)?)));
         let Some((group_type, next)) = continued.next() else {
             let why = format!("no list has a second page at a Limit of {LIMIT}");
             return Row::not_asked(questions::NEXT, &why);
@@ -325,7 +329,10 @@ fn types_to_list(configured: &[GroupType]) -> Vec<GroupType> {
 }
 
 fn page_of<'a>(by_type: &'a [FirstPage], name: &str) -> Option<&'a Listed> {
-    by_type.iter().find(|(of, _)| of.as_str() == name).and_then(|(_, page)| page.as_ref().ok())
+    by_type
+        .iter()
+        .find(|(group_type, _)| group_type.as_str() == name)
+        .and_then(|(_, page)| page.as_ref().ok())
 }
 
 /// Returns the first pages that were listed, those of single types first.
@@ -333,6 +340,8 @@ fn first_pages<'a>(
     unfiltered: &'a Outcome<Listed>,
     by_type: &'a [FirstPage],
 ) -> impl Iterator<Item = (Option<&'a str>, &'a Listed)> {
-    let of_types = by_type.iter().filter_map(|(of, page)| Some((Some(of.as_str()), page.as_ref().ok()?)));
+    let of_types = by_type
+        .iter()
+        .filter_map(|(group_type, page)| Some((Some(group_type.as_str()), page.as_ref().ok()?)));
     of_types.chain(unfiltered.as_ref().ok().map(|page| (None, page)))
 }

@@ -134,7 +134,7 @@ impl Shared {
         slot: OwnedSemaphorePermit,
     ) -> PgTransaction {
         let used = Used { connection, opened, shared: Arc::clone(self), _slot: slot };
-        PgTransaction { used, limits: self.limits, rows: 0, answered: true }
+        PgTransaction { used, limits: self.limits, rows: 0, is_reusable: true }
     }
 }
 
@@ -190,9 +190,9 @@ pub(in crate::store) struct PgTransaction {
     limits: Limits,
     /// The number of rows that the statements affect, in addition to the ids that they bind.
     rows: u64,
-    /// Whether the server has answered every statement. False while a statement runs, and after a
-    /// cancelled statement.
-    answered: bool,
+    /// Whether the connection may return to the pool. False while a statement runs, after a cancelled
+    /// statement, and after an error of the connection.
+    is_reusable: bool,
 }
 
 impl PgTransaction {
@@ -203,9 +203,9 @@ impl PgTransaction {
         ids: u64,
     ) -> Result<u64, sqlx::Error> {
         let limit = self.limits.for_rows(self.rows + ids);
-        self.answered = false;
+        self.is_reusable = false;
         let answer = within(limit, query.execute(&mut self.used.connection)).await;
-        self.note(answer).map(|done| done.rows_affected())
+        self.record_answer(answer).map(|done| done.rows_affected())
     }
 
     /// Runs a query that binds this many ids. Returns all rows.
@@ -215,9 +215,9 @@ impl PgTransaction {
         ids: u64,
     ) -> Result<Vec<R>, sqlx::Error> {
         let limit = self.limits.for_rows(self.rows + ids);
-        self.answered = false;
+        self.is_reusable = false;
         let answer = within(limit, query.fetch_all(&mut self.used.connection)).await;
-        self.note(answer)
+        self.record_answer(answer)
     }
 
     /// Returns the row of a query that has at most one row.
@@ -239,10 +239,10 @@ impl PgTransaction {
     /// Runs SQL whose names are all validated or quoted. Returns its rows.
     pub(in crate::store) async fn run(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
         let limit = self.limits.for_rows(self.rows);
-        self.answered = false;
+        self.is_reusable = false;
         let rows = self.used.connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql)));
         let answer = within(limit, rows).await;
-        self.note(answer)
+        self.record_answer(answer)
     }
 
     /// Returns the rows of a query as a stream. The limit applies to each row. `scanned` is the
@@ -253,16 +253,16 @@ impl PgTransaction {
         scanned: u64,
     ) -> BoxStream<'t, Result<PgRow, sqlx::Error>> {
         let limit = self.limits.for_scan(scanned);
-        let Self { used, answered, .. } = self;
-        *answered = false;
+        let Self { used, is_reusable, .. } = self;
+        *is_reusable = false;
         let rows = query.fetch(&mut used.connection);
-        let bounded = unfold(Some((rows, answered)), move |left| async move {
-            let (mut rows, answered) = left?;
+        let bounded = unfold(Some((rows, is_reusable)), move |left| async move {
+            let (mut rows, is_reusable) = left?;
             match timeout(limit, rows.next()).await {
-                Ok(Some(Ok(row))) => Some((Ok(row), Some((rows, answered)))),
+                Ok(Some(Ok(row))) => Some((Ok(row), Some((rows, is_reusable)))),
                 Ok(Some(Err(error))) => Some((Err(error), None)),
                 Ok(None) => {
-                    *answered = true;
+                    *is_reusable = true;
                     None
                 }
                 Err(_) => Some((Err(no_answer(limit)), None)),
@@ -289,7 +289,7 @@ impl PgTransaction {
     }
 
     async fn end(mut self, statement: &'static str, limit: Duration) -> Result<(), sqlx::Error> {
-        if !self.answered {
+        if !self.is_reusable {
             return Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::NotConnected)));
         }
         within(limit, self.used.connection.execute(sqlx::raw_sql(statement))).await?;
@@ -297,9 +297,9 @@ impl PgTransaction {
         Ok(())
     }
 
-    /// Records whether a statement was answered. If not, the connection must be closed.
-    fn note<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        self.answered = match &answer {
+    /// Records whether the connection may return to the pool after this answer to a statement.
+    fn record_answer<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        self.is_reusable = match &answer {
             Ok(_) => true,
             // 25006: the server has become a standby. A new connection may reach the new primary.
             Err(sqlx::Error::Database(error)) => error.code().as_deref() != Some("25006"),

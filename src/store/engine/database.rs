@@ -124,8 +124,8 @@ impl Store {
             Engine::Sqlite(file) => match file.close().await {
                 Ok(true) => {}
                 Ok(false) => warn!(
-                    "a reader has a transaction open, so the newest changes stay in {path}-wal: a copy of {path} alone lacks \
-                     them (make copies with `tim-group-sync backup`)",
+                    "a reader has a transaction open, so the newest changes stay in {path}-wal: a \
+                     copy of {path} alone lacks them (make copies with `tim-group-sync backup`)",
                     path = file.path.display()
                 ),
                 Err(error) => debug!("cannot checkpoint the database's write-ahead log: {error}"),

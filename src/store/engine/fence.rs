@@ -80,14 +80,14 @@ impl Fence {
     /// This must be the last statement of the transaction, because it blocks other renewals until
     /// the commit. The lease counts as renewed only after the commit.
     pub(super) async fn confirm(&self, tx: &mut Tx, time_to_live: Duration) -> Result<String, StoreError> {
-        let lasting = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
+        let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let statement = if self.storage.is_known() { CONFIRM } else { CONFIRM_WITHOUT_STORAGE };
         let row: Option<(String, String)> =
-            tx.fetch_optional(statement, &values![self.app.get(), self.number, lasting]).await?;
-        let Some((number, storage)) = row else { return Err(StoreError::LeaseLost { app: self.app }) };
+            tx.fetch_optional(statement, &values![self.app.get(), self.number, millis]).await?;
+        let Some((transaction, storage)) = row else { return Err(StoreError::LeaseLost { app: self.app }) };
         if storage != self.storage.as_str() {
             return Err(StoreError::ServerReplaced { app: self.app });
         }
-        Ok(number)
+        Ok(transaction)
     }
 }

@@ -13,7 +13,8 @@ pub(in crate::store) struct InUse {
     file: File,
 }
 
-/// Unlocks the file explicitly, for the same reason as `FileLock`.
+/// Unlocks the file explicitly. Closing it is not enough: a child process that another thread is
+/// starting may have inherited the lock.
 impl Drop for InUse {
     fn drop(&mut self) {
         let _ = self.file.unlock();
@@ -22,7 +23,7 @@ impl Drop for InUse {
 
 impl InUse {
     /// Takes a shared lock of a database. Fails while it is being restored.
-    pub(super) fn share(database: &Path) -> Result<Self, StoreError> {
+    pub(super) fn lock_shared(database: &Path) -> Result<Self, StoreError> {
         let (file, path) = open(database)?;
         match file.try_lock_shared() {
             Ok(()) => Ok(Self { file }),
@@ -32,7 +33,7 @@ impl InUse {
     }
 
     /// Takes the exclusive lock of a database. Fails while a process has it open for writing.
-    pub(in crate::store) fn alone(database: &Path) -> Result<Self, StoreError> {
+    pub(in crate::store) fn lock_exclusive(database: &Path) -> Result<Self, StoreError> {
         let (file, path) = open(database)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { file }),
@@ -63,7 +64,7 @@ mod tests {
         let database = folder.path().join("groups.db");
         std::fs::write(folder.path().join("other"), "kept").unwrap();
         std::fs::hard_link(folder.path().join("other"), folder.path().join("groups.db.in-use.lock")).unwrap();
-        let refused = InUse::share(&database).unwrap_err();
+        let refused = InUse::lock_shared(&database).unwrap_err();
         assert!(matches!(refused, StoreError::Lock { .. }), "{refused:?}");
     }
 }

@@ -118,8 +118,8 @@ impl Limits {
         let mut settings = vec![
             ("idle_in_transaction_session_timeout", millis(self.idle_in_transaction)),
             ("lock_timeout", millis(self.lock)),
-            // Ends a statement that the program has abandoned. Three times the program's limit,
-            // which therefore expires first for up to 200,000 rows.
+            // Ends a statement whose answer the program no longer waits for. The program's own
+            // limit expires first for up to 200,000 rows.
             ("statement_timeout", millis(self.statement * 3)),
             ("tcp_keepalives_idle", idle_seconds.into()),
             ("tcp_keepalives_interval", (idle_seconds / 2).max(1).into()),

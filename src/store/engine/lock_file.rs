@@ -22,7 +22,7 @@ pub(in crate::store) fn open(path: &Path, database: &Path) -> io::Result<File> {
     options.read(true).write(true).custom_flags(NO_FOLLOW);
     let file = match options.clone().create_new(true).mode(0o600).open(path) {
         Ok(created) => {
-            share_owner(&created, database);
+            set_owner_like(&created, database);
             return Ok(created);
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
@@ -40,7 +40,7 @@ pub(in crate::store) fn open(path: &Path, database: &Path) -> io::Result<File> {
 
 /// Gives a file the owner of the database: the service could not open a file of root. Only for a
 /// file that this process has just created.
-pub(in crate::store) fn share_owner(file: &File, database: &Path) {
+pub(in crate::store) fn set_owner_like(file: &File, database: &Path) {
     let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
     if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
         // Only root can do this. Other users own the file, which is sufficient.

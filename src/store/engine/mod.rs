@@ -29,7 +29,7 @@ pub use error::StoreError;
 pub(super) use fence::Fence;
 pub(super) use in_use::InUse;
 pub use limits::Limits;
-pub(super) use newest_crawl::{NEWEST, NewestCrawl};
+pub(super) use newest_crawl::{NEWEST_CRAWL, NewestCrawl};
 pub(super) use postgres::{Intent, Server};
 pub(super) use retry::TransactionRetry;
 pub(super) use sqlite::{SqliteFile, beside};

@@ -8,7 +8,7 @@ use super::tx::Tx;
 use crate::model::{CrawlId, SdkAppId};
 
 /// Returns the id of the app's newest crawl, and whether it is running.
-pub(in crate::store) const NEWEST: &str = "
+pub(in crate::store) const NEWEST_CRAWL: &str = "
 SELECT c.crawl_id, c.status = 'running' FROM crawl c JOIN app a ON a.app_id = c.app_id
 WHERE a.sdk_app_id = $1 ORDER BY c.crawl_id DESC LIMIT 1";
 
@@ -58,7 +58,7 @@ impl NewestCrawl {
     /// Fails if another process has opened a crawl of the app, or closed the holder's. In a
     /// transaction that writes, the result stays valid until the transaction ends.
     pub(super) async fn check(&self, tx: &mut Tx) -> Result<(), StoreError> {
-        let newest: Option<(i64, bool)> = tx.fetch_optional(NEWEST, &values![self.app.get()]).await?;
+        let newest: Option<(i64, bool)> = tx.fetch_optional(NEWEST_CRAWL, &values![self.app.get()]).await?;
         let is_valid = match *self.known() {
             Known::Ended(known) => newest.is_none_or(|(crawl, _)| crawl <= known),
             Known::Running(own) => newest == Some((own, true)),

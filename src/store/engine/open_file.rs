@@ -66,12 +66,13 @@ impl OpenFile {
     /// Fails if the name leads to no file or to another file. Then all later calls fail, too: if
     /// the file is back, other processes may have written to it or its side files meanwhile.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
-        let found = self.found();
+        let found = self.id_at_name();
         if !self.displaced.is_cancelled() && found.as_ref().is_ok_and(|found| *found == self.id) {
             return Ok(());
         }
         self.displaced.cancel();
-        found.and(Err(StoreError::Displaced { path: self.name.clone() }))
+        found?;
+        Err(StoreError::Displaced { path: self.name.clone() })
     }
 
     /// Returns true on the first call for this file in this process. That caller leaves a
@@ -88,7 +89,7 @@ impl OpenFile {
     /// If the name leads to another file, removes the recorded side files, unless their names lead
     /// to other files now. The write-ahead log must be empty. Fails if the name leads to no file.
     pub(super) fn remove_side_files(&self) -> Result<(), StoreError> {
-        if self.found()? == self.id {
+        if self.id_at_name()? == self.id {
             return Ok(());
         }
         for (name, id) in std::mem::take(&mut *self.side_files.lock().unwrap_or_else(PoisonError::into_inner))
@@ -106,7 +107,7 @@ impl OpenFile {
     }
 
     /// Returns the id of the file to which the name leads.
-    fn found(&self) -> Result<FileId, StoreError> {
+    fn id_at_name(&self) -> Result<FileId, StoreError> {
         let missing = |source| StoreError::Missing { path: self.name.clone(), source };
         metadata(&self.name).map(FileId::from).map_err(missing)
     }

@@ -31,6 +31,7 @@ const OLDEST_VERSION: i64 = 14_00_00;
 /// The first version that records the collation version of a database, as `server_version_num`.
 const WITH_COLLATION_VERSION: i64 = 15_00_00;
 
+/// For what a server is opened. A standby server can only be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Intent {
     Write,
@@ -45,6 +46,7 @@ type Beginning<'a> = BoxFuture<'a, Result<PgTransaction, sqlx::Error>>;
 #[derive(Clone)]
 pub(in crate::store) struct Server {
     connections: Connections,
+    /// The pool for leases, see [`LEASE_CONNECTIONS`].
     leases: Connections,
     begin: Arc<str>,
     begin_to_read: Arc<str>,
@@ -179,9 +181,10 @@ async fn read_properties(connection: &mut PgConnection, at: &str) -> Result<Serv
         let other: Option<(String,)> = query_as(OTHER_COLLATION).fetch_optional(&mut *connection).await?;
         if let Some((name,)) = other {
             warn!(
-                "{at}: the server's operating system sorts text differently than when the database was created; the tables of \
-                 this program do not depend on that; as an administrator, rebuild the indexes of other programs, then run: \
-                 ALTER DATABASE \"{name}\" REFRESH COLLATION VERSION"
+                "{at}: the server's operating system sorts text differently than when the database \
+                 was created; the tables of this program do not depend on that; as an \
+                 administrator, rebuild the indexes of other programs, then run: ALTER DATABASE \
+                 \"{name}\" REFRESH COLLATION VERSION"
             );
         }
     }

@@ -33,7 +33,7 @@ impl Store {
                 let mut retry = TransactionRetry::within(server.limits().statement);
                 loop {
                     match fetch_from(server, statement.for_postgres(), values).await {
-                        Err(error) if retry.again(&error).await => {}
+                        Err(error) if retry.pause_before_retry(&error).await => {}
                         rows => break rows,
                     }
                 }

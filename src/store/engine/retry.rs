@@ -30,7 +30,7 @@ impl TransactionRetry {
     }
 
     /// Returns true after a pause if the transaction should run again, and false at once if not.
-    pub(in crate::store) async fn again(&mut self, error: &sqlx::Error) -> bool {
+    pub(in crate::store) async fn pause_before_retry(&mut self, error: &sqlx::Error) -> bool {
         let failing_since = *self.first_failure.get_or_insert_with(Instant::now);
         let is_unreachable = matches!(error, sqlx::Error::Io(_));
         if !is_transient(error)

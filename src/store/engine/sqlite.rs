@@ -32,8 +32,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long abandoning a displaced file waits for a running transaction. Its commit will fail.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
+    /// For writing. Creates the file if it does not exist.
     Create,
     Write,
     Read,
@@ -63,7 +65,7 @@ impl SqliteFile {
         }
         let in_use = match access {
             Access::Read => Ok(None),
-            Access::Write | Access::Create => InUse::share(path).map(Some),
+            Access::Write | Access::Create => InUse::lock_shared(path).map(Some),
         };
         if let Err(error @ StoreError::BeingRestored { .. }) = in_use {
             return Err(error);
@@ -162,7 +164,8 @@ impl SqliteFile {
         }
         let stays_open = self.open.mark_left_open();
         if stays_open {
-            // Done before the wait, because the caller may cancel it.
+            // The clone keeps the connection open if the caller cancels this function during the
+            // wait.
             std::mem::forget(self.writer.clone());
         }
         let Some(mut writer) = self.idle_writer(CLOSE_TIMEOUT).await else { return Ok(true) };
@@ -212,9 +215,9 @@ impl SqliteFile {
         tokio::time::timeout(timeout, polling).await.ok().flatten()
     }
 
-    /// Stops using the writing connection. With `stays_open` it is not closed. When the last
-    /// connection is closed, SQLite removes the side files at the path: those that readers of the
-    /// file need, or, if the file was displaced, those of another file.
+    /// Stops using the writing connection. With `stays_open`, leaves it open until the process ends,
+    /// because SQLite removes the side files at the path when the last connection is closed. Readers
+    /// need these files. If the file was displaced, they belong to another file.
     async fn retire_writer(&self, writer: PoolConnection<Sqlite>, stays_open: bool) {
         let closing = self.writer.close();
         if stays_open {

@@ -69,7 +69,7 @@ impl Write<'_> {
             Engine::Sqlite(file) => return self.begin_on_sqlite(file).await,
             Engine::Postgres(server) => loop {
                 match server.begin().await {
-                    Err(error) if self.retry.again(&error).await => {}
+                    Err(error) if self.retry.pause_before_retry(&error).await => {}
                     begun => break begun.map(Inner::Postgres),
                 }
             },
@@ -118,7 +118,7 @@ impl Write<'_> {
             Err(error) => return self.failed(tx, error).await,
         };
         if let Err(error) = tx.commit().await {
-            if !self.retry.again(&error).await {
+            if !self.retry.pause_before_retry(&error).await {
                 return Some(Err(error).attempted(self.doing));
             }
             match was_committed(server, &number, &mut self.retry).await {
@@ -153,7 +153,8 @@ impl Write<'_> {
         tx.rollback().await;
         match &error {
             StoreError::Query { source, .. }
-                if matches!(self.engine, Engine::Postgres(_)) && self.retry.again(source).await =>
+                if matches!(self.engine, Engine::Postgres(_))
+                    && self.retry.pause_before_retry(source).await =>
             {
                 None
             }
@@ -197,7 +198,7 @@ async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRet
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => {
                 return Some(false);
             }
-            Err(error) if retry.again(&error).await => {}
+            Err(error) if retry.pause_before_retry(&error).await => {}
             Err(_) => return None,
         }
     }

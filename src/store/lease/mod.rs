@@ -22,7 +22,7 @@ use futures_util::future::select_all;
 use serde::Serialize;
 
 use super::engine::{
-    Engine, FencingToken, NEWEST, NewestCrawl, SqliteFile, Store, StoreError, beside, values,
+    Engine, FencingToken, NEWEST_CRAWL, NewestCrawl, SqliteFile, Store, StoreError, beside, values,
 };
 use crate::model::{CrawlId, SdkAppId};
 pub(super) use file::FileLock;
@@ -37,11 +37,11 @@ const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(8);
 /// [`Lease::release`] also records when the next holder may send its first request.
 #[derive(Debug)]
 pub struct Lease {
-    hold: Hold,
+    kind: LeaseKind,
 }
 
 #[derive(Debug)]
-enum Hold {
+enum LeaseKind {
     File {
         lock: FileLock,
         newest: NewestCrawl,
@@ -68,11 +68,11 @@ impl Lease {
     /// wrong.
     #[must_use]
     pub fn pause(&self, now: DateTime<Utc>) -> Duration {
-        match &self.hold {
-            Hold::File { not_before, .. } => {
+        match &self.kind {
+            LeaseKind::File { not_before, .. } => {
                 not_before.and_then(|at| (at - now).to_std().ok()).unwrap_or_default()
             }
-            Hold::Row(row) => row.pause(),
+            LeaseKind::Row(row) => row.pause(),
         }
     }
 
@@ -83,9 +83,9 @@ impl Lease {
     /// [`StoreError::LockRemoved`] if another process could take it, or a database error if the
     /// renewal failed.
     pub async fn renew(&self) -> Result<(), StoreError> {
-        match &self.hold {
-            Hold::File { lock, .. } => lock.check_in_place(),
-            Hold::Row(row) => row.renew_if_old().await,
+        match &self.kind {
+            LeaseKind::File { lock, .. } => lock.check_in_place(),
+            LeaseKind::Row(row) => row.renew_if_old().await,
         }
     }
 
@@ -106,9 +106,9 @@ impl Lease {
 
     /// Renews the lease until it is lost or has expired. Returns the reason.
     async fn until_lost(&self) -> StoreError {
-        match &self.hold {
-            Hold::Row(row) => row.renew_until_lost().await,
-            Hold::File { .. } => loop {
+        match &self.kind {
+            LeaseKind::Row(row) => row.renew_until_lost().await,
+            LeaseKind::File { .. } => loop {
                 tokio::time::sleep(FILE_CHECK_INTERVAL).await;
                 if let Err(lost) = self.renew().await {
                     break lost;
@@ -141,39 +141,41 @@ impl Lease {
 
     /// Releases the lease. The next holder may send its first request at `now` plus `pause`.
     pub async fn release(self, now: DateTime<Utc>, pause: Duration) {
-        match self.hold {
+        match self.kind {
             // If this fails, the API may throttle the next holder once, and its retry succeeds.
-            Hold::File { mut lock, .. } => {
+            LeaseKind::File { mut lock, .. } => {
                 let _ = lock.write(&(now + pause).timestamp_millis().to_string());
             }
-            Hold::Row(row) => row.release(pause).await,
+            LeaseKind::Row(row) => row.release(pause).await,
         }
     }
 
     /// Releases the lease of a holder that sent no request. The earliest time of the next request
     /// does not change.
     pub async fn release_unused(self) {
-        if let Hold::Row(row) = self.hold {
+        if let LeaseKind::Row(row) = self.kind {
             row.release(row.pause()).await;
         }
     }
 
     /// Returns the fencing token, which every transaction of the holder checks.
     pub(super) fn token(&self) -> FencingToken<'_> {
-        match &self.hold {
-            Hold::File { newest, .. } => FencingToken::Crawl(newest),
-            Hold::Row(row) => FencingToken::Row(&row.fence),
+        match &self.kind {
+            LeaseKind::File { newest, .. } => FencingToken::Crawl(newest),
+            LeaseKind::Row(row) => FencingToken::Row(&row.fence),
         }
     }
 
+    /// Records that the holder opened a crawl, see [`NewestCrawl`].
     pub(super) fn opened(&self, crawl: CrawlId) {
-        if let Hold::File { newest, .. } = &self.hold {
+        if let LeaseKind::File { newest, .. } = &self.kind {
             newest.opened(crawl);
         }
     }
 
+    /// Records that a crawl was closed, see [`NewestCrawl`].
     pub(super) fn closed(&self, crawl: CrawlId) {
-        if let Hold::File { newest, .. } = &self.hold {
+        if let LeaseKind::File { newest, .. } = &self.kind {
             newest.closed(crawl);
         }
     }
@@ -192,14 +194,15 @@ impl Store {
                     return Ok(None);
                 };
                 let not_before = lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
-                let newest: Option<(i64, bool)> =
-                    self.fetch_optional("take the lease of an app", NEWEST, &values![app.get()]).await?;
+                let newest: Option<(i64, bool)> = self
+                    .fetch_optional("take the lease of an app", NEWEST_CRAWL, &values![app.get()])
+                    .await?;
                 let newest = NewestCrawl::new(app, newest.map(|(crawl, _)| CrawlId(crawl)));
-                Ok(Some(Lease { hold: Hold::File { lock, newest, not_before } }))
+                Ok(Some(Lease { kind: LeaseKind::File { lock, newest, not_before } }))
             }
             Engine::Postgres(server) => {
                 let row = Row::try_take(self, server, app, &this_host()).await?;
-                Ok(row.map(|row| Lease { hold: Hold::Row(row) }))
+                Ok(row.map(|row| Lease { kind: LeaseKind::Row(row) }))
             }
         }
     }
@@ -235,6 +238,7 @@ impl Store {
         }
         // If this user may not open the lock file, a running crawl shows that there is a holder.
         let values = values![app.get(), row::millis(self.engine.limits().lease)];
+        // `RUNNING_SINCE` has only one parameter.
         let values = if statement == row::HOLDER { &values[..] } else { &values[..1] };
         let holder: Option<(String, i64)> =
             self.fetch_optional("read which process crawls an app", statement, values).await?;

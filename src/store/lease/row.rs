@@ -72,6 +72,7 @@ pub(super) const HOLDER: &str = concat!(
     "SELECT host, taken_at FROM lease CROSS JOIN clock
 WHERE sdk_app_id = $1 AND holder IS NOT NULL AND expires_at > clock.now AND expires_at <= clock.now + $2"
 );
+/// Returns the apps whose leases are held. Ignores the same leases as [`HOLDER`].
 pub(super) const LEASED: &str = concat!(
     with_server_time!("WITH clock AS (SELECT ", " AS now) "),
     "SELECT sdk_app_id FROM lease CROSS JOIN clock
@@ -101,21 +102,25 @@ impl Row {
             None => {
                 execute(store, CREATE, app, None).await?;
             }
-            Some((false, left)) if left > time_to_live => {
+            Some((false, remaining)) if remaining > time_to_live => {
                 if execute(store, SHORTEN, app, Some(time_to_live)).await? > 0 {
                     warn!(%app, "the database server's clock was set back; the lease expires in its usual time");
                 }
                 return Ok(None);
             }
-            Some((false, left)) if left > 0 => return Ok(None),
+            Some((false, remaining)) if remaining > 0 => return Ok(None),
             Some(_) => {}
         }
         // Read before the lease is taken: every commit checks that the storage is still the same.
         let storage = PostgresStorage::of(server).await?;
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let Some((number, pause)) = take(store, app, host, time_to_live).await? else { return Ok(None) };
         let not_before = Instant::now() + Duration::from_millis(u64::try_from(pause).unwrap_or(0));
-        Ok(Some(Self { server: server.clone(), fence: Fence::new(app, number, storage, asked), not_before }))
+        Ok(Some(Self {
+            server: server.clone(),
+            fence: Fence::new(app, number, storage, sent_at),
+            not_before,
+        }))
     }
 
     /// Returns how long the next request must wait.
@@ -173,12 +178,12 @@ impl Row {
     /// Renews the lease, unless the last renewal is recent.
     pub(super) async fn renew_if_old(&self) -> Result<(), StoreError> {
         let limits = self.server.limits();
-        let asked = Instant::now();
-        if asked < self.fence.renewed() + limits.min_renewal_age() {
+        let sent_at = Instant::now();
+        if sent_at < self.fence.renewed() + limits.min_renewal_age() {
             return Ok(());
         }
         self.set_expiry(RENEW, limits.lease).await?;
-        self.fence.set_renewed(asked);
+        self.fence.set_renewed(sent_at);
         Ok(())
     }
 

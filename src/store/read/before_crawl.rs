@@ -53,7 +53,7 @@ impl TypeState {
 pub struct CrawlHistory {
     /// Whether an earlier crawl of the app reached its end.
     pub crawled_before: bool,
-    /// Whether the last crawl that computed it found more groups in the app than in its configured
+    /// Whether the last crawl that computed `leftover` found groups beyond those of the configured
     /// types.
     pub leftover_last_time: bool,
     /// Whether the last crawl that reached its end requested an unfiltered pass.

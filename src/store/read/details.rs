@@ -21,8 +21,8 @@ pub enum DueDetails {
     NotStarted,
     /// Live groups of new events. `ids` is empty if all of them were deleted since.
     New { ids: Vec<String>, last_event: i64 },
-    /// Live groups with ids after `after`, in order, up to and including `to`. With `None` there
-    /// are no further groups.
+    /// Live groups with ids after `after`, in order, up to and including `to`. `to` is
+    /// `None` if no groups follow.
     Range { ids: Vec<String>, after: String, to: Option<String> },
     /// Nothing is due before this time.
     Nothing { until: DateTime<Utc> },
@@ -33,7 +33,8 @@ const LAST_EVENT: &str = "SELECT last_event_id FROM detail_state WHERE app_id = 
 const NEW_EVENTS: &str = "
 SELECT event_id, group_id, event <> 'vanished' FROM base_group_events
 WHERE app_id = $1 AND event_id > $2 ORDER BY event_id LIMIT $3";
-/// A time in the future was written by a wrong clock, so the range is due.
+/// Returns the range of ids that was refreshed longest ago: its start, its time, and the start of
+/// the next range. A time in the future was written by a wrong clock, so that range is due.
 const OLDEST_RANGE: &str = "
 SELECT r.after_id, CASE WHEN r.refreshed_at > $2 THEN 0 ELSE r.refreshed_at END AS refreshed_at,
        (SELECT min(n.after_id) FROM detail_range n WHERE n.app_id = r.app_id AND n.after_id > r.after_id)
@@ -82,6 +83,7 @@ impl Store {
         };
         let is_full = i64::try_from(ids.len()).unwrap_or(i64::MAX) == limit;
         let ids: Vec<String> = ids.into_iter().map(|(id,)| id).collect();
+        // A query that returned `limit` ids may not have reached the end of the range.
         let to = if is_full { ids.last().cloned() } else { end };
         Ok(DueDetails::Range { ids, after, to })
     }

@@ -178,6 +178,12 @@ const GROUP: &str = "SELECT * FROM base_groups WHERE app_id = $1 AND group_id = 
 const GROUPS_BETWEEN: &str = "
 SELECT * FROM base_groups
 WHERE app_id = $1 AND group_id >= $2 AND group_id < $3 ORDER BY group_id LIMIT $4";
+const HELD_GROUPS: &str = "
+SELECT b.* FROM group_row g JOIN base_groups b ON b.app_id = g.app_id AND b.group_id = g.group_id
+WHERE g.app_id = $1 AND g.held_crawl_id = $2 AND g.group_id > $3 ORDER BY g.group_id LIMIT $4";
+const COUNT_GROUPS_BETWEEN: &str = "
+SELECT count(*) FROM (
+    SELECT 1 FROM group_row WHERE app_id = $1 AND group_id >= $2 AND group_id < $3 LIMIT $4) AS found";
 
 /// A page of a list: at most `limit` rows whose key is below `before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +230,8 @@ impl Store {
         Ok((counts, more.then_some(oldest)))
     }
 
-    /// Returns the counts of the last `days` days before `before` that have any. Also returns the
-    /// oldest of these days, if there may be earlier ones.
+    /// Returns the counts of the newest `days` days before `before`. Days without counts are not
+    /// included. Also returns the oldest of these days, if there may be earlier ones.
     pub async fn daily_counts(
         &self,
         app: AppId,
@@ -275,10 +281,36 @@ impl Store {
         let (start, end) = (start_of_page(prefix, after), end_of_prefix(prefix));
         self.fetch_all("search for groups", GROUPS_BETWEEN, &values![app.0, &start, &end, limit]).await
     }
+
+    /// Returns the number of groups whose ids have a prefix and come after `after`, at most
+    /// `at_most`.
+    pub async fn count_groups_with_prefix(
+        &self,
+        app: AppId,
+        prefix: &str,
+        after: &str,
+        at_most: i64,
+    ) -> Result<i64, StoreError> {
+        let (start, end) = (start_of_page(prefix, after), end_of_prefix(prefix));
+        let values = values![app.0, &start, &end, at_most];
+        let (count,) = self.fetch_one("count groups", COUNT_GROUPS_BETWEEN, &values).await?;
+        Ok(count)
+    }
+
+    /// Returns the groups that a crawl holds and whose ids come after `after`, in byte order.
+    pub async fn groups_held_by(
+        &self,
+        app: AppId,
+        crawl_id: i64,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<Group>, StoreError> {
+        self.fetch_all("list held groups", HELD_GROUPS, &values![app.0, crawl_id, after, limit]).await
+    }
 }
 
-/// Returns the first text that can be an id with this prefix after `after`. No id has a control
-/// character, so none is between `after` and the result.
+/// Returns the lower bound of the ids that have this prefix and come after `after`. No id has a
+/// control character, so no id is between `after` and `after` followed by U+0001.
 ///
 /// The two conditions are combined into one lower bound: given two, SQLite would use only one of
 /// them to search the index.

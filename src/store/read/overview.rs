@@ -83,7 +83,7 @@ pub struct TypeOverview {
 }
 
 /// The deletions of one crawl that were withheld or undone and are still held.
-#[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
+#[derive(Clone, Debug, Serialize)]
 pub struct HeldDeletions {
     #[serde(skip)]
     app_id: i64,
@@ -102,6 +102,19 @@ pub struct HeldDeletions {
     pub undeleted: i64,
     pub reason_code: Option<String>,
     pub reason: Option<String>,
+    /// The held groups by type, in the order of the app's types.
+    pub types: Vec<HeldType>,
+}
+
+/// The held groups of one crawl and one type.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeldType {
+    pub group_type: Option<String>,
+    pub sdk_name: Option<String>,
+    pub name_zh: Option<String>,
+    pub held_count: i64,
+    /// All live groups of the type, including missing and held ones.
+    pub live_count: i64,
 }
 
 const APPS: &str = "SELECT * FROM base_app_status ORDER BY app, sdk_app_id";
@@ -110,15 +123,72 @@ const CRAWLS: &str = "
 SELECT c.* FROM base_app_status s
 JOIN base_crawls c ON c.crawl_id IN (s.last_complete_crawl_id, s.last_crawl_id, s.newest_crawl_id)";
 const HELD: &str = "
-SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, h.held_count, h.confirmed_count, h.undone_count, c.withheld, c.undeleted,
-       c.reason_code, c.reason
-FROM (SELECT g.app_id, g.held_crawl_id, count(*) AS held_count,
+SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, c.withheld, c.undeleted, c.reason_code, c.reason,
+       t.name AS group_type, t.sdk_name, t.name_zh, s.live_count, h.held_count, h.confirmed_count, h.undone_count
+FROM (SELECT g.app_id, g.held_crawl_id, g.type_id, count(*) AS held_count,
              CAST(sum(CASE WHEN g.held_as = 'c' THEN 1 ELSE 0 END) AS BIGINT) AS confirmed_count,
              CAST(sum(CASE WHEN g.held_as = 'u' THEN 1 ELSE 0 END) AS BIGINT) AS undone_count
       FROM group_row g
-      WHERE g.held_crawl_id IS NOT NULL GROUP BY g.app_id, g.held_crawl_id) AS h
+      WHERE g.held_crawl_id IS NOT NULL GROUP BY g.app_id, g.held_crawl_id, g.type_id) AS h
 JOIN crawl c ON c.crawl_id = h.held_crawl_id
-ORDER BY h.held_crawl_id DESC";
+JOIN group_type t ON t.type_id = h.type_id
+JOIN type_state s ON s.app_id = h.app_id AND s.type_id = h.type_id
+ORDER BY h.held_crawl_id DESC, h.type_id";
+
+/// The held groups of one crawl and one type, with the columns of the crawl.
+#[derive(sqlx_macros::FromRow)]
+struct HeldRow {
+    app_id: i64,
+    crawl_id: i64,
+    finished_at: Option<Stamp>,
+    withheld: i64,
+    undeleted: i64,
+    reason_code: Option<String>,
+    reason: Option<String>,
+    group_type: Option<String>,
+    sdk_name: Option<String>,
+    name_zh: Option<String>,
+    live_count: i64,
+    held_count: i64,
+    confirmed_count: i64,
+    undone_count: i64,
+}
+
+/// Adds up the rows of each crawl. Expects the rows of a crawl one after the other.
+fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
+    let mut held: Vec<HeldDeletions> = Vec::new();
+    for row in rows {
+        let of_type = HeldType {
+            group_type: row.group_type,
+            sdk_name: row.sdk_name,
+            name_zh: row.name_zh,
+            held_count: row.held_count,
+            live_count: row.live_count,
+        };
+        match held.last_mut().filter(|last| last.crawl_id == row.crawl_id) {
+            Some(last) => {
+                last.held_count += row.held_count;
+                last.confirmed_count += row.confirmed_count;
+                last.undone_count += row.undone_count;
+                last.types.push(of_type);
+            }
+            None => held.push(HeldDeletions {
+                app_id: row.app_id,
+                crawl_id: row.crawl_id,
+                finished_at: row.finished_at,
+                held_count: row.held_count,
+                confirmed_count: row.confirmed_count,
+                undone_count: row.undone_count,
+                withheld: row.withheld,
+                undeleted: row.undeleted,
+                reason_code: row.reason_code,
+                reason: row.reason,
+                types: vec![of_type],
+            }),
+        }
+    }
+    held
+}
 
 #[derive(sqlx_macros::FromRow)]
 struct AppRow {
@@ -159,8 +229,8 @@ impl Store {
         let crawls: Vec<Crawl> = self.fetch_all(DOING, CRAWLS, &[]).await?;
         let crawls: BTreeMap<i64, Crawl> = crawls.into_iter().map(|crawl| (crawl.crawl_id, crawl)).collect();
         // A held group is missing. If no group is missing, the table of groups is not read.
-        let held: Vec<HeldDeletions> = if types.iter().any(|of_type| of_type.missing_count > 0) {
-            self.fetch_all(DOING, HELD, &[]).await?
+        let held = if types.iter().any(|of_type| of_type.missing_count > 0) {
+            held_by_crawl(self.fetch_all(DOING, HELD, &[]).await?)
         } else {
             Vec::new()
         };

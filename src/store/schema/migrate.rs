@@ -38,8 +38,8 @@ const APPLIED_WITH_CHECKSUMS: &str = "SELECT version, checksum FROM _sqlx_migrat
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = 500";
 /// The pause before a migration tries again to lock the tables.
 const LOCK_PAUSE: Duration = Duration::from_secs(5);
-/// The number of rows that sets the time limit of a migration. It may rewrite the largest table,
-/// and no running crawl waits for it.
+/// A migration has the time limit of a statement on this many rows, because it may rewrite the
+/// largest table.
 const MIGRATED_ROWS: u64 = 20_000_000;
 /// Describes the sessions that use the tables or views.
 const USERS_OF_TABLES: &str = "
@@ -71,11 +71,11 @@ impl Store {
                             sleep(LOCK_PAUSE).await;
                         }
                         Err(StoreError::Query { source, .. })
-                            if races < MAX_RACES && lost_a_race(&source) =>
+                            if races < MAX_RACES && is_creation_conflict(&source) =>
                         {
                             races += 1;
                         }
-                        Err(StoreError::Query { source, .. }) if retry.again(&source).await => {}
+                        Err(StoreError::Query { source, .. }) if retry.pause_before_retry(&source).await => {}
                         outcome => {
                             if waited && outcome.is_ok() {
                                 info!("the database's tables are up to date");
@@ -148,7 +148,7 @@ async fn migrate_sqlite(file: &SqliteFile) -> Result<(), StoreError> {
 
 /// Returns true if another program has created the same object at the same time. It has committed
 /// by then, so the next attempt finds the object.
-fn lost_a_race(error: &sqlx::Error) -> bool {
+fn is_creation_conflict(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     // A key (23505), schema (42P06), table (42P07) or type (42710) exists now, or two transactions
     // changed the same catalogue row.
@@ -166,8 +166,8 @@ async fn warn_about_blocking_sessions(server: &Server) {
     let users = users_of_tables(server).await.ok().flatten();
     let users = users.unwrap_or_else(|| "another session".to_owned());
     warn!(
-        "the migration waits until no session uses the tables ({users}); it tries again every {} s, and readers do not wait for \
-         it",
+        "the migration waits until no session uses the tables ({users}); it tries again every {} \
+         s, and readers do not wait for it",
         LOCK_PAUSE.as_secs()
     );
 }

@@ -41,7 +41,7 @@ impl Store {
         if !path.exists() {
             return Ok(true);
         }
-        let _alone = InUse::alone(path)?;
+        let _alone = InUse::lock_exclusive(path)?;
         let Ok(store) = Self::open_to_read(&DatabaseLocation::Sqlite(path.to_owned())).await else {
             return Ok(false);
         };

@@ -8,10 +8,10 @@ use std::path::Path;
 use sqlx::Connection as _;
 
 use super::contents::Contents;
-use super::copy::{self, Mark};
+use super::copy::{self, CopyKind};
 use super::part::{Replacing, UnfinishedFile};
 use super::publish::{may_be_replaced, require_not_the_database};
-use crate::store::engine::lock_file::share_owner;
+use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
 
 /// The mode of the file until it gets the mode of the database.
@@ -35,7 +35,7 @@ impl Store {
         let failed = |doing| move |source| StoreError::Backup { doing, path: to.to_owned(), source };
         require_not_the_database(to, file)?;
         let exists = fs::symlink_metadata(to).is_ok();
-        if exists && !(replace && may_be_replaced(to, Mark::Backup).map_err(failed("inspect"))?) {
+        if exists && !(replace && may_be_replaced(to, CopyKind::Backup).map_err(failed("inspect"))?) {
             return Err(StoreError::BackupExists { path: to.to_owned(), replace });
         }
         let part = UnfinishedFile::create(to, PRIVATE).map_err(failed("write"))?;
@@ -45,7 +45,7 @@ impl Store {
         part.file()
             .set_permissions(Permissions::from_mode(mode & 0o666))
             .map_err(failed("set the mode of"))?;
-        share_owner(part.file(), &file.path);
+        set_owner_like(part.file(), &file.path);
         let replacing = if exists { Replacing::Earlier } else { Replacing::Nothing };
         // Syncing many gigabytes may block for long.
         let moving = tokio::task::spawn_blocking(move || part.move_into_place(replacing));
@@ -59,7 +59,7 @@ async fn write_backup(part: &UnfinishedFile, database: &SqliteFile) -> Result<Co
     copy::copy_into(part, database, DOING).await?;
     let mut copy = copy::open(part.path(), DOING).await?;
     let contents = Contents::of(&mut copy, &database.path).await?;
-    copy::mark(&mut copy, Mark::Backup, DOING).await?;
+    copy::set_kind(&mut copy, CopyKind::Backup, DOING).await?;
     copy.close().await.attempted(DOING)?;
     Ok(contents)
 }

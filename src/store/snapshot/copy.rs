@@ -1,4 +1,4 @@
-//! Copies a database into an unfinished file, and marks the copy.
+//! Copies a database into an unfinished file, and sets the kind of the copy.
 
 use std::path::Path;
 
@@ -14,28 +14,28 @@ const FORGET_STORAGE: &str = "
 INSERT INTO storage (only_row, identity) VALUES (1, '')
 ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity";
 
-/// The kind of a copy, stored in the header of the file. A file without this mark is never
-/// replaced.
+/// The kind of a copy, stored in the header of the file. Only a file of the
+/// same kind is ever replaced by a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
-    /// No mark: a database that the program uses.
-    None,
+pub(super) enum CopyKind {
+    /// No copy, but a database that the program uses.
+    Database,
     Published,
     Backup,
 }
 
-impl Mark {
-    /// Returns SQLite's `application_id` for this mark.
+impl CopyKind {
+    /// Returns SQLite's `application_id` for this kind.
     fn number(self) -> i32 {
         match self {
-            Self::None => 0,
+            Self::Database => 0,
             Self::Published => 0x5447_5350,
             Self::Backup => 0x5447_5342,
         }
     }
 
-    /// Returns true if `header`, the first 100 bytes of a file, is that of an SQLite database with
-    /// this mark.
+    /// Returns true if `header`, the first 100 bytes of a file, is that of an SQLite database of
+    /// this kind.
     pub(super) fn is_in(self, header: &[u8]) -> bool {
         header.starts_with(SQLITE_HEADER) && header.get(68..72) == Some(&self.number().to_be_bytes()[..])
     }
@@ -71,13 +71,13 @@ pub(super) async fn open(path: &Path, doing: &'static str) -> Result<SqliteConne
     options.connect().await.attempted(doing)
 }
 
-/// Marks a copy, and clears its recorded storage.
-pub(super) async fn mark(
+/// Sets the kind of a copy, and clears its recorded storage.
+pub(super) async fn set_kind(
     copy: &mut SqliteConnection,
-    mark: Mark,
+    kind: CopyKind,
     doing: &'static str,
 ) -> Result<(), StoreError> {
-    let number = AssertSqlSafe(format!("PRAGMA application_id = {}", mark.number()));
+    let number = AssertSqlSafe(format!("PRAGMA application_id = {}", kind.number()));
     query(number).execute(&mut *copy).await.attempted(doing)?;
     query(FORGET_STORAGE).execute(copy).await.attempted(doing)?;
     Ok(())

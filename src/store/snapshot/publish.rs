@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection as _;
 
-use super::copy::{self, Mark};
+use super::copy::{self, CopyKind};
 use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, unfinished_path};
-use crate::store::engine::lock_file::share_owner;
+use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
 
 /// The mode of a new copy. The umask applies, as for files that SQLite creates.
@@ -30,14 +30,14 @@ impl Store {
         let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
         fs::create_dir_all(folder_of(to)).map_err(|source| publish_error("make the folder of", source))?;
         require_not_the_database(to, file)?;
-        if !may_be_replaced(to, Mark::Published).map_err(|source| publish_error("inspect", source))? {
+        if !may_be_replaced(to, CopyKind::Published).map_err(|source| publish_error("inspect", source))? {
             return Err(StoreError::NotACopy { path: to.to_owned() });
         }
         let began = Instant::now();
         let part = UnfinishedFile::create(to, MODE).map_err(|source| publish_error("write", source))?;
         let Some(mut part) = part else { return Ok(None) };
         write_copy(&part, file).await?;
-        share_owner(part.file(), &file.path);
+        set_owner_like(part.file(), &file.path);
         // Syncing many gigabytes may block for long.
         let moving = tokio::task::spawn_blocking(move || part.move_into_place(Replacing::Earlier));
         let moved = moving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
@@ -50,7 +50,7 @@ async fn write_copy(part: &UnfinishedFile, database: &SqliteFile) -> Result<(), 
     const DOING: &str = "copy the database";
     copy::copy_into(part, database, DOING).await?;
     let mut copy = copy::open(part.path(), DOING).await?;
-    copy::mark(&mut copy, Mark::Published, DOING).await?;
+    copy::set_kind(&mut copy, CopyKind::Published, DOING).await?;
     copy.close().await.attempted(DOING)
 }
 
@@ -70,12 +70,12 @@ pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Resu
 }
 
 /// Returns true if the file does not exist, or is an earlier copy of this kind.
-pub(super) fn may_be_replaced(to: &Path, mark: Mark) -> io::Result<bool> {
+pub(super) fn may_be_replaced(to: &Path, kind: CopyKind) -> io::Result<bool> {
     let mut header = Vec::new();
     match File::open(to) {
         Ok(file) => file.take(100).read_to_end(&mut header)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(error),
     };
-    Ok(mark.is_in(&header))
+    Ok(kind.is_in(&header))
 }

@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 use sqlx::Connection as _;
 
 use super::contents::Contents;
-use super::copy::{self, Mark};
+use super::copy::{self, CopyKind};
 use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, with_suffix};
 use crate::model::SdkAppId;
-use crate::store::engine::lock_file::share_owner;
+use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{Attempted as _, DatabaseLocation, InUse, Store, StoreError};
 
 /// The mode of the database if there was none before. The umask applies, as for files that SQLite
@@ -45,7 +45,7 @@ impl Store {
         let database = &database.canonicalize().unwrap_or_else(|_| database.to_owned());
         fs::create_dir_all(folder_of(database))
             .map_err(|source| StoreError::Folder { path: folder_of(database).to_owned(), source })?;
-        let alone = InUse::alone(database)?;
+        let in_use = InUse::lock_exclusive(database)?;
         check_file(backup, &from, database)?;
         let part = UnfinishedFile::create(database, MODE).map_err(failed("put in place"))?;
         let Some(part) = part else { return Err(StoreError::InUse { path: database.clone() }) };
@@ -57,10 +57,11 @@ impl Store {
             let mode = Permissions::from_mode(replaced.permissions().mode() & 0o777);
             part.file().set_permissions(mode).map_err(failed("set the mode of"))?;
         }
-        share_owner(part.file(), if database.exists() { database } else { folder_of(database) });
-        let kept = set_aside(database, keep, at).map_err(failed("replace the existing files with"))?;
+        set_owner_like(part.file(), if database.exists() { database } else { folder_of(database) });
+        let kept =
+            prepare_replacement(database, keep, at).map_err(failed("replace the existing files with"))?;
         let bytes = part.move_into_place(Replacing::Earlier).map_err(failed("put in place"))?;
-        drop(alone);
+        drop(in_use);
         // Creates the side files that readers need. If this fails, the next writer creates them.
         if let Ok(store) = Self::open_existing(&DatabaseLocation::Sqlite(database.clone())).await {
             store.close().await;
@@ -83,8 +84,8 @@ fn check_file(backup: &Path, from: &File, database: &Path) -> Result<(), StoreEr
     for side_file in SIDE_FILES {
         if fs::metadata(with_suffix(backup, side_file)).is_ok_and(|file| file.len() > 0) {
             return Err(unusable(&format!(
-                "lacks the changes in {}, so it is only a part of a database; combine both into one file with \
-                 `sqlite3 {} \"VACUUM INTO 'whole.db'\"`",
+                "lacks the changes in {}, so it is only a part of a database; combine both into \
+                 one file with `sqlite3 {} \"VACUUM INTO 'whole.db'\"`",
                 with_suffix(backup, side_file).display(),
                 backup.display(),
             )));
@@ -99,7 +100,7 @@ fn copy_bytes(mut from: File, part: UnfinishedFile) -> io::Result<UnfinishedFile
     Ok(part)
 }
 
-/// Checks the copy of a backup, and removes the marks that make it a backup instead of a database.
+/// Checks the copy of a backup, and makes it a database that the program uses.
 async fn check(
     part: &UnfinishedFile,
     backup: &Path,
@@ -115,14 +116,15 @@ async fn check(
     };
     let contents = Contents::of(&mut copy, backup).await?;
     contents.require_one_of(configured, backup)?;
-    copy::mark(&mut copy, Mark::None, DOING).await?;
+    copy::set_kind(&mut copy, CopyKind::Database, DOING).await?;
     copy.close().await.attempted(DOING)?;
     Ok(contents)
 }
 
-/// Gives a database a second name, which is returned, and renames its side files to match: SQLite
-/// would apply them to the backup. Without `keep`, only removes the side files.
-fn set_aside(database: &Path, keep: bool, at: DateTime<Utc>) -> io::Result<Option<PathBuf>> {
+/// Removes the side files of the replaced database, because SQLite would apply them to the backup.
+/// With `keep`, gives the database a second name, which is returned, and renames its side files to
+/// match.
+fn prepare_replacement(database: &Path, keep: bool, at: DateTime<Utc>) -> io::Result<Option<PathBuf>> {
     let mut kept = None;
     if keep && database.exists() {
         let name = unused_name(database, at);

@@ -1,6 +1,7 @@
 //! Reads all tables of a database in one snapshot.
 
 use futures_util::TryStreamExt as _;
+use futures_util::stream::BoxStream;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
@@ -53,25 +54,32 @@ impl Connection {
 
     /// Reads all rows of a table, and passes them to `sink` in batches.
     pub(super) async fn read(&mut self, table: &Table, sink: &mut impl Sink) -> Result<(), StoreError> {
-        const DOING: &str = "read the rows of a table";
         let sql = AssertSqlSafe(table.select());
-        let mut batch = Vec::with_capacity(BATCH);
-        macro_rules! pass_on {
-            ($rows:expr, $cells:path) => {{
-                let mut rows = $rows;
-                while let Some(row) = rows.try_next().await.attempted(DOING)? {
-                    batch.push($cells(&row).attempted(DOING)?);
-                    if batch.len() == BATCH {
-                        sink.receive(&batch).await?;
-                        batch.clear();
-                    }
-                }
-            }};
-        }
         match self {
-            Self::Sqlite(connection) => pass_on!(query(sql).fetch(connection), cells_from_sqlite),
-            Self::Postgres(connection) => pass_on!(query(sql).fetch(connection), cells_from_postgres),
+            Self::Sqlite(connection) => {
+                receive_all(query(sql).fetch(connection), cells_from_sqlite, sink).await
+            }
+            Self::Postgres(connection) => {
+                receive_all(query(sql).fetch(connection), cells_from_postgres, sink).await
+            }
         }
-        sink.receive(&batch).await
     }
+}
+
+/// Passes rows to `sink` in batches. The last batch may be empty.
+async fn receive_all<R>(
+    mut rows: BoxStream<'_, Result<R, sqlx::Error>>,
+    cells: fn(&R) -> Result<Cells, sqlx::Error>,
+    sink: &mut impl Sink,
+) -> Result<(), StoreError> {
+    const DOING: &str = "read the rows of a table";
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Some(row) = rows.try_next().await.attempted(DOING)? {
+        batch.push(cells(&row).attempted(DOING)?);
+        if batch.len() == BATCH {
+            sink.receive(&batch).await?;
+            batch.clear();
+        }
+    }
+    sink.receive(&batch).await
 }

@@ -17,7 +17,7 @@ use crate::store::engine::{
 };
 use crate::store::schema::SQLITE_MIGRATIONS;
 use crate::store::snapshot::{Replacing, UnfinishedFile};
-use crate::store::write::MOVE_PAST_ROWS;
+use crate::store::write::MOVE_SEQUENCES;
 
 const DOING: &str = "write the rows of a table";
 
@@ -28,12 +28,9 @@ const SEND_BYTES: usize = 256 * 1024;
 
 /// Returns the indexes. Building them at the end is faster than updating them for each row.
 const INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
-/// Record that a copy is a new storage, so that its next ids follow after a gap. The first is for
-/// SQLite, the second for PostgreSQL.
-const NEW_STORAGE: [&str; 2] = [
-    "INSERT INTO storage (only_row, identity) VALUES (1, '')",
-    "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')",
-];
+/// Records that a copy is a new storage, so that its next ids follow after a gap.
+const NEW_SQLITE_STORAGE: &str = "INSERT INTO storage (only_row, identity) VALUES (1, '')";
+const NEW_POSTGRES_STORAGE: &str = "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')";
 
 /// A database whose rows are invisible to other processes until [`Target::commit`].
 pub(super) enum Target {
@@ -108,15 +105,15 @@ impl Target {
                 for sql in indexes.drain(..) {
                     query(AssertSqlSafe(sql)).execute(&mut *connection).await.attempted("build an index")?;
                 }
-                query(NEW_STORAGE[0]).execute(connection).await.attempted(DOING)?;
+                query(NEW_SQLITE_STORAGE).execute(connection).await.attempted(DOING)?;
             }
             Self::Postgres { connection: Connection::Postgres(connection), .. } => {
-                query(MOVE_PAST_ROWS)
+                query(MOVE_SEQUENCES)
                     .fetch_all(&mut *connection)
                     .await
-                    .attempted("move the identities past the rows")?;
+                    .attempted("move the id sequences past the ids in the tables")?;
                 let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
-                query(NEW_STORAGE[1]).execute(&mut *connection).await.attempted(DOING)?;
+                query(NEW_POSTGRES_STORAGE).execute(&mut *connection).await.attempted(DOING)?;
                 let analyze = AssertSqlSafe(format!("ANALYZE {}", names.join(", ")));
                 query(analyze).execute(connection).await.attempted("analyze the tables")?;
             }

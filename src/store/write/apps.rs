@@ -11,7 +11,7 @@ use crate::store::lease::Lease;
 
 /// Renames another app with this name, for example after an SDKAppID was corrected. A configured
 /// name has no parentheses.
-const GIVE_UP_NAME: &str = "
+const RENAME_OTHER_APP: &str = "
 UPDATE app SET name = name || ' (' || sdk_app_id || ')' WHERE name = $2 AND sdk_app_id <> $1";
 // The statement inserts nothing if the row is up to date: an insert that ends in a conflict would
 // use up a key and lock the row.
@@ -121,7 +121,7 @@ async fn upsert_app(
     app: &AppIdentity,
     group_types: &[GroupType],
 ) -> Result<(AppId, BTreeMap<GroupType, TypeId>), StoreError> {
-    let renamed = tx.execute(GIVE_UP_NAME, &values![app.sdk_app_id.get(), &app.name]).await?;
+    let renamed = tx.execute(RENAME_OTHER_APP, &values![app.sdk_app_id.get(), &app.name]).await?;
     if renamed > 0 {
         warn!(
             app = app.name,

@@ -1,7 +1,7 @@
 //! Stores the details of groups. A row is rewritten only if a detail has changed.
 //!
-//! One process at a time refreshes the details of an app: it claims them with a name, and each
-//! transaction renews the claim. A claim expires after [`CLAIM_SECONDS`], by the clock of the
+//! One process at a time refreshes the details of an app: it stores its name as a claim, and
+//! each transaction renews the claim. A claim expires after [`CLAIM_SECONDS`], by the clock of the
 //! database server, or for SQLite by the clock of this machine.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ const CLAIM_SECONDS: i64 = 60;
 /// Ranges that were refreshed within this time become one range.
 const MERGE_MILLIS: i64 = 60_000;
 
-/// The name of a process that refreshes details. It is different in each process.
+/// The name with which a process claims details. It differs between processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DetailsHolder(pub String);
 
@@ -47,10 +47,12 @@ struct DetailRow {
     member_count: Option<i64>,
     max_member_count: Option<i64>,
     is_answered: i64,
+    /// The view `base_group_details` calls it `as_of`.
     #[sqlx(rename = "as_of")]
     fetched_at: i64,
 }
 
+/// Builds a statement with the current time, in unix milliseconds, between two texts.
 macro_rules! per_engine_time {
     ($before:literal, $after:literal) => {
         Statement::PerEngine {
@@ -64,7 +66,8 @@ macro_rules! per_engine_time {
     };
 }
 
-/// Also takes over a claim with more time left than a new one has: the clock was ahead when it was
+/// Claims the details if this process has claimed them already, if the claim has expired, or if it
+/// expires later than a new claim would. In the last case the clock was ahead when the claim was
 /// made.
 const CLAIM: Statement = per_engine_time!(
     "WITH clock AS (SELECT ",
@@ -72,7 +75,8 @@ const CLAIM: Statement = per_engine_time!(
 UPDATE detail_state SET holder = $2, held_until = (SELECT now FROM clock) + $3
 WHERE app_id = $1 AND (holder = $2 OR held_until <= (SELECT now FROM clock) OR held_until > (SELECT now FROM clock) + $3)"
 );
-/// The details of groups of earlier events are requested with their range.
+/// Creates the state of an app. Earlier events are skipped, because the details of their groups are
+/// requested with the range of their ids.
 const START: &str = "
 INSERT INTO detail_state (app_id, holder, held_until, last_event_id)
 SELECT $1, $2, 0, coalesce((SELECT max(event_id) FROM group_event WHERE app_id = $1), 0) WHERE true
@@ -268,7 +272,7 @@ async fn write_answers(
 }
 
 /// Writes the rows that differ from the stored ones. If the groups are a complete range, unchanged
-/// rows are not written, because the range has the time of the request.
+/// rows are not written, because `detail_range` has the time of the request.
 async fn write_rows(
     tx: &mut Tx,
     app: AppId,
@@ -309,10 +313,12 @@ async fn set_refreshed(
     at_millis: i64,
 ) -> Result<(), StoreError> {
     let before: Option<(String, i64)> = tx.fetch_optional(RANGE_BEFORE, &values![app.0, after]).await?;
+    // Consecutive ranges of about the same time become one range.
     let extends_before = before
         .is_some_and(|(_, refreshed_at)| (at_millis - MERGE_MILLIS..=at_millis).contains(&refreshed_at));
     match to {
         Some(to) => {
+            // The ids after `to` keep the time of the range that contained them.
             let rest: Option<(i64,)> = tx.fetch_optional(RANGE_AT, &values![app.0, to]).await?;
             let (rest,) = rest.unwrap_or_default();
             tx.execute(REMOVE_RANGES, &values![app.0, after, to]).await?;

@@ -57,6 +57,7 @@ DELETE FROM group_event WHERE event_id IN (
 const FORGET_DAYS: &str = "
 DELETE FROM daily_count WHERE app_id = $1 AND day IN (
     SELECT day FROM daily_count WHERE app_id = $1 ORDER BY day LIMIT 10000)";
+/// Builds a statement on the oldest 1,000 crawls of an app.
 macro_rules! first_crawls {
     ($statement:literal) => {
         concat!(

@@ -79,7 +79,7 @@ WHERE greatest > coalesce(pg_sequence_last_value(sequence), 0)"
 }
 const BEHIND_ROWS: &str = behind_rows!("name, greatest");
 /// Moves these sequences to the greatest id. Returns each table with that id.
-pub(in crate::store) const MOVE_PAST_ROWS: &str = behind_rows!("name, setval(sequence, greatest)");
+pub(in crate::store) const MOVE_SEQUENCES: &str = behind_rows!("name, setval(sequence, greatest)");
 
 impl Store {
     /// Returns the identity of the storage to which the holder of a lease writes.
@@ -109,7 +109,7 @@ impl Store {
         let mut write = self.write(DOING, None);
         loop {
             let mut tx = write.begin().await?;
-            let moved = move_past_rows_alone(&mut tx).await;
+            let moved = lock_and_move_past_rows(&mut tx).await;
             if let Some(done) = write.end(tx, moved).await {
                 return done;
             }
@@ -158,21 +158,21 @@ async fn record_storage(tx: &mut Tx, identity: &str, at: DateTime<Utc>) -> Resul
     tx.execute(SKIP_EVENT_IDS, &values![at.timestamp_micros(), EVENTS_LOST]).await?;
     tx.execute(SKIP_CRAWL_IDS, &values![at.timestamp_millis(), CRAWLS_LOST]).await?;
     info!(
-        "the database was restored, copied or failed over: ids of events and crawls continue with a gap, so that no id is \
-         assigned twice"
+        "the database was restored, copied or failed over: ids of events and crawls continue with \
+         a gap, so that no id is assigned twice"
     );
     Ok(())
 }
 
-async fn move_past_rows_alone(tx: &mut Tx) -> Result<(), StoreError> {
-    // Of two concurrent processes, the second one finds nothing to move. `record_storage` holds the
-    // lock of the row instead.
+async fn lock_and_move_past_rows(tx: &mut Tx) -> Result<(), StoreError> {
+    // With the lock, the second of two concurrent processes finds nothing to move. `record_storage`
+    // does not need it, because it has locked the row of the table.
     tx.execute("LOCK TABLE storage IN SHARE ROW EXCLUSIVE MODE", &[]).await?;
     move_past_rows(tx).await
 }
 
 async fn move_past_rows(tx: &mut Tx) -> Result<(), StoreError> {
-    let moved: Vec<(String, i64)> = tx.fetch_all(MOVE_PAST_ROWS, &[]).await?;
+    let moved: Vec<(String, i64)> = tx.fetch_all(MOVE_SEQUENCES, &[]).await?;
     for (table, greatest) in moved {
         warn!("the id sequence of the table {table} was behind its rows, and was moved to {greatest}");
     }

@@ -19,7 +19,7 @@ mod tally;
 pub use close::{Closing, CrawlEvents, PassRecord, Reason};
 pub use details::{AnsweredDetails, DetailsHolder};
 pub use forget::{KnownApp, RowCounts};
-pub(super) use ids::MOVE_PAST_ROWS;
+pub(super) use ids::MOVE_SEQUENCES;
 pub use listed::Written;
 pub use notifications::{ToldChange, ToldRow};
 pub use open::NewCrawl;

@@ -60,11 +60,14 @@ macro_rules! purge_statements {
         }
     };
 }
+/// Removes all groups of an app, if `$3` is `i64::MAX`. The condition uses `$3` so that both sets of
+/// statements bind the same values.
 pub(super) const ALL_GROUPS: PurgeStatements = purge_statements!("(deleted_at IS NULL OR deleted_at <= $3)");
+/// Removes the groups that were marked deleted before `$3`.
 pub(super) const LONG_DELETED: PurgeStatements = purge_statements!("deleted_at < $3");
 
-/// Removes the next batch of groups, whose ids come after `after`. Returns `None` if there are no
-/// more.
+/// Removes the next batch of groups, whose ids come after `after`. `before` is the value `$3` of the
+/// statements. Returns `None` if there are no more groups.
 pub(super) async fn remove_groups(
     tx: &mut Tx,
     app: AppId,

@@ -84,9 +84,9 @@ pub(super) async fn write_history(
     for chunk in history.confirmed_held.sorted_chunks(IDS_PER_STATEMENT) {
         bulk::confirm_held(tx, app, &chunk).await?;
     }
-    for (asked, ids) in &history.set {
+    for (record, ids) in &history.set {
         for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
-            bulk::save_lookup_history(tx, app, asked, &chunk).await?;
+            bulk::save_lookup_history(tx, app, record, &chunk).await?;
         }
     }
     for chunk in history.remove.sorted_chunks(IDS_PER_STATEMENT) {

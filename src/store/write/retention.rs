@@ -262,9 +262,9 @@ impl PurgeScope {
         let (last,): (Option<i64>,) = tx.fetch_one(NEXT_CRAWLS, &values![self.app.0, after, before]).await?;
         let Some(last) = last else { return Ok(None) };
         let mut removed = 0;
-        for (statement, counts) in OLD_CRAWLS {
+        for (statement, is_counted) in OLD_CRAWLS {
             let rows = tx.execute(statement, &values![self.app.0, after, before, last]).await?;
-            removed += if counts { rows } else { 0 };
+            removed += if is_counted { rows } else { 0 };
         }
         self.record(tx, Purged { counts: removed, ..Purged::default() }).await?;
         Ok(Some(BatchDone { last, removed }))

@@ -64,7 +64,8 @@ macro_rules! held_groups {
         )
     };
 }
-const HELD: &str = held_groups!("SELECT group_id, held_as = 'c' FROM group_row", "$3", " ORDER BY group_id");
+const HELD_GROUPS: &str =
+    held_groups!("SELECT group_id, held_as = 'c' FROM group_row", "$3", " ORDER BY group_id");
 const HELD_BY_TYPE: &str = held_groups!("SELECT type_id, count(*) FROM group_row", "$3", " GROUP BY type_id");
 const VANISHED: &str = held_groups!(
     "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
@@ -141,7 +142,7 @@ impl Store {
     ) -> Result<Vec<(String, bool)>, StoreError> {
         let values = values![held.app_id, crawl.0, which.only_confirmed()];
         let rows: Vec<(String, Option<bool>)> =
-            self.fetch_all("list the withheld deletions", HELD, &values).await?;
+            self.fetch_all("list the withheld deletions", HELD_GROUPS, &values).await?;
         Ok(rows.into_iter().map(|(id, confirmed)| (id, confirmed.unwrap_or(false))).collect())
     }
 

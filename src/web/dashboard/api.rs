@@ -16,6 +16,8 @@ type Answer = Result<Json<Value>, RequestError>;
 
 /// The parameters of a list with keyset pagination.
 const PAGE_PARAMETERS: [&str; 2] = ["before", "limit"];
+/// The groups that follow a page of a search are counted up to this number.
+const MAX_COUNTED: i64 = 1000;
 
 pub(super) async fn apps(State(sources): State<Sources>, Query(pairs): Query<Pairs>) -> Answer {
     Parameters::of(pairs, &[])?;
@@ -111,26 +113,42 @@ pub(super) async fn events(
             Ok(Json(answer))
         }
         EventsAfter::Removed { continue_after } => Err(RequestError::Gone(format!(
-            "retention has removed events after {after}; after={continue_after} continues with the oldest event that remains"
+            "retention has removed events after {after}; after={continue_after} continues with the \
+             oldest event that remains"
         ))),
     }
 }
 
-/// Answers with the groups whose ids start with a prefix, including deleted ones.
+/// Answers with the groups whose ids start with a prefix, including deleted ones, or with the groups
+/// that a crawl holds.
 pub(super) async fn groups(
     State(sources): State<Sources>,
     Path(app): Path<String>,
     Query(pairs): Query<Pairs>,
 ) -> Answer {
-    let parameters = Parameters::of(pairs, &["prefix", "after", "limit"])?;
+    let parameters = Parameters::of(pairs, &["prefix", "held_by", "after", "limit"])?;
     let (prefix, after, limit) = (parameters.text("prefix")?, parameters.text("after")?, parameters.limit()?);
+    let held_by = parameters.crawl("held_by")?;
+    if held_by.is_some() && !prefix.is_empty() {
+        return Err(RequestError::Malformed("send either prefix or held_by".to_owned()));
+    }
     let (store, app) = find_app(&sources, &app).await?;
-    let groups = store.groups_with_prefix(app.id, prefix, after, limit).await?;
+    let groups = match held_by {
+        Some(crawl) => store.groups_held_by(app.id, crawl, after, limit).await?,
+        None => store.groups_with_prefix(app.id, prefix, after, limit).await?,
+    };
     let full = i64::try_from(groups.len()).is_ok_and(|found| found == limit);
     let next = groups.last().filter(|_| full).map(|group| group.group_id.clone());
+    // Only a search counts the rest, so that reading all groups stays cheap.
+    let more = match &next {
+        _ if prefix.is_empty() => None,
+        Some(last) => Some(store.count_groups_with_prefix(app.id, prefix, last, MAX_COUNTED).await?),
+        None => Some(0),
+    };
     let mut answer = app.head();
     answer["groups"] = json!(groups);
     answer["next_after"] = json!(next);
+    answer["more_count"] = json!(more);
     Ok(Json(answer))
 }
 

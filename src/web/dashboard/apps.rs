@@ -1,15 +1,22 @@
 //! The current state of the apps: the read model of the database, combined with the state in this
 //! process.
 
-use chrono::{DateTime, Utc};
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use serde::Serialize;
 
 use super::error::RequestError;
 use super::sources::Sources;
 use crate::crawl::{Progress, Step};
-use crate::daemon::{AppState, Phase};
+use crate::daemon::{AppState, Condition, Phase, is_refused};
 use crate::model::SdkAppId;
-use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, Store, TypeOverview};
+use crate::store::{
+    AppOverview, CountChange, Crawl, DetailsOverview, HeldDeletions, RecentCrawl, Stamp, Store, TypeOverview,
+};
+
+/// The number of recent crawls of each app: a day, if the app is crawled every hour.
+const RECENT_CRAWLS: i64 = 24;
 
 /// One app: the columns of the view `app_status`, and further fields that the page shows.
 #[derive(Debug, Default, Serialize)]
@@ -39,6 +46,21 @@ pub(super) struct AppSummary {
     key_trouble: Option<String>,
     /// Why this process cannot write to the database.
     database_trouble: Option<String>,
+    condition: Condition,
+    needs_attention: bool,
+    ticks_since_complete_crawl: Option<u64>,
+    /// The due time of a crawl that this process has not started.
+    overdue_since: Option<Stamp>,
+    month_peak_groups: Option<i64>,
+    group_quota: Option<u64>,
+    /// The change since the end of the day before the newest crawl.
+    change_since_yesterday: Option<CountChange>,
+    /// The change since the end of the day a week before the newest crawl.
+    change_since_last_week: Option<CountChange>,
+    /// The last crawls that have ended, oldest first.
+    recent_crawls: Vec<RecentCrawl>,
+    /// `None` if no details of the app's groups are kept.
+    details: Option<DetailsOverview>,
 }
 
 /// A running crawl. The progress is known only for crawls of this process.
@@ -59,41 +81,116 @@ struct RunningCrawl {
     requests: Option<u64>,
     /// Why the crawl pauses before a retry.
     pausing: Option<String>,
+    /// Consecutive attempts at a request that failed.
+    failed_attempts: Option<u32>,
+    /// Why the last of them failed.
+    last_failure: Option<String>,
 }
 
 /// Returns every app that is configured or in the database, with its group types, ordered by name.
 pub(super) async fn all(sources: &Sources) -> Result<Vec<(AppSummary, Vec<TypeOverview>)>, RequestError> {
     let store = sources.store()?;
     let known = store.overview().await?;
-    let mut states = sources.apps.borrow().clone();
+    let mut past = Past::read(&store, &known).await?;
+    // Read after the database, so that no crawl ended after `now`.
+    let (mut states, now) = (sources.apps.borrow().clone(), sources.clock.now());
     let mut apps = Vec::with_capacity(known.len());
     for overview in known {
         // A configured app may have the name of an app that is no longer configured.
         let state = if overview.configured { states.remove(&overview.app) } else { None };
         let running_crawl = running_crawl(&store, &overview, state.as_ref()).await?;
-        let (mut app, types) = of_database(overview);
+        let (mut app, types) = AppSummary::of(Some(overview), state, now);
         app.running_crawl = running_crawl;
-        if let Some(state) = state {
-            app.add_state(state);
-        }
+        past.add_to(&mut app);
         apps.push((app, types));
     }
     for (name, state) in states {
         let running_crawl = crawl_of_this_process(None, &state);
-        let mut app = AppSummary { app: name, configured: true, running_crawl, ..AppSummary::default() };
-        app.add_state(state);
-        apps.push((app, Vec::new()));
+        let (app, types) = AppSummary::of(None, Some(state), now);
+        apps.push((AppSummary { app: name, configured: true, running_crawl, ..app }, types));
     }
     apps.sort_by(|(a, _), (b, _)| (&a.app, a.sdk_app_id).cmp(&(&b.app, b.sdk_app_id)));
     Ok(apps)
 }
 
+/// The recent past of the apps, by SDKAppID.
+struct Past {
+    crawls: BTreeMap<i64, Vec<RecentCrawl>>,
+    changes_since_yesterday: BTreeMap<i64, CountChange>,
+    changes_since_last_week: BTreeMap<i64, CountChange>,
+}
+
+impl Past {
+    async fn read(store: &Store, known: &[AppOverview]) -> Result<Self, RequestError> {
+        let mut crawls: BTreeMap<i64, Vec<RecentCrawl>> = BTreeMap::new();
+        for crawl in store.recent_crawls(RECENT_CRAWLS).await? {
+            crawls.entry(crawl.sdk_app_id).or_default().push(crawl);
+        }
+        Ok(Self {
+            crawls,
+            changes_since_yesterday: changes_since(store, known, Days::new(1)).await?,
+            changes_since_last_week: changes_since(store, known, Days::new(7)).await?,
+        })
+    }
+
+    fn add_to(&mut self, app: &mut AppSummary) {
+        let Some(id) = app.sdk_app_id else { return };
+        app.recent_crawls = self.crawls.remove(&id).unwrap_or_default();
+        app.change_since_yesterday = self.changes_since_yesterday.remove(&id);
+        app.change_since_last_week = self.changes_since_last_week.remove(&id);
+    }
+}
+
+/// Returns how each app changed since the end of the day that is `days` before its newest crawl.
+async fn changes_since(
+    store: &Store,
+    known: &[AppOverview],
+    days: Days,
+) -> Result<BTreeMap<i64, CountChange>, RequestError> {
+    // Most apps have the same newest day, so there are few queries.
+    let mut apps_of_day: BTreeMap<NaiveDate, BTreeSet<i64>> = BTreeMap::new();
+    for app in known {
+        let newest =
+            app.last_crawl.as_ref().and_then(|crawl| crawl.day.as_deref()?.parse::<NaiveDate>().ok());
+        if let Some(earlier) = newest.and_then(|newest| newest.checked_sub_days(days)) {
+            apps_of_day.entry(earlier).or_default().insert(app.sdk_app_id);
+        }
+    }
+    let mut changes = BTreeMap::new();
+    for (day, apps) in apps_of_day {
+        let of_day = store.changes_since(&day.format("%Y-%m-%d").to_string()).await?;
+        let of_day = of_day.into_iter().filter(|change| apps.contains(&change.sdk_app_id));
+        changes.extend(of_day.map(|change| (change.sdk_app_id, change)));
+    }
+    Ok(changes)
+}
+
 impl AppSummary {
-    fn add_state(&mut self, state: AppState) {
-        self.next_crawl_at = state.next_at.map(stamp);
-        self.refused = state.refused;
-        self.key_trouble = state.key_problem;
-        self.database_trouble = state.database_problem;
+    /// Returns the state of an app, from the database and from this process.
+    fn of(
+        overview: Option<AppOverview>,
+        state: Option<AppState>,
+        now: DateTime<Utc>,
+    ) -> (Self, Vec<TypeOverview>) {
+        let condition = Condition::of(overview.as_ref(), state.as_ref(), now);
+        let refused = is_refused(overview.as_ref(), state.as_ref());
+        let ticks = match (&overview, &state) {
+            (Some(overview), Some(state)) => state.ticks_since_complete_crawl(overview, now),
+            _ => None,
+        };
+        let (mut app, types) = overview.map(of_database).unwrap_or_default();
+        app.condition = condition;
+        app.needs_attention = condition.needs_attention();
+        app.refused = refused;
+        app.ticks_since_complete_crawl = ticks;
+        if let Some(state) = state {
+            app.next_crawl_at = state.next_crawl_at(now).map(stamp);
+            app.overdue_since = state.overdue_since(now).map(stamp);
+            app.group_quota = state.group_quota;
+            app.key_trouble = state.key_problem;
+            app.database_trouble = state.database_problem;
+        }
+        (app, types)
     }
 }
 
@@ -113,6 +210,8 @@ fn of_database(overview: AppOverview) -> (AppSummary, Vec<TypeOverview>) {
         last_crawl_at: last_crawl.as_ref().and_then(|crawl| crawl.finished_at),
         running_since: overview.running_crawl.map(|crawl| crawl.started_at),
         total_count: overview.total_count,
+        month_peak_groups: overview.month_peak,
+        details: overview.details,
         last_crawl,
         held_count: held.iter().map(|held| held.held_count).sum(),
         withheld: held,
@@ -141,7 +240,7 @@ async fn running_crawl(
 /// Returns the crawl of an app that this process makes, or waits for the lease to make.
 fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<RunningCrawl> {
     let Phase::Crawling { since, progress } = &state.phase else { return None };
-    let Progress { step, total, listed, requests, waiting, .. } = progress;
+    let Progress { step, total, listed, requests, waiting, failed_attempts, last_failure } = progress;
     if *step == Step::WaitingForLease {
         let waits = RunningCrawl {
             started_at: Some(stamp(*since)),
@@ -156,6 +255,8 @@ fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<Runnin
     crawl.listed_count = Some(*listed);
     crawl.total_count = *total;
     crawl.requests = Some(*requests);
+    crawl.failed_attempts = Some(*failed_attempts);
+    crawl.last_failure.clone_from(last_failure);
     crawl.pausing = waiting.as_ref().map(|waiting| waiting.why.clone());
     crawl.step = Some(match step {
         Step::Idle | Step::WaitingForLease | Step::Starting => "starting",

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use self::error::RequestError;
 use self::sources::Sources;
+use crate::clock::Clock;
 use crate::daemon::{Apps, Database};
 
 /// Timeout of an answer of the JSON API, including the wait for a connection to the database.
@@ -38,8 +39,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// Returns the routes of the dashboard.
-pub fn pages(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>) -> Router {
-    let sources = Sources::new(database, apps);
+pub fn pages(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>, clock: Clock) -> Router {
+    let sources = Sources::new(database, apps, clock);
     let api = Router::new()
         .route("/apps", get(api::apps))
         .route("/apps/{sdk_app_id}", get(api::app))

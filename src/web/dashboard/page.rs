@@ -21,6 +21,9 @@ macro_rules! assets {
 const ASSETS: &[(&str, &str, &[u8])] = assets![
     "dashboard.css" "text/css; charset=utf-8" "dashboard.css",
     "dashboard.js" "text/javascript; charset=utf-8" "dashboard.js",
+    "alerts.js" "text/javascript; charset=utf-8" "alerts.js",
+    "list.js" "text/javascript; charset=utf-8" "list.js",
+    "conditions.js" "text/javascript; charset=utf-8" "conditions.js",
     "app.js" "text/javascript; charset=utf-8" "app.js",
     "charts.js" "text/javascript; charset=utf-8" "charts.js",
     "elements.js" "text/javascript; charset=utf-8" "elements.js",

@@ -69,6 +69,11 @@ impl Parameters {
         self.number("limit", DEFAULT_EVENTS, MAX_EVENTS)
     }
 
+    /// Returns the id of a crawl, if the parameter is present.
+    pub(super) fn crawl(&self, name: &str) -> Result<Option<i64>, RequestError> {
+        self.0.get(name).map(|_| self.number(name, 0, i64::MAX)).transpose()
+    }
+
     pub(super) fn limit(&self) -> Result<i64, RequestError> {
         self.number("limit", DEFAULT_LIMIT, MAX_LIMIT)
     }

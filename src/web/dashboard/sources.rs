@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 
 use super::error::RequestError;
+use crate::clock::Clock;
 use crate::daemon::{Apps, Database};
 use crate::store::Store;
 
@@ -17,12 +18,17 @@ const MAX_QUERIES: usize = 3;
 pub(super) struct Sources {
     database: watch::Receiver<Database>,
     pub(super) apps: watch::Receiver<Apps>,
+    pub(super) clock: Clock,
     pub(super) query_permits: Arc<Semaphore>,
 }
 
 impl Sources {
-    pub(super) fn new(database: watch::Receiver<Database>, apps: watch::Receiver<Apps>) -> Self {
-        Self { database, apps, query_permits: Arc::new(Semaphore::new(MAX_QUERIES)) }
+    pub(super) fn new(
+        database: watch::Receiver<Database>,
+        apps: watch::Receiver<Apps>,
+        clock: Clock,
+    ) -> Self {
+        Self { database, apps, clock, query_permits: Arc::new(Semaphore::new(MAX_QUERIES)) }
     }
 
     /// Returns a read-only handle to the database, or an error if it is not open.

@@ -123,13 +123,13 @@ async fn details_are_requested_again_when_they_are_older_than_the_limit(harness:
     let harness = crawled(harness, "a b").await;
     let refresher = harness.details_refresher();
     refresher.refresh_due().await.unwrap();
-    let first = harness.requests_so_far();
+    let requests_before = harness.requests_so_far();
     harness.set_clock_by(23);
     refresher.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, first), Vec::<Vec<String>>::new());
+    assert_eq!(asked_after(&harness, requests_before), Vec::<Vec<String>>::new());
     harness.set_clock_by(2);
     refresher.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, first), [["a", "b"]]);
+    assert_eq!(asked_after(&harness, requests_before), [["a", "b"]]);
 }
 
 async fn new_groups_are_asked_about_before_the_others_are_due(harness: Harness) {
@@ -139,9 +139,9 @@ async fn new_groups_are_asked_about_before_the_others_are_due(harness: Harness) 
     harness.create("Public", "a c");
     harness.crawl().await;
     harness.set_clock_by(24);
-    let first = harness.requests_so_far();
+    let requests_before = harness.requests_so_far();
     refresher.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, first), [vec!["a", "c"], vec!["a", "b", "c", "d"]]);
+    assert_eq!(asked_after(&harness, requests_before), [vec!["a", "c"], vec!["a", "b", "c", "d"]]);
     assert_eq!(harness.lines(TIMES).await.len(), 4);
 }
 
@@ -171,27 +171,27 @@ async fn a_run_that_is_cut_off_continues_where_it_stopped(harness: Harness) {
     let mut harness = harness;
     harness.page_limit = 500;
     harness.details = Some(DetailsPolicy { requests_per_second: 1, ..POLICY });
-    harness.api.create_many("Public", 230);
+    harness.api.create_many("Public", 330);
     harness.crawl().await;
-    // At one request a second, the groups of two requests are stored together.
+    // At one request a second, the groups of four requests are stored together.
     harness.details = Some(DetailsPolicy { requests_per_second: 1, ..POLICY });
-    let third = harness.request(3);
-    harness.api.script(At::Request(third), Fault::ErrorCode(10007));
+    let sixth = harness.request(6);
+    harness.api.script(At::Request(sixth), Fault::ErrorCode(10007));
     harness.details_refresher().refresh_due().await.unwrap_err();
-    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "100");
-    let first = harness.requests_so_far();
+    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "200");
+    let requests_before = harness.requests_so_far();
     expire_claims(&harness).await;
     refresh(&harness).await;
-    let asked: Vec<usize> = asked_after(&harness, first).iter().map(Vec::len).collect();
+    let asked: Vec<usize> = asked_after(&harness, requests_before).iter().map(Vec::len).collect();
     assert_eq!(asked, [50, 50, 30]);
-    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "230");
+    assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "330");
 }
 
 async fn two_processes_do_not_refresh_the_same_app_at_once(harness: Harness) {
     let harness = crawled(harness, "a b").await;
     let (one, other) = (harness.details_refresher(), harness.details_refresher());
     let held = harness.api.hold(At::Info);
-    let first = harness.requests_so_far();
+    let requests_before = harness.requests_so_far();
     let refreshing = async { one.refresh_due().await.unwrap() };
     let refused = async {
         held.reached().await;
@@ -199,23 +199,23 @@ async fn two_processes_do_not_refresh_the_same_app_at_once(harness: Harness) {
         drop(held);
     };
     tokio::join!(refreshing, refused);
-    assert_eq!(asked_after(&harness, first), [["a", "b"]]);
+    assert_eq!(asked_after(&harness, requests_before), [["a", "b"]]);
     harness.set_clock_by(25);
     one.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, first).len(), 2);
+    assert_eq!(asked_after(&harness, requests_before).len(), 2);
 }
 
 async fn a_process_that_ended_is_replaced_after_its_claim_expires(harness: Harness) {
     let harness = crawled(harness, "a b").await;
     refresh(&harness).await;
     harness.set_clock_by(25);
-    let first = harness.requests_so_far();
+    let requests_before = harness.requests_so_far();
     let successor = harness.details_refresher();
     successor.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, first).len(), 0);
+    assert_eq!(asked_after(&harness, requests_before).len(), 0);
     expire_claims(&harness).await;
     successor.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, first).len(), 1);
+    assert_eq!(asked_after(&harness, requests_before).len(), 1);
 }
 
 async fn names_that_a_database_cannot_store_are_repaired(harness: Harness) {
@@ -280,10 +280,10 @@ async fn one_group_with_malformed_data_does_not_keep_the_others_from_being_store
 async fn a_throttled_or_refused_request_fails_and_writes_nothing(harness: Harness) {
     let harness = crawled(harness, "a b").await;
     for code in [60011, 10007, 60003] {
-        let first = harness.requests_so_far();
+        let requests_before = harness.requests_so_far();
         harness.api.script(At::Info, Fault::ErrorCode(code));
         harness.details_refresher().refresh_due().await.unwrap_err();
-        assert_eq!(asked_after(&harness, first).len(), 1, "{code}");
+        assert_eq!(asked_after(&harness, requests_before).len(), 1, "{code}");
         assert_eq!(outcome(&harness.crawl().await), "complete", "crawls go on");
         harness.api.clear_faults();
         expire_claims(&harness).await;

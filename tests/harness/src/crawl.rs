@@ -141,17 +141,17 @@ struct ExistingGroup {
     retyped: bool,
 }
 
-/// The latest time of the clock, and true if the clock was ever set back.
+/// The latest time of the clock, and whether the clock was ever set back.
 #[derive(Clone, Default)]
 struct LatestTime(Arc<Mutex<(DateTime<Utc>, bool)>>);
 
 impl LatestTime {
-    /// Records the time. Returns the latest time, and true if the clock was never set back.
+    /// Records the time. Returns the latest time, and whether the clock was ever set back.
     fn record(&self, now: DateTime<Utc>) -> (String, bool) {
         let mut latest_time = lock(&self.0);
         latest_time.1 |= now < latest_time.0;
         latest_time.0 = latest_time.0.max(now);
-        (format_time(latest_time.0), !latest_time.1)
+        (format_time(latest_time.0), latest_time.1)
     }
 }
 
@@ -356,7 +356,7 @@ impl Harness {
             .with_statistics(self.statistics)
     }
 
-    /// A new crawler of another app, which has its own API. The other settings are the same.
+    /// Returns a new crawler of another app, which has its own API. The other settings are the same.
     pub fn crawler_of(&self, identity: AppIdentity, api: &Simulator, store: &Store) -> Crawler {
         let client = self.client_of(identity.sdk_app_id, api);
         let settings = CrawlSettings { identity, ..self.crawl_settings() };
@@ -493,7 +493,7 @@ impl Harness {
         self.rows(sql).await.iter().map(|row| format!("{} {} {}>NULL", row[0], row[1], row[2])).collect()
     }
 
-    /// Returns every row of every table except leases.
+    /// Returns every row of every table, except `lease` and `storage`.
     async fn every_row(&self) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         for table in [
@@ -508,6 +508,10 @@ impl Harness {
             "group_event",
             "group_question",
             "app_statistic",
+            "past_span",
+            "group_detail",
+            "detail_range",
+            "detail_state",
         ] {
             rows.extend(self.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")).await);
         }
@@ -575,6 +579,7 @@ impl Harness {
         LocalDay::new(self.clock.now(), self.timezone)
     }
 
+    /// Moves the clock by this many hours, back if the number is negative.
     pub fn set_clock_by(&self, hours: i32) {
         self.latest_time.record(self.clock.now());
         self.clock.set(self.clock.now() + TimeDelta::hours(hours.into()));
@@ -720,11 +725,11 @@ impl Harness {
     pub async fn assert_rows_are_consistent(&self) {
         self.db.assert_consistent().await;
         self.event_reader.read(&self.db).await;
-        let (now, never_set_back) = self.latest_time.record(self.clock.now());
+        let (now, was_set_back) = self.latest_time.record(self.clock.now());
         let sql = "SELECT group_id, first_seen_at, CASE WHEN in_baseline THEN 'baseline' ELSE 'new' END, last_seen_at,
                           deleted_at, missing_since, group_type, CASE WHEN held THEN 'held' ELSE '' END FROM groups";
         let mut counted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        let (mut live_in_all, mut missing_in_all) = (0, 0);
+        let (mut live_total, mut missing_total) = (0, 0);
         for row in self.rows(sql).await {
             let [id, first_seen, baseline, last_seen, deleted, missing, group_type, held] =
                 <[String; 8]>::try_from(row).unwrap().map(empty_if_null);
@@ -733,27 +738,28 @@ impl Harness {
             assert!(held.is_empty() || !missing.is_empty(), "{id} is held and not missing");
             assert!(deleted.is_empty() || deleted <= now, "{id}: {deleted}");
             assert!(
-                deleted.is_empty() || !never_set_back || last_seen <= deleted,
+                deleted.is_empty() || was_set_back || last_seen <= deleted,
                 "{id}: {last_seen} {deleted}"
             );
             let (live, gone) = counted.entry(group_type).or_default();
             *(if deleted.is_empty() { live } else { gone }) += 1;
-            live_in_all += u64::from(deleted.is_empty());
-            missing_in_all += u64::from(!missing.is_empty());
+            live_total += u64::from(deleted.is_empty());
+            missing_total += u64::from(!missing.is_empty());
             let origin = (first_seen, baseline);
             let mut origins = lock(&self.origins);
             let known = origins.entry(id.clone()).or_insert_with(|| origin.clone());
             assert_eq!(*known, origin, "first_seen_at or in_baseline of {id} changed");
         }
-        let kept =
+        let maintained =
             self.rows("SELECT coalesce(group_type, ''), live_count, deleted_count FROM type_status").await;
-        for row in kept {
+        for row in maintained {
             let counted = counted.remove(&row[0]).unwrap_or_default();
             assert_eq!((number(&row[1]), number(&row[2])), counted, "the maintained totals of {:?}", row[0]);
         }
         assert_eq!(counted, BTreeMap::new(), "types without maintained totals");
-        let kept = self.lines("SELECT live_count, missing_count FROM app_status").await;
-        assert!(kept.iter().all(|kept| *kept == format!("{live_in_all} {missing_in_all}")), "{kept:?}");
+        let maintained = self.lines("SELECT live_count, missing_count FROM app_status").await;
+        let counted = format!("{live_total} {missing_total}");
+        assert!(maintained.iter().all(|totals| *totals == counted), "{maintained:?}, counted: {counted}");
     }
 
     /// Asserts that the events of each group are a valid sequence that ends in the state of its

@@ -111,7 +111,8 @@ impl DaemonHarness {
             secret_key: if spec.wrong_key { SecretKey::new(&"f".repeat(64)) } else { simulated.secret_key },
             base_url: Url::parse(&api.base_url()).unwrap(),
             region_hint: "china".to_owned(),
-            request_timeout: Duration::from_secs(30),
+            // Longer than a test holds a request.
+            request_timeout: Duration::from_secs(300),
             clock: self.clock.clone(),
         };
         let settings = CrawlSettings {
@@ -284,7 +285,8 @@ impl DaemonHarness {
 }
 
 impl Daemon {
-    /// Replaces the daemon's apps. Returns a view of one that is new.
+    /// Replaces the daemon's apps by `plans`, which include the new app `new`. Returns the daemon,
+    /// observed through the new app.
     pub fn add_app<const N: usize>(&self, plans: [AppPlan; N], new: &'static str) -> Self {
         let mut triggers = apply(&self.handle, plans.into());
         let trigger = triggers.remove(new).unwrap();

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use tim_group_sync::clock::Clock;
 use tim_group_sync::daemon::{Apps, Database};
 use tim_group_sync::model::ListenAddress;
 use tim_group_sync::store::Store;
@@ -32,24 +33,26 @@ pub struct Answer {
 impl Dashboard {
     /// Serves the dashboard of a process that has no apps of its own.
     pub async fn for_store(store: &Store) -> Self {
-        Self::for_daemon(store, watch::Sender::new(Apps::new()).subscribe()).await
+        Self::for_daemon(store, watch::Sender::new(Apps::new()).subscribe(), &Clock::system()).await
     }
 
-    pub async fn for_daemon(store: &Store, apps: watch::Receiver<Apps>) -> Self {
-        Self::serve("127.0.0.1:0".parse().unwrap(), store, apps).await
+    /// Serves the dashboard of a daemon, whose clock it uses.
+    pub async fn for_daemon(store: &Store, apps: watch::Receiver<Apps>, clock: &Clock) -> Self {
+        Self::serve("127.0.0.1:0".parse().unwrap(), store, apps, clock).await
     }
 
     /// Serves a dashboard at the address of an earlier one.
     pub async fn at_address(address: SocketAddr, store: &Store) -> Self {
-        Self::serve(address, store, watch::Sender::new(Apps::new()).subscribe()).await
+        let apps = watch::Sender::new(Apps::new()).subscribe();
+        Self::serve(address, store, apps, &Clock::system()).await
     }
 
-    async fn serve(address: SocketAddr, store: &Store, apps: watch::Receiver<Apps>) -> Self {
+    async fn serve(address: SocketAddr, store: &Store, apps: watch::Receiver<Apps>, clock: &Clock) -> Self {
         let database = watch::Sender::new(Database::Open(store.clone()));
         let listener = Listener::bind("dashboard.listen", address).await.unwrap();
         let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
         let (hosts, stop) = (AllowedHosts::of(listener.address(), &[]), CancellationToken::new());
-        let pages = dashboard::pages(database.subscribe(), apps);
+        let pages = dashboard::pages(database.subscribe(), apps, clock.clone());
         tokio::spawn(listener.serve(pages, hosts, stop.clone()));
         Self { address, database, _stop: stop.drop_guard() }
     }

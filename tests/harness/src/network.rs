@@ -51,7 +51,8 @@ struct State {
     server: PathBuf,
     /// The state of new connections.
     new: ConnectionState,
-    at: Option<CutAt>,
+    /// The scripted cut that was not made yet.
+    next_cut: Option<CutAt>,
     connections: Vec<watch::Sender<ConnectionState>>,
 }
 
@@ -63,7 +64,7 @@ impl Network {
         let state = State {
             server: server.to_owned(),
             new: ConnectionState::Open,
-            at: None,
+            next_cut: None,
             connections: Vec::new(),
         };
         let shared = Arc::new(Mutex::new(state));
@@ -76,6 +77,7 @@ impl Network {
         self.folder.path()
     }
 
+    /// Puts these connections into another state.
     pub fn cut(&self, which: Cut, state: ConnectionState) {
         let mut shared = lock(&self.shared);
         shared.connections.retain(|connection| connection.receiver_count() > 0);
@@ -98,7 +100,7 @@ impl Network {
     /// Cuts, once, the connection that sends this text in a writing transaction. If `arrives`, the
     /// cut follows the server's answer. Otherwise the text does not reach the server.
     pub fn cut_at(&self, text: &'static str, arrives: bool, state: ConnectionState) {
-        let before = lock(&self.shared).at.replace(CutAt { text, arrives, state });
+        let before = lock(&self.shared).next_cut.replace(CutAt { text, arrives, state });
         assert!(before.is_none(), "the previous cut was not made: {before:?}");
     }
 
@@ -127,6 +129,7 @@ impl Network {
         }
     }
 
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         let shared = lock(&self.shared);
         let is_open = |connection: &&watch::Sender<ConnectionState>| {
@@ -148,13 +151,13 @@ async fn accept(listener: UnixListener, shared: Arc<Mutex<State>>) {
         let (client, _) = listener.accept().await.unwrap();
         let (state, receiver) = watch::channel(lock(&shared).new);
         lock(&shared).connections.push(state.clone());
-        let carrier =
-            Carrier { client, upstream: None, state, shared: Arc::clone(&shared), only_reads: false };
-        tokio::spawn(carrier.carry(receiver));
+        let forwarder =
+            Forwarder { client, upstream: None, state, shared: Arc::clone(&shared), only_reads: false };
+        tokio::spawn(forwarder.run(receiver));
     }
 }
 
-struct Carrier {
+struct Forwarder {
     client: UnixStream,
     upstream: Option<UnixStream>,
     state: watch::Sender<ConnectionState>,
@@ -163,9 +166,9 @@ struct Carrier {
     only_reads: bool,
 }
 
-impl Carrier {
+impl Forwarder {
     /// Forwards data until one side closes the connection or it is cut.
-    async fn carry(mut self, mut state: watch::Receiver<ConnectionState>) -> std::io::Result<()> {
+    async fn run(mut self, mut state: watch::Receiver<ConnectionState>) -> std::io::Result<()> {
         let (mut up, mut down) = ([0; 8192], [0; 8192]);
         loop {
             let now = *state.borrow_and_update();
@@ -205,7 +208,7 @@ impl Carrier {
             self.only_reads = contains("READ ONLY");
         }
         let only_reads = self.only_reads;
-        let cut = lock(&self.shared).at.take_if(|cut| !only_reads && contains(cut.text));
+        let cut = lock(&self.shared).next_cut.take_if(|cut| !only_reads && contains(cut.text));
         let Some(server) = &mut self.upstream else { return Ok(()) };
         match cut {
             Some(CutAt { arrives: false, .. }) => {}

@@ -21,8 +21,8 @@ use crate::store::Location;
 const MISSING: &str = "these tests need a PostgreSQL server and found none: run `tests/run`, which installs one, or name \
                        its programs' folder in PG_BIN, or a server in TIM_GROUP_SYNC_TEST_DATABASE_URL";
 
-/// Starts the server in a new folder and prints the folder's path. Ends with its standard input,
-/// and then stops the server.
+/// Starts the server in a new folder and prints the folder's path. When its standard input is
+/// closed, stops the server and ends.
 const SERVER_SCRIPT: &str = r#"
 set -eu
 bin=$1

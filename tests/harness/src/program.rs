@@ -68,9 +68,9 @@ impl ProgramHarness {
         self.start_with(&[])
     }
 
-    /// Starts a crawl, with the program and its arguments appended to this command.
-    pub fn start_with(&self, by: &[&str]) -> Child {
-        self.spawn(&mut self.command_line(&[by, &[program(), "crawl", "--no-wait"]].concat()))
+    /// Starts a crawl through another command, to which the program and its arguments are appended.
+    pub fn start_with(&self, wrapper: &[&str]) -> Child {
+        self.spawn(&mut self.command_line(&[wrapper, &[program(), "crawl", "--no-wait"]].concat()))
     }
 
     /// Returns a command of the program. Its environment has only the locations of the

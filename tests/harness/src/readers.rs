@@ -35,7 +35,7 @@ impl EventReader {
     }
 }
 
-/// Asserts that `group_spans` contains the lives that follow from the events.
+/// Asserts that `group_spans` contains the spans that follow from the events.
 pub async fn assert_spans_match_events(db: &TestDatabase) {
     let mut expected: BTreeMap<String, Vec<(String, Option<String>)>> = BTreeMap::new();
     let sql = "SELECT group_id, first_seen_at FROM groups WHERE in_baseline";
@@ -44,15 +44,15 @@ pub async fn assert_spans_match_events(db: &TestDatabase) {
     }
     for row in db.rows("SELECT group_id, event, occurred_at FROM group_events ORDER BY event_id").await {
         let [id, event, at] = <[String; 3]>::try_from(row).unwrap();
-        let lives = expected.entry(id).or_default();
+        let spans = expected.entry(id).or_default();
         match event.as_str() {
-            "vanished" => end_life(lives, &at),
-            "undeleted" => lives.last_mut().unwrap().1 = None,
+            "vanished" => end_span(spans, &at),
+            "undeleted" => spans.last_mut().unwrap().1 = None,
             "retyped" => {
-                end_life(lives, &at);
-                begin_life(lives, at);
+                end_span(spans, &at);
+                begin_span(spans, at);
             }
-            _ => begin_life(lives, at),
+            _ => begin_span(spans, at),
         }
     }
     let mut actual: BTreeMap<String, Vec<(String, Option<String>)>> = BTreeMap::new();
@@ -62,24 +62,24 @@ pub async fn assert_spans_match_events(db: &TestDatabase) {
         let [id, from, until] = <[String; 3]>::try_from(row).unwrap();
         actual.entry(id).or_default().push((from, Some(until).filter(|until| until != "NULL")));
     }
-    assert_eq!(actual, expected, "the lives of groups");
+    assert_eq!(actual, expected, "the spans of groups");
     let types = "SELECT g.group_id FROM groups g JOIN group_spans s
                  ON s.group_id = g.group_id AND s.sdk_app_id = g.sdk_app_id AND s.live_until IS NULL
                  WHERE coalesce(s.group_type, '') <> coalesce(g.group_type, '') OR g.deleted_at IS NOT NULL";
     assert_eq!(
         db.lines(types).await,
         [""; 0],
-        "groups whose current life has another type, or that are deleted"
+        "groups whose current span has another type, or that are deleted"
     );
 }
 
-fn begin_life(lives: &mut Vec<(String, Option<String>)>, at: String) {
+fn begin_span(spans: &mut Vec<(String, Option<String>)>, at: String) {
     // Spans do not overlap even if the clock was set back.
-    let after = lives.last().and_then(|(_, until)| until.clone()).unwrap_or_default();
-    lives.push((at.max(after), None));
+    let after = spans.last().and_then(|(_, until)| until.clone()).unwrap_or_default();
+    spans.push((at.max(after), None));
 }
 
-fn end_life(lives: &mut [(String, Option<String>)], at: &str) {
-    let (from, until) = lives.last_mut().unwrap();
+fn end_span(spans: &mut [(String, Option<String>)], at: &str) {
+    let (from, until) = spans.last_mut().unwrap();
     *until = Some(at.to_owned().max(from.clone()));
 }

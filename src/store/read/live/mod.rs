@@ -26,7 +26,7 @@ impl Store {
             let read = match &self.engine {
                 Engine::Sqlite(file) => return sqlite::live_groups(file, app, each).await.map(|()| gathered),
                 Engine::Postgres(server) => match postgres::live_groups(server, app, each).await {
-                    Err(error) if retry.again(&error).await => continue,
+                    Err(error) if retry.pause_before_retry(&error).await => continue,
                     read => read,
                 },
             };

@@ -2,37 +2,45 @@
 // a search for one group. Each poll updates the state at the top. The charts and lists are loaded
 // again when a crawl has ended.
 
+import { isQuotaNear, reasonOf } from "./alerts.js";
 import { changesByDay, liveByCrawl, liveByDay } from "./charts.js";
-import { duration, h, number, pill, signed, table, time, typeName } from "./elements.js";
+import { changesOf, crawlBar, difference, duration, h, number, outcomeOf, percent, pill, signed, table, time, typeName } from "./elements.js";
+import { nextCrawl, statePills } from "./list.js";
 import { words } from "./words.js";
 
 /** The number of rows that a list shows first, and adds for each click on "Older". */
 const PAGE_SIZE = 15;
+/** The number of groups that a search shows first, and adds for each click on "More". */
+const MATCHES = 20;
+/** The API counts the groups that follow up to this number. */
+const MAX_COUNTED = 1000;
+const CRAWLS = 24;
 const RANGES = ["crawls", "30", "90", "365"];
 
 const EVENT_KINDS = { appeared: "up", vanished: "down", reappeared: "up", retyped: "turn", undeleted: "turn" };
 
 export class AppView {
-  constructor(sdkAppId, { fetchJson, announce, replaceChildren, appState, reasonOf, describeProgress }) {
+  constructor(sdkAppId, { fetchJson, announce, replaceChildren, describeProgress }) {
     this.sdkAppId = sdkAppId;
     this.base = `api/apps/${sdkAppId}`;
-    Object.assign(this, { fetchJson, announce, replaceChildren, appState, reasonOf, describeProgress });
+    Object.assign(this, { fetchJson, announce, replaceChildren, describeProgress });
     this.charts = [];
     this.types = [];
     this.range = null;
     this.group = null;
     this.back = h("p", { class: "back" });
     this.head = h("div", { class: "head" });
+    this.past = h("div", { class: "past" });
     this.running = h("section", { class: "running", hidden: true });
     this.tiles = h("dl", { class: "tiles" });
     this.typeTable = h("div", {});
     this.chartBox = h("div", { class: "charts" });
     this.ranges = this.rangePicker();
-    this.crawls = new List(this, "crawls", words.crawls, (rows) => this.crawlTable(rows), words.noCrawls);
-    this.events = new List(this, "group_events", words.newestEvents, (rows) => this.eventTable(rows), words.noEvents);
+    this.crawls = new List(this, "crawls", words.crawls, (rows) => this.crawlTable(rows), () => this.whenCrawled(words.noCrawls));
+    this.events = new List(this, "group_events", words.newestEvents, (rows) => this.eventTable(rows), () => this.whenCrawled(words.noEvents));
     this.found = h("div", { class: "found" });
     this.element = h("div", { class: "app" },
-      this.back, this.head, this.running, this.tiles,
+      this.back, this.head, this.past, this.running, this.tiles,
       this.searchForm(), this.found,
       h("section", { "aria-labelledby": "counts-title" }, h("div", { class: "bar" }, h("h2", { id: "counts-title" }, words.groups), this.ranges), this.chartBox, this.typeTable),
       this.crawls.element, this.events.element);
@@ -69,12 +77,12 @@ export class AppView {
   }
 
   showHead(app, manyApps) {
-    const [severity, name] = this.appState(app);
-    const state = JSON.stringify([app.app, app.sdk_app_id, severity, name, manyApps]);
+    const state = JSON.stringify([app.app, app.sdk_app_id, app.condition, Boolean(app.running_crawl), manyApps, app.recent_crawls]);
     if (state === this.headShown) return;
     this.headShown = state;
     this.replaceChildren(this.back, ...(manyApps ? [h("a", { href: "#/", id: "all-apps" }, `← ${words.allApps}`)] : []));
-    this.replaceChildren(this.head, h("h2", {}, app.app, " ", h("small", {}, words.sdkAppId(app.sdk_app_id))), pill(severity, words.states[name]));
+    this.replaceChildren(this.head, h("h2", {}, app.app, " ", h("small", {}, words.sdkAppId(app.sdk_app_id))), h("span", { class: "pills" }, statePills(app)));
+    this.replaceChildren(this.past, crawlBar(app.recent_crawls, CRAWLS), h("small", {}, words.barNote(app.recent_crawls.length)), legend(app.recent_crawls));
   }
 
   showRunning(crawl) {
@@ -107,17 +115,38 @@ export class AppView {
   }
 
   showTiles(app) {
-    const state = JSON.stringify([app.live_count, app.missing_count, app.held_count, app.deleted_count, app.last_complete_crawl_at, app.next_crawl_at]);
+    const state = JSON.stringify([
+      app.live_count, app.missing_count, app.held_count, app.deleted_count, app.total_count, app.last_complete_crawl_at, app.next_crawl_at, app.overdue_since,
+      app.last_crawl, app.change_since_yesterday, app.change_since_last_week, app.month_peak_groups, app.group_quota, app.details,
+    ]);
     if (state === this.tilesShown) return;
     this.tilesShown = state;
-    const tile = (name, value, note, kind) => h("div", { class: kind ?? null }, h("dt", {}, name), h("dd", {}, value, note ? h("span", { class: "note" }, note) : null));
+    const tile = (name, value, notes = [], kind = null) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, value, notes.filter(Boolean).map((note) => h("span", { class: "note" }, note))));
+    const vanished = app.change_since_yesterday?.vanished > 0 ? changesOf({ ...app, change_since_last_week: null }, "vanished", number) : null;
     this.tiles.replaceChildren(
-      tile(words.liveGroups, number(app.live_count)),
-      tile(words.missing, number(app.missing_count), app.missing_count > 0 ? words.missingMore : null, app.missing_count > 0 ? "warn" : null),
-      app.held_count > 0 ? tile(words.held, number(app.held_count), null, "alarm") : "",
-      tile(words.deleted, number(app.deleted_count)),
+      tile(words.liveGroups, number(app.live_count), [changesOf(app, "live_count")]),
+      tile(words.missing, number(app.missing_count), missingNotes(app), app.held_count > 0 ? "alarm" : app.missing_count > 0 ? "warn" : null),
+      tile(words.totalCount, number(app.total_count), [listedNote(app), changesOf(app, "total_count")]),
+      tile(words.deleted, number(app.deleted_count), [vanished && words.vanishedNote(vanished)]),
+      this.peakTile(app, tile),
+      app.details ? tile(words.details, number(app.details.groups), [words.partOfLive(app.live_count), words.freshDetails(app.details.fresh_groups)]) : "",
       tile(words.lastComplete, app.last_complete_crawl_at ? time(app.last_complete_crawl_at, { live: true }) : words.never),
-      app.next_crawl_at ? tile(words.nextCrawl, time(app.next_crawl_at, { live: true })) : "");
+      tile(app.last_crawl_status === "failed" ? words.nextAttempt : words.nextCrawl, nextCrawl(app, { prefix: "" }), [], app.overdue_since ? "alarm" : null));
+  }
+
+  /** Returns the tile of the month's peak, with its share of the quota. */
+  peakTile(app, tile) {
+    const { month_peak_groups: peak, group_quota: quota } = app;
+    if (peak === null) return "";
+    if (quota === null) return tile(words.peak, number(peak), [words.peakNote]);
+    const share = words.ofQuotaOf(percent(peak, quota), quota);
+    const meter = h("meter", { min: 0, max: quota, high: quota * 0.8, value: Math.min(peak, quota), "aria-label": share });
+    return tile(words.peak, number(peak), [meter, share], isQuotaNear(app) ? "warn" : null);
+  }
+
+  /** Returns a text of an empty list, and when the next crawl will change that. */
+  whenCrawled(text) {
+    return this.app.next_crawl_at ? h("span", {}, text, " ", words.nextCrawl, ": ", nextCrawl(this.app)) : text;
   }
 
   /** Loads everything that changes when a crawl ends. */
@@ -125,7 +154,6 @@ export class AppView {
     try {
       const { type_status: types } = await this.fetchJson(this.base);
       this.types = types;
-      this.showTypes();
       await Promise.all([this.loadCharts(), this.crawls.load(), this.events.load()]);
     } catch {
       // The next poll loads it again.
@@ -133,16 +161,21 @@ export class AppView {
     }
   }
 
-  showTypes() {
-    const rows = this.types.filter((one) => one.configured || one.live_count + one.deleted_count > 0).map((one) => [
+  showTypes(daily) {
+    const types = this.types.filter((one) => one.configured || one.live_count + one.deleted_count > 0);
+    const growth = growthByType(daily, this.app.last_crawl?.day);
+    const rows = types.map((one) => [
       h("span", {}, this.nameOf(one.group_type), one.configured || one.group_type === null ? null : h("small", {}, ` ${words.notCrawled}`)),
-      number(one.live_count),
-      one.missing_count > 0 ? h("strong", {}, number(one.missing_count)) : "0",
-      number(one.deleted_count),
-      one.as_of ? time(one.as_of, { live: true }) : "–",
+      number(one.live_count), ...growth(one.group_type), one.missing_count > 0 ? h("strong", {}, number(one.missing_count)) : "0",
+      number(one.total_count), number(one.deleted_count), one.as_of ? time(one.as_of, { live: true }) : "–",
     ]);
-    const columns = [{ name: words.groupType }, { name: words.live, number: true }, { name: words.missing, number: true }, { name: words.deleted, number: true }, { name: words.asOf }];
-    this.typeTable.replaceChildren(h("h3", {}, words.types), table(words.types, columns, rows, { class: "types" }));
+    const columns = [
+      { name: words.groupType }, { name: words.live, number: true }, { name: words.sinceYesterday, number: true }, { name: words.sinceLastWeek, number: true },
+      { name: words.missing, number: true }, { name: words.totalCount, number: true }, { name: words.deleted, number: true }, { name: words.asOf },
+    ];
+    this.typeTable.replaceChildren(h("h3", {}, words.types), types.length > 0
+      ? table(words.types, columns, rows, { class: "cards types" })
+      : h("p", { class: "empty" }, this.whenCrawled(words.noTypes)));
   }
 
   rangePicker() {
@@ -153,17 +186,23 @@ export class AppView {
   async loadCharts() {
     const days = this.range === null || this.range === "crawls" ? 30 : Number(this.range);
     const { daily_counts: daily } = await this.fetchJson(`${this.base}/daily_counts?limit=${days}`);
+    this.showTypes(daily);
     // A new service has few days, so the chart shows its crawls.
     this.range ??= new Set(daily.map((row) => row.day)).size < 4 ? "crawls" : "30";
     const range = this.range;
-    const counts = range === "crawls" ? (await this.fetchJson(`${this.base}/type_counts?limit=100`)).type_counts : [];
+    const [types, totals] = range === "crawls"
+      ? await Promise.all(["type_counts", "app_counts"].map(async (list) => (await this.fetchJson(`${this.base}/${list}?limit=100`))[list]))
+      : [[], []];
     if (range !== this.range) return;
     for (const button of this.ranges.children) button.setAttribute("aria-pressed", String(button.dataset.range === range));
-    const charts = [range === "crawls" ? liveByCrawl(this.types, counts) : liveByDay(this.types, daily), changesByDay(daily)].filter(Boolean);
+    const live = range === "crawls" ? liveByCrawl(this.types, types, totals) : liveByDay(this.types, daily);
+    const changes = live && changesByDay(daily);
+    const charts = [live, changes].filter(Boolean);
     const open = this.charts.map((chart) => chart.element.querySelector("details").open);
     this.charts.forEach((chart) => chart.remove());
     this.charts = charts;
-    this.chartBox.replaceChildren(...(charts.length > 0 ? charts.map((chart) => chart.element) : [h("p", { class: "empty" }, words.noCounts)]));
+    const empty = live ? (changes ? null : words.noChanges) : this.whenCrawled(words.noCounts);
+    this.chartBox.replaceChildren(...charts.map((chart) => chart.element), ...(empty ? [h("p", { class: "empty" }, empty)] : []));
     charts.forEach((chart, at) => { chart.element.querySelector("details").open = open[at] ?? false; });
   }
 
@@ -181,7 +220,7 @@ export class AppView {
       changes(crawl),
       words.triggers[crawl.trigger] ?? crawl.trigger,
       h("span", { class: "host" }, crawl.host),
-      this.reasonOf(crawl) ?? "",
+      reasonOf(crawl) ?? "",
     ]);
     return table(words.crawls, columns, cells, { class: "cards crawls" });
   }
@@ -225,19 +264,36 @@ export class AppView {
   }
 
   async search(text) {
+    const path = `${this.base}/groups?limit=${MATCHES}&prefix=${encodeURIComponent(text)}`;
     try {
-      const { groups } = await this.fetchJson(`${this.base}/groups?limit=20&prefix=${encodeURIComponent(text)}`);
+      const answer = await this.fetchJson(path);
+      const { groups } = answer;
       if (groups.length === 1 || groups[0]?.group_id === text) {
         location.hash = `#/${this.sdkAppId}/group/${encodeURIComponent(groups[0].group_id)}`;
         if (this.group === groups[0].group_id) this.showGroup(this.group);
         return;
       }
-      const title = groups.length === 0 ? words.noMatch(text) : words.matches(text);
-      this.found.replaceChildren(h("h3", {}, title), h("ul", { class: "matches" }, groups.map((group) => h("li", {}, this.groupLink(group.group_id), " ", this.groupState(group)))));
+      const title = groups.length === 0 ? words.noMatch(text) : words.matches(text, groups.length + answer.more_count, answer.more_count >= MAX_COUNTED);
+      const list = h("ul", { class: "matches" });
+      this.moreMatches = h("p", {});
+      this.addMatches(list, answer, path);
+      this.found.replaceChildren(h("h3", {}, title), list, this.moreMatches);
       this.announce(title);
     } catch (error) {
       this.found.replaceChildren(h("p", { class: "empty" }, error.status === 400 ? words.badId : words.failedToLoad));
     }
+  }
+
+  /** Adds groups that a search found, and a button that loads more of them. */
+  addMatches(list, { groups, next_after: next, more_count: more }, path) {
+    list.append(...groups.map((group) => h("li", {}, this.groupLink(group.group_id), " ", h("small", {}, this.nameOf(group.group_type)), " ", this.groupState(group))));
+    if (more === 0) {
+      this.moreMatches.replaceChildren();
+      return;
+    }
+    const load = async () => this.addMatches(list, await this.fetchJson(`${path}&after=${encodeURIComponent(next)}`), path);
+    const button = h("button", { type: "button", id: "more-matches", click: () => load().catch(() => this.announce(words.failedToLoad)) }, words.moreGroups(more, more >= MAX_COUNTED));
+    this.replaceChildren(this.moreMatches, button);
   }
 
   groupState(group) {
@@ -304,9 +360,43 @@ class List {
 
   show() {
     const id = `older-${this.name}`;
-    this.view.replaceChildren(this.box, this.rows.length > 0 ? this.tableOf(this.rows) : h("p", { class: "empty" }, this.emptyText));
+    this.view.replaceChildren(this.box, this.rows.length > 0 ? this.tableOf(this.rows) : h("p", { class: "empty" }, this.emptyText()));
     this.view.replaceChildren(this.more, ...(this.next === null ? [] : [h("button", { type: "button", id, "aria-label": words.olderOf(this.title), click: () => this.loadOlder().catch(() => this.view.announce(words.failedToLoad)) }, words.older)]));
   }
+}
+
+/** Returns what the missing groups are a part of, and which part of them is withheld. */
+function missingNotes(app) {
+  if (app.missing_count === 0) return [];
+  return [words.partOfLive(app.live_count), app.held_count > 0 ? h("strong", {}, words.heldPart(app.held_count)) : words.missingMore];
+}
+
+/** Returns how many of the app's groups the last crawl listed. */
+function listedNote(app) {
+  const crawl = app.last_crawl;
+  if (app.total_count === null || !crawl || !["complete", "incomplete"].includes(crawl.status)) return null;
+  return crawl.groups_listed === app.total_count ? words.allListed : words.someListed(crawl.groups_listed);
+}
+
+/** Returns the names of the outcomes in a bar, each with its cell. */
+function legend(crawls) {
+  const outcomes = Object.keys(words.outcomes).filter((outcome) => crawls.some((crawl) => outcomeOf(crawl) === outcome));
+  return h("ul", { class: "legend" }, outcomes.map((outcome) => h("li", {}, h("span", { class: "cells", "aria-hidden": "true" }, h("span", { class: `cell ${outcome}` })), words.outcomes[outcome])));
+}
+
+/**
+ * Returns a function that returns the growth of a type since the day before `newest` and since the
+ * day a week before, as two texts. A baseline is not growth, so its `net_growth` is null.
+ */
+function growthByType(daily, newest) {
+  const dayBefore = (days) => (newest ? new Date(Date.parse(newest) - days * 86400000).toISOString().slice(0, 10) : "");
+  const oldest = daily.at(-1)?.day ?? "9999";
+  return (type) => [1, 7].map((days) => {
+    const since = dayBefore(days);
+    const rows = daily.filter((row) => row.group_type === type && row.day > since && row.day <= newest);
+    if (oldest > since || rows.length === 0 || rows.some((row) => row.net_growth === null)) return "–";
+    return difference(rows.reduce((sum, row) => sum + row.net_growth, 0));
+  });
 }
 
 function changes(crawl) {

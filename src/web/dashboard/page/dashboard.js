@@ -1,8 +1,10 @@
 // Polls the state of the apps and updates the page when it changes. The fragment of the address
 // chooses the view: #/ shows all apps, #/SDKAppID one app, #/SDKAppID/group/ID one group of an app.
 
+import { alertContent, alertElements, unreachableBox } from "./alerts.js";
 import { AppView } from "./app.js";
-import { h, number, pill, setServerTime, table, time, updateRelativeTimes } from "./elements.js";
+import { h, setServerTime, updateRelativeTimes } from "./elements.js";
+import { AppList } from "./list.js";
 import { words } from "./words.js";
 
 /**
@@ -12,11 +14,6 @@ import { words } from "./words.js";
 const POLL_CRAWLING = 1000;
 const POLL_IDLE = 5000;
 const POLL_HIDDEN = 60000;
-/**
- * The maximum number of alerts. If all of fifty apps fail, the list of apps is clearer than fifty
- * alerts.
- */
-const MAX_ALERTS = 4;
 
 const page = Object.fromEntries(["skip", "summary", "announcement", "alerts", "main", "foot"].map((id) => [id, document.getElementById(id)]));
 let overview = null;
@@ -38,24 +35,6 @@ function announce(text) {
 }
 
 /**
- * Returns the severity of an app's state, which is a CSS class, and the key of its name in
- * words.states.
- */
-function appState(app) {
-  if (!app.configured) return ["quiet", "notConfigured"];
-  if (app.withheld.length > 0) return ["alarm", "withheld"];
-  if (app.refused && !app.key_trouble) return ["alarm", "refused"];
-  if (app.key_trouble || app.database_trouble) return ["alarm", "problem"];
-  if (app.last_crawl_status === "failed") return ["alarm", "failed"];
-  if (app.last_crawl_status === "incomplete") return ["warn", "incomplete"];
-  if (app.last_crawl_status === "cancelled") return ["quiet", "cancelled"];
-  if (app.last_crawl_status === null) return ["quiet", app.running_crawl ? "running" : "waiting"];
-  return ["good", "upToDate"];
-}
-
-const needsAttention = (app) => ["alarm", "warn"].includes(appState(app)[0]);
-
-/**
  * Replaces the children of an element. Keeps the focus if an element with the same id replaces the
  * focused one.
  */
@@ -65,127 +44,34 @@ function replaceChildren(element, ...children) {
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
-/** Returns a command line with a button that copies it. */
-function commandLine(id, text) {
-  const code = h("code", { tabindex: "0" }, text);
-  const copy = navigator.clipboard && h("button", {
-    type: "button", id: `copy-${id}`, "aria-label": words.copyCommand(text),
-    click: async (event) => {
-      const button = event.currentTarget;
-      await navigator.clipboard.writeText(text);
-      button.textContent = words.copied;
-      announce(words.copied);
-      setTimeout(() => { button.textContent = words.copy; }, 2000);
-    },
-  }, words.copy);
-  return h("p", { class: "command" }, code, copy);
-}
-
-function withheldAlert(app, held) {
-  const undone = held.undeleted > 0;
-  const title = undone ? words.undoneTitle : words.withheldTitle;
-  return h("section", { class: "alert withheld", "data-app": app.app },
-    h("h2", {}, title(app.app, held.held_count)),
-    h("p", {}, undone ? words.undoneWhy(held.crawl_id) : words.withheldWhy(held.crawl_id)),
-    held.reason ? h("p", { class: "reason" }, held.reason) : null,
-    h("p", { class: "step" }, words.withheldLook),
-    commandLine(`look-${held.crawl_id}`, `tim-group-sync approve --crawl ${held.crawl_id} --dry-run`),
-    h("p", { class: "step" }, words.withheldApply),
-    commandLine(`apply-${held.crawl_id}`, `tim-group-sync approve --crawl ${held.crawl_id}`));
-}
-
-function plainAlert(app, kind, title, ...texts) {
-  return h("section", { class: `alert ${kind}`, "data-app": app?.app }, h("h2", {}, title), texts.filter(Boolean).map((text) => h("p", { class: "reason" }, text)));
-}
-
-function alertsOf(app) {
-  const alerts = app.withheld.map((held) => withheldAlert(app, held));
-  if (!app.configured) return alerts;
-  if (app.database_trouble) alerts.push(plainAlert(app, "alarm", words.databaseTitle(app.app), app.database_trouble));
-  if (app.key_trouble) alerts.push(plainAlert(app, "alarm", words.keyTitle(app.app), app.key_trouble));
-  else if (app.refused) alerts.push(plainAlert(app, "alarm", words.refusedTitle(app.app), app.last_crawl_reason, words.refusedWhy));
-  else if (app.last_crawl_status === "failed") alerts.push(plainAlert(app, "alarm", words.failedTitle(app.app), reasonOf(app.last_crawl)));
-  else if (app.last_crawl_status === "incomplete") alerts.push(plainAlert(app, "warn", words.incompleteTitle(app.app), reasonOf(app.last_crawl)));
-  return alerts;
-}
-
-/**
- * Returns why a crawl ended as it did: its reason code, if it is translated, and the recorded
- * sentence.
- */
-function reasonOf(crawl) {
-  if (!crawl?.reason_code && !crawl?.reason) return null;
-  const word = words.reasons[crawl.reason_code];
-  return [word, crawl.reason].filter(Boolean).join(" · ");
-}
-
 /** Describes in one line what a running crawl is doing. */
 function describeProgress(crawl, typeNameOf) {
-  if (crawl.pausing) return words.pausing(crawl.pausing);
+  if (crawl.pausing) return words.pausing(crawl.pausing, crawl.failed_attempts);
   if (crawl.step === "listing") return words.listing(crawl.group_type === null ? words.allTypes : typeNameOf(crawl.group_type), crawl.type_listed_count, crawl.type_total_count);
   return words.steps[crawl.step] ?? words.runningElsewhere;
 }
 
 let alertsShown = "";
-function showAlerts(apps) {
-  const selected = route().app;
-  const chosen = apps.filter((app) => selected === null || app.sdk_app_id === selected || app.withheld.length > 0);
-  const content = JSON.stringify(chosen.map((app) => [app.app, app.configured, app.withheld, app.key_trouble, app.database_trouble, app.refused, app.last_crawl_status, app.last_crawl_reason]));
+/** The title of the first alert. */
+let firstAlert = null;
+function showAlerts(apps, selected) {
+  const content = alertContent(apps, selected);
   if (content === alertsShown) return;
   const first = alertsShown === "";
   alertsShown = content;
-  // Withheld deletions come first, because they wait for a decision.
-  const all = chosen.flatMap(alertsOf);
-  all.sort((a, b) => b.classList.contains("withheld") - a.classList.contains("withheld"));
-  const more = new Set(all.slice(MAX_ALERTS).map((alert) => alert.dataset.app)).size;
-  replaceChildren(page.alerts, ...all.slice(0, MAX_ALERTS), ...(more > 0 ? [h("p", {}, words.moreAlerts(more))] : []));
-  if (!first && all.length > 0) announce(all[0].querySelector("h2").textContent);
+  const alerts = alertElements(apps, selected, { fetchJson, announce });
+  replaceChildren(page.alerts, ...alerts.elements);
+  if (!first && alerts.first !== null && alerts.first !== firstAlert) announce(alerts.first);
+  firstAlert = alerts.first;
 }
 
 function showSummary(apps) {
-  const affected = apps.filter(needsAttention).length;
-  page.summary.className = affected === 0 ? "good" : "alarm";
-  page.summary.textContent = apps.length === 0 ? "" : words.summary(apps.length, affected);
-}
-
-/** The view of all apps. */
-class AppList {
-  constructor() {
-    this.shown = "";
-    this.element = h("section", { "aria-labelledby": "apps-title" });
-  }
-
-  show(apps) {
-    const state = JSON.stringify(apps);
-    if (state === this.shown) return;
-    this.shown = state;
-    if (apps.length === 0) {
-      replaceChildren(this.element, h("h2", { id: "apps-title" }, words.apps), h("p", { class: "empty" }, words.noApps), h("p", { class: "quiet" }, words.noAppsMore));
-      return;
-    }
-    const columns = [
-      { name: words.app }, { name: words.state }, { name: words.live, number: true }, { name: words.missing, number: true },
-      { name: words.lastComplete }, { name: words.nextCrawl },
-    ];
-    const rank = { alarm: 0, warn: 1 };
-    const sorted = [...apps].sort((a, b) => (rank[appState(a)[0]] ?? 2) - (rank[appState(b)[0]] ?? 2));
-    const rows = sorted.map((app) => {
-      const [kind, word] = appState(app);
-      const link = app.sdk_app_id === null ? app.app : h("a", { href: `#/${app.sdk_app_id}`, id: `app-${app.sdk_app_id}` }, app.app);
-      const running = app.running_crawl && word !== "running" ? pill("busy", words.states.running) : null;
-      return [
-        h("span", {}, link, " ", app.sdk_app_id === null ? null : h("small", {}, app.sdk_app_id)),
-        h("span", { class: "pills" }, pill(kind, words.states[word]), running),
-        number(app.live_count),
-        app.missing_count > 0 ? h("strong", {}, number(app.missing_count)) : "0",
-        app.last_complete_crawl_at ? time(app.last_complete_crawl_at, { live: true }) : words.never,
-        app.next_crawl_at ? time(app.next_crawl_at, { live: true }) : "–",
-      ];
-    });
-    replaceChildren(this.element, h("h2", { id: "apps-title" }, words.apps), table(words.apps, columns, rows, { class: "cards apps" }));
-  }
-
-  remove() {}
+  const affected = apps.filter((app) => app.needs_attention).length;
+  const good = apps.filter((app) => app.condition === "up_to_date").length;
+  // An app that is no longer configured is not expected to be up to date.
+  const all = apps.filter((app) => app.configured || app.needs_attention).length;
+  page.summary.className = affected > 0 ? "alarm" : good < all ? "open" : "good";
+  page.summary.textContent = all === 0 ? "" : words.summary(all, affected, good);
 }
 
 /** Parses the fragment of the address. */
@@ -208,17 +94,17 @@ function show() {
   const only = apps.length === 1 && chosen === null ? apps[0].sdk_app_id : null;
   const wanted = chosen ?? only;
   if (wanted === null) {
-    if (!(view instanceof AppList)) switchTo(new AppList());
+    if (!(view instanceof AppList)) switchTo(new AppList({ announce, replaceChildren }));
     view.show(apps);
     document.title = "tim-group-sync";
   } else {
-    if (!(view instanceof AppView) || view.sdkAppId !== wanted) switchTo(new AppView(wanted, { fetchJson, announce, replaceChildren, appState, reasonOf, describeProgress }));
+    if (!(view instanceof AppView) || view.sdkAppId !== wanted) switchTo(new AppView(wanted, { fetchJson, announce, replaceChildren, describeProgress }));
     const app = apps.find((one) => one.sdk_app_id === wanted);
     view.show(app ?? null, apps.length > 1, group);
     document.title = app ? `${app.app} · tim-group-sync` : "tim-group-sync";
   }
   showSummary(apps);
-  showAlerts(apps);
+  showAlerts(apps, wanted);
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const line = words.footer(overview.version, zone);
   if (page.foot.firstChild?.textContent !== line) page.foot.replaceChildren(h("span", {}, line), " · ", h("a", { href: "api/apps" }, words.api));
@@ -263,7 +149,7 @@ async function poll() {
     if (!unreachable) {
       unreachable = true;
       alertsShown = "";
-      page.alerts.replaceChildren(plainAlert(null, "alarm", words.unreachable, error.status ? error.message : null));
+      page.alerts.replaceChildren(unreachableBox(error.status ? error.message : null));
       announce(words.unreachable);
     }
   }
