@@ -430,7 +430,9 @@ SELECT s.sdk_app_id,
        to_timestamp(c.finished_at / 1000::double precision) AS last_crawl_at,
        to_timestamp(CASE WHEN n.status = 'running' THEN n.started_at END / 1000::double precision) AS running_since,
        s.total_count,
-       s.held_count
+       s.held_count,
+       s.details_known AS details_count,
+       to_timestamp(s.details_oldest / 1000::double precision) AS oldest_details_at
 FROM tim_private.base_app_status s
 LEFT JOIN tim_private.crawl k ON k.crawl_id = s.last_complete_crawl_id
 LEFT JOIN tim_private.crawl c ON c.crawl_id = s.last_crawl_id
@@ -464,6 +466,10 @@ COMMENT ON COLUMN tim.app_status.total_count IS
     'The API''s latest count of groups of all types; NULL: none yet.';
 COMMENT ON COLUMN tim.app_status.held_count IS
     'Live groups whose deletion was withheld or undone. They wait until the API lists them or a person approves.';
+COMMENT ON COLUMN tim.app_status.details_count IS
+    'The number of live groups whose details are known, counted at most every 5 minutes during a refresh and at its end; NULL: details are not kept.';
+COMMENT ON COLUMN tim.app_status.oldest_details_at IS
+    'The oldest as_of of the details of a live group, counted at the same time; NULL: none are known.';
 
 CREATE VIEW tim.type_status AS
 SELECT a.sdk_app_id,

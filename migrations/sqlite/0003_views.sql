@@ -214,7 +214,9 @@ SELECT s.sdk_app_id,
        CAST(strftime('%Y-%m-%dT%H:%M:%SZ', c.finished_at / 1000, 'unixepoch') AS TEXT) AS last_crawl_at,
        CAST(strftime('%Y-%m-%dT%H:%M:%SZ', CASE WHEN n.status = 'running' THEN n.started_at END / 1000, 'unixepoch') AS TEXT) AS running_since,
        CAST(s.total_count AS INTEGER) AS total_count,
-       CAST(s.held_count AS INTEGER) AS held_count
+       CAST(s.held_count AS INTEGER) AS held_count,
+       CAST(s.details_known AS INTEGER) AS details_count,
+       CAST(strftime('%Y-%m-%dT%H:%M:%SZ', s.details_oldest / 1000, 'unixepoch') AS TEXT) AS oldest_details_at
 FROM base_app_status s
 LEFT JOIN crawl k ON k.crawl_id = s.last_complete_crawl_id
 LEFT JOIN crawl c ON c.crawl_id = s.last_crawl_id

@@ -9,14 +9,15 @@ use super::watchdog::MAX_STALL;
 use crate::model::CrawlStatus;
 use crate::store::{AppOverview, Stamp};
 
-/// An app is late after this number of ticks without a complete crawl. The alert
-/// `TimGroupSyncNoCompleteCrawl` has the same limit.
-const LATE_TICKS: u64 = 3;
+/// An app is late after this number of ticks without a complete crawl. The alert rule
+/// `TimGroupSyncNoCompleteCrawl` has the same number: one failed crawl is retried before the next
+/// tick, and a second one may coincide with an interruption of the API.
+pub const LATE_TICKS: u64 = 3;
 /// A crawl is retrying after this number of consecutive failed attempts at a request. Single
 /// failed attempts are normal.
 const RETRYING_ATTEMPTS: u32 = 3;
 /// Ticks without a complete crawl are counted up to this number, to save time.
-const TICKS_AT_MOST: usize = 100;
+pub const TICKS_AT_MOST: usize = 100;
 
 /// The condition of an app. If several apply, the first one counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -128,7 +129,10 @@ fn is_retrying(state: &AppState) -> bool {
     matches!(&state.phase, Phase::Crawling { progress, .. } if progress.failed_attempts >= RETRYING_ATTEMPTS)
 }
 
-fn is_quota_near(peak: Option<i64>, quota: Option<u64>) -> bool {
+/// Returns true if the month's peak is at least 80 % of the quota. The alert rule
+/// `TimGroupSyncQuotaNear` has the same limit.
+#[must_use]
+pub fn is_quota_near(peak: Option<i64>, quota: Option<u64>) -> bool {
     let (Some(peak), Some(quota)) = (peak, quota) else { return false };
     u128::try_from(peak).is_ok_and(|peak| peak * 5 >= u128::from(quota) * 4)
 }

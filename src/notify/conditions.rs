@@ -7,23 +7,14 @@ use indicatif::HumanCount;
 
 use super::message::{Event, Notification, State, quoted};
 use super::states::{Holds, Key, has_ended};
-use crate::daemon::{AppState, Apps};
+use crate::daemon::{AppState, Apps, LATE_TICKS, TICKS_AT_MOST, is_quota_near};
 use crate::model::{CrawlStatus, SdkAppId, plural};
 use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, ToldRow};
 
-/// The number of ticks since the last complete crawl began from which on an app is late. The alert
-/// rule `TimGroupSyncNoCompleteCrawl` has the same number: one failed crawl is retried before the
-/// next tick, and a second one may coincide with an interruption of the API.
-const LATE_TICKS: usize = 3;
-/// Ticks are counted up to this number, to save time.
-const MAX_TICKS: usize = 100;
 /// How long an app has to be late, or the database away, before people are told. The alert rules
 /// have the same time. A start of the service, which catches up, or a restart of the database takes
 /// less.
 const RIPE_AFTER: TimeDelta = TimeDelta::minutes(10);
-/// The share of `group_quota` from which on people are told, in percent. The alert rule
-/// `TimGroupSyncQuotaNear` has the same.
-const QUOTA_PERCENT: u64 = 80;
 /// The maximum number of crawls that a text names.
 const MAX_NAMED: usize = 3;
 
@@ -233,9 +224,9 @@ impl App<'_> {
         let Some(from) = complete.map(|crawl| crawl.started_at).or(first).and_then(Stamp::time) else {
             return self.condition(Holds::Unknown, String::new(), "");
         };
-        let ticks = self.state.schedule.passed(from, self.now, MAX_TICKS);
-        let holds = since.holds(key, ticks >= LATE_TICKS as u64, self.now);
-        let at_least = if ticks == MAX_TICKS as u64 { "at least " } else { "" };
+        let ticks = self.state.schedule.passed(from, self.now, TICKS_AT_MOST);
+        let holds = since.holds(key, ticks >= LATE_TICKS, self.now);
+        let at_least = if ticks == TICKS_AT_MOST as u64 { "at least " } else { "" };
         let last = complete.and_then(Crawl::finished).map_or_else(
             || "No crawl was complete yet.".to_owned(),
             |at| format!("The last complete crawl ended at {}.", time(at)),
@@ -267,10 +258,12 @@ impl App<'_> {
         let Some(quota) = self.state.group_quota else {
             return self.condition(Holds::No, String::new(), "group_quota is no longer set.");
         };
-        let peak = self.read.and_then(|read| read.month_peak).and_then(|peak| u64::try_from(peak).ok());
-        let Some(peak) = peak else { return self.condition(Holds::Unknown, String::new(), ended) };
+        let month_peak = self.read.and_then(|read| read.month_peak);
+        let Some(peak) = month_peak.and_then(|peak| u64::try_from(peak).ok()) else {
+            return self.condition(Holds::Unknown, String::new(), ended);
+        };
         let percent = peak.saturating_mul(100) / quota.max(1);
-        let is_near = percent >= QUOTA_PERCENT;
+        let is_near = is_quota_near(month_peak, Some(quota));
         let text = format!(
             "{} at the peak of this month, {percent} % of group_quota ({}).",
             count(i64::try_from(peak).unwrap_or(i64::MAX), "group"),

@@ -1,4 +1,4 @@
-//! Compatibility with other programs: a browser, Datasette, Grafana, systemd, and the commands of
+//! Compatibility with other programs: a browser, Datasette, Grafana, DuckDB, pandas, systemd, and the commands of
 //! the documentation.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
@@ -13,3 +13,4 @@ mod page;
 mod pictures;
 mod states;
 mod unit;
+mod warehouse;

@@ -405,7 +405,7 @@ async fn a_retrying_app_and_a_late_app_need_attention() {
     assert!(text.contains("1 of 1 app needs attention"), "{text}");
     assert!(
         text.contains(
-            "prod: a request has failed 3 times and is retried\n\nthe API answered with HTTP status 503"
+            "prod: a request has failed 3 times and is retried\n\nthe API at 127.0.0.1 answered with HTTP status 503"
         ),
         "{text}"
     );

@@ -1298,7 +1298,7 @@ async fn views_have_the_columns_of_the_contract_in_their_order(db: &TestDatabase
         (
             "app_status",
             "configured live_count missing_count last_complete_crawl_at last_crawl_status last_crawl_deletions \
-             last_crawl_reason last_crawl_at running_since total_count held_count",
+             last_crawl_reason last_crawl_at running_since total_count held_count details_count oldest_details_at",
         ),
         (
             "type_status",

@@ -260,7 +260,7 @@ async fn a_crawl_that_repeats_a_failing_request_is_retrying() {
     assert_eq!((&app["condition"], &app["needs_attention"]), (&"retrying".into(), &true.into()));
     assert_eq!(app["running_crawl"]["failed_attempts"], 3);
     let failure = app["running_crawl"]["last_failure"].as_str().unwrap();
-    assert!(failure.starts_with("the API answered with HTTP status 503"), "{failure}");
+    assert!(failure.starts_with("the API at 127.0.0.1 answered with HTTP status 503"), "{failure}");
     harness.api.clear_faults();
     fourth.release();
     daemon.wait_for_crawls(2).await;
