@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tempfile::TempDir;
 use tim_group_sync::model::SdkAppId;
-use tim_group_sync::store::{DatabaseLocation, Store, StoreError};
+use tim_group_sync::store::{AppIdentity, DatabaseLocation, Store, StoreError};
 
 fn app() -> SdkAppId {
     SdkAppId::new(1_400_000_000).unwrap()
@@ -163,7 +163,8 @@ async fn a_write_waits_for_another_process_that_writes_for_more_than_ten_seconds
     let options = SqliteConnectOptions::new().filename(&file);
     let mut other = options.connect().await.unwrap();
     other.execute("BEGIN IMMEDIATE").await.unwrap();
-    let mut writing = Box::pin(store.set_configured(&[]));
+    let identity = AppIdentity { sdk_app_id: app(), name: "prod".to_owned() };
+    let mut writing = Box::pin(store.register_app(&identity, &[]));
     let waited = tokio::time::timeout(std::time::Duration::from_secs(11), &mut writing).await;
     assert!(waited.is_err(), "{waited:?}");
     other.execute("COMMIT").await.unwrap();
