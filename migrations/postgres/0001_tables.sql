@@ -49,6 +49,10 @@ CREATE TABLE tim_private.group_row (
     PRIMARY KEY (app_id, group_id)
 );
 
+-- For pages of the views in the order of the ids. The planner does not know that a condition on the app finds one row, so it
+-- would sort all groups of the app. SQLite knows it.
+CREATE INDEX group_row_by_id ON tim_private.group_row (group_id, app_id);
+
 -- Finds the held groups, of which there are few or none, without reading all groups.
 CREATE INDEX group_row_held ON tim_private.group_row (app_id, held_crawl_id) WHERE held_crawl_id IS NOT NULL;
 
