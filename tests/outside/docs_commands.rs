@@ -22,11 +22,12 @@ use harness::store::TestDatabase;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// Prefixes of commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 26] = [
+const NOT_RUN: [(&str, &str); 27] = [
     ("cargo install ", "builds everything from scratch and writes to the user's ~/.cargo"),
     ("cargo build ", "builds everything from scratch"),
     ("cargo bench ", "takes minutes and the entire machine"),
     ("benches/at-rest", "takes minutes and the entire machine"),
+    ("benches/soak", "takes a quarter of an hour"),
     ("PROPTEST_CASES=", "takes minutes"),
     ("HISTORY_STEPS=", "takes minutes"),
     ("CUTS=", "takes minutes"),
