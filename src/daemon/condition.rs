@@ -94,7 +94,7 @@ impl AppState {
         }
     }
 
-    /// Returns the due time of a crawl that this process has not started within [`MAX_STALL`].
+    /// Returns the due time of a crawl that this process has not started within `MAX_STALL`.
     #[must_use]
     pub fn overdue_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let is_crawling = matches!(self.phase, Phase::Crawling { .. });
