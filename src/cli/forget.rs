@@ -56,6 +56,7 @@ impl Forget {
             };
             let lease = store.lease(sdk_app_id, waiting).await?;
             let forgotten = lease.run_while_held(store.forget(&lease, app.id(), |_| ())).await.flatten();
+            // No request was sent, so the earliest time of the next one does not change.
             lease.release_unused().await;
             forgotten?;
         }
@@ -67,8 +68,9 @@ impl Forget {
         self.output.print(Exit::Done, result, |out| writeln!(out, "{summary}{removed}"))
     }
 
-    /// Returns the app to remove. It must not be in this configuration. `app.configured` in the
-    /// database is not used, because it may be outdated.
+    /// Returns the app to remove: of the apps with this name or SDKAppID that are not in this
+    /// configuration, the one that was registered last. `app.configured` in the database is not
+    /// used, because it may be outdated.
     fn find(&self, config: &Config, found: Vec<KnownApp>) -> Result<(KnownApp, SdkAppId), Failure> {
         let name = &self.app;
         let is_configured =

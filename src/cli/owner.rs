@@ -1,5 +1,5 @@
-//! Changes from root to the owner of an SQLite file before it is opened. Files that are created
-//! beside it then belong to the service and not to root.
+//! Switches from root to the owner of an SQLite file before the file is opened. Files that are
+//! created beside it then belong to the service and not to root.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,11 +12,11 @@ use rustix::{process::Gid, process::Uid};
 use super::exit::{Exit, Failure};
 use super::output::message;
 
-/// Changes the user of the process to the owner of a file, or of the folder in which it would be
-/// created. Does nothing if the user is not root.
+/// Switches the calling thread from root to the owner of a file, or of its nearest existing folder
+/// if the file does not exist. Does nothing if the user is not root, or if the owner is root.
 ///
-/// The change is permanent and affects only the calling thread, so it must happen before other
-/// threads exist.
+/// The switch is permanent. Threads that exist already keep the old user, so this must happen while
+/// the process has only one thread.
 pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
     let metadata = |path| Some((path, std::fs::metadata(path).ok()?));
     let Some((found, metadata)) = database.ancestors().find_map(metadata) else { return Ok(()) };
@@ -24,6 +24,7 @@ pub(super) fn become_owner(database: &Path) -> Result<(), Failure> {
     if !geteuid().is_root() || uid == 0 {
         return Ok(());
     }
+    // A user without a name is written `#UID`, which `sudo -u` accepts.
     let user = uzers::get_user_by_uid(uid);
     let name =
         user.as_ref().map_or_else(|| format!("#{uid}"), |user| user.name().to_string_lossy().into_owned());

@@ -1,5 +1,5 @@
-//! The details of groups at the end of a crawl, while it still holds the app's lease. A failure is
-//! only logged, because the crawl has already been recorded.
+//! Stores or removes the details of groups at the end of a crawl, while the crawl still holds the
+//! app's lease. A failure is only logged, because the crawl has already been recorded.
 
 use chrono::{DateTime, Utc};
 use tracing::{info, warn};
@@ -34,7 +34,7 @@ pub(super) async fn remove_details(context: &CrawlContext<'_>) {
     };
     let removing = context.lease.run_while_held(Box::pin(removing));
     match context.unless_stopped(removing).await.map(Result::flatten) {
-        // `Err`: a stop was requested.
+        // `Ok(0)`: there was nothing to remove. `Err`: a stop was requested.
         Ok(Ok(0)) | Err(_) => {}
         Ok(Ok(groups)) => {
             info!(groups, "removed the details of groups, because the configuration has no [details]");

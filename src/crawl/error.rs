@@ -52,6 +52,7 @@ impl Interrupted {
         let (code, error_code) = match self {
             Self::Stopped => (ReasonCode::Cancelled, None),
             Self::Pages(error) => (error.reason_code(), error.code()),
+            // 10004 is the API's code for a parameter that it does not accept, here the group type.
             Self::AllRejected { .. } => (ReasonCode::RejectedTypes, Some(10004)),
             Self::Clock { .. } => (ReasonCode::Clock, None),
             Self::Store(_) => (ReasonCode::Database, None),

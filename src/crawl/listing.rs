@@ -28,7 +28,8 @@ use crate::verdict::Recheck;
 pub(super) struct Findings {
     pub(super) total_at_start: Option<u64>,
     pub(super) total_at_end: Option<u64>,
-    /// The number of groups by which the app's total exceeds the groups of the configured types.
+    /// The app's `TotalCount` minus the sum of the `TotalCount`s of the configured types; 0 if the
+    /// difference is negative. `None` if a total is unknown or no type is configured.
     pub(super) leftover: Option<u64>,
     /// Whether the next crawl has to make an unfiltered pass.
     pub(super) unfiltered_next: bool,
@@ -74,7 +75,8 @@ pub(super) async fn read_lists(
         Ok(())
     };
     let ((), roll) = tokio::try_join!(biased; counting, read_roll(context, &states))?;
-    // If the app's total is unknown, only a list's own `TotalCount` limits its length.
+    // The greatest known number of groups. It limits the length of a list, together with the
+    // list's own `TotalCount`. If the app's total is unknown, only the list's `TotalCount` does.
     let known_groups = findings.total_at_start.map(|total| total.max(live_before));
     let mut reader = ListReader { context, caller, findings, roll, pass_state, known_groups };
 
@@ -94,8 +96,9 @@ pub(super) async fn read_lists(
         // is wrong.
         let is_empty = reader.findings.passes.last().is_some_and(|pass| pass.tally.distinct == 0);
         rechecks.push(if is_empty && by_leftover { Recheck::Contradicted } else { Recheck::NotNeeded });
-        // The earlier total does not count the groups created during this pass. They would hide an
-        // equal number of groups that the pass missed.
+        // Compare with a new total, because the total from before this pass does not count the
+        // groups created during the pass. These groups are listed, and would make up for an equal
+        // number of groups that the pass missed.
         reader.count_again().await?;
     }
     let ListReader { roll, pass_state, .. } = reader;
@@ -144,12 +147,14 @@ impl ListReader<'_, '_> {
         made
     }
 
+    /// Requests the app's `TotalCount` again, and stores it as the total at the end.
     async fn count_again(&mut self) -> Result<(), Interrupted> {
         self.findings.total_at_end = count_app(self.context, self.caller).await?;
         Ok(())
     }
 
     /// Requests the first page again for each type that had live groups and was listed as empty.
+    /// Returns one entry for each pass.
     async fn recheck_emptied_types(&mut self) -> Result<Vec<Recheck>, Interrupted> {
         let Self { context, caller, findings, roll, .. } = self;
         let mut rechecks = Vec::with_capacity(findings.passes.len());
@@ -164,6 +169,7 @@ impl ListReader<'_, '_> {
             }
             let mut pages = Paginator::of(tally.plan.group_type.clone(), context.settings.page_limit, None);
             let again = context.requesting(caller.in_flight(), pages.fetch_next(caller)).await??;
+            // `end` is set if this page is the last one.
             let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
             let confirmed = empty && again.page.total_count == Some(0);
             rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });
@@ -202,8 +208,8 @@ fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result
     Ok(())
 }
 
-/// Computes by how many groups the app's total exceeds the typed passes, and stores the number in
-/// `findings`.
+/// Computes the app's `TotalCount` minus the sum of the `TotalCount`s of the typed passes, and
+/// stores the difference in `findings`. A pass without a `TotalCount` counts with its listed ids.
 fn leftover(findings: &mut Findings, typed: bool) -> Leftover {
     if !typed {
         return Leftover::Unknown;
@@ -285,6 +291,7 @@ fn unfiltered_pass(
     }
 }
 
+/// Returns whether no pass of this type has reached its end in an earlier crawl.
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
     !states.iter().any(|state| state.type_id() == type_id && state.past_baseline())
 }

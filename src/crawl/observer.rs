@@ -8,9 +8,10 @@ use crate::tencent::ApiError;
 
 /// Receives the events of an app's requests and crawls.
 pub trait Observer: std::fmt::Debug + Send + Sync {
-    /// Called when an attempt at a request has ended with an answer or a failure, after this time.
+    /// Called when an attempt at a request has ended with an answer or a failure. `took` is the
+    /// duration of the attempt.
     fn on_attempt_finished(&self, took: Duration);
-    /// Called when it is decided whether the attempt is retried.
+    /// Called after `on_attempt_finished`, when it is known whether the attempt is retried.
     fn on_attempt_classified(&self, outcome: RequestOutcome, error: Option<&ApiError>);
     /// Called when the end of a crawl is recorded.
     fn on_crawl_recorded(&self, report: &CrawlReport);

@@ -6,11 +6,13 @@ use crate::model::{GroupIds, TypeId};
 use crate::roll::{Roll, RollMatch};
 use crate::tencent::Page;
 
-/// The maximum number of new ids of a page that are offered as samples.
+/// The maximum number of new ids of a page that are kept as samples, the last ones of the page.
+/// Samples can become controls, see `Samples` in `confirmation`.
 const NEW_SAMPLES: usize = 32;
-/// The number of new ids by which a pass may exceed its counts: the greater of its `TotalCount` and
-/// the number of live groups before the crawl. More new ids are written only if the list reaches
-/// its end, because an endless list may consist of ids that do not exist.
+/// The number of unexpected new ids of a pass that are written at once. New ids are unexpected if
+/// they exceed both the pass's `TotalCount` and the number of live groups before the crawl. Further
+/// new ids are written only after the list has ended, because a list that does not end may consist
+/// of ids that do not exist.
 const UNEXPECTED_NEW_IDS: u64 = 1_000;
 
 /// The state that comparing a page with the roll changes.
@@ -18,7 +20,7 @@ pub(super) struct PageDiff<'a> {
     pub(super) tally: &'a mut PassTally,
     pub(super) pass_state: &'a mut PassState,
     pub(super) buffer: &'a mut WriteBuffer,
-    /// Whether the types that `get_group_info` returns are used, see
+    /// Whether the types that `get_group_info` returns are stored, see
     /// [`CrawlSettings::confirms_types`].
     ///
     /// [`CrawlSettings::confirms_types`]: super::settings::CrawlSettings::confirms_types
@@ -56,6 +58,8 @@ impl PageDiff<'_> {
         self.tally.repeated_pages = if has_progress { 0 } else { self.tally.repeated_pages + 1 };
     }
 
+    /// Records an id that an earlier pass of this crawl has listed. Two typed passes that list the
+    /// same group contradict each other, so the group's type becomes disputed.
     fn on_listed_earlier(&mut self, id: &str) {
         self.tally.listed_earlier += 1;
         if self.tally.plan.group_type.is_some() {
@@ -63,11 +67,13 @@ impl PageDiff<'_> {
         }
     }
 
+    /// Buffers a group that is not on the roll, unless it is deferred to the end of the crawl.
     fn on_new(&mut self, id: &str) {
         let tally = &mut *self.tally;
         let expected = tally.counts.highest.unwrap_or(0).max(tally.plan.live_before) + UNEXPECTED_NEW_IDS;
         let is_expected = tally.not_on_roll < expected;
         tally.not_on_roll += 1;
+        // `defer_new` returns false if its capacity is exhausted. Then the group is written now.
         if tally.plan.defers_new_groups && self.pass_state.uncertain.defer_new(id) {
             return;
         }
@@ -75,6 +81,8 @@ impl PageDiff<'_> {
         ids.push(id);
     }
 
+    /// Handles a known live group. It is buffered only if its row has to change. Its type becomes
+    /// uncertain if the list contradicts the stored type.
     fn on_known(&mut self, id: &str, stored_type: TypeId, missing: bool) {
         let type_id = self.tally.plan.type_id;
         let PassState { uncertain, history, own_types, .. } = &mut *self.pass_state;
@@ -83,6 +91,7 @@ impl PageDiff<'_> {
             if missing {
                 self.buffer.changed.push(id);
             }
+            // A group whose type has a pass of its own was absent from that pass.
             let is_uncertain = stored_type == TypeId::UNKNOWN || own_types.contains(&stored_type);
             if is_uncertain && self.confirms_types {
                 uncertain.add_unfiltered(history, id, stored_type);
@@ -90,6 +99,7 @@ impl PageDiff<'_> {
         } else if stored_type == TypeId::UNKNOWN || (stored_type == type_id && missing) {
             self.buffer.changed.push(id);
         } else if stored_type != type_id {
+            // A list alone does not change the stored type.
             self.tally.stored_as_other_type += 1;
             uncertain.add_listed_as_other_type(history, id, stored_type, type_id);
             if missing {

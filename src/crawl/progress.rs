@@ -13,6 +13,7 @@ pub struct Progress {
     pub total: Option<u64>,
     /// The number of distinct ids listed so far.
     pub listed: u64,
+    /// The number of requests sent so far, with retries.
     pub requests: u64,
     /// The current pause before a retry.
     pub waiting: Option<RetryPause>,
@@ -42,9 +43,11 @@ pub enum Step {
     Concluding { marked: u64, to_mark: u64 },
 }
 
-/// Publishes progress at intervals during a long read, for the watchdog.
+/// Publishes the unchanged progress at intervals during a long read, which restarts the watchdog's
+/// time limit.
 pub(super) struct ReadProgress {
     progress: watch::Sender<Progress>,
+    /// The number of groups read since the last update.
     groups: u32,
 }
 

@@ -8,15 +8,16 @@ use crate::model::{CrawlId, with_causes};
 use crate::policy::Retention;
 use crate::store::{AgeLimits, Purged, StoreError};
 
-/// Removes old rows after the first crawl of a day that reached its end. An interrupted purge
-/// continues after the first crawl of the next day. A failure is only logged, because the crawl has
-/// already been recorded.
+/// Removes old rows once a day: after the first crawl of the day that is complete or incomplete. If
+/// the purge is interrupted, it continues after the first such crawl of the next day. A failure is
+/// only logged, because the crawl has already been recorded.
 pub(super) async fn purge(
     context: &CrawlContext<'_>,
     retention: Retention,
     crawl: CrawlId,
     now: DateTime<Utc>,
 ) {
+    // By default, all rows are kept forever.
     if retention == Retention::default() {
         return;
     }

@@ -16,7 +16,8 @@ pub const LATE_TICKS: u64 = 3;
 /// A crawl is retrying after this number of consecutive failed attempts at a request. Single
 /// failed attempts are normal.
 const RETRYING_ATTEMPTS: u32 = 3;
-/// Ticks without a complete crawl are counted up to this number, to save time.
+/// The maximum number of ticks without a complete crawl that are counted. It limits the time that
+/// counting takes.
 pub const TICKS_AT_MOST: usize = 100;
 
 /// The condition of an app. If several apply, the first one counts.
@@ -39,7 +40,7 @@ pub enum Condition {
     Incomplete,
     /// The running crawl repeats a request that fails.
     Retrying,
-    /// The month's peak has reached 80 % of the quota.
+    /// The greatest `TotalCount` of the month has reached 80 % of the quota.
     QuotaNear,
     /// The last crawl was stopped.
     Cancelled,
@@ -84,8 +85,8 @@ impl Condition {
 }
 
 impl AppState {
-    /// Returns the start of the next crawl. Ticks that pass during a crawl are skipped, so while a
-    /// crawl runs the result is never in the past.
+    /// Returns when the next crawl starts. While a crawl runs, ticks that have passed are skipped,
+    /// so the result is after `now`.
     #[must_use]
     pub fn next_crawl_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self.phase {
@@ -94,7 +95,8 @@ impl AppState {
         }
     }
 
-    /// Returns the due time of a crawl that this process has not started within `MAX_STALL`.
+    /// Returns when a crawl was due, if it has not started although more than `MAX_STALL` (15
+    /// minutes) has passed since.
     #[must_use]
     pub fn overdue_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let is_crawling = matches!(self.phase, Phase::Crawling { .. });
@@ -103,7 +105,8 @@ impl AppState {
     }
 
     /// Returns the number of ticks since the app's last complete crawl began, or since its first
-    /// crawl if none was complete. At most 100. `None` if the app was never crawled.
+    /// crawl began if none was complete. At most [`TICKS_AT_MOST`]. `None` if the app was never
+    /// crawled.
     #[must_use]
     pub fn ticks_since_complete_crawl(&self, read: &AppOverview, now: DateTime<Utc>) -> Option<u64> {
         let complete = read.last_complete_crawl.as_ref().map(|crawl| crawl.started_at);

@@ -17,14 +17,14 @@ use crate::store::{AnsweredDetails, AppId, DetailsHolder, DueDetails, Store, Sto
 use crate::tencent::info::MAX_INFO_IDS;
 use crate::tencent::{ApiError, Client};
 
-/// The answers of this many seconds of requests are written in one transaction.
+/// The number of seconds of requests whose answers are written in one transaction.
 const SECONDS_PER_WRITE: u32 = 4;
 /// The maximum number of requests between two writes, which bounds the memory.
 const MAX_REQUESTS_PER_WRITE: u32 = 40;
 /// The time after which requests are abandoned, so that they end before the claim expires.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(40);
-/// A claim older than this is renewed before requests are sent. The rest of its time is enough for
-/// [`REQUESTS_TIMEOUT`].
+/// The age at which a claim is renewed before requests are sent. A younger claim lasts for another
+/// 45 s at least, because claims expire after 60 s. That is longer than [`REQUESTS_TIMEOUT`].
 const CLAIM_RENEWAL: Duration = Duration::from_secs(15);
 /// The longest pause before the next search for new groups, and the pause before the next attempt to
 /// claim the details.
@@ -53,6 +53,7 @@ pub struct DetailsRefresher {
     requests: Requests,
     store: Store,
     clock: Clock,
+    /// The name with which this process claims the details.
     holder: DetailsHolder,
     /// Kept between runs, so that a problem is logged once.
     problem: Mutex<Option<Problem>>,
@@ -91,18 +92,19 @@ impl DetailsRefresher {
         Self { settings, requests, store, clock, holder, problem: Mutex::default() }
     }
 
-    /// Reports the events of requests to this observer.
+    /// Sets the observer that receives the events of requests.
     #[must_use]
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.requests.set_observer(observer);
         self
     }
 
-    /// Refreshes details until the future is dropped. It may be dropped at any time: what was asked
-    /// and not stored yet is asked again.
+    /// Refreshes details until the future is dropped. It may be dropped at any time: groups that
+    /// were requested and not stored yet are requested again.
     pub async fn run(&self) {
         let app = self.settings.app.as_str();
-        // The span has level error, so that no log filter removes it and the app's name.
+        // The level is error, because a log filter that disables the span would also remove the
+        // app's name from its log lines.
         self.run_in_span().instrument(error_span!("details", app)).await;
     }
 
@@ -156,6 +158,7 @@ impl DetailsRefresher {
                 let wait = (until - self.clock.now()).to_std().unwrap_or_default();
                 Ok(Next::Wait(wait.clamp(Duration::from_secs(1), POLL_INTERVAL)))
             }
+            // The first claim creates the state, so that the next step finds groups that are due.
             DueDetails::NotStarted if self.claim(app, state).await? => Ok(Next::Continue),
             DueDetails::NotStarted => Ok(Next::Wait(POLL_INTERVAL)),
             DueDetails::New { .. } | DueDetails::Range { .. } => self.refresh(app, due, state).await,
@@ -168,6 +171,7 @@ impl DetailsRefresher {
             return Ok(Next::Wait(POLL_INTERVAL));
         }
         let (DueDetails::New { ids, .. } | DueDetails::Range { ids, .. }) = &due else {
+            // Not reached: `step` calls this function only for `New` and `Range`.
             return Ok(Next::Continue);
         };
         let at = self.clock.now();
@@ -262,7 +266,8 @@ struct RunState {
 }
 
 impl Default for RunState {
-    /// The stored counts are outdated at first, because a crawl may have changed the groups.
+    /// Starts with outdated counts (`refreshed` is not 0), because a crawl may have changed the
+    /// groups since the counts were stored.
     fn default() -> Self {
         Self { claimed_at: None, counted_at: None, refreshed: 1 }
     }

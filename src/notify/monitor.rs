@@ -19,33 +19,39 @@ use crate::daemon::{Apps, Database, Health};
 use crate::model::{CrawlId, with_causes};
 use crate::store::{AppOverview, Store, StoreError, ToldChange, ToldRow, this_host};
 
-/// The time limit for reading the state of the apps. A database that takes longer counts as away.
+/// The time limit for reading the state of the apps. A database that takes longer counts as
+/// unavailable.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// The time limit for recording claims. On SQLite they may wait for a transaction of a crawl.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Looks at the daemon's board and at the database, at intervals and whenever a crawl has ended.
+/// Checks the conditions of the apps and of the database, at intervals and whenever a crawl has
+/// ended.
 pub(super) struct Monitor {
     pub(super) outbox: Arc<Outbox>,
+    /// The current receiver of notifications. `None` if none is configured.
     pub(super) receiver: watch::Receiver<Option<MakeReceiver>>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) clock: Clock,
     pub(super) health: Health,
-    /// The interval between two looks.
+    /// The interval between two checks.
     pub(super) interval: Duration,
     /// The random token of this process.
     pub(super) process: String,
+    /// The last notification about each condition of this process. They are kept in memory only.
     pub(super) own_rows: ProcessRows,
     /// Why the last claims could not be recorded.
     pub(super) write_problem: Option<String>,
+    /// Since when each condition has held, as far as this process knows.
     pub(super) since: Since,
 }
 
-/// The state of the board whose changes are looked at without delay.
+/// For each app: its name, its last crawl, and whether its credentials are refused. If one of them
+/// changes, the conditions are checked at once.
 type Seen = Vec<(String, Option<CrawlId>, bool)>;
 
 impl Monitor {
-    /// Looks at the conditions while there is a receiver. Never returns.
+    /// Checks the conditions while a receiver is configured. Never returns.
     pub(super) async fn run(mut self) {
         let mut receiver = self.receiver.clone();
         let mut apps = self.health.apps();
@@ -55,6 +61,7 @@ impl Monitor {
                 return std::future::pending().await;
             }
             let looked_at = seen(&apps.borrow_and_update());
+            // Marks the current value as seen, so that `changed` waits for a later one.
             let _ = database.borrow_and_update();
             self.look().await;
             let outbox = Arc::clone(&self.outbox);
@@ -68,7 +75,7 @@ impl Monitor {
         }
     }
 
-    /// Claims the notifications that are due, and records those that were finished.
+    /// Claims the notifications that are due. Records those that were delivered or given up.
     async fn look(&mut self) {
         let now = self.clock.now();
         let store = self.health.database().borrow().store().cloned();
@@ -83,7 +90,7 @@ impl Monitor {
         self.look_at_apps(&store, &overview, &told, now).await;
     }
 
-    /// Returns why the database is not open.
+    /// Returns why the database is not open, as a phrase for a message.
     fn problem(&self) -> String {
         match &*self.health.database().borrow() {
             Database::Unavailable { error } => with_causes(error),
@@ -91,6 +98,8 @@ impl Monitor {
         }
     }
 
+    /// Claims and sends the notifications about the database. Their claims are kept in memory,
+    /// because the database may be unavailable.
     fn look_at_database(&mut self, problem: Option<&str>, now: DateTime<Utc>) {
         let ended = self.outbox.finished().into_iter().filter(|finished| finished.item.key.app.is_none());
         for Finished { item, at } in ended {
@@ -142,6 +151,7 @@ impl Monitor {
         let recorded: BTreeSet<(Key, State)> =
             ended.iter().map(|Finished { item, .. }| (item.key, item.state)).collect();
         self.outbox.forget_finished(&recorded);
+        // `effects` begins with the effects of the `ended.len()` recorded notifications.
         for (claim, is_own) in claims.iter().zip(effects.into_iter().skip(ended.len())) {
             if is_own && let Some(condition) = conditions.get(&claim.key) {
                 self.send(claim, condition, now);
@@ -149,7 +159,8 @@ impl Monitor {
         }
     }
 
-    /// Adds the notification of a recorded claim to the outbox.
+    /// Adds the notification of a recorded claim to the outbox. Does nothing if the claim is only
+    /// renewed.
     fn send(&self, claim: &Claim, condition: &Condition, now: DateTime<Utc>) {
         let ToldChange::Claim { new: row, .. } = &claim.change else { return };
         if claim.is_renewal {
@@ -169,11 +180,13 @@ impl Monitor {
     }
 }
 
-/// Reads the state of the apps, and what people were told. The error is a phrase.
+/// Reads the state of the apps and the last notifications. The error is a phrase, without a full
+/// stop, for use in a message.
 async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String> {
     let reading = async {
-        // The state is read last, so that it is not older than what was told. Otherwise a condition
-        // whose end another process has told meanwhile would be told again.
+        // The notifications are read before the state. In the opposite order, another process could
+        // notify the end of a condition between the two reads. The older state would still show the
+        // condition, and this process would notify its beginning again.
         let told = store.told().await?;
         Ok::<_, StoreError>((store.overview().await?, told))
     };
@@ -183,7 +196,7 @@ async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String>
     }
 }
 
-/// Records changes. The error is a phrase.
+/// Records changes. The error is a phrase, as in `read`.
 async fn record(store: &Store, changes: &[ToldChange]) -> Result<Vec<bool>, String> {
     match timeout(WRITE_TIMEOUT, store.record_told(changes)).await {
         Ok(recorded) => recorded.map_err(|error| with_causes(&error)),

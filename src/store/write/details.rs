@@ -1,8 +1,9 @@
-//! Stores the details of groups. A row is rewritten only if a detail has changed.
+//! Stores the details of groups. If the groups are a complete range of ids, a row is rewritten only
+//! if a detail has changed.
 //!
-//! One process at a time refreshes the details of an app: it stores its name as a claim, and
-//! each transaction renews the claim. A claim expires after [`CLAIM_SECONDS`], by the clock of the
-//! database server, or for SQLite by the clock of this machine.
+//! One process at a time refreshes the details of an app. It claims them by storing its name, and
+//! each of its transactions renews the claim. A claim expires after [`CLAIM_SECONDS`], by the clock
+//! of the database server, or for SQLite by the clock of this machine.
 
 use std::collections::HashMap;
 
@@ -18,7 +19,8 @@ use crate::store::read::DueDetails;
 
 /// The time after which an unrenewed claim expires.
 const CLAIM_SECONDS: i64 = 60;
-/// Ranges that were refreshed within this time become one range.
+/// The maximum difference, in milliseconds, between the refresh times of consecutive ranges that
+/// are merged into one.
 const MERGE_MILLIS: i64 = 60_000;
 
 /// The name with which a process claims details. It differs between processes.
@@ -47,12 +49,14 @@ struct DetailRow {
     member_count: Option<i64>,
     max_member_count: Option<i64>,
     is_answered: i64,
-    /// The view `base_group_details` calls it `as_of`.
+    /// Read from the view `base_group_details`, whose `as_of` is the time of the range if that is
+    /// later than the column.
     #[sqlx(rename = "as_of")]
     fetched_at: i64,
 }
 
-/// Builds a statement with the current time, in unix milliseconds, between two texts.
+/// Builds a statement for both engines: `$before`, an expression for the current time in unix
+/// milliseconds, `$after`.
 macro_rules! per_engine_time {
     ($before:literal, $after:literal) => {
         Statement::PerEngine {
@@ -66,21 +70,26 @@ macro_rules! per_engine_time {
     };
 }
 
-/// Claims the details if this process has claimed them already, if the claim has expired, or if it
-/// expires later than a new claim would. In the last case the clock was ahead when the claim was
-/// made.
+/// Claims the details in one of three cases:
+///
+/// - This process has claimed them already.
+/// - The claim of another process has expired.
+/// - The claim expires later than a new claim would. Then the clock was ahead when it was made.
 const CLAIM: Statement = per_engine_time!(
     "WITH clock AS (SELECT ",
     " AS now)
 UPDATE detail_state SET holder = $2, held_until = (SELECT now FROM clock) + $3
 WHERE app_id = $1 AND (holder = $2 OR held_until <= (SELECT now FROM clock) OR held_until > (SELECT now FROM clock) + $3)"
 );
-/// Creates the state of an app. Earlier events are skipped, because the details of their groups are
-/// requested with the range of their ids.
+/// Creates the state of an app. `last_event_id` starts at the newest event: the details of all
+/// groups are requested by ranges of ids first, so earlier events need not be read. `WHERE true`
+/// lets SQLite parse `ON CONFLICT` after a SELECT.
 const START: &str = "
 INSERT INTO detail_state (app_id, holder, held_until, last_event_id)
 SELECT $1, $2, 0, coalesce((SELECT max(event_id) FROM group_event WHERE app_id = $1), 0) WHERE true
 ON CONFLICT (app_id) DO NOTHING";
+/// Adds a range of all ids that was never refreshed. A range has the ids after its `after_id`, up
+/// to the `after_id` of the next range.
 const START_RANGE: &str = "
 INSERT INTO detail_range (app_id, after_id, refreshed_at) VALUES ($1, '', 0)
 ON CONFLICT (app_id, after_id) DO NOTHING";
@@ -186,7 +195,8 @@ impl Store {
         }
     }
 
-    /// Returns whether details of the app are stored.
+    /// Returns whether the app has a state of its details. It exists from the first claim until all
+    /// details have been removed.
     pub async fn has_details(&self, app: AppId) -> Result<bool, StoreError> {
         let (states,): (i64,) = self.fetch_one("look for stored details", HAS_STATE, &values![app.0]).await?;
         Ok(states > 0)
@@ -223,8 +233,8 @@ impl Store {
     }
 }
 
-/// Removes a batch of details. If there are none, removes the state, so that a later start begins
-/// again.
+/// Removes a batch of details. If there are none left, removes the state and the ranges, so that a
+/// later claim starts from scratch.
 async fn remove_batch(tx: &mut Tx, app: AppId) -> Result<u64, StoreError> {
     let removed = tx.execute(REMOVE_DETAILS, &values![app.0]).await?;
     if removed == 0 {
@@ -271,8 +281,9 @@ async fn write_answers(
     Ok(Some(written))
 }
 
-/// Writes the rows that differ from the stored ones. If the groups are a complete range, unchanged
-/// rows are not written, because `detail_range` has the time of the request.
+/// Writes the rows of the answers. If the groups are a complete range, writes only the rows that
+/// differ from the stored ones: `detail_range` records when the range was requested. Otherwise
+/// unchanged rows are written, too, because their `fetched_at` changes.
 async fn write_rows(
     tx: &mut Tx,
     app: AppId,
@@ -294,6 +305,7 @@ async fn write_rows(
                     let is_same = stored.is_some_and(|stored| row.has_same_details(stored));
                     (!is_range || !is_same).then_some(row)
                 }
+                // Without a usable answer, the stored details are kept and marked as unanswered.
                 None => stored.filter(|row| row.is_answered == 1).map(DetailRow::unanswered),
             }
         })
@@ -305,7 +317,8 @@ async fn write_rows(
     bulk::save_details(tx, app, &rows).await
 }
 
-/// Records that the details of the range from `after` to `to` were requested at a time.
+/// Records that the details of the range from `after` (excluded) to `to` (included) were requested
+/// at `at_millis`. The range replaces the parts of stored ranges that it overlaps.
 async fn set_refreshed(
     tx: &mut Tx,
     app: AppId,
@@ -313,7 +326,8 @@ async fn set_refreshed(
     at_millis: i64,
 ) -> Result<(), StoreError> {
     let before: Option<(String, i64)> = tx.fetch_optional(RANGE_BEFORE, &values![app.0, after]).await?;
-    // Consecutive ranges of about the same time become one range.
+    // If the preceding range was refreshed at about the same time, it is extended, and keeps its
+    // own, earlier time. Otherwise a new range is added below.
     let extends_before = before
         .is_some_and(|(_, refreshed_at)| (at_millis - MERGE_MILLIS..=at_millis).contains(&refreshed_at));
     match to {

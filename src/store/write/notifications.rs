@@ -1,17 +1,18 @@
-//! Records what people were told about the conditions of the apps, so that several processes tell
-//! each of them once.
+//! Records the last notification about each condition of each app, so that several processes send
+//! a notification only once.
 //!
-//! Each change compares the row with the one that the caller has read, and has no effect if another
-//! process has changed it since. So of several processes that want to send the same notification,
-//! one may.
+//! Each change is a compare-and-swap: it takes effect only if the row is still as the caller has
+//! read it. So if several processes try to claim the same notification, one succeeds.
 
 use crate::store::engine::{Store, StoreError, Tx, values};
 
-/// What people were last told about a condition of an app. Times are unix milliseconds.
+/// The last notification about a condition of an app. Times are unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx_macros::FromRow)]
 pub struct ToldRow {
     pub sdk_app_id: i64,
+    /// The name of the condition, for example `late`, see `notify::message::Event`.
     pub event: String,
+    /// The state of the condition that the notification reports: `begins`, `lasts` or `ends`.
     pub state: String,
     /// When the condition was first noticed.
     pub begun_at: i64,
@@ -29,8 +30,8 @@ pub enum ToldChange {
     /// Claims a notification. `previous` is the row as the caller has read it, or `None` if there
     /// was none.
     Claim { previous: Option<ToldRow>, new: ToldRow },
-    /// Records that the notification of this row was delivered. The claim may have been renewed
-    /// since.
+    /// Records that the notification of this row was delivered. Takes effect also if the same
+    /// process has renewed its claim since.
     Deliver { row: ToldRow, at: i64 },
 }
 
@@ -50,12 +51,12 @@ UPDATE notification SET delivered_at = $5
 WHERE sdk_app_id = $1 AND event = $2 AND state = $3 AND claimed_by = $4 AND delivered_at IS NULL";
 
 impl Store {
-    /// Returns what people were last told about each condition.
+    /// Returns the last notification about each condition.
     pub async fn told(&self) -> Result<Vec<ToldRow>, StoreError> {
         self.fetch_all("read which notifications were sent", SELECT_ALL, &[]).await
     }
 
-    /// Makes changes in one transaction. Returns for each whether it took effect.
+    /// Applies changes in one transaction. Returns for each change whether it took effect.
     pub async fn record_told(&self, changes: &[ToldChange]) -> Result<Vec<bool>, StoreError> {
         let mut write = self.write("record which notifications are sent", None);
         loop {
