@@ -6,12 +6,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::context::CrawlContext;
+use super::details::LookedUpDetails;
 use super::error::Interrupted;
 use super::progress::Step;
 use crate::confirmation::{Answer, Controls, MAX_BATCH_IDS, QuestionBatch, Samples, judge_controls};
@@ -82,6 +84,8 @@ pub(super) struct Confirmer<'a> {
     app_is_empty: bool,
     retries: RetryBudget,
     deadline: Instant,
+    /// The time before the first lookup.
+    started_at: DateTime<Utc>,
     /// Listed controls that did not exist when they were looked up.
     gone_controls: Mutex<HashSet<String>>,
     /// The details of groups that exist, if the answers have them.
@@ -113,6 +117,7 @@ impl<'a> Confirmer<'a> {
             app_is_empty,
             retries: RetryBudget::of_total(policy),
             deadline: Instant::now() + MIN_BUDGET.max(listing_duration / 4),
+            started_at: context.clock.now(),
             gone_controls: Mutex::default(),
             details: Mutex::default(),
             invalid_streak: 0,
@@ -122,8 +127,9 @@ impl<'a> Confirmer<'a> {
     }
 
     /// Returns the details that the answers of valid batches had.
-    pub(super) fn into_details(self) -> Vec<(String, GroupDetails)> {
-        self.details.into_inner().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn into_details(self) -> LookedUpDetails {
+        let groups = self.details.into_inner().unwrap_or_else(PoisonError::into_inner);
+        LookedUpDetails { at: self.started_at, groups }
     }
 
     /// Returns whether more lookups are possible.

@@ -14,7 +14,7 @@ use tracing::{Instrument as _, error_span, info, warn};
 use super::clock_skew::{CLOCK_SKEW_WARNING, MAX_CLOCK_SKEW, format_skew};
 use super::conclusion::{Conclusion, conclude};
 use super::context::CrawlContext;
-use super::details::{keep_details, remove_details};
+use super::details::{LookedUpDetails, keep_details, remove_details};
 use super::dry_run::{DryRunTypes, WriteTarget};
 use super::error::{CrawlError, Interrupted};
 use super::listing::{Findings, read_lists};
@@ -25,7 +25,7 @@ use super::report::{CrawlReport, DryRun, shortfall_reason, withheld_reason};
 use super::settings::{CrawlRequest, CrawlSettings, WhenBusy};
 use super::statistics::{LastFailure, fetch_statistics};
 use crate::clock::Clock;
-use crate::model::{CrawlStatus, GroupDetails, GroupType, TypeId, with_causes};
+use crate::model::{CrawlStatus, GroupType, TypeId, with_causes};
 use crate::pace::{Pacer, RetryBudget};
 use crate::pages::{Caller, RequestEvent};
 use crate::policy::Retention;
@@ -57,7 +57,7 @@ struct Recorded {
     app: AppId,
     report: CrawlReport,
     /// The details of groups that the crawl looked up.
-    details: Vec<(String, GroupDetails)>,
+    details: LookedUpDetails,
 }
 
 impl Recorded {
@@ -284,7 +284,7 @@ impl Crawler {
         let context = self.context(lease, &self.store, (*app, BTreeMap::new()), target, stop);
         purge(&context, self.retention, report.crawl, report.finished_at).await;
         if self.settings.details.is_some() {
-            keep_details(&context, report.finished_at, details).await;
+            keep_details(&context, details).await;
         } else {
             remove_details(&context).await;
         }

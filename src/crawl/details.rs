@@ -7,16 +7,23 @@ use tracing::{info, warn};
 use super::context::CrawlContext;
 use crate::model::{GroupDetails, with_causes};
 
+/// The details of the groups that a crawl looked up.
+#[derive(Debug, Default)]
+pub(super) struct LookedUpDetails {
+    /// The time before the first lookup. All details are at least as new.
+    pub(super) at: DateTime<Utc>,
+    pub(super) groups: Vec<(String, GroupDetails)>,
+}
+
 /// Stores the details that the crawl received when it looked groups up.
 pub(super) async fn keep_details(
     context: &CrawlContext<'_>,
-    at: DateTime<Utc>,
-    details: &[(String, GroupDetails)],
+    LookedUpDetails { at, groups: details }: &LookedUpDetails,
 ) {
     if details.is_empty() {
         return;
     }
-    let writing = context.store.write_details_of_crawl(context.lease, context.app, at, details);
+    let writing = context.store.write_details_of_crawl(context.lease, context.app, *at, details);
     let written = context.lease.run_while_held(Box::pin(writing)).await;
     if let Err(error) = written.flatten() {
         warn!("cannot store the details of {} groups: {}", details.len(), with_causes(&error));

@@ -10,11 +10,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::context::{CrawlContext, check_clock};
+use super::details::LookedUpDetails;
 use super::error::Interrupted;
 use super::pass::{PageFetcher, make_passes};
 use super::progress::{Progress, ReadProgress, Step};
 use super::tally::{PassEnd, PassPlan, PassResult, PassState, PassTally};
-use crate::model::{GroupDetails, GroupType, TypeId, Verdict};
+use crate::model::{GroupType, TypeId, Verdict};
 use crate::pages::{Caller, Paginator};
 use crate::reconcile::Leftover;
 use crate::roll::{PassNo, Roll, RollBuilder};
@@ -38,7 +39,7 @@ pub(super) struct Findings {
     pub(super) passes: Vec<PassResult>,
     pub(super) verdicts: BTreeMap<TypeId, Verdict>,
     /// The details of groups that the crawl looked up.
-    pub(super) details: Vec<(String, GroupDetails)>,
+    pub(super) details: LookedUpDetails,
 }
 
 /// The result of reading all lists of a crawl to their ends.

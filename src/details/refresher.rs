@@ -148,12 +148,11 @@ impl DetailsRefresher {
         let policy = self.settings.policy;
         let requests = (policy.requests_per_second * SECONDS_PER_WRITE).clamp(1, MAX_REQUESTS_PER_WRITE);
         let limit = usize::try_from(requests).unwrap_or(1) * MAX_INFO_IDS;
-        let max_age = TimeDelta::from_std(policy.refresh).unwrap_or(TimeDelta::MAX);
-        let due = self.store.due_details(app, self.clock.now(), max_age, limit).await?;
+        let due = self.store.due_details(app, self.clock.now(), self.max_age(), limit).await?;
         match due {
             DueDetails::Nothing { until } => {
                 if state.counts_are_outdated() {
-                    self.count(app, max_age, state).await?;
+                    self.count(app, state).await?;
                 }
                 let wait = (until - self.clock.now()).to_std().unwrap_or_default();
                 Ok(Next::Wait(wait.clamp(Duration::from_secs(1), POLL_INTERVAL)))
@@ -170,24 +169,21 @@ impl DetailsRefresher {
             debug!("another process refreshes the details");
             return Ok(Next::Wait(POLL_INTERVAL));
         }
-        let (DueDetails::New { ids, .. } | DueDetails::Range { ids, .. }) = &due else {
-            // Not reached: `step` calls this function only for `New` and `Range`.
-            return Ok(Next::Continue);
-        };
         let at = self.clock.now();
-        let answers = timeout(REQUESTS_TIMEOUT, self.requests.details_of(ids)).await;
+        let answers = timeout(REQUESTS_TIMEOUT, self.requests.details_of(due.ids())).await;
         let answers = answers.map_err(|_elapsed| RefreshError::Timeout)??;
         let answered = AnsweredDetails { due, at, answers };
+        // Read before the write, because the claim is renewed during the write.
+        let now = Instant::now();
         let Some(written) = self.store.write_details(app, &self.holder, &answered).await? else {
             warn!("another process has claimed the details, because the claim of this process expired");
             state.claimed_at = None;
             return Ok(Next::Wait(POLL_INTERVAL));
         };
-        state.claimed_at = Some(Instant::now());
+        state.claimed_at = Some(now);
         state.refreshed += answered.answers.len();
         if state.count_is_due() {
-            let max_age = TimeDelta::from_std(self.settings.policy.refresh).unwrap_or(TimeDelta::MAX);
-            self.count(app, max_age, state).await?;
+            self.count(app, state).await?;
         }
         debug!(groups = answered.answers.len(), written, "refreshed details");
         Ok(Next::Continue)
@@ -205,10 +201,16 @@ impl DetailsRefresher {
         Ok(claimed)
     }
 
-    /// Counts the groups whose details are at most `max_age` old, and stores the counts for readers.
-    async fn count(&self, app: AppId, max_age: TimeDelta, state: &mut RunState) -> Result<(), StoreError> {
+    /// Returns the age at which details are due.
+    fn max_age(&self) -> TimeDelta {
+        TimeDelta::from_std(self.settings.policy.refresh).unwrap_or(TimeDelta::MAX)
+    }
+
+    /// Counts the groups with details, and those whose details are not due, and stores the counts
+    /// for readers.
+    async fn count(&self, app: AppId, state: &mut RunState) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let since = now.checked_sub_signed(max_age).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        let since = now.checked_sub_signed(self.max_age()).unwrap_or(DateTime::<Utc>::MIN_UTC);
         self.store.count_details(app, since.max(DateTime::UNIX_EPOCH), now).await?;
         (state.counted_at, state.refreshed) = (Some(Instant::now()), 0);
         Ok(())

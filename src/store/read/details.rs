@@ -28,6 +28,17 @@ pub enum DueDetails {
     Nothing { until: DateTime<Utc> },
 }
 
+impl DueDetails {
+    /// Returns the groups whose details are due.
+    #[must_use]
+    pub fn ids(&self) -> &[String] {
+        match self {
+            Self::New { ids, .. } | Self::Range { ids, .. } => ids,
+            Self::NotStarted | Self::Nothing { .. } => &[],
+        }
+    }
+}
+
 const LAST_EVENT: &str = "SELECT last_event_id FROM detail_state WHERE app_id = $1";
 /// Events of kind `vanished` are read too, so that the next query continues after them.
 const NEW_EVENTS: &str = "

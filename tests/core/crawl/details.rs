@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use harness::crawl::{Harness, ON_COMMAND, outcome};
+use harness::crawl::{Harness, ON_COMMAND, format_time, outcome};
 use harness::crawl_tests;
 use harness::store::TestDatabase;
 use serde_json::{Map, Value, json};
@@ -327,6 +327,10 @@ async fn a_crawl_stores_the_details_of_the_groups_that_it_looked_up(harness: Har
     // The listed control of the batch exists too.
     let known = harness.lines("SELECT group_id, name FROM group_details ORDER BY group_id").await;
     assert_eq!((known.len(), known[0].as_str()), (2, "a A"));
+    // The clock advances with each request. The lookup was the last one.
+    let as_of = harness.value("SELECT as_of FROM group_details WHERE group_id = 'a'").await;
+    let before_lookup = report.finished_at - Duration::from_secs(1);
+    assert_eq!(as_of, format_time(before_lookup));
 }
 
 async fn readers_see_how_many_groups_have_recent_details(harness: Harness) {
