@@ -119,6 +119,13 @@ impl SimulatedApp {
             .collect()
     }
 
+    /// Returns a number that grows when groups are created or dissolved. While it is the same,
+    /// [`Self::truth`] is the same.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        lock(&self.groups).revision()
+    }
+
     /// Returns the number of listed groups of each known type.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<String, usize> {

@@ -14,23 +14,31 @@ pub(super) struct Groups {
     rng: StdRng,
     /// The number of groups created so far, from which the rank of the next group is computed.
     created: u64,
+    /// The number of operations that changed which groups exist.
+    revision: u64,
     catalog: Catalog,
 }
 
 impl Groups {
     pub(super) fn new(listing: Listing, seed: u64) -> Self {
         let catalog = Catalog::new(listing, seed);
-        Self { order: listing.order, seed, rng: StdRng::seed_from_u64(seed), created: 0, catalog }
+        let rng = StdRng::seed_from_u64(seed);
+        Self { order: listing.order, seed, rng, created: 0, revision: 0, catalog }
     }
 
     pub(super) fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Creates a group. Returns false if the id is in use.
     pub(super) fn create(&mut self, group_type: &str, id: &str) -> bool {
         let is_free = self.catalog.type_of(id).is_none();
         if is_free {
+            self.revision += 1;
             let group = self.group(id.into());
             self.catalog.add(group_type, vec![group]);
         }
@@ -38,6 +46,7 @@ impl Groups {
     }
 
     pub(super) fn create_many(&mut self, group_type: &str, n: usize) {
+        self.revision += 1;
         // Generated ids are a permutation of the numbers of creation, so they never repeat. They
         // are not checked against ids passed to `create`.
         let community = group_type == "Community";
@@ -46,6 +55,7 @@ impl Groups {
     }
 
     pub(super) fn dissolve(&mut self, id: &str) -> bool {
+        self.revision += 1;
         self.catalog.remove(id)
     }
 
@@ -62,6 +72,7 @@ impl Groups {
     }
 
     pub(super) fn dissolve_some(&mut self, n: usize) -> Vec<String> {
+        self.revision += 1;
         let listed = self.catalog.listed();
         let mut chosen = index::sample(&mut self.rng, listed, n.min(listed)).into_vec();
         chosen.sort_unstable();

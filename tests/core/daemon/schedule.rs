@@ -303,37 +303,6 @@ async fn a_stop_cancels_a_running_crawl() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_answer_is_aborted_two_seconds_after_the_stop_and_no_other_is_sent() {
-    let harness = DaemonHarness::new().await;
-    let held = harness.api.hold(At::Request(3));
-    let daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
-    held.reached().await;
-    let asked = std::time::Instant::now();
-    assert_eq!(daemon.stop().await, Ending::Requested);
-    let took = asked.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
-    assert_eq!(harness.crawls().await, ["catch_up 08:00 cancelled"]);
-    assert_eq!(harness.api.requests().len(), 3);
-}
-
-#[tokio::test]
-async fn a_stop_ends_the_pause_before_a_retry() {
-    let harness = DaemonHarness::new().await;
-    let spec = AppSpec { catch_up: true, retry_for: Duration::from_secs(60), ..PROD };
-    harness.api.script(At::Every, Fault::ErrorCode(10002));
-    let mut daemon = harness.start(&spec);
-    daemon
-        .wait_until("a pause", |state| match &state.phase {
-            Phase::Crawling { progress, .. } => progress.waiting.is_some(),
-            _ => false,
-        })
-        .await;
-    let asked = std::time::Instant::now();
-    assert_eq!(daemon.stop().await, Ending::Requested);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-}
-
-#[tokio::test]
 async fn the_daemon_waits_for_a_database_that_is_unreachable_at_its_start() {
     let harness = DaemonHarness::without_tables(clock_at_08_20()).await;
     let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });

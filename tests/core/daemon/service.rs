@@ -1,19 +1,14 @@
-//! The daemon as a service: signals, notifications to systemd, unavailable resources, and the time
-//! that a stop takes.
+//! The daemon as a service: signals, notifications to systemd, and unavailable resources.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use harness::cli::CliHarness;
 use harness::postgres::{PostgresServer, ServerDatabase};
 use harness::program::Service;
 use rustix::process::Signal;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::simulator::{At, HeldRequests, KEY, Settings, Simulator};
-
-/// The documented limit for a stop, plus some time for a busy machine to end the process.
-const MAX_STOP: Duration = Duration::from_millis(5_200);
 
 /// The receiver of a service's notifications, in place of systemd.
 struct Manager {
@@ -195,61 +190,6 @@ async fn a_start_that_needs_a_configuration_change_exits_with_78() {
     command.env("TIM_GROUP_SYNC_DATABASE_URL", server.url("there_is_no_such_database"));
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(78), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_takes_at_most_five_seconds_while_the_api_does_not_answer() {
-    let cli = CliHarness::new().await;
-    let held = cli.api.hold(At::Every);
-    let daemon = cli.service();
-    held.reached().await;
-    let asked = Instant::now();
-    assert_eq!(daemon.stop().await, Some(0));
-    assert!(asked.elapsed() < MAX_STOP, "{:?}", asked.elapsed());
-    assert_eq!(cli.query("SELECT status, reason_code FROM crawls").await, "cancelled cancelled");
-}
-
-/// Stops a daemon whose transaction is blocked, and checks the time that this takes.
-async fn assert_stops_in_time(daemon: Service) {
-    let asked = Instant::now();
-    assert_eq!(daemon.stop().await, Some(0));
-    assert!(asked.elapsed() < MAX_STOP, "{:?}", asked.elapsed());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_takes_at_most_five_seconds_while_another_process_writes_to_the_file() {
-    let cli = CliHarness::new().await;
-    cli.api.create_many("Public", 3);
-    let held = cli.api.hold(At::Request(2));
-    let daemon = cli.service();
-    held.reached().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(cli.path("groups.db"));
-    let mut writer = options.connect().await.unwrap();
-    writer.execute("BEGIN IMMEDIATE").await.unwrap();
-    held.release();
-    assert_stops_in_time(daemon).await;
-    writer.execute("ROLLBACK").await.unwrap();
-    writer.close().await.unwrap();
-    assert_eq!(cli.query("SELECT status, (SELECT count(*) FROM groups) FROM crawls").await, "running 0");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs PostgreSQL: tests/run"]
-async fn a_stop_takes_at_most_five_seconds_while_waiting_for_a_lock_on_the_server() {
-    let cli = CliHarness::new().await;
-    cli.api.create_many("Public", 3);
-    let server = PostgresServer::shared().await;
-    let database = server.database().await;
-    let held = cli.api.hold(At::Request(2));
-    let daemon = Service::spawn(on_server(&cli, &database));
-    held.reached().await;
-    let options: sqlx::postgres::PgConnectOptions = database.url.parse().unwrap();
-    let mut locker = options.connect().await.unwrap();
-    locker.execute("BEGIN; LOCK TABLE tim_private.group_row IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    held.release();
-    assert_stops_in_time(daemon).await;
-    locker.execute("ROLLBACK").await.unwrap();
-    locker.close().await.unwrap();
 }
 
 /// Sets a request timeout that is long enough for another process to start.

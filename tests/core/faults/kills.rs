@@ -145,6 +145,7 @@ async fn a_list_with_a_tenth_of_its_total_count_deletes_nothing(harness: Harness
 #[tokio::test]
 async fn a_full_disk_loses_no_data_and_the_next_crawl_with_enough_space_succeeds() {
     let mut program = ProgramHarness::crawled_once(Harness::on(Engine::Sqlite).await).await;
+    program.set_page_limit(500);
     let (mut failures, mut room) = (0, 64);
     loop {
         // The new groups need more space than there is, and two groups must be marked deleted.

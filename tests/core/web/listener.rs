@@ -1,96 +1,18 @@
 //! Limits and security headers of the HTTP listeners. Most tests that depend on time pause tokio's
 //! clock, so that they do not wait.
 
-use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::get;
+use harness::listener::{TOO_MANY, body, localhost, loopback, pages, request, rest_of, serve, status};
 use tim_group_sync::model::ListenAddress;
 use tim_group_sync::web::{AllowedHosts, Listener};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// More connections than a listener keeps open.
-const TOO_MANY: usize = 300;
-/// The maximum time of a health check, whatever other clients do.
-const MAX_HEALTH_TIME: Duration = Duration::from_secs(1);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-
-struct Served {
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-fn pages() -> Router {
-    Router::new()
-        .route("/hello", get(async || "hello\n"))
-        .route("/healthz", get(async || "alive\n"))
-        .route("/panics", get(async || -> &'static str { panic!("a test wants this panic") }))
-        .route("/hangs", get(async || -> Infallible { std::future::pending().await }))
-}
-
-fn loopback() -> SocketAddr {
-    "127.0.0.1:0".parse().unwrap()
-}
-
-/// The hosts that a listener on loopback accepts without configured names.
-fn localhost() -> AllowedHosts {
-    AllowedHosts::of(&loopback().into(), &[])
-}
-
-async fn serve(hosts: AllowedHosts) -> Served {
-    let listener = Listener::bind("metrics.listen", loopback()).await.unwrap();
-    let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(listener.serve(pages(), hosts, stop.clone()));
-    Served { address, stop, task }
-}
-
-impl Served {
-    async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
-    }
-
-    /// Sends a request and returns the complete answer. The server closes the connection.
-    async fn ask(&self, request: &str) -> String {
-        let mut connection = self.connect().await;
-        connection.write_all(request.as_bytes()).await.unwrap();
-        rest_of(&mut connection).await.unwrap()
-    }
-
-    async fn get(&self, path: &str) -> String {
-        self.ask(&request("GET", path, "localhost")).await
-    }
-
-    async fn status(&self, method: &str, path: &str, host: &str) -> String {
-        status(&self.ask(&request(method, path, host)).await).to_owned()
-    }
-}
-
-fn request(method: &str, path: &str, host: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-}
-
-fn status(answer: &str) -> &str {
-    answer.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ")
-}
-
-fn body(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
-}
-
-async fn rest_of(connection: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).await?;
-    Ok(String::from_utf8(answer).unwrap())
-}
 
 #[tokio::test]
 async fn only_get_and_head_are_allowed() {
@@ -215,55 +137,6 @@ async fn a_request_has_a_small_head_and_no_body() {
     let head =
         "GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1000000000\r\n\r\n";
     assert_eq!(status(&served.ask(head).await), "413 Payload Too Large");
-}
-
-/// Sends the head of a request so slowly that it never ends, and connects again when it is
-/// disconnected.
-async fn send_slowly(address: SocketAddr) {
-    loop {
-        let Ok(mut connection) = TcpStream::connect(address).await else { continue };
-        while connection.write_all(b"GET /hello HTTP/1.1\r\nX: ").await.is_ok() {
-            let mut answer = [0; 64];
-            let waiting = connection.read(&mut answer);
-            if let Ok(Ok(0) | Err(_)) = tokio::time::timeout(Duration::from_millis(200), waiting).await {
-                break;
-            }
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn health_answers_within_a_second_while_three_hundred_clients_are_slow() {
-    let served = serve(localhost()).await;
-    let clients: Vec<_> = (0..TOO_MANY).map(|_| tokio::spawn(send_slowly(served.address))).collect();
-    // The clients share this process and the machine, so only the fastest answer has the limit.
-    let mut fastest = Duration::MAX;
-    for path in ["/healthz", "/hello", "/healthz", "/hello", "/healthz"] {
-        let asked = Instant::now();
-        assert_eq!(served.status("GET", path, "localhost").await, "200 OK", "{path}");
-        if path == "/healthz" {
-            fastest = fastest.min(asked.elapsed());
-        }
-    }
-    assert!(fastest < MAX_HEALTH_TIME, "{fastest:?}");
-    clients.iter().for_each(JoinHandle::abort);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn health_answers_within_a_second_while_three_hundred_requests_hang() {
-    let served = serve(localhost()).await;
-    let mut clients = Vec::new();
-    for _ in 0..TOO_MANY {
-        let mut connection = served.connect().await;
-        connection.write_all(request("GET", "/hangs", "localhost").as_bytes()).await.unwrap();
-        clients.push(connection);
-    }
-    let asked = Instant::now();
-    assert_eq!(served.status("GET", "/healthz", "localhost").await, "200 OK");
-    assert!(asked.elapsed() < MAX_HEALTH_TIME, "{:?}", asked.elapsed());
-    let busy = served.get("/hello").await;
-    assert_eq!(status(&busy), "503 Service Unavailable");
-    assert!(busy.contains("\r\nretry-after: 1\r\n"), "{busy}");
 }
 
 #[tokio::test(start_paused = true)]

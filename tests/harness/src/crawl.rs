@@ -127,6 +127,8 @@ pub struct Harness {
 struct ApiState {
     /// Groups that existed at every request since the last crawl began.
     existing: BTreeMap<String, ExistingGroup>,
+    /// The revision of the API's groups that `existing` was last compared with, if any.
+    compared_revision: Option<u64>,
     actions: Vec<(u64, ScriptedAction)>,
     /// True if the lists are consistently wrong. Without `deletion.confirm` that excuses a wrong
     /// deletion.
@@ -214,6 +216,7 @@ impl Harness {
 
     fn install_request_hook(&self) {
         let (api_state, clock) = (Arc::clone(&self.api_state), self.clock.clone());
+        lock(&api_state).compared_revision = None;
         self.api.on_request(move |api, request| {
             clock.set(clock.now() + Duration::from_secs(1));
             let due: Vec<ScriptedAction> = {
@@ -231,6 +234,11 @@ impl Harness {
 
 impl ApiState {
     fn retain_existing(&mut self, api: &SimulatedApp) {
+        // Read first: a change between the two reads is compared again at the next request.
+        let revision = Some(api.revision());
+        if std::mem::replace(&mut self.compared_revision, revision) == revision {
+            return;
+        }
         let truth = api.truth();
         self.existing.retain(|id, existing| {
             let group_type = truth.get(id);
@@ -602,7 +610,9 @@ impl Harness {
         self.clock.set(self.clock.now() + Duration::from_hours(1));
         let existing = |group_type| ExistingGroup { group_type, retyped: false };
         let truth = self.api.truth().into_iter();
-        lock(&self.api_state).existing = truth.map(|(id, group_type)| (id, existing(group_type))).collect();
+        let mut api_state = lock(&self.api_state);
+        api_state.existing = truth.map(|(id, group_type)| (id, existing(group_type))).collect();
+        api_state.compared_revision = None;
     }
 }
 

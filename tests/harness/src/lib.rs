@@ -7,6 +7,7 @@ pub mod cli;
 pub mod crawl;
 pub mod daemon;
 pub mod dashboard;
+pub mod listener;
 pub mod log;
 pub mod network;
 pub mod postgres;

@@ -56,6 +56,15 @@ impl ProgramHarness {
         std::fs::write(file, config + sections).unwrap();
     }
 
+    /// Replaces the page limit of [`Self::with_groups`].
+    pub fn set_page_limit(&self, page_limit: u32) {
+        let file = self.folder.path().join("config.toml");
+        let config = std::fs::read_to_string(&file).unwrap();
+        assert!(config.contains("page_limit = 3\n"), "{config}");
+        let page_limit = format!("page_limit = {page_limit}\n");
+        std::fs::write(file, config.replace("page_limit = 3\n", &page_limit)).unwrap();
+    }
+
     pub fn write_secret(&self, file: &str, secret: &str) {
         use std::os::unix::fs::PermissionsExt as _;
         let file = self.folder.path().join(file);
