@@ -2,16 +2,21 @@
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_util::either::Either;
 
 use crate::model::ListenAddress;
 
+/// Maximum number of TCP connections that wait to be accepted. If the queue is full, the kernel drops
+/// the SYN of a client, which sends it again only a second later. The default of 128 is too small
+/// for 300 clients that reconnect at once.
+const BACKLOG: u32 = 1024;
 /// Timeout for the check whether a process listens on an existing Unix socket. After a timeout the
 /// socket counts as in use.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,7 +45,7 @@ pub(super) type Stream = Either<TcpStream, UnixStream>;
 impl Socket {
     pub(super) async fn bind(address: &ListenAddress) -> io::Result<Self> {
         match address {
-            ListenAddress::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            ListenAddress::Tcp(address) => bind_tcp(*address).map(Self::Tcp),
             ListenAddress::Unix(path) => UnixSocket::bind(path).await.map(Self::Unix),
         }
     }
@@ -59,6 +64,14 @@ impl Socket {
             Self::Unix(socket) => Ok(Either::Right(socket.listener.accept().await?.0)),
         }
     }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Otherwise a restart fails while connections of the previous process are in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl UnixSocket {

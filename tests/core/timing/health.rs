@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use harness::listener::{ServedPages, TOO_MANY, localhost, request, serve, status};
+use harness::listener::{ServedPages, TOO_MANY, localhost, loopback, request, serve, status};
+use tim_group_sync::model::ListenAddress;
+use tim_group_sync::web::Listener;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::MACHINE;
 
@@ -21,6 +23,19 @@ async fn assert_answers_in_time(served: &ServedPages, path: &str) {
     assert!(asked.elapsed() < MAX_TIME, "{path} {:?}", asked.elapsed());
 }
 
+#[tokio::test]
+async fn three_hundred_clients_that_connect_at_once_wait_in_the_queue_of_the_listener() {
+    let _exclusive = MACHINE.write().await;
+    // Without `serve`, no connection is accepted.
+    let listener = Listener::bind("metrics.listen", loopback()).await.unwrap();
+    let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
+    let mut clients = Vec::new();
+    for n in 0..TOO_MANY {
+        let client = timeout(MAX_TIME, TcpStream::connect(address)).await;
+        clients.push(client.unwrap_or_else(|_| panic!("client {n} is not queued")).unwrap());
+    }
+}
+
 /// Sends the head of a request so slowly that it never ends, and connects again when it is
 /// disconnected.
 async fn send_slowly(address: SocketAddr) {
@@ -29,7 +44,7 @@ async fn send_slowly(address: SocketAddr) {
         while connection.write_all(b"GET /hello HTTP/1.1\r\nX: ").await.is_ok() {
             let mut answer = [0; 64];
             let waiting = connection.read(&mut answer);
-            if let Ok(Ok(0) | Err(_)) = tokio::time::timeout(Duration::from_millis(200), waiting).await {
+            if let Ok(Ok(0) | Err(_)) = timeout(Duration::from_millis(200), waiting).await {
                 break;
             }
         }
