@@ -6,7 +6,6 @@ use std::process::Stdio;
 
 use harness::cli::{CliHarness, get, rows};
 use harness::store::TestDatabase;
-use tim_group_sync::store::DatabaseLocation;
 
 /// The width of the narrowest usual terminal.
 const COLUMNS: usize = 80;
@@ -63,31 +62,34 @@ async fn a_second_demo_does_not_touch_the_database_of_a_running_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_that_was_killed_in_its_first_moments_can_be_run_again() {
-    let cli = CliHarness::new().await;
-    let again = async |state: &str| {
-        let ended = cli.run(&["demo", "--groups", "100", "--database", "sqlite:groups.db"]).await;
-        assert_eq!(ended.code, Some(0), "{state}: {ended:?}");
-        for side in ["", "-wal", "-shm"] {
-            let _ = std::fs::remove_file(cli.path(&format!("groups.db{side}")));
-        }
-    };
-    std::fs::write(cli.path("groups.db"), "").unwrap();
-    again("before the tables").await;
-    std::fs::write(cli.path("groups.db"), "").unwrap();
-    let database = DatabaseLocation::Sqlite(cli.path("groups.db"));
+    let demo = ["demo", "--groups", "100", "--database", "sqlite:groups.db"];
     let record = "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT)";
-    TestDatabase::execute(&database, record).await;
-    again("in a migration").await;
-    std::fs::write(cli.path("groups.db"), "").unwrap();
     let tables = include_str!("../../../migrations/sqlite/0001_tables.sql");
-    TestDatabase::execute(&database, &format!("{record}; {tables}")).await;
-    again("between the migrations").await;
-    assert_eq!(cli.run(&["migrate"]).await.code, Some(0));
-    again("before the first crawl").await;
+    let first_migration = format!("{record}; {tables}");
+    // Runs the demo on a file in which a killed demo has executed these statements.
+    let again = async |state: &str, sql: &str| {
+        let cli = CliHarness::new().await;
+        TestDatabase::execute_in_new(&cli.path("groups.db"), sql).await;
+        let ended = cli.run(&demo).await;
+        assert_eq!(ended.code, Some(0), "{state}: {ended:?}");
+    };
+    let migrated = async || {
+        let cli = CliHarness::new().await;
+        assert_eq!(cli.run(&["migrate"]).await.code, Some(0));
+        let ended = cli.run(&demo).await;
+        assert_eq!(ended.code, Some(0), "before the first crawl: {ended:?}");
+    };
+    // A demo takes five seconds, because it waits between its requests.
+    tokio::join!(
+        again("before the tables", ""),
+        again("in a migration", record),
+        again("between the migrations", &first_migration),
+        migrated(),
+    );
 
-    std::fs::write(cli.path("groups.db"), "").unwrap();
-    TestDatabase::execute(&database, "CREATE TABLE mine (x INT)").await;
-    let refused = cli.run(&["demo", "--groups", "100", "--database", "sqlite:groups.db"]).await;
+    let cli = CliHarness::new().await;
+    TestDatabase::execute_in_new(&cli.path("groups.db"), "CREATE TABLE mine (x INT)").await;
+    let refused = cli.run(&demo).await;
     assert!(
         refused.code == Some(1) && refused.stderr.contains("is not the database of an earlier demo"),
         "{refused:?}"

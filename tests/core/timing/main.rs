@@ -1,4 +1,4 @@
-//! Upper limits of real elapsed time: health checks under load, and stops.
+//! Upper limits of real elapsed time: health checks under load, retries, and stops.
 //!
 //! These tests have a target of their own, because cargo runs targets one after another. So the
 //! tests of other topics do not delay them.
@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
 mod health;
+mod retry;
 mod stops;
 
 use tokio::sync::RwLock;

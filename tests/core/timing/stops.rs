@@ -11,9 +11,8 @@ use harness::program::Service;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
-use tim_group_sync::daemon::Phase;
 use tim_group_sync::lifecycle::Ending;
-use tim_group_sync::simulator::{At, Fault};
+use tim_group_sync::simulator::At;
 
 use crate::MACHINE;
 
@@ -185,22 +184,4 @@ async fn a_request_without_an_answer_is_aborted_two_seconds_after_the_stop_and_n
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
     assert_eq!(harness.crawls().await, ["catch_up 08:00 cancelled"]);
     assert_eq!(harness.api.requests().len(), 3);
-}
-
-#[tokio::test]
-async fn a_stop_ends_the_pause_before_a_retry() {
-    let _exclusive = MACHINE.write().await;
-    let harness = DaemonHarness::new().await;
-    let spec = AppSpec { catch_up: true, retry_for: Duration::from_secs(60), ..PROD };
-    harness.api.script(At::Every, Fault::ErrorCode(10002));
-    let mut daemon = harness.start(&spec);
-    daemon
-        .wait_until("a pause", |state| match &state.phase {
-            Phase::Crawling { progress, .. } => progress.waiting.is_some(),
-            _ => false,
-        })
-        .await;
-    let asked = Instant::now();
-    assert_eq!(daemon.stop().await, Ending::Requested);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }

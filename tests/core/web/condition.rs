@@ -311,7 +311,8 @@ async fn the_next_crawl_of_a_refused_app_is_the_same_for_the_page_and_for_status
 async fn the_next_crawl_of_a_failed_app_is_the_same_for_the_page_and_for_status() {
     let harness = DaemonHarness::new().await;
     harness.api.script(At::Every, Fault::ErrorCode(10002));
-    let mut daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
+    let retry_for = Duration::from_millis(50);
+    let mut daemon = harness.start(&AppSpec { catch_up: true, retry_for, ..PROD });
     daemon.wait_for_crawl_status("failed").await;
     assert_next_crawls_agree(&harness, &daemon, "2026-03-10T08:21:00Z").await;
     harness.set_clock("08:21:00");
