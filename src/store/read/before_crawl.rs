@@ -115,9 +115,9 @@ impl Store {
 
     /// Returns the results of earlier crawls that the next crawl of the app needs.
     pub async fn crawl_history(&self, app: AppId) -> Result<CrawlHistory, StoreError> {
-        const DOING: &str = "read the app's earlier crawls";
-        let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
-        let leftover: Option<(i64,)> = self.fetch_optional(DOING, LAST_LEFTOVER, &values![app.0]).await?;
+        const ACTION: &str = "read the app's earlier crawls";
+        let last_end: Option<(i64, i64)> = self.fetch_optional(ACTION, LAST_END, &values![app.0]).await?;
+        let leftover: Option<(i64,)> = self.fetch_optional(ACTION, LAST_LEFTOVER, &values![app.0]).await?;
         Ok(CrawlHistory {
             crawled_before: last_end.is_some(),
             leftover_last_time: leftover.is_some_and(|(groups,)| groups > 0),
@@ -127,26 +127,26 @@ impl Store {
 
     /// Returns the start of the app's last crawl that reached its end.
     pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
-        const DOING: &str = "read when the app was crawled last";
-        let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
+        const ACTION: &str = "read when the app was crawled last";
+        let last_end: Option<(i64, i64)> = self.fetch_optional(ACTION, LAST_END, &values![app.0]).await?;
         Ok(last_end.and_then(|(started_at, _)| DateTime::from_timestamp_millis(started_at)))
     }
 
     /// Returns the ends of the app's last crawls before `crawl`.
     pub async fn last_ends_before(&self, app: AppId, crawl: CrawlId) -> Result<LastEnds, StoreError> {
-        const DOING: &str = "read when the app was crawled last";
+        const ACTION: &str = "read when the app was crawled last";
         let (ended, completed): (Option<i64>, Option<i64>) =
-            self.fetch_one(DOING, ENDED_BEFORE, &values![app.0, crawl.0]).await?;
+            self.fetch_one(ACTION, ENDED_BEFORE, &values![app.0, crawl.0]).await?;
         let time = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
         Ok(LastEnds { ended: time(ended), completed: time(completed) })
     }
 
     /// Returns when the statistics of an app were last fetched, and whether this day is stored.
     pub async fn statistics_read(&self, app: AppId, day: NaiveDate) -> Result<StatisticsRead, StoreError> {
-        const DOING: &str = "read when the app's statistics were fetched";
+        const ACTION: &str = "read when the app's statistics were fetched";
         let day = day.to_string();
         let (last, days): (Option<i64>, i64) =
-            self.fetch_one(DOING, STATISTICS_READ, &values![app.0, &day]).await?;
+            self.fetch_one(ACTION, STATISTICS_READ, &values![app.0, &day]).await?;
         Ok(StatisticsRead { last: last.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
     }
 }

@@ -67,12 +67,12 @@ impl Store {
         refresh: TimeDelta,
         limit: usize,
     ) -> Result<DueDetails, StoreError> {
-        const DOING: &str = "find groups whose details are due";
+        const ACTION: &str = "find groups whose details are due";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let state: Option<(i64,)> = self.fetch_optional(DOING, LAST_EVENT, &values![app.0]).await?;
+        let state: Option<(i64,)> = self.fetch_optional(ACTION, LAST_EVENT, &values![app.0]).await?;
         let Some((last_event,)) = state else { return Ok(DueDetails::NotStarted) };
         let new = values![app.0, last_event, limit.min(MAX_EVENTS)];
-        let events: Vec<(i64, String, bool)> = self.fetch_all(DOING, NEW_EVENTS, &new).await?;
+        let events: Vec<(i64, String, bool)> = self.fetch_all(ACTION, NEW_EVENTS, &new).await?;
         if let Some((last_event, ..)) = events.last() {
             let ids: BTreeSet<&str> =
                 events.iter().filter(|(.., appears)| *appears).map(|(_, id, _)| id.as_str()).collect();
@@ -82,15 +82,17 @@ impl Store {
         }
         let oldest = values![app.0, now.timestamp_millis()];
         let range: Option<(String, i64, Option<String>)> =
-            self.fetch_optional(DOING, OLDEST_RANGE, &oldest).await?;
+            self.fetch_optional(ACTION, OLDEST_RANGE, &oldest).await?;
         let Some((after, refreshed_at, end)) = range else { return Ok(DueDetails::NotStarted) };
         let due_at = DateTime::from_timestamp_millis(refreshed_at).unwrap_or_default() + refresh;
         if due_at > now {
             return Ok(DueDetails::Nothing { until: due_at });
         }
         let ids: Vec<(String,)> = match &end {
-            Some(end) => self.fetch_all(DOING, LIVE_IDS_BETWEEN, &values![app.0, &after, limit, end]).await?,
-            None => self.fetch_all(DOING, LIVE_IDS_AFTER, &values![app.0, &after, limit]).await?,
+            Some(end) => {
+                self.fetch_all(ACTION, LIVE_IDS_BETWEEN, &values![app.0, &after, limit, end]).await?
+            }
+            None => self.fetch_all(ACTION, LIVE_IDS_AFTER, &values![app.0, &after, limit]).await?,
         };
         let is_full = i64::try_from(ids.len()).unwrap_or(i64::MAX) == limit;
         let ids: Vec<String> = ids.into_iter().map(|(id,)| id).collect();

@@ -30,15 +30,15 @@ impl Store {
     /// Returns the events of an app after a cursor, at most `limit`. The cursor 0 starts with the
     /// oldest event.
     pub async fn events_after(&self, app: AppId, after: i64, limit: i64) -> Result<EventsAfter, StoreError> {
-        const DOING: &str = "read the events after a cursor";
+        const ACTION: &str = "read the events after a cursor";
         let events: Vec<GroupEvent> =
-            self.fetch_all(DOING, EVENTS_AFTER, &values![app.0, after, limit]).await?;
+            self.fetch_all(ACTION, EVENTS_AFTER, &values![app.0, after, limit]).await?;
         // Read after the events, so that a removal in between is noticed.
-        let removed: Option<(i64,)> = self.fetch_optional(DOING, LAST_REMOVED, &values![app.0]).await?;
+        let removed: Option<(i64,)> = self.fetch_optional(ACTION, LAST_REMOVED, &values![app.0]).await?;
         match removed {
             Some((last_removed,)) if after > 0 && after < last_removed => {
                 let (oldest,): (Option<i64>,) =
-                    self.fetch_one(DOING, OLDEST_AFTER, &values![app.0, after]).await?;
+                    self.fetch_one(ACTION, OLDEST_AFTER, &values![app.0, after]).await?;
                 Ok(EventsAfter::Removed { continue_after: oldest.map_or(last_removed, |oldest| oldest - 1) })
             }
             _ => Ok(EventsAfter::Events(events)),

@@ -219,13 +219,14 @@ impl Store {
         app: AppId,
         page: KeysetPage,
     ) -> Result<(Vec<TypeCount>, Option<i64>), StoreError> {
-        const DOING: &str = "list the counts of an app's types";
+        const ACTION: &str = "list the counts of an app's types";
         let KeysetPage { before, limit } = page;
-        let crawls: Vec<(i64,)> = self.fetch_all(DOING, ENDED_CRAWLS, &values![app.0, before, limit]).await?;
+        let crawls: Vec<(i64,)> =
+            self.fetch_all(ACTION, ENDED_CRAWLS, &values![app.0, before, limit]).await?;
         let (Some((newest,)), Some((oldest,))) = (crawls.first().copied(), crawls.last().copied()) else {
             return Ok((Vec::new(), None));
         };
-        let counts = self.fetch_all(DOING, TYPE_COUNTS, &values![app.0, oldest, newest]).await?;
+        let counts = self.fetch_all(ACTION, TYPE_COUNTS, &values![app.0, oldest, newest]).await?;
         let more = i64::try_from(crawls.len()).is_ok_and(|found| found == limit);
         Ok((counts, more.then_some(oldest)))
     }
@@ -238,12 +239,12 @@ impl Store {
         before: &str,
         days: i64,
     ) -> Result<(Vec<DailyCount>, Option<String>), StoreError> {
-        const DOING: &str = "list an app's days";
-        let found: Vec<(String,)> = self.fetch_all(DOING, DAYS, &values![app.0, before, days]).await?;
+        const ACTION: &str = "list an app's days";
+        let found: Vec<(String,)> = self.fetch_all(ACTION, DAYS, &values![app.0, before, days]).await?;
         let (Some((newest,)), Some((oldest,))) = (found.first(), found.last()) else {
             return Ok((Vec::new(), None));
         };
-        let counts = self.fetch_all(DOING, DAILY_COUNTS, &values![app.0, oldest, newest]).await?;
+        let counts = self.fetch_all(ACTION, DAILY_COUNTS, &values![app.0, oldest, newest]).await?;
         let more = i64::try_from(found.len()).is_ok_and(|found| found == days);
         Ok((counts, more.then(|| oldest.clone())))
     }
@@ -255,12 +256,12 @@ impl Store {
         group_id: Option<&str>,
         page: KeysetPage,
     ) -> Result<Vec<GroupEvent>, StoreError> {
-        const DOING: &str = "list events";
+        const ACTION: &str = "list events";
         let KeysetPage { before, limit } = page;
         match group_id {
-            None => self.fetch_all(DOING, EVENTS, &values![app.0, before, limit]).await,
+            None => self.fetch_all(ACTION, EVENTS, &values![app.0, before, limit]).await,
             Some(group_id) => {
-                self.fetch_all(DOING, EVENTS_OF_GROUP, &values![app.0, before, limit, group_id]).await
+                self.fetch_all(ACTION, EVENTS_OF_GROUP, &values![app.0, before, limit, group_id]).await
             }
         }
     }

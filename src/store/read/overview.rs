@@ -223,14 +223,14 @@ impl AppRow {
 impl Store {
     /// Returns the state of every app in the database, ordered by name.
     pub async fn overview(&self) -> Result<Vec<AppOverview>, StoreError> {
-        const DOING: &str = "read the state of the apps";
-        let apps: Vec<AppRow> = self.fetch_all(DOING, APPS, &[]).await?;
-        let types: Vec<TypeOverview> = self.fetch_all(DOING, TYPES, &[]).await?;
-        let crawls: Vec<Crawl> = self.fetch_all(DOING, CRAWLS, &[]).await?;
+        const ACTION: &str = "read the state of the apps";
+        let apps: Vec<AppRow> = self.fetch_all(ACTION, APPS, &[]).await?;
+        let types: Vec<TypeOverview> = self.fetch_all(ACTION, TYPES, &[]).await?;
+        let crawls: Vec<Crawl> = self.fetch_all(ACTION, CRAWLS, &[]).await?;
         let crawls: BTreeMap<i64, Crawl> = crawls.into_iter().map(|crawl| (crawl.crawl_id, crawl)).collect();
         // A held group is missing. If no group is missing, the table of groups is not read.
         let held = if types.iter().any(|of_type| of_type.missing_count > 0) {
-            held_by_crawl(self.fetch_all(DOING, HELD, &[]).await?)
+            held_by_crawl(self.fetch_all(ACTION, HELD, &[]).await?)
         } else {
             Vec::new()
         };

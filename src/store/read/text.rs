@@ -2,7 +2,7 @@
 
 use sqlx::{Column as _, ColumnIndex, Decode, Row, Type};
 
-use crate::store::engine::{Attempted as _, Engine, Store, StoreError};
+use crate::store::engine::{Engine, Store, StoreError, WithAction as _};
 
 /// The names of the columns, and the rows.
 type Texts = (Vec<String>, Vec<Vec<String>>);
@@ -16,15 +16,15 @@ impl Store {
                 let rows = sqlx::raw_sql(sql).fetch_all(file.readers()?).await;
                 rows.and_then(|rows| texts(&rows))
             }
-            Engine::Postgres(server) => match server.begin_to_read().await {
+            Engine::Postgres(server) => match server.begin_read_only().await {
                 Ok(mut tx) => {
-                    let rows = tx.run(sql.to_owned()).await;
+                    let rows = tx.run_sql(sql.to_owned()).await;
                     rows.and_then(|rows| texts(&rows))
                 }
                 Err(error) => Err(error),
             },
         };
-        texts.attempted("run a query")
+        texts.with_action("run a query")
     }
 }
 

@@ -22,12 +22,12 @@ use super::sources::{
     POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, newest, quoted, with_schema_names,
 };
 use crate::store::engine::{
-    Attempted as _, Engine, PgTransaction, Schema, Server, SqliteFile, Store, StoreError, TransactionRetry,
+    Engine, PgTransaction, Schema, Server, SqliteFile, Store, StoreError, TransactionRetry, WithAction as _,
     beside, query, query_as,
 };
 use crate::store::lease::FileLock;
 
-const DOING: &str = "bring the database's tables up to date";
+const ACTION: &str = "bring the database's tables up to date";
 
 const APPLIED: &str = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
 const RECORD_APPLIED: &str = "
@@ -108,15 +108,15 @@ impl Store {
     /// Checks that the connection's role has the rights to create or upgrade the tables. Changes
     /// nothing.
     pub async fn check_migratable(&self) -> Result<(), StoreError> {
-        const DOING: &str = "read what the database's role may do";
+        const ACTION: &str = "read what the database's role may do";
         let Engine::Postgres(server) = &self.engine else { return Ok(()) };
         let schema = &server.database.schema;
-        let mut tx = server.begin_to_read().await.attempted(DOING)?;
+        let mut tx = server.begin_read_only().await.with_action(ACTION)?;
         Rights::read(&mut tx, schema).await?.require_migration_rights(schema)?;
         if let Some(role) = &server.database.reader_role {
             check_role(&mut tx, role).await?;
         }
-        tx.commit().await.attempted(DOING)
+        tx.commit().await.with_action(ACTION)
     }
 }
 
@@ -174,7 +174,7 @@ async fn warn_about_blocking_sessions(server: &Server) {
 
 async fn users_of_tables(server: &Server) -> Result<Option<String>, sqlx::Error> {
     let schema = &server.database.schema;
-    let mut tx = server.begin_to_read().await?;
+    let mut tx = server.begin_read_only().await?;
     let users = query_as(USERS_OF_TABLES).bind(schema.public()).bind(schema.private());
     let (users,): (Option<String>,) = tx.fetch_one(users).await?;
     tx.commit().await?;
@@ -183,10 +183,10 @@ async fn users_of_tables(server: &Server) -> Result<Option<String>, sqlx::Error>
 
 async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
     let schema = &server.database.schema;
-    let mut tx = server.begin().await.attempted(DOING)?;
+    let mut tx = server.begin().await.with_action(ACTION)?;
     let pending = pending_migrations(&mut tx, schema).await?;
     if !pending.is_empty() {
-        tx.expect_rows(MIGRATED_ROWS).await.attempted(DOING)?;
+        tx.expect_rows(MIGRATED_ROWS).await.with_action(ACTION)?;
         run(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
         for absent in Rights::read(&mut tx, schema).await?.require_migration_rights(schema)? {
             run(&mut tx, format!("CREATE SCHEMA {}", quoted(&absent))).await?;
@@ -198,13 +198,13 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
             .bind(migration.version)
             .bind(&*migration.description)
             .bind(&*migration.checksum);
-        tx.execute(record, 0).await.attempted(DOING)?;
+        tx.execute(record, 0).await.with_action(ACTION)?;
         run(&mut tx, with_schema_names(migration.sql.as_str(), schema)).await?;
     }
     if let Some(role) = &server.database.reader_role {
         grant_views(&mut tx, schema, role).await?;
     }
-    tx.commit().await.attempted(DOING)
+    tx.commit().await.with_action(ACTION)
 }
 
 /// Returns the migrations of this program that the database lacks.
@@ -238,6 +238,6 @@ async fn applied_to(tx: &mut PgTransaction, schema: &Schema) -> Result<BTreeMap<
     let rights = Rights::read(tx, schema).await?;
     rights.require_usage(&schema.private())?;
     let applied: Vec<(i64, Vec<u8>)> =
-        tx.fetch_all(query_as(APPLIED_WITH_CHECKSUMS), 0).await.attempted(DOING)?;
+        tx.fetch_all(query_as(APPLIED_WITH_CHECKSUMS), 0).await.with_action(ACTION)?;
     Ok(applied.into_iter().collect())
 }

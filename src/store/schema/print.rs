@@ -9,7 +9,7 @@ use super::rights::grant_select;
 use super::sources::{
     POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, SQLITE_RECORD, VIEWS, quoted, with_schema_names,
 };
-use crate::store::engine::{Attempted as _, DatabaseLocation, Engine, PostgresDatabase, Store, StoreError};
+use crate::store::engine::{DatabaseLocation, Engine, PostgresDatabase, Store, StoreError, WithAction as _};
 
 const UP_TO_DATE: &str = "-- Nothing to apply: the tables are up to date.\n";
 
@@ -37,11 +37,11 @@ impl Store {
                 Ok(if pending.is_empty() { UP_TO_DATE.to_owned() } else { sqlite_sql(pending.into_iter()) })
             }
             Engine::Postgres(server) => {
-                const DOING: &str = "read which migrations were applied";
+                const ACTION: &str = "read which migrations were applied";
                 let database = &server.database;
-                let mut tx = server.begin_to_read().await.attempted(DOING)?;
+                let mut tx = server.begin_read_only().await.with_action(ACTION)?;
                 let pending = pending_migrations(&mut tx, &database.schema).await?;
-                tx.commit().await.attempted(DOING)?;
+                tx.commit().await.with_action(ACTION)?;
                 Ok(if pending.is_empty() {
                     UP_TO_DATE.to_owned()
                 } else {

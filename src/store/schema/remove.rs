@@ -5,7 +5,9 @@ use std::path::Path;
 
 use super::rights::{has_record, run};
 use super::sources::{VIEWS, quoted};
-use crate::store::engine::{Attempted as _, DatabaseLocation, Engine, InUse, Store, StoreError, query_as};
+use crate::store::engine::{
+    DatabaseLocation, Engine, InUseLock, Store, StoreError, WithAction as _, query_as,
+};
 
 /// Counts the relations in both schemas. Also counts relations that this program did not create and
 /// that `DROP SCHEMA … CASCADE` would remove: those in the public schema other than its views, and
@@ -41,7 +43,7 @@ impl Store {
         if !path.exists() {
             return Ok(true);
         }
-        let _alone = InUse::lock_exclusive(path)?;
+        let _alone = InUseLock::lock_exclusive(path)?;
         let Ok(store) = Self::open_to_read(&DatabaseLocation::Sqlite(path.to_owned())).await else {
             return Ok(false);
         };
@@ -76,11 +78,11 @@ impl Store {
     /// Returns whether another demo is connected to the PostgreSQL database. The sessions of demos
     /// have names with this prefix.
     pub async fn is_used_by_another_demo(&self, prefix: &str) -> Result<bool, StoreError> {
-        const DOING: &str = "look for other demos";
+        const ACTION: &str = "look for other demos";
         let Engine::Postgres(server) = &self.engine else { return Ok(false) };
-        let mut tx = server.begin_to_read().await.attempted(DOING)?;
-        let (others,): (i64,) = tx.fetch_one(query_as(OTHER_DEMOS).bind(prefix)).await.attempted(DOING)?;
-        tx.commit().await.attempted(DOING)?;
+        let mut tx = server.begin_read_only().await.with_action(ACTION)?;
+        let (others,): (i64,) = tx.fetch_one(query_as(OTHER_DEMOS).bind(prefix)).await.with_action(ACTION)?;
+        tx.commit().await.with_action(ACTION)?;
         Ok(others > 0)
     }
 
@@ -88,16 +90,16 @@ impl Store {
     /// this host. Otherwise removes nothing and returns false. Returns true if the schemas do not
     /// exist.
     pub async fn remove_schemas_of(&self, app: &str, host: &str) -> Result<bool, StoreError> {
-        const DOING: &str = "remove the tables of an earlier demo";
+        const ACTION: &str = "remove the tables of an earlier demo";
         // The caller removes the file of an SQLite database.
         let Engine::Postgres(server) = &self.engine else { return Ok(false) };
         let schema = &server.database.schema;
-        let mut tx = server.begin().await.attempted(DOING)?;
+        let mut tx = server.begin().await.with_action(ACTION)?;
         let counting = query_as(RELATIONS)
             .bind(schema.public())
             .bind(schema.private())
             .bind(VIEWS.map(str::to_owned).to_vec());
-        let (relations, others): (i64, i64) = tx.fetch_one(counting).await.attempted(DOING)?;
+        let (relations, others): (i64, i64) = tx.fetch_one(counting).await.with_action(ACTION)?;
         if relations == 0 {
             return Ok(true);
         }
@@ -105,13 +107,13 @@ impl Store {
             return Ok(false);
         }
         let (others,): (i64,) =
-            tx.fetch_one(query_as(FOREIGN_ROWS).bind(app).bind(host)).await.attempted(DOING)?;
+            tx.fetch_one(query_as(FOREIGN_ROWS).bind(app).bind(host)).await.with_action(ACTION)?;
         if others > 0 {
             return Ok(false);
         }
         let (public, private) = (quoted(schema.public()), quoted(&schema.private()));
         run(&mut tx, format!("DROP SCHEMA {public}, {private} CASCADE")).await?;
-        tx.commit().await.attempted(DOING)?;
+        tx.commit().await.with_action(ACTION)?;
         Ok(true)
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::sources::{VIEWS, quoted};
-use crate::store::engine::{Attempted as _, Intent, PgTransaction, Schema, Server, StoreError, query_as};
+use crate::store::engine::{Intent, PgTransaction, Schema, Server, StoreError, WithAction as _, query_as};
 
-const DOING: &str = "read what the database's role may do";
+const ACTION: &str = "read what the database's role may do";
 
 /// Returns the existing schemas, and whether the role may use them and create objects in them.
 const SCHEMAS: &str = "
@@ -45,13 +45,13 @@ const MAY_USE_SCHEMA: &str = "SELECT has_schema_privilege($1, $2, 'USAGE')";
 
 /// Runs SQL whose names are all validated or quoted.
 pub(super) async fn run(tx: &mut PgTransaction, sql: String) -> Result<(), StoreError> {
-    tx.run(sql).await.attempted(DOING).map(|_| ())
+    tx.run_sql(sql).await.with_action(ACTION).map(|_| ())
 }
 
 /// Returns true if the table that records migrations exists. Needs no rights on the schema.
 pub(super) async fn has_record(tx: &mut PgTransaction, schema: &Schema) -> Result<bool, StoreError> {
     let (records,): (i64,) =
-        tx.fetch_one(query_as(HAS_RECORD).bind(schema.private())).await.attempted(DOING)?;
+        tx.fetch_one(query_as(HAS_RECORD).bind(schema.private())).await.with_action(ACTION)?;
     Ok(records > 0)
 }
 
@@ -69,11 +69,11 @@ pub(super) struct Rights {
 impl Rights {
     pub(super) async fn read(tx: &mut PgTransaction, schema: &Schema) -> Result<Self, StoreError> {
         let both = query_as(SCHEMAS).bind(schema.public()).bind(schema.private());
-        let schemas: Vec<(String, bool, bool)> = tx.fetch_all(both, 0).await.attempted(DOING)?;
+        let schemas: Vec<(String, bool, bool)> = tx.fetch_all(both, 0).await.with_action(ACTION)?;
         let (may_create_schemas, database, role): (bool, String, String) =
-            tx.fetch_one(query_as(MAY_CREATE_SCHEMA)).await.attempted(DOING)?;
+            tx.fetch_one(query_as(MAY_CREATE_SCHEMA)).await.with_action(ACTION)?;
         let other_owner: Option<(String,)> =
-            tx.fetch_optional(query_as(OTHER_OWNER).bind(schema.private())).await.attempted(DOING)?;
+            tx.fetch_optional(query_as(OTHER_OWNER).bind(schema.private())).await.with_action(ACTION)?;
         let other_owner = other_owner.map(|(owner,)| owner);
         let schemas = schemas.into_iter().map(|(name, using, creating)| (name, (using, creating))).collect();
         Ok(Self { role, database, may_create_schemas, schemas, other_owner })
@@ -118,14 +118,14 @@ impl Rights {
 /// own.
 pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
     let schema = &server.database.schema;
-    let mut tx = server.begin_to_read().await.attempted("read what the database's role may do")?;
+    let mut tx = server.begin_read_only().await.with_action("read what the database's role may do")?;
     if !has_record(&mut tx, schema).await? {
         return Err(StoreError::NotMigrated);
     }
     let rights = Rights::read(&mut tx, schema).await?;
     rights.require_usage(&schema.private())?;
     let (unreadable, unwritable): (i64, i64) =
-        tx.fetch_one(query_as(TABLES_WITHOUT_RIGHT).bind(schema.private())).await.attempted(DOING)?;
+        tx.fetch_one(query_as(TABLES_WITHOUT_RIGHT).bind(schema.private())).await.with_action(ACTION)?;
     let tables = format!("ON ALL TABLES IN SCHEMA {}", quoted(&schema.private()));
     if server.intent == Intent::Write && (unreadable, unwritable) != (0, 0) {
         return Err(rights.missing_right(&format!("SELECT, INSERT, UPDATE, DELETE {tables}")));
@@ -141,7 +141,7 @@ pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
 
 async fn check_sequences(tx: &mut PgTransaction, schema: &Schema, rights: &Rights) -> Result<(), StoreError> {
     let sequences = query_as(SEQUENCES_WITHOUT_RIGHT).bind(schema.private());
-    let (without_right,): (i64,) = tx.fetch_one(sequences).await.attempted(DOING)?;
+    let (without_right,): (i64,) = tx.fetch_one(sequences).await.with_action(ACTION)?;
     if without_right > 0 {
         let sequences = format!("ON ALL SEQUENCES IN SCHEMA {}", quoted(&schema.private()));
         return Err(rights.missing_right(&format!("SELECT, UPDATE {sequences}")));
@@ -150,7 +150,7 @@ async fn check_sequences(tx: &mut PgTransaction, schema: &Schema, rights: &Right
 }
 
 pub(super) async fn check_role(tx: &mut PgTransaction, role: &str) -> Result<(), StoreError> {
-    let (roles,): (i64,) = tx.fetch_one(query_as(ROLE_EXISTS).bind(role)).await.attempted(DOING)?;
+    let (roles,): (i64,) = tx.fetch_one(query_as(ROLE_EXISTS).bind(role)).await.with_action(ACTION)?;
     if roles == 0 {
         return Err(StoreError::NoSuchRole {
             role: role.to_owned(),
@@ -167,13 +167,13 @@ pub(super) async fn grant_views(
 ) -> Result<(), StoreError> {
     check_role(tx, role).await?;
     let may_use = query_as(MAY_USE_SCHEMA).bind(role).bind(schema.public());
-    let (may_use,): (bool,) = tx.fetch_one(may_use).await.attempted(DOING)?;
+    let (may_use,): (bool,) = tx.fetch_one(may_use).await.with_action(ACTION)?;
     if !may_use {
         run(tx, format!("GRANT USAGE ON SCHEMA {} TO {}", quoted(schema.public()), quoted(role))).await?;
     }
     let unreadable =
         query_as(UNREADABLE_VIEWS).bind(schema.public()).bind(role).bind(VIEWS.map(str::to_owned).to_vec());
-    let views: Vec<(String,)> = tx.fetch_all(unreadable, 0).await.attempted(DOING)?;
+    let views: Vec<(String,)> = tx.fetch_all(unreadable, 0).await.with_action(ACTION)?;
     if !views.is_empty() {
         run(tx, grant_select(schema, role, views.iter().map(|(view,)| view.as_str()))).await?;
     }

@@ -12,7 +12,7 @@ use super::copy::{self, CopyKind};
 use super::part::{Replacing, UnfinishedFile};
 use super::publish::{may_be_replaced, require_not_the_database};
 use crate::store::engine::lock_file::set_owner_like;
-use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
+use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
 
 /// The mode of the file until it gets the mode of the database.
 const PRIVATE: u32 = 0o600;
@@ -32,7 +32,7 @@ impl Store {
             Engine::Sqlite(file) => file,
             Engine::Postgres(server) => return Err(server.database.backup_by_server()),
         };
-        let failed = |doing| move |source| StoreError::Backup { doing, path: to.to_owned(), source };
+        let failed = |action| move |source| StoreError::Backup { action, path: to.to_owned(), source };
         require_not_the_database(to, file)?;
         let exists = fs::symlink_metadata(to).is_ok();
         if exists && !(replace && may_be_replaced(to, CopyKind::Backup).map_err(failed("inspect"))?) {
@@ -55,11 +55,11 @@ impl Store {
 }
 
 async fn write_backup(part: &UnfinishedFile, database: &SqliteFile) -> Result<Contents, StoreError> {
-    const DOING: &str = "back the database up";
-    copy::copy_into(part, database, DOING).await?;
-    let mut copy = copy::open(part.path(), DOING).await?;
+    const ACTION: &str = "back the database up";
+    copy::copy_into(part, database, ACTION).await?;
+    let mut copy = copy::open(part.path(), ACTION).await?;
     let contents = Contents::of(&mut copy, &database.path).await?;
-    copy::set_kind(&mut copy, CopyKind::Backup, DOING).await?;
-    copy.close().await.attempted(DOING)?;
+    copy::set_kind(&mut copy, CopyKind::Backup, ACTION).await?;
+    copy.close().await.with_action(ACTION)?;
     Ok(contents)
 }

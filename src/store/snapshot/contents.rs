@@ -7,10 +7,10 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::model::{CrawlId, SdkAppId};
-use crate::store::engine::{Attempted as _, StoreError, query_as, query_scalar};
+use crate::store::engine::{StoreError, WithAction as _, query_as, query_scalar};
 use crate::store::schema::check_sqlite_migrations;
 
-const DOING: &str = "read what the copy contains";
+const ACTION: &str = "read what the copy contains";
 
 const INTEGRITY: &str = "PRAGMA integrity_check(1)";
 const HAS_RECORD: &str = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
@@ -40,19 +40,20 @@ impl Contents {
     /// from another program.
     pub(super) async fn of(copy: &mut SqliteConnection, path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::UnusableBackup { path: path.to_owned(), why };
-        let integrity: String = query_scalar(INTEGRITY).fetch_one(&mut *copy).await.attempted(DOING)?;
+        let integrity: String = query_scalar(INTEGRITY).fetch_one(&mut *copy).await.with_action(ACTION)?;
         if integrity != "ok" {
             return Err(unusable(format!("is damaged ({integrity})")));
         }
-        let records: i64 = query_scalar(HAS_RECORD).fetch_one(&mut *copy).await.attempted(DOING)?;
+        let records: i64 = query_scalar(HAS_RECORD).fetch_one(&mut *copy).await.with_action(ACTION)?;
         if records == 0 {
             return Err(unusable("is not a database of this program".to_owned()));
         }
-        let applied: Vec<(i64, Vec<u8>)> = query_as(APPLIED).fetch_all(&mut *copy).await.attempted(DOING)?;
+        let applied: Vec<(i64, Vec<u8>)> =
+            query_as(APPLIED).fetch_all(&mut *copy).await.with_action(ACTION)?;
         check_sqlite_migrations(&applied)?;
-        let apps = query_as(APPS).fetch_all(&mut *copy).await.attempted(DOING)?;
+        let apps = query_as(APPS).fetch_all(&mut *copy).await.with_action(ACTION)?;
         let last: Option<(i64, i64)> =
-            query_as(LAST_CRAWL).fetch_optional(&mut *copy).await.attempted(DOING)?;
+            query_as(LAST_CRAWL).fetch_optional(&mut *copy).await.with_action(ACTION)?;
         let last_crawl = last.and_then(|(crawl, finished_at)| {
             Some((CrawlId(crawl), DateTime::from_timestamp_millis(finished_at)?))
         });

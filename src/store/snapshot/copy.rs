@@ -6,7 +6,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use super::part::UnfinishedFile;
-use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query};
+use crate::store::engine::{SqliteFile, StoreError, WithAction as _, query};
 
 const COPY: &str = "VACUUM INTO $1";
 /// A copy is in another storage, so ids assigned in it continue with a gap.
@@ -48,19 +48,19 @@ const SQLITE_HEADER: &[u8] = b"SQLite format 3\0";
 pub(super) async fn copy_into(
     part: &UnfinishedFile,
     database: &SqliteFile,
-    doing: &'static str,
+    action: &'static str,
 ) -> Result<(), StoreError> {
     let path = part.path().to_str().ok_or(sqlx::Error::Io(std::io::ErrorKind::InvalidFilename.into()));
-    let path = path.attempted(doing)?.to_owned();
+    let path = path.with_action(action)?.to_owned();
     // Copying a large database would be logged as slow.
     let options = (*database.readers()?.connect_options()).clone().disable_statement_logging();
-    let mut reader: SqliteConnection = options.connect().await.attempted(doing)?;
-    query(COPY).bind(path).execute(&mut reader).await.attempted(doing)?;
-    reader.close().await.attempted(doing)
+    let mut reader: SqliteConnection = options.connect().await.with_action(action)?;
+    query(COPY).bind(path).execute(&mut reader).await.with_action(action)?;
+    reader.close().await.with_action(action)
 }
 
 /// Opens a copy without WAL mode, so that it needs no side files when it is complete.
-pub(super) async fn open(path: &Path, doing: &'static str) -> Result<SqliteConnection, StoreError> {
+pub(super) async fn open(path: &Path, action: &'static str) -> Result<SqliteConnection, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
@@ -68,17 +68,17 @@ pub(super) async fn open(path: &Path, doing: &'static str) -> Result<SqliteConne
         .synchronous(SqliteSynchronous::Full)
         .pragma("trusted_schema", "OFF")
         .disable_statement_logging();
-    options.connect().await.attempted(doing)
+    options.connect().await.with_action(action)
 }
 
 /// Sets the kind of a copy, and clears its recorded storage.
 pub(super) async fn set_kind(
     copy: &mut SqliteConnection,
     kind: CopyKind,
-    doing: &'static str,
+    action: &'static str,
 ) -> Result<(), StoreError> {
     let number = AssertSqlSafe(format!("PRAGMA application_id = {}", kind.number()));
-    query(number).execute(&mut *copy).await.attempted(doing)?;
-    query(FORGET_STORAGE).execute(copy).await.attempted(doing)?;
+    query(number).execute(&mut *copy).await.with_action(action)?;
+    query(FORGET_STORAGE).execute(copy).await.with_action(action)?;
     Ok(())
 }

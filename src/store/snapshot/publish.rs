@@ -10,7 +10,7 @@ use sqlx::Connection as _;
 use super::copy::{self, CopyKind};
 use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, unfinished_path};
 use crate::store::engine::lock_file::set_owner_like;
-use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
+use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
 
 /// The mode of a new copy. The umask applies, as for files that SQLite creates.
 const MODE: u32 = 0o644;
@@ -27,7 +27,7 @@ impl Store {
     /// process is making a copy.
     pub async fn publish(&self, to: &Path) -> Result<Option<Published>, StoreError> {
         let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::NoFile) };
-        let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
+        let publish_error = |action, source| StoreError::Publish { action, path: to.to_owned(), source };
         fs::create_dir_all(folder_of(to)).map_err(|source| publish_error("make the folder of", source))?;
         require_not_the_database(to, file)?;
         if !may_be_replaced(to, CopyKind::Published).map_err(|source| publish_error("inspect", source))? {
@@ -47,11 +47,11 @@ impl Store {
 }
 
 async fn write_copy(part: &UnfinishedFile, database: &SqliteFile) -> Result<(), StoreError> {
-    const DOING: &str = "copy the database";
-    copy::copy_into(part, database, DOING).await?;
-    let mut copy = copy::open(part.path(), DOING).await?;
-    copy::set_kind(&mut copy, CopyKind::Published, DOING).await?;
-    copy.close().await.attempted(DOING)
+    const ACTION: &str = "copy the database";
+    copy::copy_into(part, database, ACTION).await?;
+    let mut copy = copy::open(part.path(), ACTION).await?;
+    copy::set_kind(&mut copy, CopyKind::Published, ACTION).await?;
+    copy.close().await.with_action(ACTION)
 }
 
 /// Fails if the copy, or its unfinished file, would overwrite the database.
@@ -59,7 +59,7 @@ pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Resu
     for path in [to.to_owned(), unfinished_path(to)] {
         let is_database = fs::metadata(&database.path).and_then(|live| is_same_file(&path, &live));
         if is_database.map_err(|source| StoreError::Publish {
-            doing: "inspect the path of",
+            action: "inspect the path of",
             path: path.clone(),
             source,
         })? {

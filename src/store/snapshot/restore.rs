@@ -13,7 +13,7 @@ use super::copy::{self, CopyKind};
 use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, with_suffix};
 use crate::model::SdkAppId;
 use crate::store::engine::lock_file::set_owner_like;
-use crate::store::engine::{Attempted as _, DatabaseLocation, InUse, Store, StoreError};
+use crate::store::engine::{DatabaseLocation, InUseLock, Store, StoreError, WithAction as _};
 
 /// The mode of the database if there was none before. The umask applies, as for files that SQLite
 /// creates.
@@ -41,11 +41,11 @@ impl Store {
         keep: bool,
         at: DateTime<Utc>,
     ) -> Result<Restored, StoreError> {
-        let failed = |doing| move |source| StoreError::Backup { doing, path: backup.to_owned(), source };
+        let failed = |action| move |source| StoreError::Backup { action, path: backup.to_owned(), source };
         let database = &database.canonicalize().unwrap_or_else(|_| database.to_owned());
         fs::create_dir_all(folder_of(database))
             .map_err(|source| StoreError::Folder { path: folder_of(database).to_owned(), source })?;
-        let in_use = InUse::lock_exclusive(database)?;
+        let in_use = InUseLock::lock_exclusive(database)?;
         check_file(backup, &from, database)?;
         let part = UnfinishedFile::create(database, MODE).map_err(failed("put in place"))?;
         let Some(part) = part else { return Err(StoreError::InUse { path: database.clone() }) };
@@ -73,7 +73,7 @@ impl Store {
 /// Fails if a file is not a complete database by itself.
 fn check_file(backup: &Path, from: &File, database: &Path) -> Result<(), StoreError> {
     let unusable = |why: &str| StoreError::UnusableBackup { path: backup.to_owned(), why: why.to_owned() };
-    let failed = |source| StoreError::Backup { doing: "inspect", path: backup.to_owned(), source };
+    let failed = |source| StoreError::Backup { action: "inspect", path: backup.to_owned(), source };
     let from = from.metadata().map_err(failed)?;
     if !from.is_file() {
         return Err(unusable("is not a regular file"));
@@ -106,9 +106,9 @@ async fn check(
     backup: &Path,
     configured: &[SdkAppId],
 ) -> Result<Contents, StoreError> {
-    const DOING: &str = "check the backup";
+    const ACTION: &str = "check the backup";
     let unusable = |why: String| StoreError::UnusableBackup { path: backup.to_owned(), why };
-    let mut copy = match copy::open(part.path(), DOING).await {
+    let mut copy = match copy::open(part.path(), ACTION).await {
         Err(StoreError::Query { source: sqlx::Error::Database(error), .. }) => {
             return Err(unusable(format!("is no intact SQLite database ({error})")));
         }
@@ -116,8 +116,8 @@ async fn check(
     };
     let contents = Contents::of(&mut copy, backup).await?;
     contents.require_one_of(configured, backup)?;
-    copy::set_kind(&mut copy, CopyKind::Database, DOING).await?;
-    copy.close().await.attempted(DOING)?;
+    copy::set_kind(&mut copy, CopyKind::Database, ACTION).await?;
+    copy.close().await.with_action(ACTION)?;
     Ok(contents)
 }
 

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 
 use super::rows::{Cells, cells_from_postgres, cells_from_sqlite};
 use super::tables::Table;
-use crate::store::engine::{Attempted as _, Engine, Store, StoreError, query, query_scalar};
+use crate::store::engine::{Engine, Store, StoreError, WithAction as _, query, query_scalar};
 
 /// The number of rows in a batch.
 const BATCH: usize = 500;
@@ -27,18 +27,18 @@ pub(super) trait Sink {
 impl Connection {
     /// Opens a snapshot of the database: a read transaction that does not see later commits.
     pub(super) async fn snapshot(store: &Store) -> Result<Self, StoreError> {
-        const DOING: &str = "read the database";
+        const ACTION: &str = "read the database";
         match &store.engine {
             Engine::Sqlite(file) => {
                 // Reading a table takes as long as writing its rows to the target.
                 let options = (*file.readers()?.connect_options()).clone().disable_statement_logging();
-                let mut connection: SqliteConnection = options.connect().await.attempted(DOING)?;
-                query("BEGIN").execute(&mut connection).await.attempted(DOING)?;
+                let mut connection: SqliteConnection = options.connect().await.with_action(ACTION)?;
+                query("BEGIN").execute(&mut connection).await.with_action(ACTION)?;
                 Ok(Self::Sqlite(connection))
             }
             Engine::Postgres(server) => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                Ok(Self::Postgres(server.begin_alone(begin).await.attempted(DOING)?))
+                Ok(Self::Postgres(server.begin_on_own_connection(begin).await.with_action(ACTION)?))
             }
         }
     }
@@ -49,7 +49,7 @@ impl Connection {
             Self::Sqlite(connection) => query_scalar(sql).fetch_one(connection).await,
             Self::Postgres(connection) => query_scalar(sql).fetch_one(connection).await,
         };
-        Ok(rows.attempted("count the rows of a table")?.cast_unsigned())
+        Ok(rows.with_action("count the rows of a table")?.cast_unsigned())
     }
 
     /// Reads all rows of a table, and passes them to `sink` in batches.
@@ -72,10 +72,10 @@ async fn receive_all<R>(
     cells: fn(&R) -> Result<Cells, sqlx::Error>,
     sink: &mut impl Sink,
 ) -> Result<(), StoreError> {
-    const DOING: &str = "read the rows of a table";
+    const ACTION: &str = "read the rows of a table";
     let mut batch = Vec::with_capacity(BATCH);
-    while let Some(row) = rows.try_next().await.attempted(DOING)? {
-        batch.push(cells(&row).attempted(DOING)?);
+    while let Some(row) = rows.try_next().await.with_action(ACTION)? {
+        batch.push(cells(&row).with_action(ACTION)?);
         if batch.len() == BATCH {
             sink.receive(&batch).await?;
             batch.clear();

@@ -13,13 +13,13 @@ use super::rows::{Cell, Cells, Digest, append_as_copy_text};
 use super::source::{Connection, Sink};
 use super::tables::{TABLES, Table};
 use crate::store::engine::{
-    Attempted as _, DatabaseLocation, Engine, Store, StoreError, query, query_as, query_scalar,
+    DatabaseLocation, Engine, Store, StoreError, WithAction as _, query, query_as, query_scalar,
 };
 use crate::store::schema::SQLITE_MIGRATIONS;
 use crate::store::snapshot::{Replacing, UnfinishedFile};
 use crate::store::write::MOVE_SEQUENCES;
 
-const DOING: &str = "write the rows of a table";
+const ACTION: &str = "write the rows of a table";
 
 /// The mode of a new file. The umask applies, as for files that SQLite creates.
 const MODE: u32 = 0o644;
@@ -75,7 +75,7 @@ impl Target {
             }
             Connection::Postgres(connection) => {
                 let statement = format!("COPY {} ({}) FROM STDIN", table.name, table.columns.join(", "));
-                let copy = connection.copy_in_raw(&statement).await.attempted(DOING)?;
+                let copy = connection.copy_in_raw(&statement).await.with_action(ACTION)?;
                 let mut sink = ServerSink { copy, buffer: Vec::new(), digest: &mut digest, on_rows };
                 source.read(table, &mut sink).await?;
                 sink.finish().await?;
@@ -103,19 +103,22 @@ impl Target {
         match self {
             Self::Sqlite { connection: Connection::Sqlite(connection), indexes, .. } => {
                 for sql in indexes.drain(..) {
-                    query(AssertSqlSafe(sql)).execute(&mut *connection).await.attempted("build an index")?;
+                    query(AssertSqlSafe(sql))
+                        .execute(&mut *connection)
+                        .await
+                        .with_action("build an index")?;
                 }
-                query(NEW_SQLITE_STORAGE).execute(connection).await.attempted(DOING)?;
+                query(NEW_SQLITE_STORAGE).execute(connection).await.with_action(ACTION)?;
             }
             Self::Postgres { connection: Connection::Postgres(connection), .. } => {
                 query(MOVE_SEQUENCES)
                     .fetch_all(&mut *connection)
                     .await
-                    .attempted("move the id sequences past the ids in the tables")?;
+                    .with_action("move the id sequences past the ids in the tables")?;
                 let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
-                query(NEW_POSTGRES_STORAGE).execute(&mut *connection).await.attempted(DOING)?;
+                query(NEW_POSTGRES_STORAGE).execute(&mut *connection).await.with_action(ACTION)?;
                 let analyze = AssertSqlSafe(format!("ANALYZE {}", names.join(", ")));
-                query(analyze).execute(connection).await.attempted("analyze the tables")?;
+                query(analyze).execute(connection).await.with_action("analyze the tables")?;
             }
             _ => {}
         }
@@ -124,16 +127,16 @@ impl Target {
 
     /// Makes all rows visible at once.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        const DOING: &str = "commit the copy";
+        const ACTION: &str = "commit the copy";
         match self {
             Self::Sqlite { mut part, connection: Connection::Sqlite(mut connection), .. } => {
-                query("COMMIT").execute(&mut connection).await.attempted(DOING)?;
-                connection.close().await.attempted(DOING)?;
+                query("COMMIT").execute(&mut connection).await.with_action(ACTION)?;
+                connection.close().await.with_action(ACTION)?;
                 part.move_into_place(Replacing::Nothing)
                     .map_err(|source| StoreError::CopyFile { path: part.path().to_owned(), source })?;
             }
             Self::Postgres { store, connection: Connection::Postgres(mut connection) } => {
-                let committed = query("COMMIT").execute(&mut connection).await.attempted(DOING);
+                let committed = query("COMMIT").execute(&mut connection).await.with_action(ACTION);
                 store.close().await;
                 committed?;
             }
@@ -144,7 +147,7 @@ impl Target {
 }
 
 async fn open_file(path: &Path) -> Result<Target, StoreError> {
-    const DOING: &str = "create the database's file";
+    const ACTION: &str = "create the database's file";
     let not_empty = || StoreError::NotEmpty { at: format!("sqlite:{}", path.display()) };
     if std::fs::symlink_metadata(path).is_ok() {
         return Err(not_empty());
@@ -159,41 +162,45 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
         .synchronous(SqliteSynchronous::Off)
         .pragma("cache_size", "-65536")
         .disable_statement_logging();
-    let mut connection: SqliteConnection = options.connect().await.attempted(DOING)?;
+    let mut connection: SqliteConnection = options.connect().await.with_action(ACTION)?;
     SQLITE_MIGRATIONS
         .run(&mut connection)
         .await
         .map_err(|error| StoreError::Migrate { source: Box::new(error) })?;
-    query("BEGIN").execute(&mut connection).await.attempted(DOING)?;
-    let found: Vec<(String, String)> = query_as(INDEXES).fetch_all(&mut connection).await.attempted(DOING)?;
+    query("BEGIN").execute(&mut connection).await.with_action(ACTION)?;
+    let found: Vec<(String, String)> =
+        query_as(INDEXES).fetch_all(&mut connection).await.with_action(ACTION)?;
     let mut indexes = Vec::new();
     for (name, sql) in found {
-        query(AssertSqlSafe(format!("DROP INDEX {name}"))).execute(&mut connection).await.attempted(DOING)?;
+        query(AssertSqlSafe(format!("DROP INDEX {name}")))
+            .execute(&mut connection)
+            .await
+            .with_action(ACTION)?;
         indexes.push(sql);
     }
-    query("DELETE FROM group_type").execute(&mut connection).await.attempted(DOING)?;
+    query("DELETE FROM group_type").execute(&mut connection).await.with_action(ACTION)?;
     Ok(Target::Sqlite { part, connection: Connection::Sqlite(connection), indexes })
 }
 
 /// Begins the transaction that writes all rows. Its locks prevent other writes meanwhile.
 async fn begin_on_server(store: &Store) -> Result<PgConnection, StoreError> {
-    const DOING: &str = "check whether the database is empty";
+    const ACTION: &str = "check whether the database is empty";
     let Engine::Postgres(server) = &store.engine else {
         return Err(StoreError::NotEmpty { at: String::new() });
     };
     store.migrate().await?;
-    let mut connection = server.begin_alone("BEGIN").await.attempted(DOING)?;
+    let mut connection = server.begin_on_own_connection("BEGIN").await.with_action(ACTION)?;
     let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
     let lock = AssertSqlSafe(format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", ")));
-    query(lock).execute(&mut connection).await.attempted(DOING)?;
+    query(lock).execute(&mut connection).await.with_action(ACTION)?;
     for table in TABLES.iter().filter(|table| table.name != "group_type") {
-        if has_rows(&mut connection, table).await.attempted(DOING)? {
+        if has_rows(&mut connection, table).await.with_action(ACTION)? {
             return Err(StoreError::NotEmpty { at: server.database.to_string() });
         }
     }
     for table in ["group_type", "storage"] {
         let clear = AssertSqlSafe(format!("DELETE FROM {table}"));
-        query(clear).execute(&mut connection).await.attempted(DOING)?;
+        query(clear).execute(&mut connection).await.with_action(ACTION)?;
     }
     Ok(connection)
 }
@@ -228,12 +235,12 @@ impl<F: FnMut(u64)> Sink for FileSink<'_, F> {
                     Cell::Integer(number) => arguments.add(*number),
                     Cell::Text(text) => arguments.add(text.clone()),
                 };
-                added.map_err(sqlx::Error::Encode).attempted(DOING)?;
+                added.map_err(sqlx::Error::Encode).with_action(ACTION)?;
             }
         }
         // Batches of the same size have the same text, which is prepared once.
         let insert = sqlx::query_with(AssertSqlSafe(sql), arguments);
-        insert.execute(&mut *self.connection).await.attempted(DOING)?;
+        insert.execute(&mut *self.connection).await.with_action(ACTION)?;
         (self.on_rows)(rows.len() as u64);
         Ok(())
     }
@@ -248,14 +255,14 @@ struct ServerSink<'a, F> {
 
 impl<F> ServerSink<'_, F> {
     async fn send(&mut self) -> Result<(), StoreError> {
-        self.copy.send(self.buffer.as_slice()).await.attempted(DOING)?;
+        self.copy.send(self.buffer.as_slice()).await.with_action(ACTION)?;
         self.buffer.clear();
         Ok(())
     }
 
     async fn finish(mut self) -> Result<(), StoreError> {
         self.send().await?;
-        self.copy.finish().await.attempted(DOING)?;
+        self.copy.finish().await.with_action(ACTION)?;
         Ok(())
     }
 }

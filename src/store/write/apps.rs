@@ -70,8 +70,8 @@ impl Store {
 
     /// Marks the apps that are not in `configured` as no longer configured. Their rows stay.
     pub async fn set_configured(&self, configured: &[SdkAppId]) -> Result<(), StoreError> {
-        const DOING: &str = "record which apps are configured";
-        let known: Vec<(i64, i64)> = self.fetch_all(DOING, CONFIGURED_APPS, &[]).await?;
+        const ACTION: &str = "record which apps are configured";
+        let known: Vec<(i64, i64)> = self.fetch_all(ACTION, CONFIGURED_APPS, &[]).await?;
         let removed: Vec<AppId> = known
             .into_iter()
             .filter(|(_, sdk_app_id)| !configured.iter().any(|app| app.get() == *sdk_app_id))
@@ -80,7 +80,7 @@ impl Store {
         if removed.is_empty() {
             return Ok(());
         }
-        let mut write = self.write(DOING, None);
+        let mut write = self.write(ACTION, None);
         loop {
             let mut tx = write.begin().await?;
             let updated = unconfigure(&mut tx, &removed).await;

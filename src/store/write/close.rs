@@ -175,7 +175,7 @@ impl Store {
             let closed = close(&mut tx, closing, &on_progress).await;
             if let Some(done) = write.end(tx, closed).await {
                 if done.is_ok() {
-                    lease.closed(closing.crawl);
+                    lease.record_closed(closing.crawl);
                 }
                 return done;
             }

@@ -181,10 +181,10 @@ impl Store {
         since: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        const DOING: &str = "count the details of groups";
+        const ACTION: &str = "count the details of groups";
         let (known, fresh, oldest): (i64, i64, Option<i64>) =
-            self.fetch_one(DOING, COUNT, &values![app.0, since.timestamp_millis()]).await?;
-        let mut write = self.write(DOING, None);
+            self.fetch_one(ACTION, COUNT, &values![app.0, since.timestamp_millis()]).await?;
+        let mut write = self.write(ACTION, None);
         loop {
             let mut tx = write.begin().await?;
             let counts = values![app.0, known, fresh, oldest, now.timestamp_millis()];

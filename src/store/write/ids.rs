@@ -98,15 +98,15 @@ impl Store {
     /// Rows that were restored or replicated without their sequences cause this. It cannot happen
     /// in SQLite.
     pub async fn move_ids_past_rows(&self) -> Result<(), StoreError> {
-        const DOING: &str = "compare the id sequences with their tables";
+        const ACTION: &str = "compare the id sequences with their tables";
         if let Engine::Sqlite(_) = self.engine {
             return Ok(());
         }
-        let behind: Vec<(String, i64)> = self.fetch_all(DOING, BEHIND_ROWS, &[]).await?;
+        let behind: Vec<(String, i64)> = self.fetch_all(ACTION, BEHIND_ROWS, &[]).await?;
         if behind.is_empty() {
             return Ok(());
         }
-        let mut write = self.write(DOING, None);
+        let mut write = self.write(ACTION, None);
         loop {
             let mut tx = write.begin().await?;
             let moved = lock_and_move_past_rows(&mut tx).await;
@@ -119,13 +119,13 @@ impl Store {
     /// Ensures that new ids are greater than all that readers may have seen. The lease of an app
     /// must be held. Writes nothing if the storage has not changed.
     pub(super) async fn continue_ids(&self, lease: &Lease, at: DateTime<Utc>) -> Result<(), StoreError> {
-        const DOING: &str = "record the storage of the database";
+        const ACTION: &str = "record the storage of the database";
         let identity = self.storage_identity(lease)?;
-        let stored: Option<(String, i64)> = self.fetch_optional(DOING, STORED, &[]).await?;
+        let stored: Option<(String, i64)> = self.fetch_optional(ACTION, STORED, &[]).await?;
         if matches!(&stored, Some((stored, 1)) if *stored == identity) {
             return Ok(());
         }
-        let mut write = self.write(DOING, Some(lease.token()));
+        let mut write = self.write(ACTION, Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let recorded = record_storage(&mut tx, &identity, at).await;

@@ -39,15 +39,15 @@ impl Store {
         new: &NewCrawl,
         day: LocalDay,
     ) -> Result<Option<CrawlId>, StoreError> {
-        const DOING: &str = "record the start of a crawl";
+        const ACTION: &str = "record the start of a crawl";
         self.prepare_for_events(lease, new.app, new.started_at, day).await?;
-        let mut write = self.write(DOING, Some(lease.token()));
+        let mut write = self.write(ACTION, Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
             let opened = insert_crawl(&mut tx, new).await;
             if let Some(done) = write.end(tx, opened).await {
                 if let Ok(Some(crawl)) = &done {
-                    lease.opened(*crawl);
+                    lease.record_opened(*crawl);
                 }
                 return done;
             }

@@ -49,10 +49,10 @@ const NEXT_ROUND: &str = "UPDATE app SET round = $2 WHERE app_id = $1 AND round 
 impl Store {
     /// Returns the lookup history of an app, and the round of the next crawl.
     pub async fn history(&self, app: AppId) -> Result<LookupHistory, StoreError> {
-        const DOING: &str = "read the lookup history";
-        let round: Option<(i64,)> = self.fetch_optional(DOING, ROUND, &values![app.0]).await?;
+        const ACTION: &str = "read the lookup history";
+        let round: Option<(i64,)> = self.fetch_optional(ACTION, ROUND, &values![app.0]).await?;
         let rows: Vec<(String, i64, i64, i64, i64)> =
-            self.fetch_all(DOING, QUESTIONS, &values![app.0]).await?;
+            self.fetch_all(ACTION, QUESTIONS, &values![app.0]).await?;
         let records = rows.into_iter().map(|(id, existing_streak, unusable_streak, round, due_round)| {
             (id, LookupRecord { existing_streak, unusable_streak, round, due_round })
         });

@@ -6,7 +6,7 @@ mod sqlite;
 use crate::model::TypeId;
 use crate::roll::Mark;
 use crate::store::app::AppId;
-use crate::store::engine::{Attempted as _, Engine, Store, StoreError, TransactionRetry};
+use crate::store::engine::{Engine, Store, StoreError, TransactionRetry, WithAction as _};
 
 impl Store {
     /// Calls `each` once with every live group of an app. The order is undefined, because
@@ -30,7 +30,7 @@ impl Store {
                     read => read,
                 },
             };
-            return read.map(|()| gathered).attempted("read the live groups");
+            return read.map(|()| gathered).with_action("read the live groups");
         }
     }
 }

@@ -92,7 +92,7 @@ pub(super) async fn live_groups(
     app: AppId,
     mut each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), sqlx::Error> {
-    let mut tx = server.begin_to_read().await?;
+    let mut tx = server.begin_read_only().await?;
     let totals: Vec<(i64, i64, i64, i64)> = tx.fetch_all(query_as(TYPES).bind(app.0), 0).await?;
     let (groups_of_all_apps,): (i64,) = tx.fetch_one(query_as(GROUPS_OF_ALL_APPS)).await?;
     let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| totals.iter().map(of).sum::<i64>();
@@ -117,7 +117,7 @@ pub(super) async fn live_groups(
         Reading::Chunks => {
             // Two connections read ahead while a chunk is processed. The app's lease is held, so no
             // other process changes the groups between the two transactions' snapshots.
-            let mut second = server.begin_to_read().await?;
+            let mut second = server.begin_read_only().await?;
             second.expect_rows((live + deleted).cast_unsigned()).await?;
             tx.execute(query(WITHOUT_JIT), 0).await?;
             second.execute(query(WITHOUT_JIT), 0).await?;

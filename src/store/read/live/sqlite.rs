@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqlitePool};
 use crate::model::TypeId;
 use crate::roll::Mark;
 use crate::store::app::AppId;
-use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query, query_as, query_scalar};
+use crate::store::engine::{SqliteFile, StoreError, WithAction as _, query, query_as, query_scalar};
 
 /// Returns the id of the last group in a chunk of `?3` rows after `?2`.
 const CHUNK_END: &str = "
@@ -79,7 +79,7 @@ pub(super) async fn live_groups(
     let read = read_live_groups(file, file.readers()?, app, each).await;
     // If the path leads to another file now, a new connection of the pool may have read that file.
     file.check_in_place()?;
-    read.attempted("read the live groups")
+    read.with_action("read the live groups")
 }
 
 async fn read_live_groups(
