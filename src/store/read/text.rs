@@ -9,26 +9,26 @@ type Texts = (Vec<String>, Vec<Vec<String>>);
 
 impl Store {
     /// Runs a read-only query. Returns the names of its columns and its rows as text, with NULL as
-    /// an empty text. Without rows there are no names.
+    /// an empty text. If the query has no rows, the names are empty.
     pub async fn read(&self, sql: &'static str) -> Result<Texts, StoreError> {
-        let texts = match &self.engine {
+        let result = match &self.engine {
             Engine::Sqlite(file) => {
                 let rows = sqlx::raw_sql(sql).fetch_all(file.readers()?).await;
-                rows.and_then(|rows| texts(&rows))
+                rows.and_then(|rows| as_texts(&rows))
             }
             Engine::Postgres(server) => match server.begin_read_only().await {
                 Ok(mut tx) => {
                     let rows = tx.run_sql(sql.to_owned()).await;
-                    rows.and_then(|rows| texts(&rows))
+                    rows.and_then(|rows| as_texts(&rows))
                 }
                 Err(error) => Err(error),
             },
         };
-        texts.with_action("run a query")
+        result.with_action("run a query")
     }
 }
 
-fn texts<R: Row>(rows: &[R]) -> Result<Texts, sqlx::Error>
+fn as_texts<R: Row>(rows: &[R]) -> Result<Texts, sqlx::Error>
 where
     usize: ColumnIndex<R>,
     String: for<'r> Decode<'r, R::Database> + Type<R::Database>,

@@ -13,7 +13,7 @@ use crate::store::schema::check_sqlite_migrations;
 const ACTION: &str = "read what the copy contains";
 
 const INTEGRITY: &str = "PRAGMA integrity_check(1)";
-const HAS_RECORD: &str = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+const COUNT_RECORD_TABLES: &str = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
 const APPLIED: &str = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
 const APPS: &str = "
 SELECT a.sdk_app_id, a.name, (SELECT coalesce(sum(s.live_count), 0) FROM type_state s WHERE s.app_id = a.app_id) AS live_groups
@@ -21,6 +21,7 @@ FROM app a ORDER BY a.sdk_app_id";
 const LAST_CRAWL: &str = "
 SELECT crawl_id, finished_at FROM crawl WHERE finished_at IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
 
+/// An app in a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx_macros::FromRow)]
 pub struct BackedUpApp {
     pub sdk_app_id: i64,
@@ -28,6 +29,7 @@ pub struct BackedUpApp {
     pub live_groups: i64,
 }
 
+/// What a copy contains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Contents {
     pub apps: Vec<BackedUpApp>,
@@ -36,16 +38,17 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Checks a copy and returns its contents. Fails if it is damaged, from a newer version, or
-    /// from another program.
-    pub(super) async fn of(copy: &mut SqliteConnection, path: &Path) -> Result<Self, StoreError> {
+    /// Checks a copy and returns its contents. Fails if the copy is damaged, from a newer version, or
+    /// from another program. `path` names it in errors.
+    pub(super) async fn read_and_check(copy: &mut SqliteConnection, path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::UnusableBackup { path: path.to_owned(), why };
         let integrity: String = query_scalar(INTEGRITY).fetch_one(&mut *copy).await.with_action(ACTION)?;
         if integrity != "ok" {
             return Err(unusable(format!("is damaged ({integrity})")));
         }
-        let records: i64 = query_scalar(HAS_RECORD).fetch_one(&mut *copy).await.with_action(ACTION)?;
-        if records == 0 {
+        let record_tables: i64 =
+            query_scalar(COUNT_RECORD_TABLES).fetch_one(&mut *copy).await.with_action(ACTION)?;
+        if record_tables == 0 {
             return Err(unusable("is not a database of this program".to_owned()));
         }
         let applied: Vec<(i64, Vec<u8>)> =
@@ -60,17 +63,17 @@ impl Contents {
         Ok(Self { apps, last_crawl })
     }
 
-    /// Fails if the copy contains none of the configured apps.
+    /// Fails if the copy contains none of the configured apps. `path` names it in the error.
     pub(super) fn require_one_of(&self, configured: &[SdkAppId], path: &Path) -> Result<(), StoreError> {
-        if self.apps.iter().any(|app| configured.iter().any(|own| own.get() == app.sdk_app_id)) {
+        if self.apps.iter().any(|app| configured.iter().any(|id| id.get() == app.sdk_app_id)) {
             return Ok(());
         }
-        let listed = |ids: Vec<i64>| match &ids[..] {
+        let describe = |ids: Vec<i64>| match &ids[..] {
             [] => "no app".to_owned(),
             ids => format!("SDKAppID {}", ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")),
         };
-        let in_copy = listed(self.apps.iter().map(|app| app.sdk_app_id).collect());
-        let in_configuration = listed(configured.iter().map(|app| app.get()).collect());
+        let in_copy = describe(self.apps.iter().map(|app| app.sdk_app_id).collect());
+        let in_configuration = describe(configured.iter().map(|app| app.get()).collect());
         let why = format!("has {in_copy}, and the configuration has {in_configuration}");
         Err(StoreError::UnusableBackup { path: path.to_owned(), why })
     }

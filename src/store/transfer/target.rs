@@ -9,7 +9,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _};
 
-use super::rows::{Cell, Cells, Digest, append_as_copy_text};
+use super::rows::{Cell, Digest, RowCells, append_as_copy_text};
 use super::source::{Connection, Sink};
 use super::tables::{TABLES, Table};
 use crate::store::engine::{
@@ -21,25 +21,36 @@ use crate::store::write::MOVE_SEQUENCES;
 
 const ACTION: &str = "write the rows of a table";
 
-/// The mode of a new file. The umask applies, as for files that SQLite creates.
+/// The permissions of a new file. The umask applies, as for files that SQLite creates.
 const MODE: u32 = 0o644;
 /// The number of buffered bytes at which rows are sent to a server.
 const SEND_BYTES: usize = 256 * 1024;
 
-/// Returns the indexes. Building them at the end is faster than updating them for each row.
-const INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
-/// Records that a copy is a new storage, so that its next ids follow after a gap.
-const NEW_SQLITE_STORAGE: &str = "INSERT INTO storage (only_row, identity) VALUES (1, '')";
-const NEW_POSTGRES_STORAGE: &str = "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')";
+/// Returns the indexes. Building them after all rows were written is faster than updating them for each
+/// row.
+const SELECT_INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
+/// Records that a copy is a new storage, so that its ids continue with a gap. See `write/ids.rs`.
+const SET_NEW_SQLITE_STORAGE: &str = "INSERT INTO storage (only_row, identity) VALUES (1, '')";
+const SET_NEW_POSTGRES_STORAGE: &str =
+    "INSERT INTO storage (only_row, identity, written_by) VALUES (1, '', '')";
 
 /// A database whose rows are invisible to other processes until [`Target::commit`].
 pub(super) enum Target {
-    Sqlite { part: UnfinishedFile, connection: Connection, indexes: Vec<String> },
-    Postgres { store: Store, connection: Connection },
+    Sqlite {
+        unfinished: UnfinishedFile,
+        connection: Connection,
+        /// The statements that create the indexes.
+        indexes: Vec<String>,
+    },
+    Postgres {
+        store: Store,
+        connection: Connection,
+    },
 }
 
 impl Target {
-    /// Creates the tables. Fails if the file exists, or if the tables on the server have rows.
+    /// Opens the target and creates its tables. Fails if the file exists, or if the tables on the server
+    /// have rows.
     pub(super) async fn open(location: &DatabaseLocation) -> Result<Self, StoreError> {
         match location {
             DatabaseLocation::Sqlite(path) => open_file(path).await,
@@ -108,7 +119,7 @@ impl Target {
                         .await
                         .with_action("build an index")?;
                 }
-                query(NEW_SQLITE_STORAGE).execute(connection).await.with_action(ACTION)?;
+                query(SET_NEW_SQLITE_STORAGE).execute(connection).await.with_action(ACTION)?;
             }
             Self::Postgres { connection: Connection::Postgres(connection), .. } => {
                 query(MOVE_SEQUENCES)
@@ -116,10 +127,11 @@ impl Target {
                     .await
                     .with_action("move the id sequences past the ids in the tables")?;
                 let names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
-                query(NEW_POSTGRES_STORAGE).execute(&mut *connection).await.with_action(ACTION)?;
+                query(SET_NEW_POSTGRES_STORAGE).execute(&mut *connection).await.with_action(ACTION)?;
                 let analyze = AssertSqlSafe(format!("ANALYZE {}", names.join(", ")));
                 query(analyze).execute(connection).await.with_action("analyze the tables")?;
             }
+            // `open` makes no other combination.
             _ => {}
         }
         Ok(())
@@ -129,17 +141,19 @@ impl Target {
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         const ACTION: &str = "commit the copy";
         match self {
-            Self::Sqlite { mut part, connection: Connection::Sqlite(mut connection), .. } => {
+            Self::Sqlite { mut unfinished, connection: Connection::Sqlite(mut connection), .. } => {
                 query("COMMIT").execute(&mut connection).await.with_action(ACTION)?;
                 connection.close().await.with_action(ACTION)?;
-                part.move_into_place(Replacing::Nothing)
-                    .map_err(|source| StoreError::CopyFile { path: part.path().to_owned(), source })?;
+                unfinished
+                    .move_into_place(Replacing::Nothing)
+                    .map_err(|source| StoreError::CopyFile { path: unfinished.path().to_owned(), source })?;
             }
             Self::Postgres { store, connection: Connection::Postgres(mut connection) } => {
                 let committed = query("COMMIT").execute(&mut connection).await.with_action(ACTION);
                 store.close().await;
                 committed?;
             }
+            // `open` makes no other combination.
             _ => {}
         }
         Ok(())
@@ -153,13 +167,15 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
         return Err(not_empty());
     }
     let file_error = |source| StoreError::CopyFile { path: path.to_owned(), source };
-    let part = UnfinishedFile::create(path, MODE).map_err(file_error)?.ok_or_else(not_empty)?;
+    let unfinished = UnfinishedFile::create(path, MODE).map_err(file_error)?.ok_or_else(not_empty)?;
     let options = SqliteConnectOptions::new()
-        .filename(part.path())
+        .filename(unfinished.path())
         .create_if_missing(false)
-        // An incomplete file is removed, and a complete one is synced before it gets its name.
+        // Nothing needs protection from a crash: an incomplete file is removed, and a complete file is
+        // synced before it is moved to its target.
         .journal_mode(SqliteJournalMode::Off)
         .synchronous(SqliteSynchronous::Off)
+        // In KiB.
         .pragma("cache_size", "-65536")
         .disable_statement_logging();
     let mut connection: SqliteConnection = options.connect().await.with_action(ACTION)?;
@@ -168,18 +184,19 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
         .await
         .map_err(|error| StoreError::Migrate { source: Box::new(error) })?;
     query("BEGIN").execute(&mut connection).await.with_action(ACTION)?;
-    let found: Vec<(String, String)> =
-        query_as(INDEXES).fetch_all(&mut connection).await.with_action(ACTION)?;
+    let index_rows: Vec<(String, String)> =
+        query_as(SELECT_INDEXES).fetch_all(&mut connection).await.with_action(ACTION)?;
     let mut indexes = Vec::new();
-    for (name, sql) in found {
+    for (name, sql) in index_rows {
         query(AssertSqlSafe(format!("DROP INDEX {name}")))
             .execute(&mut connection)
             .await
             .with_action(ACTION)?;
         indexes.push(sql);
     }
+    // The migrations have inserted the built-in types. The copied rows include them.
     query("DELETE FROM group_type").execute(&mut connection).await.with_action(ACTION)?;
-    Ok(Target::Sqlite { part, connection: Connection::Sqlite(connection), indexes })
+    Ok(Target::Sqlite { unfinished, connection: Connection::Sqlite(connection), indexes })
 }
 
 /// Begins the transaction that writes all rows. Its locks prevent other writes meanwhile.
@@ -198,6 +215,7 @@ async fn begin_on_server(store: &Store) -> Result<PgConnection, StoreError> {
             return Err(StoreError::NotEmpty { at: server.database.to_string() });
         }
     }
+    // The migrations have inserted the built-in types. The copied rows include them.
     for table in ["group_type", "storage"] {
         let clear = AssertSqlSafe(format!("DELETE FROM {table}"));
         query(clear).execute(&mut connection).await.with_action(ACTION)?;
@@ -210,6 +228,7 @@ async fn has_rows(connection: &mut PgConnection, table: &Table) -> Result<bool, 
     query_scalar(exists).fetch_one(connection).await
 }
 
+/// Inserts rows into the SQLite file.
 struct FileSink<'a, F> {
     connection: &'a mut SqliteConnection,
     table: &'a Table,
@@ -218,14 +237,15 @@ struct FileSink<'a, F> {
 }
 
 impl<F: FnMut(u64)> Sink for FileSink<'_, F> {
-    async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError> {
+    async fn receive(&mut self, rows: &[RowCells]) -> Result<(), StoreError> {
         if rows.is_empty() {
             return Ok(());
         }
         let columns = self.table.columns;
-        let marks = format!("({})", vec!["?"; columns.len()].join(","));
-        let values = vec![marks.as_str(); rows.len()].join(",");
-        let sql = format!("INSERT INTO {} ({}) VALUES {values}", self.table.name, columns.join(","));
+        let row_placeholders = format!("({})", vec!["?"; columns.len()].join(","));
+        let all_placeholders = vec![row_placeholders.as_str(); rows.len()].join(",");
+        let sql =
+            format!("INSERT INTO {} ({}) VALUES {all_placeholders}", self.table.name, columns.join(","));
         let mut arguments = SqliteArguments::default();
         for row in rows {
             self.digest.add(row);
@@ -238,7 +258,7 @@ impl<F: FnMut(u64)> Sink for FileSink<'_, F> {
                 added.map_err(sqlx::Error::Encode).with_action(ACTION)?;
             }
         }
-        // Batches of the same size have the same text, which is prepared once.
+        // Batches of the same size have the same statement, which sqlx prepares once.
         let insert = sqlx::query_with(AssertSqlSafe(sql), arguments);
         insert.execute(&mut *self.connection).await.with_action(ACTION)?;
         (self.on_rows)(rows.len() as u64);
@@ -246,6 +266,7 @@ impl<F: FnMut(u64)> Sink for FileSink<'_, F> {
     }
 }
 
+/// Sends rows to the PostgreSQL server with COPY.
 struct ServerSink<'a, F> {
     copy: PgCopyIn<&'a mut PgConnection>,
     buffer: Vec<u8>,
@@ -268,7 +289,7 @@ impl<F> ServerSink<'_, F> {
 }
 
 impl<F: FnMut(u64)> Sink for ServerSink<'_, F> {
-    async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError> {
+    async fn receive(&mut self, rows: &[RowCells]) -> Result<(), StoreError> {
         for row in rows {
             self.digest.add(row);
             append_as_copy_text(row, &mut self.buffer);
@@ -278,13 +299,14 @@ impl<F: FnMut(u64)> Sink for ServerSink<'_, F> {
     }
 }
 
+/// Computes the checksum of rows that are read back.
 struct DigestSink<'a, F> {
     digest: &'a mut Digest,
     on_rows: &'a mut F,
 }
 
 impl<F: FnMut(u64)> Sink for DigestSink<'_, F> {
-    async fn receive(&mut self, rows: &[Cells]) -> Result<(), StoreError> {
+    async fn receive(&mut self, rows: &[RowCells]) -> Result<(), StoreError> {
         rows.iter().for_each(|row| self.digest.add(row));
         (self.on_rows)(rows.len() as u64);
         Ok(())
