@@ -12,8 +12,8 @@ use crate::confirmation::LookupRecord;
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::reconcile::GroupBefore;
 
-/// Listed groups of one type whose rows must change. Such a group is new, deleted, missing, or stored
-/// with another type.
+/// Listed groups of one type whose rows must change. Such a group is new, deleted, missing, or
+/// stored with another type.
 #[derive(Debug)]
 pub struct ListedBatch<'a> {
     pub app: AppId,
@@ -162,8 +162,8 @@ pub(super) async fn mark_missing(
     tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis]).await
 }
 
-/// Marks live groups of a type missing and held. `held_as` is the value for that column. Returns the
-/// number of marked groups.
+/// Marks live groups of a type missing and held. `held_as` is the value for that column. Returns
+/// the number of marked groups.
 pub(super) async fn mark_withheld(
     tx: &mut Tx,
     MarkScope { app, type_id, crawl }: MarkScope,
@@ -201,8 +201,8 @@ pub(super) async fn stored_details<R: Row>(
     tx.fetch_all(STORED, &values![app.0, ids]).await
 }
 
-/// Inserts or replaces rows of details. `rows` is a JSON array. Ignores ids that are not in the table
-/// of groups. Returns the number of written rows.
+/// Inserts or replaces rows of details. `rows` is a JSON array. Ignores ids that are not in the
+/// table of groups. Returns the number of written rows.
 pub(super) async fn save_details(tx: &mut Tx, app: AppId, rows: &str) -> Result<u64, StoreError> {
     const SAVE: Statement =
         Statement::PerEngine { sqlite: sqlite::SAVE_DETAILS, postgres: postgres::SAVE_DETAILS };

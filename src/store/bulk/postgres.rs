@@ -1,10 +1,10 @@
 //! The bulk statements of PostgreSQL. Ids are bound as one array.
 //!
 //! Each id is looked up in the index, which `OFFSET 0` forces, and rows are updated by their `ctid`
-//! (`place` in the statements). Otherwise the planner joins a chunk of 20,000 ids with a scan of the
-//! entire table, and marking a chunk takes 1.4 s instead of 0.6 s at two million groups. Only the
-//! holder of the app's lease changes these rows, so no `ctid` changes between the lookup and the
-//! update.
+//! (`place` in the statements). Otherwise the planner joins a chunk of 20,000 ids with a scan of
+//! the entire table, and marking a chunk takes 1.4 s instead of 0.6 s at two million groups. Only
+//! the holder of the app's lease changes these rows, so no `ctid` changes between the lookup and
+//! the update.
 //!
 //! A type of 0 in a parameter is the unknown type of the unfiltered pass, which changes no stored
 //! type.
@@ -44,8 +44,8 @@ CROSS JOIN LATERAL (SELECT type_id, deleted_at IS NOT NULL AS deleted, missing_s
 WHERE g.deleted OR g.missing OR ($2 <> 0 AND g.type_id <> $2)
 GROUP BY 1, 2, 3";
 
-/// Marks listed groups live, and records their past spans and events. `new_span` is true for a group
-/// that reappears or changes from one known type to another.
+/// Marks listed groups live, and records their past spans and events. `new_span` is true for a
+/// group that reappears or changes from one known type to another.
 pub(super) const CHANGE_LISTED: &str = "
 WITH old AS (
     SELECT j.id, g.place, g.type_id, g.deleted_at, g.first_seen_at, g.live_since, g.in_baseline,
@@ -76,8 +76,8 @@ FROM old
 WHERE old.new_span
 ORDER BY old.id";
 
-/// Sets `last_seen_at` of a group that was not missing to the time when its type was last concluded,
-/// limited to `deleted_at`, because the clock of an earlier crawl may have been fast.
+/// Sets `last_seen_at` of a group that was not missing to the time when its type was last
+/// concluded, limited to `deleted_at`, because the clock of an earlier crawl may have been fast.
 pub(super) const MARK_VANISHED: &str = "
 WITH vanished AS (
     UPDATE group_row g

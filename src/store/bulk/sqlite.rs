@@ -60,8 +60,8 @@ SELECT ?4, ?5, ?1, g.group_id, 'v', g.type_id
 FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
 WHERE g.deleted_at IS NULL AND g.type_id = ?2";
 
-/// Sets `last_seen_at` of a group that was not missing to the time when its type was last concluded,
-/// limited to `deleted_at`, because the clock of an earlier crawl may have been fast.
+/// Sets `last_seen_at` of a group that was not missing to the time when its type was last
+/// concluded, limited to `deleted_at`, because the clock of an earlier crawl may have been fast.
 pub(super) const MARK_VANISHED: &str = "
 UPDATE group_row
 SET deleted_at = ?4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,

@@ -82,8 +82,8 @@ impl Connections {
         self.shared.lock_idle().push(IdleConnection { connection, opened_at: now, idle_since: now });
     }
 
-    /// Begins a transaction with this BEGIN statement. Replaces an idle connection that does not answer
-    /// with a new one.
+    /// Begins a transaction with this BEGIN statement. Replaces an idle connection that does not
+    /// answer with a new one.
     pub(super) async fn begin(&self, begin_statement: &Arc<str>) -> Result<PgTransaction, sqlx::Error> {
         let shared = &self.shared;
         let slot = match timeout(shared.queue_timeout, Arc::clone(&shared.slots).acquire_owned()).await {
@@ -193,8 +193,8 @@ pub(in crate::store) struct PgTransaction {
     /// The number of rows that a statement may affect, in addition to the ids that it binds. Set by
     /// [`Self::expect_rows`].
     expected_rows: u64,
-    /// Whether the connection may return to the pool. False while a statement runs, after a cancelled
-    /// statement, and after an error of the connection.
+    /// Whether the connection may return to the pool. False while a statement runs, after a
+    /// cancelled statement, and after an error of the connection.
     is_reusable: bool,
 }
 
@@ -239,7 +239,8 @@ impl PgTransaction {
         self.fetch_optional(query).await?.ok_or(sqlx::Error::RowNotFound)
     }
 
-    /// Runs SQL without bound values. All names in it must be validated or quoted. Returns its rows.
+    /// Runs SQL without bound values. All names in it must be validated or quoted. Returns its
+    /// rows.
     pub(in crate::store) async fn run_sql(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
         let limit = self.limits.for_rows(self.expected_rows);
         self.is_reusable = false;

@@ -252,9 +252,9 @@ fn is_transient(error: &sqlx::Error) -> bool {
         // lowest byte is the primary code.
         //
         // - SQLite: busy (5), locked (6).
-        // - PostgreSQL: the classes connection exception (08), insufficient resources (53), operator
-        //   intervention (57) and transaction rollback (40); and 25006, a read-only transaction on a
-        //   primary that has become a standby.
+        // - PostgreSQL: the classes connection exception (08), insufficient resources (53),
+        //   operator intervention (57) and transaction rollback (40); and 25006, a read-only
+        //   transaction on a primary that has become a standby.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| match code.parse::<u32>() {
             Ok(sqlite_code) if code.len() < 5 => matches!(sqlite_code & 0xff, 5 | 6),
             _ => code == "25006" || ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),

@@ -95,8 +95,8 @@ impl Limits {
         self.lease / 6
     }
 
-    /// Returns the limit of one renewal: 6 s in production. After a first failure, time for two more
-    /// attempts remains before the lease expires.
+    /// Returns the limit of one renewal: 6 s in production. After a first failure, time for two
+    /// more attempts remains before the lease expires.
     pub(in crate::store) fn renewal(self) -> Duration {
         self.lease / 5
     }

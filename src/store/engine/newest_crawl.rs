@@ -17,8 +17,8 @@ WHERE a.sdk_app_id = $1 ORDER BY c.crawl_id DESC LIMIT 1";
 ///
 /// A lease on SQLite is a lock on a file. If the file is removed, another process can lock a new
 /// file and work on the same app. So every transaction of a holder first checks that no other
-/// process has opened a crawl of the app, or closed the holder's crawl. Crawl ids only grow. The token
-/// costs no write, because a crawl records its start in any case.
+/// process has opened a crawl of the app, or closed the holder's crawl. Crawl ids only grow. The
+/// token costs no write, because a crawl records its start in any case.
 #[derive(Debug)]
 pub(in crate::store) struct NewestCrawl {
     app: SdkAppId,

@@ -70,8 +70,8 @@ impl OpenFile {
         path.into()
     }
 
-    /// Fails if the path leads to no file or to another file. After a failure all later calls fail as
-    /// well, even if the file is back: other processes may have written to it or its side files
+    /// Fails if the path leads to no file or to another file. After a failure all later calls fail
+    /// as well, even if the file is back: other processes may have written to it or its side files
     /// meanwhile.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         let current_id = self.id_at_path();

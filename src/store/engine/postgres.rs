@@ -144,8 +144,8 @@ impl Server {
         Box::pin(self.connections.begin(&self.begin_read_only_statement))
     }
 
-    /// Opens a separate connection and begins a long transaction, in which the server limits neither
-    /// statements nor pauses. `begin` is a BEGIN statement with its options.
+    /// Opens a separate connection and begins a long transaction, in which the server limits
+    /// neither statements nor pauses. `begin` is a BEGIN statement with its options.
     pub(in crate::store) async fn begin_on_own_connection(
         &self,
         begin: &str,

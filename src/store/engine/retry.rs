@@ -24,7 +24,8 @@ impl TransactionRetry {
     const MAX_PAUSE: Duration = Duration::from_millis(3_200);
 
     /// Creates the retries of a transaction. A retry may start within `retry_for` after the first
-    /// failure. Callers choose a `retry_for` that is longer than a failover and shorter than a lease.
+    /// failure. Callers choose a `retry_for` that is longer than a failover and shorter than a
+    /// lease.
     pub(in crate::store) fn within(retry_for: Duration) -> Self {
         Self { retries_made: 0, retry_for, first_failure: None }
     }

@@ -165,8 +165,8 @@ impl SqliteFile {
         }
         let stays_open = self.open_file.mark_left_open();
         if stays_open {
-            // A pool closes its connections when its last clone is dropped. A leaked clone keeps the
-            // connection open even if the caller cancels this function during the wait below.
+            // A pool closes its connections when its last clone is dropped. A leaked clone keeps
+            // the connection open even if the caller cancels this function during the wait below.
             std::mem::forget(self.writer.clone());
         }
         let Some(mut writer) = self.idle_writer(CLOSE_TIMEOUT).await else { return Ok(true) };
@@ -182,8 +182,8 @@ impl SqliteFile {
     }
 
     /// Closes a displaced file: checkpoints its write-ahead log, and removes the side files that it
-    /// left at the path, so that SQLite does not use them with the new file there. Fails if a reader
-    /// uses the side files, or if no file is at the path. Idempotent.
+    /// left at the path, so that SQLite does not use them with the new file there. Fails if a
+    /// reader uses the side files, or if no file is at the path. Idempotent.
     pub(super) async fn abandon(&self) -> Result<(), StoreError> {
         self.readers.close().await;
         if self.is_writable && !self.writer.is_closed() {
@@ -221,8 +221,8 @@ impl SqliteFile {
     }
 
     /// Closes the writing pool and its connection. With `stays_open`, leaves the connection open
-    /// until the process ends: when the last connection closes, SQLite removes the side files at the
-    /// path. Readers need these files. If the file was displaced, they belong to another file.
+    /// until the process ends: when the last connection closes, SQLite removes the side files at
+    /// the path. Readers need these files. If the file was displaced, they belong to another file.
     async fn retire_writer(&self, writer: PoolConnection<Sqlite>, stays_open: bool) {
         // The pool counts as closed from this call on, so that nobody takes the connection.
         let closing = self.writer.close();
@@ -348,8 +348,8 @@ fn connect_options(path: &Path, access: Access) -> SqliteConnectOptions {
 
 /// Returns the folder for SQLite's temporary files as an SQL literal: the folder of the database.
 /// Returns `None` if that is not writable. A statement that changes many rows writes the previous
-/// version of each page to a temporary file. Memory would not suffice for that, and SQLite's default
-/// folders may be read-only, or small and in memory.
+/// version of each page to a temporary file. Memory would not suffice for that, and SQLite's
+/// default folders may be read-only, or small and in memory.
 ///
 /// The setting applies to the entire process. If SQLite cannot write to the folder, it uses the
 /// first usable default folder.

@@ -198,8 +198,8 @@ impl Tx {
     }
 }
 
-/// Asks the server whether a transaction whose COMMIT failed or got no answer was committed. Returns `None`
-/// if the server does not know.
+/// Asks the server whether a transaction whose COMMIT failed or got no answer was committed.
+/// Returns `None` if the server does not know.
 async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRetry) -> Option<bool> {
     // The server ends the session of the broken connection within this time.
     let deadline = Instant::now() + server.limits().abandoned_session();

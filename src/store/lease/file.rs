@@ -40,8 +40,8 @@ pub(super) fn is_locked(path: &Path) -> Result<Option<bool>, StoreError> {
     }
 }
 
-/// Describes the process that has the file locked: "process 1234 (tim-group-sync)". Returns "another
-/// process" if the system does not reveal the process, for example in a container.
+/// Describes the process that has the file locked: "process 1234 (tim-group-sync)". Returns
+/// "another process" if the system does not reveal the process, for example in a container.
 pub(super) fn describe_holder(path: &Path) -> String {
     let description = symlink_metadata(path).ok().and_then(|file| {
         let locks = read_to_string("/proc/locks").ok()?;
@@ -53,8 +53,8 @@ pub(super) fn describe_holder(path: &Path) -> String {
 }
 
 /// Returns the id of the process that has a file locked. `locks` is the text of `/proc/locks`. Its
-/// lines end with process id, file (device and inode), start and end: `1: FLOCK  ADVISORY  WRITE 1234
-/// 08:01:5678 0 EOF`.
+/// lines end with process id, file (device and inode), start and end: `1: FLOCK  ADVISORY  WRITE
+/// 1234 08:01:5678 0 EOF`.
 fn pid_of_holder<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
     let id = format!("{:02x}:{:02x}:{}", major(file.dev()), minor(file.dev()), file.ino());
     locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
@@ -64,8 +64,8 @@ fn pid_of_holder<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
 }
 
 /// Locks a file exclusively. Returns false if another process has it locked exclusively. Waits for
-/// processes that only examine the file with [`is_locked`]. Otherwise a `status` command could make a
-/// crawl believe that another process crawls the app.
+/// processes that only examine the file with [`is_locked`]. Otherwise a `status` command could make
+/// a crawl believe that another process crawls the app.
 fn lock_exclusively(file: &File) -> Result<bool, std::io::Error> {
     for _ in 0..MAX_LOCK_ATTEMPTS {
         match file.try_lock() {

@@ -34,8 +34,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(8);
 
 /// The right to crawl an app. Callers end it with [`Lease::release`], which records when the next
-/// holder may send its first request. If it is dropped instead, a file lock is released at once, and
-/// a row expires.
+/// holder may send its first request. If it is dropped instead, a file lock is released at once,
+/// and a row expires.
 #[derive(Debug)]
 pub struct Lease {
     kind: LeaseKind,
@@ -66,8 +66,8 @@ WHERE a.sdk_app_id = $1 AND c.status = 'running' ORDER BY c.crawl_id DESC LIMIT 
 
 impl Lease {
     /// Returns how long the first request must wait, so that the call rate holds across holders.
-    /// Callers wait at most for their own request interval, because the clock of the previous holder
-    /// may have been wrong.
+    /// Callers wait at most for their own request interval, because the clock of the previous
+    /// holder may have been wrong.
     #[must_use]
     pub fn pause(&self, now: DateTime<Utc>) -> Duration {
         match &self.kind {
@@ -119,8 +119,8 @@ impl Lease {
         }
     }
 
-    /// Runs a future, and renews several leases until the future ends. Drops the future if one of the
-    /// leases is lost or has expired.
+    /// Runs a future, and renews several leases until the future ends. Drops the future if one of
+    /// the leases is lost or has expired.
     ///
     /// # Errors
     /// As [`Lease::run_while_held`].
@@ -242,8 +242,8 @@ impl Store {
         if is_file_locked == Some(false) {
             return Ok(None);
         }
-        // `is_file_locked` is `None` on PostgreSQL, and if this user may not open the lock file. Then
-        // a row that the statement returns shows that there is a holder.
+        // `is_file_locked` is `None` on PostgreSQL, and if this user may not open the lock file.
+        // Then a row that the statement returns shows that there is a holder.
         let values = values![app.get(), row::millis(self.engine.limits().lease)];
         // `RUNNING_SINCE` has only one parameter.
         let values = if statement == row::SELECT_HOLDER { &values[..] } else { &values[..1] };

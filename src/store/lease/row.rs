@@ -36,8 +36,8 @@ ON CONFLICT (sdk_app_id) DO NOTHING";
 /// Takes a lease that is released or has expired. Returns the fencing token, and the milliseconds
 /// until the next request may be sent. After a release, the previous holder has set that time.
 /// After an expiry it is the duration of a lease, because the time of the last request is unknown.
-/// Skips a row that is locked, because its holder is renewing it, or because the server has not ended
-/// the session of a dead holder yet.
+/// Skips a row that is locked, because its holder is renewing it, or because the server has not
+/// ended the session of a dead holder yet.
 const TAKE: &str = concat!(
     with_server_time!("WITH clock AS (SELECT ", " AS now), "),
     "free AS (
@@ -158,9 +158,9 @@ impl RowLease {
         }
     }
 
-    /// Completes when the lease has expired by this process's clock. Each poll reads the clock, so that
-    /// the first poll after a suspension of the process detects the expiry. Therefore callers must
-    /// poll this future before the work.
+    /// Completes when the lease has expired by this process's clock. Each poll reads the clock, so
+    /// that the first poll after a suspension of the process detects the expiry. Therefore callers
+    /// must poll this future before the work.
     async fn expired(&self) {
         loop {
             let deadline = self.deadline();
@@ -206,8 +206,8 @@ impl RowLease {
         }
     }
 
-    /// Sets the expiry of the lease to the server's current time plus `after`. Fails if this process
-    /// no longer holds the lease.
+    /// Sets the expiry of the lease to the server's current time plus `after`. Fails if this
+    /// process no longer holds the lease.
     async fn set_expiry(&self, statement: &'static str, after: Duration) -> Result<(), StoreError> {
         let Fence { app, number, .. } = self.fence;
         let update = async || {

@@ -144,7 +144,8 @@ impl Store {
         Ok(LastEnds { ended: time(ended), completed: time(completed) })
     }
 
-    /// Returns when the statistics of an app were last fetched, and whether those of `day` are stored.
+    /// Returns when the statistics of an app were last fetched, and whether those of `day` are
+    /// stored.
     pub async fn statistics_read(&self, app: AppId, day: NaiveDate) -> Result<StatisticsRead, StoreError> {
         const ACTION: &str = "read when the app's statistics were fetched";
         let day = day.to_string();

@@ -22,8 +22,8 @@ pub enum DueDetails {
     /// Live groups of new events. `ids` is empty if all these groups were deleted since.
     /// `last_event` is the newest event that was read.
     New { ids: Vec<String>, last_event: i64 },
-    /// All live groups with ids after `after`, up to and including `to`, in order. `to` is `None` if
-    /// the range has no upper end.
+    /// All live groups with ids after `after`, up to and including `to`, in order. `to` is `None`
+    /// if the range has no upper end.
     Range { ids: Vec<String>, after: String, to: Option<String> },
     /// Nothing is due before this time.
     Nothing { until: DateTime<Utc> },
@@ -59,8 +59,8 @@ SELECT group_id FROM group_row
 WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND deleted_at IS NULL ORDER BY group_id LIMIT $3";
 
 impl Store {
-    /// Returns at most `limit` groups whose details are due: groups of new events, or else groups whose
-    /// details are older than `refresh`.
+    /// Returns at most `limit` groups whose details are due: groups of new events, or else groups
+    /// whose details are older than `refresh`.
     pub async fn due_details(
         &self,
         app: AppId,

@@ -69,8 +69,8 @@ impl Store {
         self.fetch_all("list the last crawls of the apps", RECENT_CRAWLS, &values![limit]).await
     }
 
-    /// Returns how every app changed since the end of a day. Omits apps that have no counts of that day
-    /// or an earlier one.
+    /// Returns how every app changed since the end of a day. Omits apps that have no counts of that
+    /// day or an earlier one.
     pub async fn changes_since(&self, day: &str) -> Result<Vec<CountChange>, StoreError> {
         self.fetch_all("compare the apps with an earlier day", CHANGES_SINCE, &values![day]).await
     }

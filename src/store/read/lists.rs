@@ -311,8 +311,8 @@ impl Store {
     }
 }
 
-/// Returns the lower bound (inclusive) of the ids that have this prefix and come after `after`. No id
-/// has a control character, so no id is between `after` and `after` followed by U+0001.
+/// Returns the lower bound (inclusive) of the ids that have this prefix and come after `after`. No
+/// id has a control character, so no id is between `after` and `after` followed by U+0001.
 ///
 /// The two conditions are combined into one bound, because SQLite would use only one of two lower
 /// bounds to search the index.
@@ -320,7 +320,8 @@ fn start_of_page(prefix: &str, after: &str) -> String {
     if after < prefix { prefix.to_owned() } else { format!("{after}\u{1}") }
 }
 
-/// Returns the upper bound (exclusive) of the ids that have this prefix. Both engines compare ids by their bytes, which is also the order of their characters.
+/// Returns the upper bound (exclusive) of the ids that have this prefix. Both engines compare ids
+/// by their bytes, which is also the order of their characters.
 fn end_of_prefix(prefix: &str) -> String {
     let mut end: Vec<char> = prefix.chars().collect();
     while let Some(last) = end.pop() {
@@ -329,8 +330,8 @@ fn end_of_prefix(prefix: &str) -> String {
             return end.into_iter().collect();
         }
     }
-    // The prefix is empty or has only the greatest character. This text of 256 bytes is greater than
-    // all stored ids, which have at most 255 bytes.
+    // The prefix is empty or has only the greatest character. This text of 256 bytes is greater
+    // than all stored ids, which have at most 255 bytes.
     char::MAX.to_string().repeat(64)
 }
 

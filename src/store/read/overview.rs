@@ -1,7 +1,7 @@
 //! The read model of the apps' state, which `status`, the dashboard, its JSON and the metrics use.
 //!
-//! Four statements read it, for any number of apps. Each reads stored totals or an index, because an
-//! open dashboard polls every few seconds.
+//! Four statements read it, for any number of apps. Each reads stored totals or an index, because
+//! an open dashboard polls every few seconds.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +32,9 @@ pub struct AppOverview {
     /// or a person decides.
     pub held: Vec<HeldDeletions>,
     pub first_crawl_started_at: Option<Stamp>,
-    /// The number of candidates for deletion that a later crawl has to look up, because the budget of
-    /// the last crawl that reached its end did not suffice. `None` if no crawl has reached its end.
+    /// The number of candidates for deletion that a later crawl has to look up, because the budget
+    /// of the last crawl that reached its end did not suffice. `None` if no crawl has reached its
+    /// end.
     pub unasked: Option<i64>,
     /// `None` if no details of the app's groups are kept.
     pub details: Option<DetailsOverview>,

@@ -148,8 +148,9 @@ impl Store {
     }
 }
 
-/// Returns the group types of each host's newest crawl, or nothing if they are the same for all hosts.
-/// `crawls` has the host and the comma-separated types of each crawl, the oldest crawl first.
+/// Returns the group types of each host's newest crawl, or nothing if they are the same for all
+/// hosts. `crawls` has the host and the comma-separated types of each crawl, the oldest crawl
+/// first.
 fn differing_types(crawls: Vec<(String, String)>) -> Vec<HostTypes> {
     // A later crawl of a host replaces an earlier one.
     let newest: BTreeMap<String, String> = crawls.into_iter().collect();

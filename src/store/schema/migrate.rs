@@ -3,10 +3,10 @@
 //! SQLite's migrations run through sqlx, under a lock file.
 //!
 //! PostgreSQL's migrations run in one transaction of this module. sqlx would take a session-level
-//! advisory lock, and a pooler may give the session to another client. Instead, the row that records
-//! a migration is inserted before the statements of the migration run. If two programs start at the
-//! same time, the insert of the second one waits until the first one has committed, and then fails.
-//! The next attempt of the second program finds the migration applied.
+//! advisory lock, and a pooler may give the session to another client. Instead, the row that
+//! records a migration is inserted before the statements of the migration run. If two programs
+//! start at the same time, the insert of the second one waits until the first one has committed,
+//! and then fails. The next attempt of the second program finds the migration applied.
 //!
 //! A migration locks the tables that it changes. While it waits for a lock, all later readers wait
 //! behind it. So it waits for at most half a second, and tries again after a pause in which the
@@ -50,8 +50,8 @@ FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.granted AND l.pid <> pg_backend_pid() AND n.nspname IN ($1, $2)";
 
-/// The maximum number of further attempts after an object was found to exist already. A process that
-/// migrates at the same time causes at most a few such conflicts. A conflict that persists has
+/// The maximum number of further attempts after an object was found to exist already. A process
+/// that migrates at the same time causes at most a few such conflicts. A conflict that persists has
 /// another cause, such as another program's table of the same name.
 const MAX_CREATION_CONFLICTS: u32 = 5;
 

@@ -9,8 +9,8 @@ use crate::store::engine::{
     DatabaseLocation, Engine, InUseLock, Store, StoreError, WithAction as _, query_as,
 };
 
-/// Returns two numbers: the relations in both schemas, and those relations that this program did not
-/// create although `DROP SCHEMA … CASCADE` would remove them. These are relations in the public
+/// Returns two numbers: the relations in both schemas, and those relations that this program did
+/// not create although `DROP SCHEMA … CASCADE` would remove them. These are relations in the public
 /// schema other than its views, and views in other schemas that depend on either schema.
 const COUNT_RELATIONS: &str = "
 SELECT count(*), count(*) FILTER (WHERE n.nspname = $1 AND NOT (c.relkind = 'v' AND c.relname = ANY ($3)))

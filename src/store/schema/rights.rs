@@ -22,8 +22,8 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner,
 const COUNT_RECORD_TABLES: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = '_sqlx_migrations'";
-/// Counts the tables that the role cannot read, and those that it cannot write. The program does not
-/// write the table that records migrations, except to migrate.
+/// Counts the tables that the role cannot read, and those that it cannot write. The program does
+/// not write the table that records migrations, except to migrate.
 const TABLES_WITHOUT_RIGHT: &str = "
 SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
        count(*) FILTER (WHERE NOT (has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')

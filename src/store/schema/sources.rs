@@ -7,8 +7,8 @@ use crate::store::engine::{Schema, StoreError};
 pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/sqlite");
 pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/postgres");
 
-/// Creates the table that records migrations. It has the form of sqlx, so that the tools of sqlx can
-/// read it.
+/// Creates the table that records migrations. It has the form of sqlx, so that the tools of sqlx
+/// can read it.
 pub(super) const CREATE_SQLITE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     version BIGINT PRIMARY KEY,
     description TEXT NOT NULL,

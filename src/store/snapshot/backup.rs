@@ -27,8 +27,8 @@ pub struct BackupMade {
 
 impl Store {
     /// Writes a snapshot of the database to `to`, checks it, and gives it the permissions of the
-    /// database. Crawls continue meanwhile. An existing file is replaced only if `replace` is true and the
-    /// file is an earlier backup.
+    /// database. Crawls continue meanwhile. An existing file is replaced only if `replace` is true
+    /// and the file is an earlier backup.
     pub async fn backup(&self, to: &Path, replace: bool) -> Result<BackupMade, StoreError> {
         let file = match &self.engine {
             Engine::Sqlite(file) => file,

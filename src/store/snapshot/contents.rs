@@ -38,8 +38,8 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Checks a copy and returns its contents. Fails if the copy is damaged, from a newer version, or
-    /// from another program. `path` names it in errors.
+    /// Checks a copy and returns its contents. Fails if the copy is damaged, from a newer version,
+    /// or from another program. `path` names it in errors.
     pub(super) async fn read_and_check(copy: &mut SqliteConnection, path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::UnusableBackup { path: path.to_owned(), why };
         let integrity: String = query_scalar(INTEGRITY).fetch_one(&mut *copy).await.with_action(ACTION)?;

@@ -45,8 +45,8 @@ impl CopyKind {
 
 const SQLITE_HEADER: &[u8] = b"SQLite format 3\0";
 
-/// Writes a snapshot of the database into an unfinished file. Uses a separate connection, so that no
-/// other transaction waits for the copy.
+/// Writes a snapshot of the database into an unfinished file. Uses a separate connection, so that
+/// no other transaction waits for the copy.
 pub(super) async fn copy_into(
     unfinished: &UnfinishedFile,
     database: &SqliteFile,

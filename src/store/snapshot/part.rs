@@ -29,8 +29,8 @@ pub(in crate::store) enum Replacing {
 
 impl UnfinishedFile {
     /// Creates the unfinished file of `target`, or truncates the one that a killed process left.
-    /// Returns `None` if another process is writing it. A new file has the permissions `mode` without
-    /// those that the umask excludes.
+    /// Returns `None` if another process is writing it. A new file has the permissions `mode`
+    /// without those that the umask excludes.
     pub(in crate::store) fn create(target: &Path, mode: u32) -> io::Result<Option<Self>> {
         let path = unfinished_path(target);
         let file = OpenOptions::new()

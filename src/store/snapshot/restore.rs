@@ -127,8 +127,8 @@ async fn check_copy(
 }
 
 /// Removes the side files of the database that will be replaced, because SQLite would apply them to
-/// the backup. With `keep`, gives the database a second name instead, renames its side files to match,
-/// and returns the name.
+/// the backup. With `keep`, gives the database a second name instead, renames its side files to
+/// match, and returns the name.
 fn prepare_replacement(database: &Path, keep: bool, at: DateTime<Utc>) -> io::Result<Option<PathBuf>> {
     let mut kept = None;
     if keep && database.exists() {

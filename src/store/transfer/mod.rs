@@ -25,8 +25,8 @@ pub struct CopyProgress {
     pub table: &'static str,
     /// False while rows are written, true while they are read back.
     pub verifying: bool,
-    /// The number of rows of all tables so far. Each row counts twice: when it is written and when it
-    /// is read back.
+    /// The number of rows of all tables so far. Each row counts twice: when it is written and when
+    /// it is read back.
     pub done: u64,
     pub total: u64,
 }

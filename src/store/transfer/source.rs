@@ -30,8 +30,8 @@ impl Connection {
         const ACTION: &str = "read the database";
         match &store.engine {
             Engine::Sqlite(file) => {
-                // The driver would log the reading of a table as a slow statement, because it takes as
-                // long as writing the rows to the target.
+                // The driver would log the reading of a table as a slow statement, because it takes
+                // as long as writing the rows to the target.
                 let options = (*file.readers()?.connect_options()).clone().disable_statement_logging();
                 let mut connection: SqliteConnection = options.connect().await.with_action(ACTION)?;
                 query("BEGIN").execute(&mut connection).await.with_action(ACTION)?;

@@ -5,8 +5,8 @@
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) columns: &'static [&'static str],
-    /// The columns by which the rows are sorted when they are read. Both engines store the rows in this
-    /// order.
+    /// The columns by which the rows are sorted when they are read. Both engines store the rows in
+    /// this order.
     pub(super) order: &'static str,
 }
 

@@ -26,8 +26,8 @@ const MODE: u32 = 0o644;
 /// The number of buffered bytes at which rows are sent to a server.
 const SEND_BYTES: usize = 256 * 1024;
 
-/// Returns the indexes. Building them after all rows were written is faster than updating them for each
-/// row.
+/// Returns the indexes. Building them after all rows were written is faster than updating them for
+/// each row.
 const SELECT_INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
 /// Records that a copy is a new storage, so that its ids continue with a gap. See `write/ids.rs`.
 const SET_NEW_SQLITE_STORAGE: &str = "INSERT INTO storage (only_row, identity) VALUES (1, '')";
@@ -49,8 +49,8 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Opens the target and creates its tables. Fails if the file exists, or if the tables on the server
-    /// have rows.
+    /// Opens the target and creates its tables. Fails if the file exists, or if the tables on the
+    /// server have rows.
     pub(super) async fn open(location: &DatabaseLocation) -> Result<Self, StoreError> {
         match location {
             DatabaseLocation::Sqlite(path) => open_file(path).await,
@@ -171,8 +171,8 @@ async fn open_file(path: &Path) -> Result<Target, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(unfinished.path())
         .create_if_missing(false)
-        // Nothing needs protection from a crash: an incomplete file is removed, and a complete file is
-        // synced before it is moved to its target.
+        // Nothing needs protection from a crash: an incomplete file is removed, and a complete file
+        // is synced before it is moved to its target.
         .journal_mode(SqliteJournalMode::Off)
         .synchronous(SqliteSynchronous::Off)
         // In KiB.

@@ -92,14 +92,14 @@ const RECORD_LOOKUPS: &str = "
 UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
 WHERE crawl_id = $1";
 /// Counts the days after the day of this crawl. Such days exist if a clock was fast, or if the time
-/// zone was changed. They are merged into the day of this crawl, because the newest crawl determines
-/// the newest day. A failed crawl merges no days, because its own clock may be wrong.
+/// zone was changed. They are merged into the day of this crawl, because the newest crawl
+/// determines the newest day. A failed crawl merges no days, because its own clock may be wrong.
 const COUNT_LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
 /// The maximum number of later days that are merged. If there are more, the clock of this crawl is
 /// probably behind, and merging would destroy correct days.
 const MAX_WRONG_DAYS: i64 = 2;
-/// Adds the events of the later days to the day of this crawl. Its live groups and `TotalCount`s are
-/// set by [`ADD_TO_DAY`].
+/// Adds the events of the later days to the day of this crawl. Its live groups and `TotalCount`s
+/// are set by [`ADD_TO_DAY`].
 const MERGE_LATER_DAYS: &str = "
 INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
 SELECT $1, $2, $3, type_id, 0, NULL, CAST(sum(appeared) AS BIGINT), CAST(sum(vanished) AS BIGINT),
@@ -113,16 +113,16 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
 const REMOVE_LATER_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day > $2";
 const MOVE_CRAWLS_OF_LATER_DAYS: &str =
     "UPDATE crawl SET day = $2, timezone = $3 WHERE app_id = $1 AND day > $2";
-/// Counts the types that an earlier crawl concluded at a time after the start of this crawl. Then the
-/// clock of the earlier crawl was fast.
+/// Counts the types that an earlier crawl concluded at a time after the start of this crawl. Then
+/// the clock of the earlier crawl was fast.
 const COUNT_LATER_CONCLUSIONS: &str = "
 SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
 /// Limits `last_seen_at` to the end of this crawl. A crawl with a fast clock wrote later values.
 const LIMIT_LAST_SEEN: &str = "
 UPDATE group_row SET last_seen_at = CASE WHEN first_seen_at > $2 THEN first_seen_at ELSE $2 END
 WHERE app_id = $1 AND last_seen_at > $2 AND deleted_at IS NULL";
-/// Adds up the crawl's events over all types. Stores the sums and the number of the app's live groups
-/// in the record of the crawl.
+/// Adds up the crawl's events over all types. Stores the sums and the number of the app's live
+/// groups in the record of the crawl.
 const ADD_UP_EVENTS: &str = "
 UPDATE crawl SET
     appeared = (SELECT CAST(coalesce(sum(appeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
@@ -136,8 +136,8 @@ const RECORD_PASS: &str = "
 INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest, total_highest,
                         listed_count, repeats, first_listed, unusable)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-/// Records the newest crawl that concluded a type. The newest crawl is the one with the greatest id,
-/// whatever its time. An older crawl that is closed late changes nothing.
+/// Records the newest crawl that concluded a type. The newest crawl is the one with the greatest
+/// id, whatever its time. An older crawl that is closed late changes nothing.
 const CONCLUDE: &str = "
 INSERT INTO type_state (app_id, type_id, concluded_crawl_id, concluded_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (app_id, type_id) DO UPDATE SET

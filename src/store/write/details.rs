@@ -1,9 +1,9 @@
-//! Stores the details of groups, such as name and owner. If the groups are a complete range of ids, a
-//! row is rewritten only if a detail has changed.
+//! Stores the details of groups, such as name and owner. If the groups are a complete range of ids,
+//! a row is rewritten only if a detail has changed.
 //!
-//! One process at a time refreshes the details of an app. A process claims them by storing its name,
-//! and each of its transactions renews the claim. A claim expires after [`CLAIM_SECONDS`], by the
-//! clock of the database server, or for SQLite by the clock of this machine.
+//! One process at a time refreshes the details of an app. A process claims them by storing its
+//! name, and each of its transactions renews the claim. A claim expires after [`CLAIM_SECONDS`], by
+//! the clock of the database server, or for SQLite by the clock of this machine.
 
 use std::collections::HashMap;
 
@@ -51,8 +51,8 @@ struct DetailRow {
     max_member_count: Option<i64>,
     /// 0 if the last request had no usable answer about the group.
     is_answered: i64,
-    /// When the details were requested. Read from the column `as_of` of the view `base_group_details`,
-    /// which has the time of the group's range if that is later.
+    /// When the details were requested. Read from the column `as_of` of the view
+    /// `base_group_details`, which has the time of the group's range if that is later.
     #[sqlx(rename = "as_of")]
     fetched_at: i64,
 }
@@ -76,16 +76,17 @@ macro_rules! per_engine_time {
 ///
 /// - This process has claimed them already.
 /// - The claim of another process has expired.
-/// - The claim expires later than a new claim would. Then the clock was fast when the claim was made.
+/// - The claim expires later than a new claim would. Then the clock was fast when the claim was
+///   made.
 const CLAIM: Statement = per_engine_time!(
     "WITH clock AS (SELECT ",
     " AS now)
 UPDATE detail_state SET holder = $2, held_until = (SELECT now FROM clock) + $3
 WHERE app_id = $1 AND (holder = $2 OR held_until <= (SELECT now FROM clock) OR held_until > (SELECT now FROM clock) + $3)"
 );
-/// Creates the state of an app. `last_event_id` starts at the newest event: the first range requests
-/// the details of all groups, so earlier events need not be read. SQLite requires `WHERE true` to
-/// parse `ON CONFLICT` after a SELECT.
+/// Creates the state of an app. `last_event_id` starts at the newest event: the first range
+/// requests the details of all groups, so earlier events need not be read. SQLite requires `WHERE
+/// true` to parse `ON CONFLICT` after a SELECT.
 const CREATE_STATE: &str = "
 INSERT INTO detail_state (app_id, holder, held_until, last_event_id)
 SELECT $1, $2, 0, coalesce((SELECT max(event_id) FROM group_event WHERE app_id = $1), 0) WHERE true
@@ -175,8 +176,8 @@ impl Store {
         }
     }
 
-    /// Counts the live groups with details, and those whose details were requested at `since` or later.
-    /// Stores the counts, because counting reads all details of the app.
+    /// Counts the live groups with details, and those whose details were requested at `since` or
+    /// later. Stores the counts, because counting reads all details of the app.
     pub async fn count_details(
         &self,
         app: AppId,
@@ -204,8 +205,8 @@ impl Store {
         Ok(states > 0)
     }
 
-    /// Removes all details of an app, in batches. Returns their number. `on_batch` is called after each
-    /// batch.
+    /// Removes all details of an app, in batches. Returns their number. `on_batch` is called after
+    /// each batch.
     pub async fn remove_details(
         &self,
         lease: &Lease,
@@ -289,8 +290,8 @@ async fn write_answers(
 /// Whether the answered groups are all live groups of a range of ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Completeness {
-    /// All. The row of the range records when their details were requested, so rows whose details did
-    /// not change are not written.
+    /// All. The row of the range records when their details were requested, so rows whose details
+    /// did not change are not written.
     Range,
     /// Some groups. Unchanged rows are written as well, because their `fetched_at` changes.
     SomeGroups,
@@ -340,8 +341,8 @@ async fn record_refreshed_range(
     at_millis: i64,
 ) -> Result<(), StoreError> {
     let preceding: Option<(String, i64)> = tx.fetch_optional(RANGE_BEFORE, &values![app.0, after]).await?;
-    // If the preceding range was refreshed at about the same time, it is extended and keeps its own,
-    // earlier time. Otherwise a new range is added below.
+    // If the preceding range was refreshed at about the same time, it is extended and keeps its
+    // own, earlier time. Otherwise a new range is added below.
     let extends_preceding = preceding
         .is_some_and(|(_, refreshed_at)| (at_millis - MERGE_MILLIS..=at_millis).contains(&refreshed_at));
     match to {

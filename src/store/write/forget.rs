@@ -46,8 +46,8 @@ SELECT (SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM
        (SELECT count(*) FROM crawl WHERE app_id = $1) AS crawls,
        (SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1) AS days";
 
-// Runs first: if the removal is interrupted and the app is crawled again, the app must count as never
-// crawled, so that its groups are a baseline.
+// Runs first: if the removal is interrupted and the app is crawled again, the app must count as
+// never crawled, so that its groups are a baseline.
 const FORGET_BASELINES: &str = "UPDATE type_state SET baseline_crawl_id = NULL, concluded_crawl_id = NULL, concluded_at = NULL WHERE app_id = $1";
 // Deletes by crawl, so that each batch reads one range of an index.
 const FORGET_EVENTS: &str = "

@@ -2,9 +2,9 @@
 //!
 //! Readers follow the events of an app with `event_id > N`. A restored database lacks its newest
 //! rows, and would assign their ids again. Then readers would miss the new events. So the database
-//! records the storage in which ids were assigned last (`Store::storage_identity`): an SQLite file, or
-//! the data of one PostgreSQL cluster. If the storage has changed, ids continue above all ids that may
-//! have been assigned before.
+//! records the storage in which ids were assigned last (`Store::storage_identity`): an SQLite file,
+//! or the data of one PostgreSQL cluster. If the storage has changed, ids continue above all ids
+//! that may have been assigned before.
 
 use chrono::{DateTime, Utc};
 use tracing::{info, warn};
@@ -31,8 +31,8 @@ ON CONFLICT (only_row) DO UPDATE SET identity = excluded.identity, written_by = 
 WHERE s.identity <> excluded.identity OR CAST(s.xmin AS TEXT) <> s.written_by",
 };
 
-/// The assumed maximum number of event ids that were assigned and lost with their rows. It matters only
-/// if the clock is slow: otherwise the ids continue above the clock.
+/// The assumed maximum number of event ids that were assigned and lost with their rows. It matters
+/// only if the clock is slow: otherwise the ids continue above the clock.
 const MAX_LOST_EVENTS: i64 = 1_000_000;
 /// As [`MAX_LOST_EVENTS`], for crawl ids.
 const MAX_LOST_CRAWLS: i64 = 10_000;
@@ -57,8 +57,9 @@ const SKIP_CRAWL_IDS: Statement = skip_ids!("crawl", "crawl_id");
 const ADD_SEQUENCE: &str = "
 INSERT INTO sqlite_sequence (name, seq) SELECT $1, 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = $1)";
 
-/// PostgreSQL only: builds a query for the sequences that are behind the ids in their tables. `greatest`
-/// is the greatest id in the table. Group types up to 6 are built in, without the sequence.
+/// PostgreSQL only: builds a query for the sequences that are behind the ids in their tables.
+/// `greatest` is the greatest id in the table. Group types up to 6 are built in, without the
+/// sequence.
 macro_rules! sequences_behind_rows {
     ($select:literal) => {
         concat!(
@@ -97,8 +98,8 @@ impl Store {
     }
 
     /// Moves each id sequence that is behind the ids in its table to the greatest id, and logs the
-    /// move. A sequence is behind if rows were restored or replicated without it. That cannot happen
-    /// in SQLite.
+    /// move. A sequence is behind if rows were restored or replicated without it. That cannot
+    /// happen in SQLite.
     pub async fn move_ids_past_rows(&self) -> Result<(), StoreError> {
         const ACTION: &str = "compare the id sequences with their tables";
         if let Engine::Sqlite(_) = self.engine {
@@ -118,8 +119,8 @@ impl Store {
         }
     }
 
-    /// Ensures that new ids are greater than all ids that readers may have seen. Writes nothing if the
-    /// storage has not changed. Works under the lease of any app.
+    /// Ensures that new ids are greater than all ids that readers may have seen. Writes nothing if
+    /// the storage has not changed. Works under the lease of any app.
     pub(super) async fn continue_ids(&self, lease: &Lease, at: DateTime<Utc>) -> Result<(), StoreError> {
         const ACTION: &str = "record the storage of the database";
         let identity = self.storage_identity(lease)?;
@@ -160,9 +161,9 @@ async fn record_storage_and_skip_ids(
             tx.execute(ADD_SEQUENCE, &values![table]).await?;
         }
     }
-    // The microseconds since 1970 exceed every event id assigned before, because there is less than one
-    // event per microsecond. The same holds for crawls and milliseconds. JavaScript represents both
-    // numbers exactly until the year 2255.
+    // The microseconds since 1970 exceed every event id assigned before, because there is less than
+    // one event per microsecond. The same holds for crawls and milliseconds. JavaScript represents
+    // both numbers exactly until the year 2255.
     tx.execute(SKIP_EVENT_IDS, &values![at.timestamp_micros(), MAX_LOST_EVENTS]).await?;
     tx.execute(SKIP_CRAWL_IDS, &values![at.timestamp_millis(), MAX_LOST_CRAWLS]).await?;
     info!(

@@ -31,7 +31,8 @@ impl std::ops::AddAssign for Written {
 
 impl Store {
     /// Writes listed groups in one transaction. Inserts the groups that are not in the table yet.
-    /// Marks the others live and not missing, and sets their type. Idempotent. `on_chunk` is called before each chunk of ids.
+    /// Marks the others live and not missing, and sets their type. Idempotent. `on_chunk` is called
+    /// before each chunk of ids.
     pub async fn write_listed(
         &self,
         lease: &Lease,

@@ -1,8 +1,8 @@
 //! Records the last notification about each condition of each app, so that several processes send
 //! a notification only once.
 //!
-//! Each change is a compare-and-swap: it takes effect only if the row has not changed since the caller
-//! read it. If several processes try to claim the same notification, one of them succeeds.
+//! Each change is a compare-and-swap: it takes effect only if the row has not changed since the
+//! caller read it. If several processes try to claim the same notification, one of them succeeds.
 
 use crate::store::engine::{Store, StoreError, Tx, values};
 

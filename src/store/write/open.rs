@@ -23,8 +23,8 @@ pub struct NewCrawl {
 }
 
 /// Returns no row if a crawl for the same scheduled time exists that is running, complete or
-/// incomplete. Other conflicts are errors, for example an id that exists because the sequence is behind
-/// the ids in the table.
+/// incomplete. Other conflicts are errors, for example an id that exists because the sequence is
+/// behind the ids in the table.
 const OPEN: &str = "
 INSERT INTO crawl (app_id, trigger, due_at, started_at, status, host, version, group_types)
 VALUES ($1, $2, $3, $4, 'running', $5, $6, $7)

@@ -13,10 +13,10 @@ const RUNNING_CRAWLS: &str =
     "SELECT crawl_id, started_at FROM crawl WHERE app_id = $1 AND status = 'running' ORDER BY crawl_id";
 
 impl Store {
-    /// Prepares the database for new events of an app: continues the ids if the storage has changed,
-    /// and closes as failed the crawls that killed processes left open. Events become visible when
-    /// their crawl is closed, in the order of their ids. So those of an open crawl must become visible
-    /// before later events are written.
+    /// Prepares the database for new events of an app: continues the ids if the storage has
+    /// changed, and closes as failed the crawls that killed processes left open. Events become
+    /// visible when their crawl is closed, in the order of their ids. So those of an open crawl
+    /// must become visible before later events are written.
     pub(super) async fn prepare_for_events(
         &self,
         lease: &Lease,

@@ -26,8 +26,8 @@ pub(super) struct PurgeStatements {
     delete_groups: &'static str,
 }
 
-/// Builds the statements for groups that fulfil a condition. Parameters: `$1` the app, `$2` the last id
-/// of the previous batch, `$3` a time, `$4` the last id of this batch.
+/// Builds the statements for groups that fulfil a condition. Parameters: `$1` the app, `$2` the
+/// last id of the previous batch, `$3` a time, `$4` the last id of this batch.
 macro_rules! purge_statements {
     ($condition:literal) => {
         PurgeStatements {
@@ -69,8 +69,8 @@ pub(super) const ALL_GROUPS: PurgeStatements = purge_statements!("(deleted_at IS
 /// Removes the groups that were marked deleted before `$3`.
 pub(super) const LONG_DELETED: PurgeStatements = purge_statements!("deleted_at < $3");
 
-/// Removes the next batch of groups, whose ids come after `after_id`. `removed_before` is the value of
-/// `$3` in the statements. Returns `None` if no groups are left.
+/// Removes the next batch of groups, whose ids come after `after_id`. `removed_before` is the value
+/// of `$3` in the statements. Returns `None` if no groups are left.
 pub(super) async fn remove_groups(
     tx: &mut Tx,
     app: AppId,

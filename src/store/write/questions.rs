@@ -1,5 +1,5 @@
-//! The lookup history: which groups earlier crawls asked `get_group_info` about, and in which round to
-//! ask again. Rounds count the app's crawls that reached their end.
+//! The lookup history: which groups earlier crawls asked `get_group_info` about, and in which round
+//! to ask again. Rounds count the app's crawls that reached their end.
 
 use std::collections::BTreeMap;
 

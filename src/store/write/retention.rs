@@ -30,9 +30,9 @@ pub struct Purged {
 const COUNT_TYPES_WITH_DELETED: &str =
     "SELECT count(*) FROM type_state WHERE app_id = $1 AND deleted_count > 0";
 
-/// Returns the last id and the oldest time of the next 10,000 events of all apps. The search ends at
-/// the first batch without an old event. Ids are in the order of time, except where a clock was set
-/// back: an old event in a later batch is removed on a later day.
+/// Returns the last id and the oldest time of the next 10,000 events of all apps. The search ends
+/// at the first batch without an old event. Ids are in the order of time, except where a clock was
+/// set back: an old event in a later batch is removed on a later day.
 const NEXT_EVENTS: &str = "
 SELECT max(event_id), min(occurred_at) FROM (
     SELECT event_id, occurred_at FROM group_event WHERE event_id > $1 ORDER BY event_id LIMIT 10000) AS stretch";
@@ -81,8 +81,8 @@ macro_rules! old_unreferenced_crawls {
         )
     };
 }
-/// The statements that remove a batch of crawls. The flag of each says whether its rows are included
-/// in [`Purged::counts`].
+/// The statements that remove a batch of crawls. The flag of each says whether its rows are
+/// included in [`Purged::counts`].
 const REMOVE_OLD_CRAWLS: [(&str, bool); 3] = [
     (old_crawls!("DELETE FROM crawl_pass", ""), true),
     (old_unreferenced_crawls!("DELETE FROM crawl_change"), false),
@@ -94,8 +94,8 @@ WHERE crawl_id = $1";
 
 impl Store {
     /// Removes the rows of an app that are older than these limits, in batches. Records their
-    /// numbers with the crawl. `on_transaction` is called after each transaction, also after one that
-    /// removed nothing, because each may have waited minutes for other writers.
+    /// numbers with the crawl. `on_transaction` is called after each transaction, also after one
+    /// that removed nothing, because each may have waited minutes for other writers.
     pub async fn purge(
         &self,
         lease: &Lease,

@@ -53,8 +53,8 @@ const SELECT_CRAWL: &str = "
 SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld, c.vanished, c.undeleted, c.started_at
 FROM crawl c JOIN app a ON a.app_id = c.app_id WHERE c.crawl_id = $1";
 /// Builds a statement on the held groups of a crawl. `$only_confirmed` names the parameter that
-/// selects among them: 0 for all, 1 for those that the API has confirmed to be gone. `$after` follows
-/// the condition.
+/// selects among them: 0 for all, 1 for those that the API has confirmed to be gone. `$after`
+/// follows the condition.
 macro_rules! held_groups {
     ($statement:literal, $only_confirmed:literal, $after:literal) => {
         concat!(

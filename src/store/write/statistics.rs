@@ -29,8 +29,8 @@ WHERE coalesce(excluded.groups, app_statistic.groups) IS DISTINCT FROM app_stati
    OR coalesce(excluded.callbacks_answered, app_statistic.callbacks_answered) IS DISTINCT FROM app_statistic.callbacks_answered";
 
 impl Store {
-    /// Stores statistics of an app, which were fetched at `fetched_at`. Returns the number of new and changed
-    /// rows.
+    /// Stores statistics of an app, which were fetched at `fetched_at`. Returns the number of new
+    /// and changed rows.
     pub async fn write_statistics(
         &self,
         lease: &Lease,

@@ -11,8 +11,8 @@ use crate::store::engine::{Engine, Store, StoreError, TransactionRetry, WithActi
 impl Store {
     /// Passes every live group of an app once to `add`, which adds it to a collection. Returns the
     /// collection. The order is undefined, because PostgreSQL needs longer to sort ten million ids
-    /// than to read them. `new_collection` creates the collection. It is called again if a connection
-    /// breaks, because then all groups are read again.
+    /// than to read them. `new_collection` creates the collection. It is called again if a
+    /// connection breaks, because then all groups are read again.
     pub async fn gather_live<G>(
         &self,
         app: AppId,

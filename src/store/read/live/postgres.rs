@@ -21,8 +21,8 @@ SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = $1 AND live_count + deleted_count > 0";
 const GROUPS_OF_ALL_APPS: &str =
     "SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state";
-/// Prevents just-in-time compilation. The planner overestimates the rows of a chunk a thousandfold, so
-/// it would compile a statement that runs for milliseconds.
+/// Prevents just-in-time compilation. The planner overestimates the rows of a chunk a thousandfold,
+/// so it would compile a statement that runs for milliseconds.
 const WITHOUT_JIT: &str = "SET LOCAL jit = off";
 const MISSING_GROUPS: &str = "
 SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
@@ -32,8 +32,8 @@ const LIVE_ROWS: &str = "SELECT type_id, group_id FROM group_row WHERE app_id = 
 /// How the live groups that are not missing are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadMethod {
-    /// Reads the entire table in the order of its pages, with thousands of ids per result row. Takes
-    /// half the time of one row per group, on the server and in this program.
+    /// Reads the entire table in the order of its pages, with thousands of ids per result row.
+    /// Takes half the time of one row per group, on the server and in this program.
     Chunks,
     /// Reads one result row. For a small app.
     OneRow,
@@ -54,8 +54,8 @@ impl ReadMethod {
     }
 }
 
-/// The groups that a query must exclude. If the stored totals show that the app has no such groups, the
-/// query omits the condition.
+/// The groups that a query must exclude. If the stored totals show that the app has no such groups,
+/// the query omits the condition.
 #[derive(Clone, Copy, Debug)]
 struct Exclusions {
     deleted: bool,
@@ -125,9 +125,9 @@ pub(super) async fn live_groups(
     };
     match method {
         ReadMethod::Chunks => {
-            // Two connections read ahead while this program processes a chunk. Each reads every second
-            // chunk. They have different snapshots, but the app's lease is held, so no other process
-            // changes the groups between these.
+            // Two connections read ahead while this program processes a chunk. Each reads every
+            // second chunk. They have different snapshots, but the app's lease is held, so no other
+            // process changes the groups between these.
             let mut second_tx = server.begin_read_only().await?;
             second_tx.expect_rows((live + deleted).cast_unsigned()).await?;
             tx.execute(query(WITHOUT_JIT), 0).await?;

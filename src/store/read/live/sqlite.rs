@@ -17,8 +17,8 @@ SELECT group_id FROM group_row WHERE app_id = ?1 AND group_id > ?2 ORDER BY grou
 /// The number of rows in a chunk.
 const CHUNK_ROWS: usize = 10_000;
 
-/// Returns the last ids of the chunks, as they were last computed. Any ids give correct results. These
-/// give chunks of similar size.
+/// Returns the last ids of the chunks, as they were last computed. Any ids give correct results.
+/// These give chunks of similar size.
 const STORED_ENDS: &str = "SELECT chunk_ends FROM app WHERE app_id = ?1";
 const STORE_ENDS: &str = "UPDATE app SET chunk_ends = ?2 WHERE app_id = ?1";
 
@@ -27,8 +27,8 @@ const TYPE_TOTALS: &str = "
 SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = ?1 AND live_count + deleted_count > 0 ORDER BY live_count DESC";
 
-/// The groups that a query must exclude. If the stored totals show that the app has no such groups, the
-/// query omits the condition.
+/// The groups that a query must exclude. If the stored totals show that the app has no such groups,
+/// the query omits the condition.
 #[derive(Clone, Copy, Debug)]
 struct Exclusions {
     deleted: bool,
@@ -54,7 +54,8 @@ fn text_query(types: &[i64], exclude: Exclusions) -> String {
     if exclude.missing {
         condition.push_str(" AND missing_since IS NULL");
     }
-    // The code of an id is the separator before it. group_concat has no separator before the first id.
+    // The code of an id is the separator before it. group_concat has no separator before the first
+    // id.
     format!(
         "SELECT (SELECT {code_sql} FROM group_row WHERE {condition} ORDER BY group_id LIMIT 1) || group_concat(group_id, {code_sql})
          FROM group_row WHERE {condition}"
@@ -146,9 +147,9 @@ async fn read_chunk(
     query_scalar(sqlx::AssertSqlSafe(&*sql)).bind(app.0).bind(after).bind(end).fetch_one(&pool).await
 }
 
-/// Returns the ids that end the chunks of an app with `rows` groups. Returns the stored ids if their
-/// number fits, because computing them takes a quarter of the time of reading the groups. Otherwise
-/// computes and stores them.
+/// Returns the ids that end the chunks of an app with `rows` groups. Returns the stored ids if
+/// their number fits, because computing them takes a quarter of the time of reading the groups.
+/// Otherwise computes and stores them.
 async fn chunk_ends(
     file: &SqliteFile,
     pool: &SqlitePool,
