@@ -626,7 +626,7 @@ COMMENT ON COLUMN tim.monthly_counts.snapshots IS
 COMMENT ON COLUMN tim.monthly_counts.net_growth IS
     'The sum of net_growth in daily_counts over the month; NULL: all its days are baseline days.';
 
--- The newest crawl that ended on the same day in Beijing time has the live groups. Its own day is in the time zone of the
+-- live_groups comes from the newest crawl that ended on the same day in Beijing time. crawl.day is in the time zone of the
 -- schedule, so it is at most one day earlier or later.
 CREATE VIEW tim.app_statistics AS
 SELECT a.sdk_app_id,
