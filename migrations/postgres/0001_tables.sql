@@ -241,7 +241,7 @@ CREATE TABLE tim_private.group_detail (
     member_count     BIGINT,
     max_member_count BIGINT,
     fetched_at       BIGINT NOT NULL,      -- the time of the details, unless the group's range has a later one
-    is_answered      BIGINT NOT NULL,      -- 0: the last request had no usable answer about the group, so the time of the range does not apply
+    is_answered      BIGINT NOT NULL,      -- 0: the last request had no usable answer about the group; then the time of the range does not apply
     PRIMARY KEY (app_id, group_id)
 );
 

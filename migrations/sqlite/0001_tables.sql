@@ -248,7 +248,7 @@ CREATE TABLE group_detail (
     member_count     INTEGER,
     max_member_count INTEGER,
     fetched_at       INTEGER NOT NULL,      -- the time of the details, unless the group's range has a later one
-    is_answered      INTEGER NOT NULL,      -- 0: the last request had no usable answer about the group, so the time of the range does not apply
+    is_answered      INTEGER NOT NULL,      -- 0: the last request had no usable answer about the group; then the time of the range does not apply
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 

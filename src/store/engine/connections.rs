@@ -1,9 +1,9 @@
 //! A pool of connections to a PostgreSQL server, and transactions on them. Every wait has a limit.
 //!
 //! The pool of sqlx pings a returned connection without a limit, so a connection that no longer
-//! answers would occupy its slot forever. In this pool a connection becomes idle only after the
-//! server has answered COMMIT or ROLLBACK. In all other cases its socket is closed: after a
-//! connection error, after an exceeded limit, and after a cancelled statement.
+//! answers would occupy its place in the pool forever. In this pool a connection becomes idle only
+//! after the server has answered COMMIT or ROLLBACK. In all other cases its socket is closed: after
+//! a connection error, after an exceeded limit, and after a cancelled statement.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -36,6 +36,7 @@ pub(super) struct Connections {
     shared: Arc<Shared>,
 }
 
+/// The state that all clones of a pool share.
 struct Shared {
     database: Arc<PostgresDatabase>,
     limits: Limits,
@@ -62,7 +63,7 @@ struct UsedConnection {
 }
 
 impl Connections {
-    /// Creates a pool of at most `size` connections, which are opened_at on demand. A transaction
+    /// Creates a pool of at most `size` connections, which are opened on demand. A transaction
     /// waits for a free connection for at most `queue_timeout`.
     pub(super) fn new(database: &Arc<PostgresDatabase>, size: usize, queue_timeout: Duration) -> Self {
         let shared = Arc::new(Shared {
@@ -156,16 +157,17 @@ impl UsedConnection {
 async fn reap(shared: Weak<Shared>) {
     loop {
         sleep(REAP_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(pool) = shared.upgrade() else { return };
         let expired = {
-            let mut idle = shared.lock_idle();
+            let mut idle = pool.lock_idle();
             let (expired, kept) = std::mem::take(&mut *idle)
                 .into_iter()
                 .partition::<Vec<_>, _>(|idle| idle.idle_since.elapsed() > IDLE_TIMEOUT);
             *idle = kept;
             expired
         };
-        drop(shared);
+        // This task must not keep the pool alive while it closes connections and sleeps.
+        drop(pool);
         join_all(expired.into_iter().map(|idle| close(idle.connection))).await;
     }
 }
@@ -175,6 +177,7 @@ async fn close(connection: PgConnection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
 }
 
+/// Begins a transaction on a connection, within a time limit.
 async fn begin_on(
     connection: &mut PgConnection,
     begin_statement: &Arc<str>,
@@ -249,14 +252,14 @@ impl PgTransaction {
         self.record_answer(answer)
     }
 
-    /// Returns the rows of a query as a stream. The limit applies to each row. `scanned` is the
-    /// number of table rows that the server may read before it returns one.
+    /// Returns the rows of a query as a stream. The limit applies to the wait for each row.
+    /// `scanned_rows` is the number of table rows that the server may read for one returned row.
     pub(in crate::store) fn fetch<'t>(
         &'t mut self,
         query: Query<'t, Postgres, PgArguments>,
-        scanned: u64,
+        scanned_rows: u64,
     ) -> BoxStream<'t, Result<PgRow, sqlx::Error>> {
-        let limit = self.limits.for_scan(scanned);
+        let limit = self.limits.for_scan(scanned_rows);
         let Self { used, is_reusable, .. } = self;
         *is_reusable = false;
         let rows = query.fetch(&mut used.connection);
@@ -277,9 +280,11 @@ impl PgTransaction {
         bounded.boxed()
     }
 
-    /// Raises the limit of the following statements to the time that this many rows need.
+    /// Raises the limits of the following statements to the time that `rows` rows need.
     pub(in crate::store) async fn expect_rows(&mut self, rows: u64) -> Result<(), sqlx::Error> {
         self.expected_rows = rows;
+        // As in [`Limits::server_settings`], the server's limit is never less than three
+        // statements.
         let server_timeout = millis(self.limits.for_rows(rows).max(self.limits.statement * 3));
         self.run_sql(format!("SET LOCAL statement_timeout = {server_timeout}")).await.map(|_| ())
     }
@@ -294,6 +299,8 @@ impl PgTransaction {
         self.end("ROLLBACK", limit).await
     }
 
+    /// Ends the transaction with `statement`, and returns the connection to the pool. Fails if the
+    /// connection is not reusable.
     async fn end(mut self, statement: &'static str, limit: Duration) -> Result<(), sqlx::Error> {
         if !self.is_reusable {
             // Dropping the connection makes the server roll the transaction back.

@@ -80,14 +80,16 @@ impl Fence {
     /// This must be the last statement of the transaction, because it blocks other renewals until
     /// the commit. The lease counts as renewed only after the commit.
     pub(super) async fn renew_in(&self, tx: &mut Tx, time_to_live: Duration) -> Result<String, StoreError> {
-        let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
+        let time_to_live_millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let statement = if self.storage.is_known() { RENEW } else { RENEW_WITHOUT_STORAGE };
         let row: Option<(String, String)> =
-            tx.fetch_optional(statement, &values![self.app.get(), self.number, millis]).await?;
-        let Some((transaction, storage)) = row else { return Err(StoreError::LeaseLost { app: self.app }) };
+            tx.fetch_optional(statement, &values![self.app.get(), self.number, time_to_live_millis]).await?;
+        let Some((transaction_number, storage)) = row else {
+            return Err(StoreError::LeaseLost { app: self.app });
+        };
         if storage != self.storage.as_str() {
             return Err(StoreError::ServerReplaced { app: self.app });
         }
-        Ok(transaction)
+        Ok(transaction_number)
     }
 }

@@ -97,18 +97,18 @@ impl Limits {
 
     /// Returns the limit of one renewal: 6 s in production. After a first failure, time for two
     /// more attempts remains before the lease expires.
-    pub(in crate::store) fn renewal(self) -> Duration {
+    pub(in crate::store) fn renewal_limit(self) -> Duration {
         self.lease / 5
     }
 
     /// Returns the pause after a failed renewal: 1 s in production.
-    pub(in crate::store) fn renewal_retry(self) -> Duration {
+    pub(in crate::store) fn renewal_retry_pause(self) -> Duration {
         self.lease / 30
     }
 
     /// Returns the longest time that the server keeps the session of a dead client whose
     /// transaction is idle.
-    pub(super) fn abandoned_session(self) -> Duration {
+    pub(super) fn abandoned_session_limit(self) -> Duration {
         self.idle_in_transaction + self.round_trip
     }
 
@@ -172,7 +172,7 @@ mod tests {
     fn a_dead_holders_transaction_ends_before_the_lease_expires() {
         for limits in [Limits::default(), Limits::default().divided_by(15)] {
             assert!(limits.idle_in_transaction * 2 < limits.lease, "{limits:?}");
-            assert!(limits.renewal_interval() + 2 * limits.renewal() < limits.lease, "{limits:?}");
+            assert!(limits.renewal_interval() + 2 * limits.renewal_limit() < limits.lease, "{limits:?}");
             assert!(limits.lock < limits.statement, "{limits:?}: the server's error is more specific");
         }
     }

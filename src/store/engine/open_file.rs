@@ -84,7 +84,7 @@ impl OpenFile {
         Err(StoreError::Displaced { path: self.opened_path.clone() })
     }
 
-    /// Returns true on the first call for this file in this process. That caller leaves a
+    /// Returns true on the first call for this file in this process. Then the caller must leave a
     /// connection open until the process ends.
     pub(super) fn mark_left_open(&self) -> bool {
         LEFT_OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id)
@@ -96,20 +96,20 @@ impl OpenFile {
     }
 
     /// Removes the side files that a displaced file left at the path, so that SQLite does not apply
-    /// them to the new file at the path. Their write-ahead log must be empty. Does nothing if the
+    /// them to the new file at the path. The write-ahead log must be empty. Does nothing if the
     /// path still leads to the open file. Fails if no file is at the path.
     pub(super) fn remove_side_files(&self) -> Result<(), StoreError> {
         if self.id_at_path()? == self.id {
             return Ok(());
         }
-        for (name, id) in std::mem::take(&mut *self.side_files.lock().unwrap_or_else(PoisonError::into_inner))
+        for (path, id) in std::mem::take(&mut *self.side_files.lock().unwrap_or_else(PoisonError::into_inner))
         {
             // The new file may already have side files of its own.
-            let is_left_over = metadata(&name).is_ok_and(|found| FileId::from(found) == id);
+            let is_left_over = metadata(&path).is_ok_and(|found| FileId::from(found) == id);
             if is_left_over {
-                match remove_file(&name) {
+                match remove_file(&path) {
                     Err(source) if source.kind() != ErrorKind::NotFound => {
-                        return Err(StoreError::Missing { path: name, source });
+                        return Err(StoreError::Missing { path, source });
                     }
                     _ => {}
                 }

@@ -29,7 +29,7 @@ const LEASE_CONNECTIONS: usize = 2;
 /// The oldest supported version, as `server_version_num`.
 const OLDEST_VERSION: i64 = 14_00_00;
 /// The first version that records the collation version of a database, as `server_version_num`.
-const WITH_COLLATION_VERSION: i64 = 15_00_00;
+const FIRST_WITH_COLLATION_VERSION: i64 = 15_00_00;
 
 /// What a server is opened for. A standby server can only be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +61,13 @@ impl fmt::Debug for Server {
     }
 }
 
-const PROPERTIES: &str = "
+const SELECT_PROPERTIES: &str = "
 SELECT CAST(current_setting('server_version_num') AS BIGINT) AS version_number, current_setting('server_version') AS version,
        current_setting('transaction_read_only') = 'on' AS read_only, current_setting('server_encoding') AS encoding,
        version() LIKE '%linux%' AS runs_linux";
 /// Returns the database's name if its collation version differs from the operating system's. Then
 /// indexes on text may have the wrong order.
-const CHANGED_COLLATION: &str = "
+const SELECT_CHANGED_COLLATION: &str = "
 SELECT CAST(datname AS TEXT) FROM pg_catalog.pg_database
 WHERE datname = current_database() AND datcollversion <> pg_catalog.pg_database_collation_actual_version(oid)";
 
@@ -77,6 +77,7 @@ struct ServerProperties {
     /// `server_version_num`, for example 150004 for version 15.4.
     version_number: i64,
     version: String,
+    /// True on a standby, or if transactions are read-only by default.
     read_only: bool,
     encoding: String,
     runs_linux: bool,
@@ -91,7 +92,7 @@ impl Server {
     ) -> Result<Self, StoreError> {
         let open_error = |source| {
             let at = database.to_string();
-            if is_about_tls(&source) {
+            if is_tls_error(&source) {
                 StoreError::Insecure { at, source }
             } else {
                 StoreError::Open { at, source }
@@ -99,16 +100,16 @@ impl Server {
         };
         let mut connection = database.open_connection().await.map_err(open_error)?;
         let at = database.to_string();
-        let reading = read_properties(&mut connection, &at);
-        let properties = within(database.limits.statement, reading).await.map_err(open_error)?;
+        let properties = read_properties(&mut connection, &at);
+        let properties = within(database.limits.statement, properties).await.map_err(open_error)?;
         if !is_new_enough(properties.version_number) {
-            return Err(StoreError::TooOld { at: database.to_string(), version: properties.version });
+            return Err(StoreError::TooOld { at, version: properties.version });
         }
         if properties.encoding != "UTF8" {
-            return Err(StoreError::Encoding { at: database.to_string(), encoding: properties.encoding });
+            return Err(StoreError::Encoding { at, encoding: properties.encoding });
         }
         if properties.read_only && intent == Intent::Write {
-            return Err(StoreError::ReadOnly { at: database.to_string() });
+            return Err(StoreError::ReadOnly { at });
         }
         let database = Arc::new(database.clone());
         let limits = database.limits;
@@ -123,7 +124,7 @@ impl Server {
         connections.add_idle(connection);
         Ok(Self {
             connections,
-            lease_connections: Connections::new(&database, LEASE_CONNECTIONS, limits.renewal()),
+            lease_connections: Connections::new(&database, LEASE_CONNECTIONS, limits.renewal_limit()),
             begin_statement: format!("BEGIN{settings}").into(),
             begin_read_only_statement: format!("BEGIN READ ONLY{settings}").into(),
             database,
@@ -182,9 +183,10 @@ async fn read_properties(connection: &mut PgConnection, at: &str) -> Result<Serv
     // A statement is sent in several messages. Behind a pooler they are certain to reach the same
     // server connection only within a transaction.
     connection.execute(sqlx::raw_sql("BEGIN")).await?;
-    let properties: ServerProperties = query_as(PROPERTIES).fetch_one(&mut *connection).await?;
-    if properties.version_number >= WITH_COLLATION_VERSION {
-        let changed: Option<(String,)> = query_as(CHANGED_COLLATION).fetch_optional(&mut *connection).await?;
+    let properties: ServerProperties = query_as(SELECT_PROPERTIES).fetch_one(&mut *connection).await?;
+    if properties.version_number >= FIRST_WITH_COLLATION_VERSION {
+        let changed: Option<(String,)> =
+            query_as(SELECT_CHANGED_COLLATION).fetch_optional(&mut *connection).await?;
         if let Some((name,)) = changed {
             warn!(
                 "{at}: the server's operating system sorts text differently than when the database \
@@ -199,7 +201,7 @@ async fn read_properties(connection: &mut PgConnection, at: &str) -> Result<Serv
 }
 
 /// Returns true if the server does not offer TLS or its certificate was rejected.
-fn is_about_tls(error: &sqlx::Error) -> bool {
+fn is_tls_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
         // A certificate that rustls rejects during the handshake is reported as an I/O error.
@@ -208,8 +210,8 @@ fn is_about_tls(error: &sqlx::Error) -> bool {
     }
 }
 
-fn is_new_enough(number: i64) -> bool {
-    number >= OLDEST_VERSION
+fn is_new_enough(version_number: i64) -> bool {
+    version_number >= OLDEST_VERSION
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Opens and closes an SQLite file.
 //!
 //! The file is always in WAL mode. A reader needs the -wal and -shm files, and can create them only
-//! with write access to the folder. SQLite removes them with the last connection that can write. So
-//! [`SqliteFile::close`] leaves one connection open until the process ends. Then the side files
-//! remain, as after a kill.
+//! with write access to the folder. SQLite removes them when the last connection that can write is
+//! closed. So [`SqliteFile::close`] leaves one connection open until the process ends, and the side
+//! files remain, as after a kill.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::ErrorKind;
@@ -66,6 +66,7 @@ pub(super) enum Access {
 /// only read.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct SqliteFile {
+    /// The path without symbolic links.
     pub(in crate::store) path: PathBuf,
     writer: SqlitePool,
     readers: SqlitePool,
@@ -117,7 +118,8 @@ impl SqliteFile {
         Ok(file)
     }
 
-    /// Returns the inode number and the creation time of the file. They distinguish it from a copy.
+    /// Returns the inode number and the creation time of the file, which distinguish the file from
+    /// a copy.
     pub(in crate::store) fn identity(&self) -> Result<String, StoreError> {
         let open_error = |source| {
             let at = format!("sqlite:{}", self.path.display());
@@ -129,28 +131,29 @@ impl SqliteFile {
         Ok(format!("{}/{}", file.ino(), created.unwrap_or_default().as_nanos()))
     }
 
+    /// Returns a handle of the same file that cannot write.
     pub(super) fn only_reading(&self) -> Self {
         Self { writer: self.readers.clone(), is_writable: false, ..self.clone() }
     }
 
-    /// Fails if the path no longer leads to the open file. Then all later calls fail as well.
+    /// Fails if the path no longer leads to the open file. After a failure all later calls fail.
     pub(in crate::store) fn check_in_place(&self) -> Result<(), StoreError> {
         self.open_file.check_in_place()
     }
 
-    /// Returns the pool of the writing connection. Fails as `check_in_place`.
+    /// Returns the pool of the writing connection. Fails like [`Self::check_in_place`].
     pub(in crate::store) fn writer(&self) -> Result<&SqlitePool, StoreError> {
         self.check_in_place()?;
         Ok(&self.writer)
     }
 
-    /// Returns the pool of the reading connections. Fails as `check_in_place`.
+    /// Returns the pool of the reading connections. Fails like [`Self::check_in_place`].
     pub(in crate::store) fn readers(&self) -> Result<&SqlitePool, StoreError> {
         self.check_in_place()?;
         Ok(&self.readers)
     }
 
-    /// Waits until the path is found to lead to another file or to none.
+    /// Waits until [`Self::check_in_place`] has failed.
     pub(super) async fn displaced(&self) {
         self.open_file.displaced().await;
     }
@@ -253,7 +256,7 @@ async fn connect_writer(
             .acquire_timeout(WRITER_TIMEOUT)
             .acquire_slow_level(LevelFilter::Off)
             .after_connect(move |_, _| {
-                // SQLite has created the side files while connecting.
+                // Connecting reads the file, for which SQLite creates missing side files.
                 open_file.record_side_files();
                 Box::pin(async { Ok(()) })
             })
@@ -287,13 +290,13 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
 async fn checkpoint(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let busy_timeout = format!("PRAGMA busy_timeout = {}", CHECKPOINT_TIMEOUT.as_millis());
     query(sqlx::AssertSqlSafe(busy_timeout)).execute(&mut *connection).await?;
-    let (_busy, in_log, moved): (i64, i64, i64) =
+    let (_busy, frames_in_log, frames_moved): (i64, i64, i64) =
         query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
-    // The connection may stay open without being used again.
+    // The connection may stay open without being used again, and should not keep its page cache.
     query("PRAGMA shrink_memory").execute(connection).await?;
-    // The busy flag does not matter if all frames were moved: another process writes or
-    // checkpoints, and truncates the log later.
-    Ok(in_log == moved)
+    // If all frames were moved to the database file, the busy flag does not matter: another process
+    // writes or checkpoints, and truncates the log later.
+    Ok(frames_in_log == frames_moved)
 }
 
 /// Creates the folder of a file if it does not exist. A new folder is accessible only to its owner.

@@ -44,7 +44,7 @@ pub(in crate::store) struct Write<'a> {
     retry: TransactionRetry,
 }
 
-/// The fencing token of a lease, which makes the transactions of a holder that has lost it fail.
+/// The fencing token of a lease. It makes a transaction fail if its process has lost the lease.
 #[derive(Clone, Copy)]
 pub(in crate::store) enum FencingToken<'a> {
     /// On SQLite.
@@ -54,8 +54,8 @@ pub(in crate::store) enum FencingToken<'a> {
 }
 
 impl Store {
-    /// Starts a transaction that writes. With a fencing token it is committed only while the lease
-    /// is held.
+    /// Starts a transaction that writes. `action` names it in errors, as a verb phrase. With a
+    /// fencing token, the transaction is committed only while the lease is held.
     pub(in crate::store) fn write<'a>(
         &'a self,
         action: &'static str,
@@ -130,8 +130,8 @@ impl Write<'_> {
             }
         };
         let renewal_sent_at = Instant::now();
-        let number = match self.run_last_statement(&mut tx).await {
-            Ok(number) => number,
+        let transaction_number = match self.run_last_statement(&mut tx).await {
+            Ok(transaction_number) => transaction_number,
             Err(error) => return self.roll_back(tx, error).await,
         };
         if let Err(error) = tx.commit().await {
@@ -139,7 +139,7 @@ impl Write<'_> {
                 return Some(Err(error).with_action(self.action));
             }
             // The answer to COMMIT may have been lost after the server committed.
-            match was_committed(server, &number, &mut self.retry).await {
+            match was_committed(server, &transaction_number, &mut self.retry).await {
                 Some(true) => {}
                 Some(false) => return None,
                 None => return Some(Err(error).with_action(self.action)),
@@ -200,11 +200,16 @@ impl Tx {
 
 /// Asks the server whether a transaction whose COMMIT failed or got no answer was committed.
 /// Returns `None` if the server does not know.
-async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRetry) -> Option<bool> {
-    // The server ends the session of the broken connection within this time.
-    let deadline = Instant::now() + server.limits().abandoned_session();
+async fn was_committed(
+    server: &Server,
+    transaction_number: &str,
+    retry: &mut TransactionRetry,
+) -> Option<bool> {
+    // The server ends the session of the broken connection, and so the transaction, within this
+    // time.
+    let deadline = Instant::now() + server.limits().abandoned_session_limit();
     loop {
-        match transaction_status(server, number).await {
+        match transaction_status(server, transaction_number).await {
             Ok(status) => match status.as_deref() {
                 Some("committed") => return Some(true),
                 Some("aborted") => return Some(false),
@@ -223,9 +228,13 @@ async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRet
     }
 }
 
-async fn transaction_status(server: &Server, number: &str) -> Result<Option<String>, sqlx::Error> {
+async fn transaction_status(
+    server: &Server,
+    transaction_number: &str,
+) -> Result<Option<String>, sqlx::Error> {
     let mut tx = server.begin_read_only().await?;
-    let (status,): (Option<String>,) = tx.fetch_one(query_as(TRANSACTION_STATUS).bind(number)).await?;
+    let (status,): (Option<String>,) =
+        tx.fetch_one(query_as(TRANSACTION_STATUS).bind(transaction_number)).await?;
     tx.commit().await?;
     Ok(status)
 }

@@ -18,11 +18,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// each other for less.
 const WAITS_UNTIL_LOGGED: u32 = 5;
 /// The maximum number of attempts to lock a file that is removed between opening and locking.
-const MAX_RACES: u32 = 5;
+const MAX_OPEN_ATTEMPTS: u32 = 5;
 /// The maximum number of attempts to lock a file that other processes examine with [`is_locked`].
 const MAX_LOCK_ATTEMPTS: u32 = 100;
-/// The pause between two attempts. [`is_locked`] has the file locked for microseconds.
-const EXAMINATION_PAUSE: Duration = Duration::from_micros(200);
+/// The pause between two of these attempts. [`is_locked`] has the file locked for microseconds.
+const LOCK_RETRY_PAUSE: Duration = Duration::from_micros(200);
 
 /// Returns whether a process has the file locked exclusively. Returns `None` if this user may not
 /// open the file. Takes a shared lock for a moment.
@@ -79,7 +79,7 @@ fn lock_exclusively(file: &File) -> Result<bool, std::io::Error> {
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(source)) => return Err(source),
         }
-        std::thread::sleep(EXAMINATION_PAUSE);
+        std::thread::sleep(LOCK_RETRY_PAUSE);
     }
     Ok(false)
 }
@@ -100,11 +100,11 @@ impl Drop for FileLock {
 }
 
 impl FileLock {
-    /// Locks a file. Creates it if it does not exist. Returns `None` if another process, or another
-    /// task of this process, has it locked.
+    /// Locks a file. If the file does not exist, creates it with the owner of `database`. Returns
+    /// `None` if another process, or another task of this process, has the file locked.
     pub(in crate::store) fn try_take(path: &Path, database: &Path) -> Result<Option<Self>, StoreError> {
         let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
-        for _ in 0..MAX_RACES {
+        for _ in 0..MAX_OPEN_ATTEMPTS {
             let file = lock_file::open(path, database).map_err(lock_error)?;
             if !lock_exclusively(&file).map_err(lock_error)? {
                 return Ok(None);

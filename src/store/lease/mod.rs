@@ -30,7 +30,8 @@ use row::RowLease;
 
 /// The pause between two attempts to take a lease.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The interval at which [`Lease::run_while_held`] checks a lock file.
+/// The interval at which [`Lease::run_while_held`] checks a lock file. A lease of PostgreSQL is
+/// renewed equally often.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(8);
 
 /// The right to crawl an app. Callers end it with [`Lease::release`], which records when the next
@@ -56,11 +57,12 @@ enum LeaseKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeaseHolder {
     pub host: String,
-    /// When the holder took the lease. With SQLite, known only while a crawl is running: its start.
+    /// When the holder took the lease. With SQLite, when the running crawl started, or `None` if no
+    /// crawl is running.
     pub since: Option<DateTime<Utc>>,
 }
 
-const RUNNING_SINCE: &str = "
+const SELECT_RUNNING_CRAWL: &str = "
 SELECT c.host, c.started_at FROM crawl c JOIN app a ON a.app_id = c.app_id
 WHERE a.sdk_app_id = $1 AND c.status = 'running' ORDER BY c.crawl_id DESC LIMIT 1";
 
@@ -97,12 +99,12 @@ impl Lease {
     /// # Errors
     /// [`StoreError::LeaseLost`] if another process has taken the lease,
     /// [`StoreError::LeaseExpired`] if it could not be renewed in time.
-    pub async fn run_while_held<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
+    pub async fn run_while_held<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::select! {
             // The lease is polled first, because no request may be sent after it has expired.
             biased;
             lost = self.until_lost() => Err(lost),
-            output = run => Ok(output),
+            output = work => Ok(output),
         }
     }
 
@@ -126,7 +128,7 @@ impl Lease {
     /// As [`Lease::run_while_held`].
     pub async fn run_while_all_held<T>(
         leases: &[Self],
-        run: impl Future<Output = T>,
+        work: impl Future<Output = T>,
     ) -> Result<T, StoreError> {
         let any_lost = async {
             // `select_all` panics without futures.
@@ -139,7 +141,7 @@ impl Lease {
             // As in `run_while_held`.
             biased;
             lost = any_lost => Err(lost),
-            output = run => Ok(output),
+            output = work => Ok(output),
         }
     }
 
@@ -236,7 +238,7 @@ impl Store {
     /// If the lock file or the database cannot be read.
     pub async fn lease_holder(&self, app: SdkAppId) -> Result<Option<LeaseHolder>, StoreError> {
         let (statement, is_file_locked) = match &self.engine {
-            Engine::Sqlite(file) => (RUNNING_SINCE, file::is_locked(&lock_file(file, app))?),
+            Engine::Sqlite(file) => (SELECT_RUNNING_CRAWL, file::is_locked(&lock_file(file, app))?),
             Engine::Postgres(_) => (row::SELECT_HOLDER, None),
         };
         if is_file_locked == Some(false) {
@@ -245,7 +247,7 @@ impl Store {
         // `is_file_locked` is `None` on PostgreSQL, and if this user may not open the lock file.
         // Then a row that the statement returns shows that there is a holder.
         let values = values![app.get(), row::millis(self.engine.limits().lease)];
-        // `RUNNING_SINCE` has only one parameter.
+        // `SELECT_RUNNING_CRAWL` has only one parameter.
         let values = if statement == row::SELECT_HOLDER { &values[..] } else { &values[..1] };
         let holder: Option<(String, i64)> =
             self.fetch_optional("read which process crawls an app", statement, values).await?;

@@ -27,15 +27,15 @@ macro_rules! with_server_time {
 const ACTION: &str = "take the lease of an app";
 
 /// Returns whether the lease is released, and in how many milliseconds it expires.
-const STATE: &str =
+const SELECT_STATE: &str =
     with_server_time!("SELECT holder IS NULL, expires_at - ", " FROM lease WHERE sdk_app_id = $1");
 /// Creates the row of an app, without a holder.
 const CREATE: &str = "
 INSERT INTO lease (sdk_app_id, fence, holder, host, taken_at, expires_at) VALUES ($1, 0, NULL, '', 0, 0)
 ON CONFLICT (sdk_app_id) DO NOTHING";
 /// Takes a lease that is released or has expired. Returns the fencing token, and the milliseconds
-/// until the next request may be sent. After a release, the previous holder has set that time.
-/// After an expiry it is the duration of a lease, because the time of the last request is unknown.
+/// until the first request may be sent. After a release, the previous holder has set these. After
+/// an expiry they are the duration of a lease, because the time of the last request is unknown.
 /// Skips a row that is locked, because its holder is renewing it, or because the server has not
 /// ended the session of a dead holder yet.
 const TAKE: &str = concat!(
@@ -100,21 +100,27 @@ impl RowLease {
     ) -> Result<Option<Self>, StoreError> {
         let time_to_live = millis(server.limits().lease);
         // The row is read first, because an attempt to take the lease writes even if it fails.
-        let state: Option<(bool, i64)> = store.fetch_optional(ACTION, STATE, &values![app.get()]).await?;
+        let state: Option<(bool, i64)> =
+            store.fetch_optional(ACTION, SELECT_STATE, &values![app.get()]).await?;
         match state {
+            // The app was never leased.
             None => {
                 execute(store, CREATE, app, None).await?;
             }
+            // The lease is held, and expires later than any renewal sets.
             Some((false, remaining)) if remaining > time_to_live => {
                 if execute(store, SHORTEN, app, Some(time_to_live)).await? > 0 {
                     warn!(%app, "the database server's clock was set back; the lease expires in its usual time");
                 }
                 return Ok(None);
             }
+            // The lease is held.
             Some((false, remaining)) if remaining > 0 => return Ok(None),
+            // The lease is released or has expired.
             Some(_) => {}
         }
-        // Read before the lease is taken: every commit checks that the storage is still the same.
+        // The storage is read before the lease is taken, because every commit checks that the
+        // storage is the same as when the lease was taken.
         let storage = PostgresStorage::read_from(server).await?;
         let sent_at = Instant::now();
         let taken = take(store, app, host, time_to_live).await?;
@@ -142,18 +148,19 @@ impl RowLease {
                 sleep(pause).await;
                 pause = match self.renew_if_old().await {
                     Ok(()) => limits.renewal_interval(),
+                    // `LeaseLost` counts as transient, because a later crawl may succeed.
                     Err(error) if error.is_transient() && !matches!(error, StoreError::LeaseLost { .. }) => {
                         warn!(%error, "cannot renew the lease; it has not expired yet");
-                        limits.renewal_retry()
+                        limits.renewal_retry_pause()
                     }
                     Err(error) => break error,
                 };
             }
         };
         tokio::select! {
-            // `expired` must be polled first.
+            // `wait_for_expiry` must be polled first.
             biased;
-            () = self.expired() => StoreError::LeaseExpired { app: self.fence.app },
+            () = self.wait_for_expiry() => StoreError::LeaseExpired { app: self.fence.app },
             lost = renewing => lost,
         }
     }
@@ -161,7 +168,7 @@ impl RowLease {
     /// Completes when the lease has expired by this process's clock. Each poll reads the clock, so
     /// that the first poll after a suspension of the process detects the expiry. Therefore callers
     /// must poll this future before the work.
-    async fn expired(&self) {
+    async fn wait_for_expiry(&self) {
         loop {
             let deadline = self.deadline();
             let mut timer = pin!(sleep_until(deadline));
@@ -179,6 +186,7 @@ impl RowLease {
         }
     }
 
+    /// Returns when the lease expires by this process's clock.
     fn deadline(&self) -> Instant {
         self.fence.last_renewal() + self.server.limits().lease
     }
@@ -217,7 +225,7 @@ impl RowLease {
             tx.commit().await?;
             Ok(rows)
         };
-        let updated = tokio::time::timeout(self.server.limits().renewal(), update()).await;
+        let updated = tokio::time::timeout(self.server.limits().renewal_limit(), update()).await;
         match updated.unwrap_or(Err(sqlx::Error::PoolTimedOut)).with_action("renew the lease of an app")? {
             0 => Err(StoreError::LeaseLost { app }),
             _ => Ok(()),

@@ -9,8 +9,8 @@ use sqlx::Connection as _;
 
 use super::contents::Contents;
 use super::copy::{self, CopyKind};
-use super::part::{Replacing, UnfinishedFile};
 use super::publish::{may_be_replaced, require_not_the_database};
+use super::unfinished::{Replacing, UnfinishedFile};
 use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
 

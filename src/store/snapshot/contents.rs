@@ -12,13 +12,14 @@ use crate::store::schema::check_sqlite_migrations;
 
 const ACTION: &str = "read what the copy contains";
 
-const INTEGRITY: &str = "PRAGMA integrity_check(1)";
+const CHECK_INTEGRITY: &str = "PRAGMA integrity_check(1)";
 const COUNT_RECORD_TABLES: &str = "SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'";
-const APPLIED: &str = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
-const APPS: &str = "
+const SELECT_APPLIED_MIGRATIONS: &str =
+    "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
+const SELECT_APPS: &str = "
 SELECT a.sdk_app_id, a.name, (SELECT coalesce(sum(s.live_count), 0) FROM type_state s WHERE s.app_id = a.app_id) AS live_groups
 FROM app a ORDER BY a.sdk_app_id";
-const LAST_CRAWL: &str = "
+const SELECT_LAST_FINISHED_CRAWL: &str = "
 SELECT crawl_id, finished_at FROM crawl WHERE finished_at IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
 
 /// An app in a copy.
@@ -42,7 +43,8 @@ impl Contents {
     /// or from another program. `path` names it in errors.
     pub(super) async fn read_and_check(copy: &mut SqliteConnection, path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::UnusableBackup { path: path.to_owned(), why };
-        let integrity: String = query_scalar(INTEGRITY).fetch_one(&mut *copy).await.with_action(ACTION)?;
+        let integrity: String =
+            query_scalar(CHECK_INTEGRITY).fetch_one(&mut *copy).await.with_action(ACTION)?;
         if integrity != "ok" {
             return Err(unusable(format!("is damaged ({integrity})")));
         }
@@ -52,12 +54,12 @@ impl Contents {
             return Err(unusable("is not a database of this program".to_owned()));
         }
         let applied: Vec<(i64, Vec<u8>)> =
-            query_as(APPLIED).fetch_all(&mut *copy).await.with_action(ACTION)?;
+            query_as(SELECT_APPLIED_MIGRATIONS).fetch_all(&mut *copy).await.with_action(ACTION)?;
         check_sqlite_migrations(&applied)?;
-        let apps = query_as(APPS).fetch_all(&mut *copy).await.with_action(ACTION)?;
-        let last: Option<(i64, i64)> =
-            query_as(LAST_CRAWL).fetch_optional(&mut *copy).await.with_action(ACTION)?;
-        let last_crawl = last.and_then(|(crawl, finished_at)| {
+        let apps = query_as(SELECT_APPS).fetch_all(&mut *copy).await.with_action(ACTION)?;
+        let last_finished: Option<(i64, i64)> =
+            query_as(SELECT_LAST_FINISHED_CRAWL).fetch_optional(&mut *copy).await.with_action(ACTION)?;
+        let last_crawl = last_finished.and_then(|(crawl, finished_at)| {
             Some((CrawlId(crawl), DateTime::from_timestamp_millis(finished_at)?))
         });
         Ok(Self { apps, last_crawl })

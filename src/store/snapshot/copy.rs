@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
-use super::part::UnfinishedFile;
+use super::unfinished::UnfinishedFile;
 use crate::store::engine::{SqliteFile, StoreError, WithAction as _, query};
 
 const COPY: &str = "VACUUM INTO $1";
@@ -30,6 +30,7 @@ impl CopyKind {
     fn application_id(self) -> i32 {
         match self {
             Self::Database => 0,
+            // "TGSP" and "TGSB" in ASCII.
             Self::Published => 0x5447_5350,
             Self::Backup => 0x5447_5342,
         }
@@ -37,8 +38,9 @@ impl CopyKind {
 
     /// Returns true if `header` is the header of an SQLite database of this kind. `header` contains
     /// the first 100 bytes of a file.
-    pub(super) fn has_header(self, header: &[u8]) -> bool {
+    pub(super) fn matches_header(self, header: &[u8]) -> bool {
         header.starts_with(SQLITE_HEADER)
+            // The `application_id` is at offset 68.
             && header.get(68..72) == Some(&self.application_id().to_be_bytes()[..])
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sqlx::Connection as _;
 
 use super::copy::{self, CopyKind};
-use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, unfinished_path};
+use super::unfinished::{Replacing, UnfinishedFile, folder_of, is_same_file, unfinished_path};
 use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
 
@@ -79,5 +79,5 @@ pub(super) fn may_be_replaced(to: &Path, kind: CopyKind) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(error),
     };
-    Ok(kind.has_header(&header))
+    Ok(kind.matches_header(&header))
 }

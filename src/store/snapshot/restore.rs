@@ -10,7 +10,7 @@ use sqlx::Connection as _;
 
 use super::contents::Contents;
 use super::copy::{self, CopyKind};
-use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, with_suffix};
+use super::unfinished::{Replacing, UnfinishedFile, folder_of, is_same_file, with_suffix};
 use crate::model::SdkAppId;
 use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{DatabaseLocation, InUseLock, Store, StoreError, WithAction as _};

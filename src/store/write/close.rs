@@ -18,7 +18,7 @@ const IDS_PER_STATEMENT: usize = 20_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     pub code: ReasonCode,
-    /// The API's error code.
+    /// The API's error code, if an API error was the reason.
     pub error_code: Option<i64>,
     /// A sentence with the relevant numbers.
     pub text: String,
@@ -96,7 +96,7 @@ WHERE crawl_id = $1";
 /// determines the newest day. A failed crawl merges no days, because its own clock may be wrong.
 const COUNT_LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
 /// The maximum number of later days that are merged. If there are more, the clock of this crawl is
-/// probably behind, and merging would destroy correct days.
+/// probably slow, and merging would destroy correct days.
 const MAX_WRONG_DAYS: i64 = 2;
 /// Adds the events of the later days to the day of this crawl. Its live groups and `TotalCount`s
 /// are set by [`ADD_TO_DAY`].
@@ -198,7 +198,7 @@ async fn close(
     closing: &Closing<'_>,
     on_progress: &(impl Fn(u64) + Sync),
 ) -> Result<CrawlEvents, StoreError> {
-    // Runs first: it fails if the crawl is already closed. Then nothing else must change.
+    // Runs first, because it fails if the crawl is already closed, and then nothing may change.
     record_end(tx, closing).await?;
     let withheld = apply_settlement(tx, closing, on_progress).await?;
     conclude_types(tx, closing).await?;
@@ -342,13 +342,16 @@ async fn record_passes(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Records how many candidates the API was asked about, its answers, and the withheld deletions.
 async fn record_lookups(
     tx: &mut Tx,
     closing: &Closing<'_>,
     withheld: WithheldCounts,
 ) -> Result<(), StoreError> {
     let AskedCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.asked();
-    if withheld.groups == 0 && asked + unasked == 0 {
+    let had_no_candidates = withheld.groups == 0 && asked + unasked == 0;
+    if had_no_candidates {
+        // The columns are 0 already.
         return Ok(());
     }
     let values = values![
@@ -385,7 +388,7 @@ async fn add_to_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> 
 }
 
 impl Closing<'_> {
-    /// Returns what happened to the crawl's deletions, or `None` unless the crawl is complete.
+    /// Returns what happened to the crawl's deletions. Returns `None` if the crawl is not complete.
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
         self.settlement.deletions(self.status)

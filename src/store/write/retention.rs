@@ -13,8 +13,10 @@ use crate::store::lease::Lease;
 pub struct AgeLimits {
     /// Compared with the time when a group was marked deleted.
     pub deleted_groups: Option<DateTime<Utc>>,
+    /// Compared with the time of the event.
     pub events: Option<DateTime<Utc>>,
-    /// The time applies to crawls and their passes, the day to daily counts and statistics.
+    /// The time applies to crawls and their passes. The day is the first one whose daily counts and
+    /// statistics are kept.
     pub counts: Option<(DateTime<Utc>, NaiveDate)>,
 }
 
@@ -112,9 +114,9 @@ impl Store {
             loop {
                 let batch = self.purge_groups(lease, scope, &after_id, removed_before).await?;
                 on_transaction();
-                let Some(done) = batch else { break };
-                purged.groups += done.removed;
-                after_id = done.last_id;
+                let Some(batch) = batch else { break };
+                purged.groups += batch.removed;
+                after_id = batch.last_id;
             }
         }
         if let Some(removed_before) = limits.events {
@@ -122,9 +124,9 @@ impl Store {
             loop {
                 let batch = self.purge_events(lease, scope, after_id, removed_before).await?;
                 on_transaction();
-                let Some(done) = batch else { break };
-                purged.events += done.removed;
-                after_id = done.last_id;
+                let Some(batch) = batch else { break };
+                purged.events += batch.removed;
+                after_id = batch.last_id;
             }
         }
         if let Some((removed_before, first_kept_day)) = limits.counts {
@@ -134,9 +136,9 @@ impl Store {
             loop {
                 let batch = self.purge_crawls(lease, scope, after_id, removed_before).await?;
                 on_transaction();
-                let Some(done) = batch else { break };
-                purged.counts += done.removed;
-                after_id = done.last_id;
+                let Some(batch) = batch else { break };
+                purged.counts += batch.removed;
+                after_id = batch.last_id;
             }
         }
         Ok(purged)
@@ -231,13 +233,13 @@ impl PurgeScope {
         after_id: &str,
         removed_before: i64,
     ) -> Result<Option<BatchDone<String>>, StoreError> {
-        let done = purge::remove_groups(tx, self.app, &LONG_DELETED, (after_id, removed_before)).await?;
-        let groups = done.as_ref().map_or(0, |done| done.removed);
+        let batch = purge::remove_groups(tx, self.app, &LONG_DELETED, (after_id, removed_before)).await?;
+        let groups = batch.as_ref().map_or(0, |batch| batch.removed);
         if groups > 0 {
             tx.execute(SET_GROUPS_FROM, &values![self.app.0, removed_before]).await?;
         }
-        self.record(tx, Purged { groups, ..Purged::default() }).await?;
-        Ok(done)
+        self.add_to_crawl(tx, Purged { groups, ..Purged::default() }).await?;
+        Ok(batch)
     }
 
     async fn purge_events(
@@ -258,7 +260,7 @@ impl PurgeScope {
             removed = tx.execute(REMOVE_OLD_EVENTS, &range).await?;
             tx.execute(SET_LAST_REMOVED_EVENT, &values![self.app.0, last_removed]).await?;
         }
-        self.record(tx, Purged { events: removed, ..Purged::default() }).await?;
+        self.add_to_crawl(tx, Purged { events: removed, ..Purged::default() }).await?;
         Ok(Some(BatchDone { last_id, removed }))
     }
 
@@ -266,7 +268,7 @@ impl PurgeScope {
         let day = first_kept_day.to_string();
         let mut counts = tx.execute(REMOVE_OLD_DAYS, &values![self.app.0, &day]).await?;
         counts += tx.execute(REMOVE_OLD_STATISTICS, &values![self.app.0, &day]).await?;
-        self.record(tx, Purged { counts, ..Purged::default() }).await?;
+        self.add_to_crawl(tx, Purged { counts, ..Purged::default() }).await?;
         Ok(counts)
     }
 
@@ -284,12 +286,12 @@ impl PurgeScope {
             let rows = tx.execute(statement, &values![self.app.0, after_id, removed_before, last_id]).await?;
             removed += if is_counted { rows } else { 0 };
         }
-        self.record(tx, Purged { counts: removed, ..Purged::default() }).await?;
+        self.add_to_crawl(tx, Purged { counts: removed, ..Purged::default() }).await?;
         Ok(Some(BatchDone { last_id, removed }))
     }
 
-    /// Adds the numbers of removed rows to those of the crawl.
-    async fn record(self, tx: &mut Tx, purged: Purged) -> Result<(), StoreError> {
+    /// Adds the numbers of removed rows to the record of the crawl.
+    async fn add_to_crawl(self, tx: &mut Tx, purged: Purged) -> Result<(), StoreError> {
         let Purged { groups, events, counts } = purged;
         if groups + events + counts > 0 {
             let numbers = [groups, events, counts].map(u64::cast_signed);

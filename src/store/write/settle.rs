@@ -17,7 +17,7 @@ pub enum Approval {
 }
 
 impl Approval {
-    /// Returns the value of `$only_confirmed` in the statements.
+    /// Returns the value of `$3` in the statements of `held_groups!`.
     fn only_confirmed(self) -> i64 {
         i64::from(self == Self::Confirmed)
     }
@@ -30,6 +30,7 @@ pub struct CrawlDeletions {
     sdk_app_id: i64,
     pub app: String,
     pub status: String,
+    /// What happened to the deletions, as in the view `crawls`.
     pub deletions: Option<String>,
     /// The number of deletions that the crawl withheld.
     pub withheld: i64,
@@ -52,35 +53,30 @@ impl CrawlDeletions {
 const SELECT_CRAWL: &str = "
 SELECT c.app_id, a.sdk_app_id, a.name AS app, c.status, c.deletions, c.withheld, c.vanished, c.undeleted, c.started_at
 FROM crawl c JOIN app a ON a.app_id = c.app_id WHERE c.crawl_id = $1";
-/// Builds a statement on the held groups of a crawl. `$only_confirmed` names the parameter that
-/// selects among them: 0 for all, 1 for those that the API has confirmed to be gone. `$after`
-/// follows the condition.
+/// Builds a statement on the held groups of a crawl. The parameter `$3` selects among them: 0 for
+/// all, 1 for those that the API has confirmed to be gone. `$after` follows the condition.
 macro_rules! held_groups {
-    ($statement:literal, $only_confirmed:literal, $after:literal) => {
+    ($statement:literal, $after:literal) => {
         concat!(
             $statement,
-            " WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL AND (",
-            $only_confirmed,
-            " = 0 OR held_as = 'c')",
+            " WHERE app_id = $1 AND held_crawl_id = $2 AND deleted_at IS NULL AND ($3 = 0 OR held_as = 'c')",
             $after
         )
     };
 }
-const HELD_GROUPS: &str =
-    held_groups!("SELECT group_id, held_as = 'c' FROM group_row", "$3", " ORDER BY group_id");
-const HELD_BY_TYPE: &str = held_groups!("SELECT type_id, count(*) FROM group_row", "$3", " GROUP BY type_id");
+const HELD_GROUPS: &str = held_groups!("SELECT group_id, held_as = 'c' FROM group_row", " ORDER BY group_id");
+const HELD_BY_TYPE: &str = held_groups!("SELECT type_id, count(*) FROM group_row", " GROUP BY type_id");
 const RECORD_VANISHED: &str = held_groups!(
     "INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type)
 SELECT $4, $2, app_id, group_id, 'v', type_id FROM group_row",
-    "$3",
     ""
 );
 const MARK_DELETED: &str = held_groups!(
     "UPDATE group_row SET deleted_at = $4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL",
-    "$3",
     ""
 );
-// The crawl becomes `approved` only when none of its groups is held any more.
+/// Adds the approved deletions to the record of the crawl. The crawl becomes `approved` only when
+/// none of its groups is held any more.
 const RECORD_APPROVAL: &str = "
 UPDATE crawl SET vanished = vanished + $2,
     deletions = CASE WHEN deletions IS NULL OR EXISTS (
@@ -102,13 +98,13 @@ WHERE e.crawl_id = $2 AND e.app_id = $1 AND e.kind = 'v' AND g.deleted_at IS NOT
 }
 const DELETED_GROUPS: &str = deleted_by_crawl!("g.group_id", " ORDER BY g.group_id");
 const DELETED_BY_TYPE: &str = deleted_by_crawl!("g.type_id, count(*)", " GROUP BY g.type_id");
-const REVIVE: &str = concat!(
+const MARK_LIVE: &str = concat!(
     "UPDATE group_row SET deleted_at = NULL, missing_since = $3, held_crawl_id = $2, held_as = 'u' WHERE app_id = $1 AND group_id IN (",
     deleted_by_crawl!("g.group_id", ""),
     ")"
 );
-// Records events for the groups that [`REVIVE`] made live. Only their last event is a deletion;
-// other held groups of the crawl were live before.
+/// Records an event for each group that [`MARK_LIVE`] made live: the held groups of the crawl whose
+/// last event is a deletion. The other held groups of the crawl were never marked deleted.
 const RECORD_UNDELETED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
 SELECT $3, $2, g.app_id, g.group_id, 'u', g.type_id, g.type_id FROM group_row g
@@ -135,7 +131,7 @@ impl Store {
     }
 
     /// Returns the groups whose deletion a crawl withheld and that are still held. The flag of each
-    /// says whether it is confirmed.
+    /// group says whether the group is confirmed.
     pub async fn held_groups(
         &self,
         deletions: &CrawlDeletions,
@@ -260,7 +256,7 @@ async fn undelete(
     }
     // Each statement has the app, the crawl and one number of its own.
     for (statement, number) in
-        [(REVIVE, deletions.started_at), (RECORD_UNDELETED, at.timestamp_millis()), (RECORD_UNDO, undone)]
+        [(MARK_LIVE, deletions.started_at), (RECORD_UNDELETED, at.timestamp_millis()), (RECORD_UNDO, undone)]
     {
         tx.execute(statement, &values![app.0, crawl.0, number]).await?;
     }
