@@ -234,7 +234,7 @@ impl StoreError {
             | Self::Newer { .. }
             | Self::Older { .. }
             | Self::NotMigrated => true,
-            // 28: rejected credentials. 3D: the database does not exist.
+            // PostgreSQL's classes 28 (rejected credentials) and 3D (the database does not exist).
             Self::Open { source: sqlx::Error::Database(error), .. } => {
                 error.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D"))
             }
@@ -266,7 +266,8 @@ fn is_transient(error: &sqlx::Error) -> bool {
 /// SQLite's extended code `SQLITE_IOERR_GETTEMPPATH`: there is no folder for temporary files.
 const NO_TEMPORARY_FOLDER: u32 = 6410;
 
-/// Returns advice to append to a driver's error, or an empty text.
+/// Returns advice to append to a driver's error, or an empty text. Codes are told apart as in
+/// [`is_transient`].
 fn advice(error: &sqlx::Error) -> &'static str {
     let error = match error {
         sqlx::Error::Database(error) => error,
@@ -318,15 +319,15 @@ fn advice(error: &sqlx::Error) -> &'static str {
 }
 
 fn migration_advice(error: &sqlx::migrate::MigrateError) -> &'static str {
-    let advice = match error {
+    let driver_advice = match error {
         sqlx::migrate::MigrateError::Execute(source)
         | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => advice(source),
         _ => "",
     };
-    if advice.is_empty() {
+    if driver_advice.is_empty() {
         " (if another program has tables of the same names, set another database.url)"
     } else {
-        advice
+        driver_advice
     }
 }
 

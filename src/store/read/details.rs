@@ -97,10 +97,10 @@ impl Store {
             }
             None => self.fetch_all(ACTION, LIVE_IDS_AFTER, &values![app.0, &after, limit]).await?,
         };
-        let is_full = i64::try_from(ids.len()).unwrap_or(i64::MAX) == limit;
+        let may_have_more = i64::try_from(ids.len()).unwrap_or(i64::MAX) == limit;
         let ids: Vec<String> = ids.into_iter().map(|(id,)| id).collect();
         // A query that returned `limit` ids may not have reached the end of the range.
-        let to = if is_full { ids.last().cloned() } else { end };
+        let to = if may_have_more { ids.last().cloned() } else { end };
         Ok(DueDetails::Range { ids, after, to })
     }
 }

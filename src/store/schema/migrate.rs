@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use super::rights::{Rights, check_reader_role, check_rights, grant_views, has_migration_record, run_sql};
 use super::sources::{
-    CREATE_POSTGRES_RECORD, POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS, newest, quoted, with_schema_names,
+    CREATE_POSTGRES_RECORD, POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS, newest_version, quoted, with_schema_names,
 };
 use crate::store::engine::{
     Engine, PgTransaction, Schema, Server, SqliteFile, Store, StoreError, TransactionRetry, WithAction as _,
@@ -97,8 +97,8 @@ impl Store {
             check_rights(server).await?;
         }
         let newest_known = match &self.engine {
-            Engine::Sqlite(_) => newest(&SQLITE_MIGRATIONS),
-            Engine::Postgres(_) => newest(&POSTGRES_MIGRATIONS),
+            Engine::Sqlite(_) => newest_version(&SQLITE_MIGRATIONS),
+            Engine::Postgres(_) => newest_version(&POSTGRES_MIGRATIONS),
         };
         match applied_versions(self).await?.last() {
             Some(&version) if version > newest_known => Err(StoreError::Newer { version }),
@@ -192,12 +192,12 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
     let pending = pending_migrations(&mut tx, schema).await?;
     if !pending.is_empty() {
         tx.expect_rows(MIGRATED_ROWS).await.with_action(ACTION)?;
-        run_sql(&mut tx, LOCK_TIMEOUT.to_owned()).await?;
+        run_sql(&mut tx, LOCK_TIMEOUT.to_owned(), ACTION).await?;
         let rights = Rights::read(&mut tx, schema).await?;
         for absent_schema in rights.require_migration_rights(schema)? {
-            run_sql(&mut tx, format!("CREATE SCHEMA {}", quoted(&absent_schema))).await?;
+            run_sql(&mut tx, format!("CREATE SCHEMA {}", quoted(&absent_schema)), ACTION).await?;
         }
-        run_sql(&mut tx, with_schema_names(CREATE_POSTGRES_RECORD, schema)).await?;
+        run_sql(&mut tx, with_schema_names(CREATE_POSTGRES_RECORD, schema), ACTION).await?;
     }
     for migration in pending {
         let record = query(RECORD_APPLIED)
@@ -205,7 +205,7 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
             .bind(&*migration.description)
             .bind(&*migration.checksum);
         tx.execute(record, 0).await.with_action(ACTION)?;
-        run_sql(&mut tx, with_schema_names(migration.sql.as_str(), schema)).await?;
+        run_sql(&mut tx, with_schema_names(migration.sql.as_str(), schema), ACTION).await?;
     }
     if let Some(role) = &server.database.reader_role {
         grant_views(&mut tx, schema, role).await?;
@@ -220,7 +220,7 @@ pub(super) async fn pending_migrations(
     schema: &Schema,
 ) -> Result<Vec<&'static Migration>, StoreError> {
     let applied = applied_checksums(tx, schema).await?;
-    let newest_known = newest(&POSTGRES_MIGRATIONS);
+    let newest_known = newest_version(&POSTGRES_MIGRATIONS);
     if let Some((&version, _)) = applied.last_key_value().filter(|(version, _)| **version > newest_known) {
         return Err(StoreError::Newer { version });
     }

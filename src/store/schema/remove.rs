@@ -115,7 +115,7 @@ impl Store {
             return Ok(false);
         }
         let (public, private) = (quoted(schema.public()), quoted(&schema.private()));
-        run_sql(&mut tx, format!("DROP SCHEMA {public}, {private} CASCADE")).await?;
+        run_sql(&mut tx, format!("DROP SCHEMA {public}, {private} CASCADE"), ACTION).await?;
         tx.commit().await.with_action(ACTION)?;
         Ok(true)
     }

@@ -8,14 +8,15 @@ use crate::store::engine::{Intent, PgTransaction, Schema, Server, StoreError, Wi
 const ACTION: &str = "read what the database's role may do";
 
 /// Returns the existing schemas, and whether the role may use them and create objects in them.
-const SCHEMAS: &str = "
+const SELECT_SCHEMAS: &str = "
 SELECT CAST(nspname AS TEXT), has_schema_privilege(oid, 'USAGE'), has_schema_privilege(oid, 'CREATE')
 FROM pg_catalog.pg_namespace WHERE nspname IN ($1, $2)";
-const MAY_CREATE_SCHEMA: &str = "
+/// Returns whether the role may create schemas, the name of the database, and the name of the role.
+const SELECT_ROLE: &str = "
 SELECT has_database_privilege(current_database(), 'CREATE'), CAST(current_database() AS TEXT), CAST(current_user AS TEXT)";
 /// Returns the owner of the tables, if the role does not have that owner's rights. Only the owner
 /// of a table can alter the table; no GRANT permits that.
-const OTHER_OWNER: &str = "
+const SELECT_OTHER_OWNER: &str = "
 SELECT CAST(pg_get_userbyid(c.relowner) AS TEXT)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1 LIMIT 1";
@@ -24,7 +25,7 @@ SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.o
 WHERE n.nspname = $1 AND c.relname = '_sqlx_migrations'";
 /// Counts the tables that the role cannot read, and those that it cannot write. The program does
 /// not write the table that records migrations, except to migrate.
-const TABLES_WITHOUT_RIGHT: &str = "
+const COUNT_TABLES_WITHOUT_RIGHT: &str = "
 SELECT count(*) FILTER (WHERE NOT has_table_privilege(c.oid, 'SELECT')),
        count(*) FILTER (WHERE NOT (has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
                                    AND has_table_privilege(c.oid, 'DELETE')) AND c.relname <> '_sqlx_migrations')
@@ -32,22 +33,26 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')";
 /// Counts the sequences that the role cannot read or set. The program does both if a sequence is
 /// behind the ids in its table, or if the storage has changed.
-const SEQUENCES_WITHOUT_RIGHT: &str = "
+const COUNT_SEQUENCES_WITHOUT_RIGHT: &str = "
 SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'S'
   AND NOT (has_sequence_privilege(c.oid, 'SELECT') AND has_sequence_privilege(c.oid, 'UPDATE'))";
-const ROLE_EXISTS: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = $1";
+const COUNT_ROLES: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = $1";
 /// Returns the views that a role cannot read yet. Only these are granted: if two programs repeat a
 /// GRANT at the same time, one of them fails.
-const UNREADABLE_VIEWS: &str = "
+const SELECT_UNREADABLE_VIEWS: &str = "
 SELECT CAST(c.relname AS TEXT) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'v' AND c.relname = ANY ($3) AND NOT has_table_privilege($2, c.oid, 'SELECT')
 ORDER BY c.relname";
 const MAY_USE_SCHEMA: &str = "SELECT has_schema_privilege($1, $2, 'USAGE')";
 
-/// Runs SQL whose names are all validated or quoted.
-pub(super) async fn run_sql(tx: &mut PgTransaction, sql: String) -> Result<(), StoreError> {
-    tx.run_sql(sql).await.with_action(ACTION).map(|_| ())
+/// Runs SQL whose names are all validated or quoted. `action` names the purpose in errors.
+pub(super) async fn run_sql(
+    tx: &mut PgTransaction,
+    sql: String,
+    action: &'static str,
+) -> Result<(), StoreError> {
+    tx.run_sql(sql).await.with_action(action).map(|_| ())
 }
 
 /// Returns true if the table that records migrations exists. Needs no rights on the schema.
@@ -80,12 +85,14 @@ struct SchemaRights {
 
 impl Rights {
     pub(super) async fn read(tx: &mut PgTransaction, schema: &Schema) -> Result<Self, StoreError> {
-        let select = query_as(SCHEMAS).bind(schema.public()).bind(schema.private());
+        let select = query_as(SELECT_SCHEMAS).bind(schema.public()).bind(schema.private());
         let schemas: Vec<(String, bool, bool)> = tx.fetch_all(select, 0).await.with_action(ACTION)?;
         let (may_create_schemas, database, role): (bool, String, String) =
-            tx.fetch_one(query_as(MAY_CREATE_SCHEMA)).await.with_action(ACTION)?;
-        let other_owner: Option<(String,)> =
-            tx.fetch_optional(query_as(OTHER_OWNER).bind(schema.private())).await.with_action(ACTION)?;
+            tx.fetch_one(query_as(SELECT_ROLE)).await.with_action(ACTION)?;
+        let other_owner: Option<(String,)> = tx
+            .fetch_optional(query_as(SELECT_OTHER_OWNER).bind(schema.private()))
+            .await
+            .with_action(ACTION)?;
         let other_owner = other_owner.map(|(owner,)| owner);
         let schemas = schemas
             .into_iter()
@@ -94,8 +101,8 @@ impl Rights {
         Ok(Self { role, database, may_create_schemas, schemas, other_owner })
     }
 
-    /// Returns the error with the GRANT statement for these privileges.
-    fn missing_right(&self, privileges: &str) -> StoreError {
+    /// Returns an error with the GRANT statement for these privileges.
+    fn missing_right_error(&self, privileges: &str) -> StoreError {
         StoreError::Rights { grant: format!("GRANT {privileges} TO {}", quoted(&self.role)) }
     }
 
@@ -113,10 +120,12 @@ impl Rights {
             }
         }
         if !without_rights.is_empty() {
-            return Err(self.missing_right(&format!("USAGE, CREATE ON SCHEMA {}", without_rights.join(", "))));
+            return Err(
+                self.missing_right_error(&format!("USAGE, CREATE ON SCHEMA {}", without_rights.join(", ")))
+            );
         }
         if !absent.is_empty() && !self.may_create_schemas {
-            return Err(self.missing_right(&format!("CREATE ON DATABASE {}", quoted(&self.database))));
+            return Err(self.missing_right_error(&format!("CREATE ON DATABASE {}", quoted(&self.database))));
         }
         Ok(absent)
     }
@@ -125,7 +134,7 @@ impl Rights {
     pub(super) fn require_usage(&self, name: &str) -> Result<(), StoreError> {
         match self.schemas.get(name) {
             Some(SchemaRights { may_use: false, .. }) => {
-                Err(self.missing_right(&format!("USAGE ON SCHEMA {}", quoted(name))))
+                Err(self.missing_right_error(&format!("USAGE ON SCHEMA {}", quoted(name))))
             }
             _ => Ok(()),
         }
@@ -142,14 +151,16 @@ pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
     }
     let rights = Rights::read(&mut tx, schema).await?;
     rights.require_usage(&schema.private())?;
-    let (unreadable, unwritable): (i64, i64) =
-        tx.fetch_one(query_as(TABLES_WITHOUT_RIGHT).bind(schema.private())).await.with_action(ACTION)?;
+    let (unreadable, unwritable): (i64, i64) = tx
+        .fetch_one(query_as(COUNT_TABLES_WITHOUT_RIGHT).bind(schema.private()))
+        .await
+        .with_action(ACTION)?;
     let tables = format!("ON ALL TABLES IN SCHEMA {}", quoted(&schema.private()));
     if server.intent == Intent::Write && (unreadable, unwritable) != (0, 0) {
-        return Err(rights.missing_right(&format!("SELECT, INSERT, UPDATE, DELETE {tables}")));
+        return Err(rights.missing_right_error(&format!("SELECT, INSERT, UPDATE, DELETE {tables}")));
     }
     if unreadable > 0 {
-        return Err(rights.missing_right(&format!("SELECT {tables}")));
+        return Err(rights.missing_right_error(&format!("SELECT {tables}")));
     }
     if server.intent == Intent::Write {
         check_sequences(&mut tx, schema, &rights).await?;
@@ -158,18 +169,18 @@ pub(super) async fn check_rights(server: &Server) -> Result<(), StoreError> {
 }
 
 async fn check_sequences(tx: &mut PgTransaction, schema: &Schema, rights: &Rights) -> Result<(), StoreError> {
-    let sequences = query_as(SEQUENCES_WITHOUT_RIGHT).bind(schema.private());
+    let sequences = query_as(COUNT_SEQUENCES_WITHOUT_RIGHT).bind(schema.private());
     let (without_right,): (i64,) = tx.fetch_one(sequences).await.with_action(ACTION)?;
     if without_right > 0 {
         let sequences = format!("ON ALL SEQUENCES IN SCHEMA {}", quoted(&schema.private()));
-        return Err(rights.missing_right(&format!("SELECT, UPDATE {sequences}")));
+        return Err(rights.missing_right_error(&format!("SELECT, UPDATE {sequences}")));
     }
     Ok(())
 }
 
 /// Fails if the role that should read the views does not exist.
 pub(super) async fn check_reader_role(tx: &mut PgTransaction, role: &str) -> Result<(), StoreError> {
-    let (roles,): (i64,) = tx.fetch_one(query_as(ROLE_EXISTS).bind(role)).await.with_action(ACTION)?;
+    let (roles,): (i64,) = tx.fetch_one(query_as(COUNT_ROLES).bind(role)).await.with_action(ACTION)?;
     if roles == 0 {
         return Err(StoreError::NoSuchRole {
             role: role.to_owned(),
@@ -185,17 +196,22 @@ pub(super) async fn grant_views(
     schema: &Schema,
     role: &str,
 ) -> Result<(), StoreError> {
+    const ACTION: &str = "grant the views to the role of the readers";
     check_reader_role(tx, role).await?;
     let may_use = query_as(MAY_USE_SCHEMA).bind(role).bind(schema.public());
     let (may_use,): (bool,) = tx.fetch_one(may_use).await.with_action(ACTION)?;
     if !may_use {
-        run_sql(tx, format!("GRANT USAGE ON SCHEMA {} TO {}", quoted(schema.public()), quoted(role))).await?;
+        let grant_usage = format!("GRANT USAGE ON SCHEMA {} TO {}", quoted(schema.public()), quoted(role));
+        run_sql(tx, grant_usage, ACTION).await?;
     }
-    let unreadable =
-        query_as(UNREADABLE_VIEWS).bind(schema.public()).bind(role).bind(VIEWS.map(str::to_owned).to_vec());
+    let unreadable = query_as(SELECT_UNREADABLE_VIEWS)
+        .bind(schema.public())
+        .bind(role)
+        .bind(VIEWS.map(str::to_owned).to_vec());
     let views: Vec<(String,)> = tx.fetch_all(unreadable, 0).await.with_action(ACTION)?;
     if !views.is_empty() {
-        run_sql(tx, grant_select(schema, role, views.iter().map(|(view,)| view.as_str()))).await?;
+        let grant_select = grant_select(schema, role, views.iter().map(|(view,)| view.as_str()));
+        run_sql(tx, grant_select, ACTION).await?;
     }
     Ok(())
 }

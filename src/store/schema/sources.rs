@@ -65,7 +65,7 @@ pub(in crate::store) fn check_sqlite_migrations(applied: &[(i64, Vec<u8>)]) -> R
 }
 
 /// Returns the newest version among migrations.
-pub(super) fn newest(migrations: &Migrator) -> i64 {
+pub(super) fn newest_version(migrations: &Migrator) -> i64 {
     migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 

@@ -56,15 +56,13 @@ async fn write_copy(unfinished: &UnfinishedFile, database: &SqliteFile) -> Resul
     copy.close().await.with_action(ACTION)
 }
 
-/// Fails if the copy, or its unfinished file, would overwrite the database.
+/// Fails if a copy at `to`, or its unfinished file, would overwrite the database.
 pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Result<(), StoreError> {
     for path in [to.to_owned(), unfinished_path(to)] {
-        let is_database = fs::metadata(&database.path).and_then(|database| is_same_file(&path, &database));
-        if is_database.map_err(|source| StoreError::Publish {
-            action: "inspect the path of",
-            path: path.clone(),
-            source,
-        })? {
+        let inspect_error =
+            |source| StoreError::Publish { action: "inspect the path of", path: path.clone(), source };
+        let database = fs::metadata(&database.path).map_err(inspect_error)?;
+        if is_same_file(&path, &database).map_err(inspect_error)? {
             return Err(StoreError::NotACopy { path });
         }
     }

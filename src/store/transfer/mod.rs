@@ -17,7 +17,7 @@ use super::engine::{DatabaseLocation, Store, StoreError};
 use super::lease::Lease;
 use crate::model::SdkAppId;
 
-const APPS: &str = "SELECT sdk_app_id FROM app ORDER BY sdk_app_id";
+const SELECT_APPS: &str = "SELECT sdk_app_id FROM app ORDER BY sdk_app_id";
 
 /// The progress of [`Store::copy_to`].
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ impl Store {
     /// Takes the leases of all apps, so that no crawl runs during a copy. `on_wait` receives each
     /// app whose lease another process holds.
     pub async fn lease_all(&self, mut on_wait: impl FnMut(SdkAppId)) -> Result<Vec<Lease>, StoreError> {
-        let apps: Vec<(i64,)> = self.fetch_all("list the apps", APPS, &[]).await?;
+        let apps: Vec<(i64,)> = self.fetch_all("list the apps", SELECT_APPS, &[]).await?;
         let mut leases = Vec::new();
         for app in apps.into_iter().filter_map(|(app,)| SdkAppId::new(app)) {
             let take_lease = self.lease(app, |waits| {

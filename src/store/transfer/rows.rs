@@ -45,8 +45,8 @@ pub(super) fn cells_from_postgres(row: &PgRow) -> Result<RowCells, sqlx::Error> 
     (0..row.len()).map(cell).collect()
 }
 
-/// The number of rows, and a checksum that does not depend on their order. Only comparable within
-/// one process.
+/// The number of rows, and a checksum that does not depend on their order. Digests are comparable
+/// only within one process, because `DefaultHasher` may change between versions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest {
     pub(super) rows: u64,

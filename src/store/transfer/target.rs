@@ -53,7 +53,7 @@ impl Target {
     /// server have rows.
     pub(super) async fn open(location: &DatabaseLocation) -> Result<Self, StoreError> {
         match location {
-            DatabaseLocation::Sqlite(path) => open_file(path).await,
+            DatabaseLocation::Sqlite(path) => create_file(path).await,
             DatabaseLocation::Postgres(_) => {
                 let store = Store::open(location).await?;
                 match begin_on_server(&store).await {
@@ -69,7 +69,7 @@ impl Target {
         }
     }
 
-    /// Copies all rows of a table and returns their checksum. `on_rows` receives the number of rows
+    /// Copies all rows of a table and returns their digest. `on_rows` receives the number of rows
     /// of each batch.
     pub(super) async fn load(
         &mut self,
@@ -95,7 +95,7 @@ impl Target {
         Ok(digest)
     }
 
-    /// Reads all rows of a table back and returns their checksum. `on_rows` receives the number of
+    /// Reads all rows of a table back and returns their digest. `on_rows` receives the number of
     /// rows of each batch.
     pub(super) async fn digest(
         &mut self,
@@ -108,8 +108,8 @@ impl Target {
         Ok(digest)
     }
 
-    /// Finishes the database after the last row: builds indexes (SQLite), or moves the sequences
-    /// past the ids and analyzes the tables (PostgreSQL).
+    /// Finishes the database after the last row. On SQLite, builds the indexes. On PostgreSQL,
+    /// moves the sequences past the ids and analyzes the tables.
     pub(super) async fn complete(&mut self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite { connection: Connection::Sqlite(connection), indexes, .. } => {
@@ -160,7 +160,8 @@ impl Target {
     }
 }
 
-async fn open_file(path: &Path) -> Result<Target, StoreError> {
+/// Creates an unfinished file with the tables of the database.
+async fn create_file(path: &Path) -> Result<Target, StoreError> {
     const ACTION: &str = "create the database's file";
     let not_empty = || StoreError::NotEmpty { at: format!("sqlite:{}", path.display()) };
     if std::fs::symlink_metadata(path).is_ok() {
@@ -299,7 +300,7 @@ impl<F: FnMut(u64)> Sink for ServerSink<'_, F> {
     }
 }
 
-/// Computes the checksum of rows that are read back.
+/// Computes the digest of rows that are read back.
 struct DigestSink<'a, F> {
     digest: &'a mut Digest,
     on_rows: &'a mut F,

@@ -96,16 +96,19 @@ ON CONFLICT (app_id) DO NOTHING";
 const CREATE_RANGE: &str = "
 INSERT INTO detail_range (app_id, after_id, refreshed_at) VALUES ($1, '', 0)
 ON CONFLICT (app_id, after_id) DO NOTHING";
-const HAS_STATE: &str = "SELECT count(*) FROM detail_state WHERE app_id = $1";
+const COUNT_STATES: &str = "SELECT count(*) FROM detail_state WHERE app_id = $1";
 const SET_LAST_EVENT: &str =
     "UPDATE detail_state SET last_event_id = $2 WHERE app_id = $1 AND last_event_id < $2";
 
+/// Returns the last range that starts before the id `$2`.
 const RANGE_BEFORE: &str = "
 SELECT after_id, refreshed_at FROM detail_range
 WHERE app_id = $1 AND after_id < $2 ORDER BY after_id DESC LIMIT 1";
+/// Returns the time of the last range that starts before or at the id `$2`.
 const RANGE_AT: &str = "
 SELECT refreshed_at FROM detail_range
 WHERE app_id = $1 AND after_id <= $2 ORDER BY after_id DESC LIMIT 1";
+/// Removes the ranges that start at an id from `$2` to `$3`, both included.
 const REMOVE_RANGES: &str = "
 DELETE FROM detail_range WHERE app_id = $1 AND after_id >= $2 AND after_id <= $3";
 const REMOVE_LAST_RANGES: &str = "DELETE FROM detail_range WHERE app_id = $1 AND after_id >= $2";
@@ -130,7 +133,7 @@ impl Store {
         let mut write = self.write("claim the details of an app", None);
         loop {
             let mut tx = write.begin().await?;
-            let claimed = start_and_claim(&mut tx, app, holder).await;
+            let claimed = create_state_and_claim(&mut tx, app, holder).await;
             if let Some(done) = write.end(tx, claimed).await {
                 return done;
             }
@@ -201,7 +204,8 @@ impl Store {
     /// Returns whether details of the app's groups may be stored: from the first claim until all
     /// details were removed.
     pub async fn has_details(&self, app: AppId) -> Result<bool, StoreError> {
-        let (states,): (i64,) = self.fetch_one("look for stored details", HAS_STATE, &values![app.0]).await?;
+        let (states,): (i64,) =
+            self.fetch_one("look for stored details", COUNT_STATES, &values![app.0]).await?;
         Ok(states > 0)
     }
 
@@ -248,12 +252,14 @@ async fn remove_batch(tx: &mut Tx, app: AppId) -> Result<u64, StoreError> {
     Ok(removed)
 }
 
-async fn start_and_claim(tx: &mut Tx, app: AppId, holder: &DetailsHolder) -> Result<bool, StoreError> {
+/// Creates the state of the app unless it exists, and claims the details.
+async fn create_state_and_claim(tx: &mut Tx, app: AppId, holder: &DetailsHolder) -> Result<bool, StoreError> {
     tx.execute(CREATE_STATE, &values![app.0, &holder.0]).await?;
     tx.execute(CREATE_RANGE, &values![app.0]).await?;
     claim(tx, app, holder).await
 }
 
+/// Claims the details, or renews the claim. Returns false if another process has claimed them.
 async fn claim(tx: &mut Tx, app: AppId, holder: &DetailsHolder) -> Result<bool, StoreError> {
     let values = values![app.0, &holder.0, CLAIM_SECONDS * 1000];
     Ok(tx.execute(CLAIM, &values).await? > 0)
@@ -318,10 +324,10 @@ async fn write_rows(
                     let row = DetailRow::new(id, details, at.timestamp_millis());
                     let is_unchanged = stored.is_some_and(|stored| row.has_same_details(stored));
                     let is_skipped = is_unchanged && completeness == Completeness::Range;
-                    (!is_skipped).then_some(row)
+                    if is_skipped { None } else { Some(row) }
                 }
                 // Without a usable answer, the stored details are kept and marked as unanswered.
-                None => stored.filter(|row| row.is_answered == 1).map(DetailRow::unanswered),
+                None => stored.filter(|row| row.is_answered == 1).map(DetailRow::as_unanswered),
             }
         })
         .collect();
@@ -397,7 +403,7 @@ impl DetailRow {
 
     /// Returns the row after a request without a usable answer. It keeps the details and their
     /// time.
-    fn unanswered(&self) -> Self {
+    fn as_unanswered(&self) -> Self {
         Self { is_answered: 0, ..self.clone() }
     }
 }

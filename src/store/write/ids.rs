@@ -58,8 +58,8 @@ const ADD_SEQUENCE: &str = "
 INSERT INTO sqlite_sequence (name, seq) SELECT $1, 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = $1)";
 
 /// PostgreSQL only: builds a query for the sequences that are behind the ids in their tables.
-/// `greatest` is the greatest id in the table. Group types up to 6 are built in, without the
-/// sequence.
+/// `greatest` is the greatest id in the table. The sequence has not assigned
+/// the ids of the built-in group types, which are up to 6.
 macro_rules! sequences_behind_rows {
     ($select:literal) => {
         concat!(
@@ -92,6 +92,7 @@ impl Store {
             // Every commit under the lease checks that the storage is still this one.
             Engine::Postgres(_) => Ok(match lease.token() {
                 FencingToken::Row(fence) => fence.storage.to_string(),
+                // A lease on PostgreSQL never has this token.
                 FencingToken::Crawl(_) => String::new(),
             }),
         }

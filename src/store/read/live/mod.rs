@@ -2,6 +2,7 @@
 
 mod postgres;
 mod sqlite;
+mod totals;
 
 use crate::model::TypeId;
 use crate::roll::Mark;

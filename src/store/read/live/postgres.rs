@@ -4,6 +4,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::totals::{AppTotals, TypeTotals};
 use crate::model::TypeId;
 use crate::roll::Mark;
 use crate::store::app::AppId;
@@ -16,18 +17,20 @@ const MAX_GROUPS_IN_ONE_ROW: i64 = 150_000;
 /// The maximum number of types for which [`ids_query`] builds one column each.
 const MAX_TYPES: usize = 64;
 
-const TYPE_TOTALS: &str = "
+const SELECT_TYPE_TOTALS: &str = "
 SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = $1 AND live_count + deleted_count > 0";
-const GROUPS_OF_ALL_APPS: &str =
+const COUNT_GROUPS_OF_ALL_APPS: &str =
     "SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state";
 /// Prevents just-in-time compilation. The planner overestimates the rows of a chunk a thousandfold,
 /// so it would compile a statement that runs for milliseconds.
 const WITHOUT_JIT: &str = "SET LOCAL jit = off";
-const MISSING_GROUPS: &str = "
+/// Returns the missing groups, and whether each is held.
+const SELECT_MISSING_GROUPS: &str = "
 SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
 WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
-const LIVE_ROWS: &str = "SELECT type_id, group_id FROM group_row WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NULL";
+/// Returns the live groups that are not missing, one per row.
+const SELECT_LIVE_GROUPS: &str = "SELECT type_id, group_id FROM group_row WHERE app_id = $1 AND deleted_at IS NULL AND missing_since IS NULL";
 
 /// How the live groups that are not missing are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,17 +57,9 @@ impl ReadMethod {
     }
 }
 
-/// The groups that a query must exclude. If the stored totals show that the app has no such groups,
-/// the query omits the condition.
-#[derive(Clone, Copy, Debug)]
-struct Exclusions {
-    deleted: bool,
-    missing: bool,
-}
-
 /// Builds the query for live groups that are not missing. Each type has a column with its ids, one
 /// per line.
-fn ids_query(types: &[i64], method: ReadMethod, exclude: Exclusions) -> String {
+fn ids_query(types: &[i64], method: ReadMethod, totals: AppTotals) -> String {
     let columns: Vec<String> = types
         .iter()
         .map(|type_id| format!("string_agg(group_id, E'\\n') FILTER (WHERE type_id = {type_id})"))
@@ -76,12 +71,7 @@ fn ids_query(types: &[i64], method: ReadMethod, exclude: Exclusions) -> String {
         ReadMethod::Chunks => "ctid >= first.row AND ctid < past.row AND app_id + 0 = $1",
         ReadMethod::OneRow | ReadMethod::Rows => "app_id = $1",
     });
-    if exclude.deleted {
-        select.push_str(" AND deleted_at IS NULL");
-    }
-    if exclude.missing {
-        select.push_str(" AND missing_since IS NULL");
-    }
+    select.push_str(&totals.conditions());
     if method == ReadMethod::Chunks {
         return format!(
             "SELECT lines.*
@@ -102,20 +92,19 @@ pub(super) async fn live_groups(
     mut for_each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), sqlx::Error> {
     let mut tx = server.begin_read_only().await?;
-    let totals: Vec<(i64, i64, i64, i64)> = tx.fetch_all(query_as(TYPE_TOTALS).bind(app.0), 0).await?;
-    let (groups_of_all_apps,): (i64,) = tx.fetch_one(query_as(GROUPS_OF_ALL_APPS)).await?;
-    let sum = |column: fn(&(i64, i64, i64, i64)) -> i64| totals.iter().map(column).sum::<i64>();
-    let (live, missing, deleted) = (sum(|total| total.1), sum(|total| total.2), sum(|total| total.3));
-    if live == 0 {
+    let types: Vec<TypeTotals> = tx.fetch_all(query_as(SELECT_TYPE_TOTALS).bind(app.0), 0).await?;
+    let (groups_of_all_apps,): (i64,) = tx.fetch_one(query_as(COUNT_GROUPS_OF_ALL_APPS)).await?;
+    let totals = AppTotals::add_up(&types);
+    if totals.live == 0 {
         return tx.commit().await;
     }
     // The server's limit covers the entire statement, which returns all groups.
-    tx.expect_rows((live + deleted).cast_unsigned()).await?;
-    let types: Vec<i64> = totals.iter().filter(|total| total.1 > 0).map(|total| total.0).collect();
-    let method = ReadMethod::choose(live + deleted, groups_of_all_apps, types.len());
-    let exclude = Exclusions { deleted: deleted > 0, missing: missing > 0 };
+    tx.expect_rows(totals.groups().cast_unsigned()).await?;
+    let live_types = types.iter().filter(|totals| totals.live_count > 0);
+    let types: Vec<i64> = live_types.map(|totals| totals.type_id).collect();
+    let method = ReadMethod::choose(totals.groups(), groups_of_all_apps, types.len());
     // The only variable parts of the text are numbers.
-    let ids_sql = || AssertSqlSafe(ids_query(&types, method, exclude));
+    let ids_sql = || AssertSqlSafe(ids_query(&types, method, totals));
     let mut pass_on_row = |row: &PgRow| {
         for (column, type_id) in types.iter().enumerate() {
             let ids: Option<&str> = row.try_get(column)?;
@@ -129,7 +118,7 @@ pub(super) async fn live_groups(
             // second chunk. They have different snapshots, but the app's lease is held, so no other
             // process changes the groups between these.
             let mut second_tx = server.begin_read_only().await?;
-            second_tx.expect_rows((live + deleted).cast_unsigned()).await?;
+            second_tx.expect_rows(totals.groups().cast_unsigned()).await?;
             tx.execute(query(WITHOUT_JIT), 0).await?;
             second_tx.execute(query(WITHOUT_JIT), 0).await?;
             let even_chunks = tx.fetch(query(ids_sql()).bind(app.0).bind(0_i64), 0);
@@ -148,14 +137,14 @@ pub(super) async fn live_groups(
             }
         }
         ReadMethod::Rows => {
-            let mut rows = tx.fetch(query(LIVE_ROWS).bind(app.0), 0);
+            let mut rows = tx.fetch(query(SELECT_LIVE_GROUPS).bind(app.0), 0);
             while let Some(row) = rows.try_next().await? {
                 for_each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark::default());
             }
         }
     }
-    if missing > 0 {
-        let mut rows = tx.fetch(query(MISSING_GROUPS).bind(app.0), groups_of_all_apps.cast_unsigned());
+    if totals.missing > 0 {
+        let mut rows = tx.fetch(query(SELECT_MISSING_GROUPS).bind(app.0), groups_of_all_apps.cast_unsigned());
         while let Some(row) = rows.try_next().await? {
             for_each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
         }
