@@ -112,7 +112,7 @@ impl SqliteFile {
         // the database usually fails as well, with an error that says more.
         let in_use_lock = Arc::new(Mutex::new(in_use_lock?));
         let is_writable = access != Access::Read;
-        let file = Self { path, writer, readers, is_writable, open_file, in_use_lock };
+        let file = Self { path, writer, readers, is_writable, in_use_lock, open_file };
         // The file may have been replaced since its id was read.
         file.check_in_place()?;
         Ok(file)
@@ -312,8 +312,8 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
     let file_error = |source| StoreError::File { path: path.to_owned(), source };
     let folder_mode = std::fs::metadata(folder_of(path)).map_err(file_error)?.mode();
     let group_may_read_folder = folder_mode & 0o050 == 0o050;
-    let is_closed_to_others = folder_mode & 0o007 == 0;
-    let mode = if group_may_read_folder && is_closed_to_others { 0o640 } else { 0o600 };
+    let others_may_access_folder = folder_mode & 0o007 != 0;
+    let mode = if group_may_read_folder && !others_may_access_folder { 0o640 } else { 0o600 };
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Err(source) if source.kind() != ErrorKind::AlreadyExists => Err(file_error(source)),
         _ => Ok(()),
