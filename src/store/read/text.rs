@@ -4,7 +4,7 @@ use sqlx::{Column as _, ColumnIndex, Decode, Row, Type};
 
 use crate::store::engine::{Engine, Store, StoreError, WithAction as _};
 
-/// The names of the columns, and the rows.
+/// The names of the columns, and the values of each row.
 type Texts = (Vec<String>, Vec<Vec<String>>);
 
 impl Store {
@@ -28,6 +28,7 @@ impl Store {
     }
 }
 
+/// Converts rows to text.
 fn as_texts<R: Row>(rows: &[R]) -> Result<Texts, sqlx::Error>
 where
     usize: ColumnIndex<R>,

@@ -57,6 +57,7 @@ pub(super) struct Digest {
 }
 
 impl Digest {
+    /// Adds a row.
     pub(super) fn add(&mut self, row: &RowCells) {
         let mut hasher = DefaultHasher::new();
         row.hash(&mut hasher);

@@ -7,6 +7,7 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
+/// Records when statistics of the app were last fetched.
 const RECORD_FETCH: &str = "UPDATE app SET statistics_at = $2 WHERE app_id = $1";
 /// Keeps a figure that the API no longer reports. Does not write a row whose figures are the same.
 const STORE_DAY: &str = "
@@ -49,6 +50,7 @@ impl Store {
     }
 }
 
+/// Writes one row for each day, and when the statistics were fetched, in unix milliseconds.
 async fn write_days(
     tx: &mut Tx,
     app: AppId,

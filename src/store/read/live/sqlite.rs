@@ -112,8 +112,10 @@ async fn read_live_groups(
     while let Some(chunk) = chunks.try_next().await? {
         largest_chunk = largest_chunk.max(for_each_group(chunk.as_deref(), &mut for_each));
     }
-    if largest_chunk > 4 * CHUNK_ROWS {
-        // Many new groups have ids in the same chunk. The next crawl must compute the ends again.
+    // Many new groups may have ids in the same chunk.
+    let is_a_chunk_too_large = largest_chunk > 4 * CHUNK_ROWS;
+    if is_a_chunk_too_large {
+        // Makes the next crawl compute the ends again.
         store_ends(file, app, None).await;
     }
     if totals.missing > 0 {
@@ -125,6 +127,7 @@ async fn read_live_groups(
     Ok(())
 }
 
+/// Runs a [`text_query`] for the ids after `after`, up to and including `end`.
 async fn read_chunk(
     pool: SqlitePool,
     sql: Arc<str>,
@@ -148,15 +151,20 @@ async fn chunk_ends(
     let stored: Option<String> = query_scalar(SELECT_CHUNK_ENDS).bind(app.0).fetch_one(pool).await?;
     let stored: Vec<String> = stored.iter().flat_map(|ends| ends.lines()).map(str::to_owned).collect();
     let wanted_chunks = rows / CHUNK_ROWS;
-    if (wanted_chunks / 2..=wanted_chunks * 2).contains(&stored.len()) {
+    let is_number_suitable = (wanted_chunks / 2..=wanted_chunks * 2).contains(&stored.len());
+    if is_number_suitable {
         return Ok(stored);
     }
     let mut ends: Vec<String> = Vec::with_capacity(wanted_chunks);
     loop {
         let after = ends.last().map_or("", String::as_str);
-        let chunk = i64::try_from(CHUNK_ROWS).unwrap_or(i64::MAX);
-        let end: Option<String> =
-            query_scalar(SELECT_CHUNK_END).bind(app.0).bind(after).bind(chunk).fetch_optional(pool).await?;
+        let rows_in_chunk = i64::try_from(CHUNK_ROWS).unwrap_or(i64::MAX);
+        let end: Option<String> = query_scalar(SELECT_CHUNK_END)
+            .bind(app.0)
+            .bind(after)
+            .bind(rows_in_chunk)
+            .fetch_optional(pool)
+            .await?;
         let Some(end) = end else { break };
         ends.push(end);
     }
@@ -172,7 +180,8 @@ async fn store_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
     }
 }
 
-/// Calls `for_each` with the groups of a chunk. Returns their number.
+/// Calls `for_each` with the groups of a chunk, which is a result of [`text_query`]. Returns their
+/// number.
 fn for_each_group(chunk: Option<&str>, for_each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
     let mut rest = chunk.unwrap_or_default();
     let mut groups = 0;
