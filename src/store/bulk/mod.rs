@@ -190,7 +190,7 @@ pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Resul
     Ok(())
 }
 
-/// Returns the stored details of these groups.
+/// Returns the stored details of the groups with these ids.
 pub(super) async fn stored_details<R: Row>(
     tx: &mut Tx,
     app: AppId,
@@ -209,7 +209,7 @@ pub(super) async fn save_details(tx: &mut Tx, app: AppId, rows: &str) -> Result<
     tx.execute(SAVE, &values![app.0, rows]).await
 }
 
-/// Stores the same lookup record for these groups.
+/// Stores the same lookup record for the groups with these ids.
 pub(super) async fn save_lookup_history(
     tx: &mut Tx,
     app: AppId,
@@ -223,7 +223,7 @@ pub(super) async fn save_lookup_history(
     Ok(())
 }
 
-/// Removes the lookup records of these groups.
+/// Removes the lookup records of the groups with these ids.
 pub(super) async fn remove_lookup_history(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
     const REMOVE: Statement = Statement::PerEngine {
         sqlite: sqlite::REMOVE_LOOKUP_HISTORY,

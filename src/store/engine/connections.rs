@@ -114,7 +114,7 @@ impl Connections {
     }
 
     /// Closes the idle connections now, and each connection in use when its transaction ends. Does
-    /// not wait for these.
+    /// not wait for the connections in use.
     pub(super) async fn close(&self) {
         self.shared.slots.close();
         self.close_idle().await;

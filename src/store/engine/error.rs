@@ -175,7 +175,7 @@ pub enum StoreError {
     )]
     Fenced { app: SdkAppId },
     #[error("only an SQLite database can be published as a file; give readers of PostgreSQL a role")]
-    NoFile,
+    PublishNeedsSqlite,
     #[error(
         "cannot {action} the published copy {}; its folder must exist and be writable (crawls \
          continue)",

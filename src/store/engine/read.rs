@@ -1,4 +1,4 @@
-//! Queries outside of writing transactions.
+//! Single queries, each in a read-only transaction of its own.
 
 use super::database::{Engine, Store};
 use super::error::{StoreError, WithAction as _};
@@ -8,7 +8,7 @@ use super::statement::{Statement, Value, bound_ids, postgres_arguments, sqlite_a
 use super::tx::Row;
 
 impl Store {
-    /// Returns all rows of a query. On PostgreSQL it runs again after a transient failure.
+    /// Returns all rows of a query. On PostgreSQL the query runs again after a transient failure.
     pub(in crate::store) async fn fetch_all<R: Row>(
         &self,
         action: &'static str,
@@ -52,7 +52,7 @@ impl Store {
         Ok(self.fetch_all(action, statement, values).await?.pop())
     }
 
-    /// Returns the row of a query that always has one, such as an aggregate.
+    /// Returns the row of a query that always has one row, such as an aggregate.
     pub(in crate::store) async fn fetch_one<R: Row>(
         &self,
         action: &'static str,

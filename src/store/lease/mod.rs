@@ -274,7 +274,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn leased(&self, apps: &[SdkAppId]) -> Result<Vec<SdkAppId>, StoreError> {
+    pub async fn leased_apps(&self, apps: &[SdkAppId]) -> Result<Vec<SdkAppId>, StoreError> {
         if let Engine::Sqlite(_) = &self.engine {
             let mut leased = Vec::new();
             for app in apps {

@@ -20,7 +20,7 @@ pub struct TypeState {
 impl TypeState {
     /// Returns the state of a type that is not stored yet.
     #[must_use]
-    pub fn of(type_id: TypeId) -> Self {
+    pub fn unstored(type_id: TypeId) -> Self {
         Self { type_id: type_id.0, live_count: 0, baseline_crawl_id: None }
     }
 

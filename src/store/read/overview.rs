@@ -118,12 +118,15 @@ pub struct HeldType {
     pub live_count: i64,
 }
 
-const APPS: &str = "SELECT * FROM base_app_status ORDER BY app, sdk_app_id";
-const TYPES: &str = "SELECT * FROM base_type_status ORDER BY app_id, type_id";
-const CRAWLS: &str = "
+const SELECT_APPS: &str = "SELECT * FROM base_app_status ORDER BY app, sdk_app_id";
+const SELECT_TYPES: &str = "SELECT * FROM base_type_status ORDER BY app_id, type_id";
+/// Returns the newest crawl of each app, its newest crawl that ended, and its newest complete
+/// crawl.
+const SELECT_CRAWLS: &str = "
 SELECT c.* FROM base_app_status s
 JOIN base_crawls c ON c.crawl_id IN (s.last_complete_crawl_id, s.last_crawl_id, s.newest_crawl_id)";
-const HELD: &str = "
+/// Returns the held groups of each crawl by type, one crawl after the other.
+const SELECT_HELD: &str = "
 SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, c.withheld, c.undeleted, c.reason_code, c.reason,
        t.name AS group_type, t.sdk_name, t.name_zh, s.live_count, h.held_count, h.confirmed_count, h.undone_count
 FROM (SELECT g.app_id, g.held_crawl_id, g.type_id, count(*) AS held_count,
@@ -226,13 +229,13 @@ impl Store {
     /// Returns the state of every app in the database, ordered by name.
     pub async fn overview(&self) -> Result<Vec<AppOverview>, StoreError> {
         const ACTION: &str = "read the state of the apps";
-        let apps: Vec<AppRow> = self.fetch_all(ACTION, APPS, &[]).await?;
-        let types: Vec<TypeOverview> = self.fetch_all(ACTION, TYPES, &[]).await?;
-        let crawls: Vec<Crawl> = self.fetch_all(ACTION, CRAWLS, &[]).await?;
+        let apps: Vec<AppRow> = self.fetch_all(ACTION, SELECT_APPS, &[]).await?;
+        let types: Vec<TypeOverview> = self.fetch_all(ACTION, SELECT_TYPES, &[]).await?;
+        let crawls: Vec<Crawl> = self.fetch_all(ACTION, SELECT_CRAWLS, &[]).await?;
         let crawls: BTreeMap<i64, Crawl> = crawls.into_iter().map(|crawl| (crawl.crawl_id, crawl)).collect();
         // A held group is missing. If no group is missing, the table of groups is not read.
         let held = if types.iter().any(|group_type| group_type.missing_count > 0) {
-            held_by_crawl(self.fetch_all(ACTION, HELD, &[]).await?)
+            held_by_crawl(self.fetch_all(ACTION, SELECT_HELD, &[]).await?)
         } else {
             Vec::new()
         };

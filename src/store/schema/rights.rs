@@ -38,8 +38,8 @@ SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.o
 WHERE n.nspname = $1 AND c.relkind = 'S'
   AND NOT (has_sequence_privilege(c.oid, 'SELECT') AND has_sequence_privilege(c.oid, 'UPDATE'))";
 const COUNT_ROLES: &str = "SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = $1";
-/// Returns the views that a role cannot read yet. Only these are granted: if two programs repeat a
-/// GRANT at the same time, one of them fails.
+/// Returns the views that a role cannot read yet. Other views are not granted again: if two
+/// programs repeat a GRANT at the same time, one of them fails.
 const SELECT_UNREADABLE_VIEWS: &str = "
 SELECT CAST(c.relname AS TEXT) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind = 'v' AND c.relname = ANY ($3) AND NOT has_table_privilege($2, c.oid, 'SELECT')

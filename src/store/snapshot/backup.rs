@@ -14,7 +14,7 @@ use super::unfinished::{Replacing, UnfinishedFile};
 use crate::store::engine::lock_file::set_owner_like;
 use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
 
-/// The permissions of the file until it gets those of the database.
+/// The permissions of the file until it gets the permissions of the database.
 const INITIAL_MODE: u32 = 0o600;
 
 /// A completed backup.

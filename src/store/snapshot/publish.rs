@@ -28,7 +28,7 @@ impl Store {
     /// reader that has the earlier copy open continues to read it. Returns `None` if another
     /// process is making a copy.
     pub async fn publish(&self, to: &Path) -> Result<Option<Published>, StoreError> {
-        let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::NoFile) };
+        let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::PublishNeedsSqlite) };
         let publish_error = |action, source| StoreError::Publish { action, path: to.to_owned(), source };
         fs::create_dir_all(folder_of(to)).map_err(|source| publish_error("make the folder of", source))?;
         require_not_the_database(to, file)?;

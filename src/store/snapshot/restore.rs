@@ -49,7 +49,7 @@ impl Store {
         fs::create_dir_all(folder_of(database))
             .map_err(|source| StoreError::Folder { path: folder_of(database).to_owned(), source })?;
         let in_use_lock = InUseLock::lock_exclusive(database)?;
-        check_file(backup, &backup_file, database)?;
+        check_backup_file(backup, &backup_file, database)?;
         let unfinished =
             UnfinishedFile::create(database, NEW_FILE_MODE).map_err(backup_error("put in place"))?;
         let Some(unfinished) = unfinished else { return Err(StoreError::InUse { path: database.clone() }) };
@@ -61,6 +61,7 @@ impl Store {
             let mode = Permissions::from_mode(replaced.permissions().mode() & 0o777);
             unfinished.file().set_permissions(mode).map_err(backup_error("set the mode of"))?;
         }
+        // A new database gets the owner of its folder.
         set_owner_like(unfinished.file(), if database.exists() { database } else { folder_of(database) });
         let kept = prepare_replacement(database, keep, at)
             .map_err(backup_error("replace the existing files with"))?;
@@ -75,8 +76,8 @@ impl Store {
     }
 }
 
-/// Fails if the backup is not a complete database by itself.
-fn check_file(backup: &Path, backup_file: &File, database: &Path) -> Result<(), StoreError> {
+/// Fails if the backup is not a complete database by itself, or is the database itself.
+fn check_backup_file(backup: &Path, backup_file: &File, database: &Path) -> Result<(), StoreError> {
     let unusable = |why: &str| StoreError::UnusableBackup { path: backup.to_owned(), why: why.to_owned() };
     let inspect_error = |source| StoreError::Backup { action: "inspect", path: backup.to_owned(), source };
     let metadata = backup_file.metadata().map_err(inspect_error)?;
@@ -99,6 +100,7 @@ fn check_file(backup: &Path, backup_file: &File, database: &Path) -> Result<(), 
     Ok(())
 }
 
+/// Copies the backup into the unfinished file.
 fn copy_bytes(mut backup_file: File, unfinished: UnfinishedFile) -> io::Result<UnfinishedFile> {
     backup_file.rewind()?;
     io::copy(&mut backup_file, &mut unfinished.file())?;

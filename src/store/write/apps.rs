@@ -9,8 +9,8 @@ use crate::store::app::{AppId, AppIdentity};
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// Renames another app that has this name. There is one if the SDKAppID in the configuration was
-/// corrected. The new name cannot be a configured one, because those have no parentheses.
+/// Renames another app that has this name. Such an app exists if the SDKAppID in the configuration
+/// was corrected. The new name has parentheses, so it is different from every configured name.
 const RENAME_OTHER_APP: &str = "
 UPDATE app SET name = name || ' (' || sdk_app_id || ')' WHERE name = $2 AND sdk_app_id <> $1";
 // Inserts nothing if the row is up to date, because an insert that ends in a conflict uses up a key

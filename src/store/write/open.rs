@@ -14,7 +14,7 @@ use crate::store::lease::Lease;
 pub struct NewCrawl {
     pub app: AppId,
     pub trigger: Trigger,
-    /// The scheduled time for which the crawl starts, if the schedule started it.
+    /// The tick for which the crawl starts, if the schedule started it.
     pub due_at: Option<DateTime<Utc>>,
     pub started_at: DateTime<Utc>,
     pub host: String,
@@ -32,7 +32,8 @@ ON CONFLICT (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete
 RETURNING crawl_id";
 
 impl Store {
-    /// Records the start of a crawl. First closes the app's crawls that killed processes left open.
+    /// Records the start of a crawl. First closes the app's crawls that killed processes left open,
+    /// and adds their events to the counts of `day`.
     /// Returns `None` if a crawl for the same scheduled time exists that is running, complete or
     /// incomplete.
     pub async fn open_crawl(

@@ -15,8 +15,8 @@ const RUNNING_CRAWLS: &str =
 impl Store {
     /// Prepares the database for new events of an app: continues the ids if the storage has
     /// changed, and closes as failed the crawls that killed processes left open. Events become
-    /// visible when their crawl is closed, in the order of their ids. So those of an open crawl
-    /// must become visible before later events are written.
+    /// visible when their crawl is closed, in the order of their ids. So the events of an open
+    /// crawl must become visible before later events are written.
     pub(super) async fn prepare_for_events(
         &self,
         lease: &Lease,

@@ -116,7 +116,7 @@ pub(super) async fn live_groups(
         ReadMethod::Chunks => {
             // Two connections read ahead while this program processes a chunk. Each reads every
             // second chunk. They have different snapshots, but the app's lease is held, so no other
-            // process changes the groups between these.
+            // process changes the groups between the snapshots.
             let mut second_tx = server.begin_read_only().await?;
             second_tx.expect_rows(totals.groups().cast_unsigned()).await?;
             tx.execute(query(WITHOUT_JIT), 0).await?;
