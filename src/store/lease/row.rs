@@ -35,7 +35,7 @@ INSERT INTO lease (sdk_app_id, fence, holder, host, taken_at, expires_at) VALUES
 ON CONFLICT (sdk_app_id) DO NOTHING";
 /// Takes a lease that is released or has expired. Returns the fencing token, and the milliseconds
 /// until the first request may be sent. After a release, the previous holder has set this wait.
-/// After an expiry they are the duration of a lease, because the time of the last request is
+/// After an expiry the wait is the duration of a lease, because the time of the last request is
 /// unknown. Skips a row that is locked, because its holder is renewing it, or because the server
 /// has not ended the session of a dead holder yet.
 const TAKE: &str = concat!(

@@ -37,6 +37,7 @@ impl Store {
         let last_removed: Option<(i64,)> =
             self.fetch_optional(ACTION, LAST_REMOVED_EVENT, &values![app.0]).await?;
         match last_removed {
+            // The cursor 0 misses nothing, because it starts with the oldest event that remains.
             Some((last_removed,)) if after > 0 && after < last_removed => {
                 let (oldest,): (Option<i64>,) =
                     self.fetch_one(ACTION, OLDEST_EVENT_AFTER, &values![app.0, after]).await?;

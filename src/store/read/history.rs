@@ -1,5 +1,5 @@
-//! The recent past of every app, for the dashboard: its last crawls, and its counts on an earlier
-//! day. `overview` has the present.
+//! The recent past of every app, for the dashboard: its last crawls, and its changes since an
+//! earlier day. `overview` reads the current state.
 
 use serde::Serialize;
 
@@ -30,13 +30,13 @@ pub struct CountChange {
     pub live_count: Option<i64>,
     /// The difference of the app's TotalCount. `None` if that day has none.
     pub total_count: Option<i64>,
-    /// Groups that vanished since the end of that day.
+    /// The number of groups that vanished since the end of that day.
     pub vanished: i64,
 }
 
 // `OFFSET` finds the newest crawl that is too old to be returned. CROSS JOIN makes SQLite's planner
 // start with the apps instead of reading all crawls.
-const RECENT_CRAWLS: &str = "
+const SELECT_RECENT_CRAWLS: &str = "
 SELECT a.sdk_app_id, c.crawl_id, c.started_at, c.status, c.deletions, c.reason_code
 FROM app a CROSS JOIN crawl c
 WHERE c.app_id = a.app_id AND c.status <> 'running' AND c.crawl_id > coalesce((
@@ -66,7 +66,7 @@ WHERE b.since IS NOT NULL";
 impl Store {
     /// Returns the last crawls of every app that have ended, at most `limit` of each, oldest first.
     pub async fn recent_crawls(&self, limit: i64) -> Result<Vec<RecentCrawl>, StoreError> {
-        self.fetch_all("list the last crawls of the apps", RECENT_CRAWLS, &values![limit]).await
+        self.fetch_all("list the last crawls of the apps", SELECT_RECENT_CRAWLS, &values![limit]).await
     }
 
     /// Returns how every app changed since the end of a day. Omits apps that have no counts of that

@@ -59,6 +59,7 @@ async fn write_batch(
     let mut tally = Tally::default();
     for chunk in batch.ids.sorted_chunks(IDS_PER_STATEMENT) {
         on_chunk();
+        // Events first, because they are recorded for the ids that are not in the table yet.
         if !batch.in_baseline {
             written.appeared += bulk::record_appeared(tx, batch, &chunk).await?;
         }
