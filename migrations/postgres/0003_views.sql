@@ -335,7 +335,7 @@ COMMENT ON COLUMN tim.crawls.confirmed IS
 COMMENT ON COLUMN tim.crawls.unlearned IS
     'Groups of asked without a usable answer. They are missing, and a later crawl asks again.';
 COMMENT ON COLUMN tim.crawls.unasked IS
-    'Groups that no list contained and that were not asked about, for lack of time or permission. They are missing, and a later crawl asks.';
+    'Groups that no list contained and that get_group_info was not asked about: the time for questions had ended, or the API throttled or refused the call. A later crawl asks.';
 COMMENT ON COLUMN tim.crawls.withheld_confirmed IS
     'Withheld groups that get_group_info has reported as not existing.';
 
@@ -449,7 +449,7 @@ COMMENT ON COLUMN tim.app_status.configured IS
 COMMENT ON COLUMN tim.app_status.live_count IS
     'Live groups of all types, missing ones included.';
 COMMENT ON COLUMN tim.app_status.missing_count IS
-    'Live groups that the last complete crawl did not list.';
+    'Live groups whose missing_since is set. Held groups are included. Spared groups are not: the API said that they exist.';
 COMMENT ON COLUMN tim.app_status.last_complete_crawl_at IS
     'When the newest complete crawl ended; NULL: none yet. Alert on the age of this time.';
 COMMENT ON COLUMN tim.app_status.last_crawl_status IS
@@ -507,7 +507,7 @@ COMMENT ON COLUMN tim.type_status.as_of IS
 COMMENT ON COLUMN tim.type_status.configured IS
     'Whether the type is among the app''s group_types.';
 COMMENT ON COLUMN tim.type_status.missing_count IS
-    'Live groups that the last complete crawl did not list.';
+    'Live groups whose missing_since is set. Held groups are included. Spared groups are not: the API said that they exist.';
 COMMENT ON COLUMN tim.type_status.total_count IS
     'The API''s latest count of groups of the type; NULL: none yet, or the type is not configured.';
 
