@@ -156,8 +156,8 @@ pub(super) async fn within<T>(
 }
 
 pub(super) fn no_answer_error(limit: Duration) -> sqlx::Error {
-    let text = format!("no answer within {}", humantime::format_duration(limit));
-    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
+    let message = format!("no answer within {}", humantime::format_duration(limit));
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message))
 }
 
 pub(super) fn is_timeout(error: &sqlx::Error) -> bool {

@@ -60,8 +60,8 @@ impl OpenFile {
     pub(super) fn record_side_files(&self) {
         let paths = ["-wal", "-shm"].map(|suffix| self.side_file(suffix));
         let with_id = |path: PathBuf| metadata(&path).ok().map(|file| (path, file.into()));
-        let found = paths.into_iter().filter_map(with_id).collect();
-        *self.side_files.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        let existing = paths.into_iter().filter_map(with_id).collect();
+        *self.side_files.lock().unwrap_or_else(PoisonError::into_inner) = existing;
     }
 
     fn side_file(&self, suffix: &str) -> PathBuf {

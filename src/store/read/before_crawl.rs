@@ -149,8 +149,8 @@ impl Store {
     pub async fn statistics_read(&self, app: AppId, day: NaiveDate) -> Result<StatisticsRead, StoreError> {
         const ACTION: &str = "read when the app's statistics were fetched";
         let day = day.to_string();
-        let (last, days): (Option<i64>, i64) =
+        let (last_fetch, days): (Option<i64>, i64) =
             self.fetch_one(ACTION, STATISTICS_READ, &values![app.0, &day]).await?;
-        Ok(StatisticsRead { last: last.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
+        Ok(StatisticsRead { last: last_fetch.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
     }
 }

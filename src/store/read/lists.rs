@@ -240,12 +240,12 @@ impl Store {
         days: i64,
     ) -> Result<(Vec<DailyCount>, Option<String>), StoreError> {
         const ACTION: &str = "list an app's days";
-        let found: Vec<(String,)> = self.fetch_all(ACTION, DAYS, &values![app.0, before, days]).await?;
-        let (Some((newest,)), Some((oldest,))) = (found.first(), found.last()) else {
+        let found_days: Vec<(String,)> = self.fetch_all(ACTION, DAYS, &values![app.0, before, days]).await?;
+        let (Some((newest,)), Some((oldest,))) = (found_days.first(), found_days.last()) else {
             return Ok((Vec::new(), None));
         };
         let counts = self.fetch_all(ACTION, DAILY_COUNTS, &values![app.0, oldest, newest]).await?;
-        let is_full_page = i64::try_from(found.len()).is_ok_and(|found| found == days);
+        let is_full_page = i64::try_from(found_days.len()).is_ok_and(|found| found == days);
         Ok((counts, is_full_page.then(|| oldest.clone())))
     }
 

@@ -63,7 +63,7 @@ impl Store {
         }
         // A new database gets the owner of its folder.
         set_owner_like(unfinished.file(), if database.exists() { database } else { folder_of(database) });
-        let kept = prepare_replacement(database, keep, at)
+        let kept_as = prepare_replacement(database, keep, at)
             .map_err(backup_error("replace the existing files with"))?;
         let bytes = unfinished.move_into_place(Replacing::Existing).map_err(backup_error("put in place"))?;
         drop(in_use_lock);
@@ -72,7 +72,7 @@ impl Store {
         if let Ok(store) = Self::open_existing(&DatabaseLocation::Sqlite(database.clone())).await {
             store.close().await;
         }
-        Ok(Restored { bytes, contents, kept })
+        Ok(Restored { bytes, contents, kept: kept_as })
     }
 }
 
@@ -132,23 +132,23 @@ async fn check_copy(
 /// the backup. With `keep`, gives the database a second name instead, renames its side files to
 /// match, and returns the name.
 fn prepare_replacement(database: &Path, keep: bool, at: DateTime<Utc>) -> io::Result<Option<PathBuf>> {
-    let mut kept = None;
+    let mut kept_as = None;
     if keep && database.exists() {
         let name = unused_name(database, at);
         // A rename would leave no database at the path until the backup is moved there.
         fs::hard_link(database, &name)?;
-        kept = Some(name);
+        kept_as = Some(name);
     }
     for side_file in DATA_SIDE_FILES {
         let path = with_suffix(database, side_file);
-        let moved_away = match &kept {
+        let moved_away = match &kept_as {
             Some(name) => fs::rename(&path, with_suffix(name, side_file)),
             None => fs::remove_file(&path),
         };
         ignore_absence(moved_away)?;
     }
     ignore_absence(fs::remove_file(with_suffix(database, "-shm")))?;
-    Ok(kept)
+    Ok(kept_as)
 }
 
 /// Returns a path beside the database at which no file exists.

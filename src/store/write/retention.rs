@@ -248,8 +248,8 @@ impl PurgeScope {
         after_id: i64,
         removed_before: i64,
     ) -> Result<Option<BatchDone<i64>>, StoreError> {
-        let next: (Option<i64>, Option<i64>) = tx.fetch_one(NEXT_EVENTS, &values![after_id]).await?;
-        let (Some(last_id), Some(oldest)) = next else { return Ok(None) };
+        let next_batch: (Option<i64>, Option<i64>) = tx.fetch_one(NEXT_EVENTS, &values![after_id]).await?;
+        let (Some(last_id), Some(oldest)) = next_batch else { return Ok(None) };
         if oldest >= removed_before {
             return Ok(None);
         }

@@ -183,15 +183,15 @@ async fn store_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
 /// Calls `for_each` with the groups of a chunk, which is a result of [`text_query`]. Returns their
 /// number.
 fn for_each_group(chunk: Option<&str>, for_each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
-    let mut rest = chunk.unwrap_or_default();
+    let mut remaining_text = chunk.unwrap_or_default();
     let mut groups = 0;
-    while let Some((code, tail)) = rest.split_at_checked(2) {
+    while let Some((code, tail)) = remaining_text.split_at_checked(2) {
         // The id ends before the code of the next one, or with the text.
         let id_length = tail.bytes().position(|byte| byte < 0x20).unwrap_or(tail.len());
         let (id, next) = tail.split_at(id_length);
         for_each(type_from_code(code.as_bytes()), id, Mark::default());
         groups += 1;
-        rest = next;
+        remaining_text = next;
     }
     groups
 }
