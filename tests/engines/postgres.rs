@@ -870,3 +870,11 @@ async fn every_live_group_is_read_once_with_every_query_plan() {
         assert_every_live_group_is_read_once(&db, app).await;
     }
 }
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_query_returns_its_connection_to_the_pool() {
+    let db = TestDatabase::postgres().await;
+    let session = async || db.store.read("SELECT pg_backend_pid()::text AS pid").await.unwrap();
+    assert_eq!(session().await, session().await);
+}

@@ -57,6 +57,8 @@ pub enum StoreError {
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot open the database's file {}; check who owns the file and its folder", .path.display())]
     File { path: PathBuf, source: std::io::Error },
+    #[error("cannot remove the database's file {}; check who owns its folder, and remove it", .path.display())]
+    Remove { path: PathBuf, source: std::io::Error },
     #[error(
         "the database's file {} was moved or deleted while it was open, and nothing is written \
          until it is back: put the file back, or restore a backup",

@@ -109,7 +109,7 @@ impl OpenFile {
             if is_left_over {
                 match remove_file(&path) {
                     Err(source) if source.kind() != ErrorKind::NotFound => {
-                        return Err(StoreError::Missing { path, source });
+                        return Err(StoreError::Remove { path, source });
                     }
                     _ => {}
                 }

@@ -11,20 +11,20 @@ impl Store {
     /// Runs a read-only query. Returns the names of its columns and its rows as text, with NULL as
     /// an empty text. If the query has no rows, the names are empty.
     pub async fn read(&self, sql: &'static str) -> Result<Texts, StoreError> {
+        const ACTION: &str = "run a query";
         let result = match &self.engine {
             Engine::Sqlite(file) => {
                 let rows = sqlx::raw_sql(sql).fetch_all(file.readers()?).await;
                 rows.and_then(|rows| as_texts(&rows))
             }
-            Engine::Postgres(server) => match server.begin_read_only().await {
-                Ok(mut tx) => {
-                    let rows = tx.run_sql(sql.to_owned()).await;
-                    rows.and_then(|rows| as_texts(&rows))
-                }
-                Err(error) => Err(error),
-            },
+            Engine::Postgres(server) => {
+                let mut tx = server.begin_read_only().await.with_action(ACTION)?;
+                let rows = tx.run_sql(sql.to_owned()).await.with_action(ACTION)?;
+                tx.commit().await.with_action(ACTION)?;
+                as_texts(&rows)
+            }
         };
-        result.with_action("run a query")
+        result.with_action(ACTION)
     }
 }
 

@@ -61,7 +61,7 @@ impl Store {
                 file.push(suffix);
                 match std::fs::remove_file(&file) {
                     Err(source) if source.kind() != ErrorKind::NotFound => {
-                        return Err(StoreError::File { path: file.into(), source });
+                        return Err(StoreError::Remove { path: file.into(), source });
                     }
                     _ => {}
                 }
