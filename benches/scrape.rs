@@ -1,8 +1,10 @@
-//! Measures scrapes of `/metrics` with 50 apps of six types and a million groups.
+//! Measures scrapes of `/metrics`, and the dashboard's list of apps in a browser, with 50 apps of six
+//! types and a million groups.
 //!
 //! `cargo bench --bench scrape` prints how long an answer takes, over HTTP, from a daemon with
 //! SQLite whose apps are idle; `-- --crawls N` sets the number of crawls of each app before the
-//! scrapes.
+//! scrapes. `-- --browser` also prints how long Chromium takes from the answer to the paint of the
+//! list; `tests/run` installs Chromium.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for developers that prints figures")]
 
@@ -10,6 +12,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use harness::browser::{Browser, DESKTOP};
+use harness::dashboard::Dashboard;
 use reqwest::Url;
 use tim_group_sync::alarm::Alarm;
 use tim_group_sync::clock::Clock;
@@ -34,6 +38,7 @@ const TYPES: [&str; 6] = ["Public", "Private", "ChatRoom", "AVChatRoom", "BChatR
 const GROUPS_OF_A_TYPE: usize = 3_334;
 const CRAWLS: usize = 24;
 const SCRAPES: usize = 300;
+const PAINTS: usize = 15;
 
 #[tokio::main]
 async fn main() {
@@ -44,7 +49,7 @@ async fn main() {
     store.migrate().await.unwrap();
     let clock = Clock::system();
     let lifecycle = Lifecycle::without_signals();
-    let database = watch::Sender::new(Database::Open(store));
+    let database = watch::Sender::new(Database::Open(store.clone()));
     let mut daemon = Daemon::new(&clock, &lifecycle, Systemd::from_environment(), database.subscribe());
     let metrics = Arc::new(Metrics::new(&clock));
     let mut apis = Vec::new();
@@ -87,8 +92,31 @@ async fn main() {
         millis(took[SCRAPES * 99 / 100]),
         millis(took[SCRAPES - 1]),
     );
+    if std::env::args().any(|argument| argument == "--browser") {
+        let dashboard = Dashboard::for_daemon(&store, daemon.health().apps(), &clock).await;
+        print_paints(&dashboard).await;
+    }
     lifecycle.signal(Signal::Stop);
     lifecycle.ended(Systemd::from_environment()).await;
+}
+
+/// Opens the list of apps in Chromium several times and prints the times until it is painted.
+async fn print_paints(dashboard: &Dashboard) {
+    let mut browser = Browser::start().await;
+    let mut millis = Vec::new();
+    for _ in 0..PAINTS {
+        browser.open(&dashboard.url(), DESKTOP).await;
+        browser.wait_until(&format!("document.querySelectorAll('.apps tbody tr').length === {APPS}")).await;
+        millis.push(browser.millis_from_answer_to_paint("/api/apps").await);
+    }
+    millis.sort_by(f64::total_cmp);
+    println!(
+        "the list of {APPS} apps, opened {PAINTS} times in Chromium, from the answer to the paint: median {:.0} ms, \
+         shortest {:.0} ms, longest {:.0} ms",
+        millis[PAINTS / 2],
+        millis[0],
+        millis[PAINTS - 1],
+    );
 }
 
 /// Returns true if every app is waiting and its last crawl is later than crawl `before`.

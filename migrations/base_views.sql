@@ -78,7 +78,7 @@ FROM (
            d.vanished,
            d.reappeared,
            d.retyped,
-           -- A baseline is not growth.
+           -- NULL up to the day of the baseline, because a baseline is not growth.
            CASE WHEN d.day > (SELECT b.day FROM type_state s JOIN crawl b ON b.crawl_id = s.baseline_crawl_id
                               WHERE s.app_id = d.app_id AND s.type_id = d.type_id)
                 THEN (SELECT p.live_groups FROM daily_count p
@@ -194,7 +194,8 @@ SELECT s.app_id,
 FROM type_state s
 JOIN group_type t ON t.type_id = s.type_id;
 
--- If a clock was set back, a group may have been marked deleted before its period began. Such a period has no length.
+-- A span is a period in which a group was live under one type. If a clock was set back, a group may have been marked deleted
+-- before its span began. Such a span has no length.
 CREATE VIEW base_group_spans AS
 SELECT app_id,
        group_id,
@@ -209,7 +210,7 @@ UNION ALL
 SELECT app_id, group_id, type_id, live_from, live_until, in_baseline
 FROM past_span;
 
--- Every TotalCount with its month. Type -1 means all types. A crawl reads the app's TotalCount twice: its row has the greater
+-- Every TotalCount with its month. Type -1 means all types. A crawl reads the app's TotalCount twice: total has the greater
 -- count, and last_total has the later count.
 CREATE VIEW base_monthly_snapshots AS
 SELECT app_id,
@@ -236,6 +237,7 @@ FROM crawl c
 JOIN crawl_pass p ON p.crawl_id = c.crawl_id
 WHERE c.status <> 'running' AND p.type_id <> 0 AND p.total_count IS NOT NULL AND p.total_highest IS NOT NULL;
 
+-- The net growth of each month by type. Type -1 means all types.
 CREATE VIEW base_monthly_growth AS
 WITH by_type AS (
     SELECT app_id, substr(day, 1, 7) AS month, type_id, CAST(sum(net_growth) AS BIGINT) AS net_growth
@@ -245,9 +247,10 @@ SELECT app_id, month, type_id, net_growth FROM by_type
 UNION ALL
 SELECT app_id, month, -1, CAST(sum(net_growth) AS BIGINT) FROM by_type GROUP BY app_id, month;
 
--- One pass over the snapshots finds the peak with its first time: peak_key has the count in the upper bits, and in the lower 30
--- bits the seconds from the time to 2054, so that of two equal counts the earlier one has the greater key.
--- Counts that do not fit, of more than 8.5 billion groups, are left out.
+-- A single scan of the snapshots finds the peak and when it was first reached. The greatest peak_key is the peak: it has the count
+-- in the upper bits, and in the lower 30 bits the seconds from the time of the count until 2054 (2651578623). So of two equal
+-- counts the earlier one has the greater key. Times before 2020 (1577836800000) count as 2020. 1073741824 is 2^30.
+-- Counts of 2^33 (8589934592) groups and more do not fit, and are left out.
 CREATE VIEW base_monthly_counts AS
 SELECT m.app_id,
        m.month,
@@ -278,7 +281,8 @@ FROM (
 LEFT JOIN base_monthly_growth g ON g.app_id = m.app_id AND g.month = m.month AND g.type_id = m.type_id
 LEFT JOIN group_type t ON t.type_id = m.type_id;
 
--- The time of a range counts for the groups of the range that were live then, unless their last request had no usable answer.
+-- as_of is the time of the group's range (detail_range) if that is later than the time of the row. The time of a range applies to
+-- groups that were live at that time, unless their last request had no usable answer.
 CREATE VIEW base_group_details AS
 SELECT d.app_id,
        d.group_id,

@@ -31,7 +31,7 @@ COMMENT ON COLUMN tim.groups.first_seen_at IS
 COMMENT ON COLUMN tim.groups.in_baseline IS
     'Whether the group already existed when its type was first listed completely.';
 COMMENT ON COLUMN tim.groups.last_seen_at IS
-    'The start of the last complete crawl that listed the group. If a crawl found the group new or changed, the later time at which it listed the group.';
+    'The start of the last complete crawl that listed the group, or the time at which a crawl listed it as new or changed, whichever is later.';
 COMMENT ON COLUMN tim.groups.deleted_at IS
     'When the crawl that proved the group gone ended, or when the deletion was approved; NULL: live. The group was dissolved between last_seen_at and this time.';
 COMMENT ON COLUMN tim.groups.missing_since IS
@@ -72,7 +72,7 @@ COMMENT ON COLUMN tim.live_groups.first_seen_at IS
 COMMENT ON COLUMN tim.live_groups.in_baseline IS
     'Whether the group already existed when its type was first listed completely.';
 COMMENT ON COLUMN tim.live_groups.last_seen_at IS
-    'The start of the last complete crawl that listed the group. If a crawl found the group new or changed, the later time at which it listed the group.';
+    'The start of the last complete crawl that listed the group, or the time at which a crawl listed it as new or changed, whichever is later.';
 COMMENT ON COLUMN tim.live_groups.deleted_at IS
     'When the crawl that proved the group gone ended, or when the deletion was approved; NULL: live. The group was dissolved between last_seen_at and this time.';
 COMMENT ON COLUMN tim.live_groups.missing_since IS
@@ -222,7 +222,7 @@ COMMENT ON COLUMN tim.daily_counts.reappeared IS
 COMMENT ON COLUMN tim.daily_counts.retyped IS
     'Events of the day''s crawls, counted under the new type.';
 COMMENT ON COLUMN tim.daily_counts.live_before IS
-    'live_groups of the type on the previous day that has a row; NULL until and including the day on which the type''s baseline ended.';
+    'live_groups of the type on the previous day that has a row; NULL up to and including the day on which the type was first listed completely.';
 COMMENT ON COLUMN tim.daily_counts.net_growth IS
     'live_groups minus live_before. It includes retyped and undeleted groups. NULL if live_before is NULL, because a baseline is not growth. It can be summed over days.';
 COMMENT ON COLUMN tim.daily_counts.timezone IS
@@ -301,7 +301,7 @@ COMMENT ON COLUMN tim.crawls.reappeared IS
 COMMENT ON COLUMN tim.crawls.retyped IS
     'Events of this crawl.';
 COMMENT ON COLUMN tim.crawls.withheld IS
-    'Groups whose deletion was withheld. After an undelete of this crawl: the groups that it held then.';
+    'Groups whose deletion was withheld. An undelete of this crawl sets it to the number of groups that are then held because of this crawl.';
 COMMENT ON COLUMN tim.crawls.reason_code IS
     'The code of the reason why the crawl did not complete or withheld deletions; NULL: neither. docs/troubleshooting.md lists the codes.';
 COMMENT ON COLUMN tim.crawls.error_code IS
@@ -335,7 +335,7 @@ COMMENT ON COLUMN tim.crawls.confirmed IS
 COMMENT ON COLUMN tim.crawls.unlearned IS
     'Groups of asked without a usable answer. They are missing, and a later crawl asks again.';
 COMMENT ON COLUMN tim.crawls.unasked IS
-    'Groups that no list contained and that were not asked about, for lack of time or permission. They are missing, and a later crawl asks.';
+    'Groups that no list contained and that get_group_info was not asked about: the time for questions had ended, or the API throttled or refused the call. A later crawl asks.';
 COMMENT ON COLUMN tim.crawls.withheld_confirmed IS
     'Withheld groups that get_group_info has reported as not existing.';
 
@@ -449,7 +449,7 @@ COMMENT ON COLUMN tim.app_status.configured IS
 COMMENT ON COLUMN tim.app_status.live_count IS
     'Live groups of all types, missing ones included.';
 COMMENT ON COLUMN tim.app_status.missing_count IS
-    'Live groups that the last complete crawl did not list.';
+    'Live groups whose missing_since is set. Held groups are included. Spared groups are not: the API said that they exist.';
 COMMENT ON COLUMN tim.app_status.last_complete_crawl_at IS
     'When the newest complete crawl ended; NULL: none yet. Alert on the age of this time.';
 COMMENT ON COLUMN tim.app_status.last_crawl_status IS
@@ -507,7 +507,7 @@ COMMENT ON COLUMN tim.type_status.as_of IS
 COMMENT ON COLUMN tim.type_status.configured IS
     'Whether the type is among the app''s group_types.';
 COMMENT ON COLUMN tim.type_status.missing_count IS
-    'Live groups that the last complete crawl did not list.';
+    'Live groups whose missing_since is set. Held groups are included. Spared groups are not: the API said that they exist.';
 COMMENT ON COLUMN tim.type_status.total_count IS
     'The API''s latest count of groups of the type; NULL: none yet, or the type is not configured.';
 
@@ -626,7 +626,7 @@ COMMENT ON COLUMN tim.monthly_counts.snapshots IS
 COMMENT ON COLUMN tim.monthly_counts.net_growth IS
     'The sum of net_growth in daily_counts over the month; NULL: all its days are baseline days.';
 
--- The newest crawl that ended on the same day in Beijing time has the live groups. Its own day is in the time zone of the
+-- live_groups comes from the newest crawl that ended on the same day in Beijing time. crawl.day is in the time zone of the
 -- schedule, so it is at most one day earlier or later.
 CREATE VIEW tim.app_statistics AS
 SELECT a.sdk_app_id,

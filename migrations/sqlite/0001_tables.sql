@@ -31,7 +31,7 @@ INSERT INTO group_type (type_id, name, sdk_name, name_zh) VALUES
     (6, 'Community', 'Community', '社群');
 
 -- One row for each group ever listed. Clustered by app and id: the groups of an app are one range, without a second b-tree.
--- A live group that a crawl lists again is not rewritten: last_seen_at is a lower bound, from which the views derive the time.
+-- A live group that a crawl lists again is not rewritten. Therefore last_seen_at is only a lower bound; the views return the time.
 -- The columns that a scan reads come first, because SQLite decodes a row only up to the last column that is needed.
 CREATE TABLE group_row (
     app_id         INTEGER NOT NULL,
@@ -43,8 +43,8 @@ CREATE TABLE group_row (
     in_baseline    INTEGER NOT NULL,
     first_seen_at  INTEGER NOT NULL,
     last_seen_at   INTEGER NOT NULL,
-    held_as        TEXT,                    -- why it is held: w withheld, c withheld and confirmed gone, u undeleted by a person
-    live_since     INTEGER,                 -- when its current or last period under this type began; NULL: first_seen_at
+    held_as        TEXT,                    -- why the group is held: w withheld, c withheld and confirmed gone, u undeleted by a person
+    live_since     INTEGER,                 -- when the current or last period under this type began; NULL: first_seen_at
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -65,14 +65,15 @@ CREATE TABLE past_span (
 
 CREATE INDEX past_span_by_group ON past_span (app_id, group_id);
 
--- The history of questions to get_group_info about live groups that no list contains or whose list has another type.
+-- The questions to get_group_info about live groups that no list contained or that were listed under another type. A round is
+-- one crawl of the app that reached its end.
 CREATE TABLE group_question (
     app_id    INTEGER NOT NULL,
     group_id  TEXT    NOT NULL,
-    stood     INTEGER NOT NULL,             -- consecutive answers that it exists
+    stood     INTEGER NOT NULL,             -- consecutive answers that the group exists
     unlearned INTEGER NOT NULL,             -- consecutive questions without a usable answer
-    round     INTEGER NOT NULL,             -- the last round in which it was asked about
-    again_in  INTEGER NOT NULL,             -- the first round in which it is asked about again
+    round     INTEGER NOT NULL,             -- the last round in which the group was asked about
+    again_in  INTEGER NOT NULL,             -- the first round in which the group is asked about again
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -95,7 +96,7 @@ CREATE TABLE crawl (
     crawl_id        INTEGER PRIMARY KEY AUTOINCREMENT,
     app_id          INTEGER NOT NULL REFERENCES app (app_id),
     trigger         TEXT    NOT NULL,
-    due_at          INTEGER,                -- the tick for which it ran
+    due_at          INTEGER,                -- the tick for which the crawl ran
     started_at      INTEGER NOT NULL,
     finished_at     INTEGER,
     status          TEXT    NOT NULL,
@@ -133,7 +134,7 @@ CREATE TABLE crawl (
     live_count      INTEGER                 -- the app's live groups at the end of the crawl
 ) STRICT;
 
--- At most one crawl that runs or reached its end for each tick.
+-- Allows at most one crawl for each tick that is running or has reached its end.
 CREATE UNIQUE INDEX crawl_by_tick ON crawl (app_id, due_at) WHERE status IN ('running', 'complete', 'incomplete');
 
 CREATE INDEX crawl_by_app ON crawl (app_id, crawl_id);
@@ -158,7 +159,7 @@ CREATE TABLE crawl_pass (
     PRIMARY KEY (crawl_id, pass_no)
 ) STRICT, WITHOUT ROWID;
 
--- The changes of a crawl by type. Each transaction updates it, so it is also correct for a killed crawl.
+-- The changes of a crawl by type. Each transaction updates them, so they are also correct for a killed crawl.
 CREATE TABLE crawl_change (
     crawl_id    INTEGER NOT NULL,
     type_id     INTEGER NOT NULL,
@@ -197,7 +198,7 @@ CREATE TABLE app_statistic (
     PRIMARY KEY (app_id, day)
 ) STRICT, WITHOUT ROWID;
 
--- Append only. kind: a appeared, v vanished, r reappeared, t retyped, u undeleted.
+-- Rows are only appended. kind: a appeared, v vanished, r reappeared, t retyped, u undeleted.
 CREATE TABLE group_event (
     event_id     INTEGER PRIMARY KEY AUTOINCREMENT,
     occurred_at  INTEGER NOT NULL,
@@ -221,8 +222,8 @@ CREATE INDEX group_event_by_crawl ON group_event (crawl_id);
 -- The expression of group_events.occurred_at, so that a condition on that column uses a range of this index.
 CREATE INDEX group_event_by_time ON group_event (CAST(strftime('%Y-%m-%dT%H:%M:%SZ', occurred_at / 1000, 'unixepoch') AS TEXT));
 
--- What people were last told about each condition of an app. A process claims a notification here before it sends it, so
--- that no other process sends it too. The row stays after the end.
+-- The last notification about each condition of an app. A process claims a notification here before it sends it, so that no
+-- other process sends the same one. The row stays when the condition ends.
 CREATE TABLE notification (
     sdk_app_id   INTEGER NOT NULL,          -- not app_id: an app without a usable key may not be registered yet
     event        TEXT    NOT NULL,
@@ -246,14 +247,14 @@ CREATE TABLE group_detail (
     info_changed_at  INTEGER,
     member_count     INTEGER,
     max_member_count INTEGER,
-    fetched_at       INTEGER NOT NULL,      -- the details are those of this time, or of the later time of the group's range
-    is_answered      INTEGER NOT NULL,      -- 0: the last request had no usable answer about the group, so its range does not count
+    fetched_at       INTEGER NOT NULL,      -- the time of the details, unless the group's range has a later one
+    is_answered      INTEGER NOT NULL,      -- 0: the last request had no usable answer about the group; then the time of the range does not apply
     PRIMARY KEY (app_id, group_id)
 ) STRICT, WITHOUT ROWID;
 
--- Divides the ids of an app's groups into ranges. A range begins after its after_id and ends with the after_id of the next one.
--- The details of all live groups of a range were requested at refreshed_at or later; 0: never. So a request whose answer equals
--- the stored details changes no row of group_detail.
+-- Divides the ids of an app's groups into ranges. A range has the ids after its after_id, up to and including the next after_id.
+-- The details of all live groups of a range were requested at refreshed_at or later; 0: never. A new request about a range
+-- changes this time, so group_detail is written only for groups whose details have changed.
 CREATE TABLE detail_range (
     app_id       INTEGER NOT NULL,
     after_id     TEXT    NOT NULL,
@@ -266,15 +267,15 @@ CREATE TABLE detail_state (
     app_id        INTEGER PRIMARY KEY,
     holder        TEXT    NOT NULL,         -- the process that refreshes the details
     held_until    INTEGER NOT NULL,         -- until then no other process may refresh them
-    last_event_id INTEGER NOT NULL,         -- the details of the groups of all events up to this one were requested
-    known_count   INTEGER,                  -- live groups with details, counted last at counted_at
+    last_event_id INTEGER NOT NULL,         -- the details of all groups with events up to this one were requested
+    known_count   INTEGER,                  -- live groups with details, at counted_at
     fresh_count   INTEGER,                  -- live groups whose details are not older than details.refresh
     oldest_as_of  INTEGER,                  -- the oldest details of a live group
     counted_at    INTEGER
 ) STRICT;
 
--- At most one row: where the ids of events and crawls were given last. A copy of the file, or a restored one, is another
--- place: there ids continue with a gap, because readers may have seen greater ones than the copy has.
+-- At most one row: the file (its inode and time of creation) in which ids of events and crawls were last assigned. In another
+-- file, such as a copy, ids continue with a gap, because readers may have seen greater ids than the copy contains.
 CREATE TABLE storage (
     only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
     identity  TEXT    NOT NULL

@@ -237,7 +237,7 @@ SELECT a.sdk_app_id,
 FROM app a
 JOIN base_type_status s ON s.app_id = a.app_id;
 
--- The newest crawl that ended on the same day in Beijing time has the live groups. Its own day is in the time zone of the
+-- live_groups comes from the newest crawl that ended on the same day in Beijing time. crawl.day is in the time zone of the
 -- schedule, so it is at most one day earlier or later. The unary plus makes the planner search by day.
 CREATE VIEW app_statistics AS
 SELECT a.sdk_app_id,

@@ -151,7 +151,7 @@ impl PlannedChanges {
         for (type_id, more) in &self.live {
             match states.iter_mut().find(|state| state.type_id() == *type_id) {
                 Some(state) => *state = state.with_more(*more),
-                None => states.push(TypeState::of(*type_id).with_more(*more)),
+                None => states.push(TypeState::unstored(*type_id).with_more(*more)),
             }
         }
     }

@@ -244,7 +244,7 @@ async fn clear_abandoned_crawls(
     if ids.is_empty() {
         return Ok(());
     }
-    let leased = store.leased(&ids).await?;
+    let leased = store.leased_apps(&ids).await?;
     for app in apps.iter_mut().filter(|app| elsewhere(app)) {
         if !id(app).is_some_and(|id| leased.contains(&id)) {
             app.running_crawl = None;

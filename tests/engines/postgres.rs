@@ -630,7 +630,7 @@ async fn a_lease_of_before_the_servers_clock_was_set_back_lasts_no_longer_than_a
     let hour_later = "UPDATE lease SET expires_at = expires_at + 3600000, taken_at = taken_at + 3600000";
     execute(&db, hour_later).await;
     assert_eq!(db.store.lease_holder(sdk_app_id()).await.unwrap(), None, "no holder can last that long");
-    assert_eq!(db.store.leased(&[sdk_app_id()]).await.unwrap(), []);
+    assert_eq!(db.store.leased_apps(&[sdk_app_id()]).await.unwrap(), []);
     assert!(with_timeout(db.store.try_lease(sdk_app_id())).await.unwrap().is_none());
     let left = "SELECT (expires_at - extract(epoch FROM now()) * 1000) BETWEEN 20000 AND 30000 FROM lease";
     assert_eq!(db.value(left).await, "1");
@@ -869,4 +869,12 @@ async fn every_live_group_is_read_once_with_every_query_plan() {
     for app in [large, small, many_types] {
         assert_every_live_group_is_read_once(&db, app).await;
     }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/run"]
+async fn a_query_returns_its_connection_to_the_pool() {
+    let db = TestDatabase::postgres().await;
+    let session = async || db.store.read("SELECT pg_backend_pid()::text AS pid").await.unwrap();
+    assert_eq!(session().await, session().await);
 }

@@ -12,7 +12,7 @@ use crate::confirmation::LookupRecord;
 use crate::model::{CrawlId, GroupIds, TypeId};
 use crate::reconcile::GroupBefore;
 
-/// Listed groups of one type that must be written: groups that are new or deleted, missing, or
+/// Listed groups of one type whose rows must change. Such a group is new, deleted, missing, or
 /// stored with another type.
 #[derive(Debug)]
 pub struct ListedBatch<'a> {
@@ -20,20 +20,21 @@ pub struct ListedBatch<'a> {
     pub crawl: CrawlId,
     /// [`TypeId::UNKNOWN`] for the unfiltered pass, which does not change known types.
     pub type_id: TypeId,
-    /// Whether no earlier pass of this type has reached its end. Then new groups are not recorded
-    /// as events.
+    /// True until a pass of this type has reached its end. New groups of a baseline have no
+    /// `appeared` events.
     pub in_baseline: bool,
+    /// When the groups were listed.
     pub at: DateTime<Utc>,
     /// The ids, without duplicates.
     pub ids: &'a GroupIds,
 }
 
-/// The number of listed groups that must change and had the same previous state.
+/// The listed groups whose rows must change and that had the same previous state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChangedGroups {
     pub(super) before: GroupBefore,
-    pub(super) missing: bool,
-    pub(super) groups: i64,
+    pub(super) was_missing: bool,
+    pub(super) group_count: i64,
 }
 
 /// The app, the type and the crawl for which groups are marked deleted, missing or held.
@@ -45,13 +46,13 @@ pub(super) struct MarkScope {
 }
 
 /// Returns the ids that are in the table, each with its type and whether the group is deleted.
-pub(super) async fn known(
+pub(super) async fn look_up(
     store: &Store,
     app: AppId,
     ids: &[&str],
 ) -> Result<Vec<(String, i64, bool)>, StoreError> {
-    const KNOWN: Statement = Statement::PerEngine { sqlite: sqlite::KNOWN, postgres: postgres::KNOWN };
-    store.fetch_all("look groups up", KNOWN, &values![app.0, ids]).await
+    const LOOK_UP: Statement = Statement::PerEngine { sqlite: sqlite::LOOK_UP, postgres: postgres::LOOK_UP };
+    store.fetch_all("look groups up", LOOK_UP, &values![app.0, ids]).await
 }
 
 /// Records an `appeared` event for each id that is not in the table yet. Returns the number of
@@ -77,8 +78,8 @@ pub(super) async fn insert_unknown(
         Statement::PerEngine { sqlite: sqlite::INSERT_UNKNOWN, postgres: postgres::INSERT_UNKNOWN };
     let ListedBatch { app, type_id, in_baseline, at, .. } = batch;
     let values = values![app.0, type_id.0, ids, *in_baseline, at.timestamp_millis()];
-    // In a baseline all ids should be new. The statement without ON CONFLICT takes the server half
-    // the time, so it is tried first.
+    // In a baseline all ids should be new. INSERT_ALL takes the server half the time of INSERT, but
+    // fails if one of the ids exists. So it is tried first.
     if *in_baseline && tx.is_postgres() {
         tx.execute("SAVEPOINT insert_all", &[]).await?;
         match tx.execute(postgres::INSERT_ALL, &values).await {
@@ -105,10 +106,10 @@ pub(super) async fn count_changed(
         Statement::PerEngine { sqlite: sqlite::COUNT_CHANGED, postgres: postgres::COUNT_CHANGED };
     let rows: Vec<(i64, bool, bool, i64)> =
         tx.fetch_all(COUNT, &values![batch.app.0, batch.type_id.0, ids]).await?;
-    let changed = |(type_id, deleted, missing, groups)| ChangedGroups {
+    let changed = |(type_id, deleted, was_missing, group_count)| ChangedGroups {
         before: GroupBefore { type_id: TypeId(type_id), deleted },
-        missing,
-        groups,
+        was_missing,
+        group_count,
     };
     Ok(rows.into_iter().map(changed).collect())
 }
@@ -122,11 +123,11 @@ pub(super) async fn change_listed(
 ) -> Result<(), StoreError> {
     let ListedBatch { app, crawl, type_id, at, .. } = batch;
     let at = at.timestamp_millis();
-    let with_crawl = values![app.0, type_id.0, ids, at, crawl.0];
+    let values_with_crawl = values![app.0, type_id.0, ids, at, crawl.0];
     if tx.is_postgres() {
-        tx.execute(postgres::CHANGE_LISTED, &with_crawl).await?;
+        tx.execute(postgres::CHANGE_LISTED, &values_with_crawl).await?;
     } else {
-        tx.execute(sqlite::RECORD_CHANGED, &with_crawl).await?;
+        tx.execute(sqlite::RECORD_CHANGED, &values_with_crawl).await?;
         tx.execute(sqlite::RECORD_PAST_SPANS, &values![app.0, type_id.0, ids, at]).await?;
         tx.execute(sqlite::CHANGE_LISTED, &values![app.0, type_id.0, ids, at]).await?;
     }
@@ -138,15 +139,15 @@ pub(super) async fn change_listed(
 pub(super) async fn mark_vanished(
     tx: &mut Tx,
     MarkScope { app, type_id, crawl }: MarkScope,
-    at_millis: i64,
+    deleted_at_millis: i64,
     ids: &[&str],
 ) -> Result<u64, StoreError> {
-    let with_crawl = values![app.0, type_id.0, ids, at_millis, crawl.0];
+    let values_with_crawl = values![app.0, type_id.0, ids, deleted_at_millis, crawl.0];
     if tx.is_postgres() {
-        return tx.execute(postgres::MARK_VANISHED, &with_crawl).await;
+        return tx.execute(postgres::MARK_VANISHED, &values_with_crawl).await;
     }
-    tx.execute(sqlite::RECORD_VANISHED, &with_crawl).await?;
-    tx.execute(sqlite::MARK_VANISHED, &values![app.0, type_id.0, ids, at_millis]).await
+    tx.execute(sqlite::RECORD_VANISHED, &values_with_crawl).await?;
+    tx.execute(sqlite::MARK_VANISHED, &values![app.0, type_id.0, ids, deleted_at_millis]).await
 }
 
 /// Marks live groups of a type missing. Returns the number of groups that were not missing before.
@@ -161,8 +162,8 @@ pub(super) async fn mark_missing(
     tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis]).await
 }
 
-/// Marks live groups of a type missing, and held until an operator decides. Returns the number of
-/// marked groups.
+/// Marks live groups of a type missing and held. `held_as` is the value for that column. Returns
+/// the number of marked groups.
 pub(super) async fn mark_withheld(
     tx: &mut Tx,
     MarkScope { app, type_id, crawl }: MarkScope,
@@ -174,10 +175,9 @@ pub(super) async fn mark_withheld(
     tx.execute(MARK, &values![app.0, type_id.0, ids, since_millis, crawl.0, held_as]).await
 }
 
-/// Marks held groups as confirmed deleted, and adds them to the counts of the crawls that withheld
-/// them.
+/// Marks held groups as confirmed. Adds their number to the record of the crawl that withheld them.
 pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
-    // COUNT runs first, because it includes only groups that are not confirmed yet.
+    // COUNT runs first, because it counts only groups that are not confirmed yet.
     const COUNT: Statement = Statement::PerEngine {
         sqlite: sqlite::COUNT_NEWLY_CONFIRMED,
         postgres: postgres::COUNT_NEWLY_CONFIRMED,
@@ -190,7 +190,7 @@ pub(super) async fn confirm_held(tx: &mut Tx, app: AppId, ids: &[&str]) -> Resul
     Ok(())
 }
 
-/// Returns the stored details of these groups.
+/// Returns the stored details of the groups with these ids.
 pub(super) async fn stored_details<R: Row>(
     tx: &mut Tx,
     app: AppId,
@@ -201,7 +201,7 @@ pub(super) async fn stored_details<R: Row>(
     tx.fetch_all(STORED, &values![app.0, ids]).await
 }
 
-/// Inserts or replaces rows of details, which are a JSON array. Ignores ids that are not in the
+/// Inserts or replaces rows of details. `rows` is a JSON array. Ignores ids that are not in the
 /// table of groups. Returns the number of written rows.
 pub(super) async fn save_details(tx: &mut Tx, app: AppId, rows: &str) -> Result<u64, StoreError> {
     const SAVE: Statement =
@@ -209,6 +209,7 @@ pub(super) async fn save_details(tx: &mut Tx, app: AppId, rows: &str) -> Result<
     tx.execute(SAVE, &values![app.0, rows]).await
 }
 
+/// Stores the same lookup record for the groups with these ids.
 pub(super) async fn save_lookup_history(
     tx: &mut Tx,
     app: AppId,
@@ -222,6 +223,7 @@ pub(super) async fn save_lookup_history(
     Ok(())
 }
 
+/// Removes the lookup records of the groups with these ids.
 pub(super) async fn remove_lookup_history(tx: &mut Tx, app: AppId, ids: &[&str]) -> Result<(), StoreError> {
     const REMOVE: Statement = Statement::PerEngine {
         sqlite: sqlite::REMOVE_LOOKUP_HISTORY,

@@ -1,11 +1,15 @@
 //! The bulk statements of PostgreSQL. Ids are bound as one array.
 //!
-//! Each id is looked up in the index (`OFFSET 0` forces that), and rows are updated by their
-//! `ctid`. Otherwise the planner joins a chunk of 20,000 ids with a scan of the entire table, and
-//! marking a chunk takes 1.4 s instead of 0.6 s at two million groups. Only the holder of the app's
-//! lease changes these rows, so that no `ctid` changes between the lookup and the update.
+//! Each id is looked up in the index, which `OFFSET 0` forces, and rows are updated by their `ctid`
+//! (`place` in the statements). Otherwise the planner joins a chunk of 20,000 ids with a scan of
+//! the entire table, and marking a chunk takes 1.4 s instead of 0.6 s at two million groups. Only
+//! the holder of the app's lease changes these rows, so no `ctid` changes between the lookup and
+//! the update.
+//!
+//! A type of 0 in a parameter is the unknown type of the unfiltered pass, which changes no stored
+//! type.
 
-pub(super) const KNOWN: &str = "
+pub(super) const LOOK_UP: &str = "
 SELECT j.id, g.type_id, g.deleted
 FROM unnest($2::text[]) AS j (id)
 CROSS JOIN LATERAL (SELECT type_id, deleted_at IS NOT NULL AS deleted
@@ -18,6 +22,7 @@ FROM unnest($3::text[]) AS j (id)
 LEFT JOIN LATERAL (SELECT true AS known FROM group_row WHERE app_id = $1 AND group_id = j.id OFFSET 0) g ON true
 WHERE g.known IS NULL";
 
+/// Builds the statement that inserts groups.
 macro_rules! insert {
     ($after:literal) => {
         concat!(
@@ -39,6 +44,8 @@ CROSS JOIN LATERAL (SELECT type_id, deleted_at IS NOT NULL AS deleted, missing_s
 WHERE g.deleted OR g.missing OR ($2 <> 0 AND g.type_id <> $2)
 GROUP BY 1, 2, 3";
 
+/// Marks listed groups live, and records their past spans and events. `new_span` is true for a
+/// group that reappears or changes from one known type to another.
 pub(super) const CHANGE_LISTED: &str = "
 WITH old AS (
     SELECT j.id, g.place, g.type_id, g.deleted_at, g.first_seen_at, g.live_since, g.in_baseline,
@@ -69,8 +76,8 @@ FROM old
 WHERE old.new_span
 ORDER BY old.id";
 
-/// Sets `last_seen_at` of a group that was not missing to the last conclusion of its type. It never
-/// exceeds `deleted_at`, even if a clock was fast.
+/// Sets `last_seen_at` of a group that was not missing to the time when its type was last
+/// concluded, limited to `deleted_at`, because the clock of an earlier crawl may have been fast.
 pub(super) const MARK_VANISHED: &str = "
 WITH vanished AS (
     UPDATE group_row g

@@ -2,8 +2,11 @@
 //!
 //! One statement per row would take five times as long, because each statement is handed to the
 //! driver's thread.
+//!
+//! A type of 0 in a parameter is the unknown type of the unfiltered pass, which changes no stored
+//! type.
 
-pub(super) const KNOWN: &str = "
+pub(super) const LOOK_UP: &str = "
 SELECT g.group_id, g.type_id, g.deleted_at IS NOT NULL
 FROM json_each(?2) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value";
 
@@ -23,8 +26,8 @@ FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.
 WHERE g.deleted_at IS NOT NULL OR g.missing_since IS NOT NULL OR (?2 <> 0 AND g.type_id <> ?2)
 GROUP BY 1, 2, 3";
 
-/// Records the spans that [`CHANGE_LISTED`] ends, or that a deletion has already ended. Runs before
-/// it, because it reads the old values.
+/// Records the past spans of groups that reappear or change from one known type to another. Runs
+/// before [`CHANGE_LISTED`], because it reads the old values.
 pub(super) const RECORD_PAST_SPANS: &str = "
 INSERT INTO past_span (app_id, group_id, type_id, live_from, live_until, in_baseline)
 SELECT ?1, g.group_id, g.type_id, ifnull(g.live_since, g.first_seen_at),
@@ -32,7 +35,8 @@ SELECT ?1, g.group_id, g.type_id, ifnull(g.live_since, g.first_seen_at),
 FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
 WHERE g.deleted_at IS NOT NULL OR (?2 <> 0 AND g.type_id NOT IN (0, ?2))";
 
-/// Runs before [`CHANGE_LISTED`], because it reads the old values.
+/// Records the events of groups that reappear or change from one known type to another. Runs before
+/// [`CHANGE_LISTED`], because it reads the old values.
 pub(super) const RECORD_CHANGED: &str = "
 INSERT INTO group_event (occurred_at, crawl_id, app_id, group_id, kind, old_type, new_type)
 SELECT ?4, ?5, ?1, g.group_id, CASE WHEN g.deleted_at IS NULL THEN 't' ELSE 'r' END, g.type_id,
@@ -56,8 +60,8 @@ SELECT ?4, ?5, ?1, g.group_id, 'v', g.type_id
 FROM json_each(?3) j CROSS JOIN group_row g ON g.app_id = ?1 AND g.group_id = j.value
 WHERE g.deleted_at IS NULL AND g.type_id = ?2";
 
-/// Sets `last_seen_at` of a group that was not missing to the last conclusion of its type. It never
-/// exceeds `deleted_at`, even if a clock was fast.
+/// Sets `last_seen_at` of a group that was not missing to the time when its type was last
+/// concluded, limited to `deleted_at`, because the clock of an earlier crawl may have been fast.
 pub(super) const MARK_VANISHED: &str = "
 UPDATE group_row
 SET deleted_at = ?4, missing_since = NULL, held_crawl_id = NULL, held_as = NULL,

@@ -29,10 +29,11 @@ pub type PasswordSource = Arc<dyn Fn() -> Result<SecretString, String> + Send + 
 pub struct PostgresDatabase {
     /// The URL as configured. It may contain a password.
     url: Arc<SecretString>,
-    /// The settings at startup, for display and for the name of the sessions. The others are read
-    /// again for each connection.
+    /// The options at startup, for display and for the name of the sessions. All other options are
+    /// parsed again for each connection, because `.pgpass` may have changed.
     options: Box<PgConnectOptions>,
-    password: Option<PasswordSource>,
+    /// Takes precedence over a password in the URL, the environment and `.pgpass`.
+    password_source: Option<PasswordSource>,
     pub(super) limits: Limits,
     pub(in crate::store) schema: Schema,
     pub(in crate::store) reader_role: Option<String>,
@@ -63,11 +64,11 @@ impl PostgresDatabase {
     /// and `.pgpass`. Hosts other than loopback must present a valid certificate, unless the URL or
     /// PGSSLMODE sets another mode.
     pub fn new(url: &str) -> Result<Self, StoreError> {
-        let options = options_of(url).map_err(|source| StoreError::InvalidUrl { source })?;
+        let options = connect_options(url).map_err(|source| StoreError::InvalidUrl { source })?;
         Ok(Self {
             url: Arc::new(SecretString::from(url)),
             options: Box::new(options),
-            password: None,
+            password_source: None,
             limits: Limits::default(),
             schema: Schema(DEFAULT_SCHEMA.to_owned()),
             reader_role: None,
@@ -77,7 +78,7 @@ impl PostgresDatabase {
     /// Sets the source of the password. It takes precedence over the URL and the environment.
     #[must_use]
     pub fn password_from(self, source: PasswordSource) -> Self {
-        Self { password: Some(source), ..self }
+        Self { password_source: Some(source), ..self }
     }
 
     /// Sets the limits of all waits. All processes that share the database must use the same
@@ -122,25 +123,27 @@ impl PostgresDatabase {
         self.open(sqlx::ConnectOptions::disable_statement_logging).await
     }
 
+    /// Opens a connection whose options `adjust` has changed.
     async fn open(
         &self,
         adjust: fn(PgConnectOptions) -> PgConnectOptions,
     ) -> Result<PgConnection, sqlx::Error> {
-        let (url, password) = (Arc::clone(&self.url), self.password.clone());
+        let (url, password_source) = (Arc::clone(&self.url), self.password_source.clone());
         let session_name = self.options.get_application_name().map(str::to_owned);
-        let read = move || -> Result<PgConnectOptions, sqlx::Error> {
-            let options = options_of(url.expose_secret())?;
+        let read_options = move || -> Result<PgConnectOptions, sqlx::Error> {
+            let options = connect_options(url.expose_secret())?;
             let options = match session_name {
                 Some(name) => options.application_name(&name),
                 None => options,
             };
-            let Some(password) = password else { return Ok(options) };
-            let password = password().map_err(|why| sqlx::Error::Configuration(why.into()))?;
+            let Some(read_password) = password_source else { return Ok(options) };
+            let password = read_password().map_err(|why| sqlx::Error::Configuration(why.into()))?;
             Ok(options.password(password.expose_secret()))
         };
         let connecting = async {
-            // `read` reads files, which blocks the thread.
-            let options = tokio::task::spawn_blocking(read).await.map_err(|_| sqlx::Error::PoolClosed)??;
+            // `read_options` reads files, which blocks the thread.
+            let options =
+                tokio::task::spawn_blocking(read_options).await.map_err(|_| sqlx::Error::PoolClosed)??;
             adjust(options).connect().await
         };
         within(self.limits.connect, connecting).await
@@ -148,13 +151,13 @@ impl PostgresDatabase {
 }
 
 /// Returns the connection settings of a URL, completed from the environment and `.pgpass`.
-fn options_of(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let options = PgConnectOptions::from_str(url)?;
     let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
-    let has_mode = std::env::var_os("PGSSLMODE").is_some()
+    let sets_ssl_mode = std::env::var_os("PGSSLMODE").is_some()
         || parameters.split('&').any(|pair| pair.starts_with("sslmode=") || pair.starts_with("ssl-mode="));
     let options =
-        if has_mode || is_local(&options) { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
+        if sets_ssl_mode || is_local(&options) { options } else { options.ssl_mode(PgSslMode::VerifyFull) };
     let options = options
         // Poolers reject this start-up parameter. All stored numbers are integers, so it is not
         // needed.
@@ -206,12 +209,14 @@ mod tests {
     #[test]
     fn hosts_other_than_loopback_must_present_a_valid_certificate() {
         let mode = |url: &str| database(url).options.get_ssl_mode();
-        for far in ["postgres://u@db.example/d", "postgres://u@10.0.0.1/d", "postgres://u@[2001:db8::1]/d"] {
-            assert!(matches!(mode(far), PgSslMode::VerifyFull), "{far}");
-        }
-        for near in ["localhost/d", "127.0.0.1/d", "[::1]/d", "%2Frun/d", "db.example/d?host=/run/postgresql"]
+        for remote in ["postgres://u@db.example/d", "postgres://u@10.0.0.1/d", "postgres://u@[2001:db8::1]/d"]
         {
-            assert!(matches!(mode(&format!("postgres://u@{near}")), PgSslMode::Prefer), "{near}");
+            assert!(matches!(mode(remote), PgSslMode::VerifyFull), "{remote}");
+        }
+        for local in
+            ["localhost/d", "127.0.0.1/d", "[::1]/d", "%2Frun/d", "db.example/d?host=/run/postgresql"]
+        {
+            assert!(matches!(mode(&format!("postgres://u@{local}")), PgSslMode::Prefer), "{local}");
         }
         assert!(matches!(mode("postgres://u@db.example/d?sslmode=require"), PgSslMode::Require));
         assert!(matches!(mode("postgres://u@db.example/d?a=b&ssl-mode=disable"), PgSslMode::Disable));
@@ -219,12 +224,12 @@ mod tests {
 
     #[test]
     fn a_password_shows_nowhere() {
-        let database = database("postgres://u:geheim@db.example:5433/d?sslmode=disable")
-            .password_from(Arc::new(|| Ok(SecretString::from("noch geheimer"))));
+        let database = database("postgres://u:s3cret@db.example:5433/d?sslmode=disable")
+            .password_from(Arc::new(|| Ok(SecretString::from("another s3cret"))));
         assert_eq!(database.to_string(), "postgres://u@db.example:5433/d");
         assert_eq!(format!("{database:?}"), "postgres://u@db.example:5433/d");
-        let error = PostgresDatabase::new("postgres://u:geheim@db.example:port/d").unwrap_err();
-        assert!(!format!("{error:?} {error}").contains("geheim"), "{error:?}");
+        let error = PostgresDatabase::new("postgres://u:s3cret@db.example:port/d").unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("s3cret"), "{error:?}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A pool of connections to a PostgreSQL server, and transactions on them. Every wait has a limit.
 //!
 //! The pool of sqlx pings a returned connection without a limit, so a connection that no longer
-//! answers would occupy its slot forever. In this pool a connection becomes idle only after the
-//! server has answered COMMIT or ROLLBACK. In all other cases its socket is closed: after a
-//! connection error, after an exceeded limit, and after a cancelled statement.
+//! answers would occupy its place in the pool forever. In this pool a connection becomes idle only
+//! after the server has answered COMMIT or ROLLBACK. In all other cases its socket is closed: after
+//! a connection error, after an exceeded limit, and after a cancelled statement.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::PostgresDatabase;
-use super::limits::{Limits, is_timeout, millis, no_answer, within};
+use super::limits::{Limits, is_timeout, millis, no_answer_error, within};
 
 /// How long a connection may be idle before it is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
@@ -36,38 +36,40 @@ pub(super) struct Connections {
     shared: Arc<Shared>,
 }
 
+/// The state that all clones of a pool share.
 struct Shared {
     database: Arc<PostgresDatabase>,
     limits: Limits,
     /// How long a transaction waits for a free slot.
-    queue: Duration,
+    queue_timeout: Duration,
+    /// One permit for each connection that may be in use at the same time.
     slots: Arc<Semaphore>,
     /// A stack: the connection that was used last is used next.
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Vec<IdleConnection>>,
 }
 
-struct Idle {
+struct IdleConnection {
     connection: PgConnection,
-    opened: Instant,
-    since: Instant,
+    opened_at: Instant,
+    idle_since: Instant,
 }
 
 /// A connection in use. When dropped, its socket is closed.
-struct Used {
+struct UsedConnection {
     connection: PgConnection,
-    opened: Instant,
+    opened_at: Instant,
     shared: Arc<Shared>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Connections {
     /// Creates a pool of at most `size` connections, which are opened on demand. A transaction
-    /// waits for a free connection for at most `queue`.
-    pub(super) fn new(database: &Arc<PostgresDatabase>, size: usize, queue: Duration) -> Self {
+    /// waits for a free connection for at most `queue_timeout`.
+    pub(super) fn new(database: &Arc<PostgresDatabase>, size: usize, queue_timeout: Duration) -> Self {
         let shared = Arc::new(Shared {
             database: Arc::clone(database),
             limits: database.limits,
-            queue,
+            queue_timeout,
             slots: Arc::new(Semaphore::new(size)),
             idle: Mutex::default(),
         });
@@ -76,42 +78,43 @@ impl Connections {
     }
 
     /// Adds an open connection to the idle ones.
-    pub(super) fn add(&self, connection: PgConnection) {
+    pub(super) fn add_idle(&self, connection: PgConnection) {
         let now = Instant::now();
-        self.shared.idle().push(Idle { connection, opened: now, since: now });
+        self.shared.lock_idle().push(IdleConnection { connection, opened_at: now, idle_since: now });
     }
 
-    /// Begins a transaction with this statement. Replaces an idle connection that does not answer
-    /// with a new one.
-    pub(super) async fn begin(&self, statement: &Arc<str>) -> Result<PgTransaction, sqlx::Error> {
+    /// Begins a transaction with this BEGIN statement. Replaces an idle connection that does not
+    /// answer with a new one.
+    pub(super) async fn begin(&self, begin_statement: &Arc<str>) -> Result<PgTransaction, sqlx::Error> {
         let shared = &self.shared;
-        let slot = match timeout(shared.queue, Arc::clone(&shared.slots).acquire_owned()).await {
+        let slot = match timeout(shared.queue_timeout, Arc::clone(&shared.slots).acquire_owned()).await {
             Ok(Ok(slot)) => slot,
             Ok(Err(_closed)) => return Err(sqlx::Error::PoolClosed),
             Err(_) => return Err(sqlx::Error::PoolTimedOut),
         };
-        while let Some(Idle { mut connection, opened, .. }) = shared.take_idle() {
-            let begun = begin_on(&mut connection, statement, shared.limits.round_trip).await;
+        while let Some(IdleConnection { mut connection, opened_at, .. }) = shared.take_idle() {
+            let begun = begin_on(&mut connection, begin_statement, shared.limits.round_trip).await;
             match begun {
-                Ok(()) => return Ok(shared.transaction(connection, opened, slot)),
+                Ok(()) => return Ok(shared.transaction(connection, opened_at, slot)),
                 // The other idle connections have probably failed as well.
-                Err(error) if is_timeout(&error) => shared.idle().clear(),
+                Err(error) if is_timeout(&error) => shared.lock_idle().clear(),
                 Err(_) => {}
             }
         }
         let mut connection = shared.database.open_connection().await?;
-        begin_on(&mut connection, statement, shared.limits.statement).await?;
+        // Behind a pooler, BEGIN on a new connection may wait until a server connection is free.
+        begin_on(&mut connection, begin_statement, shared.limits.statement).await?;
         Ok(shared.transaction(connection, Instant::now(), slot))
     }
 
     /// Closes the idle connections.
     pub(super) async fn close_idle(&self) {
-        let idle = std::mem::take(&mut *self.shared.idle());
+        let idle = std::mem::take(&mut *self.shared.lock_idle());
         join_all(idle.into_iter().map(|idle| close(idle.connection))).await;
     }
 
     /// Closes the idle connections now, and each connection in use when its transaction ends. Does
-    /// not wait for these.
+    /// not wait for the connections in use.
     pub(super) async fn close(&self) {
         self.shared.slots.close();
         self.close_idle().await;
@@ -119,33 +122,33 @@ impl Connections {
 }
 
 impl Shared {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<IdleConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_idle(&self) -> Option<Idle> {
-        self.idle().pop()
+    fn take_idle(&self) -> Option<IdleConnection> {
+        self.lock_idle().pop()
     }
 
     fn transaction(
         self: &Arc<Self>,
         connection: PgConnection,
-        opened: Instant,
+        opened_at: Instant,
         slot: OwnedSemaphorePermit,
     ) -> PgTransaction {
-        let used = Used { connection, opened, shared: Arc::clone(self), _slot: slot };
-        PgTransaction { used, limits: self.limits, rows: 0, is_reusable: true }
+        let used = UsedConnection { connection, opened_at, shared: Arc::clone(self), _slot: slot };
+        PgTransaction { used, limits: self.limits, expected_rows: 0, is_reusable: true }
     }
 }
 
-impl Used {
+impl UsedConnection {
     /// Returns the connection to the pool, or closes it.
     async fn return_to_pool(self) {
-        let Self { connection, opened, shared, _slot } = self;
-        if shared.slots.is_closed() || opened.elapsed() > MAX_LIFETIME {
+        let Self { connection, opened_at, shared, _slot } = self;
+        if shared.slots.is_closed() || opened_at.elapsed() > MAX_LIFETIME {
             close(connection).await;
         } else {
-            shared.idle().push(Idle { connection, opened, since: Instant::now() });
+            shared.lock_idle().push(IdleConnection { connection, opened_at, idle_since: Instant::now() });
         }
     }
 }
@@ -154,16 +157,17 @@ impl Used {
 async fn reap(shared: Weak<Shared>) {
     loop {
         sleep(REAP_INTERVAL).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(pool) = shared.upgrade() else { return };
         let expired = {
-            let mut idle = shared.idle();
+            let mut idle = pool.lock_idle();
             let (expired, kept) = std::mem::take(&mut *idle)
                 .into_iter()
-                .partition::<Vec<_>, _>(|idle| idle.since.elapsed() > IDLE_TIMEOUT);
+                .partition::<Vec<_>, _>(|idle| idle.idle_since.elapsed() > IDLE_TIMEOUT);
             *idle = kept;
             expired
         };
-        drop(shared);
+        // This task must not keep the pool alive while it closes connections and sleeps.
+        drop(pool);
         join_all(expired.into_iter().map(|idle| close(idle.connection))).await;
     }
 }
@@ -173,48 +177,50 @@ async fn close(connection: PgConnection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
 }
 
+/// Begins a transaction on a connection, within a time limit.
 async fn begin_on(
     connection: &mut PgConnection,
-    statement: &Arc<str>,
+    begin_statement: &Arc<str>,
     limit: Duration,
 ) -> Result<(), sqlx::Error> {
     // The schema names in the statement are validated and quoted.
-    let begin = sqlx::raw_sql(AssertSqlSafe(Arc::clone(statement)));
+    let begin = sqlx::raw_sql(AssertSqlSafe(Arc::clone(begin_statement)));
     within(limit, connection.execute(begin)).await.map(|_| ())
 }
 
 /// An open transaction. If it is dropped, or its connection fails, the connection is closed and the
 /// server rolls the transaction back.
 pub(in crate::store) struct PgTransaction {
-    used: Used,
+    used: UsedConnection,
     limits: Limits,
-    /// The number of rows that the statements affect, in addition to the ids that they bind.
-    rows: u64,
-    /// Whether the connection may return to the pool. False while a statement runs, after a cancelled
-    /// statement, and after an error of the connection.
+    /// The number of rows that a statement may affect, in addition to the ids that it binds. Set by
+    /// [`Self::expect_rows`].
+    expected_rows: u64,
+    /// Whether the connection may return to the pool. False while a statement runs, after a
+    /// cancelled statement, and after an error of the connection.
     is_reusable: bool,
 }
 
 impl PgTransaction {
-    /// Runs a statement that binds this many ids. Returns the number of rows it changed.
+    /// Runs a statement that binds `id_count` ids. Returns the number of rows that it changed.
     pub(in crate::store) async fn execute(
         &mut self,
         query: Query<'_, Postgres, PgArguments>,
-        ids: u64,
+        id_count: u64,
     ) -> Result<u64, sqlx::Error> {
-        let limit = self.limits.for_rows(self.rows + ids);
+        let limit = self.limits.for_rows(self.expected_rows + id_count);
         self.is_reusable = false;
         let answer = within(limit, query.execute(&mut self.used.connection)).await;
         self.record_answer(answer).map(|done| done.rows_affected())
     }
 
-    /// Runs a query that binds this many ids. Returns all rows.
+    /// Runs a query that binds `id_count` ids. Returns all rows.
     pub(in crate::store) async fn fetch_all<R: for<'r> FromRow<'r, PgRow> + Send + Unpin>(
         &mut self,
         query: QueryAs<'_, Postgres, R, PgArguments>,
-        ids: u64,
+        id_count: u64,
     ) -> Result<Vec<R>, sqlx::Error> {
-        let limit = self.limits.for_rows(self.rows + ids);
+        let limit = self.limits.for_rows(self.expected_rows + id_count);
         self.is_reusable = false;
         let answer = within(limit, query.fetch_all(&mut self.used.connection)).await;
         self.record_answer(answer)
@@ -236,28 +242,31 @@ impl PgTransaction {
         self.fetch_optional(query).await?.ok_or(sqlx::Error::RowNotFound)
     }
 
-    /// Runs SQL whose names are all validated or quoted. Returns its rows.
-    pub(in crate::store) async fn run(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
-        let limit = self.limits.for_rows(self.rows);
+    /// Runs SQL without bound values. All names in it must be validated or quoted. Returns its
+    /// rows.
+    pub(in crate::store) async fn run_sql(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
+        let limit = self.limits.for_rows(self.expected_rows);
         self.is_reusable = false;
         let rows = self.used.connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql)));
         let answer = within(limit, rows).await;
         self.record_answer(answer)
     }
 
-    /// Returns the rows of a query as a stream. The limit applies to each row. `scanned` is the
-    /// number of table rows that the server may read before it returns one.
+    /// Returns the rows of a query as a stream. The limit applies to the wait for each row.
+    /// `scanned_rows` is the number of table rows that the server may read for one returned row.
     pub(in crate::store) fn fetch<'t>(
         &'t mut self,
         query: Query<'t, Postgres, PgArguments>,
-        scanned: u64,
+        scanned_rows: u64,
     ) -> BoxStream<'t, Result<PgRow, sqlx::Error>> {
-        let limit = self.limits.for_scan(scanned);
+        let limit = self.limits.for_scan(scanned_rows);
         let Self { used, is_reusable, .. } = self;
         *is_reusable = false;
         let rows = query.fetch(&mut used.connection);
-        let bounded = unfold(Some((rows, is_reusable)), move |left| async move {
-            let (mut rows, is_reusable) = left?;
+        // Only the end of the stream makes the connection reusable. If the caller drops the stream
+        // earlier, the server still sends rows.
+        let bounded = unfold(Some((rows, is_reusable)), move |unfinished| async move {
+            let (mut rows, is_reusable) = unfinished?;
             match timeout(limit, rows.next()).await {
                 Ok(Some(Ok(row))) => Some((Ok(row), Some((rows, is_reusable)))),
                 Ok(Some(Err(error))) => Some((Err(error), None)),
@@ -265,17 +274,19 @@ impl PgTransaction {
                     *is_reusable = true;
                     None
                 }
-                Err(_) => Some((Err(no_answer(limit)), None)),
+                Err(_) => Some((Err(no_answer_error(limit)), None)),
             }
         });
         bounded.boxed()
     }
 
-    /// Raises the limit of the following statements to the time that this many rows need.
+    /// Raises the limits of the following statements to the time that `rows` rows need.
     pub(in crate::store) async fn expect_rows(&mut self, rows: u64) -> Result<(), sqlx::Error> {
-        self.rows = rows;
-        let on_server = millis(self.limits.for_rows(rows).max(self.limits.statement * 3));
-        self.run(format!("SET LOCAL statement_timeout = {on_server}")).await.map(|_| ())
+        self.expected_rows = rows;
+        // As in [`Limits::server_settings`], the server's limit is never less than three
+        // statements.
+        let server_timeout = millis(self.limits.for_rows(rows).max(self.limits.statement * 3));
+        self.run_sql(format!("SET LOCAL statement_timeout = {server_timeout}")).await.map(|_| ())
     }
 
     pub(in crate::store) async fn commit(self) -> Result<(), sqlx::Error> {
@@ -288,8 +299,11 @@ impl PgTransaction {
         self.end("ROLLBACK", limit).await
     }
 
+    /// Ends the transaction with `statement`, and returns the connection to the pool. Fails if the
+    /// connection is not reusable.
     async fn end(mut self, statement: &'static str, limit: Duration) -> Result<(), sqlx::Error> {
         if !self.is_reusable {
+            // Dropping the connection makes the server roll the transaction back.
             return Err(sqlx::Error::Io(io::Error::from(io::ErrorKind::NotConnected)));
         }
         within(limit, self.used.connection.execute(sqlx::raw_sql(statement))).await?;
@@ -297,7 +311,8 @@ impl PgTransaction {
         Ok(())
     }
 
-    /// Records whether the connection may return to the pool after this answer to a statement.
+    /// Records whether the connection may return to the pool after this answer, and returns the
+    /// answer.
     fn record_answer<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.is_reusable = match &answer {
             Ok(_) => true,

@@ -96,13 +96,13 @@ impl Store {
         Ok(Self { engine })
     }
 
-    /// Returns a handle that cannot write to an SQLite file. For PostgreSQL returns an ordinary
-    /// handle.
+    /// Returns a store that cannot write to an SQLite file. For PostgreSQL, returns an ordinary
+    /// store.
     #[must_use]
     pub fn only_reading(&self) -> Self {
         let engine = match &self.engine {
             Engine::Sqlite(file) => Engine::Sqlite(file.only_reading()),
-            // There, all queries outside of [`Store::write`] run in read-only transactions.
+            // On PostgreSQL, all queries outside of [`Store::write`] run in read-only transactions.
             Engine::Postgres(server) => Engine::Postgres(server.clone()),
         };
         Self { engine }
@@ -117,8 +117,8 @@ impl Store {
     }
 
     /// Closes the database. For SQLite, checkpoints the write-ahead log, and leaves one connection
-    /// open until the process ends: SQLite would remove the side files, which readers need, with
-    /// the last connection.
+    /// open until the process ends: when the last connection closes, SQLite removes the side files,
+    /// which readers need.
     pub async fn close(&self) {
         match &self.engine {
             Engine::Sqlite(file) => match file.close().await {
@@ -142,8 +142,8 @@ impl Store {
         }
     }
 
-    /// Waits until a query, a transaction or [`Self::check_in_place`] finds that the path no longer
-    /// leads to the open file. Never returns on PostgreSQL.
+    /// Waits until a query, a transaction or [`Self::check_in_place`] has found that the path no
+    /// longer leads to the open SQLite file. Never returns on PostgreSQL.
     pub async fn displaced(&self) {
         match &self.engine {
             Engine::Sqlite(file) => file.displaced().await,
@@ -151,8 +151,9 @@ impl Store {
         }
     }
 
-    /// Closes a file that was moved, deleted or replaced, so that the next file at its path can be
-    /// opened. Fails while there is no file, or while a reader uses the old side files. Idempotent.
+    /// Closes an SQLite file that was moved, deleted or replaced, so that the file that is at its
+    /// path now can be opened. Fails while no file is at the path, or while a reader uses the old
+    /// side files. Idempotent.
     pub async fn abandon(&self) -> Result<(), StoreError> {
         match &self.engine {
             Engine::Sqlite(file) => file.abandon().await,

@@ -7,7 +7,7 @@ use crate::model::{CrawlId, SdkAppId};
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot open the database {at}{}", what_to_do(.source))]
+    #[error("cannot open the database {at}{}", advice(.source))]
     Open { at: String, source: sqlx::Error },
     #[error("the database's URL cannot be used; write it as postgres://USER@HOST:PORT/DATABASE")]
     InvalidUrl { source: sqlx::Error },
@@ -57,6 +57,8 @@ pub enum StoreError {
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot open the database's file {}; check who owns the file and its folder", .path.display())]
     File { path: PathBuf, source: std::io::Error },
+    #[error("cannot remove the database's file {}; check who owns its folder, and remove it", .path.display())]
+    Remove { path: PathBuf, source: std::io::Error },
     #[error(
         "the database's file {} was moved or deleted while it was open, and nothing is written \
          until it is back: put the file back, or restore a backup",
@@ -78,7 +80,7 @@ pub enum StoreError {
     SideFilesInUse { path: PathBuf },
     #[error(
         "cannot bring the database's tables up to date; the failed migration was rolled back{}",
-        what_to_do_about_migration(.source)
+        migration_advice(.source)
     )]
     Migrate { source: Box<sqlx::migrate::MigrateError> },
     #[error(
@@ -91,8 +93,8 @@ pub enum StoreError {
          database.auto_migrate = true"
     )]
     NotMigrated,
-    #[error("cannot {doing}{}", what_to_do(.source))]
-    Query { doing: &'static str, source: sqlx::Error },
+    #[error("cannot {action}{}", advice(.source))]
+    Query { action: &'static str, source: sqlx::Error },
     #[error(
         "another process has closed crawl {crawl}, so this process did not write its result; check \
          whether this host was suspended or cut off from the database"
@@ -119,11 +121,11 @@ pub enum StoreError {
     #[error("another process is writing the backup {}", .path.display())]
     BackupBusy { path: PathBuf },
     #[error(
-        "cannot {doing} the backup {}; check who owns it and its folder (a command that root runs \
+        "cannot {action} the backup {}; check who owns it and its folder (a command that root runs \
          continues as the owner of the database)",
         .path.display()
     )]
-    Backup { doing: &'static str, path: PathBuf, source: std::io::Error },
+    Backup { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{} {why}", .path.display())]
     UnusableBackup { path: PathBuf, why: String },
     #[error(
@@ -175,13 +177,13 @@ pub enum StoreError {
     )]
     Fenced { app: SdkAppId },
     #[error("only an SQLite database can be published as a file; give readers of PostgreSQL a role")]
-    NoFile,
+    PublishNeedsSqlite,
     #[error(
-        "cannot {doing} the published copy {}; its folder must exist and be writable (crawls \
+        "cannot {action} the published copy {}; its folder must exist and be writable (crawls \
          continue)",
         .path.display()
     )]
-    Publish { doing: &'static str, path: PathBuf, source: std::io::Error },
+    Publish { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error(
         "{} is not a copy that this program made, so it is not replaced; set another file in \
          database.publish, or remove this one",
@@ -204,8 +206,8 @@ impl StoreError {
             Self::Migrate { source } => {
                 matches!(source.as_ref(), sqlx::migrate::MigrateError::Execute(error) if is_transient(error))
             }
-            // After a failover the old primary may answer until its host name resolves to the new
-            // one.
+            // After a failover the old primary may answer until the host name resolves to the new
+            // primary.
             Self::ReadOnly { .. }
             | Self::LeaseLost { .. }
             | Self::LeaseExpired { .. }
@@ -234,7 +236,7 @@ impl StoreError {
             | Self::Newer { .. }
             | Self::Older { .. }
             | Self::NotMigrated => true,
-            // 28: rejected credentials. 3D: the database does not exist.
+            // PostgreSQL's classes 28 (rejected credentials) and 3D (the database does not exist).
             Self::Open { source: sqlx::Error::Database(error), .. } => {
                 error.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D"))
             }
@@ -248,12 +250,15 @@ fn is_transient(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
             true
         }
-        // SQLite: busy (5), locked (6) and their extended codes. PostgreSQL: the classes connection
-        // exception (08), insufficient resources (53), operator intervention (57) and transaction
-        // rollback (40), and a read-only transaction (25006) on a primary that has become a
-        // standby.
+        // Codes of PostgreSQL have five characters, and those of SQLite are shorter numbers whose
+        // lowest byte is the primary code.
+        //
+        // - SQLite: busy (5), locked (6).
+        // - PostgreSQL: the classes connection exception (08), insufficient resources (53),
+        //   operator intervention (57) and transaction rollback (40); and 25006, a read-only
+        //   transaction on a primary that has become a standby.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| match code.parse::<u32>() {
-            Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, 5 | 6),
+            Ok(sqlite_code) if code.len() < 5 => matches!(sqlite_code & 0xff, 5 | 6),
             _ => code == "25006" || ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
         }),
         _ => false,
@@ -263,8 +268,9 @@ fn is_transient(error: &sqlx::Error) -> bool {
 /// SQLite's extended code `SQLITE_IOERR_GETTEMPPATH`: there is no folder for temporary files.
 const NO_TEMPORARY_FOLDER: u32 = 6410;
 
-/// Returns advice to append to a driver's error, or an empty text.
-fn what_to_do(error: &sqlx::Error) -> &'static str {
+/// Returns advice to append to a driver's error, or an empty text. Codes are told apart as in
+/// [`is_transient`].
+fn advice(error: &sqlx::Error) -> &'static str {
     let error = match error {
         sqlx::Error::Database(error) => error,
         sqlx::Error::Io(_) => {
@@ -276,14 +282,14 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
     match code.parse::<u32>() {
         // SQLite: busy (5), locked (6), read-only (8), I/O error (10), corrupt (11), full (13),
         // cannot open (14), not a database (26).
-        Ok(sqlite) if code.len() < 5 => match sqlite & 0xff {
+        Ok(sqlite_code) if code.len() < 5 => match sqlite_code & 0xff {
             8 => {
                 "; this user may not write the database's file: run this program as the service's \
                  user, or chown and chmod the file, its folder and the files beside it (-wal, -shm)"
             }
             5 | 6 => "; another program has the database locked",
             14 => "; check who owns the file, its folder and the files beside it",
-            10 if sqlite == NO_TEMPORARY_FOLDER => {
+            10 if sqlite_code == NO_TEMPORARY_FOLDER => {
                 "; there is no folder for temporary files: make the folder of the database's file \
                  writable"
             }
@@ -314,26 +320,26 @@ fn what_to_do(error: &sqlx::Error) -> &'static str {
     }
 }
 
-fn what_to_do_about_migration(error: &sqlx::migrate::MigrateError) -> &'static str {
-    let advice = match error {
+fn migration_advice(error: &sqlx::migrate::MigrateError) -> &'static str {
+    let driver_advice = match error {
         sqlx::migrate::MigrateError::Execute(source)
-        | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => what_to_do(source),
+        | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => advice(source),
         _ => "",
     };
-    if advice.is_empty() {
+    if driver_advice.is_empty() {
         " (if another program has tables of the same names, set another database.url)"
     } else {
-        advice
+        driver_advice
     }
 }
 
 /// Adds the name of the failed operation to a driver's error.
-pub(in crate::store) trait Attempted<T> {
-    fn attempted(self, doing: &'static str) -> Result<T, StoreError>;
+pub(in crate::store) trait WithAction<T> {
+    fn with_action(self, action: &'static str) -> Result<T, StoreError>;
 }
 
-impl<T> Attempted<T> for Result<T, sqlx::Error> {
-    fn attempted(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Query { doing, source })
+impl<T> WithAction<T> for Result<T, sqlx::Error> {
+    fn with_action(self, action: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Query { action, source })
     }
 }

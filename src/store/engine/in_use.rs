@@ -9,22 +9,22 @@ use super::lock_file;
 
 /// A held lock. Released when dropped.
 #[derive(Debug)]
-pub(in crate::store) struct InUse {
+pub(in crate::store) struct InUseLock {
     file: File,
 }
 
 /// Unlocks the file explicitly. Closing it is not enough: a child process that another thread is
-/// starting may have inherited the lock.
-impl Drop for InUse {
+/// starting may have inherited the lock, and keeps it until it calls `exec`.
+impl Drop for InUseLock {
     fn drop(&mut self) {
         let _ = self.file.unlock();
     }
 }
 
-impl InUse {
+impl InUseLock {
     /// Takes a shared lock of a database. Fails while it is being restored.
     pub(super) fn lock_shared(database: &Path) -> Result<Self, StoreError> {
-        let (file, path) = open(database)?;
+        let (file, path) = open_lock_file(database)?;
         match file.try_lock_shared() {
             Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::BeingRestored { path: database.to_owned() }),
@@ -34,7 +34,7 @@ impl InUse {
 
     /// Takes the exclusive lock of a database. Fails while a process has it open for writing.
     pub(in crate::store) fn lock_exclusive(database: &Path) -> Result<Self, StoreError> {
-        let (file, path) = open(database)?;
+        let (file, path) = open_lock_file(database)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: database.to_owned() }),
@@ -43,7 +43,8 @@ impl InUse {
     }
 }
 
-fn open(database: &Path) -> Result<(File, PathBuf), StoreError> {
+/// Opens the lock file of a database, and returns its path.
+fn open_lock_file(database: &Path) -> Result<(File, PathBuf), StoreError> {
     let database = &database.canonicalize().unwrap_or_else(|_| database.to_owned());
     let mut path = database.as_os_str().to_owned();
     path.push(".in-use.lock");
@@ -64,7 +65,7 @@ mod tests {
         let database = folder.path().join("groups.db");
         std::fs::write(folder.path().join("other"), "kept").unwrap();
         std::fs::hard_link(folder.path().join("other"), folder.path().join("groups.db.in-use.lock")).unwrap();
-        let refused = InUse::lock_shared(&database).unwrap_err();
+        let refused = InUseLock::lock_shared(&database).unwrap_err();
         assert!(matches!(refused, StoreError::Lock { .. }), "{refused:?}");
     }
 }

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 pub struct Limits {
     /// How long a lease is valid after its last renewal.
     pub lease: Duration,
-    /// The limit for opening a connection with TLS and authentication. It takes milliseconds to a
-    /// second, even on a busy server.
+    /// The limit for opening a connection with TLS and authentication, which takes at most a second
+    /// even on a busy server.
     pub connect: Duration,
     /// The limit for a statement that needs no work of the server, such as BEGIN and ROLLBACK.
     pub round_trip: Duration,
@@ -25,12 +25,13 @@ pub struct Limits {
     /// Added to `statement` for each row. A row takes 10 µs on a fast disk; the rest is a margin
     /// for a slow and busy server.
     pub per_row: Duration,
-    /// The limit for a free connection of the pool. Many apps may queue with a bulk write each.
+    /// How long a transaction waits for a free connection of the pool. Many apps may queue with a
+    /// bulk write each.
     pub queue: Duration,
     /// How long the server waits for a lock that another transaction holds.
     pub lock: Duration,
     /// How long the server waits for the next statement of an open transaction. The program sends
-    /// it within milliseconds.
+    /// its next statement within milliseconds.
     pub idle_in_transaction: Duration,
     /// How long a connection is idle before the server sends TCP keepalive probes.
     pub keepalive_idle: Duration,
@@ -83,43 +84,44 @@ impl Limits {
         self.for_rows(rows / 20)
     }
 
-    /// Returns the interval at which a lease is renewed.
+    /// Returns the interval at which a lease is renewed: 8 s in production.
     pub(in crate::store) fn renewal_interval(self) -> Duration {
         self.lease * 4 / 15
     }
 
-    /// If the last renewal is younger than this, another renewal does nothing.
+    /// Returns the age of the last renewal below which another renewal does nothing: 5 s in
+    /// production.
     pub(in crate::store) fn min_renewal_age(self) -> Duration {
         self.lease / 6
     }
 
-    /// Returns the limit of one renewal. After a first failure, time for two more attempts remains
-    /// before the lease expires.
-    pub(in crate::store) fn renewal(self) -> Duration {
+    /// Returns the limit of one renewal: 6 s in production. After a first failure, time for two
+    /// more attempts remains before the lease expires.
+    pub(in crate::store) fn renewal_limit(self) -> Duration {
         self.lease / 5
     }
 
-    /// Returns the pause after a failed renewal.
-    pub(in crate::store) fn renewal_retry(self) -> Duration {
+    /// Returns the pause after a failed renewal: 1 s in production.
+    pub(in crate::store) fn renewal_retry_pause(self) -> Duration {
         self.lease / 30
     }
 
     /// Returns the longest time that the server keeps the session of a dead client whose
     /// transaction is idle.
-    pub(super) fn abandoned_session(self) -> Duration {
+    pub(super) fn abandoned_session_limit(self) -> Duration {
         self.idle_in_transaction + self.round_trip
     }
 
     /// Returns the statements that set the server's limits in a transaction, each preceded by a
-    /// semicolon. They apply only to this transaction, so that they work behind a pooler. Settings
+    /// semicolon. The limits apply only to that transaction, so they work behind a pooler. Limits
     /// that only Linux supports are omitted on other servers.
-    pub(super) fn settings(self, server_runs_linux: bool) -> String {
+    pub(super) fn server_settings(self, server_runs_linux: bool) -> String {
         let idle_seconds = self.keepalive_idle.as_secs().max(1);
         let mut settings = vec![
             ("idle_in_transaction_session_timeout", millis(self.idle_in_transaction)),
             ("lock_timeout", millis(self.lock)),
-            // Ends a statement whose answer the program no longer waits for. The program's own
-            // limit expires first for up to 200,000 rows.
+            // Ends a statement whose answer the program no longer waits for. It is three times the
+            // program's own limit, which therefore expires first for up to 200,000 rows.
             ("statement_timeout", millis(self.statement * 3)),
             ("tcp_keepalives_idle", idle_seconds.into()),
             ("tcp_keepalives_interval", (idle_seconds / 2).max(1).into()),
@@ -132,10 +134,10 @@ impl Limits {
                 ("client_connection_check_interval", millis(self.keepalive_idle / 2)),
             ]);
         }
-        settings.into_iter().fold(String::new(), |mut text, (name, value)| {
+        settings.into_iter().fold(String::new(), |mut sql, (name, value)| {
             // Writing to a String cannot fail.
-            let _ = write!(text, "; SET LOCAL {name} = {value}");
-            text
+            let _ = write!(sql, "; SET LOCAL {name} = {value}");
+            sql
         })
     }
 }
@@ -150,12 +152,12 @@ pub(super) async fn within<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    timeout(limit, answer).await.unwrap_or_else(|_| Err(no_answer(limit)))
+    timeout(limit, answer).await.unwrap_or_else(|_| Err(no_answer_error(limit)))
 }
 
-pub(super) fn no_answer(limit: Duration) -> sqlx::Error {
-    let text = format!("no answer within {}", humantime::format_duration(limit));
-    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
+pub(super) fn no_answer_error(limit: Duration) -> sqlx::Error {
+    let message = format!("no answer within {}", humantime::format_duration(limit));
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message))
 }
 
 pub(super) fn is_timeout(error: &sqlx::Error) -> bool {
@@ -167,10 +169,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_holders_transaction_ends_before_its_lease_does() {
+    fn a_dead_holders_transaction_ends_before_the_lease_expires() {
         for limits in [Limits::default(), Limits::default().divided_by(15)] {
             assert!(limits.idle_in_transaction * 2 < limits.lease, "{limits:?}");
-            assert!(limits.renewal_interval() + 2 * limits.renewal() < limits.lease, "{limits:?}");
+            assert!(limits.renewal_interval() + 2 * limits.renewal_limit() < limits.lease, "{limits:?}");
             assert!(limits.lock < limits.statement, "{limits:?}: the server's error is more specific");
         }
     }
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_limit_is_never_rounded_to_none() {
-        let settings = Limits::default().divided_by(1_000_000).settings(true);
+        let settings = Limits::default().divided_by(1_000_000).server_settings(true);
         assert!(!settings.contains("= 0;") && !settings.ends_with("= 0"), "{settings}");
     }
 }

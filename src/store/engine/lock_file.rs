@@ -21,16 +21,16 @@ pub(in crate::store) fn open(path: &Path, database: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(NO_FOLLOW);
     let file = match options.clone().create_new(true).mode(0o600).open(path) {
-        Ok(created) => {
-            set_owner_like(&created, database);
-            return Ok(created);
+        Ok(new_file) => {
+            set_owner_like(&new_file, database);
+            return Ok(new_file);
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
         Err(error) => return Err(error),
     };
-    let found = file.metadata()?;
+    let metadata = file.metadata()?;
     // A file with a second hard link has another purpose.
-    if !found.is_file() || found.nlink() > 1 {
+    if !metadata.is_file() || metadata.nlink() > 1 {
         return Err(io::Error::other(
             "it is not a lock file: it is not a regular file, or has a second name",
         ));
@@ -38,12 +38,12 @@ pub(in crate::store) fn open(path: &Path, database: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives a file the owner of the database: the service could not open a file of root. Only for a
-/// file that this process has just created.
+/// Gives a file the owner of the database, because the service could not open a file of root. Must
+/// be called only for a file that this process has just created.
 pub(in crate::store) fn set_owner_like(file: &File, database: &Path) {
-    let (Ok(database), Ok(own)) = (std::fs::metadata(database), file.metadata()) else { return };
-    if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
-        // Only root can do this. Other users own the file, which is sufficient.
+    let (Ok(database), Ok(file_now)) = (std::fs::metadata(database), file.metadata()) else { return };
+    if (file_now.uid(), file_now.gid()) != (database.uid(), database.gid()) {
+        // Only root can change the owner. Other users own the file, which is sufficient.
         let _ = fchown(file, Some(database.uid()), Some(database.gid()));
     }
 }

@@ -17,16 +17,16 @@ WHERE a.sdk_app_id = $1 ORDER BY c.crawl_id DESC LIMIT 1";
 ///
 /// A lease on SQLite is a lock on a file. If the file is removed, another process can lock a new
 /// file and work on the same app. So every transaction of a holder first checks that no other
-/// process has opened a crawl of the app, or closed the holder's. Crawl ids only grow. The token
-/// costs no write, because a crawl records its start in any case.
+/// process has opened a crawl of the app, or closed the holder's crawl. Crawl ids only grow. The
+/// token costs no write, because a crawl records its start in any case.
 #[derive(Debug)]
 pub(in crate::store) struct NewestCrawl {
     app: SdkAppId,
-    known: Mutex<Known>,
+    last_known: Mutex<LastKnown>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Known {
+enum LastKnown {
     /// The newest crawl of the app, which has ended. 0 if there was none.
     Ended(i64),
     /// The holder's own crawl, which is running.
@@ -35,33 +35,35 @@ enum Known {
 
 impl NewestCrawl {
     pub(in crate::store) fn new(app: SdkAppId, newest: Option<CrawlId>) -> Self {
-        Self { app, known: Mutex::new(Known::Ended(newest.map_or(0, |crawl| crawl.0))) }
+        Self { app, last_known: Mutex::new(LastKnown::Ended(newest.map_or(0, |crawl| crawl.0))) }
     }
 
     /// Records that the holder opened a crawl.
-    pub(in crate::store) fn opened(&self, crawl: CrawlId) {
-        *self.known() = Known::Running(crawl.0);
+    pub(in crate::store) fn record_opened(&self, crawl: CrawlId) {
+        *self.lock_last_known() = LastKnown::Running(crawl.0);
     }
 
-    /// Records that the holder closed a crawl: its own, or that of a process that was killed.
-    pub(in crate::store) fn closed(&self, crawl: CrawlId) {
-        let mut known = self.known();
-        if matches!(*known, Known::Running(own) if own == crawl.0) {
-            *known = Known::Ended(crawl.0);
+    /// Records that the holder closed a crawl: its own, or one that a killed process left open.
+    pub(in crate::store) fn record_closed(&self, crawl: CrawlId) {
+        let mut last_known = self.lock_last_known();
+        if matches!(*last_known, LastKnown::Running(own) if own == crawl.0) {
+            *last_known = LastKnown::Ended(crawl.0);
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_last_known(&self) -> MutexGuard<'_, LastKnown> {
+        self.last_known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails if another process has opened a crawl of the app, or closed the holder's. In a
+    /// Fails if another process has opened a crawl of the app, or closed the holder's crawl. In a
     /// transaction that writes, the result stays valid until the transaction ends.
     pub(super) async fn check(&self, tx: &mut Tx) -> Result<(), StoreError> {
         let newest: Option<(i64, bool)> = tx.fetch_optional(NEWEST_CRAWL, &values![self.app.get()]).await?;
-        let is_valid = match *self.known() {
-            Known::Ended(known) => newest.is_none_or(|(crawl, _)| crawl <= known),
-            Known::Running(own) => newest == Some((own, true)),
+        let is_valid = match *self.lock_last_known() {
+            // No newer crawl was opened. `forget` may have removed older ones.
+            LastKnown::Ended(known) => newest.is_none_or(|(crawl, _is_running)| crawl <= known),
+            // The holder's crawl is the newest and still running.
+            LastKnown::Running(own) => newest == Some((own, true)),
         };
         if is_valid { Ok(()) } else { Err(StoreError::Fenced { app: self.app }) }
     }

@@ -15,7 +15,8 @@ use super::error::StoreError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct FileId(u64, u64);
 
-/// The files to which a connection stays open until the process ends. Each needs only one.
+/// The files for which this process leaves a connection open until it ends, so that SQLite does not
+/// remove their side files. One connection per file is enough.
 static LEFT_OPEN: Mutex<BTreeSet<FileId>> = Mutex::new(BTreeSet::new());
 
 impl From<Metadata> for FileId {
@@ -28,76 +29,87 @@ impl From<Metadata> for FileId {
 #[derive(Clone, Debug)]
 pub(super) struct OpenFile {
     /// The path by which the file was opened. It may be a symbolic link.
-    name: PathBuf,
+    opened_path: PathBuf,
     /// The path without symbolic links. The side files are beside it.
-    path: PathBuf,
+    resolved_path: PathBuf,
     id: FileId,
     /// The side files of the writing connection.
     side_files: Arc<Mutex<Vec<(PathBuf, FileId)>>>,
-    /// Cancelled when `name` was found to lead to another file or to none.
+    /// Cancelled when `opened_path` was found to lead to another file or to none.
     displaced: CancellationToken,
 }
 
 impl OpenFile {
-    pub(super) fn at(name: &Path) -> io::Result<Self> {
-        let (name, path) = (std::path::absolute(name)?, name.canonicalize()?);
-        let id = metadata(&path)?.into();
-        Ok(Self { name, path, id, side_files: Arc::default(), displaced: CancellationToken::new() })
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let (opened_path, resolved_path) = (std::path::absolute(path)?, path.canonicalize()?);
+        let id = metadata(&resolved_path)?.into();
+        Ok(Self {
+            opened_path,
+            resolved_path,
+            id,
+            side_files: Arc::default(),
+            displaced: CancellationToken::new(),
+        })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn resolved_path(&self) -> &Path {
+        &self.resolved_path
     }
 
     /// Records the existing side files.
     pub(super) fn record_side_files(&self) {
-        let names = ["-wal", "-shm"].map(|suffix| self.side_file(suffix));
-        let found = names.into_iter().filter_map(|name| Some((metadata(&name).ok()?.into(), name)));
-        let found = found.map(|(id, name)| (name, id)).collect();
-        *self.side_files.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        let paths = ["-wal", "-shm"].map(|suffix| self.side_file(suffix));
+        let with_id = |path: PathBuf| metadata(&path).ok().map(|file| (path, file.into()));
+        let existing = paths.into_iter().filter_map(with_id).collect();
+        *self.side_files.lock().unwrap_or_else(PoisonError::into_inner) = existing;
     }
 
     fn side_file(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(suffix);
-        name.into()
+        let mut path = self.resolved_path.clone().into_os_string();
+        path.push(suffix);
+        path.into()
     }
 
-    /// Fails if the name leads to no file or to another file. Then all later calls fail, too: if
-    /// the file is back, other processes may have written to it or its side files meanwhile.
+    /// Fails if the path leads to no file or to another file. After a failure all later calls fail
+    /// as well, even if the file is back: other processes may have written to it or its side files
+    /// meanwhile.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
-        let found = self.id_at_name();
-        if !self.displaced.is_cancelled() && found.as_ref().is_ok_and(|found| *found == self.id) {
+        let current_id = self.id_at_path();
+        if !self.displaced.is_cancelled() && current_id.as_ref().is_ok_and(|id| *id == self.id) {
             return Ok(());
         }
         self.displaced.cancel();
-        found?;
-        Err(StoreError::Displaced { path: self.name.clone() })
+        // Without a file at the path, the error is `Missing`.
+        current_id?;
+        Err(StoreError::Displaced { path: self.opened_path.clone() })
     }
 
-    /// Returns true on the first call for this file in this process. That caller leaves a
+    /// Returns true on the first call for this file in this process. Then the caller must leave a
     /// connection open until the process ends.
     pub(super) fn mark_left_open(&self) -> bool {
         LEFT_OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id)
     }
 
-    /// Waits until the name is found to lead to another file or to none.
+    /// Waits until [`Self::check_in_place`] has failed.
     pub(super) async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
 
-    /// If the name leads to another file, removes the recorded side files, unless their names lead
-    /// to other files now. The write-ahead log must be empty. Fails if the name leads to no file.
+    /// Removes the side files that a displaced file left at the path, so that SQLite does not apply
+    /// them to the new file at the path. The write-ahead log must be empty. Does nothing if the
+    /// path still leads to the open file. Fails if no file is at the path.
     pub(super) fn remove_side_files(&self) -> Result<(), StoreError> {
-        if self.id_at_name()? == self.id {
+        if self.id_at_path()? == self.id {
             return Ok(());
         }
-        for (name, id) in std::mem::take(&mut *self.side_files.lock().unwrap_or_else(PoisonError::into_inner))
+        for (path, id) in std::mem::take(&mut *self.side_files.lock().unwrap_or_else(PoisonError::into_inner))
         {
-            if metadata(&name).is_ok_and(|found| FileId::from(found) == id) {
-                match remove_file(&name) {
+            // The new file may already have side files of its own.
+            let is_left_over = metadata(&path).is_ok_and(|found| FileId::from(found) == id);
+            if is_left_over {
+                match remove_file(&path) {
                     Err(source) if source.kind() != ErrorKind::NotFound => {
-                        return Err(StoreError::Missing { path: name, source });
+                        return Err(StoreError::Remove { path, source });
                     }
                     _ => {}
                 }
@@ -106,9 +118,9 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Returns the id of the file to which the name leads.
-    fn id_at_name(&self) -> Result<FileId, StoreError> {
-        let missing = |source| StoreError::Missing { path: self.name.clone(), source };
-        metadata(&self.name).map(FileId::from).map_err(missing)
+    /// Returns the id of the file that is at the path now.
+    fn id_at_path(&self) -> Result<FileId, StoreError> {
+        let missing = |source| StoreError::Missing { path: self.opened_path.clone(), source };
+        metadata(&self.opened_path).map(FileId::from).map_err(missing)
     }
 }

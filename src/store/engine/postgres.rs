@@ -18,20 +18,20 @@ use super::error::StoreError;
 use super::limits::{Limits, within};
 use super::statement::query_as;
 
-/// The maximum number of connections, except for leases. Ten serve fifty apps, because a crawl
-/// waits for the API most of the time. They leave room for other clients under PostgreSQL's default
-/// limit of 100.
+/// The maximum number of connections, besides those for leases. Ten serve fifty apps, because a
+/// crawl waits for the API most of the time. PostgreSQL allows 100 connections by default, so other
+/// clients have enough.
 const CONNECTIONS: usize = 10;
-/// The number of connections for leases. Behind the bulk writes of many first crawls, renewals
-/// would come too late. One connection serves fifty apps, because a renewal takes milliseconds. The
-/// second is for a slow server.
+/// The number of connections that only leases use. If renewals shared the other connections, they
+/// would wait behind bulk writes and come too late. One connection serves fifty apps, because a
+/// renewal takes milliseconds. The second is for a slow server.
 const LEASE_CONNECTIONS: usize = 2;
 /// The oldest supported version, as `server_version_num`.
 const OLDEST_VERSION: i64 = 14_00_00;
 /// The first version that records the collation version of a database, as `server_version_num`.
-const WITH_COLLATION_VERSION: i64 = 15_00_00;
+const FIRST_WITH_COLLATION_VERSION: i64 = 15_00_00;
 
-/// For what a server is opened. A standby server can only be read.
+/// What a server is opened for. A standby server can only be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Intent {
     Write,
@@ -40,16 +40,17 @@ pub(in crate::store) enum Intent {
 
 /// A future that begins a transaction. Boxed, because every operation contains one, and the future
 /// that opens a connection is large.
-type Beginning<'a> = BoxFuture<'a, Result<PgTransaction, sqlx::Error>>;
+type BeginFuture<'a> = BoxFuture<'a, Result<PgTransaction, sqlx::Error>>;
 
 /// An open server. Clones share their connections.
 #[derive(Clone)]
 pub(in crate::store) struct Server {
     connections: Connections,
     /// The pool for leases, see [`LEASE_CONNECTIONS`].
-    leases: Connections,
-    begin: Arc<str>,
-    begin_to_read: Arc<str>,
+    lease_connections: Connections,
+    /// BEGIN, with the settings of every transaction.
+    begin_statement: Arc<str>,
+    begin_read_only_statement: Arc<str>,
     pub(in crate::store) database: Arc<PostgresDatabase>,
     pub(in crate::store) intent: Intent,
 }
@@ -60,20 +61,23 @@ impl fmt::Debug for Server {
     }
 }
 
-const PROPERTIES: &str = "
-SELECT CAST(current_setting('server_version_num') AS BIGINT) AS number, current_setting('server_version') AS version,
+const SELECT_PROPERTIES: &str = "
+SELECT CAST(current_setting('server_version_num') AS BIGINT) AS version_number, current_setting('server_version') AS version,
        current_setting('transaction_read_only') = 'on' AS read_only, current_setting('server_encoding') AS encoding,
        version() LIKE '%linux%' AS runs_linux";
-/// Returns the database's name if its collation version differs from the operating system's.
-const OTHER_COLLATION: &str = "
+/// Returns the database's name if its collation version differs from the operating system's. Then
+/// indexes on text may have the wrong order.
+const SELECT_CHANGED_COLLATION: &str = "
 SELECT CAST(datname AS TEXT) FROM pg_catalog.pg_database
 WHERE datname = current_database() AND datcollversion <> pg_catalog.pg_database_collation_actual_version(oid)";
 
 /// The properties of a server and its database.
 #[derive(sqlx_macros::FromRow)]
 struct ServerProperties {
-    number: i64,
+    /// `server_version_num`, for example 150004 for version 15.4.
+    version_number: i64,
     version: String,
+    /// True on a standby, or if transactions are read-only by default.
     read_only: bool,
     encoding: String,
     runs_linux: bool,
@@ -88,7 +92,7 @@ impl Server {
     ) -> Result<Self, StoreError> {
         let open_error = |source| {
             let at = database.to_string();
-            if is_about_tls(&source) {
+            if is_tls_error(&source) {
                 StoreError::Insecure { at, source }
             } else {
                 StoreError::Open { at, source }
@@ -96,16 +100,16 @@ impl Server {
         };
         let mut connection = database.open_connection().await.map_err(open_error)?;
         let at = database.to_string();
-        let reading = read_properties(&mut connection, &at);
-        let properties = within(database.limits.statement, reading).await.map_err(open_error)?;
-        if !is_new_enough(properties.number) {
-            return Err(StoreError::TooOld { at: database.to_string(), version: properties.version });
+        let properties = read_properties(&mut connection, &at);
+        let properties = within(database.limits.statement, properties).await.map_err(open_error)?;
+        if !is_new_enough(properties.version_number) {
+            return Err(StoreError::TooOld { at, version: properties.version });
         }
         if properties.encoding != "UTF8" {
-            return Err(StoreError::Encoding { at: database.to_string(), encoding: properties.encoding });
+            return Err(StoreError::Encoding { at, encoding: properties.encoding });
         }
         if properties.read_only && intent == Intent::Write {
-            return Err(StoreError::ReadOnly { at: database.to_string() });
+            return Err(StoreError::ReadOnly { at });
         }
         let database = Arc::new(database.clone());
         let limits = database.limits;
@@ -114,15 +118,15 @@ impl Server {
             "; SET LOCAL search_path TO \"{}\", \"{}\"{}",
             schema.private(),
             schema.public(),
-            limits.settings(properties.runs_linux)
+            limits.server_settings(properties.runs_linux)
         );
         let connections = Connections::new(&database, CONNECTIONS, limits.queue);
-        connections.add(connection);
+        connections.add_idle(connection);
         Ok(Self {
             connections,
-            leases: Connections::new(&database, LEASE_CONNECTIONS, limits.renewal()),
-            begin: format!("BEGIN{settings}").into(),
-            begin_to_read: format!("BEGIN READ ONLY{settings}").into(),
+            lease_connections: Connections::new(&database, LEASE_CONNECTIONS, limits.renewal_limit()),
+            begin_statement: format!("BEGIN{settings}").into(),
+            begin_read_only_statement: format!("BEGIN READ ONLY{settings}").into(),
             database,
             intent,
         })
@@ -133,53 +137,57 @@ impl Server {
     }
 
     /// Begins a transaction that may write. Both schemas are on its search path.
-    pub(in crate::store) fn begin(&self) -> Beginning<'_> {
-        Box::pin(self.connections.begin(&self.begin))
+    pub(in crate::store) fn begin(&self) -> BeginFuture<'_> {
+        Box::pin(self.connections.begin(&self.begin_statement))
     }
 
-    pub(in crate::store) fn begin_to_read(&self) -> Beginning<'_> {
-        Box::pin(self.connections.begin(&self.begin_to_read))
+    pub(in crate::store) fn begin_read_only(&self) -> BeginFuture<'_> {
+        Box::pin(self.connections.begin(&self.begin_read_only_statement))
     }
 
-    /// Opens a separate connection and begins a long transaction, without limits on the server.
-    /// `begin` is a BEGIN statement with its options.
-    pub(in crate::store) async fn begin_alone(&self, begin: &str) -> Result<PgConnection, sqlx::Error> {
+    /// Opens a separate connection and begins a long transaction, in which the server limits
+    /// neither statements nor pauses. `begin` is a BEGIN statement with its options.
+    pub(in crate::store) async fn begin_on_own_connection(
+        &self,
+        begin: &str,
+    ) -> Result<PgConnection, sqlx::Error> {
         let schema = &self.database.schema;
         let search_path =
             format!("SET LOCAL search_path TO \"{}\", \"{}\"", schema.private(), schema.public());
         let mut connection = self.database.open_without_log().await?;
         // The schema names are validated and quoted.
-        let limits = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
-        let statements = AssertSqlSafe(format!("{begin}; {search_path}; {limits}"));
+        let no_limits = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+        let statements = AssertSqlSafe(format!("{begin}; {search_path}; {no_limits}"));
         within(self.limits().statement, connection.execute(sqlx::raw_sql(statements))).await?;
         Ok(connection)
     }
 
     /// Begins a transaction for a lease, on a connection that bulk writes do not use.
-    pub(in crate::store) fn begin_for_lease(&self) -> Beginning<'_> {
-        Box::pin(self.leases.begin(&self.begin))
+    pub(in crate::store) fn begin_for_lease(&self) -> BeginFuture<'_> {
+        Box::pin(self.lease_connections.begin(&self.begin_statement))
     }
 
     /// Closes the idle connections of both pools.
     pub(in crate::store) async fn reconnect(&self) {
-        tokio::join!(self.connections.close_idle(), self.leases.close_idle());
+        tokio::join!(self.connections.close_idle(), self.lease_connections.close_idle());
     }
 
     pub(in crate::store) async fn close(&self) {
-        tokio::join!(self.connections.close(), self.leases.close());
+        tokio::join!(self.connections.close(), self.lease_connections.close());
     }
 }
 
 /// Returns the properties of a server. Logs a warning if the collation version differs from the
 /// operating system's.
 async fn read_properties(connection: &mut PgConnection, at: &str) -> Result<ServerProperties, sqlx::Error> {
-    // Behind a pooler, the messages of one statement reach the same server only within a
-    // transaction.
+    // A statement is sent in several messages. Behind a pooler they are certain to reach the same
+    // server connection only within a transaction.
     connection.execute(sqlx::raw_sql("BEGIN")).await?;
-    let properties: ServerProperties = query_as(PROPERTIES).fetch_one(&mut *connection).await?;
-    if properties.number >= WITH_COLLATION_VERSION {
-        let other: Option<(String,)> = query_as(OTHER_COLLATION).fetch_optional(&mut *connection).await?;
-        if let Some((name,)) = other {
+    let properties: ServerProperties = query_as(SELECT_PROPERTIES).fetch_one(&mut *connection).await?;
+    if properties.version_number >= FIRST_WITH_COLLATION_VERSION {
+        let changed: Option<(String,)> =
+            query_as(SELECT_CHANGED_COLLATION).fetch_optional(&mut *connection).await?;
+        if let Some((name,)) = changed {
             warn!(
                 "{at}: the server's operating system sorts text differently than when the database \
                  was created; the tables of this program do not depend on that; as an \
@@ -193,7 +201,7 @@ async fn read_properties(connection: &mut PgConnection, at: &str) -> Result<Serv
 }
 
 /// Returns true if the server does not offer TLS or its certificate was rejected.
-fn is_about_tls(error: &sqlx::Error) -> bool {
+fn is_tls_error(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
         // A certificate that rustls rejects during the handshake is reported as an I/O error.
@@ -202,8 +210,8 @@ fn is_about_tls(error: &sqlx::Error) -> bool {
     }
 }
 
-fn is_new_enough(number: i64) -> bool {
-    number >= OLDEST_VERSION
+fn is_new_enough(version_number: i64) -> bool {
+    version_number >= OLDEST_VERSION
 }
 
 #[cfg(test)]

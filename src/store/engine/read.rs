@@ -1,17 +1,17 @@
-//! Queries outside of writing transactions.
+//! Single queries, each in a read-only transaction of its own.
 
 use super::database::{Engine, Store};
-use super::error::{Attempted as _, StoreError};
+use super::error::{StoreError, WithAction as _};
 use super::postgres::Server;
 use super::retry::TransactionRetry;
 use super::statement::{Statement, Value, bound_ids, postgres_arguments, sqlite_arguments};
 use super::tx::Row;
 
 impl Store {
-    /// Returns all rows of a query. On PostgreSQL it runs again after a transient failure.
+    /// Returns all rows of a query. On PostgreSQL the query runs again after a transient failure.
     pub(in crate::store) async fn fetch_all<R: Row>(
         &self,
-        doing: &'static str,
+        action: &'static str,
         statement: impl Into<Statement> + Send,
         values: &[Value<'_>],
     ) -> Result<Vec<R>, StoreError> {
@@ -39,28 +39,28 @@ impl Store {
                 }
             }
         };
-        rows.attempted(doing)
+        rows.with_action(action)
     }
 
     /// Returns the row of a query, or `None`. The query has at most one row.
     pub(in crate::store) async fn fetch_optional<R: Row>(
         &self,
-        doing: &'static str,
+        action: &'static str,
         statement: impl Into<Statement> + Send,
         values: &[Value<'_>],
     ) -> Result<Option<R>, StoreError> {
-        Ok(self.fetch_all(doing, statement, values).await?.pop())
+        Ok(self.fetch_all(action, statement, values).await?.pop())
     }
 
-    /// Returns the row of a query that always has one, such as an aggregate.
+    /// Returns the row of a query that always has one row, such as an aggregate.
     pub(in crate::store) async fn fetch_one<R: Row>(
         &self,
-        doing: &'static str,
+        action: &'static str,
         statement: impl Into<Statement> + Send,
         values: &[Value<'_>],
     ) -> Result<R, StoreError> {
-        let row = self.fetch_optional(doing, statement, values).await?;
-        row.ok_or(sqlx::Error::RowNotFound).attempted(doing)
+        let row = self.fetch_optional(action, statement, values).await?;
+        row.ok_or(sqlx::Error::RowNotFound).with_action(action)
     }
 }
 
@@ -70,7 +70,7 @@ async fn fetch_from<R: Row>(
     values: &[Value<'_>],
 ) -> Result<Vec<R>, sqlx::Error> {
     let arguments = postgres_arguments(values)?;
-    let mut tx = server.begin_to_read().await?;
+    let mut tx = server.begin_read_only().await?;
     let rows = tx.fetch_all(sqlx::query_as_with(sql, arguments).persistent(false), bound_ids(values)).await?;
     tx.commit().await?;
     Ok(rows)

@@ -1,9 +1,9 @@
 //! Opens and closes an SQLite file.
 //!
 //! The file is always in WAL mode. A reader needs the -wal and -shm files, and can create them only
-//! with write access to the folder. SQLite removes them with the last connection that can write. So
-//! [`SqliteFile::close`] leaves one connection open until the process ends. Then the side files
-//! remain, as after a kill.
+//! with write access to the folder. SQLite removes them when the last connection that can write is
+//! closed. So [`SqliteFile::close`] leaves one connection open until the process ends, and the side
+//! files remain, as after a kill.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::ErrorKind;
@@ -22,25 +22,36 @@ use tokio::time::Instant;
 use tracing::log::LevelFilter;
 
 use super::error::StoreError;
-use super::in_use::InUse;
+use super::in_use::InUseLock;
 use super::open_file::OpenFile;
 use super::statement::{query, query_as};
 
 /// How long a transaction waits for the writers of this process and of others.
 pub(super) const WRITER_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long SQLite itself waits for another process.
+/// How long SQLite itself waits for the lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long opening waits for another process that creates the file or switches it to WAL mode, for
-/// which SQLite does not wait.
+/// How long opening waits for another process that creates the file or switches it to WAL mode.
+/// SQLite itself does not wait for that.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two attempts to open the file.
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
+/// The pause between two checks whether the writing connection is idle.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a checkpoint waits for readers and other writers.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing waits for a running transaction.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long abandoning a displaced file waits for a running transaction. Its commit will fail.
+/// How long abandoning a displaced file waits for a running transaction, whose commit will fail.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum number of reading connections.
+const READERS: u32 = 4;
+/// How long a reading connection may be idle before it is closed.
+const READER_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The page cache of a reading connection. A negative number is a size in KiB.
+const READER_CACHE: &str = "-2048";
+/// The page cache of the writing connection. Pages are accessed in order, so a larger cache uses
+/// memory without being faster.
+const WRITER_CACHE: &str = "-8192";
 
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,54 +66,60 @@ pub(super) enum Access {
 /// only read.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct SqliteFile {
+    /// The path without symbolic links.
     pub(in crate::store) path: PathBuf,
     writer: SqlitePool,
     readers: SqlitePool,
-    /// Whether `writer` may write.
-    writes: bool,
+    /// False if the file was opened for reading only. Then `writer` cannot write.
+    is_writable: bool,
     /// Held while the file is open for writing.
-    in_use: Arc<Mutex<Option<InUse>>>,
-    open: OpenFile,
+    in_use_lock: Arc<Mutex<Option<InUseLock>>>,
+    open_file: OpenFile,
 }
 
 impl SqliteFile {
     pub(super) async fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
-        let at = || format!("sqlite:{}", path.display());
+        let location = || format!("sqlite:{}", path.display());
         if access == Access::Create {
             create_folder(path)?;
         } else if !path.exists() {
-            return Err(StoreError::Absent { at: at() });
+            return Err(StoreError::Absent { at: location() });
         }
-        let in_use = match access {
+        let in_use_lock = match access {
             Access::Read => Ok(None),
-            Access::Write | Access::Create => InUse::lock_shared(path).map(Some),
+            Access::Write | Access::Create => InUseLock::lock_shared(path).map(Some),
         };
-        if let Err(error @ StoreError::BeingRestored { .. }) = in_use {
+        // While `restore` replaces the file, no new file may be created.
+        if let Err(error @ StoreError::BeingRestored { .. }) = in_use_lock {
             return Err(error);
         }
         if access == Access::Create {
             create_file(path)?;
         }
-        let open = OpenFile::at(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
-        let path = open.path().to_owned();
+        let open_file =
+            OpenFile::at(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+        let path = open_file.resolved_path().to_owned();
         let options = connect_options(&path, access);
-        let writer =
-            connect_writer(&options, &open).await.map_err(|source| StoreError::Open { at: at(), source })?;
+        let writer = connect_writer(&options, &open_file)
+            .await
+            .map_err(|source| StoreError::Open { at: location(), source })?;
         let readers = SqlitePoolOptions::new()
-            .max_connections(4)
-            .idle_timeout(Duration::from_secs(60))
+            .max_connections(READERS)
+            .idle_timeout(READER_IDLE_TIMEOUT)
             .acquire_slow_level(LevelFilter::Off)
-            .connect_lazy_with(options.read_only(true).pragma("cache_size", "-2048"));
-        // If the lock file cannot be used, the database usually cannot either, and its error says
-        // more.
-        let in_use = Arc::new(Mutex::new(in_use?));
-        let file = Self { path, writer, readers, writes: access != Access::Read, open, in_use };
+            .connect_lazy_with(options.read_only(true).pragma("cache_size", READER_CACHE));
+        // Other errors of the lock are returned only now. If the lock file cannot be used, opening
+        // the database usually fails as well, with an error that says more.
+        let in_use_lock = Arc::new(Mutex::new(in_use_lock?));
+        let is_writable = access != Access::Read;
+        let file = Self { path, writer, readers, is_writable, in_use_lock, open_file };
         // The file may have been replaced since its id was read.
         file.check_in_place()?;
         Ok(file)
     }
 
-    /// Returns the inode number and the creation time of the file. They distinguish it from a copy.
+    /// Returns the inode number and the creation time of the file, which distinguish the file from
+    /// a copy.
     pub(in crate::store) fn identity(&self) -> Result<String, StoreError> {
         let open_error = |source| {
             let at = format!("sqlite:{}", self.path.display());
@@ -114,30 +131,31 @@ impl SqliteFile {
         Ok(format!("{}/{}", file.ino(), created.unwrap_or_default().as_nanos()))
     }
 
+    /// Returns a handle of the same file that cannot write.
     pub(super) fn only_reading(&self) -> Self {
-        Self { writer: self.readers.clone(), writes: false, ..self.clone() }
+        Self { writer: self.readers.clone(), is_writable: false, ..self.clone() }
     }
 
-    /// Fails if the path no longer leads to the open file. Then all later calls fail as well.
+    /// Fails if the path no longer leads to the open file. After a failure all later calls fail.
     pub(in crate::store) fn check_in_place(&self) -> Result<(), StoreError> {
-        self.open.check_in_place()
+        self.open_file.check_in_place()
     }
 
-    /// Returns the pool of the writing connection. Fails as `check_in_place`.
+    /// Returns the pool of the writing connection. Fails like [`Self::check_in_place`].
     pub(in crate::store) fn writer(&self) -> Result<&SqlitePool, StoreError> {
         self.check_in_place()?;
         Ok(&self.writer)
     }
 
-    /// Returns the pool of the reading connections. Fails as `check_in_place`.
+    /// Returns the pool of the reading connections. Fails like [`Self::check_in_place`].
     pub(in crate::store) fn readers(&self) -> Result<&SqlitePool, StoreError> {
         self.check_in_place()?;
         Ok(&self.readers)
     }
 
-    /// Waits until the path is found to lead to another file or to none.
+    /// Waits until [`Self::check_in_place`] has failed.
     pub(super) async fn displaced(&self) {
-        self.open.displaced().await;
+        self.open_file.displaced().await;
     }
 
     /// Closes the file: checkpoints the write-ahead log, and leaves the writing connection open
@@ -145,55 +163,59 @@ impl SqliteFile {
     /// reader has a transaction open.
     pub(super) async fn close(&self) -> Result<bool, sqlx::Error> {
         self.readers.close().await;
-        if !self.writes || self.writer.is_closed() {
+        if !self.is_writable || self.writer.is_closed() {
             return Ok(true);
         }
-        let stays_open = self.open.mark_left_open();
+        let stays_open = self.open_file.mark_left_open();
         if stays_open {
-            // The clone keeps the connection open if the caller cancels this function during the
-            // wait.
+            // A pool closes its connections when its last clone is dropped. A leaked clone keeps
+            // the connection open even if the caller cancels this function during the wait below.
             std::mem::forget(self.writer.clone());
         }
         let Some(mut writer) = self.idle_writer(CLOSE_TIMEOUT).await else { return Ok(true) };
         let checkpointed = checkpoint(&mut writer).await;
         self.retire_writer(writer, stays_open).await;
-        self.end_use();
+        self.release_in_use_lock();
         checkpointed
     }
 
-    /// Releases the in-use lock. A connection that stays open is not used any more.
-    fn end_use(&self) {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Releases the in-use lock, although a connection may stay open: it is not used any more.
+    fn release_in_use_lock(&self) {
+        self.in_use_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Closes a displaced file: checkpoints its write-ahead log, and removes the side files that it
-    /// left beside the path, so that SQLite does not use them with the next file. Fails if a reader
-    /// prevents that, or if the path leads to no file. Idempotent.
+    /// left at the path, so that SQLite does not use them with the new file there. Fails if a
+    /// reader uses the side files, or if no file is at the path. Idempotent.
     pub(super) async fn abandon(&self) -> Result<(), StoreError> {
         self.readers.close().await;
-        if self.writes && !self.writer.is_closed() {
-            let in_use = || StoreError::SideFilesInUse { path: self.path.clone() };
+        if self.is_writable && !self.writer.is_closed() {
+            let side_files_in_use = || StoreError::SideFilesInUse { path: self.path.clone() };
             if let Some(mut writer) = self.idle_writer(ABANDON_TIMEOUT).await {
                 // An error is ignored, because the file is not used any more.
-                if !checkpoint(&mut writer).await.unwrap_or(true) {
-                    return Err(in_use());
+                let is_checkpointed = checkpoint(&mut writer).await.unwrap_or(true);
+                if !is_checkpointed {
+                    return Err(side_files_in_use());
                 }
-                self.retire_writer(writer, self.open.mark_left_open()).await;
+                self.retire_writer(writer, self.open_file.mark_left_open()).await;
             } else if self.writer.size() > 0 {
-                return Err(in_use());
+                // A transaction of this process did not end in time.
+                return Err(side_files_in_use());
             }
         }
-        self.end_use();
-        self.open.remove_side_files()
+        self.release_in_use_lock();
+        self.open_file.remove_side_files()
     }
 
-    /// Returns the writing connection when no transaction uses it, or `None` if there is none or it
-    /// stays in use until `timeout`. Never opens one, because the path may lead to another file.
+    /// Waits until no transaction uses the writing connection, and returns it. Returns `None` if no
+    /// connection is open, or if a transaction still uses it after `timeout`. Never opens a
+    /// connection, because the path may lead to another file.
     async fn idle_writer(&self, timeout: Duration) -> Option<PoolConnection<Sqlite>> {
         let polling = async {
             loop {
                 match self.writer.try_acquire() {
-                    None if self.writer.size() > 0 => tokio::time::sleep(Duration::from_millis(20)).await,
+                    // A connection is open, and a transaction uses it.
+                    None if self.writer.size() > 0 => tokio::time::sleep(IDLE_POLL_INTERVAL).await,
                     writer => return writer,
                 }
             }
@@ -201,10 +223,11 @@ impl SqliteFile {
         tokio::time::timeout(timeout, polling).await.ok().flatten()
     }
 
-    /// Stops using the writing connection. With `stays_open`, leaves it open until the process ends,
-    /// because SQLite removes the side files at the path when the last connection is closed. Readers
-    /// need these files. If the file was displaced, they belong to another file.
+    /// Closes the writing pool and its connection. With `stays_open`, leaves the connection open
+    /// until the process ends: when the last connection closes, SQLite removes the side files at
+    /// the path. Readers need these files. If the file was displaced, they belong to another file.
     async fn retire_writer(&self, writer: PoolConnection<Sqlite>, stays_open: bool) {
+        // The pool counts as closed from this call on, so that nobody takes the connection.
         let closing = self.writer.close();
         if stays_open {
             std::mem::forget(writer.detach());
@@ -216,10 +239,13 @@ impl SqliteFile {
 }
 
 /// Opens the connection that writes. Waits while another process creates the file.
-async fn connect_writer(options: &SqliteConnectOptions, open: &OpenFile) -> Result<SqlitePool, sqlx::Error> {
+async fn connect_writer(
+    options: &SqliteConnectOptions,
+    open_file: &OpenFile,
+) -> Result<SqlitePool, sqlx::Error> {
     let deadline = Instant::now() + OPEN_TIMEOUT;
     loop {
-        let side_files = open.clone();
+        let open_file = open_file.clone();
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
             // While this connection is open, the -wal and -shm files exist. Other users cannot read
@@ -230,7 +256,8 @@ async fn connect_writer(options: &SqliteConnectOptions, open: &OpenFile) -> Resu
             .acquire_timeout(WRITER_TIMEOUT)
             .acquire_slow_level(LevelFilter::Off)
             .after_connect(move |_, _| {
-                side_files.record_side_files();
+                // Connecting reads the file, for which SQLite creates missing side files.
+                open_file.record_side_files();
                 Box::pin(async { Ok(()) })
             })
             // When the disk is full, SQLite rolls the transaction back itself. Then the driver's
@@ -263,28 +290,30 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
 async fn checkpoint(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let busy_timeout = format!("PRAGMA busy_timeout = {}", CHECKPOINT_TIMEOUT.as_millis());
     query(sqlx::AssertSqlSafe(busy_timeout)).execute(&mut *connection).await?;
-    let (_busy, in_log, moved): (i64, i64, i64) =
+    let (_busy, frames_in_log, frames_moved): (i64, i64, i64) =
         query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
-    // The connection may stay open without being used again.
+    // The connection may stay open without being used again, and should not keep its page cache.
     query("PRAGMA shrink_memory").execute(connection).await?;
-    // The busy flag does not matter if all frames were moved: another process writes or
-    // checkpoints, and truncates the log later.
-    Ok(in_log == moved)
+    // If all frames were moved to the database file, the busy flag does not matter: another process
+    // writes or checkpoints, and truncates the log later.
+    Ok(frames_in_log == frames_moved)
 }
 
 /// Creates the folder of a file if it does not exist. A new folder is accessible only to its owner.
 fn create_folder(path: &Path) -> Result<(), StoreError> {
     let folder = folder_of(path);
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|source| StoreError::Folder { path: folder.to_owned(), source })
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    created.map_err(|source| StoreError::Folder { path: folder.to_owned(), source })
 }
 
 /// Creates the file if it does not exist. A new file is accessible only to its owner. If the
 /// folder is readable for the group and closed to others, the group may also read the file.
 fn create_file(path: &Path) -> Result<(), StoreError> {
     let file_error = |source| StoreError::File { path: path.to_owned(), source };
-    let granted = std::fs::metadata(folder_of(path)).map_err(file_error)?.mode();
-    let mode = if granted & 0o057 == 0o050 { 0o640 } else { 0o600 };
+    let folder_mode = std::fs::metadata(folder_of(path)).map_err(file_error)?.mode();
+    let group_may_read_folder = folder_mode & 0o050 == 0o050;
+    let others_may_access_folder = folder_mode & 0o007 != 0;
+    let mode = if group_may_read_folder && !others_may_access_folder { 0o640 } else { 0o600 };
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Err(source) if source.kind() != ErrorKind::AlreadyExists => Err(file_error(source)),
         _ => Ok(()),
@@ -298,15 +327,14 @@ fn folder_of(path: &Path) -> &Path {
 fn connect_options(path: &Path, access: Access) -> SqliteConnectOptions {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        // A file that was deleted must not be replaced by an empty one.
+        // If the file was deleted, SQLite must not create an empty one.
         .create_if_missing(false)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
-        // In KiB. Pages are accessed in order, so a larger cache uses memory without being faster.
-        .pragma("cache_size", "-8192")
+        .pragma("cache_size", WRITER_CACHE)
         .pragma("trusted_schema", "OFF")
-        // The driver would warn of each statement over a second, such as a checkpoint of a large
-        // log. Operators cannot act on that.
+        // The driver would log a warning for each statement that takes over a second, such as a
+        // checkpoint of a large log. Operators cannot act on such a warning.
         .disable_statement_logging();
     match access {
         // A command that only reads sorts little, and may lack a folder for temporary files.
@@ -321,9 +349,10 @@ fn connect_options(path: &Path, access: Access) -> SqliteConnectOptions {
     }
 }
 
-/// Returns the database's folder as an SQL literal for temporary files, or `None` if it is not
-/// writable. Temporary data in memory would be unbounded: a statement that changes many rows keeps
-/// the previous version of each page. The default folders may be read-only, or small and in memory.
+/// Returns the folder for SQLite's temporary files as an SQL literal: the folder of the database.
+/// Returns `None` if that is not writable. A statement that changes many rows writes the previous
+/// version of each page to a temporary file. Memory would not suffice for that, and SQLite's
+/// default folders may be read-only, or small and in memory.
 ///
 /// The setting applies to the entire process. If SQLite cannot write to the folder, it uses the
 /// first usable default folder.
@@ -334,10 +363,10 @@ fn temporary_folder(path: &Path) -> Option<String> {
     Some(format!("'{}'", folder.to_str()?.replace('\'', "''")))
 }
 
-/// Returns the path of a file beside the database, named `<database>.<what>`.
-pub(in crate::store) fn beside(database: &Path, what: &str) -> PathBuf {
+/// Returns the path of a file beside the database, named `<database>.<suffix>`.
+pub(in crate::store) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".");
-    name.push(what);
+    name.push(suffix);
     PathBuf::from(name)
 }

@@ -10,7 +10,7 @@ use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments as _, Database, FromRow, SqlSafeStr};
 
-/// The text of a statement: the same for both engines, or one for each.
+/// The SQL of a statement: the same text for both engines, or one text for each.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) enum Statement {
     Shared(&'static str),

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::error::{Attempted as _, StoreError};
+use super::error::{StoreError, WithAction as _};
 use super::postgres::Server;
 use super::statement::query_as;
 
@@ -28,19 +28,19 @@ const IDENTITY: &str = concat!("SELECT ", storage_identity!());
 pub(in crate::store) struct PostgresStorage(String);
 
 impl PostgresStorage {
-    pub(in crate::store) async fn of(server: &Server) -> Result<Self, StoreError> {
-        match read(server).await {
+    pub(in crate::store) async fn read_from(server: &Server) -> Result<Self, StoreError> {
+        match read_identity(server).await {
             Ok(identity) => Ok(Self(identity)),
-            // The function is missing or forbidden (42), not supported (0A), or unavailable on a
-            // standby (55).
+            // Classes of SQLSTATE: a function is missing or forbidden (42), not supported (0A), or
+            // unavailable on a standby (55).
             Err(sqlx::Error::Database(error))
                 if error
                     .code()
-                    .is_some_and(|code| ["42", "0A", "55"].iter().any(|c| code.starts_with(c))) =>
+                    .is_some_and(|code| ["42", "0A", "55"].iter().any(|class| code.starts_with(class))) =>
             {
                 Ok(Self(String::new()))
             }
-            Err(error) => Err(error).attempted("read the identity of the server"),
+            Err(error) => Err(error).with_action("read the identity of the server"),
         }
     }
 
@@ -59,8 +59,8 @@ impl fmt::Display for PostgresStorage {
     }
 }
 
-async fn read(server: &Server) -> Result<String, sqlx::Error> {
-    let mut tx = server.begin_to_read().await?;
+async fn read_identity(server: &Server) -> Result<String, sqlx::Error> {
+    let mut tx = server.begin_read_only().await?;
     let (identity,): (String,) = tx.fetch_one(query_as(IDENTITY)).await?;
     tx.commit().await?;
     Ok(identity)

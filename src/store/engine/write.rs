@@ -3,7 +3,7 @@
 //! The body of a transaction is a plain function that takes a [`Tx`]. It runs in this loop:
 //!
 //! ```ignore
-//! let mut write = store.write("conclude a crawl", Some(lease));
+//! let mut write = store.write("conclude a crawl", Some(lease.token()));
 //! loop {
 //!     let mut tx = write.begin().await?;
 //!     let outcome = conclude(&mut tx, &closing).await;
@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! The body may run more than once, each time in a new transaction. No earlier attempt was
-//! committed. The body must not carry state from one attempt to the next.
+//! The body may run more than once, each time in a new transaction. When it runs again, no earlier
+//! attempt was committed. The body must not carry state from one attempt to the next.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::database::{Engine, Store};
-use super::error::{Attempted as _, StoreError};
+use super::error::{StoreError, WithAction as _};
 use super::fence::Fence;
 use super::newest_crawl::NewestCrawl;
 use super::postgres::Server;
 use super::retry::TransactionRetry;
 use super::sqlite::{SqliteFile, WRITER_TIMEOUT, is_busy};
 use super::statement::query_as;
-use super::tx::{Inner, Tx};
+use super::tx::{EngineTx, Tx};
 
 const TRANSACTION_NUMBER: &str = "SELECT CAST(pg_current_xact_id() AS TEXT)";
 /// Returns `committed`, `aborted`, `in progress`, or NULL for an old transaction.
@@ -39,65 +39,69 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// One transaction that writes, with all its attempts.
 pub(in crate::store) struct Write<'a> {
     engine: &'a Engine,
-    doing: &'static str,
+    action: &'static str,
     token: Option<FencingToken<'a>>,
     retry: TransactionRetry,
 }
 
-/// The fencing token of a lease. A transaction of a holder that has lost its lease fails.
+/// The fencing token of a lease. It makes a transaction fail if its process has lost the lease.
 #[derive(Clone, Copy)]
 pub(in crate::store) enum FencingToken<'a> {
+    /// On SQLite.
     Crawl(&'a NewestCrawl),
+    /// On PostgreSQL.
     Row(&'a Fence),
 }
 
 impl Store {
-    /// Starts a transaction that writes. With a fencing token it is committed only while the lease
-    /// is held.
+    /// Starts a transaction that writes. `action` names it in errors, as a verb phrase. With a
+    /// fencing token, the transaction is committed only while the lease is held.
     pub(in crate::store) fn write<'a>(
         &'a self,
-        doing: &'static str,
+        action: &'static str,
         token: Option<FencingToken<'a>>,
     ) -> Write<'a> {
         let retry = TransactionRetry::within(self.engine.limits().statement);
-        Write { engine: &self.engine, doing, token, retry }
+        Write { engine: &self.engine, action, token, retry }
     }
 }
 
 impl Write<'_> {
+    /// Begins an attempt.
     pub(in crate::store) async fn begin(&mut self) -> Result<Tx, StoreError> {
-        let inner = match self.engine {
+        let engine_tx = match self.engine {
             Engine::Sqlite(file) => return self.begin_on_sqlite(file).await,
             Engine::Postgres(server) => loop {
                 match server.begin().await {
                     Err(error) if self.retry.pause_before_retry(&error).await => {}
-                    begun => break begun.map(Inner::Postgres),
+                    begun => break begun.map(EngineTx::Postgres),
                 }
             },
         };
-        inner.map(|inner| Tx { doing: self.doing, inner }).attempted(self.doing)
+        engine_tx.map(|engine_tx| Tx { action: self.action, engine_tx }).with_action(self.action)
     }
 
     async fn begin_on_sqlite(&self, file: &SqliteFile) -> Result<Tx, StoreError> {
-        // A deferred transaction that first reads and then writes would fail at once if another one
-        // had written in between.
         let deadline = Instant::now() + WRITER_TIMEOUT;
-        let mut waits = false;
+        let mut was_logged = false;
         let begun = loop {
+            // IMMEDIATE takes the write lock at once. A deferred transaction that reads first would
+            // fail at its first write if another process had written in between.
             match file.writer()?.begin_with("BEGIN IMMEDIATE").await {
                 Err(error) if is_busy(&error) && Instant::now() < deadline => {
-                    if !waits {
+                    if !was_logged {
                         warn!("waiting for another process that writes to {}: {error}", file.path.display());
                     }
-                    waits = true;
+                    was_logged = true;
                 }
                 begun => break begun,
             }
         };
         // The wait for the connection may have taken minutes.
         file.check_in_place()?;
-        let mut tx =
-            begun.map(|tx| Tx { doing: self.doing, inner: Inner::Sqlite(tx) }).attempted(self.doing)?;
+        let mut tx = begun
+            .map(|tx| Tx { action: self.action, engine_tx: EngineTx::Sqlite(tx) })
+            .with_action(self.action)?;
         if let Some(FencingToken::Crawl(newest)) = self.token {
             newest.check(&mut tx).await?;
         }
@@ -109,37 +113,38 @@ impl Write<'_> {
     pub(in crate::store) async fn end<T>(
         &mut self,
         mut tx: Tx,
-        outcome: Result<T, StoreError>,
+        body_result: Result<T, StoreError>,
     ) -> Option<Result<T, StoreError>> {
-        let outcome = match outcome {
+        let value = match body_result {
             Ok(value) => value,
-            Err(error) => return self.failed(tx, error).await,
+            Err(error) => return self.roll_back(tx, error).await,
         };
         let server = match self.engine {
             Engine::Postgres(server) => server,
             Engine::Sqlite(file) => {
                 // A commit to a file that was moved or deleted would be lost.
                 if let Err(displaced) = file.check_in_place() {
-                    return self.failed(tx, displaced).await;
+                    return self.roll_back(tx, displaced).await;
                 }
-                return Some(tx.commit().await.attempted(self.doing).map(|()| outcome));
+                return Some(tx.commit().await.with_action(self.action).map(|()| value));
             }
         };
-        let confirmed = Instant::now();
-        let number = match self.confirm(&mut tx).await {
-            Ok(number) => number,
-            Err(error) => return self.failed(tx, error).await,
+        let renewal_sent_at = Instant::now();
+        let transaction_number = match self.run_last_statement(&mut tx).await {
+            Ok(transaction_number) => transaction_number,
+            Err(error) => return self.roll_back(tx, error).await,
         };
         if let Err(error) = tx.commit().await {
             if !self.retry.pause_before_retry(&error).await {
-                return Some(Err(error).attempted(self.doing));
+                return Some(Err(error).with_action(self.action));
             }
-            match was_committed(server, &number, &mut self.retry).await {
+            // The answer to COMMIT may have been lost after the server committed.
+            match was_committed(server, &transaction_number, &mut self.retry).await {
                 Some(true) => {}
                 Some(false) => return None,
-                None => return Some(Err(error).attempted(self.doing)),
+                None => return Some(Err(error).with_action(self.action)),
             }
-            // In another storage, the number may belong to another transaction.
+            // On another storage, the same number may belong to another transaction.
             if let Some(FencingToken::Row(fence)) = self.token
                 && let Err(replaced) = fence.require_same_server(server).await
             {
@@ -147,21 +152,22 @@ impl Write<'_> {
             }
         }
         if let Some(FencingToken::Row(fence)) = self.token {
-            fence.set_renewed(confirmed);
+            fence.record_renewal(renewal_sent_at);
         }
-        Some(Ok(outcome))
+        Some(Ok(value))
     }
 
-    /// Runs the last statement of a transaction: checks a lease of PostgreSQL, and returns the
-    /// transaction's number.
-    async fn confirm(&self, tx: &mut Tx) -> Result<String, StoreError> {
+    /// Runs the last statement of a transaction on PostgreSQL. It returns the transaction's number,
+    /// and renews the lease if the transaction has a fencing token.
+    async fn run_last_statement(&self, tx: &mut Tx) -> Result<String, StoreError> {
         match self.token {
-            Some(FencingToken::Row(fence)) => fence.confirm(tx, self.engine.limits().lease).await,
+            Some(FencingToken::Row(fence)) => fence.renew_in(tx, self.engine.limits().lease).await,
             _ => tx.fetch_one(TRANSACTION_NUMBER, &[]).await.map(|(number,)| number),
         }
     }
 
-    async fn failed<T>(&mut self, tx: Tx, error: StoreError) -> Option<Result<T, StoreError>> {
+    /// Rolls a failed attempt back. Returns `None` if the body must run again, or the error.
+    async fn roll_back<T>(&mut self, tx: Tx, error: StoreError) -> Option<Result<T, StoreError>> {
         // If the rollback fails, the connection is broken, and the pool discards it.
         tx.rollback().await;
         match &error {
@@ -178,27 +184,32 @@ impl Write<'_> {
 
 impl Tx {
     async fn commit(self) -> Result<(), sqlx::Error> {
-        match self.inner {
-            Inner::Sqlite(tx) => tx.commit().await,
-            Inner::Postgres(tx) => tx.commit().await,
+        match self.engine_tx {
+            EngineTx::Sqlite(tx) => tx.commit().await,
+            EngineTx::Postgres(tx) => tx.commit().await,
         }
     }
 
     async fn rollback(self) {
-        let _ = match self.inner {
-            Inner::Sqlite(tx) => tx.rollback().await,
-            Inner::Postgres(tx) => tx.rollback().await,
+        let _ = match self.engine_tx {
+            EngineTx::Sqlite(tx) => tx.rollback().await,
+            EngineTx::Postgres(tx) => tx.rollback().await,
         };
     }
 }
 
-/// Asks the server whether a transaction whose COMMIT got no answer was committed. Returns `None`
-/// if the server does not know.
-async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRetry) -> Option<bool> {
-    // The server ends the session of the broken connection within this time.
-    let deadline = Instant::now() + server.limits().abandoned_session();
+/// Asks the server whether a transaction whose COMMIT failed or got no answer was committed.
+/// Returns `None` if the server does not know.
+async fn was_committed(
+    server: &Server,
+    transaction_number: &str,
+    retry: &mut TransactionRetry,
+) -> Option<bool> {
+    // The server ends the session of the broken connection, and so the transaction, within this
+    // time.
+    let deadline = Instant::now() + server.limits().abandoned_session_limit();
     loop {
-        match transaction_status(server, number).await {
+        match transaction_status(server, transaction_number).await {
             Ok(status) => match status.as_deref() {
                 Some("committed") => return Some(true),
                 Some("aborted") => return Some(false),
@@ -217,9 +228,13 @@ async fn was_committed(server: &Server, number: &str, retry: &mut TransactionRet
     }
 }
 
-async fn transaction_status(server: &Server, number: &str) -> Result<Option<String>, sqlx::Error> {
-    let mut tx = server.begin_to_read().await?;
-    let (status,): (Option<String>,) = tx.fetch_one(query_as(TRANSACTION_STATUS).bind(number)).await?;
+async fn transaction_status(
+    server: &Server,
+    transaction_number: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let mut tx = server.begin_read_only().await?;
+    let (status,): (Option<String>,) =
+        tx.fetch_one(query_as(TRANSACTION_STATUS).bind(transaction_number)).await?;
     tx.commit().await?;
     Ok(status)
 }

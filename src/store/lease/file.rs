@@ -10,22 +10,22 @@ use rustix::fs::{major, minor};
 use tracing::warn;
 
 use crate::store::engine::StoreError;
-use crate::store::engine::lock_file::{NO_FOLLOW, open};
+use crate::store::engine::lock_file::{self, NO_FOLLOW};
 
 /// The pause between two attempts to take a lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The number of pauses before a wait is logged. Processes that start together wait for each other
-/// briefly.
+/// The number of pauses after which a wait is logged: 1 s. Processes that start together wait for
+/// each other for less.
 const WAITS_UNTIL_LOGGED: u32 = 5;
 /// The maximum number of attempts to lock a file that is removed between opening and locking.
-const MAX_RACES: u32 = 5;
-/// The maximum number of attempts to lock a file that other processes examine, and the pause between
-/// two of them. [`is_locked`] has the file locked for microseconds.
-const MAX_EXAMINATIONS: u32 = 100;
-const EXAMINATION_PAUSE: Duration = Duration::from_micros(200);
+const MAX_OPEN_ATTEMPTS: u32 = 5;
+/// The maximum number of attempts to lock a file that other processes examine with [`is_locked`].
+const MAX_LOCK_ATTEMPTS: u32 = 100;
+/// The pause between two of these attempts. [`is_locked`] has the file locked for microseconds.
+const LOCK_RETRY_PAUSE: Duration = Duration::from_micros(200);
 
-/// Returns whether a process has the file locked. Returns `None` if this user may not open the
-/// file.
+/// Returns whether a process has the file locked exclusively. Returns `None` if this user may not
+/// open the file. Takes a shared lock for a moment.
 pub(super) fn is_locked(path: &Path) -> Result<Option<bool>, StoreError> {
     let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
     let file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path) {
@@ -40,21 +40,22 @@ pub(super) fn is_locked(path: &Path) -> Result<Option<bool>, StoreError> {
     }
 }
 
-/// Returns the process that has the file locked: "process 1234 (tim-group-sync)". Returns "another
-/// process" if the system does not reveal it, for example in a container.
-pub(super) fn holder(path: &Path) -> String {
-    let found = symlink_metadata(path).ok().and_then(|file| {
+/// Describes the process that has the file locked: "process 1234 (tim-group-sync)". Returns
+/// "another process" if the system does not reveal the process, for example in a container.
+pub(super) fn describe_holder(path: &Path) -> String {
+    let description = symlink_metadata(path).ok().and_then(|file| {
         let locks = read_to_string("/proc/locks").ok()?;
-        let pid = holder_in(&locks, &file)?;
+        let pid = pid_of_holder(&locks, &file)?;
         let name = read_to_string(format!("/proc/{pid}/comm")).ok()?;
         Some(format!("process {pid} ({})", name.trim_end()))
     });
-    found.unwrap_or_else(|| "another process".to_owned())
+    description.unwrap_or_else(|| "another process".to_owned())
 }
 
-/// Returns the process id of a lock's holder from `/proc/locks`, whose lines have the form `1:
-/// FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`.
-fn holder_in<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
+/// Returns the id of the process that has a file locked. `locks` is the text of `/proc/locks`. Its
+/// lines end with process id, file (device and inode), start and end: `1: FLOCK  ADVISORY  WRITE
+/// 1234 08:01:5678 0 EOF`.
+fn pid_of_holder<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
     let id = format!("{:02x}:{:02x}:{}", major(file.dev()), minor(file.dev()), file.ino());
     locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
         [_, "FLOCK", _, _, pid, locked, ..] if locked == id => Some(pid),
@@ -62,22 +63,23 @@ fn holder_in<'a>(locks: &'a str, file: &Metadata) -> Option<&'a str> {
     })
 }
 
-/// Locks a file. Returns false if another process has it locked for itself. Waits for processes that
-/// only examine the file, so that `status` does not make an app look as if it were crawled.
+/// Locks a file exclusively. Returns false if another process has it locked exclusively. Waits for
+/// processes that only examine the file with [`is_locked`]. Otherwise a `status` command could make
+/// a crawl believe that another process crawls the app.
 fn lock_exclusively(file: &File) -> Result<bool, std::io::Error> {
-    for _ in 0..MAX_EXAMINATIONS {
+    for _ in 0..MAX_LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => return Ok(true),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(source),
         }
         match file.try_lock_shared() {
-            // Nobody has it locked for itself: it is examined, or it has just been unlocked.
+            // No process has it locked exclusively: it is examined, or was just unlocked.
             Ok(()) => file.unlock()?,
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(source)) => return Err(source),
         }
-        std::thread::sleep(EXAMINATION_PAUSE);
+        std::thread::sleep(LOCK_RETRY_PAUSE);
     }
     Ok(false)
 }
@@ -98,12 +100,12 @@ impl Drop for FileLock {
 }
 
 impl FileLock {
-    /// Locks a file. Creates it if it does not exist. Returns `None` if another process, or another
-    /// task of this process, has it locked.
+    /// Locks a file. If the file does not exist, creates it with the owner of `database`. Returns
+    /// `None` if another process, or another task of this process, has the file locked.
     pub(in crate::store) fn try_take(path: &Path, database: &Path) -> Result<Option<Self>, StoreError> {
         let lock_error = |source| StoreError::Lock { path: path.to_owned(), source };
-        for _ in 0..MAX_RACES {
-            let file = open(path, database).map_err(lock_error)?;
+        for _ in 0..MAX_OPEN_ATTEMPTS {
+            let file = lock_file::open(path, database).map_err(lock_error)?;
             if !lock_exclusively(&file).map_err(lock_error)? {
                 return Ok(None);
             }
@@ -115,9 +117,13 @@ impl FileLock {
         Err(StoreError::LockRemoved { path: path.to_owned() })
     }
 
-    /// Locks a file, and waits while it is locked. Logs a longer wait; `does` is a verb phrase for
-    /// what the process with the lock does.
-    pub(in crate::store) async fn take(path: &Path, database: &Path, does: &str) -> Result<Self, StoreError> {
+    /// Locks a file, and waits while another process has it locked. Logs a longer wait. `activity`
+    /// says in the log what the other process does, for example "upgrades the tables".
+    pub(in crate::store) async fn take(
+        path: &Path,
+        database: &Path,
+        activity: &str,
+    ) -> Result<Self, StoreError> {
         let mut waits = 0;
         loop {
             if let Some(lock) = Self::try_take(path, database)? {
@@ -125,7 +131,11 @@ impl FileLock {
             }
             waits += 1;
             if waits == WAITS_UNTIL_LOGGED {
-                warn!("waiting for {}, which {does} and has locked {}", holder(path), path.display());
+                warn!(
+                    "waiting for {}, which {activity} and has locked {}",
+                    describe_holder(path),
+                    path.display()
+                );
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -134,23 +144,24 @@ impl FileLock {
     /// Fails if the path no longer leads to the locked file. Another process could then lock a new
     /// file at the path.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
-        let (Ok(found), Ok(own)) = (symlink_metadata(&self.path), self.file.metadata()) else {
+        let (Ok(at_path), Ok(locked)) = (symlink_metadata(&self.path), self.file.metadata()) else {
             return Err(StoreError::LockRemoved { path: self.path.clone() });
         };
-        if (found.dev(), found.ino()) == (own.dev(), own.ino()) {
+        if (at_path.dev(), at_path.ino()) == (locked.dev(), locked.ino()) {
             Ok(())
         } else {
             Err(StoreError::LockRemoved { path: self.path.clone() })
         }
     }
 
-    /// Returns the first 64 bytes of the file as text. Returns an empty text if it cannot be read.
+    /// Returns the first 64 bytes of the file as text, or an empty text if the file cannot be read.
     pub(super) fn read(&mut self) -> String {
         let mut text = String::new();
         let _ = (&self.file).take(64).read_to_string(&mut text);
         text
     }
 
+    /// Replaces the content of the file.
     pub(super) fn write(&mut self, text: &str) -> Result<(), StoreError> {
         self.file
             .rewind()
@@ -169,15 +180,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let lock = FileLock::try_take(&path, &path).unwrap().unwrap();
-        let id = lock.file.metadata().unwrap();
-        let device = format!("{:02x}:{:02x}", major(id.dev()), minor(id.dev()));
+        let metadata = lock.file.metadata().unwrap();
+        let device = format!("{:02x}:{:02x}", major(metadata.dev()), minor(metadata.dev()));
         let locks = format!(
             "1: POSIX  ADVISORY  READ 11 {device}:{ino} 128 128\n2: FLOCK  ADVISORY  WRITE 22 ff:ff:{ino} 0 EOF\n\
              3: FLOCK  ADVISORY  WRITE 33 {device}:{ino} 0 EOF\n",
-            ino = id.ino()
+            ino = metadata.ino()
         );
-        assert_eq!(holder_in(&locks, &id), Some("33"));
-        assert_eq!(holder_in("", &id), None);
+        assert_eq!(pid_of_holder(&locks, &metadata), Some("33"));
+        assert_eq!(pid_of_holder("", &metadata), None);
     }
 
     #[test]

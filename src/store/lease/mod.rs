@@ -2,7 +2,7 @@
 //!
 //! SQLite: an exclusive lock on a file beside the database. The operating system releases it when
 //! the process ends. The file contains the earliest time of the next request, so that the call rate
-//! holds across processes. In case the file is removed and two processes hold a lock, every
+//! holds across processes. If the file is removed, two processes can hold a lock. Therefore every
 //! transaction checks a fencing token: no other process has opened a crawl of the app.
 //!
 //! PostgreSQL: a row that expires by the server's clock. The holder renews it while it works. Each
@@ -26,15 +26,17 @@ use super::engine::{
 };
 use crate::model::{CrawlId, SdkAppId};
 pub(super) use file::FileLock;
-use row::Row;
+use row::RowLease;
 
 /// The pause between two attempts to take a lease.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// The interval at which [`Lease::run_while_held`] checks a lock file.
+/// The interval at which [`Lease::run_while_held`] checks a lock file. A lease of PostgreSQL is
+/// renewed equally often.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(8);
 
-/// The right to crawl an app. When dropped, a file lock is released at once, and a row expires.
-/// [`Lease::release`] also records when the next holder may send its first request.
+/// The right to crawl an app. Callers end it with [`Lease::release`], which records when the next
+/// holder may send its first request. If it is dropped instead, a file lock is released at once,
+/// and a row expires.
 #[derive(Debug)]
 pub struct Lease {
     kind: LeaseKind,
@@ -44,33 +46,35 @@ pub struct Lease {
 enum LeaseKind {
     File {
         lock: FileLock,
-        newest: NewestCrawl,
-        /// The earliest time of the next request, as the previous holder recorded it.
-        not_before: Option<DateTime<Utc>>,
+        newest_crawl: NewestCrawl,
+        /// The earliest time of the first request, as the previous holder recorded it.
+        first_request_at: Option<DateTime<Utc>>,
     },
-    Row(Row),
+    Row(RowLease),
 }
 
+/// The process that holds the lease of an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeaseHolder {
     pub host: String,
-    /// When the holder took the lease. With SQLite, known only while a crawl is running: its start.
+    /// When the holder took the lease. With SQLite, when the running crawl started, or `None` if no
+    /// crawl is running.
     pub since: Option<DateTime<Utc>>,
 }
 
-const RUNNING_SINCE: &str = "
+const SELECT_RUNNING_CRAWL: &str = "
 SELECT c.host, c.started_at FROM crawl c JOIN app a ON a.app_id = c.app_id
 WHERE a.sdk_app_id = $1 AND c.status = 'running' ORDER BY c.crawl_id DESC LIMIT 1";
 
 impl Lease {
-    /// Returns how long the next request must wait to keep the previous holder's call rate. Callers
-    /// limit it to their own interval, because the clock of the previous holder may have been
-    /// wrong.
+    /// Returns how long the first request must wait, so that the call rate holds across holders.
+    /// Callers wait at most for their own request interval, because the clock of the previous
+    /// holder may have been wrong.
     #[must_use]
     pub fn pause(&self, now: DateTime<Utc>) -> Duration {
         match &self.kind {
-            LeaseKind::File { not_before, .. } => {
-                not_before.and_then(|at| (at - now).to_std().ok()).unwrap_or_default()
+            LeaseKind::File { first_request_at, .. } => {
+                first_request_at.and_then(|at| (at - now).to_std().ok()).unwrap_or_default()
             }
             LeaseKind::Row(row) => row.pause(),
         }
@@ -89,18 +93,18 @@ impl Lease {
         }
     }
 
-    /// Runs a future and renews the lease until it ends. The future is dropped when the lease is
+    /// Runs a future, and renews the lease until the future ends. Drops the future if the lease is
     /// lost or has expired.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] if another process has taken the lease,
     /// [`StoreError::LeaseExpired`] if it could not be renewed in time.
-    pub async fn run_while_held<T>(&self, run: impl Future<Output = T>) -> Result<T, StoreError> {
+    pub async fn run_while_held<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::select! {
             // The lease is polled first, because no request may be sent after it has expired.
             biased;
-            ended = self.until_lost() => Err(ended),
-            outcome = run => Ok(outcome),
+            lost = self.until_lost() => Err(lost),
+            output = work => Ok(output),
         }
     }
 
@@ -117,15 +121,16 @@ impl Lease {
         }
     }
 
-    /// Runs a future and renews several leases until it ends. The future is dropped if one is lost.
+    /// Runs a future, and renews several leases until the future ends. Drops the future if one of
+    /// the leases is lost or has expired.
     ///
     /// # Errors
     /// As [`Lease::run_while_held`].
     pub async fn run_while_all_held<T>(
         leases: &[Self],
-        run: impl Future<Output = T>,
+        work: impl Future<Output = T>,
     ) -> Result<T, StoreError> {
-        let ended = async {
+        let any_lost = async {
             // `select_all` panics without futures.
             if leases.is_empty() {
                 return pending().await;
@@ -133,16 +138,18 @@ impl Lease {
             select_all(leases.iter().map(|lease| Box::pin(lease.until_lost()))).await.0
         };
         tokio::select! {
+            // As in `run_while_held`.
             biased;
-            ended = ended => Err(ended),
-            outcome = run => Ok(outcome),
+            lost = any_lost => Err(lost),
+            output = work => Ok(output),
         }
     }
 
     /// Releases the lease. The next holder may send its first request at `now` plus `pause`.
     pub async fn release(self, now: DateTime<Utc>, pause: Duration) {
         match self.kind {
-            // If this fails, the API may throttle the next holder once, and its retry succeeds.
+            // A failure is ignored. Then the API may throttle the next holder once, whose retry
+            // succeeds.
             LeaseKind::File { mut lock, .. } => {
                 let _ = lock.write(&(now + pause).timestamp_millis().to_string());
             }
@@ -161,22 +168,22 @@ impl Lease {
     /// Returns the fencing token, which every transaction of the holder checks.
     pub(super) fn token(&self) -> FencingToken<'_> {
         match &self.kind {
-            LeaseKind::File { newest, .. } => FencingToken::Crawl(newest),
+            LeaseKind::File { newest_crawl, .. } => FencingToken::Crawl(newest_crawl),
             LeaseKind::Row(row) => FencingToken::Row(&row.fence),
         }
     }
 
     /// Records that the holder opened a crawl, see [`NewestCrawl`].
-    pub(super) fn opened(&self, crawl: CrawlId) {
-        if let LeaseKind::File { newest, .. } = &self.kind {
-            newest.opened(crawl);
+    pub(super) fn record_opened(&self, crawl: CrawlId) {
+        if let LeaseKind::File { newest_crawl, .. } = &self.kind {
+            newest_crawl.record_opened(crawl);
         }
     }
 
     /// Records that a crawl was closed, see [`NewestCrawl`].
-    pub(super) fn closed(&self, crawl: CrawlId) {
-        if let LeaseKind::File { newest, .. } = &self.kind {
-            newest.closed(crawl);
+    pub(super) fn record_closed(&self, crawl: CrawlId) {
+        if let LeaseKind::File { newest_crawl, .. } = &self.kind {
+            newest_crawl.record_closed(crawl);
         }
     }
 }
@@ -193,22 +200,23 @@ impl Store {
                 let Some(mut lock) = FileLock::try_take(&lock_file(file, app), &file.path)? else {
                     return Ok(None);
                 };
-                let not_before = lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
+                let first_request_at =
+                    lock.read().trim().parse().ok().and_then(DateTime::from_timestamp_millis);
                 let newest: Option<(i64, bool)> = self
                     .fetch_optional("take the lease of an app", NEWEST_CRAWL, &values![app.get()])
                     .await?;
-                let newest = NewestCrawl::new(app, newest.map(|(crawl, _)| CrawlId(crawl)));
-                Ok(Some(Lease { kind: LeaseKind::File { lock, newest, not_before } }))
+                let newest_crawl = NewestCrawl::new(app, newest.map(|(crawl, _is_running)| CrawlId(crawl)));
+                Ok(Some(Lease { kind: LeaseKind::File { lock, newest_crawl, first_request_at } }))
             }
             Engine::Postgres(server) => {
-                let row = Row::try_take(self, server, app, &this_host()).await?;
+                let row = RowLease::try_take(self, server, app, &this_host()).await?;
                 Ok(row.map(|row| Lease { kind: LeaseKind::Row(row) }))
             }
         }
     }
 
-    /// Takes the lease of an app, and waits while it is held. Before each pause, `on_wait` receives
-    /// the number of earlier pauses.
+    /// Takes the lease of an app, and waits while another process holds it. Before each pause,
+    /// `on_wait` receives the number of earlier pauses.
     ///
     /// # Errors
     /// As [`Store::try_lease`].
@@ -229,49 +237,51 @@ impl Store {
     /// # Errors
     /// If the lock file or the database cannot be read.
     pub async fn lease_holder(&self, app: SdkAppId) -> Result<Option<LeaseHolder>, StoreError> {
-        let (statement, is_locked) = match &self.engine {
-            Engine::Sqlite(file) => (RUNNING_SINCE, file::is_locked(&lock_file(file, app))?),
-            Engine::Postgres(_) => (row::HOLDER, None),
+        let (statement, is_file_locked) = match &self.engine {
+            Engine::Sqlite(file) => (SELECT_RUNNING_CRAWL, file::is_locked(&lock_file(file, app))?),
+            Engine::Postgres(_) => (row::SELECT_HOLDER, None),
         };
-        if is_locked == Some(false) {
+        if is_file_locked == Some(false) {
             return Ok(None);
         }
-        // If this user may not open the lock file, a running crawl shows that there is a holder.
+        // `is_file_locked` is `None` on PostgreSQL, and if this user may not open the lock file.
+        // Then a row that the statement returns shows that there is a holder.
         let values = values![app.get(), row::millis(self.engine.limits().lease)];
-        // `RUNNING_SINCE` has only one parameter.
-        let values = if statement == row::HOLDER { &values[..] } else { &values[..1] };
+        // `SELECT_RUNNING_CRAWL` has only one parameter.
+        let values = if statement == row::SELECT_HOLDER { &values[..] } else { &values[..1] };
         let holder: Option<(String, i64)> =
             self.fetch_optional("read which process crawls an app", statement, values).await?;
         Ok(match holder {
             Some((host, since)) => Some(LeaseHolder { host, since: DateTime::from_timestamp_millis(since) }),
             // A process that holds a file lock runs on this host.
-            None => is_locked.map(|_| LeaseHolder { host: this_host(), since: None }),
+            None => is_file_locked.map(|_| LeaseHolder { host: this_host(), since: None }),
         })
     }
 
-    /// Returns a name for the process that holds the lease of an app, for a log line.
+    /// Describes the process that holds the lease of an app, for a log line.
     #[must_use]
     pub fn describe_holder(&self, app: SdkAppId) -> String {
         match &self.engine {
             Engine::Sqlite(file) => {
                 let lock = lock_file(file, app);
-                format!("{}, which has locked {},", file::holder(&lock), lock.display())
+                format!("{}, which has locked {},", file::describe_holder(&lock), lock.display())
             }
             Engine::Postgres(_) => "another process".to_owned(),
         }
     }
 
-    /// Returns the apps among `apps` whose lease is held.
+    /// Returns those of `apps` whose lease a process holds.
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub async fn leased(&self, apps: &[SdkAppId]) -> Result<Vec<SdkAppId>, StoreError> {
+    pub async fn leased_apps(&self, apps: &[SdkAppId]) -> Result<Vec<SdkAppId>, StoreError> {
         if let Engine::Sqlite(_) = &self.engine {
             let mut leased = Vec::new();
             for app in apps {
                 match self.lease_holder(*app).await {
                     Ok(None) => {}
-                    // If a lock file cannot be used, no process can crawl.
+                    // If the lock file cannot be used, the app counts as leased, because no process
+                    // can crawl it.
                     Ok(Some(_)) | Err(StoreError::Lock { .. }) => leased.push(*app),
                     Err(error) => return Err(error),
                 }
@@ -279,8 +289,9 @@ impl Store {
             return Ok(leased);
         }
         let time_to_live = row::millis(self.engine.limits().lease);
-        let leased: Vec<(i64,)> =
-            self.fetch_all("read which apps are being crawled", row::LEASED, &values![time_to_live]).await?;
+        let leased: Vec<(i64,)> = self
+            .fetch_all("read which apps are being crawled", row::SELECT_LEASED, &values![time_to_live])
+            .await?;
         Ok(apps.iter().filter(|app| leased.contains(&(app.get(),))).copied().collect())
     }
 }

@@ -20,14 +20,14 @@ pub struct TypeState {
 impl TypeState {
     /// Returns the state of a type that is not stored yet.
     #[must_use]
-    pub fn of(type_id: TypeId) -> Self {
+    pub fn unstored(type_id: TypeId) -> Self {
         Self { type_id: type_id.0, live_count: 0, baseline_crawl_id: None }
     }
 
-    /// Returns the state with `live` more live groups.
+    /// Returns the state with more live groups.
     #[must_use]
-    pub fn with_more(self, live: i64) -> Self {
-        Self { live_count: self.live_count + live, ..self }
+    pub fn with_more(self, live_groups: i64) -> Self {
+        Self { live_count: self.live_count + live_groups, ..self }
     }
 
     #[must_use]
@@ -56,11 +56,12 @@ pub struct CrawlHistory {
     /// Whether the last crawl that computed `leftover` found groups beyond those of the configured
     /// types.
     pub leftover_last_time: bool,
-    /// Whether the last crawl that reached its end requested an unfiltered pass.
+    /// Whether the last crawl that reached its end requires that the next one makes an unfiltered
+    /// pass.
     pub unfiltered_next: bool,
 }
 
-/// The ends of the last crawls before a given crawl.
+/// When the last crawls before a given crawl ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LastEnds {
     /// The end of the last crawl that was complete or incomplete.
@@ -69,10 +70,10 @@ pub struct LastEnds {
     pub completed: Option<DateTime<Utc>>,
 }
 
-/// What is stored of the API's statistics of an app.
+/// Which of the API's statistics of an app are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatisticsRead {
-    /// When they were last fetched successfully.
+    /// When statistics were last fetched successfully.
     pub last: Option<DateTime<Utc>>,
     /// Whether a given day is stored.
     pub has_day: bool,
@@ -81,12 +82,12 @@ pub struct StatisticsRead {
 const APP_ID: &str = "SELECT app_id FROM app WHERE sdk_app_id = $1";
 const TYPE_NAMES: &str = "SELECT type_id, name FROM group_type WHERE name IS NOT NULL";
 const TYPE_STATES: &str = "SELECT type_id, live_count, baseline_crawl_id FROM type_state WHERE app_id = $1";
-const LAST_END: &str = "
+const LAST_ENDED_CRAWL: &str = "
 SELECT started_at, unfiltered_next FROM crawl
 WHERE app_id = $1 AND status IN ('complete', 'incomplete') ORDER BY crawl_id DESC LIMIT 1";
 const LAST_LEFTOVER: &str = "
 SELECT leftover FROM crawl WHERE app_id = $1 AND leftover IS NOT NULL ORDER BY crawl_id DESC LIMIT 1";
-const ENDED_BEFORE: &str = "
+const LAST_ENDS_BEFORE: &str = "
 SELECT (SELECT e.finished_at FROM crawl e WHERE e.app_id = $1 AND e.crawl_id < $2 AND e.status IN ('complete', 'incomplete')
         ORDER BY e.crawl_id DESC LIMIT 1),
        (SELECT c.finished_at FROM crawl c WHERE c.app_id = $1 AND c.crawl_id < $2 AND c.status = 'complete'
@@ -115,38 +116,41 @@ impl Store {
 
     /// Returns the results of earlier crawls that the next crawl of the app needs.
     pub async fn crawl_history(&self, app: AppId) -> Result<CrawlHistory, StoreError> {
-        const DOING: &str = "read the app's earlier crawls";
-        let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
-        let leftover: Option<(i64,)> = self.fetch_optional(DOING, LAST_LEFTOVER, &values![app.0]).await?;
+        const ACTION: &str = "read the app's earlier crawls";
+        let last_ended: Option<(i64, i64)> =
+            self.fetch_optional(ACTION, LAST_ENDED_CRAWL, &values![app.0]).await?;
+        let leftover: Option<(i64,)> = self.fetch_optional(ACTION, LAST_LEFTOVER, &values![app.0]).await?;
         Ok(CrawlHistory {
-            crawled_before: last_end.is_some(),
+            crawled_before: last_ended.is_some(),
             leftover_last_time: leftover.is_some_and(|(groups,)| groups > 0),
-            unfiltered_next: last_end.is_some_and(|(_, unfiltered_next)| unfiltered_next > 0),
+            unfiltered_next: last_ended.is_some_and(|(_, unfiltered_next)| unfiltered_next > 0),
         })
     }
 
     /// Returns the start of the app's last crawl that reached its end.
     pub async fn last_start(&self, app: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
-        const DOING: &str = "read when the app was crawled last";
-        let last_end: Option<(i64, i64)> = self.fetch_optional(DOING, LAST_END, &values![app.0]).await?;
-        Ok(last_end.and_then(|(started_at, _)| DateTime::from_timestamp_millis(started_at)))
+        const ACTION: &str = "read when the app was crawled last";
+        let last_ended: Option<(i64, i64)> =
+            self.fetch_optional(ACTION, LAST_ENDED_CRAWL, &values![app.0]).await?;
+        Ok(last_ended.and_then(|(started_at, _)| DateTime::from_timestamp_millis(started_at)))
     }
 
     /// Returns the ends of the app's last crawls before `crawl`.
     pub async fn last_ends_before(&self, app: AppId, crawl: CrawlId) -> Result<LastEnds, StoreError> {
-        const DOING: &str = "read when the app was crawled last";
+        const ACTION: &str = "read when the app was crawled last";
         let (ended, completed): (Option<i64>, Option<i64>) =
-            self.fetch_one(DOING, ENDED_BEFORE, &values![app.0, crawl.0]).await?;
+            self.fetch_one(ACTION, LAST_ENDS_BEFORE, &values![app.0, crawl.0]).await?;
         let time = |millis: Option<i64>| millis.and_then(DateTime::from_timestamp_millis);
         Ok(LastEnds { ended: time(ended), completed: time(completed) })
     }
 
-    /// Returns when the statistics of an app were last fetched, and whether this day is stored.
+    /// Returns when the statistics of an app were last fetched, and whether those of `day` are
+    /// stored.
     pub async fn statistics_read(&self, app: AppId, day: NaiveDate) -> Result<StatisticsRead, StoreError> {
-        const DOING: &str = "read when the app's statistics were fetched";
+        const ACTION: &str = "read when the app's statistics were fetched";
         let day = day.to_string();
-        let (last, days): (Option<i64>, i64) =
-            self.fetch_one(DOING, STATISTICS_READ, &values![app.0, &day]).await?;
-        Ok(StatisticsRead { last: last.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
+        let (last_fetch, days): (Option<i64>, i64) =
+            self.fetch_one(ACTION, STATISTICS_READ, &values![app.0, &day]).await?;
+        Ok(StatisticsRead { last: last_fetch.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
     }
 }

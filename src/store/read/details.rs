@@ -1,4 +1,4 @@
-//! Which groups' details are due to be requested.
+//! Finds the groups whose details are due to be requested.
 //!
 //! The groups of new events come first. Then comes the range of ids whose details were requested
 //! longest ago, see the table `detail_range`.
@@ -19,10 +19,11 @@ const MAX_EVENTS: i64 = 1000;
 pub enum DueDetails {
     /// No process has claimed the app's details yet.
     NotStarted,
-    /// Live groups of new events. `ids` is empty if all of them were deleted since.
+    /// Live groups of new events. `ids` is empty if all these groups were deleted since.
+    /// `last_event` is the newest event that was read.
     New { ids: Vec<String>, last_event: i64 },
-    /// Live groups with ids after `after`, in order, up to and including `to`. `to` is
-    /// `None` if no groups follow.
+    /// All live groups with ids after `after`, up to and including `to`, in order. `to` is `None`
+    /// if the range has no upper end.
     Range { ids: Vec<String>, after: String, to: Option<String> },
     /// Nothing is due before this time.
     Nothing { until: DateTime<Utc> },
@@ -58,8 +59,8 @@ SELECT group_id FROM group_row
 WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND deleted_at IS NULL ORDER BY group_id LIMIT $3";
 
 impl Store {
-    /// Returns at most `limit` groups whose details are due: those of new events, or those whose
-    /// details are older than `refresh`.
+    /// Returns at most `limit` groups whose details are due: groups of new events, or else groups
+    /// whose details are older than `refresh`.
     pub async fn due_details(
         &self,
         app: AppId,
@@ -67,35 +68,39 @@ impl Store {
         refresh: TimeDelta,
         limit: usize,
     ) -> Result<DueDetails, StoreError> {
-        const DOING: &str = "find groups whose details are due";
+        const ACTION: &str = "find groups whose details are due";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let state: Option<(i64,)> = self.fetch_optional(DOING, LAST_EVENT, &values![app.0]).await?;
+        let state: Option<(i64,)> = self.fetch_optional(ACTION, LAST_EVENT, &values![app.0]).await?;
         let Some((last_event,)) = state else { return Ok(DueDetails::NotStarted) };
-        let new = values![app.0, last_event, limit.min(MAX_EVENTS)];
-        let events: Vec<(i64, String, bool)> = self.fetch_all(DOING, NEW_EVENTS, &new).await?;
+        let after_last_event = values![app.0, last_event, limit.min(MAX_EVENTS)];
+        let events: Vec<(i64, String, bool)> = self.fetch_all(ACTION, NEW_EVENTS, &after_last_event).await?;
         if let Some((last_event, ..)) = events.last() {
-            let ids: BTreeSet<&str> =
-                events.iter().filter(|(.., appears)| *appears).map(|(_, id, _)| id.as_str()).collect();
-            let ids = bulk::known(self, app, &ids.into_iter().collect::<Vec<_>>()).await?;
-            let live = ids.into_iter().filter(|(.., deleted)| !deleted).map(|(id, ..)| id);
+            let ids: BTreeSet<&str> = events
+                .iter()
+                .filter(|(.., is_live_after)| *is_live_after)
+                .map(|(_, id, _)| id.as_str())
+                .collect();
+            let groups = bulk::look_up(self, app, &ids.into_iter().collect::<Vec<_>>()).await?;
+            let live = groups.into_iter().filter(|(.., deleted)| !deleted).map(|(id, ..)| id);
             return Ok(DueDetails::New { ids: live.collect(), last_event: *last_event });
         }
-        let oldest = values![app.0, now.timestamp_millis()];
         let range: Option<(String, i64, Option<String>)> =
-            self.fetch_optional(DOING, OLDEST_RANGE, &oldest).await?;
+            self.fetch_optional(ACTION, OLDEST_RANGE, &values![app.0, now.timestamp_millis()]).await?;
         let Some((after, refreshed_at, end)) = range else { return Ok(DueDetails::NotStarted) };
         let due_at = DateTime::from_timestamp_millis(refreshed_at).unwrap_or_default() + refresh;
         if due_at > now {
             return Ok(DueDetails::Nothing { until: due_at });
         }
         let ids: Vec<(String,)> = match &end {
-            Some(end) => self.fetch_all(DOING, LIVE_IDS_BETWEEN, &values![app.0, &after, limit, end]).await?,
-            None => self.fetch_all(DOING, LIVE_IDS_AFTER, &values![app.0, &after, limit]).await?,
+            Some(end) => {
+                self.fetch_all(ACTION, LIVE_IDS_BETWEEN, &values![app.0, &after, limit, end]).await?
+            }
+            None => self.fetch_all(ACTION, LIVE_IDS_AFTER, &values![app.0, &after, limit]).await?,
         };
-        let is_full = i64::try_from(ids.len()).unwrap_or(i64::MAX) == limit;
+        let may_have_more = i64::try_from(ids.len()).unwrap_or(i64::MAX) == limit;
         let ids: Vec<String> = ids.into_iter().map(|(id,)| id).collect();
         // A query that returned `limit` ids may not have reached the end of the range.
-        let to = if is_full { ids.last().cloned() } else { end };
+        let to = if may_have_more { ids.last().cloned() } else { end };
         Ok(DueDetails::Range { ids, after, to })
     }
 }

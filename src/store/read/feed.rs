@@ -11,7 +11,7 @@ use crate::store::engine::{Store, StoreError, values};
 /// The events after a cursor.
 #[derive(Debug)]
 pub enum EventsAfter {
-    /// In the order of their ids. Empty if there are none.
+    /// The events in the order of their ids. Empty if there are no later events.
     Events(Vec<GroupEvent>),
     /// Retention has removed events after the cursor.
     Removed {
@@ -22,23 +22,25 @@ pub enum EventsAfter {
 
 const EVENTS_AFTER: &str = "
 SELECT * FROM base_group_events WHERE app_id = $1 AND event_id > $2 ORDER BY event_id LIMIT $3";
-const LAST_REMOVED: &str = "SELECT last_removed_event FROM app WHERE app_id = $1";
-const OLDEST_AFTER: &str = "
+const LAST_REMOVED_EVENT: &str = "SELECT last_removed_event FROM app WHERE app_id = $1";
+const OLDEST_EVENT_AFTER: &str = "
 SELECT min(event_id) FROM group_event WHERE app_id = $1 AND event_id > $2";
 
 impl Store {
     /// Returns the events of an app after a cursor, at most `limit`. The cursor 0 starts with the
     /// oldest event.
     pub async fn events_after(&self, app: AppId, after: i64, limit: i64) -> Result<EventsAfter, StoreError> {
-        const DOING: &str = "read the events after a cursor";
+        const ACTION: &str = "read the events after a cursor";
         let events: Vec<GroupEvent> =
-            self.fetch_all(DOING, EVENTS_AFTER, &values![app.0, after, limit]).await?;
-        // Read after the events, so that a removal in between is noticed.
-        let removed: Option<(i64,)> = self.fetch_optional(DOING, LAST_REMOVED, &values![app.0]).await?;
-        match removed {
+            self.fetch_all(ACTION, EVENTS_AFTER, &values![app.0, after, limit]).await?;
+        // Read after the events, so that a removal between the two queries is noticed.
+        let last_removed: Option<(i64,)> =
+            self.fetch_optional(ACTION, LAST_REMOVED_EVENT, &values![app.0]).await?;
+        match last_removed {
+            // The cursor 0 misses nothing, because it starts with the oldest event that remains.
             Some((last_removed,)) if after > 0 && after < last_removed => {
                 let (oldest,): (Option<i64>,) =
-                    self.fetch_one(DOING, OLDEST_AFTER, &values![app.0, after]).await?;
+                    self.fetch_one(ACTION, OLDEST_EVENT_AFTER, &values![app.0, after]).await?;
                 Ok(EventsAfter::Removed { continue_after: oldest.map_or(last_removed, |oldest| oldest - 1) })
             }
             _ => Ok(EventsAfter::Events(events)),

@@ -1,12 +1,12 @@
-//! The recent past of every app, for the dashboard: its last crawls, and its counts on an earlier
-//! day. `overview` has the present.
+//! The recent past of every app, for the dashboard: its last crawls, and its changes since an
+//! earlier day. `overview` reads the current state.
 
 use serde::Serialize;
 
 use super::lists::Stamp;
 use crate::store::engine::{Store, StoreError, values};
 
-/// A crawl in short.
+/// The main columns of a crawl.
 #[derive(Clone, Debug, Serialize, sqlx_macros::FromRow)]
 pub struct RecentCrawl {
     #[serde(skip)]
@@ -25,18 +25,18 @@ pub struct CountChange {
     pub sdk_app_id: i64,
     /// The last day with counts that is not later than the requested one.
     pub since: String,
-    /// The difference of the live groups. Types whose first list is later than that day are left
-    /// out, because a first list is not growth. `None` if no type remains.
+    /// The difference of the live groups. Excludes types whose first list is later than that day,
+    /// because a first list is not growth. `None` if no type remains.
     pub live_count: Option<i64>,
     /// The difference of the app's TotalCount. `None` if that day has none.
     pub total_count: Option<i64>,
-    /// Groups that vanished since the end of that day.
+    /// The number of groups that vanished since the end of that day.
     pub vanished: i64,
 }
 
-// `OFFSET` finds the crawl before the oldest one that is wanted. CROSS JOIN makes SQLite's planner
+// `OFFSET` finds the newest crawl that is too old to be returned. CROSS JOIN makes SQLite's planner
 // start with the apps instead of reading all crawls.
-const RECENT_CRAWLS: &str = "
+const SELECT_RECENT_CRAWLS: &str = "
 SELECT a.sdk_app_id, c.crawl_id, c.started_at, c.status, c.deletions, c.reason_code
 FROM app a CROSS JOIN crawl c
 WHERE c.app_id = a.app_id AND c.status <> 'running' AND c.crawl_id > coalesce((
@@ -44,7 +44,7 @@ WHERE c.app_id = a.app_id AND c.status <> 'running' AND c.crawl_id > coalesce((
     ORDER BY k.crawl_id DESC LIMIT 1 OFFSET $1), 0)
 ORDER BY a.app_id, c.crawl_id";
 
-const CHANGES: &str = "
+const CHANGES_SINCE: &str = "
 SELECT b.sdk_app_id, b.since,
        (SELECT CAST(sum(s.live_count - d.live_groups) AS BIGINT)
         FROM daily_count d
@@ -66,12 +66,12 @@ WHERE b.since IS NOT NULL";
 impl Store {
     /// Returns the last crawls of every app that have ended, at most `limit` of each, oldest first.
     pub async fn recent_crawls(&self, limit: i64) -> Result<Vec<RecentCrawl>, StoreError> {
-        self.fetch_all("list the last crawls of the apps", RECENT_CRAWLS, &values![limit]).await
+        self.fetch_all("list the last crawls of the apps", SELECT_RECENT_CRAWLS, &values![limit]).await
     }
 
-    /// Returns how every app changed since the end of a day. Without counts of that day or an
-    /// earlier one, the app is left out.
+    /// Returns how every app changed since the end of a day. Omits apps that have no counts of that
+    /// day or an earlier one.
     pub async fn changes_since(&self, day: &str) -> Result<Vec<CountChange>, StoreError> {
-        self.fetch_all("compare the apps with an earlier day", CHANGES, &values![day]).await
+        self.fetch_all("compare the apps with an earlier day", CHANGES_SINCE, &values![day]).await
     }
 }

@@ -185,7 +185,7 @@ const COUNT_GROUPS_BETWEEN: &str = "
 SELECT count(*) FROM (
     SELECT 1 FROM group_row WHERE app_id = $1 AND group_id >= $2 AND group_id < $3 LIMIT $4) AS found";
 
-/// A page of a list: at most `limit` rows whose key is below `before`.
+/// Which page of a list to return: at most `limit` rows whose key is below `before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeysetPage {
     pub before: i64,
@@ -213,39 +213,40 @@ impl Store {
     }
 
     /// Returns the TotalCounts of an app's types in a page of crawls. Also returns the oldest of
-    /// these crawls, if there may be a next page.
+    /// these crawls, from which the next page continues, or `None` on the last page.
     pub async fn type_counts(
         &self,
         app: AppId,
         page: KeysetPage,
     ) -> Result<(Vec<TypeCount>, Option<i64>), StoreError> {
-        const DOING: &str = "list the counts of an app's types";
+        const ACTION: &str = "list the counts of an app's types";
         let KeysetPage { before, limit } = page;
-        let crawls: Vec<(i64,)> = self.fetch_all(DOING, ENDED_CRAWLS, &values![app.0, before, limit]).await?;
+        let crawls: Vec<(i64,)> =
+            self.fetch_all(ACTION, ENDED_CRAWLS, &values![app.0, before, limit]).await?;
         let (Some((newest,)), Some((oldest,))) = (crawls.first().copied(), crawls.last().copied()) else {
             return Ok((Vec::new(), None));
         };
-        let counts = self.fetch_all(DOING, TYPE_COUNTS, &values![app.0, oldest, newest]).await?;
-        let more = i64::try_from(crawls.len()).is_ok_and(|found| found == limit);
-        Ok((counts, more.then_some(oldest)))
+        let counts = self.fetch_all(ACTION, TYPE_COUNTS, &values![app.0, oldest, newest]).await?;
+        let is_full_page = i64::try_from(crawls.len()).is_ok_and(|found| found == limit);
+        Ok((counts, is_full_page.then_some(oldest)))
     }
 
     /// Returns the counts of the newest `days` days before `before`. Days without counts are not
-    /// included. Also returns the oldest of these days, if there may be earlier ones.
+    /// included. Also returns the oldest of these days, if earlier days may exist.
     pub async fn daily_counts(
         &self,
         app: AppId,
         before: &str,
         days: i64,
     ) -> Result<(Vec<DailyCount>, Option<String>), StoreError> {
-        const DOING: &str = "list an app's days";
-        let found: Vec<(String,)> = self.fetch_all(DOING, DAYS, &values![app.0, before, days]).await?;
-        let (Some((newest,)), Some((oldest,))) = (found.first(), found.last()) else {
+        const ACTION: &str = "list an app's days";
+        let found_days: Vec<(String,)> = self.fetch_all(ACTION, DAYS, &values![app.0, before, days]).await?;
+        let (Some((newest,)), Some((oldest,))) = (found_days.first(), found_days.last()) else {
             return Ok((Vec::new(), None));
         };
-        let counts = self.fetch_all(DOING, DAILY_COUNTS, &values![app.0, oldest, newest]).await?;
-        let more = i64::try_from(found.len()).is_ok_and(|found| found == days);
-        Ok((counts, more.then(|| oldest.clone())))
+        let counts = self.fetch_all(ACTION, DAILY_COUNTS, &values![app.0, oldest, newest]).await?;
+        let is_full_page = i64::try_from(found_days.len()).is_ok_and(|found| found == days);
+        Ok((counts, is_full_page.then(|| oldest.clone())))
     }
 
     /// Returns a page of the events of an app's groups, or of one group.
@@ -255,12 +256,12 @@ impl Store {
         group_id: Option<&str>,
         page: KeysetPage,
     ) -> Result<Vec<GroupEvent>, StoreError> {
-        const DOING: &str = "list events";
+        const ACTION: &str = "list events";
         let KeysetPage { before, limit } = page;
         match group_id {
-            None => self.fetch_all(DOING, EVENTS, &values![app.0, before, limit]).await,
+            None => self.fetch_all(ACTION, EVENTS, &values![app.0, before, limit]).await,
             Some(group_id) => {
-                self.fetch_all(DOING, EVENTS_OF_GROUP, &values![app.0, before, limit, group_id]).await
+                self.fetch_all(ACTION, EVENTS_OF_GROUP, &values![app.0, before, limit, group_id]).await
             }
         }
     }
@@ -297,7 +298,8 @@ impl Store {
         Ok(count)
     }
 
-    /// Returns the groups that a crawl holds and whose ids come after `after`, in byte order.
+    /// Returns the groups whose deletion a crawl withheld and that are still held, with ids after
+    /// `after`, in byte order.
     pub async fn groups_held_by(
         &self,
         app: AppId,
@@ -309,17 +311,17 @@ impl Store {
     }
 }
 
-/// Returns the lower bound of the ids that have this prefix and come after `after`. No id has a
-/// control character, so no id is between `after` and `after` followed by U+0001.
+/// Returns the lower bound (inclusive) of the ids that have this prefix and come after `after`. No
+/// id has a control character, so no id is between `after` and `after` followed by U+0001.
 ///
-/// The two conditions are combined into one lower bound: given two, SQLite would use only one of
-/// them to search the index.
+/// The two conditions are combined into one bound, because SQLite would use only one of two lower
+/// bounds to search the index.
 fn start_of_page(prefix: &str, after: &str) -> String {
     if after < prefix { prefix.to_owned() } else { format!("{after}\u{1}") }
 }
 
-/// Returns a text that is greater than all ids with this prefix and not greater than any id after
-/// them. Both engines compare ids by their bytes, which is also the order of their characters.
+/// Returns the upper bound (exclusive) of the ids that have this prefix. Both engines compare ids
+/// by their bytes, which is also the order of their characters.
 fn end_of_prefix(prefix: &str) -> String {
     let mut end: Vec<char> = prefix.chars().collect();
     while let Some(last) = end.pop() {
@@ -328,7 +330,8 @@ fn end_of_prefix(prefix: &str) -> String {
             return end.into_iter().collect();
         }
     }
-    // No character is greater. Stored ids have at most 255 bytes, and this text has 256.
+    // The prefix is empty or has only the greatest character. This text of 256 bytes is greater
+    // than all stored ids, which have at most 255 bytes.
     char::MAX.to_string().repeat(64)
 }
 
@@ -353,8 +356,8 @@ mod tests {
         }
         assert_eq!(end_of_prefix("a\u{10ffff}"), "b");
         assert_eq!(end_of_prefix("a\u{7f}"), "a\u{80}");
-        for all in ["", "\u{10ffff}"] {
-            assert!(end_of_prefix(all).as_bytes() > "\u{10ffff}".repeat(63).as_bytes());
+        for unbounded in ["", "\u{10ffff}"] {
+            assert!(end_of_prefix(unbounded).as_bytes() > "\u{10ffff}".repeat(63).as_bytes());
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The read model of the apps' state. `status`, the dashboard, its JSON and the metrics all use it.
+//! The read model of the apps' state, which `status`, the dashboard, its JSON and the metrics use.
 //!
-//! It takes four statements for any number of apps. Each reads stored totals or an index, because
-//! an open dashboard polls it every few seconds.
+//! Four statements read it, for any number of apps. Each reads stored totals or an index, because
+//! an open dashboard polls every few seconds.
 
 use std::collections::BTreeMap;
 
@@ -22,18 +22,19 @@ pub struct AppOverview {
     /// The newest crawl that ended.
     pub last_crawl: Option<Crawl>,
     pub last_complete_crawl: Option<Crawl>,
-    /// The newest crawl, if it has not ended.
+    /// The newest crawl, if that has not ended.
     pub running_crawl: Option<Crawl>,
     /// The API's latest TotalCount of the whole app.
     pub total_count: Option<i64>,
-    /// The greatest TotalCount of the month of the newest crawl.
+    /// The greatest TotalCount of the app in the month of the newest crawl.
     pub month_peak: Option<i64>,
     /// The held deletions, newest crawl first. They stay held until the API lists the groups again
     /// or a person decides.
     pub held: Vec<HeldDeletions>,
     pub first_crawl_started_at: Option<Stamp>,
-    /// The number of groups that the last crawl to reach its end did not look up. A later crawl
-    /// looks them up. `None` if no crawl has reached its end.
+    /// The number of candidates for deletion that a later crawl has to look up, because the budget
+    /// of the last crawl that reached its end did not suffice. `None` if no crawl has reached its
+    /// end.
     pub unasked: Option<i64>,
     /// `None` if no details of the app's groups are kept.
     pub details: Option<DetailsOverview>,
@@ -89,7 +90,7 @@ pub struct HeldDeletions {
     app_id: i64,
     pub crawl_id: i64,
     pub finished_at: Option<Stamp>,
-    /// Groups that are still held.
+    /// The number of groups that are still held.
     pub held_count: i64,
     /// The number of held groups that the API has confirmed to be gone.
     pub confirmed_count: i64,
@@ -117,12 +118,15 @@ pub struct HeldType {
     pub live_count: i64,
 }
 
-const APPS: &str = "SELECT * FROM base_app_status ORDER BY app, sdk_app_id";
-const TYPES: &str = "SELECT * FROM base_type_status ORDER BY app_id, type_id";
-const CRAWLS: &str = "
+const SELECT_APPS: &str = "SELECT * FROM base_app_status ORDER BY app, sdk_app_id";
+const SELECT_TYPES: &str = "SELECT * FROM base_type_status ORDER BY app_id, type_id";
+/// Returns the newest crawl of each app, its newest crawl that ended, and its newest complete
+/// crawl.
+const SELECT_CRAWLS: &str = "
 SELECT c.* FROM base_app_status s
 JOIN base_crawls c ON c.crawl_id IN (s.last_complete_crawl_id, s.last_crawl_id, s.newest_crawl_id)";
-const HELD: &str = "
+/// Returns the held groups of each crawl by type, one crawl after the other.
+const SELECT_HELD: &str = "
 SELECT h.app_id, h.held_crawl_id AS crawl_id, c.finished_at, c.withheld, c.undeleted, c.reason_code, c.reason,
        t.name AS group_type, t.sdk_name, t.name_zh, s.live_count, h.held_count, h.confirmed_count, h.undone_count
 FROM (SELECT g.app_id, g.held_crawl_id, g.type_id, count(*) AS held_count,
@@ -154,11 +158,11 @@ struct HeldRow {
     undone_count: i64,
 }
 
-/// Adds up the rows of each crawl. Expects the rows of a crawl one after the other.
+/// Adds up the rows of each crawl. Expects the rows to be sorted by crawl.
 fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
     let mut held: Vec<HeldDeletions> = Vec::new();
     for row in rows {
-        let of_type = HeldType {
+        let held_type = HeldType {
             group_type: row.group_type,
             sdk_name: row.sdk_name,
             name_zh: row.name_zh,
@@ -170,7 +174,7 @@ fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
                 last.held_count += row.held_count;
                 last.confirmed_count += row.confirmed_count;
                 last.undone_count += row.undone_count;
-                last.types.push(of_type);
+                last.types.push(held_type);
             }
             None => held.push(HeldDeletions {
                 app_id: row.app_id,
@@ -183,13 +187,14 @@ fn held_by_crawl(rows: Vec<HeldRow>) -> Vec<HeldDeletions> {
                 undeleted: row.undeleted,
                 reason_code: row.reason_code,
                 reason: row.reason,
-                types: vec![of_type],
+                types: vec![held_type],
             }),
         }
     }
     held
 }
 
+/// A row of the view `base_app_status`.
 #[derive(sqlx_macros::FromRow)]
 struct AppRow {
     app_id: i64,
@@ -223,24 +228,24 @@ impl AppRow {
 impl Store {
     /// Returns the state of every app in the database, ordered by name.
     pub async fn overview(&self) -> Result<Vec<AppOverview>, StoreError> {
-        const DOING: &str = "read the state of the apps";
-        let apps: Vec<AppRow> = self.fetch_all(DOING, APPS, &[]).await?;
-        let types: Vec<TypeOverview> = self.fetch_all(DOING, TYPES, &[]).await?;
-        let crawls: Vec<Crawl> = self.fetch_all(DOING, CRAWLS, &[]).await?;
+        const ACTION: &str = "read the state of the apps";
+        let apps: Vec<AppRow> = self.fetch_all(ACTION, SELECT_APPS, &[]).await?;
+        let types: Vec<TypeOverview> = self.fetch_all(ACTION, SELECT_TYPES, &[]).await?;
+        let crawls: Vec<Crawl> = self.fetch_all(ACTION, SELECT_CRAWLS, &[]).await?;
         let crawls: BTreeMap<i64, Crawl> = crawls.into_iter().map(|crawl| (crawl.crawl_id, crawl)).collect();
         // A held group is missing. If no group is missing, the table of groups is not read.
-        let held = if types.iter().any(|of_type| of_type.missing_count > 0) {
-            held_by_crawl(self.fetch_all(DOING, HELD, &[]).await?)
+        let held = if types.iter().any(|group_type| group_type.missing_count > 0) {
+            held_by_crawl(self.fetch_all(ACTION, SELECT_HELD, &[]).await?)
         } else {
             Vec::new()
         };
-        let mut types_of: BTreeMap<i64, Vec<TypeOverview>> = BTreeMap::new();
-        for of_type in types {
-            types_of.entry(of_type.app_id).or_default().push(of_type);
+        let mut types_of_app: BTreeMap<i64, Vec<TypeOverview>> = BTreeMap::new();
+        for group_type in types {
+            types_of_app.entry(group_type.app_id).or_default().push(group_type);
         }
         let crawl = |id: Option<i64>| id.and_then(|id| crawls.get(&id)).cloned();
         let overview = |row: AppRow| AppOverview {
-            types: types_of.remove(&row.app_id).unwrap_or_default(),
+            types: types_of_app.remove(&row.app_id).unwrap_or_default(),
             last_crawl: crawl(row.last_crawl_id),
             last_complete_crawl: crawl(row.last_complete_crawl_id),
             running_crawl: crawl(row.newest_crawl_id).filter(|crawl| crawl.finished_at.is_none()),

@@ -9,7 +9,7 @@ use super::overview::{DetailsOverview, HeldDeletions, TypeOverview};
 use crate::model::SdkAppId;
 use crate::store::engine::{Store, StoreError, values};
 
-/// The state of one app. Fields that the dashboard's JSON has too have the same names there.
+/// The state of one app. The dashboard's JSON uses the same names for the same fields.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AppStatus {
     pub app: String,
@@ -48,14 +48,14 @@ impl AppStatus {
     }
 }
 
-const APPS_CRAWLED: &str = "
+const COUNT_CRAWLED_APPS: &str = "
 SELECT count(*) FROM app a WHERE EXISTS (
     SELECT 1 FROM crawl c WHERE c.app_id = a.app_id AND c.status IN ('complete', 'incomplete'))";
 
 impl Store {
     /// Returns how many apps have a crawl that reached its end.
     pub async fn apps_crawled(&self) -> Result<i64, StoreError> {
-        let (apps,) = self.fetch_one("count the apps that were crawled", APPS_CRAWLED, &[]).await?;
+        let (apps,) = self.fetch_one("count the apps that were crawled", COUNT_CRAWLED_APPS, &[]).await?;
         Ok(apps)
     }
 }
@@ -109,8 +109,8 @@ impl From<HeldDeletions> for Withheld {
     }
 }
 
-// Only the newest crawls are read, so that a host that was removed, or whose configuration was
-// corrected, is soon left out.
+// Reads only the newest crawls, so that a host that was removed, or whose configuration was
+// corrected, soon no longer counts.
 const RECENT_CRAWLS: &str = "
 SELECT host, group_types FROM (
     SELECT crawl_id, host, group_types FROM crawl WHERE app_id = $1 ORDER BY crawl_id DESC LIMIT 20
@@ -122,7 +122,8 @@ impl Store {
         let apps = self.overview().await?;
         let mut statuses = Vec::with_capacity(apps.len());
         for app in apps {
-            let recent = self.fetch_all("read the apps' status", RECENT_CRAWLS, &values![app.app_id]).await?;
+            let recent_crawls =
+                self.fetch_all("read the apps' status", RECENT_CRAWLS, &values![app.app_id]).await?;
             let sum = |count: fn(&TypeOverview) -> i64| app.types.iter().map(count).sum();
             statuses.push(AppStatus {
                 live_count: sum(|of_type| of_type.live_count),
@@ -133,7 +134,7 @@ impl Store {
                 last_complete_crawl_at: app.last_complete_crawl.as_ref().and_then(|crawl| crawl.finished_at),
                 types: app.types.into_iter().map(TypeStatus::from).collect(),
                 withheld: app.held.into_iter().map(Withheld::from).collect(),
-                differing_group_types: differing(recent),
+                differing_group_types: differing_types(recent_crawls),
                 details: app.details,
                 app: app.app,
                 sdk_app_id: app.sdk_app_id,
@@ -147,9 +148,11 @@ impl Store {
     }
 }
 
-/// Returns the group types of each host's newest crawl, unless they are the same for all. Expects
-/// the oldest crawl first.
-fn differing(crawls: Vec<(String, String)>) -> Vec<HostTypes> {
+/// Returns the group types of each host's newest crawl, or nothing if they are the same for all
+/// hosts. `crawls` has the host and the comma-separated types of each crawl, the oldest crawl
+/// first.
+fn differing_types(crawls: Vec<(String, String)>) -> Vec<HostTypes> {
+    // A later crawl of a host replaces an earlier one.
     let newest: BTreeMap<String, String> = crawls.into_iter().collect();
     if newest.values().collect::<BTreeSet<_>>().len() < 2 {
         return Vec::new();

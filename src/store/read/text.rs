@@ -2,33 +2,34 @@
 
 use sqlx::{Column as _, ColumnIndex, Decode, Row, Type};
 
-use crate::store::engine::{Attempted as _, Engine, Store, StoreError};
+use crate::store::engine::{Engine, Store, StoreError, WithAction as _};
 
-/// The names of the columns, and the rows.
+/// The names of the columns, and the values of each row.
 type Texts = (Vec<String>, Vec<Vec<String>>);
 
 impl Store {
     /// Runs a read-only query. Returns the names of its columns and its rows as text, with NULL as
-    /// an empty text. Without rows there are no names.
+    /// an empty text. If the query has no rows, the names are empty.
     pub async fn read(&self, sql: &'static str) -> Result<Texts, StoreError> {
-        let texts = match &self.engine {
+        const ACTION: &str = "run a query";
+        let result = match &self.engine {
             Engine::Sqlite(file) => {
                 let rows = sqlx::raw_sql(sql).fetch_all(file.readers()?).await;
-                rows.and_then(|rows| texts(&rows))
+                rows.and_then(|rows| as_texts(&rows))
             }
-            Engine::Postgres(server) => match server.begin_to_read().await {
-                Ok(mut tx) => {
-                    let rows = tx.run(sql.to_owned()).await;
-                    rows.and_then(|rows| texts(&rows))
-                }
-                Err(error) => Err(error),
-            },
+            Engine::Postgres(server) => {
+                let mut tx = server.begin_read_only().await.with_action(ACTION)?;
+                let rows = tx.run_sql(sql.to_owned()).await.with_action(ACTION)?;
+                tx.commit().await.with_action(ACTION)?;
+                as_texts(&rows)
+            }
         };
-        texts.attempted("run a query")
+        result.with_action(ACTION)
     }
 }
 
-fn texts<R: Row>(rows: &[R]) -> Result<Texts, sqlx::Error>
+/// Converts rows to text.
+fn as_texts<R: Row>(rows: &[R]) -> Result<Texts, sqlx::Error>
 where
     usize: ColumnIndex<R>,
     String: for<'r> Decode<'r, R::Database> + Type<R::Database>,

@@ -7,9 +7,10 @@ use sqlx::migrate::Migration;
 use super::migrate::{applied_versions, pending_migrations};
 use super::rights::grant_select;
 use super::sources::{
-    POSTGRES_MIGRATIONS, POSTGRES_RECORD, SQLITE_MIGRATIONS, SQLITE_RECORD, VIEWS, quoted, with_schema_names,
+    CREATE_POSTGRES_RECORD, CREATE_SQLITE_RECORD, POSTGRES_MIGRATIONS, SQLITE_MIGRATIONS, VIEWS, quoted,
+    with_schema_names,
 };
-use crate::store::engine::{Attempted as _, DatabaseLocation, Engine, PostgresDatabase, Store, StoreError};
+use crate::store::engine::{DatabaseLocation, Engine, PostgresDatabase, Store, StoreError, WithAction as _};
 
 const UP_TO_DATE: &str = "-- Nothing to apply: the tables are up to date.\n";
 
@@ -37,11 +38,11 @@ impl Store {
                 Ok(if pending.is_empty() { UP_TO_DATE.to_owned() } else { sqlite_sql(pending.into_iter()) })
             }
             Engine::Postgres(server) => {
-                const DOING: &str = "read which migrations were applied";
+                const ACTION: &str = "read which migrations were applied";
                 let database = &server.database;
-                let mut tx = server.begin_to_read().await.attempted(DOING)?;
+                let mut tx = server.begin_read_only().await.with_action(ACTION)?;
                 let pending = pending_migrations(&mut tx, &database.schema).await?;
-                tx.commit().await.attempted(DOING)?;
+                tx.commit().await.with_action(ACTION)?;
                 Ok(if pending.is_empty() {
                     UP_TO_DATE.to_owned()
                 } else {
@@ -53,9 +54,9 @@ impl Store {
 }
 
 fn sqlite_sql<'a>(migrations: impl Iterator<Item = &'a Migration>) -> String {
-    let mut sql = format!("BEGIN;\n{SQLITE_RECORD}");
+    let mut sql = format!("BEGIN;\n{CREATE_SQLITE_RECORD}");
     for migration in migrations {
-        let record = record_statement(migration, "_sqlx_migrations", "x'", "'");
+        let record = record_statement(migration, "_sqlx_migrations", |checksum| format!("x'{checksum}'"));
         sql.extend([&heading(migration), migration.sql.as_str(), &record]);
     }
     sql + "COMMIT;\n"
@@ -71,36 +72,38 @@ fn postgres_sql<'a>(database: &PostgresDatabase, migrations: impl Iterator<Item 
          -- GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {private} TO the_service;\n\
          BEGIN;\nCREATE SCHEMA IF NOT EXISTS {public};\nCREATE SCHEMA IF NOT EXISTS {private};\n\
          SET LOCAL search_path TO {private}, {public};\n{}",
-        with_schema_names(POSTGRES_RECORD, schema)
+        with_schema_names(CREATE_POSTGRES_RECORD, schema)
     );
     for migration in migrations {
         let table = format!("{private}._sqlx_migrations");
-        let record = record_statement(migration, &table, "'\\x", "'");
+        let record = record_statement(migration, &table, |checksum| format!("'\\x{checksum}'"));
         sql.extend([heading(migration), with_schema_names(migration.sql.as_str(), schema), record]);
     }
     if let Some(role) = &database.reader_role {
-        let select = grant_select(schema, role, VIEWS.into_iter());
-        sql.extend([format!("\nGRANT USAGE ON SCHEMA {public} TO {};\n{select};\n", quoted(role))]);
+        let grant_select = grant_select(schema, role, VIEWS.into_iter());
+        sql.extend([format!("\nGRANT USAGE ON SCHEMA {public} TO {};\n{grant_select};\n", quoted(role))]);
     }
     sql + "COMMIT;\n"
 }
 
+/// Returns the comment before the statements of a migration.
 fn heading(migration: &Migration) -> String {
     format!("\n-- {:04} {}\n", migration.version, migration.description)
 }
 
-/// Returns the statement that records a migration as applied. `before` and `after` enclose the
-/// hexadecimal checksum in the engine's notation.
-fn record_statement(migration: &Migration, table: &str, before: &str, after: &str) -> String {
+/// Returns the statement that records a migration as applied. `as_literal` turns the hexadecimal
+/// checksum into a binary literal of the engine.
+fn record_statement(migration: &Migration, table: &str, as_literal: fn(&str) -> String) -> String {
     let mut checksum = String::new();
     for byte in migration.checksum.iter() {
         // Writing to a String cannot fail.
         let _ = write!(checksum, "{byte:02x}");
     }
     format!(
-        "\nINSERT INTO {table} (version, description, success, checksum, execution_time)\nVALUES ({}, '{}', TRUE, {before}{checksum}{after}, 0);\n",
+        "\nINSERT INTO {table} (version, description, success, checksum, execution_time)\nVALUES ({}, '{}', TRUE, {}, 0);\n",
         migration.version,
         migration.description.replace('\'', "''"),
+        as_literal(&checksum),
     )
 }
 

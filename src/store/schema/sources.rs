@@ -7,9 +7,9 @@ use crate::store::engine::{Schema, StoreError};
 pub(in crate::store) static SQLITE_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/sqlite");
 pub(super) static POSTGRES_MIGRATIONS: Migrator = sqlx_macros::migrate!("migrations/postgres");
 
-/// Creates the table that records migrations, in the form of sqlx, so that the tools of sqlx can
-/// read it.
-pub(super) const SQLITE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+/// Creates the table that records migrations. It has the form of sqlx, so that the tools of sqlx
+/// can read it.
+pub(super) const CREATE_SQLITE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     version BIGINT PRIMARY KEY,
     description TEXT NOT NULL,
     installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -18,7 +18,7 @@ pub(super) const SQLITE_RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrati
     execution_time BIGINT NOT NULL
 );
 ";
-pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private._sqlx_migrations (
+pub(super) const CREATE_POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private._sqlx_migrations (
     version BIGINT PRIMARY KEY,
     description TEXT NOT NULL,
     installed_on TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -28,6 +28,7 @@ pub(super) const POSTGRES_RECORD: &str = "CREATE TABLE IF NOT EXISTS tim_private
 );
 ";
 
+/// The public views.
 pub(super) const VIEWS: [&str; 15] = [
     "groups",
     "live_groups",
@@ -63,28 +64,34 @@ pub(in crate::store) fn check_sqlite_migrations(applied: &[(i64, Vec<u8>)]) -> R
     Ok(())
 }
 
-pub(super) fn newest(migrations: &Migrator) -> i64 {
+/// Returns the newest version among migrations.
+pub(super) fn newest_version(migrations: &Migrator) -> i64 {
     migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 /// Replaces the default schema names in the SQL of a migration with the configured ones.
 pub(super) fn with_schema_names(sql: &str, schema: &Schema) -> String {
+    // The blank before ` tim.` keeps other names that end in "tim." unchanged.
     sql.replace("tim_private.", &format!("{}.", quoted(&schema.private())))
         .replace(" tim.", &format!(" {}.", quoted(schema.public())))
 }
 
+/// Returns a name as a quoted SQL identifier.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]
 mod tests {
+    use sqlx::migrate::Migration;
+
     use super::*;
 
     #[test]
     fn both_engines_have_the_same_migrations() {
         let names = |migrator: &Migrator| {
-            migrator.iter().map(|m| (m.version, m.description.to_string())).collect::<Vec<_>>()
+            let name = |migration: &Migration| (migration.version, migration.description.to_string());
+            migrator.iter().map(name).collect::<Vec<_>>()
         };
         assert_eq!(names(&SQLITE_MIGRATIONS), names(&POSTGRES_MIGRATIONS));
     }

@@ -9,57 +9,65 @@ use sqlx::Connection as _;
 
 use super::contents::Contents;
 use super::copy::{self, CopyKind};
-use super::part::{Replacing, UnfinishedFile};
 use super::publish::{may_be_replaced, require_not_the_database};
+use super::unfinished::{Replacing, UnfinishedFile};
 use crate::store::engine::lock_file::set_owner_like;
-use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
+use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
 
-/// The mode of the file until it gets the mode of the database.
-const PRIVATE: u32 = 0o600;
+/// The permissions of the file until it gets the permissions of the database.
+const INITIAL_MODE: u32 = 0o600;
 
+/// A completed backup.
 #[derive(Clone, Debug)]
 pub struct BackupMade {
+    /// The size of the file.
     pub bytes: u64,
     pub contents: Contents,
 }
 
 impl Store {
-    /// Writes a snapshot of the database to `to`, checks it, and gives it the mode of the database.
-    /// Crawls continue meanwhile. An existing file is replaced only if `replace` is true and the
-    /// file is an earlier backup.
+    /// Writes a snapshot of the database to `to`, checks it, and gives it the permissions of the
+    /// database. Crawls continue meanwhile. An existing file is replaced only if `replace` is true
+    /// and the file is an earlier backup.
     pub async fn backup(&self, to: &Path, replace: bool) -> Result<BackupMade, StoreError> {
         let file = match &self.engine {
             Engine::Sqlite(file) => file,
             Engine::Postgres(server) => return Err(server.database.backup_by_server()),
         };
-        let failed = |doing| move |source| StoreError::Backup { doing, path: to.to_owned(), source };
+        let backup_error = |action| move |source| StoreError::Backup { action, path: to.to_owned(), source };
         require_not_the_database(to, file)?;
         let exists = fs::symlink_metadata(to).is_ok();
-        if exists && !(replace && may_be_replaced(to, CopyKind::Backup).map_err(failed("inspect"))?) {
+        // Without `replace` the file is not even inspected.
+        let is_replaceable =
+            !exists || (replace && may_be_replaced(to, CopyKind::Backup).map_err(backup_error("inspect"))?);
+        if !is_replaceable {
             return Err(StoreError::BackupExists { path: to.to_owned(), replace });
         }
-        let part = UnfinishedFile::create(to, PRIVATE).map_err(failed("write"))?;
-        let Some(mut part) = part else { return Err(StoreError::BackupBusy { path: to.to_owned() }) };
-        let contents = write_backup(&part, file).await?;
-        let mode = fs::metadata(&file.path).map_err(failed("set the mode of"))?.permissions().mode();
-        part.file()
+        let unfinished = UnfinishedFile::create(to, INITIAL_MODE).map_err(backup_error("write"))?;
+        let Some(mut unfinished) = unfinished else {
+            return Err(StoreError::BackupBusy { path: to.to_owned() });
+        };
+        let contents = write_backup(&unfinished, file).await?;
+        let mode = fs::metadata(&file.path).map_err(backup_error("set the mode of"))?.permissions().mode();
+        unfinished
+            .file()
             .set_permissions(Permissions::from_mode(mode & 0o666))
-            .map_err(failed("set the mode of"))?;
-        set_owner_like(part.file(), &file.path);
-        let replacing = if exists { Replacing::Earlier } else { Replacing::Nothing };
-        // Syncing many gigabytes may block for long.
-        let moving = tokio::task::spawn_blocking(move || part.move_into_place(replacing));
-        let moved = moving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        Ok(BackupMade { bytes: moved.map_err(failed("move into its place"))?, contents })
+            .map_err(backup_error("set the mode of"))?;
+        set_owner_like(unfinished.file(), &file.path);
+        let replacing = if exists { Replacing::Existing } else { Replacing::Nothing };
+        // Syncing a large file blocks the thread.
+        let move_task = tokio::task::spawn_blocking(move || unfinished.move_into_place(replacing));
+        let moved = move_task.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        Ok(BackupMade { bytes: moved.map_err(backup_error("move into its place"))?, contents })
     }
 }
 
-async fn write_backup(part: &UnfinishedFile, database: &SqliteFile) -> Result<Contents, StoreError> {
-    const DOING: &str = "back the database up";
-    copy::copy_into(part, database, DOING).await?;
-    let mut copy = copy::open(part.path(), DOING).await?;
-    let contents = Contents::of(&mut copy, &database.path).await?;
-    copy::set_kind(&mut copy, CopyKind::Backup, DOING).await?;
-    copy.close().await.attempted(DOING)?;
+async fn write_backup(unfinished: &UnfinishedFile, database: &SqliteFile) -> Result<Contents, StoreError> {
+    const ACTION: &str = "back the database up";
+    copy::copy_into(unfinished, database, ACTION).await?;
+    let mut copy = copy::open(unfinished.path(), ACTION).await?;
+    let contents = Contents::read_and_check(&mut copy, &database.path).await?;
+    copy::set_kind(&mut copy, CopyKind::Backup, ACTION).await?;
+    copy.close().await.with_action(ACTION)?;
     Ok(contents)
 }

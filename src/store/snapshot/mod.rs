@@ -6,12 +6,12 @@
 mod backup;
 mod contents;
 mod copy;
-mod part;
 mod publish;
 mod restore;
+mod unfinished;
 
 pub use backup::BackupMade;
 pub use contents::{BackedUpApp, Contents};
-pub(super) use part::{Replacing, UnfinishedFile};
 pub use publish::Published;
 pub use restore::Restored;
+pub(super) use unfinished::{Replacing, UnfinishedFile};

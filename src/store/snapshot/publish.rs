@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use sqlx::Connection as _;
 
 use super::copy::{self, CopyKind};
-use super::part::{Replacing, UnfinishedFile, folder_of, is_same_file, unfinished_path};
+use super::unfinished::{Replacing, UnfinishedFile, folder_of, is_same_file, unfinished_path};
 use crate::store::engine::lock_file::set_owner_like;
-use crate::store::engine::{Attempted as _, Engine, SqliteFile, Store, StoreError};
+use crate::store::engine::{Engine, SqliteFile, Store, StoreError, WithAction as _};
 
-/// The mode of a new copy. The umask applies, as for files that SQLite creates.
+/// The permissions of a new copy. The umask applies, as for files that SQLite creates.
 const MODE: u32 = 0o644;
 
+/// A published copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Published {
+    /// The size of the file.
     pub bytes: u64,
     pub took: Duration,
 }
@@ -26,50 +28,48 @@ impl Store {
     /// reader that has the earlier copy open continues to read it. Returns `None` if another
     /// process is making a copy.
     pub async fn publish(&self, to: &Path) -> Result<Option<Published>, StoreError> {
-        let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::NoFile) };
-        let publish_error = |doing, source| StoreError::Publish { doing, path: to.to_owned(), source };
+        let Engine::Sqlite(file) = &self.engine else { return Err(StoreError::PublishNeedsSqlite) };
+        let publish_error = |action, source| StoreError::Publish { action, path: to.to_owned(), source };
         fs::create_dir_all(folder_of(to)).map_err(|source| publish_error("make the folder of", source))?;
         require_not_the_database(to, file)?;
         if !may_be_replaced(to, CopyKind::Published).map_err(|source| publish_error("inspect", source))? {
             return Err(StoreError::NotACopy { path: to.to_owned() });
         }
-        let began = Instant::now();
-        let part = UnfinishedFile::create(to, MODE).map_err(|source| publish_error("write", source))?;
-        let Some(mut part) = part else { return Ok(None) };
-        write_copy(&part, file).await?;
-        set_owner_like(part.file(), &file.path);
-        // Syncing many gigabytes may block for long.
-        let moving = tokio::task::spawn_blocking(move || part.move_into_place(Replacing::Earlier));
-        let moved = moving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let started = Instant::now();
+        let unfinished = UnfinishedFile::create(to, MODE).map_err(|source| publish_error("write", source))?;
+        let Some(mut unfinished) = unfinished else { return Ok(None) };
+        write_copy(&unfinished, file).await?;
+        set_owner_like(unfinished.file(), &file.path);
+        // Syncing a large file blocks the thread.
+        let move_task = tokio::task::spawn_blocking(move || unfinished.move_into_place(Replacing::Existing));
+        let moved = move_task.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         let bytes = moved.map_err(|source| publish_error("move into its place", source))?;
-        Ok(Some(Published { bytes, took: began.elapsed() }))
+        Ok(Some(Published { bytes, took: started.elapsed() }))
     }
 }
 
-async fn write_copy(part: &UnfinishedFile, database: &SqliteFile) -> Result<(), StoreError> {
-    const DOING: &str = "copy the database";
-    copy::copy_into(part, database, DOING).await?;
-    let mut copy = copy::open(part.path(), DOING).await?;
-    copy::set_kind(&mut copy, CopyKind::Published, DOING).await?;
-    copy.close().await.attempted(DOING)
+async fn write_copy(unfinished: &UnfinishedFile, database: &SqliteFile) -> Result<(), StoreError> {
+    const ACTION: &str = "copy the database";
+    copy::copy_into(unfinished, database, ACTION).await?;
+    let mut copy = copy::open(unfinished.path(), ACTION).await?;
+    copy::set_kind(&mut copy, CopyKind::Published, ACTION).await?;
+    copy.close().await.with_action(ACTION)
 }
 
-/// Fails if the copy, or its unfinished file, would overwrite the database.
+/// Fails if a copy at `to`, or its unfinished file, would overwrite the database.
 pub(super) fn require_not_the_database(to: &Path, database: &SqliteFile) -> Result<(), StoreError> {
     for path in [to.to_owned(), unfinished_path(to)] {
-        let is_database = fs::metadata(&database.path).and_then(|live| is_same_file(&path, &live));
-        if is_database.map_err(|source| StoreError::Publish {
-            doing: "inspect the path of",
-            path: path.clone(),
-            source,
-        })? {
+        let inspect_error =
+            |source| StoreError::Publish { action: "inspect the path of", path: path.clone(), source };
+        let database = fs::metadata(&database.path).map_err(inspect_error)?;
+        if is_same_file(&path, &database).map_err(inspect_error)? {
             return Err(StoreError::NotACopy { path });
         }
     }
     Ok(())
 }
 
-/// Returns true if the file does not exist, or is an earlier copy of this kind.
+/// Returns true if no file exists at `to`, or if it is a copy of this kind.
 pub(super) fn may_be_replaced(to: &Path, kind: CopyKind) -> io::Result<bool> {
     let mut header = Vec::new();
     match File::open(to) {
@@ -77,5 +77,5 @@ pub(super) fn may_be_replaced(to: &Path, kind: CopyKind) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(error) => return Err(error),
     };
-    Ok(kind.is_in(&header))
+    Ok(kind.matches_header(&header))
 }

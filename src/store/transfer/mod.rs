@@ -17,25 +17,28 @@ use super::engine::{DatabaseLocation, Store, StoreError};
 use super::lease::Lease;
 use crate::model::SdkAppId;
 
-const APPS: &str = "SELECT sdk_app_id FROM app ORDER BY sdk_app_id";
+const SELECT_APPS: &str = "SELECT sdk_app_id FROM app ORDER BY sdk_app_id";
 
+/// The progress of [`Store::copy_to`].
 #[derive(Clone, Copy, Debug)]
 pub struct CopyProgress {
     pub table: &'static str,
     /// False while rows are written, true while they are read back.
     pub verifying: bool,
-    /// Rows of all tables so far. Each row counts twice: when it is written and when it is read
-    /// back.
+    /// The number of rows of all tables so far. Each row counts twice: when it is written and when
+    /// it is read back.
     pub done: u64,
     pub total: u64,
 }
 
+/// A copied table and the number of its rows.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct TableCopied {
     pub table: &'static str,
     pub rows: u64,
 }
 
+/// A completed copy.
 #[derive(Clone, Debug)]
 pub struct Copied {
     pub tables: Vec<TableCopied>,
@@ -52,47 +55,48 @@ impl Store {
     /// Takes the leases of all apps, so that no crawl runs during a copy. `on_wait` receives each
     /// app whose lease another process holds.
     pub async fn lease_all(&self, mut on_wait: impl FnMut(SdkAppId)) -> Result<Vec<Lease>, StoreError> {
-        let apps: Vec<(i64,)> = self.fetch_all("list the apps", APPS, &[]).await?;
+        let apps: Vec<(i64,)> = self.fetch_all("list the apps", SELECT_APPS, &[]).await?;
         let mut leases = Vec::new();
         for app in apps.into_iter().filter_map(|(app,)| SdkAppId::new(app)) {
-            let waiting = self.lease(app, |waits| {
+            let take_lease = self.lease(app, |waits| {
                 if waits == 0 {
                     on_wait(app);
                 }
             });
-            leases.push(Lease::run_while_all_held(&leases, waiting).await??);
+            // The leases that were taken already are renewed during the wait.
+            leases.push(Lease::run_while_all_held(&leases, take_lease).await??);
         }
         Ok(leases)
     }
 
     /// Copies all rows into an empty database. Reads one snapshot, so that concurrent changes do
-    /// not matter. The copy becomes visible at the end, after its rows were read back and compared
-    /// by number and checksum.
+    /// not matter. Then reads the rows of the copy back, and compares their number and checksum for
+    /// each table. The copy becomes visible only if they are equal.
     pub async fn copy_to(
         &self,
         target: &DatabaseLocation,
         mut on_progress: impl FnMut(CopyProgress),
     ) -> Result<Copied, StoreError> {
-        let began = Instant::now();
+        let started = Instant::now();
         let mut target = Target::open(target).await?;
         let mut source = Connection::snapshot(self).await?;
-        let mut rows = 0;
+        let mut row_count = 0;
         for table in &TABLES {
-            rows += source.count(table).await?;
+            row_count += source.count(table).await?;
         }
-        let mut progress = CopyProgress { table: "", verifying: false, done: 0, total: 2 * rows };
-        let mut digests = Vec::new();
+        let mut progress = CopyProgress { table: "", verifying: false, done: 0, total: 2 * row_count };
+        let mut written_digests = Vec::new();
         for table in &TABLES {
             progress.table = table.name;
             let mut on_rows = |rows| {
                 progress.done += rows;
                 on_progress(progress);
             };
-            digests.push(target.load(&mut source, table, &mut on_rows).await?);
+            written_digests.push(target.load(&mut source, table, &mut on_rows).await?);
         }
         target.complete().await?;
         progress.verifying = true;
-        for (table, written) in TABLES.iter().zip(&digests) {
+        for (table, written) in TABLES.iter().zip(&written_digests) {
             progress.table = table.name;
             let mut on_rows = |rows| {
                 progress.done += rows;
@@ -107,6 +111,9 @@ impl Store {
             table: table.name,
             rows: digest.rows,
         };
-        Ok(Copied { tables: TABLES.iter().zip(&digests).map(copied).collect(), took: began.elapsed() })
+        Ok(Copied {
+            tables: TABLES.iter().zip(&written_digests).map(copied).collect(),
+            took: started.elapsed(),
+        })
     }
 }

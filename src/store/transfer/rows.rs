@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
 
-/// A value. PostgreSQL's booleans become 0 and 1, as SQLite stores them.
+/// A value of a column. PostgreSQL's booleans become 0 and 1, as SQLite stores them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Cell {
     Null,
@@ -14,92 +14,95 @@ pub(super) enum Cell {
     Text(String),
 }
 
-pub(super) type Cells = Vec<Cell>;
+/// The values of a row, in the order of the columns.
+pub(super) type RowCells = Vec<Cell>;
 
-pub(super) fn cells_from_sqlite(row: &SqliteRow) -> Result<Cells, sqlx::Error> {
-    let cell = |at: usize| {
-        let value = row.try_get_raw(at)?;
-        // SQLite reports the type of the column for NULL.
+pub(super) fn cells_from_sqlite(row: &SqliteRow) -> Result<RowCells, sqlx::Error> {
+    let cell = |column: usize| {
+        let value = row.try_get_raw(column)?;
+        // For NULL, SQLite reports the type of the column.
         if value.is_null() {
             return Ok(Cell::Null);
         }
         Ok(match value.type_info().name() {
-            "INTEGER" => Cell::Integer(row.try_get_unchecked(at)?),
-            _ => Cell::Text(row.try_get_unchecked(at)?),
+            "INTEGER" => Cell::Integer(row.try_get_unchecked(column)?),
+            _ => Cell::Text(row.try_get_unchecked(column)?),
         })
     };
     (0..row.len()).map(cell).collect()
 }
 
-pub(super) fn cells_from_postgres(row: &PgRow) -> Result<Cells, sqlx::Error> {
-    let cell = |at: usize| {
-        Ok(match row.column(at).type_info().name() {
-            "INT8" => row.try_get::<Option<i64>, _>(at)?.map_or(Cell::Null, Cell::Integer),
+pub(super) fn cells_from_postgres(row: &PgRow) -> Result<RowCells, sqlx::Error> {
+    let cell = |column: usize| {
+        Ok(match row.column(column).type_info().name() {
+            "INT8" => row.try_get::<Option<i64>, _>(column)?.map_or(Cell::Null, Cell::Integer),
             "BOOL" => {
-                row.try_get::<Option<bool>, _>(at)?.map_or(Cell::Null, |flag| Cell::Integer(flag.into()))
+                row.try_get::<Option<bool>, _>(column)?.map_or(Cell::Null, |flag| Cell::Integer(flag.into()))
             }
-            _ => row.try_get::<Option<String>, _>(at)?.map_or(Cell::Null, Cell::Text),
+            _ => row.try_get::<Option<String>, _>(column)?.map_or(Cell::Null, Cell::Text),
         })
     };
     (0..row.len()).map(cell).collect()
 }
 
-/// The number of rows, and a checksum that does not depend on their order. Only comparable within
-/// one process.
+/// The number of rows, and a checksum that does not depend on their order. Digests are comparable
+/// only within one process, because `DefaultHasher` may change between versions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digest {
     pub(super) rows: u64,
+    /// The sum of the hashes of the rows. A sum does not depend on their order.
     sum: u64,
-    /// The sum of a second hash. Together the two sums have 128 bits.
+    /// The sum of a second hash of each row. Together the two sums have 128 bits.
     second_sum: u64,
 }
 
 impl Digest {
-    pub(super) fn add(&mut self, row: &Cells) {
+    /// Adds a row.
+    pub(super) fn add(&mut self, row: &RowCells) {
         let mut hasher = DefaultHasher::new();
         row.hash(&mut hasher);
-        let first = hasher.finish();
-        first.hash(&mut hasher);
+        let first_hash = hasher.finish();
+        first_hash.hash(&mut hasher);
         self.rows += 1;
-        self.sum = self.sum.wrapping_add(first);
+        self.sum = self.sum.wrapping_add(first_hash);
         self.second_sum = self.second_sum.wrapping_add(hasher.finish());
     }
 }
 
-/// Appends a row in the text format of COPY.
-pub(super) fn append_as_copy_text(row: &Cells, to: &mut Vec<u8>) {
-    for (at, cell) in row.iter().enumerate() {
-        if at > 0 {
-            to.push(b'\t');
+/// Appends a row to `text` in the text format of COPY.
+pub(super) fn append_as_copy_text(row: &RowCells, text: &mut Vec<u8>) {
+    for (column, cell) in row.iter().enumerate() {
+        if column > 0 {
+            text.push(b'\t');
         }
         match cell {
-            Cell::Null => to.extend(b"\\N"),
-            Cell::Integer(number) => to.extend(number.to_string().as_bytes()),
-            Cell::Text(text) => {
-                for byte in text.bytes() {
+            Cell::Null => text.extend(b"\\N"),
+            Cell::Integer(number) => text.extend(number.to_string().as_bytes()),
+            Cell::Text(value) => {
+                for byte in value.bytes() {
                     match byte {
-                        b'\\' => to.extend(b"\\\\"),
-                        b'\t' => to.extend(b"\\t"),
-                        b'\n' => to.extend(b"\\n"),
-                        b'\r' => to.extend(b"\\r"),
-                        byte => to.push(byte),
+                        b'\\' => text.extend(b"\\\\"),
+                        b'\t' => text.extend(b"\\t"),
+                        b'\n' => text.extend(b"\\n"),
+                        b'\r' => text.extend(b"\\r"),
+                        byte => text.push(byte),
                     }
                 }
             }
         }
     }
-    to.push(b'\n');
+    text.push(b'\n');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(id: i64, text: &str) -> Cells {
+    fn row(id: i64, text: &str) -> RowCells {
         vec![Cell::Integer(id), Cell::Text(text.to_owned()), Cell::Null]
     }
 
-    fn digest(rows: &[Cells]) -> Digest {
+    fn digest(rows: &[RowCells]) -> Digest {
         let mut digest = Digest::default();
         rows.iter().for_each(|row| digest.add(row));
         digest

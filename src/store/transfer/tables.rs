@@ -1,16 +1,19 @@
 //! Defines the tables and columns that are copied: those that both engines have.
 
+/// A table to copy.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) columns: &'static [&'static str],
-    /// The order in which rows are read. Both engines store them in this order.
+    /// The columns by which the rows are sorted when they are read. Both engines store the rows in
+    /// this order.
     pub(super) order: &'static str,
 }
 
-/// All tables to copy. Each table comes after those that it references. Not copied: `lease`, which
-/// only PostgreSQL has; `storage`, which identifies the database; `app.chunk_ends`, which SQLite
-/// computes again.
+/// All tables to copy. Each table comes after those that it references.
+///
+/// Not copied: `lease`, which only PostgreSQL has; `storage`, which identifies the database;
+/// `app.chunk_ends`, which the program computes again for SQLite.
 pub(super) const TABLES: [Table; 16] = [
     Table {
         name: "app",
@@ -229,10 +232,12 @@ pub(super) const TABLES: [Table; 16] = [
 ];
 
 impl Table {
+    /// Returns the query for all rows.
     pub(super) fn select(&self) -> String {
         format!("SELECT {} FROM {} ORDER BY {}", self.columns.join(", "), self.name, self.order)
     }
 
+    /// Returns the query for the number of rows.
     pub(super) fn count(&self) -> String {
         format!("SELECT count(*) FROM {}", self.name)
     }

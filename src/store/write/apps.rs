@@ -9,12 +9,12 @@ use crate::store::app::{AppId, AppIdentity};
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
-/// Renames another app with this name, for example after an SDKAppID was corrected. A configured
-/// name has no parentheses.
+/// Renames another app that has this name. Such an app exists if the SDKAppID in the configuration
+/// was corrected. The new name has parentheses, so it is different from every configured name.
 const RENAME_OTHER_APP: &str = "
 UPDATE app SET name = name || ' (' || sdk_app_id || ')' WHERE name = $2 AND sdk_app_id <> $1";
-// The statement inserts nothing if the row is up to date: an insert that ends in a conflict would
-// use up a key and lock the row.
+// Inserts nothing if the row is up to date, because an insert that ends in a conflict uses up a key
+// and locks the row.
 const UPSERT_APP: &str = "
 INSERT INTO app (sdk_app_id, name)
 SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM app WHERE sdk_app_id = $1 AND name = $2 AND configured = 1)
@@ -39,8 +39,7 @@ ON CONFLICT (app_id, type_id) DO UPDATE SET baseline_crawl_id = excluded.baselin
 WHERE type_state.baseline_crawl_id IS NULL";
 
 impl Store {
-    /// Registers a group type unless it is registered, and returns its key. The app's lease must be
-    /// held.
+    /// Returns the key of a group type. Registers the type if it is new.
     pub async fn register_type(&self, lease: &Lease, group_type: &GroupType) -> Result<TypeId, StoreError> {
         let mut write = self.write("register a group type", Some(lease.token()));
         loop {
@@ -52,7 +51,7 @@ impl Store {
         }
     }
 
-    /// Registers an app and its group types under their configured names, and returns their keys.
+    /// Registers an app and its group types, or updates their configured names. Returns their keys.
     pub async fn register_app(
         &self,
         app: &AppIdentity,
@@ -70,20 +69,20 @@ impl Store {
 
     /// Marks the apps that are not in `configured` as no longer configured. Their rows stay.
     pub async fn set_configured(&self, configured: &[SdkAppId]) -> Result<(), StoreError> {
-        const DOING: &str = "record which apps are configured";
-        let known: Vec<(i64, i64)> = self.fetch_all(DOING, CONFIGURED_APPS, &[]).await?;
-        let removed: Vec<AppId> = known
+        const ACTION: &str = "record which apps are configured";
+        let stored: Vec<(i64, i64)> = self.fetch_all(ACTION, CONFIGURED_APPS, &[]).await?;
+        let no_longer_configured: Vec<AppId> = stored
             .into_iter()
             .filter(|(_, sdk_app_id)| !configured.iter().any(|app| app.get() == *sdk_app_id))
             .map(|(app_id, _)| AppId(app_id))
             .collect();
-        if removed.is_empty() {
+        if no_longer_configured.is_empty() {
             return Ok(());
         }
-        let mut write = self.write(DOING, None);
+        let mut write = self.write(ACTION, None);
         loop {
             let mut tx = write.begin().await?;
-            let updated = unconfigure(&mut tx, &removed).await;
+            let updated = unconfigure(&mut tx, &no_longer_configured).await;
             if let Some(done) = write.end(tx, updated).await {
                 return done;
             }
@@ -136,9 +135,10 @@ async fn upsert_app(
         tx.execute(CONFIGURE_TYPE, &values![app_id, type_id.0]).await?;
         type_ids.insert(group_type.clone(), type_id);
     }
-    let known: Vec<(i64,)> = tx.fetch_all(TYPES_OF_APP, &values![app_id]).await?;
-    for (type_id,) in known {
-        if !type_ids.values().any(|configured| configured.0 == type_id) {
+    let stored_types: Vec<(i64,)> = tx.fetch_all(TYPES_OF_APP, &values![app_id]).await?;
+    for (type_id,) in stored_types {
+        let is_configured = type_ids.values().any(|configured| configured.0 == type_id);
+        if !is_configured {
             tx.execute(UNCONFIGURE_TYPE, &values![app_id, type_id]).await?;
         }
     }

@@ -11,13 +11,14 @@ use crate::store::bulk::{self, MarkScope};
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
+/// The maximum number of ids in one statement. Progress is reported after each statement.
 const IDS_PER_STATEMENT: usize = 20_000;
 
 /// Why a crawl is not complete, or why it withheld deletions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     pub code: ReasonCode,
-    /// The API's error code.
+    /// The API's error code, if an API error was the reason.
     pub error_code: Option<i64>,
     /// A sentence with the relevant numbers.
     pub text: String,
@@ -26,15 +27,21 @@ pub struct Reason {
 /// The record of one pass.
 #[derive(Clone, Debug)]
 pub struct PassRecord {
+    /// [`TypeId::UNKNOWN`] for the unfiltered pass.
     pub type_id: TypeId,
     pub recorded_at: DateTime<Utc>,
     /// `None` if the pass did not reach its end.
     pub verdict: Option<Verdict>,
     pub pages: u32,
+    /// The `TotalCount`s on the pages.
     pub counts: Counts,
+    /// The number of distinct ids.
     pub distinct: u64,
+    /// The number of entries whose id this pass had already listed.
     pub repeats: u64,
+    /// The number of groups that no crawl had listed before.
     pub first_listed: u64,
+    /// The number of entries without a usable id.
     pub unusable: u64,
 }
 
@@ -55,8 +62,9 @@ pub struct Closing<'a> {
     /// The number of the app's groups beyond those of the configured types. `None` if it was not
     /// computed.
     pub leftover: Option<u64>,
-    /// Whether the next crawl has to make an unfiltered pass.
+    /// Whether the next crawl must make an unfiltered pass.
     pub unfiltered_next: bool,
+    /// The number of distinct ids that all passes listed.
     pub listed: u64,
     /// By how much this host's clock is ahead of the API's. `None` if no answer had a date.
     pub clock_skew: Option<TimeDelta>,
@@ -83,13 +91,15 @@ WHERE crawl_id = $1 AND status = 'running'";
 const RECORD_LOOKUPS: &str = "
 UPDATE crawl SET withheld = $2, withheld_confirmed = $3, asked = $4, confirmed = $5, spared = $6, unlearned = $7, unasked = $8
 WHERE crawl_id = $1";
-/// Counts the days after the day of this crawl. Such rows exist if a clock was wrong or the time
-/// zone was changed. [`MERGE_LATER_DAYS`] adds them to the day of this crawl, because days follow
-/// the newest crawl. A failed crawl does not merge days: its own clock may be wrong.
-const LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
+/// Counts the days after the day of this crawl. Such days exist if a clock was fast, or if the time
+/// zone was changed. They are merged into the day of this crawl, because the newest crawl
+/// determines the newest day. A failed crawl merges no days, because its own clock may be wrong.
+const COUNT_LATER_DAYS: &str = "SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1 AND day > $2";
 /// The maximum number of later days that are merged. If there are more, the clock of this crawl is
-/// probably behind, and merging would destroy correct days.
+/// probably slow, and merging would destroy correct days.
 const MAX_WRONG_DAYS: i64 = 2;
+/// Adds the events of the later days to the day of this crawl. Its live groups and `TotalCount`s
+/// are set by [`ADD_TO_DAY`].
 const MERGE_LATER_DAYS: &str = "
 INSERT INTO daily_count (app_id, day, timezone, type_id, live_groups, total_count, appeared, vanished, reappeared, retyped)
 SELECT $1, $2, $3, type_id, 0, NULL, CAST(sum(appeared) AS BIGINT), CAST(sum(vanished) AS BIGINT),
@@ -103,16 +113,16 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
 const REMOVE_LATER_DAYS: &str = "DELETE FROM daily_count WHERE app_id = $1 AND day > $2";
 const MOVE_CRAWLS_OF_LATER_DAYS: &str =
     "UPDATE crawl SET day = $2, timezone = $3 WHERE app_id = $1 AND day > $2";
-/// Counts the types whose conclusion is later than the start of this crawl, because a clock was
-/// fast.
-const LATER_CONCLUSIONS: &str = "
+/// Counts the types that an earlier crawl concluded at a time after the start of this crawl. Then
+/// the clock of the earlier crawl was fast.
+const COUNT_LATER_CONCLUSIONS: &str = "
 SELECT count(*) FROM type_state WHERE app_id = $1 AND concluded_at > $2";
-/// Limits `last_seen_at` to the end of this crawl. Later values were written by a crawl with a fast
-/// clock.
+/// Limits `last_seen_at` to the end of this crawl. A crawl with a fast clock wrote later values.
 const LIMIT_LAST_SEEN: &str = "
 UPDATE group_row SET last_seen_at = CASE WHEN first_seen_at > $2 THEN first_seen_at ELSE $2 END
 WHERE app_id = $1 AND last_seen_at > $2 AND deleted_at IS NULL";
-/// Stores the crawl's events and the app's live groups.
+/// Adds up the crawl's events over all types. Stores the sums and the number of the app's live
+/// groups in the record of the crawl.
 const ADD_UP_EVENTS: &str = "
 UPDATE crawl SET
     appeared = (SELECT CAST(coalesce(sum(appeared), 0) AS BIGINT) FROM crawl_change k WHERE k.crawl_id = $1),
@@ -126,8 +136,8 @@ const RECORD_PASS: &str = "
 INSERT INTO crawl_pass (crawl_id, pass_no, type_id, recorded_at, verdict, pages, total_count, total_lowest, total_highest,
                         listed_count, repeats, first_listed, unusable)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
-/// Stores the conclusion of the newest crawl by id, even if its time is earlier. An older crawl
-/// that is closed late changes nothing.
+/// Records the newest crawl that concluded a type. The newest crawl is the one with the greatest
+/// id, whatever its time. An older crawl that is closed late changes nothing.
 const CONCLUDE: &str = "
 INSERT INTO type_state (app_id, type_id, concluded_crawl_id, concluded_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (app_id, type_id) DO UPDATE SET
@@ -160,8 +170,8 @@ ON CONFLICT (app_id, day, type_id) DO UPDATE SET
 
 impl Store {
     /// Closes a crawl in one transaction, which writes the deletion and missing marks, the totals,
-    /// the counts and the status. `on_progress` is called with the number of groups marked so far,
-    /// when the transaction begins and after each chunk.
+    /// the counts and the status. `on_progress` receives the number of groups marked so far. It is
+    /// called when an attempt of the transaction begins, and after each statement on groups.
     pub async fn close_crawl(
         &self,
         lease: &Lease,
@@ -172,10 +182,10 @@ impl Store {
         loop {
             let mut tx = write.begin().await?;
             on_progress(0);
-            let closed = close(&mut tx, closing, &on_progress).await;
-            if let Some(done) = write.end(tx, closed).await {
+            let events = close(&mut tx, closing, &on_progress).await;
+            if let Some(done) = write.end(tx, events).await {
                 if done.is_ok() {
-                    lease.closed(closing.crawl);
+                    lease.record_closed(closing.crawl);
                 }
                 return done;
             }
@@ -188,8 +198,8 @@ async fn close(
     closing: &Closing<'_>,
     on_progress: &(impl Fn(u64) + Sync),
 ) -> Result<CrawlEvents, StoreError> {
-    // Runs first and fails if the crawl is already closed, so that nothing else is changed.
-    set_ended(tx, closing).await?;
+    // Runs first, because it fails if the crawl is already closed, and then nothing may change.
+    record_end(tx, closing).await?;
     let withheld = apply_settlement(tx, closing, on_progress).await?;
     conclude_types(tx, closing).await?;
     record_passes(tx, closing).await?;
@@ -198,11 +208,12 @@ async fn close(
         questions::write_history(tx, closing.app, history).await?;
     }
     let events: CrawlEvents = tx.fetch_one(ADD_UP_EVENTS, &values![closing.crawl.0]).await?;
-    count_day(tx, closing, events).await?;
+    add_to_day(tx, closing, events).await?;
     Ok(events)
 }
 
-async fn set_ended(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
+/// Writes the status and the figures of the crawl. Fails if the crawl is already closed.
+async fn record_end(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
     let reason = closing.reason.as_ref();
     let day = closing.day.date.to_string();
     let values = values![
@@ -210,11 +221,11 @@ async fn set_ended(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError>
         closing.finished_at.timestamp_millis(),
         closing.status.as_str(),
         closing.deletions().map(Deletions::as_str),
-        count(closing.requests),
-        closing.total_at_start.map(count),
-        closing.total_at_end.map(count),
-        closing.leftover.map(count),
-        count(closing.listed),
+        to_i64(closing.requests),
+        closing.total_at_start.map(to_i64),
+        closing.total_at_end.map(to_i64),
+        closing.leftover.map(to_i64),
+        to_i64(closing.listed),
         reason.map(|reason| reason.code.as_str()),
         reason.and_then(|reason| reason.error_code),
         reason.map(|reason| reason.text.as_str()),
@@ -246,11 +257,11 @@ async fn apply_settlement(
     let started_at = closing.started_at.timestamp_millis();
     let scope = |type_id| MarkScope { app: closing.app, type_id, crawl: closing.crawl };
     let mut tally = Tally::default();
-    let mut withheld_groups = WithheldCounts::default();
-    let mut done = 0;
-    let mut progress = |chunk: &[&str]| {
-        done += chunk.len() as u64;
-        on_progress(done);
+    let mut withheld = WithheldCounts::default();
+    let mut marked_so_far = 0;
+    let mut report_progress = |chunk: &[&str]| {
+        marked_so_far += chunk.len() as u64;
+        on_progress(marked_so_far);
     };
     for (CandidateKind { type_id, was_missing }, ids) in closing.settlement.vanished() {
         for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
@@ -260,14 +271,14 @@ async fn apply_settlement(
             totals.deleted += marked;
             totals.missing -= if was_missing { marked } else { 0 };
             tally.events(type_id).vanished += marked;
-            progress(&chunk);
+            report_progress(&chunk);
         }
     }
     for (type_id, ids) in closing.settlement.missing() {
         for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
             let marked = bulk::mark_missing(tx, scope(type_id), started_at, &chunk).await?;
             tally.totals(type_id).missing += marked.cast_signed();
-            progress(&chunk);
+            report_progress(&chunk);
         }
     }
     for (WithheldKind { candidate: CandidateKind { type_id, was_missing }, confirmed }, ids) in
@@ -278,25 +289,26 @@ async fn apply_settlement(
             let marked = bulk::mark_withheld(tx, scope(type_id), (started_at, held_as), &chunk).await?;
             let marked = marked.cast_signed();
             tally.totals(type_id).missing += if was_missing { 0 } else { marked };
-            withheld_groups.groups += marked;
-            withheld_groups.confirmed += if confirmed { marked } else { 0 };
-            progress(&chunk);
+            withheld.groups += marked;
+            withheld.confirmed += if confirmed { marked } else { 0 };
+            report_progress(&chunk);
         }
     }
     tally.write(tx, closing.app, closing.crawl).await?;
-    Ok(withheld_groups)
+    Ok(withheld)
 }
 
-/// Records which types this crawl concluded. Every live group of a concluded type was seen or is
-/// marked missing.
+/// Records which types this crawl concluded: it has accounted for every live group of such a type,
+/// which was listed, exists by an answer of the API, or is marked missing.
 async fn conclude_types(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError> {
     let Closing { app, crawl, settlement, .. } = closing;
     let started_at = closing.started_at.timestamp_millis();
     if settlement.concluded_types().is_empty() {
         return Ok(());
     }
-    let (later,): (i64,) = tx.fetch_one(LATER_CONCLUSIONS, &values![app.0, started_at]).await?;
-    if later > 0 {
+    let (later_conclusions,): (i64,) =
+        tx.fetch_one(COUNT_LATER_CONCLUSIONS, &values![app.0, started_at]).await?;
+    if later_conclusions > 0 {
         let groups = stored_groups(tx, *app).await?;
         tx.expect_rows(groups).await?;
         tx.execute(LIMIT_LAST_SEEN, &values![app.0, closing.finished_at.timestamp_millis()]).await?;
@@ -316,13 +328,13 @@ async fn record_passes(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreEr
             pass.recorded_at.timestamp_millis(),
             pass.verdict.map(Verdict::as_str),
             i64::from(pass.pages),
-            pass.counts.last.map(count),
-            pass.counts.lowest.map(count),
-            pass.counts.highest.map(count),
-            count(pass.distinct),
-            count(pass.repeats),
-            count(pass.first_listed),
-            count(pass.unusable),
+            pass.counts.last.map(to_i64),
+            pass.counts.lowest.map(to_i64),
+            pass.counts.highest.map(to_i64),
+            to_i64(pass.distinct),
+            to_i64(pass.repeats),
+            to_i64(pass.first_listed),
+            to_i64(pass.unusable),
         ];
         tx.execute(RECORD_PASS, &values).await?;
     }
@@ -330,37 +342,40 @@ async fn record_passes(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Records how many candidates the API was asked about, its answers, and the withheld deletions.
 async fn record_lookups(
     tx: &mut Tx,
     closing: &Closing<'_>,
     withheld: WithheldCounts,
 ) -> Result<(), StoreError> {
     let AskedCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.asked();
-    if withheld.groups == 0 && asked + unasked == 0 {
+    let had_no_candidates = withheld.groups == 0 && asked + unasked == 0;
+    if had_no_candidates {
+        // The columns are 0 already.
         return Ok(());
     }
     let values = values![
         closing.crawl.0,
         withheld.groups,
         withheld.confirmed,
-        count(asked),
-        count(confirmed),
-        count(spared),
-        count(unlearned),
-        count(unasked),
+        to_i64(asked),
+        to_i64(confirmed),
+        to_i64(spared),
+        to_i64(unlearned),
+        to_i64(unasked),
     ];
     tx.execute(RECORD_LOOKUPS, &values).await?;
     Ok(())
 }
 
-/// Adds the crawl to the counts of its day.
-async fn count_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> Result<(), StoreError> {
+/// Adds the crawl to the counts of its day, after later days were merged into that day.
+async fn add_to_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> Result<(), StoreError> {
     let app = closing.app.0;
     let day = closing.day.date.to_string();
     let timezone = closing.day.timezone;
     if closing.reached_end() {
-        let (later,): (i64,) = tx.fetch_one(LATER_DAYS, &values![app, &day]).await?;
-        if (1..=MAX_WRONG_DAYS).contains(&later) {
+        let (later_days,): (i64,) = tx.fetch_one(COUNT_LATER_DAYS, &values![app, &day]).await?;
+        if (1..=MAX_WRONG_DAYS).contains(&later_days) {
             tx.execute(MERGE_LATER_DAYS, &values![app, &day, timezone]).await?;
             tx.execute(REMOVE_LATER_DAYS, &values![app, &day]).await?;
             tx.execute(MOVE_CRAWLS_OF_LATER_DAYS, &values![app, &day, timezone]).await?;
@@ -373,7 +388,7 @@ async fn count_day(tx: &mut Tx, closing: &Closing<'_>, events: CrawlEvents) -> R
 }
 
 impl Closing<'_> {
-    /// Returns what happened to the crawl's deletions, or `None` unless the crawl is complete.
+    /// Returns what happened to the crawl's deletions. Returns `None` if the crawl is not complete.
     #[must_use]
     pub fn deletions(&self) -> Option<Deletions> {
         self.settlement.deletions(self.status)
@@ -386,13 +401,12 @@ impl Closing<'_> {
     /// Returns true if the crawl is added to the counts of its day. If it failed because of a wrong
     /// clock, its day is wrong, so it is added only if it changed something.
     fn counts_for_its_day(&self, events: CrawlEvents) -> bool {
-        let wrong_clock = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Clock);
-        !wrong_clock || events != CrawlEvents::default()
+        let failed_by_clock = self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::Clock);
+        !failed_by_clock || events != CrawlEvents::default()
     }
 }
 
-/// Converts a count to a signed 64-bit number, as the databases store it. Larger numbers become
-/// `i64::MAX`.
-fn count(number: u64) -> i64 {
+/// Converts a number to the signed type of the databases. Larger numbers become `i64::MAX`.
+fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

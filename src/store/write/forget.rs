@@ -46,8 +46,8 @@ SELECT (SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM
        (SELECT count(*) FROM crawl WHERE app_id = $1) AS crawls,
        (SELECT count(DISTINCT day) FROM daily_count WHERE app_id = $1) AS days";
 
-// Runs first: if the removal is interrupted and the app is crawled again, it counts as never
-// crawled.
+// Runs first: if the removal is interrupted and the app is crawled again, the app must count as
+// never crawled, so that its groups are a baseline.
 const FORGET_BASELINES: &str = "UPDATE type_state SET baseline_crawl_id = NULL, concluded_crawl_id = NULL, concluded_at = NULL WHERE app_id = $1";
 // Deletes by crawl, so that each batch reads one range of an index.
 const FORGET_EVENTS: &str = "
@@ -82,9 +82,9 @@ const FORGET_APP: [&str; 7] = [
 ];
 
 impl Store {
-    /// Returns the apps with this name or this SDKAppID, configured or not.
-    pub async fn find_apps(&self, name: &str) -> Result<Vec<KnownApp>, StoreError> {
-        self.fetch_all("look an app up", FIND_APPS, &values![name]).await
+    /// Returns the apps whose name or SDKAppID is `name_or_id`, configured or not.
+    pub async fn find_apps(&self, name_or_id: &str) -> Result<Vec<KnownApp>, StoreError> {
+        self.fetch_all("look an app up", FIND_APPS, &values![name_or_id]).await
     }
 
     /// Counts the rows of an app.
@@ -93,35 +93,36 @@ impl Store {
     }
 
     /// Removes an app with all its rows, in batches. The app's own row is removed last, so that an
-    /// interrupted removal can be repeated. The app's lease must be held. `on_batch` is called with
-    /// the number of rows of each batch.
+    /// interrupted removal can be repeated. `on_batch` receives the number of rows of each batch.
     pub async fn forget(
         &self,
         lease: &Lease,
         app: AppId,
         mut on_batch: impl FnMut(u64),
     ) -> Result<(), StoreError> {
-        self.remove(lease, app, &[FORGET_BASELINES]).await?;
+        self.execute_in_transaction(lease, app, &[FORGET_BASELINES]).await?;
         for statements in [&[FORGET_EVENTS][..], &[FORGET_DAYS], &FORGET_CRAWLS] {
             loop {
-                match self.remove(lease, app, statements).await? {
+                match self.execute_in_transaction(lease, app, statements).await? {
                     0 => break,
                     removed => on_batch(removed),
                 }
             }
         }
-        let mut after = String::new();
-        while let Some(BatchDone { last, removed }) = self.remove_next_groups(lease, app, &after).await? {
+        let mut after_id = String::new();
+        while let Some(BatchDone { last_id, removed }) =
+            self.remove_next_groups(lease, app, &after_id).await?
+        {
             on_batch(removed);
-            after = last;
+            after_id = last_id;
         }
-        self.remove(lease, app, &FORGET_APP).await?;
+        self.execute_in_transaction(lease, app, &FORGET_APP).await?;
         Ok(())
     }
 
     /// Runs statements for an app in one transaction. Returns the number of rows that the last one
     /// changed.
-    async fn remove(
+    async fn execute_in_transaction(
         &self,
         lease: &Lease,
         app: AppId,
@@ -141,12 +142,12 @@ impl Store {
         &self,
         lease: &Lease,
         app: AppId,
-        after: &str,
+        after_id: &str,
     ) -> Result<Option<BatchDone<String>>, StoreError> {
         let mut write = self.write("remove groups", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
-            let removed = purge::remove_groups(&mut tx, app, &ALL_GROUPS, (after, i64::MAX)).await;
+            let removed = purge::remove_groups(&mut tx, app, &ALL_GROUPS, (after_id, i64::MAX)).await;
             if let Some(done) = write.end(tx, removed).await {
                 return done;
             }

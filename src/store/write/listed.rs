@@ -30,8 +30,9 @@ impl std::ops::AddAssign for Written {
 }
 
 impl Store {
-    /// Writes listed groups in one transaction. Inserts unknown groups. Makes the others live and
-    /// not missing, and sets their type. Idempotent. `on_chunk` is called before each chunk of ids.
+    /// Writes listed groups in one transaction. Inserts the groups that are not in the table yet.
+    /// Marks the others live and not missing, and sets their type. Idempotent. `on_chunk` is called
+    /// before each chunk of ids.
     pub async fn write_listed(
         &self,
         lease: &Lease,
@@ -58,21 +59,23 @@ async fn write_batch(
     let mut tally = Tally::default();
     for chunk in batch.ids.sorted_chunks(IDS_PER_STATEMENT) {
         on_chunk();
+        // Events first, because they are recorded for the ids that are not in the table yet.
         if !batch.in_baseline {
             written.appeared += bulk::record_appeared(tx, batch, &chunk).await?;
         }
         let unknown = bulk::insert_unknown(tx, batch, &chunk).await?;
         written.first_listed += unknown;
         tally.totals(batch.type_id).live += unknown.cast_signed();
-        if unknown == chunk.len() as u64 {
+        let all_were_unknown = unknown == chunk.len() as u64;
+        if all_were_unknown {
             continue;
         }
         let changed = bulk::count_changed(tx, batch, &chunk).await?;
         if !changed.is_empty() {
             bulk::change_listed(tx, batch, &chunk).await?;
         }
-        for changed in changed {
-            add_changed(&mut tally, batch.type_id, changed);
+        for same_state in changed {
+            add_changed(&mut tally, batch.type_id, same_state);
         }
     }
     tally.events(batch.type_id).appeared += written.appeared.cast_signed();
@@ -84,21 +87,22 @@ async fn write_batch(
     Ok(written)
 }
 
-/// Adds to the tally the groups of one previous state that are now listed as a type.
+/// Adds to the tally the effect of listing groups, which all had the same state before, as a type.
 fn add_changed(tally: &mut Tally, listed_as: TypeId, changed: ChangedGroups) {
-    let ChangedGroups { before, missing, groups } = changed;
+    let ChangedGroups { before, was_missing, group_count } = changed;
+    // `false`: the groups are known, so the baseline does not matter.
     let effect = ListingEffect::of(Some(before), listed_as, false);
     match effect.event {
-        Some(ListingEvent::Reappeared) => tally.events(effect.new_type).reappeared += groups,
-        Some(ListingEvent::Retyped) => tally.events(effect.new_type).retyped += groups,
+        Some(ListingEvent::Reappeared) => tally.events(effect.new_type).reappeared += group_count,
+        Some(ListingEvent::Retyped) => tally.events(effect.new_type).retyped += group_count,
         Some(ListingEvent::Appeared) | None => {}
     }
     match effect.left_type() {
-        Some(left) => tally.totals(left).live -= groups,
-        None => tally.totals(before.type_id).deleted -= groups,
+        Some(old_type) => tally.totals(old_type).live -= group_count,
+        None => tally.totals(before.type_id).deleted -= group_count,
     }
-    if missing {
-        tally.totals(before.type_id).missing -= groups;
+    if was_missing {
+        tally.totals(before.type_id).missing -= group_count;
     }
-    tally.totals(effect.new_type).live += groups;
+    tally.totals(effect.new_type).live += group_count;
 }

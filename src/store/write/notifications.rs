@@ -1,8 +1,8 @@
 //! Records the last notification about each condition of each app, so that several processes send
 //! a notification only once.
 //!
-//! Each change is a compare-and-swap: it takes effect only if the row is still as the caller has
-//! read it. So if several processes try to claim the same notification, one succeeds.
+//! Each change is a compare-and-swap: it takes effect only if the row has not changed since the
+//! caller read it. If several processes try to claim the same notification, one of them succeeds.
 
 use crate::store::engine::{Store, StoreError, Tx, values};
 
@@ -16,7 +16,7 @@ pub struct ToldRow {
     pub state: String,
     /// When the condition was first noticed.
     pub begun_at: i64,
-    /// When the process that sends the notification last claimed it.
+    /// When the sending process claimed the notification, or last renewed the claim.
     pub claimed_at: i64,
     /// The random token of that process.
     pub claimed_by: String,
@@ -30,8 +30,8 @@ pub enum ToldChange {
     /// Claims a notification. `previous` is the row as the caller has read it, or `None` if there
     /// was none.
     Claim { previous: Option<ToldRow>, new: ToldRow },
-    /// Records that the notification of this row was delivered. Takes effect also if the same
-    /// process has renewed its claim since.
+    /// Records that the notification of this row was delivered. Takes effect even if the same
+    /// process has renewed its claim meanwhile.
     Deliver { row: ToldRow, at: i64 },
 }
 
@@ -61,8 +61,8 @@ impl Store {
         let mut write = self.write("record which notifications are sent", None);
         loop {
             let mut tx = write.begin().await?;
-            let effects = apply(&mut tx, changes).await;
-            if let Some(done) = write.end(tx, effects).await {
+            let took_effect = apply(&mut tx, changes).await;
+            if let Some(done) = write.end(tx, took_effect).await {
                 return done;
             }
         }
@@ -70,7 +70,7 @@ impl Store {
 }
 
 async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreError> {
-    let mut effects = Vec::new();
+    let mut took_effect = Vec::new();
     for change in changes {
         let rows = match change {
             ToldChange::Claim { previous: None, new } => {
@@ -105,7 +105,7 @@ async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreEr
                 tx.execute(DELIVER, &values).await?
             }
         };
-        effects.push(rows > 0);
+        took_effect.push(rows > 0);
     }
-    Ok(effects)
+    Ok(took_effect)
 }

@@ -9,13 +9,14 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, values};
 use crate::store::lease::Lease;
 
-const RUNNING: &str =
+const RUNNING_CRAWLS: &str =
     "SELECT crawl_id, started_at FROM crawl WHERE app_id = $1 AND status = 'running' ORDER BY crawl_id";
 
 impl Store {
-    /// Prepares the database for new events of an app. Events become visible when their crawl is
-    /// closed, and readers rely on growing ids. So a crawl that a killed process left open is
-    /// closed as failed before a later event is written.
+    /// Prepares the database for new events of an app: continues the ids if the storage has
+    /// changed, and closes as failed the crawls that killed processes left open. Events become
+    /// visible when their crawl is closed, in the order of their ids. So the events of an open
+    /// crawl must become visible before later events are written.
     pub(super) async fn prepare_for_events(
         &self,
         lease: &Lease,
@@ -25,19 +26,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.continue_ids(lease, at).await?;
         let running: Vec<(i64, i64)> =
-            self.fetch_all("look for crawls that were left open", RUNNING, &values![app.0]).await?;
+            self.fetch_all("look for crawls that were left open", RUNNING_CRAWLS, &values![app.0]).await?;
         for (crawl, started_at) in running {
             let started_at = DateTime::from_timestamp_millis(started_at).unwrap_or(at);
             let settlement = Settlement::nothing();
-            let orphan = orphan((CrawlId(crawl), app), (started_at, at), day, &settlement);
-            self.close_crawl(lease, &orphan, |_| ()).await?;
+            let closing = closing_of_orphan((CrawlId(crawl), app), (started_at, at), day, &settlement);
+            self.close_crawl(lease, &closing, |_| ()).await?;
         }
         Ok(())
     }
 }
 
 /// Returns the data to close a crawl whose process was killed.
-fn orphan(
+fn closing_of_orphan(
     (crawl, app): (CrawlId, AppId),
     (started_at, finished_at): (DateTime<Utc>, DateTime<Utc>),
     day: LocalDay,

@@ -7,33 +7,36 @@ use crate::model::TypeId;
 use crate::store::app::AppId;
 use crate::store::engine::{StoreError, Tx, values};
 
-/// The result of one batch: the last key of the batch, after which the next one starts, and the
-/// number of removed rows.
+/// The result of one batch.
 pub(super) struct BatchDone<T> {
-    pub(super) last: T,
+    /// The last id of the batch. The next batch starts after this id.
+    pub(super) last_id: T,
+    /// The number of removed rows.
     pub(super) removed: u64,
 }
 
 /// The statements that remove groups, 10,000 at a time.
 pub(super) struct PurgeStatements {
     /// Finds the last id of the next batch.
-    last: &'static str,
-    /// Counts the batch by type and state.
-    count: &'static str,
+    find_last_id: &'static str,
+    /// Counts the live, missing and deleted groups of the batch by type.
+    count_by_type: &'static str,
     delete_past_spans: &'static str,
     delete_details: &'static str,
-    delete: &'static str,
+    delete_groups: &'static str,
 }
 
+/// Builds the statements for groups that fulfil a condition. Parameters: `$1` the app, `$2` the
+/// last id of the previous batch, `$3` a time, `$4` the last id of this batch.
 macro_rules! purge_statements {
     ($condition:literal) => {
         PurgeStatements {
-            last: concat!(
+            find_last_id: concat!(
                 "SELECT max(group_id) FROM (SELECT group_id FROM group_row WHERE app_id = $1 AND group_id > $2 AND ",
                 $condition,
                 " ORDER BY group_id LIMIT 10000) AS batch"
             ),
-            count: concat!(
+            count_by_type: concat!(
                 "SELECT type_id, sum(CASE WHEN deleted_at IS NULL THEN 1 ELSE 0 END),
                         sum(CASE WHEN missing_since IS NULL THEN 0 ELSE 1 END),
                         sum(CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END)
@@ -53,35 +56,36 @@ macro_rules! purge_statements {
                 $condition,
                 ")"
             ),
-            delete: concat!(
+            delete_groups: concat!(
                 "DELETE FROM group_row WHERE app_id = $1 AND group_id > $2 AND group_id <= $4 AND ",
                 $condition
             ),
         }
     };
 }
-/// Removes all groups of an app, if `$3` is `i64::MAX`. The condition uses `$3` so that both sets of
-/// statements bind the same values.
+/// Removes all groups of an app. `$3` must be `i64::MAX`. The condition uses `$3` only because both
+/// sets of statements bind the same values.
 pub(super) const ALL_GROUPS: PurgeStatements = purge_statements!("(deleted_at IS NULL OR deleted_at <= $3)");
 /// Removes the groups that were marked deleted before `$3`.
 pub(super) const LONG_DELETED: PurgeStatements = purge_statements!("deleted_at < $3");
 
-/// Removes the next batch of groups, whose ids come after `after`. `before` is the value `$3` of the
-/// statements. Returns `None` if there are no more groups.
+/// Removes the next batch of groups, whose ids come after `after_id`. `removed_before` is the value
+/// of `$3` in the statements. Returns `None` if no groups are left.
 pub(super) async fn remove_groups(
     tx: &mut Tx,
     app: AppId,
     statements: &PurgeStatements,
-    (after, before): (&str, i64),
+    (after_id, removed_before): (&str, i64),
 ) -> Result<Option<BatchDone<String>>, StoreError> {
-    // The search for the next batch may read all groups of the app. Reading takes a fraction of the
-    // time of writing.
+    // The search for the next batch may read all groups of the app. Reading a row takes at most a
+    // twentieth of the time of writing it.
     let groups = stored_groups(tx, app).await?;
     tx.expect_rows(groups / 20).await?;
-    let (last,): (Option<String>,) = tx.fetch_one(statements.last, &values![app.0, after, before]).await?;
-    let Some(last) = last else { return Ok(None) };
-    let batch = values![app.0, after, before, &last];
-    let counts: Vec<(i64, i64, i64, i64)> = tx.fetch_all(statements.count, &batch).await?;
+    let (last_id,): (Option<String>,) =
+        tx.fetch_one(statements.find_last_id, &values![app.0, after_id, removed_before]).await?;
+    let Some(last_id) = last_id else { return Ok(None) };
+    let batch = values![app.0, after_id, removed_before, &last_id];
+    let counts: Vec<(i64, i64, i64, i64)> = tx.fetch_all(statements.count_by_type, &batch).await?;
     let mut tally = Tally::default();
     for (type_id, live, missing, deleted) in counts {
         let totals = tally.totals(TypeId(type_id));
@@ -91,7 +95,7 @@ pub(super) async fn remove_groups(
     }
     tx.execute(statements.delete_past_spans, &batch).await?;
     tx.execute(statements.delete_details, &batch).await?;
-    let removed = tx.execute(statements.delete, &batch).await?;
+    let removed = tx.execute(statements.delete_groups, &batch).await?;
     tally.write_totals(tx, app).await?;
-    Ok(Some(BatchDone { last, removed }))
+    Ok(Some(BatchDone { last_id, removed }))
 }

@@ -1,5 +1,5 @@
-//! The lookup history: which groups earlier crawls asked `get_group_info` about, and when to ask
-//! again.
+//! The lookup history: which groups earlier crawls asked `get_group_info` about, and in which round
+//! to ask again. Rounds count the app's crawls that reached their end.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use crate::store::app::AppId;
 use crate::store::bulk;
 use crate::store::engine::{Store, StoreError, Tx, values};
 
+/// The maximum number of ids in one statement.
 const IDS_PER_STATEMENT: usize = 20_000;
 
 /// `group_row.held_as` of a group whose deletion was withheld.
@@ -22,16 +23,17 @@ pub(super) const HELD_CONFIRMED: &str = "c";
 pub struct HistoryChanges {
     /// The round of the crawl.
     pub round: i64,
+    /// The new records, each with the groups that have this record.
     pub set: BTreeMap<LookupRecord, GroupIds>,
     /// Groups that need no lookup any more.
     pub remove: GroupIds,
-    /// Whether the history may contain groups that are no longer live, which are removed.
+    /// Whether to remove the groups that are no longer live from the history.
     pub prune: bool,
     /// Held groups that the API has confirmed to be gone.
     pub confirmed_held: GroupIds,
 }
 
-const ROUND: &str = "SELECT round FROM app WHERE app_id = $1";
+const LAST_ROUND: &str = "SELECT round FROM app WHERE app_id = $1";
 const QUESTIONS: &str = "
 SELECT group_id, stood, unlearned, round, again_in FROM group_question WHERE app_id = $1";
 // Excludes groups whose deletion a person undid.
@@ -44,19 +46,19 @@ const PRUNE: &str = "
 DELETE FROM group_question WHERE app_id = $1 AND NOT EXISTS (
     SELECT 1 FROM group_row g
     WHERE g.app_id = group_question.app_id AND g.group_id = group_question.group_id AND g.deleted_at IS NULL)";
-const NEXT_ROUND: &str = "UPDATE app SET round = $2 WHERE app_id = $1 AND round < $2";
+const SET_ROUND: &str = "UPDATE app SET round = $2 WHERE app_id = $1 AND round < $2";
 
 impl Store {
     /// Returns the lookup history of an app, and the round of the next crawl.
     pub async fn history(&self, app: AppId) -> Result<LookupHistory, StoreError> {
-        const DOING: &str = "read the lookup history";
-        let round: Option<(i64,)> = self.fetch_optional(DOING, ROUND, &values![app.0]).await?;
+        const ACTION: &str = "read the lookup history";
+        let last_round: Option<(i64,)> = self.fetch_optional(ACTION, LAST_ROUND, &values![app.0]).await?;
         let rows: Vec<(String, i64, i64, i64, i64)> =
-            self.fetch_all(DOING, QUESTIONS, &values![app.0]).await?;
+            self.fetch_all(ACTION, QUESTIONS, &values![app.0]).await?;
         let records = rows.into_iter().map(|(id, existing_streak, unusable_streak, round, due_round)| {
             (id, LookupRecord { existing_streak, unusable_streak, round, due_round })
         });
-        Ok(LookupHistory { round: round.map_or(0, |(round,)| round) + 1, records: records.collect() })
+        Ok(LookupHistory { round: last_round.map_or(0, |(round,)| round) + 1, records: records.collect() })
     }
 
     /// Returns at most `limit` held groups that may be asked about in this round, with their types.
@@ -95,6 +97,6 @@ pub(super) async fn write_history(
     if history.prune {
         tx.execute(PRUNE, &values![app.0]).await?;
     }
-    tx.execute(NEXT_ROUND, &values![app.0, history.round]).await?;
+    tx.execute(SET_ROUND, &values![app.0, history.round]).await?;
     Ok(())
 }

@@ -7,9 +7,9 @@ use crate::store::app::AppId;
 use crate::store::engine::{Store, StoreError, Tx, values};
 use crate::store::lease::Lease;
 
+/// Records when statistics of the app were last fetched.
 const RECORD_FETCH: &str = "UPDATE app SET statistics_at = $2 WHERE app_id = $1";
-/// Does not change a row whose figures are the same. A figure that the API no longer reports is
-/// kept.
+/// Keeps a figure that the API no longer reports. Does not write a row whose figures are the same.
 const STORE_DAY: &str = "
 INSERT INTO app_statistic (app_id, day, groups, groups_created, groups_dissolved, groups_active, callbacks_sent,
                            callbacks_answered, fetched_at)
@@ -30,19 +30,19 @@ WHERE coalesce(excluded.groups, app_statistic.groups) IS DISTINCT FROM app_stati
    OR coalesce(excluded.callbacks_answered, app_statistic.callbacks_answered) IS DISTINCT FROM app_statistic.callbacks_answered";
 
 impl Store {
-    /// Stores statistics of an app, and that they were fetched at this time. The app's lease must
-    /// be held. Returns the number of new and changed rows.
+    /// Stores statistics of an app, which were fetched at `fetched_at`. Returns the number of new
+    /// and changed rows.
     pub async fn write_statistics(
         &self,
         lease: &Lease,
         app: AppId,
         statistics: &[AppStatistics],
-        at: DateTime<Utc>,
+        fetched_at: DateTime<Utc>,
     ) -> Result<u64, StoreError> {
         let mut write = self.write("store the app's statistics", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
-            let written = write_days(&mut tx, app, statistics, at.timestamp_millis()).await;
+            let written = write_days(&mut tx, app, statistics, fetched_at.timestamp_millis()).await;
             if let Some(done) = write.end(tx, written).await {
                 return done;
             }
@@ -50,13 +50,14 @@ impl Store {
     }
 }
 
+/// Writes one row for each day, and when the statistics were fetched, in unix milliseconds.
 async fn write_days(
     tx: &mut Tx,
     app: AppId,
     statistics: &[AppStatistics],
-    at: i64,
+    fetched_at: i64,
 ) -> Result<u64, StoreError> {
-    tx.execute(RECORD_FETCH, &values![app.0, at]).await?;
+    tx.execute(RECORD_FETCH, &values![app.0, fetched_at]).await?;
     let mut changed = 0;
     for figures in statistics {
         let day = figures.day.to_string();
@@ -69,7 +70,7 @@ async fn write_days(
             figures.groups_active,
             figures.callbacks_sent,
             figures.callbacks_answered,
-            at,
+            fetched_at,
         ];
         changed += tx.execute(STORE_DAY, &values).await?;
     }

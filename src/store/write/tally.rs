@@ -47,22 +47,24 @@ ON CONFLICT (crawl_id, type_id) DO UPDATE SET
 const STORED_GROUPS: &str = "
 SELECT CAST(coalesce(sum(live_count + deleted_count), 0) AS BIGINT) FROM type_state WHERE app_id = $1";
 
-/// Returns how many groups an app has, the deleted ones included.
+/// Returns the number of an app's groups, including deleted ones.
 pub(super) async fn stored_groups(tx: &mut Tx, app: AppId) -> Result<u64, StoreError> {
     let (groups,): (i64,) = tx.fetch_one(STORED_GROUPS, &values![app.0]).await?;
     Ok(groups.cast_unsigned())
 }
 
 impl Tally {
+    /// Returns the changes of one type, to add to.
     pub(super) fn totals(&mut self, type_id: TypeId) -> &mut TotalsChange {
         self.totals.entry(type_id).or_default()
     }
 
+    /// Returns the events of one type, to add to.
     pub(super) fn events(&mut self, type_id: TypeId) -> &mut EventCounts {
         self.events.entry(type_id).or_default()
     }
 
-    /// Adds the changes to the totals of the app, and the events to the counts of the crawl.
+    /// Writes the changes: adds them to the totals of the app and to the events of the crawl.
     pub(super) async fn write(&self, tx: &mut Tx, app: AppId, crawl: CrawlId) -> Result<(), StoreError> {
         self.write_totals(tx, app).await?;
         for (type_id, events) in &self.events {
@@ -75,7 +77,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Adds only the changes to the totals of the app.
+    /// Writes only the changes to the totals of the app.
     pub(super) async fn write_totals(&self, tx: &mut Tx, app: AppId) -> Result<(), StoreError> {
         for (type_id, change) in &self.totals {
             let TotalsChange { live, missing, deleted } = *change;

@@ -537,13 +537,13 @@ async fn a_crawl_is_shown_as_running_while_its_lease_is_held(harness: Harness) {
     });
     held.reached().await;
     assert!(harness.store.overview().await.unwrap()[0].running_crawl.is_some());
-    assert_eq!(harness.store.leased(&[app]).await.unwrap(), [app]);
+    assert_eq!(harness.store.leased_apps(&[app]).await.unwrap(), [app]);
     crawling.abort();
     crawling.await.unwrap_err();
     held.release();
     harness.db.expire_leases().await;
     assert!(harness.store.overview().await.unwrap()[0].running_crawl.is_some(), "the crawl is still open");
-    assert_eq!(harness.store.leased(&[app]).await.unwrap(), []);
+    assert_eq!(harness.store.leased_apps(&[app]).await.unwrap(), []);
 }
 
 crawl_tests! {

@@ -75,7 +75,7 @@ async fn a_lock_file_is_never_followed_to_another_file() {
         let refused = store.try_lease(app()).await;
         assert!(matches!(refused, Err(StoreError::Lock { .. })), "{refused:?}");
         assert_eq!(
-            store.leased(&[app()]).await.unwrap(),
+            store.leased_apps(&[app()]).await.unwrap(),
             if lock.is_symlink() { vec![app()] } else { vec![] }
         );
         fs::remove_file(&lock).unwrap();

@@ -186,7 +186,7 @@ async fn a_postgresql_database_cannot_be_published() {
     let db = TestDatabase::postgres().await;
     let folder = tempfile::tempdir().unwrap();
     let refused = db.store.publish(&folder.path().join("groups.db")).await;
-    assert!(matches!(refused, Err(StoreError::NoFile)), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::PublishNeedsSqlite)), "{refused:?}");
     assert_eq!(names(folder.path()), [""; 0]);
 }
 

@@ -139,6 +139,19 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
+    /// Returns the time in milliseconds from the end of an answer to the paint of the page's largest
+    /// element after it. `path` is the end of the answer's URL.
+    pub async fn millis_from_answer_to_paint(&mut self, path: &str) -> f64 {
+        let millis = format!(
+            "new Promise((done) => new PerformanceObserver((list) => {{
+               const answer = performance.getEntriesByType('resource').find((one) => one.name.endsWith('{path}'));
+               const painted = list.getEntries().at(-1).startTime;
+               if (answer && painted > answer.responseEnd) done(painted - answer.responseEnd);
+             }}).observe({{ type: 'largest-contentful-paint', buffered: true }}))"
+        );
+        self.eval(&millis).await.as_f64().unwrap()
+    }
+
     /// Waits until an expression is true.
     pub async fn wait_until(&mut self, expression: &str) {
         let condition = format!(

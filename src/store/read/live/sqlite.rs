@@ -5,25 +5,26 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::{Row as _, SqlitePool};
 
+use super::totals::{AppTotals, TypeTotals};
 use crate::model::TypeId;
 use crate::roll::Mark;
 use crate::store::app::AppId;
-use crate::store::engine::{Attempted as _, SqliteFile, StoreError, query, query_as, query_scalar};
+use crate::store::engine::{SqliteFile, StoreError, WithAction as _, query, query_as, query_scalar};
 
 /// Returns the id of the last group in a chunk of `?3` rows after `?2`.
-const CHUNK_END: &str = "
+const SELECT_CHUNK_END: &str = "
 SELECT group_id FROM group_row WHERE app_id = ?1 AND group_id > ?2 ORDER BY group_id LIMIT 1 OFFSET ?3 - 1";
 
 /// The number of rows in a chunk.
-const CHUNK: usize = 10_000;
+const CHUNK_ROWS: usize = 10_000;
 
-/// Returns the ends of the chunks, as they were computed last. Any ends give correct results; these
-/// give chunks of similar size.
-const STORED_ENDS: &str = "SELECT chunk_ends FROM app WHERE app_id = ?1";
-const STORE_ENDS: &str = "UPDATE app SET chunk_ends = ?2 WHERE app_id = ?1";
+/// Returns the last ids of the chunks, as they were last computed. Any ids give correct results.
+/// These give chunks of similar size.
+const SELECT_CHUNK_ENDS: &str = "SELECT chunk_ends FROM app WHERE app_id = ?1";
+const UPDATE_CHUNK_ENDS: &str = "UPDATE app SET chunk_ends = ?2 WHERE app_id = ?1";
 
 /// Returns the totals of an app by type, the type with most groups first.
-const TYPES: &str = "
+const SELECT_TYPE_TOTALS: &str = "
 SELECT type_id, live_count, missing_count, deleted_count FROM type_state
 WHERE app_id = ?1 AND live_count + deleted_count > 0 ORDER BY live_count DESC";
 
@@ -31,99 +32,102 @@ WHERE app_id = ?1 AND live_count + deleted_count > 0 ORDER BY live_count DESC";
 ///
 /// The result is one text, which is three times as fast as a row per group. Two control characters
 /// before each id encode its type; ids contain no control characters. The code comes from a CASE of
-/// constants, because a function call per row would double the time. A condition is omitted if the
-/// stored totals show that every group fulfils it.
-fn text_query(types: &[i64], any_deleted: bool, any_missing: bool) -> String {
-    let mut code = "CASE type_id".to_owned();
+/// constants, because a function call per row would double the time.
+fn text_query(types: &[i64], totals: AppTotals) -> String {
+    let mut code_sql = "CASE type_id".to_owned();
     for type_id in types {
-        code.extend([" WHEN ", &type_id.to_string(), " THEN '", &type_code(*type_id), "'"]);
+        code_sql.extend([" WHEN ", &type_id.to_string(), " THEN '", &type_code(*type_id), "'"]);
     }
-    code.push_str(" END");
-    let mut range = "app_id = ?1 AND group_id > ?2 AND group_id <= ifnull(?3, x'')".to_owned();
-    if any_deleted {
-        range.push_str(" AND deleted_at IS NULL");
-    }
-    if any_missing {
-        range.push_str(" AND missing_since IS NULL");
-    }
-    // group_concat omits the first separator.
+    code_sql.push_str(" END");
+    // SQLite sorts a blob after all texts, so `x''` is no limit.
+    let mut conditions = "app_id = ?1 AND group_id > ?2 AND group_id <= ifnull(?3, x'')".to_owned();
+    conditions.push_str(&totals.conditions());
+    // The code of an id is the separator before it. group_concat has no separator before the first
+    // id.
     format!(
-        "SELECT (SELECT {code} FROM group_row WHERE {range} ORDER BY group_id LIMIT 1) || group_concat(group_id, {code})
-         FROM group_row WHERE {range}"
+        "SELECT (SELECT {code_sql} FROM group_row WHERE {conditions} ORDER BY group_id LIMIT 1) || group_concat(group_id, {code_sql})
+         FROM group_row WHERE {conditions}"
     )
 }
 
-/// The number of types that two characters can encode.
-const MAX_TYPES: i64 = 30 * 30;
+/// The number of control characters that encode a digit of a type: U+0001 to U+001E.
+const CODE_BASE: i64 = 30;
+/// The number of types that two digits can encode.
+const MAX_TYPES: i64 = CODE_BASE * CODE_BASE;
 
-/// Encodes a type as two characters from U+0001 to U+001E.
+/// Encodes a type as two control characters.
 fn type_code(type_id: i64) -> String {
-    let digit = |number: i64| char::from(u8::try_from(number % 30).unwrap_or(0) + 1);
-    [digit(type_id / 30), digit(type_id)].iter().collect()
+    let digit = |number: i64| char::from(u8::try_from(number % CODE_BASE).unwrap_or(0) + 1);
+    [digit(type_id / CODE_BASE), digit(type_id)].iter().collect()
 }
 
+/// Decodes a type. The inverse of [`type_code`].
 fn type_from_code(code: &[u8]) -> TypeId {
-    TypeId((i64::from(code[0]) - 1) * 30 + i64::from(code[1]) - 1)
+    TypeId((i64::from(code[0]) - 1) * CODE_BASE + i64::from(code[1]) - 1)
 }
 
-const MISSING_GROUPS: &str = "
+/// Returns the missing groups, and whether each is held.
+const SELECT_MISSING_GROUPS: &str = "
 SELECT type_id, group_id, held_crawl_id IS NOT NULL FROM group_row
 WHERE app_id = ?1 AND deleted_at IS NULL AND missing_since IS NOT NULL";
 
-/// Calls `each` with every live group of an app.
+/// Calls `for_each` with every live group of an app.
 pub(super) async fn live_groups(
     file: &SqliteFile,
     app: AppId,
-    each: impl FnMut(TypeId, &str, Mark),
+    for_each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), StoreError> {
-    let read = read_live_groups(file, file.readers()?, app, each).await;
-    // If the path leads to another file now, a new connection of the pool may have read that file.
+    let result = read_live_groups(file, file.readers()?, app, for_each).await;
+    // If the path leads to another file now, the pool may have opened a connection to that file.
     file.check_in_place()?;
-    read.attempted("read the live groups")
+    result.with_action("read the live groups")
 }
 
 async fn read_live_groups(
     file: &SqliteFile,
     pool: &SqlitePool,
     app: AppId,
-    mut each: impl FnMut(TypeId, &str, Mark),
+    mut for_each: impl FnMut(TypeId, &str, Mark),
 ) -> Result<(), sqlx::Error> {
-    let types: Vec<(i64, i64, i64, i64)> = query_as(TYPES).bind(app.0).fetch_all(pool).await?;
-    let sum = |of: fn(&(i64, i64, i64, i64)) -> i64| types.iter().map(of).sum::<i64>();
-    let (live, missing, deleted) = (sum(|total| total.1), sum(|total| total.2), sum(|total| total.3));
-    if live == 0 {
+    let types: Vec<TypeTotals> = query_as(SELECT_TYPE_TOTALS).bind(app.0).fetch_all(pool).await?;
+    let totals = AppTotals::add_up(&types);
+    if totals.live == 0 {
         return Ok(());
     }
-    let types: Vec<i64> = types.iter().map(|total| total.0).collect();
+    let types: Vec<i64> = types.iter().map(|totals| totals.type_id).collect();
     if types.iter().any(|type_id| !(0..MAX_TYPES).contains(type_id)) {
         return Err(sqlx::Error::Protocol(format!("more than {MAX_TYPES} group types")));
     }
-    let ends = chunk_ends(file, pool, app, usize::try_from(live + deleted).unwrap_or(0)).await?;
-    let sql: Arc<str> = text_query(&types, deleted > 0, missing > 0).into();
+    let ends = chunk_ends(file, pool, app, usize::try_from(totals.groups()).unwrap_or(0)).await?;
+    let sql: Arc<str> = text_query(&types, totals).into();
     let starts = std::iter::once(String::new()).chain(ends.iter().cloned());
-    let until = ends.iter().cloned().map(Some).chain([None]);
-    let ranges: Vec<(String, Option<String>)> = starts.zip(until).collect();
-    // Two connections read ahead while a chunk is processed.
+    // The last chunk has no end, so that it includes ids after the last stored one.
+    let optional_ends = ends.iter().cloned().map(Some).chain([None]);
+    let ranges: Vec<(String, Option<String>)> = starts.zip(optional_ends).collect();
+    // Two connections read ahead while this program processes a chunk.
     let mut chunks = futures_util::stream::iter(ranges)
         .map(|(after, end)| read_chunk(pool.clone(), Arc::clone(&sql), app, after, end))
         .buffered(2);
-    let mut largest = 0;
+    let mut largest_chunk = 0;
     while let Some(chunk) = chunks.try_next().await? {
-        largest = largest.max(for_each_group(chunk.as_deref(), &mut each));
+        largest_chunk = largest_chunk.max(for_each_group(chunk.as_deref(), &mut for_each));
     }
-    if largest > 4 * CHUNK {
-        // Many new groups are in one range. The next crawl computes the ends again.
+    // Many new groups may have ids in the same chunk.
+    let is_a_chunk_too_large = largest_chunk > 4 * CHUNK_ROWS;
+    if is_a_chunk_too_large {
+        // Makes the next crawl compute the ends again.
         store_ends(file, app, None).await;
     }
-    if missing > 0 {
-        let mut rows = query(MISSING_GROUPS).bind(app.0).fetch(pool);
+    if totals.missing > 0 {
+        let mut rows = query(SELECT_MISSING_GROUPS).bind(app.0).fetch(pool);
         while let Some(row) = rows.try_next().await? {
-            each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
+            for_each(TypeId(row.try_get(0)?), row.try_get(1)?, Mark { missing: true, held: row.try_get(2)? });
         }
     }
     Ok(())
 }
 
+/// Runs a [`text_query`] for the ids after `after`, up to and including `end`.
 async fn read_chunk(
     pool: SqlitePool,
     sql: Arc<str>,
@@ -131,30 +135,36 @@ async fn read_chunk(
     after: String,
     end: Option<String>,
 ) -> Result<Option<String>, sqlx::Error> {
-    // The statement contains only numbers and codes that this module made.
+    // The only variable parts of the statement are numbers and codes of this module.
     query_scalar(sqlx::AssertSqlSafe(&*sql)).bind(app.0).bind(after).bind(end).fetch_one(&pool).await
 }
 
-/// Returns ids that divide an app's `rows` groups into chunks. These are the stored ones, unless
-/// their number no longer fits: computing them takes a quarter of the time of reading the groups.
+/// Returns the ids that end the chunks of an app with `rows` groups. Returns the stored ids if
+/// their number fits, because computing them takes a quarter of the time of reading the groups.
+/// Otherwise computes and stores them.
 async fn chunk_ends(
     file: &SqliteFile,
     pool: &SqlitePool,
     app: AppId,
     rows: usize,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let known: Option<String> = query_scalar(STORED_ENDS).bind(app.0).fetch_one(pool).await?;
-    let known: Vec<String> = known.iter().flat_map(|ends| ends.lines()).map(str::to_owned).collect();
-    let wanted = rows / CHUNK;
-    if (wanted / 2..=wanted * 2).contains(&known.len()) {
-        return Ok(known);
+    let stored: Option<String> = query_scalar(SELECT_CHUNK_ENDS).bind(app.0).fetch_one(pool).await?;
+    let stored: Vec<String> = stored.iter().flat_map(|ends| ends.lines()).map(str::to_owned).collect();
+    let wanted_chunks = rows / CHUNK_ROWS;
+    let is_number_suitable = (wanted_chunks / 2..=wanted_chunks * 2).contains(&stored.len());
+    if is_number_suitable {
+        return Ok(stored);
     }
-    let mut ends: Vec<String> = Vec::with_capacity(wanted);
+    let mut ends: Vec<String> = Vec::with_capacity(wanted_chunks);
     loop {
         let after = ends.last().map_or("", String::as_str);
-        let chunk = i64::try_from(CHUNK).unwrap_or(i64::MAX);
-        let end: Option<String> =
-            query_scalar(CHUNK_END).bind(app.0).bind(after).bind(chunk).fetch_optional(pool).await?;
+        let rows_in_chunk = i64::try_from(CHUNK_ROWS).unwrap_or(i64::MAX);
+        let end: Option<String> = query_scalar(SELECT_CHUNK_END)
+            .bind(app.0)
+            .bind(after)
+            .bind(rows_in_chunk)
+            .fetch_optional(pool)
+            .await?;
         let Some(end) = end else { break };
         ends.push(end);
     }
@@ -162,23 +172,26 @@ async fn chunk_ends(
     Ok(ends)
 }
 
+/// Stores the ends of the chunks, or removes them.
 async fn store_ends(file: &SqliteFile, app: AppId, ends: Option<String>) {
-    // A failure is ignored: without stored ends the next crawl computes them again.
+    // A failure is ignored, because the next crawl computes missing ends again.
     if let Ok(writer) = file.writer() {
-        let _ = query(STORE_ENDS).bind(app.0).bind(ends).execute(writer).await;
+        let _ = query(UPDATE_CHUNK_ENDS).bind(app.0).bind(ends).execute(writer).await;
     }
 }
 
-/// Calls `each` with the groups of a chunk. Returns their number.
-fn for_each_group(chunk: Option<&str>, each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
-    let mut rest = chunk.unwrap_or_default();
+/// Calls `for_each` with the groups of a chunk, which is a result of [`text_query`]. Returns their
+/// number.
+fn for_each_group(chunk: Option<&str>, for_each: &mut impl FnMut(TypeId, &str, Mark)) -> usize {
+    let mut remaining_text = chunk.unwrap_or_default();
     let mut groups = 0;
-    while let Some((code, tail)) = rest.split_at_checked(2) {
-        let length = tail.bytes().position(|byte| byte < 0x20).unwrap_or(tail.len());
-        let (id, next) = tail.split_at(length);
-        each(type_from_code(code.as_bytes()), id, Mark::default());
+    while let Some((code, tail)) = remaining_text.split_at_checked(2) {
+        // The id ends before the code of the next one, or with the text.
+        let id_length = tail.bytes().position(|byte| byte < 0x20).unwrap_or(tail.len());
+        let (id, next) = tail.split_at(id_length);
+        for_each(type_from_code(code.as_bytes()), id, Mark::default());
         groups += 1;
-        rest = next;
+        remaining_text = next;
     }
     groups
 }

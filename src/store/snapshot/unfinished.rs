@@ -11,30 +11,35 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(in crate::store) struct UnfinishedFile {
     file: File,
+    /// The temporary path.
     path: PathBuf,
-    to: PathBuf,
-    in_place: bool,
+    target: PathBuf,
+    /// Whether the file was moved to its target.
+    was_moved: bool,
 }
 
-/// Whether a file at the target may be replaced.
+/// Whether a file that exists at the target may be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Replacing {
+    /// No: moving fails if a file exists.
     Nothing,
-    /// The caller has checked that the existing file may be replaced.
-    Earlier,
+    /// Yes: the caller has checked the existing file.
+    Existing,
 }
 
 impl UnfinishedFile {
-    /// Creates the unfinished file of `to`, or truncates one that a killed process left. Returns
-    /// `None` if another process is writing it. The umask applies to `mode` of a new file.
-    pub(in crate::store) fn create(to: &Path, mode: u32) -> io::Result<Option<Self>> {
-        let path = unfinished_path(to);
+    /// Creates the unfinished file of `target`, or truncates the one that a killed process left.
+    /// Returns `None` if another process is writing it. A new file has the permissions `mode`
+    /// without those that the umask excludes.
+    pub(in crate::store) fn create(target: &Path, mode: u32) -> io::Result<Option<Self>> {
+        let path = unfinished_path(target);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(mode)
+            // A symbolic link at the path is not followed.
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)?;
         match file.try_lock() {
@@ -47,7 +52,7 @@ impl UnfinishedFile {
             return Ok(None);
         }
         file.set_len(0)?;
-        Ok(Some(Self { file, path, to: to.to_owned(), in_place: false }))
+        Ok(Some(Self { file, path, target: target.to_owned(), was_moved: false }))
     }
 
     pub(in crate::store) fn path(&self) -> &Path {
@@ -63,22 +68,22 @@ impl UnfinishedFile {
         self.file.sync_all()?;
         let bytes = self.file.metadata()?.len();
         match replacing {
-            Replacing::Earlier => fs::rename(&self.path, &self.to)?,
+            Replacing::Existing => fs::rename(&self.path, &self.target)?,
             Replacing::Nothing => {
                 // Unlike a rename, this fails if the target exists.
-                fs::hard_link(&self.path, &self.to)?;
+                fs::hard_link(&self.path, &self.target)?;
                 fs::remove_file(&self.path)?;
             }
         }
-        self.in_place = true;
-        File::open(folder_of(&self.to))?.sync_all()?;
+        self.was_moved = true;
+        File::open(folder_of(&self.target))?.sync_all()?;
         Ok(bytes)
     }
 }
 
 impl Drop for UnfinishedFile {
     fn drop(&mut self) {
-        if !self.in_place {
+        if !self.was_moved {
             for suffix in ["", "-journal", "-wal", "-shm"] {
                 let _ = fs::remove_file(with_suffix(&self.path, suffix));
             }
@@ -86,20 +91,20 @@ impl Drop for UnfinishedFile {
     }
 }
 
-/// Returns the path of the unfinished file of `to`. An existing file of that name is overwritten,
-/// so the name is one that users do not choose.
-pub(super) fn unfinished_path(to: &Path) -> PathBuf {
+/// Returns the path of the unfinished file of `target`. A file that exists at this path is
+/// overwritten, so its name is one that users do not choose.
+pub(super) fn unfinished_path(target: &Path) -> PathBuf {
     let mut name = OsString::from(".");
-    name.push(to.file_name().unwrap_or_default());
+    name.push(target.file_name().unwrap_or_default());
     name.push(".tim-group-sync-part");
-    to.with_file_name(name)
+    target.with_file_name(name)
 }
 
 pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Returns the path of a side file that SQLite keeps beside a database.
+/// Returns the path with a suffix, such as `-wal` for a side file of SQLite.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -109,7 +114,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Returns true if the file at `path` exists and is the file of `other`.
 pub(super) fn is_same_file(path: &Path, other: &fs::Metadata) -> io::Result<bool> {
     match fs::metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (other.dev(), other.ino())),
+        Ok(file) => Ok((file.dev(), file.ino()) == (other.dev(), other.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
