@@ -11,7 +11,7 @@ use crate::MACHINE;
 
 #[tokio::test]
 async fn a_stop_ends_the_pause_before_a_retry() {
-    let _exclusive = MACHINE.write().await;
+    let _alone = MACHINE.lock().await;
     let harness = DaemonHarness::new().await;
     let spec = AppSpec { catch_up: true, retry_for: Duration::from_secs(60), ..PROD };
     harness.api.script(At::Every, Fault::ErrorCode(10002));

@@ -25,7 +25,7 @@ async fn assert_answers_in_time(served: &ServedPages, path: &str) {
 
 #[tokio::test]
 async fn three_hundred_clients_that_connect_at_once_wait_in_the_queue_of_the_listener() {
-    let _exclusive = MACHINE.write().await;
+    let _alone = MACHINE.lock().await;
     // Without `serve`, no connection is accepted.
     let listener = Listener::bind("metrics.listen", loopback()).await.unwrap();
     let ListenAddress::Tcp(address) = *listener.address() else { panic!("it was bound to TCP") };
@@ -53,7 +53,7 @@ async fn send_slowly(address: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_answers_within_a_second_while_three_hundred_clients_are_slow() {
-    let _exclusive = MACHINE.write().await;
+    let _alone = MACHINE.lock().await;
     let served = serve(localhost()).await;
     let clients: Vec<_> = (0..TOO_MANY).map(|_| tokio::spawn(send_slowly(served.address))).collect();
     for path in ["/healthz", "/hello", "/healthz", "/hello", "/healthz"] {
@@ -64,7 +64,7 @@ async fn health_answers_within_a_second_while_three_hundred_clients_are_slow() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_answers_within_a_second_while_three_hundred_requests_hang() {
-    let _exclusive = MACHINE.write().await;
+    let _alone = MACHINE.lock().await;
     let served = serve(localhost()).await;
     let mut clients = Vec::new();
     for _ in 0..TOO_MANY {

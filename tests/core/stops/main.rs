@@ -1,4 +1,9 @@
 //! The time that a stop takes while another program or the API does not answer.
+//!
+//! These tests have a target of their own, because cargo runs targets one after another. So the
+//! tests of other topics do not delay them. They delay each other little, because they mostly wait.
+
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
 use std::io::{ErrorKind, PipeReader, PipeWriter, Write as _};
 use std::process::Stdio;
@@ -13,8 +18,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tim_group_sync::lifecycle::Ending;
 use tim_group_sync::simulator::At;
-
-use crate::MACHINE;
 
 /// The documented limit of five seconds, and 200 ms until the parent sees the end of the process.
 const MAX_STOP: Duration = Duration::from_millis(5_200);
@@ -66,7 +69,6 @@ fn wait_until_a_thread_writes(process: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_at_most_five_seconds_while_nobody_reads_the_log() {
-    let _shared = MACHINE.read().await;
     let stops = async |command: &str, code: i32| {
         let cli = CliHarness::new().await;
         cli.api.create_many("Public", 30);
@@ -94,7 +96,6 @@ async fn silent_server() -> (tokio::net::TcpListener, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_that_a_signal_stops_is_recorded_as_cancelled_and_exits_as_shells_report_it() {
-    let _shared = MACHINE.read().await;
     let stops = async |signal: Signal, code: i32| {
         let cli = CliHarness::new().await;
         let held = cli.api.hold(At::Request(2));
@@ -108,7 +109,6 @@ async fn a_crawl_that_a_signal_stops_is_recorded_as_cancelled_and_exits_as_shell
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_at_most_five_seconds_while_a_server_does_not_answer() {
-    let _shared = MACHINE.read().await;
     for (command, code) in [("crawl", 143), ("run", 0)] {
         let cli = CliHarness::new().await;
         let (server, url) = silent_server().await;
@@ -122,7 +122,6 @@ async fn a_stop_takes_at_most_five_seconds_while_a_server_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_at_most_five_seconds_while_the_api_does_not_answer() {
-    let _shared = MACHINE.read().await;
     let cli = CliHarness::new().await;
     let held = cli.api.hold(At::Every);
     let daemon = cli.service();
@@ -133,7 +132,6 @@ async fn a_stop_takes_at_most_five_seconds_while_the_api_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_at_most_five_seconds_while_another_process_writes_to_the_file() {
-    let _shared = MACHINE.read().await;
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let held = cli.api.hold(At::Request(2));
@@ -152,7 +150,6 @@ async fn a_stop_takes_at_most_five_seconds_while_another_process_writes_to_the_f
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_stop_takes_at_most_five_seconds_while_waiting_for_a_lock_on_the_server() {
-    let _shared = MACHINE.read().await;
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 3);
     let server = PostgresServer::shared().await;
@@ -173,7 +170,6 @@ async fn a_stop_takes_at_most_five_seconds_while_waiting_for_a_lock_on_the_serve
 
 #[tokio::test]
 async fn a_request_without_an_answer_is_aborted_two_seconds_after_the_stop_and_no_other_is_sent() {
-    let _shared = MACHINE.read().await;
     let harness = DaemonHarness::new().await;
     let held = harness.api.hold(At::Request(3));
     let daemon = harness.start(&AppSpec { catch_up: true, ..PROD });

@@ -1,0 +1,14 @@
+//! Limits of one second: health checks under load, and a stop during a pause.
+//!
+//! These tests have a target of their own, because cargo runs targets one after another. So the
+//! tests of other topics do not delay them.
+
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+mod health;
+mod retry;
+
+use tokio::sync::Mutex;
+
+/// Held by each test of this target, so that they run one after another.
+static MACHINE: Mutex<()> = Mutex::const_new(());
