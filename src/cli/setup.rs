@@ -23,6 +23,8 @@ use crate::telemetry;
 use crate::tencent::region::Region;
 use crate::tencent::{Client, ClientSettings};
 
+/// The total time for retries of the requests for details between two writes.
+const DETAILS_RETRY_FOR: Duration = Duration::from_secs(10);
 /// The maximum time for closing a database.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -138,8 +140,13 @@ impl Setup {
         store: &Store,
     ) -> Result<Option<DetailsRefresher>, Failure> {
         let Some(policy) = config.details else { return Ok(None) };
-        let settings =
-            DetailsSettings { sdk_app_id: app.sdk_app_id, app: app.name.clone(), host: this_host(), policy };
+        let settings = DetailsSettings {
+            sdk_app_id: app.sdk_app_id,
+            app: app.name.clone(),
+            host: this_host(),
+            policy,
+            retry: RetryPolicy::lasting(DETAILS_RETRY_FOR),
+        };
         let client = self.client(app)?;
         Ok(Some(DetailsRefresher::new(settings, client, store.clone(), self.clock.clone())))
     }

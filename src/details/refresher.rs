@@ -12,6 +12,7 @@ use super::requests::Requests;
 use crate::clock::Clock;
 use crate::crawl::Observer;
 use crate::model::{SdkAppId, with_causes};
+use crate::pace::RetryPolicy;
 use crate::policy::DetailsPolicy;
 use crate::store::{AnsweredDetails, AppId, DetailsHolder, DueDetails, Store, StoreError};
 use crate::tencent::info::MAX_INFO_IDS;
@@ -44,6 +45,8 @@ pub struct DetailsSettings {
     /// The name of this machine.
     pub host: String,
     pub policy: DetailsPolicy,
+    /// The retries of the requests between two writes.
+    pub retry: RetryPolicy,
 }
 
 /// Keeps the details of one app's groups up to date.
@@ -88,7 +91,7 @@ impl DetailsRefresher {
     #[must_use]
     pub fn new(settings: DetailsSettings, client: Client, store: Store, clock: Clock) -> Self {
         let holder = DetailsHolder(format!("{}/{:016x}", settings.host, rand::random::<u64>()));
-        let requests = Requests::new(client, settings.policy.requests_per_second);
+        let requests = Requests::new(client, settings.policy.requests_per_second, settings.retry);
         Self { settings, requests, store, clock, holder, problem: Mutex::default() }
     }
 

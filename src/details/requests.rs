@@ -17,8 +17,6 @@ use crate::tencent::{ApiError, Client, Fields};
 
 /// The maximum number of requests in flight.
 const MAX_IN_FLIGHT: usize = 4;
-/// The total time for retries in one call of [`Requests::details_of`].
-const RETRY_FOR: Duration = Duration::from_secs(10);
 
 /// Each id with its details. `None` if the API has no usable answer about the group.
 pub(super) type Answers = Vec<(String, Option<GroupDetails>)>;
@@ -27,13 +25,15 @@ pub(super) type Answers = Vec<(String, Option<GroupDetails>)>;
 pub(super) struct Requests {
     client: Client,
     pacer: Pacer,
+    /// Applies to all requests of one call of [`Requests::details_of`] together.
+    retry: RetryPolicy,
     observer: Option<Arc<dyn Observer>>,
 }
 
 impl Requests {
-    pub(super) fn new(client: Client, per_second: u32) -> Self {
+    pub(super) fn new(client: Client, per_second: u32, retry: RetryPolicy) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
-        Self { client, pacer: Pacer::new(interval, Instant::now()), observer: None }
+        Self { client, pacer: Pacer::new(interval, Instant::now()), retry, observer: None }
     }
 
     /// Reports the events of requests to this observer.
@@ -43,7 +43,7 @@ impl Requests {
 
     /// Requests the details of these groups, [`MAX_INFO_IDS`] in each request.
     pub(super) async fn details_of(&self, ids: &[String]) -> Result<Answers, ApiError> {
-        let retries = RetryBudget::of_total(RetryPolicy::lasting(RETRY_FOR));
+        let retries = RetryBudget::of_total(self.retry);
         let mut waiting = ids.chunks(MAX_INFO_IDS);
         let mut in_flight = FuturesOrdered::new();
         let mut answers = Answers::with_capacity(ids.len());

@@ -395,8 +395,17 @@ impl Harness {
             app: "prod".to_owned(),
             host: "test".to_owned(),
             policy: self.details.unwrap(),
+            retry: self.retry_policy(),
         };
         DetailsRefresher::new(settings, self.client(), self.store.clone(), self.clock.clone())
+    }
+
+    fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            first_pause: Duration::from_millis(1),
+            longest_pause: Duration::from_millis(2),
+            retry_for: self.retry_for,
+        }
     }
 
     fn crawl_settings(&self) -> CrawlSettings {
@@ -405,11 +414,7 @@ impl Harness {
             group_types: self.group_types.clone(),
             page_limit: self.page_limit,
             request_interval: self.request_interval,
-            retry: RetryPolicy {
-                first_pause: Duration::from_millis(1),
-                longest_pause: Duration::from_millis(2),
-                retry_for: self.retry_for,
-            },
+            retry: self.retry_policy(),
             deletion: DeletionPolicy { max_shortfall: self.max_shortfall, ..self.deletion.clone() },
             details: self.details,
             timezone: self.timezone,
