@@ -2,10 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
+mod baselines;
+mod changes;
+mod clocks;
 mod confirmation;
-mod crawls;
 mod details;
+mod dry_run;
+mod empty_lists;
+mod group_types;
+mod learned_types;
+mod lookups;
 mod readers;
 mod recipes;
+mod records;
+mod retention;
 mod statistics;
+mod verdicts;
 mod views;
+mod wrong_lists;

@@ -2,9 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
+mod answers;
 mod backups;
-mod faults;
+mod campaigns;
+mod error_codes;
 mod feed;
 mod files;
 mod histories;
+mod interruptions;
 mod kills;
+mod logs;
+mod random_apps;
+mod request_interval;
