@@ -3,8 +3,6 @@
 //! These tests have a target of their own, because cargo runs targets one after another. So the
 //! tests of other topics do not delay them.
 
-#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
-
 mod health;
 mod retry;
 
