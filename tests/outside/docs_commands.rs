@@ -22,7 +22,7 @@ use harness::store::TestDatabase;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tim-group-sync");
 
 /// Prefixes of commands that are not run, and why.
-const NOT_RUN: [(&str, &str); 27] = [
+const NOT_RUN: [(&str, &str); 29] = [
     ("cargo install ", "builds everything from scratch and writes to the user's ~/.cargo"),
     ("cargo build ", "builds everything from scratch"),
     ("cargo bench ", "takes minutes and the entire machine"),
@@ -48,7 +48,12 @@ const NOT_RUN: [(&str, &str); 27] = [
         "tim-group-sync copy --to postgres://",
         "needs a server of that name; tests/core/store/transfer.rs does it",
     ),
-    ("tim-group-sync notify --test", "needs a receiver; tests/core/cli/notify.rs has one"),
+    (
+        "tim-group-sync copy --to sqlite:/var/",
+        "writes below /var; tests/core/store/transfer.rs does it elsewhere",
+    ),
+    ("runuser ", "needs the user of the service; tests/core/cli/notify.rs sends to a receiver"),
+    ("usermod ", "needs the users of the service and of the proxy"),
     ("pg_dump ", "needs a server; tests/engines/restored.rs does it"),
     ("pg_restore ", "needs a server; tests/engines/restored.rs does it"),
     ("tim-group-sync man >/usr/", "writes to /usr"),
