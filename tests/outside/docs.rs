@@ -329,6 +329,7 @@ fn columns(line: &str) -> usize {
 #[test]
 fn lines_of_prose_have_at_most_100_columns() {
     let more = ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(Page::read);
+    let mut longer = Vec::new();
     for page in pages().into_iter().chain(more) {
         let is_schema = page.path == "docs/schema.md";
         let prose = page.prose();
@@ -341,7 +342,10 @@ fn lines_of_prose_have_at_most_100_columns() {
             // line, which the database repeats.
             let is_target = line.starts_with('[') && line.contains("]: ");
             let exempt = line.starts_with(['|', '!']) || is_target || (is_schema && chapter == "## Views");
-            assert!(exempt || columns(line) <= 100, "{}: {line}", page.path);
+            if !exempt && columns(line) > 100 {
+                longer.push(format!("{}: {line}", page.path));
+            }
         }
     }
+    assert!(longer.is_empty(), "{}", longer.join("\n"));
 }
