@@ -251,6 +251,6 @@ async fn crawler(
 
 /// Returns the first column of a query.
 async fn ids(store: &Store, query: &'static str) -> Vec<String> {
-    let (_, rows) = store.read(query).await.unwrap();
+    let (_, rows) = store.query_as_text(query).await.unwrap();
     rows.into_iter().map(|mut row| row.swap_remove(0)).collect()
 }

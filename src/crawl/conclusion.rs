@@ -134,7 +134,8 @@ fn absences(
     let smaller_total = totals[0].zip(totals[1]).map(|(start, end)| start.min(end));
     let totals_evidence = TotalsEvidence::compare(findings.listed, others, smaller_total);
     let unfiltered_made = judgement.passes.iter().any(|judged| judged.pass.type_id == TypeId::UNKNOWN);
-    findings.unfiltered_next = totals_evidence == TotalsEvidence::UnfilteredPassNeeded && !unfiltered_made;
+    findings.next_needs_unfiltered_pass =
+        totals_evidence == TotalsEvidence::UnfilteredPassNeeded && !unfiltered_made;
     Absences::of(judgement, totals_evidence)
 }
 
@@ -342,16 +343,16 @@ fn history_changes(
 ) -> HistoryChanges {
     let history = &pass_state.history;
     let mut changes = HistoryChanges { round: history.round, ..HistoryChanges::default() };
-    let mut set = |id: &str, record: LookupRecord| changes.set.entry(record).or_default().push(id);
+    let mut add = |id: &str, record: LookupRecord| changes.new_records.entry(record).or_default().push(id);
     let all = lookups.candidates.iter().chain(&lookups.uncertain).chain(&lookups.held);
     for (id, result) in all.filter(|(id, _)| !resolved.contains(*id)) {
         let earlier = history.records.get(id);
         match result {
             LookupResult::Answered(Answer::Exists(_)) => {
-                set(id, LookupRecord::after_existing(earlier, history.round));
+                add(id, LookupRecord::after_existing(earlier, history.round));
             }
             LookupResult::Answered(Answer::Unusable) => {
-                set(id, LookupRecord::after_unusable_answer(earlier, history.round));
+                add(id, LookupRecord::after_unusable_answer(earlier, history.round));
             }
             LookupResult::Answered(Answer::Gone(_)) | LookupResult::NoValidResponse => {}
         }

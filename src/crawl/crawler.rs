@@ -262,7 +262,7 @@ impl Crawler {
             total_at_start: outcome.findings.total_at_start,
             total_at_end: outcome.findings.total_at_end,
             leftover: outcome.findings.leftover,
-            unfiltered_next: outcome.findings.unfiltered_next,
+            next_needs_unfiltered_pass: outcome.findings.next_needs_unfiltered_pass,
             listed: outcome.findings.listed,
             clock_skew: self.check_clock_skew(),
             history: outcome.history.as_ref(),

@@ -9,7 +9,7 @@ use super::message::{Event, Notification, State, quoted};
 use super::states::{Holds, Key, has_ended};
 use crate::daemon::{AppState, Apps, LATE_TICKS, TICKS_AT_MOST, is_quota_near};
 use crate::model::{CrawlStatus, SdkAppId, plural};
-use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, ToldRow};
+use crate::store::{AppOverview, Crawl, HeldDeletions, NotificationRow, Stamp};
 
 /// How long an app has to be late, or the database away, before people are told. The alert rules
 /// have the same time. A start of the service, which catches up, or a restart of the database takes
@@ -90,7 +90,7 @@ impl Since {
 pub(super) fn of_apps(
     apps: &Apps,
     read: &[AppOverview],
-    told: &[ToldRow],
+    told: &[NotificationRow],
     since: &mut Since,
     now: DateTime<Utc>,
 ) -> BTreeMap<Key, Condition> {
@@ -186,7 +186,7 @@ impl App<'_> {
     /// The credentials are refused if the newest crawl of any process says so, or if this process
     /// has no accepted key and no process has crawled the app since. They are accepted again once a
     /// crawl has listed groups.
-    fn refused(&self, key: Key, told: Option<&ToldRow>, since: &mut Since) -> Condition {
+    fn refused(&self, key: Key, told: Option<&NotificationRow>, since: &mut Since) -> Condition {
         let last = self.read.and_then(|read| read.last_crawl.as_ref());
         let is_refused = self.read.is_some_and(AppOverview::is_refused);
         let accepted_at = self.accepted_at();

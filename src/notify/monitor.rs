@@ -17,7 +17,7 @@ use super::states::{Claim, Decider, Holds, Key, ProcessRows, finished};
 use crate::clock::Clock;
 use crate::daemon::{Apps, Database, Health};
 use crate::model::{CrawlId, with_causes};
-use crate::store::{AppOverview, Store, StoreError, ToldChange, ToldRow, this_host};
+use crate::store::{AppOverview, NotificationChange, NotificationRow, Store, StoreError, this_host};
 
 /// The time limit for reading the state of the apps. A database that takes longer counts as
 /// unavailable.
@@ -121,7 +121,7 @@ impl Monitor {
         &mut self,
         store: &Store,
         overview: &[AppOverview],
-        told: &[ToldRow],
+        told: &[NotificationRow],
         now: DateTime<Utc>,
     ) {
         let apps = self.health.apps().borrow().clone();
@@ -133,7 +133,7 @@ impl Monitor {
         let mut ended = self.outbox.finished();
         ended.retain(|finished| finished.item.key.app.is_some());
         let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), *at));
-        let changes: Vec<ToldChange> =
+        let changes: Vec<NotificationChange> =
             recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
         if changes.is_empty() {
             self.write_problem = None;
@@ -162,7 +162,7 @@ impl Monitor {
     /// Adds the notification of a recorded claim to the outbox. Does nothing if the claim is only
     /// renewed.
     fn send(&self, claim: &Claim, condition: &Condition, now: DateTime<Utc>) {
-        let ToldChange::Claim { new: row, .. } = &claim.change else { return };
+        let NotificationChange::Claim { new: row, .. } = &claim.change else { return };
         if claim.is_renewal {
             return;
         }
@@ -182,12 +182,12 @@ impl Monitor {
 
 /// Reads the state of the apps and the last notifications. The error is a phrase, without a full
 /// stop, for use in a message.
-async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String> {
+async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>), String> {
     let reading = async {
         // The notifications are read before the state. In the opposite order, another process could
         // notify the end of a condition between the two reads. The older state would still show the
         // condition, and this process would notify its beginning again.
-        let told = store.told().await?;
+        let told = store.notifications().await?;
         Ok::<_, StoreError>((store.overview().await?, told))
     };
     match timeout(READ_TIMEOUT, reading).await {
@@ -197,8 +197,8 @@ async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String>
 }
 
 /// Records changes. The error is a phrase, as in `read`.
-async fn record(store: &Store, changes: &[ToldChange]) -> Result<Vec<bool>, String> {
-    match timeout(WRITE_TIMEOUT, store.record_told(changes)).await {
+async fn record(store: &Store, changes: &[NotificationChange]) -> Result<Vec<bool>, String> {
+    match timeout(WRITE_TIMEOUT, store.record_notifications(changes)).await {
         Ok(recorded) => recorded.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer to a change within {} s", WRITE_TIMEOUT.as_secs())),
     }

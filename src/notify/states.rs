@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::message::{Event, State};
 use crate::model::SdkAppId;
-use crate::store::{ToldChange, ToldRow};
+use crate::store::{NotificationChange, NotificationRow};
 
 /// The time between two notifications of a condition that lasts.
 pub const REPEAT_AFTER: TimeDelta = TimeDelta::days(1);
@@ -33,7 +33,7 @@ pub(super) struct Key {
 
 impl Key {
     /// Returns the key of a row. `None` if another version wrote the row.
-    pub(super) fn of(row: &ToldRow) -> Option<Self> {
+    pub(super) fn of(row: &NotificationRow) -> Option<Self> {
         let event = Event::CONDITIONS.into_iter().find(|event| event.as_str() == row.event)?;
         Some(Self { app: SdkAppId::new(row.sdk_app_id), event })
     }
@@ -59,7 +59,7 @@ pub(super) type InFlight = BTreeSet<(Key, State)>;
 pub(super) struct Claim {
     pub(super) key: Key,
     pub(super) state: State,
-    pub(super) change: ToldChange,
+    pub(super) change: NotificationChange,
     /// True if the claim only extends an earlier one, so that nothing is sent.
     pub(super) is_renewal: bool,
 }
@@ -77,11 +77,11 @@ impl Decider<'_> {
     /// process.
     pub(super) fn claims(
         &self,
-        rows: &[ToldRow],
+        rows: &[NotificationRow],
         holds: &BTreeMap<Key, Holds>,
         in_flight: &InFlight,
     ) -> Vec<Claim> {
-        let rows: BTreeMap<Key, &ToldRow> =
+        let rows: BTreeMap<Key, &NotificationRow> =
             rows.iter().filter_map(|row| Some((Key::of(row)?, row))).collect();
         holds
             .iter()
@@ -94,7 +94,7 @@ impl Decider<'_> {
     }
 
     /// Returns the claim for a condition that people were told about.
-    fn next(&self, key: Key, row: &ToldRow, holds: Holds, in_flight: &InFlight) -> Option<Claim> {
+    fn next(&self, key: Key, row: &NotificationRow, holds: Holds, in_flight: &InFlight) -> Option<Claim> {
         // A state of another version counts as the beginning.
         let state = State::ALL.into_iter().find(|state| state.as_str() == row.state);
         let state = state.unwrap_or(State::Begins);
@@ -135,16 +135,16 @@ impl Decider<'_> {
         TimeDelta::milliseconds(self.now.timestamp_millis().saturating_sub(millis)).abs()
     }
 
-    fn begin(&self, key: Key, previous: Option<&ToldRow>) -> Claim {
+    fn begin(&self, key: Key, previous: Option<&NotificationRow>) -> Claim {
         self.claim(key, State::Begins, self.now.timestamp_millis(), previous)
     }
 
-    fn follow(&self, key: Key, row: &ToldRow, state: State) -> Claim {
+    fn follow(&self, key: Key, row: &NotificationRow, state: State) -> Claim {
         self.claim(key, state, row.begun_at, Some(row))
     }
 
-    fn claim(&self, key: Key, state: State, begun_at: i64, previous: Option<&ToldRow>) -> Claim {
-        let new = ToldRow {
+    fn claim(&self, key: Key, state: State, begun_at: i64, previous: Option<&NotificationRow>) -> Claim {
+        let new = NotificationRow {
             sdk_app_id: key.app.map_or(0, SdkAppId::get),
             event: key.event.as_str().to_owned(),
             state: state.as_str().to_owned(),
@@ -153,39 +153,39 @@ impl Decider<'_> {
             claimed_by: self.process.to_owned(),
             delivered_at: None,
         };
-        let change = ToldChange::Claim { previous: previous.cloned(), new };
+        let change = NotificationChange::Claim { previous: previous.cloned(), new };
         Claim { key, state, change, is_renewal: false }
     }
 }
 
 /// Returns the change that records the result of a notification: it was delivered, or it was given
 /// up.
-pub(super) fn finished(row: ToldRow, at: DateTime<Utc>) -> ToldChange {
-    ToldChange::Deliver { row, at: at.timestamp_millis() }
+pub(super) fn finished(row: NotificationRow, at: DateTime<Utc>) -> NotificationChange {
+    NotificationChange::Deliver { row, at: at.timestamp_millis() }
 }
 
 /// Returns whether people were told that the condition has ended.
-pub(super) fn has_ended(row: &ToldRow) -> bool {
+pub(super) fn has_ended(row: &NotificationRow) -> bool {
     row.state == State::Ends.as_str() && row.delivered_at.is_some()
 }
 
 /// What people were told about the conditions of this process, which no other process tells.
 #[derive(Debug, Default)]
-pub(super) struct ProcessRows(Vec<ToldRow>);
+pub(super) struct ProcessRows(Vec<NotificationRow>);
 
 impl ProcessRows {
-    pub(super) fn rows(&self) -> &[ToldRow] {
+    pub(super) fn rows(&self) -> &[NotificationRow] {
         &self.0
     }
 
     /// Makes a change, as the store does for the rows of the apps.
-    pub(super) fn apply(&mut self, change: &ToldChange) {
+    pub(super) fn apply(&mut self, change: &NotificationChange) {
         match change {
-            ToldChange::Claim { new, .. } => {
+            NotificationChange::Claim { new, .. } => {
                 self.0.retain(|row| row.event != new.event);
                 self.0.push(new.clone());
             }
-            ToldChange::Deliver { row, at } => self
+            NotificationChange::Deliver { row, at } => self
                 .0
                 .iter_mut()
                 .filter(|own| own.event == row.event && own.state == row.state)
@@ -223,7 +223,7 @@ mod tests {
 
         fn deliver(&mut self, minutes: i64, state: State) {
             let row = self.0.rows()[0].clone();
-            let row = ToldRow { state: state.as_str().to_owned(), ..row };
+            let row = NotificationRow { state: state.as_str().to_owned(), ..row };
             self.0.apply(&finished(row, start() + TimeDelta::minutes(minutes)));
         }
     }
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(rows.look("a", 2, Holds::No, &[State::Begins]), Some(State::Ends));
         assert_eq!(rows.look("a", 3, RIPE, &[State::Begins, State::Ends]), None);
         // The beginning is delivered. The end is not.
-        let row = ToldRow { state: "begins".to_owned(), ..rows.0.rows()[0].clone() };
+        let row = NotificationRow { state: "begins".to_owned(), ..rows.0.rows()[0].clone() };
         rows.0.apply(&finished(row, start()));
         assert_eq!(rows.look("a", 4, RIPE, &[State::Ends]), None);
         rows.deliver(5, State::Ends);
