@@ -106,7 +106,7 @@ async fn added_by_candidates(groups: usize, candidates: usize) {
             let vanished = report.events.vanished;
             println!(
                 "| {confirm} | {what} | {seconds:.2} | {} in {requests} | {vanished} |",
-                report.asked.asked
+                report.lookups.asked
             );
         };
         print("first", app.crawl().await);

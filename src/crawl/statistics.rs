@@ -38,7 +38,7 @@ enum FetchError {
 }
 
 impl FetchError {
-    /// Returns what distinguishes this failure from others. Only a change is logged as a warning.
+    /// Returns the kind of the failure. Consecutive failures of one kind are logged as one warning.
     fn kind(&self) -> FailureKind {
         match self {
             Self::Api(error) => (Some(error.reason_code()), error.code()),
@@ -86,7 +86,7 @@ impl LastFailure {
 }
 
 /// Fetches the statistics if they are due, and stores them. Makes at most one request. A failure is
-/// only logged, because the crawl has already been recorded. A stop ends it at once.
+/// only logged, because the crawl has already been recorded. A stop request ends the fetch at once.
 pub(super) async fn fetch_statistics(
     context: &CrawlContext<'_>,
     caller: &Caller<'_>,

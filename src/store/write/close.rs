@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
 use super::tally::{Tally, stored_groups};
 use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, LocalDay, ReasonCode, TypeId, Verdict};
-use crate::reconcile::{AskedCounts, CandidateKind, Settlement, WithheldKind};
+use crate::reconcile::{CandidateKind, LookupCounts, Settlement, WithheldKind};
 use crate::store::app::AppId;
 use crate::store::bulk::{self, MarkScope};
 use crate::store::engine::{Store, StoreError, Tx, values};
@@ -348,7 +348,7 @@ async fn record_lookups(
     closing: &Closing<'_>,
     withheld: WithheldCounts,
 ) -> Result<(), StoreError> {
-    let AskedCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.asked();
+    let LookupCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.lookup_counts();
     let had_no_candidates = withheld.groups == 0 && asked + unasked == 0;
     if had_no_candidates {
         // The columns are 0 already.
