@@ -106,7 +106,7 @@ async fn added_by_candidates(groups: usize, candidates: usize) {
             let vanished = report.events.vanished;
             println!(
                 "| {confirm} | {what} | {seconds:.2} | {} in {requests} | {vanished} |",
-                report.asked.asked
+                report.lookups.asked
             );
         };
         print("first", app.crawl().await);
@@ -134,7 +134,7 @@ async fn all_deletions_withheld(groups: usize, dissolved: usize) {
         let sql =
             "SELECT CAST(count(*) AS TEXT) AS held, CAST(coalesce(sum(confirmed), 0) AS TEXT) AS confirmed
                    FROM live_groups WHERE held";
-        let (_, rows) = app.store.read(sql).await.unwrap();
+        let (_, rows) = app.store.query_as_text(sql).await.unwrap();
         let (held, confirmed) = (&rows[0][0], &rows[0][1]);
         let (withheld, vanished) = (report.withheld, report.events.vanished);
         println!("| {crawl} | {seconds:.1} | {requests} | {withheld} | {held} | {confirmed} | {vanished} |");

@@ -26,8 +26,8 @@ const NO_SUCH_GROUP: i64 = 10010;
 /// that do not exist.
 const ILLEGAL_ID: i64 = 10015;
 
-/// The number of consecutive crawls without a usable answer about a group after which its deletion
-/// is held, so that a person decides.
+/// If this many consecutive lookups of a group give no usable answer, its deletion is withheld, and
+/// a person has to decide.
 pub const MAX_UNUSABLE_ANSWERS: i64 = 3;
 /// The longest back-off, in crawls, before a group is looked up again.
 const MAX_BACKOFF: i64 = 24;
@@ -220,7 +220,7 @@ impl LookupHistory {
 
 /// A group to look up.
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
+pub struct LookupTarget<'a> {
     pub id: &'a str,
     /// The type of the group's batch.
     pub type_id: TypeId,
@@ -228,43 +228,43 @@ pub struct Question<'a> {
     pub last_round: i64,
 }
 
-/// Groups of one type and one form of id that one request looks up.
+/// The groups that one request looks up. They have one type and one form of id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuestionBatch<'a> {
+pub struct LookupBatch<'a> {
     pub type_id: TypeId,
     pub form: IdForm,
     pub ids: Vec<&'a str>,
 }
 
-/// Groups at most `limit` questions into batches. Groups that were never looked up come first, then
-/// the others in the order of their last lookups. Questions beyond the limit are dropped; a later
-/// crawl asks them.
+/// Divides at most `limit` targets into batches. Groups that were never looked up come first, then
+/// the others in the order of their last lookups. Targets beyond the limit are left out; a later
+/// crawl looks them up.
 #[must_use]
 pub fn batches<'a>(
-    questions: impl IntoIterator<Item = Question<'a>>,
+    targets: impl IntoIterator<Item = LookupTarget<'a>>,
     limit: usize,
-) -> Vec<QuestionBatch<'a>> {
-    // There may be millions of new questions. Collecting at most `limit` of them bounds the memory.
-    let (mut never, mut asked) = (Vec::new(), Vec::new());
-    for question in questions {
-        match question.last_round {
-            0 if never.len() < limit => never.push(question),
+) -> Vec<LookupBatch<'a>> {
+    // Millions of targets may be new. Collecting at most `limit` of them bounds the memory.
+    let (mut new, mut repeated) = (Vec::new(), Vec::new());
+    for target in targets {
+        match target.last_round {
+            0 if new.len() < limit => new.push(target),
             0 => {}
-            _ => asked.push(question),
+            _ => repeated.push(target),
         }
     }
-    asked.sort_by_key(|question| question.last_round);
-    let questions = never.into_iter().chain(asked).take(limit);
-    let mut batches: Vec<QuestionBatch<'a>> = Vec::new();
+    repeated.sort_by_key(|target| target.last_round);
+    let targets = new.into_iter().chain(repeated).take(limit);
+    let mut batches: Vec<LookupBatch<'a>> = Vec::new();
     let mut open: BTreeMap<(TypeId, IdForm), usize> = BTreeMap::new();
-    for Question { id, type_id, .. } in questions {
+    for LookupTarget { id, type_id, .. } in targets {
         let form = IdForm::of(id);
         let at = *open.entry((type_id, form)).or_insert(batches.len());
         if let Some(batch) = batches.get_mut(at).filter(|batch| batch.ids.len() < MAX_BATCH_IDS) {
             batch.ids.push(id);
         } else {
             open.insert((type_id, form), batches.len());
-            batches.push(QuestionBatch { type_id, form, ids: vec![id] });
+            batches.push(LookupBatch { type_id, form, ids: vec![id] });
         }
     }
     batches
@@ -282,7 +282,7 @@ pub struct Samples {
 impl Samples {
     /// Keeps the last ids of a page as samples. `listed` are all ids of the page, `new` are the new
     /// ones.
-    pub fn take(&mut self, type_id: TypeId, listed: &GroupIds, new: &GroupIds) {
+    pub fn add_page(&mut self, type_id: TypeId, listed: &GroupIds, new: &GroupIds) {
         for (samples, ids) in [(&mut self.known, listed), (&mut self.new, new)] {
             for id in ids.iter().skip(ids.len().saturating_sub(SAMPLED_IDS)) {
                 let of_form = samples.entry((type_id, IdForm::of(id))).or_default();
@@ -412,30 +412,30 @@ mod tests {
 
     #[test]
     fn a_group_that_exists_is_looked_up_after_1_2_4_and_at_most_24_crawls() {
-        let mut asked: Option<LookupRecord> = None;
+        let mut record: Option<LookupRecord> = None;
         let mut backoffs = Vec::new();
         for _ in 0..7 {
-            let next = LookupRecord::after_existing(asked.as_ref(), 100);
+            let next = LookupRecord::after_existing(record.as_ref(), 100);
             assert!(!next.is_due(next.due_round - 1) && next.is_due(next.due_round) && next.existed_last());
             backoffs.push(next.due_round - 100);
-            asked = Some(next);
+            record = Some(next);
         }
         assert_eq!(backoffs, [1, 2, 4, 8, 16, 24, 24]);
     }
 
     #[test]
     fn a_group_without_a_usable_answer_is_looked_up_by_three_crawls_and_then_backed_off() {
-        let mut asked: Option<LookupRecord> =
+        let mut record: Option<LookupRecord> =
             Some(LookupRecord { existing_streak: 5, ..LookupRecord::default() });
         let mut backoffs = Vec::new();
         for times in 1..6 {
-            let next = LookupRecord::after_unusable_answer(asked.as_ref(), 100);
+            let next = LookupRecord::after_unusable_answer(record.as_ref(), 100);
             assert_eq!((next.unusable_streak, next.existed_last()), (times, false));
             backoffs.push(next.due_round - 100);
-            asked = Some(next);
+            record = Some(next);
         }
         assert_eq!(backoffs, [1, 1, 1, 2, 4]);
-        assert_eq!(LookupRecord::after_existing(asked.as_ref(), 100).unusable_streak, 0);
+        assert_eq!(LookupRecord::after_existing(record.as_ref(), 100).unusable_streak, 0);
     }
 
     #[test]
@@ -451,23 +451,23 @@ mod tests {
         assert_eq!((history.last_round("never"), history.last_round("now")), (0, 6));
     }
 
-    fn question(id: &str, type_id: TypeId, last_round: i64) -> Question<'_> {
-        Question { id, type_id, last_round }
+    fn target(id: &str, type_id: TypeId, last_round: i64) -> LookupTarget<'_> {
+        LookupTarget { id, type_id, last_round }
     }
 
     #[test]
     fn a_batch_has_one_type_and_one_form_and_groups_never_looked_up_come_first() {
-        let questions = [
-            question("asked-recently", PUBLIC, 9),
-            question("asked-long-ago", PUBLIC, 2),
-            question("never", PUBLIC, 0),
-            question("@TGS#a", PUBLIC, 0),
-            question("of-another-type", PRIVATE, 0),
+        let targets = [
+            target("looked-up-recently", PUBLIC, 9),
+            target("looked-up-long-ago", PUBLIC, 2),
+            target("never", PUBLIC, 0),
+            target("@TGS#a", PUBLIC, 0),
+            target("of-another-type", PRIVATE, 0),
         ];
-        let batches = batches(questions, 100);
-        let of = |type_id, form, ids: &[&'static str]| QuestionBatch { type_id, form, ids: ids.to_vec() };
+        let batches = batches(targets, 100);
+        let of = |type_id, form, ids: &[&'static str]| LookupBatch { type_id, form, ids: ids.to_vec() };
         let expected = [
-            of(PUBLIC, IdForm::Custom, &["never", "asked-long-ago", "asked-recently"]),
+            of(PUBLIC, IdForm::Custom, &["never", "looked-up-long-ago", "looked-up-recently"]),
             of(PUBLIC, IdForm::Default, &["@TGS#a"]),
             of(PRIVATE, IdForm::Custom, &["of-another-type"]),
         ];
@@ -477,13 +477,12 @@ mod tests {
     #[test]
     fn a_batch_has_at_most_48_groups_and_the_limit_keeps_the_longest_waiting() {
         let ids: Vec<String> = (0..100).map(|n| format!("{n:03}")).collect();
-        let questions = || (1..).zip(&ids).map(|(round, id)| question(id, PUBLIC, round));
-        let sizes =
-            |limit| batches(questions(), limit).iter().map(|batch| batch.ids.len()).collect::<Vec<_>>();
+        let targets = || (1..).zip(&ids).map(|(round, id)| target(id, PUBLIC, round));
+        let sizes = |limit| batches(targets(), limit).iter().map(|batch| batch.ids.len()).collect::<Vec<_>>();
         assert_eq!(sizes(1000), [48, 48, 4]);
         assert_eq!(sizes(50), [48, 2]);
-        assert_eq!(batches(questions(), 1)[0].ids, ["000"]);
-        assert!(batches(questions(), 0).is_empty());
+        assert_eq!(batches(targets(), 1)[0].ids, ["000"]);
+        assert!(batches(targets(), 0).is_empty());
     }
 
     #[test]
@@ -491,8 +490,8 @@ mod tests {
         let ids = |ids: &[&str]| ids.iter().copied().collect::<GroupIds>();
         let mut samples = Samples::default();
         assert!(samples.controls(PUBLIC, IdForm::Custom).next().is_none());
-        samples.take(PUBLIC, &ids(&["@TGS#p", "old", "new"]), &ids(&["new"]));
-        samples.take(PRIVATE, &ids(&["other"]), &ids(&[]));
+        samples.add_page(PUBLIC, &ids(&["@TGS#p", "old", "new"]), &ids(&["new"]));
+        samples.add_page(PRIVATE, &ids(&["other"]), &ids(&[]));
         let controls = |type_id, form| samples.controls(type_id, form).collect::<Vec<_>>();
         assert_eq!(controls(PUBLIC, IdForm::Custom), ["new", "old", "@TGS#p", "other"]);
         assert_eq!(controls(PUBLIC, IdForm::Default)[0], "@TGS#p");
@@ -505,7 +504,7 @@ mod tests {
         let mut samples = Samples::default();
         let ids: GroupIds =
             (0..100).map(|n| format!("{n}")).collect::<Vec<_>>().iter().map(String::as_str).collect();
-        samples.take(PUBLIC, &ids, &GroupIds::new());
+        samples.add_page(PUBLIC, &ids, &GroupIds::new());
         assert_eq!(samples.controls(PUBLIC, IdForm::Custom).collect::<Vec<_>>(), ["99", "98", "97", "96"]);
     }
 }

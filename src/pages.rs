@@ -111,7 +111,7 @@ pub struct InfoSettings {
     pub fields: Fields,
 }
 
-/// Requests types, as often as possible.
+/// Requests only the types of groups, without a rate limit.
 impl Default for InfoSettings {
     fn default() -> Self {
         Self { interval: Duration::ZERO, fields: Fields::Type }
@@ -247,6 +247,8 @@ impl<'a> Caller<'a> {
 }
 
 impl Attempts<'_> {
+    /// Makes a request at the rate of `pacer`, retries it within the budget of `retries`, and
+    /// reports its events. `group_type` is for log lines.
     async fn make<T, F: Future<Output = Result<T, ApiError>>>(
         &self,
         retries: &RetryBudget,

@@ -81,7 +81,7 @@ fn crawls(database: &str) -> Vec<u128> {
     runtime().block_on(async {
         let store = Store::open_to_read(&store_location(database)).await.unwrap();
         let sql = "SELECT CAST(started_at AS TEXT) FROM crawl WHERE reason_code IS NULL";
-        let (_, rows) = store.read(sql).await.unwrap();
+        let (_, rows) = store.query_as_text(sql).await.unwrap();
         store.close().await;
         rows.iter().map(|row| row[0].parse().unwrap()).collect()
     })

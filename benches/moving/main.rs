@@ -159,8 +159,8 @@ async fn simulate(scenario: Scenario, listing: (Order, Cursor), confirm: bool) -
         let report = crawler.crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
         let concluded = report.status == CrawlStatus::Complete;
         figures.concluded += u32::from(concluded);
-        figures.asked += report.asked.asked;
-        figures.unasked += report.asked.unasked;
+        figures.asked += report.lookups.asked;
+        figures.unasked += report.lookups.unasked;
         let marked = ids(&store, VANISHED_IN_LAST_CRAWL).await;
         figures.marked += marked.len();
         life.with_dissolved(|dissolved| {
@@ -251,6 +251,6 @@ async fn crawler(
 
 /// Returns the first column of a query.
 async fn ids(store: &Store, query: &'static str) -> Vec<String> {
-    let (_, rows) = store.read(query).await.unwrap();
+    let (_, rows) = store.query_as_text(query).await.unwrap();
     rows.into_iter().map(|mut row| row.swap_remove(0)).collect()
 }

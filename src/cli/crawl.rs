@@ -255,9 +255,9 @@ pub(super) fn sentence(app: &str, outcome: &Outcome<CrawlReport>) -> String {
         (events.retyped, "retyped"),
         (i64::try_from(report.missing).unwrap_or(i64::MAX), "missing"),
         (i64::try_from(report.withheld).unwrap_or(i64::MAX), "withheld"),
-        (i64::try_from(report.asked.spared).unwrap_or(i64::MAX), "not listed but existing"),
-        (i64::try_from(report.asked.unlearned).unwrap_or(i64::MAX), "asked about without a usable answer"),
-        (i64::try_from(report.asked.unasked).unwrap_or(i64::MAX), "not asked about yet"),
+        (i64::try_from(report.lookups.spared).unwrap_or(i64::MAX), "not listed but existing"),
+        (i64::try_from(report.lookups.unlearned).unwrap_or(i64::MAX), "asked about without a usable answer"),
+        (i64::try_from(report.lookups.unasked).unwrap_or(i64::MAX), "not asked about yet"),
     ]
     .into_iter()
     .filter(|(groups, _)| *groups > 0)
@@ -315,11 +315,11 @@ fn as_json(config: &Config, outcomes: &[(String, Outcome<CrawlReport>)]) -> Vec<
                 "missing": report.missing,
                 "withheld": report.withheld,
                 "withheld_confirmed": report.withheld_confirmed,
-                "asked": report.asked.asked,
-                "confirmed": report.asked.confirmed,
-                "spared": report.asked.spared,
-                "unlearned": report.asked.unlearned,
-                "unasked": report.asked.unasked,
+                "asked": report.lookups.asked,
+                "confirmed": report.lookups.confirmed,
+                "spared": report.lookups.spared,
+                "unlearned": report.lookups.unlearned,
+                "unasked": report.lookups.unasked,
             }),
             Err(failure) => serde_json::json!({
                 "app": app, "sdk_app_id": sdk_app_id(config, app), "status": null,
@@ -378,9 +378,9 @@ fn print_dry_run(out: &mut dyn Write, app: &str, outcome: &Outcome<DryRun>) -> s
         change.groups.iter().try_for_each(|id| writeln!(out, "{app}: {kind} {} ({types})", one_line(id)))?;
     }
     for (groups, what) in [
-        (dry_run.asked.spared, "not listed but existing"),
-        (dry_run.asked.unlearned, "asked about without a usable answer"),
-        (dry_run.asked.unasked, "not asked about"),
+        (dry_run.lookups.spared, "not listed but existing"),
+        (dry_run.lookups.unlearned, "asked about without a usable answer"),
+        (dry_run.lookups.unasked, "not asked about"),
     ] {
         if groups > 0 {
             changes.push(format!("{} {what}", text::number(groups)));
@@ -423,11 +423,11 @@ fn dry_runs_as_json(config: &Config, outcomes: &[(String, Outcome<DryRun>)]) -> 
                 "requests": dry_run.requests,
                 "groups_listed": dry_run.listed,
                 "total_count": dry_run.total,
-                "asked": dry_run.asked.asked,
-                "confirmed": dry_run.asked.confirmed,
-                "spared": dry_run.asked.spared,
-                "unlearned": dry_run.asked.unlearned,
-                "unasked": dry_run.asked.unasked,
+                "asked": dry_run.lookups.asked,
+                "confirmed": dry_run.lookups.confirmed,
+                "spared": dry_run.lookups.spared,
+                "unlearned": dry_run.lookups.unlearned,
+                "unasked": dry_run.lookups.unasked,
                 "changes": dry_run.changes.iter().map(change).collect::<Vec<_>>(),
             }),
             Err(failure) => serde_json::json!({

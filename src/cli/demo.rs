@@ -191,7 +191,7 @@ async fn show_results(store: &Store, database: &DatabaseLocation) -> Result<(), 
         print_line(format_args!("To repeat these queries, begin with\n\nSET search_path TO {SCHEMA};\n"))?;
     }
     for (question, sql) in QUERIES {
-        let (header, rows) = store.read(sql).await?;
+        let (header, rows) = store.query_as_text(sql).await?;
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         print_line(format_args!("{question}\n\n{sql};\n\n{}\n", text::table(&header, &rows)))?;
     }

@@ -167,7 +167,7 @@ impl Reloading<'_> {
         }
         let store = self.database.borrow().store().cloned();
         if let Some(store) = store {
-            store.reconnect().await;
+            store.close_idle_connections().await;
         }
     }
 

@@ -12,7 +12,7 @@ use super::progress::ReadProgress;
 use super::resolved_types::{ListedWrite, TypeResolver};
 use super::tally::{PassEnd, PassState, PassTally};
 use crate::confirmation::{
-    Answer, LookupHistory, LookupRecord, MAX_UNUSABLE_ANSWERS, Question, QuestionBatch, batches,
+    Answer, LookupBatch, LookupHistory, LookupRecord, LookupTarget, MAX_UNUSABLE_ANSWERS, batches,
 };
 use crate::guard::{LiveCounts, Withholding, decide_withholding};
 use crate::model::{TypeId, Verdict};
@@ -36,9 +36,9 @@ pub(super) struct Conclusion {
     pub(super) history: HistoryChanges,
 }
 
-/// The results of looking single groups up, by group id.
+/// The results of looking up single groups, by group id.
 #[derive(Default)]
-struct Lookups {
+struct LookupResults {
     candidates: HashMap<String, LookupResult>,
     /// Listed groups of uncertain type.
     uncertain: HashMap<String, LookupResult>,
@@ -66,7 +66,7 @@ pub(super) async fn conclude(
     pass_state.uncertain.drop_uncontradicted(&absences);
 
     let mut confirmation = Confirmation::Off;
-    let mut lookups = Lookups::default();
+    let mut lookups = LookupResults::default();
     if context.settings.deletion.confirm {
         let mut confirmer =
             Confirmer::new(context, caller, &pass_state.samples, app_is_empty, listing_duration);
@@ -133,8 +133,9 @@ fn absences(
     let others = others.map(|(_, unlisted)| unlisted.groups - unlisted.held).sum();
     let smaller_total = totals[0].zip(totals[1]).map(|(start, end)| start.min(end));
     let totals_evidence = TotalsEvidence::compare(findings.listed, others, smaller_total);
-    let unfiltered_made = judgement.passes.iter().any(|judged| judged.pass.type_id == TypeId::UNKNOWN);
-    findings.unfiltered_next = totals_evidence == TotalsEvidence::UnfilteredPassNeeded && !unfiltered_made;
+    let has_unfiltered_pass = judgement.passes.iter().any(|judged| judged.pass.type_id == TypeId::UNKNOWN);
+    findings.next_needs_unfiltered_pass =
+        totals_evidence == TotalsEvidence::UnfilteredPassNeeded && !has_unfiltered_pass;
     Absences::of(judgement, totals_evidence)
 }
 
@@ -222,19 +223,19 @@ async fn look_up_all(
     confirmer: &mut Confirmer<'_>,
     candidates: &Candidates<'_>,
     pass_state: &PassState,
-) -> Result<Lookups, Interrupted> {
-    let (history, limit) = (&pass_state.history, confirmer.remaining_questions());
-    let candidates = confirmer.ask(candidate_batches(candidates, history, limit)).await?;
-    let mut lookups = Lookups { candidates, ..Lookups::default() };
+) -> Result<LookupResults, Interrupted> {
+    let (history, limit) = (&pass_state.history, confirmer.remaining_lookups());
+    let candidates = confirmer.look_up(candidate_batches(candidates, history, limit)).await?;
+    let mut lookups = LookupResults { candidates, ..LookupResults::default() };
     if context.settings.confirms_types() {
-        let limit = confirmer.remaining_questions();
-        lookups.uncertain = confirmer.ask(batches(pass_state.uncertain.questions(history), limit)).await?;
+        let limit = confirmer.remaining_lookups();
+        lookups.uncertain = confirmer.look_up(batches(pass_state.uncertain.targets(history), limit)).await?;
     }
     // A dry run does not plan changes of held groups.
-    if confirmer.can_ask() && !context.target.is_dry_run() {
-        let limit = confirmer.remaining_questions();
+    if confirmer.can_look_up() && !context.target.is_dry_run() {
+        let limit = confirmer.remaining_lookups();
         let held = context.store.held_to_ask(context.app, history.round, limit).await?;
-        lookups.held = confirmer.ask(held_batches(&held, history, limit)).await?;
+        lookups.held = confirmer.look_up(held_batches(&held, history, limit)).await?;
     }
     lookups.refused = confirmer.refused.take();
     Ok(lookups)
@@ -246,27 +247,27 @@ fn candidate_batches<'a>(
     candidates: &'a Candidates<'_>,
     history: &LookupHistory,
     limit: usize,
-) -> Vec<QuestionBatch<'a>> {
+) -> Vec<LookupBatch<'a>> {
     let due = candidates.iter().filter(|(kind, id)| kind.was_missing || history.is_due(id));
-    let question = |(kind, id): (CandidateKind, &'a str)| Question {
+    let target = |(kind, id): (CandidateKind, &'a str)| LookupTarget {
         id,
         type_id: kind.type_id,
         last_round: history.last_round(id),
     };
-    batches(due.map(question), limit)
+    batches(due.map(target), limit)
 }
 
 fn held_batches<'a>(
     held: &'a [(String, TypeId)],
     history: &LookupHistory,
     limit: usize,
-) -> Vec<QuestionBatch<'a>> {
-    let question = |(id, type_id): &'a (String, TypeId)| Question {
+) -> Vec<LookupBatch<'a>> {
+    let target = |(id, type_id): &'a (String, TypeId)| LookupTarget {
         id,
         type_id: *type_id,
         last_round: history.last_round(id),
     };
-    batches(held.iter().map(question), limit)
+    batches(held.iter().map(target), limit)
 }
 
 /// Returns what the lookups say about a candidate, or `None` if this crawl did not look it up and
@@ -305,7 +306,7 @@ fn candidate_status(
 async fn listed_writes(
     resolver: &mut TypeResolver<'_>,
     candidates: &Candidates<'_>,
-    lookups: &Lookups,
+    lookups: &LookupResults,
     pass_state: &PassState,
     confirmation: Confirmation,
 ) -> Result<Vec<ListedWrite>, StoreError> {
@@ -335,23 +336,23 @@ async fn listed_writes(
 /// Returns the changes to the lookup history. A group leaves the history once it is listed and its
 /// type is certain.
 fn history_changes(
-    lookups: &Lookups,
+    lookups: &LookupResults,
     pass_state: &PassState,
     roll: &Roll,
     resolved: &HashSet<String>,
 ) -> HistoryChanges {
     let history = &pass_state.history;
     let mut changes = HistoryChanges { round: history.round, ..HistoryChanges::default() };
-    let mut set = |id: &str, record: LookupRecord| changes.set.entry(record).or_default().push(id);
+    let mut add = |id: &str, record: LookupRecord| changes.new_records.entry(record).or_default().push(id);
     let all = lookups.candidates.iter().chain(&lookups.uncertain).chain(&lookups.held);
     for (id, result) in all.filter(|(id, _)| !resolved.contains(*id)) {
         let earlier = history.records.get(id);
         match result {
             LookupResult::Answered(Answer::Exists(_)) => {
-                set(id, LookupRecord::after_existing(earlier, history.round));
+                add(id, LookupRecord::after_existing(earlier, history.round));
             }
             LookupResult::Answered(Answer::Unusable) => {
-                set(id, LookupRecord::after_unusable_answer(earlier, history.round));
+                add(id, LookupRecord::after_unusable_answer(earlier, history.round));
             }
             LookupResult::Answered(Answer::Gone(_)) | LookupResult::NoValidResponse => {}
         }

@@ -1,6 +1,6 @@
-//! Looks single groups up with `get_group_info`, in batches with controls, within a time budget.
+//! Looks up single groups with `get_group_info`, in batches with controls, within a time budget.
 //!
-//! A failed lookup never fails a crawl. A later crawl looks the remaining groups up.
+//! A failed lookup never fails a crawl. A later crawl looks up the remaining groups.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::context::CrawlContext;
 use super::details::LookedUpDetails;
 use super::error::Interrupted;
 use super::progress::Step;
-use crate::confirmation::{Answer, Controls, MAX_BATCH_IDS, QuestionBatch, Samples, judge_controls};
+use crate::confirmation::{Answer, Controls, LookupBatch, MAX_BATCH_IDS, Samples, judge_controls};
 use crate::model::{GroupDetails, ReasonCode, with_causes};
 use crate::pace::{Disposition, RetryBudget, RetryPolicy};
 use crate::pages::Caller;
@@ -31,12 +31,12 @@ const MAX_DETAILS: usize = 10_000;
 const MAX_IN_FLIGHT: usize = 4;
 /// The time that the retries of all lookups of a crawl may take in total.
 const RETRY_BUDGET: Duration = Duration::from_secs(30);
-/// The number of listed controls that are tried for one batch: the first one and two replacements.
+/// The maximum number of listed controls that are tried for one batch: one and two replacements.
 const MAX_LISTED_CONTROLS: usize = 3;
 /// The number of consecutive invalid batches after which a crawl ends its lookups.
 const MAX_INVALID_BATCHES: u32 = 3;
 
-/// The result of looking one group up.
+/// The result of looking up one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LookupResult {
     /// The answer of a valid batch, or [`Answer::Unusable`] if the API rejected the entire request
@@ -133,12 +133,12 @@ impl<'a> Confirmer<'a> {
     }
 
     /// Returns whether more lookups are possible.
-    pub(super) fn can_ask(&self) -> bool {
+    pub(super) fn can_look_up(&self) -> bool {
         !self.is_stopped && self.refused.is_none() && Instant::now() < self.deadline
     }
 
     /// Returns the maximum number of groups that can be looked up in the rest of the budget.
-    pub(super) fn remaining_questions(&self) -> usize {
+    pub(super) fn remaining_lookups(&self) -> usize {
         let seconds = self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1;
         let rate = u64::from(self.context.settings.lookups_per_second());
         usize::try_from(seconds * rate).unwrap_or(usize::MAX) * MAX_BATCH_IDS
@@ -146,18 +146,19 @@ impl<'a> Confirmer<'a> {
 
     /// Looks up these batches, as far as the budget and the API allow. Groups that were not looked
     /// up have no entry in the result.
-    pub(super) async fn ask(
+    pub(super) async fn look_up(
         &mut self,
-        batches: Vec<QuestionBatch<'_>>,
+        batches: Vec<LookupBatch<'_>>,
     ) -> Result<HashMap<String, LookupResult>, Interrupted> {
         let mut results = HashMap::new();
-        if batches.is_empty() || !self.can_ask() {
+        if batches.is_empty() || !self.can_look_up() {
             return Ok(results);
         }
         let (context, caller) = (self.context, self.caller);
-        let asking = self.ask_until_deadline(&batches, &mut results);
-        let state =
-            context.requesting(caller.in_flight(), async { Ok::<_, Interrupted>(asking.await) }).await??;
+        let looking_up = self.look_up_until_deadline(&batches, &mut results);
+        let state = context
+            .requesting(caller.in_flight(), async { Ok::<_, Interrupted>(looking_up.await) })
+            .await??;
         self.invalid_streak = state.invalid_streak;
         self.is_stopped |= state.is_stopped;
         self.refused = state.refused;
@@ -165,25 +166,25 @@ impl<'a> Confirmer<'a> {
     }
 
     /// Keeps several requests in flight and processes their results in order, until the deadline.
-    async fn ask_until_deadline(
+    async fn look_up_until_deadline(
         &self,
-        batches: &[QuestionBatch<'_>],
+        batches: &[LookupBatch<'_>],
         results: &mut HashMap<String, LookupResult>,
-    ) -> AskingState {
+    ) -> LookupState {
         let of = batches.iter().map(|batch| batch.ids.len() as u64).sum();
-        let mut state = AskingState { invalid_streak: self.invalid_streak, ..AskingState::default() };
-        let (mut asked, mut waiting) = (0, batches.iter());
+        let mut state = LookupState { invalid_streak: self.invalid_streak, ..LookupState::default() };
+        let (mut looked_up, mut waiting) = (0, batches.iter());
         let mut in_flight = FuturesOrdered::new();
         loop {
             while in_flight.len() < MAX_IN_FLIGHT && Instant::now() < self.deadline {
                 let Some(batch) = waiting.next() else { break };
-                in_flight.push_back(async move { (batch, self.ask_batch(batch).await) });
+                in_flight.push_back(async move { (batch, self.look_up_batch(batch).await) });
             }
             let Some((batch, outcome)) = in_flight.next().await else { return state };
-            asked += batch.ids.len() as u64;
+            looked_up += batch.ids.len() as u64;
             self.context.progress.send_modify(|progress| {
                 progress.requests = self.caller.requests();
-                progress.step = Step::Asking { asked, of };
+                progress.step = Step::LookingUp { looked_up, of };
             });
             state.add(batch, outcome, results);
             if state.is_stopped || state.refused.is_some() {
@@ -192,11 +193,11 @@ impl<'a> Confirmer<'a> {
         }
     }
 
-    /// Looks up one batch. If the API rejects the entire request, one group may be the reason. Then
-    /// the batch is halved to find it, and only the rest of the batch without a usable half is
-    /// [`Answer::Unusable`].
-    async fn ask_batch(&self, batch: &QuestionBatch<'_>) -> BatchOutcome {
-        let outcome = self.ask_at_once(batch).await;
+    /// Looks up one batch. If the API rejects the entire request, a single group may be the cause.
+    /// Then the batch is bisected: the groups of each accepted half get their answers, and the
+    /// groups that remain in the rejected part get [`Answer::Unusable`].
+    async fn look_up_batch(&self, batch: &LookupBatch<'_>) -> BatchOutcome {
+        let outcome = self.request_batch(batch).await;
         if !outcome.is_rejected() {
             return outcome;
         }
@@ -207,7 +208,7 @@ impl<'a> Confirmer<'a> {
             let mut rejected_halves = Vec::new();
             for half in [rejected.start..middle, middle..rejected.end] {
                 let ids = batch.ids[half.clone()].to_vec();
-                match self.ask_at_once(&QuestionBatch { ids, ..*batch }).await {
+                match self.request_batch(&LookupBatch { ids, ..*batch }).await {
                     BatchOutcome::Valid(of_half) => {
                         for (at, answer) in half.zip(of_half) {
                             answers[at] = Some(answer);
@@ -226,8 +227,9 @@ impl<'a> Confirmer<'a> {
         BatchOutcome::Valid(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Unusable)).collect())
     }
 
-    /// Looks up one batch. If the listed control is gone, repeats the request with another one.
-    async fn ask_at_once(&self, batch: &QuestionBatch<'_>) -> BatchOutcome {
+    /// Requests the groups of one batch together with its controls. If the listed control is gone,
+    /// repeats the request with another one, up to [`MAX_LISTED_CONTROLS`].
+    async fn request_batch(&self, batch: &LookupBatch<'_>) -> BatchOutcome {
         let absent = batch.form.absent_id(rand::random());
         let mut outcome = BatchOutcome::NoControl;
         for listed in self.listed_controls(batch) {
@@ -278,7 +280,7 @@ impl<'a> Confirmer<'a> {
     /// Returns the listed controls to try for a batch, in order. Returns a single `None` for an app
     /// without groups. Groups of the batch itself come last: if one batch contains every listed
     /// group of a small app, there are no other controls.
-    fn listed_controls(&self, batch: &QuestionBatch<'_>) -> Vec<Option<String>> {
+    fn listed_controls(&self, batch: &LookupBatch<'_>) -> Vec<Option<String>> {
         if self.app_is_empty {
             return vec![None];
         }
@@ -294,19 +296,19 @@ impl<'a> Confirmer<'a> {
     }
 }
 
-/// The state after some batches, see the fields of [`Confirmer`].
+/// The state after some batches. The fields of [`Confirmer`] with the same names describe it.
 #[derive(Default)]
-struct AskingState {
+struct LookupState {
     invalid_streak: u32,
     is_stopped: bool,
     refused: Option<ApiError>,
 }
 
-impl AskingState {
+impl LookupState {
     /// Adds the results of a batch, and decides whether further batches are looked up.
     fn add(
         &mut self,
-        batch: &QuestionBatch<'_>,
+        batch: &LookupBatch<'_>,
         outcome: BatchOutcome,
         results: &mut HashMap<String, LookupResult>,
     ) {

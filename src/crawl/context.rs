@@ -16,7 +16,7 @@ use super::settings::CrawlSettings;
 use crate::clock::Clock;
 use crate::model::{GroupIds, GroupType, TypeId};
 use crate::pages::Caller;
-use crate::store::{AppId, Lease, ListedBatch, Store, StoreError, TypeState, Written};
+use crate::store::{AppId, Lease, ListedBatch, Store, StoreError, TypeState, WrittenCounts};
 
 /// The time that an in-flight request may still take after a stop is requested. The rest of the
 /// shutdown budget is reserved for writing its page.
@@ -94,7 +94,7 @@ impl CrawlContext<'_> {
         in_baseline: bool,
         at: DateTime<Utc>,
         ids: &GroupIds,
-    ) -> Result<Written, StoreError> {
+    ) -> Result<WrittenCounts, StoreError> {
         match &self.target {
             WriteTarget::Database(crawl) => {
                 let batch = ListedBatch { app: self.app, crawl: *crawl, type_id, in_baseline, at, ids };
@@ -102,7 +102,7 @@ impl CrawlContext<'_> {
                 self.write(self.store.write_listed(self.lease, &batch, on_chunk)).await
             }
             WriteTarget::DryRun(planned) => {
-                let mut written = Written::default();
+                let mut written = WrittenCounts::default();
                 let list = |id: &str, known| {
                     lock(planned).list(id, known, (type_id, in_baseline), &mut written);
                 };

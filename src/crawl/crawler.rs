@@ -105,8 +105,8 @@ impl Crawler {
     /// Fetches the API's own statistics of the app once a day, after a crawl. By default they are
     /// not fetched.
     #[must_use]
-    pub fn with_statistics(self, fetches: bool) -> Self {
-        Self { statistics: fetches.then(LastFailure::default), ..self }
+    pub fn with_statistics(self, enabled: bool) -> Self {
+        Self { statistics: enabled.then(LastFailure::default), ..self }
     }
 
     /// Reports the events of requests and crawls to this observer.
@@ -262,7 +262,7 @@ impl Crawler {
             total_at_start: outcome.findings.total_at_start,
             total_at_end: outcome.findings.total_at_end,
             leftover: outcome.findings.leftover,
-            unfiltered_next: outcome.findings.unfiltered_next,
+            next_needs_unfiltered_pass: outcome.findings.next_needs_unfiltered_pass,
             listed: outcome.findings.listed,
             clock_skew: self.check_clock_skew(),
             history: outcome.history.as_ref(),
@@ -308,11 +308,11 @@ impl Crawler {
         findings: &Findings,
     ) -> Result<CrawlReport, CrawlError> {
         let to_mark = closing.settlement.marks();
-        let show = |marked| {
+        let report_marked = |marked| {
             self.progress.send_modify(|progress| progress.step = Step::Concluding { marked, to_mark });
         };
-        show(0);
-        let closing_crawl = self.store.close_crawl(lease, &closing, show);
+        report_marked(0);
+        let closing_crawl = self.store.close_crawl(lease, &closing, report_marked);
         let events = Box::pin(closing_crawl).await?;
         let report = CrawlReport::new(closing, findings, events);
         report.log();
@@ -345,7 +345,7 @@ impl Crawler {
             requests,
             listed: findings.listed,
             total: findings.total_at_end.or(findings.total_at_start),
-            asked: settlement.asked(),
+            lookups: settlement.lookup_counts(),
             changes: context.target.into_changes(&settlement),
         })
     }

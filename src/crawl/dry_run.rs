@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::{CrawlId, GroupIds, GroupType, TypeId};
 use crate::reconcile::{GroupBefore, ListingEffect, ListingEvent, Settlement};
-use crate::store::{KnownGroup, Store, StoreError, TypeState, Written};
+use crate::store::{KnownGroup, Store, StoreError, TypeState, WrittenCounts};
 
 /// The destination of a crawl's writes.
 pub(super) enum WriteTarget {
@@ -110,7 +110,7 @@ impl PlannedChanges {
         id: &str,
         known: Option<KnownGroup>,
         (listed_as, in_baseline): (TypeId, bool),
-        written: &mut Written,
+        written: &mut WrittenCounts,
     ) {
         let before = known.map(|KnownGroup { type_id, deleted }| GroupBefore { type_id, deleted });
         let effect = ListingEffect::of(before, listed_as, in_baseline);

@@ -33,7 +33,7 @@ pub(super) struct Findings {
     /// difference is negative. `None` if a total is unknown or no type is configured.
     pub(super) leftover: Option<u64>,
     /// Whether the next crawl has to make an unfiltered pass.
-    pub(super) unfiltered_next: bool,
+    pub(super) next_needs_unfiltered_pass: bool,
     /// The number of distinct ids that all passes listed.
     pub(super) listed: u64,
     pub(super) passes: Vec<PassResult>,
@@ -88,8 +88,8 @@ pub(super) async fn read_lists(
     reader.count_again().await?;
     let typed = !context.settings.group_types.is_empty();
     let leftover = leftover(reader.findings, typed);
-    let by_leftover = leftover.calls_for_unfiltered_pass(!history.crawled_before, history.leftover_last_time);
-    if by_leftover || (history.unfiltered_next && typed) {
+    let by_leftover = leftover.calls_for_unfiltered_pass(!history.crawled_before, history.had_leftover);
+    if by_leftover || (history.needs_unfiltered_pass && typed) {
         let number = reader.findings.passes.len();
         let defers_new_groups = context.settings.confirms_types();
         reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new_groups)]).await?;
@@ -294,5 +294,5 @@ fn unfiltered_pass(
 
 /// Returns whether no pass of this type has reached its end in an earlier crawl.
 fn in_baseline(states: &[TypeState], type_id: TypeId) -> bool {
-    !states.iter().any(|state| state.type_id() == type_id && state.past_baseline())
+    !states.iter().any(|state| state.type_id() == type_id && state.is_past_baseline())
 }

@@ -9,10 +9,10 @@ use crate::tencent::Page;
 /// The maximum number of new ids of a page that are kept as samples, the last ones of the page.
 /// Samples can become controls, see `Samples` in `confirmation`.
 const NEW_SAMPLES: usize = 32;
-/// The number of unexpected new ids of a pass that are written at once. New ids are unexpected if
-/// they exceed both the pass's `TotalCount` and the number of live groups before the crawl. Further
-/// new ids are written only after the list has ended, because a list that does not end may consist
-/// of ids that do not exist.
+/// The number of unexpected new ids of a pass that are written before the list ends. New ids are
+/// unexpected once their number exceeds both the pass's `TotalCount` and the number of live groups
+/// before the crawl. Further new ids are written only after the list has ended, because an endless
+/// list may consist of ids that do not exist.
 const UNEXPECTED_NEW_IDS: u64 = 1_000;
 
 /// The state that comparing a page with the roll changes.
@@ -52,7 +52,7 @@ impl PageDiff<'_> {
             }
             self.tally.distinct += 1;
         });
-        self.pass_state.samples.take(type_id, &page.ids, &new_samples);
+        self.pass_state.samples.add_page(type_id, &page.ids, &new_samples);
         self.tally.unusable += page.unusable;
         let has_progress = self.tally.distinct > listed_before;
         self.tally.repeated_pages = if has_progress { 0 } else { self.tally.repeated_pages + 1 };

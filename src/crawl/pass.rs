@@ -14,8 +14,8 @@ use crate::roll::Roll;
 use crate::tencent::ApiError;
 use crate::verdict::is_nearly_complete;
 
-/// A pass fails after this many consecutive pages that have no id which is new to the pass: its
-/// list is treated as endless.
+/// After this many consecutive pages without an id that is new to the pass, the list is treated as
+/// endless and the pass fails.
 const MAX_REPEATED_PAGES: u32 = 20;
 
 /// Runs the planned passes in order. Appends every started pass to `passes`, including an

@@ -9,7 +9,7 @@ use super::dry_run::PlannedChange;
 use super::listing::Findings;
 use crate::guard::{LiveCounts, Withholding};
 use crate::model::{CrawlId, CrawlStatus, Deletions, GroupType, ReasonCode, TypeId, plural, with_causes};
-use crate::reconcile::{AskedCounts, Settlement, WithheldCounts};
+use crate::reconcile::{LookupCounts, Settlement, WithheldCounts};
 use crate::store::{Closing, CrawlEvents, Reason};
 use crate::tencent::ApiError;
 use crate::verdict::Judgement;
@@ -38,7 +38,7 @@ pub struct CrawlReport {
     /// How many of the withheld deletions `get_group_info` confirmed.
     pub withheld_confirmed: u64,
     /// The numbers of answers about candidates.
-    pub asked: AskedCounts,
+    pub lookups: LookupCounts,
 }
 
 /// The result of a dry run: what a crawl would have done.
@@ -52,7 +52,7 @@ pub struct DryRun {
     pub listed: u64,
     pub total: Option<u64>,
     /// The numbers of answers about candidates.
-    pub asked: AskedCounts,
+    pub lookups: LookupCounts,
     pub changes: Vec<PlannedChange>,
 }
 
@@ -76,7 +76,7 @@ impl CrawlReport {
             missing: settlement.missing().map(|(_, ids)| ids.len() as u64).sum(),
             withheld: withheld.groups,
             withheld_confirmed: withheld.confirmed,
-            asked: settlement.asked(),
+            lookups: settlement.lookup_counts(),
         }
     }
 
@@ -104,11 +104,11 @@ impl CrawlReport {
                     retyped = self.events.retyped,
                     missing = self.missing,
                     withheld = self.withheld,
-                    asked = self.asked.asked,
-                    confirmed = self.asked.confirmed,
-                    spared = self.asked.spared,
-                    unlearned = self.asked.unlearned,
-                    unasked = self.asked.unasked,
+                    asked = self.lookups.asked,
+                    confirmed = self.lookups.confirmed,
+                    spared = self.lookups.spared,
+                    unlearned = self.lookups.unlearned,
+                    unasked = self.lookups.unasked,
                     requests = self.requests,
                     took = %humantime::format_duration(took),
                     "crawl {}{}{reason}",
@@ -177,22 +177,22 @@ pub(super) fn withheld_reason(
     }
     let cause = causes.join("; ");
     let deletions = if groups == 1 { "1 deletion is".to_owned() } else { format!("{groups} deletions are") };
-    let asked = asked_in_words(settlement, confirmed);
+    let lookups = lookup_summary(settlement, confirmed);
     let text = match crawl {
         Some(crawl) => format!(
-            "{cause}: {deletions} withheld{asked} until the API lists the groups again or you run \
+            "{cause}: {deletions} withheld{lookups} until the API lists the groups again or you run \
              `tim-group-sync approve --crawl {crawl}` (`approve --crawl {crawl} --dry-run` lists \
              the groups)"
         ),
-        None => format!("{cause}: {} would be withheld{asked}", counted(groups, "deletion")),
+        None => format!("{cause}: {} would be withheld{lookups}", counted(groups, "deletion")),
     };
     Some(Reason { code: code?, error_code, text })
 }
 
 /// Returns the numbers of answers, in parentheses, for the reason of a crawl that withheld
 /// deletions.
-fn asked_in_words(settlement: &Settlement, confirmed: u64) -> String {
-    let AskedCounts { asked, spared, unlearned, unasked, .. } = settlement.asked();
+fn lookup_summary(settlement: &Settlement, confirmed: u64) -> String {
+    let LookupCounts { asked, spared, unlearned, unasked, .. } = settlement.lookup_counts();
     if asked + unasked == 0 {
         return String::new();
     }

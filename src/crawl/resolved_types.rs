@@ -149,7 +149,7 @@ impl<'a> TypeResolver<'a> {
     /// unfiltered pass.
     fn in_baseline(&mut self, type_id: TypeId) -> bool {
         let ended =
-            |of| self.states_before.iter().any(|state| state.type_id() == of && state.past_baseline());
+            |of| self.states_before.iter().any(|state| state.type_id() == of && state.is_past_baseline());
         let has_own_pass = self.absences.has_own_pass(type_id);
         let in_baseline = !(ended(type_id) || (!has_own_pass && ended(TypeId::UNKNOWN)));
         if type_id != TypeId::UNKNOWN

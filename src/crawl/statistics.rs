@@ -12,7 +12,7 @@ use super::context::CrawlContext;
 use crate::model::{AppStatistics, LocalDay, ReasonCode, with_causes};
 use crate::pages::Caller;
 use crate::policy::Retention;
-use crate::store::{StatisticsRead, StoreError};
+use crate::store::{StoreError, StoredStatistics};
 use crate::tencent::ApiError;
 
 /// The time limit of a fetch. The API's own timeout is 3 s. A crawl is already recorded when its
@@ -38,7 +38,7 @@ enum FetchError {
 }
 
 impl FetchError {
-    /// Returns what distinguishes this failure from others. Only a change is logged as a warning.
+    /// Returns the kind of the failure. Consecutive failures of one kind are logged as one warning.
     fn kind(&self) -> FailureKind {
         match self {
             Self::Api(error) => (Some(error.reason_code()), error.code()),
@@ -86,7 +86,7 @@ impl LastFailure {
 }
 
 /// Fetches the statistics if they are due, and stores them. Makes at most one request. A failure is
-/// only logged, because the crawl has already been recorded. A stop ends it at once.
+/// only logged, because the crawl has already been recorded. A stop request ends the fetch at once.
 pub(super) async fn fetch_statistics(
     context: &CrawlContext<'_>,
     caller: &Caller<'_>,
@@ -129,7 +129,7 @@ async fn fetch_if_due(
 ) -> Result<Fetch, FetchError> {
     let today = beijing_day(now);
     let yesterday = today.pred_opt().unwrap_or(today);
-    let read = context.store.statistics_read(context.app, yesterday).await?;
+    let read = context.store.stored_statistics(context.app, yesterday).await?;
     if !is_due(read, now) {
         return Ok(Fetch::NotDue);
     }
@@ -150,7 +150,7 @@ async fn fetch_if_due(
 
 /// Returns whether the statistics are due: no fetch of the current day in Beijing succeeded, or the
 /// last one did not contain the previous day and was [`REFETCH_AFTER`] ago.
-fn is_due(read: StatisticsRead, now: DateTime<Utc>) -> bool {
+fn is_due(read: StoredStatistics, now: DateTime<Utc>) -> bool {
     let Some(last) = read.last else { return true };
     beijing_day(last) != beijing_day(now) || (!read.has_day && now - last >= REFETCH_AFTER)
 }
@@ -174,7 +174,7 @@ mod tests {
 
     fn is_due_at(now: &str, last: Option<&str>, has_day: bool) -> bool {
         let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        is_due(StatisticsRead { last: last.map(time), has_day }, time(now))
+        is_due(StoredStatistics { last: last.map(time), has_day }, time(now))
     }
 
     #[test]

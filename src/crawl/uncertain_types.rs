@@ -3,11 +3,11 @@
 //!
 //! A list is weak evidence of a type, because the API may ignore the type filter. So a list alone
 //! does not change a stored type. This module collects the groups while pages arrive. At the end of
-//! the crawl, `get_group_info` is asked for their types.
+//! the crawl, their types are looked up with `get_group_info`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::confirmation::{LookupHistory, Question};
+use crate::confirmation::{LookupHistory, LookupTarget};
 use crate::model::{GroupIds, TypeId};
 use crate::reconcile::Absences;
 
@@ -90,13 +90,16 @@ impl UncertainTypes {
         });
     }
 
-    /// Returns the groups whose types are to be looked up. The type of a question groups it into a
-    /// batch: the listed type, otherwise the stored one.
-    pub(super) fn questions<'a>(&'a self, history: &'a LookupHistory) -> impl Iterator<Item = Question<'a>> {
+    /// Returns the groups whose types are to be looked up. The type of a target selects its batch: it
+    /// is the listed type, or the stored one if no typed pass listed the group.
+    pub(super) fn targets<'a>(
+        &'a self,
+        history: &'a LookupHistory,
+    ) -> impl Iterator<Item = LookupTarget<'a>> {
         let known =
             self.groups.iter().map(|(id, group)| (id.as_str(), group.listed_as.unwrap_or(group.stored)));
         let new = self.deferred_new.iter().map(|id| (id, TypeId::UNKNOWN));
-        known.chain(new).map(|(id, type_id)| Question { id, type_id, last_round: history.last_round(id) })
+        known.chain(new).map(|(id, type_id)| LookupTarget { id, type_id, last_round: history.last_round(id) })
     }
 
     /// Returns whether the type of a group is uncertain in this crawl, even if it is not due to be
@@ -137,11 +140,11 @@ mod tests {
     const PUBLIC: TypeId = TypeId(1);
     const PRIVATE: TypeId = TypeId(2);
 
-    fn asked(types: &UncertainTypes, history: &LookupHistory) -> Vec<(String, TypeId)> {
-        let mut asked: Vec<_> =
-            types.questions(history).map(|question| (question.id.to_owned(), question.type_id)).collect();
-        asked.sort();
-        asked
+    fn looked_up(types: &UncertainTypes, history: &LookupHistory) -> Vec<(String, TypeId)> {
+        let mut targets: Vec<_> =
+            types.targets(history).map(|target| (target.id.to_owned(), target.type_id)).collect();
+        targets.sort();
+        targets
     }
 
     #[test]
@@ -152,7 +155,7 @@ mod tests {
         types.dispute("b");
         types.dispute("of certain type");
         let expected = [("a".to_owned(), PRIVATE), ("b".to_owned(), PRIVATE)];
-        assert_eq!(asked(&types, &history), expected);
+        assert_eq!(looked_up(&types, &history), expected);
         let listed_types = types.undisputed_listed_types(|_| false);
         assert_eq!(listed_types, BTreeMap::from([(PRIVATE, ["a"].into_iter().collect())]));
         assert!(types.undisputed_listed_types(|id| id == "a").is_empty());
@@ -167,7 +170,7 @@ mod tests {
         let judgement = judge(evidence(vec![pass(1, &[5, 6], 6), pass(2, &[9], 1)]));
         types.drop_uncontradicted(&Absences::of(&judgement, TotalsEvidence::Inconclusive));
         let expected = [("of a judged type".to_owned(), PUBLIC), ("of no type".to_owned(), TypeId::UNKNOWN)];
-        assert_eq!(asked(&types, &history), expected);
+        assert_eq!(looked_up(&types, &history), expected);
     }
 
     #[test]
@@ -176,7 +179,7 @@ mod tests {
         history.records.insert("a".to_owned(), LookupRecord { due_round: 4, ..LookupRecord::default() });
         let mut types = UncertainTypes::default();
         types.add_unfiltered(&history, "a", TypeId::UNKNOWN);
-        assert!(types.contains("a") && asked(&types, &history).is_empty());
+        assert!(types.contains("a") && looked_up(&types, &history).is_empty());
         assert!(!types.contains("b"));
     }
 

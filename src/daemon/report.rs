@@ -137,10 +137,10 @@ fn crawl_activity(app: &str, progress: &Progress) -> String {
             }
         }
         Step::Checking => format!("crawling {app}: checking the lists"),
-        Step::Asking { asked, of } => {
+        Step::LookingUp { looked_up, of } => {
             format!(
                 "crawling {app}: asked about {} of {} {}",
-                short(*asked),
+                short(*looked_up),
                 short(*of),
                 plural(*of, "group")
             )

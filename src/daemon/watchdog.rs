@@ -76,7 +76,7 @@ fn doing(state: &AppState) -> String {
         (_, Some(Step::WaitingForLease)) => "waiting for another process to finish crawling it",
         (_, Some(Step::Listing { .. })) => "listing groups",
         (_, Some(Step::Checking)) => "checking the lists",
-        (_, Some(Step::Asking { .. })) => "asking about groups",
+        (_, Some(Step::LookingUp { .. })) => "asking about groups",
         (_, Some(Step::Concluding { .. })) => "recording the end of its crawl",
         (_, Some(Step::Idle | Step::Starting)) => "starting a crawl",
         (Phase::Waiting | Phase::Crawling { .. }, None) => {

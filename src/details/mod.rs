@@ -1,10 +1,10 @@
 //! Keeps the details of groups up to date: names, owners, times and member counts from
 //! `get_group_info` (document 269/1616).
 //!
-//! [`DetailsRefresher::run`] runs between the crawls of an app. It asks about the groups of new
-//! events first, and then about those whose details are the oldest. `store` decides which groups
-//! these are, and records what was asked, so an interrupted run continues where it stopped. It
-//! writes only details that have changed.
+//! [`DetailsRefresher::run`] runs between the crawls of an app. It requests the details of groups
+//! with new events first, and then those that are the oldest. `store` decides which groups these
+//! are, and records which groups were requested. So an interrupted run continues where it stopped.
+//! Only changed details are written.
 
 mod refresher;
 mod requests;

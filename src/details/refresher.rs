@@ -30,7 +30,7 @@ const CLAIM_RENEWAL: Duration = Duration::from_secs(15);
 /// The longest pause before the next search for new groups, and the pause before the next attempt to
 /// claim the details.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
-/// The interval in which the groups with details are counted during a long refresh.
+/// The minimum interval between two counts of the groups with details during a long refresh.
 const COUNT_INTERVAL: Duration = Duration::from_secs(300);
 /// The pauses after failures.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);

@@ -281,7 +281,7 @@ impl Observer for AppObserver {
         crawls.with_label_values(&[self.app.as_str(), report.status.as_str()]).inc();
         let took = (report.finished_at - report.started_at).to_std().unwrap_or_default();
         crawl_duration.with_label_values(&[&self.app]).observe(took.as_secs_f64());
-        let answers = [report.asked.confirmed, report.asked.spared, report.asked.unlearned];
+        let answers = [report.lookups.confirmed, report.lookups.spared, report.lookups.unlearned];
         for (answer, groups) in ANSWERS.into_iter().zip(answers) {
             asked.with_label_values(&[self.app.as_str(), answer]).inc_by(groups);
         }

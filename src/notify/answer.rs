@@ -1,7 +1,7 @@
 //! Evaluates the answers of receivers. No I/O.
 //!
-//! The robots of WeCom, DingTalk and Feishu answer HTTP 200 also if they refuse a message, and tell
-//! the result by a code in the body. The codes are from these pages: "Group robot configuration"
+//! The robots of WeCom, DingTalk and Feishu answer HTTP 200 even if they refuse a message. The result
+//! is a code in the body. The codes are from these pages: "Group robot configuration"
 //! (WeCom 91770, 群机器人配置说明) and "Global error codes" (WeCom 90313, 全局错误码); "Custom robot sends group
 //! messages" (DingTalk, 自定义机器人发送群消息); "Use custom bots in groups" (Feishu, 自定义机器人使用指南).
 
@@ -12,12 +12,13 @@ use serde_json::Value;
 use crate::pace::Disposition;
 use crate::policy::NotificationFormat;
 
-/// The pause after a refusal because of the rate, if the receiver does not name one. All three
-/// robots limit by the minute.
-const THROTTLED: Duration = Duration::from_secs(60);
-/// DingTalk refuses messages for ten minutes once its limit was exceeded.
-const THROTTLED_BY_DINGTALK: Duration = Duration::from_secs(600);
-/// The maximum length of a text of a receiver that is quoted, in characters.
+/// The pause after the receiver has refused a message because of its rate limit, if it does not name
+/// one. All three robots limit the messages per minute.
+const THROTTLE_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after DingTalk has refused a message because of its rate limit. It then refuses all
+/// messages for ten minutes.
+const DINGTALK_THROTTLE_PAUSE: Duration = Duration::from_secs(600);
+/// The maximum length of a quoted text from a receiver, in characters.
 const MAX_QUOTED: usize = 200;
 
 /// An HTTP answer of a receiver.
@@ -67,7 +68,9 @@ fn code_in(body: &[u8]) -> Option<(i64, String)> {
 
 fn of_status(status: u16, answer: &Answer<'_>) -> Rejection {
     let disposition = match status {
-        429 => Disposition::Throttle { at_least: answer.retry_after.map_or(THROTTLED, Duration::from_secs) },
+        429 => {
+            Disposition::Throttle { at_least: answer.retry_after.map_or(THROTTLE_PAUSE, Duration::from_secs) }
+        }
         408 | 425 | 500.. => Disposition::Retry,
         _ => Disposition::Fatal,
     };
@@ -88,8 +91,8 @@ fn of_code(format: NotificationFormat, code: i64, text: &str) -> Rejection {
     let throttled = |at_least| (Disposition::Throttle { at_least }, "it limits the rate");
     let refused = |advice| (Disposition::Fatal, advice);
     let (disposition, advice) = match (format, code) {
-        (WeCom, 45_009 | 45_033) | (Feishu, 11_232) => throttled(THROTTLED),
-        (DingTalk, 130_101 | 410_100) => throttled(THROTTLED_BY_DINGTALK),
+        (WeCom, 45_009 | 45_033) | (Feishu, 11_232) => throttled(THROTTLE_PAUSE),
+        (DingTalk, 130_101 | 410_100) => throttled(DINGTALK_THROTTLE_PAUSE),
         (WeCom | DingTalk, -1) => (Disposition::Retry, "it is busy"),
         (WeCom, 93_000 | 93_004 | 93_008)
         | (DingTalk, 300_001 | 400_101 | 400_102 | 400_106)
@@ -102,7 +105,7 @@ fn of_code(format: NotificationFormat, code: i64, text: &str) -> Rejection {
         (Feishu, 19_021) => refused("check secret_file, and this machine's clock"),
         (Feishu, 19_022) => refused("allow this machine's IP address in the bot's settings"),
         (Feishu, 19_024) => refused("add tim-group-sync to the bot's keywords"),
-        // A code that is not known is either transient or permanent.
+        // An unknown code may be transient or permanent.
         _ => (Disposition::RetryBriefly, "see the vendor's documentation of this code"),
     };
     let quoted = quoted(text);
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_robot_accepts_a_message_by_code_zero_and_other_receivers_by_any_success() {
+    fn code_0_of_a_robot_and_any_2xx_status_of_another_receiver_mean_success() {
         use NotificationFormat::{DingTalk, Feishu, Json, Slack, WeCom};
         for (format, body) in [
             (WeCom, r#"{"errcode":0,"errmsg":"ok"}"#),
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_because_of_the_rate_is_retried_later_and_a_wrong_setting_is_not() {
+    fn a_rate_limited_message_is_retried_later_and_a_wrong_setting_is_not() {
         use NotificationFormat::{DingTalk, Feishu, Json, Slack, WeCom};
         let later = |seconds| Some(Disposition::Throttle { at_least: Duration::from_secs(seconds) });
         for (format, status, body, expected) in [

@@ -6,15 +6,15 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use indicatif::HumanCount;
 
 use super::message::{Event, Notification, State, quoted};
-use super::states::{Holds, Key, has_ended};
+use super::states::{Holds, Key, is_end_delivered};
 use crate::daemon::{AppState, Apps, LATE_TICKS, TICKS_AT_MOST, is_quota_near};
 use crate::model::{CrawlStatus, SdkAppId, plural};
-use crate::store::{AppOverview, Crawl, HeldDeletions, Stamp, ToldRow};
+use crate::store::{AppOverview, Crawl, HeldDeletions, NotificationRow, Stamp};
 
-/// How long an app has to be late, or the database away, before people are told. The alert rules
-/// have the same time. A start of the service, which catches up, or a restart of the database takes
-/// less.
-const RIPE_AFTER: TimeDelta = TimeDelta::minutes(10);
+/// The debounce time: how long an app must be late, or the database unavailable, before a
+/// notification is sent. The alert rules use the same time. The catch-up crawls after a start of the
+/// service, or a restart of the database, usually take less.
+const DEBOUNCE: TimeDelta = TimeDelta::minutes(10);
 /// The maximum number of crawls that a text names.
 const MAX_NAMED: usize = 3;
 
@@ -23,9 +23,9 @@ const MAX_NAMED: usize = 3;
 pub(super) struct Condition {
     pub(super) holds: Holds,
     app: Option<(String, SdkAppId)>,
-    /// What is wrong, if it holds.
+    /// The text of notifications while the condition holds.
     text: String,
-    /// What holds again, once it has ended.
+    /// The text of the notification that it has ended.
     ended: &'static str,
     command: Option<String>,
     crawl_id: Option<i64>,
@@ -65,7 +65,7 @@ impl Condition {
 pub(super) struct Since(BTreeMap<Key, DateTime<Utc>>);
 
 impl Since {
-    /// Records whether a condition holds. Returns since when.
+    /// Records whether a condition holds. Returns since when it has held.
     fn update(&mut self, key: Key, holds: bool, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if !holds {
             self.0.remove(&key);
@@ -79,32 +79,34 @@ impl Since {
 
     fn holds(&mut self, key: Key, holds: bool, now: DateTime<Utc>) -> Holds {
         match self.update(key, holds, now) {
-            Some(since) => Holds::Yes { is_ripe: now - since >= RIPE_AFTER },
+            Some(since) => Holds::Yes { is_debounced: now - since >= DEBOUNCE },
             None => Holds::No,
         }
     }
 }
 
-/// Returns the conditions of all apps that are configured. `read` is their state in the database,
-/// and `told` what people were told.
+/// Returns the conditions of all configured apps. `overviews` is their state in the database, and
+/// `notifications` are the rows of the last notifications.
 pub(super) fn of_apps(
     apps: &Apps,
-    read: &[AppOverview],
-    told: &[ToldRow],
+    overviews: &[AppOverview],
+    notifications: &[NotificationRow],
     since: &mut Since,
     now: DateTime<Utc>,
 ) -> BTreeMap<Key, Condition> {
     let mut conditions = BTreeMap::new();
     for (name, state) in apps {
         let id = state.sdk_app_id;
-        let read = read.iter().find(|read| read.sdk_app_id == id.get());
-        let app = App { name, id, state, read, now };
+        let overview = overviews.iter().find(|overview| overview.sdk_app_id == id.get());
+        let app = App { name, id, state, overview, now };
         let key = |event| Key { app: Some(id), event };
-        let row = told.iter().find(|row| Key::of(row) == Some(key(Event::Refused)) && !has_ended(row));
+        let is_open =
+            |row: &&NotificationRow| Key::of(row) == Some(key(Event::Refused)) && !is_end_delivered(row);
+        let row = notifications.iter().find(is_open);
         let refused = app.refused(key(Event::Refused), row, since);
         let mut late = app.late(key(Event::Late), since);
         if matches!(refused.holds, Holds::Yes { .. }) {
-            // Nothing can be complete while the credentials are refused.
+            // No crawl can be complete while the credentials are refused.
             late.holds = Holds::Unknown;
         }
         conditions.insert(key(Event::Refused), refused);
@@ -115,7 +117,7 @@ pub(super) fn of_apps(
     conditions
 }
 
-/// Returns the condition that the database cannot be used. `problem` is why, if that is so.
+/// Returns the condition that the database cannot be used. It holds if there is a `problem`.
 pub(super) fn of_database(
     problem: Option<&str>,
     host: &str,
@@ -138,12 +140,12 @@ pub(super) fn of_database(
     (key, condition)
 }
 
-/// An app, as the daemon and the database know it.
+/// The state of an app, from the daemon and from the database.
 struct App<'a> {
     name: &'a str,
     id: SdkAppId,
     state: &'a AppState,
-    read: Option<&'a AppOverview>,
+    overview: Option<&'a AppOverview>,
     now: DateTime<Utc>,
 }
 
@@ -154,12 +156,12 @@ impl App<'_> {
     }
 
     fn withheld(&self) -> Condition {
-        let held = self.read.map(|read| read.held.as_slice()).unwrap_or_default();
-        // Groups whose deletion a person undid are held too, but nobody waits for a decision.
+        let held = self.overview.map(|overview| overview.held.as_slice()).unwrap_or_default();
+        // Groups whose deletion a person undid are held too, but no decision about them is needed.
         let waiting = |held: &HeldDeletions| held.held_count - held.undone_count;
         let crawls: Vec<&HeldDeletions> = held.iter().filter(|held| waiting(held) > 0).collect();
         let Some(newest) = crawls.first() else {
-            let holds = if self.read.is_some() { Holds::No } else { Holds::Unknown };
+            let holds = if self.overview.is_some() { Holds::No } else { Holds::Unknown };
             return self.condition(holds, String::new(), "no deletion is withheld any more.");
         };
         let groups: i64 = crawls.iter().map(|held| waiting(held)).sum();
@@ -179,23 +181,26 @@ impl App<'_> {
         Condition {
             command: Some(format!("tim-group-sync approve --crawl {}", newest.crawl_id)),
             crawl_id: Some(newest.crawl_id),
-            ..self.condition(Holds::Yes { is_ripe: true }, text, "")
+            ..self.condition(Holds::Yes { is_debounced: true }, text, "")
         }
     }
 
-    /// The credentials are refused if the newest crawl of any process says so, or if this process
-    /// has no accepted key and no process has crawled the app since. They are accepted again once a
-    /// crawl has listed groups.
-    fn refused(&self, key: Key, told: Option<&ToldRow>, since: &mut Since) -> Condition {
-        let last = self.read.and_then(|read| read.last_crawl.as_ref());
-        let is_refused = self.read.is_some_and(AppOverview::is_refused);
+    /// Returns the condition that the credentials are refused. It holds in two cases:
+    /// - The newest crawl of any process was refused.
+    /// - This process has no accepted key, and no process has crawled the app since.
+    ///
+    /// It ends once a crawl has listed groups. `row` is the row of the last notification, unless
+    /// that was about the end of the condition.
+    fn refused(&self, key: Key, row: Option<&NotificationRow>, since: &mut Since) -> Condition {
+        let last = self.overview.and_then(|overview| overview.last_crawl.as_ref());
+        let is_refused = self.overview.is_some_and(AppOverview::is_refused);
         let accepted_at = self.accepted_at();
         let refused_here = since.update(key, self.state.refused, self.now);
         let is_refused_here = refused_here.is_some_and(|since| accepted_at.is_none_or(|at| at <= since));
-        let told_at = told.and_then(|row| DateTime::from_timestamp_millis(row.begun_at));
-        let holds = match told_at {
-            _ if is_refused || is_refused_here => Holds::Yes { is_ripe: true },
-            Some(told_at) if accepted_at.is_none_or(|at| at <= told_at) => Holds::Unknown,
+        let begun_at = row.and_then(|row| DateTime::from_timestamp_millis(row.begun_at));
+        let holds = match begun_at {
+            _ if is_refused || is_refused_here => Holds::Yes { is_debounced: true },
+            Some(begun_at) if accepted_at.is_none_or(|at| at <= begun_at) => Holds::Unknown,
             _ => Holds::No,
         };
         let here = self.state.key_problem.as_deref();
@@ -210,17 +215,17 @@ impl App<'_> {
         }
     }
 
-    /// Returns when the last crawl ended that the API answered with lists.
+    /// Returns the end of the last crawl in which the API accepted the credentials.
     fn accepted_at(&self) -> Option<DateTime<Utc>> {
-        let read = self.read?;
+        let overview = self.overview?;
         let is_incomplete = |crawl: &&Crawl| crawl.status == CrawlStatus::Incomplete.as_str();
-        let incomplete = read.last_crawl.as_ref().filter(is_incomplete).and_then(Crawl::finished);
-        read.last_complete_crawl.as_ref().and_then(Crawl::finished).max(incomplete)
+        let incomplete = overview.last_crawl.as_ref().filter(is_incomplete).and_then(Crawl::finished);
+        overview.last_complete_crawl.as_ref().and_then(Crawl::finished).max(incomplete)
     }
 
     fn late(&self, key: Key, since: &mut Since) -> Condition {
-        let complete = self.read.and_then(|read| read.last_complete_crawl.as_ref());
-        let first = self.read.and_then(|read| read.first_crawl_started_at);
+        let complete = self.overview.and_then(|overview| overview.last_complete_crawl.as_ref());
+        let first = self.overview.and_then(|overview| overview.first_crawl_started_at);
         let Some(from) = complete.map(|crawl| crawl.started_at).or(first).and_then(Stamp::time) else {
             return self.condition(Holds::Unknown, String::new(), "");
         };
@@ -232,8 +237,8 @@ impl App<'_> {
             |at| format!("The last complete crawl ended at {}.", time(at)),
         );
         let failed = self
-            .read
-            .and_then(|read| read.last_crawl.as_ref())
+            .overview
+            .and_then(|overview| overview.last_crawl.as_ref())
             .filter(|crawl| crawl.status != CrawlStatus::Complete.as_str() && crawl.reason.is_some());
         let reason = failed.map_or_else(String::new, |crawl| {
             format!(
@@ -258,7 +263,7 @@ impl App<'_> {
         let Some(quota) = self.state.group_quota else {
             return self.condition(Holds::No, String::new(), "group_quota is no longer set.");
         };
-        let month_peak = self.read.and_then(|read| read.month_peak);
+        let month_peak = self.overview.and_then(|overview| overview.month_peak);
         let Some(peak) = month_peak.and_then(|peak| u64::try_from(peak).ok()) else {
             return self.condition(Holds::Unknown, String::new(), ended);
         };
@@ -269,7 +274,7 @@ impl App<'_> {
             count(i64::try_from(peak).unwrap_or(i64::MAX), "group"),
             HumanCount(quota)
         );
-        let holds = if is_near { Holds::Yes { is_ripe: true } } else { Holds::No };
+        let holds = if is_near { Holds::Yes { is_debounced: true } } else { Holds::No };
         self.condition(holds, text, ended)
     }
 }

@@ -29,7 +29,7 @@ const MAX_QUOTED: usize = 500;
 /// others accept more.
 const MAX_CHAT_BYTES: usize = 2_048;
 
-/// A condition that people are told about.
+/// A condition that causes notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     /// The deletion of groups is withheld.
@@ -96,7 +96,7 @@ pub struct Notification {
     pub at: DateTime<Utc>,
     /// One or more sentences.
     pub text: String,
-    /// The command that settles the condition.
+    /// The command that resolves or examines the condition.
     pub command: Option<String>,
     pub crawl_id: Option<i64>,
 }
@@ -142,14 +142,14 @@ impl ReceiverUrl {
         &self.0
     }
 
-    /// Replaces every part of the URL that may be a secret in a text of the receiver.
-    pub(super) fn hide_in(&self, text: &str) -> String {
+    /// Replaces every part of the URL that may be a secret in a text from the receiver.
+    pub(super) fn redact_in(&self, text: &str) -> String {
         let path = self.0.path_segments().into_iter().flatten().map(str::to_owned);
         let query = self.0.query_pairs().map(|(_, value)| value.into_owned());
         let raw_query = self.0.query().unwrap_or_default().split(['&', '=']).map(str::to_owned);
         let user = [self.0.username(), self.0.password().unwrap_or_default()].map(str::to_owned);
         let mut hidden = text.to_owned();
-        // Shorter parts, such as `send` and `robot`, are words of the vendor.
+        // Shorter parts, such as `send` and `robot`, are fixed parts of the vendor's URLs.
         for part in path.chain(query).chain(raw_query).chain(user).filter(|part| part.len() >= 8) {
             hidden = hidden.replace(&part, "(hidden)");
         }
@@ -246,7 +246,8 @@ fn to_vec(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("strings and numbers always serialise")
 }
 
-/// Signs a body, so that the receiver knows who sent it: HMAC-SHA256 in hexadecimal.
+/// Returns the value of [`SIGNATURE_HEADER`]: the HMAC-SHA256 of the body in hexadecimal, by which
+/// the receiver can verify the sender.
 fn body_signature(secret: &SecretString, body: &[u8]) -> String {
     let mut signature = "sha256=".to_owned();
     for byte in hmac_sha256(secret.expose_secret().as_bytes(), body) {
@@ -410,9 +411,9 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_the_url_are_hidden_in_a_text_of_the_receiver() {
+    fn parts_of_the_url_are_redacted_in_a_text_from_the_receiver() {
         let url = url("https://example.com/robot/send/abcdefgh?key=12345678&x=a%20bcdefgh");
-        let hidden = url.hide_in("send: key 12345678 of abcdefgh and a bcdefgh is bad");
+        let hidden = url.redact_in("send: key 12345678 of abcdefgh and a bcdefgh is bad");
         assert_eq!(hidden, "send: key (hidden) of (hidden) and (hidden) is bad");
     }
 }

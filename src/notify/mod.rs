@@ -1,14 +1,14 @@
-//! Tells people about conditions that need them: one HTTP POST to a receiver when a condition
-//! begins, once a day while it lasts, and when it ends.
+//! Sends notifications about conditions that need a person's attention. A receiver gets one HTTP
+//! POST when a condition begins, one a day while it lasts, and one when it ends.
 //!
 //! - `conditions` decides which conditions hold, from the daemon's board and the database.
-//! - `states` decides which notifications are due, from what people were told before. That is
-//!   recorded in the table `notification`, so that restarts and replicas do not repeat it.
-//! - `monitor` claims due notifications in that table, and puts them into the `outbox`.
-//! - `sender` takes them from there and delivers them, with retries.
+//! - `states` decides which notifications are due. The table `notification` records the earlier
+//!   ones, so that restarts and replicas do not repeat them.
+//! - `monitor` claims due notifications in that table, and adds them to the `outbox`.
+//! - `sender` takes notifications from the outbox and delivers them, with retries.
 //! - `message` builds the requests, and `answer` evaluates the answers.
 //!
-//! Monitor and sender are one task. No crawl waits for it, and a stop drops it.
+//! Monitor and sender are one task. No crawl waits for it. A stop request drops it.
 
 mod answer;
 mod conditions;
@@ -41,12 +41,13 @@ use crate::pace::RetryPolicy;
 /// The times of the notifications. Tests shorten them.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// The interval between two looks at the conditions.
+    /// The interval between two checks of the conditions.
     pub interval: Duration,
     /// The minimum time between two attempts to send. The robots of all three vendors accept at
     /// least 20 messages a minute.
     pub between_attempts: Duration,
-    /// How long one notification is retried. A condition that lasts is told again after a day.
+    /// How long one notification is retried. A condition that lasts causes another notification
+    /// after a day.
     pub retry: RetryPolicy,
 }
 
@@ -76,8 +77,8 @@ impl fmt::Debug for Notifications {
 }
 
 impl Notifications {
-    /// Starts the task that notices conditions and sends notifications. It does nothing while there
-    /// is no receiver.
+    /// Starts the task that checks the conditions and sends notifications. It does nothing while
+    /// there is no receiver.
     pub fn start(
         receiver: Option<MakeReceiver>,
         timing: Timing,

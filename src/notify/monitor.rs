@@ -1,4 +1,4 @@
-//! Notices which notifications are due, and claims them.
+//! Determines which notifications are due, and claims them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::states::{Claim, Decider, Holds, Key, ProcessRows, finished};
 use crate::clock::Clock;
 use crate::daemon::{Apps, Database, Health};
 use crate::model::{CrawlId, with_causes};
-use crate::store::{AppOverview, Store, StoreError, ToldChange, ToldRow, this_host};
+use crate::store::{AppOverview, NotificationChange, NotificationRow, Store, StoreError, this_host};
 
 /// The time limit for reading the state of the apps. A database that takes longer counts as
 /// unavailable.
@@ -42,13 +42,12 @@ pub(super) struct Monitor {
     pub(super) own_rows: ProcessRows,
     /// Why the last claims could not be recorded.
     pub(super) write_problem: Option<String>,
-    /// Since when each condition has held, as far as this process knows.
     pub(super) since: Since,
 }
 
-/// For each app: its name, its last crawl, and whether its credentials are refused. If one of them
+/// For each app: its name, its last crawl, and whether its credentials are refused. If one of these
 /// changes, the conditions are checked at once.
-type Seen = Vec<(String, Option<CrawlId>, bool)>;
+type WatchedState = Vec<(String, Option<CrawlId>, bool)>;
 
 impl Monitor {
     /// Checks the conditions while a receiver is configured. Never returns.
@@ -60,38 +59,39 @@ impl Monitor {
             if receiver.wait_for(Option::is_some).await.is_err() {
                 return std::future::pending().await;
             }
-            let looked_at = seen(&apps.borrow_and_update());
+            let checked = watched_state(&apps.borrow_and_update());
             // Marks the current value as seen, so that `changed` waits for a later one.
             let _ = database.borrow_and_update();
-            self.look().await;
+            self.check().await;
             let outbox = Arc::clone(&self.outbox);
             tokio::select! {
                 () = sleep(self.interval) => {}
                 () = outbox.wait_for_finished() => {}
-                Ok(_) = apps.wait_for(|apps| seen(apps) != looked_at) => {}
+                Ok(_) = apps.wait_for(|apps| watched_state(apps) != checked) => {}
                 Ok(()) = database.changed() => {}
                 Ok(()) = receiver.changed() => {}
             }
         }
     }
 
-    /// Claims the notifications that are due. Records those that were delivered or given up.
-    async fn look(&mut self) {
+    /// Checks all conditions. Claims the notifications that are due, and records those that were
+    /// delivered or given up.
+    async fn check(&mut self) {
         let now = self.clock.now();
         let store = self.health.database().borrow().store().cloned();
         let read = match &store {
             Some(store) => read(store).await,
-            None => Err(self.problem()),
+            None => Err(self.reason_not_open()),
         };
         let problem = read.as_ref().err().or(self.write_problem.as_ref()).cloned();
         let problem = problem.or_else(|| problem_of_apps(&self.health.apps().borrow()));
-        self.look_at_database(problem.as_deref(), now);
-        let (Some(store), Ok((overview, told))) = (store, read) else { return };
-        self.look_at_apps(&store, &overview, &told, now).await;
+        self.check_database(problem.as_deref(), now);
+        let (Some(store), Ok((overviews, notifications))) = (store, read) else { return };
+        self.check_apps(&store, &overviews, &notifications, now).await;
     }
 
     /// Returns why the database is not open, as a phrase for a message.
-    fn problem(&self) -> String {
+    fn reason_not_open(&self) -> String {
         match &*self.health.database().borrow() {
             Database::Unavailable { error } => with_causes(error),
             Database::Opening | Database::Open(_) => "it is not open yet".to_owned(),
@@ -100,7 +100,7 @@ impl Monitor {
 
     /// Claims and sends the notifications about the database. Their claims are kept in memory,
     /// because the database may be unavailable.
-    fn look_at_database(&mut self, problem: Option<&str>, now: DateTime<Utc>) {
+    fn check_database(&mut self, problem: Option<&str>, now: DateTime<Utc>) {
         let ended = self.outbox.finished().into_iter().filter(|finished| finished.item.key.app.is_none());
         for Finished { item, at } in ended {
             let recorded = [(item.key, item.state)].into();
@@ -117,23 +117,24 @@ impl Monitor {
         }
     }
 
-    async fn look_at_apps(
+    /// Claims and sends the notifications about the apps.
+    async fn check_apps(
         &mut self,
         store: &Store,
-        overview: &[AppOverview],
-        told: &[ToldRow],
+        overviews: &[AppOverview],
+        notifications: &[NotificationRow],
         now: DateTime<Utc>,
     ) {
         let apps = self.health.apps().borrow().clone();
-        let conditions = of_apps(&apps, overview, told, &mut self.since, now);
+        let conditions = of_apps(&apps, overviews, notifications, &mut self.since, now);
         let holds: BTreeMap<Key, Holds> =
             conditions.iter().map(|(key, condition)| (*key, condition.holds)).collect();
         let decider = Decider { process: &self.process, now };
-        let claims = decider.claims(told, &holds, &self.outbox.in_flight());
+        let claims = decider.claims(notifications, &holds, &self.outbox.in_flight());
         let mut ended = self.outbox.finished();
         ended.retain(|finished| finished.item.key.app.is_some());
         let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), *at));
-        let changes: Vec<ToldChange> =
+        let changes: Vec<NotificationChange> =
             recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
         if changes.is_empty() {
             self.write_problem = None;
@@ -162,7 +163,7 @@ impl Monitor {
     /// Adds the notification of a recorded claim to the outbox. Does nothing if the claim is only
     /// renewed.
     fn send(&self, claim: &Claim, condition: &Condition, now: DateTime<Utc>) {
-        let ToldChange::Claim { new: row, .. } = &claim.change else { return };
+        let NotificationChange::Claim { new: row, .. } = &claim.change else { return };
         if claim.is_renewal {
             return;
         }
@@ -182,13 +183,13 @@ impl Monitor {
 
 /// Reads the state of the apps and the last notifications. The error is a phrase, without a full
 /// stop, for use in a message.
-async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String> {
+async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<NotificationRow>), String> {
     let reading = async {
         // The notifications are read before the state. In the opposite order, another process could
-        // notify the end of a condition between the two reads. The older state would still show the
-        // condition, and this process would notify its beginning again.
-        let told = store.told().await?;
-        Ok::<_, StoreError>((store.overview().await?, told))
+        // send the end of a condition between the two reads. Then the older state would still show
+        // the condition, and this process would send its beginning again.
+        let notifications = store.notifications().await?;
+        Ok::<_, StoreError>((store.overview().await?, notifications))
     };
     match timeout(READ_TIMEOUT, reading).await {
         Ok(read) => read.map_err(|error| with_causes(&error)),
@@ -197,8 +198,8 @@ async fn read(store: &Store) -> Result<(Vec<AppOverview>, Vec<ToldRow>), String>
 }
 
 /// Records changes. The error is a phrase, as in `read`.
-async fn record(store: &Store, changes: &[ToldChange]) -> Result<Vec<bool>, String> {
-    match timeout(WRITE_TIMEOUT, store.record_told(changes)).await {
+async fn record(store: &Store, changes: &[NotificationChange]) -> Result<Vec<bool>, String> {
+    match timeout(WRITE_TIMEOUT, store.record_notifications(changes)).await {
         Ok(recorded) => recorded.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer to a change within {} s", WRITE_TIMEOUT.as_secs())),
     }
@@ -210,7 +211,7 @@ fn problem_of_apps(apps: &Apps) -> Option<String> {
     apps.values().find_map(|state| state.database_problem.clone())
 }
 
-fn seen(apps: &Apps) -> Seen {
+fn watched_state(apps: &Apps) -> WatchedState {
     apps.iter()
         .map(|(app, state)| {
             (app.clone(), state.last_report.as_ref().map(|report| report.crawl), state.refused)

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::message::{Notification, State};
 use super::states::{InFlight, Key};
-use crate::store::ToldRow;
+use crate::store::NotificationRow;
 
 /// The maximum number of notifications that wait, besides the one that is being sent. It is enough
 /// for two conditions of each of 50 apps.
@@ -20,7 +20,7 @@ pub(super) struct Item {
     pub(super) key: Key,
     pub(super) state: State,
     /// The row of its claim.
-    pub(super) row: ToldRow,
+    pub(super) row: NotificationRow,
     pub(super) notification: Notification,
 }
 
@@ -116,7 +116,7 @@ mod tests {
 
     fn item(app: i64) -> Item {
         let key = Key { app: SdkAppId::new(app), event: Event::Late };
-        let row = ToldRow {
+        let row = NotificationRow {
             sdk_app_id: app,
             event: "late".to_owned(),
             state: "begins".to_owned(),

@@ -33,7 +33,7 @@ pub enum Outcome {
     Retried,
     /// The receiver refused it, or retries took too long. It is not sent again.
     Refused,
-    /// It was given up without a last attempt, because too many others wait or the receiver was
+    /// It was given up without a last attempt, because the outbox was full or the receiver was
     /// removed from the configuration.
     Dropped,
 }
@@ -52,7 +52,7 @@ impl Outcome {
     }
 }
 
-/// Is told about the notifications of this process.
+/// Receives the outcome of each attempt to deliver a notification of this process.
 pub trait Observer: Send + Sync {
     fn on_notification(&self, event: Event, outcome: Outcome);
 }
@@ -103,7 +103,7 @@ impl DeliveryError {
 }
 
 impl Receiver {
-    /// Creates a receiver. `place` is where the URL comes from, for the error.
+    /// Creates a receiver. `place` names the source of the URL in the error.
     pub fn new(
         url: &SecretString,
         place: &str,
@@ -126,7 +126,7 @@ impl Receiver {
             sending = sending.header(SIGNATURE_HEADER, signature);
         }
         // Errors of reqwest contain the URL. `describe` removes it.
-        let unreachable = |error| DeliveryError::Unreachable(self.hide(&http::describe(error)));
+        let unreachable = |error| DeliveryError::Unreachable(self.redact(&http::describe(error)));
         let mut response = sending.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER);
@@ -139,14 +139,14 @@ impl Receiver {
         }
         body.truncate(MAX_ANSWER_BYTES);
         evaluate(self.format, &Answer { status, retry_after, body: &body }).map_err(|rejection| {
-            let text = self.hide(&rejection.text);
+            let text = self.redact(&rejection.text);
             DeliveryError::Rejected { text, disposition: rejection.disposition }
         })
     }
 
-    /// Escapes a text of the receiver, and removes the secrets from it.
-    fn hide(&self, text: &str) -> String {
-        let text = self.url.hide_in(text);
+    /// Escapes a text from the receiver, and removes the secrets from it.
+    fn redact(&self, text: &str) -> String {
+        let text = self.url.redact_in(text);
         let text = match &self.secret {
             Some(secret) => text.replace(secret.expose_secret(), "(hidden)"),
             None => text,
@@ -173,17 +173,16 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Sends notifications in order. Never returns.
+    /// Delivers the notifications of the outbox in order. Never returns.
     pub(super) async fn run(self) {
         let pacer = Pacer::new(self.pauses.between, Instant::now());
-        // The problem that was logged last.
-        let mut logged = None;
+        let mut logged_problem = None;
         loop {
             let item = self.outbox.next().await;
             let event = item.notification.event;
-            let outcome = match self.deliver(&item, &pacer, &mut logged).await {
+            let outcome = match self.deliver(&item, &pacer, &mut logged_problem).await {
                 Ok(()) => {
-                    if logged.take().is_some() {
+                    if logged_problem.take().is_some() {
                         info!("notifications are delivered again");
                     }
                     log_delivered(&item);
@@ -191,7 +190,7 @@ impl Sender {
                 }
                 Err(DeliveryError::Removed) => Outcome::Dropped,
                 Err(error) => {
-                    log_problem(&mut logged, &item, &error, "it is not sent again");
+                    log_problem(&mut logged_problem, &item, &error, "it is not sent again");
                     Outcome::Refused
                 }
             };
@@ -200,11 +199,12 @@ impl Sender {
         }
     }
 
+    /// Delivers one notification, with retries.
     async fn deliver(
         &self,
         item: &Item,
         pacer: &Pacer,
-        logged: &mut Option<String>,
+        logged_problem: &mut Option<String>,
     ) -> Result<(), DeliveryError> {
         let mut changes = self.receiver.clone();
         loop {
@@ -222,10 +222,10 @@ impl Sender {
                     pausing.send_replace(true);
                     self.observer.on_notification(item.notification.event, Outcome::Retried);
                     let next = format!("another attempt follows in {} s", pause.pause.as_secs());
-                    log_problem(logged, item, pause.error, &next);
+                    log_problem(logged_problem, item, pause.error, &next);
                 },
             );
-            // After a reload, the next attempt is made at once. An attempt under way is not
+            // After a reload, the next attempt is made at once. An attempt in progress is not
             // interrupted, because the receiver may have accepted the notification.
             let reloaded = async {
                 let _ = changes.changed().await;
@@ -241,7 +241,7 @@ impl Sender {
 
     async fn attempt(&self, notification: &Notification) -> Result<(), DeliveryError> {
         let make = self.receiver.borrow().clone().ok_or(DeliveryError::Removed)?;
-        // Reads files, and the system's certificates.
+        // `make` reads files and the system's certificates, so it may block.
         let made = tokio::task::spawn_blocking(move || make()).await;
         let receiver = match made {
             Ok(made) => made.map_err(DeliveryError::Unusable)?,
@@ -257,14 +257,15 @@ fn log_delivered(item: &Item) {
     info!(event, app, state = state.as_str(), "notification delivered");
 }
 
-/// Logs a problem as a warning, or at debug if it was logged last.
-fn log_problem(logged: &mut Option<String>, item: &Item, error: &DeliveryError, effect: &str) {
+/// Logs a problem: as a warning if it differs from `logged_problem`, the one that was logged last,
+/// otherwise at debug.
+fn log_problem(logged_problem: &mut Option<String>, item: &Item, error: &DeliveryError, effect: &str) {
     let why = error.to_string();
     let (event, app) = (item.notification.event.as_str(), item.notification.app.as_deref());
-    if logged.as_ref() == Some(&why) {
+    if logged_problem.as_ref() == Some(&why) {
         debug!(event, app, "a notification was still not delivered, {effect}: {why}");
     } else {
         warn!(event, app, "a notification was not delivered, {effect}: {why}");
-        *logged = Some(why);
+        *logged_problem = Some(why);
     }
 }

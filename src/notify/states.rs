@@ -1,13 +1,14 @@
 //! Decides which notifications are due. No I/O.
 //!
-//! Each condition of an app has at most one row that records what people were last told about it.
-//! A notification is claimed in its row before it is sent, and marked delivered afterwards. Its
-//! state goes from *begins*, over *lasts* once a day, to *ends*. The row stays, so that a process that
-//! read the condition before it ended cannot claim a new beginning.
+//! Each condition of an app has at most one row, which records the last notification about it. A
+//! process claims a notification in the row before it sends it, and marks it delivered afterwards.
+//! The state in the row is first *begins*, then *lasts* once a day, and finally *ends*. The row is
+//! kept after the end. So a process that has read the condition before it ended cannot claim a new
+//! beginning.
 //!
-//! A claim that is not delivered belongs to the process that made it. Another process takes it over
-//! only if the claim was not renewed for [`CLAIM_EXPIRES_AFTER`], because then its process has
-//! probably ended.
+//! A claim belongs to the process that made it until the notification is delivered. If the claim is
+//! not renewed for [`CLAIM_EXPIRES_AFTER`], its process has probably ended, and another process may
+//! take it over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::message::{Event, State};
 use crate::model::SdkAppId;
-use crate::store::{ToldChange, ToldRow};
+use crate::store::{NotificationChange, NotificationRow};
 
 /// The time between two notifications of a condition that lasts.
 pub const REPEAT_AFTER: TimeDelta = TimeDelta::days(1);
@@ -33,7 +34,7 @@ pub(super) struct Key {
 
 impl Key {
     /// Returns the key of a row. `None` if another version wrote the row.
-    pub(super) fn of(row: &ToldRow) -> Option<Self> {
+    pub(super) fn of(row: &NotificationRow) -> Option<Self> {
         let event = Event::CONDITIONS.into_iter().find(|event| event.as_str() == row.event)?;
         Some(Self { app: SdkAppId::new(row.sdk_app_id), event })
     }
@@ -42,9 +43,9 @@ impl Key {
 /// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {
-    /// It holds. `is_ripe`: for long enough to tell people.
     Yes {
-        is_ripe: bool,
+        /// Whether it has held long enough for a notification.
+        is_debounced: bool,
     },
     No,
     /// Nothing proves that it holds or that it has ended.
@@ -59,7 +60,7 @@ pub(super) type InFlight = BTreeSet<(Key, State)>;
 pub(super) struct Claim {
     pub(super) key: Key,
     pub(super) state: State,
-    pub(super) change: ToldChange,
+    pub(super) change: NotificationChange,
     /// True if the claim only extends an earlier one, so that nothing is sent.
     pub(super) is_renewal: bool,
 }
@@ -73,34 +74,34 @@ pub(super) struct Decider<'a> {
 }
 
 impl Decider<'_> {
-    /// Returns the claims for all conditions. `rows` are those of the same scope: all apps, or the
-    /// process.
+    /// Returns the claims to record. `rows` are the rows of the conditions in `holds`: either of all
+    /// apps, or of this process.
     pub(super) fn claims(
         &self,
-        rows: &[ToldRow],
+        rows: &[NotificationRow],
         holds: &BTreeMap<Key, Holds>,
         in_flight: &InFlight,
     ) -> Vec<Claim> {
-        let rows: BTreeMap<Key, &ToldRow> =
+        let rows: BTreeMap<Key, &NotificationRow> =
             rows.iter().filter_map(|row| Some((Key::of(row)?, row))).collect();
         holds
             .iter()
             .filter_map(|(key, holds)| match rows.get(key) {
                 Some(row) => self.next(*key, row, *holds, in_flight),
-                None if *holds == (Holds::Yes { is_ripe: true }) => Some(self.begin(*key, None)),
+                None if *holds == (Holds::Yes { is_debounced: true }) => Some(self.begin(*key, None)),
                 None => None,
             })
             .collect()
     }
 
-    /// Returns the claim for a condition that people were told about.
-    fn next(&self, key: Key, row: &ToldRow, holds: Holds, in_flight: &InFlight) -> Option<Claim> {
+    /// Returns the claim for a condition that has a row.
+    fn next(&self, key: Key, row: &NotificationRow, holds: Holds, in_flight: &InFlight) -> Option<Claim> {
         // A state of another version counts as the beginning.
         let state = State::ALL.into_iter().find(|state| state.as_str() == row.state);
         let state = state.unwrap_or(State::Begins);
         if let Some(delivered_at) = row.delivered_at {
             return match holds {
-                Holds::Yes { is_ripe: true } if state == State::Ends => Some(self.begin(key, Some(row))),
+                Holds::Yes { is_debounced: true } if state == State::Ends => Some(self.begin(key, Some(row))),
                 _ if state == State::Ends => None,
                 Holds::No => Some(self.follow(key, row, State::Ends)),
                 Holds::Yes { .. } if self.age(delivered_at) >= REPEAT_AFTER => {
@@ -122,29 +123,29 @@ impl Decider<'_> {
             return None;
         }
         match (state, holds) {
-            (State::Ends, Holds::Yes { is_ripe: true }) => Some(self.begin(key, Some(row))),
+            (State::Ends, Holds::Yes { is_debounced: true }) => Some(self.begin(key, Some(row))),
             (State::Ends, _) | (_, Holds::No) => Some(self.follow(key, row, State::Ends)),
             (state, Holds::Yes { .. }) => Some(self.follow(key, row, state)),
             (_, Holds::Unknown) => None,
         }
     }
 
-    /// Returns the age of a time. The clock may have been set back, so a time in the future counts
-    /// as well.
+    /// Returns the absolute difference between now and a time. A time in the future counts as well,
+    /// because the clock may have been set back.
     fn age(&self, millis: i64) -> TimeDelta {
         TimeDelta::milliseconds(self.now.timestamp_millis().saturating_sub(millis)).abs()
     }
 
-    fn begin(&self, key: Key, previous: Option<&ToldRow>) -> Claim {
+    fn begin(&self, key: Key, previous: Option<&NotificationRow>) -> Claim {
         self.claim(key, State::Begins, self.now.timestamp_millis(), previous)
     }
 
-    fn follow(&self, key: Key, row: &ToldRow, state: State) -> Claim {
+    fn follow(&self, key: Key, row: &NotificationRow, state: State) -> Claim {
         self.claim(key, state, row.begun_at, Some(row))
     }
 
-    fn claim(&self, key: Key, state: State, begun_at: i64, previous: Option<&ToldRow>) -> Claim {
-        let new = ToldRow {
+    fn claim(&self, key: Key, state: State, begun_at: i64, previous: Option<&NotificationRow>) -> Claim {
+        let new = NotificationRow {
             sdk_app_id: key.app.map_or(0, SdkAppId::get),
             event: key.event.as_str().to_owned(),
             state: state.as_str().to_owned(),
@@ -153,39 +154,39 @@ impl Decider<'_> {
             claimed_by: self.process.to_owned(),
             delivered_at: None,
         };
-        let change = ToldChange::Claim { previous: previous.cloned(), new };
+        let change = NotificationChange::Claim { previous: previous.cloned(), new };
         Claim { key, state, change, is_renewal: false }
     }
 }
 
-/// Returns the change that records the result of a notification: it was delivered, or it was given
-/// up.
-pub(super) fn finished(row: ToldRow, at: DateTime<Utc>) -> ToldChange {
-    ToldChange::Deliver { row, at: at.timestamp_millis() }
+/// Returns the change that records that a notification was delivered or given up.
+pub(super) fn finished(row: NotificationRow, at: DateTime<Utc>) -> NotificationChange {
+    NotificationChange::Deliver { row, at: at.timestamp_millis() }
 }
 
-/// Returns whether people were told that the condition has ended.
-pub(super) fn has_ended(row: &ToldRow) -> bool {
+/// Returns whether the notification about the end of the condition was delivered.
+pub(super) fn is_end_delivered(row: &NotificationRow) -> bool {
     row.state == State::Ends.as_str() && row.delivered_at.is_some()
 }
 
-/// What people were told about the conditions of this process, which no other process tells.
+/// The last notifications about the conditions of this process. They are kept in memory, because no
+/// other process sends them.
 #[derive(Debug, Default)]
-pub(super) struct ProcessRows(Vec<ToldRow>);
+pub(super) struct ProcessRows(Vec<NotificationRow>);
 
 impl ProcessRows {
-    pub(super) fn rows(&self) -> &[ToldRow] {
+    pub(super) fn rows(&self) -> &[NotificationRow] {
         &self.0
     }
 
-    /// Makes a change, as the store does for the rows of the apps.
-    pub(super) fn apply(&mut self, change: &ToldChange) {
+    /// Applies a change, as the store does for the rows of the apps.
+    pub(super) fn apply(&mut self, change: &NotificationChange) {
         match change {
-            ToldChange::Claim { new, .. } => {
+            NotificationChange::Claim { new, .. } => {
                 self.0.retain(|row| row.event != new.event);
                 self.0.push(new.clone());
             }
-            ToldChange::Deliver { row, at } => self
+            NotificationChange::Deliver { row, at } => self
                 .0
                 .iter_mut()
                 .filter(|own| own.event == row.event && own.state == row.state)
@@ -198,19 +199,20 @@ impl ProcessRows {
 mod tests {
     use super::*;
 
-    const RIPE: Holds = Holds::Yes { is_ripe: true };
+    const DEBOUNCED: Holds = Holds::Yes { is_debounced: true };
 
     fn start() -> DateTime<Utc> {
         "2026-03-10T09:00:00Z".parse().unwrap()
     }
 
-    /// Rows as a database keeps them, for one condition that several processes look at.
+    /// Stands in for the database: the row of one condition that several processes check.
     #[derive(Default)]
     struct Rows(ProcessRows);
 
     impl Rows {
-        /// Decides, records the claim, and returns the state that is sent.
-        fn look(&mut self, process: &str, minutes: i64, holds: Holds, in_flight: &[State]) -> Option<State> {
+        /// Checks the condition on behalf of a process. Records its claim, and returns the state of
+        /// the notification that it sends.
+        fn check(&mut self, process: &str, minutes: i64, holds: Holds, in_flight: &[State]) -> Option<State> {
             let now = start() + TimeDelta::minutes(minutes);
             let key = Key { app: None, event: Event::Withheld };
             let in_flight = in_flight.iter().map(|state| (key, *state)).collect();
@@ -223,46 +225,46 @@ mod tests {
 
         fn deliver(&mut self, minutes: i64, state: State) {
             let row = self.0.rows()[0].clone();
-            let row = ToldRow { state: state.as_str().to_owned(), ..row };
+            let row = NotificationRow { state: state.as_str().to_owned(), ..row };
             self.0.apply(&finished(row, start() + TimeDelta::minutes(minutes)));
         }
     }
 
     #[test]
-    fn a_condition_is_told_when_it_begins_once_a_day_and_when_it_ends() {
+    fn a_notification_is_sent_when_a_condition_begins_once_a_day_and_when_it_ends() {
         let mut rows = Rows::default();
-        assert_eq!(rows.look("a", 0, Holds::No, &[]), None);
-        assert_eq!(rows.look("a", 1, Holds::Yes { is_ripe: false }, &[]), None);
-        assert_eq!(rows.look("a", 2, RIPE, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 0, Holds::No, &[]), None);
+        assert_eq!(rows.check("a", 1, Holds::Yes { is_debounced: false }, &[]), None);
+        assert_eq!(rows.check("a", 2, DEBOUNCED, &[]), Some(State::Begins));
         rows.deliver(3, State::Begins);
-        assert_eq!(rows.look("a", 24 * 60 + 2, RIPE, &[]), None);
-        assert_eq!(rows.look("a", 24 * 60 + 3, RIPE, &[]), Some(State::Lasts));
+        assert_eq!(rows.check("a", 24 * 60 + 2, DEBOUNCED, &[]), None);
+        assert_eq!(rows.check("a", 24 * 60 + 3, DEBOUNCED, &[]), Some(State::Lasts));
         rows.deliver(24 * 60 + 4, State::Lasts);
-        assert_eq!(rows.look("a", 24 * 60 + 5, Holds::Unknown, &[]), None);
-        assert_eq!(rows.look("a", 24 * 60 + 6, Holds::No, &[]), Some(State::Ends));
+        assert_eq!(rows.check("a", 24 * 60 + 5, Holds::Unknown, &[]), None);
+        assert_eq!(rows.check("a", 24 * 60 + 6, Holds::No, &[]), Some(State::Ends));
         rows.deliver(24 * 60 + 7, State::Ends);
-        assert_eq!(rows.look("a", 24 * 60 + 8, Holds::No, &[]), None);
-        assert_eq!(rows.look("a", 24 * 60 + 9, RIPE, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 24 * 60 + 8, Holds::No, &[]), None);
+        assert_eq!(rows.check("a", 24 * 60 + 9, DEBOUNCED, &[]), Some(State::Begins));
     }
 
     #[test]
-    fn what_one_process_has_told_no_other_process_repeats() {
+    fn no_process_repeats_the_notification_of_another_one() {
         let mut rows = Rows::default();
-        assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Begins));
-        assert_eq!(rows.look("b", 1, RIPE, &[]), None);
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("b", 1, DEBOUNCED, &[]), None);
         rows.deliver(2, State::Begins);
-        assert_eq!(rows.look("b", 3, RIPE, &[]), None);
-        assert_eq!(rows.look("b", 4, Holds::No, &[]), Some(State::Ends));
-        assert_eq!(rows.look("a", 5, Holds::No, &[]), None);
+        assert_eq!(rows.check("b", 3, DEBOUNCED, &[]), None);
+        assert_eq!(rows.check("b", 4, Holds::No, &[]), Some(State::Ends));
+        assert_eq!(rows.check("a", 5, Holds::No, &[]), None);
     }
 
     #[test]
     fn a_process_with_an_old_state_of_the_condition_cannot_claim_a_new_beginning() {
         let mut rows = Rows::default();
-        assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
         rows.deliver(1, State::Begins);
         let old = rows.0.rows().to_vec();
-        assert_eq!(rows.look("a", 2, Holds::No, &[]), Some(State::Ends));
+        assert_eq!(rows.check("a", 2, Holds::No, &[]), Some(State::Ends));
         rows.deliver(3, State::Ends);
         // The store compares the row that the other process has read with the stored one.
         assert_ne!(old, rows.0.rows());
@@ -270,45 +272,45 @@ mod tests {
     }
 
     #[test]
-    fn the_claim_of_a_process_that_ended_is_taken_over_and_a_renewed_one_is_not() {
+    fn an_expired_claim_is_taken_over_and_a_renewed_one_is_not() {
         let mut rows = Rows::default();
-        assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Begins));
-        assert_eq!(rows.look("a", 10, RIPE, &[State::Begins]), None);
-        assert_eq!(rows.look("b", 24, RIPE, &[]), None);
-        assert_eq!(rows.look("b", 25, RIPE, &[]), Some(State::Begins));
-        assert_eq!(rows.look("a", 26, RIPE, &[]), None);
-        assert_eq!(rows.look("c", 60, Holds::Unknown, &[]), None);
-        assert_eq!(rows.look("c", 61, Holds::No, &[]), Some(State::Ends));
-        assert_eq!(rows.look("d", 90, Holds::Unknown, &[]), Some(State::Ends));
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 10, DEBOUNCED, &[State::Begins]), None);
+        assert_eq!(rows.check("b", 24, DEBOUNCED, &[]), None);
+        assert_eq!(rows.check("b", 25, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 26, DEBOUNCED, &[]), None);
+        assert_eq!(rows.check("c", 60, Holds::Unknown, &[]), None);
+        assert_eq!(rows.check("c", 61, Holds::No, &[]), Some(State::Ends));
+        assert_eq!(rows.check("d", 90, Holds::Unknown, &[]), Some(State::Ends));
     }
 
     #[test]
     fn the_end_follows_an_undelivered_beginning_from_the_same_process_only() {
         let mut rows = Rows::default();
-        assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Begins));
-        assert_eq!(rows.look("b", 1, Holds::No, &[]), None);
-        assert_eq!(rows.look("a", 2, Holds::No, &[State::Begins]), Some(State::Ends));
-        assert_eq!(rows.look("a", 3, RIPE, &[State::Begins, State::Ends]), None);
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("b", 1, Holds::No, &[]), None);
+        assert_eq!(rows.check("a", 2, Holds::No, &[State::Begins]), Some(State::Ends));
+        assert_eq!(rows.check("a", 3, DEBOUNCED, &[State::Begins, State::Ends]), None);
         // The beginning is delivered. The end is not.
-        let row = ToldRow { state: "begins".to_owned(), ..rows.0.rows()[0].clone() };
+        let row = NotificationRow { state: "begins".to_owned(), ..rows.0.rows()[0].clone() };
         rows.0.apply(&finished(row, start()));
-        assert_eq!(rows.look("a", 4, RIPE, &[State::Ends]), None);
+        assert_eq!(rows.check("a", 4, DEBOUNCED, &[State::Ends]), None);
         rows.deliver(5, State::Ends);
-        assert_eq!(rows.look("a", 6, RIPE, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 6, DEBOUNCED, &[]), Some(State::Begins));
     }
 
     #[test]
     fn a_claim_whose_result_was_lost_is_made_again_at_once() {
         let mut rows = Rows::default();
-        assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Begins));
-        assert_eq!(rows.look("a", 1, RIPE, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 1, DEBOUNCED, &[]), Some(State::Begins));
     }
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_end_the_repetitions() {
+    fn a_clock_that_was_set_back_does_not_end_the_daily_notifications() {
         let mut rows = Rows::default();
-        assert_eq!(rows.look("a", 60 * 24 * 365, RIPE, &[]), Some(State::Begins));
+        assert_eq!(rows.check("a", 60 * 24 * 365, DEBOUNCED, &[]), Some(State::Begins));
         rows.deliver(60 * 24 * 365, State::Begins);
-        assert_eq!(rows.look("a", 0, RIPE, &[]), Some(State::Lasts));
+        assert_eq!(rows.check("a", 0, DEBOUNCED, &[]), Some(State::Lasts));
     }
 }

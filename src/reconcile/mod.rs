@@ -27,5 +27,5 @@ pub use self::candidates::Candidates;
 pub use self::leftover::Leftover;
 pub use self::listing::{GroupBefore, ListingEffect, ListingEvent};
 pub use self::settlement::{
-    AskedCounts, CandidateKind, CandidateStatus, Confirmation, Settlement, WithheldCounts, WithheldKind,
+    CandidateKind, CandidateStatus, Confirmation, LookupCounts, Settlement, WithheldCounts, WithheldKind,
 };

@@ -79,7 +79,7 @@ fn decide(
 
 /// The numbers of candidates by the results of their lookups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AskedCounts {
+pub struct LookupCounts {
     /// The candidates that were looked up: the sum of `confirmed`, `spared` and `unlearned`.
     pub asked: u64,
     /// The candidates that are gone.
@@ -118,7 +118,7 @@ pub struct Settlement {
     missing: BTreeMap<CandidateKind, GroupIds>,
     withheld: BTreeMap<WithheldKind, GroupIds>,
     concluded_types: Vec<TypeId>,
-    asked: AskedCounts,
+    lookup_counts: LookupCounts,
     unconfirmable: u64,
 }
 
@@ -130,7 +130,7 @@ impl Settlement {
     }
 
     fn count(&mut self, status: CandidateStatus, confirmation: Confirmation) {
-        let AskedCounts { asked, confirmed, spared, unlearned, unasked } = &mut self.asked;
+        let LookupCounts { asked, confirmed, spared, unlearned, unasked } = &mut self.lookup_counts;
         match status {
             CandidateStatus::Gone(_) => *confirmed += 1,
             CandidateStatus::Exists => *spared += 1,
@@ -256,8 +256,8 @@ impl Settlement {
 
     /// Returns the numbers of candidates by the results of their lookups.
     #[must_use]
-    pub fn asked(&self) -> AskedCounts {
-        self.asked
+    pub fn lookup_counts(&self) -> LookupCounts {
+        self.lookup_counts
     }
 
     /// Returns whether the deletions are applied or withheld. Returns `None` unless the crawl is

@@ -140,8 +140,8 @@ fn answers_decide_about_candidates_of_exact_and_moving_passes_alike() {
             "unconfirmable withheld",
         ];
         assert_eq!(lines(&settlement), expected);
-        let counts = AskedCounts { asked: 5, confirmed: 2, spared: 1, unlearned: 2, unasked: 2 };
-        assert_eq!((settlement.asked(), settlement.unconfirmable()), (counts, 1));
+        let counts = LookupCounts { asked: 5, confirmed: 2, spared: 1, unlearned: 2, unasked: 2 };
+        assert_eq!((settlement.lookup_counts(), settlement.unconfirmable()), (counts, 1));
         assert_eq!(settlement.marks(), 5);
         assert_eq!(settlement.withheld_counts(), WithheldCounts { groups: 1, confirmed: 0 });
         assert_eq!(settlement.concluded_types(), [PUBLIC]);
@@ -164,7 +164,7 @@ fn lists_alone_delete_after_one_absence_from_an_exact_pass_and_two_from_a_moving
     assert_eq!(lines(&once), ["plain vanished", "was missing vanished"]);
     let twice = settle(&moving(), Confirmation::Off, &groups);
     assert_eq!(lines(&twice), ["plain missing", "was missing vanished"]);
-    assert_eq!((twice.asked(), twice.marks()), (AskedCounts::default(), 2));
+    assert_eq!((twice.lookup_counts(), twice.marks()), (LookupCounts::default(), 2));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn if_the_api_refuses_lookups_deletions_by_lists_are_withheld() {
     let expected = ["gone vanished", "unasked withheld", "unasked, missing before withheld"];
     let settlement = settle(&exact(), Confirmation::Refused, &groups);
     assert_eq!(lines(&settlement), expected);
-    assert_eq!(settlement.asked().unasked, 2);
+    assert_eq!(settlement.lookup_counts().unasked, 2);
     let expected = ["gone vanished", "unasked missing", "unasked, missing before withheld"];
     assert_eq!(lines(&settle(&moving(), Confirmation::Refused, &groups)), expected);
 }

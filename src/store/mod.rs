@@ -28,11 +28,12 @@ pub use lease::{Lease, LeaseHolder, this_host};
 pub use read::{
     AppCount, AppOverview, AppStatus, CountChange, Crawl, CrawlHistory, DailyCount, DetailsOverview,
     DueDetails, EventsAfter, Group, GroupEvent, HeldDeletions, HeldType, HostTypes, KeysetPage, KnownGroup,
-    LastEnds, RecentCrawl, Stamp, StatisticsRead, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
+    LastEnds, RecentCrawl, Stamp, StoredStatistics, TypeCount, TypeOverview, TypeState, TypeStatus, Withheld,
 };
 pub use snapshot::{BackedUpApp, BackupMade, Contents, Published, Restored};
 pub use transfer::{Copied, CopyProgress, TableCopied};
 pub use write::{
     AgeLimits, AnsweredDetails, Approval, Closing, CrawlDeletions, CrawlEvents, DetailsHolder,
-    HistoryChanges, KnownApp, NewCrawl, PassRecord, Purged, Reason, RowCounts, ToldChange, ToldRow, Written,
+    HistoryChanges, KnownApp, NewCrawl, NotificationChange, NotificationRow, PassRecord, Purged, Reason,
+    RowCounts, WrittenCounts,
 };

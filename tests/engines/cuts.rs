@@ -11,7 +11,7 @@ use harness::program::{ONCE_A_YEAR, ProgramHarness, REQUESTS, Service};
 use harness::store::{LeasedApp, Location, TestDatabase, at, sdk_app_id};
 use rustix::process::Signal;
 use tim_group_sync::simulator::At;
-use tim_group_sync::store::{Limits, StoreError, Written};
+use tim_group_sync::store::{Limits, StoreError, WrittenCounts};
 use tokio::time::{Instant, timeout};
 
 /// Divisor of the product's limits.
@@ -61,7 +61,7 @@ async fn a_transaction_cut_at_any_statement_is_done_once_within_the_bound() {
                 let id = format!("x{number}");
                 let ids = [id.as_str()];
                 let written = within_the_bound(leased.list(crawl, leased.public, at(2, 1), &ids)).await;
-                let once = Written { first_listed: 1, appeared: 1, ..Written::default() };
+                let once = WrittenCounts { first_listed: 1, appeared: 1, ..WrittenCounts::default() };
                 assert_eq!(written, once, "{statement} {arrives} {state:?}");
             }
         }

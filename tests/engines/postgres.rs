@@ -702,10 +702,10 @@ async fn a_password_is_read_again_for_each_new_connection() {
     let store = Store::open(&DatabaseLocation::Postgres(settings.password_from(source))).await.unwrap();
     server.administer(&format!("ALTER ROLE {role} PASSWORD 'second'")).await;
     *password.lock().unwrap() = "second".to_owned();
-    store.reconnect().await;
+    store.close_idle_connections().await;
     store.app_statuses().await.unwrap();
     "third".clone_into(&mut password.lock().unwrap());
-    store.reconnect().await;
+    store.close_idle_connections().await;
     let refused = store.app_statuses().await.unwrap_err();
     assert!(refused.to_string().contains("check the user in database.url, and the password"), "{refused}");
     store.close().await;
@@ -875,6 +875,6 @@ async fn every_live_group_is_read_once_with_every_query_plan() {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_query_returns_its_connection_to_the_pool() {
     let db = TestDatabase::postgres().await;
-    let session = async || db.store.read("SELECT pg_backend_pid()::text AS pid").await.unwrap();
+    let session = async || db.store.query_as_text("SELECT pg_backend_pid()::text AS pid").await.unwrap();
     assert_eq!(session().await, session().await);
 }

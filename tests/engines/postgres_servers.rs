@@ -11,7 +11,7 @@ use tim_group_sync::model::{CrawlStatus, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::simulator::At;
 use tim_group_sync::store::{
-    Approval, CrawlEvents, DatabaseLocation, Limits, PostgresDatabase, Store, StoreError, Written,
+    Approval, CrawlEvents, DatabaseLocation, Limits, PostgresDatabase, Store, StoreError, WrittenCounts,
 };
 use tokio::net::{TcpListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -204,7 +204,7 @@ async fn without_the_answer_to_a_commit(state: ConnectionState) {
     );
     lose_a_commit();
     let written = leased.list(crawl, leased.public, at(2, 1), &["a", "d"]).await;
-    assert_eq!(written, Written { first_listed: 1, appeared: 1, ..Written::default() });
+    assert_eq!(written, WrittenCounts { first_listed: 1, appeared: 1, ..WrittenCounts::default() });
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["b"]).await;
     lose_a_commit();
     let events = leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
@@ -217,7 +217,7 @@ async fn without_the_answer_to_a_commit(state: ConnectionState) {
     );
     // The crawl was closed once by this call. Another call finds it closed.
     let again = leased.close(crawl, at(2, 0), at(2, 2), &gone).await;
-    assert!(matches!(again, Err(StoreError::Superseded { .. })), "{again:?}");
+    assert!(matches!(again, Err(StoreError::CrawlAlreadyClosed { .. })), "{again:?}");
 
     let crawl = leased.open(at(3, 0)).await;
     let mut withheld = leased.settle(&[(leased.public, Verdict::Exact)], &["c"]).await;

@@ -110,9 +110,9 @@ impl Store {
 
     /// Closes the idle connections to a server, so that the next transactions connect again with
     /// the current password. Does nothing for SQLite.
-    pub async fn reconnect(&self) {
+    pub async fn close_idle_connections(&self) {
         if let Engine::Postgres(server) = &self.engine {
-            server.reconnect().await;
+            server.close_idle_connections().await;
         }
     }
 

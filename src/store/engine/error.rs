@@ -99,7 +99,7 @@ pub enum StoreError {
         "another process has closed crawl {crawl}, so this process did not write its result; check \
          whether this host was suspended or cut off from the database"
     )]
-    Superseded { crawl: CrawlId },
+    CrawlAlreadyClosed { crawl: CrawlId },
     #[error(
         "lost the lease of app {app} to another process, because it was not renewed within 30 s; \
          this process writes nothing more for the app. Check whether this host was suspended or \

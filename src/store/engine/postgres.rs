@@ -168,7 +168,7 @@ impl Server {
     }
 
     /// Closes the idle connections of both pools.
-    pub(in crate::store) async fn reconnect(&self) {
+    pub(in crate::store) async fn close_idle_connections(&self) {
         tokio::join!(self.connections.close_idle(), self.lease_connections.close_idle());
     }
 

@@ -43,7 +43,7 @@ impl TypeState {
 
     /// Returns true if a pass of this type has reached its end before.
     #[must_use]
-    pub fn past_baseline(&self) -> bool {
+    pub fn is_past_baseline(&self) -> bool {
         self.baseline_crawl_id.is_some()
     }
 }
@@ -55,10 +55,10 @@ pub struct CrawlHistory {
     pub crawled_before: bool,
     /// Whether the last crawl that computed `leftover` found groups beyond those of the configured
     /// types.
-    pub leftover_last_time: bool,
+    pub had_leftover: bool,
     /// Whether the last crawl that reached its end requires that the next one makes an unfiltered
     /// pass.
-    pub unfiltered_next: bool,
+    pub needs_unfiltered_pass: bool,
 }
 
 /// When the last crawls before a given crawl ended.
@@ -72,7 +72,7 @@ pub struct LastEnds {
 
 /// Which of the API's statistics of an app are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatisticsRead {
+pub struct StoredStatistics {
     /// When statistics were last fetched successfully.
     pub last: Option<DateTime<Utc>>,
     /// Whether a given day is stored.
@@ -92,7 +92,7 @@ SELECT (SELECT e.finished_at FROM crawl e WHERE e.app_id = $1 AND e.crawl_id < $
         ORDER BY e.crawl_id DESC LIMIT 1),
        (SELECT c.finished_at FROM crawl c WHERE c.app_id = $1 AND c.crawl_id < $2 AND c.status = 'complete'
         ORDER BY c.crawl_id DESC LIMIT 1)";
-const STATISTICS_READ: &str = "
+const STORED_STATISTICS: &str = "
 SELECT a.statistics_at, (SELECT count(*) FROM app_statistic s WHERE s.app_id = a.app_id AND s.day = $2)
 FROM app a WHERE a.app_id = $1";
 
@@ -122,8 +122,9 @@ impl Store {
         let leftover: Option<(i64,)> = self.fetch_optional(ACTION, LAST_LEFTOVER, &values![app.0]).await?;
         Ok(CrawlHistory {
             crawled_before: last_ended.is_some(),
-            leftover_last_time: leftover.is_some_and(|(groups,)| groups > 0),
-            unfiltered_next: last_ended.is_some_and(|(_, unfiltered_next)| unfiltered_next > 0),
+            had_leftover: leftover.is_some_and(|(groups,)| groups > 0),
+            needs_unfiltered_pass: last_ended
+                .is_some_and(|(_, needs_unfiltered_pass)| needs_unfiltered_pass > 0),
         })
     }
 
@@ -146,11 +147,15 @@ impl Store {
 
     /// Returns when the statistics of an app were last fetched, and whether those of `day` are
     /// stored.
-    pub async fn statistics_read(&self, app: AppId, day: NaiveDate) -> Result<StatisticsRead, StoreError> {
+    pub async fn stored_statistics(
+        &self,
+        app: AppId,
+        day: NaiveDate,
+    ) -> Result<StoredStatistics, StoreError> {
         const ACTION: &str = "read when the app's statistics were fetched";
         let day = day.to_string();
         let (last_fetch, days): (Option<i64>, i64) =
-            self.fetch_one(ACTION, STATISTICS_READ, &values![app.0, &day]).await?;
-        Ok(StatisticsRead { last: last_fetch.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
+            self.fetch_one(ACTION, STORED_STATISTICS, &values![app.0, &day]).await?;
+        Ok(StoredStatistics { last: last_fetch.and_then(DateTime::from_timestamp_millis), has_day: days > 0 })
     }
 }

@@ -11,7 +11,7 @@ mod overview;
 mod status;
 mod text;
 
-pub use before_crawl::{CrawlHistory, LastEnds, StatisticsRead, TypeState};
+pub use before_crawl::{CrawlHistory, LastEnds, StoredStatistics, TypeState};
 pub use details::DueDetails;
 pub use feed::EventsAfter;
 pub use history::{CountChange, RecentCrawl};

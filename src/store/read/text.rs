@@ -10,7 +10,7 @@ type Texts = (Vec<String>, Vec<Vec<String>>);
 impl Store {
     /// Runs a read-only query. Returns the names of its columns and its rows as text, with NULL as
     /// an empty text. If the query has no rows, the names are empty.
-    pub async fn read(&self, sql: &'static str) -> Result<Texts, StoreError> {
+    pub async fn query_as_text(&self, sql: &'static str) -> Result<Texts, StoreError> {
         const ACTION: &str = "run a query";
         let result = match &self.engine {
             Engine::Sqlite(file) => {

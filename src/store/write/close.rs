@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::questions::{self, HELD, HELD_CONFIRMED, HistoryChanges};
 use super::tally::{Tally, stored_groups};
 use crate::model::{Counts, CrawlId, CrawlStatus, Deletions, LocalDay, ReasonCode, TypeId, Verdict};
-use crate::reconcile::{AskedCounts, CandidateKind, Settlement, WithheldKind};
+use crate::reconcile::{CandidateKind, LookupCounts, Settlement, WithheldKind};
 use crate::store::app::AppId;
 use crate::store::bulk::{self, MarkScope};
 use crate::store::engine::{Store, StoreError, Tx, values};
@@ -63,7 +63,7 @@ pub struct Closing<'a> {
     /// computed.
     pub leftover: Option<u64>,
     /// Whether the next crawl must make an unfiltered pass.
-    pub unfiltered_next: bool,
+    pub next_needs_unfiltered_pass: bool,
     /// The number of distinct ids that all passes listed.
     pub listed: u64,
     /// By how much this host's clock is ahead of the API's. `None` if no answer had a date.
@@ -231,12 +231,12 @@ async fn record_end(tx: &mut Tx, closing: &Closing<'_>) -> Result<(), StoreError
         reason.map(|reason| reason.text.as_str()),
         &day,
         closing.clock_skew.map(|skew| skew.num_seconds()),
-        i64::from(closing.unfiltered_next),
+        i64::from(closing.next_needs_unfiltered_pass),
         closing.day.timezone,
     ];
     match tx.execute(CLOSE, &values).await? {
         1 => Ok(()),
-        _ => Err(StoreError::Superseded { crawl: closing.crawl }),
+        _ => Err(StoreError::CrawlAlreadyClosed { crawl: closing.crawl }),
     }
 }
 
@@ -348,7 +348,7 @@ async fn record_lookups(
     closing: &Closing<'_>,
     withheld: WithheldCounts,
 ) -> Result<(), StoreError> {
-    let AskedCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.asked();
+    let LookupCounts { asked, confirmed, spared, unlearned, unasked } = closing.settlement.lookup_counts();
     let had_no_candidates = withheld.groups == 0 && asked + unasked == 0;
     if had_no_candidates {
         // The columns are 0 already.

@@ -12,7 +12,7 @@ const IDS_PER_STATEMENT: usize = 20_000;
 
 /// The number of changes that a batch made, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Written {
+pub struct WrittenCounts {
     /// Groups that were not in the database before.
     pub first_listed: u64,
     pub appeared: u64,
@@ -20,7 +20,7 @@ pub struct Written {
     pub retyped: u64,
 }
 
-impl std::ops::AddAssign for Written {
+impl std::ops::AddAssign for WrittenCounts {
     fn add_assign(&mut self, other: Self) {
         self.first_listed += other.first_listed;
         self.appeared += other.appeared;
@@ -38,7 +38,7 @@ impl Store {
         lease: &Lease,
         batch: &ListedBatch<'_>,
         on_chunk: impl Fn() + Sync,
-    ) -> Result<Written, StoreError> {
+    ) -> Result<WrittenCounts, StoreError> {
         let mut write = self.write("write listed groups", Some(lease.token()));
         loop {
             let mut tx = write.begin().await?;
@@ -54,8 +54,8 @@ async fn write_batch(
     tx: &mut Tx,
     batch: &ListedBatch<'_>,
     on_chunk: &(impl Fn() + Sync),
-) -> Result<Written, StoreError> {
-    let mut written = Written::default();
+) -> Result<WrittenCounts, StoreError> {
+    let mut written = WrittenCounts::default();
     let mut tally = Tally::default();
     for chunk in batch.ids.sorted_chunks(IDS_PER_STATEMENT) {
         on_chunk();

@@ -8,7 +8,7 @@ use crate::store::engine::{Store, StoreError, Tx, values};
 
 /// The last notification about a condition of an app. Times are unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx_macros::FromRow)]
-pub struct ToldRow {
+pub struct NotificationRow {
     pub sdk_app_id: i64,
     /// The name of the condition, for example `late`, see `notify::message::Event`.
     pub event: String,
@@ -26,13 +26,13 @@ pub struct ToldRow {
 
 /// A change of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ToldChange {
+pub enum NotificationChange {
     /// Claims a notification. `previous` is the row as the caller has read it, or `None` if there
     /// was none.
-    Claim { previous: Option<ToldRow>, new: ToldRow },
+    Claim { previous: Option<NotificationRow>, new: NotificationRow },
     /// Records that the notification of this row was delivered. Takes effect even if the same
     /// process has renewed its claim meanwhile.
-    Deliver { row: ToldRow, at: i64 },
+    Deliver { row: NotificationRow, at: i64 },
 }
 
 const SELECT_ALL: &str = "
@@ -52,12 +52,15 @@ WHERE sdk_app_id = $1 AND event = $2 AND state = $3 AND claimed_by = $4 AND deli
 
 impl Store {
     /// Returns the last notification about each condition.
-    pub async fn told(&self) -> Result<Vec<ToldRow>, StoreError> {
+    pub async fn notifications(&self) -> Result<Vec<NotificationRow>, StoreError> {
         self.fetch_all("read which notifications were sent", SELECT_ALL, &[]).await
     }
 
     /// Applies changes in one transaction. Returns for each change whether it took effect.
-    pub async fn record_told(&self, changes: &[ToldChange]) -> Result<Vec<bool>, StoreError> {
+    pub async fn record_notifications(
+        &self,
+        changes: &[NotificationChange],
+    ) -> Result<Vec<bool>, StoreError> {
         let mut write = self.write("record which notifications are sent", None);
         loop {
             let mut tx = write.begin().await?;
@@ -69,11 +72,11 @@ impl Store {
     }
 }
 
-async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreError> {
+async fn apply(tx: &mut Tx, changes: &[NotificationChange]) -> Result<Vec<bool>, StoreError> {
     let mut took_effect = Vec::new();
     for change in changes {
         let rows = match change {
-            ToldChange::Claim { previous: None, new } => {
+            NotificationChange::Claim { previous: None, new } => {
                 let values = values![
                     new.sdk_app_id,
                     &new.event,
@@ -84,7 +87,7 @@ async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreEr
                 ];
                 tx.execute(INSERT, &values).await?
             }
-            ToldChange::Claim { previous: Some(previous), new } => {
+            NotificationChange::Claim { previous: Some(previous), new } => {
                 let values = values![
                     new.sdk_app_id,
                     &new.event,
@@ -100,7 +103,7 @@ async fn apply(tx: &mut Tx, changes: &[ToldChange]) -> Result<Vec<bool>, StoreEr
                 ];
                 tx.execute(REPLACE, &values).await?
             }
-            ToldChange::Deliver { row, at } => {
+            NotificationChange::Deliver { row, at } => {
                 let values = values![row.sdk_app_id, &row.event, &row.state, &row.claimed_by, *at];
                 tx.execute(DELIVER, &values).await?
             }

@@ -60,7 +60,7 @@ fn closing_of_orphan(
         total_at_start: None,
         total_at_end: None,
         leftover: None,
-        unfiltered_next: false,
+        next_needs_unfiltered_pass: false,
         listed: 0,
         clock_skew: None,
         passes: &[],

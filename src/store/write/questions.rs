@@ -24,7 +24,7 @@ pub struct HistoryChanges {
     /// The round of the crawl.
     pub round: i64,
     /// The new records, each with the groups that have this record.
-    pub set: BTreeMap<LookupRecord, GroupIds>,
+    pub new_records: BTreeMap<LookupRecord, GroupIds>,
     /// Groups that need no lookup any more.
     pub remove: GroupIds,
     /// Whether to remove the groups that are no longer live from the history.
@@ -86,7 +86,7 @@ pub(super) async fn write_history(
     for chunk in history.confirmed_held.sorted_chunks(IDS_PER_STATEMENT) {
         bulk::confirm_held(tx, app, &chunk).await?;
     }
-    for (record, ids) in &history.set {
+    for (record, ids) in &history.new_records {
         for chunk in ids.sorted_chunks(IDS_PER_STATEMENT) {
             bulk::save_lookup_history(tx, app, record, &chunk).await?;
         }

@@ -262,7 +262,7 @@ fn crawl_of_this_process(row: Option<&Crawl>, state: &AppState) -> Option<Runnin
         Step::Idle | Step::WaitingForLease | Step::Starting => "starting",
         Step::Listing { .. } => "listing",
         Step::Checking => "checking",
-        Step::Asking { .. } => "asking",
+        Step::LookingUp { .. } => "asking",
         Step::Concluding { .. } => "concluding",
     });
     if let Step::Listing { group_type, listed, total } = step {

@@ -18,7 +18,7 @@ crawl_tests! {
     dissolved_groups_reported_as_illegal_ids_are_deleted_by_the_next_crawl,
     contradictory_controls_conclude_nothing_and_the_log_has_both_codes,
     if_the_api_refuses_get_group_info_deletions_are_withheld,
-    a_group_for_which_the_api_rejects_the_request_does_not_keep_the_others_undecided,
+    a_group_for_which_the_api_rejects_the_request_is_isolated_from_the_others,
     a_failed_or_unusable_answer_deletes_nothing,
     answers_in_another_order_are_matched_to_their_groups,
     groups_not_asked_about_because_of_throttling_are_asked_about_later,
@@ -36,12 +36,12 @@ pub(crate) fn numbered(prefix: &str, numbers: std::ops::Range<u32>) -> String {
 }
 
 /// Returns the counts [asked, confirmed, spared, unlearned, unasked].
-pub(crate) fn asked_counts(report: &CrawlReport) -> [u64; 5] {
-    let counts = report.asked;
+pub(crate) fn lookup_counts(report: &CrawlReport) -> [u64; 5] {
+    let counts = report.lookups;
     [counts.asked, counts.confirmed, counts.spared, counts.unlearned, counts.unasked]
 }
 
-/// The numbers of ids in the `get_group_info` requests since the first `skip` requests.
+/// Returns the number of ids in each `get_group_info` request after the first `skip` requests.
 pub(crate) fn info_requests(harness: &Harness, skip: u64) -> Vec<usize> {
     let requests = harness.api.requests();
     let info = requests.iter().filter(|request| request.number > skip && request.call == Call::Info);
@@ -89,7 +89,7 @@ async fn dissolved_groups_reported_as_illegal_ids_are_deleted_by_the_next_crawl(
             assert!(gone.iter().any(|id| id.starts_with(form)), "no group of the form {form} was dissolved");
         }
         let report = complete(&harness).await;
-        assert_eq!(asked_counts(&report), [32, 32, 0, 0, 0], "{absent:?}");
+        assert_eq!(lookup_counts(&report), [32, 32, 0, 0, 0], "{absent:?}");
         assert_eq!(deleted(&harness).await.into_iter().collect::<BTreeSet<_>>(), gone, "{absent:?}");
         harness.assert_table_matches_api().await;
     }
@@ -112,7 +112,7 @@ async fn contradictory_controls_conclude_nothing_and_the_log_has_both_codes(harn
         let (log, _guard) = capture_log();
         for _ in 0..4 {
             let report = complete(&harness).await;
-            assert_eq!(asked_counts(&report), [1, 0, 0, 1, 0], "{fault:?}");
+            assert_eq!(lookup_counts(&report), [1, 0, 0, 1, 0], "{fault:?}");
             assert_eq!(missing(&harness).await, ["b"], "{fault:?}: neither deleted nor held");
         }
         let log = log.text();
@@ -146,13 +146,13 @@ async fn if_the_api_refuses_get_group_info_deletions_are_withheld(harness: Harne
     assert_eq!(deleted(&harness).await, ["b"]);
 }
 
-async fn a_group_for_which_the_api_rejects_the_request_does_not_keep_the_others_undecided(harness: Harness) {
+async fn a_group_for_which_the_api_rejects_the_request_is_isolated_from_the_others(harness: Harness) {
     for code in [10007, 10004] {
         let harness = harness.fresh().await;
         harness.create("Public", "a b c d e f");
         complete(&harness).await;
         harness.dissolve("b c d e");
-        // The request for b c d e, then for b c, then for b.
+        // These are the requests about b c d e, b c, and b.
         harness.api.script(At::InfoRequest(1), Fault::ErrorCode(code));
         harness.api.script(At::InfoRequest(2), Fault::ErrorCode(code));
         harness.api.script(At::InfoRequest(4), Fault::ErrorCode(code));
@@ -192,7 +192,7 @@ async fn a_failed_or_unusable_answer_deletes_nothing(harness: Harness) {
         let report = complete(&harness).await;
         assert_eq!((report.events.vanished, report.withheld), (0, 0), "{fault:?}");
         assert_eq!(missing(&harness).await, ["b"], "{fault:?}");
-        assert_eq!(asked_counts(&report)[1..3], [0, 0], "{fault:?}");
+        assert_eq!(lookup_counts(&report)[1..3], [0, 0], "{fault:?}");
         harness.api.clear_faults();
         complete(&harness).await;
         assert_eq!(deleted(&harness).await, ["b"], "{fault:?}");
@@ -216,7 +216,7 @@ async fn answers_in_another_order_are_matched_to_their_groups(harness: Harness) 
     harness.api.hide(&["c"]);
     harness.api.script(At::Info, Fault::OtherOrder);
     let report = complete(&harness).await;
-    assert_eq!(asked_counts(&report), [3, 2, 1, 0, 0]);
+    assert_eq!(lookup_counts(&report), [3, 2, 1, 0, 0]);
     assert_eq!(deleted(&harness).await, ["b", "d"]);
 }
 
@@ -228,13 +228,16 @@ async fn groups_not_asked_about_because_of_throttling_are_asked_about_later(harn
     complete(&harness).await;
     harness.api.dissolve_some(144);
     let report = complete(&harness).await;
-    let [asked, confirmed, .., unasked] = asked_counts(&report);
-    assert!(asked == confirmed && unasked >= 48, "{:?}", report.asked);
+    let [asked, confirmed, .., unasked] = lookup_counts(&report);
+    assert!(asked == confirmed && unasked >= 48, "{:?}", report.lookups);
     assert_eq!((confirmed.cast_signed(), report.missing), (report.events.vanished, unasked));
     let begun = Instant::now();
     while harness.live().await.len() > 256 {
         complete(&harness).await;
-        assert!(begun.elapsed() < Duration::from_mins(1), "the rest is never asked about");
+        assert!(
+            begun.elapsed() < Duration::from_mins(1),
+            "the remaining groups were not looked up within a minute"
+        );
     }
     harness.assert_table_matches_api().await;
 }
@@ -248,7 +251,7 @@ async fn a_single_candidate_reported_as_an_illegal_id_is_held_after_three_crawls
     harness.api.script(At::Info, Fault::GroupCode("b".to_owned(), 10015));
     for _ in 0..2 {
         let report = complete(&harness).await;
-        assert_eq!(asked_counts(&report), [1, 0, 0, 1, 0]);
+        assert_eq!(lookup_counts(&report), [1, 0, 0, 1, 0]);
         assert_eq!(missing(&harness).await, ["b"]);
     }
     let report = harness.crawl().await;
@@ -276,15 +279,15 @@ async fn a_listed_control_that_was_dissolved_is_replaced(harness: Harness) {
     harness.create("Public", "a b c d e f");
     complete(&harness).await;
     harness.dissolve("b");
-    let asked_before = harness.requests_so_far();
+    let before = harness.requests_so_far();
     harness.api.on_request(|api, request| {
         if request.call == Call::Info && request.nth_of_call <= 2 {
             api.dissolve(request.groups.last().unwrap());
         }
     });
     let report = complete(&harness).await;
-    assert_eq!(info_requests(&harness, asked_before), [3, 3, 3], "two controls were replaced");
-    assert_eq!((asked_counts(&report), deleted(&harness).await), ([1, 1, 0, 0, 0], vec!["b".to_owned()]));
+    assert_eq!(info_requests(&harness, before), [3, 3, 3], "two controls were replaced");
+    assert_eq!((lookup_counts(&report), deleted(&harness).await), ([1, 1, 0, 0, 0], vec!["b".to_owned()]));
     complete(&harness).await;
     harness.assert_table_matches_api().await;
 }
@@ -298,7 +301,7 @@ async fn an_existing_group_that_lists_lack_is_asked_about_after_1_2_4_8_16_and_2
         let before = harness.requests_so_far();
         let report = complete(&harness).await;
         let is_asked = !info_requests(&harness, before).is_empty();
-        assert_eq!(report.asked.spared, u64::from(is_asked));
+        assert_eq!(report.lookups.spared, u64::from(is_asked));
         if is_asked {
             asked_in.push(crawl);
         }
@@ -323,7 +326,7 @@ async fn an_emptied_app_is_settled_by_one_crawl(harness: Harness) {
             harness.dissolve(&numbered("public", 0..groups));
             let report = complete(&harness).await;
             let gone = u64::from(groups);
-            assert_eq!(asked_counts(&report), [gone, gone, 0, 0, 0], "{configured:?}");
+            assert_eq!(lookup_counts(&report), [gone, gone, 0, 0, 0], "{configured:?}");
             harness.assert_table_matches_api().await;
         }
     }
@@ -341,7 +344,7 @@ async fn a_large_loss_is_held_and_later_crawls_confirm_or_release_but_never_dele
     harness.api.script(At::InfoRequests(2..=u64::MAX), Fault::ErrorCode(60011));
     let report = harness.crawl().await;
     assert_eq!(outcome(&report), "complete guard", "{}", reason_text(&report));
-    let [_, confirmed, spared, _, unasked] = asked_counts(&report);
+    let [_, confirmed, spared, _, unasked] = lookup_counts(&report);
     assert_eq!((confirmed + spared, unasked), (48, 480 - 48));
     assert_eq!((report.withheld, report.withheld_confirmed), (480 - spared, confirmed));
     harness.api.clear_faults();

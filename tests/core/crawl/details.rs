@@ -1,5 +1,5 @@
-//! The details of groups: what is requested and in which order, what is written, and what readers
-//! see.
+//! The details of groups: which are requested and in which order, which are written, and which
+//! readers see.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ crawl_tests! {
     unchanged_details_are_not_written_and_their_time_follows_the_last_request,
     a_changed_detail_is_written,
     details_are_requested_again_when_they_are_older_than_the_limit,
-    new_groups_are_asked_about_before_the_others_are_due,
+    the_details_of_new_groups_are_requested_before_the_others_are_due,
     a_group_that_returns_has_the_time_of_its_own_request,
-    a_run_that_is_cut_off_continues_where_it_stopped,
+    an_interrupted_run_continues_where_it_stopped,
     two_processes_do_not_refresh_the_same_app_at_once,
-    a_process_that_ended_is_replaced_after_its_claim_expires,
+    the_claim_of_a_process_that_ended_is_taken_over_after_it_expires,
     names_that_a_database_cannot_store_are_repaired,
     a_live_room_has_no_member_count,
     a_group_that_vanishes_after_it_was_listed_gets_no_row,
@@ -69,10 +69,10 @@ async fn expire_claims(harness: &Harness) {
 }
 
 /// Returns the ids of each `get_group_info` request after request number `skip`.
-fn asked_after(harness: &Harness, skip: u64) -> Vec<Vec<String>> {
+fn requested_after(harness: &Harness, skip: u64) -> Vec<Vec<String>> {
     let requests = harness.api.requests();
-    let asked = requests.into_iter().filter(|request| request.number > skip && request.call == Call::Info);
-    asked.map(|request| request.groups).collect()
+    let info = requests.into_iter().filter(|request| request.number > skip && request.call == Call::Info);
+    info.map(|request| request.groups).collect()
 }
 
 async fn the_details_of_every_live_group_are_stored(harness: Harness) {
@@ -126,13 +126,13 @@ async fn details_are_requested_again_when_they_are_older_than_the_limit(harness:
     let requests_before = harness.requests_so_far();
     harness.set_clock_by(23);
     refresher.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, requests_before), Vec::<Vec<String>>::new());
+    assert_eq!(requested_after(&harness, requests_before), Vec::<Vec<String>>::new());
     harness.set_clock_by(2);
     refresher.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, requests_before), [["a", "b"]]);
+    assert_eq!(requested_after(&harness, requests_before), [["a", "b"]]);
 }
 
-async fn new_groups_are_asked_about_before_the_others_are_due(harness: Harness) {
+async fn the_details_of_new_groups_are_requested_before_the_others_are_due(harness: Harness) {
     let harness = crawled(harness, "b d").await;
     let refresher = harness.details_refresher();
     refresher.refresh_due().await.unwrap();
@@ -141,7 +141,7 @@ async fn new_groups_are_asked_about_before_the_others_are_due(harness: Harness) 
     harness.set_clock_by(24);
     let requests_before = harness.requests_so_far();
     refresher.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, requests_before), [vec!["a", "c"], vec!["a", "b", "c", "d"]]);
+    assert_eq!(requested_after(&harness, requests_before), [vec!["a", "c"], vec!["a", "b", "c", "d"]]);
     assert_eq!(harness.lines(TIMES).await.len(), 4);
 }
 
@@ -158,7 +158,7 @@ async fn a_group_that_returns_has_the_time_of_its_own_request(harness: Harness) 
     assert_eq!(
         harness.value(as_of).await,
         before_deletion,
-        "it was deleted when the others were asked about"
+        "it was deleted when the details of the others were requested"
     );
     harness.create("Public", "a");
     harness.crawl().await;
@@ -167,7 +167,7 @@ async fn a_group_that_returns_has_the_time_of_its_own_request(harness: Harness) 
     assert!(harness.value(as_of).await > before_deletion);
 }
 
-async fn a_run_that_is_cut_off_continues_where_it_stopped(harness: Harness) {
+async fn an_interrupted_run_continues_where_it_stopped(harness: Harness) {
     let mut harness = harness;
     harness.page_limit = 500;
     harness.details = Some(DetailsPolicy { requests_per_second: 1, ..POLICY });
@@ -182,7 +182,7 @@ async fn a_run_that_is_cut_off_continues_where_it_stopped(harness: Harness) {
     let requests_before = harness.requests_so_far();
     expire_claims(&harness).await;
     refresh(&harness).await;
-    let asked: Vec<usize> = asked_after(&harness, requests_before).iter().map(Vec::len).collect();
+    let asked: Vec<usize> = requested_after(&harness, requests_before).iter().map(Vec::len).collect();
     assert_eq!(asked, [50, 50, 30]);
     assert_eq!(harness.value("SELECT count(*) FROM group_details").await, "330");
 }
@@ -199,23 +199,23 @@ async fn two_processes_do_not_refresh_the_same_app_at_once(harness: Harness) {
         drop(held);
     };
     tokio::join!(refreshing, refused);
-    assert_eq!(asked_after(&harness, requests_before), [["a", "b"]]);
+    assert_eq!(requested_after(&harness, requests_before), [["a", "b"]]);
     harness.set_clock_by(25);
     one.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, requests_before).len(), 2);
+    assert_eq!(requested_after(&harness, requests_before).len(), 2);
 }
 
-async fn a_process_that_ended_is_replaced_after_its_claim_expires(harness: Harness) {
+async fn the_claim_of_a_process_that_ended_is_taken_over_after_it_expires(harness: Harness) {
     let harness = crawled(harness, "a b").await;
     refresh(&harness).await;
     harness.set_clock_by(25);
     let requests_before = harness.requests_so_far();
     let successor = harness.details_refresher();
     successor.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, requests_before).len(), 0);
+    assert_eq!(requested_after(&harness, requests_before).len(), 0);
     expire_claims(&harness).await;
     successor.refresh_due().await.unwrap();
-    assert_eq!(asked_after(&harness, requests_before).len(), 1);
+    assert_eq!(requested_after(&harness, requests_before).len(), 1);
 }
 
 async fn names_that_a_database_cannot_store_are_repaired(harness: Harness) {
@@ -283,8 +283,8 @@ async fn a_throttled_or_refused_request_fails_and_writes_nothing(harness: Harnes
         let requests_before = harness.requests_so_far();
         harness.api.script(At::Info, Fault::ErrorCode(code));
         harness.details_refresher().refresh_due().await.unwrap_err();
-        assert_eq!(asked_after(&harness, requests_before).len(), 1, "{code}");
-        assert_eq!(outcome(&harness.crawl().await), "complete", "crawls go on");
+        assert_eq!(requested_after(&harness, requests_before).len(), 1, "{code}");
+        assert_eq!(outcome(&harness.crawl().await), "complete", "crawls continue");
         harness.api.clear_faults();
         expire_claims(&harness).await;
     }
@@ -323,7 +323,7 @@ async fn a_crawl_stores_the_details_of_the_groups_that_it_looked_up(harness: Har
     let harness = crawled(harness, "a b c").await;
     harness.api.hide(&["a"]);
     let report = harness.crawl().await;
-    assert_eq!(report.asked.spared, 1);
+    assert_eq!(report.lookups.spared, 1);
     // The listed control of the batch exists too.
     let known = harness.lines("SELECT group_id, name FROM group_details ORDER BY group_id").await;
     assert_eq!((known.len(), known[0].as_str()), (2, "a A"));

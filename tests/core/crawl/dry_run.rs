@@ -167,8 +167,8 @@ async fn a_dry_run_asks_about_candidates_too(harness: Harness) {
     harness.dissolve("c");
     let (dry_run, changes) = harness.dry_run().await;
     assert_eq!(
-        (dry_run.asked.spared, changes),
+        (dry_run.lookups.spared, changes),
         (1, vec!["b retyped Public>Own".to_owned(), "c vanished Public>NULL".to_owned()])
     );
-    assert_eq!(harness.crawl_after_dry_run().await.asked.spared, 1);
+    assert_eq!(harness.crawl_after_dry_run().await.lookups.spared, 1);
 }

@@ -135,11 +135,14 @@ async fn totals_that_count_fewer_groups_nominate_those_of_types_without_a_pass(m
         harness.dissolve("a");
         harness.create("Public", "d");
     });
-    let asked = steady.await.asked;
-    assert_eq!((asked.asked, asked.confirmed), (1, 1));
+    let lookups = steady.await.lookups;
+    assert_eq!((lookups.asked, lookups.confirmed), (1, 1));
     let mut harness = harness.fresh().await;
     let shrunk = crawled_without_two_types(&mut harness, |harness| harness.dissolve("b x")).await;
-    assert_eq!((outcome(&shrunk).as_str(), shrunk.events.vanished, shrunk.asked.spared), ("complete", 2, 2));
+    assert_eq!(
+        (outcome(&shrunk).as_str(), shrunk.events.vanished, shrunk.lookups.spared),
+        ("complete", 2, 2)
+    );
     let expected = ["a Public", "b Private deleted", "c Private", "x ChatRoom deleted", "y ChatRoom"];
     assert_eq!(harness.table().await, expected);
 }

@@ -4,7 +4,7 @@ use harness::crawl::{Harness, group_types};
 use harness::crawl_tests;
 use tim_group_sync::simulator::{At, Fault};
 
-use crate::confirmation::{asked_counts, complete, numbered};
+use crate::confirmation::{complete, lookup_counts, numbered};
 
 crawl_tests! {
     the_last_groups_of_a_type_that_is_no_longer_configured_vanish,
@@ -33,8 +33,8 @@ async fn the_last_groups_of_a_type_that_is_no_longer_configured_vanish(mut harne
 
 async fn every_group_gets_its_type_back_after_the_filter_was_ignored(mut harness: Harness) {
     harness.page_limit = 100;
-    // The filter is ignored in the first crawl, which stores each group under the type of its list,
-    // or in a later crawl.
+    // The API ignores the filter in the first crawl, which stores each group under the type of its
+    // list, or in a later crawl.
     for crawls_before in [0, 1] {
         let mut harness = harness.fresh().await;
         harness.page_limit = 100;
@@ -88,7 +88,7 @@ async fn without_configured_types_no_type_is_stored(mut harness: Harness) {
     harness.api.hide(&["b", "d"]);
     harness.create("Own", "own");
     let report = complete(&harness).await;
-    assert_eq!(asked_counts(&report), [3, 1, 2, 0, 0]);
+    assert_eq!(lookup_counts(&report), [3, 1, 2, 0, 0]);
     let table = ["a NULL deleted", "b NULL", "c NULL", "d NULL", "e NULL", "f NULL", "own NULL"];
     assert_eq!(harness.table().await, table);
 }

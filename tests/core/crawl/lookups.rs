@@ -40,8 +40,11 @@ async fn candidates_are_asked_about_in_requests_of_fifty_ids_two_of_which_are_co
     harness.create("Private", "r");
     let before = harness.requests_so_far();
     let report = harness.crawl().await;
-    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.asked.spared), ("complete", 60, 0));
-    assert_eq!((report.asked.asked, report.asked.confirmed), (60, 60));
+    assert_eq!(
+        (outcome(&report).as_str(), report.events.vanished, report.lookups.spared),
+        ("complete", 60, 0)
+    );
+    assert_eq!((report.lookups.asked, report.lookups.confirmed), (60, 60));
     let mut requests = harness.requests_after(before);
     // Both `get_group_info` requests are in flight at the same time, so their order is arbitrary.
     requests[4..].sort();
@@ -60,7 +63,7 @@ async fn an_unlisted_group_that_exists_is_kept_as_if_listed(harness: Harness) {
     harness.dissolve("c");
     let report = harness.crawl().await;
     assert_eq!(
-        (outcome(&report).as_str(), report.events.vanished, report.asked.spared, report.missing),
+        (outcome(&report).as_str(), report.events.vanished, report.lookups.spared, report.missing),
         ("complete", 1, 1, 0)
     );
     assert_eq!(harness.table().await, ["a Public", "b Public", "c Public deleted"]);
@@ -70,11 +73,11 @@ async fn an_unlisted_group_that_exists_is_kept_as_if_listed(harness: Harness) {
     assert_eq!(harness.value("SELECT spared FROM crawls WHERE crawl_id = 2").await, "1");
     harness.assert_table_matches_api().await;
     // As long as no list has the group, it is asked about again, after 1, 2, 4 … crawls.
-    assert_eq!(harness.crawl().await.asked.spared, 1);
+    assert_eq!(harness.crawl().await.lookups.spared, 1);
     harness.dissolve("b");
-    assert_eq!(harness.crawl().await.asked.asked, 0);
+    assert_eq!(harness.crawl().await.lookups.asked, 0);
     assert_eq!(harness.table().await[1], "b Public");
-    assert_eq!(harness.crawl().await.asked.confirmed, 1);
+    assert_eq!(harness.crawl().await.lookups.confirmed, 1);
     assert_eq!(harness.table().await[1], "b Public deleted");
 }
 
@@ -85,13 +88,13 @@ async fn a_missing_group_that_a_later_crawl_finds_existing_is_no_longer_missing(
     // Page 1 was a b c. Page 2 begins with the fourth of b c d e f g, and skips d.
     harness.during_request(3, |api| assert!(api.dissolve("a")));
     harness.api.script(At::Info, Fault::GroupCode("d".to_owned(), 10002));
-    assert_eq!(harness.crawl().await.asked.unlearned, 1);
+    assert_eq!(harness.crawl().await.lookups.unlearned, 1);
     assert_eq!(harness.table().await[3], "d Public missing");
     harness.api.clear_faults();
     // The next list is shifted too and skips f. It also lacks d again.
     harness.api.hide(&["d"]);
     harness.during_request(3, |api| assert!(api.dissolve("b")));
-    assert_eq!(harness.crawl().await.asked.spared, 2);
+    assert_eq!(harness.crawl().await.lookups.spared, 2);
     assert_eq!(harness.table().await[3], "d Public");
     assert_eq!(harness.lines("SELECT event FROM group_events WHERE group_id = 'd'").await, [""; 0]);
 }
@@ -104,12 +107,12 @@ async fn the_type_of_an_existing_group_is_learned_from_the_answer(harness: Harne
     harness.api.retype("b", "Own");
     harness.api.hide(&["a", "b"]);
     let report = harness.crawl_after_dry_run().await;
-    assert_eq!((report.asked.spared, report.events.retyped), (2, 2));
+    assert_eq!((report.lookups.spared, report.events.retyped), (2, 2));
     assert_eq!(harness.table().await, ["a Public", "b Own", "c Private"]);
     assert_eq!(harness.events().await, ["2 a retyped Private>Public", "2 b retyped Private>Own"]);
     // If the answer has no types, the stored types are kept.
     harness.api.script(At::Info, Fault::NoGroupTypes);
-    assert_eq!(harness.crawl().await.asked.spared, 2);
+    assert_eq!(harness.crawl().await.lookups.spared, 2);
     assert_eq!(harness.table().await, ["a Public", "b Own", "c Private"]);
 }
 
@@ -118,7 +121,7 @@ async fn without_group_types_the_types_in_answers_are_not_stored(mut harness: Ha
     harness.create("Private", "a b c");
     harness.crawl().await;
     harness.api.hide(&["a", "b"]);
-    assert_eq!(harness.crawl_after_dry_run().await.asked.spared, 2);
+    assert_eq!(harness.crawl_after_dry_run().await.lookups.spared, 2);
     assert_eq!(harness.table().await, ["a NULL", "b NULL", "c NULL"]);
     assert_eq!(harness.events().await, [""; 0]);
 }
@@ -226,7 +229,7 @@ async fn groups_that_the_guard_withholds_are_asked_about_and_marked_confirmed(mu
         (outcome(&report).as_str(), report.withheld, report.events.vanished),
         ("complete guard", 3, 1)
     );
-    assert_eq!((report.asked.confirmed, report.withheld_confirmed), (4, 3));
+    assert_eq!((report.lookups.confirmed, report.withheld_confirmed), (4, 3));
     let mut asking = info_requests(&harness.requests_after(before));
     asking.sort();
     assert_eq!(asking, ["about 3", "about 5"]);
@@ -241,7 +244,10 @@ async fn the_code_of_an_answer_is_ignored_if_it_has_entries_for_its_groups(harne
     harness.api.hide(&["c"]);
     harness.api.script(At::Info, Fault::CodeBesideGroups(10007));
     let report = harness.crawl().await;
-    assert_eq!((outcome(&report).as_str(), report.events.vanished, report.asked.spared), ("complete", 1, 1));
+    assert_eq!(
+        (outcome(&report).as_str(), report.events.vanished, report.lookups.spared),
+        ("complete", 1, 1)
+    );
     harness.assert_table_matches_api().await;
 }
 

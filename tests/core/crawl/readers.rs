@@ -100,7 +100,7 @@ async fn spans_have_the_time_from_which_they_are_complete(mut harness: Harness) 
     let report = harness.crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &CancellationToken::new()).await;
     assert_eq!(outcome(&report.unwrap()), "complete");
     let spans = "SELECT group_id, substr(CAST(complete_from AS TEXT), 1, 10) FROM group_spans";
-    assert_eq!(harness.lines(spans).await, ["a 2026-03-04"], "both lives of b are removed with it");
+    assert_eq!(harness.lines(spans).await, ["a 2026-03-04"], "both spans of b are removed with its row");
 }
 
 const MONTHS: &str =
@@ -139,7 +139,7 @@ async fn a_month_has_its_peak_its_last_count_and_its_growth(harness: Harness) {
 async fn months_follow_the_time_zone_of_the_schedule(mut harness: Harness) {
     harness.timezone = Tz::Asia__Shanghai;
     harness.create("Public", "a");
-    harness.clock.set("2026-03-31T17:00:00Z".parse().unwrap()); // the first of April there
+    harness.clock.set("2026-03-31T17:00:00Z".parse().unwrap()); // 1 April in Shanghai
     harness.crawl().await;
     let months = "SELECT DISTINCT month, timezone FROM monthly_counts";
     assert_eq!(harness.lines(months).await, ["2026-04 Asia/Shanghai"]);

@@ -13,25 +13,25 @@ use tim_group_sync::policy::DetailsPolicy;
 crawl_tests! {
     the_churn_of_an_app_is_not_the_sum_of_its_types,
     a_week_is_named_by_its_monday,
-    the_median_lifetime_has_the_groups_that_still_live,
+    the_median_lifetime_includes_groups_that_are_still_live,
     groups_that_were_live_at_a_time_are_found_by_their_spans,
     the_apis_statistics_are_compared_with_the_table,
-    an_own_table_is_compared_in_both_directions,
+    a_table_of_the_reader_is_compared_in_both_directions,
     a_cohort_counts_the_groups_that_reached_an_age,
-    details_tell_idle_big_and_abandoned_groups_and_their_true_age,
+    details_show_idle_large_and_abandoned_groups_and_when_they_were_created,
 }
 
 const DOCUMENT: &str = include_str!("../../../docs/schema.md");
 
-/// Returns the query after a sentence of the document, for the engine of the harness.
+/// Returns the first query after a sentence of the document, for the engine of the harness.
 fn recipe(harness: &Harness, sentence: &str) -> String {
     let (_, after) = DOCUMENT.split_once(sentence).unwrap_or_else(|| panic!("no recipe {sentence:?}"));
     let engine = match harness.db.location {
         Location::Sqlite(_) => "```sql sqlite\n",
         Location::Postgres(_) => "```sql postgres\n",
     };
-    let place = |fence: &str| after.find(fence).map(|at| (at, fence.len()));
-    let (at, fence) = [place("```sql\n"), place(engine)].into_iter().flatten().min().unwrap();
+    let find = |fence: &str| after.find(fence).map(|at| (at, fence.len()));
+    let (at, fence) = [find("```sql\n"), find(engine)].into_iter().flatten().min().unwrap();
     let code = &after[at + fence..];
     code[..code.find("```").unwrap()].to_owned()
 }
@@ -47,7 +47,7 @@ async fn the_churn_of_an_app_is_not_the_sum_of_its_types(harness: Harness) {
     harness.set_clock_by(24);
     harness.dissolve("a b p");
     harness.crawl().await;
-    // Days of 10 and 7 live groups: 3 of 8.5 on average.
+    // 3 groups vanished. The two days have 10 and 7 live groups, 8.5 on average.
     assert_eq!(lines(&harness, "How much churn did the app have in a window?").await, ["3 35.3"]);
 }
 
@@ -84,7 +84,7 @@ async fn a_week_is_named_by_its_monday(harness: Harness) {
     assert_eq!(weeks, ["2026-02-23 0 NULL", "2026-03-02 2 -2"]);
 }
 
-async fn the_median_lifetime_has_the_groups_that_still_live(harness: Harness) {
+async fn the_median_lifetime_includes_groups_that_are_still_live(harness: Harness) {
     harness.clock.set(Clock::system().now() - chrono::TimeDelta::days(100));
     harness.crawl().await;
     harness.create("Public", "a b c d e");
@@ -98,8 +98,8 @@ async fn the_median_lifetime_has_the_groups_that_still_live(harness: Harness) {
     let median = lines(&harness, "How long do groups live?").await.remove(0);
     let fields: Vec<&str> = median.split(' ').collect();
     let hours: f64 = fields[1].parse().unwrap();
-    // a and b lived for half a day, c for a day and more, d and e still live. The median of the
-    // deleted groups is half a day.
+    // a and b existed for half a day, c for more than a day. d and e are still live. The median of
+    // the deleted groups alone would be half a day.
     assert!((28.0..34.0).contains(&hours) && fields[0] == "Public" && fields[2] == "0", "{median}");
     harness.api.create("Public", "late");
     harness.crawl().await;
@@ -123,7 +123,7 @@ async fn groups_that_were_live_at_a_time_are_found_by_their_spans(harness: Harne
     );
 }
 
-async fn an_own_table_is_compared_in_both_directions(harness: Harness) {
+async fn a_table_of_the_reader_is_compared_in_both_directions(harness: Harness) {
     harness.api.create("Public", "@TGS#2J4SZEAEL");
     harness.api.create("Public", "@TGS#new");
     harness.crawl().await;
@@ -143,10 +143,14 @@ async fn a_cohort_counts_the_groups_that_reached_an_age(harness: Harness) {
     harness.dissolve("b");
     harness.crawl().await;
     let cohorts = lines(&harness, "How many groups of each week are still live").await;
-    assert_eq!(cohorts, ["2026-03-02 3 3 2 1"], "c lives on: the clock of the database is months later");
+    assert_eq!(
+        cohorts,
+        ["2026-03-02 3 3 2 1"],
+        "c is still live, and by the clock of the database it is months old"
+    );
 }
 
-async fn details_tell_idle_big_and_abandoned_groups_and_their_true_age(mut harness: Harness) {
+async fn details_show_idle_large_and_abandoned_groups_and_when_they_were_created(mut harness: Harness) {
     let now = Clock::system().now();
     harness.clock.set(now - chrono::TimeDelta::days(2));
     harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });

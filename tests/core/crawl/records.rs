@@ -78,7 +78,7 @@ async fn daily_counts_add_up_the_crawls_of_a_day_in_the_schedules_time_zone(mut 
     let first_day = ["2026-03-01 Private 1 1 0 0 0 1", "2026-03-01 Public 1 1 1 1 0 0"];
     assert_eq!(harness.lines(days).await, first_day);
     for _ in 0..5 {
-        harness.crawl().await; // … 24:00
+        harness.crawl().await; // until 24:00
     }
     harness.create("Public", "a");
     harness.crawl().await;

@@ -75,7 +75,7 @@ async fn the_first_fetch_stores_30_days_and_later_ones_happen_once_a_day_of_beij
     crawl_after(&harness, "2026-03-01T15:00:00Z").await;
     assert_eq!(fetches(&harness), 2, "a new day has begun in Beijing");
     assert_eq!(harness.lines(days).await, ["31 2026-01-30 2026-03-01"]);
-    // Another process finds in the database that the fetch of this day was made.
+    // Another process reads from the database that the statistics of this day were fetched.
     harness.prepare_crawl();
     let stop = CancellationToken::new();
     harness.new_crawler().crawl(ON_COMMAND, WhenBusy::GiveUp, &stop).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_refusal_is_logged_once_and_the_crawl_is_complete(harness: Harness) {
     harness.api.clear_faults();
     harness.api.script(At::Statistics, Fault::ErrorCode(10007));
     harness.crawl().await;
-    assert_eq!(logged(" WARN ", failed), 2, "another code is another state");
+    assert_eq!(logged(" WARN ", failed), 2, "another error code is logged as another problem");
     assert_eq!((logged(" INFO ", again), figures(&harness).await.len()), (0, 0));
     harness.api.clear_faults();
     harness.crawl().await;

@@ -5,7 +5,7 @@ use harness::crawl_tests;
 use tim_group_sync::simulator::{At, Cursor, Fault, Listing, Order, Settings};
 
 crawl_tests! {
-    a_group_that_a_growing_list_lacks_is_missing_first_and_vanishes_when_lacking_again,
+    a_group_that_a_growing_list_lacks_is_missing_and_vanishes_when_the_next_list_lacks_it,
     a_group_that_two_moving_lists_lack_has_vanished,
     an_existing_group_skipped_by_a_shifting_list_is_missing_until_it_is_listed_again,
     a_group_that_a_shifting_list_repeats_makes_the_pass_moving,
@@ -19,7 +19,7 @@ crawl_tests! {
     a_list_without_a_total_count_proves_nothing,
 }
 
-async fn a_group_that_a_growing_list_lacks_is_missing_first_and_vanishes_when_lacking_again(
+async fn a_group_that_a_growing_list_lacks_is_missing_and_vanishes_when_the_next_list_lacks_it(
     mut harness: Harness,
 ) {
     harness.deletion.confirm = false;

@@ -116,7 +116,7 @@ async fn groups_of_a_baseline_have_no_lifetime(harness: Harness) {
 }
 
 async fn crawls_are_counted_by_day_in_the_schedules_time_zone(mut harness: Harness) {
-    harness.timezone = Tz::Asia__Shanghai; // eight hours ahead: the first crawl is at 17:00 there
+    harness.timezone = Tz::Asia__Shanghai; // UTC+8: the first crawl is at 17:00 local time
     harness.create("Public", "a b c d e");
     let first = harness.crawl().await;
     harness.fault_at_request(1, Fault::ErrorCode(60021));
@@ -124,7 +124,7 @@ async fn crawls_are_counted_by_day_in_the_schedules_time_zone(mut harness: Harne
     let stopped = CancellationToken::new();
     stopped.cancel();
     assert_eq!(outcome(&harness.crawl_until_cancelled(&stopped).await), "cancelled cancelled");
-    harness.set_clock_by(5); // it is a new day there and none in UTC
+    harness.set_clock_by(5); // a new day in Shanghai, the same day in UTC
     harness.fault_at_request(2, Fault::EarlyEnd);
     harness.crawl().await;
     let days = "SELECT day, crawls, complete, incomplete, failed, cancelled FROM daily_crawls ORDER BY day";

@@ -95,7 +95,7 @@ async fn a_list_that_ends_early_with_a_matching_count_deletes_nothing(harness: H
             let report = complete(&harness).await;
             assert_eq!(report.listed, 120 - lacking);
             let expected = if confirm { (lacking, 0) } else { (0, lacking) };
-            assert_eq!((report.asked.spared, report.missing), expected, "{configured:?}");
+            assert_eq!((report.lookups.spared, report.missing), expected, "{configured:?}");
             assert_eq!(deleted(&harness).await, [""; 0]);
             complete(&harness).await;
             assert_eq!(missing(&harness).await, [""; 0]);

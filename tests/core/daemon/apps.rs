@@ -57,7 +57,8 @@ async fn the_database_records_which_apps_are_configured() {
         prod.add_app([harness.plan(&harness.api, &CAUGHT_UP), harness.plan(&api, &OTHER)], OTHER.app);
     other.wait_for_crawls(2).await;
     let configured = async || {
-        let (_, rows) = harness.store.read("SELECT app FROM app_status WHERE configured = 1").await.unwrap();
+        let (_, rows) =
+            harness.store.query_as_text("SELECT app FROM app_status WHERE configured = 1").await.unwrap();
         rows.concat().join(" ")
     };
     assert_eq!(configured().await, "prod other");
@@ -99,7 +100,7 @@ async fn a_running_crawl_keeps_its_settings_and_the_next_one_has_the_new_ones() 
     daemon.trigger.fire();
     daemon.wait_for_crawls(2).await;
     let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
-    let (_, passes) = harness.store.read(passes).await.unwrap();
+    let (_, passes) = harness.store.query_as_text(passes).await.unwrap();
     assert_eq!(passes, [["1", "Public"], ["2", "Private"]]);
 }
 
@@ -174,7 +175,7 @@ async fn an_app_keeps_its_key_if_a_reload_cannot_read_the_new_one_and_gets_it_la
     }
     assert!(prod.problems().is_empty());
     let passes = "SELECT crawl_id, group_type FROM type_counts ORDER BY crawl_id";
-    let (_, passes) = harness.store.read(passes).await.unwrap();
+    let (_, passes) = harness.store.query_as_text(passes).await.unwrap();
     assert_eq!(passes, [["1", "Public"], ["2", "Public"], ["3", "Private"]]);
 }
 
@@ -253,7 +254,7 @@ async fn fifty_apps_are_crawled_independently_even_if_some_of_them_fail() {
     assert!(failing.last_report.is_some_and(|report| report.status.as_str() == "failed"));
     assert!(matches!(hangs.phase, Phase::Crawling { .. }));
     let served = "SELECT count(DISTINCT app), count(*) FROM crawls WHERE status = 'complete'";
-    let (_, served) = harness.store.read(served).await.unwrap();
+    let (_, served) = harness.store.query_as_text(served).await.unwrap();
     assert_eq!(served, [["46", "92"]]);
     drop(hanging);
     let [first, ..] = daemons;

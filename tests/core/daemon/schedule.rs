@@ -451,7 +451,8 @@ async fn with_real_alarms_and_real_time_every_tick_is_crawled() {
         .await;
     assert_eq!(daemon.stop().await, Ending::Requested);
     wakes.stop().await;
-    let (_, ticks) = harness.store.read("SELECT count(DISTINCT due_at), count(*) FROM crawls").await.unwrap();
+    let (_, ticks) =
+        harness.store.query_as_text("SELECT count(DISTINCT due_at), count(*) FROM crawls").await.unwrap();
     assert_eq!(ticks[0][0], ticks[0][1]);
     assert_eq!(harness.logged("woken late"), 0);
 }

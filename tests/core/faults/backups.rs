@@ -1,4 +1,4 @@
-//! Backups and restores beside crawls that end or are killed, with open readers.
+//! Backups and restores during crawls that end or are killed, with open readers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use sqlx::{ConnectOptions as _, Executor as _};
 use tim_group_sync::clock::Clock;
 use tim_group_sync::simulator::At;
 
-/// Number of requests of a crawl in this test: the counts, four pages, and one question.
+/// The number of requests of a crawl in this test: two of the app's total, four pages, and one
+/// lookup.
 const REQUESTS: u64 = 6;
 
 const ENDED: &str = "SELECT crawl_id FROM crawls WHERE status <> 'running' ORDER BY crawl_id";
@@ -38,7 +39,7 @@ impl Consumer {
     }
 
     /// Asserts that the consumer has read every event of the database with its current values.
-    async fn assert_nothing_missed(&self, database: &Path) {
+    async fn assert_all_events_read(&self, database: &Path) {
         for row in rows(database, EVENTS).await {
             let read = self.read.get(&row[0].parse().unwrap());
             assert_eq!(read.map(Vec::as_slice), Some(&row[1..]), "event {}", row[0]);
@@ -90,7 +91,7 @@ impl Campaign {
 
     /// Backs up while a crawl is held at a request, then kills the crawl or lets it end. Also
     /// returns a reader that has the database open.
-    async fn back_up_beside_a_crawl(&mut self, round: u64, killed: bool) -> (PathBuf, SqliteConnection) {
+    async fn back_up_during_a_crawl(&mut self, round: u64, killed: bool) -> (PathBuf, SqliteConnection) {
         self.churn();
         let request = self.program.harness.request(round % REQUESTS + 1);
         let held = self.program.harness.api.hold(At::Request(request));
@@ -135,12 +136,12 @@ fn kill_if_running(mut crawl: std::process::Child) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn backups_and_restores_beside_crawls_kills_and_readers_lose_nothing_that_had_ended() {
+async fn backups_and_restores_during_crawls_lose_no_crawl_that_had_ended() {
     let rounds = campaign::number("BACKUPS", 100, 6);
     let mut campaign = Campaign::begin().await;
     for round in 0..rounds {
         let killed = round % 3 != 2;
-        let (backup, reader) = campaign.back_up_beside_a_crawl(round, killed).await;
+        let (backup, reader) = campaign.back_up_during_a_crawl(round, killed).await;
         if round % 4 == 1 {
             // The restore loses this crawl. The kept database contains it.
             campaign.churn();
@@ -157,7 +158,7 @@ async fn backups_and_restores_beside_crawls_kills_and_readers_lose_nothing_that_
         drop(reader);
 
         campaign.crawl().await;
-        campaign.consumer.assert_nothing_missed(&campaign.database).await;
+        campaign.consumer.assert_all_events_read(&campaign.database).await;
         let harness = &mut campaign.program.harness;
         harness.clock.set(harness.clock.now().max(Clock::system().now()));
         let live = "SELECT count(*) FROM live_groups";

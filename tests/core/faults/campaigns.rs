@@ -99,7 +99,7 @@ impl FaultCampaign {
         let report = self.crawl().await;
         let (live, truth) = (ids(&self.harness.live().await), ids(&self.harness.api.truth()));
         assert!(before.intersection(&truth).all(|id| live.contains(id)), "{what}: {live:?}");
-        let unsettled = report.missing + report.withheld + report.asked.spared;
+        let unsettled = report.missing + report.withheld + report.lookups.spared;
         let proven = report.status == CrawlStatus::Complete && unsettled == 0;
         let other_server = matches!(fault, Fault::Stale | Fault::Partial(_) | Fault::EmptyList);
         if proven && !other_server && *fault != Fault::ErrorCode(10004) {
@@ -120,8 +120,8 @@ impl FaultCampaign {
         // Groups of types without a pass are found by the unfiltered pass, which needs a total that
         // exceeds the typed lists in two consecutive crawls. After an ignored filter these groups
         // must first vanish from the type under which they were listed.
-        let at_most = if *fault == Fault::IgnoreGroupType { 2 } else { 1 };
-        for _ in 0..at_most {
+        let max_crawls = if *fault == Fault::IgnoreGroupType { 2 } else { 1 };
+        for _ in 0..max_crawls {
             if ids(&self.harness.live().await) != ids(&self.harness.api.truth())
                 || self.has_missing_groups().await
             {
@@ -141,10 +141,10 @@ impl FaultCampaign {
         let what = self.script_fault(fault, request, lasting);
         let before = ids(&self.harness.live().await);
         let report = self.crawl().await;
-        let (ending, proviso) = expected.split_once(" (").unwrap_or((expected, ""));
+        let (ending, qualifier) = expected.split_once(" (").unwrap_or((expected, ""));
         assert_eq!(outcome(&report), ending, "{what}: {}", reason_text(&report));
         let (live, truth) = (self.harness.live().await, self.harness.api.truth());
-        match (ending, proviso) {
+        match (ending, qualifier) {
             ("complete", "") => self.harness.assert_table_matches_api().await,
             ("complete", "ids)") => assert_eq!(ids(&live), ids(&truth), "{what}"),
             ("complete", _) => {
@@ -206,9 +206,10 @@ fn all_faults() -> Vec<Fault> {
 /// Runs each fault at each request of a crawl of an app that has, besides seven and four groups of
 /// the configured types, two of a type without a pass.
 ///
-/// Such a crawl counts the app, lists both types, and counts again. The total exceeds the typed
-/// lists, so an unfiltered pass and another count follow. Then it asks about the types of these two
-/// groups, or, in later crawls, about the dissolved group of each configured type.
+/// Such a crawl requests the app's total, lists both types, and requests the total again. The
+/// total exceeds the typed lists, so an unfiltered pass and a third request of the total follow.
+/// Then the first crawl looks up the types of these two groups. Later crawls look up the dissolved
+/// group of each configured type.
 #[expect(clippy::print_stdout, reason = "docs/faults.md gives the number of crawls")]
 async fn assert_recovery_from_every_fault(harness: Harness, lasting: bool) {
     const LISTS: u64 = 13;
@@ -274,7 +275,7 @@ fn info_faults(absent: i64) -> Vec<Fault> {
 /// groups listed under another type or without a configured type, and about a held group.
 struct InfoCampaign {
     harness: Harness,
-    pub(crate) round: u32,
+    round: u32,
 }
 
 impl InfoCampaign {
@@ -309,9 +310,10 @@ impl InfoCampaign {
         harness.create("Private", &format!("private-{}", n + 1));
         harness.api.retype("claimed", if n % 2 == 0 { "Private" } else { "Public" });
         harness.api.retype("strange", if n % 2 == 0 { "Own" } else { "Private" });
-        let asked = harness.api.requests().iter().filter(|request| request.call == Call::Info).count() as u64;
+        let earlier =
+            harness.api.requests().iter().filter(|request| request.call == Call::Info).count() as u64;
         let at =
-            if lasting { At::InfoRequests(asked + nth..=u64::MAX) } else { At::InfoRequest(asked + nth) };
+            if lasting { At::InfoRequests(earlier + nth..=u64::MAX) } else { At::InfoRequest(earlier + nth) };
         harness.api.script(at, fault.clone());
         let report = harness.crawl().await;
         assert_eq!(report.status, CrawlStatus::Complete, "{what}: {}", reason_text(&report));

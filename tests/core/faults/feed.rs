@@ -1,6 +1,6 @@
 //! A property of the change feed: a reader that keeps one cursor for each app reads every event
 //! exactly once. Two apps share a database, two replicas crawl them, crawls are killed, deletions
-//! are approved and undone, and an earlier copy of the database takes its place.
+//! are approved and undone, and the database is replaced by an earlier copy of it.
 
 use std::collections::BTreeSet;
 

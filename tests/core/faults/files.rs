@@ -19,7 +19,8 @@ use tim_group_sync::simulator::At;
 use tim_group_sync::store::{DatabaseLocation, StoreError};
 use tokio_util::sync::CancellationToken;
 
-/// The service after one crawl of five groups, with a copy of the database from then.
+/// A running service after one crawl of five groups, with `copy.db`, a copy of its database at that
+/// time.
 struct Served {
     cli: CliHarness,
     service: Service,
@@ -44,15 +45,15 @@ impl Served {
     }
 
     /// Returns the status and the first line of `/readyz`.
-    async fn ready(&self) -> String {
+    async fn readiness(&self) -> String {
         let (status, _, body) = get(&self.address, "/readyz").await;
         format!("{status}: {}", body.lines().next().unwrap())
     }
 
-    /// Waits until the service is ready. `/readyz` may reuse an earlier check for half a second.
-    async fn is_ready(&self) {
+    /// Waits until the service is ready. `/readyz` may reuse an earlier result for half a second.
+    async fn wait_until_ready(&self) {
         let waiting = async {
-            while self.ready().await != "200 OK: ready" {
+            while self.readiness().await != "200 OK: ready" {
                 tokio::task::yield_now().await;
             }
         };
@@ -63,7 +64,8 @@ impl Served {
         Self { service: self.service.wait_for_log(text).await, ..self }
     }
 
-    async fn crawls_again(self) -> Self {
+    /// Creates a group, and waits until the service has crawled again.
+    async fn crawl_again(self) -> Self {
         self.cli.api.create_many("Public", 1);
         self.service.signal(Signal::USR1);
         self.wait_for_log("crawl complete").await
@@ -71,16 +73,17 @@ impl Served {
 
     /// Stops the service. Asserts that its file is intact and contains these crawls and this many
     /// groups.
-    async fn ends_with(self, crawls: &str, groups: &str) {
+    async fn stop_and_assert(self, crawls: &str, groups: &str) {
         assert_eq!(self.service.stop().await, Some(0));
         let file = self.cli.path("groups.db");
-        assert_eq!(one(&file, "PRAGMA integrity_check").await, "ok");
-        assert_eq!(one(&file, "SELECT group_concat(status, ' ') FROM crawls").await, crawls);
-        assert_eq!(one(&file, "SELECT count(*) FROM live_groups").await, groups);
+        assert_eq!(value(&file, "PRAGMA integrity_check").await, "ok");
+        assert_eq!(value(&file, "SELECT group_concat(status, ' ') FROM crawls").await, crawls);
+        assert_eq!(value(&file, "SELECT count(*) FROM live_groups").await, groups);
     }
 }
 
-async fn one(file: &Path, sql: &str) -> String {
+/// Returns the first value of the first row.
+async fn value(file: &Path, sql: &str) -> String {
     rows(file, sql).await[0][0].clone()
 }
 
@@ -94,45 +97,45 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_moved_away_is_missed_and_used_again_when_it_is_back() {
+async fn a_database_that_is_moved_is_unavailable_until_it_is_moved_back() {
     let served = Served::new().await;
     fs::rename(served.path("groups.db"), served.path("elsewhere.db")).unwrap();
-    let ready = served.ready().await;
+    let ready = served.readiness().await;
     assert!(ready.starts_with("503") && ready.contains("was moved or deleted while it was open"), "{ready}");
     let served = served.wait_for_log("waiting for the database").await;
     assert!(!served.path("groups.db").exists());
     fs::rename(served.path("elsewhere.db"), served.path("groups.db")).unwrap();
     let served = served.wait_for_log("the database is open").await;
-    served.is_ready().await;
-    served.crawls_again().await.ends_with("complete complete", "6").await;
+    served.wait_until_ready().await;
+    served.crawl_again().await.stop_and_assert("complete complete", "6").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_deleted_is_not_created_again_and_a_backup_in_its_place_is_opened() {
-    let served = Served::new().await.crawls_again().await;
+    let served = Served::new().await.crawl_again().await;
     fs::remove_file(served.path("groups.db")).unwrap();
-    assert!(served.ready().await.starts_with("503"));
+    assert!(served.readiness().await.starts_with("503"));
     let served = served.wait_for_log("waiting for the database").await;
-    assert!(served.ready().await.starts_with("503"));
+    assert!(served.readiness().await.starts_with("503"));
     assert!(!served.path("groups.db").exists());
     fs::rename(served.path("copy.db"), served.path("groups.db")).unwrap();
     let served = served.wait_for_log("the database is open").await;
-    served.is_ready().await;
-    served.crawls_again().await.ends_with("complete complete", "7").await;
+    served.wait_until_ready().await;
+    served.crawl_again().await.stop_and_assert("complete complete", "7").await;
 }
 
 /// SQLite would apply the write-ahead log of the replaced file to the new one, and damage it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_replaced_is_opened_without_the_log_of_the_one_before() {
-    let served = Served::new().await.crawls_again().await.crawls_again().await;
+async fn a_database_that_replaces_an_open_one_is_opened_without_the_old_write_ahead_log() {
+    let served = Served::new().await.crawl_again().await.crawl_again().await;
     assert_ne!(fs::metadata(served.path("groups.db-wal")).unwrap().len(), 0);
     fs::rename(served.path("copy.db"), served.path("groups.db")).unwrap();
-    let ready = served.ready().await;
+    let ready = served.readiness().await;
     assert!(ready.starts_with("503") && ready.contains("was replaced while it was open"), "{ready}");
     let served = served.wait_for_log("the database is open").await;
-    served.is_ready().await;
-    assert_eq!(one(&served.path("groups.db"), "SELECT count(*) FROM live_groups").await, "5");
-    served.crawls_again().await.ends_with("complete complete", "8").await;
+    served.wait_until_ready().await;
+    assert_eq!(value(&served.path("groups.db"), "SELECT count(*) FROM live_groups").await, "5");
+    served.crawl_again().await.stop_and_assert("complete complete", "8").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,13 +146,13 @@ async fn a_crawl_whose_database_is_deleted_is_not_complete_and_is_repeated_with_
     served.service.signal(Signal::USR1);
     held.reached().await;
     fs::remove_file(served.path("groups.db")).unwrap();
-    assert!(served.ready().await.starts_with("503"));
+    assert!(served.readiness().await.starts_with("503"));
     held.release();
     let served = served.wait_for_log("cannot write to the database").await;
     assert!(!served.path("groups.db").exists());
     fs::rename(served.path("copy.db"), served.path("groups.db")).unwrap();
     let served = served.wait_for_log("crawl complete").await;
-    served.ends_with("complete complete", "5").await;
+    served.stop_and_assert("complete complete", "5").await;
 }
 
 /// Two processes crawl an app at once because the lock file was removed. The first one is fenced
@@ -191,11 +194,11 @@ async fn a_crawl_whose_lock_file_is_removed_writes_nothing_once_another_one_has_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_beside_each_other_wait_for_each_other() {
+async fn concurrent_commands_wait_for_each_other() {
     let cli = CliHarness::new().await;
     cli.api.create_many("Public", 5);
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
-    let commands = number("COMMANDS_BESIDE_EACH_OTHER", 1_000, 60);
+    let commands = number("CONCURRENT_COMMANDS", 1_000, 60);
     let mut running = tokio::task::JoinSet::new();
     let mut ended = 0;
     for n in 0..commands {
@@ -207,17 +210,17 @@ async fn commands_beside_each_other_wait_for_each_other() {
         running.spawn_blocking(move || command.output().unwrap());
         while running.len() >= 8 || (n + 1 == commands && !running.is_empty()) {
             let output = running.join_next().await.unwrap().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(
-                output.status.code() != Some(75) && !said.contains("is locked"),
-                "{:?}: {said}",
+                output.status.code() != Some(75) && !stderr.contains("is locked"),
+                "{:?}: {stderr}",
                 output.status
             );
             ended += 1;
         }
     }
     assert_eq!(ended, commands);
-    assert_eq!(one(&cli.path("groups.db"), "PRAGMA integrity_check").await, "ok");
+    assert_eq!(value(&cli.path("groups.db"), "PRAGMA integrity_check").await, "ok");
 }
 
 /// Kills a command at a random moment, also while it opens or closes the database.
@@ -238,7 +241,7 @@ async fn a_kill_at_any_moment_of_a_command_leaves_no_rollback_journal_and_every_
         assert_eq!(files(cli.folder.path()), ["groups.db", "groups.db-shm", "groups.db-wal"]);
     }
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
-    assert_eq!(one(&cli.path("groups.db"), "PRAGMA integrity_check").await, "ok");
+    assert_eq!(value(&cli.path("groups.db"), "PRAGMA integrity_check").await, "ok");
 }
 
 /// A script that runs a command with only the folder of the database writable, as in a container
@@ -267,20 +270,21 @@ async fn run_on_a_read_only_root(cli: &CliHarness, arguments: &[&str]) -> (Optio
 #[ignore = "needs unshare and the right to mount: tests/run"]
 async fn a_program_without_a_folder_for_temporary_files_keeps_them_beside_its_database() {
     let cli = CliHarness::new().await;
-    let (code, said) = run_on_a_read_only_root(&cli, &["check"]).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output) = run_on_a_read_only_root(&cli, &["check"]).await;
+    assert_eq!(code, Some(0), "{output}");
     for round in 0..3 {
         cli.api.truth().keys().for_each(|group| assert!(cli.api.dissolve(group), "{group}"));
         cli.api.create_many("Public", 2_000);
-        let (code, said) = run_on_a_read_only_root(&cli, &["crawl"]).await;
-        assert_eq!(code, Some(0), "round {round}: {said}");
+        let (code, output) = run_on_a_read_only_root(&cli, &["crawl"]).await;
+        assert_eq!(code, Some(0), "round {round}: {output}");
     }
-    let gone = one(&cli.path("groups.db"), "SELECT count(*) FROM groups WHERE deleted_at IS NOT NULL").await;
+    let gone =
+        value(&cli.path("groups.db"), "SELECT count(*) FROM groups WHERE deleted_at IS NOT NULL").await;
     assert_eq!(gone, "4000");
 }
 
 #[tokio::test]
-async fn a_check_says_that_no_temporary_file_can_be_created() {
+async fn check_reports_that_no_temporary_file_can_be_created() {
     let cli = CliHarness::new().await;
     assert_eq!(cli.run(&["crawl"]).await.code, Some(0));
     // File permissions do not bind root.
@@ -303,9 +307,9 @@ async fn a_check_says_that_no_temporary_file_can_be_created() {
     command.arg(program()).arg("check").env("TIM_GROUP_SYNC_CONFIG", cli.path("config.toml"));
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     mode(cli.folder.path(), 0o755);
-    let said = String::from_utf8(output.stdout).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(
-        output.status.code() == Some(1) && said.contains("no temporary file can be created in"),
-        "{said}"
+        output.status.code() == Some(1) && stdout.contains("no temporary file can be created in"),
+        "{stdout}"
     );
 }

@@ -253,9 +253,9 @@ impl Step {
                 harness.crawl().await;
             }
             Self::CrawlWithInfoFault(nth, fault, lasting) => {
-                let asked =
+                let earlier =
                     harness.api.requests().iter().filter(|request| request.call == Call::Info).count();
-                let nth = asked as u64 + nth;
+                let nth = earlier as u64 + nth;
                 let at = if lasting { At::InfoRequests(nth..=u64::MAX) } else { At::InfoRequest(nth) };
                 harness.api.script(at, fault);
                 harness.crawl().await;
@@ -354,7 +354,7 @@ const CONFIRMING: HistoryOptions = HistoryOptions { hiding: false, confirm: true
 
 /// Crawls without faults until the condition holds and no group is missing. Most histories need one
 /// crawl, or two if the unfiltered pass finds more groups. Up to 26 crawls are allowed: the
-/// back-off after repeated answers that a group exists delays the question that finds it gone.
+/// back-off after repeated answers that a group exists delays the lookup that finds it gone.
 async fn crawl_until(harness: &Harness, condition: impl AsyncFn(&Harness) -> bool) {
     for _ in 0..26 {
         crawl_without_faults(harness).await;

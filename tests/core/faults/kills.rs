@@ -141,7 +141,8 @@ async fn a_list_with_a_tenth_of_its_total_count_deletes_nothing(harness: Harness
     assert!(status.output.contains("incomplete") && status.output.contains(sentence), "{status:?}");
 }
 
-/// Simulates a full disk by a limit on the size of files. It is doubled until the crawl succeeds.
+/// Simulates a full disk by a limit on the size of files. The limit is doubled until the crawl
+/// succeeds.
 #[tokio::test]
 async fn a_full_disk_loses_no_data_and_the_next_crawl_with_enough_space_succeeds() {
     let mut program = ProgramHarness::crawled_once(Harness::on(Engine::Sqlite).await).await;
@@ -181,7 +182,7 @@ async fn a_program_without_write_permission_reports_it_and_changes_nothing() {
     let mut program = ProgramHarness::crawled_once(Harness::on(Engine::Sqlite).await).await;
     let Location::Sqlite(folder) = &program.harness.db.location else { unreachable!("it is on SQLite") };
     let folder = folder.path().to_owned();
-    let may = |folder_mode, file_mode| {
+    let set_modes = |folder_mode, file_mode| {
         for name in ["groups.db", "groups.db-wal", "groups.db-shm"] {
             let file = folder.join(name);
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(file_mode)).unwrap();
@@ -201,9 +202,9 @@ async fn a_program_without_write_permission_reports_it_and_changes_nothing() {
     }
     let before = program.harness.table().await;
     program.churn();
-    may(0o500, 0o400);
+    set_modes(0o500, 0o400);
     let ended = wait_for_output(program.start_with(if is_root { &as_nobody } else { &[] })).await;
-    may(0o700, 0o600);
+    set_modes(0o700, 0o600);
     let output = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
     assert!(
         !ended.status.success() && output.contains("may not write the database"),

@@ -16,7 +16,7 @@ use crate::campaigns::LAST_INFO_REQUEST;
 
 crawl_tests! {
     random_faulty_crawls_never_delete_an_existing_group,
-    no_group_that_moves_during_a_crawl_is_lost,
+    no_group_that_changes_during_a_crawl_is_lost,
 }
 
 /// One app and its crawls, with random changes of its groups and random faults.
@@ -167,16 +167,15 @@ impl RandomApp {
     /// Scripts up to three faults for the next crawl.
     ///
     /// Leaves out exception (b) of invariant 11: all lists are empty, and the API reports every
-    /// group as gone. Such an app is indistinguishable
-    /// from one that was emptied.
+    /// group as gone. Such an app is indistinguishable from one that was emptied.
     fn script_faults(&mut self) {
-        let (mut empties_lists, mut denies_groups) = (false, false);
+        let (mut empties_lists, mut reports_groups_as_gone) = (false, false);
         for _ in 0..self.rng.random_range(0..4) {
             let n = self.harness.request(self.rng.random_range(1..16));
-            let asked =
+            let earlier =
                 self.harness.api.requests().iter().filter(|request| request.call == Call::Info).count()
                     as u64;
-            let nth = asked + self.rng.random_range(1..5);
+            let nth = earlier + self.rng.random_range(1..5);
             let group_type = (*RANDOM_TYPES.choose(&mut self.rng).unwrap()).to_owned();
             let page = self.rng.random_range(1..4);
             let (at, fault) = match self.rng.random_range(0..10) {
@@ -197,8 +196,8 @@ impl RandomApp {
                 },
             };
             empties_lists |= matches!((&at, &fault), (At::List, Fault::EmptyList));
-            denies_groups |= matches!(fault, Fault::EveryGroup(code) if code != 0);
-            if empties_lists && denies_groups {
+            reports_groups_as_gone |= matches!(fault, Fault::EveryGroup(code) if code != 0);
+            if empties_lists && reports_groups_as_gone {
                 break;
             }
             self.latest_steps.push(format!("{at:?} {fault:?}"));
@@ -224,15 +223,20 @@ impl RandomApp {
             self.harness.crawl_killed_by(held.reached()).await;
         } else {
             let report = self.harness.crawl().await;
-            self.latest_steps.push(format!("{} {} asked {:?}", report.crawl, outcome(&report), report.asked));
+            self.latest_steps.push(format!(
+                "{} {} asked {:?}",
+                report.crawl,
+                outcome(&report),
+                report.lookups
+            ));
         }
         self.harness.clear_faults_and_actions();
     }
 
-    /// Removes all faults and limits, approves what is withheld, and crawls until the table matches
-    /// the API. This may take 26 crawls: the back-off after repeated answers that a group exists
-    /// delays the question that finds it gone.
-    async fn end(&mut self) {
+    /// Removes all faults and limits, approves the withheld deletions, and crawls until the table
+    /// matches the API. This may take 26 crawls: the back-off after repeated answers that a group
+    /// exists delays the lookup that finds it gone.
+    async fn assert_convergence(&mut self) {
         let harness = &mut self.harness;
         harness.api.show_all();
         harness.deletion.max_fraction = 1.0;
@@ -279,7 +283,7 @@ async fn random_faulty_crawls_never_delete_an_existing_group(harness: Harness) {
                 app.latest_steps.drain(..app.latest_steps.len() - 6);
             }
         }
-        app.end().await;
+        app.assert_convergence().await;
         apps += 1;
         wrong_deletions += app.harness.wrong_deletions();
         vanished += app.harness.value("SELECT sum(vanished) FROM crawls").await.parse::<u64>().unwrap();
@@ -293,7 +297,7 @@ async fn random_faulty_crawls_never_delete_an_existing_group(harness: Harness) {
 /// One group is created, dissolved or retyped, or moves in the list, at each request of a crawl. A
 /// list with position cursors may then skip an existing group, so there each candidate is asked
 /// about before it is deleted.
-async fn no_group_that_moves_during_a_crawl_is_lost(harness: Harness) {
+async fn no_group_that_changes_during_a_crawl_is_lost(harness: Harness) {
     const REQUESTS: u64 = LAST_INFO_REQUEST;
     type Move = fn(&SimulatedApp);
     const MOVES: [Move; 7] = [

@@ -18,9 +18,9 @@ const MAX_TIME: Duration = Duration::from_secs(1);
 
 /// Requests a path, and asserts the status and the time of the answer.
 async fn assert_answers_in_time(served: &ServedPages, path: &str) {
-    let asked = Instant::now();
+    let sent = Instant::now();
     assert_eq!(served.status("GET", path, "localhost").await, "200 OK", "{path}");
-    assert!(asked.elapsed() < MAX_TIME, "{path} {:?}", asked.elapsed());
+    assert!(sent.elapsed() < MAX_TIME, "{path} {:?}", sent.elapsed());
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn a_stop_ends_the_pause_before_a_retry() {
             _ => false,
         })
         .await;
-    let asked = Instant::now();
+    let stopped = Instant::now();
     assert_eq!(daemon.stop().await, Ending::Requested);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
 }

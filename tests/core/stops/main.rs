@@ -1,7 +1,7 @@
 //! The time that a stop takes while another program or the API does not answer.
 //!
-//! These tests have a target of their own, because cargo runs targets one after another. So the
-//! tests of other topics do not delay them. They delay each other little, because they mostly wait.
+//! These tests are a separate target. Cargo runs targets one after another, so tests of other topics
+//! do not delay them. They delay each other little, because they mostly wait.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
@@ -24,10 +24,10 @@ const MAX_STOP: Duration = Duration::from_millis(5_200);
 
 /// Sends a signal to a process, and asserts its exit code and the time until its end.
 async fn assert_ends_in_time(process: Service, signal: Signal, code: i32) {
-    let asked = Instant::now();
+    let signalled = Instant::now();
     process.signal(signal);
     assert_eq!(process.wait_for_exit().await, Some(code));
-    assert!(asked.elapsed() < MAX_STOP, "{:?}", asked.elapsed());
+    assert!(signalled.elapsed() < MAX_STOP, "{:?}", signalled.elapsed());
 }
 
 /// Returns the status and the reason of each crawl.
@@ -68,7 +68,7 @@ fn wait_until_a_thread_writes(process: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_takes_at_most_five_seconds_while_nobody_reads_the_log() {
+async fn a_stop_takes_at_most_five_seconds_while_the_log_pipe_is_full() {
     let stops = async |command: &str, code: i32| {
         let cli = CliHarness::new().await;
         cli.api.create_many("Public", 30);
@@ -78,11 +78,11 @@ async fn a_stop_takes_at_most_five_seconds_while_nobody_reads_the_log() {
         let mut process = command.spawn().unwrap();
         let pid = Pid::from_child(&process);
         wait_until_a_thread_writes(process.id());
-        let asked = Instant::now();
+        let signalled = Instant::now();
         kill_process(pid, Signal::TERM).unwrap();
         let ended = tokio::task::spawn_blocking(move || process.wait().unwrap().code()).await.unwrap();
         assert_eq!(ended, Some(code));
-        assert!(asked.elapsed() < MAX_STOP, "{:?}", asked.elapsed());
+        assert!(signalled.elapsed() < MAX_STOP, "{:?}", signalled.elapsed());
     };
     tokio::join!(stops("crawl", 143), stops("run", 1));
 }
@@ -174,9 +174,9 @@ async fn a_request_without_an_answer_is_aborted_two_seconds_after_the_stop_and_n
     let held = harness.api.hold(At::Request(3));
     let daemon = harness.start(&AppSpec { catch_up: true, ..PROD });
     held.reached().await;
-    let asked = Instant::now();
+    let signalled = Instant::now();
     assert_eq!(daemon.stop().await, Ending::Requested);
-    let took = asked.elapsed();
+    let took = signalled.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
     assert_eq!(harness.crawls().await, ["catch_up 08:00 cancelled"]);
     assert_eq!(harness.api.requests().len(), 3);

@@ -99,8 +99,9 @@ pub(crate) async fn two_apps(db: &TestDatabase) -> [LeasedApp<'_>; 2] {
         leased.list(crawl, leased.public, at(2, 1), &["new"]).await;
         let settlement = leased.settle(&[(leased.public, Verdict::Exact)], gone).await;
         let passes = [pass(leased.public, Some(Verdict::Exact), &[9], 9)];
-        let set = BTreeMap::from([(LookupRecord::after_existing(None, 1), ["new"].into_iter().collect())]);
-        let history = HistoryChanges { round: 1, set, ..Default::default() };
+        let new_records =
+            BTreeMap::from([(LookupRecord::after_existing(None, 1), ["new"].into_iter().collect())]);
+        let history = HistoryChanges { round: 1, new_records, ..Default::default() };
         let closing = Closing {
             passes: &passes,
             history: Some(&history),
@@ -183,7 +184,7 @@ async fn an_app_that_is_partially_forgotten_can_be_crawled_again(db: &TestDataba
     let [leased, _other] = two_apps(db).await;
     forget_partially(&leased).await;
     let states = db.store.type_states(leased.app).await.unwrap();
-    assert!(states.iter().all(|state| !state.past_baseline()), "{states:?}");
+    assert!(states.iter().all(|state| !state.is_past_baseline()), "{states:?}");
     let crawl = leased.open(at(5, 0)).await;
     leased.list_baseline(crawl, leased.public, at(5, 1), &["000000", "new"]).await;
     leased.complete(crawl, at(5, 0), at(5, 2), &[leased.public]).await;

@@ -137,7 +137,10 @@ async fn a_crawl_is_closed_once_and_a_second_end_writes_nothing(db: &TestDatabas
     let gone = leased.settle(&[(leased.public, Verdict::Exact)], &["a"]).await;
     for finished_at in [at(2, 2), at(2, 9)] {
         let again = leased.close(crawl, at(2, 0), finished_at, &gone).await;
-        assert!(matches!(again, Err(StoreError::Superseded { crawl: which }) if which == crawl), "{again:?}");
+        assert!(
+            matches!(again, Err(StoreError::CrawlAlreadyClosed { crawl: which }) if which == crawl),
+            "{again:?}"
+        );
     }
     assert_eq!(everything().await, before);
 }

@@ -6,7 +6,7 @@ use harness::store::{LeasedApp, Location, TestDatabase, at, group_types};
 use harness::store_tests;
 use std::collections::BTreeMap;
 use tim_group_sync::model::{SdkAppId, TypeId, Verdict};
-use tim_group_sync::store::{AppIdentity, CrawlEvents, Written};
+use tim_group_sync::store::{AppIdentity, CrawlEvents, WrittenCounts};
 
 store_tests![
     the_first_list_of_a_type_has_no_events,
@@ -28,7 +28,7 @@ async fn the_first_list_of_a_type_has_no_events(db: &TestDatabase) {
     let leased = LeasedApp::on(db).await;
     let crawl = leased.open(at(1, 0)).await;
     let written = leased.list_baseline(crawl, leased.public, at(1, 1), &["b", "a"]).await;
-    assert_eq!(written, Written { first_listed: 2, ..Written::default() });
+    assert_eq!(written, WrittenCounts { first_listed: 2, ..WrittenCounts::default() });
     db.store.end_baseline(&leased.lease, leased.app, leased.public, crawl).await.unwrap();
     let events = leased.complete(crawl, at(1, 0), at(1, 2), &[leased.public]).await;
     assert_eq!(events, CrawlEvents::default());
@@ -39,7 +39,7 @@ async fn the_first_list_of_a_type_has_no_events(db: &TestDatabase) {
     assert!(leased.events().await.is_empty());
     let states = db.store.type_states(leased.app).await.unwrap();
     let past: BTreeMap<TypeId, bool> =
-        states.iter().map(|state| (state.type_id(), state.past_baseline())).collect();
+        states.iter().map(|state| (state.type_id(), state.is_past_baseline())).collect();
     assert_eq!(past, BTreeMap::from([(leased.public, true), (leased.private, false)]));
     // Ending the baseline again does not change its crawl.
     let second = leased.open(at(2, 0)).await;
@@ -52,7 +52,7 @@ async fn a_group_that_is_listed_later_has_appeared(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     let written = leased.list(crawl, leased.public, at(2, 1), &["a", "b"]).await;
-    assert_eq!(written, Written { first_listed: 1, appeared: 1, ..Written::default() });
+    assert_eq!(written, WrittenCounts { first_listed: 1, appeared: 1, ..WrittenCounts::default() });
     let events = leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public]).await;
     assert_eq!(events, CrawlEvents { appeared: 1, ..CrawlEvents::default() });
     assert_eq!(
@@ -66,10 +66,10 @@ async fn listing_the_same_groups_again_changes_nothing(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a"], &["p"]).await;
     let crawl = leased.open(at(2, 0)).await;
     let first = leased.list(crawl, leased.public, at(2, 1), &["a", "b", "p"]).await;
-    assert_eq!(first, Written { first_listed: 1, appeared: 1, reappeared: 0, retyped: 1 });
+    assert_eq!(first, WrittenCounts { first_listed: 1, appeared: 1, reappeared: 0, retyped: 1 });
     let rows = db.lines("SELECT * FROM group_row ORDER BY group_id").await;
     let again = leased.list(crawl, leased.public, at(2, 5), &["a", "b", "p"]).await;
-    assert_eq!(again, Written::default());
+    assert_eq!(again, WrittenCounts::default());
     assert_eq!(db.lines("SELECT * FROM group_row ORDER BY group_id").await, rows);
     assert_eq!(db.value("SELECT count(*) FROM group_event").await, "2");
 }
@@ -82,9 +82,9 @@ async fn a_deleted_group_that_is_listed_again_has_reappeared_under_the_listed_ty
     db.assert_consistent().await;
     let crawl = leased.open(at(3, 0)).await;
     let written = leased.list(crawl, leased.private, at(3, 1), &["a"]).await;
-    assert_eq!(written, Written { reappeared: 1, ..Written::default() });
+    assert_eq!(written, WrittenCounts { reappeared: 1, ..WrittenCounts::default() });
     let written = leased.list(crawl, leased.public, at(3, 1), &["b"]).await;
-    assert_eq!(written, Written { reappeared: 1, ..Written::default() });
+    assert_eq!(written, WrittenCounts { reappeared: 1, ..WrittenCounts::default() });
     let events = leased.complete(crawl, at(3, 0), at(3, 2), &[leased.public, leased.private]).await;
     assert_eq!(events, CrawlEvents { reappeared: 2, ..CrawlEvents::default() });
     assert_eq!(
@@ -101,7 +101,7 @@ async fn a_live_group_listed_under_another_type_is_retyped(db: &TestDatabase) {
     let leased = LeasedApp::after_baseline(db, &["a", "b"], &[]).await;
     let crawl = leased.open(at(2, 0)).await;
     let written = leased.list(crawl, leased.private, at(2, 1), &["a"]).await;
-    assert_eq!(written, Written { retyped: 1, ..Written::default() });
+    assert_eq!(written, WrittenCounts { retyped: 1, ..WrittenCounts::default() });
     let events = leased.complete(crawl, at(2, 0), at(2, 2), &[leased.public, leased.private]).await;
     assert_eq!(events, CrawlEvents { retyped: 1, ..CrawlEvents::default() });
     assert_eq!(leased.events().await, [format!("retyped|a|Public|Private|{crawl}")]);
@@ -114,7 +114,7 @@ async fn a_type_learned_for_a_group_without_one_is_no_event(db: &TestDatabase) {
     let crawl = leased.open(at(2, 0)).await;
     leased.list(crawl, TypeId::UNKNOWN, at(2, 1), &["x", "y"]).await;
     let learned = leased.list(crawl, leased.private, at(2, 2), &["x"]).await;
-    assert_eq!(learned, Written::default());
+    assert_eq!(learned, WrittenCounts::default());
     leased.complete(crawl, at(2, 0), at(2, 3), &[leased.private]).await;
     let shown = db.lines("SELECT group_id, group_type FROM groups ORDER BY group_id").await;
     assert_eq!(shown, ["x|Private", "y|NULL"]);
@@ -131,7 +131,7 @@ async fn an_unfiltered_list_keeps_stored_types_also_of_reappeared_groups(db: &Te
     leased.close(crawl, at(2, 0), at(2, 2), &gone).await.unwrap();
     let crawl = leased.open(at(3, 0)).await;
     let written = leased.list(crawl, TypeId::UNKNOWN, at(3, 1), &["a", "b"]).await;
-    assert_eq!(written, Written { reappeared: 1, ..Written::default() });
+    assert_eq!(written, WrittenCounts { reappeared: 1, ..WrittenCounts::default() });
     leased.complete(crawl, at(3, 0), at(3, 2), &[leased.public]).await;
     let shown = db.lines("SELECT group_id, group_type, deleted_at FROM groups ORDER BY group_id").await;
     assert_eq!(shown, ["a|Public|NULL", "b|Public|NULL"]);
@@ -147,9 +147,9 @@ async fn a_listed_group_is_no_longer_missing(db: &TestDatabase) {
     assert_eq!(db.value("SELECT missing_count FROM app_status").await, "2");
     let crawl = leased.open(at(3, 0)).await;
     // One group is listed under its own type, the other under another type.
-    assert_eq!(leased.list(crawl, leased.public, at(3, 1), &["a"]).await, Written::default());
+    assert_eq!(leased.list(crawl, leased.public, at(3, 1), &["a"]).await, WrittenCounts::default());
     let retyped = leased.list(crawl, leased.private, at(3, 1), &["b"]).await;
-    assert_eq!(retyped, Written { retyped: 1, ..Written::default() });
+    assert_eq!(retyped, WrittenCounts { retyped: 1, ..WrittenCounts::default() });
     leased.complete(crawl, at(3, 0), at(3, 2), &[leased.public, leased.private]).await;
     assert_eq!(
         leased.groups().await,
@@ -192,7 +192,7 @@ async fn ids_are_kept_byte_for_byte(db: &TestDatabase) {
     let crawl = leased.open(at(2, 0)).await;
     let written = leased.list(crawl, leased.public, at(2, 1), &ids).await;
     assert_eq!(written.first_listed, ids.len() as u64);
-    assert_eq!(leased.list(crawl, leased.public, at(2, 1), &ids).await, Written::default());
+    assert_eq!(leased.list(crawl, leased.public, at(2, 1), &ids).await, WrittenCounts::default());
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
     let mut named = Vec::new();
@@ -215,7 +215,7 @@ async fn more_ids_than_fit_a_statement_are_written_in_one_transaction(db: &TestD
     let crawl = leased.open(at(1, 0)).await;
     assert_eq!(leased.list_baseline(crawl, leased.public, at(1, 1), &ids).await.first_listed, 50_003);
     let again = leased.list_baseline(crawl, leased.private, at(1, 2), &ids[..20_001]).await;
-    assert_eq!(again, Written { retyped: 20_001, ..Written::default() });
+    assert_eq!(again, WrittenCounts { retyped: 20_001, ..WrittenCounts::default() });
     let mut counted = 0;
     db.store.gather_live(leased.app, || (), |(), _, _, _| counted += 1).await.unwrap();
     assert_eq!(counted, 50_003);

@@ -6,7 +6,7 @@ use harness::store::{LeasedApp, TestDatabase, at, day};
 use harness::store_tests;
 use tim_group_sync::model::Verdict;
 use tim_group_sync::reconcile::Confirmation;
-use tim_group_sync::store::{Approval, CrawlEvents, Written};
+use tim_group_sync::store::{Approval, CrawlEvents, WrittenCounts};
 
 store_tests![
     undelete_restores_only_groups_that_were_not_changed_since,
@@ -108,7 +108,7 @@ async fn an_undeleted_group_that_is_listed_later_does_not_reappear(db: &TestData
     let held = db.store.crawl_deletions(crawl).await.unwrap().unwrap();
     db.store.undelete(&leased.lease, &held, crawl, at(3, 0), day()).await.unwrap();
     let next = leased.open(at(4, 0)).await;
-    assert_eq!(leased.list(next, leased.public, at(4, 1), &["a"]).await, Written::default());
+    assert_eq!(leased.list(next, leased.public, at(4, 1), &["a"]).await, WrittenCounts::default());
     leased.complete(next, at(4, 0), at(4, 2), &[leased.public]).await;
     assert_eq!(
         leased.groups().await,

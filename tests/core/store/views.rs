@@ -64,10 +64,10 @@ async fn the_state_of_earlier_crawls_is_read_from_those_that_reached_their_end(d
         db.store.close_crawl(&leased.lease, &closing, |_| ()).await.unwrap();
         db.store.crawl_history(leased.app).await.unwrap()
     };
-    let past = |crawled_before, leftover_last_time| CrawlHistory {
+    let past = |crawled_before, had_leftover| CrawlHistory {
         crawled_before,
-        leftover_last_time,
-        unfiltered_next: false,
+        had_leftover,
+        needs_unfiltered_pass: false,
     };
     assert_eq!(close(2, CrawlStatus::Failed, None).await, past(false, false));
     assert_eq!(close(3, CrawlStatus::Incomplete, Some(3)).await, past(true, true));

@@ -9,7 +9,7 @@ use tim_group_sync::confirmation::{LookupHistory, LookupRecord};
 use tim_group_sync::model::{CrawlId, GroupIds, Verdict};
 use tim_group_sync::reconcile::Confirmation;
 use tim_group_sync::roll::Mark;
-use tim_group_sync::store::{Approval, Closing, CrawlDeletions, CrawlEvents, HistoryChanges, Written};
+use tim_group_sync::store::{Approval, Closing, CrawlDeletions, CrawlEvents, HistoryChanges, WrittenCounts};
 
 store_tests![
     withheld_deletions_leave_groups_live_missing_and_held_until_approved,
@@ -141,16 +141,21 @@ async fn the_lookup_history_of_groups_is_added_replaced_and_removed(db: &TestDat
     let of = |groups: &[(&str, LookupRecord)]| {
         groups.iter().map(|(id, asked)| ((*id).to_owned(), *asked)).collect()
     };
-    let set = |groups: &[(&str, LookupRecord)]| {
-        let mut set: BTreeMap<LookupRecord, GroupIds> = BTreeMap::new();
-        groups.iter().for_each(|(id, asked)| set.entry(*asked).or_default().push(id));
-        set
+    let records = |groups: &[(&str, LookupRecord)]| {
+        let mut records: BTreeMap<LookupRecord, GroupIds> = BTreeMap::new();
+        groups.iter().for_each(|(id, record)| records.entry(*record).or_default().push(id));
+        records
     };
     assert_eq!(history().await, (1, BTreeMap::new()));
     let (stood, unlearned) =
         (LookupRecord::after_existing(None, 1), LookupRecord::after_unusable_answer(None, 1));
     let kept = [("a", stood), ("b", stood), ("c", unlearned)];
-    close_with_history(&leased, 2, &HistoryChanges { round: 1, set: set(&kept), ..Default::default() }).await;
+    close_with_history(
+        &leased,
+        2,
+        &HistoryChanges { round: 1, new_records: records(&kept), ..Default::default() },
+    )
+    .await;
     assert_eq!(history().await, (2, of(&kept)));
     // A failed crawl does not change the history.
     let failed = leased.open(at(3, 0)).await;
@@ -160,7 +165,7 @@ async fn the_lookup_history_of_groups_is_added_replaced_and_removed(db: &TestDat
     let stood_again = LookupRecord::after_existing(Some(&stood), 2);
     let changes = HistoryChanges {
         round: 2,
-        set: set(&[("a", stood_again)]),
+        new_records: records(&[("a", stood_again)]),
         remove: ["b", "never asked about"].into_iter().collect(),
         ..Default::default()
     };
@@ -198,14 +203,14 @@ async fn held_groups_are_due_for_a_question_except_confirmed_and_undone_ones(db:
         groups.into_iter().map(|(id, _)| id).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(to_ask(1, 10).await, "a b c");
-    let set = BTreeMap::from([
+    let new_records = BTreeMap::from([
         (LookupRecord::after_unusable_answer(None, 1), ["a"].into_iter().collect()),
         (
             LookupRecord { unusable_streak: 3, round: 1, due_round: 4, ..LookupRecord::default() },
             ["b"].into_iter().collect(),
         ),
     ]);
-    close_with_history(&leased, 4, &HistoryChanges { round: 1, set, ..Default::default() }).await;
+    close_with_history(&leased, 4, &HistoryChanges { round: 1, new_records, ..Default::default() }).await;
     assert_eq!(to_ask(1, 10).await, "c");
     assert_eq!(to_ask(2, 10).await, "c a", "groups that were never asked about come first");
     assert_eq!(to_ask(4, 10).await, "c a b");
@@ -219,7 +224,7 @@ async fn a_held_group_that_is_listed_again_is_no_longer_held(db: &TestDatabase) 
     withheld.withhold(&[leased.public], Confirmation::Off, true);
     leased.close(crawl, at(2, 0), at(2, 1), &withheld).await.unwrap();
     let next = leased.open(at(3, 0)).await;
-    assert_eq!(leased.list(next, leased.public, at(3, 1), &["a"]).await, Written::default());
+    assert_eq!(leased.list(next, leased.public, at(3, 1), &["a"]).await, WrittenCounts::default());
     leased.complete(next, at(3, 0), at(3, 2), &[leased.public]).await;
     let shown = "SELECT group_id, held, missing_since FROM groups ORDER BY group_id";
     assert_eq!(db.lines(shown).await, ["a|0|NULL", "b|1|2026-03-01T02:00:00Z"]);

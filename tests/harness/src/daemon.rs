@@ -190,7 +190,7 @@ impl DaemonHarness {
     pub async fn crawls(&self) -> Vec<String> {
         let (_, rows) = self
             .store
-            .read("SELECT trigger, substr(CAST(due_at AS TEXT), 12, 5), status, app FROM crawls ORDER BY crawl_id")
+            .query_as_text("SELECT trigger, substr(CAST(due_at AS TEXT), 12, 5), status, app FROM crawls ORDER BY crawl_id")
             .await
             .unwrap();
         let line = |row: &Vec<String>| match row[3].as_str() {

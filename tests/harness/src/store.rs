@@ -25,7 +25,7 @@ use tim_group_sync::roll::Unlisted;
 use tim_group_sync::simulator::{Settings, Simulator};
 use tim_group_sync::store::{
     AppId, AppIdentity, Closing, CrawlEvents, DatabaseLocation, Lease, ListedBatch, NewCrawl, Reason, Store,
-    StoreError, Written,
+    StoreError, WrittenCounts,
 };
 use tim_group_sync::tencent::{Client, ClientSettings};
 use tim_group_sync::verdict::{Evidence, FinishedPass, Recheck, judge};
@@ -465,7 +465,13 @@ impl<'a> LeasedApp<'a> {
         self.complete(crawl, at(hour, 0), at(hour, 1), &[]).await;
     }
 
-    pub async fn list(&self, crawl: CrawlId, type_id: TypeId, at: DateTime<Utc>, ids: &[&str]) -> Written {
+    pub async fn list(
+        &self,
+        crawl: CrawlId,
+        type_id: TypeId,
+        at: DateTime<Utc>,
+        ids: &[&str],
+    ) -> WrittenCounts {
         self.try_list(crawl, type_id, false, at, ids).await.unwrap()
     }
 
@@ -475,7 +481,7 @@ impl<'a> LeasedApp<'a> {
         type_id: TypeId,
         at: DateTime<Utc>,
         ids: &[&str],
-    ) -> Written {
+    ) -> WrittenCounts {
         self.try_list(crawl, type_id, true, at, ids).await.unwrap()
     }
 
@@ -486,7 +492,7 @@ impl<'a> LeasedApp<'a> {
         in_baseline: bool,
         at: DateTime<Utc>,
         ids: &[&str],
-    ) -> Result<Written, StoreError> {
+    ) -> Result<WrittenCounts, StoreError> {
         let ids: GroupIds = ids.iter().copied().collect();
         let batch = ListedBatch { app: self.app, crawl, type_id, in_baseline, at, ids: &ids };
         self.db.store.write_listed(&self.lease, &batch, || ()).await
@@ -539,7 +545,7 @@ impl<'a> LeasedApp<'a> {
             listed: 6,
             passes: &[],
             settlement,
-            unfiltered_next: false,
+            next_needs_unfiltered_pass: false,
             clock_skew: None,
             history: None,
         }
