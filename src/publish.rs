@@ -69,7 +69,7 @@ impl Publication {
         let mut seen = None;
         while apps.wait_for(|apps| seen.as_ref() != Some(&last_crawls(apps))).await.is_ok() {
             let latest = last_crawls(&apps.borrow_and_update());
-            let Some(store) = health.opened().await else { return };
+            let Some(store) = health.wait_for_database().await else { return };
             match self.urgency(&store).await {
                 Urgency::NotYet => {
                     seen = Some(latest);
@@ -83,7 +83,7 @@ impl Publication {
                 Urgency::AtOnce => {}
             }
             seen = Some(last_crawls(&apps.borrow_and_update()));
-            let Some(store) = health.opened().await else { return };
+            let Some(store) = health.wait_for_database().await else { return };
             self.publish(&store).await;
             due = Instant::now() + self.interval;
         }

@@ -105,7 +105,7 @@ impl TestReceiver {
     }
 
     /// Returns the states of the accepted notifications, in the format `json`.
-    pub fn told(&self) -> Vec<String> {
+    pub fn accepted_states(&self) -> Vec<String> {
         self.posts().iter().filter(|post| post.accepted).map(Post::state).collect()
     }
 
