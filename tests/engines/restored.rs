@@ -96,7 +96,7 @@ async fn ids_continue_above_the_lost_ones_after_a_restore_in_place_and_into_anot
 /// Logical replication, or a restore of the tables' data alone, leaves sequences behind their rows.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
-async fn identities_that_are_behind_their_rows_are_moved_past_them_at_the_start() {
+async fn sequences_that_are_behind_their_rows_are_moved_past_them_at_the_start() {
     let harness = Harness::on(Engine::Postgres).await;
     harness.create("Public", "a");
     harness.crawl().await;

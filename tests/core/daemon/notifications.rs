@@ -1,4 +1,4 @@
-//! Notifications: what is told, when, how often and in which form, to a receiver on this machine.
+//! Notifications to a receiver on this machine: which are sent, when, how often and in which form.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,7 @@ async fn withheld_deletions_are_told_when_they_begin_after_a_day_and_when_they_e
     let text = format!("App prod: no deletion is withheld any more. The problem was first noticed at {at}.");
     assert_eq!(ended.json()["text"], text);
     assert!(ended.json()["command"].is_null() && ended.json()["crawl_id"].is_null());
-    assert_eq!(receiver.told(), ["withheld begins", "withheld lasts", "withheld ends"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins", "withheld lasts", "withheld ends"]);
     replica.wait_until_delivered("withheld", 3).await;
     assert_eq!(replica.counted("withheld", "retried").await, 0);
     wait_for_value(&harness, UNENDED, "0").await;
@@ -89,7 +89,7 @@ async fn undone_deletions_do_not_wait_for_a_person(mut harness: Harness) {
     harness.undelete(crawl).await;
     assert_eq!(harness.value("SELECT count(*) FROM live_groups WHERE held").await, "1");
     let replica = Replica::of_prod(&harness, &receiver);
-    // A deletion that waits follows. It is the first thing that is told.
+    // A withheld deletion follows. Its notification is the first one.
     withhold(&mut harness, "another").await;
     let began = receiver.wait_for_accepted(1).await.json();
     assert!(began["text"].as_str().unwrap().contains("the deletion of 1 group waits"), "{began}");
@@ -108,7 +108,7 @@ async fn a_restart_repeats_nothing_and_tells_the_end(mut harness: Harness) {
     harness.approve(crawl).await;
     receiver.wait_for_accepted(2).await;
     restarted.stop().await;
-    assert_eq!(receiver.told(), ["withheld begins", "withheld ends"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins", "withheld ends"]);
 }
 
 /// The number of conditions whose end was not delivered.
@@ -146,7 +146,7 @@ async fn two_replicas_tell_each_state_once(mut harness: Harness) {
         delivered += replica.counted("withheld", "delivered").await;
         replica.stop().await;
     }
-    assert_eq!(receiver.told(), expected);
+    assert_eq!(receiver.accepted_states(), expected);
     assert_eq!(delivered, 10);
 }
 
@@ -163,7 +163,7 @@ async fn an_undelivered_notification_of_a_killed_process_is_sent_by_another_one(
     receiver.wait_for_accepted(1).await;
     wait_until_recorded(&harness).await;
     other.stop().await;
-    assert_eq!(receiver.told(), ["withheld begins"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins"]);
 }
 
 async fn refused_credentials_are_told_until_a_crawl_lists_groups_again(mut harness: Harness) {
@@ -186,7 +186,7 @@ async fn refused_credentials_are_told_until_a_crawl_lists_groups_again(mut harne
     let ended = receiver.wait_for_accepted(2).await.json();
     assert!(ended["text"].as_str().unwrap().starts_with("App prod: the API accepts the credentials again."));
     assert_eq!(ended["at"].as_str().unwrap(), format_time(harness.clock.now()));
-    assert_eq!(receiver.told(), ["refused begins", "refused ends"]);
+    assert_eq!(receiver.accepted_states(), ["refused begins", "refused ends"]);
     replica.stop().await;
 }
 
@@ -215,7 +215,7 @@ async fn a_key_that_one_of_two_replicas_cannot_read_is_told_once(harness: Harnes
     for replica in [lacking, other, also_lacking] {
         replica.stop().await;
     }
-    assert_eq!(receiver.told(), ["refused begins", "refused ends"]);
+    assert_eq!(receiver.accepted_states(), ["refused begins", "refused ends"]);
 }
 
 async fn an_app_without_a_complete_crawl_for_three_ticks_is_late(harness: Harness) {
@@ -241,7 +241,7 @@ async fn an_app_without_a_complete_crawl_for_three_ticks_is_late(harness: Harnes
     assert!(told_at >= "2026-03-01T12:10:00Z".parse::<DateTime<Utc>>().unwrap(), "{told_at}");
     harness.crawl().await;
     receiver.wait_for_accepted(2).await;
-    assert_eq!(receiver.told(), ["late begins", "late ends"]);
+    assert_eq!(receiver.accepted_states(), ["late begins", "late ends"]);
     replica.stop().await;
 }
 
@@ -254,7 +254,7 @@ async fn loop_until_told(harness: &Harness, receiver: &TestReceiver) -> serde_js
             return post.json();
         }
     }
-    panic!("nothing was told within an hour");
+    panic!("no notification was accepted within an hour");
 }
 
 async fn a_peak_of_80_percent_of_the_quota_is_told(harness: Harness) {
@@ -272,7 +272,7 @@ async fn a_peak_of_80_percent_of_the_quota_is_told(harness: Harness) {
     replica.replace_apps(&harness, with_quota(100));
     let ended = receiver.wait_for_accepted(2).await.json();
     assert!(ended["text"].as_str().unwrap().contains("is below 80 % of group_quota again"), "{ended}");
-    assert_eq!(receiver.told(), ["quota begins", "quota ends"]);
+    assert_eq!(receiver.accepted_states(), ["quota begins", "quota ends"]);
     replica.stop().await;
 }
 
@@ -314,7 +314,7 @@ async fn a_database_that_is_away_is_told_after_ten_minutes_and_when_it_is_back()
     receiver.wait_for_accepted(2).await;
     replica.database.send_replace(Database::Open(harness.store.clone()));
     receiver.wait_for_accepted(3).await;
-    assert_eq!(receiver.told(), ["database begins", "database lasts", "database ends"]);
+    assert_eq!(receiver.accepted_states(), ["database begins", "database lasts", "database ends"]);
     replica.stop().await;
 }
 
@@ -333,9 +333,9 @@ async fn a_database_that_can_be_read_and_not_written_is_away_too() {
     TestDatabase::execute(&harness.db.store_location(), "DROP TRIGGER full").await;
     receiver.wait_for_accepted(3).await;
     replica.stop().await;
-    let mut told = receiver.told();
-    told[1..].sort_unstable();
-    assert_eq!(told, ["database begins", "database ends", "withheld begins"]);
+    let mut accepted_states = receiver.accepted_states();
+    accepted_states[1..].sort_unstable();
+    assert_eq!(accepted_states, ["database begins", "database ends", "withheld begins"]);
 }
 
 #[tokio::test]
@@ -351,11 +351,11 @@ async fn nothing_is_lost_while_the_receiver_is_away_and_problems_are_logged_once
     wait_for_value(&harness, "SELECT state FROM notification", "ends").await;
     receiver.reply(Reply::Close);
     receiver.wait_for_posts(receiver.posts().len() + 3).await;
-    assert!(receiver.told().is_empty());
+    assert!(receiver.accepted_states().is_empty());
     receiver.reply(Reply::ok("ok"));
     receiver.wait_for_accepted(2).await;
     wait_for_value(&harness, UNENDED, "0").await;
-    assert_eq!(receiver.told(), ["withheld begins", "withheld ends"]);
+    assert_eq!(receiver.accepted_states(), ["withheld begins", "withheld ends"]);
     let failed = receiver.posts().len() - 2;
     assert_eq!(replica.counted("withheld", "retried").await, failed as u64);
     replica.stop().await;
@@ -434,7 +434,7 @@ async fn a_receiver_that_does_not_answer_delays_neither_a_crawl_nor_the_stop() {
     harness.assert_table_matches_api().await;
     let stopping = tokio::time::timeout(Duration::from_secs(2), replica.stop()).await;
     assert!(stopping.is_ok(), "the stop waits for the receiver");
-    assert!(receiver.told().is_empty());
+    assert!(receiver.accepted_states().is_empty());
 }
 
 #[tokio::test]

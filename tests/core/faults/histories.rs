@@ -129,7 +129,7 @@ fn info_fault() -> impl Strategy<Value = Fault> {
         Fault::EveryGroup(10010),
         Fault::EveryGroup(10015),
         Fault::FewerGroups,
-        Fault::OtherOrder,
+        Fault::ReverseOrder,
         Fault::UnknownCodes,
         Fault::SwappedCodes,
         Fault::NoGroupTypes,

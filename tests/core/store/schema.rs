@@ -3,7 +3,7 @@
 
 use harness::crawl::{Engine, Harness};
 use harness::crawl_tests;
-use harness::schema::{View, chapter, eventful, views};
+use harness::schema::{View, chapter, fill_every_column, views};
 use harness::store::{Location, TestDatabase};
 use harness::store_tests;
 
@@ -106,7 +106,7 @@ async fn assert_comments_are_the_document(db: &TestDatabase, view: &View) {
 }
 
 async fn the_values_of_a_column_have_the_documented_type(harness: Harness) {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     for view in views() {
         for column in &view.columns {
             let known = format!("FROM {} WHERE {} IS NOT NULL", view.name, column.name);
@@ -141,7 +141,7 @@ async fn the_values_of_a_column_have_the_documented_type(harness: Harness) {
 }
 
 async fn every_query_of_the_document_returns_rows(harness: Harness) {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     let asked = questions(harness.engine);
     assert!(asked.len() > 15, "{asked:?}");
     for (question, sql) in asked {
@@ -169,7 +169,7 @@ async fn answers<const N: usize>(harness: &Harness, question: &str, columns: [us
 }
 
 async fn the_queries_for_churn_lifetimes_and_health_return_the_right_figures(harness: Harness) {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     // Churn is three of the five groups that are left on each day.
     let churn = answers(&harness, "How much churn did each type have?", [0, 1, 2, 3, 4]).await;
     assert_eq!(churn[0], ["Private 1 0 1 0.0", "Public 2 3 0 60.0"]);

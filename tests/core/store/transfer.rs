@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use harness::crawl::{Engine, Harness};
-use harness::schema::eventful;
+use harness::schema::fill_every_column;
 use harness::store::{Location, TestDatabase};
 use harness::store_tests;
 use harness::{crawl_tests, store};
@@ -72,7 +72,7 @@ async fn all_rows(db: &TestDatabase) -> BTreeMap<&'static str, Vec<String>> {
 /// Crawls a history with meaningful values in every column, and with an id that a file format could
 /// misread.
 async fn history(harness: Harness) -> Harness {
-    let harness = eventful(harness).await;
+    let harness = fill_every_column(harness).await;
     harness.create("Public", "tab\\t back\\slash \\N 陌生人 'quoted'");
     harness.crawl().await;
     harness

@@ -157,12 +157,12 @@ impl Browser {
         let condition = format!(
             "new Promise((done) => {{
                const end = Date.now() + 90000;
-               const look = () => {{
-                 let so = false;
-                 try {{ so = Boolean({expression}); }} catch {{ }}
-                 if (so || Date.now() > end) done(so); else setTimeout(look, 20);
+               const check = () => {{
+                 let isTrue = false;
+                 try {{ isTrue = Boolean({expression}); }} catch {{ }}
+                 if (isTrue || Date.now() > end) done(isTrue); else setTimeout(check, 20);
                }};
-               look();
+               check();
              }})"
         );
         let is_true = self.eval(&condition).await;

@@ -60,7 +60,7 @@ pub fn chapter(title: &str) -> &'static str {
 }
 
 /// Makes crawls from 1 to 3 March, Shanghai time, that together give every column a value.
-pub async fn eventful(mut harness: Harness) -> Harness {
+pub async fn fill_every_column(mut harness: Harness) -> Harness {
     harness.timezone = Tz::Asia__Shanghai;
     harness.statistics = true;
     harness.details = Some(DetailsPolicy { refresh: Duration::from_hours(24), requests_per_second: 40 });
