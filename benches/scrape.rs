@@ -1,5 +1,5 @@
-//! Measures scrapes of `/metrics`, and the dashboard's list of apps in a browser, with 50 apps of six
-//! types and a million groups.
+//! Measures scrapes of `/metrics`, and the dashboard's list of apps in a browser, with 50 apps of
+//! six types and a million groups.
 //!
 //! `cargo bench --bench scrape` prints how long an answer takes, over HTTP, from a daemon with
 //! SQLite whose apps are idle; `-- --crawls N` sets the number of crawls of each app before the

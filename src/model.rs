@@ -396,7 +396,7 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// Returns whether two listeners need the same port or the same socket. Port 0 stands for a free
+    /// Returns whether two listeners need the same port or the same socket. Port 0 means any free
     /// port, so it never overlaps.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {

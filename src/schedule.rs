@@ -127,7 +127,8 @@ impl Schedule {
         self.ticks_after(from).take(count).collect()
     }
 
-    /// Returns the number of ticks in the interval (`after`, `until`], at most [`MAX_MISSED_TICKS`].
+    /// Returns the number of ticks in the interval (`after`, `until`], at most
+    /// [`MAX_MISSED_TICKS`].
     #[must_use]
     pub fn missed(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
         self.passed(after, until, MAX_MISSED_TICKS)

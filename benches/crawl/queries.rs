@@ -1,5 +1,5 @@
-//! Measures the queries of readers, of the dashboard and of the metrics, on a million live groups, a
-//! year of hourly crawls and three million events. The rows are written by SQL, because a year of
+//! Measures the queries of readers, of the dashboard and of the metrics, on a million live groups,
+//! a year of hourly crawls and three million events. The rows are written by SQL, because a year of
 //! crawls would take too long.
 
 use std::time::Instant;

@@ -8,7 +8,7 @@ use prometheus::proto::MetricFamily;
 
 use super::{counter, gauge};
 use crate::daemon::{Apps, is_refused};
-use crate::store::{AppOverview, Crawl};
+use crate::store::{AppOverview, Crawl, TypeOverview};
 
 /// Returns each app's metrics that do not require the database. `overviews` are the apps from the
 /// database, if it could be read.
@@ -92,19 +92,7 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
     let running = app_gauge("crawl_running", "1 while any process crawls the app, 0 otherwise.");
     for overview in overviews {
         let app = overview.app.as_str();
-        // Types that are no longer configured and have no groups are left out.
-        for kind in
-            overview.types.iter().filter(|kind| kind.configured || kind.live_count + kind.deleted_count > 0)
-        {
-            let group_type = kind.group_type.as_deref().unwrap_or("unknown");
-            let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
-            count("live", kind.live_count);
-            count("missing", kind.missing_count);
-            count("deleted", kind.deleted_count);
-            if let Some(count) = kind.total_count {
-                api_groups.with_label_values(&[app, group_type]).set(count);
-            }
-        }
+        set_counts_by_type(overview, &groups, &api_groups);
         if let Some(count) = overview.total_count {
             api_groups.with_label_values(&[app, "all"]).set(count);
         }
@@ -132,6 +120,24 @@ pub(super) fn of_database(overviews: &[AppOverview], apps: &Apps, now: DateTime<
         .iter()
         .flat_map(IntGaugeVec::collect)
         .collect()
+}
+
+/// Sets the counts of each group type of an app. Leaves out types that are no longer configured and
+/// have no groups.
+fn set_counts_by_type(overview: &AppOverview, groups: &IntGaugeVec, api_groups: &IntGaugeVec) {
+    let app = overview.app.as_str();
+    let is_shown =
+        |of_type: &&TypeOverview| of_type.configured || of_type.live_count + of_type.deleted_count > 0;
+    for of_type in overview.types.iter().filter(is_shown) {
+        let group_type = of_type.group_type.as_deref().unwrap_or("unknown");
+        let count = |state, count| groups.with_label_values(&[app, group_type, state]).set(count);
+        count("live", of_type.live_count);
+        count("missing", of_type.missing_count);
+        count("deleted", of_type.deleted_count);
+        if let Some(count) = of_type.total_count {
+            api_groups.with_label_values(&[app, group_type]).set(count);
+        }
+    }
 }
 
 /// Creates a gauge with the label `im_app`.

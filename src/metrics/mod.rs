@@ -153,8 +153,8 @@ impl Metrics {
         for outcome in OUTCOMES {
             counters.requests.with_label_values(&[name, outcome_label(outcome), ""]);
         }
-        // `increase()` ignores the first sample of a series. These series start at 0, so that alerts
-        // count the first throttled request too.
+        // `increase()` ignores the first sample of a series. These series start at 0, so that
+        // alerts count the first throttled request too.
         for code in THROTTLING {
             counters.requests.with_label_values(&[
                 name,

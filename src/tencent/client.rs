@@ -173,7 +173,8 @@ impl Client {
         answers.map_err(|error| self.explain(error, &usersig))
     }
 
-    /// Requests the app's statistics of the last 30 days (`getappinfo`), in ascending order of days.
+    /// Requests the app's statistics of the last 30 days (`getappinfo`), in ascending order of
+    /// days.
     pub async fn app_statistics(&self) -> Result<Vec<AppStatistics>, ApiError> {
         let usersig = self.usersig();
         let answer = self.post(STATISTICS_PATH, &StatisticsRequest::new(), &usersig).await?;
@@ -194,8 +195,8 @@ impl Client {
         *self.clock_skew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an error without an answer of the API. Returns whether to report it: whether it is the
-    /// first one of an outage, or differs from the one that was reported last.
+    /// Records an error without an answer of the API. Returns whether to report it: whether it is
+    /// the first one of an outage, or differs from the one that was reported last.
     #[must_use]
     pub fn outage_to_report(&self, error: &ApiError) -> bool {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);

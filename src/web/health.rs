@@ -20,7 +20,8 @@ use crate::store::Store;
 
 /// A database that does not answer within this time counts as unreachable.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The time for which the result of a database check is reused, so that many requests cost one query.
+/// The time for which the result of a database check is reused, so that many requests cost one
+/// query.
 const CHECK_MAX_AGE: Duration = Duration::from_millis(500);
 
 #[derive(Clone)]

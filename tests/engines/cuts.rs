@@ -21,7 +21,7 @@ pub(crate) const LIMITS_DIVISOR: u32 = 10;
 pub(crate) const MAX_RECOVERY: Duration = Duration::from_secs(6);
 
 /// Returns a database with short limits and the network between it and its stores.
-async fn behind_a_network() -> Option<(TestDatabase, Network)> {
+async fn database_behind_network() -> Option<(TestDatabase, Network)> {
     let server = PostgresServer::shared().await;
     let Some(folder) = server.socket_folder() else {
         harness::skip("connections to a named server cannot be cut, because its socket is not known");
@@ -35,7 +35,7 @@ async fn behind_a_network() -> Option<(TestDatabase, Network)> {
 }
 
 /// Returns the same database with direct connections, as another process has.
-async fn beside_the_network(db: &TestDatabase) -> TestDatabase {
+async fn directly_connected(db: &TestDatabase) -> TestDatabase {
     let Location::Postgres(database) = &db.location else { panic!("this test needs PostgreSQL") };
     TestDatabase::on_postgres(database.direct()).await
 }
@@ -50,7 +50,7 @@ async fn a_transaction_that_is_cut_at_any_statement_is_committed_once() {
     let statements =
         ["BEGIN", "INSERT INTO group_event", "INSERT INTO group_row", "UPDATE lease", "COMMIT\0"];
     for state in [ConnectionState::Closed, ConnectionState::Silent] {
-        let Some((db, network)) = behind_a_network().await else { return };
+        let Some((db, network)) = database_behind_network().await else { return };
         let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
         let mut number = 0;
@@ -75,7 +75,7 @@ async fn a_transaction_that_is_cut_at_any_statement_is_committed_once() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn idle_connections_that_have_fallen_silent_are_replaced_in_time() {
-    let Some((db, network)) = behind_a_network().await else { return };
+    let Some((db, network)) = database_behind_network().await else { return };
     let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
     let many = (0..8).map(|_| db.store.app_statuses());
     futures_util::future::join_all(many).await;
@@ -92,8 +92,8 @@ async fn idle_connections_that_have_fallen_silent_are_replaced_in_time() {
 #[ignore = "needs PostgreSQL: tests/run"]
 async fn a_holder_without_its_database_stops_before_another_process_has_its_lease() {
     for state in [ConnectionState::Silent, ConnectionState::Closed] {
-        let Some((db, network)) = behind_a_network().await else { return };
-        let other = beside_the_network(&db).await;
+        let Some((db, network)) = database_behind_network().await else { return };
+        let other = directly_connected(&db).await;
         let lease = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
         network.cut(Cut::All, state);
         let cut = Instant::now();
@@ -141,7 +141,7 @@ async fn a_holder_that_dies_inside_a_transaction_blocks_the_next_one_for_a_limit
     // `UPDATE lease`, the last statement before the commit, locks the lease's row. The other
     // statements lock groups.
     for statement in ["INSERT INTO group_row", "UPDATE lease", "COMMIT\0"] {
-        let Some((db, network)) = behind_a_network().await else { return };
+        let Some((db, network)) = database_behind_network().await else { return };
         let leased = LeasedApp::after_baseline(&db, &["a"], &[]).await;
         let crawl = leased.open(at(2, 0)).await;
         network.cut_at(statement, statement != "COMMIT\0", ConnectionState::Silent);
@@ -150,7 +150,7 @@ async fn a_holder_that_dies_inside_a_transaction_blocks_the_next_one_for_a_limit
         assert!(dying.await.is_err(), "the connection was not cut");
         network.cut(Cut::All, ConnectionState::Silent);
 
-        let other = beside_the_network(&db).await;
+        let other = directly_connected(&db).await;
         let lease = within_max_recovery(other.store.lease(sdk_app_id(), |_| ())).await.unwrap();
         let LeasedApp { app, public, private, .. } = leased;
         let next = LeasedApp { db: &other, app, public, private, lease };

@@ -639,8 +639,8 @@ async fn after_the_servers_clock_was_set_back_a_lease_still_expires_within_30_se
     db.expire_leases().await;
     let next = db.store.try_lease(sdk_app_id()).await.unwrap().unwrap();
 
-    // The next holder gets the pause that the previous holder has recorded. `try_lease` neither waits
-    // for it nor shortens it.
+    // The next holder gets the pause that the previous holder has recorded. `try_lease` neither
+    // waits for it nor shortens it.
     next.release(Clock::system().now(), Duration::from_secs(3600)).await;
     let taken = with_timeout(db.store.try_lease(sdk_app_id())).await.unwrap().expect("it is free");
     assert!(taken.pause(Clock::system().now()) > Duration::from_secs(3590));

@@ -30,9 +30,12 @@ const BETWEEN_CRAWLS: Duration = Duration::from_millis(400);
 /// repeatedly, and pauses after a failure as the daemon does.
 struct Replica {
     network: Network,
-    freezing: mpsc::UnboundedSender<Duration>,
+    /// Each message blocks the thread for this time.
+    freeze_requests: mpsc::UnboundedSender<Duration>,
+    /// Requests an orderly stop.
     stop: CancellationToken,
-    dying: CancellationToken,
+    /// Drops the running crawl, as if the host had died.
+    ended: CancellationToken,
     /// When the last complete crawl ended.
     completed: watch::Receiver<Instant>,
     thread: thread::JoinHandle<()>,
@@ -45,10 +48,10 @@ impl Replica {
         let url = DatabaseLocation::Postgres(
             PostgresDatabase::new(&database.url_through(&network)).unwrap().limits(database.limits),
         );
-        let (freezing, mut to_freeze) = mpsc::unbounded_channel();
+        let (freeze_requests, mut to_freeze) = mpsc::unbounded_channel();
         let (completing, completed) = watch::channel(Instant::now());
-        let (stop, dying) = (CancellationToken::new(), CancellationToken::new());
-        let (harness, stopped, dead) = (Arc::clone(harness), stop.clone(), dying.clone());
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let (harness, stopped, dead) = (Arc::clone(harness), stop.clone(), ended.clone());
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -64,19 +67,19 @@ impl Replica {
                 }
             });
         });
-        Self { network, freezing, stop, dying, completed, thread }
+        Self { network, freeze_requests, stop, ended, completed, thread }
     }
 
     /// Blocks the replica's thread for this time.
     fn freeze(&self, time: Duration) {
-        self.freezing.send(time).unwrap();
+        self.freeze_requests.send(time).unwrap();
     }
 
     /// Ends the replica without notice to its server. Returns the network, which keeps the silent
     /// connections open.
     async fn end_without_notice(self) -> Network {
         self.network.cut(Cut::All, ConnectionState::Silent);
-        self.dying.cancel();
+        self.ended.cancel();
         let thread = self.thread;
         tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
         self.network
@@ -132,11 +135,15 @@ async fn crawl_until_stopped(
 /// A fault of one of two replicas, or of both.
 #[derive(Clone, Copy, Debug)]
 enum ReplicaFault {
+    /// Cuts connections of one replica.
     Cut(Cut, ConnectionState),
+    /// Cuts all connections of both replicas.
     CutOfBoth(ConnectionState),
-    /// Cuts one connection at a statement of a transaction that writes.
+    /// Cuts one connection at this statement of a transaction that writes, see [`Network::cut_at`].
     CutAt(&'static str, bool, ConnectionState),
+    /// Blocks the thread of one replica, as SIGSTOP does.
     Frozen,
+    /// Ends one replica without notice to the server.
     DeadHost,
 }
 

@@ -32,7 +32,7 @@ impl Consumer {
 /// Runs one of the server's programs. Returns false if this server has none.
 fn run(program: &str, arguments: &[&str]) -> bool {
     let Some(program) = server_program(program) else {
-        harness::skip(&format!("there is no {program} beside a named server"));
+        harness::skip(&format!("{program} of a named server is not known"));
         return false;
     };
     let done = Command::new(program).args(arguments).env_clear().output().unwrap();

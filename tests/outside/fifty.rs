@@ -26,8 +26,8 @@ impl FiftyApps {
         prepare: impl Fn(usize, &mut AppSpec, &Simulator),
     ) -> Self {
         let (mut apis, mut plans) = (Vec::new(), Vec::new());
-        // `start_all` takes an array. So the daemon starts with one app, whose plan is created twice,
-        // and then gets the plans of all apps.
+        // `start_all` takes an array. So the daemon starts with one app, whose plan is created
+        // twice, and then gets the plans of all apps.
         let (mut first, mut catching_up) = (None, Vec::new());
         for (number, sdk_app_id) in (0..50).zip(1_400_000_100..) {
             let app: &'static str = Box::leak(format!("app-{number:02}").into_boxed_str());

@@ -151,7 +151,7 @@ async fn the_quota_is_compared_with_the_peak_of_the_newest_month(harness: Harnes
     let share = harness.lines(&query_of(harness.engine, "Share of the quota")).await;
     assert!((share[0].parse::<f64>().unwrap() - 0.8).abs() < 1e-9, "4 of 5: {share:?}");
     // The peak of the next month is lower.
-    harness.set_clock_by(31 * 24);
+    harness.move_clock_by_hours(31 * 24);
     harness.crawl().await;
     assert_eq!(harness.lines(&query_of(harness.engine, "Peak of the month")).await, ["3"]);
     let without = query_of(harness.engine, "Share of the quota").replace("'5'", "''");
@@ -234,8 +234,8 @@ fn an_import_asks_for_the_data_source_and_a_provisioned_dashboard_needs_no_answe
         assert_eq!(inputs.len(), 1);
         let variable = &dashboard["templating"]["list"][0];
         assert_eq!((&inputs[0]["type"], &inputs[0]["pluginId"]), (&"datasource".into(), &variable["query"]));
-        // Provisioning does not replace inputs. Only the variable has this one, and Grafana replaces
-        // the value of a data source variable that names no existing source.
+        // Provisioning does not replace inputs. Only the variable has this one, and Grafana
+        // replaces the value of a data source variable that names no existing source.
         let named = format!("${{{}}}", inputs[0]["name"].as_str().unwrap());
         assert_eq!(variable["current"], serde_json::json!({ "text": named, "value": named }));
         assert_eq!(dashboard.to_string().matches(&named).count(), 2);
@@ -246,8 +246,8 @@ fn an_import_asks_for_the_data_source_and_a_provisioned_dashboard_needs_no_answe
     }
 }
 
-/// Checks a dashboard against a version of Grafana's schema. Returns true if the dashboard conforms,
-/// and the output.
+/// Checks a dashboard against a version of Grafana's schema. Returns true if the dashboard
+/// conforms, and the output.
 fn check_schema(version: &str, dashboard: &Path) -> (bool, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let schema = root.join("target/grafana").join(version);

@@ -229,12 +229,12 @@ async fn figures_have_their_changes_and_the_crawls_are_a_bar_with_a_text() {
     harness.create("Public", "a b c d");
     harness.create("Private", "p");
     harness.crawl().await;
-    harness.set_clock_by(6 * 24);
+    harness.move_clock_by_hours(6 * 24);
     harness.fault_from_request(1, Fault::ErrorCode(70009));
     harness.crawl().await;
     harness.api.clear_faults();
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.dissolve("a");
     harness.create("Private", "q r s");
     harness.crawl().await;

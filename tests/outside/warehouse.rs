@@ -60,8 +60,8 @@ fn parquet(folder: &Path, file: &Path) -> (Value, Vec<Value>) {
     (read["types"].take(), read["rows"].as_array().unwrap().clone())
 }
 
-/// Returns the rows of a view as the Parquet file has them. `numbers` and `booleans` are the columns
-/// with such values.
+/// Returns the rows of a view as the Parquet file has them. `numbers` and `booleans` are the
+/// columns with such values.
 async fn expected(harness: &Harness, sql: &str, numbers: &[usize], booleans: &[usize]) -> Vec<Value> {
     let value = |(column, text): (usize, String)| match text.as_str() {
         "NULL" => Value::Null,

@@ -147,7 +147,7 @@ async fn faults_affect_only_the_selected_page_or_share_of_the_requests() {
     let (public, live) = (page("Public", &zero).await, page("Live", &zero).await);
     assert_eq!(page("Live", &live["Next"]).await["ErrorCode"], 0);
     assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002);
-    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "a retry asks for the same page");
+    assert_eq!(page("Public", &public["Next"]).await["ErrorCode"], 10002, "a retry requests the same page");
     simulator.clear_faults();
     let second = page("Public", &public["Next"]).await;
     assert_eq!(page("Public", &second["Next"]).await["Next"], 0);

@@ -50,9 +50,9 @@ async fn each_group_has_its_own_answer_even_if_it_is_hidden() {
     }
     simulator.show_all();
     assert_eq!(caller.crawl(&simulator, None, 10).await, [["a", "d", "b"]]);
-    let asked: Vec<usize> =
+    let ids_by_request: Vec<usize> =
         simulator.requests().iter().filter(|r| r.call == Call::Info).map(|r| r.groups.len()).collect();
-    assert_eq!(asked, [3, 3, 3, 0, 0]);
+    assert_eq!(ids_by_request, [3, 3, 3, 0, 0]);
 }
 
 #[tokio::test]

@@ -29,8 +29,8 @@ fn files_under(folder: &Path, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Returns the table of allowed imports of ARCHITECTURE.md: for each module, the modules that it may
-/// import. `None` means all modules.
+/// Returns the table of allowed imports of ARCHITECTURE.md: for each module, the modules that it
+/// may import. `None` means all modules.
 fn allowed_imports() -> BTreeMap<String, Option<BTreeSet<String>>> {
     let document = text("ARCHITECTURE.md");
     let rows = document.lines().skip_while(|line| *line != "| module | may import |").skip(2);

@@ -1,4 +1,5 @@
-//! Apps: their registration and renaming, the group types of their hosts, and the removal of an app.
+//! Apps: their registration and renaming, the group types of their hosts, and the removal of an
+//! app.
 
 #![deny(dead_code)]
 

@@ -1,6 +1,6 @@
-//! Other users read the SQLite file with their own programs, here SQLite's shell. They have only read
-//! permission for the file and its side files. They can read while the program runs, after it has
-//! stopped, and after it was killed.
+//! Other users read the SQLite file with their own programs, here SQLite's shell. They have only
+//! read permission for the file and its side files. They can read while the program runs, after it
+//! has stopped, and after it was killed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

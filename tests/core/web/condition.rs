@@ -1,4 +1,4 @@
-//! The condition of an app in the JSON, with the times, the quota and the recent past beside it.
+//! The condition of an app in the JSON, and its times, its quota and its recent history.
 
 use std::time::Duration;
 
@@ -65,10 +65,10 @@ async fn counts_are_compared_with_the_day_before_and_the_week_before(harness: Ha
         (&Value::Null, &Value::Null),
         "the first day has no day before"
     );
-    harness.set_clock_by(6 * 24);
+    harness.move_clock_by_hours(6 * 24);
     harness.dissolve("a");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.create("Public", "d e f");
     harness.dissolve("b");
     harness.crawl().await;
@@ -82,7 +82,7 @@ async fn counts_are_compared_with_the_day_before_and_the_week_before(harness: Ha
         change("change_since_last_week"),
         json!({ "since": "2026-03-01", "live_count": 1, "total_count": 1, "vanished": 2 })
     );
-    harness.set_clock_by(10 * 24);
+    harness.move_clock_by_hours(10 * 24);
     harness.crawl().await;
     let app = dashboard.first_app().await;
     assert_eq!(app["change_since_yesterday"]["since"], "2026-03-08", "the newest day that has counts");
@@ -93,7 +93,7 @@ async fn a_first_list_is_no_change(mut harness: Harness) {
     harness.group_types = harness::crawl::group_types(&["Public"]);
     harness.create("Public", "a");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.group_types = harness::crawl::group_types(&["Private", "Public"]);
     harness.create("Private", "p q r");
     harness.create("Public", "b");
@@ -110,7 +110,7 @@ async fn a_first_list_that_did_not_reach_its_end_is_no_change(harness: Harness) 
     harness.fault_from_request(4, Fault::ErrorCode(10002));
     harness.crawl().await;
     harness.api.clear_faults();
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.crawl().await;
     let dashboard = Dashboard::for_store(&harness.store).await;
     let app = dashboard.first_app().await;

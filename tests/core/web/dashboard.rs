@@ -191,7 +191,7 @@ async fn each_page_of_a_list_continues_where_the_previous_one_ended(mut harness:
         assert!(pages > 2, "{list} has {pages} pages");
         assert_eq!(Value::Array(rows), entire[list], "{list}");
     }
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.crawl().await;
     let newest = dashboard.json(&format!("{APP}/daily_counts?limit=1")).await;
     let day = text(&newest["next_before"]);

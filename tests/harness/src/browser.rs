@@ -139,8 +139,8 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// Returns the time in milliseconds from the end of an answer to the paint of the page's largest
-    /// element after it. `path` is the end of the answer's URL.
+    /// Returns the time in milliseconds from the end of an answer to the paint of the page's
+    /// largest element after it. `path` is the end of the answer's URL.
     pub async fn millis_from_answer_to_paint(&mut self, path: &str) -> f64 {
         let millis = format!(
             "new Promise((done) => new PerformanceObserver((list) => {{

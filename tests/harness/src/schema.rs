@@ -78,7 +78,7 @@ pub async fn fill_every_column(mut harness: Harness) -> Harness {
     harness.crawler().crawl(request, WhenBusy::GiveUp, &CancellationToken::new()).await.unwrap();
     harness.dissolve("short a @TGS#2J4SZEAEL");
     harness.crawl().await;
-    harness.set_clock_by(24);
+    harness.move_clock_by_hours(24);
     harness.create("Private", "@TGS#2J4SZEAEL");
     harness.crawl().await;
     harness.fault_at_request(3, Fault::ErrorCode(60021));

@@ -314,8 +314,8 @@ impl TestDatabase {
     }
 }
 
-/// Queries for rows in an impossible state: a description of the state, true if the query is correct
-/// only while retention has removed nothing, and the query.
+/// Queries for rows in an impossible state: a description of the state, true if the query is
+/// correct only while retention has removed nothing, and the query.
 const CONTRADICTIONS: [(&str, bool, &str); 9] = [
     ("deleted and missing", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND missing_since IS NOT NULL"),
     ("deleted and held", false, "SELECT group_id FROM group_row WHERE deleted_at IS NOT NULL AND held_crawl_id IS NOT NULL"),

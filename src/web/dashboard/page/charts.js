@@ -204,8 +204,8 @@ function seriesByType(known, rows, keyOf, valueOf, keys) {
 }
 
 /**
- * Returns the series of the listed groups and of TotalCount. Leaves out a series without values. The
- * line of TotalCount is dashed, so that the line under it is visible if both are equal.
+ * Returns the series of the listed groups and of TotalCount. Leaves out a series without values.
+ * The line of TotalCount is dashed, so that the line under it is visible if both are equal.
  */
 function totals(listed, counted) {
   return [

@@ -1,5 +1,5 @@
-// The texts of the page in English and in Chinese. 群组 and 群组类型 are terms of the vendor. The Chinese
-// names of the group types are too; they come with the data.
+// The texts of the page in English and in Chinese. 群组 and 群组类型 are the vendor's terms. The
+// Chinese names of the group types are in the data.
 
 export const lang = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
 export const locale = lang === "zh" ? "zh-CN" : navigator.languages.find((one) => one.startsWith("en")) ?? "en-GB";

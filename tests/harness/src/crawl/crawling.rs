@@ -56,7 +56,8 @@ impl Harness {
             .with_statistics(self.statistics)
     }
 
-    /// Returns a new crawler of another app, which has its own API. The other settings are the same.
+    /// Returns a new crawler of another app, which has its own API. The other settings are the
+    /// same.
     pub fn crawler_of(&self, identity: AppIdentity, api: &Simulator, store: &Store) -> Crawler {
         let client = self.client_of(identity.sdk_app_id, api);
         let settings = CrawlSettings { identity, ..self.crawl_settings() };
@@ -285,14 +286,14 @@ impl Harness {
     }
 
     /// Moves the clock by this many hours, back if the number is negative.
-    pub fn set_clock_by(&self, hours: i32) {
+    pub fn move_clock_by_hours(&self, hours: i32) {
         self.latest_time.record(self.clock.now());
         self.clock.set(self.clock.now() + TimeDelta::hours(hours.into()));
         self.latest_time.record(self.clock.now());
     }
 
     /// Moves the clock during the n-th request from now on.
-    pub fn set_clock_during_request(&self, n: u64, hours: i32) {
+    pub fn move_clock_during_request(&self, n: u64, hours: i32) {
         let (clock, latest_time) = (self.clock.clone(), self.latest_time.clone());
         self.during_request(n, move |_| {
             latest_time.record(clock.now());

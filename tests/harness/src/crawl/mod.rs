@@ -125,8 +125,8 @@ struct ApiState {
     /// The revision of the API's groups that `existing` was last compared with, if any.
     compared_revision: Option<u64>,
     actions: Vec<(u64, ScriptedAction)>,
-    /// True if the lists are consistently wrong. Without `deletion.confirm`, wrong deletions are then
-    /// expected.
+    /// True if the lists are consistently wrong. Without `deletion.confirm`, wrong deletions are
+    /// then expected.
     lists_are_wrong: bool,
     /// True if `get_group_info` is consistently wrong. Wrong deletions are then expected.
     info_is_wrong: bool,
