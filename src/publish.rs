@@ -39,13 +39,14 @@ pub fn start(publication: Publication, clock: &Clock, health: &Health, lifecycle
     });
 }
 
-/// How soon a copy has to be made.
+/// When the next copy has to be published.
 enum Urgency {
-    /// No app has a crawl that reached its end. A copy would stay empty for an interval.
+    /// After a crawl has reached its end. Until then a copy would be empty, and readers would keep
+    /// the empty copy for an interval.
     NotYet,
-    /// The interval has to pass.
+    /// When the interval has passed.
     WhenDue,
-    /// The copy lacks an app, or there is no copy.
+    /// Now: the copy lacks an app, or there is no copy.
     AtOnce,
 }
 

@@ -241,7 +241,7 @@ async fn serve(
     let database = watch::Sender::new(Database::Open(store.clone()));
     let mut daemon = Daemon::new(&clock, lifecycle, systemd, database.subscribe());
     let (address, health) = (listener.address().clone(), daemon.health());
-    let pages = dashboard::pages(health.database(), health.apps(), clock.clone());
+    let pages = dashboard::routes(health.database(), health.apps(), clock.clone());
     lifecycle.supervise(
         "the dashboard",
         listener.serve(pages, AllowedHosts::of(&address, &[]), lifecycle.stop().soft().clone()),

@@ -321,14 +321,14 @@ impl Listeners {
         if let Some((listener, hosts)) = self.metrics {
             info!(address = %listener.address(), "serving /metrics, /healthz and /readyz");
             warn_if_remote("metrics.listen", &listener);
-            let pages = health::pages(daemon.health(), Arc::clone(metrics));
+            let pages = health::routes(daemon.health(), Arc::clone(metrics));
             lifecycle.supervise("the metrics listener", listener.serve(pages, hosts, stop.clone()));
         }
         if let Some((listener, hosts)) = self.dashboard {
             info!(address = %listener.address(), "serving the dashboard");
             warn_if_remote("dashboard.listen", &listener);
             let health = daemon.health();
-            let pages = dashboard::pages(health.database(), health.apps(), clock.clone());
+            let pages = dashboard::routes(health.database(), health.apps(), clock.clone());
             lifecycle.supervise("the dashboard", listener.serve(pages, hosts, stop.clone()));
         }
     }

@@ -37,7 +37,7 @@ use crate::alarm::{Alarm, Wake};
 use crate::clock::Clock;
 use crate::crawl::{CrawlError, CrawlReport, CrawlRequest, Crawler, WhenBusy};
 use crate::details::DetailsRefresher;
-use crate::lifecycle::{CrawlRequests, Stop};
+use crate::lifecycle::{SignalRequests, Stop};
 use crate::model::{CrawlStatus, ReasonCode, Trigger, with_causes};
 
 /// Pauses while the database is unreachable. They are short, because an attempt is cheap, and
@@ -55,7 +55,7 @@ pub(super) struct AppLoop {
     entry: BoardEntry,
     clock: Clock,
     stop: Stop,
-    requests: CrawlRequests,
+    requests: SignalRequests,
     /// `None` until the database is open and the key was read.
     crawler: Option<Arc<Crawler>>,
     /// Runs between crawls. `None` if the details of groups are not kept.
@@ -92,7 +92,7 @@ impl AppLoop {
         entry: BoardEntry,
         clock: Clock,
         stop: Stop,
-        requests: CrawlRequests,
+        requests: SignalRequests,
     ) -> Self {
         let plan = Arc::clone(&plans.borrow_and_update());
         let now = clock.now();

@@ -81,7 +81,7 @@ const READY: [(&str, &str); 2] = [("run", "\"started\""), ("simulate", "configur
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs curl and the sqlite3 shell: tests/run"]
 async fn every_command_of_the_pages_succeeds() {
-    let database = Database::with_a_history().await;
+    let database = Database::with_17_crawls().await;
     let mut runs = tokio::task::JoinSet::new();
     let shown = pages().into_iter().filter(|page| !page.is_translation());
     for (number, page) in shown.enumerate() {
@@ -127,7 +127,7 @@ struct Database {
 }
 
 impl Database {
-    async fn with_a_history() -> Self {
+    async fn with_17_crawls() -> Self {
         let mut harness = Harness::on(Engine::Sqlite).await;
         harness.page_limit = 10_000;
         harness.deletion = DeletionPolicy { max_fraction: 0.2, min_groups: 100, ..DeletionPolicy::default() };
@@ -204,10 +204,11 @@ impl Sandbox {
 
     fn replacement(&self, command: &str) -> String {
         let mut command = command.to_owned();
-        for (beginning, instead) in REPLACEMENTS {
+        for (beginning, replacement) in REPLACEMENTS {
             if let Some(rest) = command.strip_prefix(beginning) {
                 command =
-                    instead.replace("{address}", &self.address).replace("{api}", &self.api.base_url()) + rest;
+                    replacement.replace("{address}", &self.address).replace("{api}", &self.api.base_url())
+                        + rest;
             }
         }
         for (folder, own) in FOLDERS {
@@ -289,8 +290,8 @@ fn commands(block: &Block) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     let mut open: Option<String> = None;
     for line in lines {
-        let goes_on = open.is_some() || commands.last().is_some_and(|command| command.ends_with('\\'));
-        match commands.last_mut().filter(|_| goes_on) {
+        let is_continued = open.is_some() || commands.last().is_some_and(|command| command.ends_with('\\'));
+        match commands.last_mut().filter(|_| is_continued) {
             Some(command) => command.extend(["\n", line]),
             None if line.trim().is_empty() || line.starts_with('#') => continue,
             None => commands.push(line.to_owned()),
