@@ -137,11 +137,11 @@ impl Demo {
             change();
             print_line(format_args!("{what}"))?;
             let attempt = Attempt::from(Arc::clone(&crawler));
-            let outcomes = crawl_all(vec![attempt], WhenBusy::GiveUp, lifecycle.stop()).await;
-            for (app, outcome) in &outcomes {
-                print_line(format_args!("  {}\n", summary(app, outcome)))?;
+            let results = crawl_all(vec![attempt], WhenBusy::GiveUp, lifecycle.stop()).await;
+            for (app, result) in &results {
+                print_line(format_args!("  {}\n", summary(app, result)))?;
             }
-            exits.push(exit_of_all(&outcomes, Exit::of_crawl));
+            exits.push(exit_of_all(&results, Exit::of_crawl));
             if lifecycle.stop().soft().is_cancelled() {
                 return Ok(Exit::worst(exits));
             }

@@ -149,7 +149,7 @@ impl Init {
         let result = serde_json::json!({
             "config_file": written.config_file, "secret_key_file": written.secret_key_file, "findings": findings,
         });
-        self.output.print_outcome((exit, checks::error_of(&findings)), result, |out| {
+        self.output.print_with_error_in_text((exit, checks::error_of(&findings)), result, |out| {
             checks::print(out, &findings)?;
             writeln!(out, "\n{}", next_steps(setup, &written, exit))
         })

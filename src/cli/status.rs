@@ -133,7 +133,7 @@ impl Status {
         let stale = self.max_age.map_or_else(Vec::new, |max_age| stale(&config, &apps, max_age, now));
         if let (Some(max_age), false) = (self.max_age, stale.is_empty()) {
             let error = format!("no complete crawl {}: {}", max_age.describe(), stale.join(", "));
-            return self.output.print_with_error((Exit::Failed, error), &apps, text);
+            return self.output.print_with_error_on_stderr((Exit::Failed, error), &apps, text);
         }
         self.output.print(Exit::Done, &apps, text)
     }
