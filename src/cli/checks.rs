@@ -124,8 +124,8 @@ pub(super) fn print(out: &mut dyn std::io::Write, findings: &[Finding]) -> std::
     Ok(())
 }
 
-/// Checks the database, and returns it if the lease of an app can be taken in it. Does not create it,
-/// because the service's user could not write to a file that root created.
+/// Checks the database, and returns it if the lease of an app can be taken in it. Does not create
+/// it, because the service's user could not write to a file that root created.
 async fn check_database(setup: &Setup, config: &Config, findings: &mut Vec<Finding>) -> Option<Store> {
     let (location, warnings) = match location_and_warnings(config) {
         Ok(found) => found,

@@ -309,8 +309,8 @@ fn ask_key() -> Result<SecretKey, Failure> {
 }
 
 /// Returns the user of the installed service, who becomes the owner of the key file. Returns `None`
-/// if this is not the configuration of the service, or if this process is not root and cannot change
-/// owners.
+/// if this is not the configuration of the service, or if this process is not root and cannot
+/// change owners.
 fn service_user(location: &NewConfigLocation) -> Option<User> {
     if !location.is_system || !geteuid().is_root() {
         return None;

@@ -43,8 +43,8 @@ impl Output {
         self.print_with_error_in_text((exit, None), result, text)
     }
 
-    /// Prints a result whose text includes the error. In JSON, the error is a separate field. Returns
-    /// `exit`.
+    /// Prints a result whose text includes the error. In JSON, the error is a separate field.
+    /// Returns `exit`.
     pub(super) fn print_with_error_in_text(
         self,
         (exit, error): (Exit, Option<String>),

@@ -12,8 +12,8 @@
 //!   one period away. Ticks between the new and the old time are crawled a second time. Their
 //!   `due_at` already exists in the database, so the second crawls are recorded without a `due_at`.
 //!   Then nothing prevents several replicas from crawling the same tick.
-//! - All waits, including the pauses before retries, are alarms at a time of day. So they end at the
-//!   right time even after a suspend or a step of the clock.
+//! - All waits, including the pauses before retries, are alarms at a time of day. So they end at
+//!   the right time even after a suspend or a step of the clock.
 //! - If the database is opened again after its file was moved, deleted or replaced, the loop reads
 //!   when the app was last crawled and catches up, as at its start.
 //! - A new plan takes effect between crawls. If its key cannot be read, the crawler of the previous
@@ -67,8 +67,8 @@ pub(super) struct AppLoop {
     last_start_known: bool,
     /// All ticks until this time were crawled or skipped.
     handled_until: DateTime<Utc>,
-    /// The newest tick that the database may contain as a `due_at`. A crawl for this tick, or for an
-    /// older one, is recorded without a `due_at`.
+    /// The newest tick that the database may contain as a `due_at`. A crawl for this tick, or for
+    /// an older one, is recorded without a `due_at`.
     newest_due_at: Option<DateTime<Utc>>,
     retry: Option<Retry>,
     /// Consecutive failures since the last tick or SIGUSR1.

@@ -7,8 +7,8 @@
 //!
 //! The log, `/readyz`, the status line, `status` and the metrics report each app that breaks the
 //! rule. The ping of systemd's watchdog is withheld only if a restart may help: the database was
-//! opened, and the loop has not even updated the app's state within the limit. A loop that waits for
-//! a lease updates the state.
+//! opened, and the loop has not even updated the app's state within the limit. A loop that waits
+//! for a lease updates the state.
 
 use std::fmt;
 use std::time::Duration;

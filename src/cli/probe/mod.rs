@@ -1,6 +1,6 @@
 //! `check --probe`: tests undocumented behaviour of the real API with read-only requests. List
-//! requests are sent under the app's lease and at its rate. The printed table contains no ids, names
-//! or secrets, so that it can be published.
+//! requests are sent under the app's lease and at its rate. The printed table contains no ids,
+//! names or secrets, so that it can be published.
 
 mod questions;
 #[cfg(test)]
