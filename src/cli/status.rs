@@ -30,7 +30,7 @@ const MAX_FUTURE: TimeDelta = TimeDelta::minutes(1);
 /// The maximum number of apps that are shown in detail. More apps have a line each, so that they
 /// fit a screen.
 const MAX_IN_DETAIL: usize = 3;
-/// The number of ticks without a complete crawl from which on `--max-age schedule` fails. The alert
+/// `--max-age schedule` fails after this number of ticks without a complete crawl. The alert rule
 /// `TimGroupSyncNoCompleteCrawl` has the same limit.
 const LATE_TICKS: usize = 3;
 
