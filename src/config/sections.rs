@@ -121,7 +121,12 @@ fn database(section: &Section<'_>, context: &Context<'_>) -> Option<Database> {
     let schema = section.or_default("schema", "\"tim\"", schema);
     let reader_role = section.optional("reader_role", role);
     let auto_migrate = section.or_default("auto_migrate", "true", boolean);
-    let publish = section.optional("publish", |value| path(text(value)?, context.folder));
+    let publish = section.optional("publish", |value| match text(value)? {
+        url if url.starts_with("sqlite:") => {
+            Err(Mistake::new("must be a path, not a URL", "Write the path without \"sqlite:\""))
+        }
+        file => path(file, context.folder),
+    });
     if let Some(copy) = &publish {
         section.set_displayed_value("publish", &quoted(&copy.display().to_string()));
         check_published_copy(section, copy, url.as_ref());

@@ -351,6 +351,11 @@ const SECTION_MISTAKES: &[(&str, &str)] = &[
          readers access",
     ),
     (
+        "[database]\nurl = \"sqlite:groups.db\"\npublish = \"sqlite:/srv/copy.db\"",
+        "6: database.publish = \"sqlite:/srv/copy.db\": must be a path, not a URL. Write the path \
+         without \"sqlite:\"",
+    ),
+    (
         "[database]\nurl = \"sqlite:groups.db\"\npublish = \"groups.db\"",
         "6: database.publish = \"groups.db\": is the database itself, which the copy would \
          replace. Name another file, such as \"public/groups.db\"",

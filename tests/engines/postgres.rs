@@ -393,6 +393,15 @@ async fn a_reader_sees_the_views_and_nothing_else() {
     assert!(matches!(refused, StoreError::NoSuchRole { .. }), "{refused:?}");
     assert!(refused.to_string().contains(&format!("CREATE ROLE \"{role}\"")), "{refused}");
 
+    // An empty database: the mistake is reported before the migrations run. They would fail here.
+    let empty = server.empty_database().await;
+    let obstacle = "CREATE SCHEMA tim; CREATE TABLE tim.groups ()";
+    TestDatabase::execute(&empty.store_location(), obstacle).await;
+    let settings = empty.settings().reader_role(Some(&role));
+    let empty_store = Store::open(&DatabaseLocation::Postgres(settings)).await.unwrap();
+    let refused = empty_store.migrate().await.unwrap_err();
+    assert!(matches!(refused, StoreError::NoSuchRole { .. }), "{refused:?}");
+
     // The commands of the documentation.
     server
         .administer(&format!(

@@ -190,6 +190,10 @@ async fn migrate_postgres(server: &Server) -> Result<(), StoreError> {
     let schema = &server.database.schema;
     let mut tx = server.begin().await.with_action(ACTION)?;
     let pending = pending_migrations(&mut tx, schema).await?;
+    // First, so that the start of the service reports the mistake before migrations take their time.
+    if let Some(role) = &server.database.reader_role {
+        check_reader_role(&mut tx, role).await?;
+    }
     if !pending.is_empty() {
         tx.expect_rows(MIGRATED_ROWS).await.with_action(ACTION)?;
         run_sql(&mut tx, LOCK_TIMEOUT.to_owned(), ACTION).await?;

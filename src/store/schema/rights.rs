@@ -197,7 +197,6 @@ pub(super) async fn grant_views(
     role: &str,
 ) -> Result<(), StoreError> {
     const ACTION: &str = "grant the views to the role of the readers";
-    check_reader_role(tx, role).await?;
     let may_use = query_as(MAY_USE_SCHEMA).bind(role).bind(schema.public());
     let (may_use,): (bool,) = tx.fetch_one(may_use).await.with_action(ACTION)?;
     if !may_use {
