@@ -328,8 +328,11 @@ pub struct Paginator {
     group_type: Option<GroupType>,
     limit: u32,
     next: u64,
+    /// Every `Next` so far, to detect a repeated one.
     cursors: HashSet<u64>,
+    /// The number of pages fetched so far.
     fetched: u32,
+    /// The number of consecutive pages without ids.
     consecutive_empty: u32,
     counts: Counts,
     /// The number of ids listed so far, including repeated and unusable ones.

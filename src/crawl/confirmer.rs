@@ -68,7 +68,8 @@ impl BatchOutcome {
     }
 }
 
-/// Returns true if the API would reject the same request again. Throttled requests are no rejections.
+/// Returns true if the API would reject the same request again. Throttled requests are no
+/// rejections.
 fn is_rejection(error: &ApiError) -> bool {
     error.code().is_some()
         && error.disposition() != Disposition::Retry

@@ -86,10 +86,10 @@ pub(super) async fn read_lists(
     context.progress.send_modify(|progress| progress.step = Step::Checking);
     let mut rechecks = reader.recheck_emptied_types().await?;
     reader.count_again().await?;
-    let typed = !context.settings.group_types.is_empty();
-    let leftover = leftover(reader.findings, typed);
+    let has_typed_passes = !context.settings.group_types.is_empty();
+    let leftover = leftover(reader.findings, has_typed_passes);
     let by_leftover = leftover.calls_for_unfiltered_pass(!history.crawled_before, history.had_leftover);
-    if by_leftover || (history.needs_unfiltered_pass && typed) {
+    if by_leftover || (history.needs_unfiltered_pass && has_typed_passes) {
         let number = reader.findings.passes.len();
         let defers_new_groups = context.settings.confirms_types();
         reader.make_passes(vec![unfiltered_pass(&states, number, live_before, defers_new_groups)]).await?;
@@ -211,8 +211,8 @@ fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result
 
 /// Computes the app's `TotalCount` minus the sum of the `TotalCount`s of the typed passes, and
 /// stores the difference in `findings`. A pass without a `TotalCount` counts with its listed ids.
-fn leftover(findings: &mut Findings, typed: bool) -> Leftover {
-    if !typed {
+fn leftover(findings: &mut Findings, has_typed_passes: bool) -> Leftover {
+    if !has_typed_passes {
         return Leftover::Unknown;
     }
     let claimed = findings.tallies().map(|tally| tally.counts.highest.unwrap_or(tally.distinct));

@@ -9,11 +9,11 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::conditions::{Condition, Since, of_apps, of_database};
-use super::message::{Event, State};
+use super::conditions::{Condition, DebounceTimers, of_apps, of_database};
+use super::message::{ConditionState, Event};
 use super::outbox::{Finished, Item, OUTBOX_CAPACITY, Outbox};
 use super::sender::{MakeReceiver, Observer, Outcome};
-use super::states::{Claim, Decider, Holds, Key, ProcessRows, finished};
+use super::states::{Claim, ClaimPlanner, ConditionKey, Holds, ProcessRows, delivered_change};
 use crate::clock::Clock;
 use crate::daemon::{Apps, Database, Health};
 use crate::model::{CrawlId, with_causes};
@@ -38,11 +38,11 @@ pub(super) struct Monitor {
     pub(super) interval: Duration,
     /// The random token of this process.
     pub(super) process: String,
-    /// The last notification about each condition of this process. They are kept in memory only.
+    /// The last notifications about the conditions of this process.
     pub(super) own_rows: ProcessRows,
-    /// Why the last claims could not be recorded.
+    /// Why the last changes could not be recorded. `None` if they were.
     pub(super) write_problem: Option<String>,
-    pub(super) since: Since,
+    pub(super) timers: DebounceTimers,
 }
 
 /// For each app: its name, its last crawl, and whether its credentials are refused. If one of these
@@ -104,14 +104,14 @@ impl Monitor {
         let ended = self.outbox.finished().into_iter().filter(|finished| finished.item.key.app.is_none());
         for Finished { item, at } in ended {
             let recorded = [(item.key, item.state)].into();
-            self.own_rows.apply(&finished(item.row, at));
+            self.own_rows.apply(&delivered_change(item.row, at));
             self.outbox.forget_finished(&recorded);
         }
-        let (key, condition) = of_database(problem, &this_host(), &mut self.since, now);
+        let (key, condition) = of_database(problem, &this_host(), &mut self.timers, now);
         let holds = [(key, condition.holds)].into();
         let in_flight = self.outbox.in_flight();
-        let decider = Decider { process: &self.process, now };
-        for claim in decider.claims(self.own_rows.rows(), &holds, &in_flight) {
+        let planner = ClaimPlanner { process: &self.process, now };
+        for claim in planner.claims(self.own_rows.rows(), &holds, &in_flight) {
             self.own_rows.apply(&claim.change);
             self.send(&claim, &condition, now);
         }
@@ -126,22 +126,22 @@ impl Monitor {
         now: DateTime<Utc>,
     ) {
         let apps = self.health.apps().borrow().clone();
-        let conditions = of_apps(&apps, overviews, notifications, &mut self.since, now);
-        let holds: BTreeMap<Key, Holds> =
+        let conditions = of_apps(&apps, overviews, notifications, &mut self.timers, now);
+        let holds: BTreeMap<ConditionKey, Holds> =
             conditions.iter().map(|(key, condition)| (*key, condition.holds)).collect();
-        let decider = Decider { process: &self.process, now };
-        let claims = decider.claims(notifications, &holds, &self.outbox.in_flight());
+        let planner = ClaimPlanner { process: &self.process, now };
+        let claims = planner.claims(notifications, &holds, &self.outbox.in_flight());
         let mut ended = self.outbox.finished();
         ended.retain(|finished| finished.item.key.app.is_some());
-        let recorded = ended.iter().map(|Finished { item, at }| finished(item.row.clone(), *at));
+        let recorded = ended.iter().map(|Finished { item, at }| delivered_change(item.row.clone(), *at));
         let changes: Vec<NotificationChange> =
             recorded.chain(claims.iter().map(|claim| claim.change.clone())).collect();
         if changes.is_empty() {
             self.write_problem = None;
             return;
         }
-        let effects = match record(store, &changes).await {
-            Ok(effects) => effects,
+        let took_effect = match record(store, &changes).await {
+            Ok(took_effect) => took_effect,
             Err(problem) => {
                 debug!("cannot record which notifications are sent: {problem}");
                 self.write_problem = Some(problem);
@@ -149,12 +149,12 @@ impl Monitor {
             }
         };
         self.write_problem = None;
-        let recorded: BTreeSet<(Key, State)> =
+        let recorded: BTreeSet<(ConditionKey, ConditionState)> =
             ended.iter().map(|Finished { item, .. }| (item.key, item.state)).collect();
         self.outbox.forget_finished(&recorded);
-        // `effects` begins with the effects of the `ended.len()` recorded notifications.
-        for (claim, is_own) in claims.iter().zip(effects.into_iter().skip(ended.len())) {
-            if is_own && let Some(condition) = conditions.get(&claim.key) {
+        // The first `ended.len()` changes recorded finished notifications. The claims follow.
+        for (claim, took_effect) in claims.iter().zip(took_effect.into_iter().skip(ended.len())) {
+            if took_effect && let Some(condition) = conditions.get(&claim.key) {
                 self.send(claim, condition, now);
             }
         }

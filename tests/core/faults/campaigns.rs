@@ -29,7 +29,7 @@ const LAST_PAGE: u64 = 6;
 pub(crate) const CLOSING_COUNT: u64 = 7;
 
 /// The last request of a crawl with candidates: after the closing count, one `get_group_info`
-/// request asks about those of Public and one about those of Private.
+/// request looks up those of Public and one those of Private.
 pub(crate) const LAST_INFO_REQUEST: u64 = CLOSING_COUNT + 2;
 
 /// An app with seven groups of Public and four of Private. Before each crawl one group of each type

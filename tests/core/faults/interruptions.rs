@@ -100,7 +100,7 @@ async fn waiting_for_another_crawler_can_be_cancelled(harness: Harness) {
     harness.prepare_crawl();
     let held = harness.api.hold(At::Request(1));
     let (first, second) = (harness.crawler(), harness.new_crawler());
-    let (go_on, stop) = (CancellationToken::new(), CancellationToken::new());
+    let (never_stop, stop) = (CancellationToken::new(), CancellationToken::new());
     let meanwhile = async {
         held.reached().await;
         let mut progress = second.progress();
@@ -112,7 +112,7 @@ async fn waiting_for_another_crawler_can_be_cancelled(harness: Harness) {
         assert!(matches!(stopped, Err(CrawlError::Stopped)));
         held.release();
     };
-    let (report, ()) = tokio::join!(first.crawl(ON_COMMAND, WhenBusy::GiveUp, &go_on), meanwhile);
+    let (report, ()) = tokio::join!(first.crawl(ON_COMMAND, WhenBusy::GiveUp, &never_stop), meanwhile);
     assert_eq!(outcome(&report.unwrap()), "complete");
     assert_eq!(harness.value("SELECT count(*) FROM crawls").await, "1");
 }
