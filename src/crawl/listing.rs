@@ -169,10 +169,10 @@ impl ListReader<'_, '_> {
                 continue;
             }
             let mut pages = Paginator::of(tally.plan.group_type.clone(), context.settings.page_limit, None);
-            let again = context.requesting(caller.in_flight(), pages.fetch_next(caller)).await??;
+            let repeated = context.requesting(caller.in_flight(), pages.fetch_next(caller)).await??;
             // `end` is set if this page is the last one.
-            let empty = again.page.ids.is_empty() && again.page.unusable == 0 && again.end.is_some();
-            let confirmed = empty && again.page.total_count == Some(0);
+            let empty = repeated.page.ids.is_empty() && repeated.page.unusable == 0 && repeated.end.is_some();
+            let confirmed = empty && repeated.page.total_count == Some(0);
             rechecks.push(if confirmed { Recheck::StillEmpty } else { Recheck::Contradicted });
         }
         Ok(rechecks)
@@ -189,20 +189,22 @@ fn log_rejected_types(context: &CrawlContext<'_>, findings: &Findings) -> Result
             PassEnd::Complete(_) => None,
         })
         .collect();
-    let mut before = context.rejected_before.lock().unwrap_or_else(PoisonError::into_inner);
-    for (group_type, error) in rejected.iter().filter(|(group_type, _)| !before.contains(**group_type)) {
+    let mut rejected_before = context.rejected_before.lock().unwrap_or_else(PoisonError::into_inner);
+    for (group_type, error) in
+        rejected.iter().filter(|(group_type, _)| !rejected_before.contains(**group_type))
+    {
         warn!(
             %group_type,
             error_code = error.code(),
             "the API rejects this group type; its groups are left unchanged: {error}"
         );
     }
-    for group_type in before.iter().filter(|group_type| !rejected.contains_key(*group_type)) {
+    for group_type in rejected_before.iter().filter(|group_type| !rejected.contains_key(*group_type)) {
         info!(%group_type, "the API accepts this group type again");
     }
-    *before = rejected.keys().map(|group_type| (*group_type).clone()).collect();
-    let all = rejected.len() == findings.passes.len();
-    if let Some(error) = rejected.values().next().filter(|_| all) {
+    *rejected_before = rejected.keys().map(|group_type| (*group_type).clone()).collect();
+    let all_rejected = rejected.len() == findings.passes.len();
+    if let Some(error) = rejected.values().next().filter(|_| all_rejected) {
         let names: Vec<&str> = rejected.keys().map(|group_type| group_type.as_str()).collect();
         return Err(Interrupted::AllRejected { names: names.join(", "), error: error.to_string() });
     }

@@ -145,7 +145,7 @@ pub(super) fn shortfall_reason(judgement: &Judgement, types: &BTreeMap<GroupType
 }
 
 fn type_name(types: &BTreeMap<GroupType, TypeId>, type_id: TypeId) -> Option<&str> {
-    types.iter().find(|(_, of)| **of == type_id).map(|(name, _)| name.as_str())
+    types.iter().find(|(_, id)| **id == type_id).map(|(name, _)| name.as_str())
 }
 
 /// Returns why deletions are withheld, or `None` if no deletion is withheld.

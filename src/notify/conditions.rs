@@ -213,11 +213,12 @@ impl App<'_> {
             Some(begun_at) if accepted_at.is_none_or(|at| at <= begun_at) => Holds::Unknown,
             _ => Holds::No,
         };
-        let here = self.state.key_problem.as_deref();
-        let reason = here.or(last.filter(|_| is_refused).and_then(|crawl| crawl.reason.as_deref()));
+        let key_problem = self.state.key_problem.as_deref();
+        let reason = key_problem.or(last.filter(|_| is_refused).and_then(|crawl| crawl.reason.as_deref()));
         let reason = reason.map_or_else(String::new, |reason| format!(": {}", quoted(reason)));
-        let what = if here.is_some() { "the key cannot be used" } else { "the API refuses the credentials" };
-        let text = format!("{what}{reason}. The app is not crawled until this is corrected.");
+        let problem =
+            if key_problem.is_some() { "the key cannot be used" } else { "the API refuses the credentials" };
+        let text = format!("{problem}{reason}. The app is not crawled until this is corrected.");
         Condition {
             command: Some("tim-group-sync check".to_owned()),
             crawl_id: last.filter(|_| is_refused).map(|crawl| crawl.crawl_id),

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::campaigns::{CLOSING_COUNT, FaultCampaign, LAST_INFO_REQUEST};
 
 crawl_tests! {
-    a_clock_that_is_set_during_a_crawl_does_no_harm,
+    a_clock_that_is_set_during_a_crawl_does_not_affect_the_groups,
     a_cancelled_crawl_keeps_what_it_listed_and_deletes_nothing,
     a_crawl_cancelled_before_it_begins_lists_nothing,
     a_second_crawler_of_the_same_app_gives_up_or_waits,
@@ -22,7 +22,7 @@ crawl_tests! {
     a_crawl_after_a_kill_starts_from_the_first_page,
 }
 
-async fn a_clock_that_is_set_during_a_crawl_does_no_harm(harness: Harness) {
+async fn a_clock_that_is_set_during_a_crawl_does_not_affect_the_groups(harness: Harness) {
     let mut campaign = FaultCampaign::begin(harness).await;
     for hours in [-30, 30, 2000, -2000] {
         for request in 1..=CLOSING_COUNT {
